@@ -1,0 +1,70 @@
+"""Engines run one rule over many tensors. They know number formats and launches, no method.
+
+An engine is a module with a ``name``, an ``objection(batch)`` that says why it cannot run a batch
+(or None), and a ``step(batch, priority)`` that advances the batch by one step, buffers included.
+What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
+"""
+
+from typing import Protocol
+
+from torch import Tensor
+
+from steppe.engines import eager
+from steppe.engines.bind import bind
+from steppe.engines.kernel import Buffer, Kernel
+from steppe.engines.plan import Batch, Row, plan, row
+
+__all__ = ["FUSED", "Batch", "Buffer", "Engine", "Kernel", "Row", "bind", "choose", "plan", "row"]
+
+
+class Engine(Protocol):
+    """What every engine module offers."""
+
+    name: str
+
+    def objection(self, batch: Batch) -> str | None:
+        """Return why this engine cannot run the batch, or None if it can."""
+
+    def step(self, batch: Batch, priority: Tensor | None) -> None:
+        """Advance every row of the batch by one step."""
+
+
+#: Engines with fused kernels, fastest first.
+FUSED: tuple[Engine, ...] = ()
+
+
+def choose(batch: Batch) -> Engine:
+    """Return the fastest engine for a batch, obeying ``fused`` as torch.optim does.
+
+    Raises
+    ------
+    RuntimeError
+        ``fused=True`` and no fused engine can run the batch; it says why.
+    """
+    if batch.fused is False:
+        return eager
+    objections = {engine.name: engine.objection(batch) for engine in FUSED}
+    for engine in FUSED:
+        if objections[engine.name] is None:
+            return engine
+    if batch.fused:
+        reasons = "; ".join(f"{name}: {why}" for name, why in objections.items())
+        raise RuntimeError(
+            f"fused=True: {reasons or 'this version has no fused kernels'}; "
+            "fused=None takes the fastest engine that there is"
+        )
+    return eager
+
+
+def step(batches: list[Batch]) -> None:
+    """Advance all batches by one step, with one gradient norm over all of them if any needs it."""
+    engines = [choose(batch) for batch in batches]
+    rows = [row for batch in batches for row in batch.rows]
+    is_global = any(
+        batch.kernel.buffer is not None and row.group["scope"] == "global" and row.capacity
+        for batch in batches
+        for row in batch.rows
+    )
+    priority = eager.norm(row.grad for row in rows) if is_global else None
+    for engine, batch in zip(engines, batches, strict=True):
+        engine.step(batch, priority)

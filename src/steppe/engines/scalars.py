@@ -1,0 +1,69 @@
+"""The scalars of every row of a batch, from group options and step counts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe.engines.bind import bind
+from steppe.engines.kernel import KEYS
+from steppe.engines.plan import Batch, Group, Row
+
+Scalar = float | Tensor
+
+
+def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
+    """Yield each row's scalars: its rule's, then its buffer's aggregate weights."""
+    if batch.on_device:
+        return (_tensors(batch, row) for row in batch.rows)
+    return iter(_table(batch))
+
+
+def high_precision(value: Tensor) -> Tensor:
+    """In float64, where the device has it: 1 − β2ᵗ loses three digits at t = 1."""
+    return value.float() if value.device.type == "mps" else value.double()
+
+
+def _table(batch: Batch) -> list[tuple[float, ...]]:
+    """All rows at once: options are read once per group, whatever the number of tensors."""
+    kernel, rows = batch.kernel, batch.rows
+    groups = {id(row.group): row.group for row in rows}
+    position = {key: i for i, key in enumerate(groups)}
+    group_of_row = [position[id(row.group)] for row in rows]
+
+    def columns(name: str) -> Any:
+        values = [_numbers(group, name) for group in groups.values()]
+        return np.array(values, dtype=np.float64)[group_of_row].T
+
+    t = np.array([row.state["step"].item() for row in rows])
+    options = {name: columns(name) for name in kernel.options}
+    values = bind(kernel.scalars, np)(t, **options)
+    if kernel.buffer is not None:
+        filled = np.array([_filled(row) for row in rows], dtype=np.float64)
+        values = (*values, *bind(kernel.buffer.aggregate, np)(filled, columns("kappa")))
+    table = np.stack([np.broadcast_to(value, t.shape) for value in values], axis=1)
+    return [tuple(line) for line in table.tolist()]
+
+
+def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
+    """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
+    kernel, group = batch.kernel, row.group
+    t = high_precision(row.state["step"].to(row.param.device))
+    values = bind(kernel.scalars, torch)(t, **{name: group[name] for name in kernel.options})
+    if kernel.buffer is None:
+        return tuple(values)
+    filled = torch.zeros_like(t)
+    if row.capacity:
+        filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
+    return (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
+
+
+def _filled(row: Row) -> int:
+    return int(np.count_nonzero(row.state[KEYS].numpy() > -np.inf)) if row.capacity else 0
+
+
+def _numbers(group: Group, name: str) -> Any:
+    value = group[name]
+    return [float(x) for x in value] if isinstance(value, tuple | list) else float(value)

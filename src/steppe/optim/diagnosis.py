@@ -1,0 +1,121 @@
+"""What the last step was made of, recomputed from the state when somebody asks."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe import rules
+from steppe.engines import Row, bind
+from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM
+
+_NAN = float("nan")
+
+
+class TwoWay(NamedTuple):
+    """A two-way update's direction, denominator and α."""
+
+    direction: Tensor
+    d: Tensor
+    inverse: float
+
+
+def adam_parts(row: Row) -> TwoWay:
+    """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
+    group = row.group
+    correction1, correction2 = _corrections(row)
+    direction = row.state["exp_avg"] * correction1
+    v = row.state["exp_avg_sq"]
+    d = bind(rules.denominator, torch)(v, correction2, group["eps"])
+    if group["scale_free"]:
+        r = (v.double().mean() * correction2).sqrt() + group["eps"]
+        direction, d = direction / r, d / r
+    return TwoWay(direction, d, _alpha(row))
+
+
+def critical_parts(row: Row) -> TwoWay:
+    """m̂ + κ·mean(slots), d and α of DualAdamCM."""
+    group, state = row.group, row.state
+    correction1, correction2 = _corrections(row)
+    authors = group["variant"] == "authors"
+    direction = state["exp_avg"] * (1.0 if authors else correction1) + _remembered(row)
+    v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+    return TwoWay(
+        direction, bind(rules.denominator, torch)(v, correction2, group["eps"]), _alpha(row)
+    )
+
+
+def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[str, float]:
+    """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
+    each = [parts(row) for row in rows]
+    if not each:
+        return {"alpha": _NAN, "inverse_share": _NAN}
+    inverse = _norm(rules.inverse_part(*part) for part in each)
+    whole = _norm(bind(rules.two_way, torch)(*part) for part in each)
+    return {
+        "alpha": float(np.mean([part.inverse for part in each])),
+        "inverse_share": inverse / whole if whole else _NAN,
+    }
+
+
+def buffer(rows: Iterable[Row]) -> dict[str, float]:
+    """Fill, replacement rate, age and keys of the buffers, each averaged over parameters.
+
+    ``buffer_fill`` is the number of filled slots, ``replacement_rate`` how many items were stored
+    per step, ``slot_age`` the mean age of filled slots in steps, ``key_min`` and ``key_max`` the
+    extremes of all keys. What does not exist yet is NaN.
+    """
+    states = [row.state for row in rows if row.capacity]
+    filled = [state[KEYS] > -torch.inf for state in states]
+    ages = [
+        (state["step"].to(state[BIRTHS]) - state[BIRTHS])[mask].mean().item()
+        for state, mask in zip(states, filled, strict=True)
+        if mask.any()
+    ]
+    keys = [
+        key
+        for state, mask in zip(states, filled, strict=True)
+        for key in state[KEYS][mask].tolist()
+    ]
+    rates = [
+        (state[REPLACEMENTS] / state["step"].to(state[REPLACEMENTS].device)).item()
+        for state in states
+    ]
+    return {
+        "buffer_fill": _mean([mask.sum().item() for mask in filled]),
+        "replacement_rate": _mean(rates),
+        "slot_age": _mean(ages),
+        "key_min": min(keys, default=_NAN),
+        "key_max": max(keys, default=_NAN),
+    }
+
+
+def _alpha(row: Row) -> float:
+    rate = row.group.get("switch_rate", 1.0)
+    return float(bind(rules.inverse_weight, np)(row.state["step"].item(), rate))
+
+
+def _corrections(row: Row) -> tuple[float, float]:
+    group = row.group
+    t = row.state["step"].item()
+    *_, correction1, correction2 = rules.adam_scalars(t, 0.0, group["betas"], group["eps"], 0.0)
+    return correction1, correction2
+
+
+def _remembered(row: Row) -> Any:
+    """κ·mean(slots); 0 where nothing is remembered."""
+    if not row.capacity:
+        return 0.0
+    filled = int((row.state[KEYS] > -torch.inf).sum())
+    (share,) = bind(rules.critical_mean, np)(filled, row.group["kappa"])
+    return row.state[SLOT_SUM] * share
+
+
+def _norm(tensors: Iterable[Tensor]) -> float:
+    return float(np.sqrt(sum(x.double().square().sum().item() for x in tensors)))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else _NAN

@@ -1,0 +1,106 @@
+"""What each option of an optimizer may be, and the error when it is not."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steppe import engines
+
+
+class Option(NamedTuple):
+    """A test of a value, and the words for what passes it."""
+
+    accepts: Callable[[Any], bool]
+    wanted: str
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_rate(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and (value.is_meta or bool(value.detach() >= 0))
+    return _is_number(value) and value >= 0
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_fraction, value))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+_FLAG = Option(lambda x: isinstance(x, bool), "True or False")
+_AMOUNT = Option(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
+_FRACTION = Option(_is_fraction, "a number in [0, 1)")
+_CLOSED_FRACTION = Option(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
+
+
+def _one_of(*values: Any) -> Option:
+    wanted = " or ".join(map(repr, values))
+    return Option(lambda x: any(x is value or x == value for value in values), wanted)
+
+
+OPTIONS = {
+    "lr": Option(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
+    "betas": Option(_is_pair, "two numbers in [0, 1)"),
+    "eps": _AMOUNT,
+    "weight_decay": _AMOUNT,
+    "momentum": _FRACTION,
+    "dampening": _CLOSED_FRACTION,
+    "alpha": _FRACTION,
+    "switch_rate": _CLOSED_FRACTION,
+    "kappa": _AMOUNT,
+    "capacity": Option(_is_count, "an integer ≥ 0"),
+    "priority_decay": Option(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
+    "scope": _one_of("global", "tensor"),
+    "replacement": _one_of("priority", "fifo"),
+    "variant": _one_of("consistent", "authors"),
+    "aggregation": _one_of("sum", "mean", "mid"),
+    "rho": _AMOUNT,
+    "adaptive": _FLAG,
+    "scale_free": _FLAG,
+    "amsgrad": _FLAG,
+    "centered": _FLAG,
+    "maximize": _FLAG,
+    "capturable": _FLAG,
+    "differentiable": _FLAG,
+    "fused": _one_of(None, True, False),
+    "state_dtype": _one_of(None, torch.bfloat16, "int8"),
+}
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse option values that are out of range or not available.
+
+    Raises
+    ------
+    ValueError
+        It names the argument, its value and what would be right.
+    NotImplementedError
+        A fused kernel or a state format is demanded that this version does not have.
+    """
+    for name, value in options.items():
+        if name in OPTIONS and not OPTIONS[name].accepts(value):
+            raise ValueError(f"{name}={value!r} is not valid: expected {OPTIONS[name].wanted}")
+    if options.get("scale_free") and options["eps"] == 0:
+        raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
+    if options.get("fused") and not engines.FUSED:
+        raise NotImplementedError(
+            "fused=True: this version has no fused kernels; "
+            "fused=None takes the fastest engine that there is"
+        )
+    if options.get("state_dtype") is not None:
+        raise NotImplementedError(
+            f"state_dtype={options['state_dtype']!r}: this version keeps state in at least "
+            "float32 only; expected state_dtype=None"
+        )

@@ -1,0 +1,374 @@
+"""The arithmetic of every optimizer, each written once, for every engine.
+
+A function here is pure and knows neither tensors nor kernels: its arguments may be Python floats,
+NumPy arrays, torch tensors, one element inside a Numba loop or one block inside a Triton kernel.
+The only outside name is ``xp``, which :func:`steppe.engines.bind` replaces by the module that the
+engine computes with. Three kinds of function stand here.
+
+* **Rules** update one element. They take the parameter ``p``, the gradient ``g``, the method's
+  state (``m``, ``v``, …), for methods with a buffer the sum ``total`` of its slots, and then
+  scalars; they return the new ``p``, the new state and, with a buffer, the item to remember.
+  They may use ``xp.sqrt``, ``xp.abs`` and ``xp.maximum``.
+* **Scalars** turn a group's options and a parameter's own step count ``t``, from 1, into the
+  scalars of its rule, in the rule's order. They may use ``xp.clip``.
+* **Buffer decisions** work on the C keys of one buffer; ``xp.argmin`` and ``xp.where``.
+
+Notation and sources: DualAdam is Shi et al. 2026 (arXiv 2603.07122), critical momenta Malviya et
+al. 2024 (arXiv 2307.09638), critical gradients McRae et al. 2022 (arXiv 2106.10708), SAM Foret et
+al. 2021 (arXiv 2010.01412), ASAM Kwon et al. 2021 (arXiv 2102.11600).
+"""
+
+xp = None  # replaced by bind
+
+
+# Shared pieces
+
+
+def ema(average, value, beta):
+    """β·average + (1−β)·value."""
+    return average * beta + value * (1.0 - beta)
+
+
+def denominator(v, correction2, eps):
+    """d = √v̂ + ε."""
+    return xp.sqrt(v * correction2) + eps
+
+
+def inverse_part(direction, d, inverse):
+    """α·m̂·d: the share of a two-way update that multiplies by the second moment."""
+    return direction * d * inverse
+
+
+def two_way(direction, d, inverse):
+    """(1−α)·m̂/d + α·m̂·d."""
+    return direction / d * (1.0 - inverse) + inverse_part(direction, d, inverse)
+
+
+def inverse_weight(t, switch_rate):
+    """α = max(0, 1 − ξ·t)."""
+    return xp.clip(1.0 - switch_rate * t, 0.0, None)
+
+
+# Adam, its inverse, and both at once
+
+
+def adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """AdamW: p·(1 − lr·wd) − lr·m̂/d."""
+    m = ema(m, g, beta1)
+    v = ema(v, g * g, beta2)
+    p = p * decay - m * correction1 / denominator(v, correction2, eps) * lr
+    return p, m, v
+
+
+def adam_amsgrad(p, g, m, v, peak, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """AdamW on the running maximum of the uncorrected v, corrected afterwards as torch does."""
+    m = ema(m, g, beta1)
+    v = ema(v, g * g, beta2)
+    peak = xp.maximum(peak, v)
+    p = p * decay - m * correction1 / denominator(peak, correction2, eps) * lr
+    return p, m, v, peak
+
+
+def inv_adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2):
+    """InvAdam: p·(1 − lr·wd) − lr·m̂·d."""
+    m = ema(m, g, beta1)
+    v = ema(v, g * g, beta2)
+    p = p * decay - m * correction1 * denominator(v, correction2, eps) * lr
+    return p, m, v
+
+
+def dual_adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse):
+    """DualAdam: p·(1 − lr·wd) − lr·[(1−α)·m̂/d + α·m̂·d]."""
+    m = ema(m, g, beta1)
+    v = ema(v, g * g, beta2)
+    d = denominator(v, correction2, eps)
+    p = p * decay - two_way(m * correction1, d, inverse) * lr
+    return p, m, v
+
+
+def dual_adam_scale_free(
+    p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, rms
+):
+    """DualAdam on q = d/r, r = rms + ε: p·(1 − lr·wd) − lr·(m̂/r)·[(1−α)/q + α·q]."""
+    m = ema(m, g, beta1)
+    v = ema(v, g * g, beta2)
+    r = rms + eps
+    q = denominator(v, correction2, eps) / r
+    p = p * decay - two_way(m * correction1 / r, q, inverse) * lr
+    return p, m, v
+
+
+def corrected_square(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse):
+    """v̂ of this step; ``rms`` above is the root of its mean over the tensor."""
+    return ema(v, g * g, beta2) * correction2
+
+
+def adam_scalars(t, lr, betas, eps, weight_decay):
+    """Scalars of Adam and InvAdam."""
+    beta1, beta2 = betas
+    return (
+        lr,
+        beta1,
+        beta2,
+        eps,
+        1.0 - lr * weight_decay,
+        1.0 / (1.0 - beta1**t),
+        1.0 / (1.0 - beta2**t),
+    )
+
+
+def dual_adam_scalars(t, lr, betas, eps, weight_decay, switch_rate):
+    """Adam's scalars and α."""
+    return *adam_scalars(t, lr, betas, eps, weight_decay), inverse_weight(t, switch_rate)
+
+
+# Critical momenta: remember the momentum, step along it plus κ times the mean of those remembered.
+# AdamCM is DualAdamCM at α = 0.
+
+
+def critical_move(p, a, v, lr, eps, decay, correction2, inverse):
+    """The two-way update along the aggregate a."""
+    return p * decay - two_way(a, denominator(v, correction2, eps), inverse) * lr
+
+
+def adam_cm(
+    p, g, m, v, total, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, share
+):
+    """AdamCM and DualAdamCM: a = m̂ + κ·mean(slots), v of a², update along a; remembers m̂."""
+    m = ema(m, g, beta1)
+    item = m * correction1
+    a = item + total * share
+    v = ema(v, a * a, beta2)
+    return critical_move(p, a, v, lr, eps, decay, correction2, inverse), m, v, item
+
+
+def adam_cm_amsgrad(
+    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, share
+):
+    """The same on the running maximum of v."""
+    m = ema(m, g, beta1)
+    item = m * correction1
+    a = item + total * share
+    v = ema(v, a * a, beta2)
+    peak = xp.maximum(peak, v)
+    return critical_move(p, a, peak, lr, eps, decay, correction2, inverse), m, v, peak, item
+
+
+# The CM paper's released code: m stays uncorrected in the aggregate and in the buffer, and its
+# correction multiplies the whole step. At t = 1 (``later`` = 0) the raw gradient is remembered,
+# m and v stay zero, and only weight decay moves the parameter.
+
+
+def authors_momentum(m, g, beta1, later):
+    """Momentum that starts at t = 2."""
+    return m + (g - m) * ((1.0 - beta1) * later)
+
+
+def adam_cm_authors(
+    p, g, m, v, total, lr, beta1, beta2, eps, decay, correction2, inverse, later, share
+):
+    """AdamCM and DualAdamCM as released."""
+    m = authors_momentum(m, g, beta1, later)
+    a = m + total * share
+    v = v + (a * a - v) * ((1.0 - beta2) * later)
+    item = m + g * (1.0 - later)
+    return critical_move(p, a, v, lr, eps, decay, correction2, inverse), m, v, item
+
+
+def adam_cm_authors_amsgrad(
+    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction2, inverse, later, share
+):
+    """The same on the running maximum of v."""
+    m = authors_momentum(m, g, beta1, later)
+    a = m + total * share
+    v = v + (a * a - v) * ((1.0 - beta2) * later)
+    peak = xp.maximum(peak, v)
+    item = m + g * (1.0 - later)
+    return critical_move(p, a, peak, lr, eps, decay, correction2, inverse), m, v, peak, item
+
+
+def adam_cm_scalars(t, lr, betas, eps, weight_decay):
+    """Adam's scalars and α = 0."""
+    return *adam_scalars(t, lr, betas, eps, weight_decay), 0.0
+
+
+def authors_scalars(t, lr, betas, eps, weight_decay):
+    """Scalars of the released AdamCM; lr carries m's correction, and is 0 at t = 1."""
+    return dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate=1.0)
+
+
+def dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate):
+    """Scalars of the released arithmetic with the two-way update."""
+    _, beta1, beta2, eps, decay, correction1, correction2 = adam_scalars(
+        t, lr, betas, eps, weight_decay
+    )
+    later = xp.clip(t - 1.0, 0.0, 1.0)
+    inverse = inverse_weight(t, switch_rate)
+    return lr * correction1 * later, beta1, beta2, eps, decay, correction2, inverse, later
+
+
+def sgd_cm(p, g, m, total, lr, momentum, gain, weight_decay, share):
+    """SGDCM: torch's SGD, along a = m + κ·mean(slots); remembers m."""
+    m = m * momentum + (g + p * weight_decay) * gain
+    a = m + total * share
+    return p - a * lr, m, m
+
+
+def sgd_scalars(t, lr, momentum, dampening, weight_decay):
+    """Scalars of SGD with momentum; its first step takes the gradient undampened, as torch's."""
+    return lr, momentum, 1.0 - dampening * xp.clip(t - 1.0, 0.0, 1.0), weight_decay
+
+
+def undamped_sgd_scalars(t, lr, momentum, weight_decay):
+    """Scalars of SGD without dampening, which torch ignores where momentum is 0."""
+    return lr, momentum, 1.0, weight_decay
+
+
+def critical_mean(filled, kappa):
+    """Weight of the slots' sum in g + κ·mean(slots); their sum is 0 while none is filled."""
+    return (kappa / xp.clip(filled, 1.0, None),)
+
+
+# Critical gradients: torch's SGD, AdamW and RMSprop on an aggregate of g and the remembered
+# gradients. ``own`` and ``share`` weigh g and the sum of the slots.
+
+
+def sgd_cg(p, g, total, lr, weight_decay, own, share):
+    """SGDCG without momentum."""
+    return p - (g * own + total * share + p * weight_decay) * lr, g
+
+
+def sgd_cg_momentum(p, g, m, total, lr, momentum, gain, weight_decay, own, share):
+    """SGDCG with momentum."""
+    m = m * momentum + (g * own + total * share + p * weight_decay) * gain
+    return p - m * lr, m, g
+
+
+def plain_sgd_scalars(t, lr, weight_decay):
+    """Scalars of SGD without momentum."""
+    return lr, weight_decay
+
+
+def adam_cg(p, g, m, v, total, lr, beta1, beta2, eps, decay, correction1, correction2, own, share):
+    """AdamCG: AdamW on the aggregate."""
+    a = g * own + total * share
+    p, m, v = adam(p, a, m, v, lr, beta1, beta2, eps, decay, correction1, correction2)
+    return p, m, v, g
+
+
+def adam_cg_amsgrad(
+    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction1, correction2, own, share
+):
+    """AdamCG on the running maximum of v."""
+    a = g * own + total * share
+    p, m, v, peak = adam_amsgrad(
+        p, a, m, v, peak, lr, beta1, beta2, eps, decay, correction1, correction2
+    )
+    return p, m, v, peak, g
+
+
+def centered_denominator(v, mean, eps):
+    """√(v − mean²) + ε; |·| because rounding may leave a difference of equals below zero."""
+    return xp.sqrt(xp.abs(v - mean * mean)) + eps
+
+
+def rmsprop_cg(p, g, v, total, lr, alpha, eps, weight_decay, own, share):
+    """RMSpropCG: v ← α·v + (1−α)·a², p − lr·a/(√v + ε)."""
+    a = g * own + total * share + p * weight_decay
+    v = ema(v, a * a, alpha)
+    return p - a / denominator(v, 1.0, eps) * lr, v, g
+
+
+def rmsprop_cg_centered(p, g, v, mean, total, lr, alpha, eps, weight_decay, own, share):
+    """RMSpropCG divided by the standard deviation."""
+    a = g * own + total * share + p * weight_decay
+    v = ema(v, a * a, alpha)
+    mean = ema(mean, a, alpha)
+    return p - a / centered_denominator(v, mean, eps) * lr, v, mean, g
+
+
+def rmsprop_cg_momentum(p, g, v, buffer, total, lr, alpha, eps, weight_decay, momentum, own, share):
+    """RMSpropCG with momentum of the scaled step."""
+    a = g * own + total * share + p * weight_decay
+    v = ema(v, a * a, alpha)
+    buffer = buffer * momentum + a / denominator(v, 1.0, eps)
+    return p - buffer * lr, v, buffer, g
+
+
+def rmsprop_cg_centered_momentum(
+    p, g, v, mean, buffer, total, lr, alpha, eps, weight_decay, momentum, own, share
+):
+    """RMSpropCG, centered and with momentum."""
+    a = g * own + total * share + p * weight_decay
+    v = ema(v, a * a, alpha)
+    mean = ema(mean, a, alpha)
+    buffer = buffer * momentum + a / centered_denominator(v, mean, eps)
+    return p - buffer * lr, v, mean, buffer, g
+
+
+def rmsprop_scalars(t, lr, alpha, eps, weight_decay):
+    """Scalars of RMSprop."""
+    return lr, alpha, eps, weight_decay
+
+
+def rmsprop_momentum_scalars(t, lr, alpha, eps, weight_decay, momentum):
+    """Scalars of RMSprop with momentum."""
+    return lr, alpha, eps, weight_decay, momentum
+
+
+def aggregate_sum(filled, kappa):
+    """g + κ·mean(slots)."""
+    return 1.0, kappa / xp.clip(filled, 1.0, None)
+
+
+def aggregate_mean(filled, kappa):
+    """(g + κ·Σ slots)/(n + 1)."""
+    own = 1.0 / (filled + 1.0)
+    return own, kappa * own
+
+
+def aggregate_mid(filled, kappa):
+    """½(g + κ·mean(slots)), and g while no slot is filled."""
+    own = 1.0 - 0.5 * xp.clip(filled, 0.0, 1.0)
+    return own, kappa / xp.clip(filled, 1.0, None) * own
+
+
+# The buffer. ``keys`` and ``births`` are −∞ where a slot is empty, so that an empty slot is the
+# smallest of all; ``index`` is 0…C−1. Each returns the mask of the slot to store in, if any, and
+# the new keys and births. A priority that is not finite stores nothing.
+
+
+def remember_priority(keys, births, index, priority, t, decay):
+    """Replace the smallest key if the priority exceeds it; then decay all keys."""
+    store = (index == xp.argmin(keys, 0)) & (priority > keys) & (priority < float("inf"))
+    return store, xp.where(store, priority, keys) * decay, xp.where(store, t, births)
+
+
+def remember_fifo(keys, births, index, priority, t, decay):
+    """Replace the oldest slot."""
+    store = (index == xp.argmin(births, 0)) & (priority < float("inf"))
+    return store, xp.where(store, priority, keys) * decay, xp.where(store, t, births)
+
+
+def swap(total, slot, item):
+    """The slots' sum after ``item`` takes the place of ``slot``."""
+    return total + (item - slot)
+
+
+# Sharpness-aware minimisation: where the second gradient is taken. ``scale`` is ρ over the norm
+# of ``g``, or of the adaptive length.
+
+
+def sam_ascent(p, g, scale):
+    """The point p + ρ·g/‖g‖."""
+    return p + g * scale
+
+
+def asam_length(p, g):
+    """|p|·g up to sign, whose norm scales the adaptive ascent."""
+    return p * g
+
+
+def asam_ascent(p, g, scale):
+    """The point p + ρ·p²g/‖|p|·g‖."""
+    return p + p * p * g * scale

@@ -156,7 +156,8 @@ def adam_cm_amsgrad(
 
 # The CM paper's released code: m stays uncorrected in the aggregate and in the buffer, and its
 # correction multiplies the whole step. At t = 1 (``later`` = 0) the raw gradient is remembered,
-# m and v stay zero, and only weight decay moves the parameter.
+# m and v stay zero, and only weight decay moves the parameter: the step is zero over √1 rather
+# than over √0, which would be NaN at ε = 0 and has no derivative.
 
 
 def authors_momentum(m, g, beta1, later):
@@ -171,8 +172,9 @@ def adam_cm_authors(
     m = authors_momentum(m, g, beta1, later)
     a = m + total * share
     v = v + (a * a - v) * ((1.0 - beta2) * later)
-    item = m + g * (1.0 - later)
-    return critical_move(p, a, v, lr, eps, decay, correction2, inverse), m, v, item
+    first = 1.0 - later
+    p = critical_move(p, a, v + first, lr, eps, decay, correction2, inverse)
+    return p, m, v, m + g * first
 
 
 def adam_cm_authors_amsgrad(
@@ -183,8 +185,9 @@ def adam_cm_authors_amsgrad(
     a = m + total * share
     v = v + (a * a - v) * ((1.0 - beta2) * later)
     peak = xp.maximum(peak, v)
-    item = m + g * (1.0 - later)
-    return critical_move(p, a, peak, lr, eps, decay, correction2, inverse), m, v, peak, item
+    first = 1.0 - later
+    p = critical_move(p, a, peak + first, lr, eps, decay, correction2, inverse)
+    return p, m, v, peak, m + g * first
 
 
 def adam_cm_scalars(t, lr, betas, eps, weight_decay):

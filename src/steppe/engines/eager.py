@@ -32,7 +32,8 @@ def objection(batch: Batch) -> str | None:
 def norm(tensors: Iterable[Tensor]) -> Tensor:
     """L2 norm of all tensors together, over every shard, accumulated in float64."""
     norms = [_whole(torch.linalg.vector_norm(high_precision(tensor))) for tensor in tensors]
-    return torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
+    joint: Tensor = torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
+    return joint
 
 
 def step(batch: Batch, priority: Tensor | None) -> None:
@@ -73,17 +74,14 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
     if kernel.buffer is not None:
         item = results.pop()
         if row.capacity:
-            own = priority is None or row.group["scope"] == "tensor"
-            _remember(batch, kernel.buffer, row, item, norm([g]) if own else priority)
+            shared = priority if row.group["scope"] == "global" else None
+            _remember(batch, kernel.buffer, row, item, norm([g]) if shared is None else shared)
     for key, value in zip(kernel.state, results, strict=True):
         row.state[key].copy_(value)
     row.param.copy_(new_p)
 
 
-def _remember(
-    batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor | None
-) -> None:
-    assert priority is not None
+def _remember(batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor) -> None:
     slots = [row.state[slot_name(i)] for i in range(row.capacity)]
     if batch.on_device:
         _remember_on_device(buffer, row, slots, item, priority)

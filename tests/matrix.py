@@ -1,0 +1,99 @@
+"""The configurations that every test of the torch contract walks through."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import steppe
+
+
+@dataclass(frozen=True)
+class Config:
+    """An optimizer with options that select one of its rules."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self, params: Any, **more: Any) -> torch.optim.Optimizer:
+        return getattr(steppe, self.name)(params, **{**self.options, **more})
+
+    @property
+    def cls(self) -> type:
+        return getattr(steppe, self.name)
+
+    @property
+    def has_buffer(self) -> bool:
+        return self.name.endswith(("CM", "CG"))
+
+    def __str__(self) -> str:
+        chosen = [f"{k}={v}" for k, v in self.options.items() if k not in ("lr", "weight_decay")]
+        return "-".join([self.name, *chosen])
+
+
+def _configs() -> Iterator[Config]:
+    adam = {"lr": 0.01, "weight_decay": 0.1}
+    yield Config("InvAdam", adam)
+    for scale_free in (False, True):
+        yield Config("DualAdam", {**adam, "switch_rate": 0.01, "scale_free": scale_free})
+    for variant in ("consistent", "authors"):
+        for amsgrad in (False, True):
+            choice = {**adam, "variant": variant, "amsgrad": amsgrad, "capacity": 3}
+            yield Config("AdamCM", choice)
+            yield Config("DualAdamCM", {**choice, "switch_rate": 0.01})
+    yield Config("AdamCM", {**adam, "replacement": "fifo"})
+    yield Config("AdamCM", {**adam, "scope": "tensor"})
+    yield Config("AdamCM", {**adam, "capacity": 0})
+    sgd = {"lr": 0.01, "weight_decay": 0.1}
+    yield Config("SGDCM", {**sgd, "momentum": 0.0, "dampening": 0.3})
+    yield Config("SGDCM", {**sgd, "dampening": 0.3})
+    yield Config("SGDCG", sgd)
+    yield Config("SGDCG", {**sgd, "momentum": 0.9, "dampening": 0.3, "aggregation": "mid"})
+    for amsgrad in (False, True):
+        yield Config("AdamCG", {**adam, "amsgrad": amsgrad, "capacity": 3})
+    yield Config("AdamCG", {**adam, "aggregation": "sum", "scope": "tensor", "kappa": 0.5})
+    for centered in (False, True):
+        for momentum in (0.0, 0.9):
+            yield Config("RMSpropCG", {**sgd, "centered": centered, "momentum": momentum})
+
+
+CONFIGS = list(_configs())
+NAMES = sorted({config.name for config in CONFIGS})
+SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
+
+
+def parameters(
+    dtype: torch.dtype = torch.float64, shapes: list[tuple[int, ...]] = SHAPES, seed: int = 0
+) -> list[Tensor]:
+    """Leaf parameters drawn from a fixed seed."""
+    generator = torch.Generator().manual_seed(seed)
+    values = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    return [value.to(dtype).requires_grad_() for value in values]
+
+
+def set_gradients(params: list[Tensor], t: int) -> None:
+    """Give each parameter the gradient of a wavy bowl that shifts with the step ``t``."""
+    for i, p in enumerate(params):
+        q = p.detach().double()
+        gradient = 3.0 * torch.cos(3.0 * q + i + 0.7 * t) + 0.5 * q
+        p.grad = gradient.to(p.dtype)
+
+
+def train(optimizer: torch.optim.Optimizer, params: list[Tensor], steps: range) -> None:
+    for t in steps:
+        set_gradients(params, t)
+        optimizer.step()
+
+
+def values(params: list[Tensor]) -> list[Tensor]:
+    return [p.detach().clone() for p in params]
+
+
+def equal(a: list[Tensor], b: list[Tensor]) -> bool:
+    """Bitwise equality, NaN equal to itself."""
+    return len(a) == len(b) and all(
+        x.dtype == y.dtype and torch.equal(torch.nan_to_num(x), torch.nan_to_num(y))
+        for x, y in zip(a, b, strict=True)
+    )

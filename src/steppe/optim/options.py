@@ -47,7 +47,7 @@ _CLOSED_FRACTION = Option(lambda x: _is_number(x) and 0 <= x <= 1, "a number in 
 
 def _one_of(*values: Any) -> Option:
     wanted = " or ".join(map(repr, values))
-    return Option(lambda x: any(x is value or x == value for value in values), wanted)
+    return Option(lambda x: any(type(x) is type(y) and x == y for y in values), wanted)
 
 
 OPTIONS = {

@@ -1,0 +1,164 @@
+"""Checkpoints go on bitwise, and those that do not fit are refused whole."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from matrix import CONFIGS, Config, equal, parameters, train, values
+
+SAVED_AT = (1, 3, 21)
+END = 40
+
+
+@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16", "float16"])
+def test_resume_in_a_new_process_is_bitwise(name: str, tmp_path: Path) -> None:
+    """From several steps: with the buffer not yet full, full, and between two fresh sums."""
+    dtype = getattr(torch, name)
+    ends = {}
+    for number, config in enumerate(CONFIGS):
+        params = parameters(dtype)
+        optimizer = config(params)
+        for start, stop in zip((0, *SAVED_AT), (*SAVED_AT, END), strict=True):
+            train(optimizer, params, range(start, stop))
+            if stop != END:
+                saved = {"params": values(params), "optimizer": optimizer.state_dict()}
+                torch.save(saved, tmp_path / f"{number}-{stop}.start.pt")
+        ends[number] = values(params)
+    tests = Path(__file__).parents[1]
+    subprocess.run(
+        [sys.executable, tests / "optim" / "resume.py", tmp_path, name, str(END)],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(tests)},
+    )
+    for number, end in ends.items():
+        for step in SAVED_AT:
+            resumed = torch.load(tmp_path / f"{number}-{step}.end.pt", weights_only=True)
+            assert equal(resumed, end), (CONFIGS[number], step)
+
+
+def test_step_counts_and_keys_are_not_rounded_to_the_parameters_format() -> None:
+    """torch.optim casts what it loads: step counts of a bfloat16 model would read 1001 as 1000."""
+    params = [torch.ones(2, dtype=torch.bfloat16, requires_grad=True)]
+    optimizer = Config("AdamCM")(params)
+    params[0].grad = torch.full_like(params[0], 1 / 3)
+    optimizer.step()
+    state = optimizer.state[params[0]]
+    state["step"].fill_(1001.0)
+    state["replacements"].fill_(1001)
+    other = Config("AdamCM")(params)
+    other.load_state_dict(optimizer.state_dict())
+    for name, value in other.state[params[0]].items():
+        assert value.dtype == state[name].dtype, name
+        assert torch.equal(value, state[name]), name
+
+
+def _without(key: str) -> Callable[[dict[str, Any]], None]:
+    return lambda saved: saved["state"][0].pop(key)
+
+
+def _reshaped(key: str) -> Callable[[dict[str, Any]], None]:
+    def change(saved: dict[str, Any]) -> None:
+        saved["state"][0][key] = torch.zeros(7)
+
+    return change
+
+
+def _number(saved: dict[str, Any]) -> None:
+    saved["state"][0]["step"] = 3
+
+
+def _option(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    def change(saved: dict[str, Any]) -> None:
+        saved["param_groups"][0][name] = value
+
+    return change
+
+
+UNFIT = {
+    "missing state": (_without("exp_avg"), r"parameter 0, shape \(3, 4\): 'exp_avg' is missing"),
+    "missing slot": (_without("slot_2"), r"parameter 0.*'slot_2' is missing"),
+    "missing keys": (_without("slot_keys"), r"parameter 0.*'slot_keys' is missing"),
+    "missing step": (_without("step"), r"parameter 0.*'step' is missing"),
+    "shape": (
+        _reshaped("exp_avg"),
+        r"parameter 0.*'exp_avg' has shape \(7,\), expected \(3, 4\)",
+    ),
+    "slot's shape": (_reshaped("slot_1"), r"'slot_1' has shape \(7,\), expected \(3, 4\)"),
+    "capacity": (_option("capacity", 4), r"parameter 0.*'slot_3' is missing"),
+    "type": (_number, r"parameter 0.*'step' is int, expected a tensor"),
+    "option": (lambda s: s["param_groups"][0].pop("kappa"), r"option 'kappa' of group 0 is miss"),
+    "option's range": (_option("kappa", -1.0), r"kappa=-1.0 is not valid"),
+    "groups": (lambda s: s["param_groups"].pop(), r"0 parameter groups, expected 1"),
+    "parameters": (
+        lambda s: s["param_groups"][0]["params"].pop(),
+        r"group 0 has 3 parameters, expected 4",
+    ),
+    "no state": (lambda s: s.pop("state"), r"'state' is missing"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_is_refused_and_changes_nothing(case: str) -> None:
+    spoil, message = UNFIT[case]
+    params = parameters()
+    optimizer = Config("AdamCM", {"capacity": 3})(params)
+    train(optimizer, params, range(4))
+    before = copy.deepcopy(optimizer.state_dict())
+    saved = copy.deepcopy(optimizer.state_dict())
+    train_one_more = copy.deepcopy((params, optimizer))
+    spoil(saved)
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(saved)
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"]
+    for number, state in before["state"].items():
+        for name, value in state.items():
+            assert torch.equal(after["state"][number][name], value)
+    train(optimizer, params, range(4, 8))
+    train(train_one_more[1], train_one_more[0], range(4, 8))
+    assert equal(params, train_one_more[0])
+
+
+def test_another_optimizers_checkpoint_is_refused_by_name() -> None:
+    params = parameters()
+    adamw = torch.optim.AdamW(params)
+    train(adamw, params, range(2))
+    with pytest.raises(ValueError, match=r"does not fit this DualAdam: option 'scale_free'"):
+        Config("DualAdam")(params).load_state_dict(adamw.state_dict())
+
+
+def test_users_hooks_see_and_change_what_is_loaded() -> None:
+    params = parameters()
+    optimizer = Config("DualAdam")(params)
+    train(optimizer, params, range(2))
+    saved = optimizer.state_dict()
+    other = Config("DualAdam")(params)
+
+    def double(_: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
+        changed = copy.deepcopy(state_dict)
+        changed["state"][0]["exp_avg"] *= 2
+        return changed
+
+    seen = []
+    other.register_load_state_dict_pre_hook(double)
+    other.register_load_state_dict_post_hook(lambda o: seen.append(o.state[params[0]]["exp_avg"]))
+    other.load_state_dict(saved)
+    assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
+
+
+def test_changing_capacity_in_mid_run_is_refused() -> None:
+    params = parameters()
+    optimizer = Config("AdamCM")(params)
+    train(optimizer, params, range(2))
+    before = values(params)
+    optimizer.param_groups[0]["capacity"] = 7
+    with pytest.raises(RuntimeError, match=r"capacity=7 was changed.*5 slots"):
+        train(optimizer, params, range(2, 3))
+    assert equal(params, before)

@@ -1,0 +1,102 @@
+"""Arguments out of range are named before anything is made."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from matrix import CONFIGS, NAMES, Config, parameters
+
+BAD: dict[str, list[Any]] = {
+    "lr": [-1e-3, math.nan, math.inf, "0.1", None, torch.tensor(-1.0), torch.ones(2)],
+    "betas": [(1.0, 0.999), (0.9, 1.0), (-0.1, 0.999), (0.9,), 0.9, (math.nan, 0.9)],
+    "eps": [-1e-8, math.nan, math.inf],
+    "weight_decay": [-0.1, math.nan, True],
+    "momentum": [-0.1, 1.0, math.nan],
+    "dampening": [-0.1, 1.1],
+    "alpha": [-0.1, 1.0],
+    "switch_rate": [-1e-5, 1.5, math.nan],
+    "kappa": [-1.0, math.nan],
+    "capacity": [-1, 2.5, True, "5"],
+    "priority_decay": [0.0, -1.0, 2.0, math.nan],
+    "scope": ["model", None],
+    "replacement": ["lru"],
+    "variant": ["paper"],
+    "aggregation": ["max"],
+    "scale_free": [1, None],
+    "amsgrad": ["no"],
+    "centered": [0],
+    "maximize": [None],
+    "capturable": [1],
+    "differentiable": ["yes"],
+    "fused": ["fast", 1],
+    "state_dtype": ["int4", torch.int8, torch.float16],
+}
+CASES = [
+    (name, option, value)
+    for name in NAMES
+    for option in Config(name)(parameters()).defaults
+    for value in BAD[option]
+]
+
+
+@pytest.mark.parametrize(("name", "option", "value"), CASES)
+def test_the_error_names_argument_value_and_range(name: str, option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{option}=.* is not valid: expected ") as caught:
+        Config(name)(parameters(), **{option: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "option", "value"), CASES[::5])
+def test_groups_are_checked_too_and_nothing_is_added(name: str, option: str, value: Any) -> None:
+    optimizer = Config(name)(parameters())
+    with pytest.raises(ValueError, match=rf"^{option}="):
+        optimizer.add_param_group({"params": parameters(), option: value})
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_what_this_version_lacks_is_refused_with_a_reason(config: Config) -> None:
+    with pytest.raises(NotImplementedError, match="no fused kernels"):
+        config(parameters(), fused=True)
+    for format_ in (torch.bfloat16, "int8"):
+        with pytest.raises(NotImplementedError, match="at least float32"):
+            config(parameters(), state_dtype=format_)
+
+
+def test_scale_free_needs_eps() -> None:
+    with pytest.raises(ValueError, match=r"eps=0 is not valid with scale_free=True"):
+        Config("DualAdam")(parameters(), eps=0, scale_free=True)
+
+
+def test_unknown_arguments_are_pythons_own_error() -> None:
+    with pytest.raises(TypeError, match="capcity"):
+        Config("AdamCM")(parameters(), capcity=5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_limits_themselves_are_taken(name: str) -> None:
+    limits = {
+        "lr": 0.0,
+        "betas": (0.0, 0.0),
+        "eps": 0.0,
+        "momentum": 0.0,
+        "dampening": 1.0,
+        "alpha": 0.0,
+        "switch_rate": 0.0,
+        "kappa": 0.0,
+        "capacity": 0,
+        "priority_decay": 1.0,
+    }
+    defaults = Config(name)(parameters()).defaults
+    params = parameters()
+    optimizer = Config(name)(params, **{k: v for k, v in limits.items() if k in defaults})
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert all(torch.isfinite(p).all() for p in params)
+
+
+def test_engine_is_named() -> None:
+    assert Config("DualAdam")(parameters()).engine == "eager"

@@ -1,0 +1,82 @@
+"""Planning, choosing an engine, and the interface that a fused engine fills."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from matrix import Config, equal, parameters, train
+from steppe import engines
+from steppe.engines import eager
+
+
+def test_groups_with_equal_rules_share_a_batch() -> None:
+    params = parameters()
+    optimizer = Config("DualAdam")([{"params": [p], "lr": 0.1**i} for i, p in enumerate(params)])
+    train(optimizer, params, range(1))
+    assert [len(batch.rows) for batch in optimizer._batches()] == [4]
+
+
+def test_other_rules_and_demands_make_other_batches() -> None:
+    params = parameters()
+    groups = [
+        {"params": params[:1]},
+        {"params": params[1:2], "amsgrad": True},
+        {"params": params[2:3], "capturable": True},
+        {"params": params[3:], "capacity": 2, "kappa": 0.5},
+    ]
+    optimizer = Config("AdamCM")(groups)
+    train(optimizer, params, range(1))
+    assert [len(batch.rows) for batch in optimizer._batches()] == [2, 1, 1]
+
+
+class Fused(SimpleNamespace):
+    """A fused engine that takes one parameter at most, and has the eager one do the work."""
+
+    name = "fused"
+
+    def objection(self, batch: engines.Batch) -> str | None:
+        return "too many parameters" if len(batch.rows) > 1 else None
+
+    def step(self, batch: engines.Batch, priority: Tensor | None) -> None:
+        self.steps += 1
+        eager.step(batch, priority)
+
+
+@pytest.fixture
+def fused(monkeypatch: pytest.MonkeyPatch) -> Fused:
+    engine = Fused(steps=0)
+    monkeypatch.setattr(engines, "FUSED", (engine,))
+    return engine
+
+
+@pytest.mark.parametrize(("choice", "steps"), [(None, 3), (True, 3), (False, 0)])
+def test_a_fused_engine_is_taken_where_it_can(
+    fused: Fused, choice: bool | None, steps: int
+) -> None:
+    params, plain = parameters()[:1], parameters()[:1]
+    optimizer = Config("AdamCM")(params, fused=choice)
+    train(optimizer, params, range(3))
+    train(Config("AdamCM")(plain, fused=False), plain, range(3))
+    assert fused.steps == steps
+    assert optimizer.engine == ("fused" if steps else "eager")
+    assert equal(params, plain)
+
+
+def test_its_objection_is_the_reason_and_none_falls_back(fused: Fused) -> None:
+    params = parameters()
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(RuntimeError, match=r"fused=True: fused: too many parameters"):
+        train(Config("AdamCM")(params, fused=True), params, range(1))
+    assert equal(params, before)
+    optimizer = Config("AdamCM")(params)
+    train(optimizer, params, range(1))
+    assert optimizer.engine == "eager"
+    assert fused.steps == 0
+
+
+def test_norm_accumulates_in_float64() -> None:
+    """Squares of 1e30 overflow float32; the norm does not."""
+    big = torch.full((4,), 1e30)
+    assert eager.norm([big, big]).item() == pytest.approx(1e30 * 8**0.5)

@@ -1,0 +1,62 @@
+"""Imports run one way, and the core needs torch, NumPy and Numba only."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import steppe
+
+SOURCE = Path(steppe.__file__).parent
+LAYERS = [
+    {"rules"},
+    {"engines"},
+    {"optim", "landscape", "theory", "functions"},
+    {"compare"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent != SOURCE or path.stem in RANK)
+
+
+def imported_rooms(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    modules = {
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    } | {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    return {module.split(".")[1] for module in modules if module.startswith("steppe.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+    others = imported_rooms(path) & RANK.keys() - {room}
+    assert all(RANK[other] < RANK[room] for other in others), (room, others)
+
+
+def test_instruments_and_theory_know_no_optimizer() -> None:
+    for path in FILES:
+        if path.relative_to(SOURCE).parts[0] in ("landscape", "theory"):
+            assert "optim" not in imported_rooms(path), path
+
+
+def test_the_core_imports_without_the_extras() -> None:
+    blocked = ["typer", "rich", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
+    code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    code += (
+        "import torch, steppe\n"
+        "p = torch.ones(2, requires_grad=True)\n"
+        "p.grad = torch.ones(2)\n"
+        "steppe.SAM(steppe.AdamCM([p])).step()\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -47,6 +47,16 @@ def test_tensor_scope_is_each_tensors_own_norm() -> None:
     assert optimizer.state[b]["slot_keys"][0] == 4.0
 
 
+def test_an_equal_priority_replaces_nothing() -> None:
+    """Strictly greater, the method says."""
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = Config("SGDCG")([p], capacity=1, priority_decay=1.0)
+    for gradient in (1.0, -1.0):
+        p.grad = torch.tensor([gradient])
+        optimizer.step()
+    assert optimizer.state[p]["slot_0"] == 1.0
+
+
 def test_diagnostics_of_a_buffer() -> None:
     """Norms 4, 3, 2, 1 with λ = 1 into two slots: 4 and 3 stay, born at steps 1 and 2."""
     p = torch.zeros(1, requires_grad=True)

@@ -35,7 +35,7 @@ def test_resume_in_a_new_process_is_bitwise(name: str, tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, tests / "optim" / "resume.py", tmp_path, name, str(END)],
         check=True,
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
     )
     for number, end in ends.items():
         for step in SAVED_AT:

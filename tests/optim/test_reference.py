@@ -84,7 +84,7 @@ def test_capacities_and_decays_differ_by_group_under_one_global_priority() -> No
 @settings(max_examples=60, deadline=None)
 @given(
     scales=st.lists(
-        st.sampled_from([0.0, 1e-3, 0.5, 1.0, 1.0, 7.0, float("inf"), float("nan")]),
+        st.sampled_from([0.0, 1e-3, 0.5, 1.0, -1.0, 7.0, -7.0, float("inf"), float("nan")]),
         min_size=1,
         max_size=25,
     ),

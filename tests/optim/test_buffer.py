@@ -38,13 +38,13 @@ def test_global_priority_is_the_norm_over_all_groups() -> None:
     assert optimizer.state[b]["slot_keys"][0] == 2.5
 
 
-def test_tensor_scope_is_each_tensors_own_norm() -> None:
-    a, b = (torch.zeros(2, requires_grad=True) for _ in range(2))
-    optimizer = Config("AdamCM")([a, b], priority_decay=1.0, scope="tensor")
-    a.grad, b.grad = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+def test_tensor_scope_is_each_tensors_own_norm_beside_a_global_one() -> None:
+    a, b, c = (torch.zeros(2, requires_grad=True) for _ in range(3))
+    groups = [{"params": [a, b], "scope": "tensor"}, {"params": [c]}]
+    optimizer = Config("AdamCM")(groups, priority_decay=1.0)
+    a.grad, b.grad, c.grad = (torch.tensor([x, 0.0]) for x in (3.0, 4.0, 12.0))
     optimizer.step()
-    assert optimizer.state[a]["slot_keys"][0] == 3.0
-    assert optimizer.state[b]["slot_keys"][0] == 4.0
+    assert [optimizer.state[p]["slot_keys"][0] for p in (a, b, c)] == [3.0, 4.0, 13.0]
 
 
 def test_an_equal_priority_replaces_nothing() -> None:

@@ -1,0 +1,196 @@
+"""From a name on the command line to an optimizer: ``dualadam``, ``adamw+sam``, ``pkg.mod:Cls``."""
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+import steppe
+from steppe.compare.names import unknown
+
+DEFAULT = ("adamw", "adam+warmup", "dualadam", "adamcm", "adamw+sam")
+
+# What separates DualAdam from Adam while gradients are small is a linear warm-up and nothing else,
+# so it is never shown without this control.
+CONTROL = "adam+warmup"
+
+_MODIFIERS = ("warmup", "sam")
+
+_PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "adamcm-authors": ("adamcm", {"variant": "authors"}),
+    "dualadam-scale-free": ("dualadam", {"scale_free": True}),
+    "sgd-momentum": ("sgd", {"momentum": 0.9}),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An optimizer's class and how to set it up, before lr and switch rate are known.
+
+    Attributes
+    ----------
+    name : str
+        The name in canonical spelling: lower case, modifiers in the order warmup, sam.
+    cls : type
+        The optimizer's class.
+    preset : mapping
+        Arguments that the name stands for.
+    warmup : bool
+        Whether lr rises linearly over the first 1/switch_rate steps.
+    sam : bool
+        Whether SAM goes around it.
+    """
+
+    name: str
+    cls: type[Optimizer]
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    warmup: bool = False
+    sam: bool = False
+
+    @property
+    def switches(self) -> bool:
+        """Whether the optimizer switches as DualAdam does, so that it needs the control."""
+        return "switch_rate" in inspect.signature(self.cls).parameters
+
+    def arguments(self, lr: float | None, switch_rate: float) -> dict[str, Any]:
+        """Keyword arguments for the class: weight decay 0 for everybody, everything else its own.
+
+        Parameters
+        ----------
+        lr : float or None
+            None means the signature's default.
+        switch_rate : float
+            Taken by optimizers that switch, ignored by others.
+
+        Raises
+        ------
+        ValueError
+            If lr is None and the class has no default, or lr is given and it takes none.
+        """
+        accepted = inspect.signature(self.cls).parameters
+        arguments = dict(self.preset)
+        if lr is not None and "lr" not in accepted:
+            raise ValueError(f"{self.name} takes no lr: leave --lr out")
+        if "lr" in accepted:
+            arguments["lr"] = accepted["lr"].default if lr is None else lr
+            if arguments["lr"] is inspect.Parameter.empty:
+                raise ValueError(f"{self.name} has no default lr: give one with --lr")
+        if "weight_decay" in accepted:
+            arguments["weight_decay"] = 0.0
+        if self.switches:
+            arguments["switch_rate"] = switch_rate
+        return arguments
+
+    def build(
+        self, parameters: Iterable[Tensor], lr: float | None, switch_rate: float
+    ) -> Optimizer:
+        """Construct the optimizer over ``parameters``, inside SAM if the name says so."""
+        optimizer = self.cls(parameters, **self.arguments(lr, switch_rate))
+        return steppe.SAM(optimizer) if self.sam else optimizer
+
+    def schedule(self, optimizer: Optimizer, switch_rate: float) -> LambdaLR | None:
+        """Make the learning rate's warm-up, if the name says so.
+
+        Step t (from 1) has the factor min(1, switch_rate·t), as Adam's part has in DualAdam.
+        """
+        if not self.warmup:
+            return None
+        return LambdaLR(optimizer, lambda done: min(1.0, switch_rate * (done + 1)))
+
+    def settings(self, lr: float | None, switch_rate: float) -> dict[str, Any]:
+        """Everything about the optimizer that a run's numbers depend on."""
+        return {
+            "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
+            "arguments": self.arguments(lr, switch_rate),
+            "warmup": switch_rate if self.warmup else None,
+            "sam": self.sam,
+        }
+
+
+def available() -> dict[str, type[Optimizer]]:
+    """Optimizers by lower-case class name: torch's, and steppe's in front of them."""
+    found = {}
+    for module in (torch.optim, steppe):
+        for name in dir(module):
+            thing = getattr(module, name)
+            if isinstance(thing, type) and issubclass(thing, Optimizer):
+                found[name.lower()] = thing
+    for wrapper in ("optimizer", "sam"):
+        found.pop(wrapper, None)
+    return found
+
+
+def find_recipe(name: str) -> Recipe:
+    """Read one name.
+
+    Parameters
+    ----------
+    name : str
+        A class of steppe or torch.optim in any case, a preset, or ``package.module:Class``; then
+        any of ``+warmup`` and ``+sam``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such optimizer or modifier; the message lists those there are.
+
+    Examples
+    --------
+    >>> recipe = find_recipe("AdamW+warmup")
+    >>> recipe.name, recipe.cls.__name__, recipe.warmup, recipe.sam
+    ('adamw+warmup', 'AdamW', True, False)
+    """
+    base, *modifiers = name.strip().split("+")
+    for modifier in modifiers:
+        if modifier.lower() not in _MODIFIERS:
+            raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
+    chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
+    cls, preset = _imported(base) if ":" in base else _named(base)
+    canonical = base if ":" in base else base.lower()
+    return Recipe("+".join((canonical, *chosen)), cls, preset, "warmup" in chosen, "sam" in chosen)
+
+
+def find_recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
+    """Read the names, drop repetitions, and see that the control stands before what needs it.
+
+    Raises
+    ------
+    ValueError
+        If a name is not known, or there is none at all.
+    """
+    recipes = {recipe.name: recipe for recipe in map(find_recipe, names)}
+    if not recipes:
+        raise ValueError("no optimizer is named")
+    ordered = list(recipes.values())
+    first = next((i for i, recipe in enumerate(ordered) if recipe.switches), None)
+    if first is not None and CONTROL not in recipes:
+        ordered.insert(first, find_recipe(CONTROL))
+    return tuple(ordered)
+
+
+def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
+    classes = available()
+    base, preset = _PRESETS.get(name.lower(), (name.lower(), {}))
+    if base == "sam":
+        raise ValueError("sam goes around another optimizer: write adamw+sam")
+    if base not in classes:
+        message = unknown("optimizer", name.lower(), {*classes, *_PRESETS})
+        raise ValueError(f"{message}, or package.module:Class; each also with +sam or +warmup")
+    return classes[base], preset
+
+
+def _imported(path: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
+    module, _, attribute = path.partition(":")
+    try:
+        thing = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be imported: {error}") from error
+    if not (isinstance(thing, type) and issubclass(thing, Optimizer)):
+        raise ValueError(f"{path} is not a subclass of torch.optim.Optimizer")
+    return thing, {}

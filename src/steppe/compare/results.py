@@ -1,0 +1,130 @@
+"""Finished runs in an SQLite file, each committed whole or not at all."""
+
+import math
+import sqlite3
+from pathlib import Path
+
+from steppe.compare.run import Epoch, Outcome, Run
+
+FILE = "results.sqlite"
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    id INTEGER PRIMARY KEY,
+    settings TEXT NOT NULL UNIQUE,
+    task TEXT NOT NULL,
+    optimizer TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    diverged INTEGER NOT NULL,
+    train_loss REAL,
+    test_loss REAL,
+    test_accuracy REAL,
+    sharpness REAL,
+    step_ms REAL NOT NULL,
+    state_bytes REAL NOT NULL,
+    finished TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+);
+CREATE TABLE IF NOT EXISTS curves (
+    run INTEGER NOT NULL REFERENCES runs (id),
+    epoch INTEGER NOT NULL,
+    train_loss REAL NOT NULL,
+    test_loss REAL NOT NULL,
+    test_accuracy REAL NOT NULL,
+    PRIMARY KEY (run, epoch)
+);
+"""
+
+
+class Results:
+    """The finished runs of a directory.
+
+    A run counts as finished with the settings it had: any other setting is another run.
+
+    Parameters
+    ----------
+    directory : Path
+        Made if it is not there; the file in it is ``results.sqlite``.
+
+    Raises
+    ------
+    ValueError
+        If the file is not one of ours.
+    OSError
+        If the directory cannot be made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / FILE
+        self._connection = sqlite3.connect(path)
+        try:
+            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            raise ValueError(f"{path} is not a results file: {error}") from error
+        if tables == 0:
+            # One transaction: a kill here leaves an empty file, never half the tables.
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+            )
+        elif version != _VERSION:
+            raise ValueError(f"{path} is a results file of version {version}, not {_VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def get(self, run: Run) -> Outcome | None:
+        """Look up what came of the run; None if it has not finished."""
+        row = self._connection.execute(
+            "SELECT id, diverged, sharpness, step_ms, state_bytes FROM runs WHERE settings = ?",
+            (run.settings,),
+        ).fetchone()
+        if row is None:
+            return None
+        identity, diverged, sharpness, step_ms, state_bytes = row
+        curve = self._connection.execute(
+            "SELECT train_loss, test_loss, test_accuracy FROM curves WHERE run = ? ORDER BY epoch",
+            (identity,),
+        )
+        return Outcome(
+            curve=tuple(Epoch(*epoch) for epoch in curve),
+            diverged=bool(diverged),
+            # SQLite has no NaN: it comes back as NULL.
+            sharpness=math.nan if sharpness is None else sharpness,
+            step_ms=step_ms,
+            state_bytes=state_bytes,
+        )
+
+    def add(self, run: Run, outcome: Outcome) -> None:
+        """Commit a finished run; one that is there already, from another process, stays."""
+        final = outcome.final
+        with self._connection:
+            cursor = self._connection.execute(
+                "INSERT OR IGNORE INTO runs (settings, task, optimizer, seed, diverged,"
+                " train_loss, test_loss, test_accuracy, sharpness, step_ms, state_bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run.settings,
+                    run.setup.task.name,
+                    run.recipe.name,
+                    run.seed,
+                    outcome.diverged,
+                    final.train_loss,
+                    final.test_loss,
+                    final.test_accuracy,
+                    outcome.sharpness,
+                    outcome.step_ms,
+                    outcome.state_bytes,
+                ),
+            )
+            if cursor.rowcount == 0:
+                return
+            self._connection.executemany(
+                "INSERT INTO curves VALUES (?, ?, ?, ?, ?)",
+                [
+                    (cursor.lastrowid, number, e.train_loss, e.test_loss, e.test_accuracy)
+                    for number, e in enumerate(outcome.curve, start=1)
+                ],
+            )

@@ -1,0 +1,51 @@
+"""Leave a model as it was found, whatever is done to it meanwhile."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def as_found(model: nn.Module) -> Iterator[None]:
+    """Put everything back on leaving, by an exception too.
+
+    Parameters and buffers get their values back in the storage they had, every module its mode,
+    and torch its random state (on the CPU and on the model's CUDA devices). Gradients are not
+    saved: take derivatives with :func:`torch.autograd.grad`, which leaves ``.grad`` alone.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model to protect.
+
+    Examples
+    --------
+    >>> model = nn.Linear(1, 1)
+    >>> before = model.weight.item()
+    >>> with as_found(model), torch.no_grad():
+    ...     _ = model.eval().weight.fill_(7.0)
+    >>> model.training, model.weight.item() == before
+    (True, True)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    parameters = [(p, p.detach().clone()) for p in model.parameters()]
+    buffers = [
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = {p.device for p, _ in parameters if p.device.type == "cuda"}
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        with torch.no_grad():
+            for parameter, value in parameters:
+                parameter.copy_(value)
+            for module, name, buffer, value in buffers:
+                # A forward pass may have put a new tensor in the buffer's place.
+                setattr(module, name, buffer.copy_(value))
+        for module, training in modes:
+            module.training = training

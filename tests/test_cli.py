@@ -1,0 +1,183 @@
+"""The command as a user meets it, killed and interrupted too."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+import steppe
+from steppe import cli
+from steppe.compare.command import app
+from steppe.compare.results import FILE
+
+NUMBERS = "optimizer, seed, train_loss, test_loss, test_accuracy, sharpness, state_bytes"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def numbers(out: Path) -> list[tuple[object, ...]]:
+    """Everything about the runs and their curves that must repeat, times left out."""
+    connection = sqlite3.connect(out / FILE)
+    runs = connection.execute(f"SELECT {NUMBERS} FROM runs ORDER BY optimizer, seed").fetchall()
+    curves = connection.execute(
+        "SELECT optimizer, seed, epoch, c.train_loss, c.test_loss, c.test_accuracy"
+        " FROM curves c JOIN runs r ON r.id = c.run ORDER BY optimizer, seed, epoch"
+    ).fetchall()
+    connection.close()
+    return runs + curves
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Read the rows of the main table, by optimizer."""
+    lines = text.split("B/param")[1].split("± is the")[0].splitlines()
+    return {words[0]: words[1:] for line in lines if len(words := line.split()) > 7}
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert result.exit_code == 0
+    assert result.output == f"steppe {steppe.__version__}\n"
+
+
+def test_doctor() -> None:
+    result = run("doctor")
+    assert result.exit_code == 0
+    assert "DualAdam" in result.output
+    assert "torch" in result.output
+
+
+def test_help_explains_the_switch() -> None:
+    result = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    for word in ("--switch-rate", "12 500 steps", "16 %", "--optimizers", "+sam"):
+        assert word in result.output
+
+
+def test_compare_from_nothing_and_again(tmp_path: Path) -> None:
+    options = ("compare", "digits", "--optimizers", "adamw,DualAdam,sgd+sam", "--epochs", 1)
+    first = run(*options, "--seeds", 2, "--out", tmp_path / "a")
+    assert first.exit_code == 0, first.output
+    assert list(table(first.output)) == ["adamw", "adam+warmup", "dualadam", "sgd+sam"]
+    assert "[8/8] sgd+sam, seed 2 of 2: test accuracy" in first.output
+    assert "(kept)" not in first.output
+    assert max(map(len, first.output.split("[8/8]")[1].split("Results:")[0].splitlines())) <= 100
+    assert (tmp_path / "a" / "curves-digits.png").stat().st_size > 10_000
+
+    again = run(*options, "--seeds", 2, "--out", tmp_path / "a")
+    assert again.output.count("(kept)") == 8
+    assert table(again.output) == table(first.output)
+
+    elsewhere = run(*options, "--seeds", 2, "--out", tmp_path / "b")
+    assert elsewhere.exit_code == 0
+    assert numbers(tmp_path / "b") == numbers(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["digit"], "did you mean digits"),
+        (["--optimizers", "adamw,dualadm"], "did you mean dualadam"),
+        (["--seeds", "0"], "seeds must be at least 1, got 0"),
+        (["--lr", "-1"], "lr must be a finite number above 0, got -1.0"),
+        (["--data", "/nowhere"], "--data is not for it"),
+        (["fashion-mnist", "--data", "/nowhere"], "/nowhere/train-images-idx3-ubyte.gz"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_named_before_anything_is_made(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = run("compare", *options, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("steppe: ")
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    result = run("compare", "--epochs", 1, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert str(tmp_path / "out") in result.stderr
+
+
+def test_a_missing_package_of_the_extra_is_named_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    result = run("compare", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "sklearn" in result.stderr
+    assert "pip install 'steppe[compare]'" in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich.console"])
+def test_without_the_extra_the_command_says_how_to_get_it(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "steppe.compare.command")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    package = missing.split(".")[0]
+    assert caught.value.code == f"steppe: {package} is missing: pip install 'steppe[compare]'"
+
+
+def test_what_is_cut_off_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    """Real processes, one killed and one interrupted amid its runs, against one left in peace."""
+    options = ["compare", "digits", "--optimizers", "adamw,dualadam+sam", "--epochs", "6"]
+    options += ["--seeds", "2", "--out"]
+
+    killed, _ = stop_after(1, signal.SIGKILL, [*options, tmp_path / "cut"])
+    assert killed == -signal.SIGKILL
+    kept = finished_runs(tmp_path / "cut")
+    assert 1 <= kept < 6
+
+    interrupted, output = stop_after(kept + 1, signal.SIGINT, [*options, tmp_path / "cut"])
+    assert interrupted == 130
+    assert output.count("(kept)") == kept
+    assert next(iter(table(output))) == "adamw"
+    assert "Not finished; of 2 seeds so far: adamw" in output
+    assert "run again to go on" in " ".join(output.split())
+    kept = finished_runs(tmp_path / "cut")
+    assert kept < 6
+
+    continued = run(*options, tmp_path / "cut")
+    assert continued.output.count("(kept)") == kept
+    assert run(*options, tmp_path / "whole").exit_code == 0
+    assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
+
+
+def stop_after(runs: int, how: signal.Signals, arguments: list[object]) -> tuple[int, str]:
+    """Start the command, send the signal once that many runs are kept, return code and output."""
+    out = Path(str(arguments[-1]))
+    with subprocess.Popen(
+        [sys.executable, "-c", "from steppe.cli import main; main()", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        while finished_runs(out) < runs and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(how)
+        output, _ = process.communicate()
+    return process.returncode, output
+
+
+def finished_runs(out: Path) -> int:
+    if not (out / FILE).exists():
+        return 0
+    connection = sqlite3.connect(out / FILE)
+    try:
+        return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+    except sqlite3.OperationalError:  # the tables are not there yet
+        return 0
+    finally:
+        connection.close()

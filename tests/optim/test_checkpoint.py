@@ -135,7 +135,7 @@ def test_another_optimizers_checkpoint_is_refused_by_name() -> None:
 
 
 def test_users_hooks_see_and_change_what_is_loaded() -> None:
-    params = parameters()
+    params = parameters(torch.bfloat16)
     optimizer = Config("DualAdam")(params)
     train(optimizer, params, range(2))
     saved = optimizer.state_dict()
@@ -150,6 +150,7 @@ def test_users_hooks_see_and_change_what_is_loaded() -> None:
     other.register_load_state_dict_pre_hook(double)
     other.register_load_state_dict_post_hook(lambda o: seen.append(o.state[params[0]]["exp_avg"]))
     other.load_state_dict(saved)
+    assert seen[0].dtype == torch.float32
     assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
 
 

@@ -188,13 +188,16 @@ def test_complex_parameters_are_pairs_of_real_ones(config: Config) -> None:
 def test_sparse_gradients_are_refused_before_anything_changes(config: Config) -> None:
     params = parameters(shapes=[(2,), (3, 2)])
     optimizer = config([{"params": params[:1]}, {"params": params[1:]}])
-    train(optimizer, params, range(3))
-    before, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
-    params[1].grad = torch.ones(3, 2, dtype=torch.float64).to_sparse()
-    with pytest.raises(RuntimeError, match=r"sparse_coo.*parameter 0 of group 1, shape \(3, 2\)"):
-        optimizer.step()
-    assert equal(params, before)
-    assert_same_state(optimizer.state_dict()["state"], state)
+    for steps in (0, 3):
+        train(optimizer, params, range(steps))
+        before, state = values(params), copy.deepcopy(optimizer.state_dict()["state"])
+        set_gradients(params, steps)
+        params[1].grad = params[1].grad.to_sparse()
+        message = r"sparse_coo.*parameter 0 of group 1, shape \(3, 2\)"
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.step()
+        assert equal(params, before)
+        assert_same_state(optimizer.state_dict()["state"], state)
 
 
 def assert_same_state(a: dict[int, dict[str, Any]], b: dict[int, dict[str, Any]]) -> None:

@@ -155,9 +155,9 @@ def adam_cm_amsgrad(
 
 
 # The CM paper's released code: m stays uncorrected in the aggregate and in the buffer, and its
-# correction multiplies the whole step. At t = 1 (``later`` = 0) the raw gradient is remembered,
-# m and v stay zero, and only weight decay moves the parameter: the step is zero over √1 rather
-# than over √0, which would be NaN at ε = 0 and has no derivative.
+# correction multiplies the whole step. At t = 1 (``later`` = 0) the raw gradient is remembered; m,
+# hence a and v, stay zero, and only weight decay moves the parameter. The step is then 0 over √1
+# rather than over √0, which would be NaN at ε = 0 and has no derivative.
 
 
 def authors_momentum(m, g, beta1, later):
@@ -171,7 +171,7 @@ def adam_cm_authors(
     """AdamCM and DualAdamCM as released."""
     m = authors_momentum(m, g, beta1, later)
     a = m + total * share
-    v = v + (a * a - v) * ((1.0 - beta2) * later)
+    v = ema(v, a * a, beta2)
     first = 1.0 - later
     p = critical_move(p, a, v + first, lr, eps, decay, correction2, inverse)
     return p, m, v, m + g * first
@@ -183,7 +183,7 @@ def adam_cm_authors_amsgrad(
     """The same on the running maximum of v."""
     m = authors_momentum(m, g, beta1, later)
     a = m + total * share
-    v = v + (a * a - v) * ((1.0 - beta2) * later)
+    v = ema(v, a * a, beta2)
     peak = xp.maximum(peak, v)
     first = 1.0 - later
     p = critical_move(p, a, peak + first, lr, eps, decay, correction2, inverse)
@@ -196,7 +196,7 @@ def adam_cm_scalars(t, lr, betas, eps, weight_decay):
 
 
 def authors_scalars(t, lr, betas, eps, weight_decay):
-    """Scalars of the released AdamCM; lr carries m's correction, and is 0 at t = 1."""
+    """Scalars of the released AdamCM; lr carries m's correction."""
     return dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate=1.0)
 
 
@@ -207,7 +207,7 @@ def dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate):
     )
     later = xp.clip(t - 1.0, 0.0, 1.0)
     inverse = inverse_weight(t, switch_rate)
-    return lr * correction1 * later, beta1, beta2, eps, decay, correction2, inverse, later
+    return lr * correction1, beta1, beta2, eps, decay, correction2, inverse, later
 
 
 def sgd_cm(p, g, m, total, lr, momentum, gain, weight_decay, share):

@@ -50,7 +50,7 @@ class Batch:
 
 def real(tensor: Tensor) -> Tensor:
     """Return a complex tensor's real view, and any other tensor itself."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def row(param: Tensor, grad: Tensor, state: dict[str, Tensor], group: Group) -> Row:

@@ -240,6 +240,19 @@ def test_closures_run_with_gradients(config: Config) -> None:
     assert equal(params, stepped)
 
 
+@every_optimizer
+def test_a_compiled_step_is_the_step(config: Config) -> None:
+    compiled, plain = parameters(), parameters()
+    optimizer, truth = config(compiled), config(plain)
+    step = torch.compile(optimizer.step, backend="eager")
+    for t in range(4):
+        set_gradients(compiled, t)
+        set_gradients(plain, t)
+        step()
+        truth.step()
+    assert equal(compiled, plain)
+
+
 @every_config
 def test_maximize_ascends(config: Config) -> None:
     up, down = parameters(), parameters()

@@ -43,7 +43,7 @@ def bind(
     """
     outer = rule.__globals__
     code = rule.__code__
-    scope: dict[str, Any] = {"__name__": outer["__name__"], "xp": xp}
+    scope = {"__name__": outer["__name__"], "__builtins__": outer["__builtins__"], "xp": xp}
     for name in code.co_names:
         if isinstance(helper := outer.get(name), FunctionType):
             scope[name] = bind(helper, xp, wrap)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import engines
@@ -61,6 +62,8 @@ class RuleOptimizer(Optimizer):
         check({**self.defaults, **param_group})
         super().add_param_group(param_group)
 
+    # As torch does for its own step: dynamo cannot follow the planning.
+    @_disable_dynamo
     def step(self, closure: Closure | None = None) -> Any:
         """Take one step with the gradients at hand.
 

@@ -6,16 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from steppe import rules
 from steppe.engines.eager import norm, widened
 from steppe.engines.kernel import Function
 from steppe.engines.plan import real
 from steppe.optim.options import check
+from steppe.optim.running_statistics import RunningStatistics
+
+_HOOKS = tuple(
+    f"_optimizer_{when}_hooks"
+    for when in (
+        "state_dict_pre",
+        "state_dict_post",
+        "load_state_dict_pre",
+        "load_state_dict_post",
+    )
+)
 
 
 class SAM(Optimizer):
@@ -28,7 +36,9 @@ class SAM(Optimizer):
     Each step costs two forward and backward passes. The parameters keep their storage and are
     restored bit for bit. ``param_groups``, ``state`` and ``defaults`` are the base optimizer's
     own, ρ included, so schedulers act on both and ``state_dict`` is complete. Running statistics
-    of normalisation layers are updated by the first pass only.
+    of normalisation layers keep what the first pass made of them: the buffers ``running_mean``,
+    ``running_var`` and ``num_batches_tracked`` of every layer in training, in all modules that
+    hold one of the parameters, compiled ones too.
 
     Three ways to use it:
 
@@ -46,16 +56,23 @@ class SAM(Optimizer):
     base_optimizer
         Any optimizer of this library, of torch, or with their interface.
     rho
-        ρ, the radius; ≥ 0. None is 0.05, with ``adaptive`` 0.5. A group may have its own.
+        ρ, the radius; ≥ 0. None is 0.05, with ``adaptive`` 0.5. A group may have its own, under
+        the same name; around ``Adadelta``, which has a rho too, its name is ``sam_rho``.
     adaptive
-        Scale the neighbourhood by the parameters (ASAM).
+        Scale the neighbourhood by the parameters (ASAM). A group may have its own.
 
     Raises
     ------
     TypeError
         ``base_optimizer`` is not an optimizer.
     ValueError
-        ``rho`` is out of its range.
+        ``rho`` is out of its range, or ``base_optimizer`` is in a SAM already.
+
+    Notes
+    -----
+    Parameters in half precision hold only what of e their spacing shows: of a million bfloat16
+    weights of size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
+    Random layers draw anew in the second pass.
 
     References
     ----------
@@ -94,11 +111,18 @@ class SAM(Optimizer):
                 f"base_optimizer={base_optimizer!r} is not an optimizer: expected an instance, "
                 "e.g. SAM(torch.optim.AdamW(model.parameters()))"
             )
-        options = {"rho": (0.5 if adaptive else 0.05) if rho is None else rho, "adaptive": adaptive}
-        check(options)
+        defaults = base_optimizer.defaults
+        if "adaptive" in defaults:
+            raise ValueError(
+                f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
+                "a SAM or in one already; expected an optimizer that is not"
+            )
+        rho = (0.5 if adaptive else 0.05) if rho is None else rho
+        options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
         for group in base_optimizer.param_groups:
-            check({**options, **group})
-        base_optimizer.defaults.update(options)
+            _check({**options, **group})
+        _check(options)
+        defaults.update(options)
         for group in base_optimizer.param_groups:
             for name, value in options.items():
                 group.setdefault(name, value)
@@ -108,12 +132,15 @@ class SAM(Optimizer):
         return {"base_optimizer": self.base_optimizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # Optimizer.__init__ would make groups and state of its own beside the base's; its
-        # __setstate__ makes only the hooks.
         self.base_optimizer: Optimizer = state["base_optimizer"]
-        self._originals: list[tuple[Tensor, Tensor]] = []
-        self._paused: list[_NormBase] = []
-        self._pause: RemovableHandle | None = None
+        #: What the second pass changes, and what it was.
+        self._saved: list[tuple[Tensor, Tensor]] = []
+        self._statistics = RunningStatistics()
+        # The base makes and loads the checkpoints, so it is there that their hooks run.
+        for name in _HOOKS:
+            setattr(self, name, getattr(self.base_optimizer, name))
+        # Optimizer.__init__ would make groups and state of its own beside the base's; its
+        # __setstate__ makes only the hooks that are missing.
         super().__setstate__({})
 
     @property
@@ -138,8 +165,12 @@ class SAM(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the base optimizer."""
-        check({**self.defaults, **param_group})
+        _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients as the base optimizer does."""
+        self.base_optimizer.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, ρ included."""
@@ -153,12 +184,14 @@ class SAM(Optimizer):
         ValueError
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
+        refuse = "checkpoint does not fit SAM: "
+        if "param_groups" not in state_dict:
+            raise ValueError(f"{refuse}'param_groups' is missing")
         for number, group in enumerate(state_dict["param_groups"]):
-            for name in ("rho", "adaptive"):
+            for name in (_rho(self.defaults), "adaptive"):
                 if name not in group:
-                    raise ValueError(
-                        f"checkpoint does not fit SAM: option {name!r} of group {number} is missing"
-                    )
+                    raise ValueError(f"{refuse}option {name!r} of group {number} is missing")
+            _check(group)
         self.base_optimizer.load_state_dict(state_dict)
 
     def diagnostics(self) -> dict[str, float]:
@@ -172,7 +205,8 @@ class SAM(Optimizer):
         Parameters
         ----------
         closure
-            Runs both passes. None after :meth:`perturb` and a second backward pass.
+            Runs one pass, and is called twice. None after :meth:`perturb` and a second backward
+            pass.
 
         Returns
         -------
@@ -225,45 +259,67 @@ class SAM(Optimizer):
                     f"SAM does not take {param.grad.layout} gradients: parameter of shape "
                     f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
                 )
-        if active:
+        params = [param for group in self.param_groups for param in group["params"]]
+        try:
+            for buffer in self._statistics.in_training(params):
+                self._save(buffer)
             self._ascend(active)
-        self._pause = register_module_forward_pre_hook(self._pause_running_statistics)
-        self.zero_grad()
+            # Within one autocast region a weight is cast once, and would be seen as it was.
+            torch.clear_autocast_cache()
+            self.zero_grad()
+        except BaseException:
+            self.restore()
+            raise
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        for param, original in self._originals:
-            param.copy_(original)
-        self._originals = []
-        for module in self._paused:
-            module.track_running_stats = True
-        self._paused = []
-        if self._pause is not None:
-            self._pause.remove()
-            self._pause = None
+        if not self._saved:
+            return
+        # Last in, first out: a parameter that is in a group twice was moved twice.
+        while self._saved:
+            tensor, original = self._saved[-1]
+            tensor.copy_(original)
+            self._saved.pop()
+        torch.clear_autocast_cache()
+
+    def _save(self, tensor: Tensor) -> None:
+        self._saved.append((tensor, tensor.detach().clone()))
 
     def _ascend(self, active: list[tuple[Tensor, dict[str, Any]]]) -> None:
-        pairs = [(widened(real(p)), widened(real(_gradient(p)))) for p, _ in active]
-        lengths = [
-            rules.asam_length(p, g) if group["adaptive"] else g
-            for (p, g), (_, group) in zip(pairs, active, strict=True)
-        ]
-        length = norm(lengths) + 1e-12
-        for (p, g), (param, group) in zip(pairs, active, strict=True):
+        if not active:
+            return
+        length = norm(_length(param, group) for param, group in active) + 1e-12
+        for param, group in active:
+            p, g = _pair(param)
             rule: Function = rules.asam_ascent if group["adaptive"] else rules.sam_ascent
-            scale = (group["rho"] / length).to(p.device)
+            scale = (group[_rho(group)] / length).to(p.device)
             moved = torch.where(torch.isfinite(length).to(p.device), rule(p, g, scale), p)
-            self._originals.append((param, param.clone()))
+            self._save(param)
             real(param).copy_(moved)
 
-    def _pause_running_statistics(self, module: torch.nn.Module, _: Any) -> None:
-        """Let a normalisation layer use its batch's statistics without recording them."""
-        if isinstance(module, _NormBase) and module.training and module.track_running_stats:
-            module.track_running_stats = False
-            self._paused.append(module)
+
+def _rho(options: dict[str, Any]) -> str:
+    """Name of ρ among the options: Adadelta has a rho of its own."""
+    return "sam_rho" if "sam_rho" in options else "rho"
 
 
-def _gradient(param: Tensor) -> Tensor:
-    assert param.grad is not None
-    return param.grad
+def _check(options: dict[str, Any]) -> None:
+    """Check SAM's options. The others are the base optimizer's, which may not be ours."""
+    check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
+
+
+def _pair(param: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a parameter and its gradient, real and wide enough to compute with."""
+    grad = param.grad
+    assert grad is not None
+    if grad.is_complex():
+        grad = grad.resolve_conj()
+    return widened(real(param)), widened(real(grad))
+
+
+def _length(param: Tensor, group: dict[str, Any]) -> Tensor:
+    """Return what the norm is taken of."""
+    p, g = _pair(param)
+    length: Tensor = rules.asam_length(p, g) if group["adaptive"] else g
+    return length

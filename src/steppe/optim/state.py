@@ -30,7 +30,8 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
-    for name in wanted.keys() - state.keys():
+    # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
+    for name in [name for name in wanted if name not in state]:
         state[name] = _initial(name, wanted[name], param, group)
 
 

@@ -1,0 +1,197 @@
+"""Sharded parameters: two processes take the same steps as one that holds everything."""
+
+import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict as checkpoint
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.optim import Optimizer
+
+import steppe
+
+Outcome = dict[str, Tensor]
+
+RANKS = 2
+STEPS = 6
+#: 5 and 3 do not divide by 2.
+SHAPES = [(5, 3), (4, 2), (3,)]
+
+MAKERS: dict[str, Callable[..., Optimizer]] = {
+    "AdamCM": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, weight_decay=0.1),
+    "AdamCM tensor": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, scope="tensor"),
+    "DualAdam": functools.partial(
+        steppe.DualAdam, lr=0.05, switch_rate=0.1, scale_free=True, weight_decay=0.1
+    ),
+    "SGDCM": functools.partial(steppe.SGDCM, lr=0.01, capacity=2, weight_decay=0.1),
+    "SAM": lambda params: steppe.SAM(torch.optim.AdamW(params, lr=0.05), rho=0.3),
+    "ASAM": lambda params: steppe.SAM(steppe.AdamCM(params, lr=0.05, capacity=2), adaptive=True),
+}
+
+
+def distributed(tensor: Tensor, mesh: DeviceMesh | None) -> Tensor:
+    return tensor if mesh is None else distribute_tensor(tensor, mesh, [Shard(0)])
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def closure_of(loss: Callable[[], Tensor], opt: Optimizer) -> Callable[[], Tensor]:
+    def closure() -> Tensor:
+        opt.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    return closure
+
+
+def outcome(params: list[nn.Parameter], opt: Optimizer) -> Outcome:
+    """Return the parameters and all of their state, whole."""
+    result = {f"{i}": gathered(p) for i, p in enumerate(params)}
+    for i, p in enumerate(params):
+        result |= {f"{i} {name}": gathered(value) for name, value in opt.state[p].items()}
+    return result
+
+
+def train_tensors(mesh: DeviceMesh | None, name: str) -> Outcome:
+    """Descend on Σ w·sin(3p) + p²/10, which is not convex."""
+    torch.manual_seed(0)
+    starts = [torch.randn(shape, dtype=torch.float64) for shape in SHAPES]
+    weights = [distributed(torch.randn_like(start), mesh) for start in starts]
+    params = [nn.Parameter(distributed(start, mesh)) for start in starts]
+    opt = MAKERS[name](params)
+
+    def loss() -> Tensor:
+        terms = [
+            (w * (3 * p).sin() + p**2 / 10).sum() for w, p in zip(weights, params, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    for _ in range(STEPS):
+        opt.step(closure_of(loss, opt))
+    return outcome(params, opt)
+
+
+def network(mesh: DeviceMesh | None) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    if mesh is not None:
+        for layer in (model[0], model[2], model):
+            fully_shard(layer, mesh=mesh)
+    return model
+
+
+def train_network(model: nn.Module, opt: Optimizer, steps: int = STEPS) -> Outcome:
+    inputs = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(8, 3)
+    for _ in range(steps):
+        opt.step(closure_of(lambda: (model(inputs) - inputs.prod(1, True)).square().mean(), opt))
+    return outcome(list(model.parameters()), opt)
+
+
+def resumed(mesh: DeviceMesh | None, name: str, whole: bool) -> Outcome:
+    """Train, save and load with torch's distributed checkpointing, and train on."""
+    options = checkpoint.StateDictOptions(full_state_dict=whole)
+    model = network(mesh)
+    opt = MAKERS[name](model.parameters())
+    train_network(model, opt, steps=3)
+    weights, saved = checkpoint.get_state_dict(model, opt, options=options)
+
+    model = network(mesh)
+    opt = MAKERS[name](model.parameters())
+    checkpoint.set_state_dict(
+        model, opt, model_state_dict=weights, optim_state_dict=saved, options=options
+    )
+    return train_network(model, opt, steps=STEPS - 3)
+
+
+def prepared(mesh: DeviceMesh | None, name: str) -> Outcome:
+    """Make all state, as distributed checkpointing does: one step with no gradient and no rate."""
+    model = network(mesh)
+    opt = MAKERS[name](model.parameters())
+    checkpoint.get_optimizer_state_dict(model, opt)
+    return outcome(list(model.parameters()), opt)
+
+
+def trained(mesh: DeviceMesh | None, name: str) -> Outcome:
+    model = network(mesh)
+    return train_network(model, MAKERS[name](model.parameters()))
+
+
+RUNS: dict[str, Callable[[DeviceMesh | None], Outcome]] = {
+    "tensors, AdamCM": functools.partial(train_tensors, name="AdamCM"),
+    "tensors, AdamCM tensor": functools.partial(train_tensors, name="AdamCM tensor"),
+    "tensors, SGDCM": functools.partial(train_tensors, name="SGDCM"),
+    "tensors, SAM": functools.partial(train_tensors, name="SAM"),
+    "fsdp, AdamCM": functools.partial(trained, name="AdamCM"),
+    "fsdp, DualAdam": functools.partial(trained, name="DualAdam"),
+    "fsdp, ASAM": functools.partial(trained, name="ASAM"),
+    "prepared, AdamCM": functools.partial(prepared, name="AdamCM"),
+    "prepared, SAM": functools.partial(prepared, name="SAM"),
+    "resumed, ASAM": functools.partial(resumed, name="ASAM", whole=False),
+    "resumed whole, AdamCM": functools.partial(resumed, name="AdamCM", whole=True),
+}
+
+
+def work(rank: int, folder: Path) -> None:
+    """Run one of the processes."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS
+    )
+    mesh = init_device_mesh("cpu", (RANKS,))
+    torch.save({name: run(mesh) for name, run in RUNS.items()}, folder / f"rank{rank}")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Outcome]]:
+    """Return what each of the processes ended with."""
+    folder = tmp_path_factory.mktemp("sharded")
+    where = os.pathsep.join(sys.path)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", __file__, str(rank), str(folder)],
+            env={**os.environ, "PYTHONPATH": where, "PYTHONHASHSEED": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(RANKS)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
+    return [torch.load(folder / f"rank{rank}", weights_only=True) for rank in range(RANKS)]
+
+
+# One test, since each worker of a parallel run would start processes of its own. What they end
+# with is compared whole, the keys of the buffers included.
+def test_sharded_steps_are_the_whole_ones(outcomes: list[dict[str, Outcome]]) -> None:
+    for name, run in RUNS.items():
+        expected, (first, second) = run(None), (ranks[name] for ranks in outcomes)
+        # Processes that gather state in different orders gather each other's.
+        assert list(expected) == list(first) == list(second), name
+        for key, value in expected.items():
+            what = f"{name}: {key}"
+            assert torch.equal(first[key], second[key]), f"{what} differs between processes"
+            assert first[key].dtype == value.dtype, what
+            torch.testing.assert_close(
+                first[key], value, rtol=1e-12, atol=1e-12, msg=lambda m, w=what: f"{w}: {m}"
+            )
+    for name in ("prepared, AdamCM", "prepared, SAM"):
+        assert any("exp_avg_sq" in key for key in outcomes[0][name])
+        for i, start in enumerate(network(None).parameters()):
+            assert torch.equal(outcomes[0][name][f"{i}"], start), f"{name}: moved"
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

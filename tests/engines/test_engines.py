@@ -15,7 +15,7 @@ def test_groups_with_equal_rules_share_a_batch() -> None:
     params = parameters()
     optimizer = Config("DualAdam")([{"params": [p], "lr": 0.1**i} for i, p in enumerate(params)])
     train(optimizer, params, range(1))
-    assert [len(batch.rows) for batch in optimizer._batches()] == [4]
+    assert [len(batch.rows) for batch in optimizer._planned().batches] == [4]
 
 
 def test_other_rules_and_demands_make_other_batches() -> None:
@@ -28,7 +28,30 @@ def test_other_rules_and_demands_make_other_batches() -> None:
     ]
     optimizer = Config("AdamCM")(groups)
     train(optimizer, params, range(1))
-    assert [len(batch.rows) for batch in optimizer._batches()] == [2, 1, 1]
+    assert [len(batch.rows) for batch in optimizer._planned().batches] == [2, 1, 1]
+
+
+def test_a_plan_is_kept_until_something_changes() -> None:
+    params = parameters()
+    optimizer = Config("AdamCM")(params)
+
+    def next_plan() -> engines.Plan:
+        train(optimizer, params, range(1))
+        return optimizer._plan
+
+    first = next_plan()
+    assert next_plan() is first
+    changes = [
+        lambda: optimizer.load_state_dict(optimizer.state_dict()),
+        lambda: optimizer.param_groups[0].update(amsgrad=True),
+        lambda: optimizer.state[params[0]].update(step=torch.tensor(5.0)),
+        lambda: optimizer.state.pop(params[1]),
+    ]
+    for change in changes:
+        before = optimizer._plan
+        change()
+        assert next_plan() is not before
+    assert optimizer.state[params[0]]["step"] == 5.0 + 2
 
 
 class Fused(SimpleNamespace):
@@ -67,9 +90,11 @@ def test_a_fused_engine_is_taken_where_it_can(
 def test_its_objection_is_the_reason_and_none_falls_back(fused: Fused) -> None:
     params = parameters()
     before = [p.detach().clone() for p in params]
+    demanding = Config("AdamCM")(params, fused=True)
     with pytest.raises(RuntimeError, match=r"fused=True: fused: too many parameters"):
-        train(Config("AdamCM")(params, fused=True), params, range(1))
+        train(demanding, params, range(1))
     assert equal(params, before)
+    assert all(state["step"] == 0 for state in demanding.state.values())
     optimizer = Config("AdamCM")(params)
     train(optimizer, params, range(1))
     assert optimizer.engine == "eager"

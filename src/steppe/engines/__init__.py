@@ -12,9 +12,21 @@ from torch import Tensor
 from steppe.engines import eager
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
-from steppe.engines.plan import Batch, Row, plan, row
+from steppe.engines.plan import Batch, Demand, Plan, Row
 
-__all__ = ["FUSED", "Batch", "Buffer", "Engine", "Kernel", "Row", "bind", "choose", "plan", "row"]
+__all__ = [
+    "FUSED",
+    "Batch",
+    "Buffer",
+    "Demand",
+    "Engine",
+    "Kernel",
+    "Plan",
+    "Row",
+    "bind",
+    "choose",
+    "step",
+]
 
 
 class Engine(Protocol):
@@ -41,13 +53,14 @@ def choose(batch: Batch) -> Engine:
     RuntimeError
         ``fused=True`` and no fused engine can run the batch; it says why.
     """
-    if batch.fused is False:
+    fused = batch.demand.fused
+    if fused is False:
         return eager
     objections = {engine.name: engine.objection(batch) for engine in FUSED}
     for engine in FUSED:
         if objections[engine.name] is None:
             return engine
-    if batch.fused:
+    if fused:
         reasons = "; ".join(f"{name}: {why}" for name, why in objections.items())
         raise RuntimeError(
             f"fused=True: {reasons or 'this version has no fused kernels'}; "
@@ -56,15 +69,22 @@ def choose(batch: Batch) -> Engine:
     return eager
 
 
-def step(batches: list[Batch]) -> None:
-    """Advance all batches by one step, with one gradient norm over all of them if any needs it."""
-    engines = [choose(batch) for batch in batches]
-    rows = [row for batch in batches for row in batch.rows]
+def step(plan: Plan) -> None:
+    """Count and take one step, with one gradient norm over all batches if any needs it.
+
+    Raises
+    ------
+    RuntimeError
+        As :func:`choose` does, before anything has changed.
+    """
+    engines = [choose(batch) for batch in plan.batches]
+    for batch in plan.batches:
+        batch.steps += 1.0
     is_global = any(
         batch.kernel.buffer is not None and row.group["scope"] == "global" and row.capacity
-        for batch in batches
+        for batch in plan.batches
         for row in batch.rows
     )
-    priority = eager.norm(row.grad for row in rows) if is_global else None
-    for engine, batch in zip(engines, batches, strict=True):
+    priority = eager.norm(row.grad for row in plan.rows) if is_global else None
+    for engine, batch in zip(engines, plan.batches, strict=True):
         engine.step(batch, priority)

@@ -59,10 +59,10 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
     kernel = batch.kernel
     p, g = widened(row.param), widened(row.grad)
     g = -g if row.group["maximize"] else g
-    state = [row.state[key] for key in kernel.state]
+    state = [row.part(key) for key in kernel.state]
     if kernel.buffer is not None:
-        state.append(row.state[SLOT_SUM] if row.capacity else torch.zeros_like(p))
-    if batch.differentiable:
+        state.append(row.part(SLOT_SUM) if row.capacity else torch.zeros_like(p))
+    if batch.demand.differentiable:
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
     if kernel.mean_square is not None:
@@ -77,12 +77,12 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
             shared = priority if row.group["scope"] == "global" else None
             _remember(batch, kernel.buffer, row, item, norm([g]) if shared is None else shared)
     for key, value in zip(kernel.state, results, strict=True):
-        row.state[key].copy_(value)
+        row.part(key).copy_(value)
     row.param.copy_(new_p)
 
 
 def _remember(batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor) -> None:
-    slots = [row.state[slot_name(i)] for i in range(row.capacity)]
+    slots = [row.part(slot_name(i)) for i in range(row.capacity)]
     if batch.on_device:
         _remember_on_device(buffer, row, slots, item, priority)
     else:
@@ -105,7 +105,7 @@ def _remember_on_host(
     if not store.any():
         return
     state[REPLACEMENTS] += 1
-    slot, total = slots[int(store.argmax())], state[SLOT_SUM]
+    slot, total = slots[int(store.argmax())], row.part(SLOT_SUM)
     if state[REPLACEMENTS].item() % RESUM_EVERY:
         total.copy_(rules.swap(total, slot, item))
         slot.copy_(item)
@@ -132,7 +132,7 @@ def _remember_on_device(
     state[REPLACEMENTS].add_(store.any())
     for i, slot in enumerate(slots):
         slot.copy_(torch.where(store[i], item, slot))
-    state[SLOT_SUM].copy_(_sum(slots))
+    row.part(SLOT_SUM).copy_(_sum(slots))
 
 
 def _sum(slots: list[Tensor]) -> Tensor:

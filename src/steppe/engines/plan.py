@@ -1,7 +1,8 @@
 """The tensors that one step touches, sorted into batches that one kernel can run."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +11,21 @@ from torch import Tensor
 from steppe.engines.kernel import KEYS, Kernel
 
 Group = dict[str, Any]
+State = dict[str, Tensor]
 
 
-class Row(NamedTuple):
-    """One parameter in this step. Complex tensors stand here as their real views."""
+@dataclass(slots=True)
+class Row:
+    """One parameter in this step. A complex parameter stands here as its real view."""
 
     param: Tensor
     grad: Tensor
-    state: dict[str, Tensor]
+    state: State
     group: Group
+
+    def part(self, name: str) -> Tensor:
+        """Return a tensor of the state; a complex one as its real view."""
+        return real(self.state[name])
 
     @property
     def capacity(self) -> int:
@@ -26,16 +33,43 @@ class Row(NamedTuple):
         return self.state[KEYS].numel() if KEYS in self.state else 0
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Rows that share a kernel, a device and what is asked of the engine."""
+class Demand(NamedTuple):
+    """What a group asks of the engines. Rows that ask the same may share a launch."""
 
     kernel: Kernel
-    device: torch.device
     fused: bool | None
     capturable: bool
     differentiable: bool
-    rows: list[Row]
+
+
+@dataclass
+class Batch:
+    """Rows that share a demand and a device.
+
+    Attributes
+    ----------
+    demand
+        The kernel, and how to run it.
+    device
+        Where all parameters lie.
+    rows
+        The parameters.
+    steps
+        Their step counts side by side, this step included; each row's ``step`` is a view of it.
+    cache
+        What an engine keeps as long as the rows are the same.
+    """
+
+    demand: Demand
+    device: torch.device
+    rows: list[Row] = field(default_factory=list)
+    steps: Tensor = field(default_factory=lambda: torch.empty(0))
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The method."""
+        return self.demand.kernel
 
     @property
     def on_device(self) -> bool:
@@ -45,7 +79,7 @@ class Batch:
         would otherwise have to be read back from an accelerator.
         """
         reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
-        return self.capturable or self.differentiable or reads_accelerator
+        return self.demand.capturable or self.demand.differentiable or reads_accelerator
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -53,27 +87,65 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def row(param: Tensor, grad: Tensor, state: dict[str, Tensor], group: Group) -> Row:
-    """Make the row of one parameter."""
-    if param.is_complex():
-        param, grad = real(param), real(grad)
-        state = {name: real(value) for name, value in state.items()}
-    return Row(param, grad, state, group)
+def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
+    """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
+    found: dict[tuple[Demand, torch.device], Batch] = {}
+    for row in rows:
+        key = demands[id(row.group)], row.param.device
+        if key not in found:
+            found[key] = Batch(*key)
+        found[key].rows.append(row)
+    return list(found.values())
 
 
-def plan(rows: Iterable[tuple[Kernel, Row]]) -> list[Batch]:
-    """Sort rows into batches, keeping their order within each."""
-    batches: dict[tuple[Any, ...], Batch] = {}
-    for kernel, row in rows:
-        group = row.group
-        key = (
-            kernel,
-            row.param.device,
-            group["fused"],
-            group["capturable"],
-            group["differentiable"],
+class Plan:
+    """The batches of a step, kept as long as the same parameters have gradients.
+
+    Parameters
+    ----------
+    params, states, groups
+        One each for every parameter with a gradient; the states are complete.
+    demands
+        What each group demands, by the group's identity.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        states: Sequence[State],
+        groups: Sequence[Group],
+        demands: dict[int, Demand],
+    ) -> None:
+        self._params, self._states, self._groups = params, states, groups
+        self.rows = [
+            Row(real(param), param, state, group)
+            for param, state, group in zip(params, states, groups, strict=True)
+        ]
+        self.batches = batches(self.rows, demands)
+        for batch in self.batches:
+            _pack_steps(batch)
+        self._steps = [state["step"] for state in states]
+
+    def fits(
+        self, params: Sequence[Tensor], states: Sequence[State | None], groups: Sequence[Group]
+    ) -> bool:
+        """Whether these are the parameters, states and groups it was made for, untouched."""
+        return (
+            len(params) == len(self._params)
+            and all(map(is_, params, self._params))
+            and all(map(is_, states, self._states))
+            and all(map(is_, groups, self._groups))
+            and all(map(is_, [state["step"] for state in self._states], self._steps))
         )
-        if key not in batches:
-            batches[key] = Batch(*key, rows=[])
-        batches[key].rows.append(row)
-    return list(batches.values())
+
+    def set_gradients(self, grads: Sequence[Tensor]) -> None:
+        """Take the gradients of this step."""
+        for row, param, grad in zip(self.rows, self._params, grads, strict=True):
+            row.param, row.grad = real(param), real(grad)
+
+
+def _pack_steps(batch: Batch) -> None:
+    """Lay the step counts side by side, so that counting and reading them is one operation."""
+    batch.steps = torch.stack([row.state["step"] for row in batch.rows])
+    for row, step in zip(batch.rows, batch.steps.unbind(), strict=True):
+        row.state["step"] = step

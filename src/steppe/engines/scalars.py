@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe.engines.bind import bind
@@ -12,13 +13,34 @@ from steppe.engines.kernel import KEYS
 from steppe.engines.plan import Batch, Group, Row
 
 Scalar = float | Tensor
+Table = NDArray[np.float64]
 
 
 def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
     """Yield each row's scalars: its rule's, then its buffer's aggregate weights."""
     if batch.on_device:
         return (_tensors(batch, row) for row in batch.rows)
-    return iter(_table(batch))
+    return (tuple(line) for line in table(batch).tolist())
+
+
+def table(batch: Batch) -> Table:
+    """Compute all rows' scalars at once, for a batch that need not stay on its device.
+
+    Options are read once per group, whatever the number of tensors.
+    """
+    kernel, t = batch.kernel, batch.steps.numpy().astype(np.float64)
+    values = bind(kernel.scalars, np)(t, **{name: column(batch, name) for name in kernel.options})
+    if kernel.buffer is not None:
+        filled = np.array([_filled(row) for row in batch.rows], dtype=np.float64)
+        values = (*values, *bind(kernel.buffer.aggregate, np)(filled, column(batch, "kappa")))
+    return np.stack([np.broadcast_to(value, t.shape) for value in values], axis=1)
+
+
+def column(batch: Batch, name: str) -> Any:
+    """Return one option of every row; a pair of options as two rows."""
+    groups, group_of_row = _groups(batch)
+    values = [_numbers(group, name) for group in groups]
+    return np.array(values, dtype=np.float64)[group_of_row].T
 
 
 def high_precision(value: Tensor) -> Tensor:
@@ -26,25 +48,15 @@ def high_precision(value: Tensor) -> Tensor:
     return value.float() if value.device.type == "mps" else value.double()
 
 
-def _table(batch: Batch) -> list[tuple[float, ...]]:
-    """All rows at once: options are read once per group, whatever the number of tensors."""
-    kernel, rows = batch.kernel, batch.rows
-    groups = {id(row.group): row.group for row in rows}
-    position = {key: i for i, key in enumerate(groups)}
-    group_of_row = [position[id(row.group)] for row in rows]
-
-    def columns(name: str) -> Any:
-        values = [_numbers(group, name) for group in groups.values()]
-        return np.array(values, dtype=np.float64)[group_of_row].T
-
-    t = np.array([row.state["step"].item() for row in rows])
-    options = {name: columns(name) for name in kernel.options}
-    values = bind(kernel.scalars, np)(t, **options)
-    if kernel.buffer is not None:
-        filled = np.array([_filled(row) for row in rows], dtype=np.float64)
-        values = (*values, *bind(kernel.buffer.aggregate, np)(filled, columns("kappa")))
-    table = np.stack([np.broadcast_to(value, t.shape) for value in values], axis=1)
-    return [tuple(line) for line in table.tolist()]
+def _groups(batch: Batch) -> tuple[list[Group], NDArray[np.intp]]:
+    """Return the batch's groups, and the position of each row's among them."""
+    if "groups" not in batch.cache:
+        groups = {id(row.group): row.group for row in batch.rows}
+        position = {key: i for i, key in enumerate(groups)}
+        of_row = np.array([position[id(row.group)] for row in batch.rows])
+        batch.cache["groups"] = list(groups.values()), of_row
+    found: tuple[list[Group], NDArray[np.intp]] = batch.cache["groups"]
+    return found
 
 
 def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:

@@ -1,6 +1,6 @@
 """What all optimizers share: options, state, the step, checkpoints."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,8 +9,8 @@ from torch._compile import _disable_dynamo
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import engines
-from steppe.engines import Kernel, Row
-from steppe.engines.plan import Batch, Group
+from steppe.engines import Demand, Kernel, Plan, Row
+from steppe.engines.plan import Group, batches, real
 from steppe.optim import checkpoint
 from steppe.optim.options import check
 from steppe.optim.state import complete
@@ -34,6 +34,10 @@ class RuleOptimizer(Optimizer):
     ``torch.optim``. Skip such steps with a ``GradScaler``, or clip.
     """
 
+    # What is found again from groups and state, so that copies and pickles need not have it.
+    _plan: Plan | None = None
+    _plan_key: object = None
+
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         check(options)
         super().__init__(params, options)
@@ -44,12 +48,9 @@ class RuleOptimizer(Optimizer):
     @property
     def engine(self) -> str:
         """Name of the engine that runs the step; several, if parameters differ."""
-        batches = engines.plan(
-            (self._kernel(group), engines.row(param, param, {}, group))
-            for group in self.param_groups
-            for param in group["params"]
-        )
-        return ", ".join(sorted({engines.choose(batch).name for batch in batches}))
+        demands = {id(group): self._demand(group) for group in self.param_groups}
+        found = batches(self._rows(), demands)
+        return ", ".join(sorted({engines.choose(batch).name for batch in found}))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options that differ from the defaults where the group names them.
@@ -86,8 +87,7 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            batches = self._batches()
-            engines.step(batches)
+            engines.step(self._planned())
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -119,20 +119,26 @@ class RuleOptimizer(Optimizer):
             before.remove()
             after.remove()
 
-    def _batches(self) -> list[Batch]:
-        """Plan this step: check all gradients, then make missing state, then count the step."""
-        active = list(self._with_gradients())
-        rows = []
-        for kernel, param, grad, group in active:
-            complete(self.state[param], param, kernel, group)
-            rows.append((kernel, engines.row(param, grad, self.state[param], group)))
-        if rows:
-            torch._foreach_add_([row.state["step"] for _, row in rows], 1.0)
-        return engines.plan(rows)
+    def _planned(self) -> Plan:
+        """Check all gradients, then complete the state, and plan the step if anything changed."""
+        params, grads, groups = self._active()
+        demands = {id(group): self._demand(group) for group in self.param_groups}
+        capacities = [group.get("capacity") for group in self.param_groups]
+        states = list(map(self.state.get, params))
+        key = demands, capacities
+        plan = self._plan if self._plan_key == key else None
+        if plan is None or not plan.fits(params, states, groups):
+            for param, group in zip(params, groups, strict=True):
+                complete(self.state[param], param, demands[id(group)].kernel, group)
+            plan = Plan(params, [self.state[param] for param in params], groups, demands)
+            self._plan, self._plan_key = plan, key
+        plan.set_gradients(grads)
+        return plan
 
-    def _with_gradients(self) -> Iterator[tuple[Kernel, Tensor, Tensor, Group]]:
+    def _active(self) -> tuple[list[Tensor], list[Tensor], list[Group]]:
+        """Return the parameters that have gradients, the gradients, and the groups."""
+        params, grads, groups = [], [], []
         for number, group in enumerate(self.param_groups):
-            kernel = self._kernel(group)
             for index, param in enumerate(group["params"]):
                 grad = param.grad
                 if grad is None:
@@ -143,11 +149,23 @@ class RuleOptimizer(Optimizer):
                         f"parameter {index} of group {number}, shape {tuple(param.shape)}; "
                         "use dense ones, e.g. Embedding(sparse=False)"
                     )
-                yield kernel, param, grad, group
+                params.append(param)
+                grads.append(grad)
+                groups.append(group)
+        return params, grads, groups
 
-    def _rows_with_state(self) -> Iterator[Row]:
-        """Yield the rows of all parameters that have state, for diagnostics."""
-        for group in self.param_groups:
-            for param in group["params"]:
-                if self.state.get(param):
-                    yield engines.row(param, param, self.state[param], group)
+    def _demand(self, group: Group) -> Demand:
+        return Demand(
+            self._kernel(group), group["fused"], group["capturable"], group["differentiable"]
+        )
+
+    def _rows(self) -> list[Row]:
+        """Return a row for every parameter, also those that have no state yet."""
+        return [
+            Row(real(param), real(param), self.state.get(param, {}), group)
+            for group in self.param_groups
+            for param in group["params"]
+        ]
+
+    def _rows_with_state(self) -> list[Row]:
+        return [row for row in self._rows() if row.state]

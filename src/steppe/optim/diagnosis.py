@@ -26,8 +26,8 @@ def adam_parts(row: Row) -> TwoWay:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
     group = row.group
     correction1, correction2 = _corrections(row)
-    direction = row.state["exp_avg"] * correction1
-    v = row.state["exp_avg_sq"]
+    direction = row.part("exp_avg") * correction1
+    v = row.part("exp_avg_sq")
     d = bind(rules.denominator, torch)(v, correction2, group["eps"])
     if group["scale_free"]:
         r = (v.double().mean() * correction2).sqrt() + group["eps"]
@@ -37,11 +37,11 @@ def adam_parts(row: Row) -> TwoWay:
 
 def critical_parts(row: Row) -> TwoWay:
     """m̂ + κ·mean(slots), d and α of DualAdamCM."""
-    group, state = row.group, row.state
+    group = row.group
     correction1, correction2 = _corrections(row)
     authors = group["variant"] == "authors"
-    direction = state["exp_avg"] * (1.0 if authors else correction1) + _remembered(row)
-    v = state["max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"]
+    direction = row.part("exp_avg") * (1.0 if authors else correction1) + _remembered(row)
+    v = row.part("max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
     return TwoWay(
         direction, bind(rules.denominator, torch)(v, correction2, group["eps"]), _alpha(row)
     )
@@ -110,7 +110,7 @@ def _remembered(row: Row) -> Any:
         return 0.0
     filled = int((row.state[KEYS] > -torch.inf).sum())
     (share,) = bind(rules.critical_mean, np)(filled, row.group["kappa"])
-    return row.state[SLOT_SUM] * share
+    return row.part(SLOT_SUM) * share
 
 
 def _norm(tensors: Iterable[Tensor]) -> float:

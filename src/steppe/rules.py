@@ -8,7 +8,8 @@ engine computes with. Three kinds of function stand here.
 * **Rules** update one element. They take the parameter ``p``, the gradient ``g``, the method's
   state (``m``, ``v``, …), for methods with a buffer the sum ``total`` of its slots, and then
   scalars; they return the new ``p``, the new state and, with a buffer, the item to remember.
-  They may use ``xp.sqrt``, ``xp.abs`` and ``xp.maximum``.
+  They may use ``xp.sqrt``, ``xp.abs`` and ``xp.maximum``, and do no arithmetic among scalars: in
+  float32, 1 − β2 would be wrong by 5e-5, so both come as scalars (``keep2``, ``take2``).
 * **Scalars** turn a group's options and a parameter's own step count ``t``, from 1, into the
   scalars of its rule, in the rule's order. They may use ``xp.clip``.
 * **Buffer decisions** work on the C keys of one buffer; ``xp.argmin`` and ``xp.where``.
@@ -24,9 +25,9 @@ xp = None  # replaced by bind
 # Shared pieces
 
 
-def ema(average, value, beta):
-    """β·average + (1−β)·value."""
-    return average * beta + value * (1.0 - beta)
+def ema(average, value, keep, take):
+    """β·average + (1−β)·value, with β and 1−β given."""
+    return average * keep + value * take
 
 
 def denominator(v, correction2, eps):
@@ -39,68 +40,79 @@ def inverse_part(direction, d, inverse):
     return direction * d * inverse
 
 
-def two_way(direction, d, inverse):
-    """(1−α)·m̂/d + α·m̂·d."""
-    return direction / d * (1.0 - inverse) + inverse_part(direction, d, inverse)
+def two_way(direction, d, direct, inverse):
+    """(1−α)·m̂/d + α·m̂·d, with 1−α and α given."""
+    return direction / d * direct + inverse_part(direction, d, inverse)
 
 
-def inverse_weight(t, switch_rate):
-    """α = max(0, 1 − ξ·t)."""
-    return xp.clip(1.0 - switch_rate * t, 0.0, None)
+def switch_weights(t, switch_rate):
+    """1 − α and α, where α = max(0, 1 − ξ·t)."""
+    direct = xp.clip(switch_rate * t, None, 1.0)
+    return direct, 1.0 - direct
 
 
 # Adam, its inverse, and both at once
 
 
-def adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2):
+def adam(p, g, m, v, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2):
     """AdamW: p·(1 − lr·wd) − lr·m̂/d."""
-    m = ema(m, g, beta1)
-    v = ema(v, g * g, beta2)
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
     p = p * decay - m * correction1 / denominator(v, correction2, eps) * lr
     return p, m, v
 
 
-def adam_amsgrad(p, g, m, v, peak, lr, beta1, beta2, eps, decay, correction1, correction2):
+def adam_amsgrad(
+    p, g, m, v, peak,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2,
+):  # fmt: skip
     """AdamW on the running maximum of the uncorrected v, corrected afterwards as torch does."""
-    m = ema(m, g, beta1)
-    v = ema(v, g * g, beta2)
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
     peak = xp.maximum(peak, v)
     p = p * decay - m * correction1 / denominator(peak, correction2, eps) * lr
     return p, m, v, peak
 
 
-def inv_adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2):
+def inv_adam(p, g, m, v, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2):
     """InvAdam: p·(1 − lr·wd) − lr·m̂·d."""
-    m = ema(m, g, beta1)
-    v = ema(v, g * g, beta2)
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
     p = p * decay - m * correction1 * denominator(v, correction2, eps) * lr
     return p, m, v
 
 
-def dual_adam(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse):
+def dual_adam(
+    p, g, m, v,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse,
+):  # fmt: skip
     """DualAdam: p·(1 − lr·wd) − lr·[(1−α)·m̂/d + α·m̂·d]."""
-    m = ema(m, g, beta1)
-    v = ema(v, g * g, beta2)
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
     d = denominator(v, correction2, eps)
-    p = p * decay - two_way(m * correction1, d, inverse) * lr
+    p = p * decay - two_way(m * correction1, d, direct, inverse) * lr
     return p, m, v
 
 
 def dual_adam_scale_free(
-    p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, rms
-):
+    p, g, m, v,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse, rms,
+):  # fmt: skip
     """DualAdam on q = d/r, r = rms + ε: p·(1 − lr·wd) − lr·(m̂/r)·[(1−α)/q + α·q]."""
-    m = ema(m, g, beta1)
-    v = ema(v, g * g, beta2)
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
     r = rms + eps
     q = denominator(v, correction2, eps) / r
-    p = p * decay - two_way(m * correction1 / r, q, inverse) * lr
+    p = p * decay - two_way(m * correction1 / r, q, direct, inverse) * lr
     return p, m, v
 
 
-def corrected_square(p, g, m, v, lr, beta1, beta2, eps, decay, correction1, correction2, inverse):
+def corrected_square(
+    p, g, m, v,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse,
+):  # fmt: skip
     """v̂ of this step; ``rms`` above is the root of its mean over the tensor."""
-    return ema(v, g * g, beta2) * correction2
+    return ema(v, g * g, keep2, take2) * correction2
 
 
 def adam_scalars(t, lr, betas, eps, weight_decay):
@@ -109,7 +121,9 @@ def adam_scalars(t, lr, betas, eps, weight_decay):
     return (
         lr,
         beta1,
+        1.0 - beta1,
         beta2,
+        1.0 - beta2,
         eps,
         1.0 - lr * weight_decay,
         1.0 / (1.0 - beta1**t),
@@ -118,81 +132,78 @@ def adam_scalars(t, lr, betas, eps, weight_decay):
 
 
 def dual_adam_scalars(t, lr, betas, eps, weight_decay, switch_rate):
-    """Adam's scalars and α."""
-    return *adam_scalars(t, lr, betas, eps, weight_decay), inverse_weight(t, switch_rate)
+    """Adam's scalars, 1 − α and α."""
+    return *adam_scalars(t, lr, betas, eps, weight_decay), *switch_weights(t, switch_rate)
 
 
 # Critical momenta: remember the momentum, step along it plus κ times the mean of those remembered.
 # AdamCM is DualAdamCM at α = 0.
 
 
-def critical_move(p, a, v, lr, eps, decay, correction2, inverse):
+def critical_move(p, a, v, lr, eps, decay, correction2, direct, inverse):
     """The two-way update along the aggregate a."""
-    return p * decay - two_way(a, denominator(v, correction2, eps), inverse) * lr
+    return p * decay - two_way(a, denominator(v, correction2, eps), direct, inverse) * lr
 
 
 def adam_cm(
-    p, g, m, v, total, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, share
-):
+    p, g, m, v, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse, share,
+):  # fmt: skip
     """AdamCM and DualAdamCM: a = m̂ + κ·mean(slots), v of a², update along a; remembers m̂."""
-    m = ema(m, g, beta1)
+    m = ema(m, g, keep1, take1)
     item = m * correction1
     a = item + total * share
-    v = ema(v, a * a, beta2)
-    return critical_move(p, a, v, lr, eps, decay, correction2, inverse), m, v, item
+    v = ema(v, a * a, keep2, take2)
+    return critical_move(p, a, v, lr, eps, decay, correction2, direct, inverse), m, v, item
 
 
 def adam_cm_amsgrad(
-    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction1, correction2, inverse, share
-):
+    p, g, m, v, peak, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse, share,
+):  # fmt: skip
     """The same on the running maximum of v."""
-    m = ema(m, g, beta1)
+    m = ema(m, g, keep1, take1)
     item = m * correction1
     a = item + total * share
-    v = ema(v, a * a, beta2)
+    v = ema(v, a * a, keep2, take2)
     peak = xp.maximum(peak, v)
-    return critical_move(p, a, peak, lr, eps, decay, correction2, inverse), m, v, peak, item
+    return critical_move(p, a, peak, lr, eps, decay, correction2, direct, inverse), m, v, peak, item
 
 
 # The CM paper's released code: m stays uncorrected in the aggregate and in the buffer, and its
-# correction multiplies the whole step. At t = 1 (``later`` = 0) the raw gradient is remembered; m,
-# hence a and v, stay zero, and only weight decay moves the parameter. The step is then 0 over √1
-# rather than over √0, which would be NaN at ε = 0 and has no derivative.
-
-
-def authors_momentum(m, g, beta1, later):
-    """Momentum that starts at t = 2."""
-    return m + (g - m) * ((1.0 - beta1) * later)
+# correction multiplies the whole step. At t = 1 (``first`` = 1, elsewhere 0) the raw gradient is
+# remembered; m, hence a and v, stay zero, and only weight decay moves the parameter. The step is
+# then 0 over √1 rather than over √0, which would be NaN at ε = 0 and has no derivative.
 
 
 def adam_cm_authors(
-    p, g, m, v, total, lr, beta1, beta2, eps, decay, correction2, inverse, later, share
-):
+    p, g, m, v, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction2, direct, inverse, first, share,
+):  # fmt: skip
     """AdamCM and DualAdamCM as released."""
-    m = authors_momentum(m, g, beta1, later)
+    m = ema(m, g, keep1, take1)
     a = m + total * share
-    v = ema(v, a * a, beta2)
-    first = 1.0 - later
-    p = critical_move(p, a, v + first, lr, eps, decay, correction2, inverse)
+    v = ema(v, a * a, keep2, take2)
+    p = critical_move(p, a, v + first, lr, eps, decay, correction2, direct, inverse)
     return p, m, v, m + g * first
 
 
 def adam_cm_authors_amsgrad(
-    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction2, inverse, later, share
-):
+    p, g, m, v, peak, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction2, direct, inverse, first, share,
+):  # fmt: skip
     """The same on the running maximum of v."""
-    m = authors_momentum(m, g, beta1, later)
+    m = ema(m, g, keep1, take1)
     a = m + total * share
-    v = ema(v, a * a, beta2)
+    v = ema(v, a * a, keep2, take2)
     peak = xp.maximum(peak, v)
-    first = 1.0 - later
-    p = critical_move(p, a, peak + first, lr, eps, decay, correction2, inverse)
+    p = critical_move(p, a, peak + first, lr, eps, decay, correction2, direct, inverse)
     return p, m, v, peak, m + g * first
 
 
 def adam_cm_scalars(t, lr, betas, eps, weight_decay):
-    """Adam's scalars and α = 0."""
-    return *adam_scalars(t, lr, betas, eps, weight_decay), 0.0
+    """Adam's scalars, 1 − α = 1 and α = 0."""
+    return *adam_scalars(t, lr, betas, eps, weight_decay), 1.0, 0.0
 
 
 def authors_scalars(t, lr, betas, eps, weight_decay):
@@ -201,13 +212,26 @@ def authors_scalars(t, lr, betas, eps, weight_decay):
 
 
 def dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate):
-    """Scalars of the released arithmetic with the two-way update."""
-    _, beta1, beta2, eps, decay, correction1, correction2 = adam_scalars(
+    """Scalars of the released arithmetic with the two-way update; m starts at t = 2."""
+    first = 1.0 - xp.clip(t - 1.0, 0.0, 1.0)
+    _, _, take1, keep2, take2, eps, decay, correction1, correction2 = adam_scalars(
         t, lr, betas, eps, weight_decay
     )
-    later = xp.clip(t - 1.0, 0.0, 1.0)
-    inverse = inverse_weight(t, switch_rate)
-    return lr * correction1, beta1, beta2, eps, decay, correction2, inverse, later
+    take1 = take1 * (1.0 - first)
+    direct, inverse = switch_weights(t, switch_rate)
+    return (
+        lr * correction1,
+        1.0 - take1,
+        take1,
+        keep2,
+        take2,
+        eps,
+        decay,
+        correction2,
+        direct,
+        inverse,
+        first,
+    )
 
 
 def sgd_cm(p, g, m, total, lr, momentum, gain, weight_decay, share):
@@ -252,20 +276,24 @@ def plain_sgd_scalars(t, lr, weight_decay):
     return lr, weight_decay
 
 
-def adam_cg(p, g, m, v, total, lr, beta1, beta2, eps, decay, correction1, correction2, own, share):
+def adam_cg(
+    p, g, m, v, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, own, share,
+):  # fmt: skip
     """AdamCG: AdamW on the aggregate."""
     a = g * own + total * share
-    p, m, v = adam(p, a, m, v, lr, beta1, beta2, eps, decay, correction1, correction2)
+    p, m, v = adam(p, a, m, v, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2)
     return p, m, v, g
 
 
 def adam_cg_amsgrad(
-    p, g, m, v, peak, total, lr, beta1, beta2, eps, decay, correction1, correction2, own, share
-):
+    p, g, m, v, peak, total,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, own, share,
+):  # fmt: skip
     """AdamCG on the running maximum of v."""
     a = g * own + total * share
     p, m, v, peak = adam_amsgrad(
-        p, a, m, v, peak, lr, beta1, beta2, eps, decay, correction1, correction2
+        p, a, m, v, peak, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2
     )
     return p, m, v, peak, g
 
@@ -275,48 +303,52 @@ def centered_denominator(v, mean, eps):
     return xp.sqrt(xp.abs(v - mean * mean)) + eps
 
 
-def rmsprop_cg(p, g, v, total, lr, alpha, eps, weight_decay, own, share):
+def rmsprop_cg(p, g, v, total, lr, keep, take, eps, weight_decay, own, share):
     """RMSpropCG: v ← α·v + (1−α)·a², p − lr·a/(√v + ε)."""
     a = g * own + total * share + p * weight_decay
-    v = ema(v, a * a, alpha)
-    return p - a / denominator(v, 1.0, eps) * lr, v, g
+    v = ema(v, a * a, keep, take)
+    return p - a / (xp.sqrt(v) + eps) * lr, v, g
 
 
-def rmsprop_cg_centered(p, g, v, mean, total, lr, alpha, eps, weight_decay, own, share):
+def rmsprop_cg_centered(p, g, v, mean, total, lr, keep, take, eps, weight_decay, own, share):
     """RMSpropCG divided by the standard deviation."""
     a = g * own + total * share + p * weight_decay
-    v = ema(v, a * a, alpha)
-    mean = ema(mean, a, alpha)
+    v = ema(v, a * a, keep, take)
+    mean = ema(mean, a, keep, take)
     return p - a / centered_denominator(v, mean, eps) * lr, v, mean, g
 
 
-def rmsprop_cg_momentum(p, g, v, buffer, total, lr, alpha, eps, weight_decay, momentum, own, share):
+def rmsprop_cg_momentum(
+    p, g, v, buffer, total,
+    lr, keep, take, eps, weight_decay, momentum, own, share,
+):  # fmt: skip
     """RMSpropCG with momentum of the scaled step."""
     a = g * own + total * share + p * weight_decay
-    v = ema(v, a * a, alpha)
-    buffer = buffer * momentum + a / denominator(v, 1.0, eps)
+    v = ema(v, a * a, keep, take)
+    buffer = buffer * momentum + a / (xp.sqrt(v) + eps)
     return p - buffer * lr, v, buffer, g
 
 
 def rmsprop_cg_centered_momentum(
-    p, g, v, mean, buffer, total, lr, alpha, eps, weight_decay, momentum, own, share
-):
+    p, g, v, mean, buffer, total,
+    lr, keep, take, eps, weight_decay, momentum, own, share,
+):  # fmt: skip
     """RMSpropCG, centered and with momentum."""
     a = g * own + total * share + p * weight_decay
-    v = ema(v, a * a, alpha)
-    mean = ema(mean, a, alpha)
+    v = ema(v, a * a, keep, take)
+    mean = ema(mean, a, keep, take)
     buffer = buffer * momentum + a / centered_denominator(v, mean, eps)
     return p - buffer * lr, v, mean, buffer, g
 
 
 def rmsprop_scalars(t, lr, alpha, eps, weight_decay):
     """Scalars of RMSprop."""
-    return lr, alpha, eps, weight_decay
+    return lr, alpha, 1.0 - alpha, eps, weight_decay
 
 
 def rmsprop_momentum_scalars(t, lr, alpha, eps, weight_decay, momentum):
     """Scalars of RMSprop with momentum."""
-    return lr, alpha, eps, weight_decay, momentum
+    return lr, alpha, 1.0 - alpha, eps, weight_decay, momentum
 
 
 def aggregate_sum(filled, kappa):

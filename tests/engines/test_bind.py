@@ -20,7 +20,7 @@ RULES = [f for f in FUNCTIONS.values() if list(inspect.signature(f).parameters)[
 def operands(rule: Callable[..., Any]) -> list[np.ndarray | float]:
     """Three elements for each tensor, one number for each scalar; all positive, as v must be."""
     names = list(inspect.signature(rule).parameters)
-    scalars = {"beta1": 0.9, "beta2": 0.99, "later": 1.0, "inverse": 0.3, "eps": 1e-8}
+    scalars = {"first": 0.0, "inverse": 0.3, "eps": 1e-8}
     tensors = {"p", "g", "m", "v", "peak", "mean", "buffer", "total"}
     generator = np.random.default_rng(0)
     return [

@@ -53,7 +53,9 @@ def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[s
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
     inverse = _norm(rules.inverse_part(*part) for part in each)
-    whole = _norm(bind(rules.two_way, torch)(*part) for part in each)
+    whole = _norm(
+        rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse) for part in each
+    )
     return {
         "alpha": float(np.mean([part.inverse for part in each])),
         "inverse_share": inverse / whole if whole else _NAN,
@@ -94,7 +96,7 @@ def buffer(rows: Iterable[Row]) -> dict[str, float]:
 
 def _alpha(row: Row) -> float:
     rate = row.group.get("switch_rate", 1.0)
-    return float(bind(rules.inverse_weight, np)(row.state["step"].item(), rate))
+    return float(bind(rules.switch_weights, np)(row.state["step"].item(), rate)[1])
 
 
 def _corrections(row: Row) -> tuple[float, float]:

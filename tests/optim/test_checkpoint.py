@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from matrix import CONFIGS, Config, equal, parameters, train, values
+from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
 
 SAVED_AT = (1, 3, 21)
 END = 40
@@ -100,6 +100,22 @@ UNFIT = {
         lambda s: s["param_groups"][0]["params"].pop(),
         r"group 0 has 3 parameters, expected 4",
     ),
+    "no parameters": (
+        lambda s: s["param_groups"][0].pop("params"),
+        r"'params' of group 0 is missing",
+    ),
+    "names for numbers": (
+        lambda s: s.update(state={str(k): v for k, v in s["state"].items()}),
+        r"state of '0' belongs to no parameter",
+    ),
+    "integers": (
+        lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 4, dtype=torch.int64)),
+        r"'exp_avg' is torch.int64, expected real floating point",
+    ),
+    "complex": (
+        lambda s: s["state"][0].update(slot_1=torch.zeros(3, 4, dtype=torch.complex64)),
+        r"'slot_1' is torch.complex64, expected real floating point",
+    ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
 }
 
@@ -154,12 +170,18 @@ def test_users_hooks_see_and_change_what_is_loaded() -> None:
     assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
 
 
-def test_changing_capacity_in_mid_run_is_refused() -> None:
+def test_changing_capacity_in_mid_run_is_refused_and_can_be_undone() -> None:
+    """Also where a parameter without a buffer yet comes before one that has it."""
     params = parameters()
     optimizer = Config("AdamCM")(params)
-    train(optimizer, params, range(2))
+    set_gradients(params, 0)
+    params[0].grad = None
+    optimizer.step()
     before = values(params)
     optimizer.param_groups[0]["capacity"] = 7
     with pytest.raises(RuntimeError, match=r"capacity=7 was changed.*5 slots"):
-        train(optimizer, params, range(2, 3))
+        train(optimizer, params, range(1, 2))
     assert equal(params, before)
+    optimizer.param_groups[0]["capacity"] = 5
+    train(optimizer, params, range(1, 2))
+    assert not equal(params, before)

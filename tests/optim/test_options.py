@@ -1,15 +1,20 @@
 """Arguments out of range are named before anything is made."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from matrix import CONFIGS, NAMES, Config, parameters
+from matrix import CONFIGS, NAMES, Config, parameters, train
 
 BAD: dict[str, list[Any]] = {
-    "lr": [-1e-3, math.nan, math.inf, "0.1", None, torch.tensor(-1.0), torch.ones(2)],
+    "lr": [
+        *(-1e-3, math.nan, math.inf, "0.1", None),
+        *(torch.tensor(-1.0), torch.ones(2), torch.tensor(math.inf), torch.tensor(1j)),
+    ],
     "betas": [(1.0, 0.999), (0.9, 1.0), (-0.1, 0.999), (0.9,), 0.9, (math.nan, 0.9)],
     "eps": [-1e-8, math.nan, math.inf],
     "weight_decay": [-0.1, math.nan, True],
@@ -95,6 +100,38 @@ def test_the_limits_themselves_are_taken(name: str) -> None:
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
+    assert all(torch.isfinite(p).all() for p in params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numpy_scalars_are_numbers_and_checkpoints_can_hold_them(name: str, tmp_path: Path) -> None:
+    defaults = Config(name)(parameters()).defaults
+    sweep = {
+        "lr": np.float32(0.01),
+        "betas": (np.float64(0.8), np.float64(0.99)),
+        "capacity": np.int64(2),
+        "amsgrad": np.bool_(True),
+    }
+    sweep = {k: v for k, v in sweep.items() if k in defaults}
+    params = parameters()
+    optimizer = Config(name)([{"params": params[:1], **sweep}, {"params": params[1:]}], **sweep)
+    train(optimizer, params, range(3))
+    torch.save(optimizer.state_dict(), tmp_path / "run.pt")
+    torch.load(tmp_path / "run.pt", weights_only=True)
+    for group in optimizer.param_groups:
+        assert not any(isinstance(value, np.generic) for value in group.values())
+
+
+def test_a_groups_own_keys_are_the_users() -> None:
+    group = {"params": parameters(), "alpha": 16, "momentum": "none", "layer": 3}
+    optimizer = Config("DualAdam")([group])
+    assert optimizer.param_groups[0]["alpha"] == 16
+
+
+def test_a_tensor_lr_may_have_a_dimension() -> None:
+    params = parameters()
+    optimizer = Config("AdamCM")(params, lr=torch.tensor([0.01]), capturable=True)
+    train(optimizer, params, range(2))
     assert all(torch.isfinite(p).all() for p in params)
 
 

@@ -61,6 +61,8 @@ def outcome(params: list[nn.Parameter], opt: Optimizer) -> Outcome:
     result = {f"{i}": gathered(p) for i, p in enumerate(params)}
     for i, p in enumerate(params):
         result |= {f"{i} {name}": gathered(value) for name, value in opt.state[p].items()}
+    for name, value in opt.diagnostics().items():
+        result[name] = torch.tensor(value, dtype=torch.float64).nan_to_num(-1.0)
     return result
 
 

@@ -67,7 +67,7 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
         p, state = p.clone(), [value.clone() for value in state]
     if kernel.mean_square is not None:
         square = bind(kernel.mean_square, torch)(p, g, *state, *values)
-        values = (*values, _root_mean(square))
+        values = (*values, root_mean(square))
 
     new_p, *results = bind(kernel.rule, torch)(p, g, *state, *values)
 
@@ -142,8 +142,8 @@ def _sum(slots: list[Tensor]) -> Tensor:
     return total
 
 
-def _root_mean(square: Tensor) -> Tensor:
-    """Root of the mean over the whole tensor, as a scalar of the tensor's own precision."""
+def root_mean(square: Tensor) -> Tensor:
+    """Root of the mean over the whole tensor, over every shard, accumulated in float64."""
     return _whole(high_precision(square).sum() / max(square.numel(), 1)).sqrt()
 
 

@@ -63,7 +63,9 @@ def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
     """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
     kernel, group = batch.kernel, row.group
     t = high_precision(row.state["step"].to(row.param.device))
-    values = bind(kernel.scalars, torch)(t, **{name: group[name] for name in kernel.options})
+    values = bind(kernel.scalars, torch)(
+        t, **{name: _as_is(group[name]) for name in kernel.options}
+    )
     if kernel.buffer is None:
         return tuple(values)
     filled = torch.zeros_like(t)
@@ -79,3 +81,8 @@ def _filled(row: Row) -> int:
 def _numbers(group: Group, name: str) -> Any:
     value = group[name]
     return [float(x) for x in value] if isinstance(value, tuple | list) else float(value)
+
+
+def _as_is(value: Any) -> Any:
+    """Return an option as it stands, a tensor of one number as 0-dim."""
+    return value.reshape(()) if isinstance(value, Tensor) else value

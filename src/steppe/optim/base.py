@@ -12,8 +12,8 @@ from steppe import engines
 from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches, real
 from steppe.optim import checkpoint
-from steppe.optim.options import check
-from steppe.optim.state import complete
+from steppe.optim.options import check, plain
+from steppe.optim.state import check_capacity, complete
 
 Closure = Callable[[], Any]
 
@@ -39,6 +39,7 @@ class RuleOptimizer(Optimizer):
     _plan_key: object = None
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
+        options = {name: plain(value) for name, value in options.items()}
         check(options)
         super().__init__(params, options)
 
@@ -60,8 +61,9 @@ class RuleOptimizer(Optimizer):
         ValueError
             An option is out of its range, or a parameter is in a group already.
         """
-        check({**self.defaults, **param_group})
-        super().add_param_group(param_group)
+        own = {name: plain(value) for name, value in param_group.items() if name in self.defaults}
+        check({**self.defaults, **own})
+        super().add_param_group({**param_group, **own})
 
     # As torch does for its own step: dynamo cannot follow the planning.
     @_disable_dynamo
@@ -128,6 +130,8 @@ class RuleOptimizer(Optimizer):
         key = demands, capacities
         plan = self._plan if self._plan_key == key else None
         if plan is None or not plan.fits(params, states, groups):
+            for param, group in zip(params, groups, strict=True):
+                check_capacity(self.state.get(param, {}), group)
             for param, group in zip(params, groups, strict=True):
                 complete(self.state[param], param, demands[id(group)].kernel, group)
             plan = Plan(params, [self.state[param] for param in params], groups, demands)

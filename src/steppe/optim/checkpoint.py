@@ -30,6 +30,8 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
     if len(saved) != len(own):
         raise ValueError(f"{refuse}it has {len(saved)} parameter groups, expected {len(own)}")
     for number, (theirs, ours) in enumerate(zip(saved, own, strict=True)):
+        if "params" not in theirs:
+            raise ValueError(f"{refuse}'params' of group {number} is missing")
         if len(theirs["params"]) != len(ours["params"]):
             raise ValueError(
                 f"{refuse}group {number} has {len(theirs['params'])} parameters, "
@@ -38,9 +40,12 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
         if missing := optimizer.defaults.keys() - theirs.keys():
             raise ValueError(f"{refuse}option {min(missing)!r} of group {number} is missing")
         check({name: theirs[name] for name in optimizer.defaults})
+    known = {number for group in saved for number in group["params"]}
+    if strangers := [key for key in state_dict["state"] if key not in known]:
+        raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
         wanted = layout(kernel_of(group), group, tuple(param.shape))
-        if difference := mismatch(state, wanted):
+        if difference := mismatch(state, param, wanted):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"
             )

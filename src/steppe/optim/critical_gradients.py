@@ -74,7 +74,7 @@ class SGDCG(BufferOptimizer):
     lr
         Learning rate, a number or a tensor of one; ≥ 0.
     momentum
-        In [0, 1).
+        In [0, 1). Switched on in mid-run, it starts from a buffer of zeros.
     dampening
         In [0, 1]; without effect on the first step and where momentum is 0, as in torch's SGD.
     weight_decay

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steppe import rules
 from steppe.engines import Row, bind
+from steppe.engines.eager import norm, root_mean
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM
 
 _NAN = float("nan")
@@ -30,7 +31,7 @@ def adam_parts(row: Row) -> TwoWay:
     v = row.part("exp_avg_sq")
     d = bind(rules.denominator, torch)(v, correction2, group["eps"])
     if group["scale_free"]:
-        r = (v.double().mean() * correction2).sqrt() + group["eps"]
+        r = root_mean(v * correction2).item() + group["eps"]
         direction, d = direction / r, d / r
     return TwoWay(direction, d, _alpha(row))
 
@@ -52,10 +53,10 @@ def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[s
     each = [parts(row) for row in rows]
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
-    inverse = _norm(rules.inverse_part(*part) for part in each)
-    whole = _norm(
+    inverse = norm(rules.inverse_part(*part) for part in each).item()
+    whole = norm(
         rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse) for part in each
-    )
+    ).item()
     return {
         "alpha": float(np.mean([part.inverse for part in each])),
         "inverse_share": inverse / whole if whole else _NAN,
@@ -113,10 +114,6 @@ def _remembered(row: Row) -> Any:
     filled = int((row.state[KEYS] > -torch.inf).sum())
     (share,) = bind(rules.critical_mean, np)(filled, row.group["kappa"])
     return row.part(SLOT_SUM) * share
-
-
-def _norm(tensors: Iterable[Tensor]) -> float:
-    return float(np.sqrt(sum(x.double().square().sum().item() for x in tensors)))
 
 
 def _mean(values: list[float]) -> float:

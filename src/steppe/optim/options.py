@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,9 @@ def _is_number(value: Any) -> bool:
 
 def _is_rate(value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.numel() == 1 and (value.is_meta or bool(value.detach() >= 0))
+        if value.numel() != 1 or value.is_complex():
+            return False
+        return value.is_meta or 0 <= value.item() < math.inf
     return _is_number(value) and value >= 0
 
 
@@ -77,6 +80,15 @@ OPTIONS = {
     "fused": _one_of(None, True, False),
     "state_dtype": _one_of(None, torch.bfloat16, "int8"),
 }
+
+
+def plain(value: Any) -> Any:
+    """Turn NumPy scalars, as parameter sweeps make them, into what checkpoints can hold."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, tuple | list):
+        return tuple(map(plain, value))
+    return value
 
 
 def check(options: Mapping[str, Any]) -> None:

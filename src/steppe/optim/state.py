@@ -22,14 +22,18 @@ def layout(kernel: Kernel, group: dict[str, Any], shape: Shape) -> dict[str, Sha
     return shapes
 
 
-def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
-    """Add what the state lacks: all of it before a parameter's first step."""
-    wanted = layout(kernel, group, tuple(param.shape))
+def check_capacity(state: State, group: dict[str, Any]) -> None:
+    """Refuse a buffer of another size than the group asks for."""
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
+
+
+def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+    """Add what the state lacks: all of it before a parameter's first step."""
+    wanted = layout(kernel, group, tuple(param.shape))
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     for name in [name for name in wanted if name not in state]:
         state[name] = _initial(name, wanted[name], param, group)
@@ -40,16 +44,30 @@ def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Ten
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def mismatch(state: dict[str, Any], wanted: dict[str, Shape]) -> str | None:
-    """Return the first difference between a saved state and a layout, in words."""
+def mismatch(state: dict[str, Any], param: Tensor, wanted: dict[str, Shape]) -> str | None:
+    """Return the first difference between a saved state and a parameter's layout, in words."""
     for name, shape in wanted.items():
         if name not in state:
             return f"{name!r} is missing"
-        if not isinstance(state[name], Tensor):
-            return f"{name!r} is {type(state[name]).__name__}, expected a tensor"
-        if tuple(state[name].shape) != shape:
-            return f"{name!r} has shape {tuple(state[name].shape)}, expected {shape}"
+        value = state[name]
+        if not isinstance(value, Tensor):
+            return f"{name!r} is {type(value).__name__}, expected a tensor"
+        if tuple(value.shape) != shape:
+            return f"{name!r} has shape {tuple(value.shape)}, expected {shape}"
+        if difference := _format_mismatch(name, value, param):
+            return difference
     return None
+
+
+def _format_mismatch(name: str, value: Tensor, param: Tensor) -> str | None:
+    """Let formats differ in width only: as integers, or without a part, moments would be lost."""
+    if name == REPLACEMENTS:
+        return None
+    is_complex = param.is_complex() and name not in ("step", KEYS, BIRTHS)
+    if value.is_complex() == is_complex and (is_complex or value.is_floating_point()):
+        return None
+    wanted = "complex" if is_complex else "real floating point"
+    return f"{name!r} is {value.dtype}, expected {wanted} numbers"
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:

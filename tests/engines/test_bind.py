@@ -55,6 +55,15 @@ def test_rules_import_nothing_and_know_only_xp() -> None:
         assert set(function.__code__.co_names) <= known, function.__name__
 
 
+def test_element_rules_do_no_arithmetic_among_scalars() -> None:
+    """A number in a rule is a sign of it; it would also make a float32 kernel compute in double."""
+    for rule in RULES:
+        helpers = [FUNCTIONS[name] for name in rule.__code__.co_names if name in FUNCTIONS]
+        for function in (rule, *helpers):
+            numbers = [c for c in function.__code__.co_consts if isinstance(c, int | float)]
+            assert not numbers, function.__name__
+
+
 def test_equal_bindings_are_one_object_and_leave_the_rule_alone() -> None:
     assert bind(rules.adam, np) is bind(rules.adam, np)
     assert bind(rules.adam, np) is not bind(rules.adam, torch)

@@ -63,8 +63,13 @@ def test_groups_are_checked_too_and_nothing_is_added(name: str, option: str, val
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_what_this_version_lacks_is_refused_with_a_reason(config: Config) -> None:
-    with pytest.raises(NotImplementedError, match="no fused kernels"):
-        config(parameters(), fused=True)
+    params = parameters(torch.bfloat16)
+    with pytest.raises(RuntimeError, match=r"fused=True: cpu: torch.bfloat16 parameters"):
+        config(params, fused=True)
+    optimizer = config(parameters())
+    with pytest.raises(RuntimeError, match=r"fused=True: cpu: torch.bfloat16 parameters"):
+        optimizer.add_param_group({"params": params, "fused": True})
+    assert len(optimizer.param_groups) == 1
     for format_ in (torch.bfloat16, "int8"):
         with pytest.raises(NotImplementedError, match="at least float32"):
             config(parameters(), state_dtype=format_)
@@ -136,4 +141,6 @@ def test_a_tensor_lr_may_have_a_dimension() -> None:
 
 
 def test_engine_is_named() -> None:
-    assert Config("DualAdam")(parameters()).engine == "eager"
+    assert Config("DualAdam")(parameters()).engine == "cpu"
+    assert Config("DualAdam")(parameters(), fused=False).engine == "eager"
+    assert Config("DualAdam")(parameters(torch.bfloat16)).engine == "eager"

@@ -114,10 +114,10 @@ def wavy(params: list[nn.Parameter]) -> Tensor:
     return sum(((3 * p).sin() + p**4 / 4).sum() for p in params)  # type: ignore[return-value]
 
 
-def wavy_closure(params: list[nn.Parameter], opt: Optimizer) -> Callable[[], Tensor]:
+def wavy_closure(params: list[nn.Parameter], opt: Optimizer, sign: int = 1) -> Callable[[], Tensor]:
     def closure() -> Tensor:
         opt.zero_grad()
-        loss = wavy(params)
+        loss = sign * wavy(params)
         loss.backward()
         return loss
 
@@ -136,7 +136,7 @@ def test_equals_the_float64_reference(name: str, rho: float | None, adaptive: bo
         e = sam_perturbation(ref.params, [gradient(p) for p in ref.params], rho, adaptive)
         ref.step([gradient(p + x) for p, x in zip(ref.params, e, strict=True)])
         for p, expected in zip(params, ref.params, strict=True):
-            np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-11)
+            np.testing.assert_allclose(p.detach().numpy(), expected, rtol=1e-11, atol=1e-15)
 
 
 @either_form
@@ -186,6 +186,30 @@ def test_complex_parameters_are_pairs_of_real_ones() -> None:
         np.testing.assert_allclose(p.detach().numpy().view(np.float64), pairs[0] + e, 1e-12)
 
 
+@either_form
+@every_base
+def test_maximising_is_minimising_minus_the_objective(make: Make, adaptive: bool) -> None:
+    ends = []
+    for sign in (1, -1):
+        params = [nn.Parameter(torch.tensor(p, dtype=torch.float32)) for p in STARTS]
+        base = make([{"params": params, "maximize": sign < 0}])
+        sam = SAM(base, 0.3, adaptive=adaptive)
+        run = wavy_closure(params, sam, sign)
+        for _ in range(3):
+            sam.step(run)
+        ends.append(params)
+    assert same(*ends)
+
+
+def test_groups_that_minimise_and_maximise() -> None:
+    params = [nn.Parameter(torch.ones(1)) for _ in range(2)]
+    sam = SAM(torch.optim.SGD([{"params": params[:1]}, {"params": params[1:], "maximize": True}]))
+    for p, slope in zip(params, (3.0, 4.0), strict=True):
+        p.grad = torch.full((1,), slope)
+    sam.perturb()
+    torch.testing.assert_close([p.item() for p in params], [1 + 0.03, 1 - 0.04])
+
+
 @every_base
 def test_zero_radius_is_the_base_optimizer(make: Make) -> None:
     plain, wrapped = network(), network()
@@ -228,7 +252,7 @@ def test_engine_and_diagnostics_are_the_bases() -> None:
     model = network()
     sam = SAM(steppe.DualAdam(model.parameters()))
     train(model, sam)
-    assert sam.engine == sam.base_optimizer.engine == "eager"  # type: ignore[attr-defined]
+    assert sam.engine == sam.base_optimizer.engine != "torch.optim"  # type: ignore[attr-defined]
     assert sam.diagnostics() == sam.base_optimizer.diagnostics()  # type: ignore[operator]
     sgd = SAM(torch.optim.SGD(model.parameters()))
     assert sgd.engine == "torch.optim"
@@ -400,6 +424,16 @@ def test_copies_go_on_alike_and_apart(make: Make, duplicate: Callable[[Any], Any
     assert not same(values(model), values(other))
     train(other, other_sam)
     assert same(values(model), values(other))
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
+def test_a_perturbed_sam_is_not_copied(duplicate: Callable[[Any], Any]) -> None:
+    p = nn.Parameter(torch.ones(2))
+    sam = SAM(torch.optim.SGD([p], lr=1.0))
+    p.grad = torch.ones(2)
+    with sam.perturbed(), pytest.raises(RuntimeError, match=r"restore\(\) first"):
+        duplicate(sam)
+    assert torch.equal(duplicate(sam).param_groups[0]["params"][0], torch.ones(2))
 
 
 @every_base
@@ -574,6 +608,16 @@ def test_two_calls_are_one_step_with_a_closure() -> None:
     assert same(values(one), values(two))
 
 
+@every_base
+def test_a_step_alone_is_the_base_s(make: Make) -> None:
+    one, two = network(), network()
+    plain, sam = make(one.parameters()), SAM(make(two.parameters()), rho=1.0)
+    for model, opt in ((one, plain), (two, sam)):
+        closure_of(model, opt, batch())()
+        assert opt.step() is None
+    assert same(values(one), values(two))
+
+
 def test_accumulation_over_small_batches_is_the_whole_batch() -> None:
     one, two = network(torch.float64), network(torch.float64)
     train(one, SAM(steppe.AdamCM(one.parameters()), rho=0.3))
@@ -665,7 +709,35 @@ def test_one_autocast_region_around_both_passes() -> None:
     assert same(*ends)
 
 
-# --- normalisation layers ---
+# --- buffers ---
+
+
+class Average(nn.Module):
+    """Counts the passes and averages what it sees, as codebooks and observers do.
+
+    ``how`` says how it writes: in place, past autograd's version count, or to a new tensor.
+    """
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long), persistent=False)
+        self.register_buffer("unset", None)
+        self.register_buffer("sparse", torch.eye(4).to_sparse())
+        self.register_buffer("expanded", torch.ones(1).expand(4))
+        with torch.inference_mode():
+            self.register_buffer("inference", torch.ones(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = (0.9 * self.mean + 0.1 * x.mean(0)).detach()
+        if self.how == "assigned":
+            self.mean, self.passes = new, self.passes + 1
+        else:
+            (self.mean.data if self.how == "data" else self.mean).copy_(new)
+            self.passes += 1
+        return x - self.mean.clone()
+
 
 LAYERS = {
     "batch": lambda: nn.BatchNorm1d(4),
@@ -677,20 +749,37 @@ LAYERS = {
     "instance": lambda: nn.Sequential(
         nn.Unflatten(1, (2, 2)), nn.InstanceNorm1d(2, track_running_stats=True), nn.Flatten()
     ),
+    "spectral": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+    "spectral, by hook": lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+    "average, in place": lambda: Average("in place"),
+    "average, data": lambda: Average("data"),
+    "average, assigned": lambda: Average("assigned"),
 }
 
 
+def dense(model: nn.Module) -> list[Tensor]:
+    return [buffer.to_dense().clone() for buffer in model.buffers()]
+
+
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
-def test_running_statistics_are_the_first_pass_s(layer: Callable[[], nn.Module]) -> None:
+def test_buffers_are_the_first_pass_s(layer: Callable[[], nn.Module]) -> None:
     model = network(norm=layer())
     model(batch())
     modes = [(m.training, getattr(m, "track_running_stats", None)) for m in model.modules()]
     sam = SAM(steppe.AdamCM([p for p in model.parameters() if p.requires_grad], lr=0.1), rho=1.0)
+    run, after = closure_of(model, sam, batch()), []
+
+    def closure() -> Tensor:
+        loss = run()
+        after.append(dense(model))
+        return loss
+
     for _ in range(3):
-        expected = copy.deepcopy(model)
-        expected(batch())
-        train(model, sam, steps=1)
-        assert same(list(model.buffers()), list(expected.buffers()))
+        buffers = list(model.buffers())
+        sam.step(closure)
+        assert same(dense(model), after[-2])
+        if layer is not LAYERS["average, assigned"]:
+            assert all(a is b for a, b in zip(model.buffers(), buffers, strict=True))
         assert [
             (m.training, getattr(m, "track_running_stats", None)) for m in model.modules()
         ] == modes
@@ -702,6 +791,52 @@ def test_layers_that_are_not_in_training_are_not_written_to() -> None:
     versions = [buffer._version for buffer in model[1].buffers()]
     train(model, SAM(torch.optim.SGD(whole.parameters(), lr=0.1)))
     assert [buffer._version for buffer in model[1].buffers()] == versions
+
+
+def test_a_buffer_assigned_in_the_second_pass_is_the_old_tensor_again() -> None:
+    model = network(norm=Average("assigned"))
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    closure_of(model, sam, batch())()
+    mean = model[1].mean
+    with sam.perturbed():
+        model(batch())
+        assert model[1].mean is not mean
+    assert model[1].mean is mean
+
+
+def test_a_buffer_that_is_a_view_of_a_parameter_does_not_undo_the_restoration() -> None:
+    model = network()
+    model[0].register_buffer("view", model[0].weight.detach())
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=1.0)
+    closure_of(model, sam, batch())()
+    before = values(model)
+    with sam.perturbed():
+        assert not same(values(model), before)
+    assert same(values(model), before)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_cache_that_grows_in_the_second_pass_stays(in_place: bool) -> None:
+    model = network()
+    model.register_buffer("cache", torch.arange(2.0))
+    sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    closure_of(model, sam, batch())()
+    with sam.perturbed():
+        if in_place:
+            model.cache.resize_(3).fill_(1.0)
+        else:
+            model.cache = torch.ones(3)
+    assert torch.equal(model.cache, torch.ones(3))
+
+
+def test_graphs_through_other_layers_of_the_model_stay_usable() -> None:
+    generator, critic = network(norm=nn.BatchNorm1d(4)), nn.Linear(2, 1)
+    whole = nn.ModuleList([generator, critic])
+    sam = SAM(torch.optim.SGD(critic.parameters(), lr=0.1))
+    made = generator(batch())
+    sam.step(closure_of(critic, sam, made.detach()))
+    made.sum().backward()
+    assert all(p.grad is not None for p in whole[0].parameters())
 
 
 def test_the_second_pass_uses_its_own_batch_statistics() -> None:
@@ -835,6 +970,33 @@ def test_sparse_gradients_are_refused_before_anything_has_changed() -> None:
 def test_only_optimizers_are_wrapped(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"base_optimizer=(.|\n)* is not an optimizer"):
         SAM(wrong)
+
+
+@pytest.mark.parametrize("with_scheduler", [False, True])
+def test_a_base_whose_step_needs_a_closure_is_refused(with_scheduler: bool) -> None:
+    base = torch.optim.LBFGS(network().parameters())
+    if with_scheduler:
+        lr_scheduler.ExponentialLR(base, 0.5)
+    options = copy.copy(base.defaults)
+    with pytest.raises(TypeError, match="base_optimizer=LBFGS needs closure in every step"):
+        SAM(base)
+    assert base.defaults == options
+
+
+class Delegating(torch.optim.SGD):
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().step(*args, **kwargs)
+
+
+class Compiled(torch.optim.SGD):
+    step: Any = dict.update  # has no signature, as steps of extension modules may not
+
+
+@pytest.mark.parametrize("kind", [Delegating, Compiled])
+def test_other_steps_are_not_refused(kind: Any) -> None:
+    base = kind([nn.Parameter(torch.ones(2, 2))], lr=0.1)
+    lr_scheduler.ExponentialLR(base, 0.5)
+    SAM(base)
 
 
 @pytest.mark.parametrize("rho", [-0.1, float("nan"), float("inf"), "0.1", True])

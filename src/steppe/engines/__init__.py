@@ -9,7 +9,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from steppe.engines import eager
+from steppe.engines import cpu, eager
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
 from steppe.engines.plan import Batch, Demand, Plan, Row
@@ -42,7 +42,7 @@ class Engine(Protocol):
 
 
 #: Engines with fused kernels, fastest first.
-FUSED: tuple[Engine, ...] = ()
+FUSED: tuple[Engine, ...] = (cpu,)
 
 
 def choose(batch: Batch) -> Engine:

@@ -44,14 +44,14 @@ class Demand(NamedTuple):
 
 @dataclass
 class Batch:
-    """Rows that share a demand and a device.
+    """Rows that share a demand, a device and a number format.
 
     Attributes
     ----------
     demand
         The kernel, and how to run it.
     device
-        Where all parameters lie.
+        Where all parameters lie, which have one number format.
     rows
         The parameters.
     steps
@@ -89,11 +89,11 @@ def real(tensor: Tensor) -> Tensor:
 
 def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
     """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
-    found: dict[tuple[Demand, torch.device], Batch] = {}
+    found: dict[tuple[Demand, torch.device, torch.dtype], Batch] = {}
     for row in rows:
-        key = demands[id(row.group)], row.param.device
+        key = demands[id(row.group)], row.param.device, row.param.dtype
         if key not in found:
-            found[key] = Batch(*key)
+            found[key] = Batch(*key[:2])
         found[key].rows.append(row)
     return list(found.values())
 

@@ -20,18 +20,19 @@ def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
     """Yield each row's scalars: its rule's, then its buffer's aggregate weights."""
     if batch.on_device:
         return (_tensors(batch, row) for row in batch.rows)
-    return (tuple(line) for line in table(batch).tolist())
+    filled = np.array([_filled(row) for row in batch.rows], dtype=np.float64)
+    return (tuple(line) for line in table(batch, filled).tolist())
 
 
-def table(batch: Batch) -> Table:
+def table(batch: Batch, filled: Table | None) -> Table:
     """Compute all rows' scalars at once, for a batch that need not stay on its device.
 
-    Options are read once per group, whatever the number of tensors.
+    Options are read once per group, whatever the number of tensors. ``filled`` counts each row's
+    filled slots, for methods with a buffer.
     """
     kernel, t = batch.kernel, batch.steps.numpy().astype(np.float64)
     values = bind(kernel.scalars, np)(t, **{name: column(batch, name) for name in kernel.options})
     if kernel.buffer is not None:
-        filled = np.array([_filled(row) for row in batch.rows], dtype=np.float64)
         values = (*values, *bind(kernel.buffer.aggregate, np)(filled, column(batch, "kappa")))
     return np.stack([np.broadcast_to(value, t.shape) for value in values], axis=1)
 

@@ -60,10 +60,14 @@ class RuleOptimizer(Optimizer):
         ------
         ValueError
             An option is out of its range, or a parameter is in a group already.
+        RuntimeError
+            ``fused=True`` and no fused engine takes the parameters; it says why.
         """
         own = {name: plain(value) for name, value in param_group.items() if name in self.defaults}
         check({**self.defaults, **own})
         super().add_param_group({**param_group, **own})
+        if self.param_groups[-1]["fused"]:
+            self._demand_fused()
 
     # As torch does for its own step: dynamo cannot follow the planning.
     @_disable_dynamo
@@ -120,6 +124,17 @@ class RuleOptimizer(Optimizer):
         finally:
             before.remove()
             after.remove()
+
+    def _demand_fused(self) -> None:
+        """Take the last group back if it demands what cannot be had."""
+        group = self.param_groups[-1]
+        rows = [Row(real(param), real(param), {}, group) for param in group["params"]]
+        try:
+            for batch in batches(rows, {id(group): self._demand(group)}):
+                engines.choose(batch)
+        except RuntimeError:
+            self.param_groups.pop()
+            raise
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""

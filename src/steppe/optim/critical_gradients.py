@@ -99,8 +99,10 @@ class SGDCG(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -170,8 +172,10 @@ class AdamCG(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -243,8 +247,10 @@ class RMSpropCG(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------

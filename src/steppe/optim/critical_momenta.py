@@ -104,8 +104,10 @@ class AdamCM(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     Notes
     -----
@@ -180,8 +182,10 @@ class DualAdamCM(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -272,8 +276,10 @@ class SGDCM(BufferOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------

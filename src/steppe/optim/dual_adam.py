@@ -70,8 +70,10 @@ class DualAdam(RuleOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -141,8 +143,10 @@ class InvAdam(RuleOptimizer):
     ------
     ValueError
         An option is out of its range.
+    RuntimeError
+        ``fused=True`` and no fused engine takes the parameters.
     NotImplementedError
-        ``fused=True`` or a ``state_dtype`` that this version does not have.
+        A ``state_dtype`` that this version does not have.
 
     References
     ----------

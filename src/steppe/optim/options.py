@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe import engines
-
 
 class Option(NamedTuple):
     """A test of a value, and the words for what passes it."""
@@ -99,18 +97,13 @@ def check(options: Mapping[str, Any]) -> None:
     ValueError
         It names the argument, its value and what would be right.
     NotImplementedError
-        A fused kernel or a state format is demanded that this version does not have.
+        A state format is demanded that this version does not have.
     """
     for name, value in options.items():
         if name in OPTIONS and not OPTIONS[name].accepts(value):
             raise ValueError(f"{name}={value!r} is not valid: expected {OPTIONS[name].wanted}")
     if options.get("scale_free") and options["eps"] == 0:
         raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
-    if options.get("fused") and not engines.FUSED:
-        raise NotImplementedError(
-            "fused=True: this version has no fused kernels; "
-            "fused=None takes the fastest engine that there is"
-        )
     if options.get("state_dtype") is not None:
         raise NotImplementedError(
             f"state_dtype={options['state_dtype']!r}: this version keeps state in at least "

@@ -1,7 +1,9 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +15,7 @@ from steppe.engines.eager import norm, widened
 from steppe.engines.kernel import Function
 from steppe.engines.plan import real
 from steppe.optim.options import check
-from steppe.optim.running_statistics import RunningStatistics
+from steppe.optim.training_buffers import TrainingBuffers
 
 _HOOKS = tuple(
     f"_optimizer_{when}_hooks"
@@ -33,12 +35,13 @@ class SAM(Optimizer):
 
         e = ρ·g/(‖g‖₂ + 1e-12)                adaptive:  e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
 
-    Each step costs two forward and backward passes. The parameters keep their storage and are
+    g being the gradient of the loss, or in groups that ``maximize`` of minus the objective. Each
+    step costs two forward and backward passes. The parameters keep their storage and are
     restored bit for bit. ``param_groups``, ``state`` and ``defaults`` are the base optimizer's
-    own, ρ included, so schedulers act on both and ``state_dict`` is complete. Running statistics
-    of normalisation layers keep what the first pass made of them: the buffers ``running_mean``,
-    ``running_var`` and ``num_batches_tracked`` of every layer in training, in all modules that
-    hold one of the parameters, compiled ones too.
+    own, ρ included, so schedulers act on both and ``state_dict`` is complete. Buffers keep what the
+    first pass made of them, such as running statistics or the vectors of spectral norm: all dense
+    ones of every layer in training, in all modules that hold one of the parameters, compiled ones
+    too.
 
     Three ways to use it:
 
@@ -49,12 +52,15 @@ class SAM(Optimizer):
     * ``with sam.perturbed():`` around the second pass, then ``step()``. It restores the parameters
       even if the step is skipped or the pass raises: use it with ``GradScaler``.
 
+    ``step()`` with neither a closure nor a perturbation before it is the plain step of the base.
+
     Where the gradient's norm is zero or not finite, as a ``GradScaler`` may have it, e is zero.
 
     Parameters
     ----------
     base_optimizer
-        Any optimizer of this library, of torch, or with their interface.
+        Any optimizer of this library, of torch, or with their interface, whose step needs no
+        closure: not ``torch.optim.LBFGS``.
     rho
         ρ, the radius; ≥ 0. None is 0.05, with ``adaptive`` 0.5. A group may have its own, under
         the same name; around ``Adadelta``, which has a rho too, its name is ``sam_rho``.
@@ -64,7 +70,7 @@ class SAM(Optimizer):
     Raises
     ------
     TypeError
-        ``base_optimizer`` is not an optimizer.
+        ``base_optimizer`` is not an optimizer, or its step cannot do without a closure.
     ValueError
         ``rho`` is out of its range, or ``base_optimizer`` is in a SAM already.
 
@@ -72,7 +78,9 @@ class SAM(Optimizer):
     -----
     Parameters in half precision hold only what of e their spacing shows: of a million bfloat16
     weights of size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
-    Random layers draw anew in the second pass.
+    Random layers draw anew in the second pass. Besides the parameters, a copy of the buffers is
+    held between the passes; a buffer that the second pass replaces by one of another shape, as a
+    cache that grows, stays replaced.
 
     References
     ----------
@@ -111,6 +119,7 @@ class SAM(Optimizer):
                 f"base_optimizer={base_optimizer!r} is not an optimizer: expected an instance, "
                 "e.g. SAM(torch.optim.AdamW(model.parameters()))"
             )
+        _check_step(base_optimizer)
         defaults = base_optimizer.defaults
         if "adaptive" in defaults:
             raise ValueError(
@@ -129,13 +138,18 @@ class SAM(Optimizer):
         self.__setstate__({"base_optimizer": base_optimizer})
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._undo:
+            raise RuntimeError(
+                "SAM cannot be copied or pickled while its parameters are perturbed, as the copy "
+                "could not restore them: call restore() first"
+            )
         return {"base_optimizer": self.base_optimizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.base_optimizer: Optimizer = state["base_optimizer"]
-        #: What the second pass changes, and what it was.
-        self._saved: list[tuple[Tensor, Tensor]] = []
-        self._statistics = RunningStatistics()
+        #: What puts back each tensor that the perturbation or the second pass changes.
+        self._undo: list[Callable[[], Any]] = []
+        self._buffers = TrainingBuffers()
         # The base makes and loads the checkpoints, so it is there that their hooks run.
         for name in _HOOKS:
             setattr(self, name, getattr(self.base_optimizer, name))
@@ -206,7 +220,7 @@ class SAM(Optimizer):
         ----------
         closure
             Runs one pass, and is called twice. None after :meth:`perturb` and a second backward
-            pass.
+            pass; without those, this is the base optimizer's plain step.
 
         Returns
         -------
@@ -261,8 +275,7 @@ class SAM(Optimizer):
                 )
         params = [param for group in self.param_groups for param in group["params"]]
         try:
-            for buffer in self._statistics.in_training(params):
-                self._save(buffer)
+            self._undo.extend(self._buffers.save(params))
             self._ascend(active)
             # Within one autocast region a weight is cast once, and would be seen as it was.
             torch.clear_autocast_cache()
@@ -274,28 +287,24 @@ class SAM(Optimizer):
     @torch.no_grad()
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        if not self._saved:
+        if not self._undo:
             return
         # Last in, first out: a parameter that is in a group twice was moved twice.
-        while self._saved:
-            tensor, original = self._saved[-1]
-            tensor.copy_(original)
-            self._saved.pop()
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
         torch.clear_autocast_cache()
-
-    def _save(self, tensor: Tensor) -> None:
-        self._saved.append((tensor, tensor.detach().clone()))
 
     def _ascend(self, active: list[tuple[Tensor, dict[str, Any]]]) -> None:
         if not active:
             return
         length = norm(_length(param, group) for param, group in active) + 1e-12
         for param, group in active:
-            p, g = _pair(param)
+            p, g = _pair(param, group)
             rule: Function = rules.asam_ascent if group["adaptive"] else rules.sam_ascent
             scale = (group[_rho(group)] / length).to(p.device)
             moved = torch.where(torch.isfinite(length).to(p.device), rule(p, g, scale), p)
-            self._save(param)
+            self._undo.append(partial(param.copy_, param.detach().clone()))
             real(param).copy_(moved)
 
 
@@ -309,17 +318,35 @@ def _check(options: dict[str, Any]) -> None:
     check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
 
 
-def _pair(param: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a parameter and its gradient, real and wide enough to compute with."""
+def _check_step(base: Optimizer) -> None:
+    """Refuse a base whose step asks for what SAM, which runs the closure itself, cannot give."""
+    try:
+        # The class's: schedulers put another on the instance, bound but with self in its signature.
+        parameters = list(inspect.signature(type(base).step).parameters.values())[1:]
+    except ValueError:  # compiled code may have no signature
+        return
+    starred = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    needed = [x.name for x in parameters if x.default is x.empty and x.kind not in starred]
+    if needed:
+        raise TypeError(
+            f"base_optimizer={type(base).__name__} needs {', '.join(needed)} in every step, and "
+            "SAM calls step() with nothing: expected an optimizer whose step needs no closure"
+        )
+
+
+def _pair(param: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Return a parameter and its loss's gradient, real and wide enough to compute with."""
     grad = param.grad
     assert grad is not None
     if grad.is_complex():
         grad = grad.resolve_conj()
-    return widened(real(param)), widened(real(grad))
+    g = widened(real(grad))
+    # What is maximised is minus the loss.
+    return widened(real(param)), -g if group.get("maximize") else g
 
 
 def _length(param: Tensor, group: dict[str, Any]) -> Tensor:
     """Return what the norm is taken of."""
-    p, g = _pair(param)
+    p, g = _pair(param, group)
     length: Tensor = rules.asam_length(p, g) if group["adaptive"] else g
     return length

@@ -1,0 +1,103 @@
+"""The parts of a buffer's step that are alike for all methods, in Numba."""
+
+from typing import Any
+
+import numpy as np
+from numba import float64, int64, njit, prange
+
+from steppe.engines.native import FASTMATH, array, compiled
+
+_priority = compiled("remember_priority")
+_fifo = compiled("remember_fifo")
+
+
+@njit(parallel=True, cache=True, fastmath=FASTMATH)
+def square_sums(addresses: Any, chunks: Any, like: Any, sums: Any) -> None:
+    """Sum the squares of each chunk's gradient in float64; ``like`` has the gradient's format."""
+    for chunk in prange(len(chunks)):
+        start = addresses[chunks[chunk, 0], 1] + chunks[chunk, 1] * like.itemsize
+        g = array(start, chunks[chunk, 2], like.dtype)
+        total = float64(0.0)
+        for i in range(len(g)):
+            total += float64(g[i]) * float64(g[i])
+        sums[chunk] = total
+
+
+@njit(cache=True)
+def count_filled(books: Any, capacities: Any) -> Any:
+    """Count the filled slots of each row."""
+    filled = np.zeros(len(capacities), dtype=np.float64)
+    for row in range(len(capacities)):
+        if capacities[row] > 0:
+            keys = array(books[row, 0], capacities[row], float64)
+            for key in keys:
+                filled[row] += key > -np.inf
+    return filled
+
+
+@njit(cache=True)
+def decide(
+    books: Any,
+    slots: Any,
+    capacities: Any,
+    priorities: Any,
+    decays: Any,
+    steps: Any,
+    fifo: bool,
+    resum_every: int,
+) -> Any:
+    """Enter this step's items into the books, and say where each is to be stored.
+
+    Parameters
+    ----------
+    books
+        Addresses of each row's keys, births and number of replacements.
+    slots
+        Addresses of each row's slots.
+
+    Returns
+    -------
+    arrays
+        The address of the slot that takes the row's item, 0 where none does; and whether the
+        row's slots are to be summed afresh.
+    """
+    chosen = np.zeros(len(capacities), dtype=np.int64)
+    due = np.zeros(len(capacities), dtype=np.bool_)
+    for row in range(len(capacities)):
+        capacity = capacities[row]
+        if capacity == 0:
+            continue
+        keys = array(books[row, 0], capacity, float64)
+        births = array(books[row, 1], capacity, float64)
+        index = np.arange(capacity)
+        if fifo:
+            store, new_keys, new_births = _fifo(
+                keys, births, index, priorities[row], steps[row], decays[row]
+            )
+        else:
+            store, new_keys, new_births = _priority(
+                keys, births, index, priorities[row], steps[row], decays[row]
+            )
+        keys[:] = new_keys
+        births[:] = new_births
+        for slot in range(capacity):
+            if store[slot]:
+                chosen[row] = slots[row, slot]
+                replacements = array(books[row, 2], 1, int64)
+                replacements[0] += 1
+                due[row] = replacements[0] % resum_every == 0
+    return chosen, due
+
+
+@njit(parallel=True, cache=True)
+def sum_slots(totals: Any, slots: Any, capacities: Any, chunks: Any, like: Any) -> None:
+    """Sum the slots afresh, in the order of the slots; ``like`` has their format."""
+    for chunk in prange(len(chunks)):
+        row, size = chunks[chunk, 0], chunks[chunk, 2]
+        offset = chunks[chunk, 1] * like.itemsize
+        total = array(totals[row] + offset, size, like.dtype)
+        total[:] = array(slots[row, 0] + offset, size, like.dtype)
+        for slot in range(1, capacities[row]):
+            values = array(slots[row, slot] + offset, size, like.dtype)
+            for i in range(size):
+                total[i] += values[i]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 import steppe
 from steppe import cli
 from steppe.compare.command import app
-from steppe.compare.results import FILE
+from steppe.compare.results import FILE, Results
 
 NUMBERS = "optimizer, seed, train_loss, test_loss, test_accuracy, sharpness, state_bytes"
 
@@ -118,6 +118,102 @@ def test_a_missing_package_of_the_extra_is_named_with_a_remedy(
     assert "pip install 'steppe[compare]'" in result.stderr
 
 
+@pytest.mark.parametrize("module", ["matplotlib.figure", "scipy.stats"])
+def test_what_the_end_needs_is_missed_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    result = run("compare", "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    package = module.split(".")[0]
+    assert result.stderr == f"steppe: {package} is missing: pip install 'steppe[compare]'\n"
+    assert not (tmp_path / "out").exists()
+
+
+SHORT = ("compare", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1, "--lr", 0.01)
+
+
+def test_without_curves_there_is_a_table_and_a_warning(tmp_path: Path) -> None:
+    picture = tmp_path / "curves-digits.png"
+    picture.mkdir()
+    result = run(*SHORT, "--out", tmp_path)
+    assert result.exit_code == 0
+    assert list(table(result.output)) == ["adamw", "sgd"]
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"steppe: no curves drawn in {picture}: IsADirectoryError")
+    assert "Curves:" not in result.output
+
+
+def test_the_table_does_not_wait_for_the_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise RuntimeError("in drawing")
+
+    monkeypatch.setattr("steppe.compare.command.plot_curves", fail)
+    result = run(*SHORT, "--out", tmp_path)
+    assert isinstance(result.exception, RuntimeError)
+    assert list(table(result.output)) == ["adamw", "sgd"]
+
+
+def test_results_that_are_none_are_refused_in_one_line(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript("CREATE TABLE other (x); PRAGMA user_version = 1;")
+    connection.close()
+    result = run(*SHORT, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith(f"steppe: {tmp_path / FILE} is not usable as a results file: ")
+    assert "[1/2]" not in result.output
+
+
+def test_results_lost_amid_the_runs_cost_no_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Results.add
+
+    def add_once(results: Results, *arguments) -> None:
+        add(results, *arguments)
+        with sqlite3.connect(tmp_path / FILE) as other:
+            other.executescript("DROP TABLE curves; DROP TABLE runs;")
+        other.close()
+
+    monkeypatch.setattr(Results, "add", add_once)
+    result = run(*SHORT, "--out", tmp_path)
+    assert result.exit_code == 1
+    assert list(table(result.output)) == ["adamw"]
+    (line,) = result.stderr.splitlines()
+    assert line == f"steppe: {tmp_path / FILE} cannot be used any more: no such table: runs"
+
+
+# -P: like a console script, this does not put the current directory on the path.
+SCRIPT = (sys.executable, "-P", "-c", "from steppe.cli import main; main()")
+OWN_CLASS = """
+import torch
+class Mine(torch.optim.SGD):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr=lr)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("own:Mine", 0), ("broken:Mine", 2)])
+def test_a_class_of_the_current_directory_is_found(tmp_path: Path, name: str, status: int) -> None:
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    (tmp_path / "broken.py").write_text("raise RuntimeError('not today')\n")
+    done = subprocess.run(
+        [*SCRIPT, "compare", "--optimizers", name, "--epochs", "1", "--seeds", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status, done.stderr
+    if status == 0:
+        assert list(table(done.stdout)) == ["own:Mine"]
+    else:
+        message = "steppe: broken:Mine cannot be imported: RuntimeError: not today\n"
+        assert done.stderr == message
+
+
 @pytest.mark.parametrize("missing", ["typer", "rich.console"])
 def test_without_the_extra_the_command_says_how_to_get_it(
     missing: str, monkeypatch: pytest.MonkeyPatch
@@ -138,7 +234,7 @@ def test_what_is_cut_off_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     killed, _ = stop_after(1, signal.SIGKILL, [*options, tmp_path / "cut"])
     assert killed == -signal.SIGKILL
     kept = finished_runs(tmp_path / "cut")
-    assert 1 <= kept < 6
+    assert 1 <= kept < 8
 
     interrupted, output = stop_after(kept + 1, signal.SIGINT, [*options, tmp_path / "cut"])
     assert interrupted == 130
@@ -147,7 +243,7 @@ def test_what_is_cut_off_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
     assert "Not finished; of 2 seeds so far: adamw" in output
     assert "run again to go on" in " ".join(output.split())
     kept = finished_runs(tmp_path / "cut")
-    assert kept < 6
+    assert kept < 8
 
     continued = run(*options, tmp_path / "cut")
     assert continued.output.count("(kept)") == kept

@@ -1,19 +1,14 @@
 """Names become the optimizers they promise."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 import steppe
-from steppe.compare.optimizers import (
-    CONTROL,
-    DEFAULT,
-    Recipe,
-    available,
-    find_recipe,
-    find_recipes,
-)
+from steppe.compare.optimizers import Recipe, available, find_recipe
 
 
 class NoDefault(Optimizer):
@@ -127,6 +122,24 @@ def test_a_wrong_name_is_refused_with_help(name: str, message: str) -> None:
         find_recipe(name)
 
 
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("raise RuntimeError('no device\\nno run')", "RuntimeError: no device$"),
+        ("def broken(:", "SyntaxError: "),
+        ("{}['key']", "KeyError: 'key'$"),
+        ("raise SystemExit(3)", "SystemExit: 3$"),
+    ],
+)
+def test_a_module_that_fails_is_named_with_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, cause: str
+) -> None:
+    (tmp_path / "fails_on_import.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="fails_on_import:It cannot be imported: " + cause):
+        find_recipe("fails_on_import:It")
+
+
 def test_a_class_without_default_lr_needs_one() -> None:
     recipe = Recipe("nodefault", NoDefault)
     with pytest.raises(ValueError, match="no default lr: give one with --lr"):
@@ -139,21 +152,6 @@ def test_a_class_that_takes_no_lr_is_given_none() -> None:
     assert recipe.arguments(None, 0.1) == {}
     with pytest.raises(ValueError, match="leave --lr out"):
         recipe.arguments(0.1, 0.1)
-
-
-@pytest.mark.parametrize("dual", ["dualadam", "dualadam-scale-free", "dualadamcm", "dualadam+sam"])
-def test_the_control_is_always_there_with_what_switches(dual: str) -> None:
-    names = [recipe.name for recipe in find_recipes(["adamw", dual])]
-    assert names == ["adamw", CONTROL, dual]
-
-
-def test_the_control_is_not_added_twice_nor_without_need() -> None:
-    assert [recipe.name for recipe in find_recipes(DEFAULT)] == list(DEFAULT)
-    assert [recipe.name for recipe in find_recipes(["invadam", "SGD"])] == ["invadam", "sgd"]
-
-
-def test_repeated_names_count_once() -> None:
-    assert [recipe.name for recipe in find_recipes(["AdamW", "sgd", "adamw"])] == ["adamw", "sgd"]
 
 
 def test_steppe_stands_in_front_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
 def test_a_png_of_fair_size_is_written(tmp_path: Path, outcome) -> None:
     path = tmp_path / "curves.png"
-    plot_curves({"adamw": {0: outcome(), 1: outcome(0.8)}, "sgd": {}}, "toy", path)
+    assert plot_curves({"adamw": {0: outcome(), 1: outcome(0.8)}, "sgd": {}}, "toy", path)
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
@@ -43,7 +43,7 @@ def test_a_png_of_fair_size_is_written(tmp_path: Path, outcome) -> None:
 
 def test_nothing_finished_draws_nothing(tmp_path: Path, outcome) -> None:
     path = tmp_path / "curves.png"
-    plot_curves({"adamw": {}, "sgd": {0: outcome(diverged=True)}}, "toy", path)
+    assert not plot_curves({"adamw": {}, "sgd": {0: outcome(diverged=True)}}, "toy", path)
     assert not path.exists()
 
 

@@ -99,6 +99,54 @@ def test_dual_adam_is_read_against_its_control(printed, outcome) -> None:
     assert "8e-5" in flat
 
 
+def test_each_that_switches_is_read_against_its_own_control(printed, outcome) -> None:
+    def runs(accuracy: float):
+        return by_seed(*(outcome(accuracy + step / 100) for step in range(3)))
+
+    text = printed(
+        {
+            "adamw": runs(0.90),
+            "adam+warmup": runs(0.80),
+            "adam+warmup+sam": runs(0.70),
+            "adamcm+warmup": runs(0.60),
+            "dualadam+sam": runs(0.75),
+            "dualadamcm": runs(0.67),
+        }
+    )
+    flat = " ".join(text.split())
+    assert "dualadam+sam against its control adam+warmup+sam: test accuracy +5.00" in flat
+    assert "dualadamcm against its control adamcm+warmup: test accuracy +7.00" in flat
+
+
+def test_equal_differences_are_called_what_they_are(printed, outcome) -> None:
+    adamw = by_seed(outcome(0.50), outcome(0.75), outcome(0.625))
+    sgd = by_seed(outcome(0.625), outcome(0.875), outcome(0.75))
+    text = printed(
+        {"adamw": adamw, "sgd": sgd, "nadam": adamw, "dualadam-scale-free+warmup+sam": sgd}
+    )
+    lines = {line.split()[0]: line for line in text.splitlines() if " ± – " in line}
+    assert "+12.50 ± –  same on every seed" in lines["sgd"]
+    assert "+0.00 ± –  no difference seen" in lines["nadam"]
+    assert "they are no certainty" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_single_pair_of_seeds_has_no_interval_even_if_equal(printed, outcome) -> None:
+    text = printed({"adamw": by_seed(outcome(), outcome()), "sgd": by_seed(outcome())})
+    line = next(line for line in text.splitlines() if "+0.00 ± –" in line)
+    assert line.count("no interval") == 2
+
+
+def test_a_sharpness_that_is_not_there_is_a_dash_with_its_reason(printed, outcome) -> None:
+    flat_out = [outcome(0.9), outcome(0.8, sharpness=math.nan), outcome(0.7)]
+    text = printed({"adamw": by_seed(*flat_out), "sgd": by_seed(outcome(), outcome())})
+    line = next(line for line in text.splitlines() if line.split()[:1] == ["adamw"])
+    assert "–" in line
+    assert "nan" not in text
+    assert "adamw ended where the gradient is not finite: no sharpness there." in text
+    assert "sgd ended" not in text
+
+
 def test_without_a_switch_nothing_is_said_about_one(printed, outcome) -> None:
     text = printed({"adamw": by_seed(outcome()), "sgd": by_seed(outcome())})
     assert "Switch" not in text

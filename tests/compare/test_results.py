@@ -106,7 +106,7 @@ def test_a_run_is_never_there_in_part(results, make_run, outcome) -> None:
 
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("just text, long enough to be no empty database at all\n" * 20)
-    with pytest.raises(ValueError, match=f"{FILE} is not a results file"):
+    with pytest.raises(ValueError, match=f"{FILE} is not usable as a results file"):
         Results(tmp_path)
 
 
@@ -114,8 +114,68 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.executescript("CREATE TABLE other (x); PRAGMA user_version = 7;")
     connection.close()
-    with pytest.raises(ValueError, match="version 7, not 1"):
+    with pytest.raises(ValueError, match="version is 7, not 1"):
         Results(tmp_path)
+
+
+def test_another_programs_file_of_the_same_version_is_refused(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.executescript("CREATE TABLE runs (id, speed); PRAGMA user_version = 1;")
+    connection.close()
+    with pytest.raises(ValueError, match=f"{FILE} is not usable as a results file: no such column"):
+        Results(tmp_path)
+
+
+def test_an_empty_database_of_another_program_is_not_taken_over(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / FILE)
+    connection.execute("PRAGMA user_version = 7")
+    connection.close()
+    with pytest.raises(ValueError, match="version is 7, not 1"):
+        Results(tmp_path)
+
+
+def test_a_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(ValueError, match=f"{FILE} cannot be opened: unable to open"):
+        Results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [(200, None), (7, 8)],
+    ids=["pages that cannot be read", "a page whose count of free bytes is wrong"],
+)
+def test_a_damaged_file_is_refused(tmp_path: Path, make_run, outcome, start, stop) -> None:
+    results = Results(tmp_path)
+    for seed in range(50):
+        results.add(make_run(seed=seed), outcome())
+    results.close()
+    content = bytearray((tmp_path / FILE).read_bytes())
+    # The first page, with the list of tables, stays whole.
+    damaged = content[-4096:]
+    damaged[start:stop] = b"\x63" * len(damaged[start:stop])
+    content[-4096:] = damaged
+    (tmp_path / FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{FILE} is not usable as a results file: .*") as caught:
+        Results(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_locked_file_is_named_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("steppe.compare.results._TIMEOUT_S", 0.05)
+    Results(tmp_path).close()
+    other = sqlite3.connect(tmp_path / FILE, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ValueError, match=f"{FILE} is not usable as a results file: .*locked"):
+        Results(tmp_path)
+    other.close()
+
+
+def test_a_short_lock_is_waited_for(results) -> None:
+    patience = results._connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    assert patience == 60_000
 
 
 def test_the_final_numbers_are_there_for_sql(tmp_path: Path, results, make_run, outcome) -> None:

@@ -45,7 +45,21 @@ def test_equal_values_have_no_interval() -> None:
     )
     assert found.mean == pytest.approx(100 * 2 / 540)
     assert math.isnan(found.half_width)
+    assert found.all_equal
     assert not found.excludes_zero
+    assert not interval([3.0]).all_equal
+    assert not interval([3.0, 4.0]).all_equal
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_value_that_is_not_finite_leaves_no_interval(lost: float, place: int) -> None:
+    values = [1.0, 2.0, 4.0]
+    values[place] = lost
+    found = interval(values)
+    assert not math.isfinite(found.mean)
+    assert math.isnan(found.half_width)
+    assert not found.all_equal
 
 
 def test_pairing_takes_out_what_the_seed_did() -> None:

@@ -1,5 +1,7 @@
 """A comparison is checked before it starts, and goes on where it stopped."""
 
+import sys
+
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ from steppe.compare.study import execute, plan
         ({"optimizers": ["adamw", "dualadm"]}, "did you mean dualadam"),
         ({"optimizers": ["adamw", "sparseadam"]}, "sparseadam cannot train digits"),
         ({"optimizers": ["adamw", "muon"]}, "muon cannot train digits"),
+        ({"optimizers": ["adamw", "lbfgs+sam"]}, r"lbfgs\+sam cannot train digits: [^\n]+\Z"),
         ({"optimizers": []}, "no optimizer is named"),
     ],
     ids=str,
@@ -30,6 +33,15 @@ from steppe.compare.study import execute, plan
 def test_what_is_wrong_is_said_before_anything_is_trained(options, message) -> None:
     with pytest.raises(ValueError, match=message):
         plan(**{"task": "digits", "optimizers": ["adamw"], **options})
+
+
+@pytest.mark.parametrize("module", ["scipy.stats", "matplotlib.figure"])
+def test_what_is_needed_at_the_end_is_looked_for_first(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=module):
+        plan("digits", ["adamw"])
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

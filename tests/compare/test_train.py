@@ -68,6 +68,29 @@ def test_the_callers_state_is_left_alone(make_run, toy_data) -> None:
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_only_warning_of_what_does_not_repeat_is_left_as_found(make_run, toy_data) -> None:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        train(make_run(), toy_data)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_a_gradient_that_is_not_finite_costs_the_sharpness_only(make_run, toy_data) -> None:
+    def loss(outputs, targets):
+        """Finite, while the derivative of the square root at 0 times 0 is NaN."""
+        return F.cross_entropy(outputs, targets) + (0 * outputs).sum().sqrt()
+
+    task = Task("toy", lambda: toy_data, lambda: nn.Linear(4, 2), epochs=2, batch_size=5, loss=loss)
+    run = dataclasses.replace(make_run(task=task), recipe=Recipe("spy", Spy))
+    outcome = train(run, toy_data)
+    assert not outcome.diverged
+    assert len(outcome.curve) == 2
+    assert math.isnan(outcome.sharpness)
+
+
 def test_losses_and_accuracy_are_of_the_whole_sets_in_eval_mode(make_run, toy_data) -> None:
     """With lr 0 the model stays what the seed made it, so everything can be computed apart."""
     task = Task("toy", lambda: toy_data, dropped, epochs=1, batch_size=5)

@@ -1,5 +1,6 @@
 """The command line: ``steppe compare`` and ``steppe doctor``."""
 
+import sqlite3
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -15,6 +16,8 @@ from steppe.compare.report import report
 from steppe.compare.results import FILE, Results
 from steppe.compare.run import Outcome, Run
 from steppe.compare.study import Study, execute, plan
+from steppe.compare.summary import Finished
+from steppe.compare.wording import first_line
 
 app = typer.Typer(
     help="Optimizers for flat minima, and whether they help.",
@@ -23,6 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_FAILED = 1
 _USAGE = 2
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 _WIDTH = 100
@@ -54,7 +58,8 @@ def compare(
         typer.Option(
             help="Names with commas between: of steppe, of torch.optim, a preset such as "
             "dualadam-scale-free, or package.module:Class; each may end in +sam (SAM around it) or "
-            "+warmup (lr rises linearly until DualAdam's switch). The first is the baseline."
+            "+warmup (lr rises linearly until DualAdam's switch). The first is the baseline. What "
+            "switches brings the same with a warm-up instead along, as its control."
         ),
     ] = ",".join(DEFAULT),
     seeds: Annotated[int, typer.Option(help="How often to repeat everything.")] = 3,
@@ -77,7 +82,7 @@ def compare(
         Path | None,
         typer.Option(
             help="Directory of results.sqlite and the curves. Runs that are in it with the same "
-            "settings are not run again. Default: results/TASK."
+            "settings and source code are not run again. Default: results/TASK."
         ),
     ] = None,
     data: Annotated[
@@ -105,7 +110,10 @@ def compare(
         )
         results = Results(out)
     except ModuleNotFoundError as missing:
-        _fail(f"{missing.name} is missing: pip install 'steppe[compare]'")
+        package = (missing.name or str(missing)).partition(".")[0]
+        _fail(f"{package} is missing: pip install 'steppe[compare]'")
+    except ImportError as broken:
+        _fail(f"{first_line(broken)}: pip install 'steppe[compare]'")
     except (ValueError, OSError) as error:
         _fail(str(error))
     _show(study, results, out)
@@ -120,21 +128,36 @@ def doctor() -> None:
 def _show(study: Study, results: Results, out: Path) -> None:
     console = _console()
     finished: dict[str, dict[int, Outcome]] = {recipe.name: {} for recipe in study.recipes}
-    interrupted = False
+    stopped: KeyboardInterrupt | sqlite3.Error | None = None
     try:
         _run_all(console, study, results, finished)
-    except KeyboardInterrupt:
-        interrupted = True
+    except (KeyboardInterrupt, sqlite3.Error) as reason:
+        stopped = reason
     finally:
         results.close()
 
-    picture = out / f"curves-{study.setup.task.name}.png"
-    plot_curves(finished, f"{study.setup.task.name}: mean and range over seeds", picture)
     report(console, study, finished)
-    if interrupted:
+    picture = _drawn(study, finished, out)
+    if isinstance(stopped, sqlite3.Error):
+        _fail(f"{out / FILE} cannot be used any more: {stopped}", _FAILED)
+    if stopped is not None:
         console.print(f"\nInterrupted. What has finished is kept in {out}: run again to go on.")
         raise typer.Exit(_INTERRUPTED)
-    console.print(f"\nResults: {out / FILE}\nCurves: {picture}", soft_wrap=True, highlight=False)
+    console.print(f"\nResults: {out / FILE}", soft_wrap=True, highlight=False)
+    if picture is not None:
+        console.print(f"Curves: {picture}", soft_wrap=True, highlight=False)
+
+
+def _drawn(study: Study, finished: Finished, out: Path) -> Path | None:
+    """Draw the curves and say where; None if nothing can be drawn: the table stands without."""
+    task = study.setup.task.name
+    picture = out / f"curves-{task}.png"
+    try:
+        drawn = plot_curves(finished, f"{task}: mean and range over seeds", picture)
+    except OSError as error:
+        typer.echo(f"steppe: no curves drawn in {picture}: {first_line(error)}", err=True)
+        return None
+    return picture if drawn else None
 
 
 def _run_all(
@@ -174,6 +197,6 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=_WIDTH)
 
 
-def _fail(message: str) -> NoReturn:
+def _fail(message: str, status: int = _USAGE) -> NoReturn:
     typer.echo(f"steppe: {message}", err=True)
-    raise typer.Exit(_USAGE)
+    raise typer.Exit(status)

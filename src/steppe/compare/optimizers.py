@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import os
+import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 import steppe
 from steppe.compare.names import unknown
+from steppe.compare.sources import class_source
+from steppe.compare.wording import first_line
 
 DEFAULT = ("adamw", "adam+warmup", "dualadam", "adamcm", "adamw+sam")
-
-# What separates DualAdam from Adam while gradients are small is a linear warm-up and nothing else,
-# so it is never shown without this control.
-CONTROL = "adam+warmup"
 
 _MODIFIERS = ("warmup", "sam")
 
@@ -45,6 +46,8 @@ class Recipe:
         Whether lr rises linearly over the first 1/switch_rate steps.
     sam : bool
         Whether SAM goes around it.
+    source : str
+        Hash of the class's source, torch's and steppe's left out.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Recipe:
     preset: Mapping[str, Any] = field(default_factory=dict)
     warmup: bool = False
     sam: bool = False
+    source: str = ""
 
     @property
     def switches(self) -> bool:
@@ -105,9 +109,13 @@ class Recipe:
 
     def settings(self, lr: float | None, switch_rate: float) -> dict[str, Any]:
         """Everything about the optimizer that a run's numbers depend on."""
+        accepted = inspect.signature(self.cls).parameters.values()
+        defaults = {p.name: p.default for p in accepted if p.default is not p.empty}
+        arguments = {**defaults, **self.arguments(lr, switch_rate)}
         return {
             "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
-            "arguments": self.arguments(lr, switch_rate),
+            "source": self.source,
+            "arguments": {name: _text(value) for name, value in arguments.items()},
             "warmup": switch_rate if self.warmup else None,
             "sam": self.sam,
         }
@@ -152,26 +160,16 @@ def find_recipe(name: str) -> Recipe:
             raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
     cls, preset = _imported(base) if ":" in base else _named(base)
-    canonical = base if ":" in base else base.lower()
-    return Recipe("+".join((canonical, *chosen)), cls, preset, "warmup" in chosen, "sam" in chosen)
-
-
-def find_recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
-    """Read the names, drop repetitions, and see that the control stands before what needs it.
-
-    Raises
-    ------
-    ValueError
-        If a name is not known, or there is none at all.
-    """
-    recipes = {recipe.name: recipe for recipe in map(find_recipe, names)}
-    if not recipes:
-        raise ValueError("no optimizer is named")
-    ordered = list(recipes.values())
-    first = next((i for i, recipe in enumerate(ordered) if recipe.switches), None)
-    if first is not None and CONTROL not in recipes:
-        ordered.insert(first, find_recipe(CONTROL))
-    return tuple(ordered)
+    module = base.partition(":")[0] if ":" in base else cls.__module__
+    return Recipe(
+        name="+".join((base if ":" in base else base.lower(), *chosen)),
+        cls=cls,
+        preset=preset,
+        warmup="warmup" in chosen,
+        sam="sam" in chosen,
+        # Now, while the file is what was imported: it may be edited while the study runs.
+        source=class_source(cls, module),
+    )
 
 
 def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
@@ -187,10 +185,18 @@ def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
 
 def _imported(path: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
     module, _, attribute = path.partition(":")
+    # A console script has its own directory on the path, and not the one it is called in.
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         thing = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # importing runs code, which may do anything
+        raise ValueError(f"{path} cannot be imported: {first_line(error)}") from error
     if not (isinstance(thing, type) and issubclass(thing, Optimizer)):
         raise ValueError(f"{path} is not a subclass of torch.optim.Optimizer")
     return thing, {}
+
+
+def _text(value: object) -> str:
+    """Write a value without the address that an object has in this process only."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

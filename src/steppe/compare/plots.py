@@ -21,7 +21,7 @@ _DASHES = ("--", "-")
 _LABEL_HEIGHT = 0.07
 
 
-def plot_curves(finished: Finished, title: str, path: Path) -> None:
+def plot_curves(finished: Finished, title: str, path: Path) -> bool:
     """Draw train loss, test loss and test accuracy by epoch; nothing if nothing has finished.
 
     Lines are means over seeds, bands run from the lowest to the highest seed; diverged runs are
@@ -35,12 +35,22 @@ def plot_curves(finished: Finished, title: str, path: Path) -> None:
         Over the picture.
     path : Path
         The PNG file to write.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to draw.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
     """
     from matplotlib.figure import Figure
 
     curves = {name: runs for name in finished if (runs := _whole(finished, name))}
     if not curves:
-        return
+        return False
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     train, test, accuracy = figure.subplots(1, 3)
@@ -60,6 +70,7 @@ def plot_curves(finished: Finished, title: str, path: Path) -> None:
     _leave_out_the_climb(accuracy)
     _label_ends(accuracy)
     figure.savefig(path, dpi=150)
+    return True
 
 
 def _whole(finished: Finished, name: str) -> list[Outcome]:

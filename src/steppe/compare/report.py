@@ -1,13 +1,16 @@
 """The table at the end, and what it does and does not say."""
 
+import math
+from collections.abc import Mapping
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from steppe.compare.optimizers import CONTROL
-from steppe.compare.statistics import Interval
+from steppe.compare.controls import control_of
 from steppe.compare.study import Study
-from steppe.compare.summary import Finished, Row, difference, summarise
+from steppe.compare.summary import Difference, Finished, Row, difference, summarise
+from steppe.compare.wording import SAME, many, short, verdict, with_interval
 
 _INTERVALS = ("test\naccuracy %", "test\nloss")
 _NUMBERS = (
@@ -41,8 +44,15 @@ def report(console: Console, study: Study, finished: Finished) -> None:
     if study.seeds == 1:
         console.print("\nOne seed has no interval: nothing can be said about differences.")
         return
+    baseline, *others = (recipe.name for recipe in study.recipes)
+    found = {name: difference(finished, name, baseline) for name in others}
     console.print()
-    console.print(_differences(study, finished))
+    console.print(_differences(baseline, found))
+    if any(verdict(each.accuracy) == SAME for each in found.values()):
+        console.print(
+            "Equal differences have no interval: accuracy comes in steps of one test sample, so "
+            "they are no certainty."
+        )
     for line in _control_reading(study, finished):
         console.print(line, highlight=False)
     console.print(
@@ -54,7 +64,7 @@ def report(console: Console, study: Study, finished: Finished) -> None:
 def _table(study: Study, rows: list[Row]) -> Table:
     setup = study.setup
     table = _new_table(
-        f"{setup.task.name}: {_many(study.seeds, 'seed')}, {_many(setup.epochs, 'epoch')} "
+        f"{setup.task.name}: {many(study.seeds, 'seed')}, {many(setup.epochs, 'epoch')} "
         f"of {study.steps // setup.epochs} steps"
     )
     for heading in _INTERVALS:
@@ -69,9 +79,9 @@ def _table(study: Study, rows: list[Row]) -> Table:
             measures = [
                 with_interval(row.accuracy, 2),
                 with_interval(row.test_loss, 3),
-                f"{row.train_loss.mean:.2g}",
+                short(row.train_loss.mean),
                 f"{row.gap.mean:.3f}",
-                f"{row.sharpness.mean:.2g}",
+                short(row.sharpness.mean),
             ]
         table.add_row(name, *measures, f"{row.step_ms:.2f}", f"{row.state_bytes:.1f}")
     return table
@@ -110,12 +120,7 @@ def _notes(study: Study, rows: list[Row]) -> list[str]:
             f"({switched / study.steps:.0%}; switch rate {setup.switch_rate:.2g}). The published "
             "8e-5 switches after 12 500 steps, 16 % of its 200-epoch CIFAR run."
         )
-    for row in rows:
-        if row.diverged:
-            notes.append(
-                f"† {row.name}: {row.diverged} of {_many(row.runs, 'run')} diverged (loss not "
-                "finite) and is in no mean."
-            )
+    notes += [note for row in rows for note in _row_notes(row)]
     done = {row.name: row.runs for row in rows}
     if sum(done.values()) < len(study.runs()):
         seeds = ", ".join(f"{recipe.name} {done.get(recipe.name, 0)}" for recipe in study.recipes)
@@ -123,20 +128,30 @@ def _notes(study: Study, rows: list[Row]) -> list[str]:
     return notes
 
 
-def _differences(study: Study, finished: Finished) -> Table:
-    baseline = study.recipes[0].name
+def _row_notes(row: Row) -> list[str]:
+    notes = []
+    if row.diverged:
+        notes.append(
+            f"† {row.name}: {row.diverged} of {many(row.runs, 'run')} diverged (loss not finite) "
+            "and is in no mean."
+        )
+    if row.diverged < row.runs and math.isnan(row.sharpness.mean):
+        notes.append(f"{row.name} ended where the gradient is not finite: no sharpness there.")
+    return notes
+
+
+def _differences(baseline: str, found: Mapping[str, Difference]) -> Table:
     table = _new_table(f"Difference from {baseline}, seed by seed")
     for measure in ("test accuracy, points", "test loss"):
         table.add_column(measure, justify="right", min_width=8)
         table.add_column("")
-    for recipe in study.recipes[1:]:
-        found = difference(finished, recipe.name, baseline)
+    for name, each in found.items():
         table.add_row(
-            recipe.name,
-            with_interval(found.accuracy, 2, sign=True),
-            verdict(found.accuracy),
-            with_interval(found.test_loss, 3, sign=True),
-            verdict(found.test_loss),
+            name,
+            with_interval(each.accuracy, 2, sign=True),
+            verdict(each.accuracy),
+            with_interval(each.test_loss, 3, sign=True),
+            verdict(each.test_loss),
         )
     return table
 
@@ -146,46 +161,11 @@ def _control_reading(study: Study, finished: Finished) -> list[str]:
     for recipe in study.recipes:
         if not recipe.switches:
             continue
-        found = difference(finished, recipe.name, CONTROL)
+        control = control_of(recipe)
+        found = difference(finished, recipe.name, control)
         lines.append(
-            f"{recipe.name} against its control {CONTROL}: test accuracy "
+            f"{recipe.name} against its control {control}: test accuracy "
             f"{with_interval(found.accuracy, 2, sign=True)} points, {verdict(found.accuracy)}; "
             f"test loss {with_interval(found.test_loss, 3, sign=True)}, {verdict(found.test_loss)}."
         )
     return lines
-
-
-def with_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
-    """Write a mean with its half-width; ``–`` where there is none.
-
-    Examples
-    --------
-    >>> with_interval(Interval(97.5, 0.456), 2)
-    '97.50 ± 0.46'
-    >>> with_interval(Interval(-0.5, float("nan")), 1, sign=True)
-    '−0.5 ± –'
-    """
-    if value.mean != value.mean:
-        return "–"
-    mean = f"{value.mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-    width = "–" if value.half_width != value.half_width else f"{value.half_width:.{digits}f}"
-    return f"{mean} ± {width}"
-
-
-def verdict(found: Interval) -> str:
-    """Say in words whether a difference was seen.
-
-    Examples
-    --------
-    >>> verdict(Interval(0.4, 0.5)), verdict(Interval(-0.4, 0.1))
-    ('no difference seen', 'lower')
-    """
-    if found.half_width != found.half_width and found.mean != 0:
-        return "no interval"
-    if not found.excludes_zero:
-        return "no difference seen"
-    return "higher" if found.mean > 0 else "lower"
-
-
-def _many(count: int, thing: str) -> str:
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -9,6 +9,7 @@ from steppe.compare.run import Epoch, Outcome, Run
 FILE = "results.sqlite"
 
 _VERSION = 1
+_TIMEOUT_S = 60.0  # how long to wait for another process that has the file locked
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
     id INTEGER PRIMARY KEY,
@@ -35,6 +36,12 @@ CREATE TABLE IF NOT EXISTS curves (
 );
 """
 
+_PROBES = (
+    "SELECT id, settings, task, optimizer, seed, diverged, train_loss, test_loss, test_accuracy,"
+    " sharpness, step_ms, state_bytes FROM runs LIMIT 0",
+    "SELECT run, epoch, train_loss, test_loss, test_accuracy FROM curves LIMIT 0",
+)
+
 
 class Results:
     """The finished runs of a directory.
@@ -49,7 +56,7 @@ class Results:
     Raises
     ------
     ValueError
-        If the file is not one of ours.
+        If the file cannot be opened, is locked for a minute, is damaged, or is not one of ours.
     OSError
         If the directory cannot be made.
     """
@@ -57,19 +64,18 @@ class Results:
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / FILE
-        self._connection = sqlite3.connect(path)
         try:
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        except sqlite3.DatabaseError as error:
-            raise ValueError(f"{path} is not a results file: {error}") from error
-        if tables == 0:
-            # One transaction: a kill here leaves an empty file, never half the tables.
-            self._connection.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
-            )
-        elif version != _VERSION:
-            raise ValueError(f"{path} is a results file of version {version}, not {_VERSION}")
+            self._connection = sqlite3.connect(path, timeout=_TIMEOUT_S)
+        except sqlite3.Error as error:
+            raise ValueError(f"{path} cannot be opened: {error}") from error
+        try:
+            _prepare(self._connection)
+        except (sqlite3.Error, ValueError) as error:
+            self.close()
+            raise ValueError(f"{path} is not usable as a results file: {error}") from error
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
@@ -128,3 +134,21 @@ class Results:
                     for number, e in enumerate(outcome.curve, start=1)
                 ],
             )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables in a new file; else see that the file is whole, and ours."""
+    damage = connection.execute("PRAGMA quick_check").fetchone()[0]
+    if damage != "ok":
+        raise ValueError(f"damaged: {damage.splitlines()[0]}")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    if tables == 0 and version == 0:
+        # One transaction: a kill here leaves an empty file, never half the tables.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
+        )
+    elif version != _VERSION:
+        raise ValueError(f"its version is {version}, not {_VERSION}")
+    for probe in _PROBES:  # another program's file may well have version 1
+        connection.execute(probe)

@@ -9,6 +9,7 @@ import torch
 
 import steppe
 from steppe.compare.optimizers import Recipe
+from steppe.compare.sources import steppe_source
 from steppe.compare.tasks import Task
 
 
@@ -66,9 +67,9 @@ class Run:
             "seed": self.seed,
             "optimizer": self.recipe.settings(setup.lr, setup.switch_rate),
             "torch": torch.__version__,
-            "steppe": steppe.__version__,
+            "steppe": [steppe.__version__, steppe_source()],
         }
-        return json.dumps(settings, sort_keys=True, default=str)
+        return json.dumps(settings, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Outcome:
     diverged : bool
         Whether a loss was not finite; the run ended there.
     sharpness : float
-        SAM's, over the training samples at radius 0.05; NaN if the run diverged.
+        SAM's, over the training samples at radius 0.05; NaN if the run diverged or ended where
+        the gradient is not finite.
     step_ms : float
         Median wall time of a training step (forward, backward, update) in milliseconds.
     state_bytes : float

@@ -17,11 +17,14 @@ class Interval:
     mean : float
         NaN of no values.
     half_width : float
-        NaN of fewer than two values, and of values that are all equal.
+        NaN of fewer than two values, of values that are all equal, and of values not finite.
+    all_equal : bool, default False
+        Whether there are several values, all equal.
     """
 
     mean: float
     half_width: float
+    all_equal: bool = False
 
     @property
     def excludes_zero(self) -> bool:
@@ -50,8 +53,10 @@ def interval(values: Sequence[float]) -> Interval:
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan)
+    if n == 1 or not all(map(math.isfinite, values)):
+        return Interval(sum(values) / n, math.nan)
     if math.isclose(min(values), max(values)):
-        return Interval(fmean(values), math.nan)
+        return Interval(fmean(values), math.nan, all_equal=True)
     quantile = float(t.ppf((1 + CONFIDENCE) / 2, df=n - 1))
     return Interval(fmean(values), quantile * stdev(values) / math.sqrt(n))
 

@@ -1,5 +1,6 @@
 """A comparison: checked before anything is trained, then run after run, each kept."""
 
+import importlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,15 +8,20 @@ from pathlib import Path
 
 import torch
 
+from steppe.compare.controls import find_recipes
 from steppe.compare.data import Data
-from steppe.compare.optimizers import Recipe, find_recipes
+from steppe.compare.optimizers import Recipe
 from steppe.compare.results import Results
 from steppe.compare.run import Outcome, Run, Setup
 from steppe.compare.tasks import find_task
 from steppe.compare.train import step, train
+from steppe.compare.wording import first_line
 
 # DualAdam's published switch takes 1/8e-5 = 12 500 steps, 16 % of its 200 epochs on CIFAR.
 SWITCH_SHARE = 0.16
+
+# The table and the curves need them: better missed now than after hours of training.
+_NEEDED_LATER = ("scipy.stats", "matplotlib.figure")
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ def plan(
         If an option is out of its range, a name is not known, or an optimizer cannot take a step.
     FileNotFoundError
         If the data is not there.
+    ModuleNotFoundError
+        If a package is not installed that the study, its table or its curves need.
     """
     found = find_task(task)
     recipes = find_recipes(optimizers)
@@ -106,6 +114,8 @@ def plan(
     if switch_rate is not None and not 0 < switch_rate <= 1:
         raise ValueError(f"switch-rate must lie in (0, 1], got {switch_rate}")
     where = _device(device)
+    for module in _NEEDED_LATER:
+        importlib.import_module(module)
 
     samples = found.data(data)
     steps = _steps(samples, epochs, batch_size)
@@ -173,4 +183,5 @@ def _rehearse(recipe: Recipe, setup: Setup, data: Data) -> None:
         batch = data.train_inputs[: setup.batch_size], data.train_targets[: setup.batch_size]
         step(model, optimizer, setup.task.loss, *batch)
     except Exception as error:
-        raise ValueError(f"{recipe.name} cannot train {setup.task.name}: {error}") from error
+        reason = first_line(error)
+        raise ValueError(f"{recipe.name} cannot train {setup.task.name}: {reason}") from error

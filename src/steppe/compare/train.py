@@ -125,6 +125,7 @@ def _reproducible(run: Run) -> Iterator[None]:
     device = run.setup.device
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     if device.type == "cuda":
         # Without it cuBLAS may choose another order of sums each time, and torch refuses to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -135,7 +136,7 @@ def _reproducible(run: Run) -> Iterator[None]:
             torch.manual_seed(run.seed)
             yield
     finally:
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)
 
 
@@ -176,7 +177,11 @@ def _loss_and_accuracy(
 
 
 def _sharpness(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data) -> float:
-    return sharpness(model, loss_fn, _batches(data.train_inputs, data.train_targets)).value
+    batches = _batches(data.train_inputs, data.train_targets)
+    try:
+        return sharpness(model, loss_fn, batches).value
+    except ValueError:  # a finite loss may have a gradient that is not: there is no direction
+        return math.nan
 
 
 def _now(device: torch.device) -> float:

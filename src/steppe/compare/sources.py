@@ -1,0 +1,59 @@
+"""Hashes of source code, so that results of different code never mix."""
+
+import hashlib
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import steppe
+
+# What a run's numbers come from; the rest of the package plans, keeps and prints them.
+_DECISIVE = (
+    "rules.py",
+    "engines",
+    "optim",
+    "landscape",
+    "compare/data.py",
+    "compare/models.py",
+    "compare/optimizers.py",
+    "compare/tasks.py",
+    "compare/train.py",
+)
+
+# Of these a version says enough, and they are large.
+_VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
+
+
+@cache
+def steppe_source() -> str:
+    """Hash what steppe computes with; once, as later edits are not in the running process."""
+    return package_source(Path(steppe.__file__).parent)
+
+
+def package_source(root: Path) -> str:
+    """Hash the sources under steppe's directory ``root`` that a run's numbers depend on."""
+    entries = [root / name for name in _DECISIVE]
+    files = [file for entry in entries for file in (entry.rglob("*.py"), [entry])[entry.is_file()]]
+    return _hash((file.relative_to(root).as_posix(), file) for file in sorted(files))
+
+
+def class_source(cls: type, module: str) -> str:
+    """Hash the files of ``module`` and of every module that defines ``cls`` or a base of it.
+
+    Torch, steppe and Python itself are left out: their versions or sources stand in a run's
+    settings already.
+    """
+    modules = {module, *(base.__module__ for base in cls.__mro__)}
+    own = sorted(name for name in modules if name.partition(".")[0] not in _VERSIONED)
+    files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
+    return _hash((name, Path(file)) for name, file in files if file)
+
+
+def _hash(files: Iterable[tuple[str, Path]]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files:
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]

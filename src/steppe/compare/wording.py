@@ -1,0 +1,75 @@
+"""Numbers and findings in words."""
+
+from steppe.compare.statistics import Interval
+
+SAME = "same on every seed"
+
+
+def with_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
+    """Write a mean with its half-width; ``–`` where there is none.
+
+    Examples
+    --------
+    >>> with_interval(Interval(97.5, 0.456), 2)
+    '97.50 ± 0.46'
+    >>> with_interval(Interval(-0.5, float("nan")), 1, sign=True)
+    '−0.5 ± –'
+    """
+    if value.mean != value.mean:
+        return "–"
+    mean = f"{value.mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    width = "–" if value.half_width != value.half_width else f"{value.half_width:.{digits}f}"
+    return f"{mean} ± {width}"
+
+
+def short(value: float) -> str:
+    """Write two digits of a mean; ``–`` where there is none.
+
+    Examples
+    --------
+    >>> short(0.00457), short(float("nan"))
+    ('0.0046', '–')
+    """
+    return "–" if value != value else f"{value:.2g}"
+
+
+def verdict(found: Interval) -> str:
+    """Say in words whether a difference was seen.
+
+    Examples
+    --------
+    >>> verdict(Interval(0.4, 0.5)), verdict(Interval(-0.4, 0.1))
+    ('no difference seen', 'lower')
+    """
+    if found.all_equal and found.mean != 0:
+        return SAME
+    if found.half_width != found.half_width and not found.all_equal:
+        return "no interval"
+    if not found.excludes_zero:
+        return "no difference seen"
+    return "higher" if found.mean > 0 else "lower"
+
+
+def many(count: int, thing: str) -> str:
+    """Write a number of things.
+
+    Examples
+    --------
+    >>> many(1, "seed"), many(3, "seed")
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def first_line(error: BaseException) -> str:
+    r"""Write an error in one line, with its kind where the message alone may say too little.
+
+    Examples
+    --------
+    >>> first_line(KeyError("lr")), first_line(ValueError("lr is 0\nmore"))
+    ("KeyError: 'lr'", 'lr is 0')
+    """
+    kind, lines = type(error).__name__, str(error).strip().splitlines()
+    if not lines:
+        return kind
+    return lines[0] if type(error) is ValueError else f"{kind}: {lines[0]}"

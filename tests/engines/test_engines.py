@@ -90,7 +90,10 @@ def test_a_fused_engine_is_taken_where_it_can(
 def test_its_objection_is_the_reason_and_none_falls_back(fused: Fused) -> None:
     params = parameters()
     before = [p.detach().clone() for p in params]
-    demanding = Config("AdamCM")(params, fused=True)
+    with pytest.raises(RuntimeError, match=r"fused=True: fused: too many parameters"):
+        Config("AdamCM")(params, fused=True)
+    demanding = Config("AdamCM")(params)
+    demanding.param_groups[0]["fused"] = True
     with pytest.raises(RuntimeError, match=r"fused=True: fused: too many parameters"):
         train(demanding, params, range(1))
     assert equal(params, before)

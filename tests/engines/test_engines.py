@@ -62,6 +62,9 @@ class Fused(SimpleNamespace):
     def objection(self, batch: engines.Batch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None
 
+    def square_norm(self, batch: engines.Batch) -> Tensor:
+        return eager.square_norm(batch)
+
     def step(self, batch: engines.Batch, priority: Tensor | None) -> None:
         self.steps += 1
         eager.step(batch, priority)

@@ -1,12 +1,14 @@
 """Engines run one rule over many tensors. They know number formats and launches, no method.
 
 An engine is a module with a ``name``, an ``objection(batch)`` that says why it cannot run a batch
-(or None), and a ``step(batch, priority)`` that advances the batch by one step, buffers included.
+(or None), a ``square_norm(batch)`` of its gradients, and a ``step(batch, priority)`` that advances
+the batch by one step, buffers included.
 What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
 """
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from steppe.engines import cpu, eager
@@ -36,6 +38,9 @@ class Engine(Protocol):
 
     def objection(self, batch: Batch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
+
+    def square_norm(self, batch: Batch) -> Tensor:
+        """Return the squared L2 norm of all gradients of the batch, over every shard."""
 
     def step(self, batch: Batch, priority: Tensor | None) -> None:
         """Advance every row of the batch by one step."""
@@ -80,11 +85,21 @@ def step(plan: Plan) -> None:
     engines = [choose(batch) for batch in plan.batches]
     for batch in plan.batches:
         batch.steps += 1.0
-    is_global = any(
-        batch.kernel.buffer is not None and row.group["scope"] == "global" and row.capacity
-        for batch in plan.batches
-        for row in batch.rows
-    )
-    priority = eager.norm(row.grad for row in plan.rows) if is_global else None
+    priority = _global_norm(engines, plan.batches) if _needs_global_norm(plan) else None
     for engine, batch in zip(engines, plan.batches, strict=True):
         engine.step(batch, priority)
+
+
+def _needs_global_norm(plan: Plan) -> bool:
+    return any(
+        row.group["scope"] == "global" and row.capacity > 0
+        for batch in plan.batches
+        if batch.kernel.buffer is not None
+        for row in batch.rows
+    )
+
+
+@torch.no_grad()
+def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
+    squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
+    return torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()

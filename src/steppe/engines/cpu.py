@@ -82,7 +82,12 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, map(_format_objection, batch.rows)), None)
 
 
-def square_sums(batch: Batch) -> Floats:
+def square_norm(batch: Batch) -> Tensor:
+    """Return the squared L2 norm of all gradients of the batch."""
+    return torch.tensor(_square_sums(batch).sum())
+
+
+def _square_sums(batch: Batch) -> Floats:
     """Return the sum of the squared gradient of each row, in float64 and a fixed order."""
     table = _table(batch)
     sums = np.empty(len(table.chunks))
@@ -241,7 +246,7 @@ def _decide(
     priorities = np.full(len(batch.rows), shared)
     own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
     if own.any():
-        priorities[own] = np.sqrt(square_sums(batch)[own])
+        priorities[own] = np.sqrt(_square_sums(batch)[own])
     stored, due = cpu_buffer.decide(
         table.books,
         table.slots,

@@ -36,6 +36,11 @@ def norm(tensors: Iterable[Tensor]) -> Tensor:
     return joint
 
 
+def square_norm(batch: Batch) -> Tensor:
+    """Return the squared L2 norm of all gradients of the batch, over every shard."""
+    return norm(row.grad for row in batch.rows).square()
+
+
 def step(batch: Batch, priority: Tensor | None) -> None:
     """Advance every row by one step.
 

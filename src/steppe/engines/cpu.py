@@ -37,8 +37,9 @@ Floats = NDArray[np.float64]
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _BOOKS = (KEYS, BIRTHS, REPLACEMENTS)
 
-# The threads of a parallel loop do not survive a fork, and OpenMP's ends a process that tries.
-_home = os.getpid()
+# The threads of a parallel loop do not survive a fork, and OpenMP ends a process that tries: this
+# is the process that has started them, if any has.
+_started_in: int | None = None
 
 
 @dataclass
@@ -75,7 +76,7 @@ def objection(batch: Batch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.demand.capturable or batch.demand.differentiable:
         return "a capturable or differentiable step is plain torch's"
-    if os.getpid() != _home:
+    if _started_in not in (None, os.getpid()):
         return "the process was forked, and a parallel loop's threads with it are gone"
     if any(row.state for row in batch.rows):
         return _refresh(batch)
@@ -143,21 +144,23 @@ def _refresh(batch: Batch) -> str | None:
 
 
 def _fixed_addresses(batch: Batch) -> list[list[int]]:
-    """Return the addresses of all tensors but the gradients, tensor kind by tensor kind."""
-    rows, names = batch.rows, batch.kernel.state
-    addresses = [[row.param.data_ptr() for row in rows]]
-    addresses += [[row.part(name).data_ptr() for row in rows] for name in names]
+    """Return the addresses of all tensors but the gradients, tensor kind by tensor kind.
+
+    A complex tensor lies where its real view does. This is most of a step over many small tensors.
+    """
+    addresses = [[row.param.data_ptr() for row in batch.rows]]
+    states = [row.state for row in batch.rows]
+    for name in batch.kernel.state:
+        addresses.append([state[name].data_ptr() for state in states])
     if batch.kernel.buffer is None:
         return addresses
-    zeros = _zeros(batch).data_ptr()
-    slots = [slot_name(i) for i in range(max(row.capacity for row in rows))]
-    sums = [row.part(SLOT_SUM).data_ptr() if row.capacity else zeros for row in rows]
-    books = [[_address(row, name) for row in rows] for name in (*_BOOKS, *slots)]
-    return [*addresses, sums, *books]
-
-
-def _address(row: Row, name: str) -> int:
-    return row.part(name).data_ptr() if name in row.state else 0
+    zeros = _zeros(batch)
+    nowhere = torch.empty(0)
+    names = [slot_name(i) for i in range(max(row.capacity for row in batch.rows))]
+    addresses.append([state.get(SLOT_SUM, zeros).data_ptr() for state in states])
+    for name in (*_BOOKS, *names):
+        addresses.append([state.get(name, nowhere).data_ptr() for state in states])
+    return addresses
 
 
 def _zeros(batch: Batch) -> Tensor:
@@ -229,6 +232,8 @@ def _is_dense(tensor: Tensor) -> bool:
 
 def _set_threads() -> None:
     """Use as many threads as torch does, as far as Numba has them."""
+    global _started_in
+    _started_in = os.getpid()
     numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
 
 

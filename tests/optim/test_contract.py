@@ -1,8 +1,10 @@
 """What users of torch.optim rely on, for every optimizer."""
 
 import copy
+import gc
 import math
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -403,6 +405,20 @@ def test_lr_zero_allocates_and_moves_nothing(config: Config) -> None:
     train(trained, other, range(3))
     for p, q in zip(params, other, strict=True):
         assert optimizer.state[p].keys() == trained.state[q].keys()
+
+
+@every_config
+def test_gradients_are_not_kept_after_the_step(config: Config) -> None:
+    """They would double what gradients take while the next ones are computed."""
+    params = parameters()
+    optimizer = config(params)
+    for t in range(2):
+        set_gradients(params, t)
+        kept = [weakref.ref(p.grad) for p in params]
+        optimizer.step()
+        optimizer.zero_grad()
+        gc.collect()
+        assert all(ref() is None for ref in kept)
 
 
 @every_config

@@ -138,6 +138,11 @@ class Plan:
             and all(map(is_, [state["step"] for state in self._states], self._steps))
         )
 
+    def release_gradients(self) -> None:
+        """Let go of the gradients, which would otherwise lie in memory beside the next ones."""
+        for row in self.rows:
+            row.grad = row.param
+
     def set_gradients(self, grads: Sequence[Tensor]) -> None:
         """Take the gradients of this step."""
         for row, param, grad in zip(self.rows, self._params, grads, strict=True):

@@ -93,7 +93,11 @@ class RuleOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            engines.step(self._planned())
+            plan = self._planned()
+            try:
+                engines.step(plan)
+            finally:
+                plan.release_gradients()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -147,7 +147,7 @@ def test_half_precision_computes_and_keeps_state_in_float32(
 ) -> None:
     half = parameters(dtype)
     single = [p.detach().float().requires_grad_() for p in half]
-    optimizer, truth = config(half), config(single)
+    optimizer, truth = config(half), config(single, fused=False)
     for t in range(12):
         set_gradients(half, t)
         for p, q in zip(half, single, strict=True):

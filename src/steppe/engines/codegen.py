@@ -21,7 +21,7 @@ _HEADER = '''"""The rule {rule} in {number}: written by steppe, may be deleted a
 
 from numba import {number}, float64, njit, prange
 
-from steppe.engines.native import FASTMATH, array, compiled
+from steppe.engines.native import SUMMING, array, compiled
 
 rule = compiled("{rule}")
 '''
@@ -29,7 +29,7 @@ rule = compiled("{rule}")
 _UPDATE = """
 {helpers}
 
-@njit(parallel=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@njit(parallel=True, cache=True, error_model="numpy")
 def update(addresses, slots, chunks, table):
     for chunk in prange(len(chunks)):
         row = chunks[chunk, 0]
@@ -61,7 +61,7 @@ _SQUARES = """
 square = compiled("{square}")
 
 
-@njit(parallel=True, cache=True, fastmath=FASTMATH, error_model="numpy")
+@njit(parallel=True, cache=True, fastmath=SUMMING, error_model="numpy")
 def squares(addresses, chunks, table, sums):
     for chunk in prange(len(chunks)):
         row = chunks[chunk, 0]

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 from numba import float64, int64, njit, prange
 
-from steppe.engines.native import FASTMATH, array, compiled
+from steppe.engines.native import SUMMING, array, compiled
 
 _priority = compiled("remember_priority")
 _fifo = compiled("remember_fifo")
 
 
-@njit(parallel=True, cache=True, fastmath=FASTMATH)
+@njit(parallel=True, cache=True, fastmath=SUMMING)
 def square_sums(addresses: Any, chunks: Any, like: Any, sums: Any) -> None:
     """Sum the squares of each chunk's gradient in float64; ``like`` has the gradient's format."""
     for chunk in prange(len(chunks)):

@@ -11,8 +11,11 @@ from numba.extending import intrinsic
 from steppe import rules
 from steppe.engines.bind import bind
 
-#: All of fast-math but nnan and ninf: NaN and infinity must come through.
-FASTMATH = {"contract", "arcp", "nsz", "afn", "reassoc"}
+#: What a sum needs to run in parallel lanes. Nothing else is fast: with contraction or approximate
+#: roots a loop's vector and scalar versions differ in the last digit, which of them runs may hang
+#: on where the tensors happen to lie, and a resumed run would not be bitwise the run it resumes.
+#: It costs nothing, as memory is what limits the loops.
+SUMMING = {"reassoc"}
 
 
 def compiled(name: str) -> Callable[..., Any]:
@@ -21,7 +24,7 @@ def compiled(name: str) -> Callable[..., Any]:
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped: Callable[..., Any] = njit(forceinline=True, fastmath=FASTMATH, error_model="numpy")(
+    wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(
         function
     )
     return wrapped

@@ -157,17 +157,16 @@ def _indented(text: str) -> str:
     return "\n".join(f"        {line}".rstrip() for line in text.splitlines())
 
 
+@cache
 def _directory() -> Path:
-    """Return a directory of ours to keep kernels in: the user's cache, else a temporary one."""
-    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    for place in (home / "steppe", Path(tempfile.gettempdir()) / f"steppe-{os.getuid()}"):
-        try:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if os.access(place, os.W_OK):
-            return place
-    raise OSError(f"no directory for compiled kernels: neither {home} nor {place} can be written")
+    """Return the user's cache, or a directory for this process where that cannot be written."""
+    place = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steppe"
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="steppe-"))
+    # Not a name in a shared directory: somebody else could have put code there.
+    return place if os.access(place, os.W_OK) else Path(tempfile.mkdtemp(prefix="steppe-"))
 
 
 def _write(path: Path, text: str) -> None:

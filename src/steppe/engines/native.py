@@ -24,9 +24,7 @@ def compiled(name: str) -> Callable[..., Any]:
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(
-        function
-    )
+    wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(function)
     return wrapped
 
 

@@ -68,8 +68,7 @@ def choose(batch: Batch) -> Engine:
     if fused:
         reasons = "; ".join(f"{name}: {why}" for name, why in objections.items())
         raise RuntimeError(
-            f"fused=True: {reasons or 'this version has no fused kernels'}; "
-            "fused=None takes the fastest engine that there is"
+            f"fused=True: {reasons}; fused=None takes the fastest engine that there is"
         )
     return eager
 

@@ -176,7 +176,9 @@ def _write(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
+@cache
 def _load(path: Path) -> ModuleType:
+    """Load a file once: methods that differ in their scalars alone share a rule's kernels."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -49,9 +49,7 @@ class RuleOptimizer(Optimizer):
     @property
     def engine(self) -> str:
         """Name of the engine that runs the step; several, if parameters differ."""
-        demands = {id(group): self._demand(group) for group in self.param_groups}
-        found = batches(self._rows(), demands)
-        return ", ".join(sorted({engines.choose(batch).name for batch in found}))
+        return ", ".join(sorted(self._engines_of(self.param_groups)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options that differ from the defaults where the group names them.
@@ -131,11 +129,8 @@ class RuleOptimizer(Optimizer):
 
     def _demand_fused(self) -> None:
         """Take the last group back if it demands what cannot be had."""
-        group = self.param_groups[-1]
-        rows = [Row(real(param), real(param), {}, group) for param in group["params"]]
         try:
-            for batch in batches(rows, {id(group): self._demand(group)}):
-                engines.choose(batch)
+            self._engines_of(self.param_groups[-1:])
         except RuntimeError:
             self.param_groups.pop()
             raise
@@ -182,13 +177,18 @@ class RuleOptimizer(Optimizer):
             self._kernel(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
-    def _rows(self) -> list[Row]:
-        """Return a row for every parameter, also those that have no state yet."""
+    def _engines_of(self, groups: list[Group]) -> set[str]:
+        """Return the names of the engines that the groups' parameters would be stepped by."""
+        demands = {id(group): self._demand(group) for group in groups}
+        return {engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
+
+    def _rows(self, groups: list[Group]) -> list[Row]:
+        """Return a row for every parameter of the groups, also those that have no state yet."""
         return [
             Row(real(param), real(param), self.state.get(param, {}), group)
-            for group in self.param_groups
+            for group in groups
             for param in group["params"]
         ]
 
     def _rows_with_state(self) -> list[Row]:
-        return [row for row in self._rows() if row.state]
+        return [row for row in self._rows(self.param_groups) if row.state]

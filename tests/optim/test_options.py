@@ -61,20 +61,6 @@ def test_groups_are_checked_too_and_nothing_is_added(name: str, option: str, val
     assert len(optimizer.param_groups) == 1
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_what_this_version_lacks_is_refused_with_a_reason(config: Config) -> None:
-    params = parameters(torch.bfloat16)
-    with pytest.raises(RuntimeError, match=r"fused=True: cpu: torch.bfloat16 parameters"):
-        config(params, fused=True)
-    optimizer = config(parameters())
-    with pytest.raises(RuntimeError, match=r"fused=True: cpu: torch.bfloat16 parameters"):
-        optimizer.add_param_group({"params": params, "fused": True})
-    assert len(optimizer.param_groups) == 1
-    for format_ in (torch.bfloat16, "int8"):
-        with pytest.raises(NotImplementedError, match="at least float32"):
-            config(parameters(), state_dtype=format_)
-
-
 def test_scale_free_needs_eps() -> None:
     with pytest.raises(ValueError, match=r"eps=0 is not valid with scale_free=True"):
         Config("DualAdam")(parameters(), eps=0, scale_free=True)

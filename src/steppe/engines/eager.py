@@ -8,6 +8,15 @@ from torch import Tensor
 
 from steppe import rules
 from steppe.engines.bind import bind
+from steppe.engines.eager_storage import (
+    fresh_sum,
+    load,
+    slot_sum,
+    store,
+    store_param,
+    store_where,
+    widened,
+)
 from steppe.engines.kernel import (
     BIRTHS,
     KEYS,
@@ -55,18 +64,13 @@ def step(batch: Batch, priority: Tensor | None) -> None:
         _advance(batch, row, values, priority)
 
 
-def widened(tensor: Tensor) -> Tensor:
-    """In at least float32: half precision is for storage, not for arithmetic."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tensor | None) -> None:
     kernel = batch.kernel
     p, g = widened(row.param), widened(row.grad)
-    g = -g if row.group["maximize"] else g
-    state = [row.part(key) for key in kernel.state]
+    g = g * (-batch.unscale if row.group["maximize"] else batch.unscale)
+    state = [load(row, key) for key in kernel.state]
     if kernel.buffer is not None:
-        state.append(row.part(SLOT_SUM) if row.capacity else torch.zeros_like(p))
+        state.append(slot_sum(row))
     if batch.demand.differentiable:
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
@@ -81,70 +85,62 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
         if row.capacity:
             shared = priority if row.group["scope"] == "global" else None
             _remember(batch, kernel.buffer, row, item, norm([g]) if shared is None else shared)
-    for key, value in zip(kernel.state, results, strict=True):
-        row.part(key).copy_(value)
-    row.param.copy_(new_p)
+    for stream, (key, value) in enumerate(zip(kernel.state, results, strict=True), start=1):
+        store(row, key, value, stream)
+    store_param(row, new_p)
 
 
 def _remember(batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor) -> None:
-    slots = [row.part(slot_name(i)) for i in range(row.capacity)]
-    if batch.on_device:
-        _remember_on_device(buffer, row, slots, item, priority)
-    else:
-        _remember_on_host(buffer, row, slots, item, priority)
+    remember = _remember_on_device if batch.on_device else _remember_on_host
+    remember(buffer, row, item, priority, 1 + len(batch.kernel.state))
 
 
 def _remember_on_host(
-    buffer: Buffer, row: Row, slots: list[Tensor], item: Tensor, priority: Tensor
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor, stream: int
 ) -> None:
     state = row.state
     keys, births = state[KEYS].numpy(), state[BIRTHS].numpy()
-    store, keys[:], births[:] = bind(buffer.remember, np)(
+    mask, keys[:], births[:] = bind(buffer.remember, np)(
         keys,
         births,
-        np.arange(len(slots)),
+        np.arange(row.capacity),
         priority.item(),
         state["step"].item(),
         row.group["priority_decay"],
     )
-    if not store.any():
+    if not mask.any():
         return
     state[REPLACEMENTS] += 1
-    slot, total = slots[int(store.argmax())], row.part(SLOT_SUM)
-    if state[REPLACEMENTS].item() % RESUM_EVERY:
-        total.copy_(rules.swap(total, slot, item))
-        slot.copy_(item)
-    else:
-        slot.copy_(item)
-        total.copy_(_sum(slots))
+    name = slot_name(int(mask.argmax()))
+    is_due = state[REPLACEMENTS].item() % RESUM_EVERY == 0
+    if SLOT_SUM in state and not is_due:
+        total = row.part(SLOT_SUM)
+        total.copy_(rules.swap(total, row.part(name), item))
+    store(row, name, item, stream)
+    if SLOT_SUM in state and is_due:
+        row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
 def _remember_on_device(
-    buffer: Buffer, row: Row, slots: list[Tensor], item: Tensor, priority: Tensor
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor, stream: int
 ) -> None:
     """Touch every slot, so that nothing is read back; the sum is then always afresh."""
     state, device = row.state, row.param.device
-    store, keys, births = bind(buffer.remember, torch)(
+    mask, keys, births = bind(buffer.remember, torch)(
         state[KEYS],
         state[BIRTHS],
-        torch.arange(len(slots), device=device),
+        torch.arange(row.capacity, device=device),
         priority.to(device),
         state["step"].to(device, state[BIRTHS].dtype),
         row.group["priority_decay"],
     )
     state[KEYS].copy_(keys)
     state[BIRTHS].copy_(births)
-    state[REPLACEMENTS].add_(store.any())
-    for i, slot in enumerate(slots):
-        slot.copy_(torch.where(store[i], item, slot))
-    row.part(SLOT_SUM).copy_(_sum(slots))
-
-
-def _sum(slots: list[Tensor]) -> Tensor:
-    total = slots[0].clone()
-    for slot in slots[1:]:
-        total = total + slot
-    return total
+    state[REPLACEMENTS].add_(mask.any())
+    for i in range(row.capacity):
+        store_where(row, slot_name(i), mask[i], item, stream)
+    if SLOT_SUM in state:
+        row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
 def root_mean(square: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.kernel import KEYS, Kernel
+from steppe.engines.kernel import KEYS, Kernel, slot_name
+from steppe.engines.storage import format_of
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -16,8 +17,12 @@ State = dict[str, Tensor]
 
 @dataclass(slots=True)
 class Row:
-    """One parameter in this step. A complex parameter stands here as its real view."""
+    """One parameter in this step. A complex parameter stands here as its real view.
 
+    ``number`` is its place among all parameters of the optimizer.
+    """
+
+    number: int
     param: Tensor
     grad: Tensor
     state: State
@@ -32,6 +37,11 @@ class Row:
         """Number of slots of the parameter's buffer; 0 without one."""
         return self.state[KEYS].numel() if KEYS in self.state else 0
 
+    def formats(self, kernel: Kernel) -> tuple[str, ...]:
+        """Return the number formats of the state, and of the slots where there are some."""
+        names = [*kernel.state, *([slot_name(0)] if self.capacity else [])]
+        return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
+
 
 class Demand(NamedTuple):
     """What a group asks of the engines. Rows that ask the same may share a launch."""
@@ -44,26 +54,32 @@ class Demand(NamedTuple):
 
 @dataclass
 class Batch:
-    """Rows that share a demand, a device and a number format.
+    """Rows that share a demand, a device and number formats.
 
     Attributes
     ----------
     demand
         The kernel, and how to run it.
     device
-        Where all parameters lie, which have one number format.
+        Where all parameters lie.
+    formats
+        Of the state, and of the slots; those of the parameters are alike too.
     rows
         The parameters.
     steps
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
+    unscale
+        What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
     cache
         What an engine keeps as long as the rows are the same.
     """
 
     demand: Demand
     device: torch.device
+    formats: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
     steps: Tensor = field(default_factory=lambda: torch.empty(0))
+    unscale: float = 1.0
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,11 +105,12 @@ def real(tensor: Tensor) -> Tensor:
 
 def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
     """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
-    found: dict[tuple[Demand, torch.device, torch.dtype], Batch] = {}
+    found: dict[tuple[Any, ...], Batch] = {}
     for row in rows:
-        key = demands[id(row.group)], row.param.device, row.param.dtype
+        demand = demands[id(row.group)]
+        key = demand, row.param.device, row.formats(demand.kernel), row.param.dtype
         if key not in found:
-            found[key] = Batch(*key[:2])
+            found[key] = Batch(*key[:3])
         found[key].rows.append(row)
     return list(found.values())
 
@@ -103,7 +120,7 @@ class Plan:
 
     Parameters
     ----------
-    params, states, groups
+    numbers, params, states, groups
         One each for every parameter with a gradient; the states are complete.
     demands
         What each group demands, by the group's identity.
@@ -111,6 +128,7 @@ class Plan:
 
     def __init__(
         self,
+        numbers: Sequence[int],
         params: Sequence[Tensor],
         states: Sequence[State],
         groups: Sequence[Group],
@@ -118,8 +136,8 @@ class Plan:
     ) -> None:
         self._params, self._states, self._groups = params, states, groups
         self.rows = [
-            Row(real(param), param, state, group)
-            for param, state, group in zip(params, states, groups, strict=True)
+            Row(number, real(param), param, state, group)
+            for number, param, state, group in zip(numbers, params, states, groups, strict=True)
         ]
         self.batches = batches(self.rows, demands)
         for batch in self.batches:

@@ -1,6 +1,6 @@
 """What all optimizers share: options, state, the step, checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -137,7 +137,7 @@ class RuleOptimizer(Optimizer):
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""
-        params, grads, groups = self._active()
+        numbers, params, grads, groups = self._active()
         demands = {id(group): self._demand(group) for group in self.param_groups}
         capacities = [group.get("capacity") for group in self.param_groups]
         states = list(map(self.state.get, params))
@@ -148,29 +148,44 @@ class RuleOptimizer(Optimizer):
                 check_capacity(self.state.get(param, {}), group)
             for param, group in zip(params, groups, strict=True):
                 complete(self.state[param], param, demands[id(group)].kernel, group)
-            plan = Plan(params, [self.state[param] for param in params], groups, demands)
+            completed = [self.state[param] for param in params]
+            plan = Plan(numbers, params, completed, groups, demands)
             self._plan, self._plan_key = plan, key
         plan.set_gradients(grads)
         return plan
 
-    def _active(self) -> tuple[list[Tensor], list[Tensor], list[Group]]:
-        """Return the parameters that have gradients, the gradients, and the groups."""
-        params, grads, groups = [], [], []
-        for number, group in enumerate(self.param_groups):
-            for index, param in enumerate(group["params"]):
-                grad = param.grad
-                if grad is None:
-                    continue
-                if grad.layout != torch.strided:
-                    raise RuntimeError(
-                        f"{type(self).__name__} does not take {grad.layout} gradients: "
-                        f"parameter {index} of group {number}, shape {tuple(param.shape)}; "
-                        "use dense ones, e.g. Embedding(sparse=False)"
-                    )
-                params.append(param)
-                grads.append(grad)
-                groups.append(group)
-        return params, grads, groups
+    def _active(self) -> tuple[list[int], list[Tensor], list[Tensor], list[Group]]:
+        """Return the parameters that have gradients: number, parameter, gradient and group."""
+        numbers, params, grads, groups = [], [], [], []
+        for number, (param, group) in enumerate(self._all()):
+            grad = param.grad
+            if grad is None:
+                continue
+            if grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{type(self).__name__} does not take {grad.layout} gradients: "
+                    f"{self._place(number)}, shape {tuple(param.shape)}; "
+                    "use dense ones, e.g. Embedding(sparse=False)"
+                )
+            numbers.append(number)
+            params.append(param)
+            grads.append(grad)
+            groups.append(group)
+        return numbers, params, grads, groups
+
+    def _place(self, number: int) -> str:
+        """Say where a parameter stands, as the user counts them."""
+        places = [
+            f"parameter {index} of group {position}"
+            for position, group in enumerate(self.param_groups)
+            for index in range(len(group["params"]))
+        ]
+        return places[number]
+
+    def _all(self) -> Iterator[tuple[Tensor, Group]]:
+        for group in self.param_groups:
+            for param in group["params"]:
+                yield param, group
 
     def _demand(self, group: Group) -> Demand:
         return Demand(
@@ -185,9 +200,9 @@ class RuleOptimizer(Optimizer):
     def _rows(self, groups: list[Group]) -> list[Row]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
         return [
-            Row(real(param), real(param), self.state.get(param, {}), group)
-            for group in groups
-            for param in group["params"]
+            Row(number, real(param), real(param), self.state.get(param, {}), group)
+            for number, (param, group) in enumerate(self._all())
+            if any(group is wanted for wanted in groups)
         ]
 
     def _rows_with_state(self) -> list[Row]:

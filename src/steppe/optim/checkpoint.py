@@ -44,8 +44,8 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
     if strangers := [key for key in state_dict["state"] if key not in known]:
         raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
-        wanted = layout(kernel_of(group), group, tuple(param.shape))
-        if difference := mismatch(state, param, wanted):
+        wanted = layout(kernel_of(group), group, param)
+        if difference := mismatch(state, wanted):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"
             )

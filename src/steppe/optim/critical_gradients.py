@@ -101,8 +101,6 @@ class SGDCG(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -174,8 +172,6 @@ class AdamCG(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -249,8 +245,6 @@ class RMSpropCG(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------

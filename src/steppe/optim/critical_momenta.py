@@ -106,8 +106,6 @@ class AdamCM(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     Notes
     -----
@@ -184,8 +182,6 @@ class DualAdamCM(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -278,8 +274,6 @@ class SGDCM(BufferOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------

@@ -10,7 +10,8 @@ from torch import Tensor
 from steppe import rules
 from steppe.engines import Row, bind
 from steppe.engines.eager import norm, root_mean
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM
+from steppe.engines.eager_storage import load, slot_sum
+from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS
 
 _NAN = float("nan")
 
@@ -27,8 +28,8 @@ def adam_parts(row: Row) -> TwoWay:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
     group = row.group
     correction1, correction2 = _corrections(row)
-    direction = row.part("exp_avg") * correction1
-    v = row.part("exp_avg_sq")
+    direction = load(row, "exp_avg") * correction1
+    v = load(row, "exp_avg_sq")
     d = bind(rules.denominator, torch)(v, correction2, group["eps"])
     if group["scale_free"]:
         r = root_mean(v * correction2).item() + group["eps"]
@@ -41,8 +42,8 @@ def critical_parts(row: Row) -> TwoWay:
     group = row.group
     correction1, correction2 = _corrections(row)
     authors = group["variant"] == "authors"
-    direction = row.part("exp_avg") * (1.0 if authors else correction1) + _remembered(row)
-    v = row.part("max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
+    direction = load(row, "exp_avg") * (1.0 if authors else correction1) + _remembered(row)
+    v = load(row, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
     return TwoWay(
         direction, bind(rules.denominator, torch)(v, correction2, group["eps"]), _alpha(row)
     )
@@ -113,7 +114,7 @@ def _remembered(row: Row) -> Any:
         return 0.0
     filled = int((row.state[KEYS] > -torch.inf).sum())
     (share,) = bind(rules.critical_mean, np)(filled, row.group["kappa"])
-    return row.part(SLOT_SUM) * share
+    return slot_sum(row) * share
 
 
 def _mean(values: list[float]) -> float:

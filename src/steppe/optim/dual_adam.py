@@ -72,8 +72,6 @@ class DualAdam(RuleOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------
@@ -145,8 +143,6 @@ class InvAdam(RuleOptimizer):
         An option is out of its range.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters.
-    NotImplementedError
-        A ``state_dtype`` that this version does not have.
 
     References
     ----------

@@ -90,22 +90,20 @@ def plain(value: Any) -> Any:
 
 
 def check(options: Mapping[str, Any]) -> None:
-    """Refuse option values that are out of range or not available.
+    """Refuse option values that are out of range or do not go together.
 
     Raises
     ------
     ValueError
         It names the argument, its value and what would be right.
-    NotImplementedError
-        A state format is demanded that this version does not have.
     """
     for name, value in options.items():
         if name in OPTIONS and not OPTIONS[name].accepts(value):
             raise ValueError(f"{name}={value!r} is not valid: expected {OPTIONS[name].wanted}")
     if options.get("scale_free") and options["eps"] == 0:
         raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
-    if options.get("state_dtype") is not None:
-        raise NotImplementedError(
-            f"state_dtype={options['state_dtype']!r}: this version keeps state in at least "
-            "float32 only; expected state_dtype=None"
+    if options.get("differentiable") and options["state_dtype"] is not None:
+        raise ValueError(
+            f"state_dtype={options['state_dtype']!r} is not valid with differentiable=True: "
+            "gradients cannot flow through rounded state; expected state_dtype=None"
         )

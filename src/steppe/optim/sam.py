@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe import rules
-from steppe.engines.eager import norm, widened
+from steppe.engines.eager import norm
+from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
 from steppe.engines.plan import real
 from steppe.optim.options import check

@@ -1,25 +1,62 @@
 """The state of one parameter: what it consists of, its first values, and whether one fits."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from steppe.engines.eager_storage import local
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
+from steppe.engines.storage import SMALL, blocks, scale_name
 
 State = dict[str, Tensor]
-Shape = tuple[int, ...]
+
+_OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS)
 
 
-def layout(kernel: Kernel, group: dict[str, Any], shape: Shape) -> dict[str, Shape]:
-    """Return the name and shape of each tensor in the state of a parameter of this shape."""
-    shapes: dict[str, Shape] = {"step": (), **dict.fromkeys(kernel.state, shape)}
+class Entry(NamedTuple):
+    """Shape and number format of one tensor of the state."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, Entry]:
+    """Return what the state of a parameter consists of."""
+    shape, dtype, full = tuple(param.shape), state_dtype(param, group), full_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
+    like_param = [*kernel.state, *map(slot_name, range(capacity))]
+    entries = {"step": Entry((), torch.float32)}
+    entries |= dict.fromkeys(like_param, Entry(shape, dtype))
+    if dtype == torch.uint8:
+        scales = Entry((blocks(local(param).numel()),), torch.float32)
+        entries |= {scale_name(name): scales for name in like_param}
     if capacity:
-        shapes[SLOT_SUM] = shape
-        shapes |= {slot_name(i): shape for i in range(capacity)}
-        shapes |= {KEYS: (capacity,), BIRTHS: (capacity,), REPLACEMENTS: ()}
-    return shapes
+        number = torch.float32 if param.device.type == "mps" else torch.float64
+        entries |= dict.fromkeys((KEYS, BIRTHS), Entry((capacity,), number))
+        entries[REPLACEMENTS] = Entry((), torch.int64)
+        if dtype == full:
+            # Slots in low precision are summed afresh in every step: it is less to read.
+            entries[SLOT_SUM] = Entry(shape, full)
+    return entries
+
+
+def full_dtype(param: Tensor) -> torch.dtype:
+    """Return the number format that loses nothing of a parameter's arithmetic."""
+    return torch.promote_types(param.dtype, torch.float32)
+
+
+def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
+    """Return the number format of the parameter-shaped state that a group asks for.
+
+    Complex parameters, and small ones where 8 bits are asked for, keep it in full.
+    """
+    wanted = group["state_dtype"]
+    if wanted is None or param.is_complex():
+        return full_dtype(param)
+    if wanted == "int8":
+        return torch.uint8 if param.numel() >= SMALL else full_dtype(param)
+    return torch.bfloat16
 
 
 def check_capacity(state: State, group: dict[str, Any]) -> None:
@@ -33,7 +70,7 @@ def check_capacity(state: State, group: dict[str, Any]) -> None:
 
 def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
     """Add what the state lacks: all of it before a parameter's first step."""
-    wanted = layout(kernel, group, tuple(param.shape))
+    wanted = layout(kernel, group, param)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     for name in [name for name in wanted if name not in state]:
         state[name] = _initial(name, wanted[name], param, group)
@@ -44,30 +81,33 @@ def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Ten
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def mismatch(state: dict[str, Any], param: Tensor, wanted: dict[str, Shape]) -> str | None:
+def mismatch(state: dict[str, Any], wanted: dict[str, Entry]) -> str | None:
     """Return the first difference between a saved state and a parameter's layout, in words."""
-    for name, shape in wanted.items():
+    for name, entry in wanted.items():
         if name not in state:
             return f"{name!r} is missing"
         value = state[name]
         if not isinstance(value, Tensor):
             return f"{name!r} is {type(value).__name__}, expected a tensor"
-        if tuple(value.shape) != shape:
-            return f"{name!r} has shape {tuple(value.shape)}, expected {shape}"
-        if difference := _format_mismatch(name, value, param):
+        if tuple(value.shape) != entry.shape:
+            return f"{name!r} has shape {tuple(value.shape)}, expected {entry.shape}"
+        if difference := _format_mismatch(name, value.dtype, entry.dtype):
             return difference
     return None
 
 
-def _format_mismatch(name: str, value: Tensor, param: Tensor) -> str | None:
+def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
     """Let formats differ in width only: as integers, or without a part, moments would be lost."""
-    if name == REPLACEMENTS:
+    if name == REPLACEMENTS or found == wanted:
         return None
-    is_complex = param.is_complex() and name not in ("step", KEYS, BIRTHS)
-    if value.is_complex() == is_complex and (is_complex or value.is_floating_point()):
+    if found.is_floating_point and wanted.is_floating_point:
         return None
-    wanted = "complex" if is_complex else "real floating point"
-    return f"{name!r} is {value.dtype}, expected {wanted} numbers"
+    if found.is_complex and wanted.is_complex:
+        return None
+    if wanted == torch.uint8:
+        return f"{name!r} is {found}, expected codes of {wanted}"
+    kind = "complex" if wanted.is_complex else "real floating point"
+    return f"{name!r} is {found}, expected {kind} numbers"
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
@@ -75,14 +115,8 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
     return torch.device("cpu") if name == "step" and not group["capturable"] else param.device
 
 
-def _initial(name: str, shape: Shape, param: Tensor, group: dict[str, Any]) -> Tensor:
-    device = _device(name, param, group)
-    if name == "step":
-        return torch.zeros((), dtype=torch.float32, device=device)
-    if name == REPLACEMENTS:
-        return torch.zeros((), dtype=torch.int64, device=device)
-    if name in (KEYS, BIRTHS):
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        return torch.full(shape, -torch.inf, dtype=dtype, device=device)
-    dtype = torch.promote_types(param.dtype, torch.float32)
-    return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
+    if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
+        return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
+    empty = -torch.inf if name in (KEYS, BIRTHS) else 0
+    return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -100,5 +100,8 @@ def _needs_global_norm(plan: Plan) -> bool:
 
 @torch.no_grad()
 def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
-    squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
+    squares = [
+        engine.square_norm(batch) * batch.unscale**2
+        for engine, batch in zip(engines, batches, strict=True)
+    ]
     return torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()

@@ -1,188 +1,346 @@
-"""Write the Numba kernels of a method to real files, so that Numba can cache them on disk."""
+"""The source of a method's Numba kernels, for given number formats."""
 
-import hashlib
-import importlib.util
-import os
-import sys
-import tempfile
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import signature
-from pathlib import Path
-from types import ModuleType
+from textwrap import indent
+from typing import Any
 
-import numba
-import numpy as np
-
-import steppe.engines.native
-import steppe.rules
 from steppe.engines.kernel import Kernel
+from steppe.engines.storage import BLOCK
 
-_HEADER = '''"""The rule {rule} in {number}: written by steppe, may be deleted at any time."""
+#: Bytes of a number in each format, as :func:`steppe.engines.storage.format_of` names them.
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, "square8": 1}
 
-from numba import {number}, float64, njit, prange
+_HEADER = '''"""{title}: written by steppe, may be deleted at any time."""
 
-from steppe.engines.native import SUMMING, array, compiled
+from numba import float32, float64, njit, prange, uint8, uint16, uint32
 
-rule = compiled("{rule}")
+from steppe.engines.cpu_words import byte, compiled_format, half, larger, word8, word16
+from steppe.engines.native import (
+    SUMMING,
+    compiled,
+    load,
+    load_float16,
+    scratch,
+    store,
+    store_float16,
+)
 '''
 
 _UPDATE = """
-{helpers}
 
 @njit(parallel=True, cache=True, error_model="numpy")
-def update(addresses, slots, chunks, table):
+def update(tensors, scales, slots, slot_scales, capacities, stored, identities, chunks, table):
     for chunk in prange(len(chunks)):
-        row = chunks[chunk, 0]
-        offset = chunks[chunk, 1] * {itemsize}
-        size = chunks[chunk, 2]
-{arrays}
-{scalars}
-{loops}
+        row, first = chunks[chunk, 0], chunks[chunk, 1]
+        last = first + chunks[chunk, 2]
+{preparation}
+        for start in range(first, last, {block}):
+            size = min({block}, last - start)
+{body}
 """
 
-_LOOP = """\
-for i in range(size):
-    {outputs} = rule({inputs})
-"""
-
-_LOOPS_WITH_BUFFER = """\
-if slots[row] == 0:
-    for i in range(size):
-        {outputs}, item = rule({inputs})
-else:
-    slot = array(slots[row] + offset, size, {number})
-    for i in range(size):
-        {outputs}, item = rule({inputs})
-        total[i] = swap(total[i], slot[i], item)
-        slot[i] = item
-"""
-
-_SQUARES = """
-square = compiled("{square}")
-
+_SUMS = """
 
 @njit(parallel=True, cache=True, fastmath=SUMMING, error_model="numpy")
-def squares(addresses, chunks, table, sums):
+def {name}(tensors, scales, chunks, {table}sums):
     for chunk in prange(len(chunks)):
-        row = chunks[chunk, 0]
-        offset = chunks[chunk, 1] * {itemsize}
-        size = chunks[chunk, 2]
-{arrays}
-{scalars}
-        total = float64(0.0)
-        for i in range(size):
-            total += float64(square({inputs}))
+        row, first = chunks[chunk, 0], chunks[chunk, 1]
+        last = first + chunks[chunk, 2]
+{preparation}
+        total = 0.0
+        for start in range(first, last, {block}):
+            size = min({block}, last - start)
+{body}
+            for i in range(size):
+                total += {value}
         sums[chunk] = total
 """
 
+Lines = list[str]
 
-@cache
-def kernels(kernel: Kernel, number: str) -> ModuleType:
-    """Return the module with a method's kernels.
 
-    Parameters
+@dataclass(frozen=True)
+class Operand:
+    """One tensor of a kernel, of which a block of elements is at hand.
+
+    Attributes
     ----------
-    kernel
-        The method.
+    name
+        Its name in the rule.
+    format
+        Its number format.
     number
-        "float32" or "float64", of parameters, gradients and state.
-
-    Returns
-    -------
-    module
-        ``update(addresses, slots, chunks, table)`` and, for rules that ask for it,
-        ``squares(addresses, chunks, table, sums)``.
+        Which operand it is; no two overlap.
+    address, scale
+        Expressions of where its elements, and in 8 bits its scales, begin.
+    stream
+        Which noise rounds it.
     """
-    text = _source(kernel, number)
-    # What is inlined is not in the text, so Numba could not see that it has changed.
-    inlined = [Path(str(module.__file__)) for module in (steppe.rules, steppe.engines.native)]
-    parts = [text, numba.__version__, *(path.read_text() for path in inlined)]
-    digest = hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
-    path = _directory() / f"steppe_{kernel.rule.__name__}_{number}_{digest}.py"
-    if not path.exists():
-        _write(path, text)
-    return _load(path)
+
+    name: str
+    format: str
+    number: int
+    address: str
+    scale: str = ""
+    stream: int = 0
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether it has 8 bits and a scale for each block."""
+        return self.format.endswith("8")
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it is rounded stochastically."""
+        return self.is_coded or self.format == "bfloat16"
+
+    def open(self) -> Lines:
+        """Find the block."""
+        lines = [f"{self.name} = {self.address} + start * {BYTES[self.format]}"]
+        if self.is_coded:
+            scale = f"load({self.scale}, start // {BLOCK}, float32, {self.number})"
+            lines.append(f"{self.name}_scale = {scale}")
+        return lines
+
+    def load(self) -> str:
+        """Return the expression of element ``i``."""
+        if self.format == "float16":
+            return f"load_float16({self.name}, i, {self.number})"
+        if self.format == "bfloat16":
+            return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.number})))"
+        if self.is_coded:
+            code = f"word8(load({self.name}, i, uint8, {self.number}))"
+            return f"from_{self.format}({code}, {self.name}_scale)"
+        return f"load({self.name}, i, {self.format}, {self.number})"
+
+    def open_store(self) -> Lines:
+        """Prepare to write the block."""
+        lines = []
+        if self.is_noisy:
+            block = f"uint32(start // {BLOCK})"
+            lines.append(f"{self.name}_offset = noise_offset(key, uint32({self.stream}), {block})")
+        if self.is_coded:
+            lines.append(f"{self.name}_largest = uint32(0)")
+        return lines
+
+    def store(self, value: str) -> Lines:
+        """Write element ``i``; in 8 bits, put it aside until the block's scale is known."""
+        if self.format == "float16":
+            return [f"store_float16({self.name}, i, float32({value}), {self.number})"]
+        if self.format == "bfloat16":
+            word = f"to_bfloat16(float32({value}), {self._noise})"
+            return [f"store({self.name}, i, half({word}), {self.number})"]
+        if not self.is_coded:
+            return [f"store({self.name}, i, {self.format}({value}), {self.number})"]
+        largest = f"{self.name}_largest"
+        return [
+            f"{self.name}_new = float32({value})",
+            f"store({self.name}_aside, i, {self.name}_new, {self._aside})",
+            f"{largest} = larger({largest}, size_word({self.name}_new))",
+        ]
+
+    def close(self) -> Lines:
+        """Write what was put aside."""
+        if not self.is_coded:
+            return []
+        scale, inverse = f"{self.name}_new_scale", f"{self.name}_inverse"
+        number = f"load({self.name}_aside, i, float32, {self._aside})"
+        code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
+        return [
+            f"{scale} = scale_{self.format}({self.name}_largest)",
+            f"{inverse} = float32(1.0) / {scale}",
+            f"store({self.scale}, start // {BLOCK}, {scale}, {self.number})",
+            "for i in range(size):",
+            f"    store({self.name}, i, {code}, {self.number})",
+        ]
+
+    @property
+    def aside(self) -> Lines:
+        """Make room for what is put aside."""
+        return [f"{self.name}_aside = scratch({4 * BLOCK})"] if self.is_coded else []
+
+    @property
+    def _aside(self) -> int:
+        return self.number + _MOST_OPERANDS
+
+    @property
+    def _noise(self) -> str:
+        return f"noise({self.name}_offset, uint32(start + i))"
 
 
-def _source(kernel: Kernel, number: str) -> str:
-    names = {"number": number, "itemsize": np.dtype(number).itemsize}
-    text = _HEADER.format(rule=kernel.rule.__name__, **names)
-    has_buffer = kernel.buffer is not None
+_MOST_OPERANDS = 8
+_TOTAL_ASIDE = 2 * _MOST_OPERANDS - 1
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Number formats of a kernel's tensors.
+
+    Attributes
+    ----------
+    param
+        Of parameters and gradients.
+    state
+        Of each tensor of the state, and last of the slots, where there are some.
+    """
+
+    param: str
+    state: tuple[str, ...]
+
+    @property
+    def wide(self) -> str:
+        """What is computed in."""
+        return "float64" if self.param == "float64" else "float32"
+
+
+def update_source(kernel: Kernel, formats: Formats) -> str:
+    """Return the source of ``update`` and, for rules that ask for it, ``squares``."""
     arguments = list(signature(kernel.rule).parameters)
-    tensors, scalars = _split(arguments, kernel)
-    written = ["p", *tensors[2 : 2 + len(kernel.state)]]
-    loop = (_LOOPS_WITH_BUFFER if has_buffer else _LOOP).format(
-        outputs=", ".join(f"{name}[i]" for name in written),
-        inputs=_inputs(arguments, tensors),
-        **names,
-    )
-    pieces = {"arrays": _arrays(tensors, number), "scalars": _scalars(scalars, number)}
-    helpers = 'swap = compiled("swap")\n' if has_buffer else ""
-    text += _UPDATE.format(helpers=helpers, loops=_indented(loop), **pieces, **names)
+    operands, slot = _operands(arguments, kernel, formats)
+    written = [operands[0], *operands[2:]]
+    everything = [*operands, *([slot] if slot else [])]
+    is_plain = not any(operand.is_noisy for operand in everything)
+    total, total_begin = _total(kernel, formats, slot)
+    scalars = arguments[len(operands) + (kernel.buffer is not None) :]
+    inputs = _inputs(arguments, operands, formats) | {"total": total}
+    call = f"rule({', '.join(inputs.get(name, name) for name in arguments)})"
+
+    outputs = [f"new_{operand.name}" for operand in written]
+    outputs += ["item"] if kernel.buffer is not None else []
+    loop = [f"{', '.join(outputs)} = {call}"]
+    for operand in written:
+        loop += operand.store(f"new_{operand.name}")
+    body = [line for operand in operands for line in operand.open()] + total_begin
+    body += [line for operand in written for line in operand.open_store()]
+    body += _stored_or_not(loop, slot, formats) if slot else _loop(loop)
+    body += [line for operand in written for line in operand.close()]
+
+    preparation = _scalars(scalars, formats.wide)
+    if not is_plain:
+        preparation.append("key = noise_key(uint32(identities[row, 0]), uint32(identities[row, 1]))")
+    preparation += [line for operand in everything for line in operand.aside]
+    if slot and slot.is_noisy:
+        preparation.append(f"total = scratch({BYTES[formats.wide] * BLOCK})")
+    title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
+    text = _HEADER.format(title=title) + _definitions(kernel, everything)
+    text += _filled(_UPDATE, preparation, body, is_plain)
     if kernel.mean_square is not None:
-        arguments = list(signature(kernel.mean_square).parameters)
-        tensors, scalars = _split(arguments, kernel)
-        pieces = {"arrays": _arrays(tensors, number), "scalars": _scalars(scalars, number)}
-        square, inputs = kernel.mean_square.__name__, _inputs(arguments, tensors)
-        text += _SQUARES.format(square=square, inputs=inputs, **pieces, **names)
+        text += _squares_source(kernel, formats)
     return text
 
 
-def _split(arguments: list[str], kernel: Kernel) -> tuple[list[str], list[str]]:
-    """Tell a rule's tensors from its scalars."""
-    count = 2 + len(kernel.state) + (kernel.buffer is not None)
-    return arguments[:count], arguments[count:]
+def norm_source(format: str) -> str:
+    """Return the source of ``square_sums``, of gradients in a number format."""
+    g = Operand("g", format, 1, "tensors[row, 1]")
+    value = f"float64({g.load()}) * float64({g.load()})"
+    text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
+    return text + _filled(_SUMS, [], g.open(), True, name="square_sums", table="", value=value)
 
 
-def _inputs(arguments: list[str], tensors: list[str]) -> str:
-    values = {name: f"{name}[i]" for name in tensors} | {"g": "g[i] * sign"}
-    return ", ".join(values.get(name, name) for name in arguments)
+def _squares_source(kernel: Kernel, formats: Formats) -> str:
+    square: Callable[..., Any] | None = kernel.mean_square
+    assert square is not None
+    arguments = list(signature(square).parameters)
+    operands, _ = _operands(arguments, kernel, formats)
+    inputs = _inputs(arguments, operands, formats)
+    value = f"float64(square({', '.join(inputs.get(name, name) for name in arguments)}))"
+    preparation = _scalars(arguments[len(operands) :], formats.wide)
+    body = [line for operand in operands for line in operand.open()]
+    is_plain = not any(operand.is_coded for operand in operands)
+    return _filled(_SUMS, preparation, body, is_plain, name="squares", table="table, ", value=value)
 
 
-def _arrays(tensors: list[str], number: str) -> str:
-    lines = [
-        f"{name} = array(addresses[row, {i}] + offset, size, {number})"
-        for i, name in enumerate(tensors)
+def _operands(
+    arguments: list[str], kernel: Kernel, formats: Formats
+) -> tuple[list[Operand], Operand | None]:
+    """Return the parameter, the gradient and the state; and the slots, where there are some."""
+    count = len(kernel.state)
+    operands = [
+        Operand("p", formats.param, 0, "tensors[row, 0]"),
+        Operand("g", formats.param, 1, "tensors[row, 1]"),
     ]
-    return _indented("\n".join(lines))
+    for i, (name, format) in enumerate(zip(arguments[2 : 2 + count], formats.state, strict=False)):
+        place = f"tensors[row, {2 + i}]", f"scales[row, {i}]"
+        operands.append(Operand(name, format, 2 + i, *place, stream=1 + i))
+    if len(formats.state) == count:
+        return operands, None
+    place = "slots[row, index]", "slot_scales[row, index]"
+    return operands, Operand("slot", formats.state[count], 2 + count, *place, stream=1 + count)
 
 
-def _scalars(scalars: list[str], number: str) -> str:
-    """Rows of the table hold the gradient's sign, then the rule's scalars."""
-    lines = [f"{name} = {number}(table[row, {i}])" for i, name in enumerate(["sign", *scalars])]
-    return _indented("\n".join(lines))
+def _total(kernel: Kernel, formats: Formats, slot: Operand | None) -> tuple[str, Lines]:
+    """Return the expression of the slots' sum, and what stands before the loop for it."""
+    wide = formats.wide
+    if slot is None:
+        return f"{wide}(0.0)", []
+    if not slot.is_noisy:
+        address = f"tensors[row, {2 + len(kernel.state)}] + start * {BYTES[wide]}"
+        return f"load(total, i, {wide}, {_TOTAL_ASIDE})", [f"total = {address}"]
+    so_far = f"load(total, i, {wide}, {_TOTAL_ASIDE})"
+    lines = _loop([f"store(total, i, {wide}(0.0), {_TOTAL_ASIDE})"])
+    lines.append("for index in range(capacities[row]):")
+    add = f"store(total, i, {so_far} + {wide}({slot.load()}), {_TOTAL_ASIDE})"
+    lines += _indented([*slot.open(), *_loop([add])])
+    return so_far, lines
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"        {line}".rstrip() for line in text.splitlines())
+def _stored_or_not(loop: Lines, slot: Operand, formats: Formats) -> Lines:
+    storing = list(loop)
+    if not slot.is_noisy:
+        total = f"load(total, i, {formats.wide}, {_TOTAL_ASIDE})"
+        swapped = f"swap({total}, {slot.load()}, item)"
+        storing.append(f"store(total, i, {swapped}, {_TOTAL_ASIDE})")
+    storing += slot.store("item")
+    lines = ["index = stored[row]", "if index < 0:", *_indented(_loop(loop)), "else:"]
+    opening = [*slot.open(), *slot.open_store()]
+    return lines + _indented([*opening, *_loop(storing), *slot.close()])
 
 
-@cache
-def _directory() -> Path:
-    """Return the user's cache, or a directory for this process where that cannot be written."""
-    place = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steppe"
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="steppe-"))
-    # Not a name in a shared directory: somebody else could have put code there.
-    return place if os.access(place, os.W_OK) else Path(tempfile.mkdtemp(prefix="steppe-"))
+def _inputs(arguments: list[str], operands: list[Operand], formats: Formats) -> dict[str, str]:
+    inputs = {operand.name: f"{formats.wide}({operand.load()})" for operand in operands}
+    return inputs | {"g": f"{inputs['g']} * sign"}
 
 
-def _write(path: Path, text: str) -> None:
-    """Put the whole file in place at once: other processes may be doing the same."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+def _scalars(scalars: list[str], wide: str) -> Lines:
+    """Rows of the table hold the gradient's factor, then the rule's scalars."""
+    return [f"{name} = {wide}(table[row, {i}])" for i, name in enumerate(["sign", *scalars])]
 
 
-@cache
-def _load(path: Path) -> ModuleType:
-    """Load a file once: methods that differ in their scalars alone share a rule's kernels."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
+def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
+    """Compile what the kernel calls, and no more: it is what the first step waits for."""
+    lines = [f'rule = compiled("{kernel.rule.__name__}")']
+    if kernel.buffer is not None:
+        lines.append('swap = compiled("swap")')
+    if kernel.mean_square is not None:
+        lines.append(f'square = compiled("{kernel.mean_square.__name__}")')
+    return "\n" + "\n".join(lines) + "\n" + _format_definitions(operands)
+
+
+def _format_definitions(operands: list[Operand]) -> str:
+    names = set()
+    for format in {operand.format for operand in operands}:
+        if format == "bfloat16" or format.endswith("8"):
+            names |= {f"to_{format}", f"from_{format}", "noise_key", "noise_offset", "noise"}
+        if format.endswith("8"):
+            names |= {f"scale_{format}", "size_word"}
+    return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
+
+
+def _filled(template: str, preparation: Lines, body: Lines, is_plain: bool, **names: str) -> str:
+    """Fill a template; blocks matter only where they share scales or noise."""
+    return template.format(
+        preparation=indent("\n".join(preparation), " " * 8),
+        body=indent("\n".join(body), " " * 12),
+        block=1 << 62 if is_plain else BLOCK,
+        **names,
+    )
+
+
+def _loop(lines: Lines) -> Lines:
+    return ["for i in range(size):", *_indented(lines)]
+
+
+def _indented(lines: Lines) -> Lines:
+    return [f"    {line}" for line in lines]

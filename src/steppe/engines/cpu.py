@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from steppe.engines import cpu_buffer, scalars
-from steppe.engines.codegen import kernels
+from steppe.engines.codegen import Formats
 from steppe.engines.kernel import (
     BIRTHS,
     KEYS,
@@ -23,7 +23,9 @@ from steppe.engines.kernel import (
     Buffer,
     slot_name,
 )
+from steppe.engines.kernel_files import norm_kernels, update_kernels
 from steppe.engines.plan import Batch, Row
+from steppe.engines.storage import blocks, format_of, scale_name
 from steppe.rules import remember_fifo
 
 name = "cpu"
@@ -31,11 +33,12 @@ name = "cpu"
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
 CHUNK = 16_384
 
-_NUMBERS = {torch.float32: np.float32, torch.float64: np.float64}
+_FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _BOOKS = (KEYS, BIRTHS, REPLACEMENTS)
+_NOWHERE = torch.empty(0)
 
 # The threads of a parallel loop do not survive a fork, and OpenMP ends a process that tries: this
 # is the process that has started them, if any has.
@@ -48,26 +51,33 @@ class Table:
 
     Attributes
     ----------
-    number
-        The NumPy type of parameters, gradients and state.
-    addresses
-        Of each row's parameter, gradient, state, and the sum of its slots.
+    formats
+        Number formats of parameters and state.
     fixed
-        The same without gradients, as the lists they were read as: while they are equal, so are
-        the shapes, strides and formats that have been checked.
+        All addresses but the gradients', as the lists they were read as: while they are equal, so
+        are the shapes, strides and formats that have been checked.
+    tensors
+        Addresses of each row's parameter, gradient, state, and the sum of its slots.
+    scales
+        Addresses of the scales of each row's state.
+    slots, slot_scales, books, capacities
+        Addresses of each row's slots, their scales, and its keys, births and replacements.
+    identities
+        Number and step count of each row, which its noise is made from.
     chunks
         Row, first element and number of elements of each chunk.
-    slots, books, capacities
-        Addresses of each row's slots, and of its keys, births and number of replacements.
     """
 
-    number: Any
-    addresses: Integers
+    formats: Formats
     fixed: list[list[int]]
-    chunks: Integers
+    tensors: Integers
+    scales: Integers
     slots: Integers
+    slot_scales: Integers
     books: Integers
     capacities: Integers
+    identities: Integers
+    chunks: Integers
 
 
 def objection(batch: Batch) -> str | None:
@@ -93,27 +103,37 @@ def _square_sums(batch: Batch) -> Floats:
     table = _table(batch)
     sums = np.empty(len(table.chunks))
     _set_threads()
-    cpu_buffer.square_sums(table.addresses, table.chunks, np.empty(0, dtype=table.number), sums)
+    norm_kernels(table.formats.param).square_sums(table.tensors, table.scales, table.chunks, sums)
     return _by_row(table, sums)
 
 
 def step(batch: Batch, priority: Tensor | None) -> None:
     """Advance every row by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
-    compiled = kernels(batch.kernel, np.dtype(table.number).name)
-    stored = np.zeros(len(batch.rows), dtype=np.int64)
-    due = stored.astype(bool)
+    compiled = update_kernels(batch.kernel, table.formats)
+    stored = np.full(len(batch.rows), -1, dtype=np.int64)
     filled = None
     _set_threads()
     if buffer is not None:
         filled = cpu_buffer.count_filled(table.books, table.capacities)
         stored, due = _decide(batch, table, buffer, priority)
-    signs = 1.0 - 2.0 * scalars.column(batch, "maximize")
-    values = np.column_stack([signs, scalars.table(batch, filled)])
+    factors = batch.unscale * (1.0 - 2.0 * scalars.column(batch, "maximize"))
+    values = np.column_stack([factors, scalars.table(batch, filled)])
     if batch.kernel.mean_square is not None:
         values = np.column_stack([values, _root_mean_squares(batch, table, compiled, values)])
-    compiled.update(table.addresses, stored, table.chunks, values)
-    if due.any():
+    table.identities[:, 1] = batch.steps.numpy()
+    compiled.update(
+        table.tensors,
+        table.scales,
+        table.slots,
+        table.slot_scales,
+        table.capacities,
+        stored,
+        table.identities,
+        table.chunks,
+        values,
+    )
+    if buffer is not None:
         _sum_afresh(table, due)
 
 
@@ -139,8 +159,12 @@ def _refresh(batch: Batch) -> str | None:
         # A gradient laid out unlike its parameter is copied.
         if row.grad.dtype != row.param.dtype or row.grad.stride() != row.param.stride():
             row.grad = torch.empty_like(row.param).copy_(row.grad)
-    table.addresses[:, 1] = [row.grad.data_ptr() for row in batch.rows]
+    table.tensors[:, 1] = [row.grad.data_ptr() for row in batch.rows]
     return None
+
+
+def _slot_names(batch: Batch) -> list[str]:
+    return [slot_name(i) for i in range(max(row.capacity for row in batch.rows))]
 
 
 def _fixed_addresses(batch: Batch) -> list[list[int]]:
@@ -148,56 +172,60 @@ def _fixed_addresses(batch: Batch) -> list[list[int]]:
 
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
     """
-    addresses = [[row.param.data_ptr() for row in batch.rows]]
     states = [row.state for row in batch.rows]
-    for name in batch.kernel.state:
-        addresses.append([state[name].data_ptr() for state in states])
+
+    def of(name: str) -> list[int]:
+        return [state.get(name, _NOWHERE).data_ptr() for state in states]
+
+    def scales_of(name: str, format: str) -> list[int]:
+        return of(scale_name(name)) if format.endswith("8") else nowhere
+
+    nowhere = [0] * len(states)
+    addresses = [[row.param.data_ptr() for row in batch.rows]]
+    addresses += [[state[name].data_ptr() for state in states] for name in batch.kernel.state]
+    formats = zip(batch.kernel.state, batch.formats, strict=False)
+    addresses += [scales_of(name, format) for name, format in formats]
     if batch.kernel.buffer is None:
         return addresses
-    zeros = _zeros(batch)
-    nowhere = torch.empty(0)
-    names = [slot_name(i) for i in range(max(row.capacity for row in batch.rows))]
-    addresses.append([state.get(SLOT_SUM, zeros).data_ptr() for state in states])
-    for name in (*_BOOKS, *names):
-        addresses.append([state.get(name, nowhere).data_ptr() for state in states])
+    slots = _slot_names(batch)
+    addresses += [of(name) for name in (SLOT_SUM, *_BOOKS, *slots)]
+    addresses += [scales_of(name, batch.formats[-1]) for name in slots]
     return addresses
 
 
-def _zeros(batch: Batch) -> Tensor:
-    """Return the sum of the slots of those that have none."""
-    if "zeros" not in batch.cache:
-        sizes = [0, *(row.param.numel() for row in batch.rows if not row.capacity)]
-        batch.cache["zeros"] = torch.zeros(max(sizes), dtype=batch.rows[0].param.dtype)
-    zeros: Tensor = batch.cache["zeros"]
-    return zeros
-
-
 def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
-    rows = batch.rows
-    width = 1 + len(batch.kernel.state) + (batch.kernel.buffer is not None)
+    rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
-    addresses = np.insert(columns[:, :width], 1, 0, axis=1)
     chunks = [
         (i, start, min(CHUNK, row.param.numel() - start))
         for i, row in enumerate(rows)
         for start in range(0, row.param.numel(), CHUNK)
     ]
+    has_buffer = batch.kernel.buffer is not None
+    sizes = [1 + count, count, has_buffer, len(_BOOKS) * has_buffer]
+    slots = len(_slot_names(batch)) if has_buffer else 0
+    ends = np.cumsum([*sizes, slots])
+    tensors, scales, sums, books, slots, slot_scales = np.split(columns, ends, axis=1)
+    empty = np.zeros((len(rows), 1), dtype=np.int64)
     return Table(
-        number=_NUMBERS[rows[0].param.dtype],
+        formats=Formats(format_of("", rows[0].param), batch.formats),
         fixed=fixed,
-        addresses=np.ascontiguousarray(addresses),
-        chunks=np.array(chunks, dtype=np.int64).reshape(-1, 3),
-        books=np.ascontiguousarray(columns[:, width : width + len(_BOOKS)]),
-        slots=np.ascontiguousarray(columns[:, width + len(_BOOKS) :]),
+        tensors=np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums]),
+        scales=np.ascontiguousarray(scales),
+        slots=np.ascontiguousarray(slots),
+        slot_scales=np.ascontiguousarray(slot_scales),
+        books=np.ascontiguousarray(books),
         capacities=np.array([row.capacity for row in rows], dtype=np.int64),
+        identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
+        chunks=np.array(chunks, dtype=np.int64).reshape(-1, 3),
     )
 
 
 def _format_objection(row: Row) -> str | None:
     """Say why a parameter's own format or layout does not suit; None if it does."""
     param = row.param
-    if param.dtype not in _NUMBERS:
-        return f"{param.dtype} parameters are plain torch's in this version"
+    if param.dtype not in _FORMATS:
+        return f"{param.dtype} parameters are plain torch's"
     if type(param) not in (Tensor, Parameter):
         return f"parameters are {type(param).__name__}"
     if not _is_dense(param):
@@ -206,13 +234,30 @@ def _format_objection(row: Row) -> str | None:
 
 
 def _state_objection(batch: Batch, row: Row) -> str | None:
-    names = [*batch.kernel.state]
-    if row.capacity:
-        names += [SLOT_SUM, *(slot_name(i) for i in range(row.capacity))]
-    for value in map(row.part, names):
-        if value.dtype != row.param.dtype or value.stride() != row.param.stride():
-            return "state differs from its parameter in format or layout"
+    slots = [slot_name(i) for i in range(row.capacity)]
+    sums = [SLOT_SUM] if SLOT_SUM in row.state else []
+    for name in (*batch.kernel.state, *sums, *slots):
+        value = row.part(name)
+        if value.stride() != row.param.stride():
+            return "state differs from its parameter in layout"
+        scales = row.state.get(scale_name(name))
+        if value.dtype == torch.uint8 and not _is_scales(scales, value):
+            return "the scales of 8-bit state are not one for each block"
+    if slots and len({row.part(name).dtype for name in slots}) > 1:
+        return "slots differ in number format"
+    has_low_slots = slots and batch.formats[-1] not in ("float32", "float64")
+    if slots and bool(has_low_slots) == bool(sums):
+        return "the sum of the slots is kept for slots in full precision only"
     return None
+
+
+def _is_scales(scales: Tensor | None, value: Tensor) -> bool:
+    return (
+        scales is not None
+        and scales.shape == (blocks(value.numel()),)
+        and scales.dtype == torch.float32
+        and scales.is_contiguous()
+    )
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -239,7 +284,7 @@ def _set_threads() -> None:
 
 def _by_row(table: Table, sums: Floats) -> Floats:
     """Add up the chunks of each row, in their order."""
-    rows = len(table.addresses)
+    rows = len(table.tensors)
     return np.bincount(table.chunks[:, 0], weights=sums, minlength=rows).astype(np.float64)
 
 
@@ -251,10 +296,9 @@ def _decide(
     priorities = np.full(len(batch.rows), shared)
     own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
     if own.any():
-        priorities[own] = np.sqrt(_square_sums(batch)[own])
+        priorities[own] = np.sqrt(_square_sums(batch)[own]) * batch.unscale
     stored, due = cpu_buffer.decide(
         table.books,
-        table.slots,
         table.capacities,
         priorities,
         scalars.column(batch, "priority_decay"),
@@ -267,14 +311,17 @@ def _decide(
 
 def _root_mean_squares(batch: Batch, table: Table, compiled: ModuleType, values: Floats) -> Floats:
     sums = np.empty(len(table.chunks))
-    compiled.squares(table.addresses, table.chunks, values, sums)
+    compiled.squares(table.tensors, table.scales, table.chunks, values, sums)
     sizes = np.array([max(row.param.numel(), 1) for row in batch.rows])
     means: Floats = _by_row(table, sums) / sizes
     return np.sqrt(means)
 
 
 def _sum_afresh(table: Table, due: NDArray[np.bool_]) -> None:
-    chunks = table.chunks[due[table.chunks[:, 0]]]
-    sums = np.ascontiguousarray(table.addresses[:, -1])
-    like = np.empty(0, dtype=table.number)
-    cpu_buffer.sum_slots(sums, table.slots, table.capacities, chunks, like)
+    """Sum the slots of the rows that are due and keep a sum."""
+    sums = np.ascontiguousarray(table.tensors[:, -1])
+    due &= sums != 0
+    if due.any():
+        chunks = table.chunks[due[table.chunks[:, 0]]]
+        like = np.empty(0, dtype=table.formats.wide)
+        cpu_buffer.sum_slots(sums, table.slots, table.capacities, chunks, like)

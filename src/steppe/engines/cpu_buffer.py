@@ -5,22 +5,10 @@ from typing import Any
 import numpy as np
 from numba import float64, int64, njit, prange
 
-from steppe.engines.native import SUMMING, array, compiled
+from steppe.engines.native import array, compiled
 
 _priority = compiled("remember_priority")
 _fifo = compiled("remember_fifo")
-
-
-@njit(parallel=True, cache=True, fastmath=SUMMING)
-def square_sums(addresses: Any, chunks: Any, like: Any, sums: Any) -> None:
-    """Sum the squares of each chunk's gradient in float64; ``like`` has the gradient's format."""
-    for chunk in prange(len(chunks)):
-        start = addresses[chunks[chunk, 0], 1] + chunks[chunk, 1] * like.itemsize
-        g = array(start, chunks[chunk, 2], like.dtype)
-        total = float64(0.0)
-        for i in range(len(g)):
-            total += float64(g[i]) * float64(g[i])
-        sums[chunk] = total
 
 
 @njit(cache=True)
@@ -38,7 +26,6 @@ def count_filled(books: Any, capacities: Any) -> Any:
 @njit(cache=True)
 def decide(
     books: Any,
-    slots: Any,
     capacities: Any,
     priorities: Any,
     decays: Any,
@@ -52,16 +39,14 @@ def decide(
     ----------
     books
         Addresses of each row's keys, births and number of replacements.
-    slots
-        Addresses of each row's slots.
 
     Returns
     -------
     arrays
-        The address of the slot that takes the row's item, 0 where none does; and whether the
-        row's slots are to be summed afresh.
+        The slot that takes the row's item, -1 where none does; and whether the row's slots are to
+        be summed afresh.
     """
-    chosen = np.zeros(len(capacities), dtype=np.int64)
+    chosen = np.full(len(capacities), -1)
     due = np.zeros(len(capacities), dtype=np.bool_)
     for row in range(len(capacities)):
         capacity = capacities[row]
@@ -82,7 +67,7 @@ def decide(
         births[:] = new_births
         for slot in range(capacity):
             if store[slot]:
-                chosen[row] = slots[row, slot]
+                chosen[row] = slot
                 replacements = array(books[row, 2], 1, int64)
                 replacements[0] += 1
                 due[row] = replacements[0] % resum_every == 0

@@ -1,4 +1,4 @@
-"""What the Numba kernels are made of: arrays at addresses, and rules compiled for the CPU."""
+"""What the Numba kernels are made of: numbers at addresses, and functions compiled for the CPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from steppe import rules
@@ -17,13 +18,17 @@ from steppe.engines.bind import bind
 #: It costs nothing, as memory is what limits the loops.
 SUMMING = {"reassoc"}
 
+#: Operands of a kernel that are told apart, so that LLVM need not ask whether they overlap.
+_SCOPES = 16
+
 
 def compiled(name: str) -> Callable[..., Any]:
     """Compile a rule for single elements, to be inlined into a kernel's loop."""
-    return bind(getattr(rules, name), np, _inlined)
+    return bind(getattr(rules, name), np, inlined)
 
 
-def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a function, to be inlined wherever it is called."""
     wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(function)
     return wrapped
 
@@ -43,3 +48,104 @@ def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
 def array(address: int, size: int, dtype: Any) -> Any:
     """Return the ``size`` numbers that lie at ``address``."""
     return carray(_pointer(address, dtype), size)  # type: ignore[call-arg]
+
+
+@intrinsic
+def scratch(typing_context: Any, size: Any) -> Any:
+    """Return the address of ``size`` bytes, a literal, that last as long as the kernel's call."""
+    if not isinstance(size, types.IntegerLiteral):
+        return None
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        room = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), size.literal_value))
+        room.align = 64
+        return builder.ptrtoint(room, ir.IntType(64))
+
+    return types.int64(size), generate
+
+
+@intrinsic
+def load(typing_context: Any, address: Any, index: Any, dtype: Any, scope: Any) -> Any:
+    """Return number ``index`` of those of type ``dtype`` that lie from ``address`` on.
+
+    ``scope``, a literal, numbers the kernel's operands: no two of them overlap.
+    """
+    if not isinstance(scope, types.IntegerLiteral):
+        return None
+    number = dtype.dtype
+    signature = number(types.int64, types.int64, dtype, scope)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, number, *arguments[:2])
+        value = builder.load(pointer, align=number.bitwidth // 8)
+        _mark(builder, value, scope.literal_value)
+        return value
+
+    return signature, generate
+
+
+@intrinsic
+def store(typing_context: Any, address: Any, index: Any, value: Any, scope: Any) -> Any:
+    """Write number ``index`` of those of the type of ``value`` that lie from ``address`` on."""
+    if not isinstance(scope, types.IntegerLiteral):
+        return None
+    signature = types.void(types.int64, types.int64, value, scope)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        pointer = _element(context, builder, value, *arguments[:2])
+        written = builder.store(arguments[2], pointer, align=value.bitwidth // 8)
+        _mark(builder, written, scope.literal_value)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def load_float16(typing_context: Any, address: Any, index: Any, scope: Any) -> Any:
+    """Return a float16 as float32."""
+    if not isinstance(scope, types.IntegerLiteral):
+        return None
+    signature = types.float32(types.int64, types.int64, scope)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base = builder.inttoptr(arguments[0], ir.HalfType().as_pointer())
+        value = builder.load(builder.gep(base, [arguments[1]]), align=2)
+        _mark(builder, value, scope.literal_value)
+        return builder.fpext(value, ir.FloatType())
+
+    return signature, generate
+
+
+@intrinsic
+def store_float16(typing_context: Any, address: Any, index: Any, value: Any, scope: Any) -> Any:
+    """Round to the nearest float16 and write it."""
+    if not isinstance(scope, types.IntegerLiteral):
+        return None
+    signature = types.void(types.int64, types.int64, types.float32, scope)
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        base = builder.inttoptr(arguments[0], ir.HalfType().as_pointer())
+        half = builder.fptrunc(arguments[2], ir.HalfType())
+        written = builder.store(half, builder.gep(base, [arguments[1]]), align=2)
+        _mark(builder, written, scope.literal_value)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _element(context: Any, builder: ir.IRBuilder, number: Any, address: Any, index: Any) -> Any:
+    base = builder.inttoptr(address, context.get_data_type(number).as_pointer())
+    return builder.gep(base, [index])
+
+
+def _mark(builder: ir.IRBuilder, instruction: Any, scope: int) -> None:
+    """Tell LLVM that the operand overlaps with none of another scope."""
+    module = builder.module
+    domain = module.add_metadata([ir.MetaDataString(module, "steppe")])
+    scopes = [
+        module.add_metadata([ir.MetaDataString(module, f"steppe.{i}"), domain])
+        for i in range(_SCOPES)
+    ]
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[scope]]))
+    others = scopes[:scope] + scopes[scope + 1 :]
+    instruction.set_metadata("noalias", module.add_metadata(others))

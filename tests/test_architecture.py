@@ -14,6 +14,7 @@ LAYERS = [
     {"rules"},
     {"engines"},
     {"optim", "landscape", "theory", "functions"},
+    {"commands"},
     {"compare"},
     {"cli"},
 ]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import steppe
 from steppe import cli
-from steppe.compare.command import app
+from steppe.cli.app import app
 from steppe.compare.results import FILE, Results
 
 NUMBERS = "optimizer, seed, train_loss, test_loss, test_accuracy, sharpness, state_bytes"
@@ -218,7 +218,8 @@ def test_a_class_of_the_current_directory_is_found(tmp_path: Path, name: str, st
 def test_without_the_extra_the_command_says_how_to_get_it(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "steppe.compare.command")
+    for module in ("steppe.cli.app", "steppe.commands.console", "steppe.compare.command"):
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as caught:
         cli.main()

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import nn
 
 import steppe
-from steppe.compare.optimizers import available
+from steppe.commands.classes import available
 
 _NEEDED = ("torch", "numpy", "numba")
 _OPTIONAL = {

@@ -1,0 +1,35 @@
+"""The commands under one name."""
+
+from typing import Annotated
+
+import typer
+
+import steppe
+from steppe.compare.command import compare, doctor
+
+app = typer.Typer(
+    help="Optimizers for flat minima, and whether they help.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (compare, doctor):
+    app.command()(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"steppe {steppe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -15,7 +15,7 @@ LAYERS = [
     {"engines"},
     {"optim", "landscape", "theory", "functions"},
     {"commands"},
-    {"compare"},
+    {"compare", "bench"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -5,15 +5,16 @@ from typing import Annotated
 import typer
 
 import steppe
+from steppe.bench.command import bench
 from steppe.compare.command import compare, doctor
 
 app = typer.Typer(
-    help="Optimizers for flat minima, and whether they help.",
+    help="Optimizers for flat minima, whether they help, and what they cost.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, doctor):
+for command in (compare, bench, doctor):
     app.command()(command)
 
 

@@ -47,9 +47,13 @@ def test_one_panel_a_model_one_row_an_optimizer(drawn, found) -> None:
 def test_faster_slower_and_undecided_are_told_apart(drawn, found) -> None:
     ratios = [Ratio(0.8, 0.7, 0.9), Ratio(1.0, 0.9, 1.1), Ratio(1.3, 1.2, 1.4)]
     rows = [found(optimizer=str(i), ratio=ratio) for i, ratio in enumerate(ratios)]
+    rows.append(found(optimizer="disturbed", ratio=ratios[0], baseline_seconds=1.0))
     (axes,) = drawn(rows).axes
-    points = [line.get_color() for line in axes.lines if line.get_marker() == "o"]
-    assert len(set(points)) == 3
+    faster, undecided, slower, disturbed = (
+        line.get_color() for line in axes.lines if line.get_marker() == "o"
+    )
+    assert len({faster, undecided, slower}) == 3
+    assert disturbed == undecided
 
 
 def test_a_png_is_written_whole(tmp_path: Path, found) -> None:

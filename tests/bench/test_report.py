@@ -46,6 +46,15 @@ def test_memory_that_nobody_tells_is_a_dash(found) -> None:
     assert row[-1] == "–"
 
 
+def test_what_was_disturbed_is_marked(found) -> None:
+    calm, held_up = found(optimizer="invadam"), found(baseline_seconds=0.4)
+    text = printed(calm, held_up)
+    assert " dualadam †" in text
+    assert " invadam †" not in text
+    assert "† The machine was busy" in text
+    assert "†" not in printed(calm)
+
+
 def test_first_steps_and_failures() -> None:
     reason = "NotImplementedError: no such format"
     failures = [Failure(where, "dualadam-int8", reason) for where in ("tiny", "first step")]

@@ -21,6 +21,7 @@ def test_everything_is_in_the_file(tmp_path: Path, found) -> None:
     assert content["setup"]["steps"] == 7
     (steps,) = content["steps"]
     assert steps["ratio"] == {"value": 0.5, "low": 0.45, "high": 0.56}
+    assert not steps["disturbed"]
     assert steps["excess"] == pytest.approx(1.5)
     assert content["first_steps"] == [{"optimizer": "dualadam", "compiling": 2.0, "cached": 0.5}]
     assert content["failures"] == [{"block": "tiny", "optimizer": "lbfgs", "reason": "no closure"}]

@@ -42,16 +42,28 @@ def test_targets_that_are_missed_are_listed(script, found, monkeypatch, capsys) 
     targets = script("targets")
 
     def attempt(model: str, contender: Contender, *_: object):
-        if contender.name == "adamcm-keeping":
-            return Failure(model, contender.name, "no memory")
-        return found(ratio=Ratio(0.5 if contender.name == "dualadam" else 0.55, 0.4, 0.6))
+        name = contender.name
+        if name == "adamcm-keeping":
+            return Failure(model, name, "no memory")
+        ratio = Ratio(0.55 if name == "invadam" else 0.5, 0.4, 0.6)
+        held_up = 0.4 if name == "dualadam-switched" else 0.004
+        return found(model=model, optimizer=name, ratio=ratio, baseline_seconds=held_up)
 
     monkeypatch.setattr(targets, "attempt", attempt)
     with pytest.raises(typer.Exit) as caught:
         targets.main(["small"])
     assert caught.value.exit_code == 1
-    *_, last = capsys.readouterr().out.splitlines()
+    *lines, last = capsys.readouterr().out.splitlines()
     assert last == "3 missed: small dualadam-switched, small invadam, small adamcm-keeping"
+    endings = {line.split()[1]: line.split(": ")[1] for line in lines}
+    assert endings == {
+        "dualadam": "met",
+        "dualadam-switched": "disturbed by other work, measure again",
+        "invadam": "missed",
+        "dualadam-scale-free": "met",
+        "adamcm-keeping": "no memory",
+        "adamcm-replacing": "met",
+    }
 
 
 def test_targets_are_measured(script, monkeypatch, capsys) -> None:

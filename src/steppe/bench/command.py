@@ -22,7 +22,7 @@ def bench(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...",
+            metavar="MODEL",
             help="Whose tensors to step: resnet18 (62 tensors, 11.7 M parameters), gpt2 (148, "
             "124 M), small (10 000 tensors of 100). gpt2 takes up to 8 GB and some minutes. "
             "Default: resnet18 small.",
@@ -45,7 +45,8 @@ def bench(
 ) -> None:
     """Time optimizers' steps in turn with torch's fused AdamW, and against memory's own speed.
 
-    AdamW against itself shows how much noise there is. The first steps are taken in processes of
+    Leave the machine alone meanwhile: AdamW against itself shows how much noise there is, and what
+    was disturbed is marked. The first steps are taken in processes of
     their own, with empty caches and then with what those have left.
     """
     with refusals():

@@ -1,10 +1,11 @@
 """The ratios as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steppe.bench.contenders import BASELINE
+from steppe.bench.disturbance import disturbed
 from steppe.bench.measurement import Measurement
 from steppe.bench.results import replacing
 
@@ -17,6 +18,8 @@ _FASTER, _UNDECIDED, _SLOWER = "#0072B2", "#7F7F7F", "#D55E00"
 
 def plot(found: Sequence[Measurement], path: Path) -> bool:
     """Draw each optimizer's ratio to the baseline with its interval, one panel a model.
+
+    Grey is what cannot be told from 1, or was disturbed.
 
     Parameters
     ----------
@@ -39,6 +42,7 @@ def plot(found: Sequence[Measurement], path: Path) -> bool:
 
     if not found:
         return False
+    doubtful = disturbed(found)
     models = list(dict.fromkeys(one.model for one in found))
     names = list(dict.fromkeys(one.optimizer for one in found))
     size = 3.2 + 3.6 * len(models), 1.4 + 0.34 * len(names)
@@ -48,16 +52,21 @@ def plot(found: Sequence[Measurement], path: Path) -> bool:
     for axes, model in zip(panels, models, strict=True):
         for one in found:
             if one.model == model:
-                _draw(axes, names.index(one.optimizer), one)
+                _draw(axes, names.index(one.optimizer), one, _colour(one, doubtful))
         _dress(axes, model, names)
     with replacing(path) as partial:
         figure.savefig(partial, dpi=150, format="png")
     return True
 
 
-def _draw(axes: "Axes", row: int, one: Measurement) -> None:
+def _colour(one: Measurement, doubtful: Container[Measurement]) -> str:
+    if one in doubtful or one.ratio.low <= 1.0 <= one.ratio.high:
+        return _UNDECIDED
+    return _FASTER if one.ratio.high < 1.0 else _SLOWER
+
+
+def _draw(axes: "Axes", row: int, one: Measurement, colour: str) -> None:
     value, low, high = one.ratio
-    colour = _FASTER if high < 1.0 else _SLOWER if low > 1.0 else _UNDECIDED
     axes.plot([low, high], [row, row], color=colour, lw=2.5, alpha=0.45, solid_capstyle="butt")
     axes.plot([value], [row], "o", color=colour, ms=5)
     axes.annotate(

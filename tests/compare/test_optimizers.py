@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 import steppe
-from steppe.compare.optimizers import Recipe, available, find_recipe
+from steppe.compare.optimizers import Recipe, find_recipe
 
 
 class NoDefault(Optimizer):
@@ -152,8 +152,3 @@ def test_a_class_that_takes_no_lr_is_given_none() -> None:
     assert recipe.arguments(None, 0.1) == {}
     with pytest.raises(ValueError, match="leave --lr out"):
         recipe.arguments(0.1, 0.1)
-
-
-def test_steppe_stands_in_front_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steppe, "AdamW", NoLr, raising=False)
-    assert available()["adamw"] is NoLr

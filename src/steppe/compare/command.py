@@ -1,14 +1,15 @@
-"""The command line: ``steppe compare`` and ``steppe doctor``."""
+"""The commands ``steppe compare`` and ``steppe doctor``."""
 
 import sqlite3
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-import steppe
+from steppe.commands.console import FAILED, INTERRUPTED, fail, make_console, refusals
+from steppe.commands.wording import first_line
 from steppe.compare.doctor import doctor as print_doctor
 from steppe.compare.optimizers import DEFAULT
 from steppe.compare.plots import plot_curves
@@ -17,40 +18,8 @@ from steppe.compare.results import FILE, Results
 from steppe.compare.run import Outcome, Run
 from steppe.compare.study import Study, execute, plan
 from steppe.compare.summary import Finished
-from steppe.compare.wording import first_line
-
-app = typer.Typer(
-    help="Optimizers for flat minima, and whether they help.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-_FAILED = 1
-_USAGE = 2
-_INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
-_WIDTH = 100
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"steppe {steppe.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
-        ),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
 def compare(
     task: Annotated[str, typer.Argument(help="digits, mnist-5k or fashion-mnist.")] = "digits",
     optimizers: Annotated[
@@ -95,7 +64,7 @@ def compare(
     keeps what has finished; the same command again goes on from there.
     """
     out = Path("results", task) if out is None else out
-    try:
+    with refusals():
         study = plan(
             task,
             optimizers.split(","),
@@ -109,24 +78,16 @@ def compare(
             data=data,
         )
         results = Results(out)
-    except ModuleNotFoundError as missing:
-        package = (missing.name or str(missing)).partition(".")[0]
-        _fail(f"{package} is missing: pip install 'steppe[compare]'")
-    except ImportError as broken:
-        _fail(f"{first_line(broken)}: pip install 'steppe[compare]'")
-    except (ValueError, OSError) as error:
-        _fail(str(error))
     _show(study, results, out)
 
 
-@app.command()
 def doctor() -> None:
     """Print versions, devices, and which engine each optimizer would use."""
-    print_doctor(_console())
+    print_doctor(make_console())
 
 
 def _show(study: Study, results: Results, out: Path) -> None:
-    console = _console()
+    console = make_console()
     finished: dict[str, dict[int, Outcome]] = {recipe.name: {} for recipe in study.recipes}
     stopped: KeyboardInterrupt | sqlite3.Error | None = None
     try:
@@ -139,10 +100,10 @@ def _show(study: Study, results: Results, out: Path) -> None:
     report(console, study, finished)
     picture = _drawn(study, finished, out)
     if isinstance(stopped, sqlite3.Error):
-        _fail(f"{out / FILE} cannot be used any more: {stopped}", _FAILED)
+        fail(f"{out / FILE} cannot be used any more: {stopped}", FAILED)
     if stopped is not None:
         console.print(f"\nInterrupted. What has finished is kept in {out}: run again to go on.")
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     console.print(f"\nResults: {out / FILE}", soft_wrap=True, highlight=False)
     if picture is not None:
         console.print(f"Curves: {picture}", soft_wrap=True, highlight=False)
@@ -189,14 +150,3 @@ def _came_to(outcome: Outcome) -> str:
         return "diverged"
     final = outcome.final
     return f"test accuracy {final.test_accuracy:.2%}, test loss {final.test_loss:.4f}"
-
-
-def _console() -> Console:
-    """Make a console; where the width is not known, one that fits the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
-
-
-def _fail(message: str, status: int = _USAGE) -> NoReturn:
-    typer.echo(f"steppe: {message}", err=True)
-    raise typer.Exit(status)

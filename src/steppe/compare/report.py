@@ -7,10 +7,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from steppe.commands.wording import many
 from steppe.compare.controls import control_of
 from steppe.compare.study import Study
 from steppe.compare.summary import Difference, Finished, Row, difference, summarise
-from steppe.compare.wording import SAME, many, short, verdict, with_interval
+from steppe.compare.wording import SAME, short, verdict, with_interval
 
 _INTERVALS = ("test\naccuracy %", "test\nloss")
 _NUMBERS = (

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from steppe.commands.devices import usable
+from steppe.commands.wording import first_line
 from steppe.compare.controls import find_recipes
 from steppe.compare.data import Data
 from steppe.compare.optimizers import Recipe
@@ -15,7 +17,6 @@ from steppe.compare.results import Results
 from steppe.compare.run import Outcome, Run, Setup
 from steppe.compare.tasks import find_task
 from steppe.compare.train import step, train
-from steppe.compare.wording import first_line
 
 # DualAdam's published switch takes 1/8e-5 = 12 500 steps, 16 % of its 200 epochs on CIFAR.
 SWITCH_SHARE = 0.16
@@ -113,7 +114,7 @@ def plan(
         raise ValueError(f"lr must be a finite number above 0, got {lr}")
     if switch_rate is not None and not 0 < switch_rate <= 1:
         raise ValueError(f"switch-rate must lie in (0, 1], got {switch_rate}")
-    where = _device(device)
+    where = usable(device)
     for module in _NEEDED_LATER:
         importlib.import_module(module)
 
@@ -161,16 +162,6 @@ def execute(
 
 def _steps(data: Data, epochs: int, batch_size: int) -> int:
     return epochs * math.ceil(len(data.train_targets) / batch_size)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
-    return device
 
 
 def _rehearse(recipe: Recipe, setup: Setup, data: Data) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steppe.commands.wording import unknown
 from steppe.compare import data, models
 from steppe.compare.data import Data
-from steppe.compare.names import unknown
 
 
 @dataclass(frozen=True)

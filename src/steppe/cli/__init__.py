@@ -12,7 +12,7 @@ def main() -> None:
         With the command's status; with a remedy if the packages it needs are not installed.
     """
     try:
-        from steppe.compare.command import app
+        from steppe.cli.app import app
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         if package not in _EXTRA:

@@ -1,0 +1,126 @@
+"""How the time of a step, and the memory it takes while it runs, grow with the parameters.
+
+python benchmarks/scaling.py [--optimizer dualadam] [--largest 500] [--steps 10] [--device cpu]
+
+Steps 1 M to 500 M parameters, which takes 9 GB with two moments, and writes scaling.json and
+scaling.png into results/scaling. Ends with status 1 if time grows faster than with the power 1.05
+of the size, or a step takes more than 1 % of the parameters' memory while it runs.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
+
+from steppe.bench.bandwidth import Copy
+from steppe.bench.contenders import Contender, find_contender
+from steppe.bench.memory import peak_extra
+from steppe.bench.results import replacing
+from steppe.bench.shapes import uniform
+from steppe.bench.timing import alternate
+from steppe.bench.workload import parameters, warm_up
+from steppe.commands.console import refusals
+from steppe.commands.devices import usable
+
+_MILLION = 1_000_000
+_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
+MOST_GROWTH = 1.05
+MOST_EXTRA = 0.01
+
+
+@dataclass(frozen=True)
+class Point:
+    """What a step over so many million parameters takes."""
+
+    millions: int
+    seconds: float
+    extra: float | None
+
+
+def main(
+    optimizer: str = "dualadam",
+    largest: Annotated[int, typer.Option(help="Of the sizes, in millions.")] = 500,
+    steps: int = 10,
+    device: str = "cpu",
+    out: Path = Path("results", "scaling"),
+) -> None:
+    """Measure the sizes up to the largest, draw them, and judge the growth."""
+    with refusals():
+        if largest < _SIZES[1]:
+            raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
+        contender, place = find_contender(optimizer), usable(device)
+        out.mkdir(parents=True, exist_ok=True)
+    points = []
+    for millions in (size for size in _SIZES if size <= largest):
+        points.append(measure(contender, millions, steps, place))
+        print(described(points[-1]), flush=True)
+    growth = slope(points)
+    with replacing(out / "scaling.json") as partial:
+        content = {
+            "optimizer": contender.name,
+            "growth": growth,
+            "points": list(map(asdict, points)),
+        }
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+    draw(points, f"{contender.name}: time grows as size to the {growth:.2f}", out / "scaling.png")
+    worst = max(point.extra or 0.0 for point in points)
+    print(f"Time grows as size to the {growth:.2f}; it may to the {MOST_GROWTH}.")
+    print(f"A step takes at most {worst:.2%} of the parameters' memory; it may {MOST_EXTRA:.0%}.")
+    if growth > MOST_GROWTH or worst > MOST_EXTRA:
+        raise typer.Exit(1)
+
+
+def measure(contender: Contender, millions: int, steps: int, device: torch.device) -> Point:
+    """Time steps over tensors of a million numbers each, from cold caches."""
+    optimizer = contender.build(parameters(uniform(millions, _MILLION), device))
+    warm_up(optimizer)
+    _, times = alternate((Copy(device), optimizer.step), steps, device)
+    extra = peak_extra(optimizer.step, device)
+    share = None if extra is None else extra / (4 * _MILLION * millions)
+    return Point(millions, float(np.median(times)), share)
+
+
+def slope(points: list[Point]) -> float:
+    """Fit the power of the size that time grows with."""
+    sizes = np.log([point.millions for point in points])
+    times = np.log([point.seconds for point in points])
+    return float(np.polyfit(sizes, times, 1)[0])
+
+
+def described(point: Point) -> str:
+    """Write one line."""
+    extra = "" if point.extra is None else f", extra memory {100 * point.extra:.2f} %"
+    return f"{point.millions:>5} M parameters: {1e3 * point.seconds:9.2f} ms{extra}"
+
+
+def draw(points: list[Point], title: str, path: Path) -> None:
+    """Draw time over size beside a line of power 1 through the largest size."""
+    sizes = [point.millions for point in points]
+    times = [1e3 * point.seconds for point in points]
+    proportional = [times[-1] * size / sizes[-1] for size in sizes]
+    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.loglog(sizes, proportional, color="#7F7F7F", lw=1, label="in proportion")
+    axes.loglog(sizes, times, "o-", color="#0072B2", label="measured")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("parameters, millions")
+    axes.set_ylabel("ms per step")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,86 @@
+"""Hold the time of a step on a CPU, over that of AdamW(fused=True), against what it is to be.
+
+python benchmarks/targets.py [MODEL]... [--steps 40] [--threads 2]
+
+Ends with status 1 if a target is missed or an optimizer could not be measured.
+"""
+
+from typing import Annotated
+
+import torch
+import typer
+
+from steppe.bench.benchmark import attempt
+from steppe.bench.contenders import find_contender
+from steppe.bench.disturbance import disturbed
+from steppe.bench.failure import Failure
+from steppe.bench.measurement import Measurement
+from steppe.bench.shapes import check_models
+from steppe.commands.console import refusals
+
+_TWO_MOMENTS = {"resnet18": 0.85, "gpt2": 1.02, "small": 0.5}
+
+#: The highest ratio that is good enough, by optimizer and model.
+TARGETS = {
+    "dualadam": _TWO_MOMENTS,
+    "dualadam-switched": _TWO_MOMENTS,
+    "invadam": _TWO_MOMENTS,
+    "dualadam-scale-free": {"resnet18": 1.02, "gpt2": 1.25, "small": 0.6},
+    "adamcm-keeping": {"resnet18": 1.2, "gpt2": 1.35, "small": 0.8},
+    "adamcm-replacing": {"resnet18": 1.5, "gpt2": 1.8, "small": 0.8},
+    "dualadam-bf16": {"resnet18": 0.8, "gpt2": 0.85},
+    "dualadam-int8": {"resnet18": 1.0, "gpt2": 1.0},
+}
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Argument(help="Default: all three.")] = None,
+    steps: int = 20,
+    threads: int | None = None,
+) -> None:
+    """Measure what has a target, and say which are missed."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with refusals():
+        asked = check_models(models or ("resnet18", "gpt2", "small"))
+    missed = [line for model in asked for line in misses(model, steps)]
+    if missed:
+        print(f"{len(missed)} missed: {', '.join(missed)}")
+        raise typer.Exit(1)
+    print("All met.")
+
+
+def misses(model: str, steps: int) -> list[str]:
+    """Measure what has a target on a model, print a line for each, and list what missed it."""
+    names = [name for name, targets in TARGETS.items() if model in targets]
+    outcomes = [attempt(model, find_contender(name), steps, torch.device("cpu")) for name in names]
+    doubtful = disturbed(one for one in outcomes if isinstance(one, Measurement))
+    missed = []
+    for outcome in outcomes:
+        target = TARGETS[outcome.optimizer][model]
+        problem = objection(outcome, target, outcome in doubtful)
+        if problem:
+            missed.append(f"{model} {outcome.optimizer}")
+        print(f"{model:<10}{outcome.optimizer:<22}{described(outcome, target)}{problem or 'met'}")
+    return missed
+
+
+def objection(outcome: Measurement | Failure, target: float, is_doubtful: bool) -> str | None:
+    """Say why the target is not met, if it is not."""
+    if isinstance(outcome, Failure):
+        return f"not measured: {outcome.reason}"
+    if is_doubtful:
+        return "disturbed by other work, measure again"
+    return "missed" if outcome.ratio.value > target else None
+
+
+def described(outcome: Measurement | Failure, target: float) -> str:
+    """Write what came out beside what was wanted."""
+    if isinstance(outcome, Failure):
+        return ""
+    value, low, high = outcome.ratio
+    return f"{value:.2f} ({low:.2f}–{high:.2f}), target {target:.2f}: "
+
+
+if __name__ == "__main__":
+    typer.run(main)

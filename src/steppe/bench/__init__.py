@@ -1,0 +1,1 @@
+"""What a step costs: time against other optimizers and the machine's own speed, and memory."""

@@ -1,0 +1,73 @@
+"""How long the first step takes in a new process: when kernels are compiled, and when cached."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+
+import torch
+
+from steppe.bench.contenders import find_contender
+from steppe.bench.failure import Failure
+from steppe.bench.shapes import uniform
+from steppe.bench.timing import seconds
+from steppe.bench.workload import parameters
+
+FIRST_STEP = "first step"
+
+# Of steppe's kernels, of Numba's functions in steppe's own files, of Triton's kernels.
+_CACHES = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """Seconds of an optimizer's first step in a process, imports and construction left out.
+
+    Attributes
+    ----------
+    optimizer : str
+        The contender's name.
+    compiling : float
+        With nothing cached.
+    cached : float
+        In the next process.
+    """
+
+    optimizer: str
+    compiling: float
+    cached: float
+
+
+def first_step(name: str, device: torch.device, threads: int) -> FirstStep | Failure:
+    """Take a contender's first step in two processes, of which the second has a warm cache."""
+    with TemporaryDirectory(prefix="steppe-bench-") as cache:
+        try:
+            compiling = _in_new_process(name, device, threads, cache)
+            cached = _in_new_process(name, device, threads, cache)
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.splitlines() or [str(error)]
+            return Failure(FIRST_STEP, name, lines[-1])
+    return FirstStep(name, compiling, cached)
+
+
+def _in_new_process(name: str, device: torch.device, threads: int, cache: str) -> float:
+    done = subprocess.run(
+        [sys.executable, "-m", __name__, name, str(device), str(threads)],
+        env={**os.environ, **dict.fromkeys(_CACHES, cache)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout.split()[-1])
+
+
+def _main(name: str, device: str, threads: str) -> None:
+    torch.set_num_threads(int(threads))
+    place = torch.device(device)
+    optimizer = find_contender(name).build(parameters(uniform(4, 10_000), place))
+    print(seconds(optimizer.step, place))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

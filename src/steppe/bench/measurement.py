@@ -1,0 +1,125 @@
+"""One optimizer on one model's tensors, side by side with the baseline."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.optim import Optimizer
+
+from steppe.bench.bandwidth import Copy
+from steppe.bench.contenders import BASELINE, Contender
+from steppe.bench.memory import peak_extra
+from steppe.bench.shapes import Shape
+from steppe.bench.statistics import Ratio, ratio_of_medians
+from steppe.bench.timing import alternate
+from steppe.bench.traffic import items_stored, least_bytes, state_bytes
+from steppe.bench.workload import parameters, warm_up
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a step of one optimizer costs on one model.
+
+    Attributes
+    ----------
+    model, optimizer : str
+        Names.
+    engine : str or None
+        What runs the step, for steppe's optimizers.
+    numbers : int
+        How many numbers the parameters have.
+    seconds, baseline_seconds : float
+        Medians.
+    ratio : Ratio
+        Of the medians, with its interval.
+    bandwidth : float
+        Bytes that the machine copies per second, read and written; the median.
+    least_bytes : float
+        That a step must move, by :func:`steppe.bench.traffic.least_bytes`.
+    state_bytes : int
+        Size of the optimizer's state.
+    extra_bytes : int or None
+        By how much memory grows during a step; None where it cannot be measured.
+    parameter_bytes : int
+        Size of the parameters.
+    """
+
+    model: str
+    optimizer: str
+    engine: str | None
+    numbers: int
+    seconds: float
+    baseline_seconds: float
+    ratio: Ratio
+    bandwidth: float
+    least_bytes: float
+    state_bytes: int
+    extra_bytes: int | None
+    parameter_bytes: int
+
+    @property
+    def excess(self) -> float:
+        """Bytes that could have been copied during a step, over those it must move."""
+        return self.seconds * self.bandwidth / self.least_bytes
+
+    @property
+    def state_per_number(self) -> float:
+        """Bytes of state per number of the parameters."""
+        return self.state_bytes / self.numbers
+
+    @property
+    def extra(self) -> float | None:
+        """The memory that a step takes while it runs, as a share of the parameters'."""
+        return None if self.extra_bytes is None else self.extra_bytes / self.parameter_bytes
+
+
+def measure(
+    model: str, shapes: Sequence[Shape], contender: Contender, rounds: int, device: torch.device
+) -> Measurement:
+    """Step the baseline and a contender in turn, each on its own copy of a model's tensors.
+
+    Before each step memory is copied: to know the bandwidth of these very moments, and to give
+    either the same cold caches.
+
+    Parameters
+    ----------
+    model : str
+        The model's name.
+    shapes : sequence of tuples
+        Of its tensors.
+    contender : Contender
+        What to measure.
+    rounds : int
+        How many steps of each are timed.
+    device : torch.device
+        Where.
+    """
+    optimizer = contender.build(parameters(shapes, device))
+    warm_up(optimizer)
+    baseline = BASELINE.build(parameters(shapes, device))
+    warm_up(baseline)
+    copy = Copy(device)
+    stored = items_stored(optimizer)
+    actions = (copy, baseline.step, copy, optimizer.step)
+    first_copy, baseline_times, second_copy, times = alternate(actions, rounds, device)
+    storing = (items_stored(optimizer) - stored) / rounds
+    tensors = _parameters(optimizer)
+    return Measurement(
+        model=model,
+        optimizer=contender.name,
+        engine=getattr(optimizer, "engine", None),
+        numbers=sum(tensor.numel() for tensor in tensors),
+        seconds=float(np.median(times)),
+        baseline_seconds=float(np.median(baseline_times)),
+        ratio=ratio_of_medians(times, baseline_times),
+        bandwidth=Copy.moved / float(np.median(first_copy + second_copy)),
+        least_bytes=least_bytes(optimizer, storing),
+        state_bytes=state_bytes(optimizer),
+        extra_bytes=peak_extra(optimizer.step, device),
+        parameter_bytes=sum(tensor.nbytes for tensor in tensors),
+    )
+
+
+def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]

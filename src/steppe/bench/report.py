@@ -1,0 +1,133 @@
+"""The tables at the end, and what they do and do not say."""
+
+from collections.abc import Container, Sequence
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from steppe.bench.bandwidth import Copy
+from steppe.bench.benchmark import Outcome, Setup
+from steppe.bench.contenders import BASELINE
+from steppe.bench.disturbance import MOST, disturbed
+from steppe.bench.failure import Failure
+from steppe.bench.first_step import FirstStep
+from steppe.bench.measurement import Measurement
+from steppe.bench.shapes import MODELS
+from steppe.commands.wording import many
+
+_COLUMNS = (
+    "engine",
+    "ms per\nstep",
+    f"×\n{BASELINE.name}",
+    "95 %\ninterval",
+    "× least\ntraffic",
+    "state\nB/param",
+    "extra\nmemory",
+)
+_DOUBTFUL = (
+    f"The machine was busy with other work: {BASELINE.name} took more than {MOST} times as long as "
+    "in the model's best block. Do not rely on these ratios; measure again on a machine at rest."
+)
+
+
+def report(console: Console, setup: Setup, outcomes: Sequence[Outcome]) -> None:
+    """Print a table for each model, one for the first steps, and how to read them.
+
+    Parameters
+    ----------
+    console : rich.console.Console
+        Where to.
+    setup : Setup
+        What was asked for.
+    outcomes : sequence
+        What came out.
+    """
+    measured = [one for one in outcomes if isinstance(one, Measurement)]
+    doubtful = disturbed(measured)
+    for model in setup.models:
+        found = [one for one in measured if one.model == model]
+        if found:
+            console.print(_steps(found, doubtful))
+    firsts = [one for one in outcomes if isinstance(one, FirstStep)]
+    if firsts:
+        console.print(_first_steps(firsts))
+    for line in _failures(outcomes):
+        console.print(line, highlight=False)
+    if doubtful:
+        console.print(f"† {_DOUBTFUL}", highlight=False)
+    for note in _notes(setup):
+        console.print(note, highlight=False)
+
+
+def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Table:
+    model, numbers = found[0].model, found[0].numbers
+    bandwidth = np.median([one.bandwidth for one in found])
+    table = _new_table(
+        f"{model}: {many(len(MODELS[model]()), 'tensor')}, {numbers / 1e6:.1f} M parameters; "
+        f"copies at {bandwidth / 1e9:.1f} GB/s"
+    )
+    for heading in _COLUMNS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in found:
+        table.add_row(
+            f"{one.optimizer} †" if one in doubtful else one.optimizer,
+            one.engine or "–",
+            _short(1e3 * one.seconds),
+            _short(one.ratio.value),
+            f"{_short(one.ratio.low)}–{_short(one.ratio.high)}",
+            _short(one.excess),
+            f"{one.state_per_number:.1f}",
+            "–" if one.extra is None else f"{100 * one.extra:.1f} %",
+        )
+    return table
+
+
+def _short(value: float) -> str:
+    """Write a number without digits that say nothing."""
+    return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+
+
+def _first_steps(found: Sequence[FirstStep]) -> Table:
+    table = _new_table("First step in a new process, ms")
+    table.add_column("compiling", justify="right")
+    table.add_column("cached", justify="right")
+    for one in found:
+        table.add_row(one.optimizer, f"{1e3 * one.compiling:.0f}", f"{1e3 * one.cached:.0f}")
+    return table
+
+
+def _new_table(title: str) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        collapse_padding=True,
+        pad_edge=False,
+        title=title,
+        title_justify="left",
+    )
+    table.add_column("optimizer", overflow="fold")
+    return table
+
+
+def _failures(outcomes: Sequence[Outcome]) -> list[str]:
+    """Say each reason once, with where it was met."""
+    blocks: dict[tuple[str, str], list[str]] = {}
+    for one in outcomes:
+        if isinstance(one, Failure):
+            blocks.setdefault((one.optimizer, one.reason), []).append(one.block)
+    return [
+        f"Not measured: {name} ({', '.join(where)}): {reason}"
+        for (name, reason), where in blocks.items()
+    ]
+
+
+def _notes(setup: Setup) -> list[str]:
+    return [
+        f"Medians of {many(setup.rounds, 'step')} in turn with {BASELINE.name}'s, on "
+        f"{many(setup.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every step "
+        f"{Copy.moved >> 21} MiB are copied, which leaves cold caches.",
+        "Least traffic is what a step must read and write at the speed of that copy. Where a model "
+        "fits into caches, or a copy is not the fastest that memory can do, a step may take less.",
+        "Extra memory is what a step takes while it runs, as a share of the parameters'.",
+    ]

@@ -1,0 +1,90 @@
+"""The tensor shapes of models, without the models."""
+
+from collections.abc import Callable, Iterable
+
+from steppe.commands.wording import unknown
+
+Shape = tuple[int, ...]
+
+
+def resnet18() -> list[Shape]:
+    """Return the shapes of torchvision's ResNet-18: 62 tensors, 11.7 M numbers.
+
+    Examples
+    --------
+    >>> resnet18()[:4]
+    [(64, 3, 7, 7), (64,), (64,), (64, 64, 3, 3)]
+    """
+    shapes = _normalised_convolution(3, 64, 7)
+    before = 64
+    for width in (64, 128, 256, 512):
+        shapes += _normalised_convolution(before, width, 3)
+        shapes += _normalised_convolution(width, width, 3)
+        if before != width:  # the shortcut past a stage's first block
+            shapes += _normalised_convolution(before, width, 1)
+        shapes += 2 * _normalised_convolution(width, width, 3)
+        before = width
+    return shapes + _linear(512, 1000)
+
+
+def gpt2() -> list[Shape]:
+    """Return the shapes of GPT-2 small: 148 tensors, 124 M numbers.
+
+    Examples
+    --------
+    >>> gpt2()[:3]
+    [(50257, 768), (1024, 768), (768,)]
+    """
+    width = 768
+    norm: list[Shape] = [(width,), (width,)]
+    attention = _linear(width, 3 * width) + _linear(width, width)
+    perceptron = _linear(width, 4 * width) + _linear(4 * width, width)
+    block = norm + attention + norm + perceptron
+    embeddings: list[Shape] = [(50257, width), (1024, width)]
+    return embeddings + 12 * block + norm
+
+
+def uniform(count: int, size: int) -> list[Shape]:
+    """Return the shapes of ``count`` vectors of ``size`` numbers."""
+    return [(size,) for _ in range(count)]
+
+
+def small() -> list[Shape]:
+    """Return the shapes of 10 000 vectors of 100 numbers: a step is all overhead."""
+    return uniform(10_000, 100)
+
+
+MODELS: dict[str, Callable[[], list[Shape]]] = {
+    "resnet18": resnet18,
+    "gpt2": gpt2,
+    "small": small,
+}
+
+
+def check_models(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names, each once.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model; the message lists those there are.
+
+    Examples
+    --------
+    >>> check_models(["small", "small"])
+    ('small',)
+    """
+    names = tuple(dict.fromkeys(names))
+    for name in names:
+        if name not in MODELS:
+            raise ValueError(unknown("model", name, MODELS))
+    return names
+
+
+def _normalised_convolution(before: int, after: int, size: int) -> list[Shape]:
+    """Return a convolution's weight, and its normalisation's weight and bias."""
+    return [(after, before, size, size), (after,), (after,)]
+
+
+def _linear(before: int, after: int) -> list[Shape]:
+    return [(after, before), (after,)]

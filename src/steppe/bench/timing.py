@@ -1,0 +1,37 @@
+"""Timing several things in turn, so that a busy machine slows all of them alike."""
+
+from collections.abc import Callable, Sequence
+from time import perf_counter
+
+import torch
+
+Action = Callable[[], object]
+
+
+def alternate(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
+    """Do one after the other, ``rounds`` times over.
+
+    Returns
+    -------
+    list of lists
+        For each action its seconds, round by round.
+    """
+    times: list[list[float]] = [[] for _ in actions]
+    for _ in range(rounds):
+        for action, taken in zip(actions, times, strict=True):
+            taken.append(seconds(action, device))
+    return times
+
+
+def seconds(action: Action, device: torch.device) -> float:
+    """Time an action until the device has finished it."""
+    _synchronise(device)
+    start = perf_counter()
+    action()
+    _synchronise(device)
+    return perf_counter() - start
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -1,0 +1,69 @@
+"""How many bytes an optimizer keeps, and how many a step must move at the least."""
+
+import re
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM
+
+# A few numbers a tensor: no traffic.
+_BOOKS = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS})
+_SLOT = re.compile(r"slot_\d")
+
+
+def state_bytes(optimizer: Optimizer) -> int:
+    """Return the size of all tensors in the optimizer's state."""
+    return sum(
+        value.nbytes
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+
+
+def least_bytes(optimizer: Optimizer, storing: float) -> float:
+    """Return how many bytes a step must read and write at the least, given the state there is.
+
+    Parameters are read and written, gradients read, moments read and written. Of a buffer the sum
+    of the slots is read, or all slots where no sum is kept. A step that stores writes one slot;
+    to bring the sum up to date it also reads what was in the slot, and writes the sum.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        It has taken a step.
+    storing : float
+        The share of steps that store into a buffer, from 0 to 1.
+    """
+    return sum(
+        _least_bytes(param, optimizer.state[param], storing)
+        for group in optimizer.param_groups
+        for param in group["params"]
+    )
+
+
+def items_stored(optimizer: Optimizer) -> float:
+    """Return how many items each buffer has taken, on average; 0 without buffers."""
+    states = optimizer.state.values()
+    counts = [float(state[REPLACEMENTS]) for state in states if REPLACEMENTS in state]
+    return sum(counts) / max(len(counts), 1)
+
+
+def _least_bytes(param: Tensor, state: dict[str, object], storing: float) -> float:
+    sizes = {
+        name: value.nbytes
+        for name, value in state.items()
+        if isinstance(value, Tensor) and name not in _BOOKS
+    }
+    total = sizes.pop(SLOT_SUM, 0)
+    slots = sum(sizes.pop(name) for name in list(sizes) if _SLOT.match(name))
+    moved = 3 * param.nbytes + 2 * sum(sizes.values())
+    if not slots:
+        return moved
+    keys = state[KEYS]
+    assert isinstance(keys, Tensor)
+    slot = slots / keys.numel()
+    if not total:
+        return moved + slots + storing * slot
+    return moved + total + storing * (2 * slot + total)

@@ -1,0 +1,36 @@
+"""The commands under one name."""
+
+from typing import Annotated
+
+import typer
+
+import steppe
+from steppe.bench.command import bench
+from steppe.compare.command import compare, doctor
+
+app = typer.Typer(
+    help="Optimizers for flat minima, whether they help, and what they cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (compare, bench, doctor):
+    app.command()(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"steppe {steppe.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
+        ),
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""What the commands share: optimizers and devices by name, words, the console."""

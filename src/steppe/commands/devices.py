@@ -1,0 +1,20 @@
+"""Devices by name."""
+
+import torch
+
+
+def usable(name: str) -> torch.device:
+    """Return the device of that name.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or this build of torch cannot use it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
+    return device

@@ -1,0 +1,39 @@
+"""A measurement that nothing was measured for, and a model that takes no time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steppe.bench.measurement import Measurement
+from steppe.bench.shapes import MODELS, uniform
+from steppe.bench.statistics import Ratio
+
+FOUND = Measurement(
+    model="tiny",
+    optimizer="dualadam",
+    engine="cpu",
+    numbers=30,
+    seconds=0.002,
+    baseline_seconds=0.004,
+    ratio=Ratio(0.5, 0.45, 0.56),
+    bandwidth=21e9,
+    least_bytes=28e6,
+    state_bytes=240,
+    extra_bytes=3,
+    parameter_bytes=120,
+)
+
+
+@pytest.fixture
+def found() -> Callable[..., Measurement]:
+    def make(**changes: Any) -> Measurement:
+        return replace(FOUND, **changes)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "tiny", lambda: uniform(3, 10))

@@ -1,0 +1,42 @@
+"""The file: complete, and whole or not there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from steppe.bench.benchmark import plan
+from steppe.bench.failure import Failure
+from steppe.bench.first_step import FirstStep
+from steppe.bench.results import replacing, write
+
+
+def test_everything_is_in_the_file(tmp_path: Path, found) -> None:
+    setup = plan(["tiny"], ["dualadam", "lbfgs"], steps=7, threads=1)
+    failure = Failure("tiny", "lbfgs", "no closure")
+    outcomes = [found(), failure, FirstStep("dualadam", 2.0, 0.5)]
+    write(setup, outcomes, tmp_path / "bench.json")
+    content = json.loads((tmp_path / "bench.json").read_text())
+    assert content["setup"]["optimizers"] == ["dualadam", "lbfgs"]
+    assert content["setup"]["steps"] == 7
+    (steps,) = content["steps"]
+    assert steps["ratio"] == {"value": 0.5, "low": 0.45, "high": 0.56}
+    assert not steps["disturbed"]
+    assert steps["excess"] == pytest.approx(1.5)
+    assert content["first_steps"] == [{"optimizer": "dualadam", "compiling": 2.0, "cached": 0.5}]
+    assert content["failures"] == [{"block": "tiny", "optimizer": "lbfgs", "reason": "no closure"}]
+
+
+def test_what_fails_midway_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    path.write_text("old")
+
+    def fail() -> None:
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

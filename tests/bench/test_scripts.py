@@ -1,0 +1,143 @@
+"""The scripts in benchmarks: what they judge, on numbers made up; and that they measure."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import typer
+
+from steppe.bench.contenders import Contender, find_contender
+from steppe.bench.failure import Failure
+from steppe.bench.shapes import MODELS, uniform
+from steppe.bench.statistics import Ratio
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    def load(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+def test_targets_are_for_optimizers_and_models_that_there_are(script) -> None:
+    for name, targets in script("targets").TARGETS.items():
+        assert find_contender(name).name == name
+        assert targets.keys() <= MODELS.keys()
+
+
+def test_targets_that_are_missed_are_listed(script, found, monkeypatch, capsys) -> None:
+    targets = script("targets")
+
+    def attempt(model: str, contender: Contender, *_: object):
+        name = contender.name
+        if name == "adamcm-keeping":
+            return Failure(model, name, "no memory")
+        ratio = Ratio(0.55 if name == "invadam" else 0.5, 0.4, 0.6)
+        held_up = 0.4 if name == "dualadam-switched" else 0.004
+        return found(model=model, optimizer=name, ratio=ratio, baseline_seconds=held_up)
+
+    monkeypatch.setattr(targets, "attempt", attempt)
+    with pytest.raises(typer.Exit) as caught:
+        targets.main(["small"])
+    assert caught.value.exit_code == 1
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last == "3 missed: small dualadam-switched, small invadam, small adamcm-keeping"
+    endings = {line.split()[1]: line.split(": ")[1] for line in lines}
+    assert endings == {
+        "dualadam": "met",
+        "dualadam-switched": "disturbed by other work, measure again",
+        "invadam": "missed",
+        "dualadam-scale-free": "met",
+        "adamcm-keeping": "no memory",
+        "adamcm-replacing": "met",
+    }
+
+
+def test_targets_are_measured(script, monkeypatch, capsys) -> None:
+    targets = script("targets")
+    monkeypatch.setitem(MODELS, "small", lambda: uniform(3, 10))
+    monkeypatch.setattr(targets, "TARGETS", {"dualadam": {"small": 1e9}})
+    targets.main(["small"], steps=2)
+    assert capsys.readouterr().out.endswith("All met.\n")
+
+
+@pytest.mark.parametrize(
+    ("power", "extra", "status"),
+    [(1.0, 0.0, 0), (1.0, None, 0), (1.2, 0.0, 1), (1.0, 0.02, 1)],
+)
+def test_scaling_judges_growth_and_memory(
+    script, monkeypatch, tmp_path: Path, power: float, extra: float | None, status: int
+) -> None:
+    scaling = script("scaling")
+
+    def measure(contender: Contender, millions: int, *_: object):
+        return scaling.Point(millions, 0.001 * millions**power, extra)
+
+    monkeypatch.setattr(scaling, "measure", measure)
+    if status:
+        with pytest.raises(typer.Exit):
+            scaling.main(out=tmp_path)
+    else:
+        scaling.main(out=tmp_path)
+    content = json.loads((tmp_path / "scaling.json").read_text())
+    assert content["growth"] == pytest.approx(power)
+    assert [point["millions"] for point in content["points"]][-1] == 500
+    assert (tmp_path / "scaling.png").stat().st_size > 10_000
+
+
+def test_scaling_measures(script, monkeypatch) -> None:
+    scaling = script("scaling")
+    monkeypatch.setattr(scaling, "_MILLION", 1000)
+    point = scaling.measure(find_contender("dualadam"), 2, 2, CPU)
+    assert point.millions == 2
+    assert point.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bandwidth", "status"),
+    # A step that moves 28 MB in 2 ms is at 100 % of 14 GB/s and at 84 % of 16.7.
+    [(1.02, 14e9, 0), (1.03, 14e9, 1), (1.0, 16.7e9, 1)],
+)
+def test_gpu_judges_both(script, found, monkeypatch, ratio, bandwidth, status: int) -> None:
+    gpu = script("gpu")
+    one = found(ratio=Ratio(ratio, ratio, ratio), bandwidth=bandwidth)
+    monkeypatch.setattr(gpu, "measure", lambda *_: one)
+    if not status:
+        gpu.main(device="cpu")
+        return
+    with pytest.raises(typer.Exit) as caught:
+        gpu.main(device="cpu")
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("targets", {"models": ["gpt3"]}, "did you mean gpt2"),
+        ("scaling", {"largest": 1}, "largest must be at least 2, got 1"),
+        ("scaling", {"optimizer": "dualadm"}, "did you mean dualadam"),
+        ("gpu", {"device": "abacus"}, "device 'abacus' cannot be used here"),
+    ],
+)
+def test_mistakes_are_named(
+    script, capsys, tmp_path: Path, monkeypatch, name: str, options: dict, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(typer.Exit) as caught:
+        script(name).main(**options)
+    assert caught.value.exit_code == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

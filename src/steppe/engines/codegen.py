@@ -14,7 +14,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, 
 
 _HEADER = '''"""{title}: written by steppe, may be deleted at any time."""
 
-from numba import float32, float64, njit, prange, uint8, uint16, uint32
+from numba import cfunc, float32, float64, int64, uint8, uint16, uint32, void
 
 from steppe.engines.cpu_words import byte, compiled_format, half, larger, word8, word16
 from steppe.engines.native import (
@@ -25,38 +25,48 @@ from steppe.engines.native import (
     scratch,
     store,
     store_float16,
+    take,
 )
 '''
 
-_UPDATE = """
+# Every thread takes chunks until none is left. What a kernel reads of its arguments is named there
+# as in ``ARGUMENTS``; tables are arrays of rows.
+_KERNEL = """
 
-@njit(parallel=True, cache=True, error_model="numpy")
-def update(tensors, scales, slots, slot_scales, capacities, stored, identities, chunks, table):
-    for chunk in prange(len(chunks)):
-        row, first = chunks[chunk, 0], chunks[chunk, 1]
-        last = first + chunks[chunk, 2]
+@cfunc(void(int64), cache=True, error_model="numpy"{options})
+def {name}(arguments):
+{arguments}
+    chunk = take(counter)
+    while chunk < count:
+        row = {row}
+        first = {first}
+        last = first + {size}
 {preparation}
         for start in range(first, last, {block}):
             size = min({block}, last - start)
 {body}
+{conclusion}
+        chunk = take(counter)
 """
 
-_SUMS = """
-
-@njit(parallel=True, cache=True, fastmath=SUMMING, error_model="numpy")
-def {name}(tensors, scales, chunks, {table}sums):
-    for chunk in prange(len(chunks)):
-        row, first = chunks[chunk, 0], chunks[chunk, 1]
-        last = first + chunks[chunk, 2]
-{preparation}
-        total = 0.0
-        for start in range(first, last, {block}):
-            size = min({block}, last - start)
-{body}
-            for i in range(size):
-                total += {value}
-        sums[chunk] = total
-"""
+#: What a kernel is given, as one array of integers: the next chunk's number lies at ``counter``,
+#: the rest are the number of chunks, the widths of two tables, and addresses of tables.
+ARGUMENTS = (
+    "counter",
+    "count",
+    "slot_width",
+    "line_width",
+    "tensors",
+    "scales",
+    "slots",
+    "slot_scales",
+    "stored",
+    "identities",
+    "chunks",
+    "lines",
+    "table",
+    "sums",
+)
 
 Lines = list[str]
 
@@ -172,6 +182,7 @@ class Operand:
 
 _MOST_OPERANDS = 8
 _TOTAL_ASIDE = 2 * _MOST_OPERANDS - 1
+_TABLES = 2 * _MOST_OPERANDS
 
 
 @dataclass(frozen=True)
@@ -219,24 +230,32 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
 
     preparation = _scalars(scalars, formats.wide)
     if not is_plain:
-        preparation.append("key = noise_key(uint32(identities[row, 0]), uint32(identities[row, 1]))")
+        number, step = (f"uint32({_cell('identities', 'row', i, 2)})" for i in range(2))
+        preparation.append(f"key = noise_key({number}, {step})")
     preparation += [line for operand in everything for line in operand.aside]
     if slot and slot.is_noisy:
         preparation.append(f"total = scratch({BYTES[formats.wide] * BLOCK})")
     title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
     text = _HEADER.format(title=title) + _definitions(kernel, everything)
-    text += _filled(_UPDATE, preparation, body, is_plain)
+    text += _kernel("update", preparation, body, is_plain)
     if kernel.mean_square is not None:
         text += _squares_source(kernel, formats)
     return text
 
 
 def norm_source(format: str) -> str:
-    """Return the source of ``square_sums``, of gradients in a number format."""
-    g = Operand("g", format, 1, "tensors[row, 1]")
-    value = f"float64({g.load()}) * float64({g.load()})"
+    """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
+    g = Operand("g", format, 1, _cell("tensors", "row", 0, 1))
     text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
-    return text + _filled(_SUMS, [], g.open(), True, name="square_sums", table="", value=value)
+    return text + _sums("square_sums", f"float64({g.load()}) * float64({g.load()})", [], [g])
+
+
+def slot_sums_source(format: str) -> str:
+    """Return the source of ``sum_slots``, into the only column of ``tensors``."""
+    body = [f"total = {_cell('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
+    body += _summed(_slot(format, 1), format)
+    text = _HEADER.format(title=f"Sums of slots in {format}")
+    return text + _kernel("sum_slots", [], body, True)
 
 
 def _squares_source(kernel: Kernel, formats: Formats) -> str:
@@ -246,10 +265,15 @@ def _squares_source(kernel: Kernel, formats: Formats) -> str:
     operands, _ = _operands(arguments, kernel, formats)
     inputs = _inputs(arguments, operands, formats)
     value = f"float64(square({', '.join(inputs.get(name, name) for name in arguments)}))"
-    preparation = _scalars(arguments[len(operands) :], formats.wide)
+    return _sums("squares", value, _scalars(arguments[len(operands) :], formats.wide), operands)
+
+
+def _sums(name: str, value: str, preparation: Lines, operands: list[Operand]) -> str:
     body = [line for operand in operands for line in operand.open()]
+    body += _loop([f"sum += {value}"])
     is_plain = not any(operand.is_coded for operand in operands)
-    return _filled(_SUMS, preparation, body, is_plain, name="squares", table="table, ", value=value)
+    conclusion = f"        store(sums, chunk, sum, {_TABLES})"
+    return _kernel(name, [*preparation, "sum = 0.0"], body, is_plain, conclusion)
 
 
 def _operands(
@@ -257,17 +281,30 @@ def _operands(
 ) -> tuple[list[Operand], Operand | None]:
     """Return the parameter, the gradient and the state; and the slots, where there are some."""
     count = len(kernel.state)
+    width = _width(kernel)
     operands = [
-        Operand("p", formats.param, 0, "tensors[row, 0]"),
-        Operand("g", formats.param, 1, "tensors[row, 1]"),
+        Operand("p", formats.param, 0, _cell("tensors", "row", 0, width)),
+        Operand("g", formats.param, 1, _cell("tensors", "row", 1, width)),
     ]
     for i, (name, format) in enumerate(zip(arguments[2 : 2 + count], formats.state, strict=False)):
-        place = f"tensors[row, {2 + i}]", f"scales[row, {i}]"
-        operands.append(Operand(name, format, 2 + i, *place, stream=1 + i))
+        address, scale = _cell("tensors", "row", 2 + i, width), _cell("scales", "row", i, count)
+        operands.append(Operand(name, format, 2 + i, address, scale, stream=1 + i))
     if len(formats.state) == count:
         return operands, None
-    place = "slots[row, index]", "slot_scales[row, index]"
-    return operands, Operand("slot", formats.state[count], 2 + count, *place, stream=1 + count)
+    return operands, _slot(formats.state[count], 2 + count)
+
+
+def _slot(format: str, number: int) -> Operand:
+    """Return slot ``index`` of the row."""
+    address, scale = (
+        _cell(name, "row", "index", "slot_width") for name in ("slots", "slot_scales")
+    )
+    return Operand("slot", format, number, address, scale, stream=number - 1)
+
+
+def _width(kernel: Kernel) -> int:
+    """Return the number of addresses in a row of ``tensors``."""
+    return 2 + len(kernel.state) + (kernel.buffer is not None)
 
 
 def _total(kernel: Kernel, formats: Formats, slot: Operand | None) -> tuple[str, Lines]:
@@ -276,14 +313,21 @@ def _total(kernel: Kernel, formats: Formats, slot: Operand | None) -> tuple[str,
     if slot is None:
         return f"{wide}(0.0)", []
     if not slot.is_noisy:
-        address = f"tensors[row, {2 + len(kernel.state)}] + start * {BYTES[wide]}"
-        return f"load(total, i, {wide}, {_TOTAL_ASIDE})", [f"total = {address}"]
+        address = _cell("tensors", "row", 2 + len(kernel.state), _width(kernel))
+        begin = f"total = {address} + start * {BYTES[wide]}"
+        return f"load(total, i, {wide}, {_TOTAL_ASIDE})", [begin]
+    return f"load(total, i, {wide}, {_TOTAL_ASIDE})", _summed(slot, wide)
+
+
+def _summed(slot: Operand, wide: str) -> Lines:
+    """Sum the slots into ``total``, in their order."""
     so_far = f"load(total, i, {wide}, {_TOTAL_ASIDE})"
-    lines = _loop([f"store(total, i, {wide}(0.0), {_TOTAL_ASIDE})"])
-    lines.append("for index in range(capacities[row]):")
     add = f"store(total, i, {so_far} + {wide}({slot.load()}), {_TOTAL_ASIDE})"
-    lines += _indented([*slot.open(), *_loop([add])])
-    return so_far, lines
+    return [
+        *_loop([f"store(total, i, {wide}(0.0), {_TOTAL_ASIDE})"]),
+        "for index in range(slot_width):",
+        *_indented([*slot.open(), *_loop([add])]),
+    ]
 
 
 def _stored_or_not(loop: Lines, slot: Operand, formats: Formats) -> Lines:
@@ -293,7 +337,12 @@ def _stored_or_not(loop: Lines, slot: Operand, formats: Formats) -> Lines:
         swapped = f"swap({total}, {slot.load()}, item)"
         storing.append(f"store(total, i, {swapped}, {_TOTAL_ASIDE})")
     storing += slot.store("item")
-    lines = ["index = stored[row]", "if index < 0:", *_indented(_loop(loop)), "else:"]
+    lines = [
+        f"index = load(stored, row, int64, {_TABLES})",
+        "if index < 0:",
+        *_indented(_loop(loop)),
+        "else:",
+    ]
     opening = [*slot.open(), *slot.open_store()]
     return lines + _indented([*opening, *_loop(storing), *slot.close()])
 
@@ -304,8 +353,15 @@ def _inputs(arguments: list[str], operands: list[Operand], formats: Formats) -> 
 
 
 def _scalars(scalars: list[str], wide: str) -> Lines:
-    """Rows of the table hold the gradient's factor, then the rule's scalars."""
-    return [f"{name} = {wide}(table[row, {i}])" for i, name in enumerate(["sign", *scalars])]
+    """Lines of the table hold the gradient's factor, then the rule's scalars."""
+    names = ["sign", *scalars]
+    cells = [_cell("table", "line", i, "line_width", "float64") for i in range(len(names))]
+    line = f"line = load(lines, row, int64, {_TABLES})"
+    return [line, *(f"{name} = {wide}({cell})" for name, cell in zip(names, cells, strict=True))]
+
+
+def _cell(table: str, row: str, column: int | str, width: int | str, number: str = "int64") -> str:
+    return f"load({table}, {row} * {width} + {column}, {number}, {_TABLES})"
 
 
 def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
@@ -328,13 +384,23 @@ def _format_definitions(operands: list[Operand]) -> str:
     return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
 
 
-def _filled(template: str, preparation: Lines, body: Lines, is_plain: bool, **names: str) -> str:
-    """Fill a template; blocks matter only where they share scales or noise."""
-    return template.format(
+def _kernel(
+    name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = ""
+) -> str:
+    """Fill the template; blocks matter only where they share scales or noise."""
+    arguments = [f"{x} = load(arguments, {i}, int64, {_TABLES})" for i, x in enumerate(ARGUMENTS)]
+    row, first, size = (_cell("chunks", "chunk", i, 3) for i in range(3))
+    return _KERNEL.format(
+        name=name,
+        options=", fastmath=SUMMING" if conclusion else "",
+        arguments=indent("\n".join(arguments), " " * 4),
+        row=row,
+        first=first,
+        size=size,
         preparation=indent("\n".join(preparation), " " * 8),
-        body=indent("\n".join(body), " " * 12),
         block=1 << 62 if is_plain else BLOCK,
-        **names,
+        body=indent("\n".join(body), " " * 12),
+        conclusion=conclusion,
     )
 
 

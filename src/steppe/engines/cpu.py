@@ -1,32 +1,23 @@
 """Numba: one parallel loop over all tensors of a batch, at the speed of memory."""
 
-import os
-from dataclasses import dataclass
-from types import ModuleType
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import Parameter
 
-from steppe.engines import cpu_buffer, scalars
-from steppe.engines.codegen import Formats
-from steppe.engines.kernel import (
-    BIRTHS,
-    KEYS,
-    REPLACEMENTS,
-    RESUM_EVERY,
-    SLOT_SUM,
-    Buffer,
-    slot_name,
-)
-from steppe.engines.kernel_files import norm_kernels, update_kernels
+from steppe.engines import scalars, threads
+from steppe.engines.bind import bind
+from steppe.engines.codegen import ARGUMENTS, Formats
+from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
+from steppe.engines.kernel_files import norm_kernels, slot_kernels, update_kernels
 from steppe.engines.plan import Batch, Row
 from steppe.engines.storage import blocks, format_of, scale_name
-from steppe.rules import remember_fifo
 
 name = "cpu"
 
@@ -36,13 +27,8 @@ CHUNK = 16_384
 _FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-_MOST_THREADS: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-_BOOKS = (KEYS, BIRTHS, REPLACEMENTS)
 _NOWHERE = torch.empty(0)
-
-# The threads of a parallel loop do not survive a fork, and OpenMP ends a process that tries: this
-# is the process that has started them, if any has.
-_started_in: int | None = None
+_NONE: Integers = np.empty(0, dtype=np.int64)
 
 
 @dataclass
@@ -60,12 +46,16 @@ class Table:
         Addresses of each row's parameter, gradient, state, and the sum of its slots.
     scales
         Addresses of the scales of each row's state.
-    slots, slot_scales, books, capacities
-        Addresses of each row's slots, their scales, and its keys, births and replacements.
+    slots, slot_scales
+        Addresses of each row's slots, and of their scales.
     identities
         Number and step count of each row, which its noise is made from.
     chunks
         Row, first element and number of elements of each chunk.
+    strides
+        Of each row's parameter.
+    arguments
+        What kernels are given of all this.
     """
 
     formats: Formats
@@ -74,10 +64,18 @@ class Table:
     scales: Integers
     slots: Integers
     slot_scales: Integers
-    books: Integers
-    capacities: Integers
     identities: Integers
     chunks: Integers
+    strides: list[tuple[int, ...]]
+    arguments: Integers = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note where the arrays lie."""
+        values = dict.fromkeys(ARGUMENTS, 0)
+        values |= {"count": len(self.chunks), "slot_width": self.slots.shape[1]}
+        for name in ("tensors", "scales", "slots", "slot_scales", "identities", "chunks"):
+            values[name] = getattr(self, name).ctypes.data
+        self.arguments = np.array([values[name] for name in ARGUMENTS], dtype=np.int64)
 
 
 def objection(batch: Batch) -> str | None:
@@ -86,8 +84,6 @@ def objection(batch: Batch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.demand.capturable or batch.demand.differentiable:
         return "a capturable or differentiable step is plain torch's"
-    if _started_in not in (None, os.getpid()):
-        return "the process was forked, and a parallel loop's threads with it are gone"
     if any(row.state for row in batch.rows):
         return _refresh(batch)
     return next(filter(None, map(_format_objection, batch.rows)), None)
@@ -102,8 +98,9 @@ def _square_sums(batch: Batch) -> Floats:
     """Return the sum of the squared gradient of each row, in float64 and a fixed order."""
     table = _table(batch)
     sums = np.empty(len(table.chunks))
-    _set_threads()
-    norm_kernels(table.formats.param).square_sums(table.tensors, table.scales, table.chunks, sums)
+    gradients = np.ascontiguousarray(table.tensors[:, 1])
+    kernel = norm_kernels(table.formats.param).square_sums
+    _run(kernel, table, tensors=gradients, sums=sums)
     return _by_row(table, sums)
 
 
@@ -111,30 +108,34 @@ def step(batch: Batch, priority: Tensor | None) -> None:
     """Advance every row by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
     compiled = update_kernels(batch.kernel, table.formats)
-    stored = np.full(len(batch.rows), -1, dtype=np.int64)
-    filled = None
-    _set_threads()
+    stored, filled = _NONE, None
     if buffer is not None:
-        filled = cpu_buffer.count_filled(table.books, table.capacities)
-        stored, due = _decide(batch, table, buffer, priority)
-    factors = batch.unscale * (1.0 - 2.0 * scalars.column(batch, "maximize"))
-    values = np.column_stack([factors, scalars.table(batch, filled)])
+        filled = _filled(batch)
+        stored = _decide(batch, buffer, priority) if batch.capacity else _NONE
+    values, lines = scalars.table(batch, filled)
     if batch.kernel.mean_square is not None:
-        values = np.column_stack([values, _root_mean_squares(batch, table, compiled, values)])
+        roots = _root_mean_squares(batch, table, compiled.squares, values, lines)
+        values, lines = np.column_stack([values[lines], roots]), np.arange(len(lines))
+    if _keeps_sum(batch):
+        rows = np.flatnonzero(stored >= 0)
+        _find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
     table.identities[:, 1] = batch.steps.numpy()
-    compiled.update(
-        table.tensors,
-        table.scales,
-        table.slots,
-        table.slot_scales,
-        table.capacities,
-        stored,
-        table.identities,
-        table.chunks,
-        values,
-    )
-    if buffer is not None:
-        _sum_afresh(table, due)
+    _run(compiled.update, table, stored=stored, lines=lines, table=values)
+    if _keeps_sum(batch):
+        _sum_afresh(batch, table, stored)
+
+
+def _run(kernel: Any, addresses: Table, **arrays: NDArray[Any]) -> None:
+    """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
+    counter = np.zeros(1, dtype=np.int64)
+    arguments = addresses.arguments.copy()
+    for name, array in {**arrays, "counter": counter}.items():
+        arguments[ARGUMENTS.index(name)] = array.ctypes.data
+    if "chunks" in arrays:
+        arguments[ARGUMENTS.index("count")] = len(arrays["chunks"])
+    if "table" in arrays:
+        arguments[ARGUMENTS.index("line_width")] = arrays["table"].shape[1]
+    threads.run(kernel, arguments.ctypes.data)
 
 
 # Tables
@@ -155,16 +156,13 @@ def _refresh(batch: Batch) -> str | None:
             if found := _format_objection(row) or _state_objection(batch, row):
                 return found
         table = batch.cache["cpu"] = _new_table(batch, fixed)
-    for row in batch.rows:
+    dtype = batch.rows[0].param.dtype
+    for row, stride in zip(batch.rows, table.strides, strict=True):
         # A gradient laid out unlike its parameter is copied.
-        if row.grad.dtype != row.param.dtype or row.grad.stride() != row.param.stride():
+        if row.grad.stride() != stride or row.grad.dtype != dtype:
             row.grad = torch.empty_like(row.param).copy_(row.grad)
     table.tensors[:, 1] = [row.grad.data_ptr() for row in batch.rows]
     return None
-
-
-def _slot_names(batch: Batch) -> list[str]:
-    return [slot_name(i) for i in range(max(row.capacity for row in batch.rows))]
 
 
 def _fixed_addresses(batch: Batch) -> list[list[int]]:
@@ -187,10 +185,20 @@ def _fixed_addresses(batch: Batch) -> list[list[int]]:
     addresses += [scales_of(name, format) for name, format in formats]
     if batch.kernel.buffer is None:
         return addresses
-    slots = _slot_names(batch)
-    addresses += [of(name) for name in (SLOT_SUM, *_BOOKS, *slots)]
-    addresses += [scales_of(name, batch.formats[-1]) for name in slots]
+    addresses.append(of(SLOT_SUM))
+    if not _keeps_sum(batch):
+        slots = _slot_names(batch)
+        addresses += [*map(of, slots), *(scales_of(name, batch.formats[-1]) for name in slots)]
     return addresses
+
+
+def _slot_names(batch: Batch) -> list[str]:
+    return [slot_name(i) for i in range(batch.capacity)]
+
+
+def _keeps_sum(batch: Batch) -> bool:
+    """Whether the slots are in full precision: then only those written to need be found."""
+    return batch.capacity > 0 and batch.formats[-1] in ("float32", "float64")
 
 
 def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
@@ -201,23 +209,22 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         for i, row in enumerate(rows)
         for start in range(0, row.param.numel(), CHUNK)
     ]
-    has_buffer = batch.kernel.buffer is not None
-    sizes = [1 + count, count, has_buffer, len(_BOOKS) * has_buffer]
-    slots = len(_slot_names(batch)) if has_buffer else 0
-    ends = np.cumsum([*sizes, slots])
-    tensors, scales, sums, books, slots, slot_scales = np.split(columns, ends, axis=1)
+    slot_width = 0 if _keeps_sum(batch) else batch.capacity
+    widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
+    tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
+    if _keeps_sum(batch):
+        slots = np.zeros((len(rows), batch.capacity), dtype=np.int64)
     empty = np.zeros((len(rows), 1), dtype=np.int64)
     return Table(
         formats=Formats(format_of("", rows[0].param), batch.formats),
         fixed=fixed,
-        tensors=np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums]),
+        tensors=np.ascontiguousarray(np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums])),
         scales=np.ascontiguousarray(scales),
         slots=np.ascontiguousarray(slots),
         slot_scales=np.ascontiguousarray(slot_scales),
-        books=np.ascontiguousarray(books),
-        capacities=np.array([row.capacity for row in rows], dtype=np.int64),
         identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
         chunks=np.array(chunks, dtype=np.int64).reshape(-1, 3),
+        strides=[row.param.stride() for row in rows],
     )
 
 
@@ -234,7 +241,7 @@ def _format_objection(row: Row) -> str | None:
 
 
 def _state_objection(batch: Batch, row: Row) -> str | None:
-    slots = [slot_name(i) for i in range(row.capacity)]
+    slots = _slot_names(batch)
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
     for name in (*batch.kernel.state, *sums, *slots):
         value = row.part(name)
@@ -245,8 +252,7 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
             return "the scales of 8-bit state are not one for each block"
     if slots and len({row.part(name).dtype for name in slots}) > 1:
         return "slots differ in number format"
-    has_low_slots = slots and batch.formats[-1] not in ("float32", "float64")
-    if slots and bool(has_low_slots) == bool(sums):
+    if slots and _keeps_sum(batch) != bool(sums):
         return "the sum of the slots is kept for slots in full precision only"
     return None
 
@@ -275,53 +281,70 @@ def _is_dense(tensor: Tensor) -> bool:
 # Steps
 
 
-def _set_threads() -> None:
-    """Use as many threads as torch does, as far as Numba has them."""
-    global _started_in
-    _started_in = os.getpid()
-    numba.set_num_threads(min(torch.get_num_threads(), _MOST_THREADS))
-
-
 def _by_row(table: Table, sums: Floats) -> Floats:
     """Add up the chunks of each row, in their order."""
     rows = len(table.tensors)
     return np.bincount(table.chunks[:, 0], weights=sums, minlength=rows).astype(np.float64)
 
 
-def _decide(
-    batch: Batch, table: Table, buffer: Buffer, priority: Tensor | None
-) -> tuple[Integers, NDArray[np.bool_]]:
-    """Enter this step into the books; return the slots to store in, and whose sum is due."""
+def _filled(batch: Batch) -> Floats:
+    """Count the filled slots of each row."""
+    if not batch.capacity:
+        return np.zeros(len(batch.rows))
+    filled: Floats = np.count_nonzero(batch.keys.numpy() > -np.inf, axis=1).astype(np.float64)
+    return filled
+
+
+def _decide(batch: Batch, buffer: Buffer, priority: Tensor | None) -> Integers:
+    """Enter this step into the books; return the slot to store in, -1 where there is none."""
     shared = 0.0 if priority is None else priority.item()
     priorities = np.full(len(batch.rows), shared)
     own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
     if own.any():
         priorities[own] = np.sqrt(_square_sums(batch)[own]) * batch.unscale
-    stored, due = cpu_buffer.decide(
-        table.books,
-        table.capacities,
+    keys, births = batch.keys.numpy().T, batch.births.numpy().T
+    mask, keys[:], births[:] = bind(buffer.remember, np)(
+        keys,
+        births,
+        np.arange(batch.capacity)[:, None],
         priorities,
+        batch.steps.numpy(),
         scalars.column(batch, "priority_decay"),
-        batch.steps.numpy().astype(np.float64),
-        buffer.remember is remember_fifo,
-        RESUM_EVERY,
     )
-    return stored, due
+    stored = np.where(mask.any(0), mask.argmax(0), -1)
+    batch.replacements += torch.from_numpy(stored >= 0)
+    return stored
 
 
-def _root_mean_squares(batch: Batch, table: Table, compiled: ModuleType, values: Floats) -> Floats:
+def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -> None:
+    """Bring the addresses of slots, each the row's and its own number, up to date."""
+    for i, index in places:
+        row, name = batch.rows[i], slot_name(index)
+        slot = row.part(name)
+        if slot.data_ptr() == table.slots[i, index]:
+            continue
+        if slot.stride() != table.strides[i] or slot.dtype != row.part(SLOT_SUM).dtype:
+            # Somebody has put another tensor in its place.
+            row.state[name] = torch.empty_like(row.state[SLOT_SUM]).copy_(row.state[name])
+        table.slots[i, index] = row.part(name).data_ptr()
+
+
+def _root_mean_squares(
+    batch: Batch, table: Table, squares: Any, values: Floats, lines: Integers
+) -> Floats:
     sums = np.empty(len(table.chunks))
-    compiled.squares(table.tensors, table.scales, table.chunks, values, sums)
+    _run(squares, table, lines=lines, table=values, sums=sums)
     sizes = np.array([max(row.param.numel(), 1) for row in batch.rows])
     means: Floats = _by_row(table, sums) / sizes
     return np.sqrt(means)
 
 
-def _sum_afresh(table: Table, due: NDArray[np.bool_]) -> None:
-    """Sum the slots of the rows that are due and keep a sum."""
+def _sum_afresh(batch: Batch, table: Table, stored: Integers) -> None:
+    """Sum the slots of the rows that are due."""
+    due = (stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
+    if not due.any():
+        return
+    _find_slots(batch, table, product(np.flatnonzero(due).tolist(), range(batch.capacity)))
     sums = np.ascontiguousarray(table.tensors[:, -1])
-    due &= sums != 0
-    if due.any():
-        chunks = table.chunks[due[table.chunks[:, 0]]]
-        like = np.empty(0, dtype=table.formats.wide)
-        cpu_buffer.sum_slots(sums, table.slots, table.capacities, chunks, like)
+    kernel = slot_kernels(table.formats.wide).sum_slots
+    _run(kernel, table, chunks=table.chunks[due[table.chunks[:, 0]]], tensors=sums)

@@ -27,7 +27,8 @@ from steppe.engines.kernel import (
     slot_name,
 )
 from steppe.engines.plan import Batch, Row
-from steppe.engines.scalars import Scalar, high_precision, scalars
+from steppe.engines.scalars import Scalar, high_precision
+from steppe.engines.scalars import scalars as scalars_of
 
 name = "eager"
 
@@ -60,14 +61,14 @@ def step(batch: Batch, priority: Tensor | None) -> None:
     priority
         The norm of all gradients of this step, where a buffer has ``scope="global"``.
     """
-    for row, values in zip(batch.rows, scalars(batch), strict=True):
+    for row, values in zip(batch.rows, scalars_of(batch), strict=True):
         _advance(batch, row, values, priority)
 
 
 def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tensor | None) -> None:
     kernel = batch.kernel
-    p, g = widened(row.param), widened(row.grad)
-    g = g * (-batch.unscale if row.group["maximize"] else batch.unscale)
+    factor, *scalars = values
+    p, g = widened(row.param), widened(row.grad) * factor
     state = [load(row, key) for key in kernel.state]
     if kernel.buffer is not None:
         state.append(slot_sum(row))
@@ -75,10 +76,10 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
     if kernel.mean_square is not None:
-        square = bind(kernel.mean_square, torch)(p, g, *state, *values)
-        values = (*values, root_mean(square))
+        square = bind(kernel.mean_square, torch)(p, g, *state, *scalars)
+        scalars.append(root_mean(square))
 
-    new_p, *results = bind(kernel.rule, torch)(p, g, *state, *values)
+    new_p, *results = bind(kernel.rule, torch)(p, g, *state, *scalars)
 
     if kernel.buffer is not None:
         item = results.pop()

@@ -13,7 +13,7 @@ import numba
 
 from steppe import rules
 from steppe.engines import cpu_words, native, storage
-from steppe.engines.codegen import Formats, norm_source, update_source
+from steppe.engines.codegen import Formats, norm_source, slot_sums_source, update_source
 from steppe.engines.kernel import Kernel
 
 
@@ -30,6 +30,12 @@ def norm_kernels(format: str) -> ModuleType:
     return _module(f"norm_{format}", norm_source(format))
 
 
+@cache
+def slot_kernels(format: str) -> ModuleType:
+    """Return the module with ``sum_slots``, of slots in full precision."""
+    return _module(f"slots_{format}", slot_sums_source(format))
+
+
 def _module(name: str, text: str) -> ModuleType:
     path = _directory() / f"steppe_{name}_{_digest(text)}.py"
     if not path.exists():
@@ -38,7 +44,7 @@ def _module(name: str, text: str) -> ModuleType:
 
 
 def _digest(text: str) -> str:
-    """Hash what a kernel is made of; what is inlined is not in its text, and Numba cannot see it."""
+    """Hash what a kernel is made of; Numba does not see that something inlined has changed."""
     return hashlib.sha256(f"{text}{numba.__version__}{_inlined()}".encode()).hexdigest()[:16]
 
 

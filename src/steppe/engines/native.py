@@ -19,7 +19,7 @@ from steppe.engines.bind import bind
 SUMMING = {"reassoc"}
 
 #: Operands of a kernel that are told apart, so that LLVM need not ask whether they overlap.
-_SCOPES = 16
+_SCOPES = 17
 
 
 def compiled(name: str) -> Callable[..., Any]:
@@ -57,11 +57,23 @@ def scratch(typing_context: Any, size: Any) -> Any:
         return None
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        room = cgutils.alloca_once(builder, ir.ArrayType(ir.IntType(8), size.literal_value))
+        room_type = ir.ArrayType(ir.IntType(8), size.literal_value)
+        room = cgutils.alloca_once(builder, room_type)  # type: ignore[no-untyped-call]
         room.align = 64
         return builder.ptrtoint(room, ir.IntType(64))
 
     return types.int64(size), generate
+
+
+@intrinsic
+def take(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and raise it by 1, no other thread coming between."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", place, ir.IntType(64)(1), "monotonic")
+
+    return types.int64(types.int64), generate
 
 
 @intrinsic

@@ -1,6 +1,6 @@
 """The tensors that one step touches, sorted into batches that one kernel can run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.kernel import KEYS, Kernel, slot_name
+from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, Kernel, slot_name
 from steppe.engines.storage import format_of
 
 Group = dict[str, Any]
@@ -52,9 +52,13 @@ class Demand(NamedTuple):
     differentiable: bool
 
 
+def _nothing() -> Tensor:
+    return torch.empty(0)
+
+
 @dataclass
 class Batch:
-    """Rows that share a demand, a device and number formats.
+    """Rows that share a demand, a device, number formats and the number of slots.
 
     Attributes
     ----------
@@ -68,6 +72,8 @@ class Batch:
         The parameters.
     steps
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
+    keys, births, replacements
+        Likewise those of their buffers, which have equally many slots; empty without buffers.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
     cache
@@ -78,7 +84,10 @@ class Batch:
     device: torch.device
     formats: tuple[str, ...] = ()
     rows: list[Row] = field(default_factory=list)
-    steps: Tensor = field(default_factory=lambda: torch.empty(0))
+    steps: Tensor = field(default_factory=_nothing)
+    keys: Tensor = field(default_factory=_nothing)
+    births: Tensor = field(default_factory=_nothing)
+    replacements: Tensor = field(default_factory=_nothing)
     unscale: float = 1.0
     cache: dict[str, Any] = field(default_factory=dict)
 
@@ -86,6 +95,11 @@ class Batch:
     def kernel(self) -> Kernel:
         """The method."""
         return self.demand.kernel
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots of each row's buffer; 0 without one."""
+        return self.rows[0].capacity
 
     @property
     def on_device(self) -> bool:
@@ -108,9 +122,10 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
     found: dict[tuple[Any, ...], Batch] = {}
     for row in rows:
         demand = demands[id(row.group)]
-        key = demand, row.param.device, row.formats(demand.kernel), row.param.dtype
+        formats = row.formats(demand.kernel)
+        key = demand, row.param.device, formats, row.capacity, row.param.dtype
         if key not in found:
-            found[key] = Batch(*key[:3])
+            found[key] = Batch(demand, row.param.device, formats)
         found[key].rows.append(row)
     return list(found.values())
 
@@ -120,40 +135,49 @@ class Plan:
 
     Parameters
     ----------
-    numbers, params, states, groups
-        One each for every parameter with a gradient; the states are complete.
+    members
+        Every parameter of the optimizer and its group.
+    grads
+        The gradients, None where there is none.
+    states
+        The optimizer's state, complete for parameters with gradients.
     demands
         What each group demands, by the group's identity.
     """
 
     def __init__(
         self,
-        numbers: Sequence[int],
-        params: Sequence[Tensor],
-        states: Sequence[State],
-        groups: Sequence[Group],
+        members: Sequence[tuple[Tensor, Group]],
+        grads: Sequence[Tensor | None],
+        states: Mapping[Tensor, State],
         demands: dict[int, Demand],
     ) -> None:
-        self._params, self._states, self._groups = params, states, groups
+        self._params = [param for param, _ in members]
+        self._absent = _absent(grads)
+        self._states = list(states.values())
         self.rows = [
-            Row(number, real(param), param, state, group)
-            for number, param, state, group in zip(numbers, params, states, groups, strict=True)
+            Row(number, real(param), param, states[param], group)
+            for number, (param, group) in enumerate(members)
+            if grads[number] is not None
         ]
+        self._complex = [row for row in self.rows if self._params[row.number].is_complex()]
         self.batches = batches(self.rows, demands)
         for batch in self.batches:
-            _pack_steps(batch)
-        self._steps = [state["step"] for state in states]
+            _pack(batch)
+        self._books = _books(self._states)
 
     def fits(
-        self, params: Sequence[Tensor], states: Sequence[State | None], groups: Sequence[Group]
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        states: Mapping[Tensor, State],
     ) -> bool:
-        """Whether these are the parameters, states and groups it was made for, untouched."""
+        """Whether these are the parameters, gradients and states it was made for, untouched."""
         return (
-            len(params) == len(self._params)
-            and all(map(is_, params, self._params))
-            and all(map(is_, states, self._states))
-            and all(map(is_, groups, self._groups))
-            and all(map(is_, [state["step"] for state in self._states], self._steps))
+            _are(params, self._params)
+            and _absent(grads) == self._absent
+            and _are(states.values(), self._states)
+            and _are(_books(self._states), self._books)
         )
 
     def release_gradients(self) -> None:
@@ -161,14 +185,42 @@ class Plan:
         for row in self.rows:
             row.grad = row.param
 
-    def set_gradients(self, grads: Sequence[Tensor]) -> None:
+    def set_gradients(self, grads: Sequence[Tensor | None]) -> None:
         """Take the gradients of this step."""
-        for row, param, grad in zip(self.rows, self._params, grads, strict=True):
-            row.param, row.grad = real(param), real(grad)
+        present = [grad for grad in grads if grad is not None]
+        for row, grad in zip(self.rows, present, strict=True):
+            row.grad = grad
+        for row in self._complex:
+            row.param, row.grad = real(self._params[row.number]), real(row.grad)
 
 
-def _pack_steps(batch: Batch) -> None:
-    """Lay the step counts side by side, so that counting and reading them is one operation."""
-    batch.steps = torch.stack([row.state["step"] for row in batch.rows])
-    for row, step in zip(batch.rows, batch.steps.unbind(), strict=True):
-        row.state["step"] = step
+def _absent(grads: Sequence[Tensor | None]) -> list[bool]:
+    return [grad is None for grad in grads]
+
+
+def _are(found: Collection[Any], expected: Collection[Any]) -> bool:
+    return len(found) == len(expected) and all(map(is_, found, expected))
+
+
+def _books(states: Sequence[State]) -> list[Tensor | None]:
+    """Return what batches keep side by side."""
+    steps = [state.get("step") for state in states]
+    if not any(KEYS in state for state in states):
+        return steps
+    books = (KEYS, BIRTHS, REPLACEMENTS)
+    return steps + [state.get(name) for name in books for state in states]
+
+
+def _pack(batch: Batch) -> None:
+    """Lay step counts and keys side by side, so that reading or changing all is one operation."""
+    batch.steps = _side_by_side(batch, "step")
+    if batch.capacity:
+        batch.keys, batch.births = _side_by_side(batch, KEYS), _side_by_side(batch, BIRTHS)
+        batch.replacements = _side_by_side(batch, REPLACEMENTS)
+
+
+def _side_by_side(batch: Batch, name: str) -> Tensor:
+    packed = torch.stack([row.state[name] for row in batch.rows])
+    for row, part in zip(batch.rows, packed.unbind(), strict=True):
+        row.state[name] = part
+    return packed

@@ -13,28 +13,83 @@ from steppe.engines.kernel import KEYS
 from steppe.engines.plan import Batch, Group, Row
 
 Scalar = float | Tensor
-Table = NDArray[np.float64]
+Floats64 = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+#: Up to so many groups, Python's arithmetic is faster than NumPy's.
+_FEW = 8
+
+
+class Floats:
+    """The vocabulary of :mod:`steppe.rules`' scalars for Python floats."""
+
+    @staticmethod
+    def clip(value: float, low: float | None, high: float | None) -> float:
+        """Keep a value in a range."""
+        value = value if low is None else max(value, low)
+        return value if high is None else min(value, high)
 
 
 def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
-    """Yield each row's scalars: its rule's, then its buffer's aggregate weights."""
+    """Yield each row's scalars, as in :func:`table`."""
     if batch.on_device:
         return (_tensors(batch, row) for row in batch.rows)
     filled = np.array([_filled(row) for row in batch.rows], dtype=np.float64)
-    return (tuple(line) for line in table(batch, filled).tolist())
+    values, lines = table(batch, filled)
+    return (tuple(values[line].tolist()) for line in lines)
 
 
-def table(batch: Batch, filled: Table | None) -> Table:
-    """Compute all rows' scalars at once, for a batch that need not stay on its device.
+def table(batch: Batch, filled: Floats64 | None) -> tuple[Floats64, Integers]:
+    """Compute the scalars of a batch that need not stay on its device.
 
-    Options are read once per group, whatever the number of tensors. ``filled`` counts each row's
-    filled slots, for methods with a buffer.
+    Parameters
+    ----------
+    batch
+        The rows.
+    filled
+        Each row's number of filled slots, for methods with a buffer.
+
+    Returns
+    -------
+    arrays
+        Lines of the gradient's factor, the rule's scalars, and the buffer's aggregate weights; and
+        which line is each row's: rows of one group that have come equally far share one.
     """
-    kernel, t = batch.kernel, batch.steps.numpy().astype(np.float64)
+    groups, group_of_row = _groups(batch)
+    steps = batch.steps.numpy().astype(np.float64)
+    if len(groups) <= _FEW and _are_equal(steps) and (filled is None or _are_equal(filled)):
+        count = 0.0 if filled is None else float(filled[0])
+        lines = [_line(batch, group, float(steps[0]), count) for group in groups]
+        return np.array(lines), group_of_row
+    return _every_row(batch, steps, filled), np.arange(len(steps))
+
+
+def _line(batch: Batch, group: Group, t: float, filled: float) -> tuple[float, ...]:
+    kernel = batch.kernel
+    options = {name: _numbers(group, name) for name in kernel.options}
+    values: tuple[float, ...] = bind(kernel.scalars, Floats)(t, **options)
+    if kernel.buffer is not None:
+        values = (*values, *bind(kernel.buffer.aggregate, Floats)(filled, float(group["kappa"])))
+    return factor(batch, group), *values
+
+
+def factor(batch: Batch, group: Group) -> float:
+    """Return what a group's gradients are multiplied by."""
+    return -batch.unscale if group["maximize"] else batch.unscale
+
+
+def _every_row(batch: Batch, t: Floats64, filled: Floats64 | None) -> Floats64:
+    """Compute a line for each row; options are still read once per group."""
+    kernel = batch.kernel
     values = bind(kernel.scalars, np)(t, **{name: column(batch, name) for name in kernel.options})
     if kernel.buffer is not None:
         values = (*values, *bind(kernel.buffer.aggregate, np)(filled, column(batch, "kappa")))
-    return np.stack([np.broadcast_to(value, t.shape) for value in values], axis=1)
+    factors = batch.unscale * (1.0 - 2.0 * column(batch, "maximize"))
+    return np.stack([np.broadcast_to(value, t.shape) for value in (factors, *values)], axis=1)
+
+
+def _are_equal(values: Floats64) -> bool:
+    return bool((values == values[0]).all())
 
 
 def column(batch: Batch, name: str) -> Any:
@@ -49,14 +104,14 @@ def high_precision(value: Tensor) -> Tensor:
     return value.float() if value.device.type == "mps" else value.double()
 
 
-def _groups(batch: Batch) -> tuple[list[Group], NDArray[np.intp]]:
+def _groups(batch: Batch) -> tuple[list[Group], Integers]:
     """Return the batch's groups, and the position of each row's among them."""
     if "groups" not in batch.cache:
         groups = {id(row.group): row.group for row in batch.rows}
         position = {key: i for i, key in enumerate(groups)}
         of_row = np.array([position[id(row.group)] for row in batch.rows])
         batch.cache["groups"] = list(groups.values()), of_row
-    found: tuple[list[Group], NDArray[np.intp]] = batch.cache["groups"]
+    found: tuple[list[Group], Integers] = batch.cache["groups"]
     return found
 
 
@@ -67,12 +122,12 @@ def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
     values = bind(kernel.scalars, torch)(
         t, **{name: _as_is(group[name]) for name in kernel.options}
     )
-    if kernel.buffer is None:
-        return tuple(values)
-    filled = torch.zeros_like(t)
-    if row.capacity:
-        filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
-    return (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
+    if kernel.buffer is not None:
+        filled = torch.zeros_like(t)
+        if row.capacity:
+            filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
+        values = (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
+    return factor(batch, group), *values
 
 
 def _filled(row: Row) -> int:

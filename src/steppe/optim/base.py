@@ -137,41 +137,40 @@ class RuleOptimizer(Optimizer):
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""
-        numbers, params, grads, groups = self._active()
-        demands = {id(group): self._demand(group) for group in self.param_groups}
-        capacities = [group.get("capacity") for group in self.param_groups]
-        states = list(map(self.state.get, params))
-        key = demands, capacities
-        plan = self._plan if self._plan_key == key else None
-        if plan is None or not plan.fits(params, states, groups):
-            for param, group in zip(params, groups, strict=True):
-                check_capacity(self.state.get(param, {}), group)
-            for param, group in zip(params, groups, strict=True):
-                complete(self.state[param], param, demands[id(group)].kernel, group)
-            completed = [self.state[param] for param in params]
-            plan = Plan(numbers, params, completed, groups, demands)
-            self._plan, self._plan_key = plan, key
-        plan.set_gradients(grads)
-        return plan
+        params = [param for group in self.param_groups for param in group["params"]]
+        grads = [param.grad for param in params]
+        self._check_layouts(grads)
+        key = [
+            (id(group), len(group["params"]), group.get("capacity"), self._demand(group))
+            for group in self.param_groups
+        ]
+        if (
+            self._plan is None
+            or self._plan_key != key
+            or not self._plan.fits(params, grads, self.state)
+        ):
+            self._plan, self._plan_key = self._new_plan(grads), key
+        self._plan.set_gradients(grads)
+        return self._plan
 
-    def _active(self) -> tuple[list[int], list[Tensor], list[Tensor], list[Group]]:
-        """Return the parameters that have gradients: number, parameter, gradient and group."""
-        numbers, params, grads, groups = [], [], [], []
-        for number, (param, group) in enumerate(self._all()):
-            grad = param.grad
-            if grad is None:
-                continue
-            if grad.layout != torch.strided:
+    def _check_layouts(self, grads: list[Tensor | None]) -> None:
+        for number, grad in enumerate(grads):
+            if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(number)}, shape {tuple(param.shape)}; "
+                    f"{self._place(number)}, shape {tuple(grad.shape)}; "
                     "use dense ones, e.g. Embedding(sparse=False)"
                 )
-            numbers.append(number)
-            params.append(param)
-            grads.append(grad)
-            groups.append(group)
-        return numbers, params, grads, groups
+
+    def _new_plan(self, grads: list[Tensor | None]) -> Plan:
+        demands = {id(group): self._demand(group) for group in self.param_groups}
+        for (param, group), grad in zip(self._all(), grads, strict=True):
+            if grad is not None:
+                check_capacity(self.state.get(param, {}), group)
+        for (param, group), grad in zip(self._all(), grads, strict=True):
+            if grad is not None:
+                complete(self.state[param], param, demands[id(group)].kernel, group)
+        return Plan(list(self._all()), grads, self.state, demands)
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""

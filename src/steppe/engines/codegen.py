@@ -14,46 +14,125 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, 
 
 _HEADER = '''"""{title}: written by steppe, may be deleted at any time."""
 
-from numba import cfunc, float32, float64, int64, uint8, uint16, uint32, void
+from math import sqrt
+
+from numba import cfunc, float32, float64, int64, njit, uint8, uint16, uint32, void
 
 from steppe.engines.cpu_words import byte, compiled_format, half, larger, word8, word16
 from steppe.engines.native import (
     SUMMING,
     compiled,
+    is_published,
     load,
     load_float16,
+    lower,
+    publish,
     scratch,
     store,
     store_float16,
     take,
+    thread_number,
 )
 '''
 
-# Every thread takes chunks until none is left. What a kernel reads of its arguments is named there
-# as in ``ARGUMENTS``; tables are arrays of rows.
-_KERNEL = """
+# What is done to one chunk. What it reads of its arguments is named as in ``ARGUMENTS``.
+_CHUNK = """
 
-@cfunc(void(int64), cache=True, error_model="numpy"{options})
-def {name}(arguments):
+@njit(error_model="numpy"{options})
+def {name}_chunk(arguments, chunk):
 {arguments}
-    chunk = take(counter)
-    while chunk < count:
-        row = {row}
-        first = {first}
-        last = first + {size}
+    row = {row}
+    first = {first}
+    last = first + {size}
 {preparation}
-        for start in range(first, last, {block}):
-            size = min({block}, last - start)
+    for start in range(first, last, {block}):
+        size = min({block}, last - start)
 {body}
 {conclusion}
-        chunk = take(counter)
 """
 
-#: What a kernel is given, as one array of integers: the next chunk's number lies at ``counter``,
-#: the rest are the number of chunks, the widths of two tables, and addresses of tables.
+# Each thread has a queue, of every so manieth chunk, and goes on with the others' when it is done.
+# A chunk is in the same queue in every kernel and every step, so that a core finds it in its own
+# cache; and a queue is worked through from its end, as a pass before has read the end last.
+_SHARED = """
+
+@cfunc(void(int64), cache=True)
+def {name}(arguments):
+{arguments}
+    own = thread_number(thread_numbers, arrivals)
+    for turn in range(threads):
+        queue = (own + turn) % threads
+        length = (count - queue + threads - 1) // threads
+        place = length - 1 - take(counters + 64 * queue)
+        while place >= 0:
+            {name}_chunk(arguments, place * threads + queue)
+            place = length - 1 - take(counters + 64 * queue)
+"""
+
+# Where a tensor's mean is needed, chunks go in waves that fit into the cache: each is summed up
+# before the one before it is updated, so that nobody waits for the last of a sum. Who takes a
+# tensor's last chunk adds up all of them, in their order, and tells the others; who has to wait
+# helps with the sums.
+_IN_PHASES = """
+
+@njit
+def sum_until(arguments, queue, end):
+{arguments}
+    chunk = take(counters + 64 * queue) * threads + queue
+    while chunk < count:
+        squares_chunk(arguments, chunk)
+        row = load(chunks, 3 * chunk, int64, {tables})
+        if lower(pending + 8 * row) == 1:
+            sum = 0.0
+            begin = load(bounds, row, int64, {tables})
+            for i in range(begin, load(bounds, row + 1, int64, {tables})):
+                sum += load(sums, i, float64, {tables})
+            mean = sum / load(sizes, row, int64, {tables})
+            store(roots, row, sqrt(mean), {tables})
+            publish(pending + 8 * row)
+        if chunk + threads >= end:
+            return
+        chunk = take(counters + 64 * queue) * threads + queue
+
+
+@njit
+def {name}_until(arguments, queue, end):
+{arguments}
+    chunk = take(counters + 64 * (threads + queue)) * threads + queue
+    while chunk < count:
+        row = load(chunks, 3 * chunk, int64, {tables})
+        while not is_published(pending + 8 * row):
+            for other in range(threads):
+                sum_until(arguments, other, 0)
+        {name}_chunk(arguments, chunk)
+        if chunk + threads >= end:
+            return
+        chunk = take(counters + 64 * (threads + queue)) * threads + queue
+
+
+@cfunc(void(int64), cache=True)
+def {name}(arguments):
+{arguments}
+    own = thread_number(thread_numbers, arrivals)
+    for wave in range(waves + 1):
+        if wave < waves:
+            sum_until(arguments, own, load(wave_ends, wave, int64, {tables}))
+        if wave > 0:
+            {name}_until(arguments, own, load(wave_ends, wave - 1, int64, {tables}))
+    for turn in range(threads):
+        {name}_until(arguments, (own + turn) % threads, count)
+"""
+
+#: What a kernel is given, as one array of integers: what tells threads apart, see
+#: :mod:`steppe.engines.threads`; the numbers of chunks and waves; the widths of two tables; and the
+#: addresses of tables.
 ARGUMENTS = (
-    "counter",
+    "thread_numbers",
+    "arrivals",
+    "threads",
+    "counters",
     "count",
+    "waves",
     "slot_width",
     "line_width",
     "tensors",
@@ -66,6 +145,11 @@ ARGUMENTS = (
     "lines",
     "table",
     "sums",
+    "roots",
+    "wave_ends",
+    "pending",
+    "bounds",
+    "sizes",
 )
 
 Lines = list[str]
@@ -207,7 +291,7 @@ class Formats:
 
 
 def update_source(kernel: Kernel, formats: Formats) -> str:
-    """Return the source of ``update`` and, for rules that ask for it, ``squares``."""
+    """Return the source of ``update``."""
     arguments = list(signature(kernel.rule).parameters)
     operands, slot = _operands(arguments, kernel, formats)
     written = [operands[0], *operands[2:]]
@@ -228,7 +312,7 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     body += _stored_or_not(loop, slot, formats) if slot else _loop(loop)
     body += [line for operand in written for line in operand.close()]
 
-    preparation = _scalars(scalars, formats.wide)
+    preparation = _scalars([name for name in scalars if name != "rms"], formats.wide)
     if not is_plain:
         number, step = (f"uint32({_cell('identities', 'row', i, 2)})" for i in range(2))
         preparation.append(f"key = noise_key({number}, {step})")
@@ -237,17 +321,19 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
         preparation.append(f"total = scratch({BYTES[formats.wide] * BLOCK})")
     title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
     text = _HEADER.format(title=title) + _definitions(kernel, everything)
-    text += _kernel("update", preparation, body, is_plain)
-    if kernel.mean_square is not None:
-        text += _squares_source(kernel, formats)
-    return text
+    if kernel.mean_square is None:
+        return text + _chunk("update", preparation, body, is_plain) + _filled(_SHARED, "update")
+    preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
+    text += _squares(kernel, formats) + _chunk("update", preparation, body, is_plain)
+    return text + _filled(_IN_PHASES, "update")
 
 
 def norm_source(format: str) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
     g = Operand("g", format, 1, _cell("tensors", "row", 0, 1))
     text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
-    return text + _sums("square_sums", f"float64({g.load()}) * float64({g.load()})", [], [g])
+    value = f"float64({g.load()}) * float64({g.load()})"
+    return text + _sums("square_sums", value, [], [g]) + _filled(_SHARED, "square_sums")
 
 
 def slot_sums_source(format: str) -> str:
@@ -255,10 +341,10 @@ def slot_sums_source(format: str) -> str:
     body = [f"total = {_cell('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
     body += _summed(_slot(format, 1), format)
     text = _HEADER.format(title=f"Sums of slots in {format}")
-    return text + _kernel("sum_slots", [], body, True)
+    return text + _chunk("sum_slots", [], body, True) + _filled(_SHARED, "sum_slots")
 
 
-def _squares_source(kernel: Kernel, formats: Formats) -> str:
+def _squares(kernel: Kernel, formats: Formats) -> str:
     square: Callable[..., Any] | None = kernel.mean_square
     assert square is not None
     arguments = list(signature(square).parameters)
@@ -272,8 +358,8 @@ def _sums(name: str, value: str, preparation: Lines, operands: list[Operand]) ->
     body = [line for operand in operands for line in operand.open()]
     body += _loop([f"sum += {value}"])
     is_plain = not any(operand.is_coded for operand in operands)
-    conclusion = f"        store(sums, chunk, sum, {_TABLES})"
-    return _kernel(name, [*preparation, "sum = 0.0"], body, is_plain, conclusion)
+    conclusion = f"    store(sums, chunk, sum, {_TABLES})"
+    return _chunk(name, [*preparation, "sum = 0.0"], body, is_plain, conclusion)
 
 
 def _operands(
@@ -384,24 +470,27 @@ def _format_definitions(operands: list[Operand]) -> str:
     return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
 
 
-def _kernel(
-    name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = ""
-) -> str:
+def _chunk(name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = "") -> str:
     """Fill the template; blocks matter only where they share scales or noise."""
-    arguments = [f"{x} = load(arguments, {i}, int64, {_TABLES})" for i, x in enumerate(ARGUMENTS)]
     row, first, size = (_cell("chunks", "chunk", i, 3) for i in range(3))
-    return _KERNEL.format(
-        name=name,
+    return _filled(
+        _CHUNK,
+        name,
         options=", fastmath=SUMMING" if conclusion else "",
-        arguments=indent("\n".join(arguments), " " * 4),
         row=row,
         first=first,
         size=size,
-        preparation=indent("\n".join(preparation), " " * 8),
+        preparation=indent("\n".join(preparation), " " * 4),
         block=1 << 62 if is_plain else BLOCK,
-        body=indent("\n".join(body), " " * 12),
+        body=indent("\n".join(body), " " * 8),
         conclusion=conclusion,
     )
+
+
+def _filled(template: str, name: str, **pieces: Any) -> str:
+    lines = [f"{x} = load(arguments, {i}, int64, {_TABLES})" for i, x in enumerate(ARGUMENTS)]
+    arguments = indent("\n".join(lines), " " * 4)
+    return template.format(name=name, arguments=arguments, tables=_TABLES, **pieces)
 
 
 def _loop(lines: Lines) -> Lines:

@@ -24,6 +24,9 @@ name = "cpu"
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
 CHUNK = 16_384
 
+# Elements of tensors that are summed up before any is updated.
+_WAVE = 8 * CHUNK
+
 _FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -52,6 +55,8 @@ class Table:
         Number and step count of each row, which its noise is made from.
     chunks
         Row, first element and number of elements of each chunk.
+    wave_ends
+        Where groups of tensors end that are summed up before they are updated.
     strides
         Of each row's parameter.
     arguments
@@ -66,8 +71,9 @@ class Table:
     slot_scales: Integers
     identities: Integers
     chunks: Integers
+    wave_ends: Integers
     strides: list[tuple[int, ...]]
-    arguments: Integers = field(init=False)
+    arguments: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         """Note where the arrays lie."""
@@ -75,7 +81,7 @@ class Table:
         values |= {"count": len(self.chunks), "slot_width": self.slots.shape[1]}
         for name in ("tensors", "scales", "slots", "slot_scales", "identities", "chunks"):
             values[name] = getattr(self, name).ctypes.data
-        self.arguments = np.array([values[name] for name in ARGUMENTS], dtype=np.int64)
+        self.arguments = [values[name] for name in ARGUMENTS]
 
 
 def objection(batch: Batch) -> str | None:
@@ -113,28 +119,30 @@ def step(batch: Batch, priority: Tensor | None) -> None:
         filled = _filled(batch)
         stored = _decide(batch, buffer, priority) if batch.capacity else _NONE
     values, lines = scalars.table(batch, filled)
-    if batch.kernel.mean_square is not None:
-        roots = _root_mean_squares(batch, table, compiled.squares, values, lines)
-        values, lines = np.column_stack([values[lines], roots]), np.arange(len(lines))
+    more = {} if batch.kernel.mean_square is None else _phases(table)
     if _keeps_sum(batch):
         rows = np.flatnonzero(stored >= 0)
         _find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
     table.identities[:, 1] = batch.steps.numpy()
-    _run(compiled.update, table, stored=stored, lines=lines, table=values)
+    _run(compiled.update, table, stored=stored, lines=lines, table=values, **more)
     if _keeps_sum(batch):
         _sum_afresh(batch, table, stored)
 
 
 def _run(kernel: Any, addresses: Table, **arrays: NDArray[Any]) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
-    counter = np.zeros(1, dtype=np.int64)
-    arguments = addresses.arguments.copy()
-    for name, array in {**arrays, "counter": counter}.items():
-        arguments[ARGUMENTS.index(name)] = array.ctypes.data
+    count = threads.count()
+    arrays["arrivals"] = np.zeros(1, dtype=np.int64)
+    arrays["counters"] = np.zeros((2 * count, 8), dtype=np.int64)
+    values = {name: array.ctypes.data for name, array in arrays.items()}
+    values |= {"thread_numbers": threads.numbers(), "threads": count}
     if "chunks" in arrays:
-        arguments[ARGUMENTS.index("count")] = len(arrays["chunks"])
+        values["count"] = len(arrays["chunks"])
     if "table" in arrays:
-        arguments[ARGUMENTS.index("line_width")] = arrays["table"].shape[1]
+        values["line_width"] = arrays["table"].shape[1]
+    if "wave_ends" in arrays:
+        values["waves"] = len(arrays["wave_ends"])
+    arguments = np.array([*map(values.get, ARGUMENTS, addresses.arguments)], dtype=np.int64)
     threads.run(kernel, arguments.ctypes.data)
 
 
@@ -204,11 +212,12 @@ def _keeps_sum(batch: Batch) -> bool:
 def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
-    chunks = [
+    pieces = [
         (i, start, min(CHUNK, row.param.numel() - start))
         for i, row in enumerate(rows)
         for start in range(0, row.param.numel(), CHUNK)
     ]
+    cuts = np.array(pieces, dtype=np.int64).reshape(-1, 3)
     slot_width = 0 if _keeps_sum(batch) else batch.capacity
     widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
     tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
@@ -223,7 +232,8 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         slots=np.ascontiguousarray(slots),
         slot_scales=np.ascontiguousarray(slot_scales),
         identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
-        chunks=np.array(chunks, dtype=np.int64).reshape(-1, 3),
+        chunks=cuts,
+        wave_ends=_wave_ends(cuts),
         strides=[row.param.stride() for row in rows],
     )
 
@@ -329,14 +339,27 @@ def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -
         table.slots[i, index] = row.part(name).data_ptr()
 
 
-def _root_mean_squares(
-    batch: Batch, table: Table, squares: Any, values: Floats, lines: Integers
-) -> Floats:
-    sums = np.empty(len(table.chunks))
-    _run(squares, table, lines=lines, table=values, sums=sums)
-    sizes = np.array([max(row.param.numel(), 1) for row in batch.rows])
-    means: Floats = _by_row(table, sums) / sizes
-    return np.sqrt(means)
+def _phases(table: Table) -> dict[str, NDArray[Any]]:
+    """Return what a kernel needs that sums a tensor up before updating it."""
+    rows = len(table.tensors)
+    counts = np.bincount(table.chunks[:, 0], minlength=rows)
+    sizes = np.bincount(table.chunks[:, 0], weights=table.chunks[:, 2], minlength=rows)
+    return {
+        "wave_ends": table.wave_ends,
+        "pending": counts,
+        "bounds": np.concatenate([[0], np.cumsum(counts)]),
+        "sizes": sizes.astype(np.int64),
+        "sums": np.empty(len(table.chunks)),
+        "roots": np.empty(rows),
+    }
+
+
+def _wave_ends(chunks: Integers) -> Integers:
+    """Return where groups of whole tensors end, as numbers of chunks, that fit into the cache."""
+    row, size = chunks[:, 0], chunks[:, 2]
+    before = np.cumsum(size) - size
+    wave = before[np.searchsorted(row, row)] // _WAVE
+    return np.array([*(1 + np.flatnonzero(np.diff(wave))), len(chunks)])
 
 
 def _sum_afresh(batch: Batch, table: Table, stored: Integers) -> None:

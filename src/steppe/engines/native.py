@@ -68,12 +68,61 @@ def scratch(typing_context: Any, size: Any) -> Any:
 @intrinsic
 def take(typing_context: Any, counter: Any) -> Any:
     """Return the int64 at an address and raise it by 1, no other thread coming between."""
+    return types.int64(types.int64), _change("add", "monotonic")
+
+
+@intrinsic
+def lower(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and lower it by 1; threads see what was written before."""
+    return types.int64(types.int64), _change("sub", "acq_rel")
+
+
+@intrinsic
+def publish(typing_context: Any, flag: Any) -> Any:
+    """Write -1 at an address; who finds it there sees what was written before."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        place = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", place, ir.IntType(64)(1), "monotonic")
+        builder.store_atomic(_WORD(-1), _word(builder, arguments[0]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def is_published(typing_context: Any, flag: Any) -> Any:
+    """Whether there is -1 at an address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        found = builder.load_atomic(_word(builder, arguments[0]), "acquire", 8)
+        return builder.icmp_signed("==", found, _WORD(-1))
+
+    return types.boolean(types.int64), generate
+
+
+@intrinsic
+def _called(typing_context: Any, function: Any) -> Any:
+    """Call the C function of no arguments at an address, that returns an int32."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        found = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [])
+        return builder.sext(found, _WORD)
 
     return types.int64(types.int64), generate
+
+
+_WORD = ir.IntType(64)
+
+
+def _word(builder: ir.IRBuilder, address: Any) -> Any:
+    return builder.inttoptr(address, _WORD.as_pointer())
+
+
+def _change(operation: str, ordering: str) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw(operation, _word(builder, arguments[0]), _WORD(1), ordering)
+
+    return generate
 
 
 @intrinsic
@@ -161,3 +210,9 @@ def _mark(builder: ir.IRBuilder, instruction: Any, scope: int) -> None:
     instruction.set_metadata("alias.scope", module.add_metadata([scopes[scope]]))
     others = scopes[:scope] + scopes[scope + 1 :]
     instruction.set_metadata("noalias", module.add_metadata(others))
+
+
+@njit(forceinline=True)
+def thread_number(function: int, arrivals: int) -> Any:
+    """Return which thread this is: what a C function says, or else in the order of arrival."""
+    return _called(function) if function else take(arrivals)  # type: ignore[call-arg]

@@ -15,8 +15,21 @@ import torch
 _started_in: int | None = None
 
 
+def count() -> int:
+    """Return how many threads a kernel runs on: as many as torch uses, but 1 after a fork."""
+    return torch.get_num_threads() if _started_in in (None, os.getpid()) else 1
+
+
+def numbers() -> int:
+    """Return the address of the C function that tells a thread its number, 0 if there is none."""
+    library = _openmp()
+    if library is None or count() == 1:
+        return 0
+    return ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
+
+
 def run(kernel: Any, arguments: int) -> None:
-    """Call ``kernel(arguments)`` on as many threads as torch uses, and wait for all.
+    """Call ``kernel(arguments)`` on :func:`count` threads, and wait for all.
 
     Parameters
     ----------
@@ -26,28 +39,29 @@ def run(kernel: Any, arguments: int) -> None:
         The address.
     """
     global _started_in
-    threads = torch.get_num_threads()
-    if threads == 1 or _started_in not in (None, os.getpid()):
+    threads = count()
+    if threads == 1:
         kernel.ctypes(arguments)
         return
     _started_in = os.getpid()
-    if parallel := _openmp():
-        parallel(kernel.address, arguments, threads, 0)
+    if library := _openmp():
+        library.GOMP_parallel(kernel.address, arguments, threads, 0)
         return
     list(_pool(threads).map(kernel.ctypes, [arguments] * threads))
 
 
 @cache
-def _openmp() -> Any:
-    """Return GOMP_parallel of the OpenMP library that torch is linked to, or None."""
-    library = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
+def _openmp() -> ctypes.CDLL | None:
+    """Return the library in which torch finds its OpenMP, or None."""
+    path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
-        function = ctypes.CDLL(str(library)).GOMP_parallel
+        library = ctypes.CDLL(str(path))
+        library.GOMP_parallel.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint] * 2
+        library.GOMP_parallel.restype = None
+        library.omp_get_thread_num.restype = ctypes.c_int
     except (OSError, AttributeError):
         return None
-    function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
-    function.restype = None
-    return function
+    return library
 
 
 @cache

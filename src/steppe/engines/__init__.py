@@ -100,8 +100,11 @@ def _needs_global_norm(plan: Plan) -> bool:
 
 @torch.no_grad()
 def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
-    squares = [
-        engine.square_norm(batch) * batch.unscale**2
-        for engine, batch in zip(engines, batches, strict=True)
-    ]
-    return torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()
+    squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
+    factors = [batch.unscale**2 for batch in batches]
+    if any(batch.on_device for batch in batches):
+        first = squares[0].device
+        scaled = [x.to(first) * factor for x, factor in zip(squares, factors, strict=True)]
+        return torch.stack(scaled).sum().sqrt()
+    total = sum(x.item() * factor for x, factor in zip(squares, factors, strict=True))
+    return torch.tensor(total**0.5, dtype=torch.float64)

@@ -364,7 +364,10 @@ def _wave_ends(chunks: Integers) -> Integers:
 
 def _sum_afresh(batch: Batch, table: Table, stored: Integers) -> None:
     """Sum the slots of the rows that are due."""
-    due = (stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
+    is_new = stored >= 0
+    if not is_new.any():
+        return
+    due = is_new & (batch.replacements.numpy() % RESUM_EVERY == 0)
     if not due.any():
         return
     _find_slots(batch, table, product(np.flatnonzero(due).tolist(), range(batch.capacity)))

@@ -129,7 +129,7 @@ def _places(tensor: Tensor) -> Tensor:
 def _shard_offsets(tensor: Any) -> tuple[int, ...]:
     """Return where this rank's part begins in the whole tensor, dimension by dimension."""
     if not hasattr(tensor, "to_local"):
-        return (0,) * tensor.ndim
+        return (0,) * len(tensor.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     offsets: tuple[int, ...] = compute_local_shape_and_global_offset(

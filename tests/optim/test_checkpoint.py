@@ -134,11 +134,11 @@ UNFIT = {
     ),
     "integers": (
         lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 4, dtype=torch.int64)),
-        r"'exp_avg' is torch.int64, expected real floating point",
+        r"'exp_avg' is torch.int64, expected torch.float64",
     ),
     "complex": (
         lambda s: s["state"][0].update(slot_1=torch.zeros(3, 4, dtype=torch.complex64)),
-        r"'slot_1' is torch.complex64, expected real floating point",
+        r"'slot_1' is torch.complex64, expected torch.float64",
     ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
 }

@@ -13,7 +13,7 @@ from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches, real
 from steppe.optim import checkpoint
 from steppe.optim.options import check, plain
-from steppe.optim.state import check_capacity, complete
+from steppe.optim.state import check_unchanged, complete
 
 Closure = Callable[[], Any]
 
@@ -139,13 +139,14 @@ class RuleOptimizer(Optimizer):
         """Check all gradients, then complete the state, and plan the step if anything changed."""
         numbers, params, grads, groups = self._active()
         demands = {id(group): self._demand(group) for group in self.param_groups}
-        capacities = [group.get("capacity") for group in self.param_groups]
+        fixed = [(group.get("capacity"), group["state_dtype"]) for group in self.param_groups]
         states = list(map(self.state.get, params))
-        key = demands, capacities
+        key = demands, fixed
         plan = self._plan if self._plan_key == key else None
         if plan is None or not plan.fits(params, states, groups):
             for param, group in zip(params, groups, strict=True):
-                check_capacity(self.state.get(param, {}), group)
+                kernel = demands[id(group)].kernel
+                check_unchanged(self.state.get(param, {}), param, kernel, group)
             for param, group in zip(params, groups, strict=True):
                 complete(self.state[param], param, demands[id(group)].kernel, group)
             completed = [self.state[param] for param in params]

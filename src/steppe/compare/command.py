@@ -57,8 +57,9 @@ def compare(
         str,
         typer.Option(
             help="Names with commas between: of steppe, of torch.optim, a preset such as "
-            "dualadam-scale-free, or package.module:Class; each may end in +sam (SAM around it) or "
-            "+warmup (lr rises linearly until DualAdam's switch). The first is the baseline. What "
+            "dualadam-scale-free or adamcm-int8 (state in 8 bits; there are -bf16 and -int8 of "
+            "dualadam and adamcm), or package.module:Class; each may end in +sam (SAM around it) "
+            "or +warmup (lr rises linearly until DualAdam's switch). The first is the baseline. What "
             "switches brings the same with a warm-up instead along, as its control."
         ),
     ] = ",".join(DEFAULT),

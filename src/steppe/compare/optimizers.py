@@ -25,6 +25,10 @@ _MODIFIERS = ("warmup", "sam")
 
 _PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "adamcm-authors": ("adamcm", {"variant": "authors"}),
+    "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
+    "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
+    "dualadam-bf16": ("dualadam", {"state_dtype": torch.bfloat16}),
+    "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
     "dualadam-scale-free": ("dualadam", {"scale_free": True}),
     "sgd-momentum": ("sgd", {"momentum": 0.9}),
 }

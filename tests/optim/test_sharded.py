@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict as checkpoint
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.placement_types import Placement
 from torch.optim import Optimizer
 
 import steppe
@@ -24,6 +25,8 @@ RANKS = 2
 STEPS = 6
 #: 5 and 3 do not divide by 2.
 SHAPES = [(5, 3), (4, 2), (3,)]
+#: Large enough for 8 bits; of the second, one process has nothing.
+LARGE = [(5, 1000), (1, 4100), (3,)]
 
 MAKERS: dict[str, Callable[..., Optimizer]] = {
     "AdamCM": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, weight_decay=0.1),
@@ -32,13 +35,28 @@ MAKERS: dict[str, Callable[..., Optimizer]] = {
         steppe.DualAdam, lr=0.05, switch_rate=0.1, scale_free=True, weight_decay=0.1
     ),
     "SGDCM": functools.partial(steppe.SGDCM, lr=0.01, capacity=2, weight_decay=0.1),
+    "AdamCM bf16": functools.partial(
+        steppe.AdamCM, lr=0.05, capacity=2, state_dtype=torch.bfloat16
+    ),
+    "AdamCM bf16 capturable": functools.partial(
+        steppe.AdamCM, lr=0.05, capacity=2, state_dtype=torch.bfloat16, capturable=True
+    ),
+    "AdamCM int8": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, state_dtype="int8"),
     "SAM": lambda params: steppe.SAM(torch.optim.AdamW(params, lr=0.05), rho=0.3),
     "ASAM": lambda params: steppe.SAM(steppe.AdamCM(params, lr=0.05, capacity=2), adaptive=True),
 }
 
 
-def distributed(tensor: Tensor, mesh: DeviceMesh | None) -> Tensor:
-    return tensor if mesh is None else distribute_tensor(tensor, mesh, [Shard(0)])
+def rows(tensor: Tensor) -> Placement:
+    return Shard(0)
+
+
+def columns(tensor: Tensor) -> Placement:
+    return Shard(tensor.ndim - 1)
+
+
+def copies(tensor: Tensor) -> Placement:
+    return Replicate()
 
 
 def gathered(tensor: Tensor) -> Tensor:
@@ -66,10 +84,20 @@ def outcome(params: list[nn.Parameter], opt: Optimizer) -> Outcome:
     return result
 
 
-def train_tensors(mesh: DeviceMesh | None, name: str) -> Outcome:
+def train_tensors(
+    mesh: DeviceMesh | None,
+    name: str,
+    placed: Callable[[Tensor], Placement] = rows,
+    shapes: list[tuple[int, ...]] = SHAPES,
+    dtype: torch.dtype = torch.float64,
+) -> Outcome:
     """Descend on Σ w·sin(3p) + p²/10, which is not convex."""
+
+    def distributed(tensor: Tensor, mesh: DeviceMesh | None) -> Tensor:
+        return tensor if mesh is None else distribute_tensor(tensor, mesh, [placed(tensor)])
+
     torch.manual_seed(0)
-    starts = [torch.randn(shape, dtype=torch.float64) for shape in SHAPES]
+    starts = [torch.randn(shape, dtype=dtype) for shape in shapes]
     weights = [distributed(torch.randn_like(start), mesh) for start in starts]
     params = [nn.Parameter(distributed(start, mesh)) for start in starts]
     opt = MAKERS[name](params)
@@ -135,6 +163,19 @@ RUNS: dict[str, Callable[[DeviceMesh | None], Outcome]] = {
     "tensors, AdamCM tensor": functools.partial(train_tensors, name="AdamCM tensor"),
     "tensors, SGDCM": functools.partial(train_tensors, name="SGDCM"),
     "tensors, SAM": functools.partial(train_tensors, name="SAM"),
+    "tensors, AdamCM bf16": functools.partial(train_tensors, name="AdamCM bf16"),
+    "columns, AdamCM bf16": functools.partial(train_tensors, name="AdamCM bf16", placed=columns),
+    "copies, AdamCM bf16": functools.partial(train_tensors, name="AdamCM bf16", placed=copies),
+    "tensors, AdamCM bf16 capturable": functools.partial(
+        train_tensors, name="AdamCM bf16 capturable"
+    ),
+    "bf16 tensors, AdamCM bf16": functools.partial(
+        train_tensors, name="AdamCM bf16", dtype=torch.bfloat16
+    ),
+    "copies, AdamCM int8": functools.partial(
+        train_tensors, name="AdamCM int8", placed=copies, shapes=LARGE
+    ),
+    "fsdp, AdamCM bf16": functools.partial(trained, name="AdamCM bf16"),
     "fsdp, AdamCM": functools.partial(trained, name="AdamCM"),
     "fsdp, DualAdam": functools.partial(trained, name="DualAdam"),
     "fsdp, ASAM": functools.partial(trained, name="ASAM"),
@@ -142,6 +183,7 @@ RUNS: dict[str, Callable[[DeviceMesh | None], Outcome]] = {
     "prepared, SAM": functools.partial(prepared, name="SAM"),
     "resumed, ASAM": functools.partial(resumed, name="ASAM", whole=False),
     "resumed whole, AdamCM": functools.partial(resumed, name="AdamCM", whole=True),
+    "resumed, AdamCM bf16": functools.partial(resumed, name="AdamCM bf16", whole=False),
 }
 
 

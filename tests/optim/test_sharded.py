@@ -162,6 +162,7 @@ RUNS: dict[str, Callable[[DeviceMesh | None], Outcome]] = {
     "tensors, AdamCM": functools.partial(train_tensors, name="AdamCM"),
     "tensors, AdamCM tensor": functools.partial(train_tensors, name="AdamCM tensor"),
     "tensors, SGDCM": functools.partial(train_tensors, name="SGDCM"),
+    "empty shards, AdamCM": functools.partial(train_tensors, name="AdamCM", shapes=[(1, 3)]),
     "tensors, SAM": functools.partial(train_tensors, name="SAM"),
     "tensors, AdamCM bf16": functools.partial(train_tensors, name="AdamCM bf16"),
     "columns, AdamCM bf16": functools.partial(train_tensors, name="AdamCM bf16", placed=columns),

@@ -37,6 +37,15 @@ def widened_type(row: Row) -> torch.dtype:
     return torch.promote_types(row.param.dtype, torch.float32)
 
 
+def gradient(row: Row) -> Tensor:
+    """Return the gradient to compute with, sharded as its parameter is: others may come along."""
+    grad: Any = row.grad
+    param: Any = row.param
+    if hasattr(param, "to_local") and grad.placements != param.placements:
+        grad = grad.redistribute(param.device_mesh, param.placements)
+    return widened(grad)
+
+
 def store(row: Row, name: str, value: Tensor, stream: int) -> None:
     """Write the state ``name`` in its number format; ``stream`` tells its noise from others'."""
     target = row.part(name)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.eager_storage import local
+from steppe.engines.eager_storage import no_scales
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
-from steppe.engines.storage import SMALL, blocks, scale_name
+from steppe.engines.storage import SMALL, scale_name
 
 State = dict[str, Tensor]
 
@@ -30,7 +30,7 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
-        scales = Entry((blocks(local(param).numel()),), torch.float32)
+        scales = Entry(tuple(no_scales(param).shape), torch.float32)
         entries |= {scale_name(name): scales for name in like_param}
     if capacity:
         number = torch.float32 if param.device.type == "mps" else torch.float64
@@ -119,5 +119,7 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
 def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
     if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
+    if name.endswith(scale_name("")):
+        return no_scales(param)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

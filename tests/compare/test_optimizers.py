@@ -42,6 +42,8 @@ def parameters() -> list[nn.Parameter]:
         ("rmspropcg", steppe.RMSpropCG),
         ("torch.optim:Adagrad", torch.optim.Adagrad),
         ("adamcm-authors", steppe.AdamCM),
+        ("adamcm-int8", steppe.AdamCM),
+        ("dualadam-bf16", steppe.DualAdam),
         ("dualadam-scale-free", steppe.DualAdam),
         ("sgd-momentum", torch.optim.SGD),
     ],
@@ -59,6 +61,9 @@ def test_presets_set_what_they_are_called_after() -> None:
 
     assert group("dualadam-scale-free")["scale_free"] is True
     assert group("adamcm-authors")["variant"] == "authors"
+    for name in ("adamcm", "dualadam"):
+        assert group(f"{name}-bf16")["state_dtype"] == torch.bfloat16
+        assert group(f"{name}-int8")["state_dtype"] == "int8"
     assert group("sgd-momentum")["momentum"] == 0.9
 
 

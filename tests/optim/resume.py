@@ -1,20 +1,18 @@
-"""Run by test_checkpoint in a new process: resume every saved run and save where it ends."""
+"""Run by tests in a new process: resume every saved run and save where it ends."""
 
 import sys
 from pathlib import Path
 
 import torch
 
-from matrix import CONFIGS, parameters, train, values
+from matrix import CONFIGS, train, values
 
 
-def main(folder: Path, dtype: torch.dtype, end: int) -> None:
+def main(folder: Path, end: int) -> None:
     for file in sorted(folder.glob("*.start.pt")):
         number, step = (int(part) for part in file.name.split(".")[0].split("-"))
         saved = torch.load(file, weights_only=True)
-        params = parameters(dtype, seed=1)
-        for p, value in zip(params, saved["params"], strict=True):
-            p.data.copy_(value)
+        params = [value.requires_grad_() for value in saved["params"]]
         optimizer = CONFIGS[number](params)
         optimizer.load_state_dict(saved["optimizer"])
         train(optimizer, params, range(step, end))
@@ -22,4 +20,4 @@ def main(folder: Path, dtype: torch.dtype, end: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), getattr(torch, sys.argv[2]), int(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,42 +5,66 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
 
 SAVED_AT = (1, 3, 21)
 END = 40
 
+#: One tensor large enough for 8 bits, with a block that is not full.
+FORMATTED = [(17, 257), (), (0, 3)]
+
 
 @pytest.mark.parametrize("name", ["float64", "float32", "bfloat16", "float16"])
 def test_resume_in_a_new_process_is_bitwise(name: str, tmp_path: Path) -> None:
     """From several steps: with the buffer not yet full, full, and between two fresh sums."""
-    dtype = getattr(torch, name)
+    assert_resumes(tmp_path, lambda: parameters(getattr(torch, name)), SAVED_AT, END)
+
+
+@pytest.mark.parametrize("state_dtype", [torch.bfloat16, "int8"])
+def test_rounded_state_resumes_bitwise_too(state_dtype: torch.dtype | str, tmp_path: Path) -> None:
+    """The noise of a resumed run is that of the run that was not stopped."""
+
+    def start() -> list[Tensor]:
+        return [*parameters(torch.float32, FORMATTED), *parameters(torch.bfloat16, [(4, 3)])]
+
+    assert_resumes(tmp_path, start, (5,), 8, state_dtype=state_dtype)
+
+
+def assert_resumes(
+    folder: Path,
+    start: Callable[[], list[Tensor]],
+    saved_at: tuple[int, ...],
+    end: int,
+    **options: Any,
+) -> None:
     ends = {}
     for number, config in enumerate(CONFIGS):
-        params = parameters(dtype)
-        optimizer = config(params)
-        for start, stop in zip((0, *SAVED_AT), (*SAVED_AT, END), strict=True):
-            train(optimizer, params, range(start, stop))
-            if stop != END:
+        params = start()
+        optimizer = config(params, **options)
+        for begin, stop in pairwise((0, *saved_at, end)):
+            train(optimizer, params, range(begin, stop))
+            if stop != end:
                 saved = {"params": values(params), "optimizer": optimizer.state_dict()}
-                torch.save(saved, tmp_path / f"{number}-{stop}.start.pt")
+                torch.save(saved, folder / f"{number}-{stop}.start.pt")
         ends[number] = values(params)
     tests = Path(__file__).parents[1]
     subprocess.run(
-        [sys.executable, tests / "optim" / "resume.py", tmp_path, name, str(END)],
+        [sys.executable, tests / "optim" / "resume.py", folder, str(end)],
         check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
     )
-    for number, end in ends.items():
-        for step in SAVED_AT:
-            resumed = torch.load(tmp_path / f"{number}-{step}.end.pt", weights_only=True)
-            assert equal(resumed, end), (CONFIGS[number], step)
+    for number, expected in ends.items():
+        for step in saved_at:
+            resumed = torch.load(folder / f"{number}-{step}.end.pt", weights_only=True)
+            assert equal(resumed, expected), (CONFIGS[number], step)
 
 
 def test_step_counts_and_keys_are_not_rounded_to_the_parameters_format() -> None:
@@ -110,11 +134,11 @@ UNFIT = {
     ),
     "integers": (
         lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 4, dtype=torch.int64)),
-        r"'exp_avg' is torch.int64, expected real floating point",
+        r"'exp_avg' is torch.int64, expected torch.float64",
     ),
     "complex": (
         lambda s: s["state"][0].update(slot_1=torch.zeros(3, 4, dtype=torch.complex64)),
-        r"'slot_1' is torch.complex64, expected real floating point",
+        r"'slot_1' is torch.complex64, expected torch.float64",
     ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
 }

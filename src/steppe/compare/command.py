@@ -26,9 +26,10 @@ def compare(
         str,
         typer.Option(
             help="Names with commas between: of steppe, of torch.optim, a preset such as "
-            "dualadam-scale-free, or package.module:Class; each may end in +sam (SAM around it) or "
-            "+warmup (lr rises linearly until DualAdam's switch). The first is the baseline. What "
-            "switches brings the same with a warm-up instead along, as its control."
+            "dualadam-scale-free or adamcm-int8 (state in 8 bits; -bf16 in bfloat16; the same of "
+            "dualadam), or package.module:Class; each may end in +sam (SAM around it) or +warmup "
+            "(lr rises linearly until DualAdam's switch). The first is the baseline. What switches "
+            "brings the same with a warm-up instead along, as its control."
         ),
     ] = ",".join(DEFAULT),
     seeds: Annotated[int, typer.Option(help="How often to repeat everything.")] = 3,

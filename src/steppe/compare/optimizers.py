@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -21,6 +22,10 @@ _MODIFIERS = ("warmup", "sam")
 
 _PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "adamcm-authors": ("adamcm", {"variant": "authors"}),
+    "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
+    "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
+    "dualadam-bf16": ("dualadam", {"state_dtype": torch.bfloat16}),
+    "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
     "dualadam-scale-free": ("dualadam", {"scale_free": True}),
     "sgd-momentum": ("sgd", {"momentum": 0.9}),
 }

@@ -82,11 +82,29 @@ def step(plan: Plan) -> None:
         As :func:`choose` does, before anything has changed.
     """
     engines = [choose(batch) for batch in plan.batches]
+    if not _amp(plan):
+        return
     for batch in plan.batches:
         batch.steps += 1.0
     priority = _global_norm(engines, plan.batches) if _needs_global_norm(plan) else None
     for engine, batch in zip(engines, plan.batches, strict=True):
         engine.step(batch, priority)
+
+
+def _amp(plan: Plan) -> bool:
+    """Hand on what a GradScaler has left to do; return whether to take the step.
+
+    On the host the scale becomes a number. Engines of accelerators read it where it is.
+    """
+    scale, found_inf = plan.grad_scale, plan.found_inf
+    hosts = [batch for batch in plan.batches if batch.device.type == "cpu"]
+    if hosts and found_inf is not None and found_inf.item():
+        return False
+    for batch in plan.batches:
+        batch.amp, batch.unscale = (scale, found_inf), 1.0
+    for batch in hosts:
+        batch.amp, batch.unscale = None, 1.0 if scale is None else 1.0 / scale.item()
+    return True
 
 
 def _needs_global_norm(plan: Plan) -> bool:

@@ -10,6 +10,7 @@ from steppe import rules
 from steppe.engines.bind import bind
 from steppe.engines.eager_storage import (
     fresh_sum,
+    gradient,
     load,
     slot_sum,
     store,
@@ -68,7 +69,7 @@ def step(batch: Batch, priority: Tensor | None) -> None:
 def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tensor | None) -> None:
     kernel = batch.kernel
     factor, *scalars = values
-    p, g = widened(row.param), widened(row.grad) * factor
+    p, g = widened(row.param), gradient(row) * factor
     state = [load(row, key) for key in kernel.state]
     if kernel.buffer is not None:
         state.append(slot_sum(row))

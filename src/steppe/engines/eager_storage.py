@@ -1,5 +1,6 @@
 """Load and store parameters and state in any number format, in plain torch."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from steppe.engines import storage, words
 from steppe.engines.bind import bind
 from steppe.engines.kernel import SLOT_SUM, slot_name
 from steppe.engines.plan import Row
-from steppe.engines.storage import BLOCK, format_of, scale_name
+from steppe.engines.storage import BLOCK, blocks, format_of, scale_name
 
 #: Streams of noise: the parameter's, then the state's in the rule's order, then the item's.
 PARAM = 0
@@ -28,13 +29,22 @@ def load(row: Row, name: str) -> Tensor:
         return value.to(torch.promote_types(value.dtype, widened_type(row)))
     decode = bind(getattr(storage, f"from_{format_of(name, value)}"), words)
     codes = _in_blocks(_in_memory_order(local(value)).long())
-    numbers = decode(codes, row.state[scale_name(name)][:, None]).view(-1)
+    numbers = decode(codes, _scales(row, name)[:, None]).view(-1)
     return _like(_unordered(numbers, local(value)).to(widened_type(row)), value)
 
 
 def widened_type(row: Row) -> torch.dtype:
     """Return the number format that the row's arithmetic is done in."""
     return torch.promote_types(row.param.dtype, torch.float32)
+
+
+def gradient(row: Row) -> Tensor:
+    """Return the gradient to compute with, sharded as its parameter is: others may come along."""
+    grad: Any = row.grad
+    param: Any = row.param
+    if hasattr(param, "to_local") and grad.placements != param.placements:
+        grad = grad.redistribute(param.device_mesh, param.placements)
+    return widened(grad)
 
 
 def store(row: Row, name: str, value: Tensor, stream: int) -> None:
@@ -104,8 +114,13 @@ def _store_8_bits(row: Row, name: str, value: Tensor, stream: int) -> None:
     place = torch.arange(numbers.numel(), device=target.device).view(-1, BLOCK)
     noise = bind(storage.noise, words)(_offsets(row, stream, place >> 8), place)
     codes = bind(getattr(storage, f"to_{kind}"), words)(numbers, (1.0 / scale)[:, None], noise)
-    row.state[scale_name(name)].copy_(scale)
+    _scales(row, name).copy_(scale)
     target.copy_(_unordered(codes.view(-1), target))
+
+
+def _scales(row: Row, name: str) -> Tensor:
+    """Return the scales of this rank's blocks; other ranks may have more."""
+    return local(row.state[scale_name(name)])[: blocks(local(row.param).numel())]
 
 
 def _offsets(row: Row, stream: int, block: Tensor) -> Tensor:
@@ -129,7 +144,7 @@ def _places(tensor: Tensor) -> Tensor:
 def _shard_offsets(tensor: Any) -> tuple[int, ...]:
     """Return where this rank's part begins in the whole tensor, dimension by dimension."""
     if not hasattr(tensor, "to_local"):
-        return (0,) * tensor.ndim
+        return (0,) * len(tensor.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     offsets: tuple[int, ...] = compute_local_shape_and_global_offset(
@@ -141,6 +156,25 @@ def _shard_offsets(tensor: Any) -> tuple[int, ...]:
 def _order(tensor: Tensor) -> list[int]:
     strides = tensor.stride()
     return sorted(range(tensor.ndim), key=lambda i: -strides[i])
+
+
+def no_scales(param: Any) -> Tensor:
+    """Return scales of 0 for the blocks of a parameter.
+
+    Ranks have blocks of their own, and each as many scales as the largest shard has blocks: so the
+    scales are sharded evenly, and can be gathered and scattered as other state is.
+    """
+    if not hasattr(param, "to_local"):
+        return torch.zeros(blocks(param.numel()), device=param.device)
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    largest = list(param.shape)
+    for ranks, placement in zip(param.device_mesh.shape, param.placements, strict=True):
+        if placement.is_shard():
+            largest[placement.dim] = -(-largest[placement.dim] // ranks)
+    scales = torch.zeros(blocks(math.prod(largest)), device=param.device)
+    placements = [Shard(0) if each.is_shard() else Replicate() for each in param.placements]
+    return DTensor.from_local(scales, param.device_mesh, placements, run_check=False)
 
 
 def _in_memory_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:

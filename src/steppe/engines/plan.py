@@ -76,6 +76,9 @@ class Batch:
         Likewise those of their buffers, which have equally many slots; empty without buffers.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
+    amp
+        A GradScaler's scale, and whether it found an infinity; for engines that read them on the
+        device.
     cache
         What an engine keeps as long as the rows are the same.
     """
@@ -89,6 +92,7 @@ class Batch:
     births: Tensor = field(default_factory=_nothing)
     replacements: Tensor = field(default_factory=_nothing)
     unscale: float = 1.0
+    amp: tuple[Tensor | None, Tensor | None] | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -133,6 +137,9 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
 class Plan:
     """The batches of a step, kept as long as the same parameters have gradients.
 
+    ``grad_scale`` and ``found_inf`` are what a GradScaler leaves to the engines: what gradients
+    are to be divided by, and whether one is not finite, so that the step is to be skipped.
+
     Parameters
     ----------
     members
@@ -165,6 +172,8 @@ class Plan:
         for batch in self.batches:
             _pack(batch)
         self._books = _books(self._states)
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
 
     def fits(
         self,

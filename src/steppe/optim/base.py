@@ -13,7 +13,7 @@ from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches, real
 from steppe.optim import checkpoint
 from steppe.optim.options import check, plain
-from steppe.optim.state import check_capacity, complete
+from steppe.optim.state import check_unchanged, complete
 
 Closure = Callable[[], Any]
 
@@ -45,6 +45,15 @@ class RuleOptimizer(Optimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         raise NotImplementedError
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Whether a GradScaler may leave unscaling, and skipping the step, to the kernels.
+
+        As in ``torch.optim``, where fused kernels are demanded: others, which clip in between,
+        would not find the gradients unscaled.
+        """
+        return all(group["fused"] is True for group in self.param_groups)
 
     @property
     def engine(self) -> str:
@@ -92,6 +101,8 @@ class RuleOptimizer(Optimizer):
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             plan = self._planned()
+            plan.grad_scale = getattr(self, "grad_scale", None)
+            plan.found_inf = getattr(self, "found_inf", None)
             try:
                 engines.step(plan)
             finally:
@@ -141,7 +152,13 @@ class RuleOptimizer(Optimizer):
         grads = [param.grad for param in params]
         self._check_layouts(grads)
         key = [
-            (id(group), len(group["params"]), group.get("capacity"), self._demand(group))
+            (
+                id(group),
+                len(group["params"]),
+                group.get("capacity"),
+                group["state_dtype"],
+                self._demand(group),
+            )
             for group in self.param_groups
         ]
         if (
@@ -166,7 +183,8 @@ class RuleOptimizer(Optimizer):
         demands = {id(group): self._demand(group) for group in self.param_groups}
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                check_capacity(self.state.get(param, {}), group)
+                kernel = demands[id(group)].kernel
+                check_unchanged(self.state.get(param, {}), param, kernel, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
                 complete(self.state[param], param, demands[id(group)].kernel, group)

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.eager_storage import local
+from steppe.engines.eager_storage import no_scales
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
-from steppe.engines.storage import SMALL, blocks, scale_name
+from steppe.engines.storage import SMALL, scale_name
 
 State = dict[str, Tensor]
 
+_FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS)
 
 
@@ -29,7 +30,7 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
-        scales = Entry((blocks(local(param).numel()),), torch.float32)
+        scales = Entry(tuple(no_scales(param).shape), torch.float32)
         entries |= {scale_name(name): scales for name in like_param}
     if capacity:
         number = torch.float32 if param.device.type == "mps" else torch.float64
@@ -59,13 +60,19 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16
 
 
-def check_capacity(state: State, group: dict[str, Any]) -> None:
-    """Refuse a buffer of another size than the group asks for."""
+def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+    """Refuse a buffer of another size, or state in another format, than the group asks for."""
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
+    for name, entry in layout(kernel, group, param).items():
+        if name in state and (difference := _format_mismatch(name, state[name].dtype, entry.dtype)):
+            raise RuntimeError(
+                f"state_dtype={group['state_dtype']!r} was changed after the state was made: "
+                f"{difference}; set it back, or start a new optimizer"
+            )
 
 
 def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
@@ -97,17 +104,11 @@ def mismatch(state: dict[str, Any], wanted: dict[str, Entry]) -> str | None:
 
 
 def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
-    """Let formats differ in width only: as integers, or without a part, moments would be lost."""
-    if name == REPLACEMENTS or found == wanted:
+    """Let formats that are full for some parameter stand for each other: others lose or gain."""
+    alike = any({found, wanted} <= formats for formats in _FULL)
+    if name == REPLACEMENTS or found == wanted or alike:
         return None
-    if found.is_floating_point and wanted.is_floating_point:
-        return None
-    if found.is_complex and wanted.is_complex:
-        return None
-    if wanted == torch.uint8:
-        return f"{name!r} is {found}, expected codes of {wanted}"
-    kind = "complex" if wanted.is_complex else "real floating point"
-    return f"{name!r} is {found}, expected {kind} numbers"
+    return f"{name!r} is {found}, expected {wanted}"
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
@@ -118,5 +119,7 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
 def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
     if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
+    if name.endswith(scale_name("")):
+        return no_scales(param)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -19,16 +19,17 @@ def test_groups_with_equal_rules_share_a_batch() -> None:
 
 
 def test_other_rules_and_demands_make_other_batches() -> None:
-    params = parameters()
+    params, more = parameters(), parameters(shapes=[(2,)])
     groups = [
         {"params": params[:1]},
         {"params": params[1:2], "amsgrad": True},
         {"params": params[2:3], "capturable": True},
-        {"params": params[3:], "capacity": 2, "kappa": 0.5},
+        {"params": params[3:], "kappa": 0.5},
+        {"params": more, "capacity": 2},
     ]
     optimizer = Config("AdamCM")(groups)
-    train(optimizer, params, range(1))
-    assert [len(batch.rows) for batch in optimizer._planned().batches] == [2, 1, 1]
+    train(optimizer, [*params, *more], range(1))
+    assert [len(batch.rows) for batch in optimizer._planned().batches] == [2, 1, 1, 1]
 
 
 def test_a_plan_is_kept_until_something_changes() -> None:

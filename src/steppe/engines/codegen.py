@@ -42,11 +42,11 @@ _CHUNK = """
 def {name}_chunk(arguments, chunk):
 {arguments}
     row = {row}
-    first = {first}
-    last = first + {size}
+    begin = {begin}
+    end = begin + {size}
 {preparation}
-    for start in range(first, last, {block}):
-        size = min({block}, last - start)
+    for start in range(begin, end, {block}):
+        size = min({block}, end - start)
 {body}
 {conclusion}
 """
@@ -472,13 +472,13 @@ def _format_definitions(operands: list[Operand]) -> str:
 
 def _chunk(name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = "") -> str:
     """Fill the template; blocks matter only where they share scales or noise."""
-    row, first, size = (_cell("chunks", "chunk", i, 3) for i in range(3))
+    row, begin, size = (_cell("chunks", "chunk", i, 3) for i in range(3))
     return _filled(
         _CHUNK,
         name,
         options=", fastmath=SUMMING" if conclusion else "",
         row=row,
-        first=first,
+        begin=begin,
         size=size,
         preparation=indent("\n".join(preparation), " " * 4),
         block=1 << 62 if is_plain else BLOCK,

@@ -251,6 +251,8 @@ def _format_objection(row: Row) -> str | None:
 
 
 def _state_objection(batch: Batch, row: Row) -> str | None:
+    if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
+        return "parameters or state have changed their format"
     slots = _slot_names(batch)
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
     for name in (*batch.kernel.state, *sums, *slots):
@@ -264,6 +266,9 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
         return "slots differ in number format"
     if slots and _keeps_sum(batch) != bool(sums):
         return "the sum of the slots is kept for slots in full precision only"
+    wide = torch.promote_types(row.param.dtype, torch.float32)
+    if sums and {row.part(name).dtype for name in (SLOT_SUM, *slots)} != {wide}:
+        return "slots are in another format than their sum is computed in"
     return None
 
 

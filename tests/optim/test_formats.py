@@ -164,7 +164,8 @@ def decoded(state: dict[str, Tensor], name: str) -> np.ndarray:
     if name != "exp_avg_sq":
         level = np.concatenate([level - 2.0**-12, -(level - 2.0**-12)])
     scale = np.repeat(state[f"{name}_scale"].double().numpy(), BLOCK)[: codes.size]
-    return (level[codes] * scale).reshape(value.shape)
+    with np.errstate(invalid="ignore"):  # scales may be infinite
+        return (level[codes] * scale).reshape(value.shape)
 
 
 @pytest.mark.parametrize("shrink", [1.0, 1e-3], ids=["constant", "shrinking"])
@@ -222,6 +223,27 @@ def test_capturable_steps_are_the_others(config: Config, state_dtype: Format) ->
         train(optimizer, params, range(9))
         ends.append([*values(params), *optimizer.state[params[0]].values()])
     assert equal(*ends)
+
+
+@every_format
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("config", [Config("AdamCM"), Config("SGDCG")], ids=str)
+def test_a_broken_gradient_breaks_the_moments_and_not_the_slots(
+    config: Config, broken: float, state_dtype: Format
+) -> None:
+    params = parameters(torch.float32, SHAPES[:1])
+    optimizer = config(params, state_dtype=state_dtype)
+    train(optimizer, params, range(3))
+    set_gradients(params, 3)
+    params[0].grad[2, 7] = broken
+    optimizer.step()
+    assert not torch.isfinite(params[0][2, 7])
+    state = optimizer.state[params[0]]
+    for name in state:
+        if name.startswith("slot_") and name[5].isdigit() and not name.endswith("_scale"):
+            assert np.isfinite(decoded(state, name)).all()
+    if "exp_avg" in state:
+        assert not np.isfinite(decoded(state, "exp_avg")[2, 7])
 
 
 # bfloat16 parameters

@@ -56,7 +56,7 @@ def {name}_chunk(arguments, chunk):
 # cache; and a queue is worked through from its end, as a pass before has read the end last.
 _SHARED = """
 
-@cfunc(void(int64), cache=True)
+@cfunc(void(int64))
 def {name}(arguments):
 {arguments}
     own = thread_number(thread_numbers, arrivals)
@@ -110,7 +110,7 @@ def {name}_until(arguments, queue, end):
         chunk = take(counters + 64 * (threads + queue)) * threads + queue
 
 
-@cfunc(void(int64), cache=True)
+@cfunc(void(int64))
 def {name}(arguments):
 {arguments}
     own = thread_number(thread_numbers, arrivals)

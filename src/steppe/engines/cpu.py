@@ -15,7 +15,7 @@ from steppe.engines import scalars, threads
 from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
-from steppe.engines.kernel_files import norm_kernels, slot_kernels, update_kernels
+from steppe.engines.kernel_files import Native, norm_kernel, slot_kernel, update_kernel
 from steppe.engines.plan import Batch, Row
 from steppe.engines.storage import blocks, format_of, scale_name
 
@@ -105,15 +105,14 @@ def _square_sums(batch: Batch) -> Floats:
     table = _table(batch)
     sums = np.empty(len(table.chunks))
     gradients = np.ascontiguousarray(table.tensors[:, 1])
-    kernel = norm_kernels(table.formats.param).square_sums
-    _run(kernel, table, tensors=gradients, sums=sums)
+    _run(norm_kernel(table.formats.param), table, tensors=gradients, sums=sums)
     return _by_row(table, sums)
 
 
 def step(batch: Batch, priority: Tensor | None) -> None:
     """Advance every row by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
-    compiled = update_kernels(batch.kernel, table.formats)
+    kernel = update_kernel(batch.kernel, table.formats)
     stored, filled = _NONE, None
     if buffer is not None:
         filled = _filled(batch)
@@ -124,12 +123,12 @@ def step(batch: Batch, priority: Tensor | None) -> None:
         rows = np.flatnonzero(stored >= 0)
         _find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
     table.identities[:, 1] = batch.steps.numpy()
-    _run(compiled.update, table, stored=stored, lines=lines, table=values, **more)
+    _run(kernel, table, stored=stored, lines=lines, table=values, **more)
     if _keeps_sum(batch):
         _sum_afresh(batch, table, stored)
 
 
-def _run(kernel: Any, addresses: Table, **arrays: NDArray[Any]) -> None:
+def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
     count = threads.count()
     arrays["arrivals"] = np.zeros(1, dtype=np.int64)
@@ -377,5 +376,5 @@ def _sum_afresh(batch: Batch, table: Table, stored: Integers) -> None:
         return
     _find_slots(batch, table, product(np.flatnonzero(due).tolist(), range(batch.capacity)))
     sums = np.ascontiguousarray(table.tensors[:, -1])
-    kernel = slot_kernels(table.formats.wide).sum_slots
+    kernel = slot_kernel(table.formats.wide)
     _run(kernel, table, chunks=table.chunks[due[table.chunks[:, 0]]], tensors=sums)

@@ -1,15 +1,25 @@
-"""Generated kernels in real files, so that Numba can cache what it compiles of them on disk."""
+"""Kernels compiled once and kept as native code on disk.
 
+Numba has a cache of its own, but before it loads anything it takes half a second to learn all of
+NumPy's functions, which these kernels do not call.
+"""
+
+import ctypes
 import hashlib
 import importlib.util
 import os
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import llvmlite
+import llvmlite.binding as llvm
 import numba
+from numba import _helperlib
 
 from steppe import rules
 from steppe.engines import cpu_words, native, storage
@@ -17,41 +27,90 @@ from steppe.engines.codegen import Formats, norm_source, slot_sums_source, updat
 from steppe.engines.kernel import Kernel
 
 
+@dataclass(frozen=True)
+class Native:
+    """A compiled function of one address.
+
+    Attributes
+    ----------
+    address
+        Where its code is.
+    call
+        The function for Python; it runs without the interpreter's lock.
+    owner
+        What keeps the code in memory.
+    """
+
+    address: int
+    call: Any = field(repr=False)
+    owner: Any = field(repr=False)
+
+
 @cache
-def update_kernels(kernel: Kernel, formats: Formats) -> ModuleType:
-    """Return the module with a method's ``update`` and, for rules that ask for it, ``squares``."""
+def update_kernel(kernel: Kernel, formats: Formats) -> Native:
+    """Return ``update`` of a method in given number formats."""
     name = "_".join([kernel.rule.__name__, formats.param, *dict.fromkeys(formats.state)])
-    return _module(name, update_source(kernel, formats))
+    return _native(name, "update", update_source(kernel, formats))
 
 
 @cache
-def norm_kernels(format: str) -> ModuleType:
-    """Return the module with ``square_sums``, of gradients in a number format."""
-    return _module(f"norm_{format}", norm_source(format))
+def norm_kernel(format: str) -> Native:
+    """Return ``square_sums``, of gradients in a number format."""
+    return _native(f"norm_{format}", "square_sums", norm_source(format))
 
 
 @cache
-def slot_kernels(format: str) -> ModuleType:
-    """Return the module with ``sum_slots``, of slots in full precision."""
-    return _module(f"slots_{format}", slot_sums_source(format))
+def slot_kernel(format: str) -> Native:
+    """Return ``sum_slots``, of slots in full precision."""
+    return _native(f"slots_{format}", "sum_slots", slot_sums_source(format))
 
 
-def _module(name: str, text: str) -> ModuleType:
+def _native(name: str, function: str, text: str) -> Native:
     path = _directory() / f"steppe_{name}_{_digest(text)}.py"
-    if not path.exists():
-        _write(path, text)
-    return _load(path)
+    code = path.with_suffix(".o")
+    if not code.exists():
+        _write(path, text.encode())
+        _write(code, _compiled(getattr(_module(path), function)))
+    symbol, _, machine_code = code.read_bytes().partition(b"\n")
+    return _loaded(symbol.decode(), machine_code)
 
 
 def _digest(text: str) -> str:
-    """Hash what a kernel is made of; Numba does not see that something inlined has changed."""
-    return hashlib.sha256(f"{text}{numba.__version__}{_inlined()}".encode()).hexdigest()[:16]
+    """Hash all that a kernel is made of, and for."""
+    versions = numba.__version__, llvmlite.__version__, sys.version
+    machine = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    return hashlib.sha256(repr((text, _inlined(), versions, machine)).encode()).hexdigest()[:16]
 
 
 @cache
 def _inlined() -> str:
     modules = (rules, storage, native, cpu_words)
     return "".join(Path(str(module.__file__)).read_text() for module in modules)
+
+
+def _compiled(kernel: Any) -> bytes:
+    """Return the symbol and the machine code of a Numba C function."""
+    symbol, library = kernel._wrapper_name, kernel._library
+    return f"{symbol}\n".encode() + bytes(library._get_compiled_object())
+
+
+def _loaded(symbol: str, machine_code: bytes) -> Native:
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
+    engine.finalize_object()
+    address = engine.get_function_address(symbol)
+    return Native(address, ctypes.CFUNCTYPE(None, ctypes.c_int64)(address), engine)
+
+
+@cache
+def _target() -> Any:
+    """Make LLVM ready for machine code, and for what of Numba's it calls when something fails."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    helpers: dict[str, int] = _helperlib.c_helpers  # type: ignore[attr-defined]
+    for name, address in helpers.items():
+        llvm.add_symbol(f"numba_{name}", address)
+    return llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
 
 
 @cache
@@ -66,20 +125,17 @@ def _directory() -> Path:
     return place if os.access(place, os.W_OK) else Path(tempfile.mkdtemp(prefix="steppe-"))
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Put the whole file in place at once: other processes may be doing the same."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
+    with tempfile.NamedTemporaryFile("wb", dir=path.parent, delete=False) as file:
+        file.write(content)
     Path(file.name).replace(path)
 
 
-@cache
-def _load(path: Path) -> ModuleType:
-    """Load a file once: methods that differ in their scalars alone share a rule's kernels."""
+def _module(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module

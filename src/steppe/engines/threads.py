@@ -5,9 +5,10 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
+
+from steppe.engines.kernel_files import Native
 
 # A second pool of threads would wait for work in loops beside torch's, each taking the cores from
 # the other for milliseconds. Threads do not survive a fork, and OpenMP hangs a process that tries:
@@ -28,26 +29,26 @@ def numbers() -> int:
     return ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
 
 
-def run(kernel: Any, arguments: int) -> None:
+def run(kernel: Native, arguments: int) -> None:
     """Call ``kernel(arguments)`` on :func:`count` threads, and wait for all.
 
     Parameters
     ----------
     kernel
-        A compiled ``numba.cfunc`` of one address, which shares the work out by itself.
+        A compiled function of one address, which shares the work out by itself.
     arguments
         The address.
     """
     global _started_in
     threads = count()
     if threads == 1:
-        kernel.ctypes(arguments)
+        kernel.call(arguments)
         return
     _started_in = os.getpid()
     if library := _openmp():
         library.GOMP_parallel(kernel.address, arguments, threads, 0)
         return
-    list(_pool(threads).map(kernel.ctypes, [arguments] * threads))
+    list(_pool(threads).map(kernel.call, [arguments] * threads))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What README says runs as printed."""
+"""What README and the pages beside it say runs as printed."""
 
 import re
 import subprocess
@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    block
+    for page in PAGES
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("code", BLOCKS)
@@ -17,4 +22,4 @@ def test_python_blocks_run(code: str, tmp_path: Path) -> None:
 
 
 def test_there_is_python_to_run() -> None:
-    assert len(BLOCKS) >= 3
+    assert len(BLOCKS) >= 4

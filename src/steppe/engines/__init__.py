@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steppe.engines import cpu, eager
+from steppe.engines import cpu, eager, gpu
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
 from steppe.engines.plan import Batch, Demand, Plan, Row
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 #: Engines with fused kernels, fastest first.
-FUSED: tuple[Engine, ...] = (cpu,)
+FUSED: tuple[Engine, ...] = (cpu, gpu)
 
 
 def choose(batch: Batch) -> Engine:
@@ -101,4 +101,6 @@ def _needs_global_norm(plan: Plan) -> bool:
 @torch.no_grad()
 def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
     squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
+    if len(squares) == 1:
+        return squares[0].sqrt()
     return torch.stack([square.to(squares[0].device) for square in squares]).sum().sqrt()

@@ -70,6 +70,9 @@ class Batch:
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
+    amp
+        A GradScaler's scale, and whether it found an infinity; for engines that read them on the
+        device.
     cache
         What an engine keeps as long as the rows are the same.
     """
@@ -80,6 +83,7 @@ class Batch:
     rows: list[Row] = field(default_factory=list)
     steps: Tensor = field(default_factory=lambda: torch.empty(0))
     unscale: float = 1.0
+    amp: tuple[Tensor | None, Tensor | None] | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -168,7 +172,12 @@ class Plan:
 
 
 def _pack_steps(batch: Batch) -> None:
-    """Lay the step counts side by side, so that counting and reading them is one operation."""
-    batch.steps = torch.stack([row.state["step"] for row in batch.rows])
+    """Lay the step counts side by side, so that counting and reading them is one operation.
+
+    Where some have come to lie on a device, as a GradScaler makes them, all do.
+    """
+    counts = [row.state["step"] for row in batch.rows]
+    device = next((count.device for count in counts if count.device.type != "cpu"), None)
+    batch.steps = torch.stack([count.to(device) for count in counts])
     for row, step in zip(batch.rows, batch.steps.unbind(), strict=True):
         row.state["step"] = step

@@ -83,7 +83,7 @@ def step(plan: Plan) -> None:
     """
     engines = [choose(batch) for batch in plan.batches]
     for batch in plan.batches:
-        batch.steps += 1.0
+        batch.count()
     priority = _global_norm(engines, plan.batches) if _needs_global_norm(plan) else None
     for engine, batch in zip(engines, plan.batches, strict=True):
         engine.step(batch, priority)

@@ -65,7 +65,8 @@ def step(batch: Batch, priority: Tensor | None) -> None:
     _update(batch, table, priority)
     found_inf = amp(batch)[1]
     if found_inf is not None:
-        batch.steps -= found_inf.clamp(max=1.0)
+        skipped = found_inf.clamp(max=1.0).reshape(())
+        torch._foreach_sub_([row.state["step"] for row in batch.rows], [skipped] * len(batch.rows))
 
 
 @cache
@@ -126,7 +127,8 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
             return "state differs from its parameter in format or layout"
     if slots and any(state[key].dtype != dtype for key, dtype in _BOOKS.items()):
         return "the buffer's keys and births are not float64"
-    if any(value.device != param.device for key, value in state.items() if key != "step"):
+    on_host = set() if batch.demand.capturable else {"step"}
+    if any(state[key].device != param.device for key in state.keys() - on_host):
         return "state lies on another device than its parameter"
     return None
 
@@ -145,10 +147,11 @@ def _reduce(batch: Batch, table: Table) -> None:
         _kernels().reduce,
         len(table.spans),
         batch.device,
-        *(table.rows, sent.lines, sent.steps, sent.options, table.spans),
+        *(table.rows, sent.lines, sent.options, table.spans),
         *(table.partials, table.sums, table.arrivals, scale),
         *(table.rows.shape[1], sent.options.shape[1], len(batch.rows)),
         SQUARE=_bound(batch.kernel.mean_square),
+        COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
         **_method(batch),
     )
@@ -162,11 +165,12 @@ def _update(batch: Batch, table: Table, priority: Tensor | None) -> None:
         _kernels().update,
         len(table.chunks),
         batch.device,
-        *(table.rows, sent.lines, sent.steps, sent.options, table.chunks),
+        *(table.rows, sent.lines, sent.options, table.chunks),
         *(table.sums if needs_sums else None, on(priority, batch.device), table.arrivals),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
         RULE=_bound(kernel.rule),
         MEAN_SQUARE=kernel.mean_square is not None,
+        COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
         **_method(batch),
         **_memory(batch),

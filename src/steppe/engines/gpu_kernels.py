@@ -94,7 +94,7 @@ def _state(line, start, STATE: tl.constexpr, ALIGNED: tl.constexpr):
     scales = ()
     for i in tl.static_range(len(STATE)):
         at = line + STATE_AT + 2 * i
-        parts = parts + (_part(tl.load(at), start, STATE[i], ALIGNED),)
+        parts = parts + (_part(tl.load(at), start, tl.constexpr(STATE[i]), ALIGNED),)
         scales = scales + (_scales(tl.load(at + 1), start),)
     return parts, scales
 
@@ -179,12 +179,13 @@ def _noise_of(start, block, place, key, STREAM: tl.constexpr):
 
 
 @triton.jit
-def _count(lines, steps, row):
-    """Return the row's step count; ``lines`` has it where it is not counted on the device."""
-    if steps is None:
-        t = tl.load(lines + 2 * row + 1).to(tl.float64, bitcast=True)
+def _count(line, COUNTED: tl.constexpr):
+    """Return the row's step count, or if the device counts, what lies at that address."""
+    value = tl.load(line + 1)
+    if COUNTED:
+        t = tl.load(_typed(value, "float32")).to(tl.float64)
     else:
-        t = tl.load(steps + row).to(tl.float64)
+        t = value.to(tl.float64, bitcast=True)
     return t
 
 
@@ -262,11 +263,11 @@ def _sum(values, count):
 # The reduction
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "setting_width", "rows"])
 def reduce(
-    table, lines, steps, options, spans, partials, sums, arrivals, grad_scale,
-    width, option_width, rows,
-    SQUARE: tl.constexpr,
+    table, lines, settings, spans, partials, sums, arrivals, grad_scale,
+    width, setting_width, rows,
+    SQUARE: tl.constexpr, COUNTED: tl.constexpr,
     OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
     RESULTS: tl.constexpr,
     PARAM: tl.constexpr, STATE: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr,
@@ -278,7 +279,7 @@ def reduce(
     row = tl.load(spans + 2 * tl.program_id(0)).to(tl.int64)
     start = tl.load(spans + 2 * tl.program_id(0) + 1).to(tl.int64) * (SPAN * BLOCK)
     line = table + row * width
-    group = options + tl.load(line + GROUP) * option_width
+    group = settings + tl.load(line + GROUP) * setting_width
     sign = _sign(group, grad_scale)
     numel = tl.load(line + NUMEL)
     grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
@@ -290,7 +291,7 @@ def reduce(
     else:
         param = _part(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
         parts, scales = _state(line, start, STATE, ALIGNED)
-        t = _count(lines, steps, row)
+        t = _count(lines + 2 * row, COUNTED)
         nothing = tl.full((), 0.0, tl.float64)
         scalars = _scalars(t, nothing, group, OPTIONS, OPERATIONS, LEFT, RIGHT, RESULTS, WIDE)
 
@@ -332,7 +333,9 @@ def _squares(
         p = _read(param + place, place < left, MASKED).to(WIDE)
         state = ()
         for i in tl.static_range(len(STATE)):
-            value = _load(parts[i], scales[i], block, place, left, STATE[i], WIDE, MASKED)
+            value = _load(
+                parts[i], scales[i], block, place, left, tl.constexpr(STATE[i]), WIDE, MASKED
+            )
             state = state + (value,)
         square = SQUARE(p, g.to(WIDE) * sign.to(WIDE), *state, *scalars).to(tl.float64)
         if MASKED:
@@ -343,11 +346,12 @@ def _squares(
 # The update
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "setting_width"])
 def update(
-    table, lines, steps, options, chunks, sums, priority, arrivals, grad_scale, found_inf,
-    width, option_width,
+    table, lines, settings, chunks, sums, priority, arrivals, grad_scale, found_inf,
+    width, setting_width,
     RULE: tl.constexpr, REMEMBER: tl.constexpr, MEAN_SQUARE: tl.constexpr,
+    COUNTED: tl.constexpr,
     OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
     RESULTS: tl.constexpr,
     PARAM: tl.constexpr, STATE: tl.constexpr, SLOT: tl.constexpr, SLOTS: tl.constexpr,
@@ -360,10 +364,10 @@ def update(
     row = tl.load(chunks + 2 * tl.program_id(0)).to(tl.int64)
     start = tl.load(chunks + 2 * tl.program_id(0) + 1).to(tl.int64) * (CHUNK * BLOCK)
     line = table + row * width
-    group = options + tl.load(line + GROUP) * option_width
+    group = settings + tl.load(line + GROUP) * setting_width
     sign = _sign(group, grad_scale).to(WIDE)
     numel = tl.load(line + NUMEL)
-    t = _count(lines, steps, row)
+    t = _count(lines + 2 * row, COUNTED)
     key = _noise_key(tl.load(line + NUMBER), t.to(tl.int64))
 
     capacity = tl.load(line + CAPACITY).to(tl.int32)
@@ -427,7 +431,7 @@ def _advance(
     g = _read(grad + place, place < left, MASKED).to(WIDE) * sign
     operands = (p, g)
     for i in tl.static_range(len(STATE)):
-        value = _load(parts[i], scales[i], block, place, left, STATE[i], WIDE, MASKED)
+        value = _load(parts[i], scales[i], block, place, left, tl.constexpr(STATE[i]), WIDE, MASKED)
         operands = operands + (value,)
     if HAS_BUFFER:
         if SLOTS == 0:
@@ -473,7 +477,7 @@ def _advance(
     for i in tl.static_range(len(STATE)):
         _store(
             parts[i], scales[i], results[i + 1], start, block, place, left, key,
-            i + 1, STATE[i], MASKED,
+            i + 1, tl.constexpr(STATE[i]), MASKED,
         )  # fmt: skip
 
 

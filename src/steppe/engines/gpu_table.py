@@ -105,9 +105,9 @@ class Sent(NamedTuple):
     Attributes
     ----------
     lines
-        The address of each row's gradient and, where the host counts, its step count in float64.
-    steps
-        The step counts, where the device counts.
+        The address of each row's gradient; its step count in float64, or where that lies.
+    counted_here
+        Whether step counts lie on the device.
     options
         Each group's, as :class:`Option` says.
     aligned
@@ -115,7 +115,7 @@ class Sent(NamedTuple):
     """
 
     lines: Tensor
-    steps: Tensor | None
+    counted_here: bool
     options: Tensor
     aligned: bool
 
@@ -216,10 +216,12 @@ def _is_aligned(found: Integers) -> bool:
 
 def send(batch: Batch, table: Table) -> Sent:
     """Bring to the device what has changed since it was sent last."""
-    steps = _steps_on_device(batch)
+    counted_here = _is_counted_on_device(batch)
     lines = np.zeros((len(batch.rows), 2), dtype=np.int64)
     lines[:, 0] = [row.grad.data_ptr() for row in batch.rows]
-    if steps is None:
+    if counted_here:
+        lines[:, 1] = [row.state["step"].data_ptr() for row in batch.rows]
+    else:
         lines[:, 1] = batch.steps.double().numpy().view(np.int64)
     values, tensors = _options(batch, table.groups)
     host = np.concatenate([lines.ravel(), values.view(np.int64).ravel()])
@@ -233,7 +235,7 @@ def send(batch: Batch, table: Table) -> Sent:
     for (group, place), value in tensors.items():
         sent_options[group, place].copy_(value.reshape(()))
     aligned = table.aligned and _is_aligned(lines[:, 0])
-    return Sent(table.words[: lines.size], steps, sent_options, aligned)
+    return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
 
 
 def _options(
@@ -259,11 +261,12 @@ def _leading(batch: Batch, group: Group) -> tuple[float, float, float]:
     return sign, group["scope"] == "tensor", group["priority_decay"]
 
 
-def _steps_on_device(batch: Batch) -> Tensor | None:
-    """Return the step counts if the device counts: under CUDA graphs, and from when it may skip."""
+def _is_counted_on_device(batch: Batch) -> bool:
+    """Whether the device counts: under CUDA graphs, and from when a GradScaler may skip steps."""
+    if batch.demand.capturable:
+        return True
     if batch.amp is not None and batch.steps.device != batch.device:
         batch.steps = upload(batch.steps.numpy(), batch.device)
         for row, step in zip(batch.rows, batch.steps.unbind(), strict=True):
             row.state["step"] = step
-    counts = batch.demand.capturable or batch.amp is not None or batch.steps.device.type != "cpu"
-    return batch.steps if counts else None
+    return batch.amp is not None or batch.steps.device.type != "cpu"

@@ -68,6 +68,7 @@ class Batch:
         The parameters.
     steps
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
+        Empty where CUDA graphs may hold on to each row's own.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
     amp
@@ -100,6 +101,13 @@ class Batch:
         """
         reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
         return self.demand.capturable or self.demand.differentiable or reads_accelerator
+
+    def count(self) -> None:
+        """Count this step."""
+        if self.demand.capturable:
+            torch._foreach_add_([row.state["step"] for row in self.rows], 1.0)
+        else:
+            self.steps += 1.0
 
 
 def real(tensor: Tensor) -> Tensor:
@@ -145,7 +153,8 @@ class Plan:
         ]
         self.batches = batches(self.rows, demands)
         for batch in self.batches:
-            _pack_steps(batch)
+            if not batch.demand.capturable:
+                _pack_steps(batch)
         self._steps = [state["step"] for state in states]
 
     def fits(

@@ -1,5 +1,6 @@
 """The Triton engine: parity with plain torch, on a GPU if there is one, else interpreted."""
 
+import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -300,8 +301,13 @@ def test_what_it_does_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "DEVICES", ("cuda",))
     refused(parameters(torch.float32), "parameters lie on cpu")
     monkeypatch.setattr(gpu, "DEVICES", (DEVICE,))
-    monkeypatch.setattr(gpu, "_has_triton", lambda: False)
-    refused(params, "pip install triton")
+    monkeypatch.setattr("triton.__version__", "3.5.1")
+    gpu._triton_objection.cache_clear()
+    refused(params, "triton 3.5.1 is too old")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    gpu._triton_objection.cache_clear()
+    refused(params, "triton is not installed: pip install triton")
+    gpu._triton_objection.cache_clear()
 
 
 def test_state_that_does_not_fit_is_left_to_plain_torch() -> None:

@@ -6,7 +6,6 @@ are computed inside the kernels, so that nothing is ever read back and CUDA grap
 
 from contextlib import nullcontext
 from functools import cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -41,8 +40,8 @@ def objection(batch: Batch) -> str | None:
     """
     if batch.device.type not in DEVICES:
         return f"parameters lie on {batch.device}"
-    if not _has_triton():
-        return "triton is not installed: pip install triton"
+    if why := _triton_objection():
+        return why
     if batch.demand.differentiable:
         return "a differentiable step is plain torch's"
     if any(row.state for row in batch.rows):
@@ -70,8 +69,14 @@ def step(batch: Batch, priority: Tensor | None) -> None:
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _triton_objection() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed: pip install triton"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
+        return f"triton {triton.__version__} is too old: pip install 'triton>=3.6'"
+    return None
 
 
 # Tables
@@ -93,7 +98,8 @@ def _refresh(batch: Batch) -> str | None:
         for row in batch.rows:
             if why := _param_objection(row) or _state_objection(batch, row):
                 return why
-        batch.cache["gpu"] = new_table(batch, found)
+        table = batch.cache["gpu"] = new_table(batch, found)
+        table.constants = _constants(batch)
     for row in batch.rows:
         if row.grad.dtype != row.param.dtype:
             return f"a gradient is {row.grad.dtype}, its parameter {row.param.dtype}"
@@ -137,7 +143,9 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
 
 
 def _has_own_norms(batch: Batch) -> bool:
-    return any(row.capacity > 0 and row.group["scope"] == "tensor" for row in batch.rows)
+    return batch.kernel.buffer is not None and any(
+        row.capacity > 0 and row.group["scope"] == "tensor" for row in batch.rows
+    )
 
 
 def _reduce(batch: Batch, table: Table) -> None:
@@ -150,17 +158,16 @@ def _reduce(batch: Batch, table: Table) -> None:
         *(table.rows, sent.lines, sent.options, table.spans),
         *(table.partials, table.sums, table.arrivals, scale),
         *(table.rows.shape[1], sent.options.shape[1], len(batch.rows)),
-        SQUARE=_bound(batch.kernel.mean_square),
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
-        **_method(batch),
+        **table.constants["reduce"],
     )
 
 
 def _update(batch: Batch, table: Table, priority: Tensor | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
-    sent, kernel = send(batch, table), batch.kernel
-    needs_sums = kernel.mean_square is not None or _has_own_norms(batch)
+    sent = send(batch, table)
+    needs_sums = batch.kernel.mean_square is not None or _has_own_norms(batch)
     _launch(
         _kernels().update,
         len(table.chunks),
@@ -168,12 +175,9 @@ def _update(batch: Batch, table: Table, priority: Tensor | None) -> None:
         *(table.rows, sent.lines, sent.options, table.chunks),
         *(table.sums if needs_sums else None, on(priority, batch.device), table.arrivals),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
-        RULE=_bound(kernel.rule),
-        MEAN_SQUARE=kernel.mean_square is not None,
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
-        **_method(batch),
-        **_memory(batch),
+        **table.constants["update"],
     )
 
 
@@ -192,15 +196,12 @@ def _kernels() -> ModuleType:
     return gpu_kernels
 
 
-def _bound(function: Function | None) -> Any:
-    return None if function is None else _kernels().bound(function)
-
-
-def _method(batch: Batch) -> dict[str, Any]:
-    """Return what both kernels are compiled for."""
+def _constants(batch: Batch) -> dict[str, dict[str, Any]]:
+    """Return what the kernels are compiled for."""
     kernel, first = batch.kernel, batch.rows[0]
+    most = max(row.capacity for row in batch.rows)
     program = record(kernel, first.group)
-    return {
+    common = {
         "OPTIONS": len(options(kernel, first.group)),
         "OPERATIONS": program.operations,
         "LEFT": program.left,
@@ -210,14 +211,19 @@ def _method(batch: Batch) -> dict[str, Any]:
         "STATE": batch.formats[: len(kernel.state)],
         "WIDE": _kernels().WIDE[first.param.dtype == torch.float64],
     }
-
-
-def _memory(batch: Batch) -> dict[str, Any]:
-    """Return what the update is compiled for beside that."""
-    kernel, most = batch.kernel, max(row.capacity for row in batch.rows)
-    return {
+    update = {
+        "RULE": _bound(kernel.rule),
         "REMEMBER": None if kernel.buffer is None else _bound(kernel.buffer.remember),
+        "MEAN_SQUARE": kernel.mean_square is not None,
         "SLOT": batch.formats[-1] if most else "float32",
         "SLOTS": max(16, 1 << (most - 1).bit_length()) if most else 0,
-        "KEEPS_SUM": most > 0 and SLOT_SUM in batch.rows[0].state,
+        "KEEPS_SUM": SLOT_SUM in first.state and most > 0,
     }
+    return {
+        "reduce": {**common, "SQUARE": _bound(kernel.mean_square)},
+        "update": {**common, **update},
+    }
+
+
+def _bound(function: Function | None) -> Any:
+    return None if function is None else _kernels().bound(function)

@@ -19,6 +19,7 @@ from steppe.engines.tape import options
 CHUNK = 4096
 SPAN = 32_768
 
+EIGHT_BITS = frozenset({"signed8", "square8"})
 Integers = NDArray[np.int64]
 
 # A CUDA graph may read again at any time what it was captured with.
@@ -77,6 +78,8 @@ class Table:
         How many programs of each row, and how many rows, have come; 0 between launches.
     groups
         The distinct groups.
+    constants
+        What each kernel is compiled for, by its name.
     sent, words
         What the host sent last, and the same on the device.
     """
@@ -91,6 +94,7 @@ class Table:
     sums: Tensor
     arrivals: Tensor
     groups: list[Group]
+    constants: dict[str, dict[str, Any]] = field(default_factory=dict)
     sent: Integers | None = None
     words: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -158,11 +162,17 @@ def addresses(batch: Batch) -> list[list[int]]:
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
     """
     states = [row.state for row in batch.rows]
-    slots = map(slot_name, range(max(row.capacity for row in batch.rows)))
-    columns = [_column(states, name) for name in (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM)]
+    nothing = [0] * len(states)
+    has_scales = not EIGHT_BITS.isdisjoint(batch.formats)
+    names = [*batch.kernel.state]
+    columns = [nothing] * 4
+    if batch.kernel.buffer is not None:
+        names += map(slot_name, range(max(row.capacity for row in batch.rows)))
+        columns = [_column(states, name) for name in (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM)]
     columns.append([row.param.data_ptr() for row in batch.rows])
-    for name in (*batch.kernel.state, *slots):
-        columns += [_column(states, name), _column(states, scale_name(name))]
+    for name in names:
+        columns.append(_column(states, name))
+        columns.append(_column(states, scale_name(name)) if has_scales else nothing)
     return columns
 
 

@@ -29,12 +29,12 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	touch $@
 
 # Rewrite the lock from what pyproject.toml asks for today. torch is named first, so that
-# nothing else chooses its version.
+# nothing else chooses its version, and with it the Triton that its CUDA builds ask for.
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install torch==2.13.0 --editable '.[dev]'
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > requirements.lock
+	$(BIN)/python -m pip install torch==2.13.0 'triton==3.7.1; platform_system == "Linux"' --editable '.[dev]'
+	$(BIN)/python -m pip freeze --exclude-editable | sed -e 's/^torch==\([0-9.]*\).*/torch==\1/' -e 's/^triton==.*/&; platform_system == "Linux"/' > requirements.lock
 
 clean:
 	rm -rf $(VENV) results

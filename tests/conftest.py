@@ -1,7 +1,13 @@
 """What all tests share."""
 
+import os
+
 import pytest
 import torch
+
+# Triton reads it when it is imported: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")

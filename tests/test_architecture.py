@@ -52,7 +52,7 @@ def test_instruments_and_theory_know_no_optimizer() -> None:
 
 
 def test_the_core_imports_without_the_extras() -> None:
-    blocked = ["typer", "rich", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
+    blocked = ["typer", "rich", "triton", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     code += (
         "import torch, steppe\n"

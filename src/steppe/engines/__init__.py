@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from steppe.engines import cpu, eager
+from steppe.engines import cpu, eager, gpu
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
 from steppe.engines.plan import Batch, Demand, Plan, Row
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
 
 #: Engines with fused kernels, fastest first.
-FUSED: tuple[Engine, ...] = (cpu,)
+FUSED: tuple[Engine, ...] = (cpu, gpu)
 
 
 def choose(batch: Batch) -> Engine:
@@ -85,7 +85,7 @@ def step(plan: Plan) -> None:
     if not _amp(plan):
         return
     for batch in plan.batches:
-        batch.steps += 1.0
+        batch.count()
     priority = _global_norm(engines, plan.batches) if _needs_global_norm(plan) else None
     for engine, batch in zip(engines, plan.batches, strict=True):
         engine.step(batch, priority)
@@ -101,7 +101,8 @@ def _amp(plan: Plan) -> bool:
     if hosts and found_inf is not None and found_inf.item():
         return False
     for batch in plan.batches:
-        batch.amp, batch.unscale = (scale, found_inf), 1.0
+        batch.amp = None if scale is None and found_inf is None else (scale, found_inf)
+        batch.unscale = 1.0
     for batch in hosts:
         batch.amp, batch.unscale = None, 1.0 if scale is None else 1.0 / scale.item()
     return True
@@ -120,6 +121,8 @@ def _needs_global_norm(plan: Plan) -> bool:
 def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
     squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
     factors = [batch.unscale**2 for batch in batches]
+    if len(squares) == 1 and batches[0].on_device:
+        return squares[0].sqrt() * batches[0].unscale
     if any(batch.on_device for batch in batches):
         first = squares[0].device
         scaled = [x.to(first) * factor for x, factor in zip(squares, factors, strict=True)]

@@ -58,7 +58,7 @@ def _nothing() -> Tensor:
 
 @dataclass
 class Batch:
-    """Rows that share a demand, a device, number formats and the number of slots.
+    """Rows that share a demand, a device, number formats and, on the CPU, the number of slots.
 
     Attributes
     ----------
@@ -72,8 +72,9 @@ class Batch:
         The parameters.
     steps
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
+        Empty where CUDA graphs may hold on to each row's own.
     keys, births, replacements
-        Likewise those of their buffers, which have equally many slots; empty without buffers.
+        Likewise those of their buffers, on the CPU; empty without buffers.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
     amp
@@ -115,6 +116,13 @@ class Batch:
         reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
         return self.demand.capturable or self.demand.differentiable or reads_accelerator
 
+    def count(self) -> None:
+        """Count this step."""
+        if self.demand.capturable:
+            torch._foreach_add_([row.state["step"] for row in self.rows], 1.0)
+        else:
+            self.steps += 1.0
+
 
 def real(tensor: Tensor) -> Tensor:
     """Return a complex tensor's real view, and any other tensor itself."""
@@ -126,10 +134,11 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
     found: dict[tuple[Any, ...], Batch] = {}
     for row in rows:
         demand = demands[id(row.group)]
-        formats = row.formats(demand.kernel)
-        key = demand, row.param.device, formats, row.capacity, row.param.dtype
+        formats, device = row.formats(demand.kernel), row.param.device
+        capacity = row.capacity if device.type == "cpu" else None
+        key = demand, device, formats, capacity, row.param.dtype
         if key not in found:
-            found[key] = Batch(demand, row.param.device, formats)
+            found[key] = Batch(demand, device, formats)
         found[key].rows.append(row)
     return list(found.values())
 
@@ -170,7 +179,8 @@ class Plan:
         self._complex = [row for row in self.rows if self._params[row.number].is_complex()]
         self.batches = batches(self.rows, demands)
         for batch in self.batches:
-            _pack(batch)
+            if not batch.demand.capturable:
+                _pack(batch)
         self._books = _books(self._states)
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
@@ -221,15 +231,20 @@ def _books(states: Sequence[State]) -> list[Tensor | None]:
 
 
 def _pack(batch: Batch) -> None:
-    """Lay step counts and keys side by side, so that reading or changing all is one operation."""
+    """Lay step counts side by side, so that reading or changing all is one operation; keys too.
+
+    Where some step counts have come to lie on a device, as a GradScaler makes them, all do.
+    """
     batch.steps = _side_by_side(batch, "step")
-    if batch.capacity:
+    if batch.device.type == "cpu" and batch.capacity:
         batch.keys, batch.births = _side_by_side(batch, KEYS), _side_by_side(batch, BIRTHS)
         batch.replacements = _side_by_side(batch, REPLACEMENTS)
 
 
 def _side_by_side(batch: Batch, name: str) -> Tensor:
-    packed = torch.stack([row.state[name] for row in batch.rows])
+    parts = [row.state[name] for row in batch.rows]
+    device = next((part.device for part in parts if part.device.type != "cpu"), None)
+    packed = torch.stack([part.to(device) for part in parts])
     for row, part in zip(batch.rows, packed.unbind(), strict=True):
         row.state[name] = part
     return packed

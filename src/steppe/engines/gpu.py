@@ -1,0 +1,229 @@
+"""Triton: one launch for the update of all tensors of a batch, at the speed of memory.
+
+Where norms or means of tensors are needed, one launch before it sums squares. Scalars and decisions
+are computed inside the kernels, so that nothing is ever read back and CUDA graphs can replay it.
+"""
+
+from contextlib import nullcontext
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from steppe.engines.gpu_table import Table, addresses, amp, capturing, new_table, on, send
+from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Function, slot_name
+from steppe.engines.layout import is_alike, is_dense
+from steppe.engines.plan import Batch, Row
+from steppe.engines.storage import format_of
+from steppe.engines.tape import options, record
+
+name = "gpu"
+
+#: Kinds of devices that are taken.
+DEVICES = ("cuda",)
+
+_PARAMS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_STATE = (torch.float32, torch.bfloat16, torch.uint8)
+_BOOKS = {KEYS: torch.float64, BIRTHS: torch.float64, REPLACEMENTS: torch.int64}
+
+
+def objection(batch: Batch) -> str | None:
+    """Return why this engine cannot run the batch, or None if it can.
+
+    Raises
+    ------
+    RuntimeError
+        A CUDA graph is being captured, and could not count the steps that it replays.
+    """
+    if batch.device.type not in DEVICES:
+        return f"parameters lie on {batch.device}"
+    if why := _triton_objection():
+        return why
+    if batch.demand.differentiable:
+        return "a differentiable step is plain torch's"
+    if any(row.state for row in batch.rows):
+        return _refresh(batch)
+    return next(filter(None, map(_param_objection, batch.rows)), None)
+
+
+def square_norm(batch: Batch) -> Tensor:
+    """Return the squared L2 norm of all gradients of the batch, unscaled."""
+    table = _table(batch)
+    _reduce(batch, table)
+    return table.sums[-1]
+
+
+def step(batch: Batch, priority: Tensor | None) -> None:
+    """Advance every row by one step."""
+    table = _table(batch)
+    if batch.kernel.mean_square is not None or (_has_own_norms(batch) and priority is None):
+        _reduce(batch, table)
+    _update(batch, table, priority)
+    found_inf = amp(batch)[1]
+    if found_inf is not None:
+        skipped = found_inf.clamp(max=1.0).reshape(())
+        torch._foreach_sub_([row.state["step"] for row in batch.rows], [skipped] * len(batch.rows))
+
+
+@cache
+def _triton_objection() -> str | None:
+    try:
+        import triton
+    except ImportError:
+        return "triton is not installed: pip install triton"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 6):
+        return f"triton {triton.__version__} is too old: pip install 'triton>=3.6'"
+    return None
+
+
+# Tables
+
+
+def _table(batch: Batch) -> Table:
+    table: Table = batch.cache["gpu"]
+    return table
+
+
+def _refresh(batch: Batch) -> str | None:
+    """Bring the batch's table up to date; where a tensor has moved, check it first."""
+    if capturing() and not batch.demand.capturable:
+        raise RuntimeError("a step that a CUDA graph captures needs capturable=True")
+    found = addresses(batch)
+    table: Table | None = batch.cache.get("gpu")
+    if table is None or not table.holds(found):
+        batch.cache.pop("gpu", None)
+        for row in batch.rows:
+            if why := _param_objection(row) or _state_objection(batch, row):
+                return why
+        table = batch.cache["gpu"] = new_table(batch, found)
+        table.constants = _constants(batch)
+    for row in batch.rows:
+        if row.grad.dtype != row.param.dtype:
+            return f"a gradient is {row.grad.dtype}, its parameter {row.param.dtype}"
+        if not is_alike(row.grad, row.param):
+            row.grad = torch.empty_like(row.param).copy_(row.grad)
+    return None
+
+
+def _param_objection(row: Row) -> str | None:
+    """Say why a parameter's own format or layout does not suit; None if it does."""
+    param = row.param
+    if param.dtype not in _PARAMS:
+        return f"parameters are {param.dtype}"
+    if type(param) not in (Tensor, Parameter):
+        return f"parameters are {type(param).__name__}"
+    if not is_dense(param):
+        return "a parameter has gaps between its elements"
+    return None
+
+
+def _state_objection(batch: Batch, row: Row) -> str | None:
+    """Say why a parameter's state does not suit; None if it does."""
+    param, state = row.param, row.state
+    wide = torch.promote_types(param.dtype, torch.float32)
+    if param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
+        return "parameters or state have changed their format"
+    slots = [slot_name(i) for i in range(row.capacity)]
+    sums = [SLOT_SUM] if slots and row.part(slots[0]).dtype == wide else []
+    for part in map(row.part, (*batch.kernel.state, *slots, *sums)):
+        if part.dtype not in (*_STATE, wide) or not is_alike(part, param):
+            return "state differs from its parameter in format or layout"
+    if slots and any(state[key].dtype != dtype for key, dtype in _BOOKS.items()):
+        return "the buffer's keys and births are not float64"
+    on_host = set() if batch.demand.capturable else {"step"}
+    if any(state[key].device != param.device for key in state.keys() - on_host):
+        return "state lies on another device than its parameter"
+    return None
+
+
+# Launches
+
+
+def _has_own_norms(batch: Batch) -> bool:
+    return batch.kernel.buffer is not None and any(
+        row.capacity > 0 and row.group["scope"] == "tensor" for row in batch.rows
+    )
+
+
+def _reduce(batch: Batch, table: Table) -> None:
+    """Sum squares: the gradients', or those whose mean the method needs."""
+    sent, scale = send(batch, table), amp(batch)[0]
+    _launch(
+        _kernels().reduce,
+        len(table.spans),
+        batch.device,
+        *(table.rows, sent.lines, sent.options, table.spans),
+        *(table.partials, table.sums, table.arrivals, scale),
+        *(table.rows.shape[1], sent.options.shape[1], len(batch.rows)),
+        COUNTED=sent.counted_here,
+        ALIGNED=sent.aligned,
+        **table.constants["reduce"],
+    )
+
+
+def _update(batch: Batch, table: Table, priority: Tensor | None) -> None:
+    """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
+    sent = send(batch, table)
+    needs_sums = batch.kernel.mean_square is not None or _has_own_norms(batch)
+    _launch(
+        _kernels().update,
+        len(table.chunks),
+        batch.device,
+        *(table.rows, sent.lines, sent.options, table.chunks),
+        *(table.sums if needs_sums else None, on(priority, batch.device), table.arrivals),
+        *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
+        COUNTED=sent.counted_here,
+        ALIGNED=sent.aligned,
+        **table.constants["update"],
+    )
+
+
+def _launch(
+    kernel: Any, programs: int, device: torch.device, *arguments: Any, **constants: Any
+) -> None:
+    # Without contraction to fused multiply-adds it rounds as plain torch does.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        kernel[(programs,)](*arguments, **constants, num_warps=4, enable_fp_fusion=False)
+
+
+@cache
+def _kernels() -> ModuleType:
+    from steppe.engines import gpu_kernels
+
+    return gpu_kernels
+
+
+def _constants(batch: Batch) -> dict[str, dict[str, Any]]:
+    """Return what the kernels are compiled for."""
+    kernel, first = batch.kernel, batch.rows[0]
+    most = max(row.capacity for row in batch.rows)
+    program = record(kernel, first.group)
+    common = {
+        "OPTIONS": len(options(kernel, first.group)),
+        "OPERATIONS": program.operations,
+        "LEFT": program.left,
+        "RIGHT": program.right,
+        "RESULTS": program.results,
+        "PARAM": format_of("", first.param),
+        "STATE": batch.formats[: len(kernel.state)],
+        "WIDE": _kernels().WIDE[first.param.dtype == torch.float64],
+    }
+    update = {
+        "RULE": _bound(kernel.rule),
+        "REMEMBER": None if kernel.buffer is None else _bound(kernel.buffer.remember),
+        "MEAN_SQUARE": kernel.mean_square is not None,
+        "SLOT": batch.formats[-1] if most else "float32",
+        "SLOTS": max(16, 1 << (most - 1).bit_length()) if most else 0,
+        "KEEPS_SUM": SLOT_SUM in first.state and most > 0,
+    }
+    return {
+        "reduce": {**common, "SQUARE": _bound(kernel.mean_square)},
+        "update": {**common, **update},
+    }
+
+
+def _bound(function: Function | None) -> Any:
+    return None if function is None else _kernels().bound(function)

@@ -1,0 +1,39 @@
+"""The Triton engine's kernels compile for GPUs that are not there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+
+SCRIPT = Path(__file__).with_name("compile_kernels.py")
+
+
+@pytest.mark.parametrize(
+    ("target", "binary"),
+    [
+        (("cuda", "80", "32"), "cubin"),
+        (("cuda", "90", "32"), "cubin"),
+        (("hip", "gfx942", "64"), "hsaco"),
+    ],
+    ids=["sm_80", "sm_90", "gfx942"],
+)
+def test_kernels_compile(target: tuple[str, ...], binary: str, tmp_path: Path) -> None:
+    """On NVIDIA's GPUs whole chunks are read and written 128 bits at a time."""
+    paths = os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
+    environment["TRITON_INTERPRET"] = "0"
+    output = subprocess.run(
+        [sys.executable, SCRIPT, *target], env=environment, capture_output=True, text=True
+    )
+    assert output.returncode == 0, output.stderr
+    found = [json.loads(line) for line in output.stdout.splitlines()]
+    assert [line["kernel"] for line in found].count("update") == 6
+    assert all(line["binary"] == [binary] for line in found)
+    if binary == "cubin":
+        assert found[0]["wide loads"] >= 4  # p, g, m, v
+        assert found[0]["wide stores"] >= 3  # p, m, v

@@ -20,6 +20,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 from numba import _helperlib
+from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 
 from steppe import rules
 from steppe.engines import cpu_words, native, storage
@@ -71,8 +72,14 @@ def _native(name: str, function: str, text: str) -> Native:
     if not code.exists():
         _write(path, text.encode())
         _write(code, _compiled(getattr(_module(path), function)))
-    symbol, _, machine_code = code.read_bytes().partition(b"\n")
-    return _loaded(symbol.decode(), machine_code)
+    names, _, machine_code = code.read_bytes().partition(b"\n")
+    symbol, *called = names.decode().split()
+    _make_ready()
+    # LLVM leaves every call unresolved, and says nothing, if it does not find one of them.
+    if any(llvm.address_of_symbol(each) is None for each in called):
+        kernel = getattr(_module(path), function)
+        return Native(kernel.address, kernel.ctypes, kernel)
+    return _loaded(symbol, machine_code)
 
 
 def _digest(text: str) -> str:
@@ -89,28 +96,40 @@ def _inlined() -> str:
 
 
 def _compiled(kernel: Any) -> bytes:
-    """Return the symbol and the machine code of a Numba C function."""
-    symbol, library = kernel._wrapper_name, kernel._library
-    return f"{symbol}\n".encode() + bytes(library._get_compiled_object())
+    """Return a Numba C function's symbol, those that it refers to, and its machine code."""
+    module = kernel._library._final_module
+    parts = [*module.functions, *module.global_variables]
+    called = [x.name for x in parts if x.is_declaration and not x.name.startswith("llvm.")]
+    names = " ".join([kernel._wrapper_name, *called, *_OF_C])
+    return f"{names}\n".encode() + bytes(kernel._library._get_compiled_object())
 
 
 def _loaded(symbol: str, machine_code: bytes) -> Native:
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
+    target = llvm.Target.from_default_triple()
+    machine = target.create_target_machine(codemodel="jitdefault", jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(machine_code))
     engine.finalize_object()
     address = engine.get_function_address(symbol)
     return Native(address, ctypes.CFUNCTYPE(None, ctypes.c_int64)(address), engine)
 
 
+# What LLVM calls by itself, in the place of loops.
+_OF_C = ("memset", "memcpy", "memmove")
+
+
 @cache
-def _target() -> Any:
-    """Make LLVM ready for machine code, and for what of Numba's it calls when something fails."""
+def _make_ready() -> None:
+    """Prepare LLVM for machine code, and for what it calls of C's and, in errors, of Numba's."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     helpers: dict[str, int] = _helperlib.c_helpers  # type: ignore[attr-defined]
-    for name, address in helpers.items():
-        llvm.add_symbol(f"numba_{name}", address)
-    return llvm.Target.from_default_triple().create_target_machine(codemodel="jitdefault", jit=True)
+    symbols = {f"numba_{name}": address for name, address in helpers.items()}
+    symbols["NRT_Free"] = _nrt_python.c_helpers["Free"]
+    for name in _OF_C:
+        symbols[name] = ctypes.cast(ctypes.CDLL(None)[name], ctypes.c_void_p).value or 0
+    for name, address in symbols.items():
+        llvm.add_symbol(name, address)
 
 
 @cache

@@ -21,9 +21,9 @@ def test_the_first_process_compiles_and_the_second_finds_it(
 
     def spy(*args, env: dict[str, str], **kwargs) -> subprocess.CompletedProcess[str]:
         cache = Path(env["XDG_CACHE_HOME"])
-        kernels.append(set(cache.rglob("*.nbc")))
+        kernels.append(set(cache.rglob("*.o")))
         done = run(*args, env=env, **kwargs)
-        kernels.append(set(cache.rglob("*.nbc")))
+        kernels.append(set(cache.rglob("*.o")))
         return done
 
     monkeypatch.setattr(subprocess, "run", spy)

@@ -59,6 +59,7 @@ class Fused(SimpleNamespace):
     """A fused engine that takes one parameter at most, and has the eager one do the work."""
 
     name = "fused"
+    reads_amp = False
 
     def objection(self, batch: engines.Batch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None

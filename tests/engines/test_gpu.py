@@ -203,32 +203,18 @@ def test_complex_parameters() -> None:
     assert torch.equal(torch.view_as_real(whole), view)
 
 
-class Scaled:
-    """Makes an optimizer see what a GradScaler hands over."""
-
-    def __init__(self, optimizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.amp: tuple[Tensor, Tensor] | None = None
-        planned = optimizer._planned
-
-        def with_amp() -> engines.Plan:
-            plan = planned()
-            for batch in plan.batches:
-                batch.amp = self.amp
-            return plan
-
-        monkeypatch.setattr(optimizer, "_planned", with_amp)
-
-    def set(self, scale: float, found_inf: float) -> None:
-        self.amp = torch.tensor([scale], device=DEVICE), torch.tensor([found_inf], device=DEVICE)
+def hand_over(optimizer: Any, scale: float, found_inf: float) -> None:
+    """Do to an optimizer what a GradScaler does before the step."""
+    optimizer.grad_scale = torch.tensor([scale], device=DEVICE)
+    optimizer.found_inf = torch.tensor([found_inf], device=DEVICE)
 
 
 @pytest.mark.parametrize("config", FEW, ids=str)
-def test_gradients_are_unscaled_inside(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_unscaled_inside(config: Config) -> None:
     ours, theirs = (leaves(torch.float32, SHAPES) for _ in range(2))
     fused, eager = config(ours, fused=True), config(theirs, fused=False)
-    scaled = Scaled(fused, monkeypatch)
     for t in range(4):
-        scaled.set(1024.0, 0.0)
+        hand_over(fused, 1024.0, 0.0)
         set_gradients(ours, t)
         set_gradients(theirs, t)
         for p in ours:
@@ -240,20 +226,17 @@ def test_gradients_are_unscaled_inside(config: Config, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("config", FEW, ids=str)
-def test_nothing_happens_where_an_infinity_was_found(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_happens_where_an_infinity_was_found(config: Config) -> None:
     params = leaves(torch.float32, SHAPES)
     optimizer = config(params, fused=True)
-    scaled = Scaled(optimizer, monkeypatch)
     train(optimizer, params, range(2))
     before = [value.clone() for p in params for value in (p, *optimizer.state[p].values())]
-    scaled.set(1.0, 1.0)
+    hand_over(optimizer, 1.0, 1.0)
     set_gradients(params, 2)
     params[0].grad.fill_(torch.inf)
     optimizer.step()
     assert equal(before, [v for p in params for v in (p, *optimizer.state[p].values())])
-    scaled.set(1.0, 0.0)
+    hand_over(optimizer, 1.0, 0.0)
     train(optimizer, params, range(2, 3))
     assert all(state["step"] == 3 for state in optimizer.state.values())
     other = leaves(torch.float32, SHAPES)

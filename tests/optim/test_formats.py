@@ -300,8 +300,14 @@ def test_parameters_of_equal_shape_are_rounded_apart() -> None:
 
 @every_format
 @every_config
-def test_memory_layout_changes_nothing(config: Config, state_dtype: Format) -> None:
-    """Rounding follows memory: tensors that lie in the same order end bitwise alike."""
+@pytest.mark.parametrize("fused", [None, False])
+def test_memory_layout_changes_nothing(
+    config: Config, state_dtype: Format, fused: bool | None
+) -> None:
+    """Rounding follows memory: tensors that lie in the same order end bitwise alike.
+
+    One with gaps is plain torch's.
+    """
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(4, 5, 6, 40, generator=generator)
     params = [
@@ -314,7 +320,10 @@ def test_memory_layout_changes_nothing(config: Config, state_dtype: Format) -> N
     ends = []
     for tensor, order in zip(params, back, strict=True):
         p = tensor.requires_grad_()
-        optimizer = config([p], state_dtype=state_dtype)
+        has_gaps = p.untyped_storage().nbytes() > p.nbytes
+        if fused is None and has_gaps:
+            continue
+        optimizer = config([p], state_dtype=state_dtype, fused=fused)
         for t in range(2):
             p.grad = torch.cos(3 * flat + t).permute(inverse(order))
             optimizer.step()

@@ -129,4 +129,5 @@ def test_a_tensor_lr_may_have_a_dimension() -> None:
 def test_engine_is_named() -> None:
     assert Config("DualAdam")(parameters()).engine == "cpu"
     assert Config("DualAdam")(parameters(), fused=False).engine == "eager"
-    assert Config("DualAdam")(parameters(torch.bfloat16)).engine == "eager"
+    assert Config("DualAdam")(parameters(torch.bfloat16)).engine == "cpu"
+    assert Config("DualAdam")(parameters(), capturable=True).engine == "eager"

@@ -1,8 +1,9 @@
 """Engines run one rule over many tensors. They know number formats and launches, no method.
 
 An engine is a module with a ``name``, an ``objection(batch)`` that says why it cannot run a batch
-(or None), a ``square_norm(batch)`` of its gradients, and a ``step(batch, priority)`` that advances
-the batch by one step, buffers included.
+(or None), a ``square_norm(batch)`` of its gradients, a ``step(batch, priority)`` that advances the
+batch by one step, buffers included, and ``reads_amp``: whether its kernels read what a GradScaler
+leaves to them, or are told by the host.
 What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
 """
 
@@ -35,6 +36,7 @@ class Engine(Protocol):
     """What every engine module offers."""
 
     name: str
+    reads_amp: bool
 
     def objection(self, batch: Batch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
@@ -82,7 +84,7 @@ def step(plan: Plan) -> None:
         As :func:`choose` does, before anything has changed.
     """
     engines = [choose(batch) for batch in plan.batches]
-    if not _amp(plan):
+    if not _amp(plan, engines):
         return
     for batch in plan.batches:
         batch.count()
@@ -91,20 +93,23 @@ def step(plan: Plan) -> None:
         engine.step(batch, priority)
 
 
-def _amp(plan: Plan) -> bool:
+def _amp(plan: Plan, engines: list[Engine]) -> bool:
     """Hand on what a GradScaler has left to do; return whether to take the step.
 
-    On the host the scale becomes a number. Engines of accelerators read it where it is.
+    For engines of the host the scale becomes a number; others read it where it is.
     """
     scale, found_inf = plan.grad_scale, plan.found_inf
-    hosts = [batch for batch in plan.batches if batch.device.type == "cpu"]
-    if hosts and found_inf is not None and found_inf.item():
+    amp = None if scale is None and found_inf is None else (scale, found_inf)
+    if (
+        not all(engine.reads_amp for engine in engines)
+        and found_inf is not None
+        and found_inf.item()
+    ):
         return False
-    for batch in plan.batches:
-        batch.amp = None if scale is None and found_inf is None else (scale, found_inf)
-        batch.unscale = 1.0
-    for batch in hosts:
-        batch.amp, batch.unscale = None, 1.0 if scale is None else 1.0 / scale.item()
+    for batch, engine in zip(plan.batches, engines, strict=True):
+        on_host = not engine.reads_amp
+        batch.amp = None if on_host else amp
+        batch.unscale = 1.0 / scale.item() if on_host and scale is not None else 1.0
     return True
 
 

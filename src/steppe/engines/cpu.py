@@ -20,6 +20,7 @@ from steppe.engines.plan import Batch, Row
 from steppe.engines.storage import blocks, format_of, scale_name
 
 name = "cpu"
+reads_amp = False
 
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
 CHUNK = 16_384

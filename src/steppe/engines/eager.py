@@ -32,6 +32,7 @@ from steppe.engines.scalars import Scalar, high_precision
 from steppe.engines.scalars import scalars as scalars_of
 
 name = "eager"
+reads_amp = False
 
 
 def objection(batch: Batch) -> str | None:

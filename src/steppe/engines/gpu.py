@@ -21,6 +21,7 @@ from steppe.engines.storage import format_of
 from steppe.engines.tape import options, record
 
 name = "gpu"
+reads_amp = True
 
 #: Kinds of devices that are taken.
 DEVICES = ("cuda",)

@@ -16,9 +16,6 @@ Scalar = float | Tensor
 Floats64 = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: Up to so many groups, Python's arithmetic is faster than NumPy's.
-_FEW = 8
-
 
 class Floats:
     """The vocabulary of :mod:`steppe.rules`' scalars for Python floats."""
@@ -56,12 +53,15 @@ def table(batch: Batch, filled: Floats64 | None) -> tuple[Floats64, Integers]:
         which line is each row's: rows of one group that have come equally far share one.
     """
     groups, group_of_row = _groups(batch)
-    steps = batch.steps.numpy().astype(np.float64)
-    if len(groups) <= _FEW and _are_equal(steps) and (filled is None or _are_equal(filled)):
-        count = 0.0 if filled is None else float(filled[0])
-        lines = [_line(batch, group, float(steps[0]), count) for group in groups]
-        return np.array(lines), group_of_row
-    return _every_row(batch, steps, filled), np.arange(len(steps))
+    steps = batch.steps.numpy()
+    counts = np.zeros(len(steps)) if filled is None else filled
+    if (steps == steps[0]).all() and (counts == counts[0]).all():
+        t, count = float(steps[0]), float(counts[0])
+        return np.array([_line(batch, group, t, count) for group in groups]), group_of_row
+    kinds = list(zip(group_of_row.tolist(), steps.tolist(), counts.tolist(), strict=True))
+    line_of = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
+    lines = [_line(batch, groups[number], t, count) for number, t, count in line_of]
+    return np.array(lines), np.array([line_of[kind] for kind in kinds])
 
 
 def _line(batch: Batch, group: Group, t: float, filled: float) -> tuple[float, ...]:
@@ -76,20 +76,6 @@ def _line(batch: Batch, group: Group, t: float, filled: float) -> tuple[float, .
 def factor(batch: Batch, group: Group) -> float:
     """Return what a group's gradients are multiplied by."""
     return -batch.unscale if group["maximize"] else batch.unscale
-
-
-def _every_row(batch: Batch, t: Floats64, filled: Floats64 | None) -> Floats64:
-    """Compute a line for each row; options are still read once per group."""
-    kernel = batch.kernel
-    values = bind(kernel.scalars, np)(t, **{name: column(batch, name) for name in kernel.options})
-    if kernel.buffer is not None:
-        values = (*values, *bind(kernel.buffer.aggregate, np)(filled, column(batch, "kappa")))
-    factors = batch.unscale * (1.0 - 2.0 * column(batch, "maximize"))
-    return np.stack([np.broadcast_to(value, t.shape) for value in (factors, *values)], axis=1)
-
-
-def _are_equal(values: Floats64) -> bool:
-    return bool((values == values[0]).all())
 
 
 def column(batch: Batch, name: str) -> Any:

@@ -7,6 +7,7 @@ leaves to them, or are told by the host.
 What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from steppe.engines import cpu, eager, gpu
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
-from steppe.engines.plan import Batch, Demand, Plan, Row
+from steppe.engines.plan import Batch, Demand, Plan, Priority, Row
 
 __all__ = [
     "FUSED",
@@ -41,10 +42,10 @@ class Engine(Protocol):
     def objection(self, batch: Batch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
 
-    def square_norm(self, batch: Batch) -> Tensor:
+    def square_norm(self, batch: Batch) -> Tensor | float:
         """Return the squared L2 norm of all gradients of the batch, over every shard."""
 
-    def step(self, batch: Batch, priority: Tensor | None) -> None:
+    def step(self, batch: Batch, priority: Priority) -> None:
         """Advance every row of the batch by one step."""
 
 
@@ -63,8 +64,9 @@ def choose(batch: Batch) -> Engine:
     fused = batch.demand.fused
     if fused is False:
         return eager
-    objections = {engine.name: engine.objection(batch) for engine in FUSED}
+    objections = {}
     for engine in FUSED:
+        objections[engine.name] = engine.objection(batch)
         if objections[engine.name] is None:
             return engine
     if fused:
@@ -122,15 +124,17 @@ def _needs_global_norm(plan: Plan) -> bool:
     )
 
 
-@torch.no_grad()
-def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor:
-    squares = [engine.square_norm(batch) for engine, batch in zip(engines, batches, strict=True)]
-    factors = [batch.unscale**2 for batch in batches]
-    if len(squares) == 1 and batches[0].on_device:
-        return squares[0].sqrt() * batches[0].unscale
-    if any(batch.on_device for batch in batches):
-        first = squares[0].device
-        scaled = [x.to(first) * factor for x, factor in zip(squares, factors, strict=True)]
-        return torch.stack(scaled).sum().sqrt()
-    total = sum(x.item() * factor for x, factor in zip(squares, factors, strict=True))
-    return torch.tensor(total**0.5, dtype=torch.float64)
+def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor | float:
+    squares = [
+        engine.square_norm(batch) * batch.unscale**2
+        for engine, batch in zip(engines, batches, strict=True)
+    ]
+    on_device = [square for square in squares if isinstance(square, Tensor)]
+    if not on_device:
+        return math.sqrt(sum(map(float, squares)))
+    if len(squares) == 1:
+        return on_device[0].sqrt()
+    first = on_device[0]
+    with torch.no_grad():
+        parts = [torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in squares]
+        return torch.stack(parts).sum().sqrt()

@@ -16,7 +16,7 @@ from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
 from steppe.engines.kernel_files import Native, norm_kernel, slot_kernel, update_kernel
-from steppe.engines.plan import Batch, Row
+from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.storage import blocks, format_of, scale_name
 
 name = "cpu"
@@ -24,6 +24,9 @@ reads_amp = False
 
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
 CHUNK = 16_384
+
+# Integers in a cache line.
+_LINE = 8
 
 # Elements of tensors that are summed up before any is updated.
 _WAVE = 8 * CHUNK
@@ -58,8 +61,8 @@ class Table:
         Row, first element and number of elements of each chunk.
     wave_ends
         Where groups of tensors end that are summed up before they are updated.
-    strides
-        Of each row's parameter.
+    dtype, strides
+        Of the parameters; one format, and each row's strides.
     arguments
         What kernels are given of all this.
     """
@@ -73,6 +76,7 @@ class Table:
     identities: Integers
     chunks: Integers
     wave_ends: Integers
+    dtype: torch.dtype
     strides: list[tuple[int, ...]]
     arguments: list[int] = field(init=False)
 
@@ -81,7 +85,7 @@ class Table:
         values = dict.fromkeys(ARGUMENTS, 0)
         values |= {"count": len(self.chunks), "slot_width": self.slots.shape[1]}
         for name in ("tensors", "scales", "slots", "slot_scales", "identities", "chunks"):
-            values[name] = getattr(self, name).ctypes.data
+            values[name] = _address(getattr(self, name))
         self.arguments = [values[name] for name in ARGUMENTS]
 
 
@@ -96,9 +100,9 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, map(_format_objection, batch.rows)), None)
 
 
-def square_norm(batch: Batch) -> Tensor:
+def square_norm(batch: Batch) -> float:
     """Return the squared L2 norm of all gradients of the batch."""
-    return torch.tensor(_square_sums(batch).sum())
+    return float(_square_sums(batch).sum())
 
 
 def _square_sums(batch: Batch) -> Floats:
@@ -110,7 +114,7 @@ def _square_sums(batch: Batch) -> Floats:
     return _by_row(table, sums)
 
 
-def step(batch: Batch, priority: Tensor | None) -> None:
+def step(batch: Batch, priority: Priority) -> None:
     """Advance every row by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
     kernel = update_kernel(batch.kernel, table.formats)
@@ -132,9 +136,10 @@ def step(batch: Batch, priority: Tensor | None) -> None:
 def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
     count = threads.count()
-    arrays["arrivals"] = np.zeros(1, dtype=np.int64)
-    arrays["counters"] = np.zeros((2 * count, 8), dtype=np.int64)
-    values = {name: array.ctypes.data for name, array in arrays.items()}
+    # The counters of two queues for each thread, a cache line each, and that of arrivals.
+    arrays["counters"] = np.zeros((2 * count + 1) * _LINE, dtype=np.int64)
+    values = {name: _address(array) for name, array in arrays.items()}
+    values["arrivals"] = values["counters"] + 8 * 2 * count * _LINE
     values |= {"thread_numbers": threads.numbers(), "threads": count}
     if "chunks" in arrays:
         values["count"] = len(arrays["chunks"])
@@ -143,7 +148,13 @@ def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
     if "wave_ends" in arrays:
         values["waves"] = len(arrays["wave_ends"])
     arguments = np.array([*map(values.get, ARGUMENTS, addresses.arguments)], dtype=np.int64)
-    threads.run(kernel, arguments.ctypes.data)
+    threads.run(kernel, _address(arguments))
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Return where an array lies; four times as fast as ``array.ctypes``."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 # Tables
@@ -164,13 +175,18 @@ def _refresh(batch: Batch) -> str | None:
             if found := _format_objection(row) or _state_objection(batch, row):
                 return found
         table = batch.cache["cpu"] = _new_table(batch, fixed)
-    dtype = batch.rows[0].param.dtype
-    for row, stride in zip(batch.rows, table.strides, strict=True):
-        # A gradient laid out unlike its parameter is copied.
-        if row.grad.stride() != stride or row.grad.dtype != dtype:
-            row.grad = torch.empty_like(row.param).copy_(row.grad)
-    table.tensors[:, 1] = [row.grad.data_ptr() for row in batch.rows]
+    table.tensors[:, 1] = [
+        _gradient_address(row, stride, table.dtype)
+        for row, stride in zip(batch.rows, table.strides, strict=True)
+    ]
     return None
+
+
+def _gradient_address(row: Row, stride: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Return where a gradient lies; one laid out unlike its parameter is copied."""
+    if row.grad.stride() != stride or row.grad.dtype is not dtype:
+        row.grad = torch.empty_like(row.param).copy_(row.grad)
+    return row.grad.data_ptr()
 
 
 def _fixed_addresses(batch: Batch) -> list[list[int]]:
@@ -234,6 +250,7 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
         chunks=cuts,
         wave_ends=_wave_ends(cuts),
+        dtype=rows[0].param.dtype,
         strides=[row.param.stride() for row in rows],
     )
 
@@ -310,25 +327,29 @@ def _filled(batch: Batch) -> Floats:
     return filled
 
 
-def _decide(batch: Batch, buffer: Buffer, priority: Tensor | None) -> Integers:
+def _decide(batch: Batch, buffer: Buffer, priority: Priority) -> Integers:
     """Enter this step into the books; return the slot to store in, -1 where there is none."""
-    shared = 0.0 if priority is None else priority.item()
-    priorities = np.full(len(batch.rows), shared)
-    own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
-    if own.any():
-        priorities[own] = np.sqrt(_square_sums(batch)[own]) * batch.unscale
     keys, births = batch.keys.numpy().T, batch.births.numpy().T
     mask, keys[:], births[:] = bind(buffer.remember, np)(
         keys,
         births,
         np.arange(batch.capacity)[:, None],
-        priorities,
+        _priorities(batch, priority),
         batch.steps.numpy(),
         scalars.column(batch, "priority_decay"),
     )
-    stored = np.where(mask.any(0), mask.argmax(0), -1)
-    batch.replacements += torch.from_numpy(stored >= 0)
-    return stored
+    is_new = mask.any(0)
+    batch.replacements.numpy()[is_new] += 1
+    return np.where(is_new, mask.argmax(0), -1)
+
+
+def _priorities(batch: Batch, priority: Priority) -> float | Floats:
+    """Return the norm of all gradients, and in its place of those that go by their own."""
+    shared = 0.0 if priority is None else float(priority)
+    if all(group["scope"] == "global" for group in scalars.groups(batch)):
+        return shared
+    own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
+    return np.where(own, np.sqrt(_square_sums(batch)) * batch.unscale, shared)
 
 
 def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -> None:

@@ -27,7 +27,7 @@ from steppe.engines.kernel import (
     Buffer,
     slot_name,
 )
-from steppe.engines.plan import Batch, Row
+from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.scalars import Scalar, high_precision
 from steppe.engines.scalars import scalars as scalars_of
 
@@ -53,7 +53,7 @@ def square_norm(batch: Batch) -> Tensor:
     return norm(row.grad for row in batch.rows).square()
 
 
-def step(batch: Batch, priority: Tensor | None) -> None:
+def step(batch: Batch, priority: Priority) -> None:
     """Advance every row by one step.
 
     Parameters
@@ -67,7 +67,7 @@ def step(batch: Batch, priority: Tensor | None) -> None:
         _advance(batch, row, values, priority)
 
 
-def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tensor | None) -> None:
+def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Priority) -> None:
     kernel = batch.kernel
     factor, *scalars = values
     p, g = widened(row.param), gradient(row) * factor
@@ -93,13 +93,15 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Tenso
     store_param(row, new_p)
 
 
-def _remember(batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor) -> None:
+def _remember(
+    batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float
+) -> None:
     remember = _remember_on_device if batch.on_device else _remember_on_host
     remember(buffer, row, item, priority, 1 + len(batch.kernel.state))
 
 
 def _remember_on_host(
-    buffer: Buffer, row: Row, item: Tensor, priority: Tensor, stream: int
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
 ) -> None:
     state = row.state
     keys, births = state[KEYS].numpy(), state[BIRTHS].numpy()
@@ -107,7 +109,7 @@ def _remember_on_host(
         keys,
         births,
         np.arange(row.capacity),
-        priority.item(),
+        float(priority),
         state["step"].item(),
         row.group["priority_decay"],
     )
@@ -125,7 +127,7 @@ def _remember_on_host(
 
 
 def _remember_on_device(
-    buffer: Buffer, row: Row, item: Tensor, priority: Tensor, stream: int
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
 ) -> None:
     """Touch every slot, so that nothing is read back; the sum is then always afresh."""
     state, device = row.state, row.param.device
@@ -133,7 +135,7 @@ def _remember_on_device(
         state[KEYS],
         state[BIRTHS],
         torch.arange(row.capacity, device=device),
-        priority.to(device),
+        torch.as_tensor(priority, device=device),
         state["step"].to(device, state[BIRTHS].dtype),
         row.group["priority_decay"],
     )

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from steppe.engines.gpu_table import Table, addresses, amp, capturing, new_table, on, send
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Function, slot_name
 from steppe.engines.layout import is_alike, is_dense
-from steppe.engines.plan import Batch, Row
+from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.storage import format_of
 from steppe.engines.tape import options, record
 
@@ -57,7 +57,7 @@ def square_norm(batch: Batch) -> Tensor:
     return table.sums[-1]
 
 
-def step(batch: Batch, priority: Tensor | None) -> None:
+def step(batch: Batch, priority: Priority) -> None:
     """Advance every row by one step."""
     table = _table(batch)
     if batch.kernel.mean_square is not None or (_has_own_norms(batch) and priority is None):
@@ -165,8 +165,9 @@ def _reduce(batch: Batch, table: Table) -> None:
     )
 
 
-def _update(batch: Batch, table: Table, priority: Tensor | None) -> None:
+def _update(batch: Batch, table: Table, priority: Priority) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
+    assert not isinstance(priority, float)  # this engine's norms are tensors
     sent = send(batch, table)
     needs_sums = batch.kernel.mean_square is not None or _has_own_norms(batch)
     _launch(

@@ -14,6 +14,9 @@ from steppe.engines.storage import format_of
 Group = dict[str, Any]
 State = dict[str, Tensor]
 
+#: The norm of all gradients of a step, a number where all is on the host; None where none needs it.
+Priority = Tensor | float | None
+
 
 @dataclass(slots=True)
 class Row:

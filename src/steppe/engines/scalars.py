@@ -52,15 +52,15 @@ def table(batch: Batch, filled: Floats64 | None) -> tuple[Floats64, Integers]:
         Lines of the gradient's factor, the rule's scalars, and the buffer's aggregate weights; and
         which line is each row's: rows of one group that have come equally far share one.
     """
-    groups, group_of_row = _groups(batch)
-    steps = batch.steps.numpy()
-    counts = np.zeros(len(steps)) if filled is None else filled
-    if (steps == steps[0]).all() and (counts == counts[0]).all():
-        t, count = float(steps[0]), float(counts[0])
-        return np.array([_line(batch, group, t, count) for group in groups]), group_of_row
-    kinds = list(zip(group_of_row.tolist(), steps.tolist(), counts.tolist(), strict=True))
+    members, group_of_row = _groups(batch)
+    steps = batch.steps.tolist()
+    counts = [0.0] * len(steps) if filled is None else filled.tolist()
+    if steps.count(steps[0]) == counts.count(counts[0]) == len(steps):
+        lines = [_line(batch, group, steps[0], counts[0]) for group in members]
+        return np.array(lines), group_of_row
+    kinds = list(zip(group_of_row.tolist(), steps, counts, strict=True))
     line_of = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
-    lines = [_line(batch, groups[number], t, count) for number, t, count in line_of]
+    lines = [_line(batch, members[number], t, count) for number, t, count in line_of]
     return np.array(lines), np.array([line_of[kind] for kind in kinds])
 
 
@@ -88,6 +88,11 @@ def column(batch: Batch, name: str) -> Any:
 def high_precision(value: Tensor) -> Tensor:
     """In float64, where the device has it: 1 − β2ᵗ loses three digits at t = 1."""
     return value.float() if value.device.type == "mps" else value.double()
+
+
+def groups(batch: Batch) -> list[Group]:
+    """Return the groups that the batch's rows belong to."""
+    return _groups(batch)[0]
 
 
 def _groups(batch: Batch) -> tuple[list[Group], Integers]:

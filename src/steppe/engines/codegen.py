@@ -51,9 +51,9 @@ def {name}_chunk(arguments, chunk):
 {conclusion}
 """
 
-# Each thread has a queue, of every so manieth chunk, and goes on with the others' when it is done.
-# A chunk is in the same queue in every kernel and every step, so that a core finds it in its own
-# cache; and a queue is worked through from its end, as a pass before has read the end last.
+# Each thread has a queue of neighbouring chunks, as memory is fastest read in long runs, and goes
+# on with the others' when it is done. A chunk is in the same queue in every kernel and every step,
+# so that a core finds it in its own cache.
 _SHARED = """
 
 @cfunc(void(int64))
@@ -62,23 +62,34 @@ def {name}(arguments):
     own = thread_number(thread_numbers, arrivals)
     for turn in range(threads):
         queue = (own + turn) % threads
-        length = (count - queue + threads - 1) // threads
-        place = length - 1 - take(counters + 64 * queue)
-        while place >= 0:
-            {name}_chunk(arguments, place * threads + queue)
-            place = length - 1 - take(counters + 64 * queue)
+        origin = count * queue // threads
+        length = count * (queue + 1) // threads - origin
+        place = take(counters + 64 * queue)
+        while place < length:
+            {name}_chunk(arguments, origin + {place})
+            place = take(counters + 64 * queue)
 """
+
+# Where a pass over the gradients goes before, a queue is worked through from its end: that is what
+# the pass has read last.
+_FORWARD, _BACKWARD = "place", "length - 1 - place"
 
 # Where a tensor's mean is needed, chunks go in waves that fit into the cache: each is summed up
 # before the one before it is updated, so that nobody waits for the last of a sum. Who takes a
 # tensor's last chunk adds up all of them, in their order, and tells the others; who has to wait
-# helps with the sums.
+# helps with the sums. Queues take turns at runs of chunks.
 _IN_PHASES = """
+
+@njit
+def nth(place, queue, threads):
+    return (place // {run} * threads + queue) * {run} + place % {run}
+
 
 @njit
 def sum_until(arguments, queue, end):
 {arguments}
-    chunk = take(counters + 64 * queue) * threads + queue
+    place = take(counters + 64 * queue)
+    chunk = nth(place, queue, threads)
     while chunk < count:
         squares_chunk(arguments, chunk)
         row = load(chunks, 3 * chunk, int64, {tables})
@@ -90,24 +101,27 @@ def sum_until(arguments, queue, end):
             mean = sum / load(sizes, row, int64, {tables})
             store(roots, row, sqrt(mean), {tables})
             publish(pending + 8 * row)
-        if chunk + threads >= end:
+        if nth(place + 1, queue, threads) >= end:
             return
-        chunk = take(counters + 64 * queue) * threads + queue
+        place = take(counters + 64 * queue)
+        chunk = nth(place, queue, threads)
 
 
 @njit
 def {name}_until(arguments, queue, end):
 {arguments}
-    chunk = take(counters + 64 * (threads + queue)) * threads + queue
+    place = take(counters + 64 * (threads + queue))
+    chunk = nth(place, queue, threads)
     while chunk < count:
         row = load(chunks, 3 * chunk, int64, {tables})
         while not is_published(pending + 8 * row):
             for other in range(threads):
                 sum_until(arguments, other, 0)
         {name}_chunk(arguments, chunk)
-        if chunk + threads >= end:
+        if nth(place + 1, queue, threads) >= end:
             return
-        chunk = take(counters + 64 * (threads + queue)) * threads + queue
+        place = take(counters + 64 * (threads + queue))
+        chunk = nth(place, queue, threads)
 
 
 @cfunc(void(int64))
@@ -122,6 +136,8 @@ def {name}(arguments):
     for turn in range(threads):
         {name}_until(arguments, (own + turn) % threads, count)
 """
+
+_RUN = 64
 
 #: What a kernel is given, as one array of integers: what tells threads apart, see
 #: :mod:`steppe.engines.threads`; the numbers of chunks and waves; the widths of two tables; and the
@@ -322,10 +338,12 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
     text = _HEADER.format(title=title) + _definitions(kernel, everything)
     if kernel.mean_square is None:
-        return text + _chunk("update", preparation, body, is_plain) + _filled(_SHARED, "update")
+        place = _FORWARD if kernel.buffer is None else _BACKWARD
+        text += _chunk("update", preparation, body, is_plain)
+        return text + _filled(_SHARED, "update", place=place)
     preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
     text += _squares(kernel, formats) + _chunk("update", preparation, body, is_plain)
-    return text + _filled(_IN_PHASES, "update")
+    return text + _filled(_IN_PHASES, "update", run=_RUN)
 
 
 def norm_source(format: str) -> str:
@@ -333,7 +351,11 @@ def norm_source(format: str) -> str:
     g = Operand("g", format, 1, _cell("tensors", "row", 0, 1))
     text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
     value = f"float64({g.load()}) * float64({g.load()})"
-    return text + _sums("square_sums", value, [], [g]) + _filled(_SHARED, "square_sums")
+    return (
+        text
+        + _sums("square_sums", value, [], [g])
+        + _filled(_SHARED, "square_sums", place=_FORWARD)
+    )
 
 
 def slot_sums_source(format: str) -> str:
@@ -341,7 +363,9 @@ def slot_sums_source(format: str) -> str:
     body = [f"total = {_cell('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
     body += _summed(_slot(format, 1), format)
     text = _HEADER.format(title=f"Sums of slots in {format}")
-    return text + _chunk("sum_slots", [], body, True) + _filled(_SHARED, "sum_slots")
+    return (
+        text + _chunk("sum_slots", [], body, True) + _filled(_SHARED, "sum_slots", place=_FORWARD)
+    )
 
 
 def _squares(kernel: Kernel, formats: Formats) -> str:

@@ -29,7 +29,7 @@ CHUNK = 16_384
 _LINE = 8
 
 # Elements of tensors that are summed up before any is updated.
-_WAVE = 8 * CHUNK
+_WAVE = 64 * CHUNK
 
 _FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Integers = NDArray[np.int64]

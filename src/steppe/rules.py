@@ -98,12 +98,15 @@ def dual_adam_scale_free(
     p, g, m, v,
     lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse, rms,
 ):  # fmt: skip
-    """DualAdam on q = d/r, r = rms + ε: p·(1 − lr·wd) − lr·(m̂/r)·[(1−α)/q + α·q]."""
+    """DualAdam on q = d/r, r = rms + ε: p·(1 − lr·wd) − lr·(m̂/r)·[(1−α)/q + α·q].
+
+    That is m̂·[(1−α)/d + α/r²·d], with one division by an element in the place of three.
+    """
     m = ema(m, g, keep1, take1)
     v = ema(v, g * g, keep2, take2)
     r = rms + eps
-    q = denominator(v, correction2, eps) / r
-    p = p * decay - two_way(m * correction1 / r, q, direct, inverse) * lr
+    d = denominator(v, correction2, eps)
+    p = p * decay - two_way(m * correction1, d, direct, inverse / r / r) * lr
     return p, m, v
 
 

@@ -16,6 +16,7 @@ from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
 from steppe.engines.kernel_files import Native, norm_kernel, slot_kernel, update_kernel
+from steppe.engines.layout import is_dense
 from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.storage import blocks, format_of, scale_name
 
@@ -262,7 +263,7 @@ def _format_objection(row: Row) -> str | None:
         return f"{param.dtype} parameters are plain torch's"
     if type(param) not in (Tensor, Parameter):
         return f"parameters are {type(param).__name__}"
-    if not _is_dense(param):
+    if not is_dense(param):
         return "a parameter has gaps between its elements"
     return None
 
@@ -296,18 +297,6 @@ def _is_scales(scales: Tensor | None, value: Tensor) -> bool:
         and scales.dtype == torch.float32
         and scales.is_contiguous()
     )
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    """Whether the elements lie without gaps or overlaps, in whatever order of dimensions."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 # Steps

@@ -126,8 +126,9 @@ def _make_ready() -> None:
     helpers: dict[str, int] = _helperlib.c_helpers  # type: ignore[attr-defined]
     symbols = {f"numba_{name}": address for name, address in helpers.items()}
     symbols["NRT_Free"] = _nrt_python.c_helpers["Free"]
+    library = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
     for name in _OF_C:
-        symbols[name] = ctypes.cast(ctypes.CDLL(None)[name], ctypes.c_void_p).value or 0
+        symbols[name] = ctypes.cast(library[name], ctypes.c_void_p).value or 0
     for name, address in symbols.items():
         llvm.add_symbol(name, address)
 

@@ -87,6 +87,24 @@ def train(optimizer: torch.optim.Optimizer, params: list[Tensor], steps: range) 
         optimizer.step()
 
 
+def step_from_equal_state(
+    leader: torch.optim.Optimizer,
+    follower: torch.optim.Optimizer,
+    params: list[Tensor],
+    copies: list[Tensor],
+    t: int,
+) -> None:
+    """Take the step ``t`` with both, from the parameters, gradients and state of the leader."""
+    set_gradients(params, t)
+    for p, q in zip(params, copies, strict=True):
+        q.data.copy_(p.detach())
+        q.grad = p.grad.clone()
+        for name, value in leader.state[p].items():
+            follower.state[q][name].copy_(value)
+    leader.step()
+    follower.step()
+
+
 def values(params: list[Tensor]) -> list[Tensor]:
     return [p.detach().clone() for p in params]
 

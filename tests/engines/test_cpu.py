@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
+from matrix import (
+    CONFIGS,
+    Config,
+    equal,
+    parameters,
+    set_gradients,
+    step_from_equal_state,
+    train,
+    values,
+)
 from steppe.engines import cpu, kernel_files, threads
 
 SHAPES = [(301,), (3, 4), ()]
@@ -22,14 +31,7 @@ def test_each_step_is_plain_torchs(config: Config) -> None:
     ours, theirs = (parameters(torch.float32, SHAPES) for _ in range(2))
     fused, eager = config(ours, fused=True), config(theirs, fused=False)
     for t in range(200):
-        set_gradients(ours, t)
-        for p, q in zip(ours, theirs, strict=True):
-            q.data.copy_(p.detach())
-            q.grad = p.grad.clone()
-            for name, value in fused.state[p].items():
-                eager.state[q][name].copy_(value)
-        fused.step()
-        eager.step()
+        step_from_equal_state(fused, eager, ours, theirs, t)
         gradients = [p.grad for p in ours]
         assert_close(ours, theirs, gradients)
         for name in fused.state[ours[0]]:
@@ -77,14 +79,7 @@ def test_each_step_is_plain_torchs_in_every_number_format(
     fused = config(ours, fused=True, state_dtype=state_dtype)
     eager = config(theirs, fused=False, state_dtype=state_dtype)
     for t in range(8):
-        set_gradients(ours, t)
-        for p, q in zip(ours, theirs, strict=True):
-            q.data.copy_(p.detach())
-            q.grad = p.grad.clone()
-            for name, value in fused.state[p].items():
-                eager.state[q][name].copy_(value)
-        fused.step()
-        eager.step()
+        step_from_equal_state(fused, eager, ours, theirs, t)
         assert fused.engine == "cpu"
         for p, q in zip(ours, theirs, strict=True):
             assert_alike(p.detach(), q.detach())

@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
+from matrix import (
+    CONFIGS,
+    Config,
+    equal,
+    parameters,
+    set_gradients,
+    step_from_equal_state,
+    train,
+    values,
+)
 from steppe import engines
 from steppe.engines import gpu
 from steppe.engines.gpu_table import CHUNK, SPAN
@@ -65,14 +74,7 @@ class Pair:
 
     def step(self, t: int) -> None:
         """Take the step ``t`` from equal state, and compare."""
-        set_gradients(self.ours, t)
-        for p, q in zip(self.ours, self.theirs, strict=True):
-            q.data.copy_(p.detach())
-            q.grad = p.grad.clone()
-            for name, value in self.fused.state[p].items():
-                self.eager.state[q][name].copy_(value)
-        self.fused.step()
-        self.eager.step()
+        step_from_equal_state(self.fused, self.eager, self.ours, self.theirs, t)
         self.compare()
 
     def compare(self) -> None:

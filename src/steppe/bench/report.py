@@ -3,7 +3,6 @@
 from collections.abc import Container, Sequence
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import MODELS
+from steppe.commands.tables import new_table
 from steppe.commands.wording import many
 
 _COLUMNS = (
@@ -64,7 +64,7 @@ def report(console: Console, setup: Setup, outcomes: Sequence[Outcome]) -> None:
 def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Table:
     model, numbers = found[0].model, found[0].numbers
     bandwidth = np.median([one.bandwidth for one in found])
-    table = _new_table(
+    table = new_table(
         f"{model}: {many(len(MODELS[model]()), 'tensor')}, {numbers / 1e6:.1f} M parameters; "
         f"copies at {bandwidth / 1e9:.1f} GB/s"
     )
@@ -90,23 +90,11 @@ def _short(value: float) -> str:
 
 
 def _first_steps(found: Sequence[FirstStep]) -> Table:
-    table = _new_table("First step in a new process, ms")
+    table = new_table("First step in a new process, ms")
     table.add_column("compiling", justify="right")
     table.add_column("cached", justify="right")
     for one in found:
         table.add_row(one.optimizer, f"{1e3 * one.compiling:.0f}", f"{1e3 * one.cached:.0f}")
-    return table
-
-
-def _new_table(title: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-        title=title,
-        title_justify="left",
-    )
-    table.add_column("optimizer", overflow="fold")
     return table
 
 

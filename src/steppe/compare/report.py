@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from steppe.commands.tables import new_table
 from steppe.commands.wording import many
 from steppe.compare.controls import control_of
 from steppe.compare.study import Study
@@ -64,7 +64,7 @@ def report(console: Console, study: Study, finished: Finished) -> None:
 
 def _table(study: Study, rows: list[Row]) -> Table:
     setup = study.setup
-    table = _new_table(
+    table = new_table(
         f"{setup.task.name}: {many(study.seeds, 'seed')}, {many(setup.epochs, 'epoch')} "
         f"of {study.steps // setup.epochs} steps"
     )
@@ -85,19 +85,6 @@ def _table(study: Study, rows: list[Row]) -> Table:
                 short(row.sharpness.mean),
             ]
         table.add_row(name, *measures, f"{row.step_ms:.2f}", f"{row.state_bytes:.1f}")
-    return table
-
-
-def _new_table(title: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-        title=title,
-        title_justify="left",
-    )
-    # On a narrow terminal names and intervals take two lines, so that no number is cut.
-    table.add_column("optimizer", overflow="fold")
     return table
 
 
@@ -142,7 +129,7 @@ def _row_notes(row: Row) -> list[str]:
 
 
 def _differences(baseline: str, found: Mapping[str, Difference]) -> Table:
-    table = _new_table(f"Difference from {baseline}, seed by seed")
+    table = new_table(f"Difference from {baseline}, seed by seed")
     for measure in ("test accuracy, points", "test loss"):
         table.add_column(measure, justify="right", min_width=8)
         table.add_column("")

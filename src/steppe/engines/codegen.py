@@ -7,7 +7,8 @@ from textwrap import indent
 from typing import Any
 
 from steppe.engines.kernel import Kernel
-from steppe.engines.storage import BLOCK
+from steppe.engines.native import SCOPES
+from steppe.engines.storage import BLOCK, EIGHT_BITS
 
 #: Bytes of a number in each format, as :func:`steppe.engines.storage.format_of` names them.
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, "square8": 1}
@@ -199,7 +200,7 @@ class Operand:
     @property
     def is_coded(self) -> bool:
         """Whether it has 8 bits and a scale for each block."""
-        return self.format.endswith("8")
+        return self.format in EIGHT_BITS
 
     @property
     def is_noisy(self) -> bool:
@@ -280,9 +281,9 @@ class Operand:
         return f"noise({self.name}_offset, uint32(start + i))"
 
 
-_MOST_OPERANDS = 8
-_TOTAL_ASIDE = 2 * _MOST_OPERANDS - 1
-_TABLES = 2 * _MOST_OPERANDS
+# Scopes of operands, of what each puts aside, of the slots' sum, and of all tables.
+_MOST_OPERANDS = SCOPES // 2
+_TOTAL_ASIDE, _TABLES = SCOPES - 2, SCOPES - 1
 
 
 @dataclass(frozen=True)
@@ -487,9 +488,9 @@ def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
 def _format_definitions(operands: list[Operand]) -> str:
     names = set()
     for format in {operand.format for operand in operands}:
-        if format == "bfloat16" or format.endswith("8"):
+        if format == "bfloat16" or format in EIGHT_BITS:
             names |= {f"to_{format}", f"from_{format}", "noise_key", "noise_offset", "noise"}
-        if format.endswith("8"):
+        if format in EIGHT_BITS:
             names |= {f"scale_{format}", "size_word"}
     return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
 

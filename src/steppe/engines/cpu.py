@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Parameter
 
 from steppe.engines import scalars, threads
 from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
 from steppe.engines.kernel_files import Native, norm_kernel, slot_kernel, update_kernel
-from steppe.engines.layout import is_dense
+from steppe.engines.layout import param_objection
 from steppe.engines.plan import Batch, Priority, Row
-from steppe.engines.storage import blocks, format_of, scale_name
+from steppe.engines.storage import EIGHT_BITS, blocks, format_of, scale_name, wide_dtype
 
 name = "cpu"
 reads_amp = False
@@ -32,7 +31,6 @@ _LINE = 8
 # Elements of tensors that are summed up before any is updated.
 _WAVE = 64 * CHUNK
 
-_FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 _NOWHERE = torch.empty(0)
@@ -60,6 +58,8 @@ class Table:
         Number and step count of each row, which its noise is made from.
     chunks
         Row, first element and number of elements of each chunk.
+    sizes, bounds
+        Each row's number of elements, and where its chunks begin; last their number.
     wave_ends
         Where groups of tensors end that are summed up before they are updated.
     dtype, strides
@@ -76,6 +76,8 @@ class Table:
     slot_scales: Integers
     identities: Integers
     chunks: Integers
+    sizes: Integers
+    bounds: Integers
     wave_ends: Integers
     dtype: torch.dtype
     strides: list[tuple[int, ...]]
@@ -98,7 +100,7 @@ def objection(batch: Batch) -> str | None:
         return "a capturable or differentiable step is plain torch's"
     if any(row.state for row in batch.rows):
         return _refresh(batch)
-    return next(filter(None, map(_format_objection, batch.rows)), None)
+    return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
 def square_norm(batch: Batch) -> float:
@@ -119,11 +121,8 @@ def step(batch: Batch, priority: Priority) -> None:
     """Advance every row by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
     kernel = update_kernel(batch.kernel, table.formats)
-    stored, filled = _NONE, None
-    if buffer is not None:
-        filled = _filled(batch)
-        stored = _decide(batch, buffer, priority) if batch.capacity else _NONE
-    values, lines = scalars.table(batch, filled)
+    values, lines = scalars.table(batch)
+    stored = _NONE if buffer is None or not batch.capacity else _decide(batch, buffer, priority)
     more = {} if batch.kernel.mean_square is None else _phases(table)
     if _keeps_sum(batch):
         rows = np.flatnonzero(stored >= 0)
@@ -173,7 +172,7 @@ def _refresh(batch: Batch) -> str | None:
     if table is None or table.fixed != fixed:
         batch.cache.pop("cpu", None)
         for row in batch.rows:
-            if found := _format_objection(row) or _state_objection(batch, row):
+            if found := param_objection(row.param) or _state_objection(batch, row):
                 return found
         table = batch.cache["cpu"] = _new_table(batch, fixed)
     table.tensors[:, 1] = [
@@ -201,7 +200,7 @@ def _fixed_addresses(batch: Batch) -> list[list[int]]:
         return [state.get(name, _NOWHERE).data_ptr() for state in states]
 
     def scales_of(name: str, format: str) -> list[int]:
-        return of(scale_name(name)) if format.endswith("8") else nowhere
+        return of(scale_name(name)) if format in EIGHT_BITS else nowhere
 
     nowhere = [0] * len(states)
     addresses = [[row.param.data_ptr() for row in batch.rows]]
@@ -250,22 +249,12 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         slot_scales=np.ascontiguousarray(slot_scales),
         identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
         chunks=cuts,
+        sizes=np.array([row.param.numel() for row in rows], dtype=np.int64),
+        bounds=np.searchsorted(cuts[:, 0], np.arange(len(rows) + 1)),
         wave_ends=_wave_ends(cuts),
         dtype=rows[0].param.dtype,
         strides=[row.param.stride() for row in rows],
     )
-
-
-def _format_objection(row: Row) -> str | None:
-    """Say why a parameter's own format or layout does not suit; None if it does."""
-    param = row.param
-    if param.dtype not in _FORMATS:
-        return f"{param.dtype} parameters are plain torch's"
-    if type(param) not in (Tensor, Parameter):
-        return f"parameters are {type(param).__name__}"
-    if not is_dense(param):
-        return "a parameter has gaps between its elements"
-    return None
 
 
 def _state_objection(batch: Batch, row: Row) -> str | None:
@@ -284,7 +273,7 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
         return "slots differ in number format"
     if slots and _keeps_sum(batch) != bool(sums):
         return "the sum of the slots is kept for slots in full precision only"
-    wide = torch.promote_types(row.param.dtype, torch.float32)
+    wide = wide_dtype(row.param)
     if sums and {row.part(name).dtype for name in (SLOT_SUM, *slots)} != {wide}:
         return "slots are in another format than their sum is computed in"
     return None
@@ -308,14 +297,6 @@ def _by_row(table: Table, sums: Floats) -> Floats:
     return np.bincount(table.chunks[:, 0], weights=sums, minlength=rows).astype(np.float64)
 
 
-def _filled(batch: Batch) -> Floats:
-    """Count the filled slots of each row."""
-    if not batch.capacity:
-        return np.zeros(len(batch.rows))
-    filled: Floats = np.count_nonzero(batch.keys.numpy() > -np.inf, axis=1).astype(np.float64)
-    return filled
-
-
 def _decide(batch: Batch, buffer: Buffer, priority: Priority) -> Integers:
     """Enter this step into the books; return the slot to store in, -1 where there is none."""
     keys, births = batch.keys.numpy().T, batch.births.numpy().T
@@ -335,7 +316,7 @@ def _decide(batch: Batch, buffer: Buffer, priority: Priority) -> Integers:
 def _priorities(batch: Batch, priority: Priority) -> float | Floats:
     """Return the norm of all gradients, and in its place of those that go by their own."""
     shared = 0.0 if priority is None else float(priority)
-    if all(group["scope"] == "global" for group in scalars.groups(batch)):
+    if all(group["scope"] == "global" for group in scalars.groups(batch)[0]):
         return shared
     own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
     return np.where(own, np.sqrt(_square_sums(batch)) * batch.unscale, shared)
@@ -356,16 +337,14 @@ def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -
 
 def _phases(table: Table) -> dict[str, NDArray[Any]]:
     """Return what a kernel needs that sums a tensor up before updating it."""
-    rows = len(table.tensors)
-    counts = np.bincount(table.chunks[:, 0], minlength=rows)
-    sizes = np.bincount(table.chunks[:, 0], weights=table.chunks[:, 2], minlength=rows)
+    bounds = table.bounds
     return {
         "wave_ends": table.wave_ends,
-        "pending": counts,
-        "bounds": np.concatenate([[0], np.cumsum(counts)]),
-        "sizes": sizes.astype(np.int64),
-        "sums": np.empty(len(table.chunks)),
-        "roots": np.empty(rows),
+        "bounds": bounds,
+        "sizes": table.sizes,
+        "pending": np.diff(bounds),
+        "sums": np.empty(bounds[-1]),
+        "roots": np.empty(len(table.sizes)),
     }
 
 

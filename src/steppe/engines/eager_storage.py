@@ -11,7 +11,7 @@ from steppe.engines import storage, words
 from steppe.engines.bind import bind
 from steppe.engines.kernel import SLOT_SUM, slot_name
 from steppe.engines.plan import Row
-from steppe.engines.storage import BLOCK, blocks, format_of, scale_name
+from steppe.engines.storage import BLOCK, blocks, format_of, scale_name, wide_dtype
 
 #: Streams of noise: the parameter's, then the state's in the rule's order, then the item's.
 PARAM = 0
@@ -19,23 +19,18 @@ PARAM = 0
 
 def widened(tensor: Tensor) -> Tensor:
     """In at least float32: half precision is for storage, not for arithmetic."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(wide_dtype(tensor))
 
 
 def load(row: Row, name: str) -> Tensor:
     """Return the state ``name`` as numbers to compute with, in the parameter's wide format."""
     value = row.part(name)
     if value.dtype != torch.uint8:
-        return value.to(torch.promote_types(value.dtype, widened_type(row)))
+        return value.to(torch.promote_types(value.dtype, wide_dtype(row.param)))
     decode = bind(getattr(storage, f"from_{format_of(name, value)}"), words)
     codes = _in_blocks(_in_memory_order(local(value)).long())
     numbers = decode(codes, _scales(row, name)[:, None]).view(-1)
-    return _like(_unordered(numbers, local(value)).to(widened_type(row)), value)
-
-
-def widened_type(row: Row) -> torch.dtype:
-    """Return the number format that the row's arithmetic is done in."""
-    return torch.promote_types(row.param.dtype, torch.float32)
+    return _like(_unordered(numbers, local(value)).to(wide_dtype(row.param)), value)
 
 
 def gradient(row: Row) -> Tensor:

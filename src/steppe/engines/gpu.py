@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from steppe.engines.gpu_table import Table, addresses, amp, capturing, new_table, on, send
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Function, slot_name
-from steppe.engines.layout import is_alike, is_dense
+from steppe.engines.layout import is_alike, param_objection
 from steppe.engines.plan import Batch, Priority, Row
-from steppe.engines.storage import format_of
+from steppe.engines.storage import format_of, wide_dtype
 from steppe.engines.tape import options, record
 
 name = "gpu"
@@ -26,7 +25,6 @@ reads_amp = True
 #: Kinds of devices that are taken.
 DEVICES = ("cuda",)
 
-_PARAMS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _STATE = (torch.float32, torch.bfloat16, torch.uint8)
 _BOOKS = {KEYS: torch.float64, BIRTHS: torch.float64, REPLACEMENTS: torch.int64}
 
@@ -47,7 +45,7 @@ def objection(batch: Batch) -> str | None:
         return "a differentiable step is plain torch's"
     if any(row.state for row in batch.rows):
         return _refresh(batch)
-    return next(filter(None, map(_param_objection, batch.rows)), None)
+    return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
 def square_norm(batch: Batch) -> Tensor:
@@ -97,7 +95,7 @@ def _refresh(batch: Batch) -> str | None:
     if table is None or not table.holds(found):
         batch.cache.pop("gpu", None)
         for row in batch.rows:
-            if why := _param_objection(row) or _state_objection(batch, row):
+            if why := param_objection(row.param) or _state_objection(batch, row):
                 return why
         table = batch.cache["gpu"] = new_table(batch, found)
         table.constants = _constants(batch)
@@ -109,22 +107,10 @@ def _refresh(batch: Batch) -> str | None:
     return None
 
 
-def _param_objection(row: Row) -> str | None:
-    """Say why a parameter's own format or layout does not suit; None if it does."""
-    param = row.param
-    if param.dtype not in _PARAMS:
-        return f"parameters are {param.dtype}"
-    if type(param) not in (Tensor, Parameter):
-        return f"parameters are {type(param).__name__}"
-    if not is_dense(param):
-        return "a parameter has gaps between its elements"
-    return None
-
-
 def _state_objection(batch: Batch, row: Row) -> str | None:
     """Say why a parameter's state does not suit; None if it does."""
     param, state = row.param, row.state
-    wide = torch.promote_types(param.dtype, torch.float32)
+    wide = wide_dtype(param)
     if param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
         return "parameters or state have changed their format"
     slots = [slot_name(i) for i in range(row.capacity)]

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe.engines.plan import Batch, Group, State
-from steppe.engines.storage import scale_name
+from steppe.engines.scalars import factor, groups
+from steppe.engines.storage import EIGHT_BITS, scale_name
 from steppe.engines.tape import options
 
 #: Elements that a program of the update, and of the reduction, takes.
 CHUNK = 4096
 SPAN = 32_768
 
-EIGHT_BITS = frozenset({"signed8", "square8"})
 Integers = NDArray[np.int64]
 
 # A CUDA graph may read again at any time what it was captured with.
@@ -76,8 +76,6 @@ class Table:
         Results of the reduction: each program's; each row's, then that of all.
     arrivals
         How many programs of each row, and how many rows, have come; 0 between launches.
-    groups
-        The distinct groups.
     constants
         What each kernel is compiled for, by its name.
     sent, words
@@ -93,7 +91,6 @@ class Table:
     partials: Tensor
     sums: Tensor
     arrivals: Tensor
-    groups: list[Group]
     constants: dict[str, dict[str, Any]] = field(default_factory=dict)
     sent: Integers | None = None
     words: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -183,14 +180,12 @@ def _column(states: Sequence[State], name: str) -> list[int]:
 def new_table(batch: Batch, found: list[list[int]]) -> Table:
     """Lay out a batch whose tensors lie at the ``found`` addresses."""
     rows, device = batch.rows, batch.device
-    groups = {id(row.group): row.group for row in rows}
-    place = {key: i for i, key in enumerate(groups)}
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
     spans = _cut(sizes, SPAN)
     facts = [
         [row.number for row in rows],
         sizes,
-        [place[id(row.group)] for row in rows],
+        groups(batch)[1],
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
         [row.capacity for row in rows],
     ]
@@ -205,7 +200,6 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
         partials=torch.empty(len(spans), dtype=torch.float64, device=device),
         sums=torch.empty(len(rows) + 1, dtype=torch.float64, device=device),
         arrivals=torch.zeros(len(rows) + 1, dtype=torch.int32, device=device),
-        groups=list(groups.values()),
     )
 
 
@@ -233,7 +227,7 @@ def send(batch: Batch, table: Table) -> Sent:
         lines[:, 1] = [row.state["step"].data_ptr() for row in batch.rows]
     else:
         lines[:, 1] = batch.steps.double().numpy().view(np.int64)
-    values, tensors = _options(batch, table.groups)
+    values, tensors = _options(batch)
     host = np.concatenate([lines.ravel(), values.view(np.int64).ravel()])
     if capturing():
         _captured.append(table)
@@ -248,11 +242,9 @@ def send(batch: Batch, table: Table) -> Sent:
     return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
 
 
-def _options(
-    batch: Batch, groups: list[Group]
-) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
+def _options(batch: Batch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
-    found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups]
+    found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups(batch)[0]]
     tensors = {
         (i, j): value
         for i, line in enumerate(found)
@@ -265,7 +257,7 @@ def _options(
 
 
 def _leading(batch: Batch, group: Group) -> tuple[float, float, float]:
-    sign = -batch.unscale if group["maximize"] else batch.unscale
+    sign = factor(batch, group)
     if batch.kernel.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]

@@ -1,6 +1,21 @@
-"""How the elements of tensors lie in memory."""
+"""How the elements of tensors lie in memory, and which lie so that a kernel can take them."""
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
+
+_FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def param_objection(param: Tensor) -> str | None:
+    """Say why a parameter's own format or layout does not suit a kernel; None if it does."""
+    if param.dtype not in _FORMATS:
+        return f"parameters are {param.dtype}"
+    if type(param) not in (Tensor, Parameter):
+        return f"parameters are {type(param).__name__}"
+    if not is_dense(param):
+        return "a parameter has gaps between its elements"
+    return None
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types  # type: ignore[attr-defined]
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -19,7 +19,7 @@ from steppe.engines.bind import bind
 SUMMING = {"reassoc"}
 
 #: Operands of a kernel that are told apart, so that LLVM need not ask whether they overlap.
-_SCOPES = 17
+SCOPES = 17
 
 
 def compiled(name: str) -> Callable[..., Any]:
@@ -31,23 +31,6 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function, to be inlined wherever it is called."""
     wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(function)
     return wrapped
-
-
-@intrinsic
-def _pointer(typing_context: Any, address: Any, dtype: Any) -> Any:
-    """Reinterpret an integer as a pointer to the given number type."""
-    signature = types.CPointer(dtype.dtype)(types.int64, dtype)  # type: ignore[no-untyped-call]
-
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
-
-    return signature, generate
-
-
-@njit(forceinline=True)
-def array(address: int, size: int, dtype: Any) -> Any:
-    """Return the ``size`` numbers that lie at ``address``."""
-    return carray(_pointer(address, dtype), size)  # type: ignore[call-arg]
 
 
 @intrinsic
@@ -205,7 +188,7 @@ def _mark(builder: ir.IRBuilder, instruction: Any, scope: int) -> None:
     domain = module.add_metadata([ir.MetaDataString(module, "steppe")])
     scopes = [
         module.add_metadata([ir.MetaDataString(module, f"steppe.{i}"), domain])
-        for i in range(_SCOPES)
+        for i in range(SCOPES)
     ]
     instruction.set_metadata("alias.scope", module.add_metadata([scopes[scope]]))
     others = scopes[:scope] + scopes[scope + 1 :]

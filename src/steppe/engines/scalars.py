@@ -31,20 +31,17 @@ def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
     """Yield each row's scalars, as in :func:`table`."""
     if batch.on_device:
         return (_tensors(batch, row) for row in batch.rows)
-    filled = np.array([_filled(row) for row in batch.rows], dtype=np.float64)
-    values, lines = table(batch, filled)
+    values, lines = table(batch)
     return (tuple(values[line].tolist()) for line in lines)
 
 
-def table(batch: Batch, filled: Floats64 | None) -> tuple[Floats64, Integers]:
+def table(batch: Batch) -> tuple[Floats64, Integers]:
     """Compute the scalars of a batch that need not stay on its device.
 
     Parameters
     ----------
     batch
-        The rows.
-    filled
-        Each row's number of filled slots, for methods with a buffer.
+        The rows, before this step's items are stored.
 
     Returns
     -------
@@ -52,9 +49,11 @@ def table(batch: Batch, filled: Floats64 | None) -> tuple[Floats64, Integers]:
         Lines of the gradient's factor, the rule's scalars, and the buffer's aggregate weights; and
         which line is each row's: rows of one group that have come equally far share one.
     """
-    members, group_of_row = _groups(batch)
+    members, group_of_row = groups(batch)
     steps = batch.steps.tolist()
-    counts = [0.0] * len(steps) if filled is None else filled.tolist()
+    counts = [0] * len(steps)
+    if batch.capacity:
+        counts = np.count_nonzero(batch.keys.numpy() > -np.inf, axis=1).tolist()
     if steps.count(steps[0]) == counts.count(counts[0]) == len(steps):
         lines = [_line(batch, group, steps[0], counts[0]) for group in members]
         return np.array(lines), group_of_row
@@ -80,8 +79,8 @@ def factor(batch: Batch, group: Group) -> float:
 
 def column(batch: Batch, name: str) -> Any:
     """Return one option of every row; a pair of options as two rows."""
-    groups, group_of_row = _groups(batch)
-    values = [_numbers(group, name) for group in groups]
+    members, group_of_row = groups(batch)
+    values = [_numbers(group, name) for group in members]
     return np.array(values, dtype=np.float64)[group_of_row].T
 
 
@@ -90,18 +89,13 @@ def high_precision(value: Tensor) -> Tensor:
     return value.float() if value.device.type == "mps" else value.double()
 
 
-def groups(batch: Batch) -> list[Group]:
-    """Return the groups that the batch's rows belong to."""
-    return _groups(batch)[0]
-
-
-def _groups(batch: Batch) -> tuple[list[Group], Integers]:
+def groups(batch: Batch) -> tuple[list[Group], Integers]:
     """Return the batch's groups, and the position of each row's among them."""
     if "groups" not in batch.cache:
-        groups = {id(row.group): row.group for row in batch.rows}
-        position = {key: i for i, key in enumerate(groups)}
+        members = {id(row.group): row.group for row in batch.rows}
+        position = {key: i for i, key in enumerate(members)}
         of_row = np.array([position[id(row.group)] for row in batch.rows])
-        batch.cache["groups"] = list(groups.values()), of_row
+        batch.cache["groups"] = list(members.values()), of_row
     found: tuple[list[Group], Integers] = batch.cache["groups"]
     return found
 
@@ -119,10 +113,6 @@ def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
             filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
         values = (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
     return factor(batch, group), *values
-
-
-def _filled(row: Row) -> int:
-    return int(np.count_nonzero(row.state[KEYS].numpy() > -np.inf)) if row.capacity else 0
 
 
 def _numbers(group: Group, name: str) -> Any:

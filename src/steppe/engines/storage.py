@@ -33,6 +33,9 @@ BLOCK = 256
 #: Parameters of fewer elements keep their state in full where 8 bits are asked for.
 SMALL = 4096
 
+#: Names of the formats that have codes of 8 bits, and scales.
+EIGHT_BITS = frozenset({"signed8", "square8"})
+
 #: State that is a mean of squares.
 SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg"})
 
@@ -42,6 +45,11 @@ _NAMES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+
+
+def wide_dtype(tensor: Tensor) -> torch.dtype:
+    """Return the number format that arithmetic on a tensor is done in: at least float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def scale_name(name: str) -> str:

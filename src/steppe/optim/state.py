@@ -7,9 +7,8 @@ from torch import Tensor
 
 from steppe.engines.eager_storage import no_scales
 from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
-from steppe.engines.storage import SMALL, scale_name
-
-State = dict[str, Tensor]
+from steppe.engines.plan import State
+from steppe.engines.storage import SMALL, scale_name, wide_dtype
 
 _FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS)
@@ -24,7 +23,7 @@ class Entry(NamedTuple):
 
 def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, Entry]:
     """Return what the state of a parameter consists of."""
-    shape, dtype, full = tuple(param.shape), state_dtype(param, group), full_dtype(param)
+    shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
     like_param = [*kernel.state, *map(slot_name, range(capacity))]
     entries = {"step": Entry((), torch.float32)}
@@ -42,11 +41,6 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     return entries
 
 
-def full_dtype(param: Tensor) -> torch.dtype:
-    """Return the number format that loses nothing of a parameter's arithmetic."""
-    return torch.promote_types(param.dtype, torch.float32)
-
-
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """Return the number format of the parameter-shaped state that a group asks for.
 
@@ -54,9 +48,9 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """
     wanted = group["state_dtype"]
     if wanted is None or param.is_complex():
-        return full_dtype(param)
+        return wide_dtype(param)
     if wanted == "int8":
-        return torch.uint8 if param.numel() >= SMALL else full_dtype(param)
+        return torch.uint8 if param.numel() >= SMALL else wide_dtype(param)
     return torch.bfloat16
 
 

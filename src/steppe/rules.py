@@ -143,6 +143,16 @@ def dual_adam_scalars(t, lr, betas, eps, weight_decay, switch_rate):
 # AdamCM is DualAdamCM at α = 0.
 
 
+def corrected_momentum(m, correction1):
+    """m̂, which AdamCM remembers."""
+    return m * correction1
+
+
+def kept_momentum(m):
+    """SGDCM remembers m as it is."""
+    return m
+
+
 def critical_move(p, a, v, lr, eps, decay, correction2, direct, inverse):
     """The two-way update along the aggregate a."""
     return p * decay - two_way(a, denominator(v, correction2, eps), direct, inverse) * lr
@@ -154,7 +164,7 @@ def adam_cm(
 ):  # fmt: skip
     """AdamCM and DualAdamCM: a = m̂ + κ·mean(slots), v of a², update along a; remembers m̂."""
     m = ema(m, g, keep1, take1)
-    item = m * correction1
+    item = corrected_momentum(m, correction1)
     a = item + total * share
     v = ema(v, a * a, keep2, take2)
     return critical_move(p, a, v, lr, eps, decay, correction2, direct, inverse), m, v, item
@@ -166,7 +176,7 @@ def adam_cm_amsgrad(
 ):  # fmt: skip
     """The same on the running maximum of v."""
     m = ema(m, g, keep1, take1)
-    item = m * correction1
+    item = corrected_momentum(m, correction1)
     a = item + total * share
     v = ema(v, a * a, keep2, take2)
     peak = xp.maximum(peak, v)
@@ -241,7 +251,7 @@ def sgd_cm(p, g, m, total, lr, momentum, gain, weight_decay, share):
     """SGDCM: torch's SGD, along a = m + κ·mean(slots); remembers m."""
     m = m * momentum + (g + p * weight_decay) * gain
     a = m + total * share
-    return p - a * lr, m, m
+    return p - a * lr, m, kept_momentum(m)
 
 
 def sgd_scalars(t, lr, momentum, dampening, weight_decay):

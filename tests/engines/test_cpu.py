@@ -13,6 +13,7 @@ from torch import Tensor
 from matrix import (
     CONFIGS,
     Config,
+    assert_close,
     equal,
     parameters,
     set_gradients,
@@ -38,18 +39,6 @@ def test_each_step_is_plain_torchs(config: Config) -> None:
             assert_close(
                 *([o.state[p][name] for p in ps] for o, ps in ((fused, ours), (eager, theirs)))
             )
-
-
-def assert_close(ours: list[Tensor], theirs: list[Tensor], gradients: list[Tensor] = ()) -> None:
-    """Compare norms, so that an element near zero need not be right to its own last digit.
-
-    Where terms cancel, their rounding is relative to them: the gradient's size stands for theirs.
-    """
-    a, b, g = (
-        torch.cat([torch.nan_to_num(x.detach().double(), neginf=-1.0).ravel() for x in tensors])
-        for tensors in (ours, theirs, gradients or theirs)
-    )
-    assert (a - b).norm() <= 1e-6 * max(b.norm(), 0.3 * g.norm())
 
 
 FORMATS = [

@@ -88,11 +88,26 @@ def step(plan: Plan) -> None:
     engines = [choose(batch) for batch in plan.batches]
     if not _amp(plan, engines):
         return
+    pairs = list(zip(engines, plan.batches, strict=True))
+    deferring = [batch for engine, batch in pairs if engine is cpu and cpu.defers(batch)]
+    at_once = [(engine, batch) for engine, batch in pairs if not any(batch is x for x in deferring)]
+    for _, batch in at_once:
+        cpu.settle(batch)
     for batch in plan.batches:
         batch.count()
-    priority = _global_norm(engines, plan.batches) if _needs_global_norm(plan) else None
-    for engine, batch in zip(engines, plan.batches, strict=True):
+    for batch in deferring:
+        cpu.step(batch, None)
+    priority = _global_norm(pairs) if _needs_global_norm(plan) else None
+    for engine, batch in at_once:
         engine.step(batch, priority)
+    for batch in deferring:
+        cpu.remember(batch, priority)
+
+
+def settle(plan: Plan) -> None:
+    """Store what the last step has left to the next one, so that the state is complete."""
+    for batch in plan.batches:
+        cpu.settle(batch)
 
 
 def _amp(plan: Plan, engines: list[Engine]) -> bool:
@@ -124,11 +139,8 @@ def _needs_global_norm(plan: Plan) -> bool:
     )
 
 
-def _global_norm(engines: list[Engine], batches: list[Batch]) -> Tensor | float:
-    squares = [
-        engine.square_norm(batch) * batch.unscale**2
-        for engine, batch in zip(engines, batches, strict=True)
-    ]
+def _global_norm(pairs: list[tuple[Engine, Batch]]) -> Tensor | float:
+    squares = [engine.square_norm(batch) * batch.unscale**2 for engine, batch in pairs]
     on_device = [square for square in squares if isinstance(square, Tensor)]
     if not on_device:
         return math.sqrt(sum(map(float, squares)))

@@ -21,7 +21,7 @@ from numba import cfunc, float32, float64, int64, njit, uint8, uint16, uint32, v
 
 from steppe.engines.cpu_words import byte, compiled_format, half, larger, word8, word16
 from steppe.engines.native import (
-    SUMMING,
+    accumulated,
     compiled,
     is_published,
     load,
@@ -39,7 +39,7 @@ from steppe.engines.native import (
 # What is done to one chunk. What it reads of its arguments is named as in ``ARGUMENTS``.
 _CHUNK = """
 
-@njit(error_model="numpy"{options})
+@njit(error_model="numpy")
 def {name}_chunk(arguments, chunk):
 {arguments}
     row = {row}
@@ -157,6 +157,8 @@ ARGUMENTS = (
     "slots",
     "slot_scales",
     "stored",
+    "past_lines",
+    "past_table",
     "identities",
     "chunks",
     "lines",
@@ -286,6 +288,9 @@ _MOST_OPERANDS = SCOPES // 2
 _TOTAL_ASIDE, _TABLES = SCOPES - 2, SCOPES - 1
 
 
+_STORE_SUM = f"    store(sums, chunk, sum, {_TABLES})"
+
+
 @dataclass(frozen=True)
 class Formats:
     """Number formats of a kernel's tensors.
@@ -306,6 +311,16 @@ class Formats:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"
 
+    def defers(self, kernel: Kernel) -> bool:
+        """Whether a step stores what the step before it was to remember.
+
+        The norm that decides it is then summed up in passing; before the step it would take a
+        pass over all gradients. Slots in low precision would be given a momentum that has itself
+        been rounded.
+        """
+        in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
+        return kernel.item is not None and in_full
+
 
 def update_source(kernel: Kernel, formats: Formats) -> str:
     """Return the source of ``update``."""
@@ -314,9 +329,9 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     written = [operands[0], *operands[2:]]
     everything = [*operands, *([slot] if slot else [])]
     is_plain = not any(operand.is_noisy for operand in everything)
-    total, total_begin = _total(kernel, formats, slot)
-    scalars = arguments[len(operands) + (kernel.buffer is not None) :]
-    inputs = _inputs(arguments, operands, formats) | {"total": total}
+    defers = formats.defers(kernel)
+    scalars = _scalar_names(kernel)
+    inputs = _inputs(operands, formats) | {"total": "total_here"}
     call = f"rule({', '.join(inputs.get(name, name) for name in arguments)})"
 
     outputs = [f"new_{operand.name}" for operand in written]
@@ -324,12 +339,16 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     loop = [f"{', '.join(outputs)} = {call}"]
     for operand in written:
         loop += operand.store(f"new_{operand.name}")
-    body = [line for operand in operands for line in operand.open()] + total_begin
+    body = [line for operand in operands for line in operand.open()]
     body += [line for operand in written for line in operand.open_store()]
-    body += _stored_or_not(loop, slot, formats) if slot else _loop(loop)
+    body += _with_buffer(kernel, formats, operands, slot, loop) if kernel.buffer else _loop(loop)
     body += [line for operand in written for line in operand.close()]
+    # In a loop of its own, so that it adds up in the same order whether the row stores or not.
+    body += _loop([f"sum = accumulated(sum, {_square(operands[1])})"]) if defers else []
 
     preparation = _scalars([name for name in scalars if name != "rms"], formats.wide)
+    preparation += ["sum = 0.0"] if defers else []
+    conclusion = _STORE_SUM if defers else ""
     if not is_plain:
         number, step = (f"uint32({_cell('identities', 'row', i, 2)})" for i in range(2))
         preparation.append(f"key = noise_key({number}, {step})")
@@ -339,8 +358,8 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
     text = _HEADER.format(title=title) + _definitions(kernel, everything)
     if kernel.mean_square is None:
-        place = _FORWARD if kernel.buffer is None else _BACKWARD
-        text += _chunk("update", preparation, body, is_plain)
+        place = _FORWARD if kernel.buffer is None or defers else _BACKWARD
+        text += _chunk("update", preparation, body, is_plain, conclusion)
         return text + _filled(_SHARED, "update", place=place)
     preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
     text += _squares(kernel, formats) + _chunk("update", preparation, body, is_plain)
@@ -351,12 +370,28 @@ def norm_source(format: str) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
     g = Operand("g", format, 1, _cell("tensors", "row", 0, 1))
     text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
-    value = f"float64({g.load()}) * float64({g.load()})"
     return (
         text
-        + _sums("square_sums", value, [], [g])
+        + _sums("square_sums", _square(g), [], [g])
         + _filled(_SHARED, "square_sums", place=_FORWARD)
     )
+
+
+def settle_source(kernel: Kernel, formats: Formats) -> str:
+    """Return the source of ``settle``, which stores what a deferring step has left to store."""
+    operands, slot = _operands(list(signature(kernel.rule).parameters), kernel, formats)
+    assert slot is not None
+    needed = [x for x in operands if x.name in signature(_item(kernel)).parameters]
+    body = [line for operand in (*needed, slot) for line in operand.open()]
+    body += [_total_begin(kernel, formats)]
+    body += _loop(_storing("past_item", kernel, formats, operands, slot))
+    index = f"index = load(stored, row, int64, {_TABLES})"
+    preparation = [index, *_past_scalars(kernel, formats)]
+    text = _HEADER.format(title=f"What {kernel.rule.__name__} remembers, in {formats.param}")
+    text += _buffer_definitions(kernel)
+    text += _format_definitions(needed)
+    text += _chunk("settle", preparation, body, is_plain=True)
+    return text + _filled(_SHARED, "settle", place=_FORWARD)
 
 
 def slot_sums_source(format: str) -> str:
@@ -369,22 +404,31 @@ def slot_sums_source(format: str) -> str:
     )
 
 
+def _square(g: Operand) -> str:
+    return f"float64({g.load()}) * float64({g.load()})"
+
+
+def _scalar_names(kernel: Kernel) -> list[str]:
+    """Return the names of the rule's scalars, those of its aggregate included."""
+    first = 2 + len(kernel.state) + (kernel.buffer is not None)
+    return list(signature(kernel.rule).parameters)[first:]
+
+
 def _squares(kernel: Kernel, formats: Formats) -> str:
     square: Callable[..., Any] | None = kernel.mean_square
     assert square is not None
     arguments = list(signature(square).parameters)
     operands, _ = _operands(arguments, kernel, formats)
-    inputs = _inputs(arguments, operands, formats)
+    inputs = _inputs(operands, formats)
     value = f"float64(square({', '.join(inputs.get(name, name) for name in arguments)}))"
     return _sums("squares", value, _scalars(arguments[len(operands) :], formats.wide), operands)
 
 
 def _sums(name: str, value: str, preparation: Lines, operands: list[Operand]) -> str:
     body = [line for operand in operands for line in operand.open()]
-    body += _loop([f"sum += {value}"])
+    body += _loop([f"sum = accumulated(sum, {value})"])
     is_plain = not any(operand.is_coded for operand in operands)
-    conclusion = f"    store(sums, chunk, sum, {_TABLES})"
-    return _chunk(name, [*preparation, "sum = 0.0"], body, is_plain, conclusion)
+    return _chunk(name, [*preparation, "sum = 0.0"], body, is_plain, _STORE_SUM)
 
 
 def _operands(
@@ -418,16 +462,74 @@ def _width(kernel: Kernel) -> int:
     return 2 + len(kernel.state) + (kernel.buffer is not None)
 
 
-def _total(kernel: Kernel, formats: Formats, slot: Operand | None) -> tuple[str, Lines]:
-    """Return the expression of the slots' sum, and what stands before the loop for it."""
-    wide = formats.wide
+def _with_buffer(
+    kernel: Kernel, formats: Formats, operands: list[Operand], slot: Operand | None, loop: Lines
+) -> Lines:
+    """Put the slots' sum before the loop, and where this row stores, the storing into it."""
     if slot is None:
-        return f"{wide}(0.0)", []
-    if not slot.is_noisy:
-        address = _cell("tensors", "row", 2 + len(kernel.state), _width(kernel))
-        begin = f"total = {address} + start * {BYTES[wide]}"
-        return f"load(total, i, {wide}, {_TOTAL_ASIDE})", [begin]
-    return f"load(total, i, {wide}, {_TOTAL_ASIDE})", _summed(slot, wide)
+        return _loop([f"total_here = {formats.wide}(0.0)", *loop])
+    defers = formats.defers(kernel)
+    here = f"total_here = {_total(formats)}"
+    before, after = [here], []
+    opening, closing = [*slot.open(), *slot.open_store()], slot.close()
+    if defers:
+        before = _storing("past_item", kernel, formats, operands, slot)
+        opening += _past_scalars(kernel, formats)
+    elif not slot.is_noisy:
+        after = _swapped("item", formats, slot)
+    after += [] if defers else slot.store("item")
+    return [
+        *(_summed(slot, formats.wide) if slot.is_noisy else [_total_begin(kernel, formats)]),
+        f"index = load(stored, row, int64, {_TABLES})",
+        "if index < 0:",
+        *_indented(_loop([here, *loop])),
+        "else:",
+        *_indented([*opening, *_loop([*before, *loop, *after]), *closing]),
+    ]
+
+
+def _storing(
+    name: str, kernel: Kernel, formats: Formats, operands: list[Operand], slot: Operand
+) -> Lines:
+    """Store what the step before was to remember, before its state is overwritten."""
+    inputs = _inputs(operands, formats)
+    arguments = signature(_item(kernel)).parameters
+    item = f"item_of({', '.join(inputs.get(x, f'past_{x}') for x in arguments)})"
+    return [f"{name} = {item}", *_swapped(name, formats, slot), *slot.store(name)]
+
+
+def _swapped(item: str, formats: Formats, slot: Operand) -> Lines:
+    return [
+        f"total_here = swap({_total(formats)}, {slot.load()}, {item})",
+        f"store(total, i, total_here, {_TOTAL_ASIDE})",
+    ]
+
+
+def _past_scalars(kernel: Kernel, formats: Formats) -> Lines:
+    """Read what the item takes of the scalars of the step before."""
+    scalars = _scalar_names(kernel)
+    lines = [f"past_line = load(past_lines, row, int64, {_TABLES})"]
+    for name in signature(_item(kernel)).parameters:
+        if name in scalars:
+            place = 1 + scalars.index(name)
+            cell = _cell("past_table", "past_line", place, "line_width", "float64")
+            lines.append(f"past_{name} = {formats.wide}({cell})")
+    return lines
+
+
+def _item(kernel: Kernel) -> Callable[..., Any]:
+    assert kernel.item is not None
+    return kernel.item
+
+
+def _total(formats: Formats) -> str:
+    return f"load(total, i, {formats.wide}, {_TOTAL_ASIDE})"
+
+
+def _total_begin(kernel: Kernel, formats: Formats) -> str:
+    """Find the block of the slots' sum that lies in memory."""
+    address = _cell("tensors", "row", 2 + len(kernel.state), _width(kernel))
+    return f"total = {address} + start * {BYTES[formats.wide]}"
 
 
 def _summed(slot: Operand, wide: str) -> Lines:
@@ -441,24 +543,7 @@ def _summed(slot: Operand, wide: str) -> Lines:
     ]
 
 
-def _stored_or_not(loop: Lines, slot: Operand, formats: Formats) -> Lines:
-    storing = list(loop)
-    if not slot.is_noisy:
-        total = f"load(total, i, {formats.wide}, {_TOTAL_ASIDE})"
-        swapped = f"swap({total}, {slot.load()}, item)"
-        storing.append(f"store(total, i, {swapped}, {_TOTAL_ASIDE})")
-    storing += slot.store("item")
-    lines = [
-        f"index = load(stored, row, int64, {_TABLES})",
-        "if index < 0:",
-        *_indented(_loop(loop)),
-        "else:",
-    ]
-    opening = [*slot.open(), *slot.open_store()]
-    return lines + _indented([*opening, *_loop(storing), *slot.close()])
-
-
-def _inputs(arguments: list[str], operands: list[Operand], formats: Formats) -> dict[str, str]:
+def _inputs(operands: list[Operand], formats: Formats) -> dict[str, str]:
     inputs = {operand.name: f"{formats.wide}({operand.load()})" for operand in operands}
     return inputs | {"g": f"{inputs['g']} * sign"}
 
@@ -478,11 +563,17 @@ def _cell(table: str, row: str, column: int | str, width: int | str, number: str
 def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
     """Compile what the kernel calls, and no more: it is what the first step waits for."""
     lines = [f'rule = compiled("{kernel.rule.__name__}")']
-    if kernel.buffer is not None:
-        lines.append('swap = compiled("swap")')
     if kernel.mean_square is not None:
         lines.append(f'square = compiled("{kernel.mean_square.__name__}")')
-    return "\n" + "\n".join(lines) + "\n" + _format_definitions(operands)
+    text = "\n" + "\n".join(lines) + "\n"
+    return text + _buffer_definitions(kernel) + _format_definitions(operands)
+
+
+def _buffer_definitions(kernel: Kernel) -> str:
+    if kernel.buffer is None:
+        return ""
+    item = f'item_of = compiled("{kernel.item.__name__}")\n' if kernel.item else ""
+    return 'swap = compiled("swap")\n' + item
 
 
 def _format_definitions(operands: list[Operand]) -> str:
@@ -501,7 +592,6 @@ def _chunk(name: str, preparation: Lines, body: Lines, is_plain: bool, conclusio
     return _filled(
         _CHUNK,
         name,
-        options=", fastmath=SUMMING" if conclusion else "",
         row=row,
         begin=begin,
         size=size,

@@ -14,7 +14,13 @@ from steppe.engines import scalars, threads
 from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
-from steppe.engines.kernel_files import Native, norm_kernel, slot_kernel, update_kernel
+from steppe.engines.kernel_files import (
+    Native,
+    norm_kernel,
+    settle_kernel,
+    slot_kernel,
+    update_kernel,
+)
 from steppe.engines.layout import param_objection
 from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.storage import EIGHT_BITS, blocks, format_of, scale_name, wide_dtype
@@ -33,6 +39,7 @@ _WAVE = 64 * CHUNK
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 _NOWHERE = torch.empty(0)
 _NONE: Integers = np.empty(0, dtype=np.int64)
 
@@ -92,6 +99,28 @@ class Table:
         self.arguments = [values[name] for name in ARGUMENTS]
 
 
+@dataclass
+class Pending:
+    """What a step has left for the next one to store.
+
+    Attributes
+    ----------
+    stored
+        The slot of each row that takes the step's item, -1 where there is none.
+    values, lines
+        The step's scalars, see :func:`steppe.engines.scalars.table`.
+    """
+
+    stored: Integers
+    values: Floats
+    lines: Integers
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What a kernel is given of it."""
+        return {"stored": self.stored, "past_table": self.values, "past_lines": self.lines}
+
+
 def objection(batch: Batch) -> str | None:
     """Return why this engine cannot run the batch, or None if it can."""
     if batch.device.type != "cpu":
@@ -111,10 +140,17 @@ def square_norm(batch: Batch) -> float:
 def _square_sums(batch: Batch) -> Floats:
     """Return the sum of the squared gradient of each row, in float64 and a fixed order."""
     table = _table(batch)
-    sums = np.empty(len(table.chunks))
-    gradients = np.ascontiguousarray(table.tensors[:, 1])
-    _run(norm_kernel(table.formats.param), table, tensors=gradients, sums=sums)
+    sums: Floats | None = batch.cache.get("sums")
+    if sums is None:
+        sums = np.empty(len(table.chunks))
+        gradients = np.ascontiguousarray(table.tensors[:, 1])
+        _run(norm_kernel(table.formats.param), table, tensors=gradients, sums=sums)
     return _by_row(table, sums)
+
+
+def defers(batch: Batch) -> bool:
+    """Whether a step finds its gradients' norm by itself, and is to be told by ``remember``."""
+    return _table(batch).formats.defers(batch.kernel)
 
 
 def step(batch: Batch, priority: Priority) -> None:
@@ -122,15 +158,72 @@ def step(batch: Batch, priority: Priority) -> None:
     table, buffer = _table(batch), batch.kernel.buffer
     kernel = update_kernel(batch.kernel, table.formats)
     values, lines = scalars.table(batch)
-    stored = _NONE if buffer is None or not batch.capacity else _decide(batch, buffer, priority)
-    more = {} if batch.kernel.mean_square is None else _phases(table)
-    if _keeps_sum(batch):
-        rows = np.flatnonzero(stored >= 0)
-        _find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
+    arrays = {"lines": lines, "table": values}
     table.identities[:, 1] = batch.steps.numpy()
-    _run(kernel, table, stored=stored, lines=lines, table=values, **more)
-    if _keeps_sum(batch):
-        _sum_afresh(batch, table, stored)
+    if batch.kernel.mean_square is not None:
+        arrays |= _phases(table)
+    if buffer is None:
+        _run(kernel, table, **arrays)
+        return
+    if not table.formats.defers(batch.kernel):
+        stored = _decide(batch, buffer, priority) if batch.capacity else _NONE
+        _find_stored(batch, table, stored)
+        _run(kernel, table, stored=stored, **arrays)
+        _sum_afresh(batch, table, _due(batch, stored))
+        return
+    nothing = np.full(len(batch.rows), -1)
+    past = _pending(batch) or Pending(nothing, values, lines)
+    _find_stored(batch, table, past.stored)
+    sums = np.empty(len(table.chunks))
+    _run(kernel, table, sums=sums, **past.arrays, **arrays)
+    batch.cache |= {"sums": sums, "pending": Pending(nothing, values, lines)}
+
+
+def remember(batch: Batch, priority: Priority) -> None:
+    """Decide what a deferring step is to remember; the next one stores it."""
+    buffer, pending = batch.kernel.buffer, _pending(batch)
+    assert buffer is not None
+    assert pending is not None
+    if batch.capacity:
+        pending.stored = stored = _decide(batch, buffer, priority)
+        due = _due(batch, stored)
+        _store_pending(batch, _table(batch), due)
+        _sum_afresh(batch, _table(batch), due)
+
+
+def settle(batch: Batch) -> None:
+    """Store at once what the last step has left to the next one.
+
+    Raises
+    ------
+    RuntimeError
+        The state has been exchanged for one that this engine cannot run.
+    """
+    pending = _pending(batch)
+    if pending is None or (pending.stored < 0).all():
+        return
+    fixed, table = _fixed_addresses(batch), _table(batch)
+    if fixed[1:] != table.fixed[1:]:
+        for row in batch.rows:
+            if found := _state_objection(batch, row):
+                raise RuntimeError(f"a momentum could not be stored: {found}")
+        table = _new_table(batch, fixed)
+    _store_pending(batch, table, pending.stored >= 0)
+
+
+def _pending(batch: Batch) -> Pending | None:
+    return batch.cache.get("pending")
+
+
+def _store_pending(batch: Batch, table: Table, rows: Flags) -> None:
+    """Do for some rows what the next step would do."""
+    pending = _pending(batch)
+    if pending is None or not rows.any():
+        return
+    _find_stored(batch, table, np.where(rows, pending.stored, -1))
+    kernel = settle_kernel(batch.kernel, table.formats)
+    _run(kernel, table, chunks=table.chunks[rows[table.chunks[:, 0]]], **pending.arrays)
+    pending.stored[rows] = -1
 
 
 def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
@@ -143,8 +236,8 @@ def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
     values |= {"thread_numbers": threads.numbers(), "threads": count}
     if "chunks" in arrays:
         values["count"] = len(arrays["chunks"])
-    if "table" in arrays:
-        values["line_width"] = arrays["table"].shape[1]
+    if "table" in arrays or "past_table" in arrays:
+        values["line_width"] = arrays["table" if "table" in arrays else "past_table"].shape[1]
     if "wave_ends" in arrays:
         values["waves"] = len(arrays["wave_ends"])
     arguments = np.array([*map(values.get, ARGUMENTS, addresses.arguments)], dtype=np.int64)
@@ -170,7 +263,6 @@ def _refresh(batch: Batch) -> str | None:
     fixed = _fixed_addresses(batch)
     table: Table | None = batch.cache.get("cpu")
     if table is None or table.fixed != fixed:
-        batch.cache.pop("cpu", None)
         for row in batch.rows:
             if found := param_objection(row.param) or _state_objection(batch, row):
                 return found
@@ -322,6 +414,13 @@ def _priorities(batch: Batch, priority: Priority) -> float | Floats:
     return np.where(own, np.sqrt(_square_sums(batch)) * batch.unscale, shared)
 
 
+def _find_stored(batch: Batch, table: Table, stored: Integers) -> None:
+    """Find the slots that are stored in; where no sum is kept, all have been found."""
+    if _keeps_sum(batch):
+        rows = np.flatnonzero(stored >= 0)
+        _find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
+
+
 def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -> None:
     """Bring the addresses of slots, each the row's and its own number, up to date."""
     for i, index in places:
@@ -356,12 +455,16 @@ def _wave_ends(chunks: Integers) -> Integers:
     return np.array([*(1 + np.flatnonzero(np.diff(wave))), len(chunks)])
 
 
-def _sum_afresh(batch: Batch, table: Table, stored: Integers) -> None:
+def _due(batch: Batch, stored: Integers) -> Flags:
+    """Return which rows' slots are to be summed afresh after this step."""
+    if not _keeps_sum(batch):
+        return np.zeros(len(batch.rows), dtype=np.bool_)
+    due: Flags = (stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
+    return due
+
+
+def _sum_afresh(batch: Batch, table: Table, due: Flags) -> None:
     """Sum the slots of the rows that are due."""
-    is_new = stored >= 0
-    if not is_new.any():
-        return
-    due = is_new & (batch.replacements.numpy() % RESUM_EVERY == 0)
     if not due.any():
         return
     _find_slots(batch, table, product(np.flatnonzero(due).tolist(), range(batch.capacity)))

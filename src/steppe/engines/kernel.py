@@ -59,6 +59,9 @@ class Kernel:
     mean_square
         For rules whose last scalar is ``rms``: an element function with the rule's arguments but
         ``rms``. Its mean over the whole tensor is the square of ``rms``.
+    item
+        Where what is remembered follows from the state that a step leaves behind: an element
+        function of some of that state and of the step's scalars. It can be stored later then.
     """
 
     rule: Function
@@ -66,6 +69,7 @@ class Kernel:
     scalars: Function
     buffer: Buffer | None = None
     mean_square: Function | None = None
+    item: Function | None = None
 
     @cached_property
     def options(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from steppe.engines.bind import bind
 #: roots a loop's vector and scalar versions differ in the last digit, which of them runs may hang
 #: on where the tensors happen to lie, and a resumed run would not be bitwise the run it resumes.
 #: It costs nothing, as memory is what limits the loops.
-SUMMING = {"reassoc"}
+_SUMMING = {"reassoc"}
 
 #: Operands of a kernel that are told apart, so that LLVM need not ask whether they overlap.
 SCOPES = 17
@@ -31,6 +31,12 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function, to be inlined wherever it is called."""
     wrapped: Callable[..., Any] = njit(forceinline=True, error_model="numpy")(function)
     return wrapped
+
+
+@njit(forceinline=True, fastmath=_SUMMING)
+def accumulated(total: float, value: float) -> Any:
+    """Add a value to a sum whose order does not matter."""
+    return total + value
 
 
 @intrinsic

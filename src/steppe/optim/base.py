@@ -1,5 +1,6 @@
 """What all optimizers share: options, state, the step, checkpoints."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -42,6 +43,23 @@ class RuleOptimizer(Optimizer):
         options = {name: plain(value) for name, value in options.items()}
         check(options)
         super().__init__(params, options)
+
+    # A step may leave something for the next one to store; nobody is to see that.
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:
+        """The state of each parameter, by name."""
+        if self._plan is not None:
+            engines.settle(self._plan)
+        return self._unsettled
+
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        vars(self)["state"] = value
+
+    @property
+    def _unsettled(self) -> defaultdict[Tensor, Any]:
+        found: defaultdict[Tensor, Any] = vars(self)["state"]
+        return found
 
     def _kernel(self, group: Group) -> Kernel:
         raise NotImplementedError
@@ -164,7 +182,7 @@ class RuleOptimizer(Optimizer):
         if (
             self._plan is None
             or self._plan_key != key
-            or not self._plan.fits(params, grads, self.state)
+            or not self._plan.fits(params, grads, self._unsettled)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
         self._plan.set_gradients(grads)

@@ -110,12 +110,13 @@ def dual_adam_scale_free(
     return p, m, v
 
 
-def corrected_square(
-    p, g, m, v,
-    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse,
-):  # fmt: skip
-    """v̂ of this step; ``rms`` above is the root of its mean over the tensor."""
-    return ema(v, g * g, keep2, take2) * correction2
+def mean_square(mean, square, keep2, take2, correction2):
+    """Means of v and of v̂ over a tensor, given that of g²; ``rms`` above is the root of v̂'s.
+
+    The mean of an average is the average of the means: v itself need not be read for it.
+    """
+    mean = ema(mean, square, keep2, take2)
+    return mean, mean * correction2
 
 
 def adam_scalars(t, lr, betas, eps, weight_decay):

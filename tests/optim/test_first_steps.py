@@ -199,3 +199,27 @@ def test_scale_free_stands_still_on_zero_gradients(dtype: torch.dtype) -> None:
         params[0].grad = torch.zeros(3, dtype=dtype)
         optimizer.step()
     assert torch.equal(params[0], torch.ones(3, dtype=dtype))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_scale_free_may_be_switched_on_and_off(fused: bool) -> None:
+    """The mean of v̂ is that of v̂ at every step, whoever kept it before."""
+    params, truth = (parameters(torch.float64) for _ in range(2))
+    optimizer = Config("DualAdam")(params, lr=0.01, switch_rate=0.05, fused=fused)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in truth]
+    for t in range(1, 13):
+        scale_free = t in (4, 5, 9, 10)
+        optimizer.param_groups[0]["scale_free"] = scale_free
+        train(optimizer, params, range(t, t + 1))
+        set_gradients(truth, t)
+        alpha = max(0.0, 1.0 - 0.05 * t)
+        for p, (m, v) in zip(truth, moments, strict=True):
+            m.mul_(0.9).add_(0.1 * p.grad)
+            v.mul_(0.999).add_(0.001 * p.grad**2)
+            direction, d = m / (1 - 0.9**t), (v / (1 - 0.999**t)).sqrt() + 1e-8
+            if scale_free:
+                r = (v / (1 - 0.999**t)).mean().sqrt() + 1e-8
+                direction, d = direction / r, d / r
+            p.data -= 0.01 * ((1 - alpha) * direction / d + alpha * direction * d)
+        torch.testing.assert_close(params, truth, rtol=1e-12, atol=1e-13)
+        assert all(("exp_avg_sq_mean" in optimizer.state[p]) == scale_free for p in params)

@@ -60,7 +60,7 @@ def test_state_has_the_formats_that_were_asked_for(config: Config, state_dtype: 
         if state_dtype == torch.bfloat16 or p.numel() > 4096:
             # Their sum would take more than it saves.
             wanted.pop("slot_sum", None)
-            own = {"step", "slot_keys", "slot_births", "replacements"}
+            own = {"step", "slot_keys", "slot_births", "replacements", "exp_avg_sq_mean"}
             for name in wanted.keys() - own:
                 if state_dtype == torch.bfloat16:
                     wanted[name] = (p.shape, torch.bfloat16)

@@ -5,10 +5,10 @@ import re
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
 
 # A few numbers a tensor: no traffic.
-_BOOKS = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS})
+_BOOKS = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS, MEAN})
 _SLOT = re.compile(r"slot_\d")
 
 

@@ -99,8 +99,12 @@ def sum_until(arguments, queue, end):
             begin = load(bounds, row, int64, {tables})
             for i in range(begin, load(bounds, row + 1, int64, {tables})):
                 sum += load(sums, i, float64, {tables})
-            mean = sum / load(sizes, row, int64, {tables})
-            store(roots, row, sqrt(mean), {tables})
+            line = load(lines, row, int64, {tables})
+            sign = load(table, line * line_width, float64, {tables})
+            square = sum * sign * sign / load(sizes, row, int64, {tables})
+            mean, mean_square = mean_rule(load(means, row, float64, {tables}), square, {scalars})
+            store(means, row, mean, {tables})
+            store(roots, row, sqrt(mean_square), {tables})
             publish(pending + 8 * row)
         if nth(place + 1, queue, threads) >= end:
             return
@@ -165,6 +169,7 @@ ARGUMENTS = (
     "table",
     "sums",
     "roots",
+    "means",
     "wave_ends",
     "pending",
     "bounds",
@@ -330,7 +335,7 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     everything = [*operands, *([slot] if slot else [])]
     is_plain = not any(operand.is_noisy for operand in everything)
     defers = formats.defers(kernel)
-    scalars = _scalar_names(kernel)
+    scalars = kernel.scalar_names
     inputs = _inputs(operands, formats) | {"total": "total_here"}
     call = f"rule({', '.join(inputs.get(name, name) for name in arguments)})"
 
@@ -362,19 +367,17 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
         text += _chunk("update", preparation, body, is_plain, conclusion)
         return text + _filled(_SHARED, "update", place=place)
     preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
-    text += _squares(kernel, formats) + _chunk("update", preparation, body, is_plain)
-    return text + _filled(_IN_PHASES, "update", run=_RUN)
+    text += _sums("squares", operands[1]) + _chunk("update", preparation, body, is_plain)
+    taken = list(signature(kernel.mean_square).parameters)[2:]
+    in_mean = ", ".join(_scalar(kernel, name) for name in taken)
+    return text + _filled(_IN_PHASES, "update", run=_RUN, scalars=in_mean)
 
 
 def norm_source(format: str) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
     g = Operand("g", format, 1, _cell("tensors", "row", 0, 1))
     text = _HEADER.format(title=f"Sums of squares in {format}") + _format_definitions([g])
-    return (
-        text
-        + _sums("square_sums", _square(g), [], [g])
-        + _filled(_SHARED, "square_sums", place=_FORWARD)
-    )
+    return text + _sums("square_sums", g) + _filled(_SHARED, "square_sums", place=_FORWARD)
 
 
 def settle_source(kernel: Kernel, formats: Formats) -> str:
@@ -408,27 +411,10 @@ def _square(g: Operand) -> str:
     return f"float64({g.load()}) * float64({g.load()})"
 
 
-def _scalar_names(kernel: Kernel) -> list[str]:
-    """Return the names of the rule's scalars, those of its aggregate included."""
-    first = 2 + len(kernel.state) + (kernel.buffer is not None)
-    return list(signature(kernel.rule).parameters)[first:]
-
-
-def _squares(kernel: Kernel, formats: Formats) -> str:
-    square: Callable[..., Any] | None = kernel.mean_square
-    assert square is not None
-    arguments = list(signature(square).parameters)
-    operands, _ = _operands(arguments, kernel, formats)
-    inputs = _inputs(operands, formats)
-    value = f"float64(square({', '.join(inputs.get(name, name) for name in arguments)}))"
-    return _sums("squares", value, _scalars(arguments[len(operands) :], formats.wide), operands)
-
-
-def _sums(name: str, value: str, preparation: Lines, operands: list[Operand]) -> str:
-    body = [line for operand in operands for line in operand.open()]
-    body += _loop([f"sum = accumulated(sum, {value})"])
-    is_plain = not any(operand.is_coded for operand in operands)
-    return _chunk(name, [*preparation, "sum = 0.0"], body, is_plain, _STORE_SUM)
+def _sums(name: str, g: Operand) -> str:
+    """Sum the squares of a chunk of the gradient."""
+    body = [*g.open(), *_loop([f"sum = accumulated(sum, {_square(g)})"])]
+    return _chunk(name, ["sum = 0.0"], body, is_plain=True, conclusion=_STORE_SUM)
 
 
 def _operands(
@@ -460,6 +446,12 @@ def _slot(format: str, number: int) -> Operand:
 def _width(kernel: Kernel) -> int:
     """Return the number of addresses in a row of ``tensors``."""
     return 2 + len(kernel.state) + (kernel.buffer is not None)
+
+
+def _scalar(kernel: Kernel, name: str, table: str = "table", line: str = "line") -> str:
+    """Return the expression of one of the rule's scalars, in float64."""
+    place = 1 + kernel.scalar_names.index(name)
+    return _cell(table, line, place, "line_width", "float64")
 
 
 def _with_buffer(
@@ -507,12 +499,10 @@ def _swapped(item: str, formats: Formats, slot: Operand) -> Lines:
 
 def _past_scalars(kernel: Kernel, formats: Formats) -> Lines:
     """Read what the item takes of the scalars of the step before."""
-    scalars = _scalar_names(kernel)
     lines = [f"past_line = load(past_lines, row, int64, {_TABLES})"]
     for name in signature(_item(kernel)).parameters:
-        if name in scalars:
-            place = 1 + scalars.index(name)
-            cell = _cell("past_table", "past_line", place, "line_width", "float64")
+        if name in kernel.scalar_names:
+            cell = _scalar(kernel, name, "past_table", "past_line")
             lines.append(f"past_{name} = {formats.wide}({cell})")
     return lines
 
@@ -564,7 +554,7 @@ def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
     """Compile what the kernel calls, and no more: it is what the first step waits for."""
     lines = [f'rule = compiled("{kernel.rule.__name__}")']
     if kernel.mean_square is not None:
-        lines.append(f'square = compiled("{kernel.mean_square.__name__}")')
+        lines.append(f'mean_rule = compiled("{kernel.mean_square.__name__}")')
     text = "\n" + "\n".join(lines) + "\n"
     return text + _buffer_definitions(kernel) + _format_definitions(operands)
 

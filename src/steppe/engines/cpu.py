@@ -161,7 +161,7 @@ def step(batch: Batch, priority: Priority) -> None:
     arrays = {"lines": lines, "table": values}
     table.identities[:, 1] = batch.steps.numpy()
     if batch.kernel.mean_square is not None:
-        arrays |= _phases(table)
+        arrays |= _phases(table) | {"means": batch.means.numpy()}
     if buffer is None:
         _run(kernel, table, **arrays)
         return

@@ -1,6 +1,7 @@
 """Plain torch: any device, any layout, differentiable, DTensor. The rule runs on whole tensors."""
 
 from collections.abc import Iterable
+from inspect import signature
 
 import numpy as np
 import torch
@@ -21,10 +22,12 @@ from steppe.engines.eager_storage import (
 from steppe.engines.kernel import (
     BIRTHS,
     KEYS,
+    MEAN,
     REPLACEMENTS,
     RESUM_EVERY,
     SLOT_SUM,
     Buffer,
+    Kernel,
     slot_name,
 )
 from steppe.engines.plan import Batch, Priority, Row
@@ -78,8 +81,7 @@ def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Prior
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
     if kernel.mean_square is not None:
-        square = bind(kernel.mean_square, torch)(p, g, *state, *scalars)
-        scalars.append(root_mean(square))
+        scalars.append(_rms(kernel, row, g, scalars))
 
     new_p, *results = bind(kernel.rule, torch)(p, g, *state, *scalars)
 
@@ -148,9 +150,21 @@ def _remember_on_device(
         row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
-def root_mean(square: Tensor) -> Tensor:
-    """Root of the mean over the whole tensor, over every shard, accumulated in float64."""
-    return _whole(high_precision(square).sum() / max(square.numel(), 1)).sqrt()
+def _rms(kernel: Kernel, row: Row, g: Tensor, scalars: list[Scalar]) -> Tensor:
+    """Bring the row's mean up to date; return what the rule is to divide by."""
+    assert kernel.mean_square is not None
+    known = dict(zip(kernel.scalar_names, scalars, strict=False))
+    taken = list(signature(kernel.mean_square).parameters)[2:]
+    mean, square = row.state[MEAN].clone(), mean_of(high_precision(g).square())
+    mean, mean_square = bind(kernel.mean_square, torch)(mean, square, *map(known.get, taken))
+    row.state[MEAN].copy_(mean)
+    rms: Tensor = mean_square.sqrt()
+    return rms
+
+
+def mean_of(values: Tensor) -> Tensor:
+    """Mean over the whole tensor, over every shard, accumulated in float64."""
+    return _whole(high_precision(values).sum() / max(values.numel(), 1))
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ are computed inside the kernels, so that nothing is ever read back and CUDA grap
 
 from contextlib import nullcontext
 from functools import cache
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -13,11 +14,20 @@ import torch
 from torch import Tensor
 
 from steppe.engines.gpu_table import Table, addresses, amp, capturing, new_table, on, send
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Function, slot_name
+from steppe.engines.kernel import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    SLOT_SUM,
+    Function,
+    Kernel,
+    slot_name,
+)
 from steppe.engines.layout import is_alike, param_objection
 from steppe.engines.plan import Batch, Priority, Row
 from steppe.engines.storage import format_of, wide_dtype
-from steppe.engines.tape import options, record
+from steppe.engines.tape import Program, options, record
 
 name = "gpu"
 reads_amp = True
@@ -120,6 +130,8 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
             return "state differs from its parameter in format or layout"
     if slots and any(state[key].dtype != dtype for key, dtype in _BOOKS.items()):
         return "the buffer's keys and births are not float64"
+    if MEAN in state and state[MEAN].dtype != torch.float64:
+        return "the mean of the second moment is not float64"
     on_host = set() if batch.demand.capturable else {"step"}
     if any(state[key].device != param.device for key in state.keys() - on_host):
         return "state lies on another device than its parameter"
@@ -136,7 +148,7 @@ def _has_own_norms(batch: Batch) -> bool:
 
 
 def _reduce(batch: Batch, table: Table) -> None:
-    """Sum squares: the gradients', or those whose mean the method needs."""
+    """Sum the gradients' squares."""
     sent, scale = send(batch, table), amp(batch)[0]
     _launch(
         _kernels().reduce,
@@ -145,9 +157,8 @@ def _reduce(batch: Batch, table: Table) -> None:
         *(table.rows, sent.lines, sent.options, table.spans),
         *(table.partials, table.sums, table.arrivals, scale),
         *(table.rows.shape[1], sent.options.shape[1], len(batch.rows)),
-        COUNTED=sent.counted_here,
+        PARAM=table.constants["PARAM"],
         ALIGNED=sent.aligned,
-        **table.constants["reduce"],
     )
 
 
@@ -165,7 +176,7 @@ def _update(batch: Batch, table: Table, priority: Priority) -> None:
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
-        **table.constants["update"],
+        **table.constants,
     )
 
 
@@ -184,12 +195,12 @@ def _kernels() -> ModuleType:
     return gpu_kernels
 
 
-def _constants(batch: Batch) -> dict[str, dict[str, Any]]:
-    """Return what the kernels are compiled for."""
+def _constants(batch: Batch) -> dict[str, Any]:
+    """Return what the update is compiled for."""
     kernel, first = batch.kernel, batch.rows[0]
     most = max(row.capacity for row in batch.rows)
     program = record(kernel, first.group)
-    common = {
+    return {
         "OPTIONS": len(options(kernel, first.group)),
         "OPERATIONS": program.operations,
         "LEFT": program.left,
@@ -198,19 +209,22 @@ def _constants(batch: Batch) -> dict[str, dict[str, Any]]:
         "PARAM": format_of("", first.param),
         "STATE": batch.formats[: len(kernel.state)],
         "WIDE": _kernels().WIDE[first.param.dtype == torch.float64],
-    }
-    update = {
         "RULE": _bound(kernel.rule),
         "REMEMBER": None if kernel.buffer is None else _bound(kernel.buffer.remember),
-        "MEAN_SQUARE": kernel.mean_square is not None,
+        "MEAN_SQUARE": _bound(kernel.mean_square),
+        "IN_MEAN": _in_mean(kernel, program),
         "SLOT": batch.formats[-1] if most else "float32",
         "SLOTS": max(16, 1 << (most - 1).bit_length()) if most else 0,
         "KEEPS_SUM": SLOT_SUM in first.state and most > 0,
     }
-    return {
-        "reduce": {**common, "SQUARE": _bound(kernel.mean_square)},
-        "update": {**common, **update},
-    }
+
+
+def _in_mean(kernel: Kernel, program: Program) -> tuple[int, ...]:
+    """Return where among a program's values those lie that the mean takes."""
+    if kernel.mean_square is None:
+        return ()
+    taken = list(signature(kernel.mean_square).parameters)[2:]
+    return tuple(program.results[kernel.scalar_names.index(name)] for name in taken)
 
 
 def _bound(function: Function | None) -> Any:

@@ -44,9 +44,10 @@ AT_ONCE = tl.constexpr(1024)
 RESUM = tl.constexpr(RESUM_EVERY)
 
 _Column = gpu_table.Column
-NUMBER, NUMEL, GROUP, FIRST_SPAN, CAPACITY, KEYS, BIRTHS, REPLACEMENTS, SUM, PARAM_AT, STATE_AT = (
-    map(tl.constexpr, map(int, _Column))
-)
+(
+    NUMBER, NUMEL, GROUP, FIRST_SPAN, CAPACITY,
+    KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, STATE_AT,
+) = map(tl.constexpr, map(int, _Column))  # fmt: skip
 SIGN, OWN, DECAY, OPTIONS_AT = map(tl.constexpr, map(int, gpu_table.Option))
 
 
@@ -199,10 +200,9 @@ def _sign(group, grad_scale):
 
 
 @triton.jit
-def _scalars(
+def _values(
     t, filled, group,
     OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-    RESULTS: tl.constexpr, WIDE: tl.constexpr,
 ):  # fmt: skip
     """Go through a :class:`steppe.engines.tape.Program` in float64."""
     values = (t, filled)
@@ -229,10 +229,15 @@ def _scalars(
             base = tl.log2(tl.maximum(values[LEFT[i]], 2.0**-1022))
             value = tl.exp2(base * values[RIGHT[i]])
         values = values + (value,)
-    results = ()
-    for i in tl.static_range(len(RESULTS)):
-        results = results + (values[RESULTS[i]].to(WIDE),)
-    return results
+    return values
+
+
+@triton.jit
+def _chosen(values, PLACES: tl.constexpr, TYPE: tl.constexpr):
+    chosen = ()
+    for i in tl.static_range(len(PLACES)):
+        chosen = chosen + (values[PLACES[i]].to(TYPE),)
+    return chosen
 
 
 # Waiting for all programs
@@ -267,48 +272,27 @@ def _sum(values, count):
 def reduce(
     table, lines, settings, spans, partials, sums, arrivals, grad_scale,
     width, setting_width, rows,
-    SQUARE: tl.constexpr, COUNTED: tl.constexpr,
-    OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-    RESULTS: tl.constexpr,
-    PARAM: tl.constexpr, STATE: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr,
+    PARAM: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """Sum squares over each tensor, and over all: ``SQUARE``, or those of the gradient.
+    """Sum the squares of each gradient, and of all.
 
     ``sums`` receives one sum for each row, then that of all rows.
     """
     row = tl.load(spans + 2 * tl.program_id(0)).to(tl.int64)
     start = tl.load(spans + 2 * tl.program_id(0) + 1).to(tl.int64) * (SPAN * BLOCK)
     line = table + row * width
-    group = settings + tl.load(line + GROUP) * setting_width
-    sign = _sign(group, grad_scale)
+    sign = _sign(settings + tl.load(line + GROUP) * setting_width, grad_scale)
     numel = tl.load(line + NUMEL)
     grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
-    if SQUARE is None:
-        param = grad
-        parts = ()
-        scales = ()
-        scalars = ()
-    else:
-        param = _part(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
-        parts, scales = _state(line, start, STATE, ALIGNED)
-        t = _count(lines + 2 * row, COUNTED)
-        nothing = tl.full((), 0.0, tl.float64)
-        scalars = _scalars(t, nothing, group, OPTIONS, OPERATIONS, LEFT, RIGHT, RESULTS, WIDE)
 
     total = tl.zeros((ROWS, BLOCK), tl.float64)
     if start + SPAN * BLOCK <= numel:
         for first in range(0, SPAN, ROWS):
-            total += _squares(
-                param, grad, sign, parts, scales, scalars, first, SPAN * BLOCK,
-                SQUARE, PARAM, STATE, WIDE, False,
-            )  # fmt: skip
+            total += _squares(grad, sign, first, SPAN * BLOCK, False)
     else:
         left = (numel - start).to(tl.int32)
         for first in range(0, tl.cdiv(left, BLOCK), ROWS):
-            total += _squares(
-                param, grad, sign, parts, scales, scalars, first, left,
-                SQUARE, PARAM, STATE, WIDE, True,
-            )  # fmt: skip
+            total += _squares(grad, sign, first, left, True)
     tl.store(partials + tl.program_id(0), tl.sum(tl.sum(total, 1), 0))
 
     programs = tl.maximum(tl.cdiv(numel, SPAN * BLOCK), 1).to(tl.int32)
@@ -319,28 +303,10 @@ def reduce(
 
 
 @triton.jit
-def _squares(
-    param, grad, sign, parts, scales, scalars, first, left,
-    SQUARE: tl.constexpr, PARAM: tl.constexpr, STATE: tl.constexpr, WIDE: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    block, place = _places(first)
-    g = _read(grad + place, place < left, MASKED)
-    if SQUARE is None:
-        g = g.to(tl.float64) * sign
-        square = g * g
-    else:
-        p = _read(param + place, place < left, MASKED).to(WIDE)
-        state = ()
-        for i in tl.static_range(len(STATE)):
-            value = _load(
-                parts[i], scales[i], block, place, left, tl.constexpr(STATE[i]), WIDE, MASKED
-            )
-            state = state + (value,)
-        square = SQUARE(p, g.to(WIDE) * sign.to(WIDE), *state, *scalars).to(tl.float64)
-        if MASKED:
-            square = tl.where(place < left, square, 0.0)
-    return square
+def _squares(grad, sign, first, left, MASKED: tl.constexpr):
+    _, place = _places(first)
+    g = _read(grad + place, place < left, MASKED).to(tl.float64) * sign
+    return g * g
 
 
 # The update
@@ -350,7 +316,7 @@ def _squares(
 def update(
     table, lines, settings, chunks, sums, priority, arrivals, grad_scale, found_inf,
     width, setting_width,
-    RULE: tl.constexpr, REMEMBER: tl.constexpr, MEAN_SQUARE: tl.constexpr,
+    RULE: tl.constexpr, REMEMBER: tl.constexpr, MEAN_SQUARE: tl.constexpr, IN_MEAN: tl.constexpr,
     COUNTED: tl.constexpr,
     OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
     RESULTS: tl.constexpr,
@@ -370,6 +336,7 @@ def update(
     t = _count(lines + 2 * row, COUNTED)
     key = _noise_key(tl.load(line + NUMBER), t.to(tl.int64))
 
+    programs = tl.maximum(tl.cdiv(numel, CHUNK * BLOCK), 1).to(tl.int32)
     capacity = tl.load(line + CAPACITY).to(tl.int32)
     chosen = -1
     due = False
@@ -382,16 +349,21 @@ def update(
         else:
             is_own = tl.load(group + OWN) != 0.0
             size = tl.where(is_own, tl.sqrt(tl.load(sums + row)), tl.load(priority))
-        programs = tl.maximum(tl.cdiv(numel, CHUNK * BLOCK), 1).to(tl.int32)
         decay = tl.load(group + DECAY)
         chosen, due, filled = _decide(
             line, capacity, size, t, decay, arrivals + row, programs, REMEMBER, SLOTS
         )
 
-    scalars = _scalars(t, filled, group, OPTIONS, OPERATIONS, LEFT, RIGHT, RESULTS, WIDE)
-    if MEAN_SQUARE:
-        mean = tl.load(sums + row) / tl.maximum(numel, 1).to(tl.float64)
-        scalars = scalars + (tl.sqrt(mean).to(WIDE),)
+    values = _values(t, filled, group, OPTIONS, OPERATIONS, LEFT, RIGHT)
+    scalars = _chosen(values, RESULTS, WIDE)
+    if MEAN_SQUARE is not None:
+        mean_at = _typed(tl.load(line + MEAN), "float64")
+        square = tl.load(sums + row) / tl.maximum(numel, 1).to(tl.float64)
+        in_mean = _chosen(values, IN_MEAN, tl.float64)
+        mean, mean_square = MEAN_SQUARE(tl.load(mean_at), square, *in_mean)
+        if _is_last(arrivals + row, programs):
+            tl.store(mean_at, mean)
+        scalars = scalars + (tl.sqrt(mean_square).to(WIDE),)
 
     param = _part(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
     grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)

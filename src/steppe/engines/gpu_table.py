@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, slot_name
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe.engines.plan import Batch, Group, State
 from steppe.engines.scalars import factor, groups
 from steppe.engines.storage import EIGHT_BITS, scale_name
@@ -42,8 +42,9 @@ class Column(IntEnum):
     BIRTHS = 6
     REPLACEMENTS = 7
     SUM = 8
-    PARAM = 9
-    STATE = 10
+    MEAN = 9
+    PARAM = 10
+    STATE = 11
 
 
 class Option(IntEnum):
@@ -77,7 +78,7 @@ class Table:
     arrivals
         How many programs of each row, and how many rows, have come; 0 between launches.
     constants
-        What each kernel is compiled for, by its name.
+        What the update is compiled for.
     sent, words
         What the host sent last, and the same on the device.
     """
@@ -91,7 +92,7 @@ class Table:
     partials: Tensor
     sums: Tensor
     arrivals: Tensor
-    constants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
     sent: Integers | None = None
     words: Tensor = field(default_factory=lambda: torch.empty(0))
 
@@ -162,10 +163,11 @@ def addresses(batch: Batch) -> list[list[int]]:
     nothing = [0] * len(states)
     has_scales = not EIGHT_BITS.isdisjoint(batch.formats)
     names = [*batch.kernel.state]
-    columns = [nothing] * 4
-    if batch.kernel.buffer is not None:
+    columns = [nothing] * 5
+    if batch.kernel.buffer is not None or batch.kernel.mean_square is not None:
         names += map(slot_name, range(max(row.capacity for row in batch.rows)))
-        columns = [_column(states, name) for name in (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM)]
+        books = (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM, MEAN)
+        columns = [_column(states, name) for name in books]
     columns.append([row.param.data_ptr() for row in batch.rows])
     for name in names:
         columns.append(_column(states, name))

@@ -12,6 +12,7 @@ SLOT_SUM = "slot_sum"
 KEYS = "slot_keys"
 BIRTHS = "slot_births"
 REPLACEMENTS = "replacements"
+MEAN = "exp_avg_sq_mean"
 
 #: The running sum of the slots is summed afresh every so many replacements. Each replacement adds
 #: a rounding error of the size that the slots had then, which would outlive them as gradients
@@ -57,8 +58,9 @@ class Kernel:
         The buffer, or None. It has its own state: C slots, their sum, keys, births, and the
         number of replacements.
     mean_square
-        For rules whose last scalar is ``rms``: an element function with the rule's arguments but
-        ``rms``. Its mean over the whole tensor is the square of ``rms``.
+        For rules whose last scalar is ``rms``: ``(mean, square, *scalars) -> (mean, rms²)``, of
+        numbers in float64. ``mean`` is the tensor's own in the state, ``square`` that of its
+        squared gradient, and ``scalars`` are some of the rule's.
     item
         Where what is remembered follows from the state that a step leaves behind: an element
         function of some of that state and of the step's scalars. It can be stored later then.
@@ -70,6 +72,12 @@ class Kernel:
     buffer: Buffer | None = None
     mean_square: Function | None = None
     item: Function | None = None
+
+    @cached_property
+    def scalar_names(self) -> tuple[str, ...]:
+        """Names of the rule's scalars, those of the aggregate and ``rms`` included."""
+        first = 2 + len(self.state) + (self.buffer is not None)
+        return tuple(signature(self.rule).parameters)[first:]
 
     @cached_property
     def options(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, Kernel, slot_name
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
 from steppe.engines.storage import format_of
 
 Group = dict[str, Any]
@@ -78,6 +78,8 @@ class Batch:
         Empty where CUDA graphs may hold on to each row's own.
     keys, births, replacements
         Likewise those of their buffers, on the CPU; empty without buffers.
+    means
+        Likewise the means of second moments, on the CPU and for methods that need them.
     unscale
         What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
     amp
@@ -95,6 +97,7 @@ class Batch:
     keys: Tensor = field(default_factory=_nothing)
     births: Tensor = field(default_factory=_nothing)
     replacements: Tensor = field(default_factory=_nothing)
+    means: Tensor = field(default_factory=_nothing)
     unscale: float = 1.0
     amp: tuple[Tensor | None, Tensor | None] | None = None
     cache: dict[str, Any] = field(default_factory=dict)
@@ -144,6 +147,10 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
             found[key] = Batch(demand, device, formats)
         found[key].rows.append(row)
     return list(found.values())
+
+
+# What lies side by side, by its name in the state: the batch's attribute.
+_PACKED = {KEYS: "keys", BIRTHS: "births", REPLACEMENTS: "replacements", MEAN: "means"}
 
 
 class Plan:
@@ -226,11 +233,9 @@ def _are(found: Collection[Any], expected: Collection[Any]) -> bool:
 
 def _books(states: Sequence[State]) -> list[Tensor | None]:
     """Return what batches keep side by side."""
-    steps = [state.get("step") for state in states]
-    if not any(KEYS in state for state in states):
-        return steps
-    books = (KEYS, BIRTHS, REPLACEMENTS)
-    return steps + [state.get(name) for name in books for state in states]
+    names = (*_PACKED, "step")
+    kept = {name for name in names if any(name in state for state in states)}
+    return [state.get(name) for name in names if name in kept for state in states]
 
 
 def _pack(batch: Batch) -> None:
@@ -239,9 +244,11 @@ def _pack(batch: Batch) -> None:
     Where some step counts have come to lie on a device, as a GradScaler makes them, all do.
     """
     batch.steps = _side_by_side(batch, "step")
-    if batch.device.type == "cpu" and batch.capacity:
-        batch.keys, batch.births = _side_by_side(batch, KEYS), _side_by_side(batch, BIRTHS)
-        batch.replacements = _side_by_side(batch, REPLACEMENTS)
+    if batch.device.type != "cpu" or batch.demand.differentiable:
+        return
+    for name, attribute in _PACKED.items():
+        if name in batch.rows[0].state:
+            setattr(batch, attribute, _side_by_side(batch, name))
 
 
 def _side_by_side(batch: Batch, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """What the last step was made of, recomputed from the state when somebody asks."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from steppe import rules
 from steppe.engines import Row, bind
-from steppe.engines.eager import norm, root_mean
+from steppe.engines.eager import norm
 from steppe.engines.eager_storage import load, slot_sum
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS
 
 _NAN = float("nan")
 
@@ -32,7 +33,7 @@ def adam_parts(row: Row) -> TwoWay:
     v = load(row, "exp_avg_sq")
     d = bind(rules.denominator, torch)(v, correction2, group["eps"])
     if group["scale_free"]:
-        r = root_mean(v * correction2).item() + group["eps"]
+        r = math.sqrt(row.state[MEAN].item() * correction2) + group["eps"]
         direction, d = direction / r, d / r
     return TwoWay(direction, d, _alpha(row))
 

@@ -17,7 +17,7 @@ _SCALE_FREE = Kernel(
     rules.dual_adam_scale_free,
     _MOMENTS,
     rules.dual_adam_scalars,
-    mean_square=rules.corrected_square,
+    mean_square=rules.mean_square,
 )
 
 

@@ -5,13 +5,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.eager_storage import no_scales
-from steppe.engines.kernel import BIRTHS, KEYS, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
-from steppe.engines.plan import State
+from steppe.engines.eager import mean_of
+from steppe.engines.eager_storage import load, no_scales
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
+from steppe.engines.plan import Row, State, real
 from steppe.engines.storage import SMALL, scale_name, wide_dtype
 
 _FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
-_OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS)
+_SECOND_MOMENT = "exp_avg_sq"
+_OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
 class Entry(NamedTuple):
@@ -31,8 +33,10 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     if dtype == torch.uint8:
         scales = Entry(tuple(no_scales(param).shape), torch.float32)
         entries |= {scale_name(name): scales for name in like_param}
+    number = torch.float32 if param.device.type == "mps" else torch.float64
+    if kernel.mean_square is not None:
+        entries[MEAN] = Entry((), number)
     if capacity:
-        number = torch.float32 if param.device.type == "mps" else torch.float64
         entries |= dict.fromkeys((KEYS, BIRTHS), Entry((capacity,), number))
         entries[REPLACEMENTS] = Entry((), torch.int64)
         if dtype == full:
@@ -72,9 +76,20 @@ def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str
 def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
     """Add what the state lacks: all of it before a parameter's first step."""
     wanted = layout(kernel, group, param)
+    if MEAN not in wanted:
+        # Nobody brings it up to date; where it is wanted again it is made afresh.
+        state.pop(MEAN, None)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     for name in [name for name in wanted if name not in state]:
         state[name] = _initial(name, wanted[name], param, group)
+        if name == MEAN:
+            state[name].copy_(_mean_so_far(param, state, group))
+
+
+def _mean_so_far(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
+    """Return the mean of the second moment: it may be that of steps that needed no mean."""
+    row = Row(0, real(param), param, state, group)
+    return mean_of(load(row, _SECOND_MOMENT).detach())
 
 
 def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:

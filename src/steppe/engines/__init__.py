@@ -17,6 +17,7 @@ from steppe.engines import cpu, eager, gpu
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
 from steppe.engines.plan import Batch, Demand, Plan, Priority, Row
+from steppe.engines.scalars import groups
 
 __all__ = [
     "FUSED",
@@ -132,10 +133,10 @@ def _amp(plan: Plan, engines: list[Engine]) -> bool:
 
 def _needs_global_norm(plan: Plan) -> bool:
     return any(
-        row.group["scope"] == "global" and row.capacity > 0
+        group["scope"] == "global" and group["capacity"] > 0
         for batch in plan.batches
         if batch.kernel.buffer is not None
-        for row in batch.rows
+        for group in groups(batch)[0]
     )
 
 

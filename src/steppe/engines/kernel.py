@@ -16,8 +16,8 @@ MEAN = "exp_avg_sq_mean"
 
 #: The running sum of the slots is summed afresh every so many replacements. Each replacement adds
 #: a rounding error of the size that the slots had then, which would outlive them as gradients
-#: shrink: 9e-4 of the mean after 10 000 steps when they shrink a thousandfold, 1e-7 so.
-RESUM_EVERY = 16
+#: shrink: 9e-4 of the mean after 10 000 steps when they shrink a thousandfold, 3e-7 so.
+RESUM_EVERY = 64
 
 
 def slot_name(index: int) -> str:

@@ -1,5 +1,7 @@
 """Instruments that say how flat a minimum is; they know models and data, no optimizer."""
 
+from steppe.landscape.hessian import ggn, hessian
+from steppe.landscape.operator import Operator
 from steppe.landscape.sharpness import Sharpness, sharpness
 
-__all__ = ["Sharpness", "sharpness"]
+__all__ = ["Operator", "Sharpness", "ggn", "hessian", "sharpness"]

@@ -1,42 +1,45 @@
 """Leave a model as it was found, whatever is done to it meanwhile."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
-def as_found(model: nn.Module) -> Iterator[None]:
+def as_found(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[None]:
     """Put everything back on leaving, by an exception too.
 
-    Parameters and buffers get their values back in the storage they had, every module its mode,
-    and torch its random state (on the CPU and on the model's CUDA devices). Gradients are not
-    saved: take derivatives with :func:`torch.autograd.grad`, which leaves ``.grad`` alone.
+    Buffers and the parameters in ``moved`` get their values back in the storage they had, every
+    module its mode, and torch its random state (on the CPU and on the model's CUDA devices).
+    Gradients are not saved: take derivatives with :func:`torch.autograd.grad`, which leaves
+    ``.grad`` alone.
 
     Parameters
     ----------
     model : nn.Module
         The model to protect.
+    moved : iterable of Tensor
+        The parameters that will be changed; others are not copied.
 
     Examples
     --------
     >>> model = nn.Linear(1, 1)
     >>> before = model.weight.item()
-    >>> with as_found(model), torch.no_grad():
+    >>> with as_found(model, model.parameters()), torch.no_grad():
     ...     _ = model.eval().weight.fill_(7.0)
     >>> model.training, model.weight.item() == before
     (True, True)
     """
     modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.detach().clone()) for p in model.parameters()]
+    parameters = [(p, p.detach().clone()) for p in moved]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    devices = {p.device for p, _ in parameters if p.device.type == "cuda"}
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
         with torch.random.fork_rng(devices=devices):
             yield

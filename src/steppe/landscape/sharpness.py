@@ -94,7 +94,7 @@ def sharpness(
     if not parameters:
         raise ValueError("no parameter of the model requires a gradient: nothing to perturb")
 
-    with as_found(model):
+    with as_found(model, parameters):
         model.eval()
         loss, gradient, samples = _mean_loss_and_gradient(model, loss_fn, data, parameters)
         norm = math.sqrt(sum(g.square().sum().item() for g in gradient))

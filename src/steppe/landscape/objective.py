@@ -1,0 +1,328 @@
+"""The mean loss over all samples, as a function of a model's parameters."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
+
+from steppe.landscape.as_found import as_found
+
+#: ``loss_fn(outputs, targets)``, or for mappings ``loss_fn(outputs, batch)``: a scalar, the mean
+#: over the batch's samples.
+LossFunction = Callable[[Any, Any], Tensor]
+
+#: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
+Batches = Iterable[Any]
+
+
+class Batch(NamedTuple):
+    """One batch: how the model is called, what the loss compares with, and its samples."""
+
+    number: int
+    inputs: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    targets: Any
+    size: int
+
+
+class Objective:
+    """The mean loss over the samples of ``data``: batches count by their size.
+
+    Under :class:`~torch.nn.parallel.DistributedDataParallel` each process has its own part of the
+    data, and means are over the samples of all.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Called as ``model(inputs)``; as ``model(*inputs)`` where a batch's inputs are a tuple or a
+        list; and as ``model(**batch)`` where a batch is a mapping, as Hugging Face's are.
+    loss_fn : callable or None
+        ``loss_fn(outputs, targets)``, for mappings ``loss_fn(outputs, batch)``: a scalar that is
+        the mean over the batch's samples. None takes ``outputs.loss``, for models that compute it.
+    data : iterable
+        Batches, gone through again and again: a list or a ``DataLoader``, shuffled or not. They are
+        moved to the model's device.
+    params : iterable of Tensor, optional
+        The parameters it is a function of. Default: those that require a gradient.
+    train : bool
+        Evaluate in ``train()`` mode: batch statistics, and dropout with the same masks each time.
+        Running statistics stay as they are. Default: ``eval()``.
+
+    Raises
+    ------
+    ValueError
+        A parameter requires no gradient, is not the model's, or lies on another device; there are
+        none; or the data cannot be gone through twice.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction | None,
+        data: Batches,
+        *,
+        params: Iterable[Tensor] | None = None,
+        train: bool = False,
+    ) -> None:
+        self.is_distributed = isinstance(model, DistributedDataParallel)
+        # Its hooks would average gradients that are being differentiated.
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        self.loss_fn, self.data, self.train = loss_fn, data, train
+        self.params = _chosen(self.model, params)
+        if iter(data) is data:
+            raise ValueError(
+                "data is an iterator, which can be gone through only once: pass a list or a "
+                "DataLoader"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters lie."""
+        return self.params[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Format of vectors: the parameters' widest, at least float32."""
+        widest = torch.float32
+        for param in self.params:
+            widest = torch.promote_types(widest, param.dtype)
+        return widest
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(param.numel() for param in self.params)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters in the model."""
+        name_of = {id(param): name for name, param in self.model.named_parameters()}
+        return [name_of[id(param)] for param in self.params]
+
+    @contextmanager
+    def at_work(self, moves: bool = False) -> Iterator[None]:
+        """Set the mode, and kernels that can be differentiated twice; then leave all as found.
+
+        Parameters
+        ----------
+        moves
+            Whether parameters will be changed meanwhile; they are put back.
+        """
+        with as_found(self.model, self.params if moves else ()), sdpa_kernel(SDPBackend.MATH):
+            self.model.train(self.train)
+            if self.train:
+                # Dropout must leave out the same each time: it is one function that is measured.
+                torch.manual_seed(0)
+            yield
+
+    def batches(self) -> Iterator[Batch]:
+        """Go through the data.
+
+        Raises
+        ------
+        ValueError
+            A batch is neither a pair nor a mapping.
+        """
+        for number, batch in enumerate(self.data):
+            yield self._read(number, batch)
+
+    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
+        """Run the model on a batch, with other tensors in the place of parameters if given."""
+        if params is None:
+            return self.model(*batch.inputs, **batch.keywords)
+        return torch.func.functional_call(
+            self.model, dict(params), batch.inputs, dict(batch.keywords)
+        )
+
+    def loss_of(self, batch: Batch, outputs: Any) -> Tensor:
+        """Return the loss of a batch's outputs.
+
+        Raises
+        ------
+        ValueError
+            It is not a scalar, or not finite.
+        """
+        if self.loss_fn is None:
+            loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs.loss
+        else:
+            loss = self.loss_fn(outputs, batch.targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            what = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            raise ValueError(
+                f"loss_fn must return a scalar, the mean over the batch's samples; got {what}: "
+                "reduction='mean' does it"
+            )
+        if not math.isfinite(loss.item()):
+            raise ValueError(
+                f"the loss of batch {batch.number} is {loss.item()}: there is no curvature where "
+                "the loss is not finite; look at that batch, or at the parameters"
+            )
+        return loss.reshape(())
+
+    def loss(self) -> tuple[float, int]:
+        """Return the mean loss and the number of samples, as the model is."""
+        total, samples = 0.0, 0
+        with torch.no_grad():
+            for batch in self.batches():
+                total += self.loss_of(batch, self.outputs(batch)).item() * batch.size
+                samples += batch.size
+        sums = self.over_ranks(torch.tensor([total, samples], dtype=torch.float64))
+        return sums[0].item() / counted_samples(sums[1].item()), int(sums[1].item())
+
+    def gradient(self) -> tuple[Tensor, float, int]:
+        """Return the gradient in float64, the mean loss, and the number of samples."""
+        mean = Mean(self, 1)
+        for batch in self.batches():
+            with torch.enable_grad():
+                loss = self.loss_of(batch, self.outputs(batch))
+                parts = torch.autograd.grad(
+                    loss, self.params, allow_unused=True, materialize_grads=True
+                )
+            mean.add(flat(parts).unsqueeze(0), batch.size, loss.item())
+        return mean.rows(torch.float64)[0], mean.loss, mean.samples
+
+    def over_ranks(self, values: Tensor) -> Tensor:
+        """Sum over processes; a single process has it already."""
+        if self.is_distributed:
+            on_device = values.to(self.device)
+            torch.distributed.all_reduce(on_device)
+            return on_device
+        return values
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Cut a vector into tensors of the parameters' shapes and formats."""
+        parts = torch.split(vector, [param.numel() for param in self.params])
+        return [
+            part.reshape(param.shape).to(param.dtype)
+            for part, param in zip(parts, self.params, strict=True)
+        ]
+
+    def place(self, vector: Tensor) -> None:
+        """Put the parameters where a vector says."""
+        with torch.no_grad():
+            for param, part in zip(self.params, self.split(vector), strict=True):
+                param.copy_(part)
+
+    def _read(self, number: int, batch: Any) -> Batch:
+        if isinstance(batch, Mapping):
+            keywords = {name: _on(value, self.device) for name, value in batch.items()}
+            return Batch(number, (), keywords, keywords, _size(number, list(keywords.values())))
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise ValueError(
+                f"batch {number} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
+            )
+        inputs, targets = (_on(part, self.device) for part in batch)
+        size = _size(number, [targets, inputs])
+        if isinstance(inputs, Mapping):
+            return Batch(number, (), inputs, targets, size)
+        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+        return Batch(number, positional, {}, targets, size)
+
+
+class Mean:
+    """A mean of rows over samples, summed in float64, over all processes.
+
+    The first batch is kept as it comes: where it is the only one nothing has to be added up.
+    """
+
+    def __init__(self, objective: Objective, count: int) -> None:
+        self._objective, self._count = objective, count
+        self._sum: Tensor | None = None
+        self._first_size = 0
+        self._losses = 0.0
+        self.samples = 0
+
+    def add(self, rows: Tensor, size: int, loss: float = 0.0) -> None:
+        """Add a batch's rows, which are means over ``size`` samples."""
+        self._losses += loss * size
+        self.samples += size
+        if self._sum is None:
+            self._sum, self._first_size = rows, size
+            return
+        if self._first_size:
+            self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
+        self._sum.add_(rows, alpha=size)
+
+    def rows(self, dtype: torch.dtype | None = None) -> Tensor:
+        """Return the mean, by default in the vectors' format; then the counts are of all too."""
+        objective = self._objective
+        shape = self._count, objective.size
+        total = self._sum
+        if total is None:
+            total = torch.zeros(shape, dtype=torch.float64, device=objective.device)
+        alone = bool(self._first_size) and not objective.is_distributed
+        if self._first_size and not alone:
+            total = total.double().mul_(self._first_size)
+        total = objective.over_ranks(total)
+        counted = torch.tensor([self.samples, self._losses], dtype=torch.float64)
+        samples, losses = objective.over_ranks(counted).tolist()
+        self.samples, self.loss = int(samples), losses / counted_samples(samples)
+        mean = total if alone else total.div_(samples)
+        return mean.to(dtype or objective.dtype)
+
+
+def counted_samples(samples: float) -> float:
+    """Return the number of samples to divide by.
+
+    Raises
+    ------
+    ValueError
+        There is none.
+    """
+    if samples == 0:
+        raise ValueError("data is empty: there is no loss to take the mean of")
+    return samples
+
+
+def flat(parts: Sequence[Tensor]) -> Tensor:
+    """Lay tensors end to end."""
+    return torch.cat([part.reshape(-1) for part in parts])
+
+
+def _chosen(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
+    known = {id(param): name for name, param in model.named_parameters()}
+    every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
+    chosen = list(every if params is None else params)
+    if not chosen:
+        raise ValueError("no parameter of the model requires a gradient: there is nothing to vary")
+    for position, param in enumerate(chosen):
+        if id(param) not in known:
+            raise ValueError(f"params[{position}] is not a parameter of the model")
+        if not param.requires_grad:
+            raise ValueError(
+                f"parameter {known[id(param)]!r} does not require a gradient: "
+                "requires_grad_(True) makes it, or leave it out of params"
+            )
+        if param.device != chosen[0].device:
+            raise ValueError(
+                f"parameter {known[id(param)]!r} lies on {param.device}, others on "
+                f"{chosen[0].device}: choose params on one device"
+            )
+    return chosen
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    """Move tensors, in tuples, lists and mappings too."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _on(part, device) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_on(part, device) for part in value]
+    return value
+
+
+def _size(number: int, values: list[Any]) -> int:
+    """Return how many samples a batch has: the first dimension of its first tensor."""
+    for value in values:
+        if isinstance(value, Tensor) and value.ndim:
+            return len(value)
+        if isinstance(value, Mapping | list):
+            parts = list(value.values()) if isinstance(value, Mapping) else value
+            return _size(number, parts)
+    raise ValueError(f"batch {number} has no tensor whose first dimension could be its samples")

@@ -1,0 +1,85 @@
+"""A symmetric linear map that is known by its products with vectors."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class Operator:
+    """A symmetric matrix of which only products are known.
+
+    Parameters
+    ----------
+    size : int
+        Number of rows, and of columns.
+    product : callable
+        Maps a block of vectors, as rows of shape (count, size), to their products.
+    dtype, device
+        Of vectors.
+
+    Attributes
+    ----------
+    products : int
+        How many products have been taken so far.
+
+    Examples
+    --------
+    >>> import torch
+    >>> matrix = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    >>> A = Operator(2, lambda rows: rows @ matrix)
+    >>> A.matvec(torch.tensor([1.0, 0.0])), A.products
+    (tensor([2., 1.]), 1)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        product: Callable[[Tensor], Tensor],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.size, self.dtype, self.device = size, dtype, torch.device(device)
+        self.products = 0
+        self._product = product
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(size, size)``."""
+        return self.size, self.size
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Return the product with a vector of shape (size,).
+
+        Raises
+        ------
+        ValueError
+            The vector has another shape.
+        """
+        if vector.shape != (self.size,):
+            raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({self.size},)")
+        return self.rows(vector.unsqueeze(0))[0]
+
+    def matmat(self, block: Tensor) -> Tensor:
+        """Return the products with the columns of a block of shape (size, count).
+
+        Cheaper than one by one: they share what does not depend on the vector.
+
+        Raises
+        ------
+        ValueError
+            The block has another shape.
+        """
+        if block.ndim != 2 or block.shape[0] != self.size:
+            raise ValueError(f"block has shape {tuple(block.shape)}, expected ({self.size}, count)")
+        return self.rows(block.T).T
+
+    def rows(self, block: Tensor) -> Tensor:
+        """Return the products with the rows of a block, as rows."""
+        self.products += len(block)
+        return self._product(block.to(self.device, self.dtype))
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        """Return the product with a vector, or with a block's columns."""
+        return self.matvec(other) if other.ndim == 1 else self.matmat(other)

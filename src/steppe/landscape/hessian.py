@@ -1,5 +1,7 @@
 """The Hessian and the Gauss–Newton matrix of a mean loss, by their products with vectors."""
 
+import functools
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -8,7 +10,15 @@ import torch
 import torch.autograd.forward_ad as forward
 from torch import Tensor, nn
 
-from steppe.landscape.objective import Batch, Batches, LossFunction, Mean, Objective, flat
+from steppe.landscape.objective import (
+    Batch,
+    Batches,
+    LossFunction,
+    Mean,
+    Objective,
+    derivatives,
+    flat,
+)
 from steppe.landscape.operator import Operator
 
 Product = Literal["double-backward", "forward-over-reverse", "finite-differences"]
@@ -64,8 +74,9 @@ def hessian(
     Raises
     ------
     ValueError
-        ``product`` is unknown, a parameter requires no gradient, the data is empty (when a product
-        is taken), the loss is not a scalar or not finite.
+        ``product`` is unknown, or "finite-differences" and a parameter narrower than float32; a
+        parameter requires no gradient. When a product is taken: the data is empty, the loss is not
+        a scalar, not finite, or does not depend on the parameters.
     RuntimeError
         An operation of the model cannot be differentiated twice; it names the remedy.
 
@@ -89,6 +100,7 @@ def hessian(
         raise ValueError(f"product={product!r} is not one of {', '.join(_PRODUCTS)}")
     objective = Objective(model, loss_fn, data, params=params, train=train)
     if product == "finite-differences":
+        _check_width(objective)
         return _operator(objective, lambda rows: _by_differences(objective, rows))
     of_batch = _double_backward if product == "double-backward" else _forward_over_reverse
     return _operator(objective, lambda rows: _mean_over_batches(objective, of_batch, rows))
@@ -140,6 +152,15 @@ def ggn(
     return _operator(objective, lambda rows: _mean_over_batches(objective, _gauss_newton, rows))
 
 
+def _check_width(objective: Objective) -> None:
+    for name, param in zip(objective.names, objective.params, strict=True):
+        if param.dtype.itemsize < 4:
+            raise ValueError(
+                f"product='finite-differences' needs parameters in float32 or float64, and "
+                f"{name!r} is {param.dtype}: rounding would be all there is; model.float() helps"
+            )
+
+
 def _operator(objective: Objective, product: Callable[[Tensor], Tensor]) -> Operator:
     return Operator(objective.size, product, dtype=objective.dtype, device=objective.device)
 
@@ -161,11 +182,12 @@ def _double_backward(objective: Objective, batch: Batch, rows: Tensor) -> list[T
     """Differentiate the gradient, one graph of which serves all rows."""
     params = objective.params
     loss = objective.loss_of(batch, objective.outputs(batch))
-    grads = _gradient(loss, params, create_graph=True)
+    grads = derivatives(loss, params, create_graph=True)
     # Where the loss is linear in a parameter its gradient is a constant.
     curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
     if not curved:
         return [torch.zeros_like(row) for row in rows]
+    _check_graph(grads)
     products = []
     for number, row in enumerate(rows, start=1):
         vector = objective.split(row)
@@ -188,7 +210,7 @@ def _forward_over_reverse(objective: Objective, batch: Batch, rows: Tensor) -> l
         with forward.dual_level():
             duals = _duals(objective, row)
             loss = objective.loss_of(batch, objective.outputs(batch, duals))
-            grads = _gradient(loss, list(duals.values()))
+            grads = derivatives(loss, list(duals.values()))
             tangents = [_unpacked(grad)[1] for grad in grads]
             products.append(flat([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
     return products
@@ -202,7 +224,7 @@ def _gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> list[Tens
             duals = _duals(objective, row)
             outputs, tangent = _unpacked(_tensor_of(objective.outputs(batch, duals)))
             ends = outputs.detach().requires_grad_()
-            slopes = _gradient(objective.loss_of(batch, ends), [ends], create_graph=True)
+            slopes = derivatives(objective.loss_of(batch, ends), [ends], create_graph=True)
             if tangent is None or not slopes[0].requires_grad:
                 products.append(torch.zeros_like(row))
                 continue
@@ -230,18 +252,23 @@ def _by_differences(objective: Objective, rows: Tensor) -> Tensor:
     return torch.stack(products)
 
 
-def _gradient(loss: Tensor, params: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
-    if not loss.requires_grad:
-        raise ValueError(
-            "the loss does not depend on the parameters: was it detached, or made under no_grad?"
-        )
-    return torch.autograd.grad(
-        loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
+def _check_graph(grads: Iterable[Tensor]) -> None:
+    """Look for derivatives marked as final, which autograd takes for constants without a word."""
+    waiting: list[Any] = [grad.grad_fn for grad in grads]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("a torch.autograd.Function is marked once_differentiable")
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
     """Return the parameters as dual numbers whose tangents are a vector's parts."""
+    _prepare_duals()
     duals = {}
     for name, param, part in zip(
         objective.names, objective.params, objective.split(row), strict=True
@@ -249,6 +276,14 @@ def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
         primal = param.detach().requires_grad_()
         duals[name] = forward.make_dual(primal, part)  # type: ignore[no-untyped-call]
     return duals
+
+
+@functools.cache
+def _prepare_duals() -> None:
+    """Make a first dual number: torch then compiles rules by what it has itself deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 def _unpacked(dual: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -286,6 +321,7 @@ def _explained() -> Iterator[None]:
 _UNDIFFERENTIABLE = (
     "is not implemented",
     "Trying to use forward AD with",
+    "You must implement the jvp function",
     "once_differentiable",
     "differentiate twice",
     "double backward",

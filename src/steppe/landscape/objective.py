@@ -115,9 +115,6 @@ class Objective:
         """
         with as_found(self.model, self.params if moves else ()), sdpa_kernel(SDPBackend.MATH):
             self.model.train(self.train)
-            if self.train:
-                # Dropout must leave out the same each time: it is one function that is measured.
-                torch.manual_seed(0)
             yield
 
     def batches(self) -> Iterator[Batch]:
@@ -128,11 +125,13 @@ class Objective:
         ValueError
             A batch is neither a pair nor a mapping.
         """
+        self._seed(0)
         for number, batch in enumerate(self.data):
             yield self._read(number, batch)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model on a batch, with other tensors in the place of parameters if given."""
+        self._seed(1 + batch.number)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(
@@ -180,9 +179,7 @@ class Objective:
         for batch in self.batches():
             with torch.enable_grad():
                 loss = self.loss_of(batch, self.outputs(batch))
-                parts = torch.autograd.grad(
-                    loss, self.params, allow_unused=True, materialize_grads=True
-                )
+                parts = derivatives(loss, self.params)
             mean.add(flat(parts).unsqueeze(0), batch.size, loss.item())
         return mean.rows(torch.float64)[0], mean.loss, mean.samples
 
@@ -207,6 +204,11 @@ class Objective:
         with torch.no_grad():
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
+
+    def _seed(self, seed: int) -> None:
+        """Let dropout leave out the same at every pass: it is one function that is measured."""
+        if self.train:
+            torch.manual_seed(seed)
 
     def _read(self, number: int, batch: Any) -> Batch:
         if isinstance(batch, Mapping):
@@ -277,6 +279,25 @@ def counted_samples(samples: float) -> float:
     if samples == 0:
         raise ValueError("data is empty: there is no loss to take the mean of")
     return samples
+
+
+def derivatives(
+    loss: Tensor, params: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Differentiate a loss: zeros for a parameter that plays no part.
+
+    Raises
+    ------
+    ValueError
+        None plays a part.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the parameters: was it detached, or made under no_grad?"
+        )
+    return torch.autograd.grad(
+        loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def flat(parts: Sequence[Tensor]) -> Tensor:

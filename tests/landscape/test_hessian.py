@@ -421,6 +421,8 @@ def test_leaves_the_model_as_found(product: Any, train: bool, fails: bool) -> No
     assert snapshot(model) == before
 
 
+# It makes dual numbers by way of what torch has deprecated.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_agrees_with_curvlinops() -> None:
     curvlinops = pytest.importorskip("curvlinops")
     model, data = mlp(), split(classes(7, 4), 3)

@@ -1,7 +1,9 @@
 """The Hessian and the Gauss–Newton matrix of a mean loss, by their products with vectors."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -240,8 +242,17 @@ def _gradient(loss: Tensor, params: list[Tensor], create_graph: bool = False) ->
     )
 
 
+@cache
+def _load_forward_mode() -> None:
+    """Let torch load, inside a level, what dual numbers need: its own deprecations warn of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
+
+
 def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
     """Return the parameters as dual numbers whose tangents are a vector's parts."""
+    _load_forward_mode()
     duals = {}
     for name, param, part in zip(
         objective.names, objective.params, objective.split(row), strict=True

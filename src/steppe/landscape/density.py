@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe.landscape.lanczos import Floats, orthogonalise
+from steppe.landscape.lanczos import Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
 from steppe.landscape.progress import progress
@@ -167,7 +167,7 @@ def density(
                         runs += new
                     advance(len(new))
                 for run in new:
-                    run.basis.clear()
+                    run.release()
         except KeyboardInterrupt:
             if not runs:
                 raise
@@ -180,7 +180,7 @@ class _Run:
 
     def __init__(self, H: Operator, start: Tensor) -> None:
         self.next = start.clone()
-        self.basis: list[Tensor] = []
+        self.basis = Basis(start)
         self.diagonal: list[float] = []
         self.beside: list[float] = []
         self.smallest = _ROUNDING[H.dtype]
@@ -188,7 +188,7 @@ class _Run:
 
     def extend(self, product: Tensor) -> None:
         self.basis.append(self.next)
-        components, left = orthogonalise(product, self.basis)
+        components, left = self.basis.orthogonalise(product)
         self.diagonal.append(components[-1].item())
         if not math.isfinite(self.diagonal[-1]):
             raise ValueError("a product is not finite: the operator overflows")
@@ -197,6 +197,10 @@ class _Run:
         if not self.is_exhausted:
             self.beside.append(left)
             self.next = product.div_(left)
+
+    def release(self) -> None:
+        """Let go of the vectors: the matrix is what is wanted of them."""
+        del self.basis, self.next
 
     def quadrature(self) -> tuple[Floats, Floats]:
         """Return nodes and weights: eigenvalues, and squared first components of their vectors."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steppe.landscape.lanczos import Floats, orthogonalise, rotate
+from steppe.landscape.lanczos import Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
 from steppe.landscape.progress import progress
@@ -163,7 +163,7 @@ class _Search:
         per_vector = max(H.size * H.dtype.itemsize, 1)
         self.room = min(H.size, max(k + _SPARE, _ROOM_BYTES // per_vector))
         self.products = 0
-        self.basis: list[Tensor] = []
+        self.basis = Basis(self.probes.like(), kept=k)
         self.projected: Floats = np.zeros((0, 0))
         self.coupling = 0.0
         # Where a subspace was complete without being all: what it said, and whether it stands.
@@ -179,12 +179,11 @@ class _Search:
         product = self.H.rows(row.unsqueeze(0))[0].clone()
         self.products += 1
         self.basis.append(row)
-        components, left = orthogonalise(product, self.basis)
-        column = components.cpu().numpy()
+        components, left = self.basis.orthogonalise(product)
+        column = components.numpy()
         if not np.isfinite(column).all():
-            self.basis.pop()
             raise ValueError("a product is not finite: the operator, or its vector, overflows")
-        count = len(self.basis)
+        count = self.basis.count
         grown = np.zeros((count, count))
         grown[:-1, :-1] = self.projected
         grown[-1, :], grown[:, -1] = column, column
@@ -210,11 +209,11 @@ class _Search:
     def result(self) -> Eigenvalues:
         """Return the wanted pairs; the basis is used up."""
         k = self.k
-        rotate(self.basis, self.mixing[:, :k])
+        self.basis.rotate(self.mixing[:, :k])
         values, residuals = self.values[:k], self.residuals[:k]
         return Eigenvalues(
             values=values,
-            vectors=torch.stack(self.basis, dim=1),
+            vectors=self.basis.first(k).T,
             residuals=residuals,
             converged=self._converged(),
             products=self.products,
@@ -235,7 +234,7 @@ class _Search:
         """Note whether what the last fresh vector led to has changed the wanted values."""
         wanted, before = self.values[: self.k], self.wanted
         self.wanted = wanted
-        self.is_whole = len(self.basis) == self.H.size or (
+        self.is_whole = self.basis.count == self.H.size or (
             len(before) == self.k
             and np.allclose(wanted, before, rtol=self.tol, atol=self._rounding())
         )
@@ -249,13 +248,13 @@ class _Search:
     def _restart(self) -> None:
         """Keep the best Ritz vectors and half of the spare ones beside; the next vector stays."""
         kept = min(self.k + _SPARE // 2, self.room - 1)
-        rotate(self.basis, self.mixing[:, :kept])
+        self.basis.rotate(self.mixing[:, :kept])
         self.projected = np.diag(self.values[:kept])
 
     def _fresh_vector(self) -> Tensor:
         """Return a random unit vector orthogonal to the basis."""
         row = self.probes.sphere(1)[0]
-        _, norm = orthogonalise(row, self.basis)
+        _, norm = self.basis.orthogonalise(row)
         return row.div_(norm)
 
 

@@ -1,6 +1,4 @@
-"""What Lanczos' method is made of: an orthonormal basis, row by row, and products in float64."""
-
-from collections.abc import Sequence
+"""What Lanczos' method is made of: an orthonormal basis that grows and is rotated."""
 
 import numpy as np
 import torch
@@ -9,56 +7,98 @@ from torch import Tensor
 
 Floats = NDArray[np.float64]
 
-# Elements of each vector that are widened at a time: a copy in float64 of the whole basis would
-# take twice its memory.
-_PIECE = 1 << 16
+# Elements whose products are added up in the vectors' own format; their sums are in float64.
+_PIECE = 1 << 14
+
+# Rows that memory is taken for at a time.
+_ROWS = 16
 
 
-def dots(rows: Sequence[Tensor], vector: Tensor) -> Tensor:
-    """Return the inner products of rows with a vector, in float64."""
-    total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
-    for piece in _pieces(len(vector)):
-        total += torch.stack([row[piece] for row in rows]).double() @ vector[piece].double()
-    return total
+class Basis:
+    """Orthonormal vectors as rows, in as few pieces of memory as they need.
 
-
-def subtract(vector: Tensor, rows: Sequence[Tensor], weights: Tensor) -> None:
-    """Take a combination of rows away from a vector, in its place."""
-    for piece in _pieces(len(vector)):
-        combined = weights @ torch.stack([row[piece] for row in rows]).double()
-        vector[piece] = (vector[piece].double() - combined).to(vector.dtype)
-
-
-def orthogonalise(vector: Tensor, rows: Sequence[Tensor]) -> tuple[Tensor, float]:
-    """Make a vector orthogonal to orthonormal rows, in its place.
-
-    Twice is enough (Kahan; Parlett, *The Symmetric Eigenvalue Problem*, 6.9).
-
-    Returns
-    -------
-    tuple
-        Its components along the rows, and the norm of what is left.
+    Parameters
+    ----------
+    like : Tensor
+        A vector, whose length, format and device are those of all.
+    kept : int
+        How many rows will be wanted at the end: they can be had without a copy.
     """
-    components = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
-    if rows:
-        for _ in range(2):
-            again = dots(rows, vector)
-            subtract(vector, rows, again)
-            components += again
-    return components, vector.double().norm().item()
+
+    def __init__(self, like: Tensor, kept: int = _ROWS) -> None:
+        self._like = like
+        self._blocks = [self._room(kept)]
+        self.count = 0
+
+    def append(self, row: Tensor) -> None:
+        """Add a row."""
+        place = self.count
+        for block in self._blocks:
+            if place < len(block):
+                block[place] = row
+                break
+            place -= len(block)
+        else:
+            self._blocks.append(self._room(_ROWS))
+            self._blocks[-1][0] = row
+        self.count += 1
+
+    def orthogonalise(self, vector: Tensor) -> tuple[Tensor, float]:
+        """Make a vector orthogonal to the rows, in its place.
+
+        Twice is enough (Kahan; Parlett, *The Symmetric Eigenvalue Problem*, 6.9).
+
+        Returns
+        -------
+        tuple
+            Its components along the rows in float64, and the norm of what is left.
+        """
+        components = torch.zeros(self.count, dtype=torch.float64)
+        if self.count:
+            for _ in range(2):
+                components += self._dots_and_subtract(vector)
+        return components, float(torch.linalg.vector_norm(vector, dtype=torch.float64))
+
+    def rotate(self, weights: Floats) -> None:
+        """Replace the rows by combinations of them, one for each column of weights."""
+        mixing = torch.from_numpy(weights.T.copy()).to(self._like.device)
+        for start in range(0, len(self._like), _PIECE):
+            piece = slice(start, start + _PIECE)
+            old = torch.cat([rows[:, piece] for rows in self._used()]).double()
+            new = mixing @ old
+            for rows in self._used():
+                values, new = new[: len(rows)], new[len(rows) :]
+                rows[: len(values), piece] = values.to(rows.dtype)
+        self.count = weights.shape[1]
+
+    def first(self, count: int) -> Tensor:
+        """Return the first rows, at most those that were to be kept, and let go of the others."""
+        del self._blocks[1:]
+        return self._blocks[0][:count]
+
+    def _dots_and_subtract(self, vector: Tensor) -> Tensor:
+        used = self._used()
+        dots = [_dots(rows, vector) for rows in used]
+        for rows, each in zip(used, dots, strict=True):
+            vector.addmv_(rows.T, each.to(rows.dtype), alpha=-1.0)
+        return torch.cat(dots).cpu()
+
+    def _used(self) -> list[Tensor]:
+        used, left = [], self.count
+        for block in self._blocks:
+            if left > 0:
+                used.append(block[:left])
+            left -= len(block)
+        return used
+
+    def _room(self, rows: int) -> Tensor:
+        return self._like.new_empty(rows, len(self._like))
 
 
-def rotate(rows: list[Tensor], weights: Floats) -> None:
-    """Replace the first rows by combinations of all, one for each column of weights."""
-    combine = torch.from_numpy(weights.T.copy())
-    count = len(combine)
-    combine = combine.to(rows[0].device)
-    for piece in _pieces(len(rows[0])):
-        combined = combine @ torch.stack([row[piece] for row in rows]).double()
-        for row, values in zip(rows[:count], combined, strict=True):
-            row[piece] = values.to(row.dtype)
-    del rows[count:]
-
-
-def _pieces(length: int) -> list[slice]:
-    return [slice(start, start + _PIECE) for start in range(0, length, _PIECE)]
+def _dots(rows: Tensor, vector: Tensor) -> Tensor:
+    """Return inner products in float64."""
+    total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
+    for start in range(0, len(vector), _PIECE):
+        piece = slice(start, start + _PIECE)
+        total += rows[:, piece] @ vector[piece]
+    return total

@@ -19,6 +19,11 @@ class Probes:
         self._operator = H
         self._generator = torch.Generator().manual_seed(seed)
 
+    def like(self) -> Tensor:
+        """Return a vector of the operator's size, format and device that takes no memory."""
+        H = self._operator
+        return torch.zeros((), dtype=H.dtype, device=H.device).expand(H.size)
+
     def signs(self, count: int) -> Tensor:
         """Return vectors of ±1: their quadratic forms vary least (Hutchinson)."""
         shape = count, self._operator.size

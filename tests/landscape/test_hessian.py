@@ -544,6 +544,9 @@ def test_says_what_to_do_where_a_second_derivative_is_missing() -> None:
         H = hessian(model, F.cross_entropy, [(x, y)], product=product)
         with pytest.raises(RuntimeError, match="product='finite-differences'"):
             H.matvec(torch.ones(15))
+    opaque_loss = lambda outputs, targets: Once.apply(outputs).exp().mean()  # noqa: E731
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        ggn(mlp(), opaque_loss, [(x, y)]).matvec(torch.ones(43))
     plain = nn.Linear(4, 3).double()
     plain.load_state_dict(model.state_dict())
     truth = dense(plain, lambda call: F.cross_entropy(call(x).square(), y))

@@ -1,7 +1,22 @@
 """Instruments that say how flat a minimum is; they know models and data, no optimizer."""
 
+from steppe.landscape.density import Density, density
+from steppe.landscape.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.hessian import ggn, hessian
 from steppe.landscape.operator import Operator
 from steppe.landscape.sharpness import Sharpness, sharpness
+from steppe.landscape.trace import Trace, trace
 
-__all__ = ["Operator", "Sharpness", "ggn", "hessian", "sharpness"]
+__all__ = [
+    "Density",
+    "Eigenvalues",
+    "Operator",
+    "Sharpness",
+    "Trace",
+    "density",
+    "ggn",
+    "hessian",
+    "sharpness",
+    "top_eigenvalues",
+    "trace",
+]

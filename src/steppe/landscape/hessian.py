@@ -1,9 +1,9 @@
 """The Hessian and the Gauss–Newton matrix of a mean loss, by their products with vectors."""
 
-import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -228,6 +228,7 @@ def _gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> list[Tens
             if tangent is None or not slopes[0].requires_grad:
                 products.append(torch.zeros_like(row))
                 continue
+            _check_graph(slopes)
             curved = torch.autograd.grad(slopes, [ends], [tangent.detach()], materialize_grads=True)
             parts = torch.autograd.grad(
                 outputs, list(duals.values()), curved, allow_unused=True, materialize_grads=True
@@ -266,9 +267,17 @@ def _check_graph(grads: Iterable[Tensor]) -> None:
         waiting += [following for following, _ in node.next_functions]
 
 
+@cache
+def _load_forward_mode() -> None:
+    """Let torch load, inside a level, what dual numbers need: its own deprecations warn of it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
+
+
 def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
     """Return the parameters as dual numbers whose tangents are a vector's parts."""
-    _prepare_duals()
+    _load_forward_mode()
     duals = {}
     for name, param, part in zip(
         objective.names, objective.params, objective.split(row), strict=True
@@ -276,14 +285,6 @@ def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
         primal = param.detach().requires_grad_()
         duals[name] = forward.make_dual(primal, part)  # type: ignore[no-untyped-call]
     return duals
-
-
-@functools.cache
-def _prepare_duals() -> None:
-    """Make a first dual number: torch then compiles rules by what it has itself deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward.make_dual(torch.zeros(1), torch.zeros(1))  # type: ignore[no-untyped-call]
 
 
 def _unpacked(dual: Tensor) -> tuple[Tensor, Tensor | None]:

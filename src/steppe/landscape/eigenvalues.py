@@ -1,0 +1,262 @@
+"""The outermost eigenvalues of an operator, by Lanczos with thick restarts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steppe.landscape.lanczos import Basis, Floats
+from steppe.landscape.operator import Operator
+from steppe.landscape.probes import Probes
+from steppe.landscape.progress import progress
+from steppe.landscape.result import Result, axes_for
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Which = Literal["LM", "LA", "SA"]
+Flags = NDArray[np.bool_]
+
+# By what eigenvalues are sorted, the wanted ones first.
+_ORDER: dict[str, Callable[[Floats], Floats]] = {
+    "LM": lambda values: -np.abs(values),
+    "LA": lambda values: -values,
+    "SA": lambda values: values,
+}
+
+# Vectors kept beside the k wanted ones: fewer slow convergence down, more take memory.
+_SPARE = 12
+# The basis may grow beyond that while it is smaller than this: no restart costs no products.
+_ROOM_BYTES = 1 << 27
+
+
+@dataclass(frozen=True)
+class Eigenvalues(Result):
+    """What :func:`top_eigenvalues` found.
+
+    Attributes
+    ----------
+    values : ndarray
+        The k eigenvalues, the wanted end first, in float64.
+    vectors : Tensor
+        Unit eigenvectors as columns, shape (size, k), in the operator's format; not in
+        :meth:`to_dict`.
+    residuals : ndarray
+        ‖A v − λ v‖ of each pair: an eigenvalue of A lies no farther from λ.
+    converged : ndarray
+        Whether each residual is at most ``tol``·|λ|, or no more than rounding.
+    products : int
+        How many products it took.
+    which : str
+        The end of the spectrum.
+    """
+
+    left_out: ClassVar[tuple[str, ...]] = ("vectors",)
+
+    values: Floats
+    vectors: Tensor = field(repr=False)
+    residuals: Floats
+    converged: Flags
+    products: int
+    which: str
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the eigenvalues with their residuals as error bars."""
+        axes = axes_for(axes, "Eigenvalues")
+        places = np.arange(1, 1 + len(self.values))
+        axes.axhline(0.0, color="0.8", lw=0.8)
+        axes.errorbar(places, self.values, self.residuals, fmt="o", color="#0072B2", capsize=3)
+        axes.set_xticks(places)
+        axes.set_xlabel("number")
+        axes.set_ylabel("eigenvalue")
+        return axes
+
+
+def top_eigenvalues(
+    H: Operator,
+    k: int = 5,
+    *,
+    which: Which = "LM",
+    tol: float = 1e-3,
+    seed: int = 0,
+    max_products: int | None = None,
+) -> Eigenvalues:
+    r"""Find the k outermost eigenvalues of a symmetric operator, with their vectors.
+
+    Lanczos' method with full reorthogonalisation, inner products in float64. Where the basis
+    outgrows its room, k + 12 vectors or 128 MiB, it restarts with the best Ritz vectors (thick
+    restart). It stops when every residual ‖A v − λ v‖ is at most ``tol``·|λ|.
+
+    Parameters
+    ----------
+    H : Operator
+        Such as :func:`hessian` returns.
+    k : int, default 5
+        How many; from 1 to the operator's size.
+    which : str, default "LM"
+        "LM": largest in magnitude. "LA": largest, with sign. "SA": smallest, with sign.
+    tol : float, default 1e-3
+        Relative residual; positive.
+    seed : int
+        Of the start vector. Same seed, same answer.
+    max_products : int, optional
+        When to give up: what has not converged then is marked so. Default: 20·k + 200.
+
+    Returns
+    -------
+    Eigenvalues
+        On Ctrl-C, or when it gives up, what there is so far, marked as not converged.
+
+    Raises
+    ------
+    ValueError
+        ``k``, ``which``, ``tol`` or ``max_products`` is out of range, or a product is not finite.
+
+    Notes
+    -----
+    An eigenvalue that is there several times is found as often only as rounding lets it; where an
+    invariant subspace is complete, it goes on from a fresh random vector.
+
+    References
+    ----------
+    Wu and Simon, *Thick-restart Lanczos method for large symmetric eigenvalue problems*, SIAM J.
+    Matrix Anal. Appl. 22 (2000).
+
+    Examples
+    --------
+    >>> diagonal = torch.tensor([1.0, 5.0, -9.0, 2.0])
+    >>> found = top_eigenvalues(Operator(4, lambda rows: rows * diagonal), k=2)
+    >>> found.values.round(4), found.converged
+    (array([-9.,  5.]), array([ True,  True]))
+    """
+    if not 1 <= k <= H.size:
+        raise ValueError(f"k={k} must lie between 1 and the operator's size {H.size}")
+    if which not in _ORDER:
+        raise ValueError(f"which={which!r} is not one of {', '.join(_ORDER)}")
+    if not tol > 0:
+        raise ValueError(f"tol={tol} must be above 0")
+    limit = 20 * k + 200 if max_products is None else max_products
+    if limit < k:
+        raise ValueError(f"max_products={max_products} must be at least k={k}")
+    search = _Search(H, k, which, tol, seed)
+    with progress(f"{k} eigenvalues", limit) as advance:
+        try:
+            while not search.is_done and search.products < limit:
+                search.extend()
+                advance(1)
+        except KeyboardInterrupt:
+            if len(search.projected) < k:
+                raise
+    return search.result()
+
+
+class _Search:
+    """A basis V, the projection VᵀAV, and the vector that comes next."""
+
+    def __init__(self, H: Operator, k: int, which: Which, tol: float, seed: int) -> None:
+        self.H, self.k, self.which, self.tol = H, k, which, tol
+        self.probes = Probes(H, seed)
+        per_vector = max(H.size * H.dtype.itemsize, 1)
+        self.room = min(H.size, max(k + _SPARE, _ROOM_BYTES // per_vector))
+        self.products = 0
+        self.basis = Basis(self.probes.like(), kept=k)
+        self.projected: Floats = np.zeros((0, 0))
+        self.coupling = 0.0
+        # Where a subspace was complete without being all: what it said, and whether it stands.
+        self.wanted: Floats = np.zeros(0)
+        self.is_whole = True
+        self.next = self._fresh_vector()
+
+    def extend(self) -> None:
+        """Take one product, and restart where there is no more room."""
+        if len(self.projected) == self.room:
+            self._restart()
+        row = self.next
+        product = self.H.rows(row.unsqueeze(0))[0].clone()
+        self.products += 1
+        self.basis.append(row)
+        components, left = self.basis.orthogonalise(product)
+        column = components.numpy()
+        if not np.isfinite(column).all():
+            raise ValueError("a product is not finite: the operator, or its vector, overflows")
+        count = self.basis.count
+        grown = np.zeros((count, count))
+        grown[:-1, :-1] = self.projected
+        grown[-1, :], grown[:, -1] = column, column
+        self.projected = grown
+        self._solve()
+        if left > self._rounding():
+            self.coupling = left
+            self.next = product.div_(left)
+        else:
+            # The basis spans an invariant subspace: what else there is lies outside it.
+            self.coupling = 0.0
+            self._compare()
+            self.next = self._fresh_vector() if count < self.H.size else product
+        self.residuals = self.coupling * np.abs(self.mixing[-1])
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the wanted pairs have converged."""
+        if len(self.projected) < self.k or not self.is_whole:
+            return False
+        return bool(self._converged().all())
+
+    def result(self) -> Eigenvalues:
+        """Return the wanted pairs; the basis is used up."""
+        k = self.k
+        self.basis.rotate(self.mixing[:, :k])
+        values, residuals = self.values[:k], self.residuals[:k]
+        return Eigenvalues(
+            values=values,
+            vectors=self.basis.first(k).T,
+            residuals=residuals,
+            converged=self._converged(),
+            products=self.products,
+            which=self.which,
+        )
+
+    def _converged(self) -> Flags:
+        """Whether each wanted residual is small, or as small as rounding lets it be."""
+        sizes = np.abs(self.values[: self.k])
+        found: Flags = self.residuals[: self.k] <= np.maximum(self.tol * sizes, self._rounding())
+        return found
+
+    def _rounding(self) -> float:
+        """Return the size of what is left of a product when there is nothing but rounding."""
+        return _NOTHING[self.H.dtype] * max(float(np.abs(self.values).max()), 1e-300)
+
+    def _compare(self) -> None:
+        """Note whether what the last fresh vector led to has changed the wanted values."""
+        wanted, before = self.values[: self.k], self.wanted
+        self.wanted = wanted
+        self.is_whole = self.basis.count == self.H.size or (
+            len(before) == self.k
+            and np.allclose(wanted, before, rtol=self.tol, atol=self._rounding())
+        )
+
+    def _solve(self) -> None:
+        """Find the Ritz values, the wanted end first, and how their vectors are mixed."""
+        values, mixing = np.linalg.eigh(self.projected)
+        order = np.argsort(_ORDER[self.which](values), kind="stable")
+        self.values, self.mixing = values[order], mixing[:, order]
+
+    def _restart(self) -> None:
+        """Keep the best Ritz vectors and half of the spare ones beside; the next vector stays."""
+        kept = min(self.k + _SPARE // 2, self.room - 1)
+        self.basis.rotate(self.mixing[:, :kept])
+        self.projected = np.diag(self.values[:kept])
+
+    def _fresh_vector(self) -> Tensor:
+        """Return a random unit vector orthogonal to the basis."""
+        row = self.probes.sphere(1)[0]
+        _, norm = self.basis.orthogonalise(row)
+        return row.div_(norm)
+
+
+# Relative to the largest eigenvalue.
+_NOTHING = {torch.float32: 1e-6, torch.float64: 1e-13}

@@ -89,6 +89,8 @@ def _steppe() -> Library:
 
 
 def _curvlinops() -> Library:
+    """Its operator is SciPy's: eigenvalues are ``eigsh``'s."""
+
     def operator(model: nn.Module, criterion: nn.Module, data: Data) -> Any:
         import curvlinops
 
@@ -120,7 +122,7 @@ def _curvlinops() -> Library:
         return estimate
 
     return Library(
-        "curvlinops + eigsh",
+        "curvlinops",
         "curvlinops-for-pytorch",
         "curvlinops",
         operator,

@@ -382,7 +382,7 @@ def cnn() -> Problem:
     """Make a CNN of 101 626 parameters."""
     torch.manual_seed(0)
     model = nn.Sequential(
-        nn.Unflatten(1, (1, 8)),
+        nn.Unflatten(1, (1, 8, 8)),
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(32, 64, 3, padding=1),

@@ -6,6 +6,7 @@ from steppe.landscape.hessian import ggn, hessian
 from steppe.landscape.operator import Operator
 from steppe.landscape.sharpness import Sharpness, sharpness
 from steppe.landscape.trace import Trace, trace
+from steppe.landscape.trajectory import Trajectory
 
 __all__ = [
     "Density",
@@ -13,6 +14,7 @@ __all__ = [
     "Operator",
     "Sharpness",
     "Trace",
+    "Trajectory",
     "density",
     "ggn",
     "hessian",

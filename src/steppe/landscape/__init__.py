@@ -5,19 +5,24 @@ from steppe.landscape.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.hessian import ggn, hessian
 from steppe.landscape.operator import Operator
 from steppe.landscape.sharpness import Sharpness, sharpness
+from steppe.landscape.surface import Line, Plane, line, plane
 from steppe.landscape.trace import Trace, trace
 from steppe.landscape.trajectory import Trajectory
 
 __all__ = [
     "Density",
     "Eigenvalues",
+    "Line",
     "Operator",
+    "Plane",
     "Sharpness",
     "Trace",
     "Trajectory",
     "density",
     "ggn",
     "hessian",
+    "line",
+    "plane",
     "sharpness",
     "top_eigenvalues",
     "trace",

@@ -1,5 +1,6 @@
 """Instruments that say how flat a minimum is; they know models and data, no optimizer."""
 
+from steppe.landscape.barrier import Barrier, barrier
 from steppe.landscape.density import Density, density
 from steppe.landscape.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.hessian import ggn, hessian
@@ -10,6 +11,7 @@ from steppe.landscape.trace import Trace, trace
 from steppe.landscape.trajectory import Trajectory
 
 __all__ = [
+    "Barrier",
     "Density",
     "Eigenvalues",
     "Line",
@@ -18,6 +20,7 @@ __all__ = [
     "Sharpness",
     "Trace",
     "Trajectory",
+    "barrier",
     "density",
     "ggn",
     "hessian",

@@ -2,6 +2,15 @@
 
 from steppe.landscape.hessian import ggn, hessian
 from steppe.landscape.operator import Operator
+from steppe.landscape.preconditioned import Preconditioned, preconditioned
 from steppe.landscape.sharpness import Sharpness, sharpness
 
-__all__ = ["Operator", "Sharpness", "ggn", "hessian", "sharpness"]
+__all__ = [
+    "Operator",
+    "Preconditioned",
+    "Sharpness",
+    "ggn",
+    "hessian",
+    "preconditioned",
+    "sharpness",
+]

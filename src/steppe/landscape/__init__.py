@@ -5,6 +5,8 @@ from steppe.landscape.density import Density, density
 from steppe.landscape.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.hessian import ggn, hessian
 from steppe.landscape.operator import Operator
+from steppe.landscape.preconditioned import Preconditioned, preconditioned
+from steppe.landscape.profile import Profile, profile
 from steppe.landscape.sharpness import Sharpness, sharpness
 from steppe.landscape.surface import Line, Plane, line, plane
 from steppe.landscape.trace import Trace, trace
@@ -17,6 +19,8 @@ __all__ = [
     "Line",
     "Operator",
     "Plane",
+    "Preconditioned",
+    "Profile",
     "Sharpness",
     "Trace",
     "Trajectory",
@@ -26,6 +30,8 @@ __all__ = [
     "hessian",
     "line",
     "plane",
+    "preconditioned",
+    "profile",
     "sharpness",
     "top_eigenvalues",
     "trace",

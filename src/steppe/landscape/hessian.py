@@ -143,7 +143,13 @@ def ggn(
 
 
 def _operator(objective: Objective, product: Callable[[Tensor], Tensor]) -> Operator:
-    return Operator(objective.size, product, dtype=objective.dtype, device=objective.device)
+    return Operator(
+        objective.size,
+        product,
+        dtype=objective.dtype,
+        device=objective.device,
+        params=objective.params,
+    )
 
 
 OfBatch = Callable[[Objective, Batch, Tensor], list[Tensor]]

@@ -46,7 +46,7 @@ class Objective:
         the mean over the batch's samples. None takes ``outputs.loss``, for models that compute it.
     data : iterable
         Batches, gone through again and again: a list or a ``DataLoader``, shuffled or not. They are
-        moved to the model's device.
+        moved to the model's device; a :class:`Batch` is there already.
     params : iterable of Tensor, optional
         The parameters it is a function of. Default: those that require a gradient.
     train : bool
@@ -164,7 +164,7 @@ class Objective:
             )
         return loss.reshape(())
 
-    def loss(self, finite: bool = True) -> tuple[float, int]:
+    def loss(self, *, finite: bool = True) -> tuple[float, int]:
         """Return the mean loss and the number of samples, as the model is.
 
         Parameters
@@ -180,12 +180,15 @@ class Objective:
         sums = self.over_ranks(torch.tensor([total, samples], dtype=torch.float64))
         return sums[0].item() / counted_samples(sums[1].item()), int(sums[1].item())
 
-    def gradient(self) -> tuple[Tensor, float, int]:
-        """Return the gradient in float64, the mean loss, and the number of samples."""
+    def gradient(self, *, finite: bool = True) -> tuple[Tensor, float, int]:
+        """Return the gradient in float64, the mean loss, and the number of samples.
+
+        ``finite`` is as in :meth:`loss`.
+        """
         mean = Mean(self, 1)
         for batch in self.batches():
             with torch.enable_grad():
-                loss = self.loss_of(batch, self.outputs(batch))
+                loss = self.loss_of(batch, self.outputs(batch), finite)
                 parts = torch.autograd.grad(
                     loss, self.params, allow_unused=True, materialize_grads=True
                 )
@@ -219,6 +222,8 @@ class Objective:
                 param.copy_(part)
 
     def _read(self, number: int, batch: Any) -> Batch:
+        if isinstance(batch, Batch):
+            return batch
         if isinstance(batch, Mapping):
             keywords = {name: _on(value, self.device) for name, value in batch.items()}
             return Batch(number, (), keywords, keywords, _size(number, list(keywords.values())))

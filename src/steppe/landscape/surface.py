@@ -64,7 +64,7 @@ class Line(Result):
         losses = self.losses[shown]
         axes.plot(self.coordinates[shown], losses, color="#0072B2", lw=1.7)
         axes.plot(0.0, self.loss, "o", color="#D55E00", label="the parameters as they are")
-        if _is_wide(losses):
+        if is_wide(losses):
             axes.set_yscale("log")
         axes.set_xlim(self.coordinates[0], self.coordinates[-1])
         axes.set_xlabel("step along the direction, in its length")
@@ -349,7 +349,8 @@ def _grid(pca: PCA | None, reach: float | None, points: int) -> tuple[Floats, Fl
     return a, b
 
 
-def _is_wide(losses: Floats) -> bool:
+def is_wide(losses: Floats) -> bool:
+    """Whether losses need a logarithmic scale to be seen."""
     return bool(losses.size and losses.min() > 0 and losses.max() > _WIDE * losses.min())
 
 

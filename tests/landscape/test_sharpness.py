@@ -1,6 +1,8 @@
-"""SAM-sharpness against closed forms and a dense computation, and the model left as found."""
+"""Sharpness against closed forms and dense computations, and the model left as found."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,27 @@ def linear(weights: list[float], dtype: torch.dtype = torch.float64) -> nn.Linea
 
 def batches(inputs: Tensor, targets: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(inputs.split(size), targets.split(size), strict=True))
+
+
+class Quadratic(nn.Module):
+    """½ wᵀAw, whatever the inputs."""
+
+    def __init__(self, matrix: np.ndarray, point: np.ndarray) -> None:
+        super().__init__()
+        self.matrix = torch.tensor(matrix)
+        self.point = nn.Parameter(torch.tensor(point))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.point @ self.matrix @ self.point / 2
+
+
+ONE = [(torch.zeros(1, 1), torch.zeros(1))]
+
+
+def random_quadratic(size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    root = random.normal(size=(size, size))
+    return root @ root.T, random.normal(size=size)
 
 
 def test_of_a_linear_loss_is_rho_times_the_norm_of_the_gradient() -> None:
@@ -70,6 +93,194 @@ def test_is_over_samples_whatever_the_batches(size: int) -> None:
     expected = loss(w + 0.3 * gradient / np.linalg.norm(gradient)) - loss(w)
     assert result.value == pytest.approx(expected, rel=1e-10)
     assert result.samples == 10
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_several_steps_follow_the_gradient_within_the_ball(steps: int, adaptive: bool) -> None:
+    a, w = random_quadratic(4)
+    rho, scale = 0.8, np.abs(w) if adaptive else np.ones(4)
+    offset = np.zeros(4)
+    for _ in range(steps):
+        gradient = a @ (w + offset)
+        offset = offset + rho / steps * scale**2 * gradient / np.linalg.norm(scale * gradient)
+        # The projection that the definition asks for; steps of ρ/k never need it.
+        offset = offset / max(1.0, np.linalg.norm(offset / scale) / rho)
+    expected = (w + offset) @ a @ (w + offset) / 2 - w @ a @ w / 2
+    result = sharpness(
+        Quadratic(a, w), mean_output, ONE, rho=rho, ascent_steps=steps, adaptive=adaptive
+    )
+    assert result.value == pytest.approx(expected, rel=1e-12)
+    assert (result.ascent_steps, result.adaptive, result.stderr) == (steps, adaptive, None)
+
+
+def test_more_steps_come_nearer_to_the_maximum_on_the_ball() -> None:
+    """At w = 0.1·e₁ the gradient points along e₁, and the maximum is near e₂."""
+    a, w, rho = np.diag([1.0, 9.0]), np.array([0.1, 0.01]), 0.5
+    angles = np.linspace(0, 2 * np.pi, 100_001)
+    points = w[:, None] + rho * np.array([np.cos(angles), np.sin(angles)])
+    best = np.max(np.sum(points * (a @ points), axis=0)) / 2 - w @ a @ w / 2
+    rises = [
+        sharpness(Quadratic(a, w), mean_output, ONE, rho=rho, ascent_steps=k).value
+        for k in (1, 5, 50)
+    ]
+    assert rises[0] < 0.7 * best
+    assert 0.7 * best < rises[1] < rises[2] < best
+
+
+def test_adaptive_of_a_linear_loss_is_rho_times_the_scaled_norm() -> None:
+    """Along ρT²g/‖Tg‖ the loss g·w rises by ρ‖Tg‖, T = |w|."""
+    inputs = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    result = sharpness(linear([0.5, -2.0]), mean_output, [(inputs, inputs)], rho=0.2, adaptive=True)
+    assert result.value == pytest.approx(0.2 * math.hypot(0.5 * 3.0, 2.0 * 4.0), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["worst", "average"])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_adaptive_does_not_change_when_layers_are_rescaled(kind: Any, adaptive: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 1, bias=False)).double()
+    inputs, targets = torch.randn(8, 3).double(), torch.randn(8, 1).double()
+
+    def measured() -> float:
+        data = [(inputs, targets)]
+        options: dict[str, Any] = {"rho": 0.1, "adaptive": adaptive, "kind": kind}
+        return sharpness(model, F.mse_loss, data, **options).value
+
+    before, outputs = measured(), model(inputs)
+    with torch.no_grad():
+        model[0].weight *= 7.0
+        model[0].bias *= 7.0
+        model[2].weight /= 7.0
+    torch.testing.assert_close(model(inputs), outputs)
+    assert (measured() == pytest.approx(before, rel=1e-9)) == adaptive
+
+
+def ten_samples() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(10, 3, generator=generator, dtype=torch.float64)
+    return inputs, torch.randn(10, 1, generator=generator, dtype=torch.float64)
+
+
+def by_hand(groups: list[tuple[Tensor, Tensor]], rho: float) -> tuple[float, float]:
+    """Return the mean rise over groups, and its standard error."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1).double()
+    sizes = np.array([len(targets) for _, targets in groups])
+    rises = np.array([sharpness(model, F.mse_loss, [group], rho=rho).value for group in groups])
+    mean = np.average(rises, weights=sizes)
+    weights, count = sizes / sizes.sum(), len(groups)
+    return mean, math.sqrt(np.sum(weights**2 * (rises - mean) ** 2) * count / (count - 1))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 10])
+@pytest.mark.parametrize("m", [1, 4, 5, 9])
+def test_m_is_over_groups_whatever_the_batches(size: int, m: int) -> None:
+    inputs, targets = ten_samples()
+    expected, stderr = by_hand(batches(inputs, targets, m), rho=0.3)
+    torch.manual_seed(0)
+    model = nn.Linear(3, 1).double()
+    result = sharpness(model, F.mse_loss, batches(inputs, targets, size), rho=0.3, m=m)
+    assert result.value == pytest.approx(expected, rel=1e-12)
+    assert result.stderr == pytest.approx(stderr, rel=1e-9)
+    assert result.loss == pytest.approx(F.mse_loss(model(inputs), targets).item())
+    assert (result.samples, result.m, result.complete) == (10, m, True)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_m_of_all_samples_is_the_plain_one(train: bool) -> None:
+    data = batches(*ten_samples(), 4)
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(3, 1)).double()
+    options: dict[str, Any] = {"rho": 0.3, "train": train, "params": [model[1].weight]}
+    plain = sharpness(model, F.mse_loss, data, **options)
+    grouped = sharpness(model, F.mse_loss, data, m=10, **options)
+    assert grouped.value == pytest.approx(plain.value, rel=1e-12)
+    assert grouped.stderr is None
+
+
+def test_m_cuts_mappings_and_leaves_what_has_no_samples() -> None:
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(3, 1).double()
+
+        def forward(self, x: Tensor, mask: Tensor, parts: dict[str, Any], y: Tensor) -> Tensor:
+            return (self.body(x * mask + parts["shift"][0]) - y).square().mean()
+
+    inputs, targets = ten_samples()
+    torch.manual_seed(0)
+    model, mask = Keywords(), torch.tensor([[1.0, 0.0, 1.0]])
+    data = [
+        {"x": x, "mask": mask, "parts": {"shift": [0.1 * x]}, "y": y}
+        for x, y in batches(inputs, targets, 7)
+    ]
+    result = sharpness(model, lambda outputs, batch: outputs, data, rho=0.3, m=4)
+    expected, _ = by_hand(batches(inputs * mask + 0.1 * inputs, targets, 4), rho=0.3)
+    assert result.value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_average_of_a_quadratic_is_its_trace(adaptive: bool) -> None:
+    """E uᵀAu = tr(A)/n on the unit sphere, and the linear term averages out."""
+    a, w = random_quadratic(5, seed=2)
+    scale, rho = np.abs(w) if adaptive else np.ones(5), 0.3
+    result = sharpness(
+        Quadratic(a, w),
+        mean_output,
+        ONE,
+        rho=rho,
+        kind="average",
+        draws=400,
+        adaptive=adaptive,
+    )
+    expected = rho**2 * np.trace(scale[:, None] * a * scale) / (2 * 5)
+    # The variance of the linear term ρ·(Ty)·u, y = Aw, is ρ²‖Ty‖²/n; it leads.
+    deviation = rho * np.linalg.norm(scale * (a @ w)) / math.sqrt(5 * 400)
+    assert abs(result.value - expected) < 4 * result.stderr
+    assert result.stderr == pytest.approx(deviation, rel=0.15)
+    assert result.perturbed_loss - result.loss == result.value
+    assert (result.draws, result.samples) == (400, 1)
+
+
+def test_average_goes_as_far_as_rho_whatever_the_direction() -> None:
+    model = Quadratic(np.eye(7), np.zeros(7))
+    result = sharpness(model, mean_output, ONE, rho=0.3, kind="average")
+    assert result.value == pytest.approx(0.3**2 / 2, rel=1e-12)
+    assert result.stderr == pytest.approx(0.0, abs=1e-12)
+
+
+def test_average_is_the_seeds() -> None:
+    def measured(seed: int) -> float:
+        model = Quadratic(*random_quadratic(5))
+        return sharpness(model, mean_output, ONE, kind="average", draws=3, seed=seed).value
+
+    assert measured(1) == measured(1) != measured(2)
+
+
+def test_one_draw_has_no_standard_error() -> None:
+    model = Quadratic(*random_quadratic(3))
+    assert sharpness(model, mean_output, ONE, kind="average", draws=1).stderr is None
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_loss_that_overflows_is_reported_as_infinite(steps: int) -> None:
+    inputs = torch.ones(1, 1, dtype=torch.float64)
+    result = sharpness(
+        linear([1.0]),
+        lambda outputs, targets: outputs.exp().mean(),
+        [(inputs, inputs)],
+        rho=3000.0,
+        ascent_steps=steps,
+    )
+    assert (result.value, result.perturbed_loss) == (math.inf, math.inf)
+    assert result.loss == pytest.approx(math.e)
+
+
+def test_params_chooses_what_is_perturbed() -> None:
+    model = nn.Linear(1, 1, dtype=torch.float64)
+    inputs = torch.ones(2, 1, dtype=torch.float64)
+    result = sharpness(model, mean_output, [(inputs, inputs)], rho=0.5, params=[model.bias])
+    assert result.value == pytest.approx(0.5)
 
 
 def test_sums_the_norm_in_float64() -> None:
@@ -153,6 +364,74 @@ def test_is_taken_in_eval_mode() -> None:
     assert with_dropout == sharpness(plain, mean_output, [(inputs, inputs)])
 
 
+def test_train_mode_drops_out_the_same_each_time() -> None:
+    """A loss that is linear in the weights rises by ρ‖g‖, with any one mask; not with two."""
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(40, 1, bias=False)).double()
+    inputs = torch.ones(3, 40, dtype=torch.float64)
+    data = [(inputs, inputs)]
+    torch.manual_seed(0)
+    kept = F.dropout(inputs, 0.5).mean(dim=0)
+    result = sharpness(model, mean_output, data, rho=0.1, train=True)
+    assert result.value == pytest.approx(0.1 * kept.norm().item(), rel=1e-10)
+    assert result.train
+
+
+class Interrupted:
+    """Data that is gone through without trouble so many times."""
+
+    def __init__(self, data: list[Any], times: int) -> None:
+        # Once more, as it is looked at whether it can be gone through again.
+        self.data, self.times = data, times + 1
+
+    def __iter__(self) -> Iterator[Any]:
+        if self.times == 0:
+            raise KeyboardInterrupt
+        self.times -= 1
+        return iter(self.data)
+
+
+def test_an_interrupt_keeps_the_draws_so_far() -> None:
+    model = Quadratic(*random_quadratic(3))
+    before = model.point.tolist()
+    result = sharpness(model, mean_output, Interrupted(ONE, 3), kind="average", draws=50)
+    assert (result.draws, result.complete) == (2, False)
+    assert result.value == sharpness(model, mean_output, ONE, kind="average", draws=2).value
+    assert model.point.tolist() == before
+
+
+@pytest.mark.parametrize("kind", ["worst", "average"])
+def test_an_interrupt_before_any_result_goes_through(kind: Any) -> None:
+    model = Quadratic(*random_quadratic(3))
+    before = model.point.tolist()
+    with pytest.raises(KeyboardInterrupt):
+        sharpness(model, mean_output, Interrupted(ONE, 1), kind=kind)
+    assert model.point.tolist() == before
+
+
+def test_can_be_written_down() -> None:
+    result = sharpness(Quadratic(*random_quadratic(3)), mean_output, ONE)
+    written = result.to_dict()
+    assert written["value"] == result.value
+    assert {"kind": "worst", "m": None, "complete": True}.items() <= written.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "best"}, "kind='best' is not one of"),
+        ({"m": 0}, "m must be a whole number of at least 1, got 0"),
+        ({"m": 2.5}, "m must be a whole number of at least 1, got 2.5"),
+        ({"ascent_steps": 0}, "ascent_steps must be a whole number of at least 1, got 0"),
+        ({"kind": "average", "draws": 0}, "draws must be a whole number of at least 1, got 0"),
+        ({"kind": "average", "m": 1}, 'm and ascent_steps belong to kind="worst", got m=1'),
+        ({"kind": "average", "ascent_steps": 2}, 'belong to kind="worst", .*ascent_steps=2'),
+    ],
+)
+def test_refuses_options_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sharpness(Quadratic(*random_quadratic(3)), mean_output, ONE, **options)
+
+
 @pytest.mark.parametrize("rho", [0.0, -0.1, math.inf, math.nan])
 def test_refuses_a_radius_out_of_range(rho: float) -> None:
     inputs = torch.ones(1, 1)
@@ -166,14 +445,15 @@ def test_refuses_a_model_without_trainable_parameters() -> None:
         sharpness(nn.Linear(1, 1).requires_grad_(False), mean_output, [(inputs, inputs)])
 
 
-def test_refuses_no_data() -> None:
+@pytest.mark.parametrize("options", [{}, {"m": 2}, {"kind": "average"}])
+def test_refuses_no_data(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="data is empty"):
-        sharpness(nn.Linear(1, 1), mean_output, [])
+        sharpness(nn.Linear(1, 1), mean_output, [], **options)
 
 
 def test_refuses_data_that_can_be_read_only_once() -> None:
     inputs = torch.ones(1, 1)
-    with pytest.raises(ValueError, match="not a generator"):
+    with pytest.raises(ValueError, match="pass a list or a DataLoader"):
         sharpness(nn.Linear(1, 1), mean_output, (pair for pair in [(inputs, inputs)]))
 
 
@@ -181,3 +461,10 @@ def test_refuses_a_loss_that_is_not_finite() -> None:
     inputs = torch.full((1, 1), math.nan)
     with pytest.raises(ValueError, match="loss is not finite"):
         sharpness(nn.Linear(1, 1), mean_output, [(inputs, inputs)])
+
+
+def test_refuses_a_gradient_that_is_not_finite() -> None:
+    """√|w| has an infinite slope at 0, where it is 0."""
+    inputs = torch.ones(1, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="gradient of the loss is not finite"):
+        sharpness(linear([0.0]), lambda outputs, _: outputs.sqrt().mean(), [(inputs, inputs)])

@@ -6,6 +6,7 @@ import typer
 
 import steppe
 from steppe.bench.command import bench
+from steppe.compare.card import profile
 from steppe.compare.command import compare, doctor
 
 app = typer.Typer(
@@ -14,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, bench, doctor):
+for command in (compare, profile, bench, doctor):
     app.command()(command)
 
 

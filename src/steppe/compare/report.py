@@ -9,15 +9,15 @@ from rich.table import Table
 from steppe.commands.tables import new_table
 from steppe.commands.wording import many
 from steppe.compare.controls import control_of
+from steppe.compare.curvature import SAMPLES
 from steppe.compare.study import Study
 from steppe.compare.summary import Difference, Finished, Row, difference, summarise
-from steppe.compare.wording import SAME, short, verdict, with_interval
+from steppe.compare.wording import SAME, short, significant, verdict, with_interval
 
 _INTERVALS = ("test\naccuracy %", "test\nloss")
 _NUMBERS = (
     "train\nloss",
     "gap",
-    "sharp-\nness",
     "ms per\nstep",
     "state\nB/param",
 )
@@ -40,6 +40,7 @@ def report(console: Console, study: Study, finished: Finished) -> None:
         console.print("No run has finished.")
         return
     console.print(_table(study, rows))
+    console.print(_curvature(rows))
     for note in _notes(study, rows):
         console.print(note, highlight=False)
     if study.seeds == 1:
@@ -75,16 +76,27 @@ def _table(study: Study, rows: list[Row]) -> Table:
     for row in rows:
         name = f"{row.name} †" if row.diverged else row.name
         if row.diverged == row.runs:
-            measures = ["diverged", "–", "–", "–", "–"]
+            measures = ["diverged", "–", "–", "–"]
         else:
             measures = [
                 with_interval(row.accuracy, 2),
                 with_interval(row.test_loss, 3),
                 short(row.train_loss.mean),
                 f"{row.gap.mean:.3f}",
-                short(row.sharpness.mean),
             ]
         table.add_row(name, *measures, f"{row.step_ms:.2f}", f"{row.state_bytes:.1f}")
+    return table
+
+
+def _curvature(rows: list[Row]) -> Table:
+    table = new_table("Curvature")
+    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
+        table.add_column(heading, justify="right", min_width=8)
+    table.add_column("threshold", justify="right", no_wrap=True)
+    for row in rows:
+        measured = (row.sharpness, row.largest, row.trace, row.preconditioned)
+        cells = ["–"] * 4 if row.diverged == row.runs else map(significant, measured)
+        table.add_row(row.name, *cells, short(row.threshold.mean))
     return table
 
 
@@ -98,8 +110,10 @@ def _notes(study: Study, rows: list[Row]) -> list[str]:
     notes = [
         f"± is the 95 % t-interval over seeds, on one test set of {samples} samples (one is "
         f"{100 / samples:.2g} points). Weight decay 0, {lr}, nothing tuned. Gap is test − train "
-        "loss. Sharpness is the rise in train loss one SAM step of 0.05 away; it shrinks with the "
-        "train loss, so compare it between optimizers that fit equally well."
+        "loss. Curvature is that of the train loss at the end. Sharpness: its rise one SAM step of "
+        f"0.05 away. λ_max, trace: the Hessian's, over at most {SAMPLES} samples. λ_max(PH): after "
+        "the optimizer's preconditioner P; steps are stable below the threshold, at the last lr. "
+        "All shrink with the train loss: compare optimizers that fit equally well."
     ]
     if any(recipe.switches or recipe.warmup for recipe in study.recipes):
         switched = round(1 / setup.switch_rate)
@@ -124,7 +138,7 @@ def _row_notes(row: Row) -> list[str]:
             "and is in no mean."
         )
     if row.diverged < row.runs and math.isnan(row.sharpness.mean):
-        notes.append(f"{row.name} ended where the gradient is not finite: no sharpness there.")
+        notes.append(f"{row.name} ended where derivatives are not finite: no curvature there.")
     return notes
 
 

@@ -2,13 +2,15 @@
 
 import math
 import sqlite3
+from dataclasses import astuple
 from pathlib import Path
 
+from steppe.compare.curvature import Curvature
 from steppe.compare.run import Epoch, Outcome, Run
 
 FILE = "results.sqlite"
 
-_VERSION = 1
+_VERSION = 2
 _TIMEOUT_S = 60.0  # how long to wait for another process that has the file locked
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -22,6 +24,10 @@ CREATE TABLE IF NOT EXISTS runs (
     test_loss REAL,
     test_accuracy REAL,
     sharpness REAL,
+    largest_eigenvalue REAL,
+    trace REAL,
+    preconditioned REAL,
+    threshold REAL,
     step_ms REAL NOT NULL,
     state_bytes REAL NOT NULL,
     finished TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
@@ -36,9 +42,11 @@ CREATE TABLE IF NOT EXISTS curves (
 );
 """
 
+# In the order of :class:`Curvature`.
+_CURVATURE = "sharpness, largest_eigenvalue, trace, preconditioned, threshold"
 _PROBES = (
     "SELECT id, settings, task, optimizer, seed, diverged, train_loss, test_loss, test_accuracy,"
-    " sharpness, step_ms, state_bytes FROM runs LIMIT 0",
+    f" {_CURVATURE}, step_ms, state_bytes FROM runs LIMIT 0",
     "SELECT run, epoch, train_loss, test_loss, test_accuracy FROM curves LIMIT 0",
 )
 
@@ -62,6 +70,7 @@ class Results:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / FILE
         try:
@@ -84,12 +93,12 @@ class Results:
     def get(self, run: Run) -> Outcome | None:
         """Look up what came of the run; None if it has not finished."""
         row = self._connection.execute(
-            "SELECT id, diverged, sharpness, step_ms, state_bytes FROM runs WHERE settings = ?",
+            f"SELECT id, diverged, step_ms, state_bytes, {_CURVATURE} FROM runs WHERE settings = ?",
             (run.settings,),
         ).fetchone()
         if row is None:
             return None
-        identity, diverged, sharpness, step_ms, state_bytes = row
+        identity, diverged, step_ms, state_bytes, *curvature = row
         curve = self._connection.execute(
             "SELECT train_loss, test_loss, test_accuracy FROM curves WHERE run = ? ORDER BY epoch",
             (identity,),
@@ -98,7 +107,7 @@ class Results:
             curve=tuple(Epoch(*epoch) for epoch in curve),
             diverged=bool(diverged),
             # SQLite has no NaN: it comes back as NULL.
-            sharpness=math.nan if sharpness is None else sharpness,
+            curvature=Curvature(*(math.nan if x is None else x for x in curvature)),
             step_ms=step_ms,
             state_bytes=state_bytes,
         )
@@ -109,8 +118,8 @@ class Results:
         with self._connection:
             cursor = self._connection.execute(
                 "INSERT OR IGNORE INTO runs (settings, task, optimizer, seed, diverged,"
-                " train_loss, test_loss, test_accuracy, sharpness, step_ms, state_bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f" train_loss, test_loss, test_accuracy, {_CURVATURE}, step_ms, state_bytes)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     run.settings,
                     run.setup.task.name,
@@ -120,7 +129,7 @@ class Results:
                     final.train_loss,
                     final.test_loss,
                     final.test_accuracy,
-                    outcome.sharpness,
+                    *astuple(outcome.curvature),
                     outcome.step_ms,
                     outcome.state_bytes,
                 ),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 import steppe
+from steppe.compare.curvature import Curvature
 from steppe.compare.optimizers import Recipe
 from steppe.compare.sources import steppe_source
 from steppe.compare.tasks import Task
@@ -91,9 +92,9 @@ class Outcome:
         One per finished epoch.
     diverged : bool
         Whether a loss was not finite; the run ended there.
-    sharpness : float
-        SAM's, over the training samples at radius 0.05; NaN if the run diverged or ended where
-        the gradient is not finite.
+    curvature : Curvature
+        Of the training loss at the end; NaN if the run diverged or ended where derivatives are not
+        finite.
     step_ms : float
         Median wall time of a training step (forward, backward, update) in milliseconds.
     state_bytes : float
@@ -102,7 +103,7 @@ class Outcome:
 
     curve: tuple[Epoch, ...]
     diverged: bool
-    sharpness: float
+    curvature: Curvature
     step_ms: float
     state_bytes: float
 

@@ -155,7 +155,12 @@ def execute(
         if known is not None:
             yield run, known, True
             continue
-        outcome = train(run, study.data, lambda run=run: on_epoch(run))  # type: ignore[misc]
+        outcome = train(
+            run,
+            study.data,
+            lambda run=run: on_epoch(run),  # type: ignore[misc]
+            results.directory,
+        )
         results.add(run, outcome)
         yield run, outcome, False
 

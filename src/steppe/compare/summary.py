@@ -1,11 +1,14 @@
 """What the finished runs of a study come to, optimizer by optimizer."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean, median
 
+from steppe.compare.curvature import Curvature
 from steppe.compare.run import Outcome
 from steppe.compare.statistics import Interval, interval, paired
+
+_CURVATURE = [field.name for field in fields(Curvature)]
 
 # Outcomes by optimizer, then by seed.
 Finished = Mapping[str, Mapping[int, Outcome]]
@@ -23,8 +26,10 @@ class Row:
         How many runs there are, and how many of them diverged and are in no mean.
     accuracy : Interval
         Test accuracy in per cent.
-    test_loss, train_loss, gap, sharpness : Interval
+    test_loss, train_loss, gap : Interval
         After the last epoch; the gap is test loss − train loss.
+    sharpness, largest, trace, preconditioned, threshold : Interval
+        Of the training loss there, see :class:`~steppe.compare.curvature.Curvature`.
     step_ms : float
         Median over runs of a run's median step.
     state_bytes : float
@@ -39,6 +44,10 @@ class Row:
     train_loss: Interval
     gap: Interval
     sharpness: Interval
+    largest: Interval
+    trace: Interval
+    preconditioned: Interval
+    threshold: Interval
     step_ms: float
     state_bytes: float
 
@@ -85,10 +94,14 @@ def _row(name: str, outcomes: Mapping[int, Outcome]) -> Row:
         test_loss=over_seeds(_test_loss),
         train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
         gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
-        sharpness=over_seeds(lambda outcome: outcome.sharpness),
+        **{name: over_seeds(_of_curvature(name)) for name in _CURVATURE},
         step_ms=median(outcome.step_ms for outcome in outcomes.values()),
         state_bytes=fmean(outcome.state_bytes for outcome in outcomes.values()),
     )
+
+
+def _of_curvature(name: str) -> Callable[[Outcome], float]:
+    return lambda outcome: float(getattr(outcome.curvature, name))
 
 
 def _values(

@@ -11,6 +11,8 @@ from steppe.commands.wording import unknown
 from steppe.compare import data, models
 from steppe.compare.data import Data
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Task:
@@ -40,7 +42,7 @@ class Task:
     epochs: int
     batch_size: int
     threads: int | None = None
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    loss: Loss = F.cross_entropy
     reads_files: bool = False
 
     def data(self, directory: Path | None = None) -> Data:

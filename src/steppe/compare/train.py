@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steppe.compare import checkpoint
+from steppe.compare.curvature import Curvature, in_batches, measure
 from steppe.compare.data import Data
 from steppe.compare.run import Epoch, Outcome, Run
-from steppe.landscape import sharpness
-
-# For speed only (it stays in the cache): the numbers reported are means over samples.
-_EVALUATION_BATCH = 250
 
 
-def train(run: Run, data: Data, on_epoch: Callable[[], None] = lambda: None) -> Outcome:
+def train(
+    run: Run,
+    data: Data,
+    on_epoch: Callable[[], None] = lambda: None,
+    directory: Path | None = None,
+) -> Outcome:
     """Train from the seed's initial weights, in the seed's data order, and measure the result.
 
     Weights and order depend on the seed alone, so optimizers are compared like with like. The
@@ -34,6 +38,8 @@ def train(run: Run, data: Data, on_epoch: Callable[[], None] = lambda: None) -> 
         The task's data on the run's device.
     on_epoch : callable
         Called after each epoch.
+    directory : Path, optional
+        Where to leave the trained model and its optimizer, see :mod:`steppe.compare.checkpoint`.
 
     Returns
     -------
@@ -64,10 +70,13 @@ def train(run: Run, data: Data, on_epoch: Callable[[], None] = lambda: None) -> 
                 break
             curve.append(epoch)
             on_epoch()
+        if directory is not None and not diverged:
+            checkpoint.save(checkpoint.checkpoint_path(directory, run), run, model, optimizer)
+        samples = data.train_inputs, data.train_targets
         return Outcome(
             curve=tuple(curve),
             diverged=diverged,
-            sharpness=math.nan if diverged else _sharpness(model, loss_fn, data),
+            curvature=Curvature() if diverged else measure(model, loss_fn, *samples, optimizer),
             step_ms=1e3 * median(times),
             state_bytes=state_bytes(optimizer, model),
         )
@@ -148,11 +157,6 @@ def _shuffled(
         yield data.train_inputs[rows], data.train_targets[rows]
 
 
-def _batches(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    size = _EVALUATION_BATCH
-    return list(zip(torch.split(inputs, size), torch.split(targets, size), strict=True))
-
-
 def _evaluate(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data) -> Epoch:
     model.eval()
     train_loss, _ = _loss_and_accuracy(model, loss_fn, data.train_inputs, data.train_targets)
@@ -169,19 +173,11 @@ def _loss_and_accuracy(
     targets: Tensor,
 ) -> tuple[float, float]:
     loss, correct = 0.0, 0
-    for batch, wanted in _batches(inputs, targets):
+    for batch, wanted in in_batches(inputs, targets):
         outputs = model(batch)
         loss += loss_fn(outputs, wanted).item() * len(wanted)
         correct += int((outputs.argmax(dim=1) == wanted).sum())
     return loss / len(targets), correct / len(targets)
-
-
-def _sharpness(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data) -> float:
-    batches = _batches(data.train_inputs, data.train_targets)
-    try:
-        return sharpness(model, loss_fn, batches).value
-    except ValueError:  # a finite loss may have a gradient that is not: there is no direction
-        return math.nan
 
 
 def _now(device: torch.device) -> float:

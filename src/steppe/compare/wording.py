@@ -1,5 +1,7 @@
 """Numbers and findings in words."""
 
+import math
+
 from steppe.compare.statistics import Interval
 
 SAME = "same on every seed"
@@ -20,6 +22,20 @@ def with_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
     mean = f"{value.mean:{'+' if sign else ''}.{digits}f}".replace("-", "−")
     width = "–" if value.half_width != value.half_width else f"{value.half_width:.{digits}f}"
     return f"{mean} ± {width}"
+
+
+def significant(value: Interval) -> str:
+    """Write a mean to three digits, and its half-width as far; ``–`` where there is none.
+
+    Examples
+    --------
+    >>> significant(Interval(0.012345, 0.00321)), significant(Interval(1234.5, 67.0))
+    ('0.0123 ± 0.0032', '1234 ± 67')
+    """
+    if not math.isfinite(value.mean):
+        return "–"
+    size = math.floor(math.log10(abs(value.mean))) if value.mean else 0
+    return with_interval(value, max(0, 2 - size))
 
 
 def short(value: float) -> str:

@@ -162,7 +162,13 @@ def _check_width(objective: Objective) -> None:
 
 
 def _operator(objective: Objective, product: Callable[[Tensor], Tensor]) -> Operator:
-    return Operator(objective.size, product, dtype=objective.dtype, device=objective.device)
+    return Operator(
+        objective.size,
+        product,
+        dtype=objective.dtype,
+        device=objective.device,
+        params=objective.params,
+    )
 
 
 OfBatch = Callable[[Objective, Batch, Tensor], list[Tensor]]

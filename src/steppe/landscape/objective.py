@@ -46,7 +46,7 @@ class Objective:
         the mean over the batch's samples. None takes ``outputs.loss``, for models that compute it.
     data : iterable
         Batches, gone through again and again: a list or a ``DataLoader``, shuffled or not. They are
-        moved to the model's device.
+        moved to the model's device; a :class:`Batch` is there already.
     params : iterable of Tensor, optional
         The parameters it is a function of. Default: those that require a gradient.
     train : bool
@@ -118,33 +118,36 @@ class Objective:
             yield
 
     def batches(self) -> Iterator[Batch]:
-        """Go through the data.
+        """Go through the data; inside :meth:`at_work`, which puts the random state back.
 
         Raises
         ------
         ValueError
             A batch is neither a pair nor a mapping.
         """
-        self._seed(0)
+        # One function is measured: what a shuffled loader with drop_last leaves out must be the
+        # same in every pass.
+        torch.manual_seed(0)
         for number, batch in enumerate(self.data):
             yield self._read(number, batch)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model on a batch, with other tensors in the place of parameters if given."""
-        self._seed(1 + batch.number)
+        # Dropout's masks too must be the same in every pass, and for every vector of a block.
+        torch.manual_seed(batch.number)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(
             self.model, dict(params), batch.inputs, dict(batch.keywords)
         )
 
-    def loss_of(self, batch: Batch, outputs: Any) -> Tensor:
+    def loss_of(self, batch: Batch, outputs: Any, finite: bool = True) -> Tensor:
         """Return the loss of a batch's outputs.
 
         Raises
         ------
         ValueError
-            It is not a scalar, or not finite.
+            It is not a scalar; or not finite, unless it need not be.
         """
         if self.loss_fn is None:
             loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs.loss
@@ -156,29 +159,38 @@ class Objective:
                 f"loss_fn must return a scalar, the mean over the batch's samples; got {what}: "
                 "reduction='mean' does it"
             )
-        if not math.isfinite(loss.item()):
+        if finite and not math.isfinite(loss.item()):
             raise ValueError(
                 f"the loss of batch {batch.number} is {loss.item()}: there is no curvature where "
                 "the loss is not finite; look at that batch, or at the parameters"
             )
         return loss.reshape(())
 
-    def loss(self) -> tuple[float, int]:
-        """Return the mean loss and the number of samples, as the model is."""
+    def loss(self, *, finite: bool = True) -> tuple[float, int]:
+        """Return the mean loss and the number of samples, as the model is.
+
+        Parameters
+        ----------
+        finite
+            Whether a loss that is not finite is an error; else the mean is not finite either.
+        """
         total, samples = 0.0, 0
         with torch.no_grad():
             for batch in self.batches():
-                total += self.loss_of(batch, self.outputs(batch)).item() * batch.size
+                total += self.loss_of(batch, self.outputs(batch), finite).item() * batch.size
                 samples += batch.size
         sums = self.over_ranks(torch.tensor([total, samples], dtype=torch.float64))
         return sums[0].item() / counted_samples(sums[1].item()), int(sums[1].item())
 
-    def gradient(self) -> tuple[Tensor, float, int]:
-        """Return the gradient in float64, the mean loss, and the number of samples."""
+    def gradient(self, *, finite: bool = True) -> tuple[Tensor, float, int]:
+        """Return the gradient in float64, the mean loss, and the number of samples.
+
+        ``finite`` is as in :meth:`loss`.
+        """
         mean = Mean(self, 1)
         for batch in self.batches():
             with torch.enable_grad():
-                loss = self.loss_of(batch, self.outputs(batch))
+                loss = self.loss_of(batch, self.outputs(batch), finite)
                 parts = derivatives(loss, self.params)
             mean.add(flat(parts).unsqueeze(0), batch.size, loss.item())
         return mean.rows(torch.float64)[0], mean.loss, mean.samples
@@ -199,18 +211,19 @@ class Objective:
             for part, param in zip(parts, self.params, strict=True)
         ]
 
+    def position(self) -> Tensor:
+        """Return a copy of the parameters as a vector."""
+        return flat([param.detach() for param in self.params]).to(self.dtype)
+
     def place(self, vector: Tensor) -> None:
         """Put the parameters where a vector says."""
         with torch.no_grad():
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
 
-    def _seed(self, seed: int) -> None:
-        """Let dropout leave out the same at every pass: it is one function that is measured."""
-        if self.train:
-            torch.manual_seed(seed)
-
     def _read(self, number: int, batch: Any) -> Batch:
+        if isinstance(batch, Batch):
+            return batch
         if isinstance(batch, Mapping):
             keywords = {name: _on(value, self.device) for name, value in batch.items()}
             return Batch(number, (), keywords, keywords, _size(number, list(keywords.values())))

@@ -1,6 +1,6 @@
 """A symmetric linear map that is known by its products with vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ class Operator:
         Maps a block of vectors, as rows of shape (count, size), to their products.
     dtype, device
         Of vectors.
+    params : sequence of Tensor, optional
+        The parameters that vectors are over, in the order of their elements, where there are some.
 
     Attributes
     ----------
@@ -39,8 +41,10 @@ class Operator:
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        params: Sequence[Tensor] | None = None,
     ) -> None:
         self.size, self.dtype, self.device = size, dtype, torch.device(device)
+        self.params = params
         self.products = 0
         self._product = product
 

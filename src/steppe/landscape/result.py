@@ -9,6 +9,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class Result:
@@ -37,7 +38,16 @@ def plain(value: Any) -> Any:
 
 
 def axes_for(axes: "Axes | None", title: str) -> "Axes":
-    """Return the axes to draw on, new ones where none are given, with a title.
+    """Return the axes to draw on, new ones where none are given, with a title."""
+    if axes is None:
+        axes = new_figure(6.4, 4.2).subplots()
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of a size in inches.
 
     Raises
     ------
@@ -48,8 +58,4 @@ def axes_for(axes: "Axes | None", title: str) -> "Axes":
         from matplotlib.figure import Figure
     except ImportError as missing:
         raise ImportError("drawing needs Matplotlib: pip install 'steppe[compare]'") from missing
-    if axes is None:
-        axes = Figure(figsize=(6.4, 4.2), layout="constrained").subplots()
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
+    return Figure(figsize=(width, height), layout="constrained")

@@ -127,6 +127,38 @@ class RuleOptimizer(Optimizer):
                 plan.release_gradients()
         return loss
 
+    @torch.no_grad()
+    def preconditioner(self) -> dict[Tensor, Tensor]:
+        """Return the diagonal P by which the method scales each parameter's momentum.
+
+        Per unit of learning rate, from the state as it is and with v's bias corrected: Adam's is
+        1/d, InvAdam's d, SGD's 1. What a buffer remembers counts as constant: of critical
+        gradients P has the weight of the gradient itself in the aggregate. Factors of the momentum
+        that fade with the steps, such as its bias correction, are left out.
+        :func:`steppe.landscape.preconditioned` makes an instrument of it.
+
+        Returns
+        -------
+        dict
+            For each parameter that has taken a step a tensor of its shape (of a complex one's
+            real view), in at least float32.
+
+        Examples
+        --------
+        >>> import torch, steppe
+        >>> p = torch.tensor([1.0, 2.0], requires_grad=True)
+        >>> optimizer = steppe.AdamCG([p])
+        >>> (p * torch.tensor([2.0, 5.0])).sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.preconditioner()[p]  # ½/|g|: the slot's and the next gradient's mean
+        tensor([0.2500, 0.1000])
+        """
+        params = [param for param, _ in self._all()]
+        return {params[row.number]: self._preconditioner(row) for row in self._rows_with_state()}
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        raise NotImplementedError
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint and go on exactly where it was saved.
 

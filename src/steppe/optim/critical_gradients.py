@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel
+from steppe.engines import Kernel, Row
+from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Buffer, Function
 from steppe.engines.plan import Group
+from steppe.optim import diagnosis
 from steppe.optim.base import arguments
 from steppe.optim.buffer import BufferOptimizer, Replacement, Scope, buffer
 
@@ -32,6 +34,10 @@ _RMSPROP: dict[tuple[bool, bool], Function] = {
 
 def _buffer(group: Group) -> Buffer:
     return buffer(_AGGREGATE[group["aggregation"]], group["replacement"])
+
+
+def _own_weight(row: Row) -> float:
+    return diagnosis.own_weight(row, _AGGREGATE[row.group["aggregation"]])
 
 
 @cache
@@ -143,6 +149,9 @@ class SGDCG(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _sgd(group["momentum"] > 0, _buffer(group))
 
+    def _preconditioner(self, row: Row) -> Tensor:
+        return torch.ones_like(widened(row.param)) * _own_weight(row)
+
 
 class AdamCG(BufferOptimizer):
     r"""AdamW with critical gradients: both its moments are the aggregate's.
@@ -213,6 +222,9 @@ class AdamCG(BufferOptimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         return _adam(group["amsgrad"], _buffer(group))
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.two_way_preconditioner(row) * _own_weight(row)
 
 
 class RMSpropCG(BufferOptimizer):
@@ -287,3 +299,6 @@ class RMSpropCG(BufferOptimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.rmsprop_preconditioner(row) * _own_weight(row)

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel
+from steppe.engines import Kernel, Row
+from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
 from steppe.engines.plan import Group
 from steppe.optim import diagnosis
@@ -159,6 +160,9 @@ class AdamCM(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _adam_cm(False, group["variant"], group["amsgrad"], group["replacement"])
 
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.two_way_preconditioner(row)
+
 
 class DualAdamCM(BufferOptimizer):
     r"""Both papers at once: AdamCM with DualAdam's two-way update of the aggregate.
@@ -226,6 +230,9 @@ class DualAdamCM(BufferOptimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         return _adam_cm(True, group["variant"], group["amsgrad"], group["replacement"])
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, the inverse part's share of the update, and the state of the buffers.
@@ -316,3 +323,6 @@ class SGDCM(BufferOptimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         return _sgd_cm(group["momentum"] > 0, group["replacement"])
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        return torch.ones_like(widened(row.param))

@@ -12,7 +12,7 @@ from steppe import rules
 from steppe.engines import Row, bind
 from steppe.engines.eager import norm
 from steppe.engines.eager_storage import load, slot_sum
-from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS
+from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Function
 
 _NAN = float("nan")
 
@@ -27,27 +27,44 @@ class TwoWay(NamedTuple):
 
 def adam_parts(row: Row) -> TwoWay:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
-    group = row.group
-    correction1, correction2 = _corrections(row)
-    direction = load(row, "exp_avg") * correction1
-    v = load(row, "exp_avg_sq")
-    d = bind(rules.denominator, torch)(v, correction2, group["eps"])
-    if group["scale_free"]:
-        r = math.sqrt(row.state[MEAN].item() * correction2) + group["eps"]
-        direction, d = direction / r, d / r
-    return TwoWay(direction, d, _alpha(row))
+    direction = load(row, "exp_avg") * _corrections(row)[0]
+    r = _unit(row)
+    return TwoWay(direction / r, adam_denominator(row) / r, _alpha(row))
 
 
 def critical_parts(row: Row) -> TwoWay:
     """m̂ + κ·mean(slots), d and α of DualAdamCM."""
-    group = row.group
-    correction1, correction2 = _corrections(row)
-    authors = group["variant"] == "authors"
-    direction = load(row, "exp_avg") * (1.0 if authors else correction1) + _remembered(row)
-    v = load(row, "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq")
-    return TwoWay(
-        direction, bind(rules.denominator, torch)(v, correction2, group["eps"]), _alpha(row)
-    )
+    correction = 1.0 if row.group["variant"] == "authors" else _corrections(row)[0]
+    direction = load(row, "exp_avg") * correction + _remembered(row)
+    return TwoWay(direction, adam_denominator(row), _alpha(row))
+
+
+def adam_denominator(row: Row) -> Tensor:
+    """InvAdam's preconditioner, d = √v̂ + ε."""
+    v = load(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
+    d: Tensor = bind(rules.denominator, torch)(v, _corrections(row)[1], row.group["eps"])
+    return d
+
+
+def two_way_preconditioner(row: Row) -> Tensor:
+    """(1−α)/d + α·d; with ``scale_free`` of q = d/r, and divided by r. Adam's where α = 0."""
+    r, alpha = _unit(row), _alpha(row)
+    p: Tensor = rules.two_way(1.0 / r, adam_denominator(row) / r, 1.0 - alpha, alpha)
+    return p
+
+
+def rmsprop_preconditioner(row: Row) -> Tensor:
+    """1/(√v + ε); centered, one over the standard deviation + ε."""
+    mean = load(row, "grad_avg") if row.group["centered"] else 0.0
+    v, eps = load(row, "square_avg"), row.group["eps"]
+    d: Tensor = bind(rules.centered_denominator, torch)(v, mean, eps)
+    return 1.0 / d
+
+
+def own_weight(row: Row, aggregate: Function) -> float:
+    """Weight of the gradient itself in the aggregate of the next step."""
+    own, _ = bind(aggregate, np)(_filled(row), row.group["kappa"])
+    return float(own)
 
 
 def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[str, float]:
@@ -97,6 +114,13 @@ def buffer(rows: Iterable[Row]) -> dict[str, float]:
     }
 
 
+def _unit(row: Row) -> float:
+    """Return r = √mean(v̂) + ε, in which ``scale_free`` measures; 1 without."""
+    if not row.group.get("scale_free"):
+        return 1.0
+    return math.sqrt(row.state[MEAN].item() * _corrections(row)[1]) + float(row.group["eps"])
+
+
 def _alpha(row: Row) -> float:
     rate = row.group.get("switch_rate", 1.0)
     return float(bind(rules.switch_weights, np)(row.state["step"].item(), rate)[1])
@@ -113,9 +137,12 @@ def _remembered(row: Row) -> Any:
     """κ·mean(slots); 0 where nothing is remembered."""
     if not row.capacity:
         return 0.0
-    filled = int((row.state[KEYS] > -torch.inf).sum())
-    (share,) = bind(rules.critical_mean, np)(filled, row.group["kappa"])
+    (share,) = bind(rules.critical_mean, np)(_filled(row), row.group["kappa"])
     return slot_sum(row) * share
+
+
+def _filled(row: Row) -> int:
+    return int((row.state[KEYS] > -torch.inf).sum()) if row.capacity else 0
 
 
 def _mean(values: list[float]) -> float:

@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel
+from steppe.engines import Kernel, Row
 from steppe.engines.plan import Group
+from steppe.optim import diagnosis
 from steppe.optim.base import RuleOptimizer, arguments
-from steppe.optim.diagnosis import adam_parts, inverse_share
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _INVERSE = Kernel(rules.inv_adam, _MOMENTS, rules.adam_scalars)
@@ -113,6 +113,9 @@ class DualAdam(RuleOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _SCALE_FREE if group["scale_free"] else _DUAL
 
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.two_way_preconditioner(row)
+
     def diagnostics(self) -> dict[str, float]:
         """Report what the last step was made of, from the state alone.
 
@@ -122,7 +125,7 @@ class DualAdam(RuleOptimizer):
             ``alpha``: α, averaged over parameters. ``inverse_share``: ‖α·m̂·d‖ over the norm of
             the whole update before lr, both over all parameters. NaN before the first step.
         """
-        return inverse_share(self._rows_with_state(), adam_parts)
+        return diagnosis.inverse_share(self._rows_with_state(), diagnosis.adam_parts)
 
 
 class InvAdam(RuleOptimizer):
@@ -182,6 +185,9 @@ class InvAdam(RuleOptimizer):
 
     def _kernel(self, group: Group) -> Kernel:
         return _INVERSE
+
+    def _preconditioner(self, row: Row) -> Tensor:
+        return diagnosis.adam_denominator(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, which is 1, and the inverse part's share of the update, which is all."""

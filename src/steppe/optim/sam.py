@@ -214,6 +214,17 @@ class SAM(Optimizer):
         diagnose = getattr(self.base_optimizer, "diagnostics", dict)
         return dict(diagnose())
 
+    def preconditioner(self) -> dict[Tensor, Tensor]:
+        """Return the base optimizer's diagonal preconditioner, if it is one of this library.
+
+        Raises
+        ------
+        AttributeError
+            The base optimizer has no such method.
+        """
+        base: Any = self.base_optimizer
+        return dict(base.preconditioner())
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step from the original parameters along the gradient at the perturbed ones.
 

@@ -1,0 +1,84 @@
+"""The command ``steppe profile``: the report card of a saved run."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+from torch.optim import Optimizer
+
+from steppe.commands.console import make_console, refusals
+from steppe.commands.devices import usable
+from steppe.commands.wording import first_line
+from steppe.compare import checkpoint
+from steppe.compare.curvature import SAMPLES, in_batches
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.tasks import find_task
+from steppe.landscape import profile as measure
+
+
+def profile(
+    checkpoint_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="A file that steppe compare has left in OUT/checkpoints, or a state_dict of the "
+            "task's model, saved with torch.save.",
+        ),
+    ],
+    task: Annotated[str, typer.Option(help="What it was trained on: digits, mnist-5k, …")],
+    samples: Annotated[
+        int, typer.Option(help="Training samples to measure on, the first ones; at least 1.")
+    ] = SAMPLES,
+    seed: Annotated[int, typer.Option(help="Of the random vectors.")] = 0,
+    device: Annotated[str, typer.Option(help="A torch device, such as cuda.")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the task's.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The figure. Default: CHECKPOINT with .png at its end.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Directory of fashion-mnist's four .gz files.")
+    ] = None,
+) -> None:
+    """Print how flat the minimum is where a run ended, and draw it.
+
+    Eigenvalues, trace and spectral density of the Hessian, sharpness, and, with the optimizer that
+    the checkpoint holds, whether its steps are stable there. Ctrl-C keeps what has been measured.
+    """
+    console = make_console()
+    with refusals():
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        found, where = find_task(task), usable(device)
+        torch.set_num_threads(threads or found.threads or torch.get_num_threads())
+        content = checkpoint.load(checkpoint_file, where)
+        if content.get("task", task) != task:
+            raise ValueError(f"{checkpoint_file} was trained on {content['task']}, not on {task}")
+        model = found.model().to(where)
+        optimizer = _restored(model, content, checkpoint_file, task)
+        loaded = found.data(data).to(where)
+        batches = in_batches(loaded.train_inputs[:samples], loaded.train_targets[:samples])
+        card = measure(model, found.loss, batches, optimizer, seed=seed)
+        picture = out or checkpoint_file.with_suffix(".png")
+        console.print(card.table(f"{checkpoint_file.name}, {task}"))
+        card.figure().savefig(picture, dpi=150)
+    console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
+    if not card.complete:
+        console.print("Not all has converged, or was measured: see the table.")
+
+
+def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) -> Optimizer | None:
+    """Fill the model from a checkpoint; return its optimizer if it has one."""
+    try:
+        model.load_state_dict(content["model"])
+        if "optimizer" not in content:
+            return None
+        recipe = find_recipe(content["optimizer"])
+        optimizer = recipe.build(model.parameters(), content["lr"], content["switch_rate"])
+        optimizer.load_state_dict(content["optimizer_state"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit {task}: {first_line(error)}") from error
+    return optimizer

@@ -1,0 +1,196 @@
+"""Barriers that are known; buffers on the way, and that neither model is changed."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from restless import restless, snapshot
+from steppe.landscape import Barrier, barrier
+
+ONE = [(torch.ones(4, 1).double(), torch.zeros(4, 1).double())]
+
+
+def at(weight: float) -> nn.Linear:
+    model = nn.Linear(1, 1, bias=False, dtype=torch.float64)
+    nn.init.constant_(model.weight, weight)
+    return model
+
+
+def double_well(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.square() - 1).square().mean()
+
+
+def half_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean() / 2
+
+
+def test_a_double_well_has_a_barrier_of_1() -> None:
+    found = barrier(at(-1.0), at(1.0), double_well, ONE, points=5)
+    assert (found.height, found.where) == (1.0, 0.5)
+    np.testing.assert_allclose(found.coordinates, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(found.losses, [0, 0.5625, 1, 0.5625, 0])
+    assert (found.samples, found.train, found.complete) == (4, False, True)
+
+
+def test_is_measured_from_the_line_between_the_ends() -> None:
+    """From w = 0 to 2, of −w³: L(t) = −8t³ is highest above −8t at t = 1/√3, by 16/(3√3)."""
+
+    def falling(outputs: Tensor, targets: Tensor) -> Tensor:
+        return -outputs.pow(3).mean()
+
+    found = barrier(at(0.0), at(2.0), falling, ONE, points=201)
+    assert found.height == pytest.approx(16 / (3 * math.sqrt(3)), rel=1e-4)
+    assert found.where == pytest.approx(1 / math.sqrt(3), abs=1 / 200)
+
+
+def test_a_convex_loss_has_none() -> None:
+    found = barrier(at(-1.0), at(2.0), half_square, ONE)
+    assert (found.height, found.where) == (0.0, 0.0)
+
+
+def test_the_ends_are_the_models_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    a, b = nn.Linear(3, 1), nn.Linear(3, 1)
+    x, y = torch.randn(6, 3), torch.randn(6, 1)
+    found = barrier(a, b, half_square, [(x, y)], points=3)
+    assert found.losses[0] == half_square(a(x), y).item()
+    assert found.losses[-1] == half_square(b(x), y).item()
+
+
+def normalised(mean: float, batches: int) -> nn.BatchNorm1d:
+    model = nn.BatchNorm1d(1, affine=True, eps=1e-12).double()
+    model.running_mean.fill_(mean)
+    model.num_batches_tracked.fill_(batches)
+    return model
+
+
+def test_running_statistics_are_interpolated() -> None:
+    data = [(torch.tensor([[1.0], [3.0]]).double(), torch.zeros(2, 1).double())]
+    a, b = normalised(0.0, 1), normalised(4.0, 2)
+    found = barrier(a, b, half_square, data, points=5)
+    expected = [((1 - 4 * t) ** 2 + (3 - 4 * t) ** 2) / 4 for t in found.coordinates]
+    np.testing.assert_allclose(found.losses, expected)
+    # With the batch's own statistics outputs are −1 and 1 everywhere.
+    found = barrier(a, b, half_square, data, points=5, train=True)
+    np.testing.assert_allclose(found.losses, 0.5)
+    assert found.train
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_neither_model_is_changed(fails: bool) -> None:
+    a, b = restless(), restless()
+    nn.init.ones_(b.body[0].weight)
+    inputs = torch.randn(6, 3)
+    before = snapshot(a), snapshot(b)
+    calls = 0
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if fails and calls == 6:
+            raise RuntimeError("no more")
+        return outputs.square().mean()
+
+    def measure() -> None:
+        barrier(a, b, loss_fn, [(inputs[:4], inputs), (inputs[4:], inputs)], train=True)
+
+    if fails:
+        with pytest.raises(RuntimeError, match="no more"):
+            measure()
+    else:
+        measure()
+    assert (snapshot(a), snapshot(b)) == before
+
+
+def test_frozen_parameters_are_interpolated_too() -> None:
+    found = barrier(at(-1.0).requires_grad_(False), at(1.0), double_well, ONE)
+    assert found.height == 1.0
+
+
+def test_a_buffer_that_a_forward_pass_replaces_is_interpolated() -> None:
+    class Remembering(nn.Module):
+        def __init__(self, shift: float) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1).double())
+            self.register_buffer("shift", torch.tensor(shift).double())
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            outputs = self.scale * inputs + self.shift
+            self.shift = torch.tensor(100.0).double()
+            return outputs
+
+    def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mean()
+
+    found = barrier(Remembering(1.0), Remembering(3.0), mean, ONE, points=3)
+    np.testing.assert_allclose(found.losses, [2.0, 3.0, 4.0])
+
+
+def test_where_the_loss_overflows_the_barrier_is_infinite() -> None:
+    def wall(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (1 / outputs).square().mean()
+
+    found = barrier(at(-1.0), at(1.0), wall, ONE, points=3)
+    assert found.losses.tolist() == [1.0, math.inf, 1.0]
+    assert (found.height, found.where) == (math.inf, 0.5)
+    found.plot().figure.draw_without_rendering()
+
+
+def interrupted_at(call: int) -> Barrier:
+    calls = 0
+
+    def loss_fn(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise KeyboardInterrupt
+        return double_well(outputs, targets)
+
+    return barrier(at(-1.0), at(1.0), loss_fn, ONE, points=5)
+
+
+def test_ctrl_c_leaves_what_there_is() -> None:
+    found = interrupted_at(4)
+    np.testing.assert_allclose(found.losses, [0, 0.5625, np.nan, np.nan, 0])
+    assert (found.height, found.where, found.complete) == (0.5625, 0.25, False)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_at(3)
+
+
+def test_refuses_models_of_other_names() -> None:
+    message = "model_b has 'bias', model_a has not: they must be of one architecture"
+    with pytest.raises(ValueError, match=message):
+        barrier(at(1.0), nn.Linear(1, 1), double_well, ONE)
+    message = "model_a has 'running_mean', model_b has not"
+    plain = nn.BatchNorm1d(2, track_running_stats=False)
+    with pytest.raises(ValueError, match=message):
+        barrier(nn.BatchNorm1d(2), plain, double_well, ONE)
+
+
+def test_refuses_models_of_other_shapes() -> None:
+    message = r"'weight' has shape \(1, 1\) in model_a, \(1, 2\) in model_b"
+    with pytest.raises(ValueError, match=message):
+        barrier(at(1.0), nn.Linear(2, 1, bias=False), double_well, ONE)
+
+
+def test_refuses_fewer_points_than_three() -> None:
+    with pytest.raises(ValueError, match="points=2 must be a whole number from 3"):
+        barrier(at(-1.0), at(1.0), double_well, ONE, points=2)
+
+
+def test_refuses_a_model_whose_loss_is_not_finite() -> None:
+    with pytest.raises(ValueError, match="the loss of batch 0 is nan"):
+        barrier(at(1.0), at(math.nan), double_well, ONE)
+
+
+def test_the_height_is_drawn() -> None:
+    found = barrier(at(-1.0), at(1.0), double_well, ONE, points=5)
+    axes = found.plot()
+    curve, _, height = axes.lines
+    np.testing.assert_array_equal(curve.get_ydata(), found.losses)
+    np.testing.assert_allclose(height.get_ydata(), [0.0, 1.0])
+    assert height.get_label() == "barrier 1"
+    assert "height" in found.to_dict()

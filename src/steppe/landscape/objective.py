@@ -127,14 +127,14 @@ class Objective:
         """
         # One function is measured: what a shuffled loader with drop_last leaves out must be the
         # same in every pass.
-        torch.manual_seed(0)
+        self._seed(0)
         for number, batch in enumerate(self.data):
             yield self._read(number, batch)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model on a batch, with other tensors in the place of parameters if given."""
         # Dropout's masks too must be the same in every pass, and for every vector of a block.
-        torch.manual_seed(batch.number)
+        self._seed(batch.number)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(
@@ -220,6 +220,13 @@ class Objective:
         with torch.no_grad():
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
+
+    def _seed(self, seed: int) -> None:
+        """Seed what :func:`as_found` puts back; ``torch.manual_seed`` reaches, and takes, more."""
+        torch.default_generator.manual_seed(seed)
+        for device in {param.device for param in self.model.parameters()}:
+            if device.type == "cuda":
+                torch.cuda.default_generators[device.index].manual_seed(seed)
 
     def _read(self, number: int, batch: Any) -> Batch:
         if isinstance(batch, Batch):

@@ -10,7 +10,15 @@ import torch
 import torch.autograd.forward_ad as forward
 from torch import Tensor, nn
 
-from steppe.landscape.objective import Batch, Batches, LossFunction, Mean, Objective, flat
+from steppe.landscape.objective import (
+    Batch,
+    Batches,
+    LossFunction,
+    Mean,
+    Objective,
+    derivatives,
+    flat,
+)
 from steppe.landscape.operator import Operator
 
 Product = Literal["double-backward", "forward-over-reverse", "finite-differences"]
@@ -66,8 +74,9 @@ def hessian(
     Raises
     ------
     ValueError
-        ``product`` is unknown, a parameter requires no gradient, the data is empty (when a product
-        is taken), the loss is not a scalar or not finite.
+        ``product`` is unknown, or "finite-differences" and a parameter narrower than float32; a
+        parameter requires no gradient. When a product is taken: the data is empty, the loss is not
+        a scalar, not finite, or does not depend on the parameters.
     RuntimeError
         An operation of the model cannot be differentiated twice; it names the remedy.
 
@@ -91,6 +100,7 @@ def hessian(
         raise ValueError(f"product={product!r} is not one of {', '.join(_PRODUCTS)}")
     objective = Objective(model, loss_fn, data, params=params, train=train)
     if product == "finite-differences":
+        _check_width(objective)
         return _operator(objective, lambda rows: _by_differences(objective, rows))
     of_batch = _double_backward if product == "double-backward" else _forward_over_reverse
     return _operator(objective, lambda rows: _mean_over_batches(objective, of_batch, rows))
@@ -142,6 +152,15 @@ def ggn(
     return _operator(objective, lambda rows: _mean_over_batches(objective, _gauss_newton, rows))
 
 
+def _check_width(objective: Objective) -> None:
+    for name, param in zip(objective.names, objective.params, strict=True):
+        if param.dtype.itemsize < 4:
+            raise ValueError(
+                f"product='finite-differences' needs parameters in float32 or float64, and "
+                f"{name!r} is {param.dtype}: rounding would be all there is; model.float() helps"
+            )
+
+
 def _operator(objective: Objective, product: Callable[[Tensor], Tensor]) -> Operator:
     return Operator(
         objective.size,
@@ -169,11 +188,12 @@ def _double_backward(objective: Objective, batch: Batch, rows: Tensor) -> list[T
     """Differentiate the gradient, one graph of which serves all rows."""
     params = objective.params
     loss = objective.loss_of(batch, objective.outputs(batch))
-    grads = _gradient(loss, params, create_graph=True)
+    grads = derivatives(loss, params, create_graph=True)
     # Where the loss is linear in a parameter its gradient is a constant.
     curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
     if not curved:
         return [torch.zeros_like(row) for row in rows]
+    _check_graph(grads)
     products = []
     for number, row in enumerate(rows, start=1):
         vector = objective.split(row)
@@ -196,7 +216,7 @@ def _forward_over_reverse(objective: Objective, batch: Batch, rows: Tensor) -> l
         with forward.dual_level():
             duals = _duals(objective, row)
             loss = objective.loss_of(batch, objective.outputs(batch, duals))
-            grads = _gradient(loss, list(duals.values()))
+            grads = derivatives(loss, list(duals.values()))
             tangents = [_unpacked(grad)[1] for grad in grads]
             products.append(flat([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
     return products
@@ -210,10 +230,11 @@ def _gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> list[Tens
             duals = _duals(objective, row)
             outputs, tangent = _unpacked(_tensor_of(objective.outputs(batch, duals)))
             ends = outputs.detach().requires_grad_()
-            slopes = _gradient(objective.loss_of(batch, ends), [ends], create_graph=True)
+            slopes = derivatives(objective.loss_of(batch, ends), [ends], create_graph=True)
             if tangent is None or not slopes[0].requires_grad:
                 products.append(torch.zeros_like(row))
                 continue
+            _check_graph(slopes)
             curved = torch.autograd.grad(slopes, [ends], [tangent.detach()], materialize_grads=True)
             parts = torch.autograd.grad(
                 outputs, list(duals.values()), curved, allow_unused=True, materialize_grads=True
@@ -238,14 +259,18 @@ def _by_differences(objective: Objective, rows: Tensor) -> Tensor:
     return torch.stack(products)
 
 
-def _gradient(loss: Tensor, params: list[Tensor], create_graph: bool = False) -> tuple[Tensor, ...]:
-    if not loss.requires_grad:
-        raise ValueError(
-            "the loss does not depend on the parameters: was it detached, or made under no_grad?"
-        )
-    return torch.autograd.grad(
-        loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True
-    )
+def _check_graph(grads: Iterable[Tensor]) -> None:
+    """Look for derivatives marked as final, which autograd takes for constants without a word."""
+    waiting: list[Any] = [grad.grad_fn for grad in grads]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise RuntimeError("a torch.autograd.Function is marked once_differentiable")
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 @cache
@@ -303,6 +328,7 @@ def _explained() -> Iterator[None]:
 _UNDIFFERENTIABLE = (
     "is not implemented",
     "Trying to use forward AD with",
+    "You must implement the jvp function",
     "once_differentiable",
     "differentiate twice",
     "double backward",

@@ -133,6 +133,9 @@ class Objective:
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model on a batch, with other tensors in the place of parameters if given."""
+        if self.train:
+            # A block's vectors are multiplied in turn, each with a forward pass of its own.
+            torch.manual_seed(1 + batch.number)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(
@@ -189,9 +192,7 @@ class Objective:
         for batch in self.batches():
             with torch.enable_grad():
                 loss = self.loss_of(batch, self.outputs(batch), finite)
-                parts = torch.autograd.grad(
-                    loss, self.params, allow_unused=True, materialize_grads=True
-                )
+                parts = derivatives(loss, self.params)
             mean.add(flat(parts).unsqueeze(0), batch.size, loss.item())
         return mean.rows(torch.float64)[0], mean.loss, mean.samples
 
@@ -292,6 +293,25 @@ def counted_samples(samples: float) -> float:
     if samples == 0:
         raise ValueError("data is empty: there is no loss to take the mean of")
     return samples
+
+
+def derivatives(
+    loss: Tensor, params: Sequence[Tensor], create_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """Differentiate a loss: zeros for a parameter that plays no part.
+
+    Raises
+    ------
+    ValueError
+        None plays a part.
+    """
+    if not loss.requires_grad:
+        raise ValueError(
+            "the loss does not depend on the parameters: was it detached, or made under no_grad?"
+        )
+    return torch.autograd.grad(
+        loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True
+    )
 
 
 def flat(parts: Sequence[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 import steppe
@@ -345,3 +346,29 @@ def finished_runs(out: Path) -> int:
         return 0
     finally:
         connection.close()
+
+
+def test_profile_prints_the_card_of_a_saved_run(tmp_path: Path) -> None:
+    options = ("--optimizers", "adamw", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    assert run("compare", "digits", *options).exit_code == 0
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    result = run("profile", path, "--task", "digits", "--samples", 200, "--out", tmp_path / "c.png")
+    assert result.exit_code == 0, result.output
+    for word in ("loss", "200 samples", "λ_max", "trace", "threshold", "sharpness, SAM", "stable"):
+        assert word in result.output
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+def test_profile_says_what_is_wrong(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(2)}, path)
+    for arguments, message in [
+        ((tmp_path / "none.pt", "--task", "digits"), "No such file"),
+        ((path, "--task", "digits"), "does not fit digits"),
+        ((path, "--task", "nothing"), "no task"),
+        ((path, "--task", "digits", "--samples", 0), "samples must be at least 1, got 0"),
+        ((path, "--task", "digits", "--threads", 0), "threads must be at least 1, got 0"),
+    ]:
+        result = run("profile", *arguments)
+        assert result.exit_code == 2, result.output
+        assert message in result.output

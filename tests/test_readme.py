@@ -1,5 +1,6 @@
 """What README and the pages beside it say runs as printed."""
 
+import os
 import re
 import subprocess
 import sys
@@ -18,7 +19,10 @@ BLOCKS = [
 
 @pytest.mark.parametrize("code", BLOCKS)
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=tmp_path)
+    # Tests run side by side: threads beyond one each would wait for one another.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "-c", code]
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
 
 
 def test_there_is_python_to_run() -> None:

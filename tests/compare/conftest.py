@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from steppe.compare.curvature import Curvature
 from steppe.compare.data import Data
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.run import Epoch, Outcome, Run, Setup
@@ -71,7 +72,7 @@ def outcome() -> Callable[..., Outcome]:
         defaults: dict[str, Any] = {
             "curve": (Epoch(2.0, 2.0, 0.1), Epoch(train_loss, test_loss, accuracy)),
             "diverged": False,
-            "sharpness": 0.01,
+            "curvature": Curvature(0.01, 2.0, 3.0, 400.0, 38_000.0),
             "step_ms": 1.5,
             "state_bytes": 8.0,
         }

@@ -6,6 +6,7 @@ import math
 import pytest
 from rich.console import Console
 
+from steppe.compare.curvature import Curvature
 from steppe.compare.report import report
 from steppe.compare.summary import difference, summarise
 
@@ -138,12 +139,12 @@ def test_a_single_pair_of_seeds_has_no_interval_even_if_equal(printed, outcome) 
 
 
 def test_a_sharpness_that_is_not_there_is_a_dash_with_its_reason(printed, outcome) -> None:
-    flat_out = [outcome(0.9), outcome(0.8, sharpness=math.nan), outcome(0.7)]
+    flat_out = [outcome(0.9), outcome(0.8, curvature=Curvature()), outcome(0.7)]
     text = printed({"adamw": by_seed(*flat_out), "sgd": by_seed(outcome(), outcome())})
     line = next(line for line in text.splitlines() if line.split()[:1] == ["adamw"])
     assert "–" in line
     assert "nan" not in text
-    assert "adamw ended where the gradient is not finite: no sharpness there." in text
+    assert "adamw ended where derivatives are not finite: no curvature there." in text
     assert "sgd ended" not in text
 
 
@@ -161,7 +162,7 @@ def test_one_seed_gets_no_interval_and_no_claim(printed, outcome) -> None:
 
 
 def test_divergence_is_shown(printed, outcome) -> None:
-    lost = outcome(curve=(), diverged=True, sharpness=math.nan)
+    lost = outcome(curve=(), diverged=True, curvature=Curvature())
     text = printed(
         {
             "adamw": by_seed(outcome(0.9), outcome(0.8), outcome(0.7)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from steppe.compare.curvature import Curvature
 from steppe.compare.results import FILE, Results
 from steppe.compare.run import Epoch
 
@@ -35,12 +36,12 @@ def test_it_is_there_after_reopening(tmp_path: Path, make_run, outcome) -> None:
 
 @pytest.mark.parametrize("curve", [(), (Epoch(1.0, 2.0, 0.5),)])
 def test_a_diverged_run_is_kept_as_one(results, make_run, outcome, curve) -> None:
-    results.add(make_run(), outcome(curve=curve, diverged=True, sharpness=math.nan))
+    results.add(make_run(), outcome(curve=curve, diverged=True, curvature=Curvature()))
     back = results.get(make_run())
     assert back is not None
     assert back.diverged
     assert back.curve == curve
-    assert math.isnan(back.sharpness)
+    assert math.isnan(back.curvature.sharpness)
 
 
 def test_a_diverged_run_has_no_final_numbers_to_average(
@@ -114,13 +115,13 @@ def test_a_database_of_another_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
     connection.executescript("CREATE TABLE other (x); PRAGMA user_version = 7;")
     connection.close()
-    with pytest.raises(ValueError, match="version is 7, not 1"):
+    with pytest.raises(ValueError, match="version is 7, not 2"):
         Results(tmp_path)
 
 
 def test_another_programs_file_of_the_same_version_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE)
-    connection.executescript("CREATE TABLE runs (id, speed); PRAGMA user_version = 1;")
+    connection.executescript("CREATE TABLE runs (id, speed); PRAGMA user_version = 2;")
     connection.close()
     with pytest.raises(ValueError, match=f"{FILE} is not usable as a results file: no such column"):
         Results(tmp_path)
@@ -130,7 +131,7 @@ def test_an_empty_database_of_another_program_is_not_taken_over(tmp_path: Path) 
     connection = sqlite3.connect(tmp_path / FILE)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(ValueError, match="version is 7, not 1"):
+    with pytest.raises(ValueError, match="version is 7, not 2"):
         Results(tmp_path)
 
 

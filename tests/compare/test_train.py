@@ -34,7 +34,7 @@ class Spy(torch.optim.SGD):
 
 
 def numbers(outcome) -> list[object]:
-    return [outcome.curve, outcome.sharpness, outcome.state_bytes, outcome.diverged]
+    return [outcome.curve, outcome.curvature, outcome.state_bytes, outcome.diverged]
 
 
 @pytest.mark.parametrize("name", ["dualadam", "adamcm", "adamw+warmup+sam", "lbfgs"])
@@ -88,7 +88,7 @@ def test_a_gradient_that_is_not_finite_costs_the_sharpness_only(make_run, toy_da
     outcome = train(run, toy_data)
     assert not outcome.diverged
     assert len(outcome.curve) == 2
-    assert math.isnan(outcome.sharpness)
+    assert math.isnan(outcome.curvature.sharpness)
 
 
 def test_losses_and_accuracy_are_of_the_whole_sets_in_eval_mode(make_run, toy_data) -> None:
@@ -109,7 +109,7 @@ def test_losses_and_accuracy_are_of_the_whole_sets_in_eval_mode(make_run, toy_da
     )
     assert outcome.final.test_accuracy == pytest.approx(accuracy)
     whole = [(toy_data.train_inputs, toy_data.train_targets)]
-    assert outcome.sharpness == pytest.approx(
+    assert outcome.curvature.sharpness == pytest.approx(
         sharpness(model, F.cross_entropy, whole).value, rel=1e-5
     )
 
@@ -122,12 +122,12 @@ def test_evaluation_counts_a_ragged_last_batch_by_its_size(
     make_run, toy_data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(make_run(), toy_data)
-    monkeypatch.setattr("steppe.compare.train._EVALUATION_BATCH", 4)
+    monkeypatch.setattr("steppe.compare.curvature._BATCH", 4)
     parts = train(make_run(), toy_data)
     assert parts.final.train_loss == pytest.approx(whole.final.train_loss, rel=1e-6)
     assert parts.final.test_loss == pytest.approx(whole.final.test_loss, rel=1e-6)
     assert parts.final.test_accuracy == whole.final.test_accuracy
-    assert parts.sharpness == pytest.approx(whole.sharpness, rel=1e-4)
+    assert parts.curvature.sharpness == pytest.approx(whole.curvature.sharpness, rel=1e-4)
 
 
 def test_training_lowers_the_loss(make_run, toy_data) -> None:
@@ -143,7 +143,7 @@ def test_a_run_that_diverges_ends_there_and_says_so(make_run, toy_data) -> None:
     outcome = train(run, toy_data, on_epoch=lambda: seen.append(1))
     assert outcome.diverged
     assert len(outcome.curve) == len(seen) < 5
-    assert math.isnan(outcome.sharpness)
+    assert math.isnan(outcome.curvature.sharpness)
     assert math.isnan(outcome.final.test_accuracy)
 
 

@@ -369,7 +369,7 @@ def test_train_mode_drops_out_the_same_each_time() -> None:
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(40, 1, bias=False)).double()
     inputs = torch.ones(3, 40, dtype=torch.float64)
     data = [(inputs, inputs)]
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     kept = F.dropout(inputs, 0.5).mean(dim=0)
     result = sharpness(model, mean_output, data, rho=0.1, train=True)
     assert result.value == pytest.approx(0.1 * kept.norm().item(), rel=1e-10)

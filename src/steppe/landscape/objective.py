@@ -125,16 +125,17 @@ class Objective:
         ValueError
             A batch is neither a pair nor a mapping.
         """
-        # One function is measured: what a shuffled loader with drop_last leaves out must be the
-        # same in every pass.
+        # One function is measured: in every pass dropout's masks must be the same, and what a
+        # shuffled loader with drop_last leaves out.
         self._seed(0)
         for number, batch in enumerate(self.data):
             yield self._read(number, batch)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
         """Run the model on a batch, with other tensors in the place of parameters if given."""
-        # Dropout's masks too must be the same in every pass, and for every vector of a block.
-        self._seed(batch.number)
+        if self.train:
+            # A block's vectors are multiplied in turn, each with a forward pass of its own.
+            self._seed(1 + batch.number)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(

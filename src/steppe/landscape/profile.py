@@ -330,6 +330,8 @@ def _with_error(value: float, error: float) -> str:
     if not np.isfinite(error) or error <= 1e-4 * abs(value):
         return f"{value:.4g}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
+    if digits > 5:
+        return f"{value:.1e} ± {error:.0e}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 

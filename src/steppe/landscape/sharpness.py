@@ -235,7 +235,13 @@ def _up_the_gradient(objective: Objective, ball: _Ball, steps: int) -> _Rise:
 
 def _group_by_group(objective: Objective, ball: _Ball, steps: int, m: int) -> Iterator[_Rise]:
     for group in groups(objective.batches(), m):
-        of_group = Objective(objective.model, objective.loss_fn, group, params=objective.params)
+        of_group = Objective(
+            objective.model,
+            objective.loss_fn,
+            group,
+            params=objective.params,
+            train=objective.train,
+        )
         yield _up_the_gradient(of_group, ball, steps)
 
 

@@ -39,6 +39,18 @@ def test_are_those_of_the_dense_matrix(name: str, dtype: torch.dtype, which: str
     assert (residuals.numpy() <= found.residuals + 1e-5 * scale).all()
 
 
+@pytest.mark.parametrize("name", ["decaying", "both signs"])
+def test_errors_are_bounds(name: str) -> None:
+    """Over seeds and tolerances, and smaller than the residuals."""
+    dense = matrix(SPECTRA[name])
+    truth = outermost(dense, 4, "LM")
+    for seed in range(20):
+        found = top_eigenvalues(operator(dense), 4, tol=10.0 ** -(3 + seed % 4), seed=seed)
+        assert (np.abs(found.values - truth) <= found.errors + 1e-9).all()
+        assert (found.errors <= found.residuals).all()
+        assert found.converged.all()
+
+
 def test_of_a_networks_hessian() -> None:
     H = hessian(*small_network())
     found = top_eigenvalues(H, 5, tol=1e-6)

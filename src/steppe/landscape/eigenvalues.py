@@ -46,9 +46,12 @@ class Eigenvalues(Result):
         Unit eigenvectors as columns, shape (size, k), in the operator's format; not in
         :meth:`to_dict`.
     residuals : ndarray
-        ‖A v − λ v‖ of each pair: an eigenvalue of A lies no farther from λ.
+        r = ‖A v − λ v‖ of each pair: an eigenvalue of A lies no farther from λ.
+    errors : ndarray
+        min(r, r²/gap), with the gap to the other values found and to 0: a closer bound, as long as
+        no eigenvalue in between has been missed.
     converged : ndarray
-        Whether each residual is at most ``tol``·|λ|, or no more than rounding.
+        Whether each error is at most ``tol``·|λ|, or no more than rounding.
     products : int
         How many products it took.
     which : str
@@ -60,16 +63,17 @@ class Eigenvalues(Result):
     values: Floats
     vectors: Tensor = field(repr=False)
     residuals: Floats
+    errors: Floats
     converged: Flags
     products: int
     which: str
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Draw the eigenvalues with their residuals as error bars."""
+        """Draw the eigenvalues with their errors."""
         axes = axes_for(axes, "Eigenvalues")
         places = np.arange(1, 1 + len(self.values))
         axes.axhline(0.0, color="0.8", lw=0.8)
-        axes.errorbar(places, self.values, self.residuals, fmt="o", color="#0072B2", capsize=3)
+        axes.errorbar(places, self.values, self.errors, fmt="o", color="#0072B2", capsize=3)
         axes.set_xticks(places)
         axes.set_xlabel("number")
         axes.set_ylabel("eigenvalue")
@@ -89,7 +93,7 @@ def top_eigenvalues(
 
     Lanczos' method with full reorthogonalisation, inner products in float64. Where the basis
     outgrows its room, k + 12 vectors or 128 MiB, it restarts with the best Ritz vectors (thick
-    restart). It stops when every residual ‖A v − λ v‖ is at most ``tol``·|λ|.
+    restart). It stops when every value is right to ``tol``/10; vectors are right to about its root.
 
     Parameters
     ----------
@@ -100,7 +104,7 @@ def top_eigenvalues(
     which : str, default "LM"
         "LM": largest in magnitude. "LA": largest, with sign. "SA": smallest, with sign.
     tol : float, default 1e-3
-        Relative residual; positive.
+        Relative error of the values; positive.
     seed : int
         Of the start vector. Same seed, same answer.
     max_products : int, optional
@@ -123,8 +127,9 @@ def top_eigenvalues(
 
     References
     ----------
-    Wu and Simon, *Thick-restart Lanczos method for large symmetric eigenvalue problems*, SIAM J.
-    Matrix Anal. Appl. 22 (2000).
+    Parlett, *The Symmetric Eigenvalue Problem*, 11.7, for the bound r²/gap. Wu and Simon,
+    *Thick-restart Lanczos method for large symmetric eigenvalue problems*, SIAM J. Matrix Anal.
+    Appl. 22 (2000).
 
     Examples
     --------
@@ -204,7 +209,7 @@ class _Search:
         """Whether the wanted pairs have converged."""
         if len(self.projected) < self.k or not self.is_whole:
             return False
-        return bool(self._converged().all())
+        return bool(self._converged(_CAUTION * self.tol).all())
 
     def result(self) -> Eigenvalues:
         """Return the wanted pairs; the basis is used up."""
@@ -215,20 +220,32 @@ class _Search:
             values=values,
             vectors=self.basis.first(k).T,
             residuals=residuals,
-            converged=self._converged(),
+            errors=self._errors(),
+            converged=self._converged(self.tol),
             products=self.products,
             which=self.which,
         )
 
-    def _converged(self) -> Flags:
-        """Whether each wanted residual is small, or as small as rounding lets it be."""
+    def _converged(self, tol: float) -> Flags:
+        """Whether each wanted value is right to a tolerance, or as right as rounding lets it."""
         sizes = np.abs(self.values[: self.k])
-        found: Flags = self.residuals[: self.k] <= np.maximum(self.tol * sizes, self._rounding())
+        found: Flags = self._errors() <= np.maximum(tol * sizes, self._rounding())
         return found
+
+    def _errors(self) -> Floats:
+        """Bound how far each wanted value is off, by its residual and its distance from others."""
+        wanted = slice(self.k)
+        values, residuals = self.values[wanted], self.residuals[wanted]
+        apart = np.abs(values[:, None] - self.values) - self.residuals
+        np.fill_diagonal(apart, np.inf)
+        # Few values say little about the others; most of a loss's lie about 0.
+        gaps = np.minimum(apart.min(axis=1), np.abs(values))
+        bounds: Floats = residuals * residuals / np.maximum(np.maximum(gaps, residuals), _TINY)
+        return bounds
 
     def _rounding(self) -> float:
         """Return the size of what is left of a product when there is nothing but rounding."""
-        return _NOTHING[self.H.dtype] * max(float(np.abs(self.values).max()), 1e-300)
+        return _NOTHING[self.H.dtype] * max(float(np.abs(self.values).max()), _TINY)
 
     def _compare(self) -> None:
         """Note whether what the last fresh vector led to has changed the wanted values."""
@@ -257,6 +274,12 @@ class _Search:
         _, norm = self.basis.orthogonalise(row)
         return row.div_(norm)
 
+
+_TINY = 1e-300
+
+# It goes on to this part of the tolerance. Where eigenvalues lie close together, stopping at once
+# missed one of four in 6 of 400 runs at 1e-3, going on in 1, for two products more.
+_CAUTION = 0.1
 
 # Relative to the largest eigenvalue.
 _NOTHING = {torch.float32: 1e-6, torch.float64: 1e-13}

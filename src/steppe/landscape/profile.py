@@ -143,12 +143,12 @@ class Profile(Result):
 
     def _spectrum(self) -> Iterator[tuple[str, str, str]]:
         if self.top is not None:
-            for number, row in enumerate(zip(self.top.values, self.top.residuals, strict=True), 1):
+            for number, row in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
                 name = "λ_max" if number == 1 else f"λ_{number}"
                 yield name, _with_error(*row), _unless(self.top.converged[number - 1])
         if self.bottom is not None:
-            value, residual = self.bottom.values[0], self.bottom.residuals[0]
-            yield "λ_min", _with_error(value, residual), _unless(self.bottom.converged[0])
+            value, error = self.bottom.values[0], self.bottom.errors[0]
+            yield "λ_min", _with_error(value, error), _unless(self.bottom.converged[0])
         if self.trace is not None:
             found = self.trace
             yield "trace", _with_error(found.value, found.stderr), _unless(found.converged)
@@ -168,10 +168,10 @@ class Profile(Result):
     def _stability(self) -> Iterator[tuple[str, str, str]]:
         if self.preconditioned is None or self.threshold is None:
             return
-        value, residual = self.preconditioned.values[0], self.preconditioned.residuals[0]
+        value, error = self.preconditioned.values[0], self.preconditioned.errors[0]
         share = value / self.threshold
         verdict = "stable" if share < 1.0 else "unstable"
-        yield "λ_max(PH)", _with_error(value, residual), "after the optimizer's preconditioner"
+        yield "λ_max(PH)", _with_error(value, error), "after the optimizer's preconditioner"
         yield "threshold", f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
 
     @staticmethod

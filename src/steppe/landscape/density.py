@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe.landscape.lanczos import Basis, Floats
+from steppe.landscape.lanczos import ROUNDING, Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
 from steppe.landscape.progress import progress
@@ -183,7 +183,7 @@ class _Run:
         self.basis = Basis(start)
         self.diagonal: list[float] = []
         self.beside: list[float] = []
-        self.smallest = _ROUNDING[H.dtype]
+        self.smallest = ROUNDING[H.dtype]
         self.is_exhausted = False
 
     def extend(self, product: Tensor) -> None:
@@ -263,6 +263,3 @@ def _smoothed(grid: Floats, nodes: Floats, weights: Floats, width: float) -> Flo
         total += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     return total / (width * math.sqrt(2.0 * math.pi))
 
-
-# What is left of a product, relative to the largest entry, when there is nothing but rounding.
-_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}

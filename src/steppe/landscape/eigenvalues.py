@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steppe.landscape.lanczos import Basis, Floats
+from steppe.landscape.lanczos import ROUNDING, Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
 from steppe.landscape.progress import progress
@@ -228,7 +228,7 @@ class _Search:
 
     def _rounding(self) -> float:
         """Return the size of what is left of a product when there is nothing but rounding."""
-        return _NOTHING[self.H.dtype] * max(float(np.abs(self.values).max()), 1e-300)
+        return ROUNDING[self.H.dtype] * max(float(np.abs(self.values).max()), 1e-300)
 
     def _compare(self) -> None:
         """Note whether what the last fresh vector led to has changed the wanted values."""
@@ -257,6 +257,3 @@ class _Search:
         _, norm = self.basis.orthogonalise(row)
         return row.div_(norm)
 
-
-# Relative to the largest eigenvalue.
-_NOTHING = {torch.float32: 1e-6, torch.float64: 1e-13}

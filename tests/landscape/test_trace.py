@@ -103,8 +103,10 @@ def test_stops_where_the_error_is_small_enough(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_ctrl_c_returns_what_there_is(method: str) -> None:
     dense = matrix(torch.linspace(1, 2, 200))
-    found = trace(interrupting(operator(dense), after=220), method=method, products=300)
+    H = operator(dense)
+    found = trace(interrupting(H, after=220), method=method, products=300)
     assert not found.converged
+    assert found.products == H.products
     assert found.value == pytest.approx(300, abs=5 * found.stderr)
     assert found.products < 300
 

@@ -27,7 +27,7 @@ _POINTS_PER_BANDWIDTH = 4
 _POINTS, _MOST_POINTS = 1001, 200_001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Density(Result):
     """What :func:`density` estimated.
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from steppe.landscape.interrupt import uninterrupted
 from steppe.landscape.lanczos import ROUNDING, Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
@@ -34,7 +35,7 @@ _SPARE = 12
 _ROOM_BYTES = 1 << 27
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Eigenvalues(Result):
     """What :func:`top_eigenvalues` found.
 
@@ -174,11 +175,16 @@ class _Search:
     def extend(self) -> None:
         """Take one product, and restart where there is no more room."""
         if len(self.projected) == self.room:
-            self._restart()
-        row = self.next
-        product = self.H.rows(row.unsqueeze(0))[0].clone()
+            with uninterrupted():
+                self._restart()
+        product = self.H.rows(self.next.unsqueeze(0))[0].clone()
+        with uninterrupted():
+            self._add(product)
+
+    def _add(self, product: Tensor) -> None:
+        """Let basis and projection grow by the next vector, given its product."""
         self.products += 1
-        self.basis.append(row)
+        self.basis.append(self.next)
         components, left = self.basis.orthogonalise(product)
         column = components.numpy()
         if not np.isfinite(column).all():
@@ -249,7 +255,8 @@ class _Search:
         """Keep the best Ritz vectors and half of the spare ones beside; the next vector stays."""
         kept = min(self.k + _SPARE // 2, self.room - 1)
         self.basis.rotate(self.mixing[:, :kept])
-        self.projected = np.diag(self.values[:kept])
+        self.values, self.residuals = self.values[:kept], self.residuals[:kept]
+        self.projected, self.mixing = np.diag(self.values), np.eye(kept)
 
     def _fresh_vector(self) -> Tensor:
         """Return a random unit vector orthogonal to the basis."""

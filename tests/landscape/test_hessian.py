@@ -19,7 +19,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
+from steppe.landscape.objective import Mean, Objective
 
 Pairs = list[tuple[Tensor, Tensor]]
 Call = Callable[..., Any]
@@ -473,6 +475,17 @@ def test_agrees_with_curvlinops() -> None:
         curvlinops.GGNLinearOperator(*arguments) @ block,
         1e-12,
     )
+
+
+def test_adding_a_batch_takes_no_further_vector() -> None:
+    """The sum is in float64, and rows are not: 1e6 elements take 8 MB there."""
+    row = torch.ones(1, 1_000_000)
+    mean = Mean(Objective(nn.Linear(1000, 1000, bias=False), None, []), 1)
+    for _ in range(2):
+        mean.add(row, 3)
+    extra = peak_extra(lambda: mean.add(row, 3), torch.device("cpu"))
+    assert extra is None or extra < 4e6
+    assert torch.equal(mean.rows(), row)
 
 
 # Bad input.

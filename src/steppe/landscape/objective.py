@@ -19,6 +19,9 @@ LossFunction = Callable[[Any, Any], Tensor]
 #: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
 Batches = Iterable[Any]
 
+# Elements of each row that are added at a time.
+_PIECE = 1 << 18
+
 
 class Batch(NamedTuple):
     """One batch: how the model is called, what the loss compares with, and its samples."""
@@ -270,7 +273,10 @@ class Mean:
             return
         if self._first_size:
             self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
-        self._sum.add_(rows, alpha=size)
+        # In pieces: torch converts what is added as a whole, to a second sum's memory.
+        pieces = zip(self._sum.split(_PIECE, dim=1), rows.split(_PIECE, dim=1), strict=True)
+        for total, piece in pieces:
+            total.add_(piece, alpha=size)
 
     def rows(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the mean, by default in the vectors' format; then the counts are of all too."""

@@ -1,6 +1,7 @@
 """Outermost eigenvalues against dense matrices."""
 
 import json
+import signal
 import sys
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, outermost, small_network
-from steppe.landscape import Operator, hessian, top_eigenvalues
+from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
+from steppe.landscape.lanczos import Basis
 
 SPECTRA = {
     "decaying": torch.logspace(2, -4, 200),
@@ -88,6 +90,45 @@ def test_ctrl_c_returns_what_there_is() -> None:
     assert not found.converged.all()
     with pytest.raises(KeyboardInterrupt):
         top_eigenvalues(interrupting(operator(matrix(torch.linspace(0, 1, 300))), after=2), 3)
+
+
+def is_sound(found: Eigenvalues, dense: torch.Tensor) -> bool:
+    vectors, values = found.vectors, torch.from_numpy(found.values)
+    residuals = (dense @ vectors - vectors * values).norm(dim=0)
+    return torch.allclose(residuals, torch.from_numpy(found.residuals), atol=1e-9)
+
+
+@pytest.mark.parametrize("after", [15, 16, 17, 21, 22])
+def test_ctrl_c_about_a_restart(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 16 products the basis is full, and the 17th comes when it has been cut."""
+    monkeypatch.setattr(sys.modules["steppe.landscape.eigenvalues"], "_ROOM_BYTES", 0)
+    dense = matrix(torch.linspace(0, 1, 300))
+    found = top_eigenvalues(interrupting(operator(dense), after), 4)
+    assert found.products == after
+    assert not found.converged.all()
+    assert is_sound(found, dense)
+
+
+@pytest.mark.parametrize("method", ["append", "orthogonalise", "rotate"])
+@pytest.mark.parametrize("calls", [1, 10])
+def test_ctrl_c_between_two_products(
+    method: str, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is put off until basis and projection are of one size."""
+    monkeypatch.setattr(sys.modules["steppe.landscape.eigenvalues"], "_ROOM_BYTES", 0)
+    dense = matrix(torch.linspace(0, 1, 300))
+    plain, done = getattr(Basis, method), []
+
+    def pressed(*args):
+        done.append(1)
+        if len(done) == (calls if method == "rotate" else 10 + calls):
+            signal.raise_signal(signal.SIGINT)
+        return plain(*args)
+
+    monkeypatch.setattr(Basis, method, pressed)
+    found = top_eigenvalues(operator(dense), 4, tol=1e-9)
+    assert not found.converged.all()
+    assert is_sound(found, dense)
 
 
 def test_same_seed_same_numbers() -> None:

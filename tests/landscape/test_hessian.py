@@ -18,9 +18,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
+from steppe.landscape.objective import Mean, Objective
 
 Pairs = list[tuple[Tensor, Tensor]]
 Call = Callable[..., Any]
@@ -422,6 +424,41 @@ def test_leaves_the_model_as_found(product: Any, train: bool, fails: bool) -> No
     assert snapshot(model) == before
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_a_loader_leaves_out_the_same_each_time_and_is_left_as_found(own: bool) -> None:
+    """Shuffled, with drop_last: of 7 samples 6 are measured."""
+    pairs, generator = TensorDataset(*classes(7, 4)), torch.Generator().manual_seed(5)
+    for data in (
+        DataLoader(pairs, 3, shuffle=True, drop_last=True, generator=generator if own else None),
+        DataLoader(pairs, 3, drop_last=True, sampler=RandomSampler(pairs, generator=generator)),
+    ):
+        model = mlp()
+        states = torch.get_rng_state(), generator.get_state()
+        H = hessian(model, F.cross_entropy, data)
+        vector = torch.ones(43, dtype=torch.float64)
+        assert torch.equal(H.matvec(vector), H.matvec(vector))
+        assert torch.equal(states[0], torch.get_rng_state())
+        assert torch.equal(states[1], generator.get_state())
+
+
+def test_a_model_on_the_cpu_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeds.append)
+    H = hessian(mlp(), F.cross_entropy, [classes(7, 4)], train=True)
+    seeds.clear()
+    H.matvec(torch.ones(43))
+    assert not seeds
+
+
+@pytest.mark.parametrize("buffer", [torch.ones(1, 3).expand(5, 3), torch.eye(3).to_sparse()])
+def test_a_buffer_may_be_expanded_or_sparse(buffer: Tensor) -> None:
+    """The one cannot be written to, the other not compared."""
+    model = mlp()
+    model.register_buffer("mask", buffer)
+    hessian(model, F.cross_entropy, [classes(7, 4)]).matvec(torch.ones(43))
+    assert model.mask is buffer
+
+
 # It makes dual numbers by way of what torch has deprecated.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_agrees_with_curvlinops() -> None:
@@ -441,6 +478,17 @@ def test_agrees_with_curvlinops() -> None:
         curvlinops.GGNLinearOperator(*arguments) @ block,
         1e-12,
     )
+
+
+def test_adding_a_batch_takes_no_further_vector() -> None:
+    """The sum is in float64, and rows are not: 1e6 elements take 8 MB there."""
+    row = torch.ones(1, 1_000_000)
+    mean = Mean(Objective(nn.Linear(1000, 1000, bias=False), None, []), 1)
+    for _ in range(2):
+        mean.add(row, 3)
+    extra = peak_extra(lambda: mean.add(row, 3), torch.device("cpu"))
+    assert extra is None or extra < 4e6
+    assert torch.equal(mean.rows(), row)
 
 
 # Bad input.
@@ -499,6 +547,38 @@ def test_refuses_what_it_cannot_use_at_once(make: Callable[..., Operator]) -> No
     for params in ([], None):
         with pytest.raises(ValueError, match="no parameter"):
             make(frozen.requires_grad_(False), F.cross_entropy, data, params=params)
+
+
+def test_refuses_what_has_no_batches() -> None:
+    x, y = classes(7, 4)
+    for data, name in ((TensorDataset(x, y), "TensorDataset"), (lambda: [(x, y)], "function")):
+        with pytest.raises(ValueError, match=f"data is a {name}, expected batches"):
+            hessian(mlp(), F.cross_entropy, data)  # type: ignore[arg-type]
+
+
+def test_refuses_parameters_that_make_no_real_vector() -> None:
+    model = nn.Linear(2, 2, dtype=torch.complex64)
+    with pytest.raises(ValueError, match=r"'weight' is torch\.complex64: expected real parameters"):
+        hessian(model, F.cross_entropy, [])
+    model = mlp()
+    with pytest.raises(ValueError, match=r"'0\.bias' is in params twice"):
+        hessian(model, F.cross_entropy, [], params=[model[0].bias] * 2)
+    with pytest.raises(ValueError, match=r"dtype=torch\.bfloat16 must be torch\.float32 or"):
+        Operator(3, lambda rows: rows, dtype=torch.bfloat16)
+
+
+def test_gauss_newton_refuses_the_models_own_loss() -> None:
+    with pytest.raises(ValueError, match="loss_fn=None: ggn needs"):
+        ggn(summed(WithLoss), None, [])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("targets", [{}, [], ["a", "b"], {"names": ["a"], "size": torch.ones(())}])
+def test_targets_need_no_samples_of_their_own(targets: Any) -> None:
+    x, _ = classes(7, 4)
+    loss = lambda outputs, _: outputs.square().mean()  # noqa: E731
+    vector = torch.ones(43, dtype=torch.float64)
+    found = hessian(mlp(), loss, [(x[:2], targets), (x[2:], targets)]).matvec(vector)
+    assert near(found, hessian(mlp(), loss, [(x, x)]).matvec(vector), 1e-12)
 
 
 def test_refuses_an_unknown_product() -> None:

@@ -381,7 +381,7 @@ class Interrupted:
 
     def __init__(self, data: list[Any], times: int) -> None:
         # Once more, as it is looked at whether it can be gone through again.
-        self.data, self.times = data, times + 1
+        self.data, self.times = data, times
 
     def __iter__(self) -> Iterator[Any]:
         if self.times == 0:

@@ -51,6 +51,16 @@ def test_of_a_matrix_of_low_rank_is_exact(method: str, rank: int) -> None:
     assert found.value == pytest.approx(spectrum.sum().item(), abs=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("method", ["hutch++", "xtrace"])
+def test_of_a_range_that_is_a_few_coordinates_is_exact(method: str, dtype: torch.dtype) -> None:
+    """As of an embedding whose other tokens do not occur: rounding lies within the range too."""
+    dense = torch.zeros(300, 300, dtype=torch.float64)
+    dense[5:15, 5:15] = matrix(torch.arange(1.0, 11.0))
+    found = trace(operator(dense, dtype), method=method, products=99)
+    assert found.value == pytest.approx(55.0, rel=1e-5)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_more_products_than_dimensions(method: str) -> None:
     dense = matrix(torch.tensor([4.0, -1.0, 0.5]))
@@ -93,8 +103,10 @@ def test_stops_where_the_error_is_small_enough(method: str) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_ctrl_c_returns_what_there_is(method: str) -> None:
     dense = matrix(torch.linspace(1, 2, 200))
-    found = trace(interrupting(operator(dense), after=220), method=method, products=300)
+    H = operator(dense)
+    found = trace(interrupting(H, after=220), method=method, products=300)
     assert not found.converged
+    assert found.products == H.products
     assert found.value == pytest.approx(300, abs=5 * found.stderr)
     assert found.products < 300
 

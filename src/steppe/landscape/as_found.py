@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def as_found(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[None]:
+def as_found(
+    model: nn.Module, moved: Iterable[Tensor] = (), generators: Iterable[torch.Generator] = ()
+) -> Iterator[None]:
     """Put everything back on leaving, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
-    module its mode, and torch its random state (on the CPU and on the model's CUDA devices).
+    module its mode, and torch its random state (on the CPU, of a model on CUDA there too).
     Gradients are not saved: take derivatives with :func:`torch.autograd.grad`, which leaves
     ``.grad`` alone.
 
@@ -22,6 +24,8 @@ def as_found(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[None]:
         The model to protect.
     moved : iterable of Tensor
         The parameters that will be changed; others are not copied.
+    generators : iterable of torch.Generator
+        Random states beside torch's own that will be changed.
 
     Examples
     --------
@@ -38,8 +42,12 @@ def as_found(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[None]:
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
+        if not _is_expanded(buffer)
     ]
-    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    states = [(generator, generator.get_state()) for generator in generators]
+    on_cuda = any(p.device.type == "cuda" for p in model.parameters())
+    # A seed is set on all of them.
+    devices = range(torch.cuda.device_count() if on_cuda else 0)
     try:
         with torch.random.fork_rng(devices=devices):
             yield
@@ -52,3 +60,13 @@ def as_found(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[None]:
                 setattr(module, name, buffer.copy_(value))
         for module, training in modes:
             module.training = training
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _is_expanded(buffer: Tensor) -> bool:
+    """Whether elements share memory, so that torch lets nobody write to them."""
+    is_strided = buffer.layout == torch.strided
+    return is_strided and any(
+        step == 0 and count > 1 for step, count in zip(buffer.stride(), buffer.shape, strict=True)
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe.landscape.lanczos import Basis, Floats
+from steppe.landscape.lanczos import ROUNDING, Basis, Floats
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes
 from steppe.landscape.progress import progress
@@ -27,7 +27,7 @@ _POINTS_PER_BANDWIDTH = 4
 _POINTS, _MOST_POINTS = 1001, 200_001
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Density(Result):
     """What :func:`density` estimated.
 
@@ -183,7 +183,7 @@ class _Run:
         self.basis = Basis(start)
         self.diagonal: list[float] = []
         self.beside: list[float] = []
-        self.smallest = _ROUNDING[H.dtype]
+        self.smallest = ROUNDING[H.dtype]
         self.is_exhausted = False
 
     def extend(self, product: Tensor) -> None:
@@ -262,7 +262,3 @@ def _smoothed(grid: Floats, nodes: Floats, weights: Floats, width: float) -> Flo
     for node, weight in zip(nodes, weights, strict=True):
         total += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     return total / (width * math.sqrt(2.0 * math.pi))
-
-
-# What is left of a product, relative to the largest entry, when there is nothing but rounding.
-_ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}

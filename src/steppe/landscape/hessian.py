@@ -124,7 +124,8 @@ def ggn(
     Parameters
     ----------
     model, loss_fn, data, params, train
-        As in :func:`hessian`. The model's outputs must be one tensor, or have ``logits``.
+        As in :func:`hessian`, but the loss must be a function of the outputs. These must be one
+        tensor, or have ``logits``, which ``loss_fn`` is called with then.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def ggn(
     Raises
     ------
     ValueError
-        As in :func:`hessian`; or the outputs are not a tensor.
+        As in :func:`hessian`; or ``loss_fn`` is None, or the outputs are not a tensor.
 
     References
     ----------
@@ -148,6 +149,8 @@ def ggn(
     >>> ggn(model, half_square, [(x, torch.zeros(2, 1))]).matvec(torch.tensor([1.0, 0.0]))
     tensor([1., 1.])
     """
+    if loss_fn is None:
+        raise ValueError("loss_fn=None: ggn needs the loss as a function of the model's outputs")
     objective = Objective(model, loss_fn, data, params=params, train=train)
     return _operator(objective, lambda rows: _mean_over_batches(objective, _gauss_newton, rows))
 
@@ -178,10 +181,13 @@ def _mean_over_batches(objective: Objective, of_batch: OfBatch, rows: Tensor) ->
     mean = Mean(objective, len(rows))
     with objective.at_work(), torch.enable_grad(), _explained():
         for batch in objective.batches():
-            products = of_batch(objective, batch, rows)
-            whole = products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
-            mean.add(whole, batch.size)
+            # Under no name here: it would stand beside the next batch's.
+            mean.add(_as_rows(of_batch(objective, batch, rows)), batch.size)
     return mean.rows()
+
+
+def _as_rows(products: list[Tensor]) -> Tensor:
+    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
 def _double_backward(objective: Objective, batch: Batch, rows: Tensor) -> list[Tensor]:
@@ -321,7 +327,7 @@ def _explained() -> Iterator[None]:
             raise
         raise RuntimeError(
             f"an operation of the model cannot be differentiated a second time: {error}; "
-            "product='finite-differences' needs first derivatives only"
+            "hessian(..., product='finite-differences') needs first derivatives only"
         ) from error
 
 

@@ -13,6 +13,9 @@ _PIECE = 1 << 14
 # Rows that memory is taken for at a time.
 _ROWS = 16
 
+#: What is left of a vector, relative to its length, when there is nothing but rounding.
+ROUNDING = {torch.float32: 1e-6, torch.float64: 1e-13}
+
 
 class Basis:
     """Orthonormal vectors as rows, in as few pieces of memory as they need.

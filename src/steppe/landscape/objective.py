@@ -19,6 +19,9 @@ LossFunction = Callable[[Any, Any], Tensor]
 #: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
 Batches = Iterable[Any]
 
+# Elements of each row that are added at a time.
+_PIECE = 1 << 18
+
 
 class Batch(NamedTuple):
     """One batch: how the model is called, what the loss compares with, and its samples."""
@@ -56,8 +59,8 @@ class Objective:
     Raises
     ------
     ValueError
-        A parameter requires no gradient, is not the model's, or lies on another device; there are
-        none; or the data cannot be gone through twice.
+        A parameter requires no gradient, is complex, is not the model's, is there twice, or lies
+        on another device; there are none; or the data cannot be gone through twice.
     """
 
     def __init__(
@@ -74,11 +77,7 @@ class Objective:
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.loss_fn, self.data, self.train = loss_fn, data, train
         self.params = _chosen(self.model, params)
-        if iter(data) is data:
-            raise ValueError(
-                "data is an iterator, which can be gone through only once: pass a list or a "
-                "DataLoader"
-            )
+        _check_data(data)
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +112,8 @@ class Objective:
         moves
             Whether parameters will be changed meanwhile; they are put back.
         """
-        with as_found(self.model, self.params if moves else ()), sdpa_kernel(SDPBackend.MATH):
+        moved, shuffles = self.params if moves else (), _generators(self.data)
+        with as_found(self.model, moved, shuffles), sdpa_kernel(SDPBackend.MATH):
             self.model.train(self.train)
             yield
 
@@ -128,6 +128,8 @@ class Objective:
         # One function is measured: in every pass dropout's masks must be the same, and what a
         # shuffled loader with drop_last leaves out.
         self._seed(0)
+        for generator in _generators(self.data):
+            generator.manual_seed(0)
         for number, batch in enumerate(self.data):
             yield self._read(number, batch)
 
@@ -192,8 +194,8 @@ class Objective:
         for batch in self.batches():
             with torch.enable_grad():
                 loss = self.loss_of(batch, self.outputs(batch), finite)
-                parts = derivatives(loss, self.params)
-            mean.add(flat(parts).unsqueeze(0), batch.size, loss.item())
+                # Under no name here: it would stand beside the next batch's.
+                mean.add(flat(derivatives(loss, self.params)).unsqueeze(0), batch.size, loss.item())
         return mean.rows(torch.float64)[0], mean.loss, mean.samples
 
     def over_ranks(self, values: Tensor) -> Tensor:
@@ -269,7 +271,10 @@ class Mean:
             return
         if self._first_size:
             self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
-        self._sum.add_(rows, alpha=size)
+        # In pieces: torch converts what is added as a whole, to a second sum's memory.
+        pieces = zip(self._sum.split(_PIECE, dim=1), rows.split(_PIECE, dim=1), strict=True)
+        for total, piece in pieces:
+            total.add_(piece, alpha=size)
 
     def rows(self, dtype: torch.dtype | None = None) -> Tensor:
         """Return the mean, by default in the vectors' format; then the counts are of all too."""
@@ -326,15 +331,43 @@ def flat(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.reshape(-1) for part in parts])
 
 
+def _check_data(data: Any) -> None:
+    if isinstance(data, Iterator):
+        raise ValueError(
+            "data is an iterator, which can be gone through only once: pass a list or a DataLoader"
+        )
+    # A Dataset has no __iter__: Python would go through its samples as if they were batches.
+    if not isinstance(data, Iterable):
+        raise ValueError(
+            f"data is a {type(data).__name__}, expected batches: pass a list or a DataLoader"
+        )
+
+
+def _generators(data: Any) -> list[torch.Generator]:
+    """Return what a DataLoader shuffles with, unless it is torch's own random state."""
+    owners = data, getattr(data, "sampler", None)
+    found = (getattr(owner, "generator", None) for owner in owners)
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
 def _chosen(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
     known = {id(param): name for name, param in model.named_parameters()}
     every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
     chosen = list(every if params is None else params)
     if not chosen:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to vary")
+    seen: set[int] = set()
     for position, param in enumerate(chosen):
         if id(param) not in known:
             raise ValueError(f"params[{position}] is not a parameter of the model")
+        if id(param) in seen:
+            raise ValueError(f"parameter {known[id(param)]!r} is in params twice")
+        seen.add(id(param))
+        if param.is_complex():
+            raise ValueError(
+                f"parameter {known[id(param)]!r} is {param.dtype}: expected real parameters; "
+                "torch.view_as_real makes two of a complex one"
+            )
         if not param.requires_grad:
             raise ValueError(
                 f"parameter {known[id(param)]!r} does not require a gradient: "
@@ -361,10 +394,15 @@ def _on(value: Any, device: torch.device) -> Any:
 
 def _size(number: int, values: list[Any]) -> int:
     """Return how many samples a batch has: the first dimension of its first tensor."""
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim:
-            return len(value)
-        if isinstance(value, Mapping | list):
-            parts = list(value.values()) if isinstance(value, Mapping) else value
-            return _size(number, parts)
-    raise ValueError(f"batch {number} has no tensor whose first dimension could be its samples")
+    first = next((part for part in _tensors(values) if part.ndim), None)
+    if first is None:
+        raise ValueError(f"batch {number} has no tensor whose first dimension could be its samples")
+    return len(first)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(part)

@@ -16,7 +16,7 @@ class Operator:
     product : callable
         Maps a block of vectors, as rows of shape (count, size), to their products.
     dtype, device
-        Of vectors.
+        Of vectors: float32 or float64.
     params : sequence of Tensor, optional
         The parameters that vectors are over, in the order of their elements, where there are some.
 
@@ -24,6 +24,11 @@ class Operator:
     ----------
     products : int
         How many products have been taken so far.
+
+    Raises
+    ------
+    ValueError
+        ``dtype`` is another.
 
     Examples
     --------
@@ -43,6 +48,8 @@ class Operator:
         device: torch.device | str = "cpu",
         params: Sequence[Tensor] | None = None,
     ) -> None:
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype={dtype} must be torch.float32 or torch.float64")
         self.size, self.dtype, self.device = size, dtype, torch.device(device)
         self.params = params
         self.products = 0
@@ -81,8 +88,9 @@ class Operator:
 
     def rows(self, block: Tensor) -> Tensor:
         """Return the products with the rows of a block, as rows."""
+        images = self._product(block.to(self.device, self.dtype))
         self.products += len(block)
-        return self._product(block.to(self.device, self.dtype))
+        return images
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """Return the product with a vector, or with a block's columns."""

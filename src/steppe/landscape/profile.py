@@ -35,7 +35,7 @@ _MOST_PRODUCTS = 300
 _REACH = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile(Result):
     """What :func:`profile` measured; None is what Ctrl-C, or the lack of an optimizer, left out.
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from steppe.landscape.lanczos import ROUNDING, Basis
 from steppe.landscape.operator import Operator
 from steppe.landscape.probes import Probes, blocks
 from steppe.landscape.progress import progress
@@ -139,9 +140,10 @@ def _hutchinson(H: Operator, products: int, probes: Probes) -> Iterator[_Estimat
 
 def _hutch_plus_plus(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
     third = min(products // 3, H.size)
-    basis = probes.signs(0)
+    span = Basis(probes.like(), kept=third)
     for count in blocks(H, third):
-        basis = torch.cat([basis, _new_directions(H.rows(probes.signs(count)), basis)])
+        _extend(span, H.rows(probes.signs(count)), probes)
+    basis = span.first(third)
     inside = 0.0
     for piece in torch.split(basis, max(blocks(H, third), default=1)):
         inside += _forms(piece, H.rows(piece)).sum().item()
@@ -158,15 +160,16 @@ def _xtrace(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
 
     With R = QᵀY and s the normalised column of R⁻ᵀ, the range without ω is Q(I − ssᵀ)Qᵀ.
     """
-    tests = images = basis = products_of_basis = probes.signs(0)
-    radius = math.sqrt(H.size)
-    for count in blocks(H, min(products // 2, H.size)):
+    tests = images = products_of_basis = probes.signs(0)
+    most = min(products // 2, H.size)
+    span, radius = Basis(probes.like(), kept=most), math.sqrt(H.size)
+    for count in blocks(H, most):
         new = radius * probes.sphere(count)
         new_images = H.rows(new)
-        directions = _new_directions(new_images, basis)
+        _extend(span, new_images, probes)
         tests, images = torch.cat([tests, new]), torch.cat([images, new_images])
-        basis = torch.cat([basis, directions])
-        products_of_basis = torch.cat([products_of_basis, H.rows(directions)])
+        basis = span.first(len(tests))
+        products_of_basis = torch.cat([products_of_basis, H.rows(basis[-count:])])
         if len(tests) > 1:
             yield _left_out(tests, images, basis, products_of_basis)
 
@@ -195,12 +198,17 @@ def _directions_of_one(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return left / left.norm(dim=0).clamp(min=_TINY), is_needed
 
 
-def _new_directions(rows: Tensor, basis: Tensor) -> Tensor:
-    """Return an orthonormal basis of what the rows add to a basis."""
-    # Twice: where little is left, what comes out would not be orthogonal to the basis.
-    for _ in range(2):
-        rows = torch.linalg.qr(_outside(rows, basis).T).Q.T
-    return rows
+def _extend(basis: Basis, images: Tensor, probes: Probes) -> None:
+    """Add to a basis what each image has outside it; where that is nothing, a random direction."""
+    for image in images:
+        row = image.clone()
+        least = ROUNDING[row.dtype] * float(torch.linalg.vector_norm(row, dtype=torch.float64))
+        _, left = basis.orthogonalise(row)
+        if left <= least:
+            # What rounding leaves may lie in the basis: its directions would count twice.
+            row = probes.sphere(1)[0]
+            _, left = basis.orthogonalise(row)
+        basis.append(row.div_(left))
 
 
 def _outside(rows: Tensor, basis: Tensor) -> Tensor:

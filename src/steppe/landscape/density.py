@@ -157,7 +157,7 @@ def density(
     steps = min(steps, H.size)
     together = max(1, _TOGETHER_BYTES // (steps * H.size * H.dtype.itemsize))
     complete = True
-    with progress("density", probes * steps) as advance:
+    with progress("density", probes * steps) as advance, H.held():
         try:
             while len(runs) < probes:
                 new = [_Run(H, row) for row in source.sphere(min(together, probes - len(runs)))]

@@ -155,7 +155,7 @@ def top_eigenvalues(
     if limit < k:
         raise ValueError(f"max_products={max_products} must be at least k={k}")
     search = _Search(H, k, which, tol, seed)
-    with progress(f"{k} eigenvalues", limit) as advance:
+    with progress(f"{k} eigenvalues", limit) as advance, H.held():
         try:
             while not search.is_done and search.products < limit:
                 search.extend()
@@ -286,16 +286,3 @@ class _Search:
         row = self.probes.sphere(1)[0]
         _, norm = self.basis.orthogonalise(row)
         return row.div_(norm)
-
-<<<<<<< HEAD
-
-_TINY = 1e-300
-
-# It goes on to this part of the tolerance. Where eigenvalues lie close together, stopping at once
-# missed one of four in 6 of 400 runs at 1e-3, going on in 1, for two products more.
-_CAUTION = 0.1
-
-# Relative to the largest eigenvalue.
-_NOTHING = {torch.float32: 1e-6, torch.float64: 1e-13}
-=======
->>>>>>> fc5541daa89e2fbc10871fcb2ba59897008403c2

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, Literal
 
@@ -102,8 +102,12 @@ def hessian(
     if product == "finite-differences":
         _check_width(objective)
         return _operator(objective, lambda rows: _by_differences(objective, rows))
-    of_batch = _double_backward if product == "double-backward" else _forward_over_reverse
-    return _operator(objective, lambda rows: _mean_over_batches(objective, of_batch, rows))
+    if product == "double-backward":
+        twice = _DoubleBackward(objective)
+        return _operator(objective, twice.products, twice.held)
+    return _operator(
+        objective, lambda rows: _mean_over_batches(objective, _forward_over_reverse, rows)
+    )
 
 
 def ggn(
@@ -164,13 +168,18 @@ def _check_width(objective: Objective) -> None:
             )
 
 
-def _operator(objective: Objective, product: Callable[[Tensor], Tensor]) -> Operator:
+def _operator(
+    objective: Objective,
+    product: Callable[[Tensor], Tensor],
+    held: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Operator:
     return Operator(
         objective.size,
         product,
         dtype=objective.dtype,
         device=objective.device,
         params=objective.params,
+        held=held,
     )
 
 
@@ -190,29 +199,66 @@ def _as_rows(products: list[Tensor]) -> Tensor:
     return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
 
 
-def _double_backward(objective: Objective, batch: Batch, rows: Tensor) -> list[Tensor]:
-    """Differentiate the gradient, one graph of which serves all rows."""
-    params = objective.params
-    loss = objective.loss_of(batch, objective.outputs(batch))
-    grads = derivatives(loss, params, create_graph=True)
-    # Where the loss is linear in a parameter its gradient is a constant.
-    curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
-    if not curved:
-        return [torch.zeros_like(row) for row in rows]
-    _check_graph(grads)
-    products = []
-    for number, row in enumerate(rows, start=1):
-        vector = objective.split(row)
-        parts = torch.autograd.grad(
-            [grads[i] for i in curved],
-            params,
-            [vector[i] for i in curved],
-            retain_graph=number < len(rows),
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        products.append(flat(parts))
-    return products
+class _DoubleBackward:
+    """Differentiate the gradient, one graph of which serves all vectors of a block.
+
+    While the parameters are held, and all data is one batch, it serves all blocks: a third of each
+    product is saved. That keeps the activations in memory, and so is done for small networks only.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+        self._may_hold = objective.size * objective.dtype.itemsize <= _HELD_BYTES
+        self._is_held = False
+        self._kept: tuple[tuple[Tensor, ...], int] | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Promise that neither parameters nor data change meanwhile."""
+        self._is_held = self._may_hold
+        try:
+            yield
+        finally:
+            self._is_held, self._kept = False, None
+
+    def products(self, rows: Tensor) -> Tensor:
+        """Return the products with a block's rows."""
+        objective, mean = self._objective, Mean(self._objective, len(rows))
+        if self._kept is not None:
+            grads, size = self._kept
+            mean.add(_as_rows(self._differentiated(grads, rows)), size)
+            return mean.rows()
+        with objective.at_work(), torch.enable_grad(), _explained():
+            for number, batch in enumerate(objective.batches()):
+                loss = objective.loss_of(batch, objective.outputs(batch))
+                grads = derivatives(loss, objective.params, create_graph=True)
+                mean.add(_as_rows(self._differentiated(grads, rows)), batch.size)
+                self._kept = (grads, batch.size) if self._is_held and number == 0 else None
+        return mean.rows()
+
+    def _differentiated(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:
+        # Where the loss is linear in a parameter its gradient is a constant.
+        curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
+        if not curved:
+            return [torch.zeros_like(row) for row in rows]
+        _check_graph(grads)
+        products = []
+        for number, row in enumerate(rows, start=1):
+            vector = self._objective.split(row)
+            parts = torch.autograd.grad(
+                [grads[i] for i in curved],
+                self._objective.params,
+                [vector[i] for i in curved],
+                retain_graph=self._is_held or number < len(rows),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            products.append(flat(parts))
+        return products
+
+
+# Of a vector.
+_HELD_BYTES = 1 << 24
 
 
 def _forward_over_reverse(objective: Objective, batch: Batch, rows: Tensor) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """A symmetric linear map that is known by its products with vectors."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -47,11 +48,12 @@ class Operator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         params: Sequence[Tensor] | None = None,
+        held: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype} must be torch.float32 or torch.float64")
         self.size, self.dtype, self.device = size, dtype, torch.device(device)
-        self.params = params
+        self.params, self.held = params, held
         self.products = 0
         self._product = product
 

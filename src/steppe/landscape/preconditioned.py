@@ -47,6 +47,7 @@ class Preconditioned(Operator):
             dtype=H.dtype,
             device=H.device,
             params=H.params,
+            held=H.held,
         )
         self.diagonal, self.threshold = diagonal, threshold
         self.learning_rate, self.momentum = learning_rate, momentum

@@ -110,7 +110,7 @@ def trace(
     before = H.products
     last: _Estimate | None = None
     converged = False
-    with progress(f"trace, {method}", products) as advance:
+    with progress(f"trace, {method}", products) as advance, H.held():
         try:
             done = before
             for last in _METHODS[method](H, products, Probes(H, seed)):

@@ -491,6 +491,23 @@ def test_adding_a_batch_takes_no_further_vector() -> None:
     assert torch.equal(mean.rows(), row)
 
 
+@pytest.mark.parametrize("size", [7, 3])
+def test_held_parameters_change_the_cost_alone(size: int) -> None:
+    """One batch is passed through the model once; of several each, every time."""
+    model, calls = mlp(), []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    H = hessian(model, F.cross_entropy, split(classes(7, 4), size))
+    block = classes(43, 2)[0]
+    free = H @ block
+    calls.clear()
+    with H.held():
+        assert all(torch.equal(H @ block, free) for _ in range(3))
+    assert len(calls) == (1 if size == 7 else 9)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    assert not torch.equal(H @ block, free)
+
+
 # Bad input.
 
 

@@ -229,11 +229,13 @@ class _DoubleBackward:
             mean.add(_as_rows(self._differentiated(grads, rows)), size)
             return mean.rows()
         with objective.at_work(), torch.enable_grad(), _explained():
+            kept = None
             for number, batch in enumerate(objective.batches()):
                 loss = objective.loss_of(batch, objective.outputs(batch))
                 grads = derivatives(loss, objective.params, create_graph=True)
                 mean.add(_as_rows(self._differentiated(grads, rows)), batch.size)
-                self._kept = (grads, batch.size) if self._is_held and number == 0 else None
+                kept = (grads, batch.size) if self._is_held and number == 0 else None
+        self._kept = kept
         return mean.rows()
 
     def _differentiated(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:

@@ -272,7 +272,7 @@ class Mean:
         if self._first_size:
             self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
         # In pieces: torch converts what is added as a whole, to a second sum's memory.
-        pieces = zip(self._sum.split(_PIECE, dim=1), rows.split(_PIECE, dim=1), strict=True)
+        pieces = zip(torch.split(self._sum, _PIECE, 1), torch.split(rows, _PIECE, 1), strict=True)
         for total, piece in pieces:
             total.add_(piece, alpha=size)
 

@@ -20,6 +20,9 @@ class Operator:
         Of vectors: float32 or float64.
     params : sequence of Tensor, optional
         The parameters that vectors are over, in the order of their elements, where there are some.
+    held : callable, optional
+        Returns a context in which nothing that products depend on changes, so that they may share
+        what they have in common.
 
     Attributes
     ----------

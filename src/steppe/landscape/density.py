@@ -262,4 +262,3 @@ def _smoothed(grid: Floats, nodes: Floats, weights: Floats, width: float) -> Flo
     for node, weight in zip(nodes, weights, strict=True):
         total += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     return total / (width * math.sqrt(2.0 * math.pi))
-

@@ -195,9 +195,7 @@ class Objective:
             with torch.enable_grad():
                 loss = self.loss_of(batch, self.outputs(batch), finite)
                 # Under no name here: it would stand beside the next batch's.
-                mean.add(
-                    flat(derivatives(loss, self.params)).unsqueeze(0), batch.size, loss.item()
-                )
+                mean.add(flat(derivatives(loss, self.params)).unsqueeze(0), batch.size, loss.item())
         return mean.rows(torch.float64)[0], mean.loss, mean.samples
 
     def over_ranks(self, values: Tensor) -> Tensor:
@@ -274,8 +272,8 @@ class Mean:
         if self._first_size:
             self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
         # In pieces: torch converts what is added as a whole, to a second sum's memory.
-        pieces = zip(self._sum.split(_PIECE, dim=1), rows.split(_PIECE, dim=1), strict=True)
-        for total, piece in pieces:
+        totals, pieces = (torch.split(whole, _PIECE, dim=1) for whole in (self._sum, rows))
+        for total, piece in zip(totals, pieces, strict=True):
             total.add_(piece, alpha=size)
 
     def rows(self, dtype: torch.dtype | None = None) -> Tensor:

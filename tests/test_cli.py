@@ -359,6 +359,17 @@ def test_profile_prints_the_card_of_a_saved_run(tmp_path: Path) -> None:
     assert (tmp_path / "c.png").stat().st_size > 10_000
 
 
+def test_profile_does_without_an_optimizer_that_has_no_preconditioner(tmp_path: Path) -> None:
+    options = ("--optimizers", "rprop", "--epochs", 1, "--seeds", 1, "--out", tmp_path)
+    assert run("compare", "digits", *options).exit_code == 0
+    (path,) = (tmp_path / "checkpoints").iterdir()
+    result = run("profile", path, "--task", "digits", "--samples", 50)
+    assert result.exit_code == 0, result.output
+    assert "Without its optimizer: Rprop has no diagonal preconditioner" in result.output
+    assert "λ_max" in result.output
+    assert "threshold" not in result.output
+
+
 def test_profile_says_what_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     torch.save({"weight": torch.zeros(2)}, path)

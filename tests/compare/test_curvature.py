@@ -67,6 +67,36 @@ def test_an_optimizer_without_a_preconditioner_has_no_threshold() -> None:
     assert math.isnan(found.threshold)
 
 
+def test_ctrl_c_is_meant_for_the_run() -> None:
+    """Instruments return what they have then; a run must not be kept with that."""
+    model, inputs, targets, optimizer = ended(torch.optim.SGD, lr=0.01)
+    seen: list[int] = []
+    last = 0
+
+    def impatient(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        seen.append(1)
+        if len(seen) == last:
+            raise KeyboardInterrupt
+        return F.cross_entropy(outputs, targets)
+
+    measure(model, impatient, inputs, targets, optimizer)
+    calls = len(seen)
+    while last < calls:
+        last += 1
+        seen.clear()
+        with pytest.raises(KeyboardInterrupt):
+            measure(model, impatient, inputs, targets, optimizer)
+
+
+def test_what_has_not_converged_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs, targets, optimizer = ended(torch.optim.SGD, lr=0.01)
+    monkeypatch.setattr("steppe.compare.curvature._MOST_PRODUCTS", 1)
+    found = measure(model, F.cross_entropy, inputs, targets, optimizer)
+    assert math.isnan(found.largest)
+    assert math.isnan(found.preconditioned)
+    assert found.trace > 0
+
+
 def test_only_the_first_samples_are_looked_at_for_the_hessian(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -166,3 +166,5 @@ def test_can_be_written_and_drawn() -> None:
     assert written["values"] == pytest.approx([-7.0, 2.0])
     assert "vectors" not in written
     assert len(found.plot().containers) == 1
+    many = top_eigenvalues(operator(matrix(torch.linspace(1, 3, 80))), 60)
+    assert len(many.plot().get_xticks()) < 20

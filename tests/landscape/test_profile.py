@@ -114,3 +114,25 @@ def test_a_card_without_measurements_can_still_be_shown() -> None:
     card = Profile(2, 3, False, 0.5, 0.1, products=0, complete=False)
     assert str(card).startswith("loss")
     card.figure()
+
+
+class Square(nn.Module):
+    """±|w|², of a parameter without filters."""
+
+    def __init__(self, sign: float) -> None:
+        super().__init__()
+        self.point, self.sign = nn.Parameter(torch.tensor([1.0, 2.0, 3.0])), sign
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.sign * self.point.square().sum()
+
+
+@pytest.mark.parametrize(("sign", "name"), [(1.0, "λ_max"), (-1.0, "λ_1"), (0.0, "λ_max")])
+def test_where_there_is_no_filter_or_no_positive_curvature(sign: float, name: str) -> None:
+    card = profile(Square(sign), lambda outputs, _: outputs, [(torch.ones(2, 1), torch.ones(2))])
+    assert card.complete
+    assert card.random is None
+    names = [row[0] for row in card.rows()]
+    assert names[2] == name
+    assert ("trace / λ_max" in names) == (sign > 0)
+    card.figure()

@@ -364,6 +364,16 @@ def test_contours_are_at_equal_ratios_where_the_range_is_large() -> None:
     np.testing.assert_allclose(wide[1:] / wide[:-1], wide[1] / wide[0])
 
 
+def test_a_minimum_of_zero_is_drawn_in_the_lowest_colour() -> None:
+    """On a logarithmic scale it would be a hole."""
+    steps = np.linspace(-1.0, 1.0, 5)
+    losses = np.add.outer(steps**2, steps**2)
+    axes = Plane(steps, steps, losses, 0.0, 1, None, None, False, True).plot()
+    axes.figure.draw_without_rendering()
+    filled = axes.collections[0]
+    assert filled.zmin == filled.levels[0] > 0
+
+
 def test_a_trajectory_is_drawn_in_its_plane() -> None:
     path = walk([[4.0, 0.0, 1.0], [2.0, 1.0, 0.5], [0.5, 0.0, 0.0]])
     found = plane(linear(), half_square, DATA, directions=path, points=5)

@@ -15,6 +15,7 @@ from steppe.compare import checkpoint
 from steppe.compare.curvature import SAMPLES, in_batches
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.tasks import find_task
+from steppe.landscape import hessian, preconditioned
 from steppe.landscape import profile as measure
 
 
@@ -43,8 +44,9 @@ def profile(
 ) -> None:
     """Print how flat the minimum is where a run ended, and draw it.
 
-    Eigenvalues, trace and spectral density of the Hessian, sharpness, and, with the optimizer that
-    the checkpoint holds, whether its steps are stable there. Ctrl-C keeps what has been measured.
+    Eigenvalues, trace and spectral density of the Hessian, sharpness, and, if the checkpoint holds
+    an optimizer with a diagonal preconditioner, whether its steps are stable there. Ctrl-C keeps
+    what has been measured.
     """
     console = make_console()
     with refusals():
@@ -61,6 +63,12 @@ def profile(
         optimizer = _restored(model, content, checkpoint_file, task)
         loaded = found.data(data).to(where)
         batches = in_batches(loaded.train_inputs[:samples], loaded.train_targets[:samples])
+        try:
+            if optimizer is not None:
+                preconditioned(hessian(model, found.loss, batches), optimizer)
+        except ValueError as error:
+            console.print(f"Without its optimizer: {error}", markup=False, highlight=False)
+            optimizer = None
         card = measure(model, found.loss, batches, optimizer, seed=seed)
         picture = out or checkpoint_file.with_suffix(".png")
         console.print(card.table(f"{checkpoint_file.name}, {task}"))

@@ -2,14 +2,21 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steppe.compare.tasks import Loss
-from steppe.landscape import hessian, preconditioned, sharpness, top_eigenvalues, trace
+from steppe.landscape import (
+    Operator,
+    hessian,
+    preconditioned,
+    sharpness,
+    top_eigenvalues,
+    trace,
+)
 from steppe.landscape.progress import silent
 
 #: Training samples that curvature is measured on, the first ones: dozens of passes over all would
@@ -19,6 +26,7 @@ SAMPLES = 1000
 _BATCH = 250
 _TOL = 0.01
 _TRACE_PRODUCTS = 30
+_MOST_PRODUCTS = 220
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,8 @@ class Curvature:
     sharpness : float
         SAM's, over all training samples, at radius 0.05.
     largest : float
-        The Hessian's eigenvalue of largest magnitude, to 1 %, over 1 000 training samples; likewise
-        the following.
+        The Hessian's eigenvalue of largest magnitude, to 1 %, over 1 000 training samples, NaN if
+        it was not found so exactly; likewise the following.
     trace : float
         Its trace.
     preconditioned : float
@@ -56,13 +64,13 @@ def measure(
             rise = sharpness(model, loss_fn, in_batches(inputs, targets)).value
             few = in_batches(inputs[:SAMPLES], targets[:SAMPLES])
             H = hessian(model, loss_fn, few)
-            largest = top_eigenvalues(H, 1, tol=_TOL).values[0]
-            whole = trace(H, products=min(_TRACE_PRODUCTS, 3 * H.size)).value
+            largest = _outermost(H, "LM")
+            whole = _trace(H)
         except (ValueError, RuntimeError):
             # A finite loss may have derivatives that are not, or none.
             return Curvature()
         after, threshold = _stability(H, optimizer)
-    return Curvature(rise, float(largest), whole, after, threshold)
+    return Curvature(rise, largest, whole, after, threshold)
 
 
 def in_batches(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -70,12 +78,28 @@ def in_batches(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
     return list(zip(torch.split(inputs, _BATCH), torch.split(targets, _BATCH), strict=True))
 
 
-def _stability(H: Any, optimizer: Optimizer) -> tuple[float, float]:
+def _outermost(H: Operator, which: Literal["LM", "LA"]) -> float:
+    found = top_eigenvalues(H, 1, which=which, tol=_TOL, max_products=_MOST_PRODUCTS)
+    if found.converged[0]:
+        return float(found.values[0])
+    if found.products < _MOST_PRODUCTS:
+        # It was Ctrl-C, which is meant for the whole run.
+        raise KeyboardInterrupt
+    return math.nan
+
+
+def _trace(H: Operator) -> float:
+    # Of a model that is smaller than its third, there is nothing left to estimate.
+    found = trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size)))
+    if not found.converged:
+        raise KeyboardInterrupt
+    return found.value
+
+
+def _stability(H: Operator, optimizer: Optimizer) -> tuple[float, float]:
     """Return the preconditioned eigenvalue and its threshold; NaN where the method has none."""
     try:
         operator = preconditioned(H, optimizer)
-        return float(top_eigenvalues(operator, 1, which="LA", tol=_TOL).values[0]), float(
-            operator.threshold
-        )
+        return _outermost(operator, "LA"), operator.threshold
     except ValueError:
         return math.nan, math.nan

@@ -29,7 +29,7 @@ _ORDER: dict[str, Callable[[Floats], Floats]] = {
 }
 
 # Vectors kept beside the k wanted ones: fewer slow convergence down, more take memory.
-_SPARE = 12
+_SPARE = 10
 # The basis may grow beyond that while it is smaller than this: no restart costs no products.
 _ROOM_BYTES = 1 << 27
 
@@ -76,11 +76,13 @@ class Eigenvalues(Result):
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw the eigenvalues with their errors."""
+        from matplotlib.ticker import MaxNLocator
+
         axes = axes_for(axes, "Eigenvalues")
         places = np.arange(1, 1 + len(self.values))
         axes.axhline(0.0, color="0.8", lw=0.8)
         axes.errorbar(places, self.values, self.errors, fmt="o", color="#0072B2", capsize=3)
-        axes.set_xticks(places)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("number")
         axes.set_ylabel("eigenvalue")
         return axes
@@ -98,7 +100,7 @@ def top_eigenvalues(
     r"""Find the k outermost eigenvalues of a symmetric operator, with their vectors.
 
     Lanczos' method with full reorthogonalisation, inner products in float64. Where the basis
-    outgrows its room, k + 12 vectors or 128 MiB, it restarts with the best Ritz vectors (thick
+    outgrows its room, k + 10 vectors or 128 MiB, it restarts with the best Ritz vectors (thick
     restart). It stops when every value is right to ``tol``/10; vectors are right to about its root.
 
     Parameters
@@ -139,6 +141,7 @@ def top_eigenvalues(
 
     Examples
     --------
+    >>> import torch
     >>> diagonal = torch.tensor([1.0, 5.0, -9.0, 2.0])
     >>> found = top_eigenvalues(Operator(4, lambda rows: rows * diagonal), k=2)
     >>> found.values.round(4), found.converged

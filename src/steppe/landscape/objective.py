@@ -272,8 +272,8 @@ class Mean:
         if self._first_size:
             self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
         # In pieces: torch converts what is added as a whole, to a second sum's memory.
-        pieces = zip(torch.split(self._sum, _PIECE, 1), torch.split(rows, _PIECE, 1), strict=True)
-        for total, piece in pieces:
+        totals, pieces = (torch.split(whole, _PIECE, dim=1) for whole in (self._sum, rows))
+        for total, piece in zip(totals, pieces, strict=True):
             total.add_(piece, alpha=size)
 
     def rows(self, dtype: torch.dtype | None = None) -> Tensor:

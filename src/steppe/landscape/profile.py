@@ -63,7 +63,7 @@ class Profile(Result):
         Where that stops being stable.
     steepest, random : Line
         The loss along the first eigenvector, and along a random filter-normalised direction, to
-        distance 1.
+        distance 1; there is no random one where no parameter has filters.
     products : int
         How many products with the Hessian it took.
     complete : bool
@@ -144,7 +144,8 @@ class Profile(Result):
     def _spectrum(self) -> Iterator[tuple[str, str, str]]:
         if self.top is not None:
             for number, row in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
-                name = "λ_max" if number == 1 else f"λ_{number}"
+                # The one of largest magnitude may be the most negative.
+                name = "λ_max" if number == 1 and row[0] >= 0 else f"λ_{number}"
                 yield name, _with_error(*row), _unless(self.top.converged[number - 1])
         if self.bottom is not None:
             value, error = self.bottom.values[0], self.bottom.errors[0]
@@ -152,8 +153,8 @@ class Profile(Result):
         if self.trace is not None:
             found = self.trace
             yield "trace", _with_error(found.value, found.stderr), _unless(found.converged)
-            if self.top is not None:
-                dimension = found.value / abs(self.top.values[0])
+            if self.top is not None and self.top.values[0] > 0:
+                dimension = found.value / self.top.values[0]
                 yield "trace / λ_max", f"{dimension:.3g}", "directions as sharp as the sharpest"
 
     def _rises(self) -> Iterator[tuple[str, str, str]]:
@@ -277,8 +278,9 @@ def profile(
         "adaptive": lambda: rise(rho=_ADAPTIVE_RHO, adaptive=True),
         "average": lambda: rise(rho=rho, kind="average"),
         "steepest": lambda: along(found["top"].vectors[:, 0]),
-        "random": lambda: along(_random(objective, seed)),
     }
+    if any(param.ndim > 1 and param.any() for param in objective.params):
+        stages["random"] = lambda: along(_random(objective, seed))
     if operator is not None:
         stages["preconditioned"] = lambda: eigenvalues(operator, 1, "LA")
     complete = _measure(stages, found)
@@ -326,11 +328,13 @@ def _with_error(value: float, error: float) -> str:
 
     >>> _with_error(12.345, 0.0678), _with_error(8.21638, 5e-8), _with_error(0.5, float("nan"))
     ('12.345 ± 0.068', '8.216', '0.5')
+    >>> _with_error(0.0, 0.0), _with_error(1.234e20, 5e18)
+    ('0', '1.2e+20 ± 5e+18')
     """
     if not np.isfinite(error) or error <= 1e-4 * abs(value):
         return f"{value:.4g}"
     digits = max(0, 1 - int(np.floor(np.log10(error))))
-    if digits > 5:
+    if digits > 5 or abs(value) >= 1e7:
         return f"{value:.1e} ± {error:.0e}"
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 

@@ -19,7 +19,7 @@ class Result:
     left_out: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, as JSON and TOML take them: tensors and arrays as lists."""
+        """Return the fields by name, as ``json`` takes them: arrays as lists, NaN as it is."""
         names = (field.name for field in fields(self))  # type: ignore[arg-type]
         return {name: plain(getattr(self, name)) for name in names if name not in self.left_out}
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -363,11 +363,8 @@ def _draw_contours(axes: "Axes", plane: Plane) -> None:
         axes.set_ylim(plane.b[0], plane.b[-1])
         return
     levels, norm = _levels(plane.losses[shown])
-    losses = np.ma.array(plane.losses, mask=~shown)
-    beyond: Literal["min", "neither"] = "min" if losses.min() < levels[0] else "neither"
-    filled = axes.contourf(
-        plane.a, plane.b, losses, levels, norm=norm, cmap="cividis", extend=beyond
-    )
+    losses = np.ma.array(np.maximum(plane.losses, levels[0]), mask=~shown)
+    filled = axes.contourf(plane.a, plane.b, losses, levels, norm=norm, cmap="cividis")
     axes.contour(plane.a, plane.b, losses, levels, colors="white", linewidths=0.4, alpha=0.6)
     bar = axes.figure.colorbar(
         filled, ax=axes, label="mean loss", ticks=levels[::3], format=FormatStrFormatter("%.3g")

@@ -110,6 +110,11 @@ def test_can_be_printed_written_and_drawn(tmp_path) -> None:
     assert len(card.plot().lines) == 2
 
 
+def test_refuses_narrow_parameters_before_it_begins() -> None:
+    with pytest.raises(ValueError, match=r"profile needs .*'weight' is torch\.bfloat16"):
+        profile(nn.Linear(2, 1).bfloat16(), nn.functional.mse_loss, [])
+
+
 def test_a_card_without_measurements_can_still_be_shown() -> None:
     card = Profile(2, 3, False, 0.5, 0.1, products=0, complete=False)
     assert str(card).startswith("loss")

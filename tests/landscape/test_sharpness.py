@@ -446,6 +446,14 @@ def test_refuses_a_model_without_trainable_parameters() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"m": 2}, {"kind": "average"}])
+def test_refuses_narrow_parameters(options: dict[str, Any]) -> None:
+    """Of 10⁶ weights in bfloat16, most would not move by 0.05/1000."""
+    inputs = torch.ones(1, 1, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"sharpness needs .*'weight' is torch\.bfloat16"):
+        sharpness(nn.Linear(1, 1).bfloat16(), mean_output, [(inputs, inputs)], **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"m": 2}, {"kind": "average"}])
 def test_refuses_no_data(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="data is empty"):
         sharpness(nn.Linear(1, 1), mean_output, [], **options)

@@ -100,7 +100,7 @@ def hessian(
         raise ValueError(f"product={product!r} is not one of {', '.join(_PRODUCTS)}")
     objective = Objective(model, loss_fn, data, params=params, train=train)
     if product == "finite-differences":
-        _check_width(objective)
+        objective.check_width("product='finite-differences'")
         return _operator(objective, lambda rows: _by_differences(objective, rows))
     if product == "double-backward":
         twice = _DoubleBackward(objective)
@@ -157,15 +157,6 @@ def ggn(
         raise ValueError("loss_fn=None: ggn needs the loss as a function of the model's outputs")
     objective = Objective(model, loss_fn, data, params=params, train=train)
     return _operator(objective, lambda rows: _mean_over_batches(objective, _gauss_newton, rows))
-
-
-def _check_width(objective: Objective) -> None:
-    for name, param in zip(objective.names, objective.params, strict=True):
-        if param.dtype.itemsize < 4:
-            raise ValueError(
-                f"product='finite-differences' needs parameters in float32 or float64, and "
-                f"{name!r} is {param.dtype}: rounding would be all there is; model.float() helps"
-            )
 
 
 def _operator(

@@ -224,6 +224,21 @@ class Objective:
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
 
+    def check_width(self, what: str) -> None:
+        """Refuse parameters that a small step would not change.
+
+        Raises
+        ------
+        ValueError
+            A parameter is narrower than float32; it names ``what`` cannot be done.
+        """
+        for name, param in zip(self.names, self.params, strict=True):
+            if param.dtype.itemsize < 4:
+                raise ValueError(
+                    f"{what} needs parameters in float32 or float64, and {name!r} is "
+                    f"{param.dtype}: rounding would be all there is; model.float() helps"
+                )
+
     def _seed(self, seed: int) -> None:
         """Seed what :func:`as_found` puts back; ``torch.manual_seed`` reaches, and takes, more."""
         torch.default_generator.manual_seed(seed)

@@ -252,6 +252,8 @@ def profile(
     (array([ True,  True]), True, True)
     """
     objective = Objective(model, loss_fn, data, params=params, train=train)
+    # What sharpness would say when the spectrum has been measured.
+    objective.check_width("profile")
     with objective.at_work():
         gradient, loss, samples = objective.gradient()
     options = {"params": objective.params, "train": train}

@@ -121,8 +121,8 @@ def sharpness(
     ValueError
         ``rho``, ``m``, ``ascent_steps``, ``draws`` or ``kind`` is out of its range, ``m`` or
         ``ascent_steps`` is given for ``kind="average"``, the data is empty or cannot be gone
-        through twice, no parameter requires a gradient, or the loss or its gradient is not
-        finite.
+        through twice, no parameter requires a gradient, one is narrower than float32, or the loss
+        or its gradient is not finite.
 
     References
     ----------
@@ -148,6 +148,7 @@ def sharpness(
     """
     _check(rho, m, ascent_steps, kind, draws)
     objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective.check_width("sharpness")
     average = kind == "average"
     with objective.at_work(moves=True):
         ball = _Ball.around(objective, rho, adaptive)

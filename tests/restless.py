@@ -35,6 +35,7 @@ def snapshot(model: nn.Module) -> list[object]:
     return [
         [tensor.tolist() for tensor in tensors],
         [tensor.data_ptr() for tensor in tensors],
+        [tensor.requires_grad for tensor in tensors],
         [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
         [module.training for module in model.modules()],
         torch.get_rng_state().tolist(),

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from restless import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
 from steppe.landscape.objective import Mean, Objective
@@ -367,33 +368,6 @@ def test_in_bfloat16_has_products_in_float32(product: Any) -> None:
     found = matrix(H)
     assert found.dtype == torch.float32
     assert near(found.double(), truth, 0.05)
-
-
-class Restless(nn.Module):
-    """Changes a buffer, replaces another, and draws random numbers at every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("last", torch.zeros(()))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.calls += 1
-        self.last = torch.rand(())
-        return self.body(inputs)
-
-
-def snapshot(model: nn.Module) -> list[object]:
-    tensors = [*model.parameters(), *model.buffers()]
-    return [
-        [tensor.tolist() for tensor in tensors],
-        [tensor.data_ptr() for tensor in tensors],
-        [tensor.requires_grad for tensor in tensors],
-        [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        [module.training for module in model.modules()],
-        torch.get_rng_state().tolist(),
-    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])

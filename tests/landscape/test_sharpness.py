@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restless import Restless, snapshot
 from steppe.landscape import sharpness
 
 
@@ -301,33 +302,6 @@ def test_perturbs_only_what_requires_a_gradient() -> None:
 def test_at_a_stationary_point_is_zero() -> None:
     inputs = torch.zeros(2, 1, dtype=torch.float64)
     assert sharpness(linear([1.0]), mean_output, [(inputs, inputs)]).value == 0.0
-
-
-class Restless(nn.Module):
-    """Changes a buffer, replaces another, and draws random numbers at every call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-        self.unused = nn.Parameter(torch.ones(2))
-        self.register_buffer("calls", torch.zeros(()))
-        self.register_buffer("last", torch.zeros(()))
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.calls += 1
-        self.last = torch.rand(())
-        return self.body(inputs)
-
-
-def snapshot(model: nn.Module) -> list[object]:
-    tensors = [*model.parameters(), *model.buffers()]
-    return [
-        [tensor.tolist() for tensor in tensors],
-        [tensor.data_ptr() for tensor in tensors],
-        [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        [module.training for module in model.modules()],
-        torch.get_rng_state().tolist(),
-    ]
 
 
 @pytest.mark.parametrize("fails", [False, True])

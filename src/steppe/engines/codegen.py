@@ -368,8 +368,7 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
         return text + _filled(_SHARED, "update", place=place)
     preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
     text += _sums("squares", operands[1]) + _chunk("update", preparation, body, is_plain)
-    taken = list(signature(kernel.mean_square).parameters)[2:]
-    in_mean = ", ".join(_scalar(kernel, name) for name in taken)
+    in_mean = ", ".join(_scalar(kernel, name) for name in kernel.mean_scalars)
     return text + _filled(_IN_PHASES, "update", run=_RUN, scalars=in_mean)
 
 

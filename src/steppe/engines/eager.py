@@ -1,7 +1,6 @@
 """Plain torch: any device, any layout, differentiable, DTensor. The rule runs on whole tensors."""
 
 from collections.abc import Iterable
-from inspect import signature
 
 import numpy as np
 import torch
@@ -154,9 +153,10 @@ def _rms(kernel: Kernel, row: Row, g: Tensor, scalars: list[Scalar]) -> Tensor:
     """Bring the row's mean up to date; return what the rule is to divide by."""
     assert kernel.mean_square is not None
     known = dict(zip(kernel.scalar_names, scalars, strict=False))
-    taken = list(signature(kernel.mean_square).parameters)[2:]
     mean, square = row.state[MEAN].clone(), mean_of(high_precision(g).square())
-    mean, mean_square = bind(kernel.mean_square, torch)(mean, square, *map(known.get, taken))
+    mean, mean_square = bind(kernel.mean_square, torch)(
+        mean, square, *map(known.get, kernel.mean_scalars)
+    )
     row.state[MEAN].copy_(mean)
     rms: Tensor = mean_square.sqrt()
     return rms

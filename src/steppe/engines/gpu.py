@@ -6,7 +6,6 @@ are computed inside the kernels, so that nothing is ever read back and CUDA grap
 
 from contextlib import nullcontext
 from functools import cache
-from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -221,10 +220,8 @@ def _constants(batch: Batch) -> dict[str, Any]:
 
 def _in_mean(kernel: Kernel, program: Program) -> tuple[int, ...]:
     """Return where among a program's values those lie that the mean takes."""
-    if kernel.mean_square is None:
-        return ()
-    taken = list(signature(kernel.mean_square).parameters)[2:]
-    return tuple(program.results[kernel.scalar_names.index(name)] for name in taken)
+    names = kernel.mean_scalars
+    return tuple(program.results[kernel.scalar_names.index(name)] for name in names)
 
 
 def _bound(function: Function | None) -> Any:

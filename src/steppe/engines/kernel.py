@@ -80,6 +80,11 @@ class Kernel:
         return tuple(signature(self.rule).parameters)[first:]
 
     @cached_property
+    def mean_scalars(self) -> tuple[str, ...]:
+        """Names of the rule's scalars that ``mean_square`` takes; none where there is no mean."""
+        return tuple(signature(self.mean_square).parameters)[2:] if self.mean_square else ()
+
+    @cached_property
     def options(self) -> tuple[str, ...]:
         """Names of the group options that ``scalars`` reads."""
         return tuple(signature(self.scalars).parameters)[1:]

@@ -224,6 +224,7 @@ class _DoubleBackward:
             for number, batch in enumerate(objective.batches()):
                 loss = objective.loss_of(batch, objective.outputs(batch))
                 grads = derivatives(loss, objective.params, create_graph=True)
+                _check_graph(grads)
                 mean.add(_as_rows(self._differentiated(grads, rows)), batch.size)
                 kept = (grads, batch.size) if self._is_held and number == 0 else None
         self._kept = kept
@@ -234,7 +235,6 @@ class _DoubleBackward:
         curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
         if not curved:
             return [torch.zeros_like(row) for row in rows]
-        _check_graph(grads)
         products = []
         for number, row in enumerate(rows, start=1):
             vector = self._objective.split(row)

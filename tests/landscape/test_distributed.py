@@ -1,8 +1,6 @@
 """Instruments in two processes with unequal shares of the data, against one that has it all."""
 
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from processes import results_of_two
 from steppe import landscape
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -87,18 +86,7 @@ def assert_near(found: Any, truth: Any, where: str) -> None:
 
 
 def test_all_processes_have_what_one_has_that_has_all_samples(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(rank), str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
-    first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
+    first, second = results_of_two(__file__, tmp_path)
     assert first == second
     whole = measured(network(), network(-1.5), samples([slice(0, 7)]))
     for name in SHARES:

@@ -1,8 +1,6 @@
 """Products with the Hessian and the Gauss–Newton matrix against dense matrices in float64."""
 
 import functools
-import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
+from processes import results_of_two
 from restless import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
@@ -656,19 +655,8 @@ def work(rank: int, folder: Path) -> None:
 
 
 def test_processes_have_the_mean_over_all_samples(tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", __file__, str(rank), str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
     expected = [matrix(operator) for operator in operators(mlp(), [classes(7, 4)])]
-    first, second = (torch.load(tmp_path / f"rank{rank}") for rank in range(2))
+    first, second = results_of_two(__file__, tmp_path)
     tolerances = [*TOLERANCE.values(), 1e-12]
     for whole, one, other, tolerance in zip(expected, first, second, tolerances, strict=True):
         assert torch.equal(one, other)

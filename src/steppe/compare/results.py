@@ -1,163 +1,336 @@
-"""Finished runs in an SQLite file, each committed whole or not at all."""
+"""What a study holds: its description, its contenders, and every trial with what came of it."""
 
+import json
 import math
-import sqlite3
-from dataclasses import astuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
-from steppe.compare.curvature import Curvature
-from steppe.compare.run import Epoch, Outcome, Run
+from steppe.commands.files import write_whole
 
-FILE = "results.sqlite"
+TUNE, TEST = "tune", "test"
 
-_VERSION = 2
-_TIMEOUT_S = 60.0  # how long to wait for another process that has the file locked
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY,
-    settings TEXT NOT NULL UNIQUE,
-    task TEXT NOT NULL,
-    optimizer TEXT NOT NULL,
-    seed INTEGER NOT NULL,
-    diverged INTEGER NOT NULL,
-    train_loss REAL,
-    test_loss REAL,
-    test_accuracy REAL,
-    sharpness REAL,
-    largest_eigenvalue REAL,
-    trace REAL,
-    preconditioned REAL,
-    threshold REAL,
-    step_ms REAL NOT NULL,
-    state_bytes REAL NOT NULL,
-    finished TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
-);
-CREATE TABLE IF NOT EXISTS curves (
-    run INTEGER NOT NULL REFERENCES runs (id),
-    epoch INTEGER NOT NULL,
-    train_loss REAL NOT NULL,
-    test_loss REAL NOT NULL,
-    test_accuracy REAL NOT NULL,
-    PRIMARY KEY (run, epoch)
-);
-"""
-
-# In the order of :class:`Curvature`.
-_CURVATURE = "sharpness, largest_eigenvalue, trace, preconditioned, threshold"
-_PROBES = (
-    "SELECT id, settings, task, optimizer, seed, diverged, train_loss, test_loss, test_accuracy,"
-    f" {_CURVATURE}, step_ms, state_bytes FROM runs LIMIT 0",
-    "SELECT run, epoch, train_loss, test_loss, test_accuracy FROM curves LIMIT 0",
-)
+# Values of hyperparameters by name, such as {"lr": 1e-3, "switch": 0.16}.
+Settings = Mapping[str, float]
 
 
-class Results:
-    """The finished runs of a directory.
+@dataclass(frozen=True)
+class Epoch:
+    """Where a run stood after an epoch.
 
-    A run counts as finished with the settings it had: any other setting is another run.
-
-    Parameters
+    Attributes
     ----------
-    directory : Path
-        Made if it is not there; the file in it is ``results.sqlite``.
+    train_loss : float
+        Mean over the epoch's samples as they were trained on, each before its step.
+    validation_loss, validation_score : float
+        Over the validation samples in ``eval()`` mode; the score is the task's metric.
+    lr : float
+        Of the epoch's last step.
+    seconds : float
+        Training time so far, evaluation left out.
+    """
+
+    train_loss: float
+    validation_loss: float
+    validation_score: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Final:
+    """Where a run ended: means over all samples in ``eval()`` mode, without augmentation.
+
+    The test set's stay NaN in tuning, which never looks at it.
+    """
+
+    train_loss: float = math.nan
+    train_score: float = math.nan
+    validation_loss: float = math.nan
+    validation_score: float = math.nan
+    test_loss: float = math.nan
+    test_score: float = math.nan
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """What the training loss is like about where a run ended; NaN for what is not there.
+
+    Attributes
+    ----------
+    sharpness : float
+        SAM's: the rise of the loss one step of length 0.05 up the gradient.
+    largest : float
+        The Hessian's eigenvalue of largest magnitude, to 1 %, NaN if it was not found so exactly;
+        likewise the following.
+    trace : float
+        Its trace.
+    preconditioned : float
+        The largest eigenvalue after the optimizer's preconditioner.
+    threshold : float
+        Where that stops being stable at the last learning rate.
+    density : tuple of (eigenvalue, density)
+        The spectral density of the Hessian, an estimate smoothed for drawing; empty in tuning.
+    """
+
+    sharpness: float = math.nan
+    largest: float = math.nan
+    trace: float = math.nan
+    preconditioned: float = math.nan
+    threshold: float = math.nan
+    density: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a run took.
+
+    Attributes
+    ----------
+    step_ms : float
+        Median step (forward, backward, update) in milliseconds.
+    seconds : float
+        Training time, evaluation left out.
+    state_bytes : float
+        Optimizer state, in bytes per trainable parameter.
+    peak_bytes : float
+        Most memory that tensors took on the accelerator; NaN on CPUs.
+    """
+
+    step_ms: float
+    seconds: float
+    state_bytes: float
+    peak_bytes: float = math.nan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run; one whose loss stopped being finite ended there, as diverged."""
+
+    curve: tuple[Epoch, ...]
+    diverged: bool
+    final: Final
+    curvature: Curvature
+    costs: Costs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a study.
+
+    Attributes
+    ----------
+    optimizer : str
+        The contender's name.
+    phase : str
+        "tune" or "test".
+    number : int
+        From 0: in tuning the point of the search space, of which 0 is the default; in testing the
+        seed.
+    seed : int
+        Of weights and order; the same for all tuning trials, and never one of the test's.
+    settings : mapping
+        The hyperparameters it ran with.
+    outcome : Outcome or None
+        None if it failed.
+    error : str
+        Why it failed; empty if it did not.
+    where : str
+        Device, threads and host.
+    """
+
+    optimizer: str
+    phase: str
+    number: int
+    seed: int
+    settings: Settings
+    outcome: Outcome | None
+    error: str = ""
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer of a study.
+
+    Attributes
+    ----------
+    name : str
+        Such as "dualadam" or "adamw+sam".
+    title : str
+        The class and what is fixed, for the reader.
+    space : mapping
+        Name of a hyperparameter to what was searched: ``{"low": …, "high": …, "log": bool}`` or
+        ``{"choices": […]}``. Empty if nothing was tuned.
+    defaults : mapping
+        Values of the first tuning trial, and of everything if nothing was tuned.
+    control_for : tuple of str
+        The contenders that are to be read beside this one.
+    follows : str
+        The contender whose best settings this one takes over instead of tuning its own; or "".
+    """
+
+    name: str
+    title: str = ""
+    space: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Settings = field(default_factory=dict)
+    control_for: tuple[str, ...] = ()
+    follows: str = ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a task scores, as a reader wants it: ``factor · score`` in ``unit``.
+
+    Examples
+    --------
+    >>> Metric().factor * 0.975
+    97.5
+    """
+
+    name: str = "accuracy"
+    unit: str = "%"
+    factor: float = 100.0
+    higher_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study as far as it has got.
+
+    Attributes
+    ----------
+    name : str
+        Unique in its storage, such as "fashion-mnist-3fa91c02".
+    task : str
+        What was trained on.
+    setup : mapping
+        All that the runs share, as JSON: model, epochs, batch size, precision, schedule, numbers of
+        samples, parameters …
+    budget, seeds : int
+        Tuning trials and test seeds of each contender.
+    metric : Metric
+        What validation and test scores are.
+    versions : mapping
+        Of Python, torch, steppe and its source.
+    command : str
+        What reproduces the study.
+    contenders : tuple of Contender
+        The first is the baseline.
+    trials : tuple of Trial
+        Those that have ended.
+    """
+
+    name: str
+    task: str
+    setup: Mapping[str, Any]
+    budget: int
+    seeds: int
+    metric: Metric
+    versions: Mapping[str, str]
+    command: str
+    contenders: tuple[Contender, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial has ended."""
+        tuned = sum(1 for each in self.contenders if not each.follows)
+        return len(self.trials) >= tuned * self.budget + len(self.contenders) * self.seeds
+
+    def of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
+        """Trials of one contender in one phase, by number."""
+        found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
+        return tuple(sorted(found, key=lambda trial: trial.number))
+
+    def chosen(self, optimizer: str) -> Settings:
+        """Return what the test runs of a contender ran with; empty if none has ended."""
+        tests = self.of(optimizer, TEST)
+        return tests[0].settings if tests else {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values for JSON: null for what is not finite."""
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    def save(self, path: Path) -> None:
+        """Write a JSON file, whole or not at all; :func:`load` reads it.
+
+        Raises
+        ------
+        OSError
+            It cannot be written.
+        """
+        text = json.dumps(self.to_dict(), indent=1)
+        write_whole(path, lambda file: file.write(text.encode()) and None)
+
+
+def load(path: Path) -> StudyResults:
+    """Read what :meth:`StudyResults.save` has written.
 
     Raises
     ------
     ValueError
-        If the file cannot be opened, is locked for a minute, is damaged, or is not one of ours.
+        The file is something else.
     OSError
-        If the directory cannot be made.
+        It cannot be read.
     """
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / FILE
-        try:
-            self._connection = sqlite3.connect(path, timeout=_TIMEOUT_S)
-        except sqlite3.Error as error:
-            raise ValueError(f"{path} cannot be opened: {error}") from error
-        try:
-            _prepare(self._connection)
-        except (sqlite3.Error, ValueError) as error:
-            self.close()
-            raise ValueError(f"{path} is not usable as a results file: {error}") from error
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-    def get(self, run: Run) -> Outcome | None:
-        """Look up what came of the run; None if it has not finished."""
-        row = self._connection.execute(
-            f"SELECT id, diverged, step_ms, state_bytes, {_CURVATURE} FROM runs WHERE settings = ?",
-            (run.settings,),
-        ).fetchone()
-        if row is None:
-            return None
-        identity, diverged, step_ms, state_bytes, *curvature = row
-        curve = self._connection.execute(
-            "SELECT train_loss, test_loss, test_accuracy FROM curves WHERE run = ? ORDER BY epoch",
-            (identity,),
-        )
-        return Outcome(
-            curve=tuple(Epoch(*epoch) for epoch in curve),
-            diverged=bool(diverged),
-            # SQLite has no NaN: it comes back as NULL.
-            curvature=Curvature(*(math.nan if x is None else x for x in curvature)),
-            step_ms=step_ms,
-            state_bytes=state_bytes,
-        )
-
-    def add(self, run: Run, outcome: Outcome) -> None:
-        """Commit a finished run; one that is there already, from another process, stays."""
-        final = outcome.final
-        with self._connection:
-            cursor = self._connection.execute(
-                "INSERT OR IGNORE INTO runs (settings, task, optimizer, seed, diverged,"
-                f" train_loss, test_loss, test_accuracy, {_CURVATURE}, step_ms, state_bytes)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    run.settings,
-                    run.setup.task.name,
-                    run.recipe.name,
-                    run.seed,
-                    outcome.diverged,
-                    final.train_loss,
-                    final.test_loss,
-                    final.test_accuracy,
-                    *astuple(outcome.curvature),
-                    outcome.step_ms,
-                    outcome.state_bytes,
-                ),
-            )
-            if cursor.rowcount == 0:
-                return
-            self._connection.executemany(
-                "INSERT INTO curves VALUES (?, ?, ?, ?, ?)",
-                [
-                    (cursor.lastrowid, number, e.train_loss, e.test_loss, e.test_accuracy)
-                    for number, e in enumerate(outcome.curve, start=1)
-                ],
-            )
+    try:
+        content = json.loads(path.read_text())
+        return study_from_dict(content)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no study saved by steppe report --json") from error
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables in a new file; else see that the file is whole, and ours."""
-    damage = connection.execute("PRAGMA quick_check").fetchone()[0]
-    if damage != "ok":
-        raise ValueError(f"damaged: {damage.splitlines()[0]}")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    if tables == 0 and version == 0:
-        # One transaction: a kill here leaves an empty file, never half the tables.
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
-        )
-    elif version != _VERSION:
-        raise ValueError(f"its version is {version}, not {_VERSION}")
-    for probe in _PROBES:  # another program's file may well have version 1
-        connection.execute(probe)
+def study_from_dict(content: Mapping[str, Any]) -> StudyResults:
+    """Rebuild a study from :meth:`StudyResults.to_dict`."""
+    parts = dict(content)
+    parts["metric"] = Metric(**parts["metric"])
+    parts["contenders"] = tuple(
+        Contender(**{**each, "control_for": tuple(each["control_for"])})
+        for each in parts["contenders"]
+    )
+    parts["trials"] = tuple(
+        Trial(**{**each, "outcome": each["outcome"] and outcome_from_dict(each["outcome"])})
+        for each in parts["trials"]
+    )
+    return StudyResults(**parts)
+
+
+def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
+    """Give an outcome as plain values for JSON."""
+    plain: dict[str, Any] = _plain(asdict(outcome))
+    return plain
+
+
+def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
+    """Rebuild an outcome from :func:`outcome_to_dict`."""
+    curvature = dict(content["curvature"])
+    density = tuple((float(x), float(y)) for x, y in curvature.pop("density"))
+    return Outcome(
+        curve=tuple(_filled(Epoch, epoch) for epoch in content["curve"]),
+        diverged=content["diverged"],
+        final=_filled(Final, content["final"]),
+        curvature=_filled(Curvature, curvature, density=density),
+        costs=_filled(Costs, content["costs"]),
+    )
+
+
+def _filled(cls: Any, values: Mapping[str, float | None], **others: Any) -> Any:
+    """Build a record of numbers, NaN where JSON has null."""
+    known = {each.name for each in fields(cls)}
+    if not values.keys() <= known:
+        raise ValueError(f"{cls.__name__} has no {', '.join(sorted(values.keys() - known))}")
+    numbers = {name: math.nan if value is None else value for name, value in values.items()}
+    return cls(**numbers, **others)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from steppe.commands.files import write_whole
 
@@ -263,7 +263,11 @@ class StudyResults:
             It cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=1)
-        write_whole(path, lambda file: file.write(text.encode()) and None)
+
+        def write(file: IO[bytes]) -> None:
+            file.write(text.encode())
+
+        write_whole(path, write)
 
 
 def load(path: Path) -> StudyResults:

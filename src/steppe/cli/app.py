@@ -8,6 +8,8 @@ import steppe
 from steppe.bench.command import bench
 from steppe.compare.card import profile
 from steppe.compare.command import compare, doctor
+from steppe.compare.report_command import report
+from steppe.compare.worker_command import worker
 
 app = typer.Typer(
     help="Optimizers for flat minima, whether they help, and what they cost.",
@@ -15,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, profile, bench, doctor):
+for command in (compare, worker, report, profile, bench, doctor):
     app.command()(command)
 
 

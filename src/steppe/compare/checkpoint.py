@@ -1,6 +1,6 @@
-"""Where a run ended: its model and its optimizer, in a file that others can load."""
+"""Where a run stands, in files that others can load: after its last epoch, and at its end."""
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +12,55 @@ import steppe
 from steppe.commands.files import write_whole
 from steppe.compare.run import Run
 
-_KEYS = {"task", "optimizer", "lr", "switch_rate", "seed", "model", "optimizer_state"}
+_KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "optimizer_state"}
 
 
 def checkpoint_path(directory: Path, run: Run) -> Path:
-    """Return where a run's checkpoint lies: runs with other settings have other names."""
-    digest = hashlib.sha256(run.settings.encode()).hexdigest()[:8]
-    name = f"{run.setup.task.name}-{run.recipe.name}-seed{run.seed}-{digest}.pt"
-    return directory / "checkpoints" / name.replace(":", ".")
+    """Return where a finished run's checkpoint lies: runs with other settings have other names."""
+    return directory / "checkpoints" / f"{run.label}.pt"
+
+
+def progress_path(directory: Path, run: Run) -> Path:
+    """Return where a run is kept from epoch to epoch, until it has ended."""
+    return directory / "unfinished" / f"{run.label}.pt"
 
 
 def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a finished run's checkpoint, whole or not at all.
 
     Raises
     ------
     OSError
         The file cannot be written.
     """
-    setup = run.setup
-    content = {
-        "steppe": steppe.__version__,
-        "task": setup.task.name,
-        "optimizer": run.recipe.name,
-        "lr": setup.lr,
-        "switch_rate": setup.switch_rate,
-        "seed": run.seed,
-        "model": model.state_dict(),
-        "optimizer_state": optimizer.state_dict(),
-    }
-    write_whole(path, lambda file: torch.save(content, file))
+    write(
+        path,
+        {
+            "steppe": steppe.__version__,
+            "task": run.setup.task,
+            "network": run.setup.model,
+            "optimizer": run.recipe.name,
+            "settings": dict(run.settings),
+            "steps": run.setup.steps,
+            "seed": run.seed,
+            "model": model.state_dict(),
+            "optimizer_state": optimizer.state_dict(),
+        },
+    )
 
 
-def load(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint, or a model's bare ``state_dict``, which stands under "model" then.
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all."""
+    write_whole(path, lambda file: torch.save(dict(content), file))
 
-    Nothing in it is run: only tensors and plain values are read.
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read tensors and plain values; nothing in the file is run.
 
     Raises
     ------
     ValueError
-        The file is neither.
+        The file is something else.
     OSError
         It cannot be read.
     """
@@ -62,8 +70,24 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
         raise
     except Exception as error:  # what may be wrong with such a file has no class in common
         raise ValueError(f"{path} is no checkpoint that can be loaded safely") from error
-    if isinstance(found, dict) and found.keys() >= _KEYS:
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
+    return found
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint, or a model's bare ``state_dict``, which stands under "model" then.
+
+    Raises
+    ------
+    ValueError
+        The file is neither.
+    OSError
+        It cannot be read.
+    """
+    found = read(path, device)
+    if found.keys() >= _KEYS:
         return found
-    if isinstance(found, dict) and found and all(map(torch.is_tensor, found.values())):
+    if found and all(map(torch.is_tensor, found.values())):
         return {"model": found}
     raise ValueError(f"{path} is neither a run of steppe compare nor a model's state_dict")

@@ -1,153 +1,175 @@
 """The commands ``steppe compare`` and ``steppe doctor``."""
 
-import sqlite3
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from steppe.commands.console import FAILED, INTERRUPTED, fail, make_console, refusals
-from steppe.commands.wording import first_line
+from steppe.commands.console import INTERRUPTED, make_console, refusals
+from steppe.compare.arguments import Data, Device, Heartbeat, Open, Storage, Track
 from steppe.compare.doctor import doctor as print_doctor
-from steppe.compare.optimizers import DEFAULT
-from steppe.compare.plots import plot_curves
+from steppe.compare.ledger import Ledger, record
+from steppe.compare.presets import PRESETS, find_preset
 from steppe.compare.report import report
-from steppe.compare.results import FILE, Results
-from steppe.compare.run import Outcome, Run
-from steppe.compare.study import Study, execute, plan
-from steppe.compare.summary import Finished
+from steppe.compare.report_command import PAGE, publish
+from steppe.compare.run import Place
+from steppe.compare.storage import HEARTBEAT, open_storage
+from steppe.compare.study import Options, plan
+from steppe.compare.tasks import TASKS, find_task
+from steppe.compare.team import Team
+
+_TASKS = ", ".join(TASKS)
+_PRESETS = ", ".join(PRESETS)
 
 
 def compare(
-    task: Annotated[str, typer.Argument(help="digits, mnist-5k or fashion-mnist.")] = "digits",
+    task: Annotated[
+        str | None, typer.Argument(help=f"{_TASKS}. Default: the preset's, or digits.")
+    ] = None,
     optimizers: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Names with commas between: of steppe, of torch.optim, a preset such as "
-            "dualadam-scale-free or adamcm-int8 (state in 8 bits; -bf16 in bfloat16; the same of "
-            "dualadam), or package.module:Class; each may end in +sam (SAM around it) or +warmup "
-            "(lr rises linearly until DualAdam's switch). The first is the baseline. What switches "
-            "brings the same with a warm-up instead along, as its control."
+            help="Names with commas between: of steppe, of torch.optim, adabelief, adabound, adan "
+            "and lion of pytorch_optimizer, a variant such as dualadam-scale-free or adamcm-int8 "
+            "(state in 8 bits; -bf16 in bfloat16; the same of dualadam), or package.module:Class; "
+            "each may end in +sam (SAM around it) or +warmup (lr rises linearly until DualAdam's "
+            "switch). The first is the baseline. Controls come along: adam+warmup with what "
+            "switches, adam+2lr (Adam at twice its lr) with critical momenta."
         ),
-    ] = ",".join(DEFAULT),
-    seeds: Annotated[int, typer.Option(help="How often to repeat everything.")] = 3,
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help=f"A paper's optimizers and settings: {_PRESETS}.")
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="full, or small: data and epochs for two cores.")
+    ] = "full",
+    budget: Annotated[
+        int | None,
+        typer.Option(
+            help="Tuning trials of each optimizer, over its own declared space; the first is its "
+            "default. 0: nothing is tuned. Default: 8, or the preset's."
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="Fresh seeds that each optimizer's best setting runs on.")
+    ] = 5,
+    model: Annotated[str | None, typer.Option(help="A network. Default: the task's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Training samples. Default: what the scale says.")
+    ] = None,
     lr: Annotated[
-        float | None, typer.Option(help="For every optimizer. Default: each one's own default.")
+        float | None, typer.Option(help="For every optimizer, instead of searching it.")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="For every optimizer, instead of searching it.")
     ] = None,
     switch_rate: Annotated[
         float | None,
         typer.Option(
-            help="DualAdam's ξ; its switch and +warmup end after 1/ξ steps. The published 8e-5 is "
-            "12 500 steps, 16 % of a 200-epoch run, and would never switch in a short one. "
-            "Default: 16 % of this run's steps."
+            help="DualAdam's ξ, instead of searching it: its switch and +warmup end after 1/ξ "
+            "steps. The published 8e-5 is 12 500 steps, 16 % of a 200-epoch run."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="A torch device, such as cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the task's.")] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            help="Of lr: constant, cosine (to a thousandth, by steps) or cosine-epochs. Default: "
+            "cosine, or the preset's."
+        ),
+    ] = None,
+    warmup: Annotated[
+        float, typer.Option(help="Share of the run over which lr rises, for every optimizer.")
+    ] = 0.0,
+    precision: Annotated[
+        str | None, typer.Option(help="Of autocast: no, bf16 or fp16. Default: no, or the preset's.")
+    ] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Parts that a batch is cut into, to save memory.")
+    ] = 1,
+    clip: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient. Default: any.")
+    ] = None,
+    device: Device = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker. Default: 1.")
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that train here; 0 only plans, for workers elsewhere. Default: one for "
+            "each core on a CPU, else 1."
+        ),
+    ] = None,
+    storage: Storage = None,
+    heartbeat: Heartbeat = HEARTBEAT,
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Directory of results.sqlite and the curves. Runs that are in it with the same "
-            "settings and source code are not run again. Default: results/TASK."
-        ),
+        typer.Option(help="Directory of the study, its page and its checkpoints. Default: results/TASK."),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Directory of fashion-mnist's four .gz files.")
-    ] = None,
+    data: Data = None,
+    track: Track = "",
+    show: Open = False,
 ) -> None:
-    """Train optimizers on real data from the same starts, and print what came out.
+    """Tune optimizers alike, repeat them over seeds, and say which differences are real.
 
-    All have weight decay 0, the same initial weights and the same data order for each seed. Ctrl-C
-    keeps what has finished; the same command again goes on from there.
+    Every optimizer gets the same number of tuning trials, scored on validation data; its best
+    setting is trained on fresh seeds, and tested once. All start from the same weights and see the
+    data in the same order, seed by seed. Ctrl-C, or a kill, keeps what has finished, and the same
+    command goes on from the last epoch. At the end stands a page that can be sent to a colleague.
     """
-    out = Path("results", task) if out is None else out
     with refusals():
-        study = plan(
-            task,
-            optimizers.split(","),
-            seeds=seeds,
+        published = find_preset(preset)
+        name = task or published.task_at(scale)
+        find_task(name)
+        out = Path("results", name) if out is None else out
+        if workers is not None and workers < 0:
+            raise ValueError(f"workers must be at least 0, got {workers}")
+        place = Place(out, device, threads or 1, data, track)
+        options = Options(
+            optimizers=optimizers.split(",") if optimizers else None,
+            scale=scale,
+            model=model,
             epochs=epochs,
             batch_size=batch_size,
+            samples=samples,
+            budget=budget,
+            seeds=seeds,
             lr=lr,
+            weight_decay=weight_decay,
             switch_rate=switch_rate,
-            device=device,
-            threads=threads,
-            data=data,
+            accumulate=accumulate,
+            precision=precision,  # type: ignore[arg-type]  # plan checks it
+            clip=clip,
+            schedule=schedule,  # type: ignore[arg-type]
+            warmup=warmup,
         )
-        results = Results(out)
-    _show(study, results, out)
+        study = plan(name, options, published, place, command=shlex.join(["steppe", *sys.argv[1:]]))
+        where = storage or str(out)
+        opened = open_storage(where, heartbeat=heartbeat, create=True)
+        record(opened, study)
+        ledger = Ledger(opened, study)
+    console = make_console()
+    team = Team(ledger, place, where, heartbeat)
+    interrupted = team.run(console, _cores(device) if workers is None else workers)
+    results = ledger.results()
+    report(console, results)
+    with refusals():
+        publish(console, results, out / PAGE, show=show)
+    if interrupted:
+        console.print("Interrupted. What has finished is kept: run again to go on.")
+        raise typer.Exit(INTERRUPTED)
+
+
+def _cores(device: str) -> int:
+    """Count the workers that do not get in each other's way."""
+    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
 
 
 def doctor() -> None:
     """Print versions, devices, and which engine each optimizer would use."""
     print_doctor(make_console())
-
-
-def _show(study: Study, results: Results, out: Path) -> None:
-    console = make_console()
-    finished: dict[str, dict[int, Outcome]] = {recipe.name: {} for recipe in study.recipes}
-    stopped: KeyboardInterrupt | sqlite3.Error | None = None
-    try:
-        _run_all(console, study, results, finished)
-    except (KeyboardInterrupt, sqlite3.Error) as reason:
-        stopped = reason
-    finally:
-        results.close()
-
-    report(console, study, finished)
-    picture = _drawn(study, finished, out)
-    if isinstance(stopped, sqlite3.Error):
-        fail(f"{out / FILE} cannot be used any more: {stopped}", FAILED)
-    if stopped is not None:
-        console.print(f"\nInterrupted. What has finished is kept in {out}: run again to go on.")
-        raise typer.Exit(INTERRUPTED)
-    console.print(f"\nResults: {out / FILE}", soft_wrap=True, highlight=False)
-    if picture is not None:
-        console.print(f"Curves: {picture}", soft_wrap=True, highlight=False)
-
-
-def _drawn(study: Study, finished: Finished, out: Path) -> Path | None:
-    """Draw the curves and say where; None if nothing can be drawn: the table stands without."""
-    task = study.setup.task.name
-    picture = out / f"curves-{task}.png"
-    try:
-        drawn = plot_curves(finished, f"{task}: mean and range over seeds", picture)
-    except OSError as error:
-        typer.echo(f"steppe: no curves drawn in {picture}: {first_line(error)}", err=True)
-        return None
-    return picture if drawn else None
-
-
-def _run_all(
-    console: Console, study: Study, results: Results, finished: dict[str, dict[int, Outcome]]
-) -> None:
-    """Fill ``finished`` run by run: a bar on a terminal, elsewhere a line for each."""
-    count, epochs = len(study.runs()), study.setup.epochs
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("starting", total=count * epochs)
-
-        def on_epoch(run: Run) -> None:
-            progress.update(bar, description=_named(run, study), advance=1)
-
-        for done, (run, outcome, known) in enumerate(execute(study, results, on_epoch), start=1):
-            finished[run.recipe.name][run.seed] = outcome
-            progress.update(bar, completed=done * epochs)
-            if not console.is_terminal:
-                line = f"[{done}/{count}] {_named(run, study)}: {_came_to(outcome)}"
-                console.out(f"{line} (kept)" if known else line, highlight=False)
-
-
-def _named(run: Run, study: Study) -> str:
-    return f"{run.recipe.name}, seed {run.seed + 1} of {study.seeds}"
-
-
-def _came_to(outcome: Outcome) -> str:
-    if outcome.diverged:
-        return "diverged"
-    final = outcome.final
-    return f"test accuracy {final.test_accuracy:.2%}, test loss {final.test_loss:.4f}"

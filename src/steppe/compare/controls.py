@@ -1,25 +1,38 @@
-"""What an optimizer that switches is read against, and that it is always there."""
+"""What an optimizer is read against, and that it is always there."""
 
 from collections.abc import Iterable
 
+
 import steppe
 from steppe.compare.optimizers import Recipe, find_recipe
-
-# What separates DualAdam from Adam while gradients are small is a linear warm-up and nothing else,
-# so it is never shown without this control.
-CONTROL = "adam+warmup"
+from steppe.compare.results import Settings
 
 
-def control_of(recipe: Recipe) -> str:
-    """Name what a switching recipe is without its inverse part: the same, warmed up instead.
+def controls_of(recipe: Recipe) -> tuple[str, ...]:
+    """Name what an optimizer is without what is new about it.
+
+    While gradients are small, DualAdam is Adam with a linear warm-up and nothing else. Critical
+    momenta lengthen a step whose gradients agree, by up to 1 + κ: is Adam at twice the lr as good?
 
     Examples
     --------
-    >>> control_of(find_recipe("dualadam+sam")), control_of(find_recipe("dualadamcm"))
-    ('adam+warmup+sam', 'adamcm+warmup')
+    >>> controls_of(find_recipe("dualadam+sam")), controls_of(find_recipe("sgdcm"))
+    (('adam+warmup+sam',), ('sgd-momentum+2lr',))
+    >>> controls_of(find_recipe("dualadamcm"))
+    ('adam+warmup', 'adamcm+warmup')
     """
-    base = "adamcm" if issubclass(recipe.cls, steppe.DualAdamCM) else "adam"
-    return f"{base}+warmup+sam" if recipe.sam else f"{base}+warmup"
+    around = "+sam" if recipe.sam else ""
+    if issubclass(recipe.cls, steppe.DualAdamCM):
+        return f"adam+warmup{around}", f"adamcm+warmup{around}"
+    if recipe.switches:
+        return (f"adam+warmup{around}",)
+    if recipe.warmup or recipe.doubled:
+        return ()
+    if issubclass(recipe.cls, steppe.AdamCM):
+        return (f"adam+2lr{around}",)
+    if issubclass(recipe.cls, steppe.SGDCM):
+        return (f"sgd-momentum+2lr{around}",)
+    return ()
 
 
 def find_recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
@@ -39,11 +52,34 @@ def find_recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
     known = set(asked)
     ordered: list[Recipe] = []
     for recipe in asked.values():
-        missing = [find_recipe(name) for name in _controls(recipe) if name not in known]
+        missing = [find_recipe(name) for name in controls_of(recipe) if name not in known]
         known |= {control.name for control in missing}
         ordered += [*missing, recipe] if ordered else [recipe, *missing]
     return tuple(ordered)
 
 
-def _controls(recipe: Recipe) -> list[str]:
-    return list(dict.fromkeys((CONTROL, control_of(recipe)))) if recipe.switches else []
+def followed(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
+    """Name the contender whose lr is doubled for this one; "" if it has an lr of its own.
+
+    Raises
+    ------
+    ValueError
+        If it is a control of that kind, and what it is to control does not take part.
+    """
+    if not recipe.doubled:
+        return ""
+    for other in recipes:
+        if recipe.name in controls_of(other):
+            return other.name
+    raise ValueError(f"{recipe.name} is at twice the lr of critical momenta: name such an optimizer")
+
+
+def followed_settings(recipe: Recipe, settings: Settings) -> dict[str, float]:
+    """Take over the settings of what a control follows, lr doubled, the rest as it stands."""
+    taken = {name: value for name, value in settings.items() if recipe.takes(name)}
+    return {**taken, "lr": 2 * settings["lr"]}
+
+
+def control_for(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[str, ...]:
+    """Name the contenders that are to be read beside this one."""
+    return tuple(other.name for other in recipes if recipe.name in controls_of(other))

@@ -1,16 +1,17 @@
 """How curved the loss is where a run ended, and whether its optimizer is stable there."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steppe.compare.results import Curvature
 from steppe.compare.tasks import Loss
 from steppe.landscape import (
     Operator,
+    density,
     hessian,
     preconditioned,
     sharpness,
@@ -21,61 +22,43 @@ from steppe.landscape.progress import silent
 
 #: Training samples that curvature is measured on, the first ones: dozens of passes over all would
 #: take longer than the training.
-SAMPLES = 1000
+SAMPLES = 500
 
-_BATCH = 250
 _TOL = 0.01
 _TRACE_PRODUCTS = 30
 _MOST_PRODUCTS = 220
+_DENSITY_STEPS = 20
+_DENSITY_POINTS = 100
+
+Batches = Sequence[tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """What the loss is like about a point; NaN for what is not there.
-
-    Attributes
-    ----------
-    sharpness : float
-        SAM's, over all training samples, at radius 0.05.
-    largest : float
-        The Hessian's eigenvalue of largest magnitude, to 1 %, over 1 000 training samples, NaN if
-        it was not found so exactly; likewise the following.
-    trace : float
-        Its trace.
-    preconditioned : float
-        The largest eigenvalue after the optimizer's preconditioner.
-    threshold : float
-        Where that stops being stable at the last learning rate.
-    """
-
-    sharpness: float = math.nan
-    largest: float = math.nan
-    trace: float = math.nan
-    preconditioned: float = math.nan
-    threshold: float = math.nan
+def batch_size_for(model: nn.Module) -> int:
+    """Choose a batch: all samples at once, which keeps one graph, unless the model is large."""
+    return SAMPLES if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
 
 
-def measure(
-    model: nn.Module, loss_fn: Loss, inputs: Tensor, targets: Tensor, optimizer: Optimizer
-) -> Curvature:
-    """Measure the curvature of the mean loss over samples, where it is finite."""
+def measure_quickly(model: nn.Module, loss_fn: Loss, batches: Batches) -> Curvature:
+    """Measure sharpness and the largest eigenvalue alone, as tuning trials are."""
     with silent():
         try:
-            rise = sharpness(model, loss_fn, in_batches(inputs, targets)).value
-            few = in_batches(inputs[:SAMPLES], targets[:SAMPLES])
-            H = hessian(model, loss_fn, few)
-            largest = _outermost(H, "LM")
-            whole = _trace(H)
+            rise = sharpness(model, loss_fn, batches).value
+            return Curvature(rise, _outermost(hessian(model, loss_fn, batches), "LM"))
         except (ValueError, RuntimeError):
             # A finite loss may have derivatives that are not, or none.
             return Curvature()
+
+
+def measure(model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimizer) -> Curvature:
+    """Measure the curvature of the mean loss over samples, where it is finite."""
+    quick = measure_quickly(model, loss_fn, batches)
+    if math.isnan(quick.sharpness):
+        return quick
+    with silent():
+        H = hessian(model, loss_fn, batches)
+        whole = _trace(H)
         after, threshold = _stability(H, optimizer)
-    return Curvature(rise, largest, whole, after, threshold)
-
-
-def in_batches(inputs: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Cut samples into batches that stay in the cache: means are over samples all the same."""
-    return list(zip(torch.split(inputs, _BATCH), torch.split(targets, _BATCH), strict=True))
+        return Curvature(quick.sharpness, quick.largest, whole, after, threshold, _density(H))
 
 
 def _outermost(H: Operator, which: Literal["LM", "LA"]) -> float:
@@ -103,3 +86,12 @@ def _stability(H: Operator, optimizer: Optimizer) -> tuple[float, float]:
         return _outermost(operator, "LA"), operator.threshold
     except ValueError:
         return math.nan, math.nan
+
+
+def _density(H: Operator) -> tuple[tuple[float, float], ...]:
+    found = density(H, probes=1, steps=min(_DENSITY_STEPS, max(2, H.size)))
+    if not found.converged:
+        raise KeyboardInterrupt
+    stride = max(1, len(found.grid) // _DENSITY_POINTS)
+    points = zip(found.grid[::stride], found.density[::stride], strict=True)
+    return tuple((float(f"{x:.4g}"), float(f"{y:.4g}")) for x, y in points)

@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 import steppe
 from steppe.commands.classes import available, imported
 from steppe.commands.wording import unknown
+from steppe.compare.results import Settings
 from steppe.compare.sources import class_source
 
-DEFAULT = ("adamw", "adam+warmup", "dualadam", "adamcm", "adamw+sam")
+DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
-_MODIFIERS = ("warmup", "sam")
+_MODIFIERS = ("warmup", "2lr", "sam")
 
 _PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "adamcm-authors": ("adamcm", {"variant": "authors"}),
@@ -30,21 +30,29 @@ _PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "sgd-momentum": ("sgd", {"momentum": 0.9}),
 }
 
+# Baselines that neither torch nor steppe has.
+_OTHERS = {name.lower(): name for name in ("AdaBelief", "AdaBound", "Adan", "Lion")}
+
+# What classes call the choice between decoupled weight decay and L2.
+_DECOUPLING = ("decoupled_weight_decay", "weight_decouple")
+
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer's class and how to set it up, before lr and switch rate are known.
+    """An optimizer's class and what its name fixes, before its hyperparameters are known.
 
     Attributes
     ----------
     name : str
-        The name in canonical spelling: lower case, modifiers in the order warmup, sam.
+        The name in canonical spelling: lower case, modifiers in the order warmup, 2lr, sam.
     cls : type
         The optimizer's class.
     preset : mapping
         Arguments that the name stands for.
     warmup : bool
-        Whether lr rises linearly over the first 1/switch_rate steps.
+        Whether lr rises linearly over the first part of the run, as Adam's share in DualAdam does.
+    doubled : bool
+        Whether it is the control of a critical-momenta optimizer: at twice that one's lr.
     sam : bool
         Whether SAM goes around it.
     source : str
@@ -55,69 +63,65 @@ class Recipe:
     cls: type[Optimizer]
     preset: Mapping[str, Any] = field(default_factory=dict)
     warmup: bool = False
+    doubled: bool = False
     sam: bool = False
     source: str = ""
 
     @property
     def switches(self) -> bool:
         """Whether the optimizer switches as DualAdam does, so that it needs the control."""
-        return "switch_rate" in inspect.signature(self.cls).parameters
+        return self.accepts("switch_rate")
 
-    def arguments(self, lr: float | None, switch_rate: float) -> dict[str, Any]:
-        """Keyword arguments for the class: weight decay 0 for everybody, everything else its own.
+    def accepts(self, argument: str) -> bool:
+        """Whether the class takes this argument."""
+        return argument in inspect.signature(self.cls).parameters
+
+    def takes(self, setting: str) -> bool:
+        """Whether a hyperparameter is one of this optimizer's."""
+        if setting == "switch":
+            return self.switches or self.warmup
+        return self.sam if setting == "rho" else self.accepts(setting)
+
+    def default(self, argument: str) -> Any:
+        """What the name or else the class's signature sets the argument to; None if nothing."""
+        found = inspect.signature(self.cls).parameters[argument].default
+        return self.preset.get(argument, None if found is inspect.Parameter.empty else found)
+
+    def arguments(self, settings: Settings, steps: int) -> dict[str, Any]:
+        """Keyword arguments for the class.
+
+        Weight decay is decoupled wherever the class leaves the choice (torch's Adam, NAdam, RAdam),
+        so that an equal value does the same everywhere.
 
         Parameters
         ----------
-        lr : float or None
-            None means the signature's default.
-        switch_rate : float
-            Taken by optimizers that switch, ignored by others.
-
-        Raises
-        ------
-        ValueError
-            If lr is None and the class has no default, or lr is given and it takes none.
+        settings : mapping
+            Hyperparameters, see :mod:`steppe.compare.spaces`. "switch" is DualAdam's 1/ξ as a share
+            of the run's steps.
+        steps : int
+            Of the whole run.
         """
-        accepted = inspect.signature(self.cls).parameters
         arguments = dict(self.preset)
-        if lr is not None and "lr" not in accepted:
-            raise ValueError(f"{self.name} takes no lr: leave --lr out")
-        if "lr" in accepted:
-            arguments["lr"] = accepted["lr"].default if lr is None else lr
-            if arguments["lr"] is inspect.Parameter.empty:
-                raise ValueError(f"{self.name} has no default lr: give one with --lr")
-        if "weight_decay" in accepted:
-            arguments["weight_decay"] = 0.0
+        arguments |= {name: value for name, value in settings.items() if self.accepts(name)}
+        arguments |= dict.fromkeys(filter(self.accepts, _DECOUPLING), True)
         if self.switches:
-            arguments["switch_rate"] = switch_rate
+            arguments["switch_rate"] = min(1.0, 1 / (settings["switch"] * steps))
         return arguments
 
-    def build(
-        self, parameters: Iterable[Tensor], lr: float | None, switch_rate: float
-    ) -> Optimizer:
+    def build(self, parameters: Iterable[Tensor], settings: Settings, steps: int) -> Optimizer:
         """Construct the optimizer over ``parameters``, inside SAM if the name says so."""
-        optimizer = self.cls(parameters, **self.arguments(lr, switch_rate))
-        return steppe.SAM(optimizer) if self.sam else optimizer
+        optimizer = self.cls(parameters, **self.arguments(settings, steps))
+        return steppe.SAM(optimizer, rho=settings["rho"]) if self.sam else optimizer
 
-    def schedule(self, optimizer: Optimizer, switch_rate: float) -> LambdaLR | None:
-        """Make the learning rate's warm-up, if the name says so.
-
-        Step t (from 1) has the factor min(1, switch_rate·t), as Adam's part has in DualAdam.
-        """
-        if not self.warmup:
-            return None
-        return LambdaLR(optimizer, lambda done: min(1.0, switch_rate * (done + 1)))
-
-    def settings(self, lr: float | None, switch_rate: float) -> dict[str, Any]:
-        """Everything about the optimizer that a run's numbers depend on."""
+    def identity(self) -> dict[str, Any]:
+        """Everything about the optimizer, hyperparameters apart, that a run's numbers depend on."""
         accepted = inspect.signature(self.cls).parameters.values()
         defaults = {p.name: p.default for p in accepted if p.default is not p.empty}
-        arguments = {**defaults, **self.arguments(lr, switch_rate)}
         return {
             "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
             "source": self.source,
-            "arguments": {name: _text(value) for name, value in arguments.items()},
-            "warmup": switch_rate if self.warmup else None,
+            "arguments": {name: _text(value) for name, value in {**defaults, **self.preset}.items()},
+            "warmup": self.warmup,
             "sam": self.sam,
         }
 
@@ -129,7 +133,7 @@ def find_recipe(name: str) -> Recipe:
     ----------
     name : str
         A class of steppe or torch.optim in any case, a preset, or ``package.module:Class``; then
-        any of ``+warmup`` and ``+sam``.
+        any of ``+warmup``, ``+2lr`` and ``+sam``.
 
     Raises
     ------
@@ -154,6 +158,7 @@ def find_recipe(name: str) -> Recipe:
         cls=cls,
         preset=preset,
         warmup="warmup" in chosen,
+        doubled="2lr" in chosen,
         sam="sam" in chosen,
         # Now, while the file is what was imported: it may be edited while the study runs.
         source=class_source(cls, module),
@@ -165,8 +170,10 @@ def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
     base, preset = _PRESETS.get(name.lower(), (name.lower(), {}))
     if base == "sam":
         raise ValueError("sam goes around another optimizer: write adamw+sam")
+    if base in _OTHERS and base not in classes:
+        return imported(f"pytorch_optimizer:{_OTHERS[base]}"), preset
     if base not in classes:
-        message = unknown("optimizer", name.lower(), {*classes, *_PRESETS})
+        message = unknown("optimizer", name.lower(), {*classes, *_PRESETS, *_OTHERS})
         raise ValueError(f"{message}, or package.module:Class; each also with +sam or +warmup")
     return classes[base], preset
 

@@ -1,113 +1,148 @@
-"""One training run: what it is, and what came of it."""
+"""One training run: what it is, and where it is trained."""
 
+import hashlib
 import json
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
 
-import torch
-
-import steppe
-from steppe.compare.curvature import Curvature
 from steppe.compare.optimizers import Recipe
-from steppe.compare.sources import steppe_source
-from steppe.compare.tasks import Task
+from steppe.compare.results import TEST, Settings
+
+Precision = Literal["no", "bf16", "fp16"]
+Schedule = Literal["constant", "cosine", "cosine-epochs"]
+
+# What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
+_LAST_LR = 1e-3
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is the same for every optimizer and seed of a comparison.
+    """What is the same for every optimizer and seed of a study.
 
     Attributes
     ----------
-    task : Task
+    task, model : str
         What is trained.
+    samples : int or None
+        Training samples; None is all.
     fingerprint : str
         Of the data.
-    epochs, batch_size : int
+    epochs, steps_per_epoch, batch_size : int
         How long.
-    lr : float or None
-        For every optimizer; None leaves each its own default.
-    switch_rate : float
-        ξ of DualAdam; its inverse is the number of warm-up steps of ``+warmup``.
-    device : torch.device
-        Where.
-    threads : int
-        CPU threads. They change the order of sums, hence the last digits.
+    accumulate : int, default 1
+        Parts that a batch is cut into, their gradients summed up before the step.
+    precision : "no", "bf16" or "fp16", default "no"
+        Of autocast.
+    clip : float or None, default None
+        Largest L2 norm of the gradient.
+    schedule : str, default "cosine"
+        lr over the run: "constant", or half a cosine down to a thousandth, by steps or by epochs.
+    warmup : float, default 0
+        Share of the run's steps over which lr rises linearly, for every optimizer.
     """
 
-    task: Task
+    task: str
+    model: str
+    samples: int | None
     fingerprint: str
     epochs: int
+    steps_per_epoch: int
     batch_size: int
-    lr: float | None
-    switch_rate: float
-    device: torch.device
-    threads: int
+    accumulate: int = 1
+    precision: Precision = "no"
+    clip: float | None = None
+    schedule: Schedule = "cosine"
+    warmup: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Training steps of one run."""
+        return self.epochs * self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        """Give the factor on lr at a step, counted from 0.
+
+        Examples
+        --------
+        >>> setup = Setup("digits", "mlp", None, "", epochs=2, steps_per_epoch=4, batch_size=32)
+        >>> [round(setup.rate(step), 3) for step in (0, 4, 8)]
+        [1.0, 0.5, 0.001]
+        """
+        rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
+        if self.schedule == "constant":
+            return rising
+        done = step // self.steps_per_epoch / self.epochs
+        if self.schedule == "cosine":
+            done = step / self.steps
+        return rising * (_LAST_LR + (1 - _LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One optimizer, one seed."""
-
-    setup: Setup
-    recipe: Recipe
-    seed: int
-
-    @property
-    def settings(self) -> str:
-        """Everything that the run's numbers depend on, as JSON: the run's identity."""
-        setup = self.setup
-        settings: dict[str, Any] = {
-            "task": setup.task.name,
-            "data": setup.fingerprint,
-            "epochs": setup.epochs,
-            "batch_size": setup.batch_size,
-            "device": str(setup.device),
-            "threads": setup.threads,
-            "seed": self.seed,
-            "optimizer": self.recipe.settings(setup.lr, setup.switch_rate),
-            "torch": torch.__version__,
-            "steppe": [steppe.__version__, steppe_source()],
-        }
-        return json.dumps(settings, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """Where a run stood after an epoch: means over all samples, in ``eval()`` mode."""
-
-    train_loss: float
-    test_loss: float
-    test_accuracy: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a run.
+    """One optimizer with its hyperparameters, one seed.
 
     Attributes
     ----------
-    curve : tuple of Epoch
-        One per finished epoch.
-    diverged : bool
-        Whether a loss was not finite; the run ended there.
-    curvature : Curvature
-        Of the training loss at the end; NaN if the run diverged or ended where derivatives are not
-        finite.
-    step_ms : float
-        Median wall time of a training step (forward, backward, update) in milliseconds.
-    state_bytes : float
-        Optimizer state, in bytes per trainable parameter.
+    setup : Setup
+        What all runs share.
+    recipe : Recipe
+        The optimizer.
+    settings : mapping
+        Its hyperparameters.
+    seed : int
+        Of weights and order.
+    phase : str
+        "tune", which never looks at the test set, or "test".
     """
 
-    curve: tuple[Epoch, ...]
-    diverged: bool
-    curvature: Curvature
-    step_ms: float
-    state_bytes: float
+    setup: Setup
+    recipe: Recipe
+    settings: Settings
+    seed: int
+    phase: str = TEST
+
+    def rate(self, step: int) -> float:
+        """Give the factor on lr at a step, the optimizer's own warm-up included."""
+        if not self.recipe.warmup:
+            return self.setup.rate(step)
+        rising = (step + 1) / (self.settings["switch"] * self.setup.steps)
+        return min(1.0, rising) * self.setup.rate(step)
 
     @property
-    def final(self) -> Epoch:
-        """The last epoch; all NaN if the run diverged."""
-        return Epoch(math.nan, math.nan, math.nan) if self.diverged else self.curve[-1]
+    def label(self) -> str:
+        """A file's name: runs that differ in anything have different ones."""
+        content = {
+            "setup": asdict(self.setup),
+            "optimizer": self.recipe.identity(),
+            "settings": dict(self.settings),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{self.setup.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
+        return name.replace(":", ".")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is trained.
+
+    Attributes
+    ----------
+    out : Path
+        Directory of checkpoints and logs.
+    device : str, default "cpu"
+        A torch device.
+    threads : int, default 1
+        CPU threads.
+    data : Path or None, default None
+        Directory of the task's files.
+    track : str, default ""
+        Where each run is logged too: "tensorboard", "mlflow", "wandb", or "".
+    """
+
+    out: Path
+    device: str = "cpu"
+    threads: int = 1
+    data: Path | None = None
+    track: str = ""

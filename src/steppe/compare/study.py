@@ -1,96 +1,177 @@
-"""A comparison: checked before anything is trained, then run after run, each kept."""
+"""A study: what is compared with what, and how; checked before anything is trained."""
 
+import hashlib
 import importlib
+import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+import steppe
 from steppe.commands.devices import usable
 from steppe.commands.wording import first_line
-from steppe.compare.controls import find_recipes
+from steppe.compare.controls import control_for, find_recipes, followed, followed_settings
 from steppe.compare.data import Data
-from steppe.compare.optimizers import Recipe
-from steppe.compare.results import Results
-from steppe.compare.run import Outcome, Run, Setup
-from steppe.compare.tasks import find_task
-from steppe.compare.train import step, train
+from steppe.compare.optimizers import Recipe, find_recipe
+from steppe.compare.presets import Preset
+from steppe.compare.results import Contender, Metric, Settings
+from steppe.compare.run import Place, Precision, Run, Schedule, Setup
+from steppe.compare.sources import steppe_source
+from steppe.compare.spaces import Choice, Range, described, design, find_defaults
+from steppe.compare.tasks import Task, find_task
+from steppe.compare.train import Training, make_accelerator, reproducible
 
-# DualAdam's published switch takes 1/8e-5 = 12 500 steps, 16 % of its 200 epochs on CIFAR.
-SWITCH_SHARE = 0.16
+# The report and the page need them: better missed now than after hours of training.
+_NEEDED = ("scipy.stats", "matplotlib.figure", "plotly.graph_objects", "optuna", "accelerate")
 
-# The table and the curves need them: better missed now than after hours of training.
-_NEEDED_LATER = ("scipy.stats", "matplotlib.figure")
+_SCHEDULES = ("constant", "cosine", "cosine-epochs")
+_PRECISIONS = ("no", "bf16", "fp16")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True)
 class Study:
-    """Which optimizers, over how many seeds, under which common setup.
+    """Which optimizers, how often, under which common setup.
 
     Attributes
     ----------
     setup : Setup
         What all runs share.
-    recipes : tuple of Recipe
-        The optimizers; the first is the baseline.
+    budget : int
+        Tuning trials of each contender; 0 leaves everybody at the defaults.
     seeds : int
-        Seeds 0 … seeds − 1.
-    data : Data
-        On the setup's device.
+        Test runs of each contender, seeds 0 … seeds − 1.
+    contenders : tuple of Contender
+        The first is the baseline.
+    metric : Metric
+        What scores are.
+    facts : mapping
+        Numbers of samples and parameters, for the reader.
+    command : str
+        What the user typed.
+    versions : mapping
+        Of what computes the numbers.
     """
 
     setup: Setup
-    recipes: tuple[Recipe, ...]
+    budget: int
     seeds: int
-    data: Data
+    contenders: tuple[Contender, ...]
+    metric: Metric
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
 
     @property
-    def steps(self) -> int:
-        """Training steps of one run."""
-        return _steps(self.data, self.setup.epochs, self.setup.batch_size)
+    def name(self) -> str:
+        """The same for studies that differ in contenders and seeds alone: they share trials."""
+        return f"{self.setup.task}-{_digest([asdict(self.setup), self.budget, self.versions])}"
 
-    def runs(self) -> tuple[Run, ...]:
-        """Seed by seed, so that an interrupted comparison still compares like with like."""
-        return tuple(
-            Run(self.setup, recipe, seed) for seed in range(self.seeds) for recipe in self.recipes
-        )
+    def key(self, contender: Contender) -> str:
+        """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
+        identity = find_recipe(contender.name).identity()
+        content = [identity, contender.space, contender.defaults, contender.follows]
+        return f"{self.name}/{contender.name}-{_digest(content)}"
+
+    def points(self, contender: Contender) -> list[dict[str, float]]:
+        """List the settings of a contender's tuning trials."""
+        if contender.follows:
+            return []
+        space = {name: _dimension(each) for name, each in contender.space.items()}
+        return design(space, contender.defaults, self.budget)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values for JSON."""
+        return asdict(self)
 
 
-def plan(
-    task: str,
-    optimizers: Sequence[str],
-    *,
-    seeds: int = 3,
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    switch_rate: float | None = None,
-    device: str = "cpu",
-    threads: int | None = None,
-    data: Path | None = None,
-) -> Study:
+def study_from_dict(content: Mapping[str, Any]) -> Study:
+    """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
+    parts = dict(content)
+    contenders = (
+        Contender(**{**each, "control_for": tuple(each["control_for"])})
+        for each in parts.pop("contenders")
+    )
+    return Study(
+        setup=Setup(**parts.pop("setup")),
+        metric=Metric(**parts.pop("metric")),
+        contenders=tuple(contenders),
+        **parts,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Give the versions of what a run's numbers depend on, builds of torch apart."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "steppe": steppe.__version__,
+        "source": steppe_source(),
+    }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask for; None takes the preset's or else the task's own.
+
+    Attributes
+    ----------
+    optimizers : sequence of str, optional
+        Names as :func:`steppe.compare.optimizers.find_recipe` reads them.
+    scale : str, default "full"
+        "small" takes two cores' worth of data and epochs.
+    model, epochs, batch_size
+        What is trained, and how long.
+    samples : int, optional
+        Training samples; None is what the scale says.
+    budget, seeds : int
+        Tuning trials and test runs of each optimizer.
+    lr, weight_decay : float, optional
+        Fixed for every optimizer, hence not searched.
+    switch_rate : float, optional
+        DualAdam's ξ, fixed, in (0, 1].
+    accumulate, precision, clip, schedule, warmup
+        See :class:`~steppe.compare.run.Setup`.
+    """
+
+    optimizers: Sequence[str] | None = None
+    scale: str = "full"
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    samples: int | None = None
+    budget: int | None = None
+    seeds: int = 5
+    lr: float | None = None
+    weight_decay: float | None = None
+    switch_rate: float | None = None
+    accumulate: int = 1
+    precision: Precision | None = None
+    clip: float | None = None
+    schedule: Schedule | None = None
+    warmup: float = 0.0
+
+
+def plan(task: str, options: Options, preset: Preset, place: Place, command: str = "") -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
     Parameters
     ----------
     task : str
         One of :data:`steppe.compare.tasks.TASKS`.
-    optimizers : sequence of str
-        Names as :func:`steppe.compare.optimizers.find_recipe` reads them.
-    seeds : int, default 3
-        How often to repeat.
-    epochs, batch_size, threads : int or None
-        None takes the task's own.
-    lr : float or None
-        None takes each optimizer's own default.
-    switch_rate : float or None
-        In (0, 1]. None scales the published rate, so that the switch takes 16 % of the run.
-    device : str, default "cpu"
-        A torch device.
-    data : Path or None
-        Directory of the task's files.
+    options : Options
+        What the user asks for.
+    preset : Preset
+        What else is published, or usual.
+    place : Place
+        Where it is to run.
+    command : str
+        What reproduces it.
 
     Raises
     ------
@@ -99,85 +180,163 @@ def plan(
     FileNotFoundError
         If the data is not there.
     ModuleNotFoundError
-        If a package is not installed that the study, its table or its curves need.
+        If a package is not installed that the study, its table or its page need.
     """
-    found = find_task(task)
-    recipes = find_recipes(optimizers)
-    epochs = found.epochs if epochs is None else epochs
-    batch_size = found.batch_size if batch_size is None else batch_size
-    threads = (found.threads or torch.get_num_threads()) if threads is None else threads
-    counts = {"seeds": seeds, "epochs": epochs, "batch-size": batch_size, "threads": threads}
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
-    if lr is not None and not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"lr must be a finite number above 0, got {lr}")
-    if switch_rate is not None and not 0 < switch_rate <= 1:
-        raise ValueError(f"switch-rate must lie in (0, 1], got {switch_rate}")
-    where = usable(device)
-    for module in _NEEDED_LATER:
+    for module in _NEEDED:
         importlib.import_module(module)
-
-    samples = found.data(data)
-    steps = _steps(samples, epochs, batch_size)
-    setup = Setup(
-        task=found,
-        fingerprint=samples.fingerprint(),
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        switch_rate=switch_rate or min(1.0, 1.0 / (SWITCH_SHARE * steps)),
-        device=where,
-        threads=threads,
+    found = find_task(task)
+    recipes = find_recipes(options.optimizers or preset.optimizers)
+    _check(options, place)
+    setup, data = _setup(found, options, preset, place)
+    budget = preset.budget if options.budget is None else options.budget
+    fixed = _fixed(options, setup.steps, budget)
+    contenders = tuple(_contender(each, recipes, fixed, preset, options.scale, setup.steps) for each in recipes)
+    study = Study(
+        setup=setup,
+        budget=budget,
+        seeds=options.seeds,
+        contenders=contenders,
+        metric=found.metric,
+        facts=_facts(found, setup, data, place),
+        command=command,
     )
-    samples = samples.to(where)
-    for recipe in recipes:
-        _rehearse(recipe, setup, samples)
-    return Study(setup, recipes, seeds, samples)
+    for recipe, contender in zip(recipes, contenders, strict=True):
+        _rehearse(recipe, _first_settings(study, contender), study, data, replace(place, track=""))
+    return study
 
 
-def execute(
-    study: Study, results: Results, on_epoch: Callable[[Run], None] = lambda run: None
-) -> Iterator[tuple[Run, Outcome, bool]]:
-    """Yield every run with its outcome as it is there, and whether it was there already.
-
-    Parameters
-    ----------
-    study : Study
-        What to run.
-    results : Results
-        Where finished runs are looked up and kept.
-    on_epoch : callable
-        Called with the run after each epoch trained.
-    """
-    for run in study.runs():
-        known = results.get(run)
-        if known is not None:
-            yield run, known, True
-            continue
-        outcome = train(
-            run,
-            study.data,
-            lambda run=run: on_epoch(run),  # type: ignore[misc]
-            results.directory,
-        )
-        results.add(run, outcome)
-        yield run, outcome, False
+def _first_settings(study: Study, contender: Contender) -> Settings:
+    if not contender.follows:
+        return contender.defaults
+    leader = next(each for each in study.contenders if each.name == contender.follows)
+    return followed_settings(find_recipe(contender.name), leader.defaults)
 
 
-def _steps(data: Data, epochs: int, batch_size: int) -> int:
-    return epochs * math.ceil(len(data.train_targets) / batch_size)
+def _check(options: Options, place: Place) -> None:
+    counts = {
+        "seeds": options.seeds,
+        "epochs": options.epochs,
+        "batch-size": options.batch_size,
+        "samples": options.samples,
+        "accumulate": options.accumulate,
+        "threads": place.threads,
+    }
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    if options.budget is not None and options.budget < 0:
+        raise ValueError(f"budget must be at least 0, got {options.budget}")
+    for name, value in (("lr", options.lr), ("clip", options.clip)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a finite number above 0, got {value}")
+    decay = options.weight_decay
+    if decay is not None and not (math.isfinite(decay) and decay >= 0):
+        raise ValueError(f"weight-decay must be a finite number, at least 0, got {decay}")
+    if options.switch_rate is not None and not 0 < options.switch_rate <= 1:
+        raise ValueError(f"switch-rate must lie in (0, 1], got {options.switch_rate}")
+    if not 0 <= options.warmup < 1:
+        raise ValueError(f"warmup must lie in [0, 1), got {options.warmup}")
+    _one_of("track", place.track, ("", *TRACKERS))
+    if place.track:
+        importlib.import_module(place.track)
+    _one_of("scale", options.scale, ("full", "small"))
+    _one_of("precision", options.precision, _PRECISIONS)
+    _one_of("schedule", options.schedule, _SCHEDULES)
+    usable(place.device)
 
 
-def _rehearse(recipe: Recipe, setup: Setup, data: Data) -> None:
-    """Build the optimizer on a throw-away model and take one step, so that no study dies later."""
+def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _setup(task: Task, options: Options, preset: Preset, place: Place) -> tuple[Setup, Data]:
+    size = preset.size(task, options.scale)
+    precision = options.precision or preset.precision_on(place.device)
+    if precision == "fp16" and place.device == "cpu":
+        raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
+    model = options.model or size.model
+    task.model(model)
+    samples = options.samples or size.samples
+    data = task.data(place.data, samples)
+    batch_size = options.batch_size or size.batch_size
+    setup = Setup(
+        task=task.name,
+        model=model,
+        samples=samples,
+        fingerprint=data.fingerprint,
+        epochs=options.epochs or size.epochs,
+        steps_per_epoch=math.ceil(len(data.train) / batch_size),  # type: ignore[arg-type]
+        batch_size=batch_size,
+        accumulate=options.accumulate,
+        precision=precision,
+        clip=options.clip,
+        schedule=options.schedule or preset.schedule,
+        warmup=options.warmup,
+    )
+    return setup, data
+
+
+def _fixed(options: Options, steps: int, budget: int) -> dict[str, float]:
+    """Give what is the same for all; untuned, nobody decays unless all do."""
+    fixed: dict[str, float] = {}
+    if options.lr is not None:
+        fixed["lr"] = options.lr
+    if options.weight_decay is not None or budget == 0:
+        fixed["weight_decay"] = options.weight_decay or 0.0
+    if options.switch_rate is not None:
+        fixed["switch"] = 1 / (options.switch_rate * steps)
+    return fixed
+
+
+def _contender(
+    recipe: Recipe, recipes: Sequence[Recipe], fixed: Settings, preset: Preset, scale: str, steps: int
+) -> Contender:
+    if "lr" in fixed and not recipe.accepts("lr"):
+        raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
+    given = {**preset.fixed_for(recipe, scale, steps), **fixed}
+    own = {name: value for name, value in given.items() if recipe.takes(name)}
+    space = preset.space_for(recipe, own)
+    follows = followed(recipe, recipes)
+    return Contender(
+        name=recipe.name,
+        title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
+        space={} if follows else described(space),
+        defaults={} if follows else {**find_defaults(recipe, space), **own},
+        control_for=control_for(recipe, recipes),
+        follows=follows,
+    )
+
+
+def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
-        model = setup.task.model().to(setup.device)
+        model = task.model(setup.model)
+    return {
+        "train_samples": len(data.train),  # type: ignore[arg-type]
+        "validation_samples": len(data.validation),  # type: ignore[arg-type]
+        "test_samples": len(data.test),  # type: ignore[arg-type]
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "device": place.device,
+        "threads": place.threads,
+    }
+
+
+def _rehearse(
+    recipe: Recipe, settings: Settings, study: Study, data: Data, place: Place
+) -> None:
+    """Take one step with a throw-away model, so that no study dies later."""
+    run = Run(study.setup, recipe, settings, seed=0)
     try:
-        optimizer = recipe.build(model.parameters(), setup.lr, setup.switch_rate)
-        recipe.schedule(optimizer, setup.switch_rate)
-        batch = data.train_inputs[: setup.batch_size], data.train_targets[: setup.batch_size]
-        step(model, optimizer, setup.task.loss, *batch)
+        with reproducible(place):
+            Training(run, data, place, make_accelerator(run, place)).rehearse()
     except Exception as error:
         reason = first_line(error)
-        raise ValueError(f"{recipe.name} cannot train {setup.task.name}: {reason}") from error
+        raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
+
+
+def _dimension(content: Mapping[str, Any]) -> Range | Choice:
+    return Choice(tuple(content["choices"])) if "choices" in content else Range(**content)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

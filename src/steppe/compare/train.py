@@ -3,112 +3,330 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Dataset, Subset
 
+import steppe
 from steppe.compare import checkpoint
-from steppe.compare.curvature import Curvature, in_batches, measure
+from steppe.compare.curvature import SAMPLES, batch_size_for, measure, measure_quickly
 from steppe.compare.data import Data
-from steppe.compare.run import Epoch, Outcome, Run
+from steppe.compare.loading import head, loader
+from steppe.compare.results import (
+    TEST,
+    Costs,
+    Curvature,
+    Epoch,
+    Final,
+    Outcome,
+)
+from steppe.compare.run import Place, Run
+from steppe.compare.tasks import Task, find_task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_EVALUATED_TOGETHER = 500
+
+OnEpoch = Callable[[int, Epoch], None]
 
 
 def train(
     run: Run,
     data: Data,
-    on_epoch: Callable[[], None] = lambda: None,
-    directory: Path | None = None,
+    place: Place,
+    on_epoch: OnEpoch = lambda number, epoch: None,
+    accelerator: "Accelerator | None" = None,
 ) -> Outcome:
     """Train from the seed's initial weights, in the seed's data order, and measure the result.
 
-    Weights and order depend on the seed alone, so optimizers are compared like with like. The
-    caller's random state, thread count and determinism setting are left as found.
+    Weights and order depend on the seed alone, so optimizers are compared like with like. After
+    each epoch the run is kept in a file; the same run, started again, goes on from there and ends
+    with the same numbers. The caller's random state, thread count and determinism setting are left
+    as found.
 
     Parameters
     ----------
     run : Run
-        What to train.
+        What to train. The test set is looked at once, at the end, and only in the phase "test".
     data : Data
-        The task's data on the run's device.
+        The task's data.
+    place : Place
+        Where to train and where to leave files.
     on_epoch : callable
-        Called after each epoch.
-    directory : Path, optional
-        Where to leave the trained model and its optimizer, see :mod:`steppe.compare.checkpoint`.
+        Called after each epoch with its number, from 0, and how it went. What it raises ends the
+        run.
+    accelerator : accelerate.Accelerator, optional
+        Made if not given.
 
     Returns
     -------
     Outcome
-        A run whose loss stops being finite ends there, as diverged.
+        A run whose loss stops being finite ends with that epoch, as diverged.
     """
-    setup, loss_fn = run.setup, run.setup.task.loss
-    with _reproducible(run):
-        model = setup.task.model().to(setup.device)
-        optimizer = run.recipe.build(model.parameters(), setup.lr, setup.switch_rate)
-        schedule = run.recipe.schedule(optimizer, setup.switch_rate)
-        order = torch.Generator().manual_seed(run.seed)
-        curve: list[Epoch] = []
-        times: list[float] = []
-        diverged = False
-        for _ in range(setup.epochs):
-            for inputs, targets in _shuffled(data, setup.batch_size, order):
-                started = _now(setup.device)
-                loss = step(model, optimizer, loss_fn, inputs, targets)
-                if schedule is not None:
-                    schedule.step()
-                times.append(_now(setup.device) - started)
-                if not math.isfinite(loss):
-                    break
-            epoch = _evaluate(model, loss_fn, data)
-            diverged = not math.isfinite(loss + epoch.train_loss + epoch.test_loss)
-            if diverged:
-                break
-            curve.append(epoch)
-            on_epoch()
-        if directory is not None and not diverged:
-            checkpoint.save(checkpoint.checkpoint_path(directory, run), run, model, optimizer)
-        samples = data.train_inputs, data.train_targets
-        return Outcome(
-            curve=tuple(curve),
-            diverged=diverged,
-            curvature=Curvature() if diverged else measure(model, loss_fn, *samples, optimizer),
-            step_ms=1e3 * median(times),
-            state_bytes=state_bytes(optimizer, model),
+    with reproducible(place):
+        training = Training(run, data, place, accelerator or make_accelerator(run, place))
+        training.go_on(on_epoch)
+        return training.outcome()
+
+
+def make_accelerator(run: Run, place: Place) -> "Accelerator":
+    """Set up Accelerate: device, processes, mixed precision, trackers.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If Accelerate, or what ``place.track`` names, is not installed.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.state import AcceleratorState
+
+    # It is shared by the whole process, and would refuse another precision than its first.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=place.device == "cpu",
+        mixed_precision=run.setup.precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=place.track or None,
+        project_dir=place.out / "logs",
+        step_scheduler_with_optimizer=True,
+    )
+    if place.track:
+        accelerator.init_trackers(
+            run.setup.task,
+            config={"optimizer": run.recipe.name, "seed": run.seed, **run.settings},
+            init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
+        )
+    return accelerator
+
+
+class Training:
+    """One run between its first step and its last.
+
+    Parameters
+    ----------
+    run, data, place
+        As in :func:`train`.
+    accelerator : accelerate.Accelerator
+        What carries it out.
+    """
+
+    def __init__(self, run: Run, data: Data, place: Place, accelerator: "Accelerator") -> None:
+        self.run, self.data, self.place, self.accelerator = run, data, place, accelerator
+        self.task: Task = find_task(run.setup.task)
+        self.curve: list[Epoch] = []
+        self.diverged = False
+        self._seconds: list[float] = []
+        self._seed(-1)
+        model = self.task.model(run.setup.model)
+        # Moved by hand first: an optimizer of parameters that move later may lose them.
+        model.to(accelerator.device)
+        optimizer = run.recipe.build(model.parameters(), run.settings, run.setup.steps)
+        self.bare: nn.Module = model
+        self.inner: Optimizer = optimizer
+        self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
+        schedule = LambdaLR(optimizer, run.rate) if self._base else None
+        self.order = torch.Generator()
+        batches = loader(
+            data.train, run.setup.batch_size, order=self.order, workers=self.task.loaders
+        )
+        self.model, self.optimizer, self.schedule, self.batches = accelerator.prepare(
+            model, optimizer, schedule, batches
         )
 
+    def rehearse(self) -> None:
+        """Take one step and keep nothing."""
+        self._step(*next(iter(self.batches)))
 
-def step(
-    model: nn.Module,
-    optimizer: Optimizer,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    inputs: Tensor,
-    targets: Tensor,
-) -> float:
-    """One training step on a batch.
+    def go_on(self, on_epoch: OnEpoch) -> None:
+        """Train the epochs that are left."""
+        self._resume()
+        for number in range(len(self.curve), self.run.setup.epochs):
+            epoch = self._epoch(number)
+            self.diverged = not math.isfinite(epoch.train_loss + epoch.validation_loss)
+            if self.diverged:
+                return
+            self.curve.append(epoch)
+            self.accelerator.log({k: v for k, v in asdict(epoch).items()}, step=number)
+            self._keep()
+            on_epoch(number, epoch)
 
-    Everything goes through a closure, which every optimizer accepts and SAM and LBFGS need.
+    def outcome(self) -> Outcome:
+        """Measure where it ended, and leave a checkpoint there."""
+        final = Final() if self.diverged else self._final()
+        curvature = Curvature() if self.diverged else self._curvature()
+        if self.accelerator.is_main_process and not self.diverged:
+            checkpoint.save(self._checkpoint, self.run, self.bare, self.inner)
+        if self.accelerator.is_main_process:
+            self._unfinished.unlink(missing_ok=True)
+        if self.place.track:
+            self.accelerator.log({k: v for k, v in asdict(final).items() if v == v})
+            self.accelerator.end_training()
+        return Outcome(tuple(self.curve), self.diverged, final, curvature, self._costs())
 
-    Returns
-    -------
-    float
-        The loss before the step.
-    """
-    losses: list[float] = []
+    def _epoch(self, number: int) -> Epoch:
+        self._seed(number)
+        self.order.manual_seed(_mixed(self.run.seed, number))
+        started = _now(self.accelerator.device)
+        total, count = torch.zeros((), device=self.accelerator.device), 0
+        for inputs, targets in self.batches:
+            total += self._step(inputs, targets) * len(targets)
+            count += len(targets)
+            if self.schedule is not None:
+                self.schedule.step()
+        rate = self.inner.param_groups[0].get("lr", math.nan)
+        self._seconds.append(_now(self.accelerator.device) - started)
+        return Epoch(
+            float(self._summed(total)) / self._summed(count),
+            *self._evaluated(self.data.validation),
+            lr=float(rate),
+            seconds=sum(self._seconds),
+        )
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = loss_fn(model(inputs), targets)
-        loss.backward()  # type: ignore[no-untyped-call]
-        losses.append(loss.item())
-        return loss
+    def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Take one step on a batch; return the loss before it.
 
-    optimizer.step(closure)  # type: ignore[arg-type]  # its stub says float, it wants the tensor
-    return losses[0]
+        Everything goes through a closure, which every optimizer accepts and SAM and LBFGS need;
+        ``GradScaler`` takes none, so SAM's two passes are spelled out for it.
+        """
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses.append(self._gradients(inputs, targets))
+            return losses[-1]
+
+        if self.accelerator.scaler is None:
+            self.optimizer.step(closure)
+            return losses[0]
+        closure()
+        if isinstance(self.inner, steppe.SAM):
+            with self.inner.perturbed():
+                closure()
+        self.optimizer.step()
+        return losses[0]
+
+    def _gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Fill the gradients of a batch, part by part; return its mean loss."""
+        self.optimizer.zero_grad()
+        parts = self.run.setup.accumulate
+        pieces = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
+        total = torch.zeros((), device=inputs.device)
+        for number, (some, wanted) in enumerate(pieces, start=1):
+            with self._alone(last=number == len(pieces)):
+                loss = self.task.loss(self.model(some), wanted) * (len(wanted) / len(targets))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if self.run.setup.clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.setup.clip)
+        return total
+
+    def _alone(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Leave gradients unsynchronised between processes until the batch's last part."""
+        return nullcontext() if last else self.accelerator.no_sync(self.model)
+
+    def _final(self) -> Final:
+        train = self._evaluated(self.data.plain)
+        validation = self._evaluated(self.data.validation)
+        if self.run.phase != TEST:
+            return Final(*train, *validation)
+        return Final(*train, *validation, *self._evaluated(self.data.test))
+
+    @torch.no_grad()
+    def _evaluated(self, dataset: "Dataset[Any]") -> tuple[float, float]:
+        """Return the mean loss and the score over all samples, each process taking its share."""
+        process, processes = self.accelerator.process_index, self.accelerator.num_processes
+        share = Subset(dataset, range(process, len(dataset), processes))  # type: ignore[arg-type]
+        loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        right = torch.zeros_like(loss)
+        self.model.eval()
+        for inputs, targets in loader(share, _EVALUATED_TOGETHER, workers=self.task.loaders):
+            outputs = self.model(inputs.to(loss.device))
+            wanted = targets.to(loss.device)
+            loss += self.task.loss(outputs, wanted) * len(targets)
+            right += self.task.correct(outputs, wanted)
+        self.model.train()
+        count = len(dataset)  # type: ignore[arg-type]
+        return float(self._summed(loss)) / count, float(self._summed(right)) / count
+
+    def _curvature(self) -> Curvature:
+        few = head(self.data.plain, SAMPLES, batch_size_for(self.bare))
+        batches = [(x.to(self.accelerator.device), y.to(self.accelerator.device)) for x, y in few]
+        if self.run.phase != TEST:
+            return measure_quickly(self.bare, self.task.loss, batches)
+        # Where the schedule has gone would say nothing about the lr that was trained with.
+        for group, rate in zip(self.inner.param_groups, self._base, strict=False):
+            group["lr"] = rate
+        return measure(self.bare, self.task.loss, batches, self.inner)
+
+    def _costs(self) -> Costs:
+        cuda = self.accelerator.device.type == "cuda"
+        return Costs(
+            step_ms=1e3 * median(self._seconds) / self.run.setup.steps_per_epoch,
+            seconds=sum(self._seconds),
+            state_bytes=state_bytes(self.inner, self.bare),
+            peak_bytes=float(torch.cuda.max_memory_allocated()) if cuda else math.nan,
+        )
+
+    @property
+    def _checkpoint(self) -> Path:
+        return checkpoint.checkpoint_path(self.place.out, self.run)
+
+    @property
+    def _unfinished(self) -> Path:
+        return checkpoint.progress_path(self.place.out, self.run)
+
+    def _keep(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        content = {
+            "curve": [asdict(epoch) for epoch in self.curve],
+            "seconds": self._seconds,
+            **{name: part.state_dict() for name, part in self._parts().items()},
+        }
+        checkpoint.write(self._unfinished, content)
+
+    def _resume(self) -> None:
+        if not self._unfinished.is_file():
+            return
+        content = checkpoint.read(self._unfinished, torch.device("cpu"))
+        for name, part in self._parts().items():
+            part.load_state_dict(content[name])
+        self.curve = [Epoch(**epoch) for epoch in content["curve"]]
+        self._seconds = content["seconds"]
+
+    def _parts(self) -> dict[str, Any]:
+        """Everything that a run's next epoch depends on, but for the random numbers it draws."""
+        parts = {
+            "model": self.bare,
+            "optimizer": self.inner,
+            "schedule": self.schedule,
+            "scaler": self.accelerator.scaler,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _seed(self, epoch: int) -> None:
+        """Draw each epoch's random numbers anew, so that a run can go on from any of them.
+
+        The first draw, of the weights, is the same in all processes; dropout's is not.
+        """
+        process = 0 if epoch < 0 else self.accelerator.process_index
+        torch.manual_seed(_mixed(self.run.seed, epoch) + process)
+
+    def _summed(self, value: Any) -> Any:
+        """Sum over processes."""
+        if self.accelerator.num_processes == 1:
+            return value
+        tensor = torch.as_tensor(value, device=self.accelerator.device)
+        return self.accelerator.reduce(tensor, reduction="sum").item()
 
 
 def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
@@ -129,9 +347,15 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
             yield from _tensors(branch)
 
 
+def _mixed(seed: int, epoch: int) -> int:
+    """Make a seed for an epoch that no other seed's epoch has, in runs of any sensible length."""
+    return seed * 1_000_003 + epoch + 1
+
+
 @contextmanager
-def _reproducible(run: Run) -> Iterator[None]:
-    device = run.setup.device
+def reproducible(place: Place) -> Iterator[None]:
+    """Compute the same numbers each time, and leave torch's settings as they were."""
+    device = torch.device(place.device)
     threads = torch.get_num_threads()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -139,45 +363,13 @@ def _reproducible(run: Run) -> Iterator[None]:
         # Without it cuBLAS may choose another order of sums each time, and torch refuses to run.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
-        torch.set_num_threads(run.setup.threads)
+        torch.set_num_threads(place.threads)
         torch.use_deterministic_algorithms(True)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(run.seed)
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)
-
-
-def _shuffled(
-    data: Data, batch_size: int, order: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    permutation = torch.randperm(len(data.train_targets), generator=order)
-    for rows in torch.split(permutation.to(data.train_targets.device), batch_size):
-        yield data.train_inputs[rows], data.train_targets[rows]
-
-
-def _evaluate(model: nn.Module, loss_fn: Callable[[Tensor, Tensor], Tensor], data: Data) -> Epoch:
-    model.eval()
-    train_loss, _ = _loss_and_accuracy(model, loss_fn, data.train_inputs, data.train_targets)
-    test_loss, accuracy = _loss_and_accuracy(model, loss_fn, data.test_inputs, data.test_targets)
-    model.train()
-    return Epoch(train_loss, test_loss, accuracy)
-
-
-@torch.no_grad()
-def _loss_and_accuracy(
-    model: nn.Module,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    inputs: Tensor,
-    targets: Tensor,
-) -> tuple[float, float]:
-    loss, correct = 0.0, 0
-    for batch, wanted in in_batches(inputs, targets):
-        outputs = model(batch)
-        loss += loss_fn(outputs, wanted).item() * len(wanted)
-        correct += int((outputs.argmax(dim=1) == wanted).sum())
-    return loss / len(targets), correct / len(targets)
 
 
 def _now(device: torch.device) -> float:

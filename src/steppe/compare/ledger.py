@@ -1,0 +1,431 @@
+"""The trials of a study in its storage: planned, taken, ended, each once."""
+
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from steppe.compare.controls import followed_settings
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.results import (
+    TEST,
+    TUNE,
+    Contender,
+    Epoch,
+    Outcome,
+    Settings,
+    StudyResults,
+    Trial,
+    outcome_from_dict,
+    outcome_to_dict,
+)
+from steppe.compare.storage import revive
+from steppe.compare.study import Study, study_from_dict
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+#: Of all tuning trials; no test run has it.
+TUNING_SEED = 1_000_000
+
+# So often a trial may lose its worker before the trial itself is thought to be the reason.
+_MOST_LOST = 3
+
+_STUDY = "steppe"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A trial that a worker has taken.
+
+    Attributes
+    ----------
+    contender : Contender
+        Whose trial it is.
+    phase : str
+        "tune" or "test".
+    number : int
+        As in :class:`~steppe.compare.results.Trial`.
+    seed : int
+        Of weights and order.
+    settings : mapping
+        Its hyperparameters.
+    trial_id : int
+        In the storage.
+    """
+
+    contender: Contender
+    phase: str
+    number: int
+    seed: int
+    settings: Settings
+    trial_id: int
+
+    @property
+    def label(self) -> str:
+        """The trial, for the reader."""
+        what = "tuning trial" if self.phase == TUNE else "seed"
+        return f"{self.contender.name}, {what} {self.number}"
+
+
+class Ledger:
+    """What has been done of a study, and what is left.
+
+    There is an Optuna study for each contender and phase. All its trials stand there from the
+    beginning, waiting, so that a budget cannot be exceeded by workers that come and go.
+
+    Parameters
+    ----------
+    storage : optuna.storages.RDBStorage
+        Where the study is kept.
+    study : Study
+        The study.
+    plan : bool, default True
+        Whether to add the trials that are missing.
+    """
+
+    def __init__(self, storage: "RDBStorage", study: Study, *, plan: bool = True) -> None:
+        self.study, self.storage = study, storage
+        self._direction = "maximize" if study.metric.higher_is_better else "minimize"
+        self._parts = {
+            (contender.name, phase): self._part(contender, phase)
+            for contender in study.contenders
+            for phase in (TUNE, TEST)
+        }
+        if plan:
+            self.complement()
+
+    def complement(self) -> None:
+        """Add the trials that are missing: never planned, or lost with their worker."""
+        for part in self._parts.values():
+            revive(part)
+        for contender in self.study.contenders:
+            points = self.study.points(contender)
+            for number, settings in enumerate(points):
+                self._plan(contender, TUNE, number, TUNING_SEED, settings)
+            for seed in range(self.study.seeds):
+                self._plan(contender, TEST, seed, seed, {})
+
+    def take(self) -> Assignment | None:
+        """Take the next trial that is waiting and can be run; None if there is none."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        for contender, phase, trial in self._waiting():
+            # Before it is taken, as a trial without a sign of life is never thought dead.
+            self.storage.record_heartbeat(trial._trial_id)
+            try:
+                taken = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+            except UpdateFinishedTrialError:
+                continue
+            if not taken:
+                continue
+            assignment = self._assignment(contender, phase, trial)
+            if assignment is not None:
+                return assignment
+        return None
+
+    def note(self, assignment: Assignment, number: int, epoch: Epoch) -> bool:
+        """Keep an epoch's score, for those who watch; whether the trial was still ours."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self.storage.set_trial_intermediate_value(
+                assignment.trial_id, number, epoch.validation_score
+            )
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def finish(self, assignment: Assignment, outcome: Outcome, where: str) -> bool:
+        """Keep what came of a trial; whether it was still ours."""
+        score = outcome.final.test_score
+        if assignment.phase == TUNE:
+            score = outcome.final.validation_score
+        worst = -math.inf if self.study.metric.higher_is_better else math.inf
+        attributes = {
+            "settings": dict(assignment.settings),
+            "outcome": outcome_to_dict(outcome),
+            "where": where,
+        }
+        return self._end(assignment, attributes, worst if outcome.diverged else score)
+
+    def fail(self, assignment: Assignment, error: str, where: str) -> bool:
+        """Keep why a trial cannot be run; it is not tried again."""
+        attributes = {"settings": dict(assignment.settings), "error": error, "where": where}
+        return self._end(assignment, attributes, None)
+
+    def release(self, assignment: Assignment) -> None:
+        """Give a trial back, for another worker to take up."""
+        if self._end(assignment, {"released": True}, None):
+            self.complement()
+
+    def ended(self) -> bool:
+        """Whether every trial has ended."""
+        return all(
+            len(self._ended(contender, phase)) >= self._count(contender, phase)
+            for contender in self.study.contenders
+            for phase in (TUNE, TEST)
+        )
+
+    def epochs(self) -> int:
+        """Count the epochs that have been trained, those of ended trials in full."""
+        whole = self.study.setup.epochs
+        done = 0
+        for (name, phase), part in self._parts.items():
+            contender = self._contender(name)
+            finished = self._ended(contender, phase)
+            running = (t for t in part.get_trials(deepcopy=False) if t.state.name == "RUNNING")
+            done += whole * len(finished) + sum(
+                len(trial.intermediate_values)
+                for trial in running
+                if trial.user_attrs["number"] not in finished
+            )
+        return done
+
+    def trials(self) -> int:
+        """Count all trials, ended or not."""
+        return sum(
+            self._count(contender, phase)
+            for contender in self.study.contenders
+            for phase in (TUNE, TEST)
+        )
+
+    def results(self) -> StudyResults:
+        """Read all that has ended."""
+        study = self.study
+        found = [
+            _read(contender, phase, number, trial)
+            for contender in study.contenders
+            for phase in (TUNE, TEST)
+            for number, trial in sorted(self._ended(contender, phase).items())
+        ]
+        return StudyResults(
+            name=study.name,
+            task=study.setup.task,
+            setup={**vars(study.setup), **study.facts},
+            budget=study.budget,
+            seeds=study.seeds,
+            metric=study.metric,
+            versions=study.versions,
+            command=study.command,
+            contenders=study.contenders,
+            trials=tuple(found),
+        )
+
+    def _part(self, contender: Contender, phase: str) -> "optuna.Study":
+        import optuna
+
+        return optuna.create_study(
+            storage=self.storage,
+            study_name=f"{self.study.key(contender)}/{phase}",
+            direction=self._direction,
+            load_if_exists=True,
+        )
+
+    def _contender(self, name: str) -> Contender:
+        return next(each for each in self.study.contenders if each.name == name)
+
+    def _count(self, contender: Contender, phase: str) -> int:
+        if phase == TEST:
+            return self.study.seeds
+        return 0 if contender.follows else self.study.budget
+
+    def _plan(
+        self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
+    ) -> None:
+        from optuna.trial import TrialState, create_trial
+
+        part = self._parts[contender.name, phase]
+        same = [t for t in part.get_trials(deepcopy=False) if t.user_attrs["number"] == number]
+        if any(_counts(trial) for trial in same) or sum(map(_lost, same)) >= _MOST_LOST:
+            return
+        space = {n: d for n, d in _distributions(contender.space).items() if n in settings}
+        # A default may lie outside of what is searched, as weight decay 0 does.
+        inside = {n: d for n, d in space.items() if d._contains(d.to_internal_repr(settings[n]))}
+        part.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                params={name: settings[name] for name in inside},
+                distributions=inside,
+                user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
+            )
+        )
+
+    def _waiting(self) -> "list[tuple[Contender, str, FrozenTrial]]":
+        """List what can be taken: tuning first, and everybody's first trials before the second."""
+        found = []
+        for phase in (TUNE, TEST):
+            some = [
+                (trial.user_attrs["number"], order, trial, contender)
+                for order, contender in enumerate(self.study.contenders)
+                for trial in self._parts[contender.name, phase].get_trials(deepcopy=False)
+                if trial.state.name == "WAITING"
+                if phase == TUNE or self._tuned(contender)
+                if trial.user_attrs["number"] < self._count(contender, phase)
+            ]
+            some.sort(key=lambda each: each[:2])
+            found += [(contender, phase, trial) for _, _, trial, contender in some]
+        return found
+
+    def _assignment(
+        self, contender: Contender, phase: str, trial: "FrozenTrial"
+    ) -> Assignment | None:
+        attributes = trial.user_attrs
+        settings = attributes["settings"] if phase == TUNE else self._chosen(contender)
+        assignment = Assignment(
+            contender, phase, attributes["number"], attributes["seed"], settings, trial._trial_id
+        )
+        if settings is None:
+            self.fail(assignment, "no tuning trial came to an end", "")
+            return None
+        if self._forestalled(contender, phase, trial._trial_id):
+            self._end(assignment, {"duplicate": True}, None)
+            return None
+        return assignment
+
+    def _forestalled(self, contender: Contender, phase: str, trial_id: int) -> bool:
+        """Whether another trial of that number was first: two workers may both have added it."""
+        ours = self.storage.get_trial(trial_id)
+        assert ours.datetime_start is not None
+        for other in self._parts[contender.name, phase].get_trials(deepcopy=False):
+            if other._trial_id == trial_id or not _counts(other):
+                continue
+            if other.datetime_start is None or other.user_attrs["number"] != ours.user_attrs["number"]:
+                continue
+            if (other.datetime_start, other.number) < (ours.datetime_start, ours.number):
+                return True
+        return False
+
+    def _tuned(self, contender: Contender) -> bool:
+        leader = self._contender(contender.follows) if contender.follows else contender
+        return len(self._ended(leader, TUNE)) >= self._count(leader, TUNE)
+
+    def _chosen(self, contender: Contender) -> Settings | None:
+        """Return the best setting on validation data, of equal scores that of the lower loss."""
+        if contender.follows:
+            leader = self._chosen(self._contender(contender.follows))
+            return leader and followed_settings(find_recipe(contender.name), leader)
+        if self.study.budget == 0:
+            return contender.defaults
+        sign = 1 if self.study.metric.higher_is_better else -1
+        best, best_key = None, (-math.inf, -math.inf)
+        for _, trial in sorted(self._ended(contender, TUNE).items()):
+            if trial.state.name != "COMPLETE":
+                continue
+            outcome = outcome_from_dict(trial.user_attrs["outcome"])
+            final = outcome.final
+            key = (sign * final.validation_score, -final.validation_loss)
+            if not outcome.diverged and key > best_key:
+                best, best_key = trial.user_attrs["settings"], key
+        return best
+
+    def _ended(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
+        """Find the trials that need not be run any more, by number."""
+        lost: dict[int, int] = {}
+        found: dict[int, FrozenTrial] = {}
+        for trial in self._parts[contender.name, phase].get_trials(deepcopy=False):
+            number = trial.user_attrs["number"]
+            lost[number] = lost.get(number, 0) + _lost(trial)
+            over = trial.state.is_finished() and _counts(trial)
+            if (over or lost[number] >= _MOST_LOST) and number < self._count(contender, phase):
+                found.setdefault(number, trial)
+        return found
+
+    def _end(
+        self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
+    ) -> bool:
+        """Write what came of it, then its state: before that, it is as if it had not been."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        state = TrialState.FAIL if value is None else TrialState.COMPLETE
+        try:
+            for name, content in attributes.items():
+                self.storage.set_trial_user_attr(assignment.trial_id, name, content)
+            self.storage.set_trial_state_values(
+                assignment.trial_id, state, None if value is None else [value]
+            )
+        except UpdateFinishedTrialError:
+            # It was thought dead, and given to another.
+            return False
+        return True
+
+
+def record(storage: "RDBStorage", study: Study) -> None:
+    """Describe a study in the storage, for workers and readers; the latest plan counts."""
+    import optuna
+
+    entry = optuna.create_study(storage=storage, study_name=study.name, load_if_exists=True)
+    entry.set_user_attr(_STUDY, study.to_dict())
+
+
+def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
+    """Find the study of a storage: the named one, or the only one.
+
+    Raises
+    ------
+    ValueError
+        If there is none, none of that name, or several to choose from.
+    """
+    import optuna
+
+    kept = {
+        each.study_name: each.user_attrs[_STUDY]
+        for each in optuna.get_all_study_summaries(storage, include_best_trial=False)
+        if _STUDY in each.user_attrs
+    }
+    if not kept:
+        raise ValueError("the storage holds no study of steppe compare")
+    if name is None and len(kept) == 1:
+        name = next(iter(kept))
+    if name not in kept:
+        wanted = "several studies" if name is None else f"no study called {name!r}"
+        raise ValueError(f"the storage holds {wanted}: name one with --study: {', '.join(kept)}")
+    return study_from_dict(kept[name])
+
+
+def whereabouts(device: str, threads: int) -> str:
+    """Say where a trial ran."""
+    return f"{device}, {threads} threads, {platform.node()}, process {os.getpid()}"
+
+
+def _counts(trial: "FrozenTrial") -> bool:
+    """Whether a trial stands for its number: waiting, running, complete, or failed for good."""
+    return trial.state.name != "FAIL" or "error" in trial.user_attrs
+
+
+def _lost(trial: "FrozenTrial") -> bool:
+    known = {"error", "released", "duplicate"}
+    return trial.state.name == "FAIL" and not known & trial.user_attrs.keys()
+
+
+def _read(contender: Contender, phase: str, number: int, trial: "FrozenTrial") -> Trial:
+    attributes = trial.user_attrs
+    complete = trial.state.name == "COMPLETE"
+    lost = f"its worker was lost {_MOST_LOST} times"
+    return Trial(
+        optimizer=contender.name,
+        phase=phase,
+        number=number,
+        seed=attributes["seed"],
+        settings=attributes["settings"],
+        outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
+        error="" if complete else attributes.get("error", lost),
+        where=attributes.get("where", ""),
+    )
+
+
+def _distributions(space: Mapping[str, Any]) -> "dict[str, Any]":
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    return {
+        name: CategoricalDistribution(each["choices"])
+        if "choices" in each
+        else FloatDistribution(each["low"], each["high"], log=each["log"])
+        for name, each in space.items()
+    }

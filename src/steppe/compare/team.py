@@ -1,0 +1,164 @@
+"""The workers on this machine, and how far the study has got."""
+
+import contextlib
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from steppe.compare.ledger import Ledger
+from steppe.compare.results import Trial
+from steppe.compare.run import Place
+
+_LOOK_S = 1.0
+_PATIENCE_S = 30.0
+
+
+class Team:
+    """Starts workers and watches the study until it has ended.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The study's.
+    place : Place
+        Where the workers train.
+    storage : str
+        The study's storage, as the user named it.
+    heartbeat : int
+        Seconds between signs of life.
+    """
+
+    def __init__(self, ledger: Ledger, place: Place, storage: str, heartbeat: int) -> None:
+        self._ledger, self._place = ledger, place
+        self._storage, self._heartbeat = storage, heartbeat
+        self._told: set[tuple[str, str, int]] = set()
+
+    def run(self, console: Console, count: int) -> bool:
+        """Run ``count`` workers to the end of the study.
+
+        Without any, it waits for those elsewhere.
+
+        Returns
+        -------
+        bool
+            Whether Ctrl-C, or the end of all workers, came first.
+        """
+        self._told = {_key(trial) for trial in self._ledger.results().trials}
+        if self._ledger.ended():
+            return False
+        if count == 0:
+            console.print(f"To work at it: {' '.join(self._command())}", soft_wrap=True)
+        team = [self._start(number) for number in range(count)]
+        try:
+            return self._watch(console, team)
+        except KeyboardInterrupt:
+            return True
+        finally:
+            _stop(team)
+
+    def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> bool:
+        ledger = self._ledger
+        whole = ledger.trials() * ledger.study.setup.epochs
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("epochs"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+            bar = progress.add_task("training", total=whole)
+            while True:
+                # Before the books are read: what the last one wrote is in them.
+                gone = team and all(worker.poll() is not None for worker in team)
+                progress.update(bar, completed=ledger.epochs())
+                self._tell(console)
+                if ledger.ended():
+                    return False
+                if gone:
+                    self._explain(console, team)
+                    return True
+                time.sleep(_LOOK_S)
+
+    def _tell(self, console: Console) -> None:
+        """Write a line for each trial that has ended since the last look."""
+        results = self._ledger.results()
+        for trial in results.trials:
+            if _key(trial) in self._told:
+                continue
+            self._told.add(_key(trial))
+            line = f"[{len(self._told)}/{self._ledger.trials()}] {_described(trial)}"
+            console.print(line, highlight=False, markup=False)
+
+    def _explain(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> None:
+        for number, worker in enumerate(team):
+            log = self._log(number)
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
+            console.print(
+                f"Worker {number} has ended with status {worker.returncode}: {''.join(last)} ({log})",
+                highlight=False,
+                markup=False,
+            )
+
+    def _start(self, number: int) -> "subprocess.Popen[bytes]":
+        log = self._log(number)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as file:
+            return subprocess.Popen(self._command(), stdout=file, stderr=file)
+
+    def _log(self, number: int) -> Path:
+        return self._place.out / "logs" / f"worker-{number}.log"
+
+    def _command(self) -> list[str]:
+        place = self._place
+        options = {
+            "--storage": self._storage,
+            "--study": self._ledger.study.name,
+            "--device": place.device,
+            "--threads": place.threads,
+            "--heartbeat": self._heartbeat,
+            "--out": place.out,
+            "--data": place.data,
+            "--track": place.track,
+        }
+        given = [str(part) for pair in options.items() if pair[1] not in (None, "") for part in pair]
+        return [sys.executable, "-m", "steppe", "worker", *given]
+
+
+def _stop(team: "list[subprocess.Popen[bytes]]") -> None:
+    """Let workers put away what they have in hand."""
+    for worker in team:
+        worker.terminate()
+    for worker in team:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.wait(_PATIENCE_S)
+        worker.kill()
+
+
+def _key(trial: Trial) -> tuple[str, str, int]:
+    return trial.optimizer, trial.phase, trial.number
+
+
+def _described(trial: Trial) -> str:
+    what = "tuning trial" if trial.phase == "tune" else "seed"
+    name = f"{trial.optimizer}, {what} {trial.number}"
+    if trial.outcome is None:
+        return f"{name}: failed: {trial.error}"
+    if trial.outcome.diverged:
+        return f"{name}: diverged"
+    final = trial.outcome.final
+    if trial.phase == "tune":
+        return f"{name}: validation {final.validation_score:.4f}, loss {final.validation_loss:.4f}"
+    return f"{name}: test {final.test_score:.4f}, loss {final.test_loss:.4f}"

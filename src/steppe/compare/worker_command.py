@@ -1,0 +1,51 @@
+"""The command ``steppe worker``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from steppe.commands.console import INTERRUPTED, make_console, refusals
+from steppe.compare.arguments import Data, Device, Heartbeat, StudyName, Track
+from steppe.compare.ledger import Assignment, recorded
+from steppe.compare.run import Place
+from steppe.compare.storage import HEARTBEAT, open_storage
+from steppe.compare.worker import work
+
+
+def worker(
+    storage: Annotated[
+        str, typer.Option(help="The study's URL, file or directory, as steppe compare was given it.")
+    ],
+    study: StudyName = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    heartbeat: Heartbeat = HEARTBEAT,
+    out: Annotated[
+        Path, typer.Option(help="Directory of checkpoints and of runs in progress.")
+    ] = Path("results"),
+    data: Data = None,
+    track: Track = "",
+) -> None:
+    """Join a study that steppe compare has planned, on this machine or any other.
+
+    It trains trial by trial until all have ended. Killed, it loses at most the trial in hand, which
+    is taken up again; with SIGTERM or Ctrl-C it gives the trial back at once. accelerate launch -m
+    steppe worker … trains each trial on several devices.
+    """
+    console = make_console()
+    with refusals():
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        opened = open_storage(storage, heartbeat=heartbeat)
+        found = recorded(opened, study)
+        place = Place(out, device, threads, data, track)
+
+        def on_trial(assignment: Assignment, how: str) -> None:
+            console.out(f"{assignment.label}: {how}", highlight=False)
+
+        try:
+            done = work(opened, found, place, on_trial)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+    console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

@@ -116,7 +116,10 @@ class Team:
         log = self._log(number)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            return subprocess.Popen(self._command(), stdout=file, stderr=file)
+            # In a session of its own, so that Ctrl-C comes here alone and is passed on once.
+            return subprocess.Popen(
+                self._command(), stdout=file, stderr=file, start_new_session=True
+            )
 
     def _log(self, number: int) -> Path:
         return self._place.out / "logs" / f"worker-{number}.log"

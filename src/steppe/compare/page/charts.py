@@ -1,0 +1,431 @@
+"""The charts of the page: for each its traces and layout, as plotly.js takes them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from statistics import fmean
+from typing import Any
+
+from steppe.compare.page.units import labelled, points
+from steppe.compare.results import TUNE, Epoch, StudyResults, Trial
+from steppe.compare.statistics import Interval
+from steppe.compare.summary import Row, chosen_trial, finished
+
+# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
+# Their black is the page's ink, so that it shows on a dark page too.
+_INK = "currentColor"
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", _INK)
+# Lengths of strokes and gaps. Like the markers they repeat with another period than the colours,
+# so that no two of the first 42 optimizers look the same.
+_DASHES = ("none", "8,4", "2,3", "9,3,2,3", "16,4", "4,2")
+# Plotly's name of a marker, and the same shape as an SVG path for the legend.
+_MARKERS = {
+    "circle": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
+    "square": "M-4,-4h8v8h-8z",
+    "diamond": "M0,-5.5L5.5,0L0,5.5L-5.5,0z",
+    "triangle-up": "M0,-5L5,4h-10z",
+    "cross": "M-2,-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
+    "triangle-down": "M0,5L5,-4h-10z",
+    "hourglass": "M-5,-5h10L-5,5h10z",
+    "triangle-left": "M-5,0L4,-5v10z",
+}
+# Decades of a density that are shown: what lies below the highest by more is the smoothing's tail.
+_DECADES = 7
+
+
+@dataclass(frozen=True)
+class Style:
+    """How an optimizer is drawn, everywhere the same."""
+
+    colour: str
+    dash: str
+    marker: str
+
+    @property
+    def path(self) -> str:
+        """The marker as an SVG path about the origin."""
+        return _MARKERS[self.marker]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for ``Plotly.newPlot``.
+
+    Attributes
+    ----------
+    name : str
+        Its element's id.
+    label : str
+        What it shows, for those who do not see it.
+    traces : sequence of mapping
+        Each with its optimizer's name as ``meta``, by which the legend hides and shows it.
+    layout : mapping
+        Without what depends on light and dark.
+    variants : mapping
+        What a switch of the page changes, by its value: axes of the layout, and ``x`` of every
+        trace.
+    rows : int
+        Number of optimizers that stand below each other; 0 for a chart of fixed height.
+    late : bool
+        Whether the vertical axis leaves out the first sixth of the lines.
+    """
+
+    name: str
+    label: str
+    traces: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: int = 0
+    late: bool = False
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """The measures of curvature that it can show, by the value of their switch."""
+        return {each: _MEASURES[each][0] for each in self.variants if each in _MEASURES}
+
+
+def styles(results: StudyResults) -> dict[str, Style]:
+    """Give every contender its look, by its place in the study."""
+    markers = tuple(_MARKERS)
+    return {
+        each.name: Style(
+            _COLOURS[number % len(_COLOURS)],
+            _DASHES[number % len(_DASHES)],
+            markers[number % len(markers)],
+        )
+        for number, each in enumerate(results.contenders)
+    }
+
+
+def learning_curves(results: StudyResults) -> list[Chart]:
+    """Train loss, validation loss and validation score by epoch or training time.
+
+    Lines are means over the test seeds that did not diverge, bands reach from the lowest to the
+    highest.
+    """
+    factor = results.metric.factor
+    panels: tuple[tuple[str, str, Callable[[Epoch], float]], ...] = (
+        ("train-loss", "train loss", lambda epoch: epoch.train_loss),
+        ("validation-loss", "validation loss", lambda epoch: epoch.validation_loss),
+        (
+            "validation-score",
+            labelled(results.metric, "validation"),
+            lambda epoch: factor * epoch.validation_score,
+        ),
+    )
+    return [
+        chart
+        for name, label, measure in panels
+        if (chart := _curves(results, name, label, measure)).traces
+    ]
+
+
+def _curves(
+    results: StudyResults, name: str, label: str, measure: Callable[[Epoch], float]
+) -> Chart:
+    traces: list[dict[str, Any]] = []
+    seconds: list[list[float | None]] = []
+    for optimizer, style in styles(results).items():
+        runs = [outcome.curve for outcome in finished(results, optimizer).values()]
+        epochs = list(zip(*runs, strict=False))
+        if not epochs:
+            continue
+        values = [[measure(epoch) for epoch in each] for each in epochs]
+        numbers = list(range(1, len(epochs) + 1))
+        times = [fmean(epoch.seconds for epoch in each) for each in epochs]
+        if len(runs) > 1:
+            traces.append(_band(optimizer, style, numbers, values))
+            seconds.append(_finite([*times, *reversed(times)]))
+        traces.append(_mean(optimizer, style, numbers, values))
+        seconds.append(_finite(times))
+    variants: dict[str, dict[str, Any]] = {
+        "epochs": {
+            "x": [trace["x"] for trace in traces],
+            "xaxis": {"title": {"text": "epoch"}},
+        },
+        "seconds": {
+            "x": seconds,
+            "xaxis": {"title": {"text": "training time, s"}},
+        },
+    }
+    scored = name == "validation-score"
+    if not scored:
+        variants |= _scales("yaxis")
+    layout = {
+        "xaxis": {"title": {"text": "epoch"}},
+        "yaxis": {"title": {"text": label}, "type": "linear" if scored else "log"},
+    }
+    return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=scored)
+
+
+def _mean(
+    optimizer: str, style: Style, x: Sequence[float], values: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    return {
+        **_identity(optimizer),
+        "x": x,
+        "y": _finite([fmean(each) for each in values]),
+        "mode": "lines+markers",
+        "line": {"color": style.colour, "dash": style.dash, "width": 2},
+        "marker": {"symbol": style.marker, "size": 7, "maxdisplayed": 6},
+        "hovertemplate": "%{y:.4g} at %{x:.4g}",
+    }
+
+
+def _band(
+    optimizer: str, style: Style, x: Sequence[float], values: Sequence[Sequence[float]]
+) -> dict[str, Any]:
+    high, low = [max(each) for each in values], [min(each) for each in values]
+    return {
+        **_identity(optimizer),
+        "x": [*x, *reversed(x)],
+        "y": _finite([*high, *reversed(low)]),
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": style.colour,
+        "opacity": 0.15,
+        "hoverinfo": "skip",
+    }
+
+
+def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
+    """Draw each optimizer minus the baseline, with its interval: test score and test loss."""
+    metric = results.metric
+    better = "→" if metric.higher_is_better else "←"
+    unit = f", {points(metric)}" if metric.unit else ""
+    changes = [row for row in rows if row.score_change and row.loss_change]
+    scores = {row.name: row.score_change.difference for row in changes if row.score_change}
+    losses = {row.name: row.loss_change.difference for row in changes if row.loss_change}
+    panels = (
+        ("score-change", f"difference in test {metric.name}{unit} (better {better})", scores),
+        ("loss-change", "difference in test loss (better ←)", losses),
+    )
+    return [
+        _by_optimizer(name, label, traces)
+        for name, label, found in panels
+        if (traces := _means(results, found, size=9))
+    ]
+
+
+def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
+    """Draw test loss − train loss, a point for each seed, and the mean with its interval."""
+    look = styles(results)
+    seeds = [
+        {
+            **_identity(name),
+            "x": _finite([run.final.test_loss - run.final.train_loss for run in runs.values()]),
+            "y": [escape(name)] * len(runs),
+            "text": [f"seed {seed}" for seed in runs],
+            "mode": "markers",
+            "marker": {"symbol": style.marker, "size": 8, "color": style.colour, "opacity": 0.55},
+            "hovertemplate": "%{x:.4g}, %{text}",
+        }
+        for name, style in look.items()
+        if (runs := finished(results, name))
+    ]
+    means = _means(results, {row.name: row.gap for row in rows}, symbol="line-ns-open", size=16)
+    return [_by_optimizer("gap", "test loss − train loss", [*seeds, *means])] if seeds else []
+
+
+def _means(
+    results: StudyResults, found: Mapping[str, Interval], *, size: int, symbol: str = ""
+) -> list[dict[str, Any]]:
+    look = styles(results)
+    return [
+        {
+            **_identity(name),
+            "x": [value.mean],
+            "y": [escape(name)],
+            "mode": "markers",
+            "marker": {
+                "symbol": symbol or look[name].marker,
+                "size": size,
+                "color": look[name].colour,
+                "line": {"width": 2 if symbol else 0, "color": look[name].colour},
+            },
+            "error_x": {
+                "type": "data",
+                "symmetric": False,
+                "array": _finite([value.high - value.mean]),
+                "arrayminus": _finite([value.mean - value.low]),
+                "color": look[name].colour,
+                "thickness": 2,
+                "width": 5,
+            },
+            "hovertemplate": "mean %{x:.4g}",
+        }
+        for name, value in found.items()
+        if math.isfinite(value.mean)
+    ]
+
+
+def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
+    names = list(dict.fromkeys(trace["y"][0] for trace in traces))
+    layout = {
+        "xaxis": {"title": {"text": label}, "zeroline": True},
+        "yaxis": {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": names,
+            "autorange": "reversed",
+        },
+    }
+    return Chart(name, label, traces, layout, rows=len(names))
+
+
+# Of Curvature: the name on the switch, and on the axis.
+_MEASURES = {
+    "sharpness": ("sharpness", "sharpness: rise of the train loss one step of 0.05 away"),
+    "largest": ("λ_max", "λ_max of the Hessian"),
+    "trace": ("trace", "trace of the Hessian"),
+    "preconditioned": ("λ_max(PH)", "λ_max(PH), after the optimizer's preconditioner"),
+}
+
+
+def flatness(results: StudyResults) -> list[Chart]:
+    """Draw test loss by a measure of curvature, a point for each run that did not diverge."""
+    runs = {name: finished(results, name) for name in styles(results)}
+    traces = [
+        {
+            **_identity(name),
+            "y": _finite([run.final.test_loss for run in runs[name].values()]),
+            "text": [
+                f"seed {seed}, train loss {run.final.train_loss:.3g}"
+                for seed, run in runs[name].items()
+            ],
+            "mode": "markers",
+            "marker": {"symbol": style.marker, "size": 10, "color": style.colour, "opacity": 0.85},
+            "hovertemplate": "%{x:.3g}, test loss %{y:.4g}<br>%{text}",
+        }
+        for name, style in styles(results).items()
+        if runs[name]
+    ]
+    variants = {}
+    for measure, (_, label) in _MEASURES.items():
+        x = [
+            _finite([getattr(run.curvature, measure) for run in runs[trace["meta"]].values()])
+            for trace in traces
+        ]
+        values = [value for each in x for value in each if value is not None]
+        if values:
+            scale = "log" if min(values) > 0 else "linear"
+            variants[measure] = {"x": x, "xaxis": {"title": {"text": label}, "type": scale}}
+    if not variants:
+        return []
+    layout = {"xaxis": {}, "yaxis": {"title": {"text": "test loss"}}}
+    return [Chart("flatness", "Test loss by curvature", traces, layout, variants)]
+
+
+def densities(results: StudyResults) -> list[Chart]:
+    """Draw the spectral density of the Hessian of every run that has one."""
+    traces = [
+        {
+            **_identity(name),
+            "x": [eigenvalue for eigenvalue, _ in run.curvature.density],
+            "y": [density if density > 0 else None for _, density in run.curvature.density],
+            "mode": "lines",
+            "line": {"color": style.colour, "dash": style.dash, "width": 1.4},
+            "hovertemplate": f"density %{{y:.2g}} at %{{x:.3g}}, seed {seed}",
+        }
+        for name, style in styles(results).items()
+        for seed, run in finished(results, name).items()
+        if run.curvature.density
+    ]
+    heights = [y for trace in traces for y in trace["y"] if y is not None]
+    if not heights:
+        return []
+    top = math.log10(max(heights))
+    layout = {
+        "xaxis": {"title": {"text": "eigenvalue of the Hessian"}, "zeroline": True},
+        "yaxis": {
+            "title": {"text": "density"},
+            "type": "log",
+            "range": [top - _DECADES, top + 0.3],
+            "exponentformat": "power",
+        },
+    }
+    return [Chart("densities", "Densities of eigenvalues", traces, layout, _scales("xaxis"))]
+
+
+def sensitivity(results: StudyResults) -> list[Chart]:
+    """Draw the validation score of all tuning trials by their learning rate.
+
+    Those without a score stand in a strip of their own below. The chosen ones have a rim.
+    """
+    traces = []
+    for name, style in styles(results).items():
+        trials = [trial for trial in results.of(name, TUNE) if "lr" in trial.settings]
+        scored = [trial for trial in trials if _scored(trial)]
+        lost = [trial for trial in trials if not _scored(trial)]
+        if scored:
+            traces.append(_trials(results, name, style, scored))
+        if lost:
+            traces.append(_trials(results, name, style, lost) | {"yaxis": "y2"})
+    if not traces:
+        return []
+    layout = {
+        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "anchor": "y2"},
+        "yaxis": {"title": {"text": labelled(results.metric, "validation")}, "domain": [0.24, 1]},
+        "yaxis2": {
+            "domain": [0, 0.16],
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": ["failed", "diverged"],
+            "range": [-0.6, 1.6],
+        },
+    }
+    return [Chart("sensitivity", "Validation score by learning rate", traces, layout)]
+
+
+def _scored(trial: Trial) -> bool:
+    return (
+        trial.outcome is not None
+        and not trial.outcome.diverged
+        and math.isfinite(trial.outcome.final.validation_score)
+    )
+
+
+def _trials(
+    results: StudyResults, name: str, style: Style, trials: Sequence[Trial]
+) -> dict[str, Any]:
+    chosen = chosen_trial(results, name)
+    rims = [2.5 if trial is chosen else 0 for trial in trials]
+    return {
+        **_identity(name),
+        "x": [trial.settings["lr"] for trial in trials],
+        "y": [_validated(results, trial) for trial in trials],
+        "text": [f"trial {trial.number}" for trial in trials],
+        "mode": "markers",
+        "marker": {
+            "symbol": style.marker,
+            "size": 10,
+            "color": style.colour,
+            "opacity": 0.85,
+            "line": {"width": rims, "color": _INK},
+        },
+        "hovertemplate": "%{y:.4g} at lr %{x:.3g}, %{text}",
+    }
+
+
+def _validated(results: StudyResults, trial: Trial) -> float | str:
+    if trial.outcome is None:
+        return "failed"
+    if not _scored(trial):
+        return "diverged"
+    return results.metric.factor * trial.outcome.final.validation_score
+
+
+def _scales(axis: str) -> dict[str, dict[str, Any]]:
+    return {scale: {axis: {"type": scale}} for scale in ("log", "linear")}
+
+
+def _identity(optimizer: str) -> dict[str, Any]:
+    """Say whose trace it is; Plotly reads names as a kind of HTML."""
+    return {"name": escape(optimizer), "meta": optimizer}
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """JSON has no word for what is not finite; Plotly leaves a gap at null."""
+    return [value if math.isfinite(value) else None for value in values]

@@ -1,0 +1,171 @@
+"""The HTML document: what it holds, put into its template."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+from steppe.commands.files import write_whole
+from steppe.commands.wording import many
+from steppe.compare.notes import notes
+from steppe.compare.page import charts, tables
+from steppe.compare.page.charts import Chart
+from steppe.compare.page.headline import headline
+from steppe.compare.results import TEST, TUNE, StudyResults
+from steppe.compare.summary import baseline_of, summarise
+from steppe.compare.wording import NONE
+
+
+def write_page(results: StudyResults, path: Path, baseline: str | None = None) -> None:
+    """Write :func:`page` to a file, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        No contender is called ``baseline``.
+    OSError
+        It cannot be written.
+    """
+    text = page(results, baseline)
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_whole(path, write)
+
+
+def page(results: StudyResults, baseline: str | None = None) -> str:
+    """Make one HTML document of a study that asks nothing of the network.
+
+    Its tables, its charts, plotly.js and the study as JSON are all in it, about 5 MB.
+
+    Parameters
+    ----------
+    results : StudyResults
+        A study, finished or not.
+    baseline : str or None, default None
+        The contender that the others are compared with; None takes the first.
+
+    Raises
+    ------
+    ValueError
+        No contender is called ``baseline``.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    baseline = baseline_of(results, baseline)
+    rows = summarise(results, baseline)
+    drawn = {
+        "differences": charts.differences(results, rows),
+        "curves": charts.learning_curves(results),
+        "gap": charts.gaps(results, rows),
+        "flatness": charts.flatness(results),
+        "densities": charts.densities(results),
+        "sensitivity": charts.sensitivity(results),
+    }
+    scripts = [get_plotlyjs(), _file("page.js")]
+    environment = Environment(
+        loader=PackageLoader("steppe.compare", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    # What is saved keeps its order.
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    return environment.get_template("template.html").render(
+        results=results,
+        subtitle=_subtitle(results),
+        sections=_sections(baseline, drawn),
+        baseline=baseline,
+        headline=headline(results, rows, baseline),
+        roles=_roles(results, baseline),
+        leaderboard=tables.leaderboard(results, rows),
+        controls=tables.beside_controls(results, rows),
+        costs=tables.costs(rows),
+        settings=tables.settings(results),
+        notes=notes(results, rows),
+        lost=tables.lost(results),
+        styles=charts.styles(results),
+        charts=drawn,
+        chart_data=[asdict(chart) for each in drawn.values() for chart in each],
+        facts=_facts(results),
+        study=results.to_dict(),
+        style=_file("style.css"),
+        scripts=scripts,
+        hashes=[_hash(script) for script in scripts],
+    )
+
+
+def _roles(results: StudyResults, baseline: str) -> dict[str, str]:
+    """Say of each contender what it is in the study, besides one among others."""
+    roles = {}
+    for each in results.contenders:
+        said = ["baseline"] if each.name == baseline else []
+        said += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
+        roles[each.name] = "; ".join(said)
+    return roles
+
+
+def _subtitle(results: StudyResults) -> str:
+    tuned = many(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
+    model = results.setup.get("model")
+    said = [str(model)] if model else []
+    return ", ".join([*said, tuned, many(results.seeds, "test seed")])
+
+
+def _sections(baseline: str, drawn: Mapping[str, Sequence[Chart]]) -> dict[str, str]:
+    """Give the headings of the sections that there are."""
+    sections = {
+        "leaderboard": "Leaderboard",
+        "differences": f"Differences from {baseline}",
+        "curves": "Learning curves",
+        "gap": "Generalisation gap",
+        "flatness": "Test loss and curvature",
+        "densities": "Densities of the Hessian’s eigenvalues",
+        "costs": "Time and memory",
+        "settings": "Settings",
+        "method": "How it was done",
+        "reproduce": "To reproduce it",
+    }
+    return {each: title for each, title in sections.items() if drawn.get(each, True)}
+
+
+def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
+    """Gather what another needs to run the study again."""
+    seeds = {
+        "tuning": _listed(trial.seed for trial in results.trials if trial.phase == TUNE),
+        "test": _listed(trial.seed for trial in results.trials if trial.phase == TEST),
+    }
+    ran = {"where": _listed(trial.where for trial in results.trials if trial.where)}
+    return {
+        "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
+        "Seeds": seeds,
+        "Versions": dict(results.versions) | ran,
+    }
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(str(value) for value in sorted(set(values))) or NONE
+
+
+def _written(value: Any) -> str:
+    """Write a value of the setup: words as they are, the rest as JSON."""
+    if value is None:
+        return NONE
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    """Name a script as a content security policy does, which lets no other run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"

@@ -19,9 +19,7 @@ Device = Annotated[str, typer.Option(help="A torch device, such as cuda.")]
 Data = Annotated[
     Path | None, typer.Option(help="Directory of the task's files, for tasks that read files.")
 ]
-Track = Annotated[
-    str, typer.Option(help="Log every run to tensorboard, mlflow or wandb as well.")
-]
+Track = Annotated[str, typer.Option(help="Log every run to tensorboard, mlflow or wandb as well.")]
 Heartbeat = Annotated[
     int,
     typer.Option(

@@ -12,7 +12,9 @@ from steppe.commands.console import make_console, refusals
 from steppe.commands.devices import usable
 from steppe.commands.wording import first_line
 from steppe.compare import checkpoint
-from steppe.compare.curvature import SAMPLES, in_batches
+from steppe.compare.arguments import Data
+from steppe.compare.curvature import SAMPLES, batch_size_for
+from steppe.compare.loading import head
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.tasks import find_task
 from steppe.landscape import hessian, preconditioned
@@ -29,6 +31,12 @@ def profile(
         ),
     ],
     task: Annotated[str, typer.Option(help="What it was trained on: digits, mnist-5k, …")],
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--model", help="Its network. Default: what the checkpoint says, or the task's."
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="Training samples to measure on, the first ones; at least 1.")
     ] = SAMPLES,
@@ -38,9 +46,7 @@ def profile(
     out: Annotated[
         Path | None, typer.Option(help="The figure. Default: CHECKPOINT with .png at its end.")
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Directory of fashion-mnist's four .gz files.")
-    ] = None,
+    data: Data = None,
 ) -> None:
     """Print how flat the minimum is where a run ended, and draw it.
 
@@ -59,10 +65,10 @@ def profile(
         content = checkpoint.load(checkpoint_file, where)
         if content.get("task", task) != task:
             raise ValueError(f"{checkpoint_file} was trained on {content['task']}, not on {task}")
-        model = found.model().to(where)
+        model = found.model(network or content.get("network", found.full.model)).to(where)
         optimizer = _restored(model, content, checkpoint_file, task)
-        loaded = found.data(data).to(where)
-        batches = in_batches(loaded.train_inputs[:samples], loaded.train_targets[:samples])
+        few = head(found.data(data).plain, samples, batch_size_for(model))
+        batches = [(inputs.to(where), targets.to(where)) for inputs, targets in few]
         try:
             if optimizer is not None:
                 preconditioned(hessian(model, found.loss, batches), optimizer)
@@ -85,7 +91,7 @@ def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) 
         if "optimizer" not in content:
             return None
         recipe = find_recipe(content["optimizer"])
-        optimizer = recipe.build(model.parameters(), content["lr"], content["switch_rate"])
+        optimizer = recipe.build(model.parameters(), content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not fit {task}: {first_line(error)}") from error

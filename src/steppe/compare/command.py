@@ -86,7 +86,8 @@ def compare(
         float, typer.Option(help="Share of the run over which lr rises, for every optimizer.")
     ] = 0.0,
     precision: Annotated[
-        str | None, typer.Option(help="Of autocast: no, bf16 or fp16. Default: no, or the preset's.")
+        str | None,
+        typer.Option(help="Of autocast: no, bf16 or fp16. Default: no, or the preset's."),
     ] = None,
     accumulate: Annotated[
         int, typer.Option(help="Parts that a batch is cut into, to save memory.")
@@ -109,7 +110,9 @@ def compare(
     heartbeat: Heartbeat = HEARTBEAT,
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory of the study, its page and its checkpoints. Default: results/TASK."),
+        typer.Option(
+            help="Directory of the study, its page and its checkpoints. Default: results/TASK."
+        ),
     ] = None,
     data: Data = None,
     track: Track = "",

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-
 import steppe
 from steppe.compare.optimizers import Recipe, find_recipe
 from steppe.compare.results import Settings
@@ -71,7 +70,9 @@ def followed(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
     for other in recipes:
         if recipe.name in controls_of(other):
             return other.name
-    raise ValueError(f"{recipe.name} is at twice the lr of critical momenta: name such an optimizer")
+    raise ValueError(
+        f"{recipe.name} is at twice the lr of critical momenta: name such an optimizer"
+    )
 
 
 def followed_settings(recipe: Recipe, settings: Settings) -> dict[str, float]:

@@ -26,6 +26,7 @@ from steppe.compare.study import Study, study_from_dict
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
@@ -90,7 +91,6 @@ class Ledger:
 
     def __init__(self, storage: "RDBStorage", study: Study, *, plan: bool = True) -> None:
         self.study, self.storage = study, storage
-        self._direction = "maximize" if study.metric.higher_is_better else "minimize"
         self._parts = {
             (contender.name, phase): self._part(contender, phase)
             for contender in study.contenders
@@ -223,7 +223,7 @@ class Ledger:
         return optuna.create_study(
             storage=self.storage,
             study_name=f"{self.study.key(contender)}/{phase}",
-            direction=self._direction,
+            direction="maximize" if self.study.metric.higher_is_better else "minimize",
             load_if_exists=True,
         )
 
@@ -244,14 +244,15 @@ class Ledger:
         same = [t for t in part.get_trials(deepcopy=False) if t.user_attrs["number"] == number]
         if any(_counts(trial) for trial in same) or sum(map(_lost, same)) >= _MOST_LOST:
             return
-        space = {n: d for n, d in _distributions(contender.space).items() if n in settings}
         # A default may lie outside of what is searched, as weight decay 0 does.
-        inside = {n: d for n, d in space.items() if d._contains(d.to_internal_repr(settings[n]))}
+        inside = [
+            n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
+        ]
         part.add_trial(
             create_trial(
                 state=TrialState.WAITING,
                 params={name: settings[name] for name in inside},
-                distributions=inside,
+                distributions={name: _distribution(contender.space[name]) for name in inside},
                 user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
             )
         )
@@ -277,9 +278,8 @@ class Ledger:
     ) -> Assignment | None:
         attributes = trial.user_attrs
         settings = attributes["settings"] if phase == TUNE else self._chosen(contender)
-        assignment = Assignment(
-            contender, phase, attributes["number"], attributes["seed"], settings, trial._trial_id
-        )
+        number, seed = attributes["number"], attributes["seed"]
+        assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
         if settings is None:
             self.fail(assignment, "no tuning trial came to an end", "")
             return None
@@ -295,9 +295,10 @@ class Ledger:
         for other in self._parts[contender.name, phase].get_trials(deepcopy=False):
             if other._trial_id == trial_id or not _counts(other):
                 continue
-            if other.datetime_start is None or other.user_attrs["number"] != ours.user_attrs["number"]:
+            started, number = other.datetime_start, other.user_attrs["number"]
+            if started is None or number != ours.user_attrs["number"]:
                 continue
-            if (other.datetime_start, other.number) < (ours.datetime_start, ours.number):
+            if (started, other.number) < (ours.datetime_start, ours.number):
                 return True
         return False
 
@@ -420,12 +421,15 @@ def _read(contender: Contender, phase: str, number: int, trial: "FrozenTrial") -
     )
 
 
-def _distributions(space: Mapping[str, Any]) -> "dict[str, Any]":
+def _within(space: Mapping[str, Any], value: float) -> bool:
+    if "choices" in space:
+        return value in space["choices"]
+    return bool(space["low"] <= value <= space["high"])
+
+
+def _distribution(space: Mapping[str, Any]) -> "BaseDistribution":
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    return {
-        name: CategoricalDistribution(each["choices"])
-        if "choices" in each
-        else FloatDistribution(each["low"], each["high"], log=each["log"])
-        for name, each in space.items()
-    }
+    if "choices" in space:
+        return CategoricalDistribution(space["choices"])
+    return FloatDistribution(space["low"], space["high"], log=space["log"])

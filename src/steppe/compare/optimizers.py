@@ -83,7 +83,7 @@ class Recipe:
         return self.sam if setting == "rho" else self.accepts(setting)
 
     def default(self, argument: str) -> Any:
-        """What the name or else the class's signature sets the argument to; None if nothing."""
+        """Give what the name, or else the signature, sets the argument to; None if nothing."""
         found = inspect.signature(self.cls).parameters[argument].default
         return self.preset.get(argument, None if found is inspect.Parameter.empty else found)
 
@@ -117,10 +117,11 @@ class Recipe:
         """Everything about the optimizer, hyperparameters apart, that a run's numbers depend on."""
         accepted = inspect.signature(self.cls).parameters.values()
         defaults = {p.name: p.default for p in accepted if p.default is not p.empty}
+        arguments = {**defaults, **self.preset}
         return {
             "class": f"{self.cls.__module__}:{self.cls.__qualname__}",
             "source": self.source,
-            "arguments": {name: _text(value) for name, value in {**defaults, **self.preset}.items()},
+            "arguments": {name: _text(value) for name, value in arguments.items()},
             "warmup": self.warmup,
             "sam": self.sam,
         }

@@ -10,6 +10,7 @@ from steppe.compare.run import Precision, Schedule
 from steppe.compare.spaces import PUBLISHED_SWITCH, Choice, Range, find_space
 from steppe.compare.tasks import Size, Task
 
+
 @dataclass(frozen=True)
 class Preset:
     """What a study is unless its user says otherwise.

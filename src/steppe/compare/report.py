@@ -21,6 +21,7 @@ from steppe.compare.wording import (
     settings_text,
     short,
     significant,
+    unit_of_change,
     verdict,
     with_interval,
 )
@@ -133,11 +134,13 @@ def _settings(results: StudyResults, rows: Sequence[Row]) -> Table:
             table.add_row(row.name, settings_text(row.settings))
         return table
     metric = results.metric
-    table = new_table(f"Settings, the best of the trials by validation {metric.name}")
+    table = new_table(
+        f"Settings: the best by validation {metric.name}, and what the default scored there"
+    )
     table.add_column("settings")
     table.add_column("trials", justify="right")
-    for heading in ("of the\ndefault", "of the\nbest"):
-        table.add_column(f"{metric.unit} {heading}".lstrip(), justify="right", no_wrap=True)
+    for heading in ("default", "best"):
+        table.add_column(f"{heading}\n{metric.unit}".rstrip(), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name, settings_text(row.settings), *_tuning(results, contenders[row.name])
@@ -161,10 +164,9 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
 
 def _differences(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[Table]:
     metric = results.metric
-    unit = f", {'points' if metric.unit == '%' else metric.unit}" if metric.unit else ""
     return [
         _difference_table(
-            f"Test {metric.name}{unit}: difference from {baseline}, seed by seed",
+            f"Test {metric.name}{unit_of_change(metric)}: difference from {baseline}, seed by seed",
             {row.name: row.score_change for row in rows if row.score_change},
             metric.higher_is_better,
         ),

@@ -66,9 +66,9 @@ _SPACE: Space = {
 def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range | Choice]:
     """Declare what is searched for an optimizer: lr, weight decay, and the knob that is its own.
 
-    lr spans a decade to both sides of the class's default, weight decay 1e-5 to 1e-1. Own knobs: the
-    switch of DualAdam and the end of a warm-up, as a share of the run (0.05 to 0.5); the decay λ of
-    critical buffers' keys (0.7 to 0.99); SAM's radius ρ (0.01 to 0.2).
+    lr spans a decade to both sides of the class's default, weight decay 1e-5 to 1e-1. Own knobs:
+    the switch of DualAdam and the end of a warm-up, as a share of the run (0.05 to 0.5); the decay
+    λ of critical buffers' keys (0.7 to 0.99); SAM's radius ρ (0.01 to 0.2).
 
     Parameters
     ----------
@@ -123,12 +123,11 @@ def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, floa
     if budget < 1:
         return []
     cube = qmc.Sobol(_MOST_KNOBS, rng=_DESIGN_SEED).random_base2(max(0, (budget - 2).bit_length()))
-    names = list(space)
     points = [
-        {**defaults, **{name: space[name].at(share) for name, share in zip(names, row, strict=False)}}
+        {name: space[name].at(share) for name, share in zip(space, row, strict=False)}
         for row in cube[: budget - 1]
     ]
-    return [dict(defaults), *points]
+    return [{**defaults, **point} for point in ({}, *points)]
 
 
 def described(space: Space) -> dict[str, dict[str, Any]]:

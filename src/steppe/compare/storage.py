@@ -36,7 +36,9 @@ def storage_url(where: str) -> str:
     if "://" in where:
         scheme, _, rest = where.partition("://")
         # SQLAlchemy's own choice for the bare name is the driver's predecessor.
-        return f"{'postgresql+psycopg' if scheme in ('postgresql', 'postgres') else scheme}://{rest}"
+        return (
+            f"{'postgresql+psycopg' if scheme in ('postgresql', 'postgres') else scheme}://{rest}"
+        )
     path = Path(where)
     return f"sqlite:///{path if path.suffix else path / FILE}"
 

@@ -7,7 +7,6 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -190,7 +189,11 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     setup, data = _setup(found, options, preset, place)
     budget = preset.budget if options.budget is None else options.budget
     fixed = _fixed(options, setup.steps, budget)
-    contenders = tuple(_contender(each, recipes, fixed, preset, options.scale, setup.steps) for each in recipes)
+
+    def given(recipe: Recipe) -> dict[str, float]:
+        return {**preset.fixed_for(recipe, options.scale, setup.steps), **fixed}
+
+    contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
     study = Study(
         setup=setup,
         budget=budget,
@@ -266,7 +269,7 @@ def _setup(task: Task, options: Options, preset: Preset, place: Place) -> tuple[
         samples=samples,
         fingerprint=data.fingerprint,
         epochs=options.epochs or size.epochs,
-        steps_per_epoch=math.ceil(len(data.train) / batch_size),  # type: ignore[arg-type]
+        steps_per_epoch=math.ceil(len(data.train) / batch_size),
         batch_size=batch_size,
         accumulate=options.accumulate,
         precision=precision,
@@ -290,11 +293,10 @@ def _fixed(options: Options, steps: int, budget: int) -> dict[str, float]:
 
 
 def _contender(
-    recipe: Recipe, recipes: Sequence[Recipe], fixed: Settings, preset: Preset, scale: str, steps: int
+    recipe: Recipe, recipes: Sequence[Recipe], given: Settings, preset: Preset
 ) -> Contender:
-    if "lr" in fixed and not recipe.accepts("lr"):
+    if "lr" in given and not recipe.accepts("lr"):
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
-    given = {**preset.fixed_for(recipe, scale, steps), **fixed}
     own = {name: value for name, value in given.items() if recipe.takes(name)}
     space = preset.space_for(recipe, own)
     follows = followed(recipe, recipes)
@@ -312,18 +314,16 @@ def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]
     with torch.random.fork_rng(devices=[]):
         model = task.model(setup.model)
     return {
-        "train_samples": len(data.train),  # type: ignore[arg-type]
-        "validation_samples": len(data.validation),  # type: ignore[arg-type]
-        "test_samples": len(data.test),  # type: ignore[arg-type]
+        "train_samples": len(data.train),
+        "validation_samples": len(data.validation),
+        "test_samples": len(data.test),
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": place.device,
         "threads": place.threads,
     }
 
 
-def _rehearse(
-    recipe: Recipe, settings: Settings, study: Study, data: Data, place: Place
-) -> None:
+def _rehearse(recipe: Recipe, settings: Settings, study: Study, data: Data, place: Place) -> None:
     """Take one step with a throw-away model, so that no study dies later."""
     run = Run(study.setup, recipe, settings, seed=0)
     try:

@@ -105,12 +105,9 @@ class Team:
     def _explain(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> None:
         for number, worker in enumerate(team):
             log = self._log(number)
-            last = log.read_text(errors="replace").strip().splitlines()[-1:] if log.exists() else []
-            console.print(
-                f"Worker {number} has ended with status {worker.returncode}: {''.join(last)} ({log})",
-                highlight=False,
-                markup=False,
-            )
+            last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
+            line = f"Worker {number} has ended with status {worker.returncode}: {last} ({log})"
+            console.print(line, highlight=False, markup=False)
 
     def _start(self, number: int) -> "subprocess.Popen[bytes]":
         log = self._log(number)
@@ -136,7 +133,7 @@ class Team:
             "--data": place.data,
             "--track": place.track,
         }
-        given = [str(part) for pair in options.items() if pair[1] not in (None, "") for part in pair]
+        given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
         return [sys.executable, "-m", "steppe", "worker", *given]
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +156,7 @@ class Training:
             if self.diverged:
                 return
             self.curve.append(epoch)
-            self.accelerator.log({k: v for k, v in asdict(epoch).items()}, step=number)
+            self.accelerator.log(asdict(epoch), step=number)
             self._keep()
             on_epoch(number, epoch)
 

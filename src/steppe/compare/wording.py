@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from steppe.compare.results import Settings
+from steppe.compare.results import Metric, Settings
 from steppe.compare.statistics import CONFIDENCE, Comparison, Interval
 
 SAME = "same on every seed"
@@ -152,6 +152,18 @@ def settings_text(settings: Settings) -> str:
     'lr 0.00123, switch 0.16'
     """
     return ", ".join(f"{name} {value:.3g}" for name, value in settings.items()) or NONE
+
+
+def unit_of_change(metric: Metric) -> str:
+    """Write the unit of a difference after what differs: per cents differ by points.
+
+    Examples
+    --------
+    >>> unit_of_change(Metric()), unit_of_change(Metric(unit=""))
+    (', points', '')
+    """
+    unit = "points" if metric.unit == "%" else metric.unit
+    return f", {unit}" if unit else ""
 
 
 def listed(parts: Sequence[str]) -> str:

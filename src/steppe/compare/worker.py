@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steppe.commands.wording import first_line
@@ -25,7 +24,7 @@ _PAUSE_S = 1.0
 OnTrial = Callable[[Assignment, str], None]
 
 
-class Lost(Exception):
+class LostError(Exception):
     """The trial was thought dead and given to another worker."""
 
 
@@ -102,12 +101,12 @@ def _carry_out(
 
     def on_epoch(number: int, epoch: Epoch) -> None:
         if not ledger.note(assignment, number, epoch):
-            raise Lost
+            raise LostError
 
     try:
         with alive(ledger.storage, assignment.trial_id):
             outcome = train(run, data, place, on_epoch)
-    except Lost:
+    except LostError:
         return "lost"
     except (KeyboardInterrupt, SystemExit):
         ledger.release(assignment)

@@ -15,7 +15,8 @@ from steppe.compare.worker import work
 
 def worker(
     storage: Annotated[
-        str, typer.Option(help="The study's URL, file or directory, as steppe compare was given it.")
+        str,
+        typer.Option(help="The study's URL, file or directory, as steppe compare was given it."),
     ],
     study: StudyName = None,
     device: Device = "cpu",

@@ -39,9 +39,7 @@ def _differences(results: StudyResults, rows: Sequence[Row]) -> dict[str, list[s
     return found
 
 
-def _sentences(
-    results: StudyResults, found: dict[str, list[str]], baseline: str
-) -> list[str]:
+def _sentences(results: StudyResults, found: dict[str, list[str]], baseline: str) -> list[str]:
     score = f"test {results.metric.name}"
     if set(found) == {"too few seeds"}:
         return [f"Too few seeds to tell anyone from {baseline} on {score}."]

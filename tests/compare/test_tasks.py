@@ -1,23 +1,96 @@
-"""Every task's model fits its data."""
+"""The tasks as a whole: sizes, models and data that fit each other."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from steppe.compare.models import mlp, small_cnn
-from steppe.compare.tasks import TASKS, find_task
+from steppe.compare.data import Data, Tensors
+from steppe.compare.models import find_model
+from steppe.compare.tasks import TASKS, Size, find_task, hits
+from torchvision_shim import torchvision  # noqa: F401
+
+
+def test_the_tasks_are_the_seven_promised() -> None:
+    assert list(TASKS) == [
+        "digits",
+        "mnist-5k",
+        "fashion-mnist",
+        "cifar10",
+        "cifar100",
+        "tiny-imagenet",
+        "imagenet",
+    ]
+    assert find_task("cifar100").full == Size("resnet18", epochs=200, batch_size=128)
+    assert find_task("imagenet").small == Size("resnet18", epochs=1, batch_size=64, samples=5_000)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_models_of_both_sizes_take_the_tasks_images(name: str) -> None:
+    task = find_task(name)
+    for size in (task.full, task.small):
+        with torch.device("meta"):
+            model = task.model(size.model)
+            outputs = model(torch.empty(2, *task.shape))
+        assert outputs.shape == (2, task.classes)
+        assert size.samples is None or size.samples >= 2 * size.batch_size
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist-5k"])
+def test_the_data_has_the_shape_and_the_classes_that_the_task_says(name: str) -> None:
+    task = find_task(name)
+    data = task.data()
+    for part in (data.train, data.plain, data.validation, data.test):
+        assert part[0][0].shape == task.shape
+        assert part.targets.unique().tolist() == list(range(task.classes))
 
 
 def test_a_new_model_is_about_as_good_as_guessing_among_ten() -> None:
     task = find_task("digits")
-    data = task.data()
-    loss = task.loss(task.model()(data.test_inputs), data.test_targets)
+    torch.manual_seed(0)
+    test = task.data().test
+    loss = task.loss(task.model("mlp")(test.inputs), test.targets)
     assert loss.item() == pytest.approx(2.3, abs=0.3)
 
 
-def test_the_tasks_are_the_three_promised() -> None:
-    assert list(TASKS) == ["digits", "mnist-5k", "fashion-mnist"]
-    assert small_cnn()(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
-    assert sum(p.numel() for p in mlp().parameters()) == 8970
+def test_a_tasks_model_is_the_one_of_that_name_and_seed() -> None:
+    torch.manual_seed(3)
+    found = find_task("digits").model("small-cnn").state_dict()
+    torch.manual_seed(3)
+    expected = find_model("small-cnn")((1, 8, 8), 10).state_dict()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+    with pytest.raises(ValueError, match="did you mean small-cnn"):
+        find_task("digits").model("smallcnn")
+
+
+def test_hits_count_the_largest_outputs_that_are_right() -> None:
+    outputs = torch.tensor([[0.1, 2.0, -1.0], [5.0, 4.0, 4.9], [-3.0, -2.0, -1.0], [0.0, 0.0, 1.0]])
+    assert hits(outputs, torch.tensor([1, 0, 2, 2])) == 4
+    assert hits(outputs, torch.tensor([1, 2, 0, 2])) == 2
+    assert hits(outputs, torch.tensor([0, 1, 0, 0])) == 0
+
+
+def toy_data() -> Data:
+    samples = Tensors(torch.randn(20, 1, 2, 2), torch.arange(20) % 2)
+    return Data(samples, samples, samples.take(torch.arange(8)), samples, "toy")
+
+
+def test_a_task_is_a_record_and_a_function_that_loads() -> None:
+    size = Size("mlp", epochs=1, batch_size=5)
+    toy = replace(
+        find_task("digits"), load=toy_data, shape=(1, 2, 2), classes=2, full=size, small=size
+    )
+    data = toy.data(samples=6)
+    assert len(data.train) == 6
+    assert len(data.validation) == 3
+    assert len(toy.data().train) == 20
+    outputs = toy.model(toy.full.model)(data.train.inputs)
+    assert 0 <= toy.correct(outputs, data.train.targets) <= 6
+    with pytest.raises(ValueError, match="between 2 and the 20"):
+        toy.data(samples=21)
 
 
 def test_an_unknown_task_gets_the_nearest_name() -> None:
@@ -25,11 +98,24 @@ def test_an_unknown_task_gets_the_nearest_name() -> None:
         find_task("fashion_mnist")
 
 
-def test_a_task_without_files_takes_no_directory(tmp_path) -> None:
+def test_a_task_without_files_takes_no_directory(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--data is not for it"):
         find_task("digits").data(tmp_path)
 
 
-def test_a_task_with_files_reads_them_from_the_directory(tmp_path) -> None:
+@pytest.mark.parametrize("name", [name for name, task in TASKS.items() if task.reads_files])
+def test_a_task_with_files_reads_them_from_the_directory(name: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
-        find_task("fashion-mnist").data(tmp_path)
+        find_task(name).data(tmp_path)
+
+
+def test_the_tasks_need_torchvision_and_timm_only_when_used() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules.update(torchvision=None, timm=None, PIL=None)\n"
+        "from steppe.compare.tasks import TASKS\n"
+        "task = TASKS['digits']\n"
+        "assert len(task.data().train) == 1006\n"
+        "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): task.model(name)\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

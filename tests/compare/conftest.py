@@ -1,25 +1,34 @@
-"""A task so small that a whole study takes milliseconds."""
+"""A task so small that training takes milliseconds."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from steppe.compare.curvature import Curvature
-from steppe.compare.data import Data
+from steppe.compare import tasks
+from steppe.compare.data import Data, Tensors
+from steppe.compare.models import MODELS
 from steppe.compare.optimizers import find_recipe
-from steppe.compare.run import Epoch, Outcome, Run, Setup
-from steppe.compare.study import Study
-from steppe.compare.tasks import Task
+from steppe.compare.run import Place, Run, Setup
+from steppe.compare.spaces import find_defaults, find_space
+from steppe.compare.tasks import Size, Task
 
 
 def _toy_data() -> Data:
     generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(30, 4, generator=generator)
-    targets = (inputs.sum(dim=1) > 0).long()
-    return Data(inputs[:21], targets[:21], inputs[21:], targets[21:])
+    inputs = torch.randn(39, 1, 2, 2, generator=generator)
+    targets = (inputs.sum(dim=(1, 2, 3)) > 0).long()
+    train = Tensors(inputs[:21], targets[:21])
+    return Data(
+        train,
+        train,
+        Tensors(inputs[21:30], targets[21:30]),
+        Tensors(inputs[30:], targets[30:]),
+        "toy",
+    )
 
 
 @pytest.fixture
@@ -28,54 +37,46 @@ def toy_data() -> Data:
 
 
 @pytest.fixture
-def make_setup() -> Callable[..., Setup]:
-    def make(**changes: Any) -> Setup:
-        task = Task("toy", _toy_data, lambda: nn.Linear(4, 2), epochs=2, batch_size=5)
-        defaults: dict[str, Any] = {
-            "task": task,
-            "fingerprint": "toy",
-            "epochs": 2,
-            "batch_size": 5,
-            "lr": None,
-            "switch_rate": 0.25,
-            "device": torch.device("cpu"),
-            "threads": 1,
-        }
-        return Setup(**{**defaults, **changes})
-
-    return make
+def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Make the task "toy" known, its model "linear" with 10 parameters."""
+    linear = {"linear": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(4, 2))}
+    monkeypatch.setattr("steppe.compare.models.MODELS", {**MODELS, **linear})
+    size = Size("linear", epochs=2, batch_size=5)
+    task = Task("toy", _toy_data, shape=(1, 2, 2), classes=2, full=size, small=size)
+    monkeypatch.setitem(tasks.TASKS, "toy", task)
+    return task
 
 
 @pytest.fixture
-def make_run(make_setup: Callable[..., Setup]) -> Callable[..., Run]:
-    def make(name: str = "adamw", seed: int = 0, **changes: Any) -> Run:
-        return Run(make_setup(**changes), find_recipe(name), seed)
-
-    return make
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path / "out")
 
 
 @pytest.fixture
-def make_study(make_setup: Callable[..., Setup], toy_data: Data) -> Callable[..., Study]:
-    def make(*names: str, seeds: int = 3, **changes: Any) -> Study:
-        return Study(make_setup(**changes), tuple(map(find_recipe, names)), seeds, toy_data)
-
-    return make
-
-
-@pytest.fixture
-def outcome() -> Callable[..., Outcome]:
-    """Make outcomes of two epochs that ended in the given accuracy and losses."""
+def make_run(toy_task: Task) -> Callable[..., Run]:
+    """Make a run of the toy task with an optimizer's defaults; settings and setup may be changed."""
 
     def make(
-        accuracy: float = 0.9, test_loss: float = 0.3, train_loss: float = 0.1, **changes: Any
-    ) -> Outcome:
-        defaults: dict[str, Any] = {
-            "curve": (Epoch(2.0, 2.0, 0.1), Epoch(train_loss, test_loss, accuracy)),
-            "diverged": False,
-            "curvature": Curvature(0.01, 2.0, 3.0, 400.0, 38_000.0),
-            "step_ms": 1.5,
-            "state_bytes": 8.0,
+        name: str = "adamw",
+        seed: int = 0,
+        phase: str = "test",
+        settings: dict[str, float] | None = None,
+        **changes: Any,
+    ) -> Run:
+        setup: dict[str, Any] = {
+            "task": "toy",
+            "model": "linear",
+            "samples": None,
+            "fingerprint": "toy",
+            "epochs": 2,
+            "steps_per_epoch": 5,
+            "batch_size": 5,
+            "schedule": "constant",
         }
-        return Outcome(**{**defaults, **changes})
+        recipe = find_recipe(name)
+        defaults = find_defaults(recipe, find_space(recipe, settings))
+        return Run(
+            Setup(**{**setup, **changes}), recipe, {**defaults, **(settings or {})}, seed, phase
+        )
 
     return make

@@ -22,12 +22,12 @@ from steppe.landscape.progress import silent
 
 #: Training samples that curvature is measured on, the first ones: dozens of passes over all would
 #: take longer than the training.
-SAMPLES = 500
+SAMPLES = 250
 
 _TOL = 0.01
-_TRACE_PRODUCTS = 30
+_TRACE_PRODUCTS = 18
 _MOST_PRODUCTS = 220
-_DENSITY_STEPS = 20
+_DENSITY_STEPS = 15
 _DENSITY_POINTS = 100
 
 Batches = Sequence[tuple[Tensor, Tensor]]

@@ -56,16 +56,19 @@ def _mlp(shape: Shape, classes: int) -> nn.Module:
 
 
 def _small_cnn(shape: Shape, classes: int) -> nn.Module:
-    """Two convolutions and two linear layers."""
+    """Two convolutions and two linear layers.
+
+    Pooled before they are rectified, which gives the same numbers at a quarter of the work.
+    """
     _require_side("small-cnn", shape, 4)
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(16, 32, 3, padding=1),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(32 * (height // 4) * (width // 4), 64),
         nn.ReLU(),

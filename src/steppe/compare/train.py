@@ -128,8 +128,9 @@ class Training:
         self._seconds: list[float] = []
         self._seed(-1)
         model = self.task.model(run.setup.model)
-        # Moved by hand first: an optimizer of parameters that move later may lose them.
-        model.to(accelerator.device)
+        # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
+        # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
+        model.to(accelerator.device, memory_format=torch.channels_last)
         optimizer = run.recipe.build(model.parameters(), run.settings, run.setup.steps)
         self.bare: nn.Module = model
         self.inner: Optimizer = optimizer
@@ -196,7 +197,9 @@ class Training:
         """Take one step on a batch; return the loss before it.
 
         Everything goes through a closure, which every optimizer accepts and SAM and LBFGS need;
-        ``GradScaler`` takes none, so SAM's two passes are spelled out for it.
+        ``GradScaler`` takes none, so SAM's two passes are spelled out for it. Without it,
+        Accelerate's wrapper would only look for packages anew at each step, for a quarter of a
+        millisecond.
         """
         losses: list[Tensor] = []
 
@@ -205,7 +208,7 @@ class Training:
             return losses[-1]
 
         if self.accelerator.scaler is None:
-            self.optimizer.step(closure)
+            self.inner.step(closure)  # type: ignore[arg-type]  # its stub says float
             return losses[0]
         closure()
         if isinstance(self.inner, steppe.SAM):
@@ -216,7 +219,7 @@ class Training:
 
     def _gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Fill the gradients of a batch, part by part; return its mean loss."""
-        self.optimizer.zero_grad()
+        self.inner.zero_grad()
         parts = self.run.setup.accumulate
         pieces = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
         total = torch.zeros((), device=inputs.device)

@@ -255,19 +255,18 @@ class StudyResults:
         return plain
 
     def save(self, path: Path) -> None:
-        """Write a JSON file, whole or not at all; :func:`load` reads it.
+        """Write a JSON file, numbers to seven digits, whole or not at all; :func:`load` reads it.
 
         Raises
         ------
         OSError
             It cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1)
-
-        def write(file: IO[bytes]) -> None:
-            file.write(text.encode())
-
-        write_whole(path, write)
+        content = self.to_dict()
+        # A line for each trial: readable enough, and a change shows where it is.
+        trials = ",\n".join(_compact(trial) for trial in content.pop("trials"))
+        text = f'{_compact(content)[:-1]},"trials":[\n{trials}\n]}}\n'
+        write_whole(path, lambda file: _write(file, text))
 
 
 def load(path: Path) -> StudyResults:
@@ -338,3 +337,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _write(file: IO[bytes], text: str) -> None:
+    file.write(text.encode())
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(_short(value), separators=(",", ":"))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value

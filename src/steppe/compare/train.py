@@ -90,10 +90,13 @@ def make_accelerator(run: Run, place: Place) -> "Accelerator":
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
 
+    device = torch.device(place.device)
+    if device.index is not None:
+        torch.accelerator.set_device_index(device.index)  # which is what Accelerate takes
     # It is shared by the whole process, and would refuse another precision than its first.
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=place.device == "cpu",
+        cpu=device.type == "cpu",
         mixed_precision=run.setup.precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=place.track or None,

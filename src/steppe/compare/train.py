@@ -133,7 +133,7 @@ class Training:
         model = self.task.model(run.setup.model)
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
-        model.to(accelerator.device, memory_format=torch.channels_last)
+        model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = run.recipe.build(model.parameters(), run.settings, run.setup.steps)
         self.bare: nn.Module = model
         self.inner: Optimizer = optimizer

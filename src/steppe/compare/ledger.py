@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from steppe.commands.wording import many
 from steppe.compare.controls import followed_settings
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import (
@@ -391,8 +394,11 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
 
 
 def whereabouts(device: str, threads: int) -> str:
-    """Say where a trial ran."""
-    return f"{device}, {threads} threads, {platform.node()}, process {os.getpid()}"
+    """Say on what a trial ran, as far as its times depend on it."""
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(torch.device(device)))
+    kind = f"{platform.machine()} CPU with {os.cpu_count()} cores" if device == "cpu" else device
+    return f"{many(threads, 'thread')} of a {kind}"
 
 
 def _counts(trial: "FrozenTrial") -> bool:

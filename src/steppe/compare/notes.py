@@ -6,7 +6,7 @@ from typing import Any
 
 from steppe.commands.wording import many
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
-from steppe.compare.statistics import CONFIDENCE
+from steppe.compare.statistics import LEVEL
 from steppe.compare.summary import Row
 from steppe.compare.wording import SAME, listed, settings_text, verdict
 
@@ -92,7 +92,7 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
     if not any(change.seeds > 1 for change in changes):
         return []
     found = [
-        f"better and worse: p < {1 - CONFIDENCE:.2g} in the paired t-test over seeds, corrected "
+        f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected "
         "after Holm for the number of optimizers (of readings, where they are read against "
         "controls). The intervals are not corrected. effect is the mean difference over its "
         "standard deviation between seeds (Cohen's d_z with Hedges' correction). No difference "
@@ -151,6 +151,9 @@ def _edges(results: StudyResults, rows: Iterable[Row]) -> list[str]:
 
 
 def _at_an_end(value: float, space: Mapping[str, Any]) -> bool:
+    if not space["low"] <= value <= space["high"]:
+        # The default, as no weight decay at all.
+        return False
     scale = math.log if space.get("log") else float
     low, high = scale(space["low"]), scale(space["high"])
     return not 0.05 < (scale(value) - low) / (high - low) < 0.95

@@ -83,9 +83,10 @@ def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
         f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
     )
     score = f"test\n{metric.name} {metric.unit}".rstrip()
-    for heading in (score, "test\nloss", "train\nloss", "gap", "ms per\nstep", "state\nB/param"):
+    for heading in (score, "test\nloss"):
+        table.add_column(heading, justify="right", min_width=8)
+    for heading in ("train\nloss", "gap", "ms per\nstep", "state\nB/param", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
     digits = decimals((row.score.mean for row in rows), 4)
     loss_digits = decimals((row.test_loss.mean for row in rows), 3)
     for row in rows:
@@ -116,8 +117,9 @@ def _stacked(text: str) -> str:
 
 def _curvature(rows: Sequence[Row]) -> Table:
     table = new_table("Curvature of the train loss where the runs ended")
-    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)", "threshold"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
+        table.add_column(heading, justify="right", min_width=8)
+    table.add_column("threshold", justify="right", no_wrap=True)
     for row in rows:
         measured = (row.sharpness, row.largest, row.trace, row.preconditioned)
         cells = [_stacked(significant(each)) for each in measured]
@@ -214,4 +216,4 @@ def _reading(found: Comparison, digits: int, higher_is_better: bool) -> str:
 
 
 def _digits(found: Iterable[Comparison]) -> int:
-    return decimals((each.difference.mean for each in found), 2)
+    return max(1, decimals((each.difference.mean for each in found), 2))

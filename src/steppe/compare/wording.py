@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from steppe.compare.results import Metric, Settings
-from steppe.compare.statistics import CONFIDENCE, Comparison, Interval
+from steppe.compare.statistics import LEVEL, Comparison, Interval
 
 SAME = "same on every seed"
 NONE = "–"
@@ -36,7 +36,7 @@ def verdict(found: Comparison, higher_is_better: bool) -> str:
         return SAME if difference.mean else "no difference seen"
     if math.isnan(found.p):
         return "too few seeds"
-    if found.p >= 1 - CONFIDENCE:
+    if found.p >= LEVEL:
         return "no difference seen"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 

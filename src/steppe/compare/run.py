@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from steppe.compare.optimizers import Recipe
 from steppe.compare.results import TEST, Settings
+from steppe.compare.sources import steppe_source
 
 Precision = Literal["no", "bf16", "fp16"]
 Schedule = Literal["constant", "cosine", "cosine-epochs"]
@@ -114,6 +117,8 @@ class Run:
     def label(self) -> str:
         """A file's name: runs that differ in anything have different ones."""
         content = {
+            "source": steppe_source(),
+            "torch": torch.__version__,
             "setup": asdict(self.setup),
             "optimizer": self.recipe.identity(),
             "settings": dict(self.settings),

@@ -1,5 +1,6 @@
 """What is searched for each optimizer, and at which points."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -131,8 +132,11 @@ def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, floa
 
 
 def described(space: Space) -> dict[str, dict[str, Any]]:
-    """Give a space as plain values for JSON."""
-    return {name: asdict(dimension) for name, dimension in space.items()}
+    """Give a space as plain values, which JSON leaves as they are: lists for tuples."""
+    plain: dict[str, dict[str, Any]] = json.loads(
+        json.dumps({name: asdict(dimension) for name, dimension in space.items()})
+    )
+    return plain
 
 
 def _about_default(recipe: Recipe) -> Range:

@@ -188,10 +188,13 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     _check(options, place)
     setup, data = _setup(found, options, preset, place)
     budget = preset.budget if options.budget is None else options.budget
-    fixed = _fixed(options, setup.steps, budget)
+    fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
-        return {**preset.fixed_for(recipe, options.scale, setup.steps), **fixed}
+        published = preset.fixed_for(recipe, options.scale, setup.steps)
+        # Untuned, nobody decays unless all do, or a paper has it otherwise.
+        unless = {"weight_decay": 0.0} if budget == 0 else {}
+        return {**unless, **published, **fixed}
 
     contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
     study = Study(
@@ -215,18 +218,30 @@ def _first_settings(study: Study, contender: Contender) -> Settings:
     return followed_settings(find_recipe(contender.name), leader.defaults)
 
 
+def check_place(place: Place) -> None:
+    """Check where runs are to be trained, as far as that is the user's choice.
+
+    Raises
+    ------
+    ValueError
+        If there are no threads, or the device or the tracker is not known or not usable.
+    ModuleNotFoundError
+        If the tracker is not installed.
+    """
+    _at_least_one("threads", place.threads)
+    usable(place.device)
+    if place.track:
+        _one_of("track", place.track, TRACKERS)
+        importlib.import_module(place.track)
+
+
 def _check(options: Options, place: Place) -> None:
-    counts = {
-        "seeds": options.seeds,
-        "epochs": options.epochs,
-        "batch-size": options.batch_size,
-        "samples": options.samples,
-        "accumulate": options.accumulate,
-        "threads": place.threads,
-    }
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    check_place(place)
+    _at_least_one("seeds", options.seeds)
+    _at_least_one("epochs", options.epochs)
+    _at_least_one("batch-size", options.batch_size)
+    _at_least_one("samples", options.samples)
+    _at_least_one("accumulate", options.accumulate)
     if options.budget is not None and options.budget < 0:
         raise ValueError(f"budget must be at least 0, got {options.budget}")
     for name, value in (("lr", options.lr), ("clip", options.clip)):
@@ -239,13 +254,14 @@ def _check(options: Options, place: Place) -> None:
         raise ValueError(f"switch-rate must lie in (0, 1], got {options.switch_rate}")
     if not 0 <= options.warmup < 1:
         raise ValueError(f"warmup must lie in [0, 1), got {options.warmup}")
-    _one_of("track", place.track, ("", *TRACKERS))
-    if place.track:
-        importlib.import_module(place.track)
     _one_of("scale", options.scale, ("full", "small"))
     _one_of("precision", options.precision, _PRECISIONS)
     _one_of("schedule", options.schedule, _SCHEDULES)
-    usable(place.device)
+
+
+def _at_least_one(name: str, count: int | None) -> None:
+    if count is not None and count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
@@ -280,13 +296,13 @@ def _setup(task: Task, options: Options, preset: Preset, place: Place) -> tuple[
     return setup, data
 
 
-def _fixed(options: Options, steps: int, budget: int) -> dict[str, float]:
-    """Give what is the same for all; untuned, nobody decays unless all do."""
+def _fixed(options: Options, steps: int) -> dict[str, float]:
+    """Give what the user has set for all."""
     fixed: dict[str, float] = {}
     if options.lr is not None:
         fixed["lr"] = options.lr
-    if options.weight_decay is not None or budget == 0:
-        fixed["weight_decay"] = options.weight_decay or 0.0
+    if options.weight_decay is not None:
+        fixed["weight_decay"] = options.weight_decay
     if options.switch_rate is not None:
         fixed["switch"] = 1 / (options.switch_rate * steps)
     return fixed

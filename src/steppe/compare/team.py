@@ -1,6 +1,7 @@
 """The workers on this machine, and how far the study has got."""
 
 import contextlib
+import shlex
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from rich.progress import (
 from steppe.compare.ledger import Ledger
 from steppe.compare.results import Trial
 from steppe.compare.run import Place
+from steppe.compare.worker import terminable
 
 _LOOK_S = 1.0
 _PATIENCE_S = 30.0
@@ -58,14 +60,19 @@ class Team:
         if self._ledger.ended():
             return False
         if count == 0:
-            console.print(f"To work at it: {' '.join(self._command())}", soft_wrap=True)
-        team = [self._start(number) for number in range(count)]
-        try:
-            return self._watch(console, team)
-        except KeyboardInterrupt:
-            return True
-        finally:
-            _stop(team)
+            line = f"To work at it: {shlex.join(self._command())}"
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        team: list[subprocess.Popen[bytes]] = []
+        # A kill is passed on too: in sessions of their own, workers would outlive this process.
+        with terminable():
+            try:
+                for number in range(count):
+                    team.append(self._start(number))
+                return self._watch(console, team)
+            except KeyboardInterrupt:
+                return True
+            finally:
+                _stop(team)
 
     def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> bool:
         ledger = self._ledger
@@ -141,10 +148,13 @@ def _stop(team: "list[subprocess.Popen[bytes]]") -> None:
     """Let workers put away what they have in hand."""
     for worker in team:
         worker.terminate()
-    for worker in team:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            worker.wait(_PATIENCE_S)
-        worker.kill()
+    try:
+        for worker in team:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(_PATIENCE_S)
+    finally:
+        for worker in team:
+            worker.kill()
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

@@ -85,7 +85,9 @@ def make_accelerator(run: Run, place: Place) -> "Accelerator":
     Raises
     ------
     ModuleNotFoundError
-        If Accelerate, or what ``place.track`` names, is not installed.
+        If Accelerate is not installed.
+    ValueError
+        If it would train elsewhere than at ``place.device``.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.state import AcceleratorState
@@ -103,9 +105,14 @@ def make_accelerator(run: Run, place: Place) -> "Accelerator":
         project_dir=place.out / "logs",
         step_scheduler_with_optimizer=True,
     )
+    if accelerator.device.type != torch.device(place.device).type:
+        raise ValueError(
+            f"device {place.device} is not what Accelerate takes: {accelerator.device}"
+        )
     if place.track:
         accelerator.init_trackers(
-            run.setup.task,
+            # Of the three, TensorBoard has no projects: it is a directory for each run.
+            run.label if place.track == "tensorboard" else run.setup.task,
             config={"optimizer": run.recipe.name, "seed": run.seed, **run.settings},
             init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
         )
@@ -129,6 +136,7 @@ class Training:
         self.curve: list[Epoch] = []
         self.diverged = False
         self._seconds: list[float] = []
+        self._peak = 0.0
         self._seed(-1)
         model = self.task.model(run.setup.model)
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
@@ -174,21 +182,27 @@ class Training:
             self._unfinished.unlink(missing_ok=True)
         if self.place.track:
             self.accelerator.log({k: v for k, v in asdict(final).items() if v == v})
-            self.accelerator.end_training()
+            # Not end_training(): it would part the processes, which have other runs to train.
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
         return Outcome(tuple(self.curve), self.diverged, final, curvature, self._costs())
 
     def _epoch(self, number: int) -> Epoch:
         self._seed(number)
         self.order.manual_seed(_mixed(self.run.seed, number))
+        if self._on_cuda:
+            torch.cuda.reset_peak_memory_stats()
         started = _now(self.accelerator.device)
         total, count = torch.zeros((), device=self.accelerator.device), 0
         for inputs, targets in self.batches:
             total += self._step(inputs, targets) * len(targets)
             count += len(targets)
+            rate = self.inner.param_groups[0].get("lr", math.nan)
             if self.schedule is not None:
                 self.schedule.step()
-        rate = self.inner.param_groups[0].get("lr", math.nan)
         self._seconds.append(_now(self.accelerator.device) - started)
+        if self._on_cuda:
+            self._peak = max(torch.cuda.max_memory_allocated(), self._peak)
         return Epoch(
             float(self._summed(total)) / self._summed(count),
             *self._evaluated(self.data.validation),
@@ -200,25 +214,28 @@ class Training:
         """Take one step on a batch; return the loss before it.
 
         Everything goes through a closure, which every optimizer accepts and SAM and LBFGS need;
-        ``GradScaler`` takes none, so SAM's two passes are spelled out for it. Without it,
-        Accelerate's wrapper would only look for packages anew at each step, for a quarter of a
-        millisecond.
+        ``GradScaler`` takes none, so SAM's two passes are spelled out for it. It unscales gradients
+        once a step, so they are clipped after the second pass; of the first, only the direction
+        matters. Without it, Accelerate's wrapper would only look for packages anew at each step,
+        for a quarter of a millisecond.
         """
         losses: list[Tensor] = []
 
         def closure() -> Tensor:
             losses.append(self._gradients(inputs, targets))
+            self._clip()
             return losses[-1]
 
         if self.accelerator.scaler is None:
             self.inner.step(closure)  # type: ignore[arg-type]  # its stub says float
             return losses[0]
-        closure()
+        loss = self._gradients(inputs, targets)
         if isinstance(self.inner, steppe.SAM):
             with self.inner.perturbed():
-                closure()
+                self._gradients(inputs, targets)
+        self._clip()
         self.optimizer.step()
-        return losses[0]
+        return loss
 
     def _gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Fill the gradients of a batch, part by part; return its mean loss."""
@@ -231,9 +248,11 @@ class Training:
                 loss = self.task.loss(self.model(some), wanted) * (len(wanted) / len(targets))
                 self.accelerator.backward(loss)
             total += loss.detach()
+        return total
+
+    def _clip(self) -> None:
         if self.run.setup.clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.run.setup.clip)
-        return total
 
     def _alone(self, *, last: bool) -> AbstractContextManager[Any]:
         """Leave gradients unsynchronised between processes until the batch's last part."""
@@ -264,6 +283,8 @@ class Training:
         return float(self._summed(loss)) / count, float(self._summed(right)) / count
 
     def _curvature(self) -> Curvature:
+        # Autocast would round second derivatives away, and evaluation is done with it.
+        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         few = head(self.data.plain, SAMPLES, batch_size_for(self.bare))
         batches = [(x.to(self.accelerator.device), y.to(self.accelerator.device)) for x, y in few]
         if self.run.phase != TEST:
@@ -274,13 +295,16 @@ class Training:
         return measure(self.bare, self.task.loss, batches, self.inner)
 
     def _costs(self) -> Costs:
-        cuda = self.accelerator.device.type == "cuda"
         return Costs(
             step_ms=1e3 * median(self._seconds) / self.run.setup.steps_per_epoch,
             seconds=sum(self._seconds),
             state_bytes=state_bytes(self.inner, self.bare),
-            peak_bytes=float(torch.cuda.max_memory_allocated()) if cuda else math.nan,
+            peak_bytes=self._peak or math.nan,
         )
+
+    @property
+    def _on_cuda(self) -> bool:
+        return bool(self.accelerator.device.type == "cuda")
 
     @property
     def _checkpoint(self) -> Path:
@@ -301,9 +325,11 @@ class Training:
         checkpoint.write(self._unfinished, content)
 
     def _resume(self) -> None:
-        if not self._unfinished.is_file():
+        """Go on from the last epoch that was kept; from the start if that cannot be read."""
+        try:
+            content = checkpoint.read(self._unfinished, torch.device("cpu"))
+        except (FileNotFoundError, ValueError):
             return
-        content = checkpoint.read(self._unfinished, torch.device("cpu"))
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
         self.curve = [Epoch(**epoch) for epoch in content["curve"]]

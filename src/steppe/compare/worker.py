@@ -70,7 +70,7 @@ def work(
     crew = _Crew(place)
     ledger = Ledger(storage, study) if crew.leads else None
     done = 0
-    with _terminable():
+    with terminable():
         while (assignment := crew.share(lambda: _next(ledger))) is not None:
             how = _carry_out(assignment, ledger, study, data, place)
             on_trial(assignment, how)
@@ -151,7 +151,7 @@ def _same_code(study: Study) -> None:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Let SIGTERM end the process as Ctrl-C does, with what is in hand put away."""
 
     def stop(number: int, frame: Any) -> None:

@@ -10,6 +10,7 @@ from steppe.compare.arguments import Data, Device, Heartbeat, StudyName, Track
 from steppe.compare.ledger import Assignment, recorded
 from steppe.compare.run import Place
 from steppe.compare.storage import HEARTBEAT, open_storage
+from steppe.compare.study import check_place
 from steppe.compare.worker import work
 
 
@@ -36,11 +37,11 @@ def worker(
     """
     console = make_console()
     with refusals():
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        place = Place(out, device, threads, data, track)
+        # Before a trial is taken: it would fail, and not be tried again.
+        check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)
         found = recorded(opened, study)
-        place = Place(out, device, threads, data, track)
 
         def on_trial(assignment: Assignment, how: str) -> None:
             console.out(f"{assignment.label}: {how}", highlight=False)

@@ -88,29 +88,38 @@ def make_study(**changes: Any) -> StudyResults:
     random = np.random.default_rng(5)
     outcomes: dict[str, list[Outcome | None]] = {}
     trials: list[Trial] = []
+    settings: dict[str, Any] = {}
     for place, each in enumerate(CONTENDERS):
         score = 0.90 + (0.012 if each.name == "adamcm" else 0.001 * (place % 3))
         outcomes[each.name] = [
             run(random, place, score + 0.001 * seed + random.normal(0, 0.0015))
             for seed in range(SEEDS)
         ]
-        if not each.follows:
-            trials += tuned(random, place, each, score)
+        tried = [] if each.follows else tuned(random, place, each, score)
+        trials += tried
+        settings[each.name] = max(tried, key=validated).settings if tried else settings["adamcm"]
     outcomes["adamcg"][2:4] = [DIVERGED, DIVERGED]
     outcomes["adamw+sam"][4] = None
+    for name, each in outcomes.items():
+        trials += studies.tests(name, each, settings[name])
     return studies.study(
-        outcomes,
+        {},
         contenders=CONTENDERS,
         trials=trials,
         **{
             "task": "fashion-mnist",
             "budget": BUDGET,
+            "seeds": SEEDS,
             "setup": studies.SETUP | {"epochs": EPOCHS},
             "command": "steppe compare fashion-mnist --trials 8 --seeds 5",
             "versions": {"python": "3.11.9", "torch": "2.13.0", "steppe": "0.1.0"},
         }
         | changes,
     )
+
+
+def validated(trial: Trial) -> float:
+    return trial.outcome.final.validation_score if trial.outcome != DIVERGED else -math.inf
 
 
 def tuned(

@@ -68,7 +68,7 @@ class Chart:
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
     late : bool
-        Whether the vertical axis leaves out the first sixth of the lines.
+        Whether the vertical axis is fitted to the lines without their beginning.
     """
 
     name: str
@@ -199,8 +199,8 @@ def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
     scores = {row.name: row.score_change.difference for row in changes if row.score_change}
     losses = {row.name: row.loss_change.difference for row in changes if row.loss_change}
     panels = (
-        ("score-change", f"difference in test {metric.name}{unit} (better {better})", scores),
-        ("loss-change", "difference in test loss (better ←)", losses),
+        ("score-change", f"test {metric.name}{unit} (better {better})", scores),
+        ("loss-change", "test loss (better ←)", losses),
     )
     return [
         _by_optimizer(name, label, traces)
@@ -277,7 +277,7 @@ def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
 
 # Of Curvature: the name on the switch, and on the axis.
 _MEASURES = {
-    "sharpness": ("sharpness", "sharpness: rise of the train loss one step of 0.05 away"),
+    "sharpness": ("sharpness", "SAM's sharpness, radius 0.05"),
     "largest": ("λ_max", "λ_max of the Hessian"),
     "trace": ("trace", "trace of the Hessian"),
     "preconditioned": ("λ_max(PH)", "λ_max(PH), after the optimizer's preconditioner"),
@@ -366,7 +366,7 @@ def sensitivity(results: StudyResults) -> list[Chart]:
     if not traces:
         return []
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "anchor": "y2"},
+        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "exponentformat": "power", "anchor": "y2"},
         "yaxis": {"title": {"text": labelled(results.metric, "validation")}, "domain": [0.24, 1]},
         "yaxis2": {
             "domain": [0, 0.16],
@@ -391,7 +391,7 @@ def _trials(
     results: StudyResults, name: str, style: Style, trials: Sequence[Trial]
 ) -> dict[str, Any]:
     chosen = chosen_trial(results, name)
-    rims = [2.5 if trial is chosen else 0 for trial in trials]
+    rims = [2 if trial is chosen else 0 for trial in trials]
     return {
         **_identity(name),
         "x": [trial.settings["lr"] for trial in trials],

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steppe.commands.wording import many
 from steppe.compare.page.units import labelled, points, score_decimals
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval
@@ -107,7 +106,7 @@ def _rank(row: Row, higher_is_better: bool) -> float:
 
 
 def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
-    changes = [Cell("baseline", None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
+    changes = [Cell(NONE, None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
     if row.score_change:
         changes = _change(row.score_change, digits, higher_is_better)
         changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
@@ -253,8 +252,8 @@ def _end(trial: Trial) -> str:
     """Say how a run was lost; empty if it was not."""
     if trial.outcome is None:
         return f"failed: {trial.error}"
-    epoch = len(trial.outcome.curve)
-    return f"diverged after {many(epoch, 'epoch')}" if trial.outcome.diverged else ""
+    # The curve holds the epochs before.
+    return f"diverged in epoch {len(trial.outcome.curve) + 1}" if trial.outcome.diverged else ""
 
 
 def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
@@ -270,7 +269,7 @@ def _runs(row: Row) -> Cell:
 
 def _with_losses(count: int, diverged: int, failed: int) -> str:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    return ", ".join([str(count), *(f"{lost} {how}" for lost, how in losses if lost)])
+    return ", ".join([str(count), *(f"{lost} {how} †" for lost, how in losses if lost)])
 
 
 def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell]:

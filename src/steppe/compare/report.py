@@ -1,173 +1,215 @@
-"""The table at the end, and what it does and does not say."""
+"""The tables at the end of a study, and what they do and do not say."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
 from steppe.commands.tables import new_table
 from steppe.commands.wording import many
-from steppe.compare.controls import control_of
-from steppe.compare.curvature import SAMPLES
-from steppe.compare.study import Study
-from steppe.compare.summary import Difference, Finished, Row, difference, summarise
-from steppe.compare.wording import SAME, short, significant, verdict, with_interval
-
-_INTERVALS = ("test\naccuracy %", "test\nloss")
-_NUMBERS = (
-    "train\nloss",
-    "gap",
-    "ms per\nstep",
-    "state\nB/param",
+from steppe.compare.notes import notes
+from steppe.compare.results import TUNE, Contender, Metric, StudyResults
+from steppe.compare.statistics import Comparison
+from steppe.compare.summary import Row, against_controls, baseline_of, chosen_trial, summarise
+from steppe.compare.wording import (
+    NONE,
+    decimals,
+    duration,
+    number,
+    probability,
+    settings_text,
+    short,
+    significant,
+    verdict,
+    with_interval,
 )
 
 
-def report(console: Console, study: Study, finished: Finished) -> None:
-    """Print the table, the differences from the baseline, and how to read them.
+def report(console: Console, results: StudyResults, baseline: str | None = None) -> None:
+    """Print what came of a study, and how to read it.
 
     Parameters
     ----------
     console : rich.console.Console
-        Where to.
-    study : Study
-        What was asked for.
-    finished : mapping
-        What has finished of it, by optimizer, then by seed.
+        Where to; everything fits from 80 columns on.
+    results : StudyResults
+        A study, finished or not.
+    baseline : str or None, default None
+        The contender that the others are compared with; None takes the first.
+
+    Raises
+    ------
+    ValueError
+        No contender is called ``baseline``.
     """
-    rows = summarise(finished)
-    if not rows:
-        console.print("No run has finished.")
-        return
-    console.print(_table(study, rows))
-    console.print(_curvature(rows))
-    for note in _notes(study, rows):
-        console.print(note, highlight=False)
-    if study.seeds == 1:
-        console.print("\nOne seed has no interval: nothing can be said about differences.")
-        return
-    baseline, *others = (recipe.name for recipe in study.recipes)
-    found = {name: difference(finished, name, baseline) for name in others}
-    console.print()
-    console.print(_differences(baseline, found))
-    if any(verdict(each.accuracy) == SAME for each in found.values()):
-        console.print(
-            "Equal differences have no interval: accuracy comes in steps of one test sample, so "
-            "they are no certainty."
-        )
-    for line in _control_reading(study, finished):
-        console.print(line, highlight=False)
-    console.print(
-        "These intervals are not widened for looking at several optimizers; more seeds see smaller "
-        "differences."
-    )
+    baseline = baseline_of(results, baseline)
+    rows = _best_first(summarise(results, baseline), results.metric)
+    ended = [row for row in rows if row.runs]
+    if ended:
+        console.print(_leaderboard(results, ended))
+    else:
+        console.print("No test run has ended.\n")
+    if any(math.isfinite(row.sharpness.mean) for row in ended):
+        console.print(_curvature(ended))
+    if any(row.settings for row in ended):
+        console.print(_settings(results, ended))
+    if any(row.score_change and row.score_change.seeds > 1 for row in ended):
+        for table in _differences(results, ended, baseline):
+            console.print(table)
+        for line in _control_readings(results):
+            console.print(line, highlight=False, markup=False)
+        console.print()
+    for note in notes(results, rows):
+        console.print(note, highlight=False, markup=False)
 
 
-def _table(study: Study, rows: list[Row]) -> Table:
-    setup = study.setup
+def _best_first(rows: Sequence[Row], metric: Metric) -> list[Row]:
+    """Sort by test score; those without one come last."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        score = row.score.mean
+        known = math.isfinite(score)
+        return not known, (-score if metric.higher_is_better else score) if known else 0.0
+
+    return sorted(rows, key=key)
+
+
+def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
+    metric, setup = results.metric, results.setup
     table = new_table(
-        f"{setup.task.name}: {many(study.seeds, 'seed')}, {many(setup.epochs, 'epoch')} "
-        f"of {study.steps // setup.epochs} steps"
+        f"{results.task}, {setup['model']}: {many(results.seeds, 'test seed')}, "
+        f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
     )
-    for heading in _INTERVALS:
-        table.add_column(heading, justify="right", min_width=8)
-    for heading in _NUMBERS:
+    score = f"test\n{metric.name} {metric.unit}".rstrip()
+    for heading in (score, "test\nloss", "train\nloss", "gap", "ms per\nstep", "state\nB/param"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    digits = decimals((row.score.mean for row in rows), 4)
+    loss_digits = decimals((row.test_loss.mean for row in rows), 3)
     for row in rows:
-        name = f"{row.name} †" if row.diverged else row.name
-        if row.diverged == row.runs:
-            measures = ["diverged", "–", "–", "–"]
-        else:
-            measures = [
-                with_interval(row.accuracy, 2),
-                with_interval(row.test_loss, 3),
-                short(row.train_loss.mean),
-                f"{row.gap.mean:.3f}",
-            ]
-        table.add_row(name, *measures, f"{row.step_ms:.2f}", f"{row.state_bytes:.1f}")
+        table.add_row(
+            f"{row.name} †" if row.diverged or row.failed else row.name,
+            _ended_as(row) or _stacked(with_interval(row.score, digits)),
+            _stacked(with_interval(row.test_loss, loss_digits)),
+            short(row.train_loss.mean),
+            number(row.gap.mean, loss_digits),
+            number(row.step_ms, 2),
+            number(row.state_bytes, 1),
+            duration(row.seconds),
+        )
     return table
 
 
-def _curvature(rows: list[Row]) -> Table:
-    table = new_table("Curvature")
-    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
-        table.add_column(heading, justify="right", min_width=8)
-    table.add_column("threshold", justify="right", no_wrap=True)
+def _ended_as(row: Row) -> str:
+    """Say why there are no numbers; empty if there are."""
+    if row.diverged + row.failed < row.runs:
+        return ""
+    return "diverged" if row.diverged else "failed"
+
+
+def _stacked(text: str) -> str:
+    """Put the interval under its mean, so that many columns fit beside each other."""
+    return text.replace(" [", "\n[")
+
+
+def _curvature(rows: Sequence[Row]) -> Table:
+    table = new_table("Curvature of the train loss where the runs ended")
+    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)", "threshold"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         measured = (row.sharpness, row.largest, row.trace, row.preconditioned)
-        cells = ["–"] * 4 if row.diverged == row.runs else map(significant, measured)
+        cells = [_stacked(significant(each)) for each in measured]
         table.add_row(row.name, *cells, short(row.threshold.mean))
     return table
 
 
-def _notes(study: Study, rows: list[Row]) -> list[str]:
-    setup = study.setup
-    rates = {
-        recipe.arguments(setup.lr, setup.switch_rate).get("lr", "none") for recipe in study.recipes
-    }
-    lr = f"lr {rates.pop()} for all" if len(rates) == 1 else "each optimizer at its own default lr"
-    samples = len(study.data.test_targets)
-    notes = [
-        f"± is the 95 % t-interval over seeds, on one test set of {samples} samples (one is "
-        f"{100 / samples:.2g} points). Weight decay 0, {lr}, nothing tuned. Gap is test − train "
-        "loss. Curvature is that of the train loss at the end. Sharpness: its rise one SAM step of "
-        f"0.05 away. λ_max, trace: the Hessian's, over at most {SAMPLES} samples. λ_max(PH): after "
-        "the optimizer's preconditioner P; steps are stable below the threshold, at the last lr. "
-        "All shrink with the train loss: compare optimizers that fit equally well."
-    ]
-    if any(recipe.switches or recipe.warmup for recipe in study.recipes):
-        switched = round(1 / setup.switch_rate)
-        notes.append(
-            f"Switch and warm-up end after {switched} of {study.steps} steps "
-            f"({switched / study.steps:.0%}; switch rate {setup.switch_rate:.2g}). The published "
-            "8e-5 switches after 12 500 steps, 16 % of its 200-epoch CIFAR run."
-        )
-    notes += [note for row in rows for note in _row_notes(row)]
-    done = {row.name: row.runs for row in rows}
-    if sum(done.values()) < len(study.runs()):
-        seeds = ", ".join(f"{recipe.name} {done.get(recipe.name, 0)}" for recipe in study.recipes)
-        notes.append(f"Not finished; of {study.seeds} seeds so far: {seeds}.")
-    return notes
-
-
-def _row_notes(row: Row) -> list[str]:
-    notes = []
-    if row.diverged:
-        notes.append(
-            f"† {row.name}: {row.diverged} of {many(row.runs, 'run')} diverged (loss not finite) "
-            "and is in no mean."
-        )
-    if row.diverged < row.runs and math.isnan(row.sharpness.mean):
-        notes.append(f"{row.name} ended where derivatives are not finite: no curvature there.")
-    return notes
-
-
-def _differences(baseline: str, found: Mapping[str, Difference]) -> Table:
-    table = new_table(f"Difference from {baseline}, seed by seed")
-    for measure in ("test accuracy, points", "test loss"):
-        table.add_column(measure, justify="right", min_width=8)
-        table.add_column("")
-    for name, each in found.items():
+def _settings(results: StudyResults, rows: Sequence[Row]) -> Table:
+    contenders = {each.name: each for each in results.contenders}
+    if not results.budget:
+        table = new_table("Settings: defaults")
+        table.add_column("settings")
+        for row in rows:
+            table.add_row(row.name, settings_text(row.settings))
+        return table
+    metric = results.metric
+    table = new_table(f"Settings, the best of the trials by validation {metric.name}")
+    table.add_column("settings")
+    table.add_column("trials", justify="right")
+    for heading in ("of the\ndefault", "of the\nbest"):
+        table.add_column(f"{metric.unit} {heading}".lstrip(), justify="right", no_wrap=True)
+    for row in rows:
         table.add_row(
-            name,
-            with_interval(each.accuracy, 2, sign=True),
-            verdict(each.accuracy),
-            with_interval(each.test_loss, 3, sign=True),
-            verdict(each.test_loss),
+            row.name, settings_text(row.settings), *_tuning(results, contenders[row.name])
         )
     return table
 
 
-def _control_reading(study: Study, finished: Finished) -> list[str]:
-    lines = []
-    for recipe in study.recipes:
-        if not recipe.switches:
-            continue
-        control = control_of(recipe)
-        found = difference(finished, recipe.name, control)
-        lines.append(
-            f"{recipe.name} against its control {control}: test accuracy "
-            f"{with_interval(found.accuracy, 2, sign=True)} points, {verdict(found.accuracy)}; "
-            f"test loss {with_interval(found.test_loss, 3, sign=True)}, {verdict(found.test_loss)}."
+def _tuning(results: StudyResults, contender: Contender) -> list[str]:
+    """Return how many trials there were, and the default's and the best's validation score."""
+    if contender.follows:
+        return [f"as {contender.follows}", NONE, NONE]
+    trials = results.of(contender.name, TUNE)
+    cells = []
+    for trial in (trials[0] if trials else None, chosen_trial(results, contender.name)):
+        outcome = trial and trial.outcome
+        score = outcome.final.validation_score if outcome else math.nan
+        score *= results.metric.factor
+        cells.append(number(score, decimals([score], 4)))
+    return [str(len(trials)), *cells]
+
+
+def _differences(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[Table]:
+    metric = results.metric
+    unit = f", {'points' if metric.unit == '%' else metric.unit}" if metric.unit else ""
+    return [
+        _difference_table(
+            f"Test {metric.name}{unit}: difference from {baseline}, seed by seed",
+            {row.name: row.score_change for row in rows if row.score_change},
+            metric.higher_is_better,
+        ),
+        _difference_table(
+            f"Test loss: difference from {baseline}, seed by seed",
+            {row.name: row.loss_change for row in rows if row.loss_change},
+            False,
+        ),
+    ]
+
+
+def _difference_table(title: str, found: Mapping[str, Comparison], higher_is_better: bool) -> Table:
+    table = new_table(title)
+    for heading in ("difference", "p (Holm)", "effect", "seeds"):
+        table.add_column(heading, justify="right", min_width=8 if heading == "difference" else None)
+    table.add_column("", no_wrap=True)
+    digits = _digits(found.values())
+    for name, each in found.items():
+        table.add_row(
+            name,
+            with_interval(each.difference, digits, sign=True),
+            probability(each.p),
+            number(each.effect, 2, sign=True),
+            str(each.seeds),
+            verdict(each, higher_is_better),
         )
-    return lines
+    return table
+
+
+def _control_readings(results: StudyResults) -> list[str]:
+    metric, readings = results.metric, against_controls(results)
+    digits = _digits(each.score for each in readings)
+    loss_digits = _digits(each.loss for each in readings)
+    return [
+        f"{each.name} against its control {each.control}: test {metric.name} "
+        f"{_reading(each.score, digits, metric.higher_is_better)}; "
+        f"test loss {_reading(each.loss, loss_digits, False)}."
+        for each in readings
+    ]
+
+
+def _reading(found: Comparison, digits: int, higher_is_better: bool) -> str:
+    written = with_interval(found.difference, digits, sign=True)
+    return f"{written}, p {probability(found.p)}, {verdict(found, higher_is_better)}"
+
+
+def _digits(found: Iterable[Comparison]) -> int:
+    return decimals((each.difference.mean for each in found), 2)

@@ -1,45 +1,55 @@
-"""What the finished runs of a study come to, optimizer by optimizer."""
+"""What the test runs of a study come to, contender by contender."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from statistics import fmean, median
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from statistics import median
 
-from steppe.compare.curvature import Curvature
-from steppe.compare.run import Outcome
-from steppe.compare.statistics import Interval, interval, paired
+from steppe.commands.wording import unknown
+from steppe.compare.results import TEST, TUNE, Outcome, Settings, StudyResults, Trial
+from steppe.compare.statistics import Comparison, Interval, compare, corrected, interval, paired
 
-_CURVATURE = [field.name for field in fields(Curvature)]
-
-# Outcomes by optimizer, then by seed.
-Finished = Mapping[str, Mapping[int, Outcome]]
+# A number by contender, then by seed.
+Values = Mapping[str, Mapping[int, float]]
+Measure = Callable[[Outcome], float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One optimizer over the seeds that did not diverge.
+    """One contender over the test seeds that neither diverged nor failed.
 
     Attributes
     ----------
     name : str
-        The optimizer.
-    runs, diverged : int
-        How many runs there are, and how many of them diverged and are in no mean.
-    accuracy : Interval
-        Test accuracy in per cent.
+        The contender.
+    runs, diverged, failed : int
+        How many test runs have ended, and how many of them diverged or failed and are in no mean.
+    score : Interval
+        On the test set, in the metric's unit.
     test_loss, train_loss, gap : Interval
-        After the last epoch; the gap is test loss − train loss.
+        Where the runs ended; the gap is test loss − train loss.
     sharpness, largest, trace, preconditioned, threshold : Interval
-        Of the training loss there, see :class:`~steppe.compare.curvature.Curvature`.
+        Of the training loss there, see :class:`~steppe.compare.results.Curvature`.
     step_ms : float
         Median over runs of a run's median step.
+    seconds : float
+        Median training time of a run.
     state_bytes : float
-        Per trainable parameter.
+        Optimizer state per trainable parameter.
+    peak_bytes : float
+        Most memory that a run took on the accelerator; NaN on CPUs.
+    settings : mapping
+        The hyperparameters that all its test runs had; empty before the first has ended.
+    score_change, loss_change : Comparison or None
+        Score, in the metric's unit, and test loss minus the baseline's, seed by seed; corrected for
+        the number of contenders. None of the baseline itself.
     """
 
     name: str
     runs: int
     diverged: int
-    accuracy: Interval
+    failed: int
+    score: Interval
     test_loss: Interval
     train_loss: Interval
     gap: Interval
@@ -49,69 +59,150 @@ class Row:
     preconditioned: Interval
     threshold: Interval
     step_ms: float
+    seconds: float
     state_bytes: float
+    peak_bytes: float
+    settings: Settings
+    score_change: Comparison | None
+    loss_change: Comparison | None
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Two optimizers, seed by seed: the first minus the second.
+class ControlReading:
+    """A contender minus the one it is to be read beside, seed by seed.
 
     Attributes
     ----------
-    accuracy : Interval
-        Test accuracy in percentage points.
-    test_loss : Interval
-        Test loss.
+    name, control : str
+        The two contenders.
+    score, loss : Comparison
+        Test score, in the metric's unit, and test loss; corrected for the number of readings.
     """
 
-    accuracy: Interval
-    test_loss: Interval
+    name: str
+    control: str
+    score: Comparison
+    loss: Comparison
 
 
-def summarise(finished: Finished) -> list[Row]:
-    """One row for each optimizer that has finished a run, in their order."""
-    return [_row(name, outcomes) for name, outcomes in finished.items() if outcomes]
+def summarise(results: StudyResults, baseline: str | None = None) -> list[Row]:
+    """Sum up every contender's test runs, in the contenders' order.
+
+    Parameters
+    ----------
+    results : StudyResults
+        A study, finished or not.
+    baseline : str or None, default None
+        The contender that the others are compared with; None takes the first.
+
+    Raises
+    ------
+    ValueError
+        No contender is called ``baseline``.
+    """
+    names = [each.name for each in results.contenders]
+    baseline = baseline_of(results, baseline)
+    scores = compare(_by_contender(results, names, _score(results)), baseline)
+    losses = compare(_by_contender(results, names, _test_loss), baseline)
+    return [_row(results, name, scores.get(name), losses.get(name)) for name in names]
 
 
-def difference(finished: Finished, name: str, baseline: str) -> Difference:
-    """``name`` minus ``baseline`` over the seeds that neither diverged on."""
-    ours, theirs = finished.get(name, {}), finished.get(baseline, {})
-    return Difference(
-        paired(_values(ours, _accuracy), _values(theirs, _accuracy)),
-        paired(_values(ours, _test_loss), _values(theirs, _test_loss)),
-    )
+def against_controls(results: StudyResults) -> list[ControlReading]:
+    """Compare each contender that has a control with it, all readings as one Holm family."""
+    pairs = [(name, each.name) for each in results.contenders for name in each.control_for]
+    names = {name for pair in pairs for name in pair}
+    scores = _readings(_by_contender(results, names, _score(results)), pairs)
+    losses = _readings(_by_contender(results, names, _test_loss), pairs)
+    return [
+        ControlReading(*pair, score, loss)
+        for pair, score, loss in zip(pairs, scores, losses, strict=True)
+    ]
 
 
-def _row(name: str, outcomes: Mapping[int, Outcome]) -> Row:
-    def over_seeds(measure: Callable[[Outcome], float]) -> Interval:
-        return interval(list(_values(outcomes, measure).values()))
+def baseline_of(results: StudyResults, baseline: str | None) -> str:
+    """Return the baseline's name: the first contender's if none is given.
+
+    Raises
+    ------
+    ValueError
+        No contender is called so.
+    """
+    names = [each.name for each in results.contenders]
+    if baseline is None:
+        return names[0]
+    if baseline not in names:
+        raise ValueError(f"baseline: {unknown('contender', baseline, names)}")
+    return baseline
+
+
+def finished(results: StudyResults, name: str) -> dict[int, Outcome]:
+    """Return a contender's test runs that neither diverged nor failed, by seed."""
+    return {
+        trial.seed: trial.outcome
+        for trial in results.of(name, TEST)
+        if trial.outcome is not None and not trial.outcome.diverged
+    }
+
+
+def chosen_trial(results: StudyResults, name: str) -> Trial | None:
+    """Return the tuning trial whose settings the test runs took over; None before the first."""
+    chosen = results.chosen(name)
+    trials = (trial for trial in results.of(name, TUNE) if trial.settings == chosen)
+    return next(trials, None)
+
+
+def _row(
+    results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
+) -> Row:
+    trials = results.of(name, TEST)
+    ended = [trial.outcome for trial in trials if trial.outcome is not None]
+    whole = list(finished(results, name).values())
+
+    def over_seeds(measure: Measure) -> Interval:
+        return interval([measure(outcome) for outcome in whole])
 
     return Row(
         name=name,
-        runs=len(outcomes),
-        diverged=sum(outcome.diverged for outcome in outcomes.values()),
-        accuracy=over_seeds(_accuracy),
+        runs=len(trials),
+        diverged=len(ended) - len(whole),
+        failed=len(trials) - len(ended),
+        score=over_seeds(_score(results)),
         test_loss=over_seeds(_test_loss),
         train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
         gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
-        **{name: over_seeds(_of_curvature(name)) for name in _CURVATURE},
-        step_ms=median(outcome.step_ms for outcome in outcomes.values()),
-        state_bytes=fmean(outcome.state_bytes for outcome in outcomes.values()),
+        sharpness=over_seeds(lambda outcome: outcome.curvature.sharpness),
+        largest=over_seeds(lambda outcome: outcome.curvature.largest),
+        trace=over_seeds(lambda outcome: outcome.curvature.trace),
+        preconditioned=over_seeds(lambda outcome: outcome.curvature.preconditioned),
+        threshold=over_seeds(lambda outcome: outcome.curvature.threshold),
+        step_ms=_known(median, (outcome.costs.step_ms for outcome in whole)),
+        seconds=_known(median, (outcome.costs.seconds for outcome in whole)),
+        state_bytes=_known(max, (outcome.costs.state_bytes for outcome in ended)),
+        peak_bytes=_known(max, (outcome.costs.peak_bytes for outcome in ended)),
+        settings=results.chosen(name),
+        score_change=score,
+        loss_change=loss,
     )
 
 
-def _of_curvature(name: str) -> Callable[[Outcome], float]:
-    return lambda outcome: float(getattr(outcome.curvature, name))
+def _readings(values: Values, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+    return corrected([paired(values[name], values[control]) for name, control in pairs])
 
 
-def _values(
-    outcomes: Mapping[int, Outcome], measure: Callable[[Outcome], float]
-) -> dict[int, float]:
-    return {seed: measure(o) for seed, o in outcomes.items() if not o.diverged}
+def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> Values:
+    return {
+        name: {seed: measure(outcome) for seed, outcome in finished(results, name).items()}
+        for name in names
+    }
 
 
-def _accuracy(outcome: Outcome) -> float:
-    return 100 * outcome.final.test_accuracy
+def _known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return over(known) if known else math.nan
+
+
+def _score(results: StudyResults) -> Measure:
+    return lambda outcome: results.metric.factor * outcome.final.test_score
 
 
 def _test_loss(outcome: Outcome) -> float:

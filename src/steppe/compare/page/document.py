@@ -68,7 +68,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "sensitivity": charts.sensitivity(results),
     }
     lost = tables.lost(results)
-    scripts = [get_plotlyjs(), _file("page.js")]
+    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), _file("page.js")]
     environment = Environment(
         loader=PackageLoader("steppe.compare", "page"),
         autoescape=True,
@@ -148,6 +148,7 @@ def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
         "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
         "Seeds": seeds,
         "Versions": dict(results.versions) | ran,
+        "Optimizers": {each.name: each.title or NONE for each in results.contenders},
     }
 
 

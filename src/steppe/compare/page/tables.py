@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steppe.compare.page.units import labelled, points, score_decimals
+from steppe.compare.page.units import labelled, score_decimals
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval
 from steppe.compare.summary import Row, against_controls, chosen_trial
@@ -17,6 +17,7 @@ from steppe.compare.wording import (
     probability,
     settings_text,
     significant,
+    unit_of_change,
     verdict,
     with_interval,
 )
@@ -78,7 +79,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     score = labelled(metric, "test")
     columns = {
         score: "mean over seeds with its 95 % interval",
-        f"difference{_in(points(metric))}": "from the baseline, seed by seed, with its interval",
+        f"difference{unit_of_change(metric)}": "from the baseline, seed by seed, with its interval",
         "Holm p": "of the difference's paired t-test, corrected for the number of optimizers",
         "effect size": "the difference over its standard deviation between seeds",
         "verdict": "better or worse only if p is below 0.05",
@@ -129,7 +130,7 @@ def beside_controls(results: StudyResults, rows: Sequence[Row]) -> Table:
     loss_digits = decimals([row.test_loss.mean for row in rows], 4)
     columns = {
         "control": "what it is to be read beside",
-        f"difference in test {metric.name}{_in(points(metric))}": "seed by seed",
+        f"difference in test {metric.name}{unit_of_change(metric)}": "seed by seed",
         "Holm p": "corrected for the number of such readings",
         "verdict": "on the score",
         "difference in test loss": "seed by seed",
@@ -317,7 +318,3 @@ def _signed_hundredths(value: float) -> str:
 
 def _tenths(value: float) -> str:
     return number(value, 1)
-
-
-def _in(unit: str) -> str:
-    return f", {unit}" if unit else ""

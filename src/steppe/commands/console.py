@@ -49,6 +49,6 @@ def refusals() -> Iterator[None]:
         package = (missing.name or str(missing)).partition(".")[0]
         fail(f"{package} is missing: pip install {_REMEDIES.get(package, _EXTRA)}")
     except ImportError as broken:
-        fail(f"{first_line(broken)}: pip install {_EXTRA}")
+        fail(first_line(broken))
     except (ValueError, OSError) as error:
         fail(str(error))

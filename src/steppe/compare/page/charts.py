@@ -7,10 +7,11 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
-from steppe.compare.page.units import labelled, points
+from steppe.compare.page.units import labelled
 from steppe.compare.results import TUNE, Epoch, StudyResults, Trial
 from steppe.compare.statistics import Interval
 from steppe.compare.summary import Row, chosen_trial, finished
+from steppe.compare.wording import unit_of_change
 
 # Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
 # Their black is the page's ink, so that it shows on a dark page too.
@@ -68,7 +69,7 @@ class Chart:
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
     late : bool
-        Whether the vertical axis leaves out the first sixth of the lines.
+        Whether the vertical axis is fitted to the lines without their beginning.
     """
 
     name: str
@@ -154,7 +155,7 @@ def _curves(
         variants |= _scales("yaxis")
     layout = {
         "xaxis": {"title": {"text": "epoch"}},
-        "yaxis": {"title": {"text": label}, "type": "linear" if scored else "log"},
+        "yaxis": {"title": {"text": _literal(label)}, "type": "linear" if scored else "log"},
     }
     return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=scored)
 
@@ -194,17 +195,14 @@ def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
     """Draw each optimizer minus the baseline, with its interval: test score and test loss."""
     metric = results.metric
     better = "→" if metric.higher_is_better else "←"
-    unit = f", {points(metric)}" if metric.unit else ""
     changes = [row for row in rows if row.score_change and row.loss_change]
     scores = {row.name: row.score_change.difference for row in changes if row.score_change}
     losses = {row.name: row.loss_change.difference for row in changes if row.loss_change}
-    panels = (
-        ("score-change", f"difference in test {metric.name}{unit} (better {better})", scores),
-        ("loss-change", "difference in test loss (better ←)", losses),
-    )
+    score = f"test {metric.name}{unit_of_change(metric)}"
+    panels = (("score-change", score, better, scores), ("loss-change", "test loss", "←", losses))
     return [
-        _by_optimizer(name, label, traces)
-        for name, label, found in panels
+        _by_optimizer(name, label, f"{_literal(label)}<br>(better {way})", traces)
+        for name, label, way, found in panels
         if (traces := _means(results, found, size=9))
     ]
 
@@ -216,7 +214,7 @@ def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
         {
             **_identity(name),
             "x": _finite([run.final.test_loss - run.final.train_loss for run in runs.values()]),
-            "y": [escape(name)] * len(runs),
+            "y": [_literal(name)] * len(runs),
             "text": [f"seed {seed}" for seed in runs],
             "mode": "markers",
             "marker": {"symbol": style.marker, "size": 8, "color": style.colour, "opacity": 0.55},
@@ -226,7 +224,8 @@ def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
         if (runs := finished(results, name))
     ]
     means = _means(results, {row.name: row.gap for row in rows}, symbol="line-ns-open", size=16)
-    return [_by_optimizer("gap", "test loss − train loss", [*seeds, *means])] if seeds else []
+    label = "test loss − train loss"
+    return [_by_optimizer("gap", label, label, [*seeds, *means])] if seeds else []
 
 
 def _means(
@@ -237,7 +236,7 @@ def _means(
         {
             **_identity(name),
             "x": [value.mean],
-            "y": [escape(name)],
+            "y": [_literal(name)],
             "mode": "markers",
             "marker": {
                 "symbol": symbol or look[name].marker,
@@ -261,10 +260,10 @@ def _means(
     ]
 
 
-def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
+def _by_optimizer(name: str, label: str, title: str, traces: list[dict[str, Any]]) -> Chart:
     names = list(dict.fromkeys(trace["y"][0] for trace in traces))
     layout = {
-        "xaxis": {"title": {"text": label}, "zeroline": True},
+        "xaxis": {"title": {"text": title}, "zeroline": True},
         "yaxis": {
             "type": "category",
             "categoryorder": "array",
@@ -272,12 +271,12 @@ def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
             "autorange": "reversed",
         },
     }
-    return Chart(name, label, traces, layout, rows=len(names))
+    return Chart(name, f"{label}, by optimizer", traces, layout, rows=len(names))
 
 
 # Of Curvature: the name on the switch, and on the axis.
 _MEASURES = {
-    "sharpness": ("sharpness", "sharpness: rise of the train loss one step of 0.05 away"),
+    "sharpness": ("sharpness", "SAM's sharpness, radius 0.05"),
     "largest": ("λ_max", "λ_max of the Hessian"),
     "trace": ("trace", "trace of the Hessian"),
     "preconditioned": ("λ_max(PH)", "λ_max(PH), after the optimizer's preconditioner"),
@@ -366,8 +365,17 @@ def sensitivity(results: StudyResults) -> list[Chart]:
     if not traces:
         return []
     layout = {
-        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "anchor": "y2"},
-        "yaxis": {"title": {"text": labelled(results.metric, "validation")}, "domain": [0.24, 1]},
+        "xaxis": {
+            "title": {"text": "learning rate"},
+            "type": "log",
+            "exponentformat": "power",
+            "nticks": 4,
+            "anchor": "y2",
+        },
+        "yaxis": {
+            "title": {"text": _literal(labelled(results.metric, "validation"))},
+            "domain": [0.24, 1],
+        },
         "yaxis2": {
             "domain": [0, 0.16],
             "type": "category",
@@ -391,7 +399,7 @@ def _trials(
     results: StudyResults, name: str, style: Style, trials: Sequence[Trial]
 ) -> dict[str, Any]:
     chosen = chosen_trial(results, name)
-    rims = [2.5 if trial is chosen else 0 for trial in trials]
+    rims = [2 if trial is chosen else 0 for trial in trials]
     return {
         **_identity(name),
         "x": [trial.settings["lr"] for trial in trials],
@@ -422,8 +430,13 @@ def _scales(axis: str) -> dict[str, dict[str, Any]]:
 
 
 def _identity(optimizer: str) -> dict[str, Any]:
-    """Say whose trace it is; Plotly reads names as a kind of HTML."""
-    return {"name": escape(optimizer), "meta": optimizer}
+    """Say whose trace it is."""
+    return {"name": _literal(optimizer), "meta": optimizer}
+
+
+def _literal(text: str) -> str:
+    """Write text for Plotly, which reads some HTML in it, but not every entity."""
+    return escape(text, quote=False)
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

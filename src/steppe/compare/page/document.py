@@ -13,7 +13,6 @@ from steppe.commands.files import write_whole
 from steppe.commands.wording import many
 from steppe.compare.notes import notes
 from steppe.compare.page import charts, tables
-from steppe.compare.page.charts import Chart
 from steppe.compare.page.headline import headline
 from steppe.compare.results import TEST, TUNE, StudyResults
 from steppe.compare.summary import baseline_of, summarise
@@ -68,7 +67,8 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "densities": charts.densities(results),
         "sensitivity": charts.sensitivity(results),
     }
-    scripts = [get_plotlyjs(), _file("page.js")]
+    lost = tables.lost(results)
+    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), _file("page.js")]
     environment = Environment(
         loader=PackageLoader("steppe.compare", "page"),
         autoescape=True,
@@ -81,7 +81,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     return environment.get_template("template.html").render(
         results=results,
         subtitle=_subtitle(results),
-        sections=_sections(baseline, drawn),
+        sections=_sections(baseline, drawn | {"lost": lost.rows}),
         baseline=baseline,
         headline=headline(results, rows, baseline),
         roles=_roles(results, baseline),
@@ -90,7 +90,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         costs=tables.costs(rows),
         settings=tables.settings(results),
         notes=notes(results, rows),
-        lost=tables.lost(results),
+        lost=lost,
         styles=charts.styles(results),
         charts=drawn,
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
@@ -119,8 +119,8 @@ def _subtitle(results: StudyResults) -> str:
     return ", ".join([*said, tuned, many(results.seeds, "test seed")])
 
 
-def _sections(baseline: str, drawn: Mapping[str, Sequence[Chart]]) -> dict[str, str]:
-    """Give the headings of the sections that there are."""
+def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """Give the headings of the sections, without those whose contents are empty."""
     sections = {
         "leaderboard": "Leaderboard",
         "differences": f"Differences from {baseline}",
@@ -130,10 +130,11 @@ def _sections(baseline: str, drawn: Mapping[str, Sequence[Chart]]) -> dict[str, 
         "densities": "Densities of the Hessian’s eigenvalues",
         "costs": "Time and memory",
         "settings": "Settings",
+        "lost": "Runs that diverged or failed",
         "method": "How it was done",
         "reproduce": "To reproduce it",
     }
-    return {each: title for each, title in sections.items() if drawn.get(each, True)}
+    return {each: title for each, title in sections.items() if contents.get(each, True)}
 
 
 def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
@@ -147,6 +148,7 @@ def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
         "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
         "Seeds": seeds,
         "Versions": dict(results.versions) | ran,
+        "Optimizers": {each.name: each.title or NONE for each in results.contenders},
     }
 
 

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steppe.commands.wording import many
-from steppe.compare.page.units import labelled, points, score_decimals
+from steppe.compare.page.units import labelled, score_decimals
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval
 from steppe.compare.summary import Row, against_controls, chosen_trial
@@ -18,6 +17,7 @@ from steppe.compare.wording import (
     probability,
     settings_text,
     significant,
+    unit_of_change,
     verdict,
     with_interval,
 )
@@ -79,7 +79,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     score = labelled(metric, "test")
     columns = {
         score: "mean over seeds with its 95 % interval",
-        f"difference{_in(points(metric))}": "from the baseline, seed by seed, with its interval",
+        f"difference{unit_of_change(metric)}": "from the baseline, seed by seed, with its interval",
         "Holm p": "of the difference's paired t-test, corrected for the number of optimizers",
         "effect size": "the difference over its standard deviation between seeds",
         "verdict": "better or worse only if p is below 0.05",
@@ -107,7 +107,7 @@ def _rank(row: Row, higher_is_better: bool) -> float:
 
 
 def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
-    changes = [Cell("baseline", None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
+    changes = [Cell(NONE, None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
     if row.score_change:
         changes = _change(row.score_change, digits, higher_is_better)
         changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
@@ -130,7 +130,7 @@ def beside_controls(results: StudyResults, rows: Sequence[Row]) -> Table:
     loss_digits = decimals([row.test_loss.mean for row in rows], 4)
     columns = {
         "control": "what it is to be read beside",
-        f"difference in test {metric.name}{_in(points(metric))}": "seed by seed",
+        f"difference in test {metric.name}{unit_of_change(metric)}": "seed by seed",
         "Holm p": "corrected for the number of such readings",
         "verdict": "on the score",
         "difference in test loss": "seed by seed",
@@ -253,8 +253,8 @@ def _end(trial: Trial) -> str:
     """Say how a run was lost; empty if it was not."""
     if trial.outcome is None:
         return f"failed: {trial.error}"
-    epoch = len(trial.outcome.curve)
-    return f"diverged after {many(epoch, 'epoch')}" if trial.outcome.diverged else ""
+    # The curve holds the epochs before.
+    return f"diverged in epoch {len(trial.outcome.curve) + 1}" if trial.outcome.diverged else ""
 
 
 def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
@@ -270,7 +270,7 @@ def _runs(row: Row) -> Cell:
 
 def _with_losses(count: int, diverged: int, failed: int) -> str:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    return ", ".join([str(count), *(f"{lost} {how}" for lost, how in losses if lost)])
+    return ", ".join([str(count), *(f"{lost} {how} †" for lost, how in losses if lost)])
 
 
 def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell]:
@@ -318,7 +318,3 @@ def _signed_hundredths(value: float) -> str:
 
 def _tenths(value: float) -> str:
     return number(value, 1)
-
-
-def _in(unit: str) -> str:
-    return f", {unit}" if unit else ""

@@ -69,7 +69,7 @@ class Curvature:
     preconditioned : float
         The largest eigenvalue after the optimizer's preconditioner.
     threshold : float
-        Where that stops being stable at the last learning rate.
+        Where that stops being stable, at the learning rate that the run began with.
     density : tuple of (eigenvalue, density)
         The spectral density of the Hessian, an estimate smoothed for drawing; empty in tuning.
     """

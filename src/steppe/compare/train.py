@@ -148,9 +148,7 @@ class Training:
         self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.rate) if self._base else None
         self.order = torch.Generator()
-        batches = loader(
-            data.train, run.setup.batch_size, order=self.order, workers=self._loaders
-        )
+        batches = loader(data.train, run.setup.batch_size, order=self.order, workers=self._loaders)
         self.model, self.optimizer, self.schedule, self.batches = accelerator.prepare(
             model, optimizer, schedule, batches
         )

@@ -64,7 +64,7 @@ def scores(*values: float) -> list[Outcome]:
     return [outcome(value) for value in values]
 
 
-def test_runs(
+def runs_of(
     name: str, outcomes: Sequence[Outcome | None], settings: Mapping[str, float]
 ) -> list[Trial]:
     """Make the test runs of a contender, from seed 0 on."""
@@ -102,7 +102,7 @@ def study(
     tested = [
         trial
         for name, each in outcomes.items()
-        for trial in test_runs(name, each, found[name].defaults if name in found else {})
+        for trial in runs_of(name, each, found[name].defaults if name in found else {})
     ]
     fields: dict[str, Any] = {
         "name": "toy-00000000",
@@ -164,7 +164,7 @@ def plausible(
         tested = [_plausible(random, score + shift, place, epochs) for shift in by_seed]
         made.append(contender)
         trials += tuning(name, tried)
-        trials += test_runs(name, tested, best[0] if best else contender.defaults)
+        trials += runs_of(name, tested, best[0] if best else contender.defaults)
     setup = {
         **SETUP,
         "model": "small_cnn",

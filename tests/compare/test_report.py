@@ -1,206 +1,285 @@
-"""The table and its reading, from outcomes made up for it."""
+"""The tables and their reading, from outcomes made up for them."""
 
+import dataclasses
 import io
-import math
 
 import pytest
 from rich.console import Console
 
-from steppe.compare.curvature import Curvature
+import studies
 from steppe.compare.report import report
-from steppe.compare.summary import difference, summarise
+from steppe.compare.results import Contender, Costs, Curvature, Metric, StudyResults
+from studies import diverged, outcome, scores
 
 
-@pytest.fixture
-def printed(make_study, outcome):
-    """Print a study whose outcomes are given as accuracies by optimizer."""
-
-    def print_it(finished, width: int = 100, **changes) -> str:
-        study = make_study(*finished, **changes)
-        console = Console(file=io.StringIO(), width=width)
-        report(console, study, finished)
-        return console.file.getvalue()
-
-    return print_it
+def printed(study: StudyResults, width: int = 100, baseline: str | None = None) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    report(console, study, baseline)
+    return console.file.getvalue()
 
 
-def by_seed(*outcomes):
-    return dict(enumerate(outcomes))
+def flat(text: str) -> str:
+    return " ".join(text.split())
 
 
-def test_a_row_holds_means_over_seeds(outcome) -> None:
-    finished = {
-        "adamw": by_seed(
-            outcome(0.90, test_loss=0.3, train_loss=0.1, step_ms=1.0),
-            outcome(0.92, test_loss=0.5, train_loss=0.2, step_ms=9.0),
-            outcome(0.94, test_loss=0.4, train_loss=0.0, step_ms=2.0),
-        ),
-        "sgd": {},
+def lines_of(text: str, name: str) -> list[list[str]]:
+    """Give the cells of a contender's lines, one a table."""
+    cells = [line.split() for line in text.splitlines()]
+    return [line for line in cells if line[:1] == [name]]
+
+
+def test_the_leaderboard_is_sorted_by_score_and_holds_all_columns() -> None:
+    costs = Costs(step_ms=1.25, seconds=400.0, state_bytes=8.0)
+    made = {
+        "adamw": [outcome(score, 0.3, 0.1, costs=costs) for score in (0.90, 0.91, 0.92)],
+        "sgd": scores(0.94, 0.95, 0.96),
+        "nadam": [diverged()] * 3,
     }
-    (row,) = summarise(finished)
-    assert (row.name, row.runs, row.diverged) == ("adamw", 3, 0)
-    assert row.accuracy.mean == pytest.approx(92.0)
-    # t(0.975, 2) · s / √3 with s = 2
-    assert row.accuracy.half_width == pytest.approx(4.3027 * 2 / math.sqrt(3), rel=1e-4)
-    assert row.test_loss.mean == pytest.approx(0.4)
-    assert row.train_loss.mean == pytest.approx(0.1)
-    assert row.gap.mean == pytest.approx(0.3)
-    assert row.step_ms == 2.0
+    text = printed(studies.study(made))
+    order = [
+        line.split()[0] for line in text.splitlines() if line[1:6] in ("adamw", "sgd  ", "nadam")
+    ]
+    assert order[:3] == ["sgd", "adamw", "nadam"]
+    row = lines_of(text, "adamw")[0]
+    assert row == ["adamw", "91.00", "0.300", "0.1", "0.200", "1.25", "8.0", "6.7", "min"]
+    assert "[90.00, 92.00]" in text
+    assert "toy, mlp: 3 test seeds, 2 epochs of 34 steps" in text
+    assert "accuracy %" in text
 
 
-def test_diverged_runs_are_counted_and_in_no_mean(outcome) -> None:
-    finished = {"sgd": by_seed(outcome(0.9), outcome(diverged=True), outcome(0.8))}
-    (row,) = summarise(finished)
-    assert (row.runs, row.diverged) == (3, 1)
-    assert row.accuracy.mean == pytest.approx(85.0)
+def test_of_an_error_the_lowest_comes_first() -> None:
+    metric = Metric("error", "", 1.0, higher_is_better=False)
+    made = {"adamw": scores(0.9, 0.8), "sgd": scores(0.2, 0.1)}
+    text = printed(studies.study(made, metric=metric))
+    assert text.index("sgd") < text.index("adamw")
+    assert "%" not in text.split("Trained on")[0]
+    assert "points" not in text
 
 
-def test_differences_pair_equal_seeds_that_did_not_diverge(outcome) -> None:
-    finished = {
-        "adamw": by_seed(outcome(0.5), outcome(0.6), outcome(diverged=True), outcome(0.9)),
-        "sgd": by_seed(outcome(0.6), outcome(0.8), outcome(0.1)),
-    }
-    found = difference(finished, "sgd", "adamw")
-    assert found.accuracy.mean == pytest.approx(15.0)
-    assert found.test_loss.mean == pytest.approx(0.0)
+def test_curvature_has_its_table() -> None:
+    text = printed(studies.study({"adamw": scores(0.9, 0.8), "sgd": scores(0.9, 0.8)}))
+    assert lines_of(text, "adamw")[1] == ["adamw", "0.0100", "2.00", "3.00", "400", "3.8e+04"]
 
 
-def test_no_difference_seen_is_said(printed, outcome) -> None:
-    text = printed(
-        {
-            "adamw": by_seed(outcome(0.90), outcome(0.91), outcome(0.92)),
-            "sgd": by_seed(outcome(0.91), outcome(0.90), outcome(0.93)),
-        }
-    )
-    line = next(line for line in text.splitlines() if "+0.33 ± 2.87" in line)
-    assert line.split()[0] == "sgd"
-    assert line.count("no difference seen") == 2
-
-
-def test_a_difference_that_is_seen_is_said(printed, outcome) -> None:
-    text = printed(
-        {
-            "adamw": by_seed(outcome(0.90, 0.30), outcome(0.91, 0.31), outcome(0.92, 0.32)),
-            "sgd": by_seed(outcome(0.951, 0.20), outcome(0.960, 0.21), outcome(0.969, 0.221)),
-        }
-    )
-    line = next(line for line in text.splitlines() if "+5.00 ± " in line)
-    assert "higher" in line
-    assert "lower" in line
-    assert "no difference seen" not in line
-
-
-def test_dual_adam_is_read_against_its_control(printed, outcome) -> None:
-    runs = by_seed(outcome(0.90), outcome(0.91), outcome(0.92))
-    text = printed({"adamw": runs, "adam+warmup": runs, "dualadam": runs})
-    flat = " ".join(text.split())
-    assert "dualadam against its control adam+warmup: test accuracy +0.00" in flat
-    # 10 steps at ξ = 0.25
-    assert "Switch and warm-up end after 4 of 10 steps (40%; switch rate 0.25)" in flat
-    assert "8e-5" in flat
-
-
-def test_each_that_switches_is_read_against_its_own_control(printed, outcome) -> None:
-    def runs(accuracy: float):
-        return by_seed(*(outcome(accuracy + step / 100) for step in range(3)))
-
-    text = printed(
-        {
-            "adamw": runs(0.90),
-            "adam+warmup": runs(0.80),
-            "adam+warmup+sam": runs(0.70),
-            "adamcm+warmup": runs(0.60),
-            "dualadam+sam": runs(0.75),
-            "dualadamcm": runs(0.67),
-        }
-    )
-    flat = " ".join(text.split())
-    assert "dualadam+sam against its control adam+warmup+sam: test accuracy +5.00" in flat
-    assert "dualadamcm against its control adamcm+warmup: test accuracy +7.00" in flat
-
-
-def test_equal_differences_are_called_what_they_are(printed, outcome) -> None:
-    adamw = by_seed(outcome(0.50), outcome(0.75), outcome(0.625))
-    sgd = by_seed(outcome(0.625), outcome(0.875), outcome(0.75))
-    text = printed(
-        {"adamw": adamw, "sgd": sgd, "nadam": adamw, "dualadam-scale-free+warmup+sam": sgd}
-    )
-    lines = {line.split()[0]: line for line in text.splitlines() if " ± – " in line}
-    assert "+12.50 ± –  same on every seed" in lines["sgd"]
-    assert "+0.00 ± –  no difference seen" in lines["nadam"]
-    assert "they are no certainty" in " ".join(text.split())
-    assert max(map(len, text.splitlines())) <= 100
-
-
-def test_a_single_pair_of_seeds_has_no_interval_even_if_equal(printed, outcome) -> None:
-    text = printed({"adamw": by_seed(outcome(), outcome()), "sgd": by_seed(outcome())})
-    line = next(line for line in text.splitlines() if "+0.00 ± –" in line)
-    assert line.count("no interval") == 2
-
-
-def test_a_sharpness_that_is_not_there_is_a_dash_with_its_reason(printed, outcome) -> None:
-    flat_out = [outcome(0.9), outcome(0.8, curvature=Curvature()), outcome(0.7)]
-    text = printed({"adamw": by_seed(*flat_out), "sgd": by_seed(outcome(), outcome())})
-    line = next(line for line in text.splitlines() if line.split()[:1] == ["adamw"])
-    assert "–" in line
-    assert "nan" not in text
+def test_without_any_curvature_there_is_no_table_of_it() -> None:
+    bare = [outcome(curvature=Curvature()), outcome(0.8, curvature=Curvature())]
+    text = printed(studies.study({"adamw": bare}))
+    assert "λ_max" not in text
     assert "adamw ended where derivatives are not finite: no curvature there." in text
-    assert "sgd ended" not in text
 
 
-def test_without_a_switch_nothing_is_said_about_one(printed, outcome) -> None:
-    text = printed({"adamw": by_seed(outcome()), "sgd": by_seed(outcome())})
-    assert "Switch" not in text
-    assert "control" not in text
-
-
-def test_one_seed_gets_no_interval_and_no_claim(printed, outcome) -> None:
-    text = printed({"adamw": by_seed(outcome()), "sgd": by_seed(outcome())}, seeds=1)
-    assert "90.00 ± –" in text
-    assert "nothing can be said about differences" in text
-    assert "Difference from" not in text
-
-
-def test_divergence_is_shown(printed, outcome) -> None:
-    lost = outcome(curve=(), diverged=True, curvature=Curvature())
+def test_no_difference_seen_is_said() -> None:
     text = printed(
-        {
-            "adamw": by_seed(outcome(0.9), outcome(0.8), outcome(0.7)),
-            "sgd": by_seed(outcome(0.9), lost, outcome(0.8)),
-            "nadam": by_seed(lost, lost, lost),
-        }
+        studies.study({"adamw": scores(0.90, 0.91, 0.92), "sgd": scores(0.91, 0.90, 0.93)})
     )
-    assert "† sgd: 1 of 3 runs diverged" in text
-    assert "† nadam: 3 of 3 runs diverged" in text
-    assert any(line.split()[:3] == ["nadam", "†", "diverged"] for line in text.splitlines())
+    (line,) = (line for line in text.splitlines() if "+0.33 [−1.00, +1.00]" in line)
+    # Differences 1, −1, 1: t = 1/2, and of two degrees of freedom p = 1 − t/√(2 + t²) = 2/3;
+    # the effect is 1/3 over 2/√3, times 1/√π.
+    assert line.split()[4:] == ["0.667", "+0.16", "3", "no", "difference", "seen"]
+
+
+def test_a_difference_that_is_seen_is_said_for_score_and_loss() -> None:
+    text = printed(
+        studies.study(
+            {
+                "adamw": [outcome(0.90, 0.30), outcome(0.91, 0.31), outcome(0.92, 0.32)],
+                "sgd": [outcome(0.951, 0.20), outcome(0.960, 0.21), outcome(0.969, 0.221)],
+                "nadam": [outcome(0.801, 0.40), outcome(0.81, 0.41), outcome(0.819, 0.421)],
+            }
+        )
+    )
+    score, loss = text.split("Test loss: difference from adamw")
+    assert lines_of(score, "sgd")[-1][-1] == lines_of(loss, "sgd")[0][-1] == "better"
+    assert lines_of(score, "nadam")[-1][-1] == lines_of(loss, "nadam")[0][-1] == "worse"
+    assert "+5.0 [+4.9, +5.1]" in text
+    assert "Test accuracy, points: difference from adamw" in text
+
+
+def test_another_baseline_can_be_named() -> None:
+    text = printed(studies.study({"adamw": scores(0.9, 0.8), "sgd": scores(0.9, 0.7)}), 100, "sgd")
+    assert "difference from sgd" in text
+    with pytest.raises(ValueError, match="baseline: no contender"):
+        printed(studies.study({"adamw": scores(0.9)}), 100, "sgd")
+
+
+def test_controls_are_read_beside_what_they_control() -> None:
+    contenders = [
+        Contender("adamw"),
+        Contender("adam+warmup", control_for=("dualadam",)),
+        Contender("dualadam"),
+    ]
+    made = {
+        "adamw": scores(0.5, 0.6, 0.8),
+        "adam+warmup": scores(0.70, 0.71, 0.73),
+        "dualadam": scores(0.80, 0.82, 0.83),
+    }
+    text = flat(printed(studies.study(made, contenders=contenders)))
+    assert "dualadam against its control adam+warmup: test accuracy +10.3 [+10.0, +11.0], p" in text
+    assert "p 0.001, better; test loss +0.0, p –, no difference seen." in text
+    assert "control" not in printed(studies.study({"adamw": scores(0.9)}))
+
+
+def test_equal_differences_are_called_what_they_are() -> None:
+    adamw = scores(0.50, 0.75, 0.625)
+    text = printed(
+        studies.study({"adamw": adamw, "sgd": scores(0.625, 0.875, 0.75), "nadam": adamw})
+    )
+    table = text.split("difference from adamw")[1]
+    assert flat(table).count("+12.5 – – 3 same on every seed") == 1
+    assert lines_of(table, "nadam")[0][2:] == ["–", "–", "3", "no", "difference", "seen"]
+    assert "they are no certainty" in flat(text)
+
+
+def test_one_seed_gets_no_interval_and_no_claim() -> None:
+    text = printed(studies.study({"adamw": scores(0.9), "sgd": scores(0.8)}))
+    assert "nothing can be said about differences" in flat(text)
+    assert "difference from" not in text
+    assert "[" not in text
+
+
+def test_an_untuned_study_says_so() -> None:
+    contenders = [Contender(name, defaults={"lr": 1e-3}) for name in ("adamw", "sgd")]
+    made = {"adamw": scores(0.9, 0.8), "sgd": scores(0.8, 0.9)}
+    text = printed(studies.study(made, contenders=contenders))
+    assert "Settings: defaults" in text
+    assert ["adamw", "lr", "0.001"] in lines_of(text, "adamw")
+    assert "Trained on 1 077 samples. Nothing was tuned" in text
+    assert "Equal budgets" not in text
+
+
+TUNED = [
+    ({"lr": 1e-3}, outcome(0.80)),
+    ({"lr": 4e-3}, outcome(0.85)),
+    ({"lr": 9e-2}, diverged()),
+    ({"lr": 9e-3}, None),
+]
+
+
+def tuned(**changes) -> StudyResults:
+    space = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
+    contenders = [
+        Contender("adamw", space=space, defaults={"lr": 4e-3}),
+        Contender("adamw+sam", defaults={"lr": 4e-3}, follows="adamw"),
+    ]
+    made = {"adamw": scores(0.9, 0.91), "adamw+sam": scores(0.92, 0.91)}
+    given = {"contenders": contenders, "trials": studies.tuning("adamw", TUNED), "budget": 4}
+    return studies.study(made, **{**given, **changes})
+
+
+def test_what_was_chosen_stands_beside_what_the_default_scored() -> None:
+    text = printed(tuned())
+    assert ["adamw", "lr", "0.004", "4", "80.00", "85.00"] in lines_of(text, "adamw")
+    assert ["adamw+sam", "lr", "0.004", "as", "adamw", "–", "–"] in lines_of(text, "adamw+sam")
+    said = flat(text)
+    assert "Equal budgets: every optimizer has 4 tuning trials, its default first" in said
+    assert "by the accuracy on 180 validation samples" in said
+    assert "The best settings run on 2 fresh seeds" in said
+    assert "one test set of 540 samples (one is 0.19 points)" in said
+    assert "Not tuned: adamw+sam takes over the settings of adamw." in said
+    assert "Tuning trials that diverged: adamw 1, of 4 each." in said
+    assert "Tuning trials that failed: adamw 1, of 4 each." in said
+    assert "At an end" not in said
+    assert "Not finished" not in said
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        ({"low": 1e-4, "high": 4.2e-3, "log": True}, True),
+        ({"low": 3.9e-3, "high": 1.0, "log": True}, True),
+        ({"low": 0.0, "high": 4.1e-3}, True),
+        ({"low": 0.0, "high": 1e-2}, False),
+        ({"choices": [1e-3, 4e-3]}, False),
+    ],
+)
+def test_a_choice_at_an_end_of_its_range_is_told(space: dict, told: bool) -> None:
+    contenders = [Contender("adamw", space={"lr": space}, defaults={"lr": 4e-3})]
+    study = studies.study(
+        {"adamw": scores(0.9, 0.8)},
+        contenders=contenders,
+        trials=studies.tuning("adamw", TUNED),
+        budget=4,
+    )
+    assert ("At an end of what was searched: adamw lr 0.004." in printed(study)) is told
+
+
+def test_a_switch_is_explained_where_there_is_one() -> None:
+    contenders = [Contender("dualadam", defaults={"lr": 1e-3, "switch": 0.16})]
+    text = flat(printed(studies.study({"dualadam": scores(0.9, 0.8)}, contenders=contenders)))
+    assert "switch is the share of the run's steps until DualAdam is Adam" in text
+    assert "published value is 16 %" in text
+    assert "switch" not in printed(tuned())
+
+
+def test_divergence_and_failure_are_shown() -> None:
+    made = {
+        "adamw": scores(0.9, 0.8, 0.7),
+        "sgd": [outcome(0.9), diverged(), outcome(0.8)],
+        "nadam": [diverged()] * 3,
+        "radam": [studies.FAILED] * 3,
+        "adagrad": [diverged(), studies.FAILED, outcome(0.5)],
+    }
+    text = printed(studies.study(made))
+    assert "† sgd: 1 of 3 test runs diverged" in text
+    assert "† nadam: 3 of 3 test runs diverged" in text
+    assert "† radam: 3 of 3 test runs failed, in no mean: RuntimeError: no" in text
+    assert "† adagrad: 1 of 3 test runs diverged" in text
+    assert "† adagrad: 1 of 3 test runs failed" in text
+    assert lines_of(text, "nadam")[0][:3] == ["nadam", "†", "diverged"]
+    assert lines_of(text, "radam")[0][:3] == ["radam", "†", "failed"]
+    assert "too few seeds" in text
+    assert "no curvature there" not in text
     assert "nan" not in text.replace("nadam", "")
 
 
-def test_an_unfinished_study_says_what_is_missing(printed, outcome) -> None:
-    text = printed({"adamw": by_seed(outcome(), outcome()), "sgd": by_seed(outcome()), "nadam": {}})
-    assert "Not finished; of 3 seeds so far: adamw 2, sgd 1, nadam 0." in text
+def test_if_all_diverged_nothing_is_compared() -> None:
+    text = printed(studies.study({"adamw": [diverged()] * 3, "sgd": [diverged()] * 3}))
+    assert "3 of 3 test runs diverged" in text
+    assert "difference from" not in text
+    assert "interval" not in text
+    assert "nan" not in text
 
 
-def test_nothing_finished_is_said(printed) -> None:
-    assert printed({"adamw": {}, "sgd": {}}).strip() == "No run has finished."
+def test_a_failure_may_speak_in_brackets() -> None:
+    study = studies.study({"adamw": [studies.FAILED]})
+    trial = dataclasses.replace(study.trials[0], error="ValueError: [/bold] of [red]")
+    text = printed(dataclasses.replace(study, trials=(trial,)))
+    assert "ValueError: [/bold] of [red]" in text
+
+
+def test_an_unfinished_study_says_what_is_missing() -> None:
+    made = {"adamw": scores(0.9, 0.8), "sgd": scores(0.9), "nadam": []}
+    text = flat(printed(studies.study(made, seeds=2)))
+    assert "Not finished: sgd 1 of 2 test runs; nadam 0 of 2 test runs." in text
+    assert "nadam –" not in text
+    text = flat(printed(tuned(budget=6)))
+    assert "Not finished: adamw 4 of 6 tuning trials, 2 of 2 test runs." in text
+
+
+def test_nothing_finished_is_said() -> None:
+    text = flat(printed(studies.study({"adamw": [], "sgd": []}, seeds=3, budget=5)))
+    assert text.startswith("No test run has ended.")
+    assert "adamw 0 of 5 tuning trials, 0 of 3 test runs; sgd" in text
+    assert "Curvature" not in text
+    assert "difference" not in text
+
+
+def test_where_it_ran_and_what_memory_it_took() -> None:
+    costs = Costs(1.0, 2.0, 8.0, 3 * 2.0**20)
+    study = studies.study({"adamw": [outcome(costs=costs)] * 2, "sgd": scores(0.9, 0.8)})
+    assert "Peak memory on the accelerator, MiB: adamw 3." in printed(study)
+    trials = [dataclasses.replace(trial, where="cpu, 2 threads, ada") for trial in study.trials]
+    text = printed(dataclasses.replace(study, trials=tuple(trials)))
+    assert "Run on cpu, 2 threads, ada." in text
+    trials[0] = dataclasses.replace(trials[0], where="cuda, bob")
+    text = printed(dataclasses.replace(study, trials=tuple(trials)))
+    assert "so compare no times: cpu, 2 threads, ada; cuda, bob." in flat(text)
 
 
 @pytest.mark.parametrize("width", [80, 100])
-def test_every_number_fits(printed, outcome, width: int) -> None:
-    names = ("adamw", "adam+warmup", "dualadam", "dualadam-scale-free+sam")
-    runs = by_seed(*(outcome(0.9765 + s / 900, 0.086 + s / 90, 3.2e-4) for s in range(3)))
-    text = printed(dict.fromkeys(names, runs), width=width)
+def test_every_number_fits(width: int) -> None:
+    text = printed(studies.plausible(12, 3, budget=2, epochs=2), width=width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     if width == 100:
-        assert sum("97.76 ± 0.28" in line for line in text.splitlines()) == len(names)
-
-
-def test_learning_rates_are_stated(printed, outcome) -> None:
-    runs = by_seed(outcome(), outcome())
-    flat = " ".join(printed({"adamw": runs, "adamcm": runs}).split())
-    assert "lr 0.001 for all" in flat
-    flat = " ".join(printed({"adamw": runs, "rmspropcg": runs}).split())
-    assert "each optimizer at its own default lr" in flat
-    flat = " ".join(printed({"adamw": runs, "rmspropcg": runs}, lr=0.5).split())
-    assert "lr 0.5 for all" in flat
+        assert len(lines_of(text, "dualadam-scale-free+sam")) == 5

@@ -21,6 +21,7 @@ from steppe.compare.wording import (
     settings_text,
     short,
     significant,
+    unit_of_change,
     verdict,
     with_interval,
 )
@@ -82,9 +83,10 @@ def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
         f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
     )
     score = f"test\n{metric.name} {metric.unit}".rstrip()
-    for heading in (score, "test\nloss", "train\nloss", "gap", "ms per\nstep", "state\nB/param"):
+    for heading in (score, "test\nloss"):
+        table.add_column(heading, justify="right", min_width=8)
+    for heading in ("train\nloss", "gap", "ms per\nstep", "state\nB/param", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
     digits = decimals((row.score.mean for row in rows), 4)
     loss_digits = decimals((row.test_loss.mean for row in rows), 3)
     for row in rows:
@@ -115,8 +117,9 @@ def _stacked(text: str) -> str:
 
 def _curvature(rows: Sequence[Row]) -> Table:
     table = new_table("Curvature of the train loss where the runs ended")
-    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)", "threshold"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
+        table.add_column(heading, justify="right", min_width=8)
+    table.add_column("threshold", justify="right", no_wrap=True)
     for row in rows:
         measured = (row.sharpness, row.largest, row.trace, row.preconditioned)
         cells = [_stacked(significant(each)) for each in measured]
@@ -133,11 +136,13 @@ def _settings(results: StudyResults, rows: Sequence[Row]) -> Table:
             table.add_row(row.name, settings_text(row.settings))
         return table
     metric = results.metric
-    table = new_table(f"Settings, the best of the trials by validation {metric.name}")
+    table = new_table(
+        f"Settings: the best by validation {metric.name}, and what the default scored there"
+    )
     table.add_column("settings")
     table.add_column("trials", justify="right")
-    for heading in ("of the\ndefault", "of the\nbest"):
-        table.add_column(f"{metric.unit} {heading}".lstrip(), justify="right", no_wrap=True)
+    for heading in ("default", "best"):
+        table.add_column(f"{heading}\n{metric.unit}".rstrip(), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name, settings_text(row.settings), *_tuning(results, contenders[row.name])
@@ -161,10 +166,9 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
 
 def _differences(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[Table]:
     metric = results.metric
-    unit = f", {'points' if metric.unit == '%' else metric.unit}" if metric.unit else ""
     return [
         _difference_table(
-            f"Test {metric.name}{unit}: difference from {baseline}, seed by seed",
+            f"Test {metric.name}{unit_of_change(metric)}: difference from {baseline}, seed by seed",
             {row.name: row.score_change for row in rows if row.score_change},
             metric.higher_is_better,
         ),
@@ -212,4 +216,4 @@ def _reading(found: Comparison, digits: int, higher_is_better: bool) -> str:
 
 
 def _digits(found: Iterable[Comparison]) -> int:
-    return decimals((each.difference.mean for each in found), 2)
+    return max(1, decimals((each.difference.mean for each in found), 2))

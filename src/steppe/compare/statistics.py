@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean, stdev
 
-CONFIDENCE = 0.95
+# Of false alarms; intervals hold the mean with the rest.
+LEVEL = 0.05
 
 # Other random numbers then move the ends by less than 1 % of the interval's width.
 _RESAMPLES = 20_000
@@ -190,7 +191,7 @@ def _expanded_percentile(values: tuple[float, ...]) -> tuple[float, float]:
     from scipy.stats import bootstrap, norm, t
 
     n = len(values)
-    quantile = t.ppf((1 + CONFIDENCE) / 2, df=n - 1)
+    quantile = t.ppf(1 - LEVEL / 2, df=n - 1)
     found = bootstrap(
         (np.array(values),),
         np.mean,

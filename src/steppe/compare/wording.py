@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from steppe.compare.results import Settings
-from steppe.compare.statistics import CONFIDENCE, Comparison, Interval
+from steppe.compare.results import Metric, Settings
+from steppe.compare.statistics import LEVEL, Comparison, Interval
 
 SAME = "same on every seed"
 NONE = "–"
@@ -36,7 +36,7 @@ def verdict(found: Comparison, higher_is_better: bool) -> str:
         return SAME if difference.mean else "no difference seen"
     if math.isnan(found.p):
         return "too few seeds"
-    if found.p >= 1 - CONFIDENCE:
+    if found.p >= LEVEL:
         return "no difference seen"
     return "better" if (difference.mean > 0) == higher_is_better else "worse"
 
@@ -152,6 +152,18 @@ def settings_text(settings: Settings) -> str:
     'lr 0.00123, switch 0.16'
     """
     return ", ".join(f"{name} {value:.3g}" for name, value in settings.items()) or NONE
+
+
+def unit_of_change(metric: Metric) -> str:
+    """Write the unit of a difference after what differs: per cents differ by points.
+
+    Examples
+    --------
+    >>> unit_of_change(Metric()), unit_of_change(Metric(unit=""))
+    (', points', '')
+    """
+    unit = "points" if metric.unit == "%" else metric.unit
+    return f", {unit}" if unit else ""
 
 
 def listed(parts: Sequence[str]) -> str:

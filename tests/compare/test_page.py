@@ -107,7 +107,7 @@ def make_study() -> StudyResults:
     outcomes["adamcg"][2:4] = [DIVERGED, DIVERGED]
     outcomes["adamw+sam"][4] = None
     for name, each in outcomes.items():
-        trials += studies.tested_runs(name, each, settings[name])
+        trials += studies.runs_of(name, each, settings[name])
     return studies.study(
         {},
         contenders=CONTENDERS,

@@ -81,6 +81,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     return environment.get_template("template.html").render(
         results=results,
+        title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
         sections=_sections(baseline, drawn | {"costs": costs.rows, "lost": lost.rows}),
         baseline=baseline,

@@ -1,52 +1,30 @@
 """The charts of the page: for each its traces and layout, as plotly.js takes them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import filterfalse
 from statistics import fmean
 from typing import Any
 
+from steppe.compare.page.styles import INK, Style, styles
 from steppe.compare.page.units import labelled
 from steppe.compare.results import TUNE, Epoch, StudyResults, Trial
 from steppe.compare.statistics import Interval
 from steppe.compare.summary import Row, chosen_trial, finished
 from steppe.compare.wording import unit_of_change
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-# Their black is the page's ink, so that it shows on a dark page too.
-_INK = "currentColor"
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", _INK)
-# Lengths of strokes and gaps. Like the markers they repeat with another period than the colours,
-# so that no two of the first 42 optimizers look the same.
-_DASHES = ("none", "8,4", "2,3", "9,3,2,3", "16,4", "4,2")
-# Plotly's name of a marker, and the same shape as an SVG path for the legend.
-_MARKERS = {
-    "circle": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
-    "square": "M-4,-4h8v8h-8z",
-    "diamond": "M0,-5.5L5.5,0L0,5.5L-5.5,0z",
-    "triangle-up": "M0,-5L5,4h-10z",
-    "cross": "M-2,-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
-    "triangle-down": "M0,5L5,-4h-10z",
-    "hourglass": "M-5,-5h10L-5,5h10z",
-    "triangle-left": "M-5,0L4,-5v10z",
-}
 # Decades of a density that are shown: what lies below the highest by more is the smoothing's tail.
 _DECADES = 7
-
-
-@dataclass(frozen=True)
-class Style:
-    """How an optimizer is drawn, everywhere the same."""
-
-    colour: str
-    dash: str
-    marker: str
-
-    @property
-    def path(self) -> str:
-        """The marker as an SVG path about the origin."""
-        return _MARKERS[self.marker]
+# Where tuning trials without a score stand.
+_STRIP = {
+    "domain": [0, 0.16],
+    "type": "category",
+    "categoryorder": "array",
+    "categoryarray": ["failed", "diverged"],
+    "range": [-0.6, 1.6],
+}
 
 
 @dataclass(frozen=True)
@@ -84,19 +62,6 @@ class Chart:
     def choices(self) -> dict[str, str]:
         """The measures of curvature that it can show, by the value of their switch."""
         return {each: _MEASURES[each][0] for each in self.variants if each in _MEASURES}
-
-
-def styles(results: StudyResults) -> dict[str, Style]:
-    """Give every contender its look, by its place in the study."""
-    markers = tuple(_MARKERS)
-    return {
-        each.name: Style(
-            _COLOURS[number % len(_COLOURS)],
-            _DASHES[number % len(_DASHES)],
-            markers[number % len(markers)],
-        )
-        for number, each in enumerate(results.contenders)
-    }
 
 
 def learning_curves(results: StudyResults) -> list[Chart]:
@@ -323,7 +288,7 @@ def densities(results: StudyResults) -> list[Chart]:
         {
             **_identity(name),
             "x": [eigenvalue for eigenvalue, _ in run.curvature.density],
-            "y": [density if density > 0 else None for _, density in run.curvature.density],
+            "y": _finite([density for _, density in run.curvature.density]),
             "mode": "lines",
             "line": {"color": style.colour, "dash": style.dash, "width": 1.4},
             "hovertemplate": f"density %{{y:.2g}} at %{{x:.3g}}, seed {seed}",
@@ -332,7 +297,7 @@ def densities(results: StudyResults) -> list[Chart]:
         for seed, run in finished(results, name).items()
         if run.curvature.density
     ]
-    heights = [y for trace in traces for y in trace["y"] if y is not None]
+    heights = [y for trace in traces for y in trace["y"] if y]
     if not heights:
         return []
     top = math.log10(max(heights))
@@ -353,38 +318,28 @@ def sensitivity(results: StudyResults) -> list[Chart]:
 
     Those without a score stand in a strip of their own below. The chosen ones have a rim.
     """
-    traces = []
+    scored, lost = [], []
     for name, style in styles(results).items():
         trials = [trial for trial in results.of(name, TUNE) if "lr" in trial.settings]
-        scored = [trial for trial in trials if _scored(trial)]
-        lost = [trial for trial in trials if not _scored(trial)]
-        if scored:
-            traces.append(_trials(results, name, style, scored))
-        if lost:
-            traces.append(_trials(results, name, style, lost) | {"yaxis": "y2"})
-    if not traces:
-        return []
-    layout = {
+        scored.append(_trials(results, name, style, filter(_scored, trials)))
+        lost.append(_trials(results, name, style, filterfalse(_scored, trials)) | {"yaxis": "y2"})
+    traces, below = [each for each in scored if each["x"]], [each for each in lost if each["x"]]
+    layout: dict[str, Any] = {
         "xaxis": {
             "title": {"text": "learning rate"},
             "type": "log",
             "exponentformat": "power",
             "nticks": 4,
-            "anchor": "y2",
         },
-        "yaxis": {
-            "title": {"text": _literal(labelled(results.metric, "validation"))},
-            "domain": [0.24, 1],
-        },
-        "yaxis2": {
-            "domain": [0, 0.16],
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": ["failed", "diverged"],
-            "range": [-0.6, 1.6],
-        },
+        "yaxis": {"title": {"text": _literal(labelled(results.metric, "validation"))}},
     }
-    return [Chart("sensitivity", "Validation score by learning rate", traces, layout)]
+    if below:
+        layout["xaxis"]["anchor"] = "y2"
+        layout["yaxis"]["domain"] = [0.24, 1]
+        layout["yaxis2"] = _STRIP
+    if not traces + below:
+        return []
+    return [Chart("sensitivity", "Validation score by learning rate", traces + below, layout)]
 
 
 def _scored(trial: Trial) -> bool:
@@ -396,9 +351,9 @@ def _scored(trial: Trial) -> bool:
 
 
 def _trials(
-    results: StudyResults, name: str, style: Style, trials: Sequence[Trial]
+    results: StudyResults, name: str, style: Style, found: Iterable[Trial]
 ) -> dict[str, Any]:
-    chosen = chosen_trial(results, name)
+    trials, chosen = list(found), chosen_trial(results, name)
     rims = [2 if trial is chosen else 0 for trial in trials]
     return {
         **_identity(name),
@@ -411,7 +366,7 @@ def _trials(
             "size": 10,
             "color": style.colour,
             "opacity": 0.85,
-            "line": {"width": rims, "color": _INK},
+            "line": {"width": rims, "color": INK},
         },
         "hovertemplate": "%{y:.4g} at lr %{x:.3g}, %{text}",
     }

@@ -14,6 +14,7 @@ from steppe.commands.wording import many
 from steppe.compare.notes import notes
 from steppe.compare.page import charts, tables
 from steppe.compare.page.headline import headline
+from steppe.compare.page.styles import styles
 from steppe.compare.results import TEST, TUNE, StudyResults
 from steppe.compare.summary import baseline_of, summarise
 from steppe.compare.wording import NONE
@@ -67,7 +68,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "densities": charts.densities(results),
         "sensitivity": charts.sensitivity(results),
     }
-    lost = tables.lost(results)
+    costs, lost = tables.costs(rows), tables.lost(results)
     scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), _file("page.js")]
     environment = Environment(
         loader=PackageLoader("steppe.compare", "page"),
@@ -80,18 +81,20 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     return environment.get_template("template.html").render(
         results=results,
+        title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
-        sections=_sections(baseline, drawn | {"lost": lost.rows}),
+        sections=_sections(baseline, drawn | {"costs": costs.rows, "lost": lost.rows}),
         baseline=baseline,
         headline=headline(results, rows, baseline),
         roles=_roles(results, baseline),
         leaderboard=tables.leaderboard(results, rows),
         controls=tables.beside_controls(results, rows),
-        costs=tables.costs(rows),
+        costs=costs,
         settings=tables.settings(results),
-        notes=notes(results, rows),
+        # The terminal's tables mark with daggers what this one says in words.
+        notes=[note.removeprefix("† ") for note in notes(results, rows)],
         lost=lost,
-        styles=charts.styles(results),
+        styles=styles(results),
         charts=drawn,
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
         facts=_facts(results),

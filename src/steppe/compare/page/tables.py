@@ -35,15 +35,15 @@ class Cell:
         The value.
     key : float or str or None
         What its column is sorted by; None comes last.
-    bounds : str, default ""
-        The value's interval.
+    aside : str, default ""
+        What stands below it, such as the value's interval.
     share : float or None, default None
         Length of its bar, from 0 to 1; None for no bar.
     """
 
     text: str
     key: float | str | None
-    bounds: str = ""
+    aside: str = ""
     share: float | None = None
 
 
@@ -115,12 +115,12 @@ def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
         _interval(row.score, with_interval(row.score, digits)),
         *changes,
         _interval(row.test_loss, significant(row.test_loss)),
-        _interval(row.train_loss, significant(row.train_loss)),
+        _number(row.train_loss.mean, _three_digits),
         _interval(row.gap, significant(row.gap)),
         _number(row.step_ms, _hundredths),
         _number(row.seconds, duration),
         _number(row.state_bytes, _tenths),
-        _runs(row),
+        _count(row.runs, row.diverged, row.failed),
     ]
 
 
@@ -193,7 +193,7 @@ def _tuned(results: StudyResults, contender: Contender) -> list[Cell]:
         _words(settings_text(results.chosen(contender.name))),
         _validated(results, default),
         _validated(results, best),
-        Cell(_with_losses(len(trials), *_losses(trials)), float(len(trials))),
+        _count(len(trials), *_losses(trials)),
     ]
 
 
@@ -263,14 +263,10 @@ def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
     return sum(outcome.diverged for outcome in ended), len(trials) - len(ended)
 
 
-def _runs(row: Row) -> Cell:
-    whole = row.runs - row.diverged - row.failed
-    return Cell(_with_losses(row.runs, row.diverged, row.failed), float(whole))
-
-
-def _with_losses(count: int, diverged: int, failed: int) -> str:
+def _count(ended: int, diverged: int, failed: int) -> Cell:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    return ", ".join([str(count), *(f"{lost} {how} †" for lost, how in losses if lost)])
+    said = ", ".join(f"{count} {how}" for count, how in losses if count)
+    return Cell(str(ended), float(ended - diverged - failed), said)
 
 
 def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell]:
@@ -306,6 +302,10 @@ def _bars(values: Sequence[float], write: Callable[[float], str]) -> list[Cell]:
 
 def _key(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _three_digits(value: float) -> str:
+    return significant(Interval(value, math.nan, math.nan))
 
 
 def _hundredths(value: float) -> str:

@@ -17,6 +17,9 @@ import pytest
 _USER = "postgres"
 _PATIENCE_S = 60
 
+# Its directory is its user's alone, and nobody else gets at its socket.
+_CLUSTER = f"--username={_USER} --auth=trust --encoding=UTF8 --locale=C --no-sync".split()
+
 # Nothing here outlives the tests, so nothing needs to be on the disk.
 _FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "listen_addresses=")
 
@@ -41,8 +44,7 @@ class Server:
             # PostgreSQL refuses to run as root.
             shutil.chown(self.directory, _USER, pwd.getpwnam(_USER).pw_gid)
         made = subprocess.run(
-            [self._program("initdb"), "--pgdata", str(self._data), "--username", _USER]
-            + ["--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"],
+            [self._program("initdb"), "--pgdata", str(self._data), *_CLUSTER],
             capture_output=True,
             text=True,
             **self._as(),
@@ -52,11 +54,11 @@ class Server:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        places = ["-D", str(self._data), "-k", str(self.directory)]
         settings = [word for setting in _FAST for word in ("-c", setting)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", _UNTIL_ALONE, "sh", self._program("postgres")]
-                + ["-D", str(self._data), "-k", str(self.directory), *settings],
+                ["sh", "-c", _UNTIL_ALONE, "sh", self._program("postgres"), *places, *settings],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

@@ -3,7 +3,7 @@
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -85,7 +85,7 @@ def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False
         url = make_url(storage_url(where))
         if url.get_backend_name() == "sqlite":
             return _open_file(url, heartbeat, create=create)
-        return _opened(url, heartbeat, create=create, connect_timeout=_CONNECT_S)
+        return _open_server(url, heartbeat, create=create)
     except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError) as error:
         reason = first_line(_cause(error))
         raise ValueError(f"{where} cannot be used as a storage: {reason}") from error
@@ -150,6 +150,8 @@ def alive(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
 
 
 def _open_file(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+    from sqlalchemy.pool import NullPool
+
     if url.database in (None, "", ":memory:"):
         raise ValueError("a database in memory is gone with its process: name a file")
     path = Path(str(url.database))
@@ -157,12 +159,21 @@ def _open_file(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
         path.parent.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise FileNotFoundError(f"{path} is not there: no study has been kept in it")
-    storage = _opened(url, heartbeat, create=create, timeout=_TIMEOUT_S)
+    # A connection that is kept would be left to the garbage collector, which complains.
+    options = {"connect_args": {"timeout": _TIMEOUT_S}, "poolclass": NullPool}
+    storage = _opened(url, heartbeat, options, create=create)
     _serialise(storage)
     return storage
 
 
-def _opened(url: "URL", heartbeat: int, *, create: bool, **arguments: int) -> "RDBStorage":
+def _open_server(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_S}
+    return _opened(url, heartbeat, options, create=create)
+
+
+def _opened(url: "URL", heartbeat: int, options: dict[str, Any], *, create: bool) -> "RDBStorage":
     from optuna.storages import RDBStorage
 
     def attempt() -> RDBStorage:
@@ -170,12 +181,14 @@ def _opened(url: "URL", heartbeat: int, *, create: bool, **arguments: int) -> "R
             return RDBStorage(
                 # Optuna takes it for a template.
                 text.replace("{", "{{").replace("}", "}}"),
-                engine_kwargs={"connect_args": arguments, "pool_pre_ping": True},
+                engine_kwargs=dict(options),
                 heartbeat_interval=heartbeat,
                 grace_period=MISSED * heartbeat,
                 skip_table_creation=not create,
             )
 
+    if not create:
+        _look_for_tables(url, options)
     text = url.render_as_string(hide_password=False)
     for _ in range(_COLLISIONS if create else 0):
         # If others are making the tables at the same time, all but one fail, and find them later.
@@ -183,6 +196,16 @@ def _opened(url: "URL", heartbeat: int, *, create: bool, **arguments: int) -> "R
             return attempt()
         time.sleep(_PAUSE_S)
     return attempt()
+
+
+def _look_for_tables(url: "URL", options: Mapping[str, Any]) -> None:
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(url, connect_args=options.get("connect_args", {}), poolclass=NullPool)
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("version_info"):
+            raise ValueError("no study has been kept in it")
 
 
 def _away() -> tuple[type[Exception], ...]:
@@ -224,5 +247,3 @@ def _serialise(storage: "RDBStorage") -> None:
     @event.listens_for(storage.engine, "begin")
     def _(connection: Any) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    storage.engine.dispose()  # connections made before are not like that

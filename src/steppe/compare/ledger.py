@@ -3,8 +3,9 @@
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from steppe.compare.results import (
     outcome_from_dict,
     outcome_to_dict,
 )
-from steppe.compare.storage import revive
+from steppe.compare.storage import expendable, persistent, revive
 from steppe.compare.study import Study, study_from_dict
 
 if TYPE_CHECKING:
@@ -105,31 +106,23 @@ class Ledger:
     def complement(self) -> None:
         """Add the trials that are missing: never planned, or lost with their worker."""
         for part in self._parts.values():
-            revive(part)
+            persistent(partial(revive, part))
         for contender in self.study.contenders:
             points = self.study.points(contender)
-            for number, settings in enumerate(points):
-                self._plan(contender, TUNE, number, TUNING_SEED, settings)
-            for seed in range(self.study.seeds):
-                self._plan(contender, TEST, seed, seed, {})
+            self._plan(contender, TUNE, [(TUNING_SEED, settings) for settings in points])
+            self._plan(contender, TEST, [(seed, {}) for seed in range(self.study.seeds)])
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
         for contender, phase, trial in self._waiting():
-            # Before it is taken, as a trial without a sign of life is never thought dead.
-            self.storage.record_heartbeat(trial._trial_id)
-            try:
-                taken = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
+            if not persistent(partial(self._claim, trial._trial_id)):
                 continue
-            if not taken:
-                continue
-            assignment = self._assignment(contender, phase, trial)
-            if assignment is not None:
+            settings = trial.user_attrs["settings"] if phase == TUNE else self._chosen(contender)
+            number, seed = trial.user_attrs["number"], trial.user_attrs["seed"]
+            assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
+            if settings is not None:
                 return assignment
+            self.fail(assignment, "no tuning trial ended with a finite loss", "")
         return None
 
     def note(self, assignment: Assignment, number: int, epoch: Epoch) -> bool:
@@ -137,9 +130,10 @@ class Ledger:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            self.storage.set_trial_intermediate_value(
-                assignment.trial_id, number, epoch.validation_score
-            )
+            with expendable():
+                self.storage.set_trial_intermediate_value(
+                    assignment.trial_id, number, epoch.validation_score
+                )
         except UpdateFinishedTrialError:
             return False
         return True
@@ -170,7 +164,7 @@ class Ledger:
     def ended(self) -> bool:
         """Whether every trial has ended."""
         return all(
-            len(self._ended(contender, phase)) >= self._count(contender, phase)
+            len(self._ended(contender, phase)) == self._count(contender, phase)
             for contender in self.study.contenders
             for phase in (TUNE, TEST)
         )
@@ -178,17 +172,12 @@ class Ledger:
     def epochs(self) -> int:
         """Count the epochs that have been trained, those of ended trials in full."""
         whole = self.study.setup.epochs
-        done = 0
-        for (name, phase), part in self._parts.items():
-            contender = self._contender(name)
-            finished = self._ended(contender, phase)
-            running = (t for t in part.get_trials(deepcopy=False) if t.state.name == "RUNNING")
-            done += whole * len(finished) + sum(
-                len(trial.intermediate_values)
-                for trial in running
-                if trial.user_attrs["number"] not in finished
-            )
-        return done
+        return sum(
+            whole if trial.state.is_finished() else len(trial.intermediate_values)
+            for contender in self.study.contenders
+            for phase in (TUNE, TEST)
+            for trial in self._standing(contender, phase).values()
+        )
 
     def trials(self) -> int:
         """Count all trials, ended or not."""
@@ -223,9 +212,12 @@ class Ledger:
     def _part(self, contender: Contender, phase: str) -> "optuna.Study":
         import optuna
 
+        # What follows another runs with that one's best settings: its trials are theirs too.
+        leaders = (each for each in self.study.contenders if each.name == contender.follows)
+        keys = map(self.study.key, (contender, *leaders))
         return optuna.create_study(
             storage=self.storage,
-            study_name=f"{self.study.key(contender)}/{phase}",
+            study_name=f"{'/'.join(keys)}/{phase}",
             direction="maximize" if self.study.metric.higher_is_better else "minimize",
             load_if_exists=True,
         )
@@ -239,71 +231,73 @@ class Ledger:
         return 0 if contender.follows else self.study.budget
 
     def _plan(
-        self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
+        self, contender: Contender, phase: str, trials: Sequence[tuple[int, Settings]]
     ) -> None:
         from optuna.trial import TrialState, create_trial
 
-        part = self._parts[contender.name, phase]
-        same = [t for t in part.get_trials(deepcopy=False) if t.user_attrs["number"] == number]
-        if any(_counts(trial) for trial in same) or sum(map(_lost, same)) >= _MOST_LOST:
-            return
-        # A default may lie outside of what is searched, as weight decay 0 does.
-        inside = [
-            n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
-        ]
-        part.add_trial(
-            create_trial(
+        standing = self._standing(contender, phase)
+        for number, (seed, settings) in enumerate(trials):
+            if number in standing:
+                continue
+            # A default may lie outside of what is searched, as weight decay 0 does.
+            inside = [
+                n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
+            ]
+            trial = create_trial(
                 state=TrialState.WAITING,
                 params={name: settings[name] for name in inside},
                 distributions={name: _distribution(contender.space[name]) for name in inside},
                 user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
             )
-        )
+            persistent(partial(self._parts[contender.name, phase].add_trial, trial))
+
+    def _standing(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
+        """Find the trial that stands for each number.
+
+        Two workers may both have found one missing, and added it. The first then counts, whatever
+        becomes of it but the loss of its worker; who sees the second sees the first as well.
+        """
+        lost: dict[int, list[FrozenTrial]] = {}
+        found: dict[int, FrozenTrial] = {}
+        for trial in persistent(
+            partial(self._parts[contender.name, phase].get_trials, deepcopy=False)
+        ):
+            number = trial.user_attrs["number"]
+            if number >= self._count(contender, phase):
+                continue
+            if _counts(trial):
+                found.setdefault(number, trial)
+            elif _lost(trial):
+                lost.setdefault(number, []).append(trial)
+        given_up = {number: some[-1] for number, some in lost.items() if len(some) >= _MOST_LOST}
+        return {**given_up, **found}
 
     def _waiting(self) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List what can be taken: tuning first, and everybody's first trials before the second."""
         found = []
         for phase in (TUNE, TEST):
             some = [
-                (trial.user_attrs["number"], order, trial, contender)
+                (number, order, trial, contender)
                 for order, contender in enumerate(self.study.contenders)
-                for trial in self._parts[contender.name, phase].get_trials(deepcopy=False)
+                for number, trial in self._standing(contender, phase).items()
                 if trial.state.name == "WAITING"
                 if phase == TUNE or self._tuned(contender)
-                if trial.user_attrs["number"] < self._count(contender, phase)
             ]
             some.sort(key=lambda each: each[:2])
             found += [(contender, phase, trial) for _, _, trial, contender in some]
         return found
 
-    def _assignment(
-        self, contender: Contender, phase: str, trial: "FrozenTrial"
-    ) -> Assignment | None:
-        attributes = trial.user_attrs
-        settings = attributes["settings"] if phase == TUNE else self._chosen(contender)
-        number, seed = attributes["number"], attributes["seed"]
-        assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
-        if settings is None:
-            self.fail(assignment, "no tuning trial came to an end", "")
-            return None
-        if self._forestalled(contender, phase, trial._trial_id):
-            self._end(assignment, {"duplicate": True}, None)
-            return None
-        return assignment
+    def _claim(self, trial_id: int) -> bool:
+        """Make a waiting trial ours; whether nobody else has been faster."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
 
-    def _forestalled(self, contender: Contender, phase: str, trial_id: int) -> bool:
-        """Whether another trial of that number was first: two workers may both have added it."""
-        ours = self.storage.get_trial(trial_id)
-        assert ours.datetime_start is not None
-        for other in self._parts[contender.name, phase].get_trials(deepcopy=False):
-            if other._trial_id == trial_id or not _counts(other):
-                continue
-            started, number = other.datetime_start, other.user_attrs["number"]
-            if started is None or number != ours.user_attrs["number"]:
-                continue
-            if (started, other.number) < (ours.datetime_start, ours.number):
-                return True
-        return False
+        # Before it is taken, as a trial without a sign of life is never thought dead.
+        self.storage.record_heartbeat(trial_id)
+        try:
+            return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
 
     def _tuned(self, contender: Contender) -> bool:
         leader = self._contender(contender.follows) if contender.follows else contender
@@ -330,15 +324,8 @@ class Ledger:
 
     def _ended(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
         """Find the trials that need not be run any more, by number."""
-        lost: dict[int, int] = {}
-        found: dict[int, FrozenTrial] = {}
-        for trial in self._parts[contender.name, phase].get_trials(deepcopy=False):
-            number = trial.user_attrs["number"]
-            lost[number] = lost.get(number, 0) + _lost(trial)
-            over = trial.state.is_finished() and _counts(trial)
-            if (over or lost[number] >= _MOST_LOST) and number < self._count(contender, phase):
-                found.setdefault(number, trial)
-        return found
+        standing = self._standing(contender, phase)
+        return {number: trial for number, trial in standing.items() if trial.state.is_finished()}
 
     def _end(
         self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
@@ -348,12 +335,15 @@ class Ledger:
         from optuna.trial import TrialState
 
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        try:
+        values = None if value is None else [value]
+
+        def write() -> None:
             for name, content in attributes.items():
                 self.storage.set_trial_user_attr(assignment.trial_id, name, content)
-            self.storage.set_trial_state_values(
-                assignment.trial_id, state, None if value is None else [value]
-            )
+            self.storage.set_trial_state_values(assignment.trial_id, state, values)
+
+        try:
+            persistent(write)
         except UpdateFinishedTrialError:
             # It was thought dead, and given to another.
             return False
@@ -407,7 +397,7 @@ def _counts(trial: "FrozenTrial") -> bool:
 
 
 def _lost(trial: "FrozenTrial") -> bool:
-    known = {"error", "released", "duplicate"}
+    known = {"error", "released"}
     return trial.state.name == "FAIL" and not known & trial.user_attrs.keys()
 
 

@@ -67,7 +67,14 @@ def test_a_control_is_not_added_twice_nor_without_need() -> None:
 
 
 def test_the_default_list_has_its_controls() -> None:
-    assert names(*DEFAULT) == ["adamw", "adam+warmup", "dualadam", "adam+2lr", "adamcm", "adamw+sam"]
+    assert names(*DEFAULT) == [
+        "adamw",
+        "adam+warmup",
+        "dualadam",
+        "adam+2lr",
+        "adamcm",
+        "adamw+sam",
+    ]
 
 
 def test_repeated_names_count_once() -> None:

@@ -31,6 +31,27 @@ def _toy_data() -> Data:
     )
 
 
+class Noisy(nn.Module):
+    """Augments its inputs at random, drops out, and keeps running statistics."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, 3, 2, padding=1),
+            nn.BatchNorm2d(3),
+            nn.Flatten(),
+            nn.Dropout(0.3),
+            nn.Linear(27, classes),
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return one row of class scores a sample."""
+        if self.training:
+            inputs = inputs + 0.1 * torch.randn_like(inputs)
+        scores: torch.Tensor = self.body(inputs)
+        return scores
+
+
 @pytest.fixture
 def toy_data() -> Data:
     return _toy_data()
@@ -38,9 +59,12 @@ def toy_data() -> Data:
 
 @pytest.fixture
 def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
-    """Make the task "toy" known, its model "linear" with 10 parameters."""
-    linear = {"linear": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(4, 2))}
-    monkeypatch.setattr("steppe.compare.models.MODELS", {**MODELS, **linear})
+    """Make the task "toy" known, and its models: "linear" with 10 parameters, and "noisy"."""
+    models = {
+        "linear": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+        "noisy": lambda shape, classes: Noisy(shape[0], classes),
+    }
+    monkeypatch.setattr("steppe.compare.models.MODELS", {**MODELS, **models})
     size = Size("linear", epochs=2, batch_size=5)
     task = Task("toy", _toy_data, shape=(1, 2, 2), classes=2, full=size, small=size)
     monkeypatch.setitem(tasks.TASKS, "toy", task)

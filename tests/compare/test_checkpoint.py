@@ -8,38 +8,50 @@ import torch
 from steppe.commands.files import write_whole
 from steppe.compare import checkpoint
 from steppe.compare.optimizers import find_recipe
+from steppe.compare.run import Place
 from steppe.compare.train import train
 
 CPU = torch.device("cpu")
 
 
-def test_a_run_leaves_its_model_and_its_optimizer(make_run, toy_data, tmp_path: Path) -> None:
+def test_a_run_leaves_its_model_and_its_optimizer(
+    make_run, toy_task, toy_data, place: Place
+) -> None:
     run = make_run("adamcm", seed=3)
-    train(run, toy_data, directory=tmp_path)
-    path = checkpoint.checkpoint_path(tmp_path, run)
-    assert path.name.startswith("toy-adamcm-seed3-")
+    outcome = train(run, toy_data, place)
+    path = checkpoint.checkpoint_path(place.out, run)
+    assert path.name.startswith("toy-adamcm-test-seed3-")
     content = checkpoint.load(path, CPU)
-    assert (content["task"], content["optimizer"], content["seed"]) == ("toy", "adamcm", 3)
-    model = run.setup.task.model()
+    said = {name: content[name] for name in ("task", "network", "optimizer", "seed", "steps")}
+    expected = {"task": "toy", "network": "linear", "optimizer": "adamcm", "seed": 3, "steps": 10}
+    assert said == expected
+    assert content["settings"] == run.settings
+    model = toy_task.model(content["network"])
     model.load_state_dict(content["model"])
-    optimizer = find_recipe("adamcm").build(model.parameters(), content["lr"], 0.25)
+    with torch.no_grad():
+        outputs = model(toy_data.test.inputs)
+    hit = (outputs.argmax(1) == toy_data.test.targets).double().mean().item()
+    assert outcome.final.test_score == pytest.approx(hit)
+    recipe = find_recipe("adamcm")
+    optimizer = recipe.build(model.parameters(), content["settings"], content["steps"])
     optimizer.load_state_dict(content["optimizer_state"])
-    assert optimizer.state[model.weight]["step"] == 10
-    # The same run again ends in the same place.
-    again = tmp_path / "again"
-    train(run, toy_data, directory=again)
-    other = checkpoint.load(checkpoint.checkpoint_path(again, run), CPU)
-    assert torch.equal(other["model"]["weight"], content["model"]["weight"])
+    assert optimizer.state[model[1].weight]["step"] == 10
 
 
-def test_runs_with_other_settings_have_other_names(make_run, tmp_path: Path) -> None:
-    runs = [make_run(), make_run(lr=0.5), make_run(seed=1), make_run("sgd"), make_run(epochs=9)]
-    assert len({checkpoint.checkpoint_path(tmp_path, run) for run in runs}) == 5
+def test_nothing_unfinished_is_left(make_run, toy_data, place: Place) -> None:
+    run = make_run()
+    unfinished = checkpoint.progress_path(place.out, run)
+    seen = []
+    train(run, toy_data, place, lambda number, epoch: seen.append(unfinished.is_file()))
+    assert seen == [True, True]
+    assert not list(unfinished.parent.iterdir())
+    assert len(list((place.out / "checkpoints").iterdir())) == 1
 
 
-def test_a_run_that_diverged_leaves_none(make_run, toy_data, tmp_path: Path) -> None:
-    train(make_run("sgd", lr=1e38, epochs=5), toy_data, directory=tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_a_run_that_diverged_leaves_none(make_run, toy_data, place: Place) -> None:
+    run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
+    assert train(run, toy_data, place).diverged
+    assert not [path for path in place.out.rglob("*") if path.is_file()]
 
 
 def test_a_models_state_dict_is_taken_too(tmp_path: Path) -> None:
@@ -58,8 +70,10 @@ class Evil:
     [
         (Evil(), "no checkpoint that can be loaded safely"),
         ({"epoch": 3}, "neither a run of steppe compare nor a model's state_dict"),
-        ([], "neither a run"),
+        ({}, "neither a run"),
+        ([], "no checkpoint: it holds a list"),
     ],
+    ids=["code", "other", "empty", "list"],
 )
 def test_what_is_not_one_is_refused(tmp_path: Path, content, message: str, capsys) -> None:
     path = tmp_path / "file.pt"

@@ -1,8 +1,14 @@
-"""What switches is never shown without what it must beat."""
+"""What is new is never shown without what it must beat."""
 
 import pytest
 
-from steppe.compare.controls import CONTROL, control_of, find_recipes
+from steppe.compare.controls import (
+    control_for,
+    controls_of,
+    find_recipes,
+    followed,
+    followed_settings,
+)
 from steppe.compare.optimizers import DEFAULT, find_recipe
 
 
@@ -11,29 +17,40 @@ def names(*asked: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "control"),
+    ("name", "controls"),
     [
-        ("dualadam", "adam+warmup"),
-        ("dualadam-scale-free", "adam+warmup"),
-        ("dualadam+sam", "adam+warmup+sam"),
-        ("dualadamcm", "adamcm+warmup"),
-        ("dualadamcm+sam", "adamcm+warmup+sam"),
-        ("steppe:DualAdamCM", "adamcm+warmup"),
+        ("dualadam", ["adam+warmup"]),
+        ("dualadam-scale-free", ["adam+warmup"]),
+        ("dualadam+sam", ["adam+warmup+sam"]),
+        ("dualadamcm", ["adam+warmup", "adamcm+warmup"]),
+        ("dualadamcm+sam", ["adam+warmup+sam", "adamcm+warmup+sam"]),
+        ("steppe:DualAdamCM", ["adam+warmup", "adamcm+warmup"]),
+        ("adamcm", ["adam+2lr"]),
+        ("adamcm-authors", ["adam+2lr"]),
+        ("adamcm+sam", ["adam+2lr+sam"]),
+        ("sgdcm", ["sgd-momentum+2lr"]),
+        ("sgdcm+sam", ["sgd-momentum+2lr+sam"]),
+        # A control, or without critical momenta: they need none.
+        ("adamcm+warmup", []),
+        ("adam+2lr", []),
+        ("adamcg", []),
+        ("invadam", []),
+        ("adamw+sam", []),
     ],
 )
-def test_a_control_is_the_same_but_for_the_inverse_part(name: str, control: str) -> None:
-    assert control_of(find_recipe(name)) == control
-    missing = [CONTROL] if control == CONTROL else [CONTROL, control]
-    assert names("adamw", name) == ["adamw", *missing, name]
+def test_a_control_is_the_same_but_for_what_is_new(name: str, controls: list[str]) -> None:
+    assert list(controls_of(find_recipe(name))) == controls
+    if "+2lr" not in name:
+        assert names("adamw", name) == ["adamw", *controls, name]
 
 
 def test_the_first_named_stays_the_baseline() -> None:
     assert names("dualadam", "adamw") == ["dualadam", "adam+warmup", "adamw"]
     assert names("dualadamcm") == ["dualadamcm", "adam+warmup", "adamcm+warmup"]
+    assert names("adamcm", "sgd") == ["adamcm", "adam+2lr", "sgd"]
 
 
 def test_a_control_is_not_added_twice_nor_without_need() -> None:
-    assert names(*DEFAULT) == list(DEFAULT)
     assert names("invadam", "SGD") == ["invadam", "sgd"]
     assert names("dualadam", "dualadam+sam", "adam+warmup") == [
         "dualadam",
@@ -41,7 +58,58 @@ def test_a_control_is_not_added_twice_nor_without_need() -> None:
         "dualadam+sam",
         "adam+warmup",
     ]
+    assert names("adamw", "dualadam", "dualadam-int8") == [
+        "adamw",
+        "adam+warmup",
+        "dualadam",
+        "dualadam-int8",
+    ]
+
+
+def test_the_default_list_has_its_controls() -> None:
+    assert names(*DEFAULT) == [
+        "adamw",
+        "adam+warmup",
+        "dualadam",
+        "adam+2lr",
+        "adamcm",
+        "adamw+sam",
+    ]
 
 
 def test_repeated_names_count_once() -> None:
     assert names("AdamW", "sgd", "adamw") == ["adamw", "sgd"]
+
+
+def test_there_must_be_one() -> None:
+    with pytest.raises(ValueError, match="no optimizer is named"):
+        find_recipes([])
+
+
+def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
+    recipes = find_recipes(["adamw", "adamcm", "sgdcm+sam"])
+    leaders = {recipe.name: followed(recipe, recipes) for recipe in recipes}
+    assert leaders == {
+        "adamw": "",
+        "adam+2lr": "adamcm",
+        "adamcm": "",
+        "sgd-momentum+2lr+sam": "sgdcm+sam",
+        "sgdcm+sam": "",
+    }
+    with pytest.raises(ValueError, match=r"adam\+2lr is at twice the lr of critical momenta"):
+        followed(find_recipe("adam+2lr"), find_recipes(["adamw", "adam+2lr"]))
+
+
+def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
+    leader = {"lr": 3e-3, "weight_decay": 1e-2, "priority_decay": 0.8, "rho": 0.1}
+    taken = followed_settings(find_recipe("adam+2lr+sam"), leader)
+    assert taken == {"lr": 6e-3, "weight_decay": 1e-2, "rho": 0.1}
+    assert followed_settings(find_recipe("adam+2lr"), {"lr": 1.0}) == {"lr": 2.0}
+
+
+def test_a_control_knows_beside_what_it_is_read() -> None:
+    recipes = find_recipes(["adamw", "dualadam", "dualadamcm"])
+    beside = {recipe.name: control_for(recipe, recipes) for recipe in recipes}
+    assert beside["adam+warmup"] == ("dualadam", "dualadamcm")
+    assert beside["adamcm+warmup"] == ("dualadamcm",)
+    assert beside["adamw"] == beside["dualadam"] == ()

@@ -1,29 +1,46 @@
 """What the doctor finds."""
 
 import io
+import tomllib
+from pathlib import Path
 
-import pytest
 import torch
 from rich.console import Console
 
 import steppe
 from steppe.compare.doctor import devices, doctor, engine_of, installed
+from steppe.compare.study import TRACKERS
+
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
-def test_every_optimizer_of_steppe_is_listed_once_with_its_engine() -> None:
+def rows() -> dict[str, list[str]]:
     console = Console(file=io.StringIO(), width=100)
     doctor(console)
     lines = [line.split() for line in console.file.getvalue().splitlines()]
+    return {words[0]: words[1:] for words in lines if words}
+
+
+def test_every_optimizer_of_steppe_is_listed_with_its_engine() -> None:
+    found = rows()
     for name in steppe.__all__:
         if name == "SAM":  # goes around the others
             continue
-        (row,) = [words for words in lines if words and words[0] == name]
-        assert row[1] == engine_of(name.lower(), torch.device("cpu"))
+        assert found[name][0] == engine_of(name.lower(), torch.device("cpu"))
 
 
-def test_versions_are_those_of_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_package_that_something_needs_is_listed() -> None:
+    project = tomllib.loads(PROJECT.read_text())["project"]
+    extras = project["optional-dependencies"]
+    named = project["dependencies"] + extras["compare"] + extras["postgresql"] + extras["vision"]
+    packages = {line.partition(">")[0].partition("[")[0] for line in named}
+    assert {*packages, *TRACKERS, "pytorch-optimizer"} <= rows().keys()
+
+
+def test_versions_are_those_of_the_packages() -> None:
     assert torch.__version__.startswith(installed("torch") or "nothing")
     assert installed("no-such-package-anywhere") is None
+    assert rows()["steppe"][0] == steppe.__version__
 
 
 def test_the_cpu_is_always_there() -> None:

@@ -1,5 +1,6 @@
 """Names become the optimizers they promise."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,20 +10,24 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe.compare.optimizers import Recipe, find_recipe
+from steppe.compare.spaces import find_defaults, find_space
 
 
-class NoDefault(Optimizer):
-    def __init__(self, params, lr) -> None:
-        super().__init__(params, {"lr": lr})
+class OldStyle(Optimizer):
+    """Leaves the choice of weight decay as packages of optimizers do."""
 
-
-class NoLr(Optimizer):
-    def __init__(self, params) -> None:
-        super().__init__(params, {})
+    def __init__(self, params, lr=0.1, weight_decay=0.0, weight_decouple=False) -> None:
+        super().__init__(params, {"lr": lr, "weight_decouple": weight_decouple})
 
 
 def parameters() -> list[nn.Parameter]:
     return [nn.Parameter(torch.ones(2, 3))]
+
+
+def built(name: str, steps: int = 100, **settings: float) -> Optimizer:
+    recipe = find_recipe(name)
+    defaults = find_defaults(recipe, find_space(recipe))
+    return recipe.build(parameters(), {**defaults, **settings}, steps)
 
 
 @pytest.mark.parametrize(
@@ -46,18 +51,18 @@ def parameters() -> list[nn.Parameter]:
         ("dualadam-bf16", steppe.DualAdam),
         ("dualadam-scale-free", steppe.DualAdam),
         ("sgd-momentum", torch.optim.SGD),
+        ("adam+2lr", torch.optim.Adam),
+        ("lbfgs", torch.optim.LBFGS),
     ],
 )
 def test_a_name_builds_its_class(name: str, cls: type[Optimizer]) -> None:
-    recipe = find_recipe(name)
-    optimizer = recipe.build(parameters(), lr=None, switch_rate=0.1)
-    assert type(optimizer) is cls
-    assert recipe.name == (name if ":" in name else name.lower())
+    assert type(built(name)) is cls
+    assert find_recipe(name).name == (name if ":" in name else name.lower())
 
 
 def test_presets_set_what_they_are_called_after() -> None:
     def group(name: str) -> dict[str, object]:
-        return find_recipe(name).build(parameters(), lr=None, switch_rate=0.1).param_groups[0]
+        return built(name).param_groups[0]
 
     assert group("dualadam-scale-free")["scale_free"] is True
     assert group("adamcm-authors")["variant"] == "authors"
@@ -67,59 +72,76 @@ def test_presets_set_what_they_are_called_after() -> None:
     assert group("sgd-momentum")["momentum"] == 0.9
 
 
-def test_everybody_has_no_weight_decay_and_its_own_lr() -> None:
-    for name in ("adamw", "rmspropcg", "dualadam"):
-        recipe = find_recipe(name)
-        own = recipe.build(parameters(), lr=None, switch_rate=0.1).param_groups[0]
-        assert own["weight_decay"] == 0.0
-        assert own["lr"] == recipe.cls(parameters()).defaults["lr"]
-        asked = recipe.build(parameters(), lr=0.5, switch_rate=0.1).param_groups[0]
-        assert asked["lr"] == 0.5
+def test_settings_arrive_where_they_belong() -> None:
+    group = built("adamcm+sam", lr=0.3, weight_decay=0.02, priority_decay=0.8, rho=0.07)
+    found = {name: group.param_groups[0][name] for name in ("lr", "weight_decay", "rho")}
+    assert found == {"lr": 0.3, "weight_decay": 0.02, "rho": 0.07}
+    assert group.param_groups[0]["priority_decay"] == 0.8
+    # What is not its own is nobody's: a control is given what it follows has.
+    assert find_recipe("sgd").arguments({"lr": 0.3, "rho": 0.1, "switch": 0.2}, 10) == {"lr": 0.3}
 
 
-def test_only_switching_optimizers_take_the_switch_rate() -> None:
-    assert find_recipe("dualadam").arguments(None, 0.02)["switch_rate"] == 0.02
-    assert find_recipe("dualadamcm").arguments(None, 0.02)["switch_rate"] == 0.02
-    assert "switch_rate" not in find_recipe("adamcm").arguments(None, 0.02)
+@pytest.mark.parametrize("name", ["dualadam", "dualadamcm", "dualadam-scale-free", "dualadam+sam"])
+def test_the_switch_is_a_share_of_the_run(name: str) -> None:
+    """After 1/ξ steps α is 0: an eighth of 400 steps is 50."""
+    assert built(name, steps=400, switch=0.125).param_groups[0]["switch_rate"] == 1 / 50
+    assert built(name, steps=4, switch=0.1).param_groups[0]["switch_rate"] == 1.0
 
 
-def test_warm_up_is_the_share_of_adam_in_dual_adam() -> None:
-    """Factor min(1, ξ·t) for step t = 1, 2, …, and 1 from step 1/ξ on."""
-    recipe = find_recipe("adam+warmup")
-    optimizer = recipe.build(parameters(), lr=1.0, switch_rate=0.25)
-    schedule = recipe.schedule(optimizer, switch_rate=0.25)
-    assert schedule is not None
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+def test_who_does_not_switch_has_no_switch() -> None:
+    takes = {name: find_recipe(name).takes("switch") for name in ("adamcm", "dualadam", "adam")}
+    assert takes == {"adamcm": False, "dualadam": True, "adam": False}
+    assert find_recipe("adam+warmup").takes("switch")
+    assert "switch_rate" not in find_recipe("adam+warmup").arguments({"switch": 0.1}, 10)
+
+
+@pytest.mark.parametrize(
+    "name", ["adam", "adamw", "nadam", "radam", "dualadam", "adabelief", "adan", "lion"]
+)
+def test_weight_decay_is_decoupled_wherever_there_is_a_choice(name: str) -> None:
+    """From p = 1 with a gradient of 0, decoupled decay alone makes p ← p·(1 − lr·λ)."""
+    recipe = find_recipe(name)
+    parameter = nn.Parameter(torch.ones(2, 3))
+    settings = {"lr": 0.1, "weight_decay": 0.5, "switch": 0.1}
+    optimizer = recipe.build([parameter], settings, 100)
+    parameter.grad = torch.zeros(2, 3)
+    optimizer.step()
+    torch.testing.assert_close(parameter.detach(), torch.full((2, 3), 0.95))
+
+
+def test_both_names_of_that_choice_are_known() -> None:
+    assert Recipe("old", OldStyle).arguments({}, 1) == {"weight_decouple": True}
+    assert find_recipe("sgd").arguments({"weight_decay": 0.5}, 1) == {"weight_decay": 0.5}
 
 
 def test_sam_goes_around_the_base() -> None:
-    optimizer = find_recipe("dualadam+sam").build(parameters(), lr=None, switch_rate=0.1)
+    optimizer = built("dualadam+sam")
     assert type(optimizer) is steppe.SAM
-    assert optimizer.param_groups[0]["switch_rate"] == 0.1
+    assert type(optimizer.base_optimizer) is steppe.DualAdam
     with pytest.raises(ValueError, match="write adamw\\+sam"):
         find_recipe("sam")
 
 
 def test_modifiers_have_one_spelling() -> None:
-    assert find_recipe(" AdamW+SAM+Warmup ").name == "adamw+warmup+sam"
+    recipe = find_recipe(" AdamW+SAM+2lr+Warmup ")
+    assert recipe.name == "adamw+warmup+2lr+sam"
+    assert (recipe.warmup, recipe.doubled, recipe.sam) == (True, True, True)
+    plain = find_recipe("adamw")
+    assert (plain.warmup, plain.doubled, plain.sam) == (False, False, False)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("dualadm", "did you mean dualadam"),
-        ("adamq", "There are adadelta.*adamw.*dualadam-scale-free.*package.module:Class"),
+        ("adamq", r"There are adabelief.*adamw.*dualadam-scale-free.*package\.module:Class"),
         ("adamw+sma", "did you mean sam"),
         ("nowhere.at.all:Thing", "cannot be imported"),
         ("torch.optim:Thing", "cannot be imported"),
         (":Thing", "cannot be imported"),
         ("torch.nn:Linear", "not a subclass"),
         ("optimizer", "no optimizer is called"),
+        ("", "no optimizer is called ''"),
     ],
 )
 def test_a_wrong_name_is_refused_with_help(name: str, message: str) -> None:
@@ -145,15 +167,21 @@ def test_a_module_that_fails_is_named_with_the_cause(
         find_recipe("fails_on_import:It")
 
 
-def test_a_class_without_default_lr_needs_one() -> None:
-    recipe = Recipe("nodefault", NoDefault)
-    with pytest.raises(ValueError, match="no default lr: give one with --lr"):
-        recipe.arguments(None, 0.1)
-    assert recipe.arguments(0.3, 0.1) == {"lr": 0.3}
+@pytest.mark.parametrize("name", ["AdaBelief", "AdaBound", "Adan", "Lion"])
+def test_usual_baselines_come_from_another_package(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = find_recipe(name)
+    assert recipe.name == name.lower()
+    assert recipe.cls is getattr(sys.modules["pytorch_optimizer"], name)
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    missing = rf"pytorch_optimizer:{name} cannot be imported: ModuleNotFoundError"
+    with pytest.raises(ValueError, match=missing):
+        find_recipe(name)
 
 
-def test_a_class_that_takes_no_lr_is_given_none() -> None:
-    recipe = Recipe("nolr", NoLr)
-    assert recipe.arguments(None, 0.1) == {}
-    with pytest.raises(ValueError, match="leave --lr out"):
-        recipe.arguments(0.1, 0.1)
+def test_a_default_is_the_names_or_else_the_signatures() -> None:
+    assert find_recipe("sgd").default("momentum") == 0
+    assert find_recipe("sgd-momentum").default("momentum") == 0.9
+    assert find_recipe("adamw").default("weight_decay") == 1e-2
+    assert find_recipe("sgd").default("params") is None

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import pytest
 
 import steppe
 from steppe.compare.optimizers import Recipe, find_recipe
-from steppe.compare.run import Run
 from steppe.compare.sources import package_source, steppe_source
 
 SUBCLASS = """
@@ -30,11 +30,33 @@ def copied(tmp_path: Path) -> Path:
     )
 
 
-def test_the_running_package_is_hashed(make_run, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = make_run().settings
-    assert steppe_source() in before
-    monkeypatch.setattr("steppe.compare.run.steppe_source", lambda: "edited")
-    assert make_run().settings != before
+def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
+    """What training imports, however indirectly, is hashed, or is known to change no number."""
+    harmless = {
+        "steppe/__init__.py",
+        "steppe/compare/__init__.py",
+        "steppe/compare/checkpoint.py",
+        "steppe/compare/packages.py",
+        "steppe/compare/results.py",
+        "steppe/compare/sources.py",
+    }
+    code = "import sys, steppe.compare.train; print(*(m.__file__ for n, m in sys.modules.items()"
+    code += " if n.partition('.')[0] == 'steppe'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    root = Path(steppe.__file__).parent.parent
+    files = {Path(file).relative_to(root).as_posix() for file in done.stdout.split()}
+    assert "steppe/compare/run.py" in files
+    for file in sorted(files - harmless):
+        if file.startswith("steppe/commands/"):
+            continue
+        before = package_source(copied)
+        with (copied.parent / file).open("a") as opened:
+            opened.write("# edited\n")
+        assert package_source(copied) != before, file
+
+
+def test_the_running_package_is_hashed() -> None:
+    assert steppe_source() == package_source(Path(steppe.__file__).parent)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +71,8 @@ def test_the_running_package_is_hashed(make_run, monkeypatch: pytest.MonkeyPatch
         "compare/optimizers.py",
         "compare/tasks.py",
         "compare/train.py",
+        "compare/controls.py",
+        "compare/spaces.py",
     ],
 )
 def test_what_changes_numbers_changes_the_hash(copied: Path, name: str) -> None:
@@ -67,18 +91,18 @@ def test_what_only_prints_does_not(copied: Path) -> None:
 
 
 @pytest.fixture
-def identity(tmp_path: Path, make_setup, monkeypatch: pytest.MonkeyPatch):
-    """Write a module and the one it builds on, and return the identity of a run with its class."""
+def identity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Write a module and the one it builds on, and return the identity of its class."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
-    def identify(momentum: float = 0.5, base: str = "") -> str:
+    def identify(momentum: float = 0.5, base: str = "") -> dict[str, object]:
         (tmp_path / "their_base.py").write_text(f"from torch.optim import SGD as Base\n{base}")
         (tmp_path / "mine.py").write_text(SUBCLASS.format(momentum=momentum))
         importlib.invalidate_caches()
         for name in ("mine", "their_base"):
             sys.modules.pop(name, None)
-        return Run(make_setup(), find_recipe("mine:Mine"), seed=0).settings
+        return find_recipe("mine:Mine").identity()
 
     yield identify
     for name in ("mine", "their_base"):
@@ -88,8 +112,7 @@ def identity(tmp_path: Path, make_setup, monkeypatch: pytest.MonkeyPatch):
 def test_an_edited_class_is_another_one(identity) -> None:
     first = identity(momentum=0.5)
     assert identity(momentum=0.5) == first
-    source = json.loads(first)["optimizer"]["source"]
-    assert json.loads(identity(momentum=0.6))["optimizer"]["source"] != source
+    assert identity(momentum=0.6)["source"] != first["source"]
 
 
 def test_so_is_one_whose_base_was_edited(identity) -> None:
@@ -97,12 +120,23 @@ def test_so_is_one_whose_base_was_edited(identity) -> None:
     assert identity(base=own) != identity(base=own + "# edited\n")
 
 
-def test_defaults_that_nobody_set_are_settings(make_setup) -> None:
-    recipe = find_recipe("adamcm")
-    arguments = recipe.settings(None, 0.1)["arguments"]
-    assert arguments["capacity"] == "5"
-    assert arguments["weight_decay"] == "0.0"
-    assert recipe.settings(0.5, 0.1)["arguments"]["lr"] == "0.5"
+def test_so_is_one_of_another_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    recipe = find_recipe("adabelief")
+    assert recipe.source == find_recipe("AdaBelief").source
+    module = sys.modules[recipe.cls.__module__]
+    edited = tmp_path / "edited.py"
+    edited.write_text(Path(module.__file__).read_text() + "# edited\n")
+    monkeypatch.setattr(module, "__file__", str(edited))
+    assert find_recipe("adabelief").source != recipe.source
+
+
+def test_everything_that_a_name_stands_for_is_its_identity() -> None:
+    names = ["adam", "adamw", "adam+warmup", "adam+sam", "adamcm", "adamcm-int8", "adamcm-authors"]
+    found = [json.dumps(find_recipe(name).identity(), sort_keys=True) for name in names]
+    assert len(set(found)) == len(names)
+    arguments = find_recipe("adamcm").identity()["arguments"]
+    assert (arguments["capacity"], arguments["weight_decay"]) == ("5", "0.0")
+    assert find_recipe("sgd-momentum").identity()["arguments"]["momentum"] == "0.9"
 
 
 def test_a_default_has_the_same_text_in_every_process() -> None:
@@ -110,6 +144,6 @@ def test_a_default_has_the_same_text_in_every_process() -> None:
         def __init__(self, params, lr=0.1, key=lambda x: x, thing=object()) -> None:  # noqa: B008
             super().__init__(params, lr=lr)
 
-    arguments = Recipe("odd", Odd).settings(None, 0.1)["arguments"]
+    arguments = Recipe("odd", Odd).identity()["arguments"]
     assert arguments["thing"] == "<object object>"
     assert "0x" not in arguments["key"]

@@ -1,7 +1,10 @@
 """How curved the loss is where a run ended, and whether its optimizer is stable there."""
 
 import math
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from torch import Tensor, nn
@@ -40,7 +43,7 @@ def batch_size_for(model: nn.Module) -> int:
 
 def measure_quickly(model: nn.Module, loss_fn: Loss, batches: Batches) -> Curvature:
     """Measure sharpness and the largest eigenvalue alone, as tuning trials are."""
-    with silent():
+    with _measuring():
         try:
             rise = sharpness(model, loss_fn, batches).value
             return Curvature(rise, _outermost(hessian(model, loss_fn, batches), "LM"))
@@ -54,7 +57,7 @@ def measure(model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimi
     quick = measure_quickly(model, loss_fn, batches)
     if math.isnan(quick.sharpness):
         return quick
-    with silent():
+    with _measuring():
         H = hessian(model, loss_fn, batches)
         whole = _trace(H)
         after, threshold = _stability(H, optimizer)
@@ -63,20 +66,12 @@ def measure(model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimi
 
 def _outermost(H: Operator, which: Literal["LM", "LA"]) -> float:
     found = top_eigenvalues(H, 1, which=which, tol=_TOL, max_products=_MOST_PRODUCTS)
-    if found.converged[0]:
-        return float(found.values[0])
-    if found.products < _MOST_PRODUCTS:
-        # It was Ctrl-C, which is meant for the whole run.
-        raise KeyboardInterrupt
-    return math.nan
+    return float(found.values[0]) if found.converged[0] else math.nan
 
 
 def _trace(H: Operator) -> float:
     # Of a model that is smaller than its third, there is nothing left to estimate.
-    found = trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size)))
-    if not found.converged:
-        raise KeyboardInterrupt
-    return found.value
+    return trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size))).value
 
 
 def _stability(H: Operator, optimizer: Optimizer) -> tuple[float, float]:
@@ -90,8 +85,35 @@ def _stability(H: Operator, optimizer: Optimizer) -> tuple[float, float]:
 
 def _density(H: Operator) -> tuple[tuple[float, float], ...]:
     found = density(H, probes=1, steps=min(_DENSITY_STEPS, max(2, H.size)))
-    if not found.converged:
-        raise KeyboardInterrupt
     stride = max(1, len(found.grid) // _DENSITY_POINTS)
     points = zip(found.grid[::stride], found.density[::stride], strict=True)
     return tuple((float(f"{x:.4g}"), float(f"{y:.4g}")) for x, y in points)
+
+
+class _Interrupt(BaseException):
+    """Ctrl-C, by a name that instruments do not know."""
+
+
+@contextmanager
+def _measuring() -> Iterator[None]:
+    """Measure without a word, and let Ctrl-C end the run.
+
+    Instruments end at Ctrl-C with what they have; a run must not be kept with that.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        with silent():
+            yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _Interrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        with silent():
+            yield
+    except _Interrupt:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, handler)

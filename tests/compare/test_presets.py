@@ -1,0 +1,122 @@
+"""What the papers ran, down to the arguments that optimizers are given."""
+
+from collections.abc import Callable
+
+import pytest
+
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.presets import PRESETS, USUAL, find_preset
+from steppe.compare.run import Place, Run
+from steppe.compare.study import Options, Study, plan
+from steppe.compare.tasks import TASKS
+
+Planned = Callable[..., Study]
+
+
+@pytest.fixture
+def planned(toy_task, place: Place) -> Planned:
+    """Plan a study of the toy task by a preset."""
+
+    def make(preset: str, **options: object) -> Study:
+        return plan("toy", Options(**options), find_preset(preset), place)
+
+    return make
+
+
+def arguments(study: Study) -> dict[str, dict[str, float]]:
+    """What each contender's class is given where nothing is tuned."""
+    return {
+        each.name: find_recipe(each.name).arguments(each.defaults, study.setup.steps)
+        for each in study.contenders
+    }
+
+
+@pytest.mark.parametrize("name", ["dualadam", "dualadam-authors"])
+def test_dual_adams_runs(planned: Planned, name: str) -> None:
+    study = planned(name)
+    setup = study.setup
+    assert (setup.epochs, setup.batch_size, setup.schedule) == (200, 128, "cosine-epochs")
+    assert (study.budget, study.seeds) == (0, 5)
+    given = arguments(study)
+    assert list(given) == ["adamw", "adam", "radam", "nadam", "adam+warmup", "dualadam"]
+    assert all(each["lr"] == 1e-2 for each in given.values())
+    assert given["dualadam"]["switch_rate"] == pytest.approx(8e-5, rel=1e-12)
+    assert given["nadam"]["momentum_decay"] == 4e-3
+    assert all(given[name]["decoupled_weight_decay"] for name in ("adam", "radam", "nadam"))
+    decays = {name: each["weight_decay"] for name, each in given.items()}
+    authors = {"adamw": 1e-2, "radam": 1e-2} if name == "dualadam-authors" else {}
+    assert decays == {**dict.fromkeys(given, 0.0), **authors}
+
+
+def test_dual_adams_control_ends_its_warm_up_at_the_same_step(planned: Planned) -> None:
+    study = planned("dualadam")
+    control = next(each for each in study.contenders if each.name == "adam+warmup")
+    run = Run(study.setup, find_recipe("adam+warmup"), control.defaults, 0)
+    # Within the first epoch the cosine is 1, and Adam's share after t steps is ξ·t.
+    assert run.rate(0) == pytest.approx(8e-5)
+
+
+def test_at_small_scale_the_switch_takes_16_percent(planned: Planned) -> None:
+    study = planned("dualadam", scale="small")
+    assert (study.setup.epochs, study.setup.steps) == (2, 10)
+    assert study.setup.schedule == "cosine-epochs"
+    assert arguments(study)["dualadam"]["switch_rate"] == pytest.approx(1 / (0.16 * 10))
+
+
+def test_what_the_user_says_comes_before_the_preset(planned: Planned) -> None:
+    study = planned("dualadam-authors", lr=0.5, weight_decay=0.1, switch_rate=0.02, epochs=3)
+    given = arguments(study)
+    assert study.setup.epochs == 3
+    assert {each["lr"] for each in given.values()} == {0.5}
+    assert {each["weight_decay"] for each in given.values()} == {0.1}
+    assert given["dualadam"]["switch_rate"] == pytest.approx(0.02)
+
+
+def test_half_precision_is_for_accelerators() -> None:
+    preset = find_preset("dualadam")
+    assert (preset.precision_on("cuda"), preset.precision_on("cpu")) == ("fp16", "no")
+    assert USUAL.precision_on("cuda") == "no"
+
+
+def test_critical_momentas_search(planned: Planned) -> None:
+    study = planned("critical-momenta", seeds=1)
+    assert study.setup.schedule == "constant"
+    spaces = {each.name: dict(each.space) for each in study.contenders}
+    leaders = {each.name: each.follows for each in study.contenders if each.follows}
+    assert leaders == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+    assert not any(spaces.pop(name) for name in leaders)
+    assert list(spaces) == ["adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"]
+    lr = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    buffers = {"capacity": {"choices": [5, 10, 20]}, "priority_decay": {"choices": [0.7, 0.99]}}
+    rho = {"rho": {"low": 0.01, "high": 0.2, "log": True}}
+    assert spaces == {
+        "adam": lr,
+        "adamcg": {**lr, **buffers},
+        "adam+sam": {**lr, **rho},
+        "adamcm": {**lr, **buffers},
+        "adamcm+sam": {**lr, **buffers, **rho},
+    }
+    for each in study.contenders:
+        for point in study.points(each):
+            assert point["weight_decay"] == 0.0
+            assert point.get("capacity", 5) in (5, 10, 20)
+            assert find_recipe(each.name).arguments(point, 10)["lr"] == point["lr"]
+    tried = [point for each in study.contenders for point in study.points(each)]
+    assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
+
+
+def test_untuned_nobody_decays_unless_all_do(planned: Planned) -> None:
+    study = planned(None, budget=0, optimizers=["adamw", "sgd"])
+    assert {each.defaults["weight_decay"] for each in study.contenders} == {0.0}
+    tuned = planned(None, budget=1, optimizers=["adamw", "sgd"])
+    assert [each.defaults["weight_decay"] for each in tuned.contenders] == [1e-2, 0]
+
+
+def test_tasks_and_names_of_presets_are_there() -> None:
+    for name, preset in PRESETS.items():
+        assert find_preset(name) is preset
+        assert preset.task_at("full") in TASKS
+        assert preset.task_at("small") in TASKS
+    assert find_preset(None) is USUAL
+    with pytest.raises(ValueError, match="did you mean dualadam"):
+        find_preset("dual-adam")

@@ -1,0 +1,108 @@
+"""A run's learning rate by step, and its name."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.run import Run, Setup
+
+STEPS = range(12)
+
+
+def setup(**changes: object) -> Setup:
+    content = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 5, **changes}
+    return Setup("toy", "linear", None, "toy", **content)
+
+
+def cosine(done: float) -> float:
+    return 1e-3 + 0.999 * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"schedule": "constant"}, lambda t: 1.0),
+        ({"schedule": "cosine"}, lambda t: cosine(t / 12)),
+        ({"schedule": "cosine-epochs"}, lambda t: cosine(t // 4 / 3)),
+        # A quarter of 12 steps: a third, two thirds, and all of lr from the third on.
+        ({"schedule": "constant", "warmup": 0.25}, lambda t: min(1, (t + 1) / 3)),
+        ({"schedule": "cosine", "warmup": 0.5}, lambda t: min(1, (t + 1) / 6) * cosine(t / 12)),
+        (
+            {"schedule": "cosine-epochs", "warmup": 0.25},
+            lambda t: min(1, (t + 1) / 3) * cosine(t // 4 / 3),
+        ),
+    ],
+    ids=str,
+)
+def test_lr_follows_its_closed_form(changes, factor: Callable[[int], float]) -> None:
+    found = [setup(**changes).rate(step) for step in STEPS]
+    assert found == pytest.approx([factor(step) for step in STEPS], rel=1e-12)
+
+
+def test_the_cosine_is_torchs() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=1e-3)
+    for step in STEPS:
+        assert setup().rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_recipes_own_warm_up_is_adams_share_in_dual_adam() -> None:
+    """1 − α = min(1, ξ·t) at step t = 1, 2, …, with 1/ξ a share of the run's steps."""
+    constant = setup(schedule="constant")
+    run = Run(constant, find_recipe("adam+warmup"), {"switch": 1 / 3}, 0)
+    assert [run.rate(step) for step in STEPS] == [0.25, 0.5, 0.75] + [1.0] * 9
+    twice = replace(run, setup=setup(schedule="cosine", warmup=0.25))
+    assert [twice.rate(step) for step in STEPS] == pytest.approx(
+        [min(1, (t + 1) / 4) * min(1, (t + 1) / 3) * cosine(t / 12) for t in STEPS]
+    )
+    without = Run(constant, find_recipe("dualadam"), {"switch": 1 / 3}, 0)
+    assert {without.rate(step) for step in STEPS} == {1.0}
+
+
+def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Run(setup(), find_recipe("adamw"), {"lr": 0.1, "weight_decay": 0.0}, 0)
+    others = [
+        replace(first, seed=1),
+        replace(first, phase="tune"),
+        replace(first, settings={"lr": 0.2, "weight_decay": 0.0}),
+        replace(first, recipe=find_recipe("sgd")),
+        replace(first, recipe=find_recipe("adamw+sam")),
+        replace(first, recipe=replace(first.recipe, source="edited")),
+        replace(first, recipe=replace(first.recipe, preset={"eps": 1e-3})),
+        *(
+            replace(first, setup=replace(first.setup, **change))
+            for change in (
+                {"task": "digits"},
+                {"model": "mlp"},
+                {"samples": 20},
+                {"fingerprint": "other"},
+                {"epochs": 4},
+                {"steps_per_epoch": 5},
+                {"batch_size": 6},
+                {"accumulate": 2},
+                {"precision": "bf16"},
+                {"clip": 1.0},
+                {"schedule": "constant"},
+                {"warmup": 0.1},
+            )
+        ),
+    ]
+    labels = {run.label for run in (first, *others)}
+    monkeypatch.setattr("steppe.compare.run.steppe_source", lambda: "edited")
+    labels.add(first.label)
+    assert len(labels) == len(others) + 2
+    # Each of the setup's fields was changed once.
+    assert len(vars(first.setup)) == 12
+
+
+def test_a_name_says_what_it_is_and_fits_any_file_system() -> None:
+    run = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "tune")
+    assert run.label.startswith("toy-torch.optim.SGD-tune-seed7-")
+    again = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "tune")
+    assert again.label == run.label

@@ -8,7 +8,6 @@ whether the pages are true.
 
 import io
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -24,11 +23,12 @@ _BLOCK = re.compile(r"(<!-- steppe report (\S+)(.*?) -->\n```text\n).*?(```\n)",
 _WIDTH = 100
 
 
-def printed(path: Path, baseline: str | None = None) -> str:
+def printed(path: Path, options: str) -> str:
     """Return what ``steppe report`` prints of a saved study, its page's place left out."""
     console = Console(width=_WIDTH, file=io.StringIO())
+    _, _, baseline = options.replace("--brief", "").partition("--baseline")
     with console.capture() as capture:
-        report(console, load(path), baseline)
+        report(console, load(path), baseline.strip() or None, brief="--brief" in options)
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     return "\n".join(lines) + "\n"
 
@@ -38,8 +38,7 @@ def rewritten(page: str) -> str:
 
     def block(found: re.Match[str]) -> str:
         head, source, options, tail = found.groups()
-        _, _, baseline = options.partition("--baseline")
-        return head + printed(ROOT / source, "".join(shlex.split(baseline)) or None) + tail
+        return head + printed(ROOT / source, options) + tail
 
     return _BLOCK.sub(block, page)
 

@@ -78,7 +78,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def make_run(toy_task: Task) -> Callable[..., Run]:
-    """Make a run of the toy task with an optimizer's defaults; settings and setup may be changed."""
+    """Make a run of the toy task: an optimizer's defaults, and whatever is changed."""
 
     def make(
         name: str = "adamw",

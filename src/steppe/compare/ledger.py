@@ -100,6 +100,7 @@ class Ledger:
             for contender in study.contenders
             for phase in (TUNE, TEST)
         }
+        self._over: dict[tuple[str, str], dict[int, FrozenTrial]] = {}
         if plan:
             self.complement()
 
@@ -163,21 +164,18 @@ class Ledger:
 
     def ended(self) -> bool:
         """Whether every trial has ended."""
-        return all(
-            len(self._ended(contender, phase)) == self._count(contender, phase)
-            for contender in self.study.contenders
-            for phase in (TUNE, TEST)
-        )
+        return self.progress()[0] == self.trials()
 
-    def epochs(self) -> int:
-        """Count the epochs that have been trained, those of ended trials in full."""
-        whole = self.study.setup.epochs
-        return sum(
-            whole if trial.state.is_finished() else len(trial.intermediate_values)
-            for contender in self.study.contenders
-            for phase in (TUNE, TEST)
-            for trial in self._standing(contender, phase).values()
-        )
+    def progress(self) -> tuple[int, int]:
+        """Count the trials that have ended, and the epochs: theirs in full, and those running."""
+        whole, trials, epochs = self.study.setup.epochs, 0, 0
+        for contender in self.study.contenders:
+            for phase in (TUNE, TEST):
+                for trial in self._standing(contender, phase).values():
+                    over = trial.state.is_finished()
+                    trials += over
+                    epochs += whole if over else len(trial.intermediate_values)
+        return trials, epochs
 
     def trials(self) -> int:
         """Count all trials, ended or not."""
@@ -257,11 +255,12 @@ class Ledger:
         Two workers may both have found one missing, and added it. The first then counts, whatever
         becomes of it but the loss of its worker; who sees the second sees the first as well.
         """
+        part = contender.name, phase
+        if part in self._over:
+            return self._over[part]
         lost: dict[int, list[FrozenTrial]] = {}
         found: dict[int, FrozenTrial] = {}
-        for trial in persistent(
-            partial(self._parts[contender.name, phase].get_trials, deepcopy=False)
-        ):
+        for trial in persistent(partial(self._parts[part].get_trials, deepcopy=False)):
             number = trial.user_attrs["number"]
             if number >= self._count(contender, phase):
                 continue
@@ -270,7 +269,12 @@ class Ledger:
             elif _lost(trial):
                 lost.setdefault(number, []).append(trial)
         given_up = {number: some[-1] for number, some in lost.items() if len(some) >= _MOST_LOST}
-        return {**given_up, **found}
+        standing = {**given_up, **found}
+        whole = len(standing) == self._count(contender, phase)
+        if whole and all(trial.state.is_finished() for trial in standing.values()):
+            # Nothing about them will change: they need not be read at each look.
+            self._over[part] = standing
+        return standing
 
     def _waiting(self) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List what can be taken: tuning first, and everybody's first trials before the second."""
@@ -279,9 +283,9 @@ class Ledger:
             some = [
                 (number, order, trial, contender)
                 for order, contender in enumerate(self.study.contenders)
+                if phase == TUNE or self._tuned(contender)
                 for number, trial in self._standing(contender, phase).items()
                 if trial.state.name == "WAITING"
-                if phase == TUNE or self._tuned(contender)
             ]
             some.sort(key=lambda each: each[:2])
             found += [(contender, phase, trial) for _, _, trial, contender in some]

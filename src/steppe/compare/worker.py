@@ -120,8 +120,11 @@ def _next(crew: _Crew) -> Assignment | None:
 
 def _look(ledger: Ledger) -> tuple[Assignment | None, bool]:
     """Take a trial if there is one; else say whether all have ended."""
-    ledger.complement()
     assignment = ledger.take()
+    if assignment is None:
+        # Some may have been lost with their workers.
+        ledger.complement()
+        assignment = ledger.take()
     return assignment, assignment is None and ledger.ended()
 
 

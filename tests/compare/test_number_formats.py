@@ -16,8 +16,8 @@ from steppe.compare.train import train
 def test_digits_are_learnt_alike_in_every_format(name: str, bound: float, place: Place) -> None:
     """One seed's test loss after 4 epochs, where learning is at its fastest.
 
-    The bound is a fifth of the full-precision loss's standard error over five seeds. Nine tenths of the
-    parameters are in tensors large enough for 8 bits: 8 bytes of Adam's state become 2.6.
+    The bound is a fifth of the full-precision loss's standard error over five seeds. Nine tenths of
+    the parameters are in tensors large enough for 8 bits: 8 bytes of Adam's state become 2.6.
     """
     names = [name, f"{name}-bf16", f"{name}-int8"]
     study = plan("digits", Options(names, epochs=4, budget=0), USUAL, place)

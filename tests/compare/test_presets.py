@@ -24,7 +24,7 @@ def planned(toy_task, place: Place) -> Planned:
 
 
 def arguments(study: Study) -> dict[str, dict[str, float]]:
-    """What each contender's class is given where nothing is tuned."""
+    """Give what each contender's class gets where nothing is tuned."""
     return {
         each.name: find_recipe(each.name).arguments(each.defaults, study.setup.steps)
         for each in study.contenders

@@ -1,12 +1,37 @@
-"""A comparison is checked before it starts, and goes on where it stopped."""
+"""A study is checked before it starts, and is the same wherever it is read."""
 
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch.optim import SGD
 
-from steppe.compare.results import Results
-from steppe.compare.study import execute, plan
+from steppe.compare import tasks
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.presets import USUAL, find_preset
+from steppe.compare.run import Place
+from steppe.compare.spaces import find_space
+from steppe.compare.study import Options, Study, check_place, plan, study_from_dict, versions
+from steppe.compare.tasks import Task
+
+Planned = Callable[..., Study]
+
+
+@pytest.fixture
+def planned(toy_task: Task, place: Place) -> Planned:
+    """Plan a study of the toy task."""
+
+    def make(*optimizers: str, **options: Any) -> Study:
+        return plan("toy", Options(optimizers or ["adamw"], **options), USUAL, place)
+
+    return make
+
+
+NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
@@ -15,95 +40,253 @@ from steppe.compare.study import execute, plan
         ({"seeds": 0}, "seeds must be at least 1, got 0"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": -3}, "batch-size must be at least 1, got -3"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"budget": -1}, "budget must be at least 0, got -1"),
         ({"lr": 0.0}, "lr must be a finite number above 0, got 0.0"),
-        ({"lr": float("nan")}, "lr must be a finite number above 0, got nan"),
-        ({"switch_rate": 0.0}, "switch-rate must lie in"),
-        ({"switch_rate": 1.5}, "switch-rate must lie in"),
-        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
-        ({"task": "digit"}, "did you mean digits"),
+        ({"lr": NAN}, "lr must be a finite number above 0, got nan"),
+        ({"clip": 0.0}, "clip must be a finite number above 0, got 0.0"),
+        ({"clip": INF}, "clip must be a finite number above 0, got inf"),
+        ({"weight_decay": -0.1}, "weight-decay must be a finite number, at least 0, got -0.1"),
+        ({"weight_decay": NAN}, "weight-decay must be a finite number, at least 0, got nan"),
+        ({"switch_rate": 0.0}, r"switch-rate must lie in \(0, 1\], got 0.0"),
+        ({"switch_rate": 1.5}, r"switch-rate must lie in \(0, 1\], got 1.5"),
+        ({"warmup": 1.0}, r"warmup must lie in \[0, 1\), got 1.0"),
+        ({"warmup": NAN}, r"warmup must lie in \[0, 1\), got nan"),
+        ({"scale": "medium"}, "scale must be one of full, small, got 'medium'"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, cosine-epochs, got"),
+        ({"precision": "fp8"}, "precision must be one of no, bf16, fp16, got 'fp8'"),
+        ({"precision": "fp16"}, "fp16 needs an accelerator: use bf16 or no on a CPU"),
+        ({"model": "liner"}, "did you mean linear"),
+        ({"samples": 22}, "between 2 and the 21"),
         ({"optimizers": ["adamw", "dualadm"]}, "did you mean dualadam"),
-        ({"optimizers": ["adamw", "sparseadam"]}, "sparseadam cannot train digits"),
-        ({"optimizers": ["adamw", "muon"]}, "muon cannot train digits"),
-        ({"optimizers": ["adamw", "lbfgs+sam"]}, r"lbfgs\+sam cannot train digits: [^\n]+\Z"),
-        ({"optimizers": []}, "no optimizer is named"),
+        ({"optimizers": ["adamw", ""]}, "no optimizer is called ''"),
+        ({"optimizers": ["adamw+2lr"]}, r"adamw\+2lr is at twice the lr of critical momenta"),
+        ({"optimizers": ["adamw", "sparseadam"]}, "sparseadam cannot train toy: [^\n]+"),
+        ({"optimizers": ["adamw", "muon"]}, "muon cannot train toy"),
+        ({"optimizers": ["adamw", "lbfgs+sam"]}, r"lbfgs\+sam cannot train toy: [^\n]+\Z"),
     ],
     ids=str,
 )
-def test_what_is_wrong_is_said_before_anything_is_trained(options, message) -> None:
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    toy_task: Task, place: Place, monkeypatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("steppe.compare.train.Training.go_on", None)
     with pytest.raises(ValueError, match=message):
-        plan(**{"task": "digits", "optimizers": ["adamw"], **options})
+        plan("toy", Options(**{"optimizers": ["adamw"], **options}), USUAL, place)
+    assert not place.out.exists()
 
 
-@pytest.mark.parametrize("module", ["scipy.stats", "matplotlib.figure"])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"device": "meta"}, "device meta is not what Accelerate takes"),
+        ({"track": "paper"}, "track must be one of tensorboard, mlflow, wandb, got 'paper'"),
+    ],
+    ids=str,
+)
+def test_a_place_where_nothing_can_be_trained_is_refused(
+    toy_task: Task, place: Place, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan("toy", Options(["adamw"]), USUAL, replace(place, **changes))
+    if changes != {"device": "meta"}:
+        with pytest.raises(ValueError, match=message):
+            check_place(replace(place, **changes))
+
+
+def test_an_unknown_task_gets_the_nearest_name(place: Place) -> None:
+    with pytest.raises(ValueError, match="did you mean digits"):
+        plan("digit", Options(), USUAL, place)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["scipy.stats", "matplotlib.figure", "plotly.graph_objects", "optuna", "accelerate"],
+)
 def test_what_is_needed_at_the_end_is_looked_for_first(
-    module: str, monkeypatch: pytest.MonkeyPatch
+    planned: Planned, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match=module):
-        plan("digits", ["adamw"])
+        planned()
 
 
-def test_a_device_that_is_not_there_is_refused() -> None:
+def test_a_tracker_that_is_not_installed_is_missed_too(
+    toy_task: Task, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError, match="wandb"):
+        plan("toy", Options(["adamw"]), USUAL, replace(place, track="wandb"))
+
+
+def test_a_device_that_is_not_there_is_refused(place: Place) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
-        plan("digits", ["adamw"], device="cuda")
+        plan("digits", Options(["adamw"]), USUAL, replace(place, device="cuda"))
 
 
-def test_the_switch_takes_16_percent_of_the_run() -> None:
-    study = plan("digits", ["adamw", "dualadam"], epochs=10)
-    # 70 % of 1 797 samples in batches of 32
-    assert study.steps == 10 * 40
-    assert 1 / study.setup.switch_rate == pytest.approx(0.16 * 400)
-    assert plan("digits", ["dualadam"], switch_rate=0.01).setup.switch_rate == 0.01
+def test_planning_leaves_no_trace(planned: Planned, place: Place) -> None:
+    """It draws no random numbers, and leaves torch's settings and the disk as they were."""
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_rng_state().tolist(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    before = state()
+    planned("adamw", "dualadam+sam", model="noisy")
+    assert state() == before
+    assert not place.out.exists()
 
 
-def test_defaults_are_the_tasks() -> None:
-    setup = plan("digits", ["adamw"]).setup
-    assert (setup.epochs, setup.batch_size, setup.threads) == (50, 32, 1)
-    assert setup.lr is None
+def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> None:
+    taken = []
+    step = SGD.step
+
+    def counted(self: SGD, closure: Any = None) -> Any:
+        taken.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(SGD, "step", counted)
+    planned("sgd", "sgdcm", schedule="constant")
+    # The second is the control of sgdcm, at twice its lr.
+    assert taken == [1e-3, 2e-3]
 
 
-def test_planning_draws_no_random_numbers() -> None:
-    before = torch.get_rng_state()
-    plan("digits", ["adamw"])
-    assert torch.equal(torch.get_rng_state(), before)
+def test_defaults_are_the_tasks_and_what_is_usual(place: Place) -> None:
+    study = plan("digits", Options(["adamw"]), USUAL, place)
+    setup = study.setup
+    assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
+    assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
+    assert (setup.clip, setup.accumulate) == (None, 1)
+    assert (study.budget, study.seeds) == (8, 5)
+    assert setup.steps_per_epoch == -(-1006 // 32)
+    # 64·64 + 64, 64·64 + 64, 64·10 + 10
+    assert study.facts["parameters"] == 8970
+    counts = [study.facts[f"{part}_samples"] for part in ("train", "validation", "test")]
+    assert counts == [1006, 251, 540]
+    assert sum(counts) == 1797
 
 
-def test_runs_go_seed_by_seed(make_study) -> None:
-    runs = make_study("adamw", "sgd", seeds=2).runs()
-    assert [(run.recipe.name, run.seed) for run in runs] == [
-        ("adamw", 0),
-        ("sgd", 0),
-        ("adamw", 1),
-        ("sgd", 1),
-    ]
-
-
-def test_finished_runs_are_not_run_again(make_study, tmp_path) -> None:
-    results = Results(tmp_path)
-    first = list(execute(make_study("adamw", "sgd", seeds=2), results))
-    assert [known for _, _, known in first] == [False] * 4
-
-    trained = []
-    study = make_study("adamw", "nadam", "sgd", seeds=3)
-    second = list(execute(study, results, on_epoch=trained.append))
-    known = {(run.recipe.name, run.seed) for run, _, known in second if known}
-    assert known == {("adamw", 0), ("sgd", 0), ("adamw", 1), ("sgd", 1)}
-    # two epochs for each of the five new runs
-    assert len(trained) == 10
-    again = {(run.recipe.name, run.seed): outcome for run, outcome, _ in second}
-    assert all(again[run.recipe.name, run.seed] == outcome for run, outcome, _ in first)
-    results.close()
-
-
-def test_a_diverged_run_does_not_stop_the_others(make_study, tmp_path) -> None:
-    results = Results(tmp_path)
-    study = make_study("sgd", "sgd-momentum", seeds=1, lr=1e38)
-    outcomes = {run.recipe.name: outcome for run, outcome, _ in execute(study, results)}
-    results.close()
-    assert {name: outcome.diverged for name, outcome in outcomes.items()} == {
-        "sgd": True,
-        "sgd-momentum": True,
+def test_options_come_before_defaults(planned: Planned) -> None:
+    asked: dict[str, Any] = {
+        "model": "noisy",
+        "epochs": 3,
+        "batch_size": 4,
+        "samples": 14,
+        "accumulate": 2,
+        "precision": "bf16",
+        "clip": 0.5,
+        "schedule": "constant",
+        "warmup": 0.25,
     }
+    study = planned("sgd", budget=3, seeds=2, **asked)
+    assert {name: getattr(study.setup, name) for name in asked} == asked
+    assert study.setup.steps == 3 * 4
+    assert (study.budget, study.seeds) == (3, 2)
+
+
+def test_the_size_is_that_of_the_scale(toy_task: Task, place: Place, monkeypatch) -> None:
+    small = replace(toy_task.small, epochs=1, samples=10)
+    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
+    for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
+        setup = plan("toy", Options(["sgd"], scale), USUAL, place).setup
+        assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
+
+
+def test_controls_come_along_and_follow(planned: Planned) -> None:
+    study = planned("adamw", "adamcm", "dualadam", budget=5)
+    assert [each.name for each in study.contenders] == [
+        "adamw",
+        "adam+2lr",
+        "adamcm",
+        "adam+warmup",
+        "dualadam",
+    ]
+    by_name = {each.name: each for each in study.contenders}
+    doubled, warm = by_name["adam+2lr"], by_name["adam+warmup"]
+    assert (doubled.follows, doubled.control_for) == ("adamcm", ("adamcm",))
+    assert (doubled.space, doubled.defaults, study.points(doubled)) == ({}, {}, [])
+    assert (warm.follows, warm.control_for) == ("", ("dualadam",))
+    # At the same places of the cube: lr and weight decay, then the end of the switch.
+    assert study.points(warm) == study.points(by_name["dualadam"])
+    assert len(study.points(by_name["adamw"])) == 5
+    assert study.points(by_name["adamw"])[0] == {"lr": 1e-3, "weight_decay": 1e-2}
+
+
+def test_what_is_fixed_is_not_searched(planned: Planned) -> None:
+    study = planned("dualadam", "sgd", lr=0.3, weight_decay=0.0, switch_rate=0.25, budget=3)
+    dualadam, control, sgd = study.contenders
+    assert not dualadam.space
+    assert sgd.defaults == {"lr": 0.3, "weight_decay": 0.0}
+    # 1/ξ = 4 of the 10 steps
+    assert dualadam.defaults == control.defaults == {**sgd.defaults, "switch": 0.4}
+    built = find_recipe("dualadam").arguments(dualadam.defaults, study.setup.steps)
+    assert built["switch_rate"] == 0.25
+
+
+def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
+    class NoLr(SGD):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.1)
+
+    monkeypatch.setattr(torch.optim, "NoLr", NoLr, raising=False)
+    assert planned("torch.optim:NoLr").contenders[0].space == {}
+    with pytest.raises(ValueError, match=r"torch\.optim:NoLr takes no lr: leave --lr out"):
+        planned("torch.optim:NoLr", lr=0.1)
+
+
+def through_json(study: Study) -> Study:
+    return study_from_dict(json.loads(json.dumps(study.to_dict())))
+
+
+@pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
+def test_a_study_is_the_same_after_json(toy_task: Task, place: Place, preset: str | None) -> None:
+    study = plan("toy", Options(epochs=2), find_preset(preset), place, "steppe compare toy")
+    again = through_json(study)
+    assert again == study
+    assert again.name == study.name
+    for one, other in zip(again.contenders, study.contenders, strict=True):
+        assert again.key(one) == study.key(other)
+        assert again.points(one) == study.points(other)
+
+
+def test_studies_that_share_trials_have_one_name(planned: Planned, monkeypatch) -> None:
+    study = planned("adamw", "sgd")
+    assert planned("sgd", seeds=3).name == study.name
+    sgd = planned("sgd", seeds=3).contenders[0]
+    assert study.key(study.contenders[1]) == planned("sgd").key(sgd)
+    others = {
+        planned("adamw", **change).name
+        for change in ({"budget": 3}, {"epochs": 3}, {"clip": 1.0}, {"precision": "bf16"})
+    }
+    assert len(others | {study.name}) == 5
+    # Settings are the contender's.
+    fixed = planned("adamw", lr=0.1)
+    assert fixed.name == study.name
+    assert fixed.key(fixed.contenders[0]) != study.key(study.contenders[0])
+    monkeypatch.setattr("steppe.compare.study.steppe_source", lambda: "edited")
+    assert planned("adamw", "sgd").name != study.name
+
+
+def test_versions_are_of_what_computes() -> None:
+    found = versions()
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found.keys() == {"python", "torch", "steppe", "source"}
+
+
+def test_what_is_searched_is_written_down(planned: Planned) -> None:
+    (contender,) = planned("adamw+sam", weight_decay=0.0).contenders
+    assert contender.space == {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "rho": {"low": 0.01, "high": 0.2, "log": True},
+    }
+    assert contender.title == "torch.AdamW"
+    assert find_space(find_recipe("adamw+sam")).keys() == {"lr", "weight_decay", "rho"}

@@ -1,191 +1,508 @@
-"""A run is fair, repeatable, and measured right."""
+"""A run is fair, repeatable, and does what it says, step by step."""
 
-import dataclasses
 import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader, TensorDataset
 
-from steppe.compare.optimizers import Recipe, find_recipe
+from steppe.compare import checkpoint, tasks
+from steppe.compare.data import Data, Samples
+from steppe.compare.optimizers import Recipe
+from steppe.compare.results import Outcome
+from steppe.compare.run import Place, Run
 from steppe.compare.tasks import Task
-from steppe.compare.train import state_bytes, step, train
-from steppe.landscape import sharpness
+from steppe.compare.train import make_accelerator, train
+
+MakeRun = Callable[..., Run]
 
 
 class Spy(torch.optim.SGD):
     """Moves nothing; keeps the parameters, gradients and lr it sees at every step."""
 
-    seen: list[list[float]]
+    weights: list[Tensor]
+    gradients: list[Tensor]
     rates: list[float]
 
     def __init__(self, params, lr=0.1) -> None:
         super().__init__(params, lr=lr)
-        Spy.seen, Spy.rates = [], []
+        Spy.weights, Spy.gradients, Spy.rates = [], [], []
 
-    def step(self, closure=None):
+    def step(self, closure):
         loss = closure()
-        for group in self.param_groups:
-            Spy.rates.append(group["lr"])
-            for p in group["params"]:
-                Spy.seen += [p.flatten().tolist(), p.grad.flatten().tolist()]
+        (group,) = self.param_groups
+        Spy.rates.append(group["lr"])
+        Spy.weights.append(torch.cat([p.detach().flatten() for p in group["params"]]))
+        Spy.gradients.append(torch.cat([p.grad.flatten() for p in group["params"]]))
         return loss
 
 
-def numbers(outcome) -> list[object]:
-    return [outcome.curve, outcome.curvature, outcome.state_bytes, outcome.diverged]
+def spied(run: Run, **changes: Any) -> Run:
+    return replace(run, recipe=Recipe("spy", Spy, **changes))
+
+
+def numbers(outcome: Outcome) -> str:
+    """Give everything that must repeat, to the last bit; seconds need not."""
+    curve = [replace(epoch, seconds=0.0) for epoch in outcome.curve]
+    return repr((curve, outcome.final, outcome.curvature, outcome.diverged))
+
+
+def seeds(run: Run, epoch: int) -> int:
+    return run.seed * 1_000_003 + epoch + 1
+
+
+def by_hand(
+    run: Run, model: nn.Module, samples: Samples, step: Callable[[int, Tensor, Tensor], float]
+) -> Iterator[float]:
+    """Go through a run's batches with torch alone; yield each epoch's mean loss."""
+    order, steps = torch.Generator(), 0
+    whole = TensorDataset(samples.inputs, samples.targets)
+    for epoch in range(run.setup.epochs):
+        torch.manual_seed(seeds(run, epoch))
+        order.manual_seed(seeds(run, epoch))
+        model.train()
+        total = 0.0
+        for inputs, targets in DataLoader(whole, run.setup.batch_size, True, generator=order):
+            total += step(steps, inputs, targets) * len(targets)
+            steps += 1
+        model.eval()
+        yield total / len(samples)
+
+
+def evaluated(model: nn.Module, samples: Samples) -> tuple[float, float]:
+    with torch.no_grad():
+        outputs = model.eval()(samples.inputs)
+    right = (outputs.argmax(1) == samples.targets).double().mean()
+    return F.cross_entropy(outputs, samples.targets).item(), right.item()
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "settings", "changes"),
+    [
+        ("adamw", torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.1}, {"schedule": "cosine"}),
+        ("sgd", torch.optim.SGD, {"lr": 0.2, "weight_decay": 0.01}, {"warmup": 0.4}),
+        ("sgd", torch.optim.SGD, {"lr": 0.5}, {"schedule": "cosine-epochs", "clip": 0.3}),
+        ("nadam", torch.optim.NAdam, {"lr": 0.02, "weight_decay": 0.0}, {"accumulate": 2}),
+        ("sgd+sam", torch.optim.SGD, {"lr": 0.3, "rho": 0.2}, {"clip": 0.3}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("network", ["linear", "noisy"])
+def test_a_run_is_a_plain_loop_of_torch(
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place,
+    name: str, cls, settings: dict[str, float], changes: dict[str, Any], network: str,
+) -> None:  # fmt: skip
+    """The same start and batches, and every number of the run, without Accelerate or steppe.
+
+    SAM draws dropout anew in its second pass, and so does the loop. Statistics of batches change
+    with their parts, so with them nothing is accumulated.
+    """
+    if network == "noisy":
+        changes = {**changes, "accumulate": 1}
+    settings = {"weight_decay": 0.0, **settings}
+    run = make_run(name, 4, settings=settings, model=network, epochs=3, **changes)
+    seen = []
+    outcome = train(run, toy_data, place, lambda number, epoch: seen.append((number, epoch)))
+
+    torch.manual_seed(seeds(run, -1))
+    model = toy_task.model(network)
+    params = list(model.parameters())
+    rho = settings.pop("rho", None)
+    optimizer = cls(params, **settings)
+    rates = []
+
+    def step(number: int, inputs: Tensor, targets: Tensor) -> float:
+        rates.append(settings["lr"] * run.setup.rate(number))
+        optimizer.param_groups[0]["lr"] = rates[-1]
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(inputs), targets)
+        loss.backward()
+        if rho is not None:
+            length = torch.cat([p.grad.flatten() for p in params]).norm()
+            moves = [rho * p.grad / length for p in params]
+            kept = {n: b.clone() for n, b in model.named_buffers()}
+            with torch.no_grad():
+                for p, move in zip(params, moves, strict=True):
+                    p += move
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), targets).backward()
+            with torch.no_grad():
+                for p, move in zip(params, moves, strict=True):
+                    p -= move
+                for n, b in model.named_buffers():
+                    b.copy_(kept[n])
+        if run.setup.clip is not None:
+            nn.utils.clip_grad_norm_(params, run.setup.clip)
+        optimizer.step()
+        return loss.item()
+
+    for epoch, train_loss in enumerate(by_hand(run, model, toy_data.train, step)):
+        found = outcome.curve[epoch]
+        assert found.train_loss == pytest.approx(train_loss, abs=1e-6)
+        loss, score = evaluated(model, toy_data.validation)
+        assert found.validation_loss == pytest.approx(loss, abs=1e-6)
+        assert found.validation_score == pytest.approx(score)
+        assert found.lr == pytest.approx(rates[-1], rel=1e-9)
+        assert seen[epoch] == (epoch, found)
+    final = outcome.final
+    for part, samples in (
+        ((final.train_loss, final.train_score), toy_data.plain),
+        ((final.validation_loss, final.validation_score), toy_data.validation),
+        ((final.test_loss, final.test_score), toy_data.test),
+    ):
+        assert part == pytest.approx(evaluated(model, samples), abs=1e-6)
+    assert not outcome.diverged
 
 
 @pytest.mark.parametrize("name", ["dualadam", "adamcm", "adamw+warmup+sam", "lbfgs"])
-def test_the_same_seed_gives_the_same_numbers(make_run, toy_data, name: str) -> None:
+def test_the_same_seed_gives_the_same_numbers(
+    make_run: MakeRun, toy_data: Data, place: Place, name: str
+) -> None:
     torch.manual_seed(11)
-    first = train(make_run(name), toy_data)
+    first = train(make_run(name, model="noisy"), toy_data, place)
     torch.manual_seed(12)
-    assert numbers(train(make_run(name), toy_data)) == numbers(first)
-    assert numbers(train(make_run(name, seed=1), toy_data)) != numbers(first)
+    assert numbers(train(make_run(name, model="noisy"), toy_data, place)) == numbers(first)
+    assert numbers(train(make_run(name, 1, model="noisy"), toy_data, place)) != numbers(first)
     assert len(first.curve) == 2
 
 
-def test_every_optimizer_gets_the_same_start_and_the_same_batches(make_run, toy_data) -> None:
+def test_every_optimizer_gets_the_same_start_and_the_same_batches(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
     """One that never moves sees, at equal weights, the gradients of the seed's batches."""
     seen = []
-    for name in ("one", "two"):
-        run = dataclasses.replace(make_run(), recipe=Recipe(name, Spy))
+    for name in ("adamw", "sgd"):
         torch.rand(5)  # what was drawn before must not matter
-        train(run, toy_data)
-        seen.append(Spy.seen)
-    assert seen[0] == seen[1]
-    # 2 epochs of ⌈21/5⌉ batches, weight and bias, value and gradient
-    assert len(seen[0]) == 2 * 5 * 2 * 2
+        train(spied(make_run(name)), toy_data, place)
+        seen.append(torch.stack([*Spy.weights, *Spy.gradients]))
+    assert torch.equal(seen[0], seen[1])
+    # 2 epochs of ⌈21/5⌉ batches; each epoch has an order of its own
+    assert len(Spy.gradients) == 10
+    assert not torch.equal(Spy.gradients[0], Spy.gradients[5])
+    train(spied(make_run(seed=1)), toy_data, place)
+    assert not torch.equal(torch.stack([*Spy.weights, *Spy.gradients]), seen[0])
 
 
-def test_the_callers_state_is_left_alone(make_run, toy_data) -> None:
-    before = torch.get_rng_state(), torch.get_num_threads()
-    train(make_run(threads=1 + torch.get_num_threads()), toy_data)
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.get_num_threads() == before[1]
-    assert not torch.are_deterministic_algorithms_enabled()
+class Sealed(Samples):
+    """A test set that must not be looked at."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.targets = samples.targets
+
+    def __getitem__(self, row: int) -> None:
+        raise AssertionError("looked at")
+
+    def take(self, rows: Tensor) -> "Sealed":
+        return self
 
 
-def test_only_warning_of_what_does_not_repeat_is_left_as_found(make_run, toy_data) -> None:
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        train(make_run(), toy_data)
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.is_deterministic_algorithms_warn_only_enabled()
-    finally:
-        torch.use_deterministic_algorithms(False)
+def test_tuning_never_looks_at_the_test_set(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    sealed = replace(toy_data, test=Sealed(toy_data.test))
+    outcome = train(make_run(phase="tune"), sealed, place)
+    assert math.isnan(outcome.final.test_loss)
+    assert math.isnan(outcome.final.test_score)
+    assert outcome.final.validation_loss > 0
+    assert outcome.curvature.largest > 0
+    assert outcome.curvature.density == ()
+    # But for the test, it is the same run.
+    tested = train(make_run(), toy_data, place)
+    assert repr(tested.curve[0].validation_loss) == repr(outcome.curve[0].validation_loss)
+    with pytest.raises(AssertionError, match="looked at"):
+        train(make_run(), sealed, place)
 
 
-def test_a_gradient_that_is_not_finite_costs_the_sharpness_only(make_run, toy_data) -> None:
-    def loss(outputs, targets):
+def test_the_test_set_is_looked_at_once_at_the_end(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    looks = []
+
+    class Counted(Sealed):
+        def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+            looks.append(row)
+            return toy_data.test[row]
+
+    counted = replace(toy_data, test=Counted(toy_data.test))
+    train(make_run(), counted, place, lambda number, epoch: looks.append(-1))
+    assert looks == [-1, -1, *range(len(toy_data.test))]
+
+
+def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+    run = make_run("adam+warmup", settings={"lr": 1.0, "switch": 0.4})
+    train(spied(run, warmup=True), toy_data, place)
+    assert Spy.rates == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
+    cosine = make_run(schedule="cosine", settings={"lr": 2.0})
+    train(spied(cosine), toy_data, place)
+    assert Spy.rates == pytest.approx(
+        [2.0 * (1e-3 + 0.999 * (1 + math.cos(math.pi * t / 10)) / 2) for t in range(10)]
+    )
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 9])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(
+    make_run: MakeRun, toy_data: Data, place: Place, parts: int
+) -> None:
+    """Batches of 5, and one of 1, do not divide evenly."""
+    whole = train(spied(make_run()), toy_data, place)
+    expected = torch.stack(Spy.gradients)
+    found = train(spied(make_run(accumulate=parts)), toy_data, place)
+    torch.testing.assert_close(torch.stack(Spy.gradients), expected, rtol=1e-5, atol=1e-7)
+    assert found.curve[0].train_loss == pytest.approx(whole.curve[0].train_loss, rel=1e-6)
+
+
+def test_clipping_bounds_the_norm_and_keeps_the_direction(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    train(spied(make_run()), toy_data, place)
+    free = torch.stack(Spy.gradients)
+    bound = free.norm(dim=1).median().item()
+    train(spied(make_run(clip=bound, accumulate=2)), toy_data, place)
+    clipped = torch.stack(Spy.gradients)
+    lengths = free.norm(dim=1, keepdim=True)
+    assert (lengths > bound).any()
+    expected = free * (bound / lengths).clamp(max=1)
+    torch.testing.assert_close(clipped, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_is_for_training_and_not_for_curvature(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    settings = {"lr": 1e-30, "weight_decay": 0.0}  # stays where it starts
+    full = train(make_run("sgd", settings=settings), toy_data, place)
+    half = train(make_run("sgd", settings=settings, precision="bf16"), toy_data, place)
+    assert half.final.train_loss == pytest.approx(full.final.train_loss, rel=1e-2)
+    assert half.final.train_loss != full.final.train_loss
+    assert half.curvature == full.curvature
+
+
+def in_half(run: Run, place: Place, **scale: float) -> Any:
+    """Make Accelerate do on the CPU what it does in fp16 on accelerators."""
+    accelerator = make_accelerator(run, place)
+    accelerator.scaler = torch.amp.GradScaler("cpu", **scale)
+    accelerator.native_amp = True
+    accelerator.state._mixed_precision = "fp16"
+    return accelerator
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgd+sam"])
+def test_float16_is_scaled_and_clipped_and_unscaled_once(
+    make_run: MakeRun, toy_data: Data, place: Place, name: str
+) -> None:
+    run = make_run(name, settings={"lr": 0.3, "weight_decay": 0.0}, clip=0.3, epochs=4)
+    expected = train(run, toy_data, place)
+    accelerator = in_half(run, place, init_scale=2.0**10)
+    found = train(run, toy_data, place, accelerator=accelerator)
+    assert accelerator.scaler.get_scale() == 2.0**10
+    for one, other in zip(found.curve, expected.curve, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
+        assert one.lr == other.lr
+    assert found.final.test_loss == pytest.approx(expected.final.test_loss, rel=1e-3)
+    assert found.final.test_loss != expected.final.test_loss
+
+
+@pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sgd+sam", 2)])
+def test_sam_takes_two_passes_per_step(
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place, monkeypatch,
+    name: str, passes: int,
+) -> None:  # fmt: skip
+    calls: list[bool] = []
+    during: list[int] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        calls.append(torch.is_grad_enabled())
+        return F.cross_entropy(outputs, targets)
+
+    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    train(make_run(name, epochs=1), toy_data, place, lambda *_: during.append(sum(calls)))
+    assert during == [5 * passes]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lbfgs", "adamcm", "dualadamcm+sam", "rprop"])
+def test_training_lowers_the_loss(
+    make_run: MakeRun, toy_data: Data, place: Place, name: str
+) -> None:
+    settings = {} if name in ("lbfgs", "rprop") else {"lr": 0.05}
+    outcome = train(make_run(name, epochs=12, settings=settings), toy_data, place)
+    losses = [epoch.train_loss for epoch in outcome.curve]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_run_that_diverges_ends_there_and_says_so(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    seen = []
+    run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
+    outcome = train(run, toy_data, place, lambda number, epoch: seen.append(number))
+    assert outcome.diverged
+    assert len(outcome.curve) == len(seen) < 5
+    assert math.isnan(outcome.curvature.sharpness)
+    assert math.isnan(outcome.final.test_score)
+
+
+def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place, monkeypatch
+) -> None:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         """Finite, while the derivative of the square root at 0 times 0 is NaN."""
         return F.cross_entropy(outputs, targets) + (0 * outputs).sum().sqrt()
 
-    task = Task("toy", lambda: toy_data, lambda: nn.Linear(4, 2), epochs=2, batch_size=5, loss=loss)
-    run = dataclasses.replace(make_run(task=task), recipe=Recipe("spy", Spy))
-    outcome = train(run, toy_data)
+    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    outcome = train(spied(make_run()), toy_data, place)
     assert not outcome.diverged
     assert len(outcome.curve) == 2
     assert math.isnan(outcome.curvature.sharpness)
 
 
-def test_losses_and_accuracy_are_of_the_whole_sets_in_eval_mode(make_run, toy_data) -> None:
-    """With lr 0 the model stays what the seed made it, so everything can be computed apart."""
-    task = Task("toy", lambda: toy_data, dropped, epochs=1, batch_size=5)
-    run = make_run("sgd", seed=4, task=task, lr=0.0, epochs=1)
-    outcome = train(run, toy_data)
-
-    torch.manual_seed(4)
-    model = dropped().eval()
-    with torch.no_grad():
-        train_loss = F.cross_entropy(model(toy_data.train_inputs), toy_data.train_targets).item()
-        outputs = model(toy_data.test_inputs)
-    accuracy = (outputs.argmax(1) == toy_data.test_targets).double().mean().item()
-    assert outcome.final.train_loss == pytest.approx(train_loss, rel=1e-6)
-    assert outcome.final.test_loss == pytest.approx(
-        F.cross_entropy(outputs, toy_data.test_targets).item(), rel=1e-6
-    )
-    assert outcome.final.test_accuracy == pytest.approx(accuracy)
-    whole = [(toy_data.train_inputs, toy_data.train_targets)]
-    assert outcome.curvature.sharpness == pytest.approx(
-        sharpness(model, F.cross_entropy, whole).value, rel=1e-5
-    )
-
-
-def dropped() -> nn.Module:
-    return nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 2))
-
-
-def test_evaluation_counts_a_ragged_last_batch_by_its_size(
-    make_run, toy_data, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_callers_state_is_left_alone(
+    make_run: MakeRun, toy_data: Data, place: Place, failing: bool
 ) -> None:
-    whole = train(make_run(), toy_data)
-    monkeypatch.setattr("steppe.compare.curvature._BATCH", 4)
-    parts = train(make_run(), toy_data)
-    assert parts.final.train_loss == pytest.approx(whole.final.train_loss, rel=1e-6)
-    assert parts.final.test_loss == pytest.approx(whole.final.test_loss, rel=1e-6)
-    assert parts.final.test_accuracy == whole.final.test_accuracy
-    assert parts.curvature.sharpness == pytest.approx(whole.curvature.sharpness, rel=1e-4)
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_rng_state().tolist(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+        )
 
+    class StopError(Exception):
+        pass
 
-def test_training_lowers_the_loss(make_run, toy_data) -> None:
-    outcome = train(make_run("adamw", epochs=30, lr=0.05), toy_data)
-    losses = [epoch.train_loss for epoch in outcome.curve]
-    assert losses[-1] < 0.5 * losses[0]
-    assert outcome.final.test_accuracy > 0.7
+    def during(*_: object) -> None:
+        assert torch.get_num_threads() == before[1] + 1
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        if failing:
+            raise StopError
 
-
-def test_a_run_that_diverges_ends_there_and_says_so(make_run, toy_data) -> None:
-    seen = []
-    run = make_run("sgd", lr=1e38, epochs=5)
-    outcome = train(run, toy_data, on_epoch=lambda: seen.append(1))
-    assert outcome.diverged
-    assert len(outcome.curve) == len(seen) < 5
-    assert math.isnan(outcome.curvature.sharpness)
-    assert math.isnan(outcome.final.test_accuracy)
-
-
-def test_warm_up_goes_on_step_by_step(make_run, toy_data) -> None:
-    run = dataclasses.replace(
-        make_run(lr=1.0, switch_rate=0.25), recipe=Recipe("spy", Spy, warmup=True)
-    )
-    train(run, toy_data)
-    assert Spy.rates == [0.25, 0.5, 0.75] + [1.0] * 7
-
-
-def test_sam_takes_two_passes_and_reports_the_first_loss(toy_data) -> None:
-    model = nn.Linear(4, 2)
-    passes = []
-    model.register_forward_hook(lambda *_: passes.append(1))
-    batch = toy_data.train_inputs, toy_data.train_targets
-    before = F.cross_entropy(model(batch[0]), batch[1]).item()
-    passes.clear()
-    optimizer = find_recipe("sgd+sam").build(model.parameters(), lr=0.1, switch_rate=0.1)
-    assert step(model, optimizer, F.cross_entropy, *batch) == pytest.approx(before)
-    assert len(passes) == 2
+    for warn_only in (False, True):
+        torch.use_deterministic_algorithms(warn_only, warn_only=warn_only)
+        try:
+            before = state()
+            elsewhere = replace(place, threads=1 + torch.get_num_threads())
+            try:
+                train(make_run(model="noisy"), toy_data, elsewhere, during)
+            except StopError:
+                assert failing
+            assert state() == before
+        finally:
+            torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
         ("sgd", 0.0),
-        # two moments in fp32, and a 4-byte step for each of the two tensors
+        # two moments in fp32, and a 4-byte step for each of the two tensors of 10 parameters
         ("adamw", 8.0 + 2 * 4 / 10),
         ("adamw+sam", 8.0 + 2 * 4 / 10),
     ],
 )
-def test_state_bytes_are_those_of_the_saved_state(toy_data, name: str, expected: float) -> None:
-    model = nn.Linear(4, 2)
-    optimizer = find_recipe(name).build(model.parameters(), lr=0.1, switch_rate=0.1)
-    step(model, optimizer, F.cross_entropy, toy_data.train_inputs, toy_data.train_targets)
-    assert state_bytes(optimizer, model) == pytest.approx(expected)
+def test_costs_are_of_the_training(
+    make_run: MakeRun, toy_data: Data, place: Place, name: str, expected: float
+) -> None:
+    outcome = train(make_run(name), toy_data, place)
+    assert outcome.costs.state_bytes == pytest.approx(expected)
+    assert math.isnan(outcome.costs.peak_bytes)
+    assert outcome.costs.seconds == outcome.curve[-1].seconds > outcome.curve[0].seconds > 0
+    # The median of two epochs is their mean.
+    assert outcome.costs.step_ms == pytest.approx(1e3 * outcome.costs.seconds / 10)
 
 
-def test_adam_cm_is_charged_for_its_buffer(toy_data) -> None:
+def test_adam_cm_is_charged_for_its_buffer(make_run: MakeRun, toy_data: Data, place: Place) -> None:
     """At least two moments and five slots in fp32."""
-    model = nn.Linear(4, 2)
-    optimizer = find_recipe("adamcm").build(model.parameters(), lr=0.1, switch_rate=0.1)
-    step(model, optimizer, F.cross_entropy, toy_data.train_inputs, toy_data.train_targets)
-    assert state_bytes(optimizer, model) >= 4 * 7
+    assert train(make_run("adamcm"), toy_data, place).costs.state_bytes >= 4 * 7
+
+
+class KillError(Exception):
+    """Ends a run as a kill would, once its file is written."""
+
+
+def killed_after(epoch: int, seen: list[int]) -> Callable[[int, object], None]:
+    def on_epoch(number: int, _: object) -> None:
+        seen.append(number)
+        if number == epoch:
+            raise KillError
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("name", ["adamcm", "dualadam+sam", "adam+warmup"])
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    make_run: MakeRun, toy_data: Data, place: Place, name: str
+) -> None:
+    """Killed after every epoch in turn, with random layers, against one left in peace."""
+    run = make_run(name, 2, model="noisy", epochs=3, schedule="cosine")
+    whole = train(run, toy_data, replace(place, out=place.out / "whole"))
+    seen: list[int] = []
+    for epoch in range(3):
+        with pytest.raises(KillError):
+            train(run, toy_data, place, killed_after(epoch, seen))
+        torch.rand(7)
+    unfinished = checkpoint.progress_path(place.out, run)
+    assert unfinished.is_file()
+    outcome = train(run, toy_data, place, killed_after(-1, seen))
+    assert seen == [0, 1, 2]
+    assert numbers(outcome) == numbers(whole)
+    assert outcome.costs.seconds == outcome.curve[-1].seconds
+    assert not unfinished.exists()
+    kept = [
+        checkpoint.load(checkpoint.checkpoint_path(out, run), torch.device("cpu"))
+        for out in (place.out, place.out / "whole")
+    ]
+    for one, other in zip(*map(tree_leaves, kept), strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+    run = make_run("sgd")
+    scales = []
+    for epoch in (0, -1):
+        accelerator = in_half(run, place, init_scale=8.0, growth_interval=5)
+        try:
+            train(run, toy_data, place, killed_after(epoch, []), accelerator)
+        except KillError:
+            assert epoch == 0
+        scales.append(accelerator.scaler.get_scale())
+    # Doubled after each five steps, and an epoch has five.
+    assert scales == [16.0, 32.0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04nothing", None], ids=["empty", "other", "cut"])
+def test_a_run_whose_file_is_damaged_starts_over(
+    make_run: MakeRun, toy_data: Data, place: Place, damage: bytes | None
+) -> None:
+    run = make_run("adamcm")
+    whole = train(run, toy_data, place)
+    with pytest.raises(KillError):
+        train(run, toy_data, place, killed_after(0, []))
+    unfinished = checkpoint.progress_path(place.out, run)
+    content = unfinished.read_bytes()
+    unfinished.write_bytes(content[: len(content) // 2] if damage is None else damage)
+    seen: list[int] = []
+    assert numbers(train(run, toy_data, place, killed_after(-1, seen))) == numbers(whole)
+    assert seen == [0, 1]
+
+
+def test_an_edited_library_does_not_go_on_with_a_run(
+    make_run: MakeRun, toy_data: Data, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    with pytest.raises(KillError):
+        train(run, toy_data, place, killed_after(0, []))
+    monkeypatch.setattr("steppe.compare.run.steppe_source", lambda: "edited")
+    seen: list[int] = []
+    train(run, toy_data, place, killed_after(-1, seen))
+    assert seen == [0, 1]
+
+
+def test_a_device_that_accelerate_does_not_take_is_refused(make_run: MakeRun, place: Place) -> None:
+    with pytest.raises(ValueError, match="device meta is not what Accelerate takes"):
+        make_accelerator(make_run(), replace(place, device="meta"))

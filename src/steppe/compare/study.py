@@ -274,14 +274,12 @@ def _setup(task: Task, options: Options, preset: Preset, place: Place) -> tuple[
     precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    model = options.model or size.model
-    task.model(model)
     samples = options.samples or size.samples
     data = task.data(place.data, samples)
     batch_size = options.batch_size or size.batch_size
     setup = Setup(
         task=task.name,
-        model=model,
+        model=options.model or size.model,
         samples=samples,
         fingerprint=data.fingerprint,
         epochs=options.epochs or size.epochs,

@@ -64,3 +64,30 @@ def claim(barrier: Any, where: str, trials: list[int]) -> list[int]:
     storage = open_storage(where)
     barrier.wait(PATIENCE_S)
     return [each for each in trials if storage.set_trial_state_values(each, TrialState.RUNNING)]
+
+
+def plan(barrier: Any, where: str, study: Any) -> None:
+    """Plan a study that nobody has planned."""
+    from steppe.compare.ledger import Ledger
+    from steppe.compare.storage import open_storage
+
+    storage = open_storage(where)
+    ledger = Ledger(storage, study, plan=False)
+    barrier.wait(PATIENCE_S)
+    ledger.complement()
+
+
+def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
+    """Take and end trials until all have ended; return those that this process has had."""
+    from steppe.compare.ledger import Ledger
+    from steppe.compare.storage import open_storage
+    from studies import outcome
+
+    ledger = Ledger(open_storage(where), study, plan=False)
+    found = []
+    barrier.wait(PATIENCE_S)
+    while not ledger.ended():
+        if (taken := ledger.take()) is not None:
+            assert ledger.finish(taken, outcome(), "here")
+            found.append((taken.contender.name, taken.phase, taken.number))
+    return found

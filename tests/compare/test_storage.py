@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from pathlib import Path
@@ -13,14 +13,14 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
-from sqlalchemy import text
 
 from crowd import claim, open_new, together
 from postgres import Server, postgres
 from steppe.compare import storage as module
 from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
+from storages import Open, forget, opened
 
-__all__ = ["postgres"]
+__all__ = ["opened", "postgres"]
 
 KINDS = ("sqlite", "postgresql")
 
@@ -34,20 +34,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[..., Any]]:
-    """Open storages, and close them in the end."""
-    with ExitStack() as closing:
-
-        def open_it(where: str, **options: Any) -> Any:
-            storage = open_storage(where, **options)
-            closing.callback(storage.engine.dispose)
-            return storage
-
-        yield open_it
-
-
-@pytest.fixture
-def study(where: str, opened: Callable[..., Any]) -> optuna.Study:
+def study(where: str, opened: Open) -> optuna.Study:
     """Keep a study of six waiting trials."""
     made = optuna.create_study(storage=opened(where, create=True), study_name="study")
     for number in range(6):
@@ -147,7 +134,7 @@ def test_each_trial_is_claimed_once(where: str, study: optuna.Study) -> None:
 def test_who_gives_signs_of_life_keeps_the_trial(
     where: str,
     study: optuna.Study,
-    opened: Callable[..., Any],
+    opened: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = opened(where)
@@ -155,7 +142,7 @@ def test_who_gives_signs_of_life_keeps_the_trial(
     for trial in trials:
         storage.record_heartbeat(trial)
         storage.set_trial_state_values(trial, TrialState.RUNNING)
-    long_ago(storage, trials[:2])
+    forget(storage, *trials[:2])
     given = watched(storage, monkeypatch)
     with alive(storage, trials[0]):
         next(given)
@@ -168,29 +155,19 @@ def test_who_gives_signs_of_life_keeps_the_trial(
 def test_a_sign_of_life_that_cannot_be_given_is_followed_by_the_next(
     where: str,
     study: optuna.Study,
-    opened: Callable[..., Any],
+    opened: Open,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     storage = opened(where)
     trial = study.trials[0]._trial_id
     storage.record_heartbeat(trial)
     storage.set_trial_state_values(trial, TrialState.RUNNING)
-    long_ago(storage, [trial])
+    forget(storage, trial)
     given = watched(storage, monkeypatch, fail=2)
     with alive(storage, trial):
         next(given)
     revive(study)
     assert study.trials[0].state == TrialState.RUNNING
-
-
-def long_ago(storage: Any, trials: list[int]) -> None:
-    """Let the last sign of life of trials be one of yesteryear."""
-    with storage.engine.begin() as connection:
-        for trial in trials:
-            connection.execute(
-                text("UPDATE trial_heartbeats SET heartbeat = '2025-01-01' WHERE trial_id = :id"),
-                {"id": trial},
-            )
 
 
 def watched(storage: Any, monkeypatch: pytest.MonkeyPatch, fail: int = 0) -> Iterator[None]:
@@ -232,7 +209,7 @@ def away(where: str, request: pytest.FixtureRequest) -> Iterator[None]:
 def test_what_must_be_written_waits_for_the_storage(
     where: str,
     study: optuna.Study,
-    opened: Callable[..., Any],
+    opened: Open,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
@@ -256,7 +233,7 @@ def test_what_must_be_written_waits_for_the_storage(
 def test_a_storage_that_stays_away_is_said_so_in_one_line(
     where: str,
     study: optuna.Study,
-    opened: Callable[..., Any],
+    opened: Open,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:

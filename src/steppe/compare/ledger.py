@@ -189,7 +189,7 @@ class Ledger:
         """Read all that has ended."""
         study = self.study
         found = [
-            _read(contender, phase, number, trial)
+            self._read(contender, phase, number, trial)
             for contender in study.contenders
             for phase in (TUNE, TEST)
             for number, trial in sorted(self._ended(contender, phase).items())
@@ -331,6 +331,22 @@ class Ledger:
         standing = self._standing(contender, phase)
         return {number: trial for number, trial in standing.items() if trial.state.is_finished()}
 
+    def _read(self, contender: Contender, phase: str, number: int, trial: "FrozenTrial") -> Trial:
+        attributes = trial.user_attrs
+        complete = trial.state.name == "COMPLETE"
+        lost = f"its worker was lost {_MOST_LOST} times"
+        return Trial(
+            optimizer=contender.name,
+            phase=phase,
+            number=number,
+            seed=attributes["seed"],
+            # A test run that was lost has left none.
+            settings=attributes["settings"] or self._chosen(contender) or {},
+            outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
+            error="" if complete else attributes.get("error", lost),
+            where=attributes.get("where", ""),
+        )
+
     def _end(
         self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
     ) -> bool:
@@ -368,13 +384,12 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
     Raises
     ------
     ValueError
-        If there is none, none of that name, or several to choose from.
+        If there is none, none of that name, several to choose from, or one that this version
+        cannot read.
     """
-    import optuna
-
     kept = {
         each.study_name: each.user_attrs[_STUDY]
-        for each in optuna.get_all_study_summaries(storage, include_best_trial=False)
+        for each in storage.get_all_studies()
         if _STUDY in each.user_attrs
     }
     if not kept:
@@ -384,7 +399,10 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
     if name not in kept:
         wanted = "several studies" if name is None else f"no study called {name!r}"
         raise ValueError(f"the storage holds {wanted}: name one with --study: {', '.join(kept)}")
-    return study_from_dict(kept[name])
+    try:
+        return study_from_dict(kept[name])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} was planned with another version of steppe") from error
 
 
 def whereabouts(device: str, threads: int) -> str:
@@ -403,22 +421,6 @@ def _counts(trial: "FrozenTrial") -> bool:
 def _lost(trial: "FrozenTrial") -> bool:
     known = {"error", "released"}
     return trial.state.name == "FAIL" and not known & trial.user_attrs.keys()
-
-
-def _read(contender: Contender, phase: str, number: int, trial: "FrozenTrial") -> Trial:
-    attributes = trial.user_attrs
-    complete = trial.state.name == "COMPLETE"
-    lost = f"its worker was lost {_MOST_LOST} times"
-    return Trial(
-        optimizer=contender.name,
-        phase=phase,
-        number=number,
-        seed=attributes["seed"],
-        settings=attributes["settings"],
-        outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
-        error="" if complete else attributes.get("error", lost),
-        where=attributes.get("where", ""),
-    )
 
 
 def _within(space: Mapping[str, Any], value: float) -> bool:

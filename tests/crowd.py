@@ -1,6 +1,7 @@
 """Many processes that do the same at once."""
 
 import multiprocessing
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ _PRELOADED = (
     "optuna.storages._rdb.models",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
-    "steppe.compare.storage",
+    "steppe.compare.ledger",
+    "studies",
 )
 
 
@@ -87,7 +89,9 @@ def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]
     found = []
     barrier.wait(PATIENCE_S)
     while not ledger.ended():
-        if (taken := ledger.take()) is not None:
-            assert ledger.finish(taken, outcome(), "here")
-            found.append((taken.contender.name, taken.phase, taken.number))
+        if (taken := ledger.take()) is None:
+            time.sleep(0.1)
+            continue
+        assert ledger.finish(taken, outcome(), "here")
+        found.append((taken.contender.name, taken.phase, taken.number))
     return found

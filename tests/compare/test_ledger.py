@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -289,15 +290,15 @@ def test_what_two_have_planned_at_once_is_run_once(
 def test_a_crowd_plans_and_works_off_each_trial_once(
     kind: str, request: pytest.FixtureRequest, opened: Open
 ) -> None:
-    study = make(ADAMW, ADAMCM, DOUBLED)
+    study = make(ADAMW, ADAMCM, DOUBLED, budget=2, seeds=1)
     if kind == "sqlite":
         where = request.getfixturevalue("where")
     else:
         where = request.getfixturevalue("postgres").database()
     ledger = Ledger(opened(where, create=True), study, plan=False)
-    together(plan_at_once, 4, where, study)
-    done = together(work_off, 4, where, study)
-    assert sorted(sum(map(list, done), [])) == everything(study)
+    together(plan_at_once, 3, where, study)
+    done = together(work_off, 3, where, study)
+    assert sorted(chain.from_iterable(done)) == everything(study)
     results = ledger.results()
     assert results.complete
     assert sorted((t.optimizer, t.phase, t.number) for t in results.trials) == everything(study)
@@ -306,19 +307,22 @@ def test_a_crowd_plans_and_works_off_each_trial_once(
 def test_a_lost_trial_is_run_again_at_most_three_times(storage: Any) -> None:
     study = make(ADAMW, budget=1, seeds=1)
     ledger = Ledger(storage, study)
-    for phase in (TUNE, TEST):
-        for _ in range(3):
-            taken = ledger.take()
-            assert taken is not None
-            assert key(taken) == ("adamw", phase, 0)
-            ledger.complement()
-            assert ledger.take() is None
-            forget(storage, taken.trial_id)
-            ledger.complement()
-        if phase == TUNE:
-            assert [t.error for t in ledger.results().trials] == ["its worker was lost 3 times"]
+    for _ in range(3):
+        assert not ledger.ended()
+        taken = ledger.take()
+        assert taken is not None
+        assert key(taken) == ("adamw", TUNE, 0)
+        ledger.complement()
+        assert ledger.take() is None
+        forget(storage, taken.trial_id)
+        ledger.complement()
+    # Nothing is left to choose from.
     assert ledger.take() is None
     assert ledger.ended()
+    assert [(trial.phase, trial.error) for trial in ledger.results().trials] == [
+        (TUNE, "its worker was lost 3 times"),
+        (TEST, "no tuning trial ended with a finite loss"),
+    ]
 
 
 def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
@@ -471,7 +475,7 @@ def test_a_study_is_found_again(storage: Any) -> None:
     record(storage, first)
     Ledger(storage, first)
     found = recorded(storage)
-    assert found.to_dict() == json.loads(json.dumps(first.to_dict()))
+    assert json.dumps(found.to_dict()) == json.dumps(first.to_dict())
     assert found.name == first.name
     assert [found.key(each) for each in found.contenders] == [
         first.key(each) for each in first.contenders
@@ -479,7 +483,7 @@ def test_a_study_is_found_again(storage: Any) -> None:
     record(storage, replace(first, seeds=9))
     assert recorded(storage).seeds == 9
     record(storage, second)
-    with pytest.raises(ValueError, match="several studies: name one with --study: digits-.*, dig"):
+    with pytest.raises(ValueError, match=r"several studies: name one with --study: digits-.+, d"):
         recorded(storage)
     assert recorded(storage, second.name).budget == 7
     with pytest.raises(ValueError, match="no study called 'digits': name one with --study"):

@@ -3,7 +3,7 @@
 import math
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,9 @@ TUNING_SEED = 1_000_000
 _MOST_LOST = 3
 
 _STUDY = "steppe"
+
+# Trials by contender, phase and number.
+_Books = Mapping[tuple[str, str], "Mapping[int, FrozenTrial]"]
 
 
 @dataclass(frozen=True)
@@ -108,17 +111,24 @@ class Ledger:
         """Add the trials that are missing: never planned, or lost with their worker."""
         for part in self._parts.values():
             persistent(partial(revive, part))
+        books = self._books()
         for contender in self.study.contenders:
-            points = self.study.points(contender)
-            self._plan(contender, TUNE, [(TUNING_SEED, settings) for settings in points])
-            self._plan(contender, TEST, [(seed, {}) for seed in range(self.study.seeds)])
+            tuning = ((TUNING_SEED, settings) for settings in self.study.points(contender))
+            testing: Iterable[tuple[int, Settings]] = ((n, {}) for n in range(self.study.seeds))
+            for phase, trials in ((TUNE, tuning), (TEST, testing)):
+                for number, (seed, settings) in enumerate(trials):
+                    if number not in books[contender.name, phase]:
+                        self._plan(contender, phase, number, seed, settings)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
-        for contender, phase, trial in self._waiting():
+        books = self._books()
+        for contender, phase, trial in self._waiting(books):
             if not persistent(partial(self._claim, trial._trial_id)):
                 continue
-            settings = trial.user_attrs["settings"] if phase == TUNE else self._chosen(contender)
+            settings = trial.user_attrs["settings"]
+            if phase == TEST:
+                settings = self._chosen(contender, books)
             number, seed = trial.user_attrs["number"], trial.user_attrs["seed"]
             assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
             if settings is not None:
@@ -168,14 +178,11 @@ class Ledger:
 
     def progress(self) -> tuple[int, int]:
         """Count the trials that have ended, and the epochs: theirs in full, and those running."""
-        whole, trials, epochs = self.study.setup.epochs, 0, 0
-        for contender in self.study.contenders:
-            for phase in (TUNE, TEST):
-                for trial in self._standing(contender, phase).values():
-                    over = trial.state.is_finished()
-                    trials += over
-                    epochs += whole if over else len(trial.intermediate_values)
-        return trials, epochs
+        whole = self.study.setup.epochs
+        standing = [trial for trials in self._books().values() for trial in trials.values()]
+        ended = [trial for trial in standing if trial.state.is_finished()]
+        running = sum(len(t.intermediate_values) for t in standing if not t.state.is_finished())
+        return len(ended), whole * len(ended) + running
 
     def trials(self) -> int:
         """Count all trials, ended or not."""
@@ -187,12 +194,12 @@ class Ledger:
 
     def results(self) -> StudyResults:
         """Read all that has ended."""
-        study = self.study
+        study, books = self.study, self._books()
         found = [
-            self._read(contender, phase, number, trial)
+            _read(contender, phase, trial, self._chosen(contender, books))
             for contender in study.contenders
             for phase in (TUNE, TEST)
-            for number, trial in sorted(self._ended(contender, phase).items())
+            for _, trial in sorted(_ended(books[contender.name, phase]).items())
         ]
         return StudyResults(
             name=study.name,
@@ -229,28 +236,32 @@ class Ledger:
         return 0 if contender.follows else self.study.budget
 
     def _plan(
-        self, contender: Contender, phase: str, trials: Sequence[tuple[int, Settings]]
+        self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
     ) -> None:
         from optuna.trial import TrialState, create_trial
 
-        standing = self._standing(contender, phase)
-        for number, (seed, settings) in enumerate(trials):
-            if number in standing:
-                continue
-            # A default may lie outside of what is searched, as weight decay 0 does.
-            inside = [
-                n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
-            ]
-            trial = create_trial(
-                state=TrialState.WAITING,
-                params={name: settings[name] for name in inside},
-                distributions={name: _distribution(contender.space[name]) for name in inside},
-                user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
-            )
-            persistent(partial(self._parts[contender.name, phase].add_trial, trial))
+        # A default may lie outside of what is searched, as weight decay 0 does.
+        inside = [
+            n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
+        ]
+        trial = create_trial(
+            state=TrialState.WAITING,
+            params={name: settings[name] for name in inside},
+            distributions={name: _distribution(contender.space[name]) for name in inside},
+            user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
+        )
+        persistent(partial(self._parts[contender.name, phase].add_trial, trial))
+
+    def _books(self) -> _Books:
+        """Read the trial that stands for each number."""
+        return {
+            (contender.name, phase): self._standing(contender, phase)
+            for contender in self.study.contenders
+            for phase in (TUNE, TEST)
+        }
 
     def _standing(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
-        """Find the trial that stands for each number.
+        """Find the trials that stand for their numbers.
 
         Two workers may both have found one missing, and added it. The first then counts, whatever
         becomes of it but the loss of its worker; who sees the second sees the first as well.
@@ -276,15 +287,15 @@ class Ledger:
             self._over[part] = standing
         return standing
 
-    def _waiting(self) -> "list[tuple[Contender, str, FrozenTrial]]":
+    def _waiting(self, books: _Books) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List what can be taken: tuning first, and everybody's first trials before the second."""
         found = []
         for phase in (TUNE, TEST):
             some = [
                 (number, order, trial, contender)
                 for order, contender in enumerate(self.study.contenders)
-                if phase == TUNE or self._tuned(contender)
-                for number, trial in self._standing(contender, phase).items()
+                if phase == TUNE or self._tuned(contender, books)
+                for number, trial in books[contender.name, phase].items()
                 if trial.state.name == "WAITING"
             ]
             some.sort(key=lambda each: each[:2])
@@ -303,20 +314,20 @@ class Ledger:
         except UpdateFinishedTrialError:
             return False
 
-    def _tuned(self, contender: Contender) -> bool:
+    def _tuned(self, contender: Contender, books: _Books) -> bool:
         leader = self._contender(contender.follows) if contender.follows else contender
-        return len(self._ended(leader, TUNE)) >= self._count(leader, TUNE)
+        return len(_ended(books[leader.name, TUNE])) == self._count(leader, TUNE)
 
-    def _chosen(self, contender: Contender) -> Settings | None:
+    def _chosen(self, contender: Contender, books: _Books) -> Settings | None:
         """Return the best setting on validation data, of equal scores that of the lower loss."""
         if contender.follows:
-            leader = self._chosen(self._contender(contender.follows))
+            leader = self._chosen(self._contender(contender.follows), books)
             return leader and followed_settings(find_recipe(contender.name), leader)
         if self.study.budget == 0:
             return contender.defaults
         sign = 1 if self.study.metric.higher_is_better else -1
         best, best_key = None, (-math.inf, -math.inf)
-        for _, trial in sorted(self._ended(contender, TUNE).items()):
+        for _, trial in sorted(books[contender.name, TUNE].items()):
             if trial.state.name != "COMPLETE":
                 continue
             outcome = outcome_from_dict(trial.user_attrs["outcome"])
@@ -325,27 +336,6 @@ class Ledger:
             if not outcome.diverged and key > best_key:
                 best, best_key = trial.user_attrs["settings"], key
         return best
-
-    def _ended(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
-        """Find the trials that need not be run any more, by number."""
-        standing = self._standing(contender, phase)
-        return {number: trial for number, trial in standing.items() if trial.state.is_finished()}
-
-    def _read(self, contender: Contender, phase: str, number: int, trial: "FrozenTrial") -> Trial:
-        attributes = trial.user_attrs
-        complete = trial.state.name == "COMPLETE"
-        lost = f"its worker was lost {_MOST_LOST} times"
-        return Trial(
-            optimizer=contender.name,
-            phase=phase,
-            number=number,
-            seed=attributes["seed"],
-            # A test run that was lost has left none.
-            settings=attributes["settings"] or self._chosen(contender) or {},
-            outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
-            error="" if complete else attributes.get("error", lost),
-            where=attributes.get("where", ""),
-        )
 
     def _end(
         self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
@@ -421,6 +411,28 @@ def _counts(trial: "FrozenTrial") -> bool:
 def _lost(trial: "FrozenTrial") -> bool:
     known = {"error", "released"}
     return trial.state.name == "FAIL" and not known & trial.user_attrs.keys()
+
+
+def _ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":
+    """Pick the trials that need not be run any more."""
+    return {number: trial for number, trial in trials.items() if trial.state.is_finished()}
+
+
+def _read(contender: Contender, phase: str, trial: "FrozenTrial", chosen: Settings | None) -> Trial:
+    attributes = trial.user_attrs
+    complete = trial.state.name == "COMPLETE"
+    lost = f"its worker was lost {_MOST_LOST} times"
+    return Trial(
+        optimizer=contender.name,
+        phase=phase,
+        number=attributes["number"],
+        seed=attributes["seed"],
+        # A test run that was lost has left none.
+        settings=attributes["settings"] or chosen or {},
+        outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
+        error="" if complete else attributes.get("error", lost),
+        where=attributes.get("where", ""),
+    )
 
 
 def _within(space: Mapping[str, Any], value: float) -> bool:

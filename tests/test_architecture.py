@@ -53,6 +53,7 @@ def test_instruments_and_theory_know_no_optimizer() -> None:
 
 def test_the_core_imports_without_the_extras() -> None:
     blocked = ["typer", "rich", "triton", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
+    blocked += ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     code += (
         "import torch, steppe\n"
@@ -60,4 +61,13 @@ def test_the_core_imports_without_the_extras() -> None:
         "p.grad = torch.ones(2)\n"
         "steppe.SAM(steppe.AdamCM([p])).step()\n"
     )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+def test_training_imports_without_what_only_studies_need() -> None:
+    """A study's optional packages are imported where they are used."""
+    blocked = ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
+    blocked += ["scipy", "sklearn", "matplotlib", "mlxtend", "tensorboard", "pytorch_optimizer"]
+    code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
+    code += "import steppe.cli.app\n"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

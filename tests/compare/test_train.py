@@ -360,6 +360,14 @@ def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
     assert math.isnan(outcome.curvature.sharpness)
 
 
+def test_a_model_with_running_statistics_has_a_curvature(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    curvature = train(make_run(model="noisy"), toy_data, place).curvature
+    assert curvature.density
+    assert all(map(math.isfinite, (curvature.sharpness, curvature.largest, curvature.trace)))
+
+
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_callers_state_is_left_alone(
     make_run: MakeRun, toy_data: Data, place: Place, failing: bool

@@ -481,6 +481,18 @@ def test_held_parameters_change_the_cost_alone(size: int) -> None:
     assert not torch.equal(H @ block, free)
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_what_is_held_outlives_the_restoring_of_statistics(train: bool) -> None:
+    """Running statistics are part of the graph: putting them back must not spoil it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 3)).double()
+    H = hessian(model, F.cross_entropy, [classes(9, 4)], train=train)
+    rows = torch.randn(2, H.size, dtype=torch.float64)
+    free = H.rows(rows)
+    with H.held():
+        assert all(torch.equal(H.rows(rows), free) for _ in range(3))
+
+
 # Bad input.
 
 

@@ -56,8 +56,11 @@ def as_found(
             for parameter, value in parameters:
                 parameter.copy_(value)
             for module, name, buffer, value in buffers:
+                # To autograd every write is a change, and a graph with it may still be needed.
+                if buffer.layout != torch.strided or not torch.equal(buffer, value):
+                    buffer.copy_(value)
                 # A forward pass may have put a new tensor in the buffer's place.
-                setattr(module, name, buffer.copy_(value))
+                setattr(module, name, buffer)
         for module, training in modes:
             module.training = training
         for generator, state in states:

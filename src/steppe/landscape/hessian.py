@@ -194,12 +194,15 @@ class _DoubleBackward:
     """Differentiate the gradient, one graph of which serves all vectors of a block.
 
     While the parameters are held, and all data is one batch, it serves all blocks: a third of each
-    product is saved. That keeps the activations in memory, and so is done for small networks only.
+    product is saved. That keeps the activations in memory, and so is done for small networks only,
+    in ``eval()`` mode.
     """
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._may_hold = objective.size * objective.dtype.itemsize <= _HELD_BYTES
+        # In train() mode each pass changes running statistics, which are in the graph.
+        is_small = objective.size * objective.dtype.itemsize <= _HELD_BYTES
+        self._may_hold = is_small and not objective.train
         self._is_held = False
         self._kept: tuple[tuple[Tensor, ...], int] | None = None
 

@@ -1,0 +1,88 @@
+"""A run in two processes is the run in one."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from processes import results_of_two
+
+from steppe.compare import tasks
+from steppe.compare.data import Data, Tensors
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.results import Outcome
+from steppe.compare.run import Place, Run, Setup
+from steppe.compare.tasks import Size, Task
+from steppe.compare.train import train
+
+NAMES = ("adamw", "adamcm+sam", "adam+warmup")
+
+
+def even_data() -> Data:
+    """Make samples of which each process has as many as the other, batch by batch."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(41, 1, 8, 8, generator=generator)
+    targets = (inputs.mean(dim=(1, 2, 3)) > 0).long()
+    train, validation, test = (
+        Tensors(x, y)
+        for x, y in zip(inputs.split([24, 9, 8]), targets.split([24, 9, 8]), strict=True)
+    )
+    return Data(train, train, validation, test, "even")
+
+
+def outcomes(out: Path) -> list[Outcome]:
+    """Train a run with each optimizer, batches in parts and gradients clipped."""
+    size = Size("mlp", epochs=3, batch_size=8)
+    task = Task("even", even_data, shape=(1, 8, 8), classes=2, full=size, small=size)
+    tasks.TASKS["even"] = task
+    setup = Setup("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
+    settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
+    try:
+        return [
+            train(Run(setup, find_recipe(name), settings, 0), even_data(), Place(out))
+            for name in NAMES
+        ]
+    finally:
+        del tasks.TASKS["even"]
+
+
+def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
+    first, second = results_of_two(__file__, tmp_path)
+    for one, pair in zip(outcomes(tmp_path / "one"), zip(first, second, strict=True), strict=True):
+        for found in pair:
+            assert found["train"] == pytest.approx([e.train_loss for e in one.curve], rel=1e-4)
+            expected = [e.validation_loss for e in one.curve]
+            assert found["validation"] == pytest.approx(expected, rel=1e-4)
+            assert found["test_loss"] == pytest.approx(one.final.test_loss, rel=1e-4)
+            assert found["test_score"] == one.final.test_score
+            assert found["largest"] == pytest.approx(one.curvature.largest, rel=0.02)
+    left = [path.parent.name for path in tmp_path.rglob("*.pt")]
+    assert sorted(left) == ["checkpoints"] * 2 * len(NAMES)
+
+
+def plain(outcome: Outcome) -> dict[str, object]:
+    return {
+        "train": [epoch.train_loss for epoch in outcome.curve],
+        "validation": [epoch.validation_loss for epoch in outcome.curve],
+        "test_loss": outcome.final.test_loss,
+        "test_score": outcome.final.test_score,
+        "largest": outcome.curvature.largest,
+    }
+
+
+def work(rank: int, folder: Path) -> None:
+    """Be one of two processes, as ``accelerate launch`` starts them."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    found = [plain(outcome) for outcome in outcomes(folder / "two")]
+    torch.save(found, folder / f"rank{rank}")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

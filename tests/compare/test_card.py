@@ -1,0 +1,85 @@
+"""The report card of what a run has left."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from steppe.cli.app import app
+from steppe.compare import checkpoint
+from steppe.compare.run import Place
+from steppe.compare.train import train
+
+
+def profile(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["profile", *map(str, arguments)])
+
+
+@pytest.fixture
+def saved(make_run, toy_data, place: Place):
+    """Train a run of the toy task; return its outcome and its checkpoint."""
+
+    def make(name: str, **options):
+        run = make_run(name, **options)
+        return train(run, toy_data, place), checkpoint.checkpoint_path(place.out, run)
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["adamw", "dualadam+sam", "adam+warmup", "adamcm-int8"])
+def test_the_card_of_a_saved_run(saved, tmp_path: Path, name: str) -> None:
+    outcome, path = saved(name, schedule="cosine")
+    picture = tmp_path / "c.png"
+    result = profile(path, "--task", "toy", "--samples", 21, "--out", picture)
+    assert result.exit_code == 0, result.output
+    for word in ("loss", "21 samples", "λ_max", "trace", "threshold", "sharpness, SAM"):
+        assert word in result.output
+    assert picture.stat().st_size > 10_000
+    # The lr of the threshold is the one that was trained with: the schedule's last is a thousandth.
+    assert f"{outcome.curvature.threshold:.3g}" in result.output
+
+
+def test_the_network_is_the_checkpoints(saved) -> None:
+    _, path = saved("sgd", model="noisy")
+    result = profile(path, "--task", "toy", "--samples", 20)
+    assert result.exit_code == 0, result.output
+    assert path.with_suffix(".png").is_file()
+    wrong = profile(path, "--task", "toy", "--model", "linear")
+    assert wrong.exit_code == 2
+    assert "does not fit toy" in wrong.stderr
+
+
+def test_it_does_without_an_optimizer_that_has_no_preconditioner(saved) -> None:
+    _, path = saved("rprop")
+    result = profile(path, "--task", "toy", "--samples", 20)
+    assert result.exit_code == 0, result.output
+    assert "Without its optimizer: Rprop has no diagonal preconditioner" in result.output
+    assert "λ_max" in result.output
+    assert "threshold" not in result.output
+
+
+def test_a_bare_state_dict_will_do(toy_task, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save(toy_task.model("linear").state_dict(), path)
+    result = profile(path, "--task", "toy", "--samples", 20)
+    assert result.exit_code == 0, result.output
+    assert "λ_max" in result.output
+
+
+def test_what_is_wrong_is_said(saved, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torch.save({"weight": torch.zeros(2)}, path)
+    _, trained = saved("sgd")
+    for arguments, message in [
+        ((tmp_path / "none.pt", "--task", "digits"), "No such file"),
+        ((path, "--task", "digits"), "does not fit digits"),
+        ((path, "--task", "nothing"), "no task"),
+        ((trained, "--task", "digits"), "was trained on toy, not on digits"),
+        ((path, "--task", "digits", "--model", "mpl"), "did you mean mlp"),
+        ((path, "--task", "digits", "--samples", 0), "samples must be at least 1, got 0"),
+        ((path, "--task", "digits", "--threads", 0), "threads must be at least 1, got 0"),
+    ]:
+        result = profile(*arguments)
+        assert result.exit_code == 2, result.output
+        assert message in result.output

@@ -1,11 +1,12 @@
 """Storages of studies: opened, closed in the end, and with a past of their own."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from steppe.compare.storage import open_storage
 
@@ -19,10 +20,30 @@ def opened() -> Iterator[Open]:
 
         def open_it(where: str, **options: Any) -> Any:
             storage = open_storage(where, **options)
+            if storage.engine.name == "sqlite":
+                event.listen(storage.engine, "connect", _hurry)
             closing.callback(storage.engine.dispose)
             return storage
 
         yield open_it
+
+
+@contextmanager
+def away(storage: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop a storage's server, or lock its file."""
+    if storage.engine.name == "postgresql":
+        with request.getfixturevalue("postgres").away():
+            yield
+        return
+    lock = sqlite3.connect(storage.engine.url.database, isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    yield
+    lock.close()
+
+
+def _hurry(connection: Any, record: Any) -> None:
+    """Leave out what is for power failures."""
+    connection.execute("PRAGMA synchronous = OFF")
 
 
 def forget(storage: Any, *trials: int) -> None:

@@ -18,7 +18,7 @@ from crowd import claim, open_new, together
 from postgres import Server, postgres
 from steppe.compare import storage as module
 from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
-from storages import Open, forget, opened
+from storages import Open, away, forget, opened
 
 __all__ = ["opened", "postgres"]
 
@@ -193,19 +193,6 @@ def watched(storage: Any, monkeypatch: pytest.MonkeyPatch, fail: int = 0) -> Ite
     return wait()
 
 
-@contextmanager
-def away(where: str, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Stop the server, or lock the file."""
-    if where.startswith("postgresql"):
-        with request.getfixturevalue("postgres").away():
-            yield
-        return
-    lock = sqlite3.connect(Path(where) / "study.sqlite", isolation_level=None)
-    lock.execute("BEGIN EXCLUSIVE")
-    yield
-    lock.close()
-
-
 def test_what_must_be_written_waits_for_the_storage(
     where: str,
     study: optuna.Study,
@@ -224,7 +211,7 @@ def test_what_must_be_written_waits_for_the_storage(
 
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
     with ExitStack() as outage:
-        outage.enter_context(away(where, request))
+        outage.enter_context(away(study._storage._backend, request))
         persistent(lambda: storage.set_trial_state_values(trial, TrialState.RUNNING))
     assert len(pauses) == 2
     assert study.trials[0].state == TrialState.RUNNING
@@ -244,7 +231,7 @@ def test_a_storage_that_stays_away_is_said_so_in_one_line(
     def take() -> None:
         storage.set_trial_state_values(trial, TrialState.RUNNING)
 
-    with away(where, request):
+    with away(study._storage._backend, request):
         with pytest.raises(ConnectionError, match=r"the storage cannot be reached: .+") as refusal:
             persistent(take)
         with expendable():

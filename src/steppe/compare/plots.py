@@ -9,6 +9,7 @@ import numpy as np
 
 from steppe.commands.files import write_whole
 from steppe.commands.wording import many
+from steppe.compare.palette import COLOURS, GREY
 from steppe.compare.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.statistics import Comparison
 from steppe.compare.summary import baseline_of, finished, summarise
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_COLOURS = (*COLOURS, "#000000", GREY)
 _BETTER, _UNDECIDED, _WORSE = "#0072B2", "#7F7F7F", "#D55E00"
 # Alternating, so that of two lines that coincide, as DualAdam's and its control's do, both show.
 _DASHES = ("--", "-")

@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
+from steppe.compare.palette import COLOURS, GREY
 from steppe.compare.results import StudyResults
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-# Their black is the page's ink, so that it shows on a dark page too.
+# Black is the page's ink, so that it shows on a dark page too.
 INK = "currentColor"
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", INK)
-# Lengths of strokes and gaps. Like the markers they repeat with another period than the colours,
-# so that no two of the first 42 optimizers look the same.
+_COLOURS = (*COLOURS, INK, GREY)
+# Lengths of strokes and gaps. Like the markers they repeat with another period than the colours, so
+# that no two of the first 168 optimizers look the same.
 _DASHES = ("none", "8,4", "2,3", "9,3,2,3", "16,4", "4,2")
 # Plotly's name of a marker, and the same shape as an SVG path for the legend.
 _MARKERS = {
@@ -20,7 +20,6 @@ _MARKERS = {
     "cross": "M-2,-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
     "triangle-down": "M0,5L5,-4h-10z",
     "hourglass": "M-5,-5h10L-5,5h10z",
-    "triangle-left": "M-5,0L4,-5v10z",
 }
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import results_of_two
 
+from processes import results_of_two
 from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
 from steppe.compare.optimizers import find_recipe

@@ -360,6 +360,14 @@ def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
     assert math.isnan(outcome.curvature.sharpness)
 
 
+def test_stability_is_that_of_the_lr_before_its_schedule(
+    make_run: MakeRun, toy_data: Data, place: Place
+) -> None:
+    """Where the cosine ends, at a thousandth of lr, everything would be stable."""
+    run = make_run("sgd", settings={"lr": 0.1}, schedule="cosine")
+    assert train(run, toy_data, place).curvature.threshold == pytest.approx(2 / 0.1)
+
+
 def test_a_model_with_running_statistics_has_a_curvature(
     make_run: MakeRun, toy_data: Data, place: Place
 ) -> None:

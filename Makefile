@@ -1,4 +1,4 @@
-# make demo   train five optimizers on real digits and print the comparison
+# make demo   tune, train and test optimizers on real digits, and print the comparison
 # make test   run the tests
 # Both create .venv and install what they need; Python 3.11+, make and a C compiler are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint types install lock clean
 
 demo: install
-	$(BIN)/steppe compare digits --seeds 3 --out results/demo
+	$(BIN)/steppe compare digits --budget 4 --out results/demo
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -171,8 +171,9 @@ def test_small_and_large_images_have_their_own_first_layer(name: str, side: int)
 def test_a_resnets_stem_starts_like_its_other_convolutions(name: str, side: int) -> None:
     torch.manual_seed(0)
     weight = find_model(name)((3, side, side), 10).conv1.weight
-    fan_out = weight[0, 0].numel() * 64
-    assert weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    deviation = (2 / (weight[0, 0].numel() * 64)) ** 0.5
+    assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+    assert weight.abs().max() > 2.5 * deviation  # normal, not uniform
 
 
 @pytest.mark.parametrize("side", [224, 256])

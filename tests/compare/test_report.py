@@ -12,9 +12,11 @@ from steppe.compare.results import Contender, Costs, Curvature, Metric, StudyRes
 from studies import diverged, outcome, scores
 
 
-def printed(study: StudyResults, width: int = 100, baseline: str | None = None) -> str:
+def printed(
+    study: StudyResults, width: int = 100, baseline: str | None = None, brief: bool = False
+) -> str:
     console = Console(file=io.StringIO(), width=width)
-    report(console, study, baseline)
+    report(console, study, baseline, brief=brief)
     return console.file.getvalue()
 
 
@@ -100,6 +102,16 @@ def test_another_baseline_can_be_named() -> None:
     assert "difference from sgd" in text
     with pytest.raises(ValueError, match="baseline: no contender"):
         printed(studies.study({"adamw": scores(0.9)}), 100, "sgd")
+
+
+def test_in_brief_it_is_the_beginning_of_the_tables_and_the_differences() -> None:
+    study = studies.plausible(5, 4, 3, 2)
+    whole, brief = printed(study), printed(study, brief=True)
+    assert set(brief.splitlines()) < set(whole.splitlines())
+    assert "difference from" in brief
+    assert "Settings" not in brief
+    assert "Curvature" not in brief
+    assert "bootstrap" not in brief
 
 
 def test_controls_are_read_beside_what_they_control() -> None:
@@ -228,6 +240,7 @@ def test_divergence_and_failure_are_shown() -> None:
     assert lines_of(text, "nadam")[0][:3] == ["nadam", "†", "diverged"]
     assert lines_of(text, "radam")[0][:3] == ["radam", "†", "failed"]
     assert "too few seeds" in text
+    assert "no curvature there" not in text
     assert "nan" not in text.replace("nadam", "")
 
 

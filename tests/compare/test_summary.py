@@ -42,9 +42,9 @@ def test_a_row_holds_means_over_seeds() -> None:
 
 def test_what_diverged_or_failed_is_counted_and_in_no_mean() -> None:
     cut_short = dataclasses.replace(studies.diverged(), costs=Costs(99.0, 0.1, 8.0))
-    runs = [outcome(0.9), cut_short, studies.FAILED, outcome(0.8)]
+    runs = [outcome(0.9), cut_short, cut_short, studies.FAILED, outcome(0.8)]
     (row,) = summarise(studies.study({"sgd": runs}))
-    assert (row.runs, row.diverged, row.failed) == (4, 1, 1)
+    assert (row.runs, row.diverged, row.failed) == (5, 2, 1)
     assert row.score.mean == pytest.approx(85.0)
     assert (row.step_ms, row.seconds) == (1.5, 2.0)
 

@@ -15,6 +15,18 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 _WIDTH = 100
 
+_EXTRA = "'steppe[compare]'"
+
+# What brings a package that is no part of the command's own extra.
+_REMEDIES = {
+    "torchvision": "'steppe[vision]'",
+    "timm": "'steppe[vision]'",
+    "psycopg": "'steppe[postgresql]'",
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+}
+
 
 def make_console() -> Console:
     """Make a console; where the width is not known, one that fits the tables."""
@@ -35,8 +47,8 @@ def refusals() -> Iterator[None]:
         yield
     except ModuleNotFoundError as missing:
         package = (missing.name or str(missing)).partition(".")[0]
-        fail(f"{package} is missing: pip install 'steppe[compare]'")
+        fail(f"{package} is missing: pip install {_REMEDIES.get(package, _EXTRA)}")
     except ImportError as broken:
-        fail(f"{first_line(broken)}: pip install 'steppe[compare]'")
+        fail(first_line(broken))
     except (ValueError, OSError) as error:
         fail(str(error))

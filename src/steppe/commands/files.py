@@ -1,6 +1,6 @@
 """Files that are there whole or not at all."""
 
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -15,11 +15,12 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         It cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        temporary = Path(file.name)
-        try:
+    # Not tempfile's: those may be read by nobody else, and stay so.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with temporary.open("xb") as file:
             write(file)
-        except BaseException:
-            temporary.unlink()
-            raise
-    temporary.replace(path)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

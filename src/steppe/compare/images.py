@@ -110,20 +110,7 @@ def tiny_imagenet(directory: Path = _DATA) -> Data:
         f"curl --create-dirs -o '{archive}' {_TINY_IMAGENET_ZIP} && "
         f"unzip -q '{archive}' -d '{directory}'"
     )
-    labels = folder / "wnids.txt"
-    annotations = folder / "val" / "val_annotations.txt"
-    _require([labels, annotations], command)
-    classes = {name: label for label, name in enumerate(labels.read_text().split())}
-    folders = [folder / "train" / name / "images" for name in classes]
-    _require(folders, command)
-    train = [
-        (path, label)
-        for label, images in enumerate(folders)
-        for path in sorted(images.glob("*.JPEG"))
-    ]
-    lines = (line.split("\t") for line in annotations.read_text().splitlines())
-    test = [(folder / "val" / "images" / name, classes[label]) for name, label, *_ in lines]
-    _require([path for path, _ in test], command)
+    train, test = _tiny_imagenets_files(folder, command)
     plain = _tensor_of(*_TINY_IMAGENET)
     return _data(
         _files(train, plain),
@@ -180,6 +167,27 @@ def imagenet(directory: Path = _DATA / "imagenet") -> Data:
         1 / 50,
         _names_and_sizes(directory, train.samples + test.samples),
     )
+
+
+def _tiny_imagenets_files(
+    folder: Path, command: str
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
+    """List files to train on and to test on, each with its class: its line in ``wnids.txt``."""
+    names = folder / "wnids.txt"
+    annotations = folder / "val" / "val_annotations.txt"
+    _require([names, annotations], command)
+    classes = {name: label for label, name in enumerate(names.read_text().split())}
+    folders = [folder / "train" / name / "images" for name in classes]
+    _require(folders, command)
+    train = [
+        (path, label)
+        for label, images in enumerate(folders)
+        for path in sorted(images.glob("*.JPEG"))
+    ]
+    lines = (line.split("\t") for line in annotations.read_text().splitlines())
+    test = [(folder / "val" / "images" / name, classes[label]) for name, label, *_ in lines]
+    _require([path for path, _ in test], command)
+    return train, test
 
 
 def _cifar(

@@ -3,8 +3,9 @@
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,7 +25,7 @@ from steppe.compare.results import (
     outcome_from_dict,
     outcome_to_dict,
 )
-from steppe.compare.storage import revive
+from steppe.compare.storage import expendable, persistent, revive
 from steppe.compare.study import Study, study_from_dict
 
 if TYPE_CHECKING:
@@ -40,6 +41,9 @@ TUNING_SEED = 1_000_000
 _MOST_LOST = 3
 
 _STUDY = "steppe"
+
+# Trials by contender, phase and number.
+_Books = Mapping[tuple[str, str], "Mapping[int, FrozenTrial]"]
 
 
 @dataclass(frozen=True)
@@ -99,37 +103,37 @@ class Ledger:
             for contender in study.contenders
             for phase in (TUNE, TEST)
         }
+        self._over: dict[tuple[str, str], dict[int, FrozenTrial]] = {}
         if plan:
             self.complement()
 
     def complement(self) -> None:
         """Add the trials that are missing: never planned, or lost with their worker."""
         for part in self._parts.values():
-            revive(part)
+            persistent(partial(revive, part))
+        books = self._books()
         for contender in self.study.contenders:
-            points = self.study.points(contender)
-            for number, settings in enumerate(points):
-                self._plan(contender, TUNE, number, TUNING_SEED, settings)
-            for seed in range(self.study.seeds):
-                self._plan(contender, TEST, seed, seed, {})
+            tuning = ((TUNING_SEED, settings) for settings in self.study.points(contender))
+            testing: Iterable[tuple[int, Settings]] = ((n, {}) for n in range(self.study.seeds))
+            for phase, trials in ((TUNE, tuning), (TEST, testing)):
+                for number, (seed, settings) in enumerate(trials):
+                    if number not in books[contender.name, phase]:
+                        self._plan(contender, phase, number, seed, settings)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        for contender, phase, trial in self._waiting():
-            # Before it is taken, as a trial without a sign of life is never thought dead.
-            self.storage.record_heartbeat(trial._trial_id)
-            try:
-                taken = self.storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
-            except UpdateFinishedTrialError:
+        books = self._books()
+        for contender, phase, trial in self._waiting(books):
+            if not persistent(partial(self._claim, trial._trial_id)):
                 continue
-            if not taken:
-                continue
-            assignment = self._assignment(contender, phase, trial)
-            if assignment is not None:
+            settings = trial.user_attrs["settings"]
+            if phase == TEST:
+                settings = self._chosen(contender, books)
+            number, seed = trial.user_attrs["number"], trial.user_attrs["seed"]
+            assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
+            if settings is not None:
                 return assignment
+            self.fail(assignment, "no tuning trial ended with a finite loss", "")
         return None
 
     def note(self, assignment: Assignment, number: int, epoch: Epoch) -> bool:
@@ -137,9 +141,10 @@ class Ledger:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            self.storage.set_trial_intermediate_value(
-                assignment.trial_id, number, epoch.validation_score
-            )
+            with expendable():
+                self.storage.set_trial_intermediate_value(
+                    assignment.trial_id, number, epoch.validation_score
+                )
         except UpdateFinishedTrialError:
             return False
         return True
@@ -169,26 +174,15 @@ class Ledger:
 
     def ended(self) -> bool:
         """Whether every trial has ended."""
-        return all(
-            len(self._ended(contender, phase)) >= self._count(contender, phase)
-            for contender in self.study.contenders
-            for phase in (TUNE, TEST)
-        )
+        return self.progress()[0] == self.trials()
 
-    def epochs(self) -> int:
-        """Count the epochs that have been trained, those of ended trials in full."""
+    def progress(self) -> tuple[int, int]:
+        """Count the trials that have ended, and the epochs: theirs in full, and those running."""
         whole = self.study.setup.epochs
-        done = 0
-        for (name, phase), part in self._parts.items():
-            contender = self._contender(name)
-            finished = self._ended(contender, phase)
-            running = (t for t in part.get_trials(deepcopy=False) if t.state.name == "RUNNING")
-            done += whole * len(finished) + sum(
-                len(trial.intermediate_values)
-                for trial in running
-                if trial.user_attrs["number"] not in finished
-            )
-        return done
+        standing = [trial for trials in self._books().values() for trial in trials.values()]
+        ended = [trial for trial in standing if trial.state.is_finished()]
+        running = sum(len(t.intermediate_values) for t in standing if not t.state.is_finished())
+        return len(ended), whole * len(ended) + running
 
     def trials(self) -> int:
         """Count all trials, ended or not."""
@@ -200,12 +194,12 @@ class Ledger:
 
     def results(self) -> StudyResults:
         """Read all that has ended."""
-        study = self.study
+        study, books = self.study, self._books()
         found = [
-            _read(contender, phase, number, trial)
+            _read(contender, phase, trial, self._chosen(contender, books))
             for contender in study.contenders
             for phase in (TUNE, TEST)
-            for number, trial in sorted(self._ended(contender, phase).items())
+            for _, trial in sorted(_ended(books[contender.name, phase]).items())
         ]
         return StudyResults(
             name=study.name,
@@ -223,9 +217,12 @@ class Ledger:
     def _part(self, contender: Contender, phase: str) -> "optuna.Study":
         import optuna
 
+        # What follows another runs with that one's best settings: its trials are theirs too.
+        leaders = (each for each in self.study.contenders if each.name == contender.follows)
+        keys = map(self.study.key, (contender, *leaders))
         return optuna.create_study(
             storage=self.storage,
-            study_name=f"{self.study.key(contender)}/{phase}",
+            study_name=f"{'/'.join(keys)}/{phase}",
             direction="maximize" if self.study.metric.higher_is_better else "minimize",
             load_if_exists=True,
         )
@@ -243,82 +240,94 @@ class Ledger:
     ) -> None:
         from optuna.trial import TrialState, create_trial
 
-        part = self._parts[contender.name, phase]
-        same = [t for t in part.get_trials(deepcopy=False) if t.user_attrs["number"] == number]
-        if any(_counts(trial) for trial in same) or sum(map(_lost, same)) >= _MOST_LOST:
-            return
         # A default may lie outside of what is searched, as weight decay 0 does.
         inside = [
             n for n, d in contender.space.items() if n in settings and _within(d, settings[n])
         ]
-        part.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                params={name: settings[name] for name in inside},
-                distributions={name: _distribution(contender.space[name]) for name in inside},
-                user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
-            )
+        trial = create_trial(
+            state=TrialState.WAITING,
+            params={name: settings[name] for name in inside},
+            distributions={name: _distribution(contender.space[name]) for name in inside},
+            user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
         )
+        persistent(partial(self._parts[contender.name, phase].add_trial, trial))
 
-    def _waiting(self) -> "list[tuple[Contender, str, FrozenTrial]]":
+    def _books(self) -> _Books:
+        """Read the trial that stands for each number."""
+        return {
+            (contender.name, phase): self._standing(contender, phase)
+            for contender in self.study.contenders
+            for phase in (TUNE, TEST)
+        }
+
+    def _standing(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
+        """Find the trials that stand for their numbers.
+
+        Two workers may both have found one missing, and added it. The first then counts, whatever
+        becomes of it but the loss of its worker; who sees the second sees the first as well.
+        """
+        part = contender.name, phase
+        if part in self._over:
+            return self._over[part]
+        lost: dict[int, list[FrozenTrial]] = {}
+        found: dict[int, FrozenTrial] = {}
+        for trial in persistent(partial(self._parts[part].get_trials, deepcopy=False)):
+            number = trial.user_attrs["number"]
+            if number >= self._count(contender, phase):
+                continue
+            if _counts(trial):
+                found.setdefault(number, trial)
+            elif _lost(trial):
+                lost.setdefault(number, []).append(trial)
+        given_up = {number: some[-1] for number, some in lost.items() if len(some) >= _MOST_LOST}
+        standing = {**given_up, **found}
+        whole = len(standing) == self._count(contender, phase)
+        if whole and all(trial.state.is_finished() for trial in standing.values()):
+            # Nothing about them will change: they need not be read at each look.
+            self._over[part] = standing
+        return standing
+
+    def _waiting(self, books: _Books) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List what can be taken: tuning first, and everybody's first trials before the second."""
         found = []
         for phase in (TUNE, TEST):
             some = [
-                (trial.user_attrs["number"], order, trial, contender)
+                (number, order, trial, contender)
                 for order, contender in enumerate(self.study.contenders)
-                for trial in self._parts[contender.name, phase].get_trials(deepcopy=False)
+                if phase == TUNE or self._tuned(contender, books)
+                for number, trial in books[contender.name, phase].items()
                 if trial.state.name == "WAITING"
-                if phase == TUNE or self._tuned(contender)
-                if trial.user_attrs["number"] < self._count(contender, phase)
             ]
             some.sort(key=lambda each: each[:2])
             found += [(contender, phase, trial) for _, _, trial, contender in some]
         return found
 
-    def _assignment(
-        self, contender: Contender, phase: str, trial: "FrozenTrial"
-    ) -> Assignment | None:
-        attributes = trial.user_attrs
-        settings = attributes["settings"] if phase == TUNE else self._chosen(contender)
-        number, seed = attributes["number"], attributes["seed"]
-        assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
-        if settings is None:
-            self.fail(assignment, "no tuning trial came to an end", "")
-            return None
-        if self._forestalled(contender, phase, trial._trial_id):
-            self._end(assignment, {"duplicate": True}, None)
-            return None
-        return assignment
+    def _claim(self, trial_id: int) -> bool:
+        """Make a waiting trial ours; whether nobody else has been faster."""
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
 
-    def _forestalled(self, contender: Contender, phase: str, trial_id: int) -> bool:
-        """Whether another trial of that number was first: two workers may both have added it."""
-        ours = self.storage.get_trial(trial_id)
-        assert ours.datetime_start is not None
-        for other in self._parts[contender.name, phase].get_trials(deepcopy=False):
-            if other._trial_id == trial_id or not _counts(other):
-                continue
-            started, number = other.datetime_start, other.user_attrs["number"]
-            if started is None or number != ours.user_attrs["number"]:
-                continue
-            if (started, other.number) < (ours.datetime_start, ours.number):
-                return True
-        return False
+        # Before it is taken, as a trial without a sign of life is never thought dead.
+        self.storage.record_heartbeat(trial_id)
+        try:
+            return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        except UpdateFinishedTrialError:
+            return False
 
-    def _tuned(self, contender: Contender) -> bool:
+    def _tuned(self, contender: Contender, books: _Books) -> bool:
         leader = self._contender(contender.follows) if contender.follows else contender
-        return len(self._ended(leader, TUNE)) >= self._count(leader, TUNE)
+        return len(_ended(books[leader.name, TUNE])) == self._count(leader, TUNE)
 
-    def _chosen(self, contender: Contender) -> Settings | None:
+    def _chosen(self, contender: Contender, books: _Books) -> Settings | None:
         """Return the best setting on validation data, of equal scores that of the lower loss."""
         if contender.follows:
-            leader = self._chosen(self._contender(contender.follows))
+            leader = self._chosen(self._contender(contender.follows), books)
             return leader and followed_settings(find_recipe(contender.name), leader)
         if self.study.budget == 0:
             return contender.defaults
         sign = 1 if self.study.metric.higher_is_better else -1
         best, best_key = None, (-math.inf, -math.inf)
-        for _, trial in sorted(self._ended(contender, TUNE).items()):
+        for _, trial in sorted(books[contender.name, TUNE].items()):
             if trial.state.name != "COMPLETE":
                 continue
             outcome = outcome_from_dict(trial.user_attrs["outcome"])
@@ -328,18 +337,6 @@ class Ledger:
                 best, best_key = trial.user_attrs["settings"], key
         return best
 
-    def _ended(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
-        """Find the trials that need not be run any more, by number."""
-        lost: dict[int, int] = {}
-        found: dict[int, FrozenTrial] = {}
-        for trial in self._parts[contender.name, phase].get_trials(deepcopy=False):
-            number = trial.user_attrs["number"]
-            lost[number] = lost.get(number, 0) + _lost(trial)
-            over = trial.state.is_finished() and _counts(trial)
-            if (over or lost[number] >= _MOST_LOST) and number < self._count(contender, phase):
-                found.setdefault(number, trial)
-        return found
-
     def _end(
         self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
     ) -> bool:
@@ -348,12 +345,15 @@ class Ledger:
         from optuna.trial import TrialState
 
         state = TrialState.FAIL if value is None else TrialState.COMPLETE
-        try:
+        values = None if value is None else [value]
+
+        def write() -> None:
             for name, content in attributes.items():
                 self.storage.set_trial_user_attr(assignment.trial_id, name, content)
-            self.storage.set_trial_state_values(
-                assignment.trial_id, state, None if value is None else [value]
-            )
+            self.storage.set_trial_state_values(assignment.trial_id, state, values)
+
+        try:
+            persistent(write)
         except UpdateFinishedTrialError:
             # It was thought dead, and given to another.
             return False
@@ -374,13 +374,12 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
     Raises
     ------
     ValueError
-        If there is none, none of that name, or several to choose from.
+        If there is none, none of that name, several to choose from, or one that this version
+        cannot read.
     """
-    import optuna
-
     kept = {
         each.study_name: each.user_attrs[_STUDY]
-        for each in optuna.get_all_study_summaries(storage, include_best_trial=False)
+        for each in storage.get_all_studies()
         if _STUDY in each.user_attrs
     }
     if not kept:
@@ -390,7 +389,10 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
     if name not in kept:
         wanted = "several studies" if name is None else f"no study called {name!r}"
         raise ValueError(f"the storage holds {wanted}: name one with --study: {', '.join(kept)}")
-    return study_from_dict(kept[name])
+    try:
+        return study_from_dict(kept[name])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{name} was planned with another version of steppe") from error
 
 
 def whereabouts(device: str, threads: int) -> str:
@@ -407,20 +409,26 @@ def _counts(trial: "FrozenTrial") -> bool:
 
 
 def _lost(trial: "FrozenTrial") -> bool:
-    known = {"error", "released", "duplicate"}
+    known = {"error", "released"}
     return trial.state.name == "FAIL" and not known & trial.user_attrs.keys()
 
 
-def _read(contender: Contender, phase: str, number: int, trial: "FrozenTrial") -> Trial:
+def _ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":
+    """Pick the trials that need not be run any more."""
+    return {number: trial for number, trial in trials.items() if trial.state.is_finished()}
+
+
+def _read(contender: Contender, phase: str, trial: "FrozenTrial", chosen: Settings | None) -> Trial:
     attributes = trial.user_attrs
     complete = trial.state.name == "COMPLETE"
     lost = f"its worker was lost {_MOST_LOST} times"
     return Trial(
         optimizer=contender.name,
         phase=phase,
-        number=number,
+        number=attributes["number"],
         seed=attributes["seed"],
-        settings=attributes["settings"],
+        # A test run that was lost has left none.
+        settings=attributes["settings"] or chosen or {},
         outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
         error="" if complete else attributes.get("error", lost),
         where=attributes.get("where", ""),

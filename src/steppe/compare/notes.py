@@ -92,11 +92,11 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
     if not any(change.seeds > 1 for change in changes):
         return []
     found = [
-        f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected "
-        "after Holm for the number of optimizers (of readings, where they are read against "
-        "controls). The intervals are not corrected. effect is the mean difference over its "
-        "standard deviation between seeds (Cohen's d_z with Hedges' correction). No difference "
-        "seen is not no difference: more seeds see smaller ones."
+        f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected after Holm for "
+        "the number of optimizers, or of readings against controls; score and test loss each for "
+        "itself. The intervals are not corrected. effect is the mean difference over its standard "
+        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen is not "
+        "no difference: more seeds see smaller ones."
     ]
     if any(verdict(change, True) == SAME for change in changes):
         found.append(_EQUAL)

@@ -9,6 +9,7 @@ import numpy as np
 
 from steppe.commands.files import write_whole
 from steppe.commands.wording import many
+from steppe.compare.palette import COLOURS, GREY
 from steppe.compare.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.statistics import Comparison
 from steppe.compare.summary import baseline_of, finished, summarise
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+_COLOURS = (*COLOURS, "#000000", GREY)
 _BETTER, _UNDECIDED, _WORSE = "#0072B2", "#7F7F7F", "#D55E00"
 # Alternating, so that of two lines that coincide, as DualAdam's and its control's do, both show.
 _DASHES = ("--", "-")
@@ -39,8 +39,8 @@ OfRun = Callable[[Outcome], float]
 def plot_curves(results: StudyResults, path: Path) -> bool:
     """Draw train loss, validation loss and validation score by epoch.
 
-    Lines are means over test seeds, bands run from the lowest to the highest seed; diverged and
-    failed runs are left out.
+    Lines are means over test seeds, bands run from the lowest to the highest seed. Runs that
+    diverged or failed, or have an epoch that is not finite, are left out.
 
     Parameters
     ----------
@@ -65,7 +65,11 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
         ("Validation loss", lambda epoch: epoch.validation_loss),
         (_titled("Validation", metric), lambda epoch: metric.factor * epoch.validation_score),
     )
-    runs = {place: run for place, run in enumerate(_runs(results).items()) if run[1]}
+    runs = {
+        place: (name, whole)
+        for place, (name, outcomes) in enumerate(_runs(results).items())
+        if (whole := [each for each in outcomes if _drawable(each)])
+    }
     if not runs:
         return False
     seeds = many(results.seeds, "test seed")
@@ -212,6 +216,14 @@ def _titled(which: str, metric: Metric) -> str:
 
 def _runs(results: StudyResults) -> dict[str, list[Outcome]]:
     return {each.name: list(finished(results, each.name).values()) for each in results.contenders}
+
+
+def _drawable(outcome: Outcome) -> bool:
+    return all(
+        math.isfinite(value)
+        for epoch in outcome.curve
+        for value in (epoch.train_loss, epoch.validation_loss, epoch.validation_score)
+    )
 
 
 def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:

@@ -27,7 +27,13 @@ from steppe.compare.wording import (
 )
 
 
-def report(console: Console, results: StudyResults, baseline: str | None = None) -> None:
+def report(
+    console: Console,
+    results: StudyResults,
+    baseline: str | None = None,
+    *,
+    brief: bool = False,
+) -> None:
     """Print what came of a study, and how to read it.
 
     Parameters
@@ -38,6 +44,8 @@ def report(console: Console, results: StudyResults, baseline: str | None = None)
         A study, finished or not.
     baseline : str or None, default None
         The contender that the others are compared with; None takes the first.
+    brief : bool, default False
+        Only the leaderboard and the differences.
 
     Raises
     ------
@@ -51,9 +59,9 @@ def report(console: Console, results: StudyResults, baseline: str | None = None)
         console.print(_leaderboard(results, ended))
     else:
         console.print("No test run has ended.\n")
-    if any(math.isfinite(row.sharpness.mean) for row in ended):
+    if not brief and any(math.isfinite(row.sharpness.mean) for row in ended):
         console.print(_curvature(ended))
-    if any(row.settings for row in ended):
+    if not brief and any(row.settings for row in ended):
         console.print(_settings(results, ended))
     if any(row.score_change and row.score_change.seeds > 1 for row in ended):
         for table in _differences(results, ended, baseline):
@@ -61,6 +69,8 @@ def report(console: Console, results: StudyResults, baseline: str | None = None)
         for line in _control_readings(results):
             console.print(line, highlight=False, markup=False)
         console.print()
+    if brief:
+        return
     for note in notes(results, rows):
         console.print(note, highlight=False, markup=False)
 

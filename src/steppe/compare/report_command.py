@@ -31,6 +31,9 @@ def report(
     baseline: Annotated[
         str | None, typer.Option(help="What the others are compared with. Default: the first.")
     ] = None,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="Print the leaderboard and the differences only.")
+    ] = False,
     page: Annotated[
         Path | None, typer.Option(help="The page. Default: report.html beside the study's file.")
     ] = None,
@@ -46,7 +49,7 @@ def report(
     console = make_console()
     with refusals():
         results = _read(storage, study)
-        print_report(console, results, baseline)
+        print_report(console, results, baseline, brief=brief)
         if json is not None:
             results.save(json)
         if figures is not None:

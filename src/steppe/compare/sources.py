@@ -22,6 +22,7 @@ _DECISIVE = (
     "compare/loading.py",
     "compare/models.py",
     "compare/optimizers.py",
+    "compare/packages.py",
     "compare/run.py",
     "compare/spaces.py",
     "compare/tasks.py",

@@ -26,7 +26,7 @@ from steppe.compare.tasks import Task, find_task
 from steppe.compare.train import Training, make_accelerator, reproducible
 
 # The report and the page need them: better missed now than after hours of training.
-_NEEDED = ("scipy.stats", "matplotlib.figure", "plotly.graph_objects", "optuna", "accelerate")
+_NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
 
 _SCHEDULES = ("constant", "cosine", "cosine-epochs")
 _PRECISIONS = ("no", "bf16", "fp16")

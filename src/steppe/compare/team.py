@@ -22,7 +22,7 @@ from steppe.compare.results import Trial
 from steppe.compare.run import Place
 from steppe.compare.worker import terminable
 
-_LOOK_S = 1.0
+_LOOK_S = 2.0
 _PATIENCE_S = 30.0
 
 
@@ -90,9 +90,11 @@ class Team:
             while True:
                 # Before the books are read: what the last one wrote is in them.
                 gone = team and all(worker.poll() is not None for worker in team)
-                progress.update(bar, completed=ledger.epochs())
-                self._tell(console)
-                if ledger.ended():
+                ended, epochs = ledger.progress()
+                progress.update(bar, completed=epochs)
+                if ended > len(self._told):
+                    self._tell(console)
+                if ended == ledger.trials():
                     return False
                 if gone:
                     self._explain(console, team)

@@ -148,9 +148,7 @@ class Training:
         self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.rate) if self._base else None
         self.order = torch.Generator()
-        batches = loader(
-            data.train, run.setup.batch_size, order=self.order, workers=self.task.loaders
-        )
+        batches = loader(data.train, run.setup.batch_size, order=self.order, workers=self._loaders)
         self.model, self.optimizer, self.schedule, self.batches = accelerator.prepare(
             model, optimizer, schedule, batches
         )
@@ -273,7 +271,7 @@ class Training:
         loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         right = torch.zeros_like(loss)
         self.model.eval()
-        for inputs, targets in loader(share, _EVALUATED_TOGETHER, workers=self.task.loaders):
+        for inputs, targets in loader(share, _EVALUATED_TOGETHER, workers=self._loaders):
             outputs = self.model(inputs.to(loss.device))
             wanted = targets.to(loss.device)
             loss += self.task.loss(outputs, wanted) * len(targets)
@@ -301,6 +299,11 @@ class Training:
             state_bytes=state_bytes(self.inner, self.bare),
             peak_bytes=self._peak or math.nan,
         )
+
+    @property
+    def _loaders(self) -> int:
+        # On CPUs they would take from training what they save it.
+        return 0 if self.accelerator.device.type == "cpu" else self.task.loaders
 
     @property
     def _on_cuda(self) -> bool:

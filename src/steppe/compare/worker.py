@@ -3,10 +3,11 @@
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from steppe.commands.wording import first_line
+from steppe.compare.data import Data
 from steppe.compare.ledger import Assignment, Ledger, whereabouts
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import Epoch
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 _PAUSE_S = 1.0
+_LOST = "lost"
+
+_T = TypeVar("_T")
 
 OnTrial = Callable[[Assignment, str], None]
 
@@ -67,79 +71,94 @@ def work(
             f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
             f"planned with ({study.setup.fingerprint})"
         )
-    crew = _Crew(place)
-    ledger = Ledger(storage, study) if crew.leads else None
+    crew = _Crew(storage, study, place)
     done = 0
     with terminable():
-        while (assignment := crew.share(lambda: _next(ledger))) is not None:
-            how = _carry_out(assignment, ledger, study, data, place)
-            on_trial(assignment, how)
-            done += how != "lost"
+        while (assignment := _next(crew)) is not None:
+            how = _carry_out(assignment, crew, study, data, place)
+            done += how != _LOST
+            if crew.ledger:
+                on_trial(assignment, how)
     return done
 
 
-def _next(ledger: Ledger | None) -> Assignment | None:
-    """Wait for a trial that can be run; None once all have ended."""
-    assert ledger is not None
-    while (assignment := ledger.take()) is None:
-        if ledger.ended():
-            return None
-        time.sleep(_PAUSE_S)
-        ledger.complement()
-    return assignment
-
-
-def _carry_out(
-    assignment: Assignment, ledger: Ledger | None, study: Study, data: Any, place: Place
-) -> str:
-    recipe = find_recipe(assignment.contender.name)
-    run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)
-    if ledger is None:
-        train(run, data, place)
-        return "joined in"
-    where = whereabouts(place.device, place.threads)
-
-    def on_epoch(number: int, epoch: Epoch) -> None:
-        if not ledger.note(assignment, number, epoch):
-            raise LostError
-
-    try:
-        with alive(ledger.storage, assignment.trial_id):
-            outcome = train(run, data, place, on_epoch)
-    except LostError:
-        return "lost"
-    except (KeyboardInterrupt, SystemExit):
-        ledger.release(assignment)
-        raise
-    except Exception as error:
-        ledger.fail(assignment, first_line(error), where)
-        return f"failed: {first_line(error)}"
-    if not ledger.finish(assignment, outcome, where):
-        return "lost"
-    if outcome.diverged:
-        return "diverged"
-    final = outcome.final
-    return f"validation {study.metric.name} {final.validation_score:.4f}"
-
-
 class _Crew:
-    """The processes of a distributed launch, which do the same trials; most often it is one."""
+    """The processes of a distributed launch, which do the same trials; most often it is one.
 
-    def __init__(self, place: Place) -> None:
+    Attributes
+    ----------
+    ledger : Ledger or None
+        The study's; the first process alone has it.
+    """
+
+    def __init__(self, storage: "RDBStorage", study: Study, place: Place) -> None:
         from accelerate import PartialState
 
         self._state = PartialState(cpu=place.device == "cpu")
-        self.leads = self._state.is_main_process
+        self.ledger = Ledger(storage, study) if self._state.is_main_process else None
 
-    def share(self, found: Callable[[], Assignment | None]) -> Assignment | None:
-        """Let the first process find something, and tell it to the others."""
+    def share(self, act: Callable[[Ledger], _T]) -> _T:
+        """Let the first process do something, and tell all what came of it."""
         from accelerate.utils import broadcast_object_list
 
-        if self._state.num_processes == 1:
-            return found()
-        parcel = [found() if self.leads else None]
-        broadcast_object_list(parcel)
-        return parcel[0]
+        parcel: list[Any] = [act(self.ledger) if self.ledger else None]
+        if self._state.num_processes > 1:
+            broadcast_object_list(parcel)
+        found: _T = parcel[0]
+        return found
+
+
+def _next(crew: _Crew) -> Assignment | None:
+    """Wait for a trial that can be run; None once all have ended."""
+    while True:
+        # Told at each look, as processes that hear nothing for minutes give up.
+        assignment, over = crew.share(_look)
+        if assignment is not None or over:
+            return assignment
+        time.sleep(_PAUSE_S)
+
+
+def _look(ledger: Ledger) -> tuple[Assignment | None, bool]:
+    """Take a trial if there is one; else say whether all have ended."""
+    assignment = ledger.take()
+    if assignment is None:
+        # Some may have been lost with their workers.
+        ledger.complement()
+        assignment = ledger.take()
+    return assignment, assignment is None and ledger.ended()
+
+
+def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, place: Place) -> str:
+    """Train a trial and keep what came of it; say how it went."""
+    recipe = find_recipe(assignment.contender.name)
+    run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)
+    where = whereabouts(place.device, place.threads)
+
+    def on_epoch(number: int, epoch: Epoch) -> None:
+        if not crew.share(lambda ledger: ledger.note(assignment, number, epoch)):
+            raise LostError
+
+    ledger = crew.ledger
+    try:
+        with alive(ledger.storage, assignment.trial_id) if ledger else nullcontext():
+            outcome = train(run, data, place, on_epoch)
+            kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
+    except LostError:
+        return _LOST
+    except (KeyboardInterrupt, SystemExit, OSError):
+        # A full disk, or a storage out of reach, says nothing about the trial: others may run it.
+        if ledger:
+            ledger.release(assignment)
+        raise
+    except Exception as error:
+        if ledger:
+            ledger.fail(assignment, first_line(error), where)
+        return f"failed: {first_line(error)}"
+    if not kept:
+        return _LOST
+    if outcome.diverged:
+        return "diverged"
+    return f"validation {study.metric.name} {outcome.final.validation_score:.4f}"
 
 
 def _same_code(study: Study) -> None:

@@ -1,51 +1,30 @@
 """The charts of the page: for each its traces and layout, as plotly.js takes them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from itertools import filterfalse
 from statistics import fmean
 from typing import Any
 
-from steppe.compare.page.units import labelled, points
+from steppe.compare.page.styles import INK, Style, styles
+from steppe.compare.page.units import labelled
 from steppe.compare.results import TUNE, Epoch, StudyResults, Trial
 from steppe.compare.statistics import Interval
 from steppe.compare.summary import Row, chosen_trial, finished
+from steppe.compare.wording import unit_of_change
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-# Their black is the page's ink, so that it shows on a dark page too.
-_INK = "currentColor"
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", _INK)
-# Lengths of strokes and gaps. Like the markers they repeat with another period than the colours,
-# so that no two of the first 42 optimizers look the same.
-_DASHES = ("none", "8,4", "2,3", "9,3,2,3", "16,4", "4,2")
-# Plotly's name of a marker, and the same shape as an SVG path for the legend.
-_MARKERS = {
-    "circle": "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0z",
-    "square": "M-4,-4h8v8h-8z",
-    "diamond": "M0,-5.5L5.5,0L0,5.5L-5.5,0z",
-    "triangle-up": "M0,-5L5,4h-10z",
-    "cross": "M-2,-5h4v3h3v4h-3v3h-4v-3h-3v-4h3z",
-    "triangle-down": "M0,5L5,-4h-10z",
-    "hourglass": "M-5,-5h10L-5,5h10z",
-    "triangle-left": "M-5,0L4,-5v10z",
-}
 # Decades of a density that are shown: what lies below the highest by more is the smoothing's tail.
 _DECADES = 7
-
-
-@dataclass(frozen=True)
-class Style:
-    """How an optimizer is drawn, everywhere the same."""
-
-    colour: str
-    dash: str
-    marker: str
-
-    @property
-    def path(self) -> str:
-        """The marker as an SVG path about the origin."""
-        return _MARKERS[self.marker]
+# Where tuning trials without a score stand.
+_STRIP = {
+    "domain": [0, 0.16],
+    "type": "category",
+    "categoryorder": "array",
+    "categoryarray": ["failed", "diverged"],
+    "range": [-0.6, 1.6],
+}
 
 
 @dataclass(frozen=True)
@@ -68,7 +47,7 @@ class Chart:
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
     late : bool
-        Whether the vertical axis leaves out the first sixth of the lines.
+        Whether the vertical axis is fitted to the lines without their beginning.
     """
 
     name: str
@@ -83,19 +62,6 @@ class Chart:
     def choices(self) -> dict[str, str]:
         """The measures of curvature that it can show, by the value of their switch."""
         return {each: _MEASURES[each][0] for each in self.variants if each in _MEASURES}
-
-
-def styles(results: StudyResults) -> dict[str, Style]:
-    """Give every contender its look, by its place in the study."""
-    markers = tuple(_MARKERS)
-    return {
-        each.name: Style(
-            _COLOURS[number % len(_COLOURS)],
-            _DASHES[number % len(_DASHES)],
-            markers[number % len(markers)],
-        )
-        for number, each in enumerate(results.contenders)
-    }
 
 
 def learning_curves(results: StudyResults) -> list[Chart]:
@@ -154,7 +120,7 @@ def _curves(
         variants |= _scales("yaxis")
     layout = {
         "xaxis": {"title": {"text": "epoch"}},
-        "yaxis": {"title": {"text": label}, "type": "linear" if scored else "log"},
+        "yaxis": {"title": {"text": _literal(label)}, "type": "linear" if scored else "log"},
     }
     return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=scored)
 
@@ -194,17 +160,14 @@ def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
     """Draw each optimizer minus the baseline, with its interval: test score and test loss."""
     metric = results.metric
     better = "→" if metric.higher_is_better else "←"
-    unit = f", {points(metric)}" if metric.unit else ""
     changes = [row for row in rows if row.score_change and row.loss_change]
     scores = {row.name: row.score_change.difference for row in changes if row.score_change}
     losses = {row.name: row.loss_change.difference for row in changes if row.loss_change}
-    panels = (
-        ("score-change", f"difference in test {metric.name}{unit} (better {better})", scores),
-        ("loss-change", "difference in test loss (better ←)", losses),
-    )
+    score = f"test {metric.name}{unit_of_change(metric)}"
+    panels = (("score-change", score, better, scores), ("loss-change", "test loss", "←", losses))
     return [
-        _by_optimizer(name, label, traces)
-        for name, label, found in panels
+        _by_optimizer(name, label, f"{_literal(label)}<br>(better {way})", traces)
+        for name, label, way, found in panels
         if (traces := _means(results, found, size=9))
     ]
 
@@ -216,7 +179,7 @@ def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
         {
             **_identity(name),
             "x": _finite([run.final.test_loss - run.final.train_loss for run in runs.values()]),
-            "y": [escape(name)] * len(runs),
+            "y": [_literal(name)] * len(runs),
             "text": [f"seed {seed}" for seed in runs],
             "mode": "markers",
             "marker": {"symbol": style.marker, "size": 8, "color": style.colour, "opacity": 0.55},
@@ -226,7 +189,8 @@ def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
         if (runs := finished(results, name))
     ]
     means = _means(results, {row.name: row.gap for row in rows}, symbol="line-ns-open", size=16)
-    return [_by_optimizer("gap", "test loss − train loss", [*seeds, *means])] if seeds else []
+    label = "test loss − train loss"
+    return [_by_optimizer("gap", label, label, [*seeds, *means])] if seeds else []
 
 
 def _means(
@@ -237,7 +201,7 @@ def _means(
         {
             **_identity(name),
             "x": [value.mean],
-            "y": [escape(name)],
+            "y": [_literal(name)],
             "mode": "markers",
             "marker": {
                 "symbol": symbol or look[name].marker,
@@ -261,10 +225,10 @@ def _means(
     ]
 
 
-def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
+def _by_optimizer(name: str, label: str, title: str, traces: list[dict[str, Any]]) -> Chart:
     names = list(dict.fromkeys(trace["y"][0] for trace in traces))
     layout = {
-        "xaxis": {"title": {"text": label}, "zeroline": True},
+        "xaxis": {"title": {"text": title}, "zeroline": True},
         "yaxis": {
             "type": "category",
             "categoryorder": "array",
@@ -272,12 +236,12 @@ def _by_optimizer(name: str, label: str, traces: list[dict[str, Any]]) -> Chart:
             "autorange": "reversed",
         },
     }
-    return Chart(name, label, traces, layout, rows=len(names))
+    return Chart(name, f"{label}, by optimizer", traces, layout, rows=len(names))
 
 
 # Of Curvature: the name on the switch, and on the axis.
 _MEASURES = {
-    "sharpness": ("sharpness", "sharpness: rise of the train loss one step of 0.05 away"),
+    "sharpness": ("sharpness", "SAM's sharpness, radius 0.05"),
     "largest": ("λ_max", "λ_max of the Hessian"),
     "trace": ("trace", "trace of the Hessian"),
     "preconditioned": ("λ_max(PH)", "λ_max(PH), after the optimizer's preconditioner"),
@@ -324,7 +288,7 @@ def densities(results: StudyResults) -> list[Chart]:
         {
             **_identity(name),
             "x": [eigenvalue for eigenvalue, _ in run.curvature.density],
-            "y": [density if density > 0 else None for _, density in run.curvature.density],
+            "y": _finite([density for _, density in run.curvature.density]),
             "mode": "lines",
             "line": {"color": style.colour, "dash": style.dash, "width": 1.4},
             "hovertemplate": f"density %{{y:.2g}} at %{{x:.3g}}, seed {seed}",
@@ -333,7 +297,7 @@ def densities(results: StudyResults) -> list[Chart]:
         for seed, run in finished(results, name).items()
         if run.curvature.density
     ]
-    heights = [y for trace in traces for y in trace["y"] if y is not None]
+    heights = [y for trace in traces for y in trace["y"] if y]
     if not heights:
         return []
     top = math.log10(max(heights))
@@ -354,29 +318,28 @@ def sensitivity(results: StudyResults) -> list[Chart]:
 
     Those without a score stand in a strip of their own below. The chosen ones have a rim.
     """
-    traces = []
+    scored, lost = [], []
     for name, style in styles(results).items():
         trials = [trial for trial in results.of(name, TUNE) if "lr" in trial.settings]
-        scored = [trial for trial in trials if _scored(trial)]
-        lost = [trial for trial in trials if not _scored(trial)]
-        if scored:
-            traces.append(_trials(results, name, style, scored))
-        if lost:
-            traces.append(_trials(results, name, style, lost) | {"yaxis": "y2"})
-    if not traces:
-        return []
-    layout = {
-        "xaxis": {"title": {"text": "learning rate"}, "type": "log", "anchor": "y2"},
-        "yaxis": {"title": {"text": labelled(results.metric, "validation")}, "domain": [0.24, 1]},
-        "yaxis2": {
-            "domain": [0, 0.16],
-            "type": "category",
-            "categoryorder": "array",
-            "categoryarray": ["failed", "diverged"],
-            "range": [-0.6, 1.6],
+        scored.append(_trials(results, name, style, filter(_scored, trials)))
+        lost.append(_trials(results, name, style, filterfalse(_scored, trials)) | {"yaxis": "y2"})
+    traces, below = [each for each in scored if each["x"]], [each for each in lost if each["x"]]
+    layout: dict[str, Any] = {
+        "xaxis": {
+            "title": {"text": "learning rate"},
+            "type": "log",
+            "exponentformat": "power",
+            "nticks": 4,
         },
+        "yaxis": {"title": {"text": _literal(labelled(results.metric, "validation"))}},
     }
-    return [Chart("sensitivity", "Validation score by learning rate", traces, layout)]
+    if below:
+        layout["xaxis"]["anchor"] = "y2"
+        layout["yaxis"]["domain"] = [0.24, 1]
+        layout["yaxis2"] = _STRIP
+    if not traces + below:
+        return []
+    return [Chart("sensitivity", "Validation score by learning rate", traces + below, layout)]
 
 
 def _scored(trial: Trial) -> bool:
@@ -388,10 +351,10 @@ def _scored(trial: Trial) -> bool:
 
 
 def _trials(
-    results: StudyResults, name: str, style: Style, trials: Sequence[Trial]
+    results: StudyResults, name: str, style: Style, found: Iterable[Trial]
 ) -> dict[str, Any]:
-    chosen = chosen_trial(results, name)
-    rims = [2.5 if trial is chosen else 0 for trial in trials]
+    trials, chosen = list(found), chosen_trial(results, name)
+    rims = [2 if trial is chosen else 0 for trial in trials]
     return {
         **_identity(name),
         "x": [trial.settings["lr"] for trial in trials],
@@ -403,7 +366,7 @@ def _trials(
             "size": 10,
             "color": style.colour,
             "opacity": 0.85,
-            "line": {"width": rims, "color": _INK},
+            "line": {"width": rims, "color": INK},
         },
         "hovertemplate": "%{y:.4g} at lr %{x:.3g}, %{text}",
     }
@@ -422,8 +385,13 @@ def _scales(axis: str) -> dict[str, dict[str, Any]]:
 
 
 def _identity(optimizer: str) -> dict[str, Any]:
-    """Say whose trace it is; Plotly reads names as a kind of HTML."""
-    return {"name": escape(optimizer), "meta": optimizer}
+    """Say whose trace it is."""
+    return {"name": _literal(optimizer), "meta": optimizer}
+
+
+def _literal(text: str) -> str:
+    """Write text for Plotly, which reads some HTML in it, but not every entity."""
+    return escape(text, quote=False)
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:

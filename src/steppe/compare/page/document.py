@@ -13,8 +13,8 @@ from steppe.commands.files import write_whole
 from steppe.commands.wording import many
 from steppe.compare.notes import notes
 from steppe.compare.page import charts, tables
-from steppe.compare.page.charts import Chart
 from steppe.compare.page.headline import headline
+from steppe.compare.page.styles import styles
 from steppe.compare.results import TEST, TUNE, StudyResults
 from steppe.compare.summary import baseline_of, summarise
 from steppe.compare.wording import NONE
@@ -68,7 +68,8 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "densities": charts.densities(results),
         "sensitivity": charts.sensitivity(results),
     }
-    scripts = [get_plotlyjs(), _file("page.js")]
+    costs, lost = tables.costs(rows), tables.lost(results)
+    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), _file("page.js")]
     environment = Environment(
         loader=PackageLoader("steppe.compare", "page"),
         autoescape=True,
@@ -80,18 +81,20 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
     return environment.get_template("template.html").render(
         results=results,
+        title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
-        sections=_sections(baseline, drawn),
+        sections=_sections(baseline, drawn | {"costs": costs.rows, "lost": lost.rows}),
         baseline=baseline,
         headline=headline(results, rows, baseline),
         roles=_roles(results, baseline),
         leaderboard=tables.leaderboard(results, rows),
         controls=tables.beside_controls(results, rows),
-        costs=tables.costs(rows),
+        costs=costs,
         settings=tables.settings(results),
-        notes=notes(results, rows),
-        lost=tables.lost(results),
-        styles=charts.styles(results),
+        # The terminal's tables mark with daggers what this one says in words.
+        notes=[note.removeprefix("† ") for note in notes(results, rows)],
+        lost=lost,
+        styles=styles(results),
         charts=drawn,
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
         facts=_facts(results),
@@ -119,8 +122,8 @@ def _subtitle(results: StudyResults) -> str:
     return ", ".join([*said, tuned, many(results.seeds, "test seed")])
 
 
-def _sections(baseline: str, drawn: Mapping[str, Sequence[Chart]]) -> dict[str, str]:
-    """Give the headings of the sections that there are."""
+def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """Give the headings of the sections, without those whose contents are empty."""
     sections = {
         "leaderboard": "Leaderboard",
         "differences": f"Differences from {baseline}",
@@ -130,10 +133,11 @@ def _sections(baseline: str, drawn: Mapping[str, Sequence[Chart]]) -> dict[str, 
         "densities": "Densities of the Hessian’s eigenvalues",
         "costs": "Time and memory",
         "settings": "Settings",
+        "lost": "Runs that diverged or failed",
         "method": "How it was done",
         "reproduce": "To reproduce it",
     }
-    return {each: title for each, title in sections.items() if drawn.get(each, True)}
+    return {each: title for each, title in sections.items() if contents.get(each, True)}
 
 
 def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
@@ -147,6 +151,7 @@ def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
         "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
         "Seeds": seeds,
         "Versions": dict(results.versions) | ran,
+        "Optimizers": {each.name: each.title or NONE for each in results.contenders},
     }
 
 

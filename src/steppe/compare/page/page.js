@@ -2,7 +2,17 @@
 
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+// There a finger on a chart is to scroll the page, not to zoom.
+const touch = matchMedia("(pointer: coarse)").matches;
 const hidden = new Set();
+// Named one by one: Plotly's own set has a button that sends the data to a server.
+const BUTTONS = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
+// The climb before would flatten what differs later.
+const CLIMB = 1 / 3;
+
+function place(chart) {
+  return document.getElementById(`chart-${chart.name}`);
+}
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -17,23 +27,25 @@ function variants(chart, section) {
 function traces(chart, chosen) {
   const ink = colour("--ink");
   const inked = (_, value) => (value === "currentColor" ? ink : value);
-  return JSON.parse(JSON.stringify(chart.traces), inked).map((trace, number) => {
-    const x = chosen.flatMap((variant) => (variant.x ? [variant.x[number]] : []));
-    return { x: x[0], ...trace, ...(x.length && { x: x[0] }), visible: !hidden.has(trace.meta), showlegend: false };
-  });
+  const along = chosen.find((variant) => variant.x)?.x;
+  return JSON.parse(JSON.stringify(chart.traces), inked).map((trace, number) => ({
+    ...trace,
+    x: along ? along[number] : trace.x,
+    visible: !hidden.has(trace.meta),
+    showlegend: false,
+  }));
 }
 
-// From the first sixth of the epochs on: the climb before it would flatten what differs later.
+// What the lines and bands reach after the climb; a band runs there and back.
 function lateRange(shown) {
   const values = shown.filter((trace) => trace.visible).flatMap((trace) => {
-    const there_and_back = trace.fill === "toself";
-    const epochs = there_and_back ? trace.y.length / 2 : trace.y.length;
-    const skipped = Math.min(Math.ceil(epochs / 6), epochs - 1);
-    return trace.y.slice(skipped, there_and_back ? -skipped || undefined : undefined);
+    const band = trace.fill === "toself";
+    const epochs = band ? trace.y.length / 2 : trace.y.length;
+    const skipped = Math.min(Math.ceil(epochs * CLIMB), epochs - 1);
+    return trace.y.slice(skipped, band ? trace.y.length - skipped : epochs);
   }).filter((value) => value !== null);
   if (!values.length) return {};
-  const low = Math.min(...values);
-  const high = Math.max(...values);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = (high - low) * 0.06 || 1;
   return { range: [low - margin, high + margin] };
 }
@@ -45,8 +57,7 @@ function axes(chart, chosen, shown) {
     zerolinecolor: colour("--muted"),
     zeroline: false,
     automargin: true,
-    // On a touch screen a finger on a chart scrolls the page.
-    fixedrange: matchMedia("(pointer: coarse)").matches,
+    fixedrange: touch,
   };
   const names = Object.keys(chart.layout);
   return Object.fromEntries(names.map((name) => {
@@ -57,7 +68,7 @@ function axes(chart, chosen, shown) {
 }
 
 function draw(chart) {
-  const element = document.getElementById(chart.name);
+  const element = place(chart);
   const chosen = variants(chart, element.closest("section"));
   const shown = traces(chart, chosen);
   const layout = {
@@ -71,9 +82,12 @@ function draw(chart) {
     // A zoom outlives hiding and showing, but not another axis.
     uirevision: JSON.stringify(chosen.map(({ x, ...axis }) => axis)),
   };
-  const buttons = ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"];
-  const options = { displaylogo: false, responsive: true, modeBarButtonsToRemove: buttons };
-  return Plotly.react(element, shown, layout, options);
+  Plotly.react(element, shown, layout, {
+    responsive: true,
+    displaylogo: false,
+    displayModeBar: touch ? false : "hover",
+    modeBarButtons: BUTTONS,
+  });
 }
 
 function drawAll() {
@@ -124,5 +138,5 @@ document.getElementById("download").href = URL.createObjectURL(new Blob([study],
 drawAll();
 dark.addEventListener("change", drawAll);
 for (const event of ["beforeprint", "afterprint"]) {
-  addEventListener(event, () => charts.forEach((chart) => Plotly.Plots.resize(chart.name)));
+  addEventListener(event, () => charts.forEach((chart) => Plotly.Plots.resize(place(chart))));
 }

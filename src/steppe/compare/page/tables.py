@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from steppe.commands.wording import many
-from steppe.compare.page.units import labelled, points, score_decimals
+from steppe.compare.page.units import labelled, score_decimals
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval
 from steppe.compare.summary import Row, against_controls, chosen_trial
@@ -18,6 +17,7 @@ from steppe.compare.wording import (
     probability,
     settings_text,
     significant,
+    unit_of_change,
     verdict,
     with_interval,
 )
@@ -35,15 +35,15 @@ class Cell:
         The value.
     key : float or str or None
         What its column is sorted by; None comes last.
-    bounds : str, default ""
-        The value's interval.
+    aside : str, default ""
+        What stands below it, such as the value's interval.
     share : float or None, default None
         Length of its bar, from 0 to 1; None for no bar.
     """
 
     text: str
     key: float | str | None
-    bounds: str = ""
+    aside: str = ""
     share: float | None = None
 
 
@@ -79,7 +79,7 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     score = labelled(metric, "test")
     columns = {
         score: "mean over seeds with its 95 % interval",
-        f"difference{_in(points(metric))}": "from the baseline, seed by seed, with its interval",
+        f"difference{unit_of_change(metric)}": "from the baseline, seed by seed, with its interval",
         "Holm p": "of the difference's paired t-test, corrected for the number of optimizers",
         "effect size": "the difference over its standard deviation between seeds",
         "verdict": "better or worse only if p is below 0.05",
@@ -107,7 +107,7 @@ def _rank(row: Row, higher_is_better: bool) -> float:
 
 
 def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
-    changes = [Cell("baseline", None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
+    changes = [Cell(NONE, None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
     if row.score_change:
         changes = _change(row.score_change, digits, higher_is_better)
         changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
@@ -115,12 +115,12 @@ def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
         _interval(row.score, with_interval(row.score, digits)),
         *changes,
         _interval(row.test_loss, significant(row.test_loss)),
-        _interval(row.train_loss, significant(row.train_loss)),
+        _number(row.train_loss.mean, _three_digits),
         _interval(row.gap, significant(row.gap)),
         _number(row.step_ms, _hundredths),
         _number(row.seconds, duration),
         _number(row.state_bytes, _tenths),
-        _runs(row),
+        _count(row.runs, row.diverged, row.failed),
     ]
 
 
@@ -130,7 +130,7 @@ def beside_controls(results: StudyResults, rows: Sequence[Row]) -> Table:
     loss_digits = decimals([row.test_loss.mean for row in rows], 4)
     columns = {
         "control": "what it is to be read beside",
-        f"difference in test {metric.name}{_in(points(metric))}": "seed by seed",
+        f"difference in test {metric.name}{unit_of_change(metric)}": "seed by seed",
         "Holm p": "corrected for the number of such readings",
         "verdict": "on the score",
         "difference in test loss": "seed by seed",
@@ -193,7 +193,7 @@ def _tuned(results: StudyResults, contender: Contender) -> list[Cell]:
         _words(settings_text(results.chosen(contender.name))),
         _validated(results, default),
         _validated(results, best),
-        Cell(_with_losses(len(trials), *_losses(trials)), float(len(trials))),
+        _count(len(trials), *_losses(trials)),
     ]
 
 
@@ -253,8 +253,8 @@ def _end(trial: Trial) -> str:
     """Say how a run was lost; empty if it was not."""
     if trial.outcome is None:
         return f"failed: {trial.error}"
-    epoch = len(trial.outcome.curve)
-    return f"diverged after {many(epoch, 'epoch')}" if trial.outcome.diverged else ""
+    # The curve holds the epochs before.
+    return f"diverged in epoch {len(trial.outcome.curve) + 1}" if trial.outcome.diverged else ""
 
 
 def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
@@ -263,14 +263,10 @@ def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
     return sum(outcome.diverged for outcome in ended), len(trials) - len(ended)
 
 
-def _runs(row: Row) -> Cell:
-    whole = row.runs - row.diverged - row.failed
-    return Cell(_with_losses(row.runs, row.diverged, row.failed), float(whole))
-
-
-def _with_losses(count: int, diverged: int, failed: int) -> str:
+def _count(ended: int, diverged: int, failed: int) -> Cell:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    return ", ".join([str(count), *(f"{lost} {how}" for lost, how in losses if lost)])
+    said = ", ".join(f"{count} {how}" for count, how in losses if count)
+    return Cell(str(ended), float(ended - diverged - failed), said)
 
 
 def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell]:
@@ -308,6 +304,10 @@ def _key(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _three_digits(value: float) -> str:
+    return significant(Interval(value, math.nan, math.nan))
+
+
 def _hundredths(value: float) -> str:
     return number(value, 2)
 
@@ -318,7 +318,3 @@ def _signed_hundredths(value: float) -> str:
 
 def _tenths(value: float) -> str:
     return number(value, 1)
-
-
-def _in(unit: str) -> str:
-    return f", {unit}" if unit else ""

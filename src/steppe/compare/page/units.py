@@ -1,4 +1,4 @@
-"""How scores and their differences are labelled and rounded."""
+"""How scores are labelled and rounded."""
 
 from collections.abc import Iterable
 
@@ -19,11 +19,6 @@ def labelled(metric: Metric, which: str) -> str:
     ('test accuracy, %', 'test perplexity')
     """
     return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))
-
-
-def points(metric: Metric) -> str:
-    """Name the unit of a score's differences: a difference of percentages is one in points."""
-    return "points" if metric.unit == "%" else metric.unit
 
 
 def score_decimals(rows: Iterable[Row]) -> int:

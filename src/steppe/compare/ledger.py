@@ -233,7 +233,7 @@ class Ledger:
     def _count(self, contender: Contender, phase: str) -> int:
         if phase == TEST:
             return self.study.seeds
-        return 0 if contender.follows else self.study.budget
+        return contender.tuning_trials(self.study.budget)
 
     def _plan(
         self, contender: Contender, phase: str, number: int, seed: int, settings: Settings

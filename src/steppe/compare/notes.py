@@ -182,7 +182,7 @@ def _unfinished(results: StudyResults) -> list[str]:
 
 def _missing(results: StudyResults, contender: Contender) -> str:
     """Say how far a contender has got; empty if it is done."""
-    budget = 0 if contender.follows else results.budget
+    budget = contender.tuning_trials(results.budget)
     tuned, tested = (len(results.of(contender.name, phase)) for phase in (TUNE, TEST))
     if tuned >= budget and tested >= results.seeds:
         return ""

@@ -178,6 +178,12 @@ class Contender:
     control_for: tuple[str, ...] = ()
     follows: str = ""
 
+    def tuning_trials(self, budget: int) -> int:
+        """Count the tuning trials that it gets; where nothing is searched, one says it all."""
+        if self.follows:
+            return 0
+        return budget if self.space else min(budget, 1)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -236,8 +242,8 @@ class StudyResults:
     @property
     def complete(self) -> bool:
         """Whether every trial has ended."""
-        tuned = sum(1 for each in self.contenders if not each.follows)
-        return len(self.trials) >= tuned * self.budget + len(self.contenders) * self.seeds
+        tuning = sum(each.tuning_trials(self.budget) for each in self.contenders)
+        return len(self.trials) >= tuning + len(self.contenders) * self.seeds
 
     def of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
         """Trials of one contender in one phase, by number."""

@@ -113,7 +113,7 @@ def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, floa
     Parameters
     ----------
     space : mapping
-        What is searched.
+        What is searched; with nothing in it there is one point.
     defaults : mapping
         Values of everything, those included that are not searched.
     budget : int
@@ -123,6 +123,8 @@ def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, floa
 
     if budget < 1:
         return []
+    if not space:
+        return [dict(defaults)]
     cube = qmc.Sobol(_MOST_KNOBS, rng=_DESIGN_SEED).random_base2(max(0, (budget - 2).bit_length()))
     points = [
         {name: space[name].at(share) for name, share in zip(space, row, strict=False)}

@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from steppe.commands.console import FAILED, INTERRUPTED
 from steppe.compare.ledger import Ledger
 from steppe.compare.results import Trial
 from steppe.compare.run import Place
@@ -46,19 +47,19 @@ class Team:
         self._storage, self._heartbeat = storage, heartbeat
         self._told: set[tuple[str, str, int]] = set()
 
-    def run(self, console: Console, count: int) -> bool:
+    def run(self, console: Console, count: int) -> int:
         """Run ``count`` workers to the end of the study.
 
         Without any, it waits for those elsewhere.
 
         Returns
         -------
-        bool
-            Whether Ctrl-C, or the end of all workers, came first.
+        int
+            The command's status: 0, or what Ctrl-C or the end of all workers makes of it.
         """
         self._told = {_key(trial) for trial in self._ledger.results().trials}
         if self._ledger.ended():
-            return False
+            return 0
         if count == 0:
             line = f"To work at it: {shlex.join(self._command())}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -70,11 +71,11 @@ class Team:
                     team.append(self._start(number))
                 return self._watch(console, team)
             except KeyboardInterrupt:
-                return True
+                return INTERRUPTED
             finally:
                 _stop(team)
 
-    def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> bool:
+    def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> int:
         ledger = self._ledger
         whole = ledger.trials() * ledger.study.setup.epochs
         columns = (
@@ -95,10 +96,10 @@ class Team:
                 if ended > len(self._told):
                     self._tell(console)
                 if ended == ledger.trials():
-                    return False
+                    return 0
                 if gone:
                     self._explain(console, team)
-                    return True
+                    return FAILED
                 time.sleep(_LOOK_S)
 
     def _tell(self, console: Console) -> None:

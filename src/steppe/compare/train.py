@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 _EVALUATED_TOGETHER = 500
 
+# Far more than a run has epochs, and no multiple of what lies between seeds.
+_BETWEEN_PROCESSES = 15_485_863
+
 OnEpoch = Callable[[int, Epoch], None]
 
 
@@ -354,7 +357,7 @@ class Training:
         The first draw, of the weights, is the same in all processes; dropout's is not.
         """
         process = 0 if epoch < 0 else self.accelerator.process_index
-        torch.manual_seed(_mixed(self.run.seed, epoch) + process)
+        torch.manual_seed(_mixed(self.run.seed, epoch) + process * _BETWEEN_PROCESSES)
 
     def _summed(self, value: Any) -> Any:
         """Sum over processes."""

@@ -264,24 +264,28 @@ def test_what_two_have_planned_at_once_is_run_once(
     study = make()
     slow, fast = (Ledger(opened(where), study, plan=False) for _ in range(2))
     add = optuna.Study.add_trial
+    taken: list[Assignment | None] = []
 
     def add_late(part: optuna.Study, trial: Any) -> None:
-        """Let the other plan everything between the look and the first addition."""
+        """Let the other plan everything, and begin, between the look and the first addition."""
         monkeypatch.undo()
         fast.complement()
+        taken.append(fast.take())
         add(part, trial)
 
     monkeypatch.setattr(optuna.Study, "add_trial", add_late)
     slow.complement()
     states = [each.state.name for part in slow._parts.values() for each in part.trials]
     assert len(states) > slow.trials()
-    taken = []
-    for ledger in (slow, fast) * slow.trials():
-        each = ledger.take()
-        taken += [each] if each else []
-        if each:
-            assert ledger.finish(each, outcome(), "here")
-    assert sorted(map(key, taken)) == everything(study)
+    for ledger in (slow, fast) * 4:
+        taken.append(ledger.take())
+    # Its tuning is being run by both, and nobody begins any of it again.
+    assert [each and key(each) for each in taken] == [
+        *((name, TUNE, n) for n in range(3) for name in ("adamw", "adamcm")), None, None, None
+    ]  # fmt: skip
+    for each in taken:
+        assert each is None or fast.finish(each, outcome(), "here")
+    assert len(run(slow)) == 4
     assert slow.ended()
     assert fast.results().complete
 

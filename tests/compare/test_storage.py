@@ -113,6 +113,20 @@ def test_an_empty_database_stays_empty_where_a_study_is_looked_for(postgres: Ser
         assert "\n" not in str(refusal.value)
 
 
+def test_a_storage_of_an_older_optuna_is_refused_and_left_alone(tmp_path: Path) -> None:
+    where = tmp_path / "study.sqlite"
+    open_storage(str(where), create=True)
+    connection = sqlite3.connect(where)
+    connection.execute("DROP TABLE trial_heartbeats")
+    connection.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
+    connection.commit()
+    connection.close()
+    before = files(tmp_path)
+    with pytest.raises(ValueError, match=r"no longer compatible .* optuna storage upgrade"):
+        open_storage(str(where))
+    assert files(tmp_path) == before
+
+
 def test_a_name_is_taken_as_it_is(tmp_path: Path) -> None:
     where = str(tmp_path / "{a} 100%")
     optuna.create_study(storage=open_storage(where, create=True), study_name="kept")

@@ -1,6 +1,7 @@
 """The commands ``steppe compare`` and ``steppe doctor``."""
 
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -149,7 +150,7 @@ def compare(
             schedule=schedule,  # type: ignore[arg-type]
             warmup=warmup,
         )
-        study = plan(name, options, published, place, command=shlex.join(["steppe", *sys.argv[1:]]))
+        study = plan(name, options, published, place, command=_typed())
         where = storage or str(out / FILE)
         opened = open_storage(where, heartbeat=heartbeat, create=True)
         record(opened, study)
@@ -165,6 +166,12 @@ def compare(
         why = "Interrupted" if status == INTERRUPTED else "No worker is left"
         console.print(f"{why}. What has finished is kept: run again to go on.")
         raise typer.Exit(status)
+
+
+def _typed() -> str:
+    """Return what was typed, for all who read the study: without a database's password."""
+    typed = shlex.join(["steppe", *sys.argv[1:]])
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:…@", typed)
 
 
 def _cores(device: str) -> int:

@@ -1,6 +1,7 @@
 """The workers on this machine, and how far the study has got."""
 
 import contextlib
+import os
 import shlex
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from steppe.compare.ledger import Ledger
 from steppe.compare.results import Trial
 from steppe.compare.run import Place
 from steppe.compare.worker import terminable
+
+#: Where workers find the storage: a command line, and the password in it, is for all to see.
+STORAGE = "STEPPE_STORAGE"
 
 _LOOK_S = 2.0
 _PATIENCE_S = 30.0
@@ -61,7 +65,7 @@ class Team:
         if self._ledger.ended():
             return 0
         if count == 0:
-            line = f"To work at it: {shlex.join(self._command())}"
+            line = f"To work at it: {shlex.join([*self._command(), '--storage', self._storage])}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         team: list[subprocess.Popen[bytes]] = []
         # A kill is passed on too: in sessions of their own, workers would outlive this process.
@@ -125,7 +129,11 @@ class Team:
         with log.open("wb") as file:
             # In a session of its own, so that Ctrl-C comes here alone and is passed on once.
             return subprocess.Popen(
-                self._command(), stdout=file, stderr=file, start_new_session=True
+                self._command(),
+                stdout=file,
+                stderr=file,
+                env={**os.environ, STORAGE: self._storage},
+                start_new_session=True,
             )
 
     def _log(self, number: int) -> Path:
@@ -134,7 +142,6 @@ class Team:
     def _command(self) -> list[str]:
         place = self._place
         options = {
-            "--storage": self._storage,
             "--study": self._ledger.study.name,
             "--device": place.device,
             "--threads": place.threads,

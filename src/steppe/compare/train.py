@@ -273,13 +273,14 @@ class Training:
         share = Subset(dataset, range(process, len(dataset), processes))  # type: ignore[arg-type]
         loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
         right = torch.zeros_like(loss)
-        self.model.eval()
+        # Not the wrapped model, whose processes wait for each other: their shares may differ.
+        self.bare.eval()
         for inputs, targets in loader(share, _EVALUATED_TOGETHER, workers=self._loaders):
-            outputs = self.model(inputs.to(loss.device))
+            outputs = self.bare(inputs.to(loss.device))
             wanted = targets.to(loss.device)
             loss += self.task.loss(outputs, wanted) * len(targets)
             right += self.task.correct(outputs, wanted)
-        self.model.train()
+        self.bare.train()
         count = len(dataset)  # type: ignore[arg-type]
         return float(self._summed(loss)) / count, float(self._summed(right)) / count
 

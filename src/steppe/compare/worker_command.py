@@ -11,13 +11,17 @@ from steppe.compare.ledger import Assignment, recorded
 from steppe.compare.run import Place
 from steppe.compare.storage import HEARTBEAT, open_storage
 from steppe.compare.study import check_place
+from steppe.compare.team import STORAGE
 from steppe.compare.worker import work
 
 
 def worker(
     storage: Annotated[
         str,
-        typer.Option(help="The study's URL, file or directory, as steppe compare was given it."),
+        typer.Option(
+            envvar=STORAGE,
+            help="The study's URL, file or directory, as steppe compare was given it.",
+        ),
     ],
     study: StudyName = None,
     device: Device = "cpu",

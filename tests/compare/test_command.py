@@ -21,8 +21,8 @@ SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--see
 UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+def run(*arguments: object, **environment: str) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
 
 
 def kept(out: Path) -> StudyResults:
@@ -36,13 +36,14 @@ class InHouse:
     started: list[list[str]]
     ended: list[str]
 
-    def __init__(self, command: list[str], **_: Any) -> None:
+    def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
         assert command[:3] == [sys.executable, "-m", "steppe"]
         InHouse.started.append(command)
+        self.storage = env["STEPPE_STORAGE"]
         self.returncode = self.work(command[3:])
 
     def work(self, arguments: list[str]) -> int:
-        result = run(*arguments)
+        result = run(*arguments, STEPPE_STORAGE=self.storage)
         assert result.exit_code == 0, result.output
         return result.exit_code
 
@@ -234,12 +235,22 @@ def test_a_kill_of_the_command_is_passed_on(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_password_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["steppe", "compare", "--storage", "postgresql://me:s3cret@host/studies"]
+    monkeypatch.setattr(sys, "argv", words)
+    run(*UNTUNED, "--out", tmp_path)
+    assert kept(tmp_path).command == "steppe compare --storage postgresql://me:…@host/studies"
+    assert "s3cret" not in (tmp_path / "report.html").read_text()
+    assert not any("--storage" in command for command in InHouse.started)
+
+
 def test_workers_that_cannot_work_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steppe.compare.team.subprocess.Popen", Broken)
     result = run(*UNTUNED, "--out", tmp_path)
-    assert result.exit_code != 0
+    assert result.exit_code == 1
+    assert "No worker is left" in result.output
     assert "Worker 0 has ended with status 1: RuntimeError: no memory" in result.output
     assert not kept(tmp_path).trials
 

@@ -36,7 +36,7 @@ def cosine(done: float) -> float:
             lambda t: min(1, (t + 1) / 3) * cosine(t // 4 / 3),
         ),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_lr_follows_its_closed_form(changes, factor: Callable[[int], float]) -> None:
     found = [setup(**changes).rate(step) for step in STEPS]

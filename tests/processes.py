@@ -14,7 +14,8 @@ def results_of_two(script: str, folder: Path) -> list[Any]:
     processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", script, str(rank), str(folder)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            # Tests run side by side: threads beyond one each would wait for one another.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

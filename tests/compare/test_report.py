@@ -271,7 +271,7 @@ def test_an_unfinished_study_says_what_is_missing() -> None:
 def test_nothing_finished_is_said() -> None:
     text = flat(printed(studies.study({"adamw": [], "sgd": []}, seeds=3, budget=5)))
     assert text.startswith("No test run has ended.")
-    assert "adamw 0 of 5 tuning trials, 0 of 3 test runs; sgd" in text
+    assert "adamw 0 of 1 tuning trial, 0 of 3 test runs; sgd" in text
     assert "Curvature" not in text
     assert "difference" not in text
 

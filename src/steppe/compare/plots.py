@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _COLOURS = (*COLOURS, "#000000", GREY)
 _BETTER, _UNDECIDED, _WORSE = "#0072B2", "#7F7F7F", "#D55E00"
 # Alternating, so that of two lines that coincide, as DualAdam's and its control's do, both show.
-_DASHES = ("--", "-")
-_MARKERS = ("o", "s")
+_DASHES = ("--", "-", ":")
+_MARKERS = ("o", "s", "^")
 
 _LABEL_HEIGHT = 0.07
 

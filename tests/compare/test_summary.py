@@ -135,3 +135,12 @@ def test_the_chosen_trial_is_the_one_whose_settings_the_tests_had() -> None:
     study = studies.study({"adamw": scores(0.9)}, contenders=[contender], trials=tried)
     assert chosen_trial(study, "adamw") == tried[1]
     assert chosen_trial(studies.study({"adamw": []}, trials=tried), "adamw") is None
+
+
+def test_saving_keeps_every_digit_of_where_runs_ended(tmp_path: Path) -> None:
+    """Rounded, differences that are equal on every seed would no longer be so."""
+    study = studies.plausible(3, 4, 2, 3)
+    study.save(tmp_path / "study.json")
+    again = load(tmp_path / "study.json")
+    assert [t.outcome.final for t in again.trials] == [t.outcome.final for t in study.trials]
+    assert summarise(again) == summarise(study)

@@ -265,7 +265,7 @@ class StudyResults:
         return plain
 
     def save(self, path: Path) -> None:
-        """Write a JSON file, numbers to six digits, whole or not at all; :func:`load` reads it.
+        """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
 
         Raises
         ------
@@ -273,6 +273,10 @@ class StudyResults:
             It cannot be written.
         """
         content = self.to_dict()
+        for trial in content["trials"]:
+            if trial["outcome"]:
+                # Of all else every digit is kept: equal differences must stay equal.
+                trial["outcome"]["curve"] = _short(trial["outcome"]["curve"])
         # A line for each trial: readable enough, and a change shows where it is.
         trials = ",\n".join(_compact(trial) for trial in content.pop("trials"))
         text = f'{_compact(content)[:-1]},"trials":[\n{trials}\n]}}\n'
@@ -359,7 +363,7 @@ def _write(file: IO[bytes], text: str) -> None:
 
 
 def _compact(value: Any) -> str:
-    return json.dumps(_short(value), separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _short(value: Any) -> Any:

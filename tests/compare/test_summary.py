@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 import studies
-from steppe.compare.results import Contender, Costs, Curvature, Metric
+from steppe.compare.results import Contender, Costs, Curvature, Metric, load
 from steppe.compare.statistics import paired
 from steppe.compare.summary import against_controls, baseline_of, chosen_trial, summarise
 from studies import outcome, scores

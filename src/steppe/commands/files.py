@@ -6,6 +6,15 @@ from pathlib import Path
 from typing import IO
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text as UTF-8, whole or not at all, see :func:`write_whole`."""
+
+    def write(file: IO[bytes]) -> None:
+        file.write(text.encode())
+
+    write_whole(path, write)
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Write a file beside its place, then put it there: a kill leaves the old one, or none.
 

@@ -1,7 +1,10 @@
 """Counts, errors and unknown names in words."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -16,6 +19,19 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, known, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     return f"no {kind} is called {name!r}: {guess}There are {', '.join(known)}"
+
+
+def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
+    """Find a thing by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, as :func:`unknown` says it.
+    """
+    if name not in known:
+        raise ValueError(unknown(kind, name, known))
+    return known[name]
 
 
 def many(count: int, thing: str) -> str:

@@ -12,7 +12,7 @@ from steppe.commands.console import make_console, refusals
 from steppe.commands.devices import usable
 from steppe.commands.wording import first_line
 from steppe.compare import checkpoint
-from steppe.compare.arguments import Data
+from steppe.compare.arguments import Data, Device
 from steppe.compare.curvature import SAMPLES, batch_size_for
 from steppe.compare.loading import head
 from steppe.compare.optimizers import find_recipe
@@ -41,7 +41,7 @@ def profile(
         int, typer.Option(help="Training samples to measure on, the first ones; at least 1.")
     ] = SAMPLES,
     seed: Annotated[int, typer.Option(help="Of the random vectors.")] = 0,
-    device: Annotated[str, typer.Option(help="A torch device, such as cuda.")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the task's.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The figure. Default: CHECKPOINT with .png at its end.")

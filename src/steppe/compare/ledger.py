@@ -24,6 +24,7 @@ from steppe.compare.results import (
     Trial,
     outcome_from_dict,
     outcome_to_dict,
+    trial_label,
 )
 from steppe.compare.storage import expendable, persistent, revive
 from steppe.compare.study import Study, study_from_dict
@@ -76,8 +77,7 @@ class Assignment:
     @property
     def label(self) -> str:
         """The trial, for the reader."""
-        what = "tuning trial" if self.phase == TUNE else "seed"
-        return f"{self.contender.name}, {what} {self.number}"
+        return trial_label(self.contender.name, self.phase, self.number)
 
 
 class Ledger:
@@ -196,7 +196,7 @@ class Ledger:
         """Read all that has ended."""
         study, books = self.study, self._books()
         found = [
-            _read(contender, phase, trial, self._chosen(contender, books))
+            self._read(contender, phase, trial, books)
             for contender in study.contenders
             for phase in (TUNE, TEST)
             for _, trial in sorted(_ended(books[contender.name, phase]).items())
@@ -337,6 +337,22 @@ class Ledger:
                 best, best_key = trial.user_attrs["settings"], key
         return best
 
+    def _read(self, contender: Contender, phase: str, trial: "FrozenTrial", books: _Books) -> Trial:
+        attributes = trial.user_attrs
+        complete = trial.state.name == "COMPLETE"
+        lost = f"its worker was lost {_MOST_LOST} times"
+        return Trial(
+            optimizer=contender.name,
+            phase=phase,
+            number=attributes["number"],
+            seed=attributes["seed"],
+            # A test run that was lost has left none.
+            settings=attributes["settings"] or self._chosen(contender, books) or {},
+            outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
+            error="" if complete else attributes.get("error", lost),
+            where=attributes.get("where", ""),
+        )
+
     def _end(
         self, assignment: Assignment, attributes: Mapping[str, Any], value: float | None
     ) -> bool:
@@ -416,23 +432,6 @@ def _lost(trial: "FrozenTrial") -> bool:
 def _ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":
     """Pick the trials that need not be run any more."""
     return {number: trial for number, trial in trials.items() if trial.state.is_finished()}
-
-
-def _read(contender: Contender, phase: str, trial: "FrozenTrial", chosen: Settings | None) -> Trial:
-    attributes = trial.user_attrs
-    complete = trial.state.name == "COMPLETE"
-    lost = f"its worker was lost {_MOST_LOST} times"
-    return Trial(
-        optimizer=contender.name,
-        phase=phase,
-        number=attributes["number"],
-        seed=attributes["seed"],
-        # A test run that was lost has left none.
-        settings=attributes["settings"] or chosen or {},
-        outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
-        error="" if complete else attributes.get("error", lost),
-        where=attributes.get("where", ""),
-    )
 
 
 def _within(space: Mapping[str, Any], value: float) -> bool:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from steppe.commands.wording import unknown
+from steppe.commands.wording import named
 from steppe.compare.packages import needed
 
 # Channels, height, width.
@@ -37,9 +37,7 @@ def find_model(name: str) -> Callable[[Shape, int], nn.Module]:
     >>> sum(p.numel() for p in model.parameters())
     8970
     """
-    if name not in MODELS:
-        raise ValueError(unknown("model", name, MODELS))
-    return MODELS[name]
+    return named("model", name, MODELS)
 
 
 def _mlp(shape: Shape, classes: int) -> nn.Module:

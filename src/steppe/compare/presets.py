@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from steppe.commands.wording import unknown
+from steppe.commands.wording import named
 from steppe.compare.optimizers import DEFAULT, Recipe
 from steppe.compare.results import Settings
 from steppe.compare.run import Precision, Schedule
@@ -136,8 +136,4 @@ def find_preset(name: str | None) -> Preset:
     >>> find_preset("dualadam").optimizers[-1]
     'dualadam'
     """
-    if name is None:
-        return USUAL
-    if name not in PRESETS:
-        raise ValueError(unknown("preset", name, PRESETS))
-    return PRESETS[name]
+    return USUAL if name is None else named("preset", name, PRESETS)

@@ -9,9 +9,16 @@ from rich.table import Table
 from steppe.commands.tables import new_table
 from steppe.commands.wording import many
 from steppe.compare.notes import notes
-from steppe.compare.results import TUNE, Contender, Metric, StudyResults
+from steppe.compare.results import TUNE, Contender, StudyResults
 from steppe.compare.statistics import Comparison
-from steppe.compare.summary import Row, against_controls, baseline_of, chosen_trial, summarise
+from steppe.compare.summary import (
+    Row,
+    against_controls,
+    baseline_of,
+    best_first,
+    chosen_trial,
+    summarise,
+)
 from steppe.compare.wording import (
     NONE,
     decimals,
@@ -53,7 +60,7 @@ def report(
         No contender is called ``baseline``.
     """
     baseline = baseline_of(results, baseline)
-    rows = _best_first(summarise(results, baseline), results.metric)
+    rows = best_first(summarise(results, baseline), results.metric)
     ended = [row for row in rows if row.runs]
     if ended:
         console.print(_leaderboard(results, ended))
@@ -73,17 +80,6 @@ def report(
         return
     for note in notes(results, rows):
         console.print(note, highlight=False, markup=False)
-
-
-def _best_first(rows: Sequence[Row], metric: Metric) -> list[Row]:
-    """Sort by test score; those without one come last."""
-
-    def key(row: Row) -> tuple[bool, float]:
-        score = row.score.mean
-        known = math.isfinite(score)
-        return not known, (-score if metric.higher_is_better else score) if known else 0.0
-
-    return sorted(rows, key=key)
 
 
 def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:

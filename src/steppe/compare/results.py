@@ -5,9 +5,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from steppe.commands.files import write_whole
+from steppe.commands.files import write_text
 
 TUNE, TEST = "tune", "test"
 
@@ -113,6 +113,17 @@ class Outcome:
     final: Final
     curvature: Curvature
     costs: Costs
+
+
+def trial_label(optimizer: str, phase: str, number: int) -> str:
+    """Name a trial, for the reader.
+
+    Examples
+    --------
+    >>> trial_label("adamw", TEST, 3)
+    'adamw, seed 3'
+    """
+    return f"{optimizer}, {'tuning trial' if phase == TUNE else 'seed'} {number}"
 
 
 @dataclass(frozen=True)
@@ -280,7 +291,7 @@ class StudyResults:
         # A line for each trial: readable enough, and a change shows where it is.
         trials = ",\n".join(_compact(trial) for trial in content.pop("trials"))
         text = f'{_compact(content)[:-1]},"trials":[\n{trials}\n]}}\n'
-        write_whole(path, lambda file: _write(file, text))
+        write_text(path, text)
 
 
 def load(path: Path) -> StudyResults:
@@ -304,15 +315,17 @@ def study_from_dict(content: Mapping[str, Any]) -> StudyResults:
     """Rebuild a study from :meth:`StudyResults.to_dict`."""
     parts = dict(content)
     parts["metric"] = Metric(**parts["metric"])
-    parts["contenders"] = tuple(
-        Contender(**{**each, "control_for": tuple(each["control_for"])})
-        for each in parts["contenders"]
-    )
+    parts["contenders"] = tuple(map(contender_from_dict, parts["contenders"]))
     parts["trials"] = tuple(
         Trial(**{**each, "outcome": each["outcome"] and outcome_from_dict(each["outcome"])})
         for each in parts["trials"]
     )
     return StudyResults(**parts)
+
+
+def contender_from_dict(content: Mapping[str, Any]) -> Contender:
+    """Rebuild a contender from its fields, after JSON."""
+    return Contender(**{**content, "control_for": tuple(content["control_for"])})
 
 
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
@@ -356,10 +369,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def _write(file: IO[bytes], text: str) -> None:
-    file.write(text.encode())
 
 
 def _compact(value: Any) -> str:

@@ -18,7 +18,7 @@ from steppe.compare.controls import control_for, find_recipes, followed, followe
 from steppe.compare.data import Data
 from steppe.compare.optimizers import Recipe, find_recipe
 from steppe.compare.presets import Preset
-from steppe.compare.results import Contender, Metric, Settings
+from steppe.compare.results import Contender, Metric, Settings, contender_from_dict
 from steppe.compare.run import Place, Precision, Run, Schedule, Setup
 from steppe.compare.sources import steppe_source
 from steppe.compare.spaces import Choice, Range, described, design, find_defaults
@@ -92,14 +92,10 @@ class Study:
 def study_from_dict(content: Mapping[str, Any]) -> Study:
     """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
     parts = dict(content)
-    contenders = (
-        Contender(**{**each, "control_for": tuple(each["control_for"])})
-        for each in parts.pop("contenders")
-    )
     return Study(
         setup=Setup(**parts.pop("setup")),
         metric=Metric(**parts.pop("metric")),
-        contenders=tuple(contenders),
+        contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
         **parts,
     )
 

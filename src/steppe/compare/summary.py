@@ -1,12 +1,12 @@
 """What the test runs of a study come to, contender by contender."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from steppe.commands.wording import unknown
-from steppe.compare.results import TEST, TUNE, Outcome, Settings, StudyResults, Trial
+from steppe.compare.results import TEST, TUNE, Metric, Outcome, Settings, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval, compare, corrected, interval, paired
 
 # A number by contender, then by seed.
@@ -142,6 +142,17 @@ def finished(results: StudyResults, name: str) -> dict[int, Outcome]:
         for trial in results.of(name, TEST)
         if trial.outcome is not None and not trial.outcome.diverged
     }
+
+
+def best_first(rows: Sequence[Row], metric: Metric) -> list[Row]:
+    """Sort by test score; those without one come last."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        score = row.score.mean
+        known = math.isfinite(score)
+        return not known, (-score if metric.higher_is_better else score) if known else 0.0
+
+    return sorted(rows, key=key)
 
 
 def chosen_trial(results: StudyResults, name: str) -> Trial | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe.commands.wording import unknown
+from steppe.commands.wording import named
 from steppe.compare import data, images
 from steppe.compare.data import Data, fewer
 from steppe.compare.models import Shape, find_model
@@ -73,8 +74,6 @@ class Task:
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
     reads_files : bool, default False
         Whether the data lies in a directory that the user can choose.
-    augmented : bool, default False
-        Whether training samples are changed at random each time.
     loaders : int, default 0
         Processes that it takes to prepare batches as fast as an accelerator trains on them.
     """
@@ -90,7 +89,6 @@ class Task:
     correct: Callable[[Tensor, Tensor], Tensor] = hits
     threads: int | None = None
     reads_files: bool = False
-    augmented: bool = False
     loaders: int = 0
 
     def data(self, directory: Path | None = None, samples: int | None = None) -> Data:
@@ -126,6 +124,15 @@ class Task:
         return find_model(name)(self.shape, self.classes)
 
 
+# What CIFAR's images and those of their size are trained with.
+_colour = partial(
+    Task,
+    full=Size("resnet18", epochs=200, batch_size=128),
+    small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
+    reads_files=True,
+    loaders=4,
+)
+
 _ALL = (
     Task(
         "digits",
@@ -153,39 +160,9 @@ _ALL = (
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
         reads_files=True,
     ),
-    Task(
-        "cifar10",
-        images.cifar10,
-        shape=(3, 32, 32),
-        classes=10,
-        full=Size("resnet18", epochs=200, batch_size=128),
-        small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
-        reads_files=True,
-        augmented=True,
-        loaders=4,
-    ),
-    Task(
-        "cifar100",
-        images.cifar100,
-        shape=(3, 32, 32),
-        classes=100,
-        full=Size("resnet18", epochs=200, batch_size=128),
-        small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
-        reads_files=True,
-        augmented=True,
-        loaders=4,
-    ),
-    Task(
-        "tiny-imagenet",
-        images.tiny_imagenet,
-        shape=(3, 64, 64),
-        classes=200,
-        full=Size("resnet18", epochs=200, batch_size=128),
-        small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
-        reads_files=True,
-        augmented=True,
-        loaders=4,
-    ),
+    _colour("cifar10", images.cifar10, shape=(3, 32, 32), classes=10),
+    _colour("cifar100", images.cifar100, shape=(3, 32, 32), classes=100),
+    _colour("tiny-imagenet", images.tiny_imagenet, shape=(3, 64, 64), classes=200),
     Task(
         "imagenet",
         images.imagenet,
@@ -194,7 +171,6 @@ _ALL = (
         full=Size("resnet50", epochs=90, batch_size=256),
         small=Size("resnet18", epochs=1, batch_size=64, samples=5_000),
         reads_files=True,
-        augmented=True,
         loaders=8,
     ),
 )
@@ -214,6 +190,4 @@ def find_task(name: str) -> Task:
     >>> find_task("digits").full
     Size(model='mlp', epochs=50, batch_size=32, samples=None)
     """
-    if name not in TASKS:
-        raise ValueError(unknown("task", name, TASKS))
-    return TASKS[name]
+    return named("task", name, TASKS)

@@ -20,7 +20,7 @@ from rich.progress import (
 
 from steppe.commands.console import FAILED, INTERRUPTED
 from steppe.compare.ledger import Ledger
-from steppe.compare.results import Trial
+from steppe.compare.results import TUNE, Trial, trial_label
 from steppe.compare.run import Place
 from steppe.compare.worker import terminable
 
@@ -172,13 +172,12 @@ def _key(trial: Trial) -> tuple[str, str, int]:
 
 
 def _described(trial: Trial) -> str:
-    what = "tuning trial" if trial.phase == "tune" else "seed"
-    name = f"{trial.optimizer}, {what} {trial.number}"
+    name = trial_label(trial.optimizer, trial.phase, trial.number)
     if trial.outcome is None:
         return f"{name}: failed: {trial.error}"
     if trial.outcome.diverged:
         return f"{name}: diverged"
     final = trial.outcome.final
-    if trial.phase == "tune":
+    if trial.phase == TUNE:
         return f"{name}: validation {final.validation_score:.4f}, loss {final.validation_loss:.4f}"
     return f"{name}: test {final.test_score:.4f}, loss {final.test_loss:.4f}"

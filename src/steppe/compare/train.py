@@ -106,7 +106,6 @@ def make_accelerator(run: Run, place: Place) -> "Accelerator":
         dataloader_config=DataLoaderConfiguration(split_batches=True),
         log_with=place.track or None,
         project_dir=place.out / "logs",
-        step_scheduler_with_optimizer=True,
     )
     if accelerator.device.type != torch.device(place.device).type:
         raise ValueError(

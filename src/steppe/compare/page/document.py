@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from steppe.commands.files import write_whole
+from steppe.commands.files import write_text
 from steppe.commands.wording import many
 from steppe.compare.notes import notes
 from steppe.compare.page import charts, tables
@@ -30,12 +30,7 @@ def write_page(results: StudyResults, path: Path, baseline: str | None = None) -
     OSError
         It cannot be written.
     """
-    text = page(results, baseline)
-
-    def write(file: IO[bytes]) -> None:
-        file.write(text.encode())
-
-    write_whole(path, write)
+    write_text(path, page(results, baseline))
 
 
 def page(results: StudyResults, baseline: str | None = None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from steppe.compare.page.units import labelled, score_decimals
 from steppe.compare.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval
-from steppe.compare.summary import Row, against_controls, chosen_trial
+from steppe.compare.summary import Row, against_controls, best_first, chosen_trial
 from steppe.compare.wording import (
     NONE,
     decimals,
@@ -93,17 +93,10 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     }
     cells = [
         (row.name, _results(row, digits, metric.higher_is_better))
-        for row in sorted(rows, key=lambda row: _rank(row, metric.higher_is_better))
+        for row in best_first(rows, metric)
     ]
     way = "descending" if metric.higher_is_better else "ascending"
     return Table("Leaderboard", columns, cells, (score, way))
-
-
-def _rank(row: Row, higher_is_better: bool) -> float:
-    score = row.score.mean
-    if math.isnan(score):
-        return math.inf
-    return -score if higher_is_better else score
 
 
 def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:

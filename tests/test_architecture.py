@@ -13,9 +13,12 @@ SOURCE = Path(steppe.__file__).parent
 LAYERS = [
     {"rules"},
     {"engines"},
-    {"optim", "landscape", "theory", "functions"},
+    {"optim", "landscape", "functions"},
+    {"theory"},
     {"commands"},
     {"compare", "bench"},
+    {"play"},
+    {"figures"},
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steppe.commands.files import write_whole
+from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.pictures import dress, new_figure, write_png
 from steppe.commands.wording import many
-from steppe.compare.palette import COLOURS, GREY
 from steppe.compare.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.statistics import Comparison
 from steppe.compare.summary import baseline_of, finished, summarise
@@ -17,7 +17,6 @@ from steppe.compare.wording import probability, unit_of_change, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 _COLOURS = (*COLOURS, "#000000", GREY)
@@ -73,12 +72,12 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     if not runs:
         return False
     seeds = many(results.seeds, "test seed")
-    figure = _figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
+    figure = new_figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
     for axes, (title, measure) in zip(figure.subplots(1, 3), panels, strict=True):
         for place, (name, outcomes) in runs.items():
             by_seed = [[measure(epoch) for epoch in outcome.curve] for outcome in outcomes]
             _draw_curve(axes, name, np.array(by_seed), place)
-        _dress(axes, title)
+        dress(axes, title)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, axes.dataLim.xmax)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -87,7 +86,8 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
         _log_if_wide(axes, "y")
     _leave_out_the_climb(score, metric)
     _label_ends(score)
-    return _save(figure, path)
+    write_png(figure, path)
+    return True
 
 
 def plot_differences(results: StudyResults, path: Path, baseline: str | None = None) -> bool:
@@ -123,7 +123,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     if not changes:
         return False
     changes.sort(key=lambda each: each[1].difference.mean, reverse=metric.higher_is_better)
-    figure = _figure(
+    figure = new_figure(
         f"{results.task}: test {metric.name} minus {baseline}'s{unit_of_change(metric)}",
         (9, 1.5 + 0.36 * len(changes)),
     )
@@ -131,7 +131,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     axes.axvline(0.0, color="black", lw=0.8, zorder=0)
     for row, (_, found) in enumerate(changes):
         _draw_difference(axes, row, found, verdict(found, metric.higher_is_better))
-    _dress(axes, "", grid="x")
+    dress(axes, "", grid="x")
     axes.set_xlabel(
         f"{'higher' if metric.higher_is_better else 'lower'} is better; 95 % bootstrap interval "
         "over seeds, p of the paired t-test after Holm"
@@ -141,7 +141,8 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
-    return _save(figure, path)
+    write_png(figure, path)
+    return True
 
 
 def plot_flatness(results: StudyResults, path: Path) -> bool:
@@ -172,42 +173,21 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     points = {title: found for title, found in points.items() if any(map(len, found.values()))}
     if not points:
         return False
-    figure = _figure(f"{results.task}: flatness and test loss, a point a run", (11, 4.4))
+    figure = new_figure(f"{results.task}: flatness and test loss, a point a run", (11, 4.4))
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
     for axes, (title, found) in zip(panels, points.items(), strict=True):
         for place, (name, each) in enumerate(found.items()):
             if len(each):
                 marker, colour = _MARKERS[place % len(_MARKERS)], _COLOURS[place % len(_COLOURS)]
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
-        _dress(axes, "")
+        dress(axes, "")
         axes.set_xlabel(title)
         _log_if_wide(axes, "x")
     panels[0].set_ylabel("test loss")
     named = {str(line.get_label()): line for axes in panels for line in axes.lines}
     figure.legend(handles=list(named.values()), loc="outside right upper", frameon=False)
-    return _save(figure, path)
-
-
-def _figure(title: str, size: tuple[float, float]) -> "Figure":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-    return figure
-
-
-def _save(figure: "Figure", path: Path) -> bool:
-    def write(file: IO[bytes]) -> None:
-        figure.savefig(file, dpi=150, format="png")
-
-    write_whole(path, write)
+    write_png(figure, path)
     return True
-
-
-def _dress(axes: "Axes", title: str, grid: Literal["x", "y"] = "y") -> None:
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, alpha=0.25)
 
 
 def _titled(which: str, metric: Metric) -> str:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from steppe.compare.palette import COLOURS, GREY
+from steppe.commands.palette import COLOURS, GREY
 from steppe.compare.results import StudyResults
 
 # Black is the page's ink, so that it shows on a dark page too.

@@ -48,13 +48,27 @@ def report(
     """Print what a study has come to, and write it as one self-contained page."""
     console = make_console()
     with refusals():
-        results = _read(storage, study)
+        results = read_study(storage, study)
         print_report(console, results, baseline, brief=brief)
         if json is not None:
             results.save(json)
         if figures is not None:
             _draw(results, figures, baseline)
         publish(console, results, page or _beside(storage) / PAGE, baseline, show=show)
+
+
+def read_study(storage: str, study: str | None) -> StudyResults:
+    """Read a study from its storage, or from the JSON file that --json has written.
+
+    Raises
+    ------
+    ValueError, OSError
+        There is none, or the storage holds several and ``study`` does not say which.
+    """
+    if storage.endswith(".json"):
+        return load(Path(storage))
+    opened = open_storage(storage)
+    return Ledger(opened, recorded(opened, study), plan=False).results()
 
 
 def publish(
@@ -70,13 +84,6 @@ def publish(
     console.print(f"\nPage: {path}", soft_wrap=True, highlight=False, markup=False)
     if show:
         webbrowser.open(path.resolve().as_uri())
-
-
-def _read(storage: str, study: str | None) -> StudyResults:
-    if storage.endswith(".json"):
-        return load(Path(storage))
-    opened = open_storage(storage)
-    return Ledger(opened, recorded(opened, study), plan=False).results()
 
 
 def _beside(storage: str) -> Path:

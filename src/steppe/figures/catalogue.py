@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steppe.commands.wording import unknown
+from steppe.names import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture

@@ -1,0 +1,132 @@
+"""Eigenvalues, traces and spectral densities of the minima that each optimizer found.
+
+Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): its minima are flatter than Adam's: smaller
+largest eigenvalues and traces of the Hessian.
+
+Came out: PENDING.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.pictures import dress, new_figure
+from steppe.commands.wording import many
+from steppe.compare.curvature import batch_size_for
+from steppe.compare.data import Data
+from steppe.compare.loading import head
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.results import StudyResults
+from steppe.compare.run import Place, Run, Setup
+from steppe.compare.statistics import interval
+from steppe.compare.tasks import find_task
+from steppe.compare.train import Training, make_accelerator, reproducible
+from steppe.landscape import density, hessian, top_eigenvalues, trace
+from steppe.landscape.progress import progress
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STUDY = "docs/results/digits.json"
+
+_COLOURS = (*COLOURS, "#000000", GREY)
+_DASHES = ("-", "--", ":")
+_MARKERS = ("o", "s", "^", "D")
+
+
+def measure(
+    *,
+    study: StudyResults,
+    seeds: int = 3,
+    eigenvalues: int = 10,
+    samples: int = 1000,
+    epochs: int | None = None,
+) -> dict[str, Any]:
+    """Train each optimizer again with the settings that the study chose, and measure where it ends.
+
+    Raises
+    ------
+    ValueError
+        The task's data are not those of the study, or none of its test runs has ended.
+    """
+    setup = Setup(**{each.name: study.setup[each.name] for each in fields(Setup)})
+    if epochs is not None:
+        setup = Setup(**{**vars(setup), "epochs": epochs})
+    data = find_task(study.task).data(samples=setup.samples)
+    if data.fingerprint != setup.fingerprint:
+        raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
+    names = [each.name for each in study.contenders if study.chosen(each.name)]
+    if not names:
+        raise ValueError(f"{study.name} has no test runs that have ended")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    with progress("training and measuring", len(names) * seeds) as advance:
+        for name in names:
+            for seed in range(seeds):
+                run = Run(setup, find_recipe(name), study.chosen(name), seed)
+                found[name].append(_spectrum(run, data, eigenvalues, samples))
+                advance(1)
+    return {
+        "task": study.task,
+        "model": setup.model,
+        "parameters": study.setup["parameters"],
+        "seeds": seeds,
+        "samples": min(samples, study.setup["train_samples"]),
+        "optimizers": found,
+    }
+
+
+def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str, Any]:
+    with TemporaryDirectory() as directory, reproducible(place := Place(Path(directory))):
+        training = Training(run, data, place, make_accelerator(run, place))
+        training.go_on(lambda number, epoch: None)
+        model = training.model
+        batches = head(data.plain, samples, batch_size_for(model))
+        H = hessian(model, find_task(run.setup.task).loss, batches)
+        top = top_eigenvalues(H, eigenvalues, tol=0.01, seed=0)
+        spread = density(H, probes=2, steps=40, seed=0)
+        return {
+            "top": sorted(top.values.tolist(), reverse=True),
+            "residuals": top.residuals,
+            "trace": trace(H, products=60, seed=0).value,
+            "grid": spread.grid,
+            "density": spread.density,
+        }
+
+
+def draw(data: Mapping[str, Any]) -> "Figure":
+    """Draw the largest eigenvalues, the traces, and the densities."""
+    runs = data["optimizers"]
+    figure = new_figure(
+        f"{data['task']}, {data['model']} ({data['parameters']} parameters): Hessian of the mean "
+        f"loss over {many(data['samples'], 'training sample')}, {many(data['seeds'], 'seed')}",
+        (14, 5.2),
+    )
+    top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.9, 1.1))
+    for place, (name, found) in enumerate(runs.items()):
+        style = {"color": _COLOURS[place % 8], "ls": _DASHES[place % 3], "label": name}
+        values = np.array([each["top"] for each in found])
+        ranks = np.arange(1, values.shape[1] + 1)
+        top.plot(ranks, values.mean(0), marker=_MARKERS[place % 4], ms=4, lw=1.4, **style)
+        traces = interval([each["trace"] for each in found])
+        whole.plot([traces.low, traces.high], [place, place], color=style["color"], lw=3, alpha=0.4)
+        each_trace = [each["trace"] for each in found]
+        whole.plot(each_trace, [place] * len(found), "|", color=style["color"], ms=9)
+        whole.plot([traces.mean], [place], _MARKERS[place % 4], color=style["color"], ms=7)
+        first = found[0]
+        spread.plot(first["grid"], first["density"], lw=1.4, **style)
+    dress(top, "largest eigenvalues, mean over seeds")
+    top.set(xlabel="rank", ylabel="eigenvalue", yscale="log")
+    top.set_xticks(ranks)
+    dress(whole, "trace: mean, range and each seed", grid="x")
+    whole.set_yticks(range(len(runs)), list(runs))
+    whole.invert_yaxis()
+    whole.set_xlabel("trace")
+    dress(spread, "spectral density, seed 0")
+    spread.set(xlabel="eigenvalue", ylabel="density", yscale="log", ylim=(1e-5, None))
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure

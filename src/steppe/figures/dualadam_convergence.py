@@ -1,0 +1,127 @@
+"""InvAdam alone does not settle where DualAdam settles.
+
+Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): multiplying by the second moment explores but
+does not converge; switching to Adam does both.
+
+Came out, on a quadratic of condition number 10: as claimed, with two reservations. InvAdam's steps
+shrink with the square of the gradient, so its distance falls like a power of the step while that of
+DualAdam and Adam falls exponentially once the switch is over. DualAdam is the fastest of all to
+begin with, and ends between Adam and its control. But both lose all where lr·g² is too large: at lr 0.1 they
+diverge, where Adam does not. And with noise on the gradients nobody settles at a constant learning
+rate; there InvAdam, whose steps are shortest near the minimum, ends lowest of all at lr ≥ 0.01.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from steppe.commands.palette import COLOURS
+from steppe.commands.pictures import dress, new_figure
+from steppe.compare.optimizers import find_recipe
+from steppe.functions import quadratic
+from steppe.landscape.progress import progress
+from steppe.play.descent import Descent, descend
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+_SWITCH = 0.16  # the published share of the run
+_CONDITION = 10.0
+_FLOOR = 1e-18  # losses below are drawn there
+
+
+def measure(
+    *,
+    steps: int = 1500,
+    starts: int = 4,
+    rates: tuple[float, ...] = _RATES,
+    shown: float = 3e-3,
+    noises: tuple[float, ...] = (0.0, 0.1),
+) -> dict[str, Any]:
+    """Descend on a quadratic from the unit circle, with and without noise on the gradients."""
+    function = quadratic(_CONDITION)
+    angles = (torch.arange(starts, dtype=torch.float64) + 0.5) * (2 * torch.pi / starts)
+    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    curves: dict[str, Any] = {}
+    final: dict[str, Any] = {f"{noise:g}": {} for noise in noises}
+    with progress("descents", len(noises) * len(_OPTIMIZERS) * len(rates)) as advance:
+        for noise in noises:
+            for name in _OPTIMIZERS:
+                recipe = find_recipe(name)
+                losses = []
+                for lr in rates:
+                    known = {"lr": lr, "switch": _SWITCH}
+                    settings = {key: value for key, value in known.items() if recipe.takes(key)}
+                    found = descend(function, recipe, settings, circle, steps, noise=noise)
+                    losses.append(np.median(np.nan_to_num(found.losses[:, -1], nan=np.inf)))
+                    if noise == noises[0] and lr == shown:
+                        curves[name] = _curves(found)
+                    advance(1)
+                final[f"{noise:g}"][name] = losses
+    return {
+        "condition_number": _CONDITION,
+        "starts": starts,
+        "steps": steps,
+        "switch": _SWITCH * steps,
+        "shown": shown,
+        "rates": rates,
+        "curves": curves,
+        "final": final,
+    }
+
+
+def _curves(found: Descent) -> dict[str, Any]:
+    """Thin the medians over starts out to what a picture shows."""
+    every = max(1, found.losses.shape[1] // 300)
+    distance = np.linalg.norm(found.points, axis=2)
+    return {
+        "step": np.arange(found.losses.shape[1])[::every],
+        "loss": np.median(found.losses, 0)[::every],
+        "distance": np.median(distance, 0)[::every],
+    }
+
+
+def draw(data: Mapping[str, Any]) -> "Figure":
+    """Draw loss and distance over steps, and the final loss by learning rate."""
+    figure = new_figure(
+        f"Quadratic of condition number {data['condition_number']:g}, from {data['starts']} places "
+        f"on the unit circle: medians, {data['steps']} steps",
+        (14, 7.5),
+    )
+    (loss, distance), finals = figure.subplots(2, 2)
+    for measured, axes in (("loss", loss), ("distance", distance)):
+        for name, curve in data["curves"].items():
+            _draw(axes, name, curve["step"], curve[measured])
+        axes.axvline(data["switch"], color="black", lw=0.8, ls=":")
+        axes.set(xlabel="step", yscale="log", ylabel=measured)
+        dress(axes, f"lr {data['shown']:g}, no noise; dotted: DualAdam's switch ends", grid="both")
+    distance.set_ylabel("distance to the minimum")
+    for axes, (noise, final) in zip(finals, data["final"].items(), strict=True):
+        for name, losses in final.items():
+            _draw(axes, name, data["rates"], losses, marker=True)
+        axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final loss")
+        title = f"noise {noise} on the gradients" if float(noise) else "no noise"
+        dress(axes, f"{title}; a cross: diverged", grid="both")
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marker: bool = False) -> None:
+    place = _OPTIMIZERS.index(name)
+    across, values = np.array(x, dtype=float), np.array(y, dtype=float)
+    shown = np.maximum(values, _FLOOR)
+    style = {"color": COLOURS[place], "ls": ("-", "--", "-", ":")[place]}
+    dots = {"marker": ("o", "s", "^", "D")[place], "ms": 5} if marker else {}
+    axes.plot(across, shown, lw=1.8, label=name, **style, **dots)
+    lost = ~np.isfinite(values)
+    if marker and lost.any():
+        height = 0.97 - 0.05 * place
+        transform = axes.get_xaxis_transform()
+        axes.plot(
+            across[lost], [height] * lost.sum(), "X", ms=8, transform=transform, **style | {"ls": ""}
+        )

@@ -56,7 +56,7 @@ def figure(
             data = json.loads(file.read_text())
         else:
             data = plain(found.measure(**_sources(found, results)))
-            write_text(file, json.dumps(data, indent=1, allow_nan=False) + "\n")
+            write_text(file, json.dumps(data, allow_nan=False) + "\n")
         write_png(found.draw(data), picture := out / f"{name}.png")
     console.print(found.text, soft_wrap=True, highlight=False, markup=False)
     console.print(f"\nFigure: {picture}", soft_wrap=True, highlight=False, markup=False)

@@ -5,12 +5,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from steppe.commands.files import write_text
-from steppe.functions import Function
+from steppe.functions import Function, find_function
 from steppe.landscape.lanczos import Floats
 from steppe.play.descent import Descent
 from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER, End, reach
@@ -114,6 +114,18 @@ class Play:
             "optimizers": [_player(player) for player in self.players],
         }
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` has written."""
+        return cls(
+            find_function(data["function"], **data["parameters"]),
+            data["parameters"],
+            [_read_player(each) for each in data["optimizers"]],
+            data["steps"],
+            data["noise"],
+            data["seed"],
+        )
+
     def save(self, path: Path) -> None:
         """Write it as JSON, whole or not at all.
 
@@ -136,6 +148,16 @@ def _player(player: Player) -> dict[str, Any]:
         "points": plain(player.descent.points),
         "losses": plain(player.descent.losses),
     }
+
+
+def _read_player(data: Mapping[str, Any]) -> Player:
+    points, losses = (np.array(data[key], dtype=float) for key in ("points", "losses"))
+    ends = [
+        End(each["kind"], each["minimum"] and tuple(each["minimum"]), each["arrival"])
+        for each in data["ends"]
+    ]
+    tried = {each["lr"]: math.inf if each["loss"] is None else each["loss"] for each in data["tried"]}
+    return Player(Descent(data["name"], dict(data["settings"]), points, losses), ends, tried)
 
 
 def plain(values: Floats, digits: int = _DIGITS) -> Any:

@@ -1,0 +1,38 @@
+"""Loss and trajectories on Ackley's function, a cone with many dents.
+
+Claim (critical momenta, Malviya et al. 2024, arXiv 2307.09638): Adam, Adam+CG and Adam+SAM end in
+dents far from the middle; Adam+CM, alone and with SAM, overshoots them and gets lower.
+
+Came out: PENDING
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steppe.figures.descents import draw_starts, sweep
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_OPTIMIZERS = ("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam")
+_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_REACH = 4.0
+
+
+def measure(
+    *, steps: int = 500, seeds: int = 10, rates: tuple[float, ...] = _RATES
+) -> dict[str, Any]:
+    """Descend from random places in [−4, 4]² with every optimizer at every learning rate."""
+    return sweep(
+        "ackley",
+        optimizers=_OPTIMIZERS,
+        rates=rates,
+        starts=draw_starts("ackley", seeds, _REACH),
+        steps=steps,
+    )
+
+
+def draw(data: Mapping[str, Any]) -> "Figure":
+    """Draw each optimizer's paths at its best learning rate, losses, and who arrived at which."""
+    return draw_sweep(data, "Ackley")

@@ -1,0 +1,37 @@
+"""Trajectories on Goldstein and Price's function: who reaches the global minimum.
+
+Claim (critical momenta, Malviya et al. 2024, arXiv 2307.09638): where others get stuck in
+suboptimal places, Adam+CM explores a lower part of the surface and reaches the global minimum.
+
+Came out: PENDING
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steppe.figures.descents import draw_starts, sweep
+
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_OPTIMIZERS = ("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam")
+_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+
+
+def measure(
+    *, steps: int = 500, starts: int = 20, rates: tuple[float, ...] = _RATES
+) -> dict[str, Any]:
+    """Descend from the same random places with every optimizer at every learning rate."""
+    return sweep(
+        "goldstein-price",
+        optimizers=_OPTIMIZERS,
+        rates=rates,
+        starts=draw_starts("goldstein-price", starts),
+        steps=steps,
+    )
+
+
+def draw(data: Mapping[str, Any]) -> "Figure":
+    """Draw each optimizer's paths at its best learning rate, and who arrived at which."""
+    return draw_sweep(data, "Goldstein–Price")

@@ -10,6 +10,7 @@ from steppe.compare.card import profile
 from steppe.compare.command import compare, doctor
 from steppe.compare.report_command import report
 from steppe.compare.worker_command import worker
+from steppe.play.command import play
 
 app = typer.Typer(
     help="Optimizers for flat minima, whether they help, and what they cost.",
@@ -17,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, worker, report, profile, bench, doctor):
+for command in (compare, worker, report, profile, bench, play, doctor):
     app.command()(command)
 
 

@@ -1,15 +1,13 @@
 """The HTML document: what it holds, put into its template."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from steppe.commands.files import write_text
+from steppe.commands.pages import read, render
 from steppe.commands.wording import many
 from steppe.compare.notes import notes
 from steppe.compare.page import charts, tables
@@ -50,7 +48,6 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     ValueError
         No contender is called ``baseline``.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from plotly.offline import get_plotlyjs
 
     baseline = baseline_of(results, baseline)
@@ -64,17 +61,10 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "sensitivity": charts.sensitivity(results),
     }
     costs, lost = tables.costs(rows), tables.lost(results)
-    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), _file("page.js")]
-    environment = Environment(
-        loader=PackageLoader("steppe.compare", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    # What is saved keeps its order.
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
-    return environment.get_template("template.html").render(
+    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), read(__package__, "page.js")]
+    return render(
+        [__package__],
+        scripts,
         results=results,
         title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
@@ -94,9 +84,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
         facts=_facts(results),
         study=results.to_dict(),
-        style=_file("style.css"),
-        scripts=scripts,
-        hashes=[_hash(script) for script in scripts],
+        style=read(__package__, "style.css"),
     )
 
 
@@ -159,13 +147,3 @@ def _written(value: Any) -> str:
     if value is None:
         return NONE
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _file(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    """Name a script as a content security policy does, which lets no other run."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"

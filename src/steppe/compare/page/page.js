@@ -7,6 +7,7 @@ const touch = matchMedia("(pointer: coarse)").matches;
 const hidden = new Set();
 // Named one by one: Plotly's own set has a button that sends the data to a server.
 const BUTTONS = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
+const BUTTONS_3D = [["orbitRotation", "zoom3d", "resetCameraDefault3d", "toImage"]];
 // The climb before would flatten what differs later.
 const CLIMB = 1 / 3;
 
@@ -59,12 +60,23 @@ function axes(chart, chosen, shown) {
     automargin: true,
     fixedrange: touch,
   };
-  const names = Object.keys(chart.layout);
+  const names = Object.keys(chart.layout).filter((name) => name !== "scene");
   return Object.fromEntries(names.map((name) => {
     const changes = chosen.map((variant) => variant[name] ?? {});
     const late = chart.late && name === "yaxis" ? lateRange(shown) : {};
     return [name, Object.assign({ ...base }, chart.layout[name], late, ...changes)];
   }));
+}
+
+// Of a chart in space: its axes in the page's colours, seen from where it was last seen from.
+function space(chart, element) {
+  if (!chart.layout.scene) return {};
+  const scene = { ...chart.layout.scene };
+  for (const name of ["xaxis", "yaxis", "zaxis"]) {
+    scene[name] = { color: colour("--ink"), gridcolor: colour("--rule"), showbackground: false, ...scene[name] };
+  }
+  scene.camera = element._fullLayout?.scene?.camera ?? scene.camera;
+  return { scene };
 }
 
 function draw(chart) {
@@ -73,6 +85,7 @@ function draw(chart) {
   const shown = traces(chart, chosen);
   const layout = {
     ...axes(chart, chosen, shown),
+    ...space(chart, element),
     font: { family: "system-ui, sans-serif", size: 12, color: colour("--ink") },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
@@ -86,7 +99,7 @@ function draw(chart) {
     responsive: true,
     displaylogo: false,
     displayModeBar: touch ? false : "hover",
-    modeBarButtons: BUTTONS,
+    modeBarButtons: chart.layout.scene ? BUTTONS_3D : BUTTONS,
   });
 }
 

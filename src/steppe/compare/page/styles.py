@@ -1,5 +1,6 @@
 """How optimizers are told apart in charts and tables: by colour, dash and marker."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steppe.commands.palette import COLOURS, GREY
@@ -39,12 +40,17 @@ class Style:
 
 def styles(results: StudyResults) -> dict[str, Style]:
     """Give every contender its look, by its place in the study."""
+    return styles_of(each.name for each in results.contenders)
+
+
+def styles_of(names: Iterable[str]) -> dict[str, Style]:
+    """Give every name its look, by its place."""
     markers = tuple(_MARKERS)
     return {
-        each.name: Style(
+        name: Style(
             _COLOURS[number % len(_COLOURS)],
             _DASHES[number % len(_DASHES)],
             markers[number % len(markers)],
         )
-        for number, each in enumerate(results.contenders)
+        for number, name in enumerate(names)
     }

@@ -1,0 +1,139 @@
+"""Descents in motion: a GIF, or an MP4 where ffmpeg is installed."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import numpy as np
+
+from steppe.commands.files import write_whole
+from steppe.landscape.progress import progress
+from steppe.play.results import Play
+from steppe.play.scene import Track, scene
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+KINDS = ("gif", "mp4", "none")
+
+_FRAMES = 72
+# How many times the last frame is shown.
+_HOLD = 15
+_PER_SECOND = 15
+_DPI = 80
+_PALETTE = 64
+
+Frame = np.ndarray
+
+
+def check_kind(kind: str) -> None:
+    """Refuse an animation that cannot be made.
+
+    Raises
+    ------
+    ValueError
+        There is no such kind, or it needs a program that is not installed.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"animation must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "mp4" and shutil.which("ffmpeg") is None:
+        raise ValueError(
+            "animation mp4 needs the program ffmpeg, which is not installed: install it (such as "
+            "apt-get install ffmpeg), or take --animation gif"
+        )
+
+
+def animate(play: Play, path: Path) -> None:
+    """Write the descents as a film, whole or not at all: GIF or MP4, by the file's suffix.
+
+    Steps are thinned to some 70 frames, closer together at the beginning, where most happens.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    ValueError
+        ffmpeg failed.
+    """
+    write = _write_mp4 if path.suffix == ".mp4" else _write_gif
+    with progress("Animation", None):
+        frames = list(_frames(play))
+    write_whole(path, lambda file: write(frames, file))
+
+
+def _frames(play: Play) -> Iterator[Frame]:
+    """Draw the landscape once, and over it, frame by frame, what has moved."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, tracks = scene(play)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    clock = figure.text(0.995, 0.995, "", ha="right", va="top", fontsize=11)
+    moving: list[tuple[Artist, Axes | Figure]] = [(clock, figure)]
+    trails, heads = [], []
+    for track in tracks:
+        trails.append([_trail(track) for _ in track.x] if track.trail else [])
+        (head,) = track.axes.plot(
+            [], [], "o", ms=5, color="#E69F00", mec="black", mew=0.6, zorder=5
+        )
+        heads.append(head)
+        moving += [(artist, track.axes) for artist in (*trails[-1], head)]
+    for artist, _ in moving:
+        artist.set_animated(True)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    for step in _chosen(play.steps):
+        canvas.restore_region(background)
+        clock.set_text(f"step {step}")
+        for track, lines, head in zip(tracks, trails, heads, strict=True):
+            for line, x, y in zip(lines, track.x, track.y, strict=False):
+                line.set_data(x[: step + 1], y[: step + 1])
+            head.set_data(track.x[:, step], track.y[:, step])
+        for artist, owner in moving:
+            owner.draw_artist(artist)
+        yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _trail(track: Track) -> "Artist":
+    (line,) = track.axes.plot([], [], color=track.ink, lw=1.0, alpha=0.85)
+    return line
+
+
+def _chosen(steps: int) -> list[int]:
+    shares = np.linspace(0, 1, min(_FRAMES, steps + 1))
+    power = 1.0 if steps < _FRAMES else 1.5
+    return sorted({round(steps * share**power) for share in shares})
+
+
+def _write_gif(frames: list[Frame], file: IO[bytes]) -> None:
+    from PIL import Image
+
+    # One palette for all, or the landscape would flicker.
+    palette = Image.fromarray(frames[-1]).quantize(_PALETTE)
+    first, *others = (
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    )
+    durations = [1000 // _PER_SECOND] * len(others) + [1000 * _HOLD // _PER_SECOND]
+    first.save(
+        file, "GIF", save_all=True, append_images=others, duration=durations, loop=0, optimize=True
+    )
+
+
+def _write_mp4(frames: list[Frame], file: IO[bytes]) -> None:
+    height, width = frames[0].shape[:2]
+    raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {_PER_SECOND} -i -"
+    # Players want 4:2:0 and even sides, and the index in front.
+    coded = (
+        "-vf crop=trunc(iw/2)*2:trunc(ih/2)*2 -pix_fmt yuv420p -movflags frag_keyframe+empty_moov"
+    )
+    command = ["ffmpeg", "-loglevel", "error", *raw.split(), *coded.split(), "-f", "mp4", "-"]
+    shown = b"".join(frame.tobytes() for frame in [*frames, *[frames[-1]] * _HOLD])
+    done = subprocess.run(command, input=shown, capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(f"ffmpeg failed: {done.stderr.decode(errors='replace').strip()}")
+    file.write(done.stdout)

@@ -1,0 +1,74 @@
+"""The HTML document: what it holds, put into its template."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from steppe.commands.files import write_text
+from steppe.commands.pages import read, render
+from steppe.compare.page.styles import styles_of
+from steppe.compare.page.tables import Cell, Table
+from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER
+from steppe.play.page import charts
+from steppe.play.report import cells, heading, notes, title
+from steppe.play.results import Play, Player
+
+# Its script, its style and its macros are this page's too.
+_SHARED = "steppe.compare.page"
+
+_COLUMNS = {
+    "lr": "of those tried, the one with the lowest median final loss",
+    "global minimum": "starts that led to a global minimum",
+    "another minimum": "starts that led to another one",
+    "none": "starts that led to no minimum",
+    "diverged": "starts from which it left all numbers behind",
+    "median final loss": "over the starts; those that diverged count as infinite",
+    "mean steps to arrive": "of the starts that led to a global minimum",
+}
+
+
+def write_page(play: Play, path: Path) -> None:
+    """Write :func:`page` to a file, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    write_text(path, page(play))
+
+
+def page(play: Play) -> str:
+    """Make one HTML document that asks nothing of the network, about 5 MB.
+
+    Its charts can be zoomed, the surface turned, and each optimizer hidden; the data are in it.
+    """
+    from plotly.offline import get_plotlyjs
+
+    drawn = charts.landscape(play)
+    losses = charts.losses(play)
+    scripts = [get_plotlyjs(), read(_SHARED, "page.js"), read(__package__, "orbit.js")]
+    return render(
+        [__package__, _SHARED],
+        scripts,
+        title=f"{title(play)}: {len(play.players)} optimizers",
+        subtitle=heading(play).partition(": ")[2],
+        formula=play.function.formula,
+        table=Table("Where they ended", _COLUMNS, [(p.name, _row(play, p)) for p in play.players]),
+        notes=notes(play),
+        styles=styles_of(player.name for player in play.players),
+        drawn=drawn,
+        losses=losses,
+        chart_data=[asdict(chart) for chart in (*drawn, *losses)],
+        play=play.to_dict(),
+        style=read(_SHARED, "style.css") + read(__package__, "style.css"),
+    )
+
+
+def _row(play: Play, player: Player) -> list[Cell]:
+    keys = [player.lr, *(player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED))]
+    keys += [player.loss, player.arrival]
+    # What is not finite stays last, whichever way a column is sorted.
+    return [
+        Cell(text, key if abs(key) < float("inf") else None)
+        for text, key in zip(cells(play, player), keys, strict=True)
+    ]

@@ -1,0 +1,129 @@
+"""Pictures of a play: paths over the landscape, and losses by step."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.pictures import dress, new_figure, write_png
+from steppe.landscape.lanczos import Floats
+from steppe.play.ends import GLOBAL, NONE, OTHER
+from steppe.play.report import heading
+from steppe.play.results import Play
+from steppe.play.scene import Track, scene
+
+if TYPE_CHECKING:
+    from matplotlib.lines import Line2D
+
+# How a path's end is marked, and what the mark says.
+_ENDS = {
+    GLOBAL: ("o", "#E69F00", "ended at a global minimum"),
+    OTHER: ("s", "#56B4E9", "at another minimum"),
+    NONE: ("v", "#CC79A7", "at none"),
+}
+_COLOURS = (*COLOURS, "#000000", GREY)
+_DASHES = ("-", "--", ":", "-.")
+# Losses less than this above the minimum are rounding.
+_FLOOR = 1e-14
+# From this ratio of the highest to the lowest on, the axis is logarithmic.
+_WIDE = 20.0
+
+
+def plot_paths(play: Play, path: Path) -> None:
+    """Draw where all starts of each optimizer went, for functions of one variable or two.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    figure, tracks = scene(play)
+    for track in tracks:
+        _draw(track)
+    handles = [*_minima_drawn(play), *_marks(play)]
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
+    )
+    write_png(figure, path)
+
+
+def plot_losses(play: Play, path: Path) -> None:
+    """Draw each optimizer's losses by step: medians over the starts, and their middle half.
+
+    Runs that diverged count as infinite. Losses are measured from the global minimum.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    figure = new_figure(heading(play), (8.6, 4.6))
+    axes = figure.subplots()
+    steps = np.arange(play.steps + 1)
+    found = [quartiles(play, player.descent.losses) for player in play.players]
+    for place, (player, (low, middle, high)) in enumerate(zip(play.players, found, strict=True)):
+        look = _COLOURS[place % len(_COLOURS)]
+        label = f"{player.name}, lr {player.lr:g}"
+        axes.fill_between(steps, low, high, color=look, alpha=0.13, lw=0)
+        axes.plot(steps, middle, _DASHES[place % len(_DASHES)], color=look, lw=1.8, label=label)
+    dress(axes, "Median over the starts, and their middle half")
+    axes.set(xlabel="step", ylabel="f − its global minimum", xlim=(0, play.steps))
+    # What rises far above all starts is on its way to infinity.
+    low, high = np.nanmin(found), min(np.nanmax(found), 4 * max(each[2, 0] for each in found))
+    wide = high > _WIDE * low
+    axes.set_yscale("log" if wide else "linear")
+    axes.set_ylim(low / 2 if wide else 0.0, 1.1 * high)
+    figure.legend(loc="outside right upper", frameon=False)
+    write_png(figure, path)
+
+
+def quartiles(play: Play, losses: Floats) -> Floats:
+    """Return the three quartiles over the starts of the loss above the minimum, at each step.
+
+    NaN where one is not finite.
+    """
+    gaps = np.maximum(losses - play.function.minima[0].value, _FLOOR)
+    # Of two runs' losses the lower one: between them, infinity would swallow all.
+    found = np.quantile(np.nan_to_num(gaps, nan=np.inf), [0.25, 0.5, 0.75], 0, method="lower")
+    return np.where(np.isfinite(found), found, np.nan)
+
+
+def _draw(track: Track) -> None:
+    from matplotlib.patheffects import Normal, Stroke
+
+    casing = [Stroke(linewidth=2.0, foreground="black", alpha=0.35), Normal()]
+    for x, y, end in zip(track.x, track.y, track.player.ends, strict=True):
+        if track.trail:
+            effects = casing if track.ink == "white" else None
+            track.axes.plot(x, y, color=track.ink, lw=0.9, alpha=0.9, path_effects=effects)
+        track.axes.plot(x[0], y[0], "o", ms=4, mfc="none", mec=track.ink, mew=1.0, zorder=4)
+        if end.kind in _ENDS:
+            marker, colour, _ = _ENDS[end.kind]
+            track.axes.plot(
+                x[-1], y[-1], marker, ms=5.5, color=colour, mec="black", mew=0.7, zorder=5
+            )
+
+
+def _marks(play: Play) -> "list[Line2D]":
+    from matplotlib.lines import Line2D
+
+    kinds = [kind for kind in _ENDS if any(player.count(kind) for player in play.players)]
+    begun = Line2D([], [], ls="", marker="o", mfc="none", mec="0.3", ms=4, label="start")
+    ended = [
+        Line2D([], [], ls="", marker=marker, color=colour, mec="black", mew=0.7, label=said)
+        for marker, colour, said in (_ENDS[kind] for kind in kinds)
+    ]
+    return [begun, *ended]
+
+
+def _minima_drawn(play: Play) -> "list[Line2D]":
+    from matplotlib.lines import Line2D
+
+    kinds = {minimum.is_global for minimum in play.function.minima}
+    looks = {True: ("*", 12, "global minimum"), False: ("P", 7, "another")}
+    return [
+        Line2D([], [], ls="", marker=marker, ms=size, color="#D55E00", mec="white", label=said)
+        for kind, (marker, size, said) in looks.items()
+        if kind in kinds
+    ]

@@ -1,0 +1,170 @@
+"""How well the theory of escape holds: simulated walkers against the formula.
+
+python benchmarks/escape.py [--quick] [--seed 0]
+
+A line is fitted to log(τ/prefactor) over the exponent, whose slope is 1 in theory, for each method
+in 9 wells: three sharpnesses, and saddles flatter than the minimum, alike, and sharper. Then Adam
+and InvAdam run with a true average of squared gradients, in wells whose saddle is flatter than
+the minimum, against the two regimes of the theory. Ends with status 1 if a slope is outside
+0.9–1.1 or r is not above 0.98.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from itertools import product
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from steppe.commands.console import make_console
+from steppe.theory import (
+    Agreement,
+    Escape,
+    Simulation,
+    Well,
+    agreement,
+    escape_time,
+    limit_well,
+    path_coefficient,
+    simulate_escape,
+)
+
+#: Batch sizes, and α of DualAdam, such that both its parts count.
+METHODS: dict[str, tuple[float, float | None]] = {
+    "sgd": (1.0, None),
+    "adam": (16.0, None),
+    "invadam": (16.0, None),
+    "dualadam": (2.0, 0.8),
+}
+POWERS = {"sgd": 0.0, "adam": -0.5, "invadam": 0.5, "dualadam": 0.2}
+TERMS = (3.0, 3.5, 4.0)
+MEMORIES = (0.9, 0.99, 0.999, 0.9999)
+
+# Of the exponent's terms, in wells whose saddle is not as sharp as the minimum.
+_UNEQUAL = 1.4
+
+
+@dataclass
+class Count:
+    """What has been walked."""
+
+    steps: int = 0
+    escapes: int = 0
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="A fiftieth of the walkers.")] = False,
+    seed: Annotated[int, typer.Option(help="Of all walkers.")] = 0,
+) -> None:
+    """Simulate, fit, print and judge."""
+    budget = 1e7 if quick else 5e8
+    count, start = Count(), time.perf_counter()
+    console = make_console()
+    found = {method: fitted(method, budget, seed, count) for method in METHODS}
+    console.print(fit_table(found))
+    console.print(memory_table(budget, seed, count))
+    seconds = time.perf_counter() - start
+    console.print(
+        f"{count.escapes:,} escapes, {count.steps:.3g} steps in {seconds:.0f} s: "
+        f"{count.steps / seconds / 1e6:.0f} million steps a second."
+    )
+    if not all(0.9 <= one.slope <= 1.1 and one.r > 0.98 for one, _ in found.values()):
+        raise typer.Exit(1)
+
+
+def fitted(
+    method: str, budget: float, seed: int, count: Count
+) -> tuple[Agreement, list[Simulation]]:
+    """Simulate a method in all wells."""
+    batch_size, alpha = METHODS[method]
+    ratio = _UNEQUAL ** (1.0 / (2.0 + POWERS[method]))
+    wells = [
+        limit_well(method, term, ratio, batch_size=batch_size, alpha=alpha)
+        for term, ratio in product(TERMS, (1.0 / ratio, 1.0, ratio))
+    ]
+    theory = [predicted(method, well) for well in wells]
+    simulations = [
+        simulate_escape(method, **well, walkers=affordable(budget, one), seed=seed)
+        for well, one in zip(wells, theory, strict=True)
+    ]
+    for simulation in simulations:
+        add(count, simulation)
+    return agreement(theory, simulations), simulations
+
+
+def predicted(method: str, well: Well) -> Escape:
+    """Ask the theory, in the local regime."""
+    return escape_time(method, **well, s=path_coefficient(well["h_min"], well["h_saddle"]))
+
+
+def affordable(budget: float, escape: Escape) -> int:
+    """Return how many walkers may walk for so many steps in all."""
+    return max(20, round(budget / escape.steps))
+
+
+def add(count: Count, simulation: Simulation) -> None:
+    """Count a simulation in."""
+    count.steps += int(simulation.times.sum())
+    count.escapes += simulation.escaped
+
+
+def fit_table(found: dict[str, tuple[Agreement, list[Simulation]]]) -> Table:
+    """Show slopes."""
+    table = new_table("Theory and simulation", "method", "slope", "r", "τ, simulated/theory")
+    table.add_column("escapes", justify="right")
+    for method, (one, simulations) in found.items():
+        table.add_row(
+            method,
+            f"{one.slope:.3f} ± {one.slope_standard_error:.3f}",
+            f"{one.r:.4f}",
+            f"{math.exp(one.bias):.3f} ± {math.exp(one.bias) * one.bias_standard_error:.3f}",
+            f"{sum(simulation.escaped for simulation in simulations):,}",
+        )
+    return table
+
+
+def memory_table(budget: float, seed: int, count: Count) -> Table:
+    """Compare averages of squared gradients with both regimes."""
+    table = new_table(
+        "Average of squared gradients: τ, simulated over theory's",
+        "method", "β₂", "memory·ηPh", "local", "frozen", "escapes",
+    )  # fmt: skip
+    for method in ("adam", "invadam"):
+        batch_size, _ = METHODS[method]
+        ratio = _UNEQUAL ** (-1.0 / (2.0 + POWERS[method]))
+        well = limit_well(method, 3.0, ratio, batch_size=batch_size)
+        local = predicted(method, well)
+        s = path_coefficient(well["h_min"], well["h_saddle"])
+        frozen = escape_time(method, **well, s=s, regime="frozen")
+        for beta2 in MEMORIES:
+            simulation = simulate_escape(
+                method, **well, second_moment="ema", beta2=beta2, seed=seed,
+                walkers=affordable(budget, local),
+            )  # fmt: skip
+            add(count, simulation)
+            error = simulation.standard_error / simulation.mean
+            ratios = [simulation.mean / one.steps for one in (local, frozen)]
+            step = well["barrier"] * s * 2.0 * batch_size / local.terms[0]
+            table.add_row(
+                method,
+                f"{beta2:g}",
+                f"{step / (1.0 - beta2):.3g}",
+                *(f"{value:.3f} ± {value * error:.3f}" for value in ratios),
+                f"{simulation.escaped:,}",
+            )
+    return table
+
+
+def new_table(title: str, *headings: str) -> Table:
+    """Begin a table whose first column is text."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,145 @@
+"""Theory and simulation side by side."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from steppe.landscape.result import Result
+from steppe.theory.escape import LEAST_TERM, MOST_STEP, Escape, escape_time, path_coefficient
+from steppe.theory.methods import find_method, positive
+from steppe.theory.simulation import Simulation
+
+
+class Well(TypedDict):
+    """A well and a method in it, as :func:`simulate_escape` takes them."""
+
+    lr: float
+    batch_size: float
+    barrier: float
+    h_min: float
+    h_saddle: float
+    alpha: float | None
+
+
+@dataclass(frozen=True)
+class Agreement(Result):
+    """What :func:`agreement` found.
+
+    Attributes
+    ----------
+    slope, slope_standard_error : float
+        Of log(τ/prefactor) over the exponent, weighted by the simulations' errors; 1 in theory.
+    r : float
+        Coefficient of correlation between the two.
+    bias : float
+        Mean of log(simulated τ/predicted τ), with the same weights; 0 in theory.
+    bias_standard_error : float
+        Of the bias.
+    """
+
+    slope: float
+    slope_standard_error: float
+    r: float
+    bias: float
+    bias_standard_error: float
+
+
+def limit_well(
+    method: str,
+    term: float,
+    ratio: float = 1.0,
+    *,
+    batch_size: float = 1.0,
+    alpha: float | None = None,
+) -> Well:
+    """Return a well at the edge of where the formula holds, so that simulations are short.
+
+    Learning rate and barrier depend on the method alone: such that at curvatures of 1 both terms of
+    the exponent are 3, and lr·P·h is 0.02. The curvatures are those at which the smaller term is
+    ``term``; flatter than 1, but for ratios far from 1.
+
+    Parameters
+    ----------
+    method, batch_size, alpha
+        As in :func:`escape_time`.
+    term : float
+        The smaller of the exponent's terms in the local regime.
+    ratio : float, default 1.0
+        \\|h_saddle\\|/h_min; 1 means s = ½.
+
+    Raises
+    ------
+    ValueError
+        A number is not positive, or as :func:`escape_time` says.
+
+    Examples
+    --------
+    >>> well = limit_well("invadam", 6.0)
+    >>> round(well["h_min"], 4) == round(0.5 ** (2 / 3), 4)
+    True
+    """
+    positive(term=term, ratio=ratio, batch_size=batch_size)
+    P = find_method(method, alpha).preconditioner(1.0 / batch_size, alpha)
+    lr = MOST_STEP / P
+    barrier = LEAST_TERM * MOST_STEP / batch_size
+
+    def at(h: float) -> Well:
+        return Well(
+            lr=lr, batch_size=batch_size, barrier=barrier, h_min=h, h_saddle=ratio * h, alpha=alpha
+        )
+
+    # Both terms fall as the curvatures rise.
+    low, high = 1e-6, 1e6
+    while high / low > 1.0 + 1e-12:
+        middle = math.sqrt(low * high)
+        terms = escape_time(method, **at(middle), s=path_coefficient(1.0, ratio)).terms
+        low, high = (middle, high) if min(terms) > term else (low, middle)
+    return at(low)
+
+
+def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Agreement:
+    r"""Fit log(τ/prefactor) of simulations as a straight line over the exponent.
+
+    Parameters
+    ----------
+    theory, simulations
+        Of the same settings, in the same order; at least two exponents, and escapes in each.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than two, not as many of one as of the other, or one without escapes.
+
+    Examples
+    --------
+    >>> from steppe.theory import simulate_escape
+    >>> wells = [limit_well("sgd", term) for term in (1.0, 1.5, 2.0)]
+    >>> theory = [escape_time("sgd", **well, s=0.5) for well in wells]
+    >>> found = agreement(theory, [simulate_escape("sgd", **well, walkers=100) for well in wells])
+    >>> found.r > 0.9
+    True
+    """
+    if len(theory) != len(simulations) or len(theory) < 2:
+        raise ValueError(f"got {len(theory)} exponents and {len(simulations)} simulations: "
+                         "expected as many of each, from 2")  # fmt: skip
+    if any(simulation.escaped == 0 for simulation in simulations):
+        raise ValueError("a simulation has no escapes: raise max_steps")
+    exponents = np.array([one.exponent for one in theory])
+    heights = np.array(
+        [math.log(b.mean / a.prefactor) for a, b in zip(theory, simulations, strict=True)]
+    )
+    # The relative variance of a mean of n exponential times is 1/n.
+    weights = np.array([float(one.escaped) for one in simulations])
+    bias = np.average(heights - exponents, weights=weights)
+    about = exponents - np.average(exponents, weights=weights)
+    spread = (weights * about**2).sum()
+    return Agreement(
+        slope=float((weights * about * heights).sum() / spread),
+        slope_standard_error=float(1.0 / math.sqrt(spread)),
+        r=float(np.corrcoef(exponents, heights)[0, 1]),
+        bias=float(bias),
+        bias_standard_error=float(1.0 / math.sqrt(weights.sum())),
+    )

@@ -1,0 +1,121 @@
+"""The four methods that the theory of escape knows, as the rules that they are."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from steppe import rules
+from steppe.engines import bind
+
+Scalars = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A rule, and how it is called on one parameter.
+
+    Attributes
+    ----------
+    rule
+        A function of :mod:`steppe.rules`.
+    adaptive
+        Whether the rule keeps m and v, and has Adam's scalars.
+    two_way
+        Whether it is given 1 − α and α.
+    """
+
+    rule: Callable[..., Any]
+    adaptive: bool = True
+    two_way: bool = False
+
+    def scalars(
+        self, lr: float, alpha: float | None, *, beta1: float, keep2: float, take2: float
+    ) -> Scalars:
+        """Return the scalars of the rule: no weight decay, ε, nor bias correction."""
+        if not self.adaptive:
+            nothing_remembered = 0.0
+            return nothing_remembered, lr, 0.0, 1.0, 0.0
+        adam = (lr, beta1, 1.0 - beta1, keep2, take2, 0.0, 1.0, 1.0, 1.0)
+        return (*adam, 1.0 - alpha, alpha) if self.two_way and alpha is not None else adam
+
+    def preconditioner(self, v: float, alpha: float | None) -> float:
+        """Return P(v): how far the rule steps at gradient 1 and learning rate 1."""
+        scalars = self.scalars(1.0, alpha, beta1=0.0, keep2=1.0, take2=0.0)
+        state = (0.0, v) if self.adaptive else ()
+        step: float = -bind(self.rule, math)(0.0, 1.0, *state, *scalars)[0]
+        return step
+
+
+METHODS = {
+    "sgd": Method(rules.sgd_cg, adaptive=False),
+    "adam": Method(rules.adam),
+    "invadam": Method(rules.inv_adam),
+    "dualadam": Method(rules.dual_adam, two_way=True),
+}
+
+
+def find_method(name: str, alpha: float | None) -> Method:
+    """Return a method by its name, if α is as it wants it.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name; α is missing, out of [0, 1], or given to another.
+    """
+    one_of("method", name, METHODS)
+    method = METHODS[name]
+    if not method.two_way:
+        if alpha is not None:
+            raise ValueError(f"alpha={alpha} is given for {name!r}: only 'dualadam' takes one")
+        return method
+    if alpha is None:
+        raise ValueError("alpha=None: 'dualadam' needs its share of InvAdam, from 0 to 1")
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha={alpha} must be from 0 to 1")
+    return method
+
+
+def one_of(what: str, given: str, known: "dict[str, Any] | tuple[str, ...]") -> None:
+    """Refuse an unknown name, and say which is nearest.
+
+    Raises
+    ------
+    ValueError
+        It is none of those known.
+    """
+    if given in known:
+        return
+    near = get_close_matches(str(given), known, n=1)
+    guess = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"{what}={given!r}{guess} must be one of {', '.join(map(repr, known))}")
+
+
+def positive(**values: float) -> None:
+    """Refuse what is not a positive number.
+
+    Raises
+    ------
+    ValueError
+        A value is zero, negative or not finite; it is named.
+    """
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name}={value} must be a positive number")
+
+
+def positive_curvatures(h_min: float, h_saddle: float) -> None:
+    """Refuse curvatures that are not positive, the saddle's by its magnitude.
+
+    Raises
+    ------
+    ValueError
+        One is not.
+    """
+    if h_saddle < 0:
+        raise ValueError(
+            f"h_saddle={h_saddle} must be positive: the magnitude |h| of the saddle's negative "
+            f"curvature, {-h_saddle}"
+        )
+    positive(h_min=h_min, h_saddle=h_saddle)

@@ -11,7 +11,7 @@ import steppe
 
 SOURCE = Path(steppe.__file__).parent
 LAYERS = [
-    {"rules"},
+    {"rules", "names"},
     {"engines"},
     {"optim", "landscape", "functions"},
     {"theory"},

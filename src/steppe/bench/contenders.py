@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe.commands.classes import available, imported
-from steppe.commands.wording import unknown
+from steppe.names import unknown
 
 
 @dataclass(frozen=True)

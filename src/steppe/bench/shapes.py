@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from steppe.commands.wording import unknown
+from steppe.names import unknown
 
 Shape = tuple[int, ...]
 

@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from steppe.commands.wording import named
 from steppe.compare.packages import needed
+from steppe.names import named
 
 # Channels, height, width.
 Shape = tuple[int, int, int]

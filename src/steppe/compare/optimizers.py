@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe.commands.classes import available, imported
-from steppe.commands.wording import unknown
 from steppe.compare.results import Settings
 from steppe.compare.sources import class_source
+from steppe.names import unknown
 
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from steppe.commands.wording import named
 from steppe.compare.optimizers import DEFAULT, Recipe
 from steppe.compare.results import Settings
 from steppe.compare.run import Precision, Schedule
 from steppe.compare.spaces import PUBLISHED_SWITCH, Choice, Range, find_space
 from steppe.compare.tasks import Size, Task
+from steppe.names import named
 
 
 @dataclass(frozen=True)

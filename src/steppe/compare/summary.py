@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from steppe.commands.wording import unknown
 from steppe.compare.results import TEST, TUNE, Metric, Outcome, Settings, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval, compare, corrected, interval, paired
+from steppe.names import unknown
 
 # A number by contender, then by seed.
 Values = Mapping[str, Mapping[int, float]]

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe.commands.wording import named
 from steppe.compare import data, images
 from steppe.compare.data import Data, fewer
 from steppe.compare.models import Shape, find_model
 from steppe.compare.results import Metric
+from steppe.names import named
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

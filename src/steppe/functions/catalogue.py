@@ -1,0 +1,56 @@
+"""Test functions by name."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from steppe.functions.ackley import ackley
+from steppe.functions.beale import beale
+from steppe.functions.function import Function
+from steppe.functions.goldstein_price import goldstein_price
+from steppe.functions.levy import levy
+from steppe.functions.quadratic import quadratic
+from steppe.functions.rosenbrock import rosenbrock
+from steppe.functions.sharp_flat import sharp_flat
+from steppe.functions.six_hump_camel import six_hump_camel
+from steppe.names import named, unknown
+
+FUNCTIONS: Mapping[str, Callable[..., Function]] = {
+    "ackley": ackley,
+    "beale": beale,
+    "goldstein-price": goldstein_price,
+    "levy": levy,
+    "quadratic": quadratic,
+    "rosenbrock": rosenbrock,
+    "sharp-flat": sharp_flat,
+    "six-hump-camel": six_hump_camel,
+}
+
+
+def find_function(name: str, **parameters: float) -> Function:
+    """Make the test function of that name.
+
+    Parameters
+    ----------
+    name : str
+        A key of ``FUNCTIONS``.
+    **parameters
+        What its factory takes, such as ``dimension`` of ackley, levy, quadratic and rosenbrock.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There is no such function, or it does not take such a parameter.
+
+    Examples
+    --------
+    >>> find_function("ackley", dimension=5).dimension
+    5
+    """
+    factory = named("function", name, FUNCTIONS)
+    taken = inspect.signature(factory).parameters
+    for parameter in parameters:
+        if not taken:
+            raise ValueError(f"{name} takes no parameter, got {parameter}")
+        if parameter not in taken:
+            raise ValueError(unknown(f"parameter of {name}", parameter, taken))
+    return factory(**parameters)

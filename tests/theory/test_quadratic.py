@@ -175,7 +175,10 @@ def test_rate_says_what_is_wrong(wrong: dict[str, object], message: str) -> None
 
 
 BAD_OPTIMA = [
-    ({"method": "nesterov"}, "no method is called 'nesterov': There are critical-momenta, heavy-ball"),
+    (
+        {"method": "nesterov"},
+        "'nesterov': There are critical-momenta, heavy-ball",
+    ),
     ({"condition_number": 0.5}, "condition_number must be finite and ≥ 1, got 0.5"),
     ({"momentum": -0.1}, r"momentum must be in \[0, 1\), got -0.1"),
     ({"capacity": 0}, "capacity must be ≥ 1, got 0.*'heavy-ball'"),

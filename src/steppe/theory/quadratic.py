@@ -85,9 +85,9 @@ def rate(
     Examples
     --------
     >>> rate("heavy-ball", [1.0, 100.0], lr=0.03, momentum=0.81)
-    array([HB])
+    array([0.96439647, 0.9       ])
     >>> rate("critical-momenta", [1.0, 100.0], lr=0.003, momentum=0.81)
-    array([CM])
+    array([0.99377704, 0.97681203])
     """
     _check_method(method)
     h = np.asarray(curvature, dtype=np.float64)

@@ -1,0 +1,169 @@
+"""Descents of one optimizer from several starts."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+import steppe
+from steppe.compare.optimizers import Recipe
+from steppe.functions import Function
+from steppe.landscape.lanczos import Floats
+
+# Packages whose optimizers treat each parameter by itself, but for those that take a closure.
+_ONE_BY_ONE = ("torch", "steppe")
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where one optimizer went from several starts.
+
+    Attributes
+    ----------
+    optimizer : str
+        The recipe's name.
+    settings : dict
+        Its hyperparameters.
+    points : ndarray
+        Shape (starts, steps + 1, dimension), the starts first; NaN from where a run overflowed.
+    losses : ndarray
+        The function's values there, without noise, shape (starts, steps + 1).
+    """
+
+    optimizer: str
+    settings: dict[str, Any]
+    points: Floats
+    losses: Floats
+
+
+def descend(
+    function: Function,
+    recipe: Recipe,
+    settings: Mapping[str, Any],
+    starts: Tensor,
+    steps: int,
+    *,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Descent:
+    """Run an optimizer from each of several starts.
+
+    Each start is a run of its own: buffers decide and SAM's ascent is normalised for each by
+    itself. The gradients are autograd's.
+
+    Parameters
+    ----------
+    function : Function
+        What is minimised.
+    recipe : Recipe
+        The optimizer.
+    settings : mapping
+        Its hyperparameters: "lr", and "rho" or "switch" where it takes them.
+    starts : Tensor
+        Shape (starts, dimension); its dtype is what is computed in.
+    steps : int
+        How many, from 1.
+    noise : float, default 0.0
+        Standard deviation of Gaussian noise that is added to every component of the gradient. SAM's
+        two gradients get the same, as those of one batch would.
+    seed : int, default 0
+        Of the noise. Same seed, same draws, whatever the optimizer.
+
+    Returns
+    -------
+    Descent
+        Runs that overflow are NaN from there on, and do not disturb the others.
+
+    Raises
+    ------
+    ValueError
+        ``starts``, ``steps`` or ``noise`` is out of range, or the optimizer needs a closure.
+
+    Examples
+    --------
+    >>> from steppe.compare.optimizers import find_recipe
+    >>> from steppe.functions import quadratic
+    >>> starts = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    >>> descend(quadratic(2.0), find_recipe("sgd"), {"lr": 0.5}, starts, 2).points[0]
+    array([[1.  , 1.  ],
+           [0.5 , 0.  ],
+           [0.25, 0.  ]])
+    """
+    _check(function, recipe, starts, steps, noise)
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randn((steps, *starts.shape), dtype=torch.float64, generator=generator)
+    parameters = [start.clone().requires_grad_(True) for start in starts]
+    # A buffer of each parameter's own is a buffer of each start's own.
+    optimizers = _build(recipe, {**settings, "scope": "tensor"}, parameters, steps)
+    path = [starts]
+    for step, draw in enumerate((noise * draws).to(starts.dtype)):
+        if recipe.warmup:
+            _set_lr(
+                optimizers, settings["lr"] * min(1.0, (step + 1) / (settings["switch"] * steps))
+            )
+        _fill_gradients(function, parameters, draw)
+        with ExitStack() as perturbed:
+            for optimizer in optimizers:
+                if isinstance(optimizer, steppe.SAM):
+                    perturbed.enter_context(optimizer.perturbed())
+            if recipe.sam:
+                _fill_gradients(function, parameters, draw)
+        for optimizer in optimizers:
+            optimizer.step()
+        path.append(torch.stack(parameters).detach())
+    points = torch.stack(path, 1)
+    losses = function(points)
+    sound = (points.isfinite().all(-1) & losses.isfinite()).cumprod(1).bool()
+    return Descent(
+        recipe.name,
+        dict(settings),
+        torch.where(sound[..., None], points, torch.nan).numpy().astype(np.float64),
+        torch.where(sound, losses, torch.nan).numpy().astype(np.float64),
+    )
+
+
+def _check(function: Function, recipe: Recipe, starts: Tensor, steps: int, noise: float) -> None:
+    if starts.dim() != 2 or starts.shape[1] != function.dimension or not len(starts):
+        raise ValueError(
+            f"starts must be of shape (starts, {function.dimension}) for {function.name}, "
+            f"got {tuple(starts.shape)}"
+        )
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= noise < float("inf"):
+        raise ValueError(f"noise must be a finite number ≥ 0, got {noise}")
+    closure = inspect.signature(recipe.cls.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"{recipe.name} evaluates the function as often as it likes in a step (it needs a "
+            "closure): expected an optimizer that takes one gradient a step"
+        )
+
+
+def _build(
+    recipe: Recipe, settings: Mapping[str, Any], parameters: Sequence[Tensor], steps: int
+) -> list[Optimizer]:
+    """Make one optimizer for all starts where it treats each by itself, else one for each."""
+    if not recipe.sam and recipe.cls.__module__.partition(".")[0] in _ONE_BY_ONE:
+        return [recipe.build(parameters, settings, steps)]
+    return [recipe.build([parameter], settings, steps) for parameter in parameters]
+
+
+def _set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+
+
+def _fill_gradients(function: Function, parameters: Sequence[Tensor], draw: Tensor) -> None:
+    """Differentiate at all points together: none's loss depends on another's."""
+    points = torch.stack(list(parameters)).detach().requires_grad_(True)
+    (gradients,) = torch.autograd.grad(function(points).sum(), points)
+    for parameter, gradient in zip(parameters, gradients + draw, strict=True):
+        parameter.grad = gradient

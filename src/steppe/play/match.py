@@ -1,0 +1,180 @@
+"""Let optimizers descend on one function, each tried at the same learning rates."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe.commands.wording import many
+from steppe.compare.optimizers import Recipe, find_recipe
+from steppe.functions import Function, find_function
+from steppe.play.descent import Descent, descend
+from steppe.play.ends import ends
+from steppe.play.results import Play, Player
+
+
+@dataclass(frozen=True)
+class Match:
+    """What is to be played; everything has been checked.
+
+    Attributes
+    ----------
+    function : Function
+        What is minimised.
+    parameters : mapping
+        What it was made with.
+    recipes : sequence of Recipe
+        The optimizers.
+    rates : sequence of float
+        The learning rates, which every optimizer is tried at.
+    starts : Tensor
+        Shape (starts, dimension), float64.
+    steps : int
+        Of every run.
+    switch : float
+        1/ξ as a share of the steps, for what takes it.
+    rho : float
+        SAM's radius, for what takes it.
+    noise : float
+        Standard deviation of the noise of the gradient's components.
+    seed : int
+        Of the noise.
+    """
+
+    function: Function
+    parameters: Mapping[str, float]
+    recipes: Sequence[Recipe]
+    rates: Sequence[float]
+    starts: Tensor
+    steps: int
+    switch: float
+    rho: float
+    noise: float
+    seed: int
+
+    def play(self, advance: Callable[[int], None] = lambda descents: None) -> Play:
+        """Run all, and keep of each optimizer what had the lowest median final loss.
+
+        Parameters
+        ----------
+        advance : callable
+            Called with 1 after each of the ``len(recipes)·len(rates)`` descents.
+        """
+        players = [self._player(recipe, advance) for recipe in self.recipes]
+        return Play(self.function, self.parameters, players, self.steps, self.noise, self.seed)
+
+    def _player(self, recipe: Recipe, advance: Callable[[int], None]) -> Player:
+        tried: dict[float, Descent] = {}
+        for lr in self.rates:
+            tried[lr] = self._descent(recipe, lr)
+            advance(1)
+        losses = {lr: _median_final_loss(descent) for lr, descent in tried.items()}
+        best = tried[min(losses, key=lambda lr: losses[lr])]
+        return Player(best, ends(self.function, best), losses)
+
+    def _descent(self, recipe: Recipe, lr: float) -> Descent:
+        known: dict[str, Any] = {"lr": lr, "switch": self.switch, "rho": self.rho}
+        settings = {name: value for name, value in known.items() if recipe.takes(name)}
+        return descend(
+            self.function,
+            recipe,
+            settings,
+            self.starts,
+            self.steps,
+            noise=self.noise,
+            seed=self.seed,
+        )
+
+
+def plan(
+    function: str,
+    *,
+    optimizers: Sequence[str],
+    rates: Sequence[float],
+    steps: int,
+    starts: Sequence[Sequence[float]] = (),
+    drawn: int = 10,
+    parameters: Mapping[str, float] | None = None,
+    switch: float,
+    rho: float,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> Match:
+    """Find everything by name, and check it.
+
+    Parameters
+    ----------
+    function, parameters
+        See :func:`steppe.functions.find_function`.
+    optimizers : sequence of str
+        See :func:`steppe.compare.optimizers.find_recipe`.
+    starts : sequence of points
+        None: ``drawn`` of them, evenly from the function's bounds.
+    rates, steps, switch, rho, noise, seed
+        See :class:`Match`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something is unknown or out of range.
+    """
+    parameters = dict(parameters or {})
+    made = find_function(function, **parameters)
+    recipes = _recipes(optimizers)
+    for lr in rates:
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr must be a finite number > 0, got {lr}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 < switch <= 1:
+        raise ValueError(f"switch must be in (0, 1], got {switch}")
+    for name, value in (("rho", rho), ("noise", noise)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be a finite number ≥ 0, got {value}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
+    points = _given(made, starts) if starts else _drawn(made, drawn, seed)
+    # Each once, however often it was named.
+    distinct = list(dict.fromkeys(rates))
+    return Match(made, parameters, recipes, distinct, points, steps, switch, rho, noise, seed)
+
+
+def _recipes(names: Sequence[str]) -> list[Recipe]:
+    recipes = {recipe.name: recipe for recipe in map(find_recipe, names)}
+    for recipe in recipes.values():
+        if not recipe.takes("lr"):
+            raise ValueError(f"{recipe.name} takes no lr: expected an optimizer that does")
+        if recipe.doubled:
+            raise ValueError(
+                f"{recipe.name} is tried at the same learning rates as all: name {recipe.name!r} "
+                "without +2lr"
+            )
+    return list(recipes.values())
+
+
+def _given(function: Function, starts: Sequence[Sequence[float]]) -> Tensor:
+    for start in starts:
+        written = ",".join(f"{value:g}" for value in start)
+        if len(start) != function.dimension:
+            raise ValueError(
+                f"a start on {function.name} has {many(function.dimension, 'coordinate')}, "
+                f"got {written}"
+            )
+        if not all(map(math.isfinite, start)):
+            raise ValueError(f"a start must be finite, got {written}")
+    return torch.tensor(starts, dtype=torch.float64)
+
+
+def _drawn(function: Function, count: int, seed: int) -> Tensor:
+    if count < 1:
+        raise ValueError(f"starts must be at least 1, got {count}")
+    low, high = np.array(function.bounds).T
+    return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, (count, len(low))))
+
+
+def _median_final_loss(descent: Descent) -> float:
+    return float(np.median(np.nan_to_num(descent.losses[:, -1], nan=math.inf)))

@@ -10,11 +10,8 @@ from steppe.compare.card import profile
 from steppe.compare.command import compare, doctor
 from steppe.compare.report_command import report
 from steppe.compare.worker_command import worker
-<<<<<<< HEAD
 from steppe.figures.command import figure
-=======
 from steppe.play.command import play
->>>>>>> 9d03684a987af8a6b96126c5e1cae13095e68562
 
 app = typer.Typer(
     help="Optimizers for flat minima, whether they help, and what they cost.",
@@ -22,11 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-<<<<<<< HEAD
-for command in (compare, worker, report, profile, figure, bench, doctor):
-=======
-for command in (compare, worker, report, profile, bench, play, doctor):
->>>>>>> 9d03684a987af8a6b96126c5e1cae13095e68562
+for command in (compare, worker, report, profile, play, figure, bench, doctor):
     app.command()(command)
 
 

@@ -4,12 +4,14 @@ from steppe.theory.agreement import Agreement, Well, agreement, limit_well
 from steppe.theory.escape import Escape, escape_time, path_coefficient
 from steppe.theory.noise import GradientNoise, gradient_noise
 from steppe.theory.prediction import Prediction, predict_escape
+from steppe.theory.quadratic import OptimalRate, optimal_rate, rate
 from steppe.theory.simulation import Simulation, simulate_escape
 
 __all__ = [
     "Agreement",
     "Escape",
     "GradientNoise",
+    "OptimalRate",
     "Prediction",
     "Simulation",
     "Well",
@@ -17,7 +19,9 @@ __all__ = [
     "escape_time",
     "gradient_noise",
     "limit_well",
+    "optimal_rate",
     "path_coefficient",
     "predict_escape",
+    "rate",
     "simulate_escape",
 ]

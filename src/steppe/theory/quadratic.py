@@ -1,0 +1,296 @@
+"""How fast momentum converges on a quadratic, with critical momenta and without.
+
+With v ≡ 1 the iteration is linear. For curvature h and step α::
+
+    m ← β·m + (1 − β)·h·x,      x ← x − α·(m + (1/C)·Σ_c m_{−τ_c})
+
+where m_{−τ} is the momentum of τ steps ago, and the sum is absent in heavy ball. Put x_t = z^t:
+every mode decays as |z|^t, z a root of::
+
+    (z − 1)(z − β) + α·(1 − β)·h·z·[1 + (1/C)·Σ_c z^−τ_c] = 0
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import exp, expm1, inf, log, log1p, sqrt
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from steppe.names import unknown
+from steppe.theory.root_locus import spectral_radius, windows
+
+METHODS = ("heavy-ball", "critical-momenta")
+
+# 1 − rate below which float64 tells little.
+_SMALLEST = 1e-13
+# Relative precision to which 1 − rate is solved for.
+_PRECISION = 1e-10
+# The search over β begins at 47 values of −log(1 − β): β from 0 to 0.999.
+_SPACING = 0.15
+_SPACINGS = 47
+
+
+def rate(
+    method: str,
+    curvature: ArrayLike,
+    *,
+    lr: float,
+    momentum: float,
+    ages: Iterable[int] | None = None,
+) -> NDArray[np.float64]:
+    """Return the factor by which the distance from a quadratic's minimum shrinks each step.
+
+    It is the largest |z| of the module's equation: in the limit of many steps, below 1 where the
+    iteration converges.
+
+    Parameters
+    ----------
+    method : {"heavy-ball", "critical-momenta"}
+        Without a buffer, or with one whose slots have fixed ages.
+    curvature : array_like
+        h, of any shape; ≥ 0.
+    lr : float
+        α of m ← βm + (1−β)g; > 0. torch's SGD, whose momentum is not damped, takes α(1−β).
+    momentum : float
+        β, in [0, 1).
+    ages : iterable of int, optional
+        τ_1 … τ_C, each ≥ 1: how many steps ago the remembered momenta were current. By default
+        1 … 5, a buffer of five slots that always replaces the oldest. None for heavy ball.
+
+    Returns
+    -------
+    ndarray
+        ρ, of ``curvature``'s shape. Heavy ball's is exact; with critical momenta it is right to
+        1e-8 where two roots coincide, and near rounding elsewhere.
+
+    Raises
+    ------
+    ValueError
+        A value is out of its range, or the method unknown.
+    TypeError
+        An age is no integer.
+
+    Notes
+    -----
+    With fixed ages, critical gradients have the same equation: linear filters commute. A priority
+    buffer's ages change, so that no single equation describes it.
+
+    References
+    ----------
+    Polyak, *Some methods of speeding up the convergence of iteration methods*, 1964; Malviya et
+    al., arXiv 2307.09638. The equation is derived by putting x_t = z^t.
+
+    Examples
+    --------
+    >>> rate("heavy-ball", [1.0, 100.0], lr=0.03, momentum=0.81)
+    array([0.96439647, 0.9       ])
+    >>> rate("critical-momenta", [1.0, 100.0], lr=0.003, momentum=0.81)
+    array([0.99377704, 0.97681203])
+    """
+    _check_method(method)
+    h = np.asarray(curvature, dtype=np.float64)
+    wrong = h[~(np.isfinite(h) & (h >= 0))]
+    if wrong.size:
+        raise ValueError(f"curvature must be finite and ≥ 0, got {wrong[0]}")
+    if not 0 < lr < inf:
+        raise ValueError(f"lr must be finite and > 0, got {lr}")
+    _check_momentum(momentum)
+    steps = lr * (1 - momentum) * h
+    if method == "critical-momenta":
+        remembered = range(1, 6) if ages is None else _checked(ages)
+        return spectral_radius(steps, momentum, remembered)[()]
+    if ages is not None:
+        raise ValueError(f"heavy-ball remembers no momenta: leave ages out, got {ages}")
+    return _heavy_ball(steps, momentum)[()]
+
+
+@dataclass(frozen=True)
+class OptimalRate:
+    """The best worst-case rate over a spectrum, and the settings that reach it.
+
+    Attributes
+    ----------
+    rate : float
+        ρ*, the largest rate over all curvatures of the spectrum.
+    lr : float
+        α, for a smallest curvature μ of 1; divide by μ for another.
+    momentum : float
+        β.
+    """
+
+    rate: float
+    lr: float
+    momentum: float
+
+
+def optimal_rate(
+    method: str,
+    condition_number: float,
+    *,
+    capacity: int = 5,
+    momentum: float | None = None,
+) -> OptimalRate:
+    """Minimise the largest rate over all curvatures from 1 to κ.
+
+    Parameters
+    ----------
+    method : {"heavy-ball", "critical-momenta"}
+        As in :func:`rate`.
+    condition_number : float
+        κ, the largest curvature over the smallest; ≥ 1.
+    capacity : int
+        C ≥ 1, the slots of critical momenta: ages 1 … C. Heavy ball has none and ignores it.
+    momentum : float, optional
+        β, in [0, 1). Without it the best is sought, from 0 to 0.999 with critical momenta.
+
+    Returns
+    -------
+    OptimalRate
+        Its 1 − rate is right to 1e-6 of itself for κ to 1e6; below 1e-7, to 1e-9 in absolute
+        terms. Where a range of lr reaches it, one from its inside.
+
+    Raises
+    ------
+    ValueError
+        A value is out of its range, or the method unknown; or 1 − rate is lost in rounding.
+    TypeError
+        ``capacity`` is no integer.
+
+    Notes
+    -----
+    Heavy ball's rate falls, stays and rises with h, so that the ends decide. With s = lr(1−β)h they
+    are best where s_1 + s_κ = 2(1+β), which is lr = 2(1+β)/((1−β)(1+κ)); and at best
+    √β = ρ* = (√κ−1)/(√κ+1) (Polyak, 1964).
+
+    With critical momenta the rate goes up and down with h, and the steps of a given rate are
+    several intervals (:mod:`steppe.theory.root_locus`): the whole spectrum has to fit into one. ρ*
+    is the smallest rate that has an interval whose ends are a factor κ apart.
+
+    Examples
+    --------
+    >>> best = optimal_rate("heavy-ball", 100.0)
+    >>> round(best.rate, 6), round(best.lr, 6)
+    (0.818182, 0.1)
+    >>> round(1 - optimal_rate("critical-momenta", 100.0, momentum=0.9).rate, 4)
+    0.007
+    """
+    _check_method(method)
+    if not 1 <= condition_number < inf:
+        raise ValueError(f"condition_number must be finite and ≥ 1, got {condition_number}")
+    if momentum is not None:
+        _check_momentum(momentum)
+    if method == "heavy-ball":
+        return _best_heavy_ball(condition_number, momentum)
+    if not isinstance(capacity, Integral):
+        raise TypeError(f"capacity must be an integer, got {capacity!r}")
+    if capacity < 1:
+        raise ValueError(f"capacity must be ≥ 1, got {capacity}; without a buffer: 'heavy-ball'")
+    return _best_critical(condition_number, momentum, range(1, capacity + 1))
+
+
+def _heavy_ball(steps: NDArray[np.float64], momentum: float) -> NDArray[np.float64]:
+    """Return the larger root of z² − (1 + β − s)z + β, whose discriminant is factored."""
+    root = sqrt(momentum)
+    discriminant = (steps - (1 - root) ** 2) * (steps - (1 + root) ** 2)
+    real = (np.abs(1 + momentum - steps) + np.sqrt(np.maximum(discriminant, 0))) / 2
+    return np.where(discriminant > 0, real, root)
+
+
+def _best_heavy_ball(condition_number: float, momentum: float | None) -> OptimalRate:
+    if momentum is None:
+        best = (sqrt(condition_number) - 1) / (sqrt(condition_number) + 1)
+        return OptimalRate(best, _balanced(condition_number, best**2) / (1 - best**2), best**2)
+    step = _balanced(condition_number, momentum)
+    best = float(_heavy_ball(np.asarray(step), momentum))
+    return OptimalRate(best, step / (1 - momentum), momentum)
+
+
+def _balanced(condition_number: float, momentum: float) -> float:
+    """Return the step at the smallest curvature for which both ends are equally fast."""
+    return 2 * (1 + momentum) / (1 + condition_number)
+
+
+def _best_critical(
+    condition_number: float, momentum: float | None, ages: Sequence[int]
+) -> OptimalRate:
+    def reaches(gap: float, beta: float) -> bool:
+        low, high = _widest(gap, beta, ages)
+        return high >= condition_number * low
+
+    if momentum is None:
+        gap, momentum = _search(reaches)
+    else:
+        gap = _largest_gap(reaches, momentum)
+    if gap <= _SMALLEST:
+        raise ValueError(
+            f"1 − rate is below {_SMALLEST:g} and lost in rounding at "
+            f"condition_number={condition_number:g}: it must be smaller, or momentum"
+        )
+    low, high = _widest(gap, momentum, ages)
+    return OptimalRate(1 - gap, sqrt(low * high / condition_number) / (1 - momentum), momentum)
+
+
+def _widest(gap: float, momentum: float, ages: Sequence[int]) -> tuple[float, float]:
+    """Return the steps of a rate of 1 − gap: the interval whose ends are farthest apart."""
+    found = windows(1 - gap, momentum, ages)
+    return max(found, key=lambda window: window[1] / window[0], default=(1.0, 0.0))
+
+
+def _largest_gap(
+    reaches: Callable[[float, float], bool], momentum: float, known: float = _SMALLEST
+) -> float:
+    """Bisect log(1 − ρ) from one that is known to be reached, as what it needs grows with it."""
+    low, high = log(known), 0.0
+    while high - low > _PRECISION:
+        middle = (low + high) / 2
+        low, high = (middle, high) if reaches(exp(middle), momentum) else (low, middle)
+    return exp(low)
+
+
+def _search(reaches: Callable[[float, float], bool]) -> tuple[float, float]:
+    """Return the largest 1 − ρ over β, and that β: a grid in −log(1 − β), refined by halving.
+
+    The best β may lie on an edge, where two intervals are about to part, so no derivative is
+    used. Most β are dismissed by one look at whether they are better than the best.
+    """
+    best, gap, spacing = 0.0, _SMALLEST, _SPACING
+
+    def improved(position: float) -> bool:
+        nonlocal best, gap
+        beta, more = -expm1(-position), gap * (1 + _PRECISION)
+        if position < 0 or not reaches(more, beta):
+            return False
+        best, gap = beta, _largest_gap(reaches, beta, more)
+        return True
+
+    for index in range(_SPACINGS):
+        improved(index * _SPACING)
+    while spacing > _PRECISION:
+        centre = -log1p(-best)
+        if not (improved(centre - spacing) or improved(centre + spacing)):
+            spacing /= 2
+    return gap, best
+
+
+def _check_method(method: str) -> None:
+    if method not in METHODS:
+        raise ValueError(unknown("method", method, METHODS))
+
+
+def _check_momentum(momentum: float) -> None:
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+
+
+def _checked(ages: Iterable[int]) -> list[int]:
+    listed = list(ages)
+    for age in listed:
+        if not isinstance(age, Integral):
+            raise TypeError(f"ages must be integers, got {age!r}")
+        if age < 1:
+            raise ValueError(f"ages must be ≥ 1, as the current momentum is not stored: got {age}")
+    if not listed:
+        raise ValueError("ages must name one age at least; without a buffer: 'heavy-ball'")
+    return listed

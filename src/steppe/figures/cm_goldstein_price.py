@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steppe.figures.descents import draw_starts, sweep
+from steppe.figures.paths import draw_sweep
 
 
 if TYPE_CHECKING:

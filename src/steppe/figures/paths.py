@@ -1,0 +1,81 @@
+"""Paths over a landscape, beside what became of the losses, as several figures draw them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steppe.commands.palette import COLOURS
+from steppe.commands.pictures import dress, new_figure
+from steppe.commands.wording import many
+from steppe.landscape.lanczos import Floats
+from steppe.play.pictures import draw_track, legend, quartiles
+from steppe.play.relief import relief
+from steppe.play.results import Play
+from steppe.play.scene import plan_panel
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+_DASHES = ("-", "--", ":", "-.", "-")
+_MARKERS = ("o", "s", "^", "D", "v")
+_POINTS = 181
+
+
+def draw_sweep(data: Mapping[str, Any], title: str) -> "Figure":
+    """Draw what :func:`steppe.figures.descents.sweep` found: paths, losses, learning rates."""
+    play = Play.from_dict(data["play"])
+    starts = many(len(play.starts), "start")
+    figure = new_figure(f"{title}: {starts}, {play.steps} steps, all at the same learning rates", _SIZE)
+    above, below = figure.subfigures(2, 1, height_ratios=(1.05, 1))
+    draw_paths(above, play)
+    losses, finals, reached = below.subplots(1, 3)
+    _draw_losses(losses, play)
+    lowest = play.function.minima[0].value
+    for place, player in enumerate(play.players):
+        rates = np.array(data["rates"])
+        gaps = np.array([player.tried[lr] for lr in data["rates"]]) - lowest
+        _draw_line(finals, place, player.name, rates, np.maximum(gaps, 1e-14), marked=True)
+        _draw_line(reached, place, player.name, rates, data["reached"][player.name], marked=True)
+    dress(finals, "final loss above the minimum, median", grid="both")
+    finals.set(xscale="log", yscale="log", xlabel="learning rate")
+    dress(reached, "share of starts that ended at a global minimum", grid="both")
+    reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
+    below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
+
+
+_SIZE = (15.0, 8.4)
+
+
+def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:
+    """Draw a panel of contours and paths for each optimizer, with one legend."""
+    drawn = relief(play, _POINTS)
+    panels = figure.subplots(1, len(play.players), sharey=True, squeeze=False)[0]
+    for axes, player in zip(panels, play.players, strict=True):
+        filled, track = plan_panel(axes, play, drawn, player)
+        draw_track(track)
+        axes.set_xlabel("x")
+    panels[0].set_ylabel("y")
+    places, labels = drawn.ticks()
+    bar = figure.colorbar(filled, ax=panels, shrink=0.9, pad=0.01)
+    bar.set_ticks(list(places), labels=labels)
+    figure.legend(handles=legend(play), loc="outside lower center", ncols=6, frameon=False)
+
+
+def _draw_losses(axes: "Axes", play: Play) -> None:
+    for place, player in enumerate(play.players):
+        low, middle, high = quartiles(play, player.descent.losses)
+        steps = np.arange(len(middle))
+        axes.fill_between(steps, low, high, color=COLOURS[place], alpha=0.12, lw=0)
+        _draw_line(axes, place, f"{player.name}, lr {player.lr:g}", steps, middle)
+    dress(axes, "loss above the minimum: median and middle half", grid="both")
+    axes.set(xlabel="step", yscale="log")
+
+
+def _draw_line(
+    axes: "Axes", place: int, label: str, x: Floats, y: Any, *, marked: bool = False
+) -> None:
+    marker = {"marker": _MARKERS[place], "ms": 5} if marked else {}
+    axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label, **marker)

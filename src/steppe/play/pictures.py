@@ -40,8 +40,8 @@ def plot_paths(play: Play, path: Path) -> None:
     """
     figure, tracks = scene(play)
     for track in tracks:
-        _draw(track)
-    handles = [*_minima_drawn(play), *_marks(play)]
+        draw_track(track)
+    handles = legend(play)
     figure.legend(
         handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9
     )
@@ -89,7 +89,8 @@ def quartiles(play: Play, losses: Floats) -> Floats:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _draw(track: Track) -> None:
+def draw_track(track: Track) -> None:
+    """Draw where all starts went: their lines, where they began, and how they ended."""
     from matplotlib.patheffects import Normal, Stroke
 
     casing = [Stroke(linewidth=2.0, foreground="black", alpha=0.35), Normal()]
@@ -103,6 +104,11 @@ def _draw(track: Track) -> None:
             track.axes.plot(
                 x[-1], y[-1], marker, ms=5.5, color=colour, mec="black", mew=0.7, zorder=5
             )
+
+
+def legend(play: Play) -> "list[Line2D]":
+    """Explain the marks that there are."""
+    return [*_minima_drawn(play), *_marks(play)]
 
 
 def _marks(play: Play) -> "list[Line2D]":

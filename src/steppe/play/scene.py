@@ -15,6 +15,7 @@ from steppe.play.results import Play, Player
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.contour import QuadContourSet
     from matplotlib.figure import Figure
 
 _COLUMNS = 4
@@ -62,15 +63,10 @@ def _plan_view(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
     size = (max(_PANEL * columns + 0.9, 7.0), _PANEL * rows + 1.1)
     figure = new_figure(heading(play), size)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    tones, levels = drawn.tone(drawn.values), drawn.levels(_LEVELS)
     tracks = []
     for axes, player in zip(grid.flat, play.players, strict=False):
-        filled = axes.contourf(*drawn.axes, tones, levels, cmap="viridis")
-        axes.contour(*drawn.axes, tones, levels[1::2], colors="white", linewidths=0.4, alpha=0.4)
-        _mark_minima(axes, play)
-        _name(axes, player)
-        axes.set(xlim=drawn.axes[0][[0, -1]], ylim=drawn.axes[1][[0, -1]])
-        tracks.append(Track(axes, player, *player.descent.points.transpose(2, 0, 1), True, "white"))
+        filled, track = plan_panel(axes, play, drawn, player)
+        tracks.append(track)
     for axes in grid.flat[len(play.players) :]:
         axes.set_axis_off()
     # The last row may be shorter.
@@ -84,6 +80,19 @@ def _plan_view(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
     bar.set_ticks(list(places), labels=labels)
     bar.set_label("f(x, y)" + (", logarithmic above its minimum" if drawn.unit else ""))
     return figure, tracks
+
+
+def plan_panel(
+    axes: "Axes", play: Play, drawn: Relief, player: Player
+) -> "tuple[QuadContourSet, Track]":
+    """Draw the contours under one optimizer's paths; return them, and what is to run over them."""
+    tones, levels = drawn.tone(drawn.values), drawn.levels(_LEVELS)
+    filled = axes.contourf(*drawn.axes, tones, levels, cmap="viridis")
+    axes.contour(*drawn.axes, tones, levels[1::2], colors="white", linewidths=0.4, alpha=0.4)
+    _mark_minima(axes, play)
+    _name(axes, player)
+    axes.set(xlim=drawn.axes[0][[0, -1]], ylim=drawn.axes[1][[0, -1]])
+    return filled, Track(axes, player, *player.descent.points.transpose(2, 0, 1), True, "white")
 
 
 def _section(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":

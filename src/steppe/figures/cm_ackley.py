@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OPTIMIZERS = ("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam")
-_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 _REACH = 4.0
 
 
@@ -36,4 +36,4 @@ def measure(
 
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw each optimizer's paths at its best learning rate, losses, and who arrived at which."""
-    return draw_sweep(data, "Ackley")
+    return draw_sweep(data)

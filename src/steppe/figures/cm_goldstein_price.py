@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OPTIMIZERS = ("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam")
-_RATES = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def measure(
-    *, steps: int = 500, starts: int = 20, rates: tuple[float, ...] = _RATES
+    *, steps: int = 1000, starts: int = 10, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
     """Descend from the same random places with every optimizer at every learning rate."""
     return sweep(
@@ -35,4 +35,4 @@ def measure(
 
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw each optimizer's paths at its best learning rate, and who arrived at which."""
-    return draw_sweep(data, "Goldstein–Price")
+    return draw_sweep(data)

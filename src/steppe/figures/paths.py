@@ -21,13 +21,18 @@ if TYPE_CHECKING:
 _DASHES = ("-", "--", ":", "-.", "-")
 _MARKERS = ("o", "s", "^", "D", "v")
 _POINTS = 181
+_SIZE = (15.0, 8.4)
 
 
-def draw_sweep(data: Mapping[str, Any], title: str) -> "Figure":
+def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     """Draw what :func:`steppe.figures.descents.sweep` found: paths, losses, learning rates."""
     play = Play.from_dict(data["play"])
     starts = many(len(play.starts), "start")
-    figure = new_figure(f"{title}: {starts}, {play.steps} steps, all at the same learning rates", _SIZE)
+    figure = new_figure(
+        f"{play.function.name}: {starts}, {play.steps} steps, lr falling along half a cosine; each "
+        "at its best of the same learning rates",
+        _SIZE,
+    )
     above, below = figure.subfigures(2, 1, height_ratios=(1.05, 1))
     draw_paths(above, play)
     losses, finals, reached = below.subplots(1, 3)
@@ -39,14 +44,11 @@ def draw_sweep(data: Mapping[str, Any], title: str) -> "Figure":
         _draw_line(finals, place, player.name, rates, np.maximum(gaps, 1e-14), marked=True)
         _draw_line(reached, place, player.name, rates, data["reached"][player.name], marked=True)
     dress(finals, "final loss above the minimum, median", grid="both")
-    finals.set(xscale="log", yscale="log", xlabel="learning rate")
+    finals.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(1e-6, None))
     dress(reached, "share of starts that ended at a global minimum", grid="both")
     reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
     below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
-
-
-_SIZE = (15.0, 8.4)
 
 
 def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:

@@ -1,7 +1,8 @@
 """Descents of one optimizer from several starts."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +16,17 @@ import steppe
 from steppe.compare.optimizers import Recipe
 from steppe.functions import Function
 from steppe.landscape.lanczos import Floats
+from steppe.names import named
 
 # Packages whose optimizers treat each parameter by itself, but for those that take a closure.
 _ONE_BY_ONE = ("torch", "steppe")
+
+
+#: The factor on lr when a share of the run is done.
+SCHEDULES: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +58,7 @@ def descend(
     starts: Tensor,
     steps: int,
     *,
+    schedule: str = "constant",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Descent:
@@ -69,6 +79,8 @@ def descend(
         Shape (starts, dimension); its dtype is what is computed in.
     steps : int
         How many, from 1.
+    schedule : str, default "constant"
+        Of lr over the run: "constant", or "cosine" down to 0.
     noise : float, default 0.0
         Standard deviation of Gaussian noise that is added to every component of the gradient. SAM's
         two gradients get the same, as those of one batch would.
@@ -83,7 +95,8 @@ def descend(
     Raises
     ------
     ValueError
-        ``starts``, ``steps`` or ``noise`` is out of range, or the optimizer needs a closure.
+        ``starts``, ``steps``, ``schedule`` or ``noise`` is out of range, or the optimizer needs a
+        closure.
 
     Examples
     --------
@@ -96,6 +109,7 @@ def descend(
            [0.25, 0.  ]])
     """
     _check(function, recipe, starts, steps, noise)
+    named("schedule", schedule, SCHEDULES)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn((steps, *starts.shape), dtype=torch.float64, generator=generator)
     parameters = [start.clone().requires_grad_(True) for start in starts]
@@ -103,10 +117,7 @@ def descend(
     optimizers = _build(recipe, {**settings, "scope": "tensor"}, parameters, steps)
     path = [starts]
     for step, draw in enumerate((noise * draws).to(starts.dtype)):
-        if recipe.warmup:
-            _set_lr(
-                optimizers, settings["lr"] * min(1.0, (step + 1) / (settings["switch"] * steps))
-            )
+        _set_lr(optimizers, settings["lr"] * _rate(recipe, settings, schedule, step, steps))
         _fill_gradients(function, parameters, draw)
         with ExitStack() as perturbed:
             for optimizer in optimizers:
@@ -153,6 +164,14 @@ def _build(
     if not recipe.sam and recipe.cls.__module__.partition(".")[0] in _ONE_BY_ONE:
         return [recipe.build(parameters, settings, steps)]
     return [recipe.build([parameter], settings, steps) for parameter in parameters]
+
+
+def _rate(
+    recipe: Recipe, settings: Mapping[str, Any], schedule: str, step: int, steps: int
+) -> float:
+    """Return the factor on lr at a step, counted from 0."""
+    rising = min(1.0, (step + 1) / (settings["switch"] * steps)) if recipe.warmup else 1.0
+    return rising * SCHEDULES[schedule](step / steps)
 
 
 def _set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 from steppe.commands.wording import many
 from steppe.compare.optimizers import Recipe, find_recipe
 from steppe.functions import Function, find_function
-from steppe.play.descent import Descent, descend
+from steppe.names import named
+from steppe.play.descent import SCHEDULES, Descent, descend
 from steppe.play.ends import ends
 from steppe.play.results import Play, Player
 
@@ -39,6 +40,8 @@ class Match:
         1/ξ as a share of the steps, for what takes it.
     rho : float
         SAM's radius, for what takes it.
+    schedule : str
+        Of lr: "constant" or "cosine".
     noise : float
         Standard deviation of the noise of the gradient's components.
     seed : int
@@ -53,6 +56,7 @@ class Match:
     steps: int
     switch: float
     rho: float
+    schedule: str
     noise: float
     seed: int
 
@@ -65,7 +69,15 @@ class Match:
             Called with 1 after each of the ``len(recipes)·len(rates)`` descents.
         """
         players = [self._player(recipe, advance) for recipe in self.recipes]
-        return Play(self.function, self.parameters, players, self.steps, self.noise, self.seed)
+        return Play(
+            self.function,
+            self.parameters,
+            players,
+            self.steps,
+            self.schedule,
+            self.noise,
+            self.seed,
+        )
 
     def _player(self, recipe: Recipe, advance: Callable[[int], None]) -> Player:
         tried: dict[float, Descent] = {}
@@ -85,6 +97,7 @@ class Match:
             settings,
             self.starts,
             self.steps,
+            schedule=self.schedule,
             noise=self.noise,
             seed=self.seed,
         )
@@ -101,6 +114,7 @@ def plan(
     parameters: Mapping[str, float] | None = None,
     switch: float,
     rho: float,
+    schedule: str = "constant",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Match:
@@ -114,7 +128,7 @@ def plan(
         See :func:`steppe.compare.optimizers.find_recipe`.
     starts : sequence of points
         None: ``drawn`` of them, evenly from the function's bounds.
-    rates, steps, switch, rho, noise, seed
+    rates, steps, switch, rho, schedule, noise, seed
         See :class:`Match`.
 
     Raises
@@ -135,12 +149,13 @@ def plan(
     for name, value in (("rho", rho), ("noise", noise)):
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} must be a finite number ≥ 0, got {value}")
+    named("schedule", schedule, SCHEDULES)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
     points = _given(made, starts) if starts else _drawn(made, drawn, seed)
     # Each once, however often it was named.
     distinct = list(dict.fromkeys(rates))
-    return Match(made, parameters, recipes, distinct, points, steps, switch, rho, noise, seed)
+    return Match(made, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed)
 
 
 def _recipes(names: Sequence[str]) -> list[Recipe]:

@@ -76,6 +76,8 @@ class Play:
         In the order they were named.
     steps : int
         Of every run.
+    schedule : str
+        Of lr: "constant" or "cosine".
     noise : float
         Standard deviation of what was added to every component of the gradients.
     seed : int
@@ -86,6 +88,7 @@ class Play:
     parameters: Mapping[str, float]
     players: Sequence[Player]
     steps: int
+    schedule: str
     noise: float
     seed: int
 
@@ -109,6 +112,7 @@ class Play:
             "minima": [asdict(minimum) for minimum in self.function.minima],
             "reach": reach(self.function),
             "steps": self.steps,
+            "schedule": self.schedule,
             "noise": self.noise,
             "seed": self.seed,
             "optimizers": [_player(player) for player in self.players],
@@ -122,6 +126,7 @@ class Play:
             data["parameters"],
             [_read_player(each) for each in data["optimizers"]],
             data["steps"],
+            data["schedule"],
             data["noise"],
             data["seed"],
         )

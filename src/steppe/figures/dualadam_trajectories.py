@@ -1,0 +1,59 @@
+"""Adam, InvAdam and DualAdam on landscapes of two parameters, start and end marked.
+
+Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): Adam runs into the nearest minimum, InvAdam
+leaves sharp ones and prefers flat ground.
+
+Came out: PENDING
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steppe.commands.pictures import new_figure
+from steppe.commands.wording import many
+from steppe.figures.descents import draw_starts, sweep
+from steppe.figures.paths import draw_paths
+from steppe.play.results import Play
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
+_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_FUNCTIONS = ("six-hump-camel", "beale", "levy")
+
+
+def measure(
+    *,
+    steps: int = 500,
+    starts: int = 8,
+    rates: tuple[float, ...] = _RATES,
+    functions: tuple[str, ...] = _FUNCTIONS,
+) -> dict[str, Any]:
+    """Descend on each landscape from random places, at every learning rate."""
+    return {
+        name: sweep(
+            name,
+            optimizers=_OPTIMIZERS,
+            rates=rates,
+            starts=draw_starts(name, starts),
+            steps=steps,
+        )
+        for name in functions
+    }
+
+
+def draw(data: Mapping[str, Any]) -> "Figure":
+    """Draw a row of panels for each landscape, every optimizer at its best learning rate."""
+    plays = {name: Play.from_dict(found["play"]) for name, found in data.items()}
+    first = next(iter(plays.values()))
+    figure = new_figure(
+        f"{many(len(first.starts), 'start')}, {first.steps} steps, lr falling along half a cosine; "
+        "each at its best of the same learning rates",
+        (13.5, 4.1 * len(plays)),
+    )
+    parts = figure.subfigures(len(plays), 1, squeeze=False)[:, 0]
+    for part, (name, play) in zip(parts, plays.items(), strict=True):
+        part.suptitle(name, x=0.01, ha="left", fontsize=11)
+        draw_paths(part, play)
+    return figure

@@ -48,10 +48,11 @@ def test_gradient_descent_rests_in_wells_less_sharp_than_two_over_its_lr() -> No
     ]
 
 
-def test_ends_that_are_no_end() -> None:
-    """Gradient descent with lr·h > 2 in either well comes to rest in neither."""
-    data = measured(optimizers=("sgd",), lrs=(3.0,), sharpnesses=(3,), starts=3, steps=500)
-    (run,) = data["runs"]
+@pytest.mark.parametrize(("lr", "sharpness"), [(1.5, 100), (3.0, 3)])
+def test_ends_that_are_no_end(lr: float, sharpness: float) -> None:
+    """Gradient descent that goes to and fro over the top, and one that diverges."""
+    sizes = {"lrs": (lr,), "sharpnesses": (sharpness,), "starts": 3, "steps": 500}
+    (run,) = measured(optimizers=("sgd",), **sizes)["runs"]
     assert run["ends"] == ["neither"] * 3
     assert run["settled"] == [False] * 3
 
@@ -79,6 +80,21 @@ def test_what_swings_is_past_the_bound_of_its_iteration() -> None:
     critical = rate("critical-momenta", curvature[steppe.AdamCM], lr=0.05, momentum=0.9)
     assert heavy_ball < 1 < critical
     assert distance[torch.optim.Adam] < 1e-6 < distance[steppe.AdamCM]
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.1, 0.2])
+def test_critical_momenta_come_to_rest_when_the_lr_does(lr: float) -> None:
+    function = find_function("sharp-flat", sharpness=10.0)
+    losses = {}
+    for last in (1.0, 0.0):
+        p = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+        optimizer = steppe.AdamCM([p], lr=lr)
+        for left in torch.linspace(1.0, last, 600).tolist():
+            optimizer.param_groups[0]["lr"] = lr * left
+            p.grad = function.gradient(p.detach())
+            optimizer.step()
+            losses.setdefault(last, []).append(function(p.detach()).item())
+    assert losses[0.0][-1] < 0.01 < max(losses[1.0][-60:])
 
 
 def test_the_control_is_adam_at_the_next_lr(data: dict) -> None:

@@ -29,6 +29,15 @@ def test_a_fifo_buffer_decays_as_its_equation_says(capacity: int) -> None:
     assert 1 - off_by_one != pytest.approx(1 - predicted, rel=1e-4)
 
 
+def test_quadratics_side_by_side_are_runs_of_their_own() -> None:
+    spectra = [np.array([1.0, 2.0]), np.array([5.0, 70.0])]
+    settings = [OptimalRate(np.nan, 0.02, 0.6), OptimalRate(np.nan, 0.004, 0.3)]
+    together = decay(spectra, settings, 60, capacity=2, priority_decay=0.9)
+    for column in (0, 1):
+        alone = decay([spectra[column]], [settings[column]], 60, capacity=2, priority_decay=0.9)
+        assert together[:, column] == pytest.approx(alone[:, 0], rel=1e-12)
+
+
 def test_at_the_best_settings_too(data: dict) -> None:
     for run in data["runs"]:
         if run["replacement"] == "fifo":

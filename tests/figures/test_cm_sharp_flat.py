@@ -3,8 +3,12 @@
 import json
 
 import pytest
+import torch
 
+import steppe
 from steppe.figures.cm_sharp_flat import draw, escape_ratios, measure
+from steppe.functions import find_function
+from steppe.theory import rate
 
 
 def measured(**sizes: object) -> dict:
@@ -44,10 +48,11 @@ def test_gradient_descent_rests_in_wells_less_sharp_than_two_over_its_lr() -> No
     ]
 
 
-def test_ends_that_are_no_end() -> None:
-    """Gradient descent with lr·h > 2 in either well comes to rest in neither."""
-    data = measured(optimizers=("sgd",), lrs=(3.0,), sharpnesses=(3,), starts=3, steps=500)
-    (run,) = data["runs"]
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 3.0), ("adamcm", 0.4)])
+def test_ends_that_are_no_end(optimizer: str, lr: float) -> None:
+    """Gradient descent with lr·h > 2 in both wells diverges; AdamCM goes to and fro here."""
+    sizes = {"lrs": (lr,), "sharpnesses": (3,), "starts": 3, "steps": 500}
+    (run,) = measured(optimizers=(optimizer,), **sizes)["runs"]
     assert run["ends"] == ["neither"] * 3
     assert run["settled"] == [False] * 3
 
@@ -56,6 +61,40 @@ def test_critical_momenta_leave_where_adam_at_twice_the_lr_stays(data: dict) -> 
     assert escape_ratios(data, "adam", 0.1) == [0, 0]
     assert escape_ratios(data, "adam+2lr", 0.1) == [0, 0]
     assert escape_ratios(data, "adamcm", 0.1) == [0, 1]
+
+
+def test_what_swings_is_past_the_bound_of_its_iteration() -> None:
+    """Adam's steps are heavy ball's of curvature h/√v̂, AdamCM's nearly those of a fifo buffer."""
+    function = find_function("sharp-flat", sharpness=10.0)
+    curvature, distance = {}, {}
+    for cls in (torch.optim.Adam, steppe.AdamCM):
+        p = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+        optimizer = cls([p], lr=0.05)
+        for _ in range(600):
+            p.grad = function.gradient(p.detach())
+            optimizer.step()
+        v = optimizer.state[p]["exp_avg_sq"].item() / (1 - 0.999**600)
+        curvature[cls] = 10.0 / v**0.5
+        distance[cls] = abs(p.item() - function.sharp.point[0])
+    heavy_ball = rate("heavy-ball", curvature[torch.optim.Adam], lr=0.05, momentum=0.9)
+    critical = rate("critical-momenta", curvature[steppe.AdamCM], lr=0.05, momentum=0.9)
+    assert heavy_ball < 1 < critical
+    assert distance[torch.optim.Adam] < 1e-6 < distance[steppe.AdamCM]
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.1, 0.2])
+def test_critical_momenta_come_to_rest_when_the_lr_does(lr: float) -> None:
+    function = find_function("sharp-flat", sharpness=10.0)
+    losses = {}
+    for last in (1.0, 0.0):
+        p = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
+        optimizer = steppe.AdamCM([p], lr=lr)
+        for left in torch.linspace(1.0, last, 600).tolist():
+            optimizer.param_groups[0]["lr"] = lr * left
+            p.grad = function.gradient(p.detach())
+            optimizer.step()
+            losses.setdefault(last, []).append(function(p.detach()).item())
+    assert losses[0.0][-1] < 0.01 < max(losses[1.0][-60:])
 
 
 def test_the_control_is_adam_at_the_next_lr(data: dict) -> None:

@@ -139,6 +139,23 @@ def test_the_best_momentum_is_found_over_its_whole_range() -> None:
     assert best.rate == pytest.approx(min(others), abs=2e-3)
 
 
+def test_the_best_momentum_may_lie_beyond_worse_ones() -> None:
+    best, without = (
+        optimal_rate("critical-momenta", 10.0, capacity=20, momentum=beta) for beta in (0.56, 0.0)
+    )
+    free = optimal_rate("critical-momenta", 10.0, capacity=20)
+    assert free.rate <= best.rate < without.rate
+    assert free.momentum == pytest.approx(0.56, abs=0.02)
+
+
+def test_of_a_range_of_lr_one_from_its_inside_is_given() -> None:
+    best = optimal_rate("critical-momenta", 30.0)
+    h = np.geomspace(1, 30, 20001)
+    for lr in (best.lr / 1.05, best.lr, best.lr * 1.05):
+        worst = rate("critical-momenta", h, lr=lr, momentum=best.momentum).max()
+        assert worst == pytest.approx(best.rate, abs=1e-7)
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     kappa=st.floats(1.0, 1e5),

@@ -148,8 +148,8 @@ def optimal_rate(
     Returns
     -------
     OptimalRate
-        Its 1 − rate is right to 1e-6 of itself for κ to 1e6; below 1e-7, to 1e-9 in absolute
-        terms. Where a range of lr reaches it, one from its inside.
+        1 − rate is right to 1e-6 of itself down to 1e-10. Where a range of lr reaches it, one from
+        its inside.
 
     Raises
     ------

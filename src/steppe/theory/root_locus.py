@@ -16,10 +16,6 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
-# Of a double crossing, where two windows touch, rounding makes a pair beside the real axis. What
-# is taken for a crossing and is none only divides a window, which is put together again.
-_NEARLY_REAL = 1e-6
-
 
 def spectral_radius(
     steps: NDArray[np.float64], momentum: float, ages: Sequence[int]
@@ -42,11 +38,7 @@ def windows(radius: float, momentum: float, ages: Sequence[int]) -> list[tuple[f
     steps = _crossings(radius, momentum, ages)
     middles = np.sqrt(steps[1:] * steps[:-1])
     inside = spectral_radius(middles, momentum, ages) <= radius
-    found: list[tuple[float, float]] = []
-    for low, high in zip(steps[:-1][inside], steps[1:][inside], strict=True):
-        goes_on = bool(found) and found[-1][1] == low
-        found.append((found.pop()[0] if goes_on else float(low), float(high)))
-    return found
+    return list(zip(steps[:-1][inside].tolist(), steps[1:][inside].tolist(), strict=True))
 
 
 def _crossings(radius: float, momentum: float, ages: Sequence[int]) -> NDArray[np.float64]:
@@ -63,7 +55,7 @@ def _crossings(radius: float, momentum: float, ages: Sequence[int]) -> NDArray[n
     sines = both[last + 1 :] - both[last - 1 :: -1]
     series = chebyshev.chebder(np.append(0.0, sines / powers[1:]))
     cosines = chebyshev.chebroots(chebyshev.chebtrim(series))
-    cosines = cosines.real[np.abs(cosines.imag) < _NEARLY_REAL]
+    cosines = cosines[np.isreal(cosines)].real
     angles = np.arccos(cosines[np.abs(cosines) < 1])
     z = radius * np.concatenate([[1.0, -1.0], np.exp(1j * angles)])
     # Where the denominator has a zero on the circle there is no such s.

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
-_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-_FUNCTIONS = ("six-hump-camel", "beale", "levy")
+_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+# Landscapes, and how far from the origin starts are drawn; None is the usual domain.
+_REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": None}
 
 
 def measure(
@@ -28,7 +29,7 @@ def measure(
     steps: int = 500,
     starts: int = 8,
     rates: tuple[float, ...] = _RATES,
-    functions: tuple[str, ...] = _FUNCTIONS,
+    reach: Mapping[str, float | None] = _REACH,
 ) -> dict[str, Any]:
     """Descend on each landscape from random places, at every learning rate."""
     return {
@@ -36,10 +37,10 @@ def measure(
             name,
             optimizers=_OPTIMIZERS,
             rates=rates,
-            starts=draw_starts(name, starts),
+            starts=draw_starts(name, starts, away),
             steps=steps,
         )
-        for name in functions
+        for name, away in reach.items()
     }
 
 

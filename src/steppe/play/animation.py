@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 KINDS = ("gif", "mp4", "none")
 
@@ -98,7 +99,7 @@ def _frames(play: Play) -> Iterator[Frame]:
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _trail(track: Track) -> "Artist":
+def _trail(track: Track) -> "Line2D":
     (line,) = track.axes.plot([], [], color=track.ink, lw=1.0, alpha=0.85)
     return line
 

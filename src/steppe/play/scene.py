@@ -70,7 +70,8 @@ def _plan_view(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
         _mark_minima(axes, play)
         _name(axes, player)
         axes.set(xlim=drawn.axes[0][[0, -1]], ylim=drawn.axes[1][[0, -1]])
-        tracks.append(Track(axes, player, *player.descent.points.transpose(2, 0, 1), True, "white"))
+        x, y = player.descent.points.transpose(2, 0, 1)
+        tracks.append(Track(axes, player, x, y, True, "white"))
     for axes in grid.flat[len(play.players) :]:
         axes.set_axis_off()
     # The last row may be shorter.

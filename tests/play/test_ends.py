@@ -17,7 +17,7 @@ def ended(function: Function, *path: object) -> End:
 
 def test_reach_is_half_a_percent_of_the_diagonal() -> None:
     assert reach(goldstein_price()) == pytest.approx(0.005 * math.sqrt(32))
-    assert reach(ackley(3)) == pytest.approx(0.005 * 65.536 * math.sqrt(3))
+    assert reach(ackley(3)) == pytest.approx(0.005 * 10 * math.sqrt(3))
 
 
 def test_arrival_is_when_a_run_comes_to_stay() -> None:

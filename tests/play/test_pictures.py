@@ -90,6 +90,7 @@ def test_losses_are_quartiles_above_the_minimum(drawn: Any) -> None:
     play = played("goldstein-price", drawn=5, optimizers=["adam"])
     (axes,) = drawn(plot_losses, play).axes
     gaps = play.players[0].descent.losses - 3
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(play.players[0].loss - 3)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(gaps, 0))
     low, _, high = quartiles(play, play.players[0].descent.losses)
     np.testing.assert_allclose([low, high], [np.sort(gaps, 0)[1], np.sort(gaps, 0)[3]])
@@ -98,19 +99,21 @@ def test_losses_are_quartiles_above_the_minimum(drawn: Any) -> None:
 
 def test_runs_that_diverged_count_as_infinite() -> None:
     play = played("quadratic", drawn=4, steps=2)
-    losses = np.array([[9.0, 1.0], [9.0, 2.0], [9.0, np.nan], [9.0, np.nan]])
-    np.testing.assert_array_equal(quartiles(play, losses)[:, 1], [1.0, 2.0, np.nan])
+    losses = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, np.nan], [np.nan, np.nan]])
+    np.testing.assert_allclose(quartiles(play, losses)[:, 0], [1.75, 2.5, np.nan])
+    np.testing.assert_allclose(quartiles(play, losses)[:, 1], [1.75, np.nan, np.nan])
+    # Nor do they swallow the value beside them.
+    np.testing.assert_allclose(quartiles(play, losses[[0, 1, 3]])[1], [2.0, 2.0])
 
 
 def test_what_is_shown_is_where_they_went() -> None:
-    whole = window(played("ackley", starts=[[-30.0, 30.0]], steps=1))
-    assert whole[0][0] < -30
-    assert whole[1][1] > 30
-    # Bounds are not passed, and what hardly moves is shown with its surroundings.
-    assert whole[0][0] >= -32.768
-    ((low, high), _) = window(played("ackley", starts=[[0.1, 0.1]], steps=1))
-    assert low < 0 < 0.1 < high
-    assert 6 < high - low < 7
+    whole = window(played("ackley", starts=[[-4.5, 4.5]], steps=1))
+    assert -5 <= whole[0][0] < -4.5
+    assert 4.5 < whole[1][1] <= 5
+    # What hardly moves is shown with its surroundings.
+    ((low, high), _) = window(played("ackley", starts=[[0.01, 0.01]], steps=1, rates=[1e-3]))
+    assert low < 0 < 0.01 < high
+    assert high - low == pytest.approx(1.0)
     far = window(played("goldstein-price", optimizers=["sgd"], rates=[1.0]))
     assert far == [(-2.0, 2.0), (-2.0, 2.0)]
 
@@ -140,6 +143,8 @@ def test_a_gif_moves_and_is_small(tmp_path: Path, name: str) -> None:
         first = np.asarray(film.convert("RGB")).copy()
         film.seek(film.n_frames - 1)
         last = np.asarray(film.convert("RGB"))
+    # The points are as orange in it as in the pictures.
+    assert (last == (0xE6, 0x9F, 0x00)).all(-1).any()
     moved = (first != last).any(-1).mean()
     # Points and the clock; the landscape does not flicker.
     assert 0.0005 < moved < 0.1

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from steppe.compare.optimizers import find_recipe
-from steppe.functions import Function, ackley, beale, goldstein_price, quadratic, rosenbrock
+from steppe.functions import (
+    Function,
+    Quadratic,
+    ackley,
+    beale,
+    goldstein_price,
+    quadratic,
+    rosenbrock,
+)
 from steppe.play import descend
 
 SETTINGS = {"lr": 0.02, "rho": 0.1, "switch": 0.5}
@@ -91,6 +99,24 @@ def test_what_overflows_stays_lost_and_disturbs_nobody() -> None:
     assert (np.diff(lost[1].astype(int)) >= 0).all()
     assert (np.isnan(found.losses) == lost).all()
     assert found.losses[2, -1] == pytest.approx(3.0)
+
+
+def test_what_was_beyond_all_numbers_once_is_lost_for_good() -> None:
+    """Momentum carries the point through a place without a value, and out at the other side."""
+
+    class Gap(Quadratic):
+        def _value(self, points: torch.Tensor) -> torch.Tensor:
+            here = (points[..., 0] > 0.4) & (points[..., 0] < 0.6)
+            return torch.where(here, torch.inf, super()._value(points))
+
+    plain = quadratic(1.0)
+    function = Gap(plain.name, plain.formula, plain.bounds, plain.minima, plain.curvatures)
+    start = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    found = descend(function, find_recipe("sgd-momentum"), {"lr": 0.03}, start, 60)
+    finite = np.isfinite(found.losses[0])
+    assert finite[0]
+    assert finite.tolist() == sorted(finite, reverse=True)
+    assert not finite[-1]
 
 
 @pytest.mark.parametrize(

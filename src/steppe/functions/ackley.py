@@ -9,7 +9,7 @@ from torch import Tensor
 from steppe.functions.arguments import check_dimension
 from steppe.functions.function import Function, Minimum
 
-_REACH = 32.768
+_REACH = 5.0
 
 
 def ackley(dimension: int = 2) -> Function:
@@ -21,7 +21,7 @@ def ackley(dimension: int = 2) -> Function:
     The global minimum, 0 at the origin, is a kink: f falls to it at the slope 4/√d from every side.
     There the gradient is given as 0, and the Hessian is the smooth part's, 4π²e/d times the
     identity; autograd agrees. The dents, one near each point of whole numbers, are not listed as
-    minima. Usual domain: [−32.768, 32.768] in each coordinate.
+    minima. Usual domain: [−5, 5] in each coordinate (or ±32.768, of much the same look).
 
     Parameters
     ----------

@@ -131,8 +131,8 @@ def sharp_flat(
     left, right = walls
     return SharpFlat(
         "sharp-flat",
-        f"flat (x < 0, curvature {flatness:g}) and sharp minimum (x > 0, curvature {sharpness:g}), "
-        f"barrier {barrier:g}",
+        f"{flatness / 2:g}(x + {-flat:.4g})², {barrier:g} − {saddle / 2:g}x² and "
+        f"{sharpness / 2:g}(x − {sharp:.4g})², joined with one slope",
         ((flat - left, sharp + right),),
         (Minimum((flat,), 0.0, True), Minimum((sharp,), 0.0, True)),
         sharpness,

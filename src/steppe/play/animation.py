@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 KINDS = ("gif", "mp4", "none")
 
@@ -25,7 +26,9 @@ _FRAMES = 72
 _HOLD = 15
 _PER_SECOND = 15
 _DPI = 80
-_PALETTE = 64
+_PALETTE = 96
+_HEAD = "#E69F00"
+_INKS = (_HEAD, "#D55E00", "#0072B2", "#FFFFFF", "#000000")
 
 Frame = np.ndarray
 
@@ -77,9 +80,7 @@ def _frames(play: Play) -> Iterator[Frame]:
     trails, heads = [], []
     for track in tracks:
         trails.append([_trail(track) for _ in track.x] if track.trail else [])
-        (head,) = track.axes.plot(
-            [], [], "o", ms=5, color="#E69F00", mec="black", mew=0.6, zorder=5
-        )
+        (head,) = track.axes.plot([], [], "o", ms=5, color=_HEAD, mec="black", mew=0.6, zorder=5)
         heads.append(head)
         moving += [(artist, track.axes) for artist in (*trails[-1], head)]
     for artist, _ in moving:
@@ -98,7 +99,7 @@ def _frames(play: Play) -> Iterator[Frame]:
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _trail(track: Track) -> "Artist":
+def _trail(track: Track) -> "Line2D":
     (line,) = track.axes.plot([], [], color=track.ink, lw=1.0, alpha=0.85)
     return line
 
@@ -110,10 +111,12 @@ def _chosen(steps: int) -> list[int]:
 
 
 def _write_gif(frames: list[Frame], file: IO[bytes]) -> None:
-    from PIL import Image
+    from PIL import Image, ImageColor
 
-    # One palette for all, or the landscape would flicker.
+    # One palette for all, or the landscape would flicker; what is small keeps its colours too.
     palette = Image.fromarray(frames[-1]).quantize(_PALETTE)
+    counted = (palette.getpalette() or [])[: 3 * _PALETTE]
+    palette.putpalette([*counted, *(part for ink in _INKS for part in ImageColor.getrgb(ink))])
     first, *others = (
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
         for frame in frames

@@ -149,6 +149,19 @@ def _check(function: Function, recipe: Recipe, starts: Tensor, steps: int, noise
         raise ValueError(f"steps must be at least 1, got {steps}")
     if not 0 <= noise < float("inf"):
         raise ValueError(f"noise must be a finite number ≥ 0, got {noise}")
+    check_recipe(recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse an optimizer that is not comparable step by step.
+
+    Raises
+    ------
+    ValueError
+        It takes no lr, or needs a closure.
+    """
+    if not recipe.takes("lr"):
+        raise ValueError(f"{recipe.name} takes no lr: expected an optimizer that does")
     closure = inspect.signature(recipe.cls.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ValueError(

@@ -11,7 +11,7 @@ from steppe.functions import Function
 from steppe.landscape.lanczos import Floats
 from steppe.play.descent import Descent
 
-# Part of the domain's diagonal. Ackley's dents, the closest minima there are, lie 0.01 apart.
+# Part of the domain's diagonal. The closest minima there are, Ackley's dents, lie 0.07 apart.
 _NEAR = 0.005
 
 GLOBAL, OTHER, NONE, DIVERGED = "global", "another", "none", "diverged"

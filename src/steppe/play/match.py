@@ -13,7 +13,7 @@ from steppe.commands.wording import many
 from steppe.compare.optimizers import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.names import named
-from steppe.play.descent import SCHEDULES, Descent, descend
+from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
 from steppe.play.ends import ends
 from steppe.play.results import Play, Player
 
@@ -133,11 +133,14 @@ def plan(
 
     Raises
     ------
-    TypeError, ValueError
+    ValueError
         Something is unknown or out of range.
     """
     parameters = dict(parameters or {})
-    made = find_function(function, **parameters)
+    try:
+        made = find_function(function, **parameters)
+    except TypeError as error:  # such as a dimension of 2.5, which was typed in
+        raise ValueError(str(error)) from error
     recipes = _recipes(optimizers)
     for lr in rates:
         if not 0 < lr < math.inf:
@@ -161,8 +164,7 @@ def plan(
 def _recipes(names: Sequence[str]) -> list[Recipe]:
     recipes = {recipe.name: recipe for recipe in map(find_recipe, names)}
     for recipe in recipes.values():
-        if not recipe.takes("lr"):
-            raise ValueError(f"{recipe.name} takes no lr: expected an optimizer that does")
+        check_recipe(recipe)
         if recipe.doubled:
             raise ValueError(
                 f"{recipe.name} is tried at the same learning rates as all: name {recipe.name!r} "

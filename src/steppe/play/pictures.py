@@ -26,6 +26,7 @@ _COLOURS = (*COLOURS, "#000000", GREY)
 _DASHES = ("-", "--", ":", "-.")
 # Losses less than this above the minimum are rounding.
 _FLOOR = 1e-14
+_LOST = 1e300
 # From this ratio of the highest to the lowest on, the axis is logarithmic.
 _WIDE = 20.0
 
@@ -81,12 +82,12 @@ def plot_losses(play: Play, path: Path) -> None:
 def quartiles(play: Play, losses: Floats) -> Floats:
     """Return the three quartiles over the starts of the loss above the minimum, at each step.
 
-    NaN where one is not finite.
+    NaN where it is not finite.
     """
     gaps = np.maximum(losses - play.function.minima[0].value, _FLOOR)
-    # Of two runs' losses the lower one: between them, infinity would swallow all.
-    found = np.quantile(np.nan_to_num(gaps, nan=np.inf), [0.25, 0.5, 0.75], 0, method="lower")
-    return np.where(np.isfinite(found), found, np.nan)
+    # Infinity itself would also swallow the quantiles that lie beside it.
+    found = np.quantile(np.nan_to_num(gaps, nan=_LOST), [0.25, 0.5, 0.75], axis=0)
+    return np.where(found < 1e-9 * _LOST, found, np.nan)
 
 
 def draw_track(track: Track) -> None:

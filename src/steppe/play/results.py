@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from steppe.commands.files import write_text
 from steppe.functions import Function, find_function
 from steppe.landscape.lanczos import Floats
@@ -169,7 +167,7 @@ def plain(values: Floats, digits: int = _DIGITS) -> Any:
     """Return nested lists of numbers to so many digits, with None for what is not finite."""
     if values.ndim > 0:
         return [plain(each, digits) for each in values]
-    return _plain(float(np.format_float_scientific(values, precision=digits - 1)))
+    return _plain(float(f"{float(values):.{digits}g}"))
 
 
 def _plain(value: float) -> float | None:

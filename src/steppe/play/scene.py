@@ -92,7 +92,8 @@ def plan_panel(
     _mark_minima(axes, play)
     _name(axes, player)
     axes.set(xlim=drawn.axes[0][[0, -1]], ylim=drawn.axes[1][[0, -1]])
-    return filled, Track(axes, player, *player.descent.points.transpose(2, 0, 1), True, "white")
+    x, y = player.descent.points.transpose(2, 0, 1)
+    return filled, Track(axes, player, x, y, True, "white")
 
 
 def _section(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":

@@ -16,7 +16,7 @@ from steppe.play.results import Play, Player, plain
 _SCALE = [[0.0, "#50555e"], [0.5, "#a9aeb6"], [1.0, "#f6f6f3"]]
 _POINTS = {1: 801, 2: 101}
 # Steps of a path that are drawn, at most.
-_STEPS = 150
+_STEPS = 300
 _DIGITS = 5
 _MINIMUM = "#D55E00"
 # How far a path lies above the surface, as a part of its height, lest it be half hidden.
@@ -167,7 +167,7 @@ def _surface(play: Play, drawn: Relief) -> Chart:
         "aspectmode": "manual",
         "aspectratio": {"x": 1.2, "y": 1.2, "z": 0.7},
         "camera": {
-            "eye": {"x": 1.35, "y": -1.35, "z": 1.05},
+            "eye": {"x": 1.4, "y": -1.4, "z": 1.1},
             "center": {"x": 0, "y": 0, "z": -0.12},
         },
     }

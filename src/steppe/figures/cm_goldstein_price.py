@@ -3,7 +3,10 @@
 Claim (critical momenta, Malviya et al. 2024, arXiv 2307.09638): where others get stuck in
 suboptimal places, Adam+CM explores a lower part of the surface and reaches the global minimum.
 
-Came out: PENDING
+Came out: not so. From ten places in the usual domain, at their best learning rates, Adam ends at
+the global minimum from three, Adam+SAM from five, AdamCM from two, AdamCM+SAM from one, AdamCG
+from one. Values here reach a million, and at rates where Adam is fast the remembered momenta of
+the first, steep steps throw critical momenta about.
 """
 
 from collections.abc import Mapping
@@ -11,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from steppe.figures.descents import draw_starts, sweep
 from steppe.figures.paths import draw_sweep
-
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,9 +20,9 @@ def figure(
     name: Annotated[
         str | None, typer.Argument(help="Which; without a name, all of them are listed.")
     ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Directory for NAME.png and NAME.json.")
-    ] = Path("results/figures"),
+    out: Annotated[Path, typer.Option(help="Directory for NAME.png and NAME.json.")] = Path(
+        "results/figures"
+    ),
     results: Annotated[
         str | None,
         typer.Option(

@@ -11,7 +11,7 @@ from steppe.landscape.lanczos import Floats
 from steppe.landscape.progress import progress
 from steppe.play.ends import GLOBAL
 from steppe.play.match import plan
-from steppe.play.results import Play, Player
+from steppe.play.results import Player
 
 SWITCH = 0.16  # DualAdam's 1/ξ as a share of the run, as published
 RHO = 0.05  # SAM's radius, as published

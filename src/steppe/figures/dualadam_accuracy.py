@@ -4,11 +4,12 @@ Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): it reaches a higher accurac
 AdamW. Ours, of what it must be compared with: while gradients are small it is Adam with a warm-up
 of 1/ξ steps, the control adam+warmup.
 
-Came out, on FashionMNIST (5 000 training images, 10 seeds, all tuned alike): DualAdam and its control
-coincide within 0.2 points in every epoch. Both are 1.7 points behind AdamW after the first, while
-they warm up, and 0.3 to 0.5 ahead of it on validation data in the last three, where the intervals,
-epoch by epoch, exclude zero; on the test set, looked at once, the study's corrected test sees no
-difference. The scale-free variant, whose inverse part does lead, stays behind AdamW throughout.
+Came out, on FashionMNIST (5 000 training images, 10 seeds, all tuned alike): DualAdam and its
+control coincide within 0.2 points in every epoch. Both are 1.7 points behind AdamW after the
+first, while they warm up, and 0.3 to 0.5 ahead of it on validation data in the last three, where
+the intervals, epoch by epoch, exclude zero; on the test set, looked at once, the study's corrected
+test sees no difference. The scale-free variant, whose inverse part does lead, stays behind AdamW
+throughout.
 """
 
 from collections.abc import Mapping
@@ -119,9 +120,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _draw(
-    axes: "Axes", name: str, values: Mapping[str, Any], colour: str, dash: str
-) -> None:
+def _draw(axes: "Axes", name: str, values: Mapping[str, Any], colour: str, dash: str) -> None:
     mean, low, high = (np.array(values[key], dtype=float) for key in ("mean", "low", "high"))
     epochs = np.arange(1, len(mean) + 1)
     axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)

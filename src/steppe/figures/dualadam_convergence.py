@@ -4,11 +4,12 @@ Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): multiplying by the second m
 does not converge; switching to Adam does both.
 
 Came out, on a quadratic of condition number 10: as claimed, with two reservations. InvAdam's steps
-shrink with the square of the gradient, so its distance falls like a power of the step while that of
-DualAdam and Adam falls exponentially once the switch is over. DualAdam is the fastest of all to
-begin with, and ends between Adam and its control. But both lose all where lr·g² is too large: at lr 0.1 they
-diverge, where Adam does not. And with noise on the gradients nobody settles at a constant learning
-rate; there InvAdam, whose steps are shortest near the minimum, ends lowest of all at lr ≥ 0.01.
+shrink with the square of the gradient, so its distance falls like a power of the step while that
+of DualAdam and Adam falls exponentially once the switch is over. DualAdam is the fastest of all to
+begin with, and ends between Adam and its control. But both lose all where lr·g² is too large: at
+lr 0.1 they diverge, where Adam does not. And with noise on the gradients nobody settles at a
+constant learning rate; there InvAdam, whose steps are shortest near the minimum, ends lowest of
+all at lr ≥ 0.01.
 """
 
 from collections.abc import Mapping
@@ -103,7 +104,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     distance.set_ylabel("distance to the minimum")
     for axes, (noise, final) in zip(finals, data["final"].items(), strict=True):
         for name, losses in final.items():
-            _draw(axes, name, data["rates"], losses, marker=True)
+            _draw(axes, name, data["rates"], losses, marked=True)
         axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final loss")
         title = f"noise {noise} on the gradients" if float(noise) else "no noise"
         dress(axes, f"{title}; a cross: diverged", grid="both")
@@ -111,17 +112,14 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marker: bool = False) -> None:
+def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marked: bool = False) -> None:
     place = _OPTIMIZERS.index(name)
     across, values = np.array(x, dtype=float), np.array(y, dtype=float)
-    shown = np.maximum(values, _FLOOR)
-    style = {"color": COLOURS[place], "ls": ("-", "--", "-", ":")[place]}
-    dots = {"marker": ("o", "s", "^", "D")[place], "ms": 5} if marker else {}
-    axes.plot(across, shown, lw=1.8, label=name, **style, **dots)
-    lost = ~np.isfinite(values)
-    if marker and lost.any():
-        height = 0.97 - 0.05 * place
-        transform = axes.get_xaxis_transform()
-        axes.plot(
-            across[lost], [height] * lost.sum(), "X", ms=8, transform=transform, **style | {"ls": ""}
-        )
+    colour, marker = COLOURS[place], ("o", "s", "^", "D")[place]
+    (line,) = axes.plot(
+        across, np.maximum(values, _FLOOR), ("-", "--", "-", ":")[place], color=colour, label=name
+    )
+    line.set(lw=1.8, marker=marker if marked else None, ms=5)
+    lost = across[~np.isfinite(values)]
+    height = np.full(len(lost), 0.97 - 0.05 * place)
+    axes.plot(lost, height, "X", ms=8, color=colour, transform=axes.get_xaxis_transform())

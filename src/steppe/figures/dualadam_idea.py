@@ -7,9 +7,9 @@ it makes it cooler, so InvAdam leaves it soonest, compared with the flat one.
 
 Came out: as claimed, where the noise is as the theory assumes. Fed with such noise, the real
 optimizers have the theory's preconditioners. The exponent of the escape time from a minimum nine
-times as sharp is 0.58 of the flat one's for Adam, 0.33 for SGD and 0.19 for InvAdam: it is the first
-thing that InvAdam leaves. But DualAdam at α = 0.5 is Adam here, to 3 %, because this noise, like
-that of most networks, is below 1 in size; only beyond does its inverse part lead.
+times as sharp is 0.58 of the flat one's for Adam, 0.33 for SGD and 0.19 for InvAdam: it is the
+first thing that InvAdam leaves. But DualAdam at α = 0.5 is Adam here, to 3 %, because this noise,
+like that of most networks, is below 1 in size; only beyond does its inverse part lead.
 """
 
 from collections.abc import Callable, Mapping
@@ -89,10 +89,11 @@ def preconditioner(build: Callable[[list[Tensor]], Optimizer], noise: Tensor) ->
     generator = torch.Generator().manual_seed(0)
     for _ in range(_DRAWS):
         sign = torch.randint(2, noise.shape, generator=generator, dtype=noise.dtype) * 2 - 1
-        p.grad = noise.sqrt() * sign
+        p.grad = gradient = noise.sqrt() * sign
         before = p.detach().clone()
         optimizer.step()
-    return (before - p.detach()) / p.grad / optimizer.param_groups[0]["lr"]
+    lr: float = optimizer.param_groups[0]["lr"]
+    return (before - p.detach()) / gradient / lr
 
 
 def _exponent(function: SharpFlat, h_min: float, method: str, alpha: float | None) -> float:

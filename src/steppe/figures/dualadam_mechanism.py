@@ -10,6 +10,7 @@ above 10 at α = 0.01. Left of that a step is Adam's times 1 − α, which is a 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +35,13 @@ def measure(
     """Let the optimizers take a step from a momentum and a second moment that are known."""
     root = torch.logspace(-3, 3, points, dtype=torch.float64)
     builders: dict[str, Callable[[list[Tensor]], Optimizer]] = {
-        "Adam": lambda params: torch.optim.Adam(params, lr=1.0),
-        "InvAdam": lambda params: steppe.InvAdam(params, lr=1.0),
+        "Adam": partial(torch.optim.Adam, lr=1.0),
+        "InvAdam": partial(steppe.InvAdam, lr=1.0),
     }
     for alpha in alphas:
-        builders[f"DualAdam, α = {alpha:g}"] = lambda params, alpha=alpha: steppe.DualAdam(
-            params, lr=1.0, switch_rate=(1 - alpha) / _STEP
+        switch_rate = (1 - alpha) / _STEP
+        builders[f"DualAdam, α = {alpha:g}"] = partial(
+            steppe.DualAdam, lr=1.0, switch_rate=switch_rate
         )
     return {
         "root": root,

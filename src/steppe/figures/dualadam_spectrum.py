@@ -136,9 +136,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _draw_traces(
-    axes: "Axes", place: int, traces: list[float], colour: str, marker: str
-) -> None:
+def _draw_traces(axes: "Axes", place: int, traces: list[float], colour: str, marker: str) -> None:
     found = interval(traces)
     axes.plot([found.low, found.high], [place, place], color=colour, lw=3, alpha=0.4)
     axes.plot(traces, [place] * len(traces), "|", color=colour, ms=9)

@@ -70,8 +70,10 @@ def _on_digits(epochs: int) -> dict[str, Any]:
     for _ in range(epochs):
         for inputs, targets in batches:
             optimizer.zero_grad()
-            functional.cross_entropy(model(inputs), targets).backward()
-            gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+            torch.autograd.backward(functional.cross_entropy(model(inputs), targets))
+            gradient = torch.cat(
+                [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+            )
             optimizer.step()
             told = optimizer.diagnostics()
             found["rms"].append(gradient.square().mean().sqrt().item())

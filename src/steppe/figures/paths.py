@@ -8,7 +8,6 @@ import numpy as np
 from steppe.commands.palette import COLOURS
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
-from steppe.landscape.lanczos import Floats
 from steppe.play.pictures import draw_track, legend, quartiles
 from steppe.play.relief import relief
 from steppe.play.results import Play
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 _DASHES = ("-", "--", ":", "-.", "-")
 _MARKERS = ("o", "s", "^", "D", "v")
 _POINTS = 181
+_FLOOR = 1e-6  # final losses below are drawn there
 _SIZE = (15.0, 8.4)
 
 
@@ -33,7 +33,7 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
         "at its best of the same learning rates",
         _SIZE,
     )
-    above, below = figure.subfigures(2, 1, height_ratios=(1.05, 1))
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.05, 1))[:, 0]
     draw_paths(above, play)
     losses, finals, reached = below.subplots(1, 3)
     _draw_losses(losses, play)
@@ -41,10 +41,10 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     for place, player in enumerate(play.players):
         rates = np.array(data["rates"])
         gaps = np.array([player.tried[lr] for lr in data["rates"]]) - lowest
-        _draw_line(finals, place, player.name, rates, np.maximum(gaps, 1e-14), marked=True)
+        _draw_line(finals, place, player.name, rates, np.maximum(gaps, _FLOOR), marked=True)
         _draw_line(reached, place, player.name, rates, data["reached"][player.name], marked=True)
     dress(finals, "final loss above the minimum, median", grid="both")
-    finals.set(xscale="log", yscale="log", xlabel="learning rate", ylim=(1e-6, None))
+    finals.set(xscale="log", yscale="log", xlabel="learning rate")
     dress(reached, "share of starts that ended at a global minimum", grid="both")
     reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
     below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
@@ -77,7 +77,7 @@ def _draw_losses(axes: "Axes", play: Play) -> None:
 
 
 def _draw_line(
-    axes: "Axes", place: int, label: str, x: Floats, y: Any, *, marked: bool = False
+    axes: "Axes", place: int, label: str, x: Any, y: Any, *, marked: bool = False
 ) -> None:
-    marker = {"marker": _MARKERS[place], "ms": 5} if marked else {}
-    axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label, **marker)
+    (line,) = axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label)
+    line.set(marker=_MARKERS[place] if marked else None, ms=5)

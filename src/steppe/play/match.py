@@ -158,7 +158,9 @@ def plan(
     points = _given(made, starts) if starts else _drawn(made, drawn, seed)
     # Each once, however often it was named.
     distinct = list(dict.fromkeys(rates))
-    return Match(made, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed)
+    return Match(
+        made, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed
+    )
 
 
 def _recipes(names: Sequence[str]) -> list[Recipe]:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+
 from steppe.commands.files import write_text
 from steppe.functions import Function, find_function
 from steppe.landscape.lanczos import Floats
@@ -159,7 +161,9 @@ def _read_player(data: Mapping[str, Any]) -> Player:
         End(each["kind"], each["minimum"] and tuple(each["minimum"]), each["arrival"])
         for each in data["ends"]
     ]
-    tried = {each["lr"]: math.inf if each["loss"] is None else each["loss"] for each in data["tried"]}
+    tried = {
+        each["lr"]: math.inf if each["loss"] is None else each["loss"] for each in data["tried"]
+    }
     return Player(Descent(data["name"], dict(data["settings"]), points, losses), ends, tried)
 
 

@@ -5,10 +5,9 @@ fro across the dents and cancel in the sum, so Adam+CG moves little in its first
 averages already, agree with each other, and carry Adam+CM out.
 
 Came out: the first half. The sum of five remembered gradients is 0.59 as long as the gradients
-together where it is shortest, after six steps; that of momenta 0.72 after seven. But not that
-Adam+CG moves less for it: both go farther than Adam, and after ten steps Adam+CG is farthest from
-its start, 0.87 against 0.67 and Adam's 0.46, because its second moment is that of a shortened
-aggregate, and the momentum that averages it goes on.
+together where it is shortest, after six steps; that of momenta 0.72, after seven. But Adam+CG does
+not move less for it: both go farther than Adam, and after ten steps Adam+CG is farthest from its
+start, 0.87 against Adam+CM's 0.67 and Adam's 0.46.
 """
 
 from collections.abc import Mapping
@@ -51,7 +50,7 @@ def measure(*, steps: int = 10, starts: int = 100, lr: float = 0.1) -> dict[str,
 def _first_steps(name: str, begin: Tensor, steps: int, lr: float) -> dict[str, Any]:
     function, recipe = ackley(), find_recipe(name)
     parameters = [start.clone().requires_grad_() for start in begin]
-    settings = {"lr": lr, "scope": "tensor", "capacity": _CAPACITY}
+    settings: dict[str, Any] = {"lr": lr, "scope": "tensor", "capacity": _CAPACITY}
     optimizer = recipe.build(parameters, settings, steps)
     points, stored, coherence = [begin], [], []
     for _ in range(steps):
@@ -84,7 +83,7 @@ def _slots(optimizer: Optimizer, p: Tensor) -> Tensor:
 
 def _coherence(slots: Tensor) -> float:
     """Return ‖Σ slots‖ / Σ ‖slot‖: 1 where all point the same way, 0 where they cancel."""
-    return (slots.sum(0).norm() / slots.norm(dim=1).sum()).item()
+    return float(slots.sum(0).norm() / slots.norm(dim=1).sum())
 
 
 def _by_step(values: list[list[float]]) -> dict[str, list[float]]:

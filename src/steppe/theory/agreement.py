@@ -55,7 +55,7 @@ def limit_well(
     batch_size: float = 1.0,
     alpha: float | None = None,
 ) -> Well:
-    """Return a well at the edge of where the formula holds, so that simulations are short.
+    r"""Return a well at the edge of where the formula holds, so that simulations are short.
 
     Learning rate and barrier depend on the method alone: such that at curvatures of 1 both terms of
     the exponent are 3, and lr·P·h is 0.02. The curvatures are those at which the smaller term is
@@ -68,7 +68,7 @@ def limit_well(
     term : float
         The smaller of the exponent's terms in the local regime.
     ratio : float, default 1.0
-        \\|h_saddle\\|/h_min; 1 means s = ½.
+        \|h_saddle\|/h_min; 1 means s = ½.
 
     Raises
     ------

@@ -104,7 +104,7 @@ def predict_escape(
     >>> double_well = lambda outputs, targets: (outputs.square() - 1).square().mean()
     >>> data = [(torch.ones(4, 1), torch.zeros(4, 1))]
     >>> found = predict_escape(
-    ...     left, right, double_well, data, method="adam", lr=0.001, batch_size=4
+    ...     left, right, double_well, data, method="adam", lr=0.001, batch_size=4, points=101
     ... )
     >>> found.barrier, found.where, found.h_min, found.h_saddle, round(found.s, 2)
     (1.0, 0.5, 8.0, 4.0, 0.44)

@@ -1,0 +1,1 @@
+"""The pictures that explain the methods, each from the real optimizers."""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _LABELS = {"adam": "Adam", "sgd": "SGD", "invadam": "InvAdam"}
 _LOOKS = dict(zip(_LABELS, zip(COLOURS, "os^", ("-", "--", "-."), strict=False), strict=True))
-_SHARPNESSES = (1.0, 1.15, 1.32, 1.5, 1.75)
+_SHARPNESSES = (1.0, 1.1, 1.2, 1.32, 1.5, 1.75)
 _FLATTEST_TERM = 4.0
 _SHOWN = "adam"
 
@@ -92,35 +92,60 @@ def _sharper(well: Well, factor: float) -> Well:
 
 
 def draw(data: Mapping[str, Any]) -> "Figure":
-    """Draw times by sharpness, the fit over the exponent, who stays, and relative times."""
+    """Draw times by sharpness, the fit over the exponent, who stays, and how right it is."""
     figure = new_figure("How long a minimum holds an optimizer, by its sharpness", (11.0, 8.4))
-    times, fit, survival, relative = figure.subplots(2, 2).flat
-    _draw_times(times, data, beside_flattest=False)
+    times, fit, survival, ratio = figure.subplots(2, 2).flat
+    _draw_times(times, data)
     _draw_fit(fit, data)
     _draw_survival(survival, data[_SHOWN])
-    _draw_times(relative, data, beside_flattest=True)
+    _draw_ratios(ratio, data)
     return figure
 
 
-def _draw_times(axes: "Axes", data: Mapping[str, Any], beside_flattest: bool) -> None:
-    title = "Beside the flattest well: who leaves soonest" if beside_flattest else "Mean time"
-    dress(axes, f"{title} (lines: theory)", "both")
+def _draw_times(axes: "Axes", data: Mapping[str, Any]) -> None:
+    dress(axes, "Mean time, equal in the flattest well (lines: theory)", "both")
     for method, found in data.items():
         colour, marker, dashes = _LOOKS[method]
-        unit = found["theory"][0] if beside_flattest else 1.0
-        sharpness, line = np.array(found["sharpness"]), np.array(found["line"])
+        sharpness, line = np.array(found["sharpness"]), found["line"]
         grid = np.geomspace(1.0, sharpness.max(), len(line))
-        axes.plot(grid, line / unit, dashes, color=colour, lw=1.6, label=_LABELS[method])
-        _draw_points(axes, found, sharpness, np.array(found["mean"]) / unit,
-                     np.array(found["standard_error"]) / unit, colour, marker)  # fmt: skip
+        axes.plot(grid, line, dashes, color=colour, lw=1.6, label=_LABELS[method])
+        mean, error = np.array(found["mean"]), np.array(found["standard_error"])
+        _draw_points(axes, found, sharpness, mean, error, colour, marker)
+    flattest = data[_SHOWN]["theory"][0]
     axes.set_xscale("log")
     axes.set_yscale("log")
+    beside = axes.secondary_yaxis(
+        "right", functions=(lambda tau: tau / flattest, lambda share: share * flattest)
+    )
+    beside.set_ylabel("τ / τ of the flattest")
+    _mark_sharpness(axes, data)
+    axes.set_ylabel("mean escape time τ, steps")
+    axes.legend(frameon=False, loc="lower left")
+
+
+def _draw_ratios(axes: "Axes", data: Mapping[str, Any]) -> None:
+    dress(axes, "Simulated over predicted time", "both")
+    axes.axhline(1.0, color=GREY, lw=1.2)
+    for number, (method, found) in enumerate(data.items()):
+        colour, marker, _ = _LOOKS[method]
+        theory = np.array(found["theory"])
+        # Beside one another, so that no marker hides another.
+        place = np.array(found["sharpness"]) * 1.012 ** (number - 1)
+        ratios, errors = (np.array(found[name]) / theory for name in ("mean", "standard_error"))
+        _draw_points(axes, found, place, ratios, errors, colour, marker)
+        axes.plot([], [], marker, color=colour, label=_LABELS[method])
+    axes.set_xscale("log")
+    _mark_sharpness(axes, data)
+    axes.set_ylim(0.5, 1.5)
+    axes.set_ylabel("simulated τ / predicted τ, ± 1 standard error")
+    axes.legend(frameon=False, loc="lower left", ncols=3)
+
+
+def _mark_sharpness(axes: "Axes", data: Mapping[str, Any]) -> None:
     ticks = data[_SHOWN]["sharpness"]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.minorticks_off()
+    axes.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     axes.set_xlabel("sharpness of the minimum, in that of the flattest")
-    axes.set_ylabel("τ / τ of the flattest" if beside_flattest else "mean escape time τ, steps")
-    axes.legend(frameon=False, loc="lower left")
 
 
 def _draw_fit(axes: "Axes", data: Mapping[str, Any]) -> None:

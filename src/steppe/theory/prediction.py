@@ -125,7 +125,7 @@ def predict_escape(
         )
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
     start, top = (_between(model, other, t) for t in (0.0, where))
-    height = Objective(top, loss_fn, data).loss()[0] - float(losses[0])
+    height = _loss(top, loss_fn, data) - float(losses[0])
     direction = _direction(model, other)
     h_min, h_top = (_curvature(each, loss_fn, data, direction) for each in (start, top))
     if not (h_min > 0.0 > h_top):
@@ -191,6 +191,12 @@ def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     way = flat([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
     return way.div_(way.norm())
+
+
+def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> float:
+    objective = Objective(model, loss_fn, data)
+    with objective.at_work():
+        return objective.loss()[0]
 
 
 def _curvature(

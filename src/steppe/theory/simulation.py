@@ -160,7 +160,7 @@ def simulate_escape(
     ------
     ValueError
         A name is unknown, a number is out of its range, lr·P·h_min is 2 or more, so that the
-        minimum itself is unstable, or a walker's position overflows.
+        minimum itself is unstable.
 
     Examples
     --------
@@ -246,8 +246,8 @@ def _kernel(method: Method) -> Callable[..., None]:
                 v_here = c if follows else v[lane]
                 here, m[lane], v[lane] = move(here, g, m[lane], v_here, scalars)
                 p[lane] = here
-                # Not "here <= end": a position that is not a number has not escaped.
-                still_in = stayed[lane] == step and not here > end
+                # One whose position has overflowed has left, too.
+                still_in = stayed[lane] == step and here <= end
                 stayed[lane] = step + 1 if still_in else stayed[lane]
 
     return _compiled(walk)
@@ -326,17 +326,9 @@ def _walk_lanes(
             times[walker] = min(walked, walk.max_steps)
             out[walker] = escaped and walked <= walk.max_steps
             if not escaped and walked < walk.max_steps:
-                _check_finite(p[lane])
                 continue
             del taken[lane]
             advance(1)
-
-
-def _check_finite(position: float) -> None:
-    if not math.isfinite(position):
-        raise ValueError(
-            "a walker's position overflowed: lr, or the gradients' noise, is too large for the well"
-        )
 
 
 def _result(times: Integers, out: Flags, complete: bool) -> Simulation:

@@ -136,7 +136,7 @@ def test_an_interrupt_leaves_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("method", "changes", "message"),
     [
-        ("sdg", {}, "did you mean 'sgd'"),
+        ("sdg", {}, "did you mean sgd"),
         ("sgd", {"walkers": 0}, "walkers=0 must be at least 1"),
         ("sgd", {"max_steps": 0}, "max_steps=0 must be at least 1"),
         ("sgd", {"threads": 0}, "threads=0 must be at least 1"),
@@ -147,7 +147,7 @@ def test_an_interrupt_leaves_what_there_is() -> None:
         ("sgd", {"noise": math.inf}, "noise=inf must be a positive"),
         ("sgd", {"second_moment": "ema", "beta2": 0.9}, "'sgd' keeps no averages"),
         ("sgd", {"beta1": 0.9}, "'sgd' keeps no averages"),
-        ("adam", {"second_moment": "emma"}, "did you mean 'ema'"),
+        ("adam", {"second_moment": "emma"}, "did you mean ema"),
         ("adam", {"second_moment": "ema"}, "beta2=None must lie between 0 and 1"),
         ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2=1.0 must lie between"),
         ("adam", {"beta2": 0.99}, "it needs second_moment='ema'"),

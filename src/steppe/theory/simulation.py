@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from steppe.engines import bind
 from steppe.landscape.progress import progress
 from steppe.landscape.result import Result
+from steppe.names import unknown
 from steppe.theory.escape import Noise, noise_variances
 from steppe.theory.methods import (
     Method,
     Scalars,
     find_method,
-    one_of,
     positive,
     positive_curvatures,
 )
@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 SecondMoment = Literal["local", "frozen", "ema"]
+
+_SECOND_MOMENTS = ("local", "frozen", "ema")
 
 # Walkers that a thread steps side by side, in the lanes of vector instructions; steps between two
 # looks at who is out, whose noise fits into the second-level cache.
@@ -171,7 +173,8 @@ def simulate_escape(
     True
     """
     found = find_method(method, alpha)
-    one_of("second_moment", second_moment, ("local", "frozen", "ema"))
+    if second_moment not in _SECOND_MOMENTS:
+        raise ValueError(unknown("second_moment", second_moment, _SECOND_MOMENTS))
     positive(lr=lr, batch_size=batch_size, barrier=barrier)
     positive_curvatures(h_min, h_saddle)
     threads = torch.get_num_threads() if threads is None else threads

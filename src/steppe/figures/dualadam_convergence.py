@@ -119,7 +119,7 @@ def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marked: bool = False) -> N
     (line,) = axes.plot(
         across, np.maximum(values, _FLOOR), ("-", "--", "-", ":")[place], color=colour, label=name
     )
-    line.set(lw=1.8, marker=marker if marked else None, ms=5)
+    line.set(lw=1.8, marker=marker if marked else "", ms=5)
     lost = across[~np.isfinite(values)]
     height = np.full(len(lost), 0.97 - 0.05 * place)
     axes.plot(lost, height, "X", ms=8, color=colour, transform=axes.get_xaxis_transform())

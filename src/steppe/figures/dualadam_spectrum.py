@@ -6,8 +6,9 @@ largest eigenvalues and traces of the Hessian.
 Came out, on digits with the settings that a study with equal budgets chose for each: not so.
 DualAdam and its control adam+warmup end at the same eigenvalues to 1 % or so, and 1.7 times as
 sharp as AdamW: λ₁ 7.6 against 4.5, trace 40 against 22. AdamCM and AdamW+SAM are flatter than
-AdamW (λ₁ 1.2 and 0.8), and the study found both to generalise better; the scale-free variant and
-AdamCG are flatter by far (0.1) and do not. Flatness alone decides nothing.
+AdamW (λ₁ 1.2 and 0.8), and the study found both to generalise better; AdamCG and the scale-free
+variant are flatter by far (0.1) and do not. Of the latter the training loss is nearly 0, and the
+Hessian of cross-entropy vanishes with it: flatness alone decides nothing.
 """
 
 from collections.abc import Mapping

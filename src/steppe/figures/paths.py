@@ -80,4 +80,4 @@ def _draw_line(
     axes: "Axes", place: int, label: str, x: Any, y: Any, *, marked: bool = False
 ) -> None:
     (line,) = axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label)
-    line.set(marker=_MARKERS[place] if marked else None, ms=5)
+    line.set(marker=_MARKERS[place] if marked else "", ms=5)

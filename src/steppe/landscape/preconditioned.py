@@ -95,8 +95,10 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
       1 for SGD. The papers on the edge of stability write P for what divides, here it multiplies.
     * Where parameters differ in ηc, its ratio to the first parameter's is part of P, so that one
       threshold serves all.
-    * The slots of critical momenta and gradients are constants between replacements. So the
-      threshold of AdamCM is Adam's; with critical gradients P holds the weight of the gradient
+    * The slots of critical momenta and gradients are taken as constants, which they are between
+      replacements. So the threshold of AdamCM is Adam's, and an upper bound: where a slot is
+      replaced at nearly every step it is far lower, 0.39/η for five slots at β1 = 0.9
+      (:func:`steppe.theory.rate`). With critical gradients P holds the weight of the gradient
       itself, which is 1/(n + 1) for "mean" with n slots filled, and the threshold is as without.
     * Bias corrections of the momentum fade within 1/(1 − β) steps and are left out. NAdam's β
       follows a schedule, and is taken as it is now.

@@ -68,7 +68,7 @@ def limit_well(
     term : float
         The smaller of the exponent's terms in the local regime.
     ratio : float, default 1.0
-        \\|h_saddle\\|/h_min; 1 means s = ½.
+        \|h_saddle\|/h_min; 1 means s = ½.
 
     Raises
     ------

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steppe.landscape.result import Result
-from steppe.theory.methods import find_method, one_of, positive, positive_curvatures
+from steppe.names import unknown
+from steppe.theory.methods import find_method, positive, positive_curvatures
 
 Regime = Literal["local", "frozen"]
 
@@ -172,7 +173,8 @@ def escape_time(
     'lr·P·h is 0.05 at the minimum, above 0.02: steps are too large for the diffusion limit'
     """
     found = find_method(method, alpha)
-    one_of("regime", regime, REGIMES)
+    if regime not in REGIMES:
+        raise ValueError(unknown("regime", regime, REGIMES))
     positive(lr=lr, batch_size=batch_size, barrier=barrier)
     positive_curvatures(h_min, h_saddle)
     if not 0.0 < s < 1.0:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from steppe import rules
 from steppe.engines import bind
+from steppe.names import named
 
 Scalars = tuple[float, ...]
 
@@ -64,8 +64,7 @@ def find_method(name: str, alpha: float | None) -> Method:
     ValueError
         There is none of that name; α is missing, out of [0, 1], or given to another.
     """
-    one_of("method", name, METHODS)
-    method = METHODS[name]
+    method = named("method", name, METHODS)
     if not method.two_way:
         if alpha is not None:
             raise ValueError(f"alpha={alpha} is given for {name!r}: only 'dualadam' takes one")
@@ -75,21 +74,6 @@ def find_method(name: str, alpha: float | None) -> Method:
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha={alpha} must be from 0 to 1")
     return method
-
-
-def one_of(what: str, given: str, known: "dict[str, Any] | tuple[str, ...]") -> None:
-    """Refuse an unknown name, and say which is nearest.
-
-    Raises
-    ------
-    ValueError
-        It is none of those known.
-    """
-    if given in known:
-        return
-    near = get_close_matches(str(given), known, n=1)
-    guess = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"{what}={given!r}{guess} must be one of {', '.join(map(repr, known))}")
 
 
 def positive(**values: float) -> None:

@@ -104,7 +104,7 @@ def predict_escape(
     >>> double_well = lambda outputs, targets: (outputs.square() - 1).square().mean()
     >>> data = [(torch.ones(4, 1), torch.zeros(4, 1))]
     >>> found = predict_escape(
-    ...     left, right, double_well, data, method="adam", lr=0.001, batch_size=4
+    ...     left, right, double_well, data, method="adam", lr=0.001, batch_size=4, points=101
     ... )
     >>> found.barrier, found.where, found.h_min, found.h_saddle, round(found.s, 2)
     (1.0, 0.5, 8.0, 4.0, 0.44)
@@ -125,7 +125,7 @@ def predict_escape(
         )
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
     start, top = (_between(model, other, t) for t in (0.0, where))
-    height = Objective(top, loss_fn, data).loss()[0] - float(losses[0])
+    height = _loss(top, loss_fn, data) - float(losses[0])
     direction = _direction(model, other)
     h_min, h_top = (_curvature(each, loss_fn, data, direction) for each in (start, top))
     if not (h_min > 0.0 > h_top):
@@ -191,6 +191,12 @@ def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     pairs = zip(model.parameters(), other.parameters(), strict=True)
     way = flat([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
     return way.div_(way.norm())
+
+
+def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> float:
+    objective = Objective(model, loss_fn, data)
+    with objective.at_work():
+        return objective.loss()[0]
 
 
 def _curvature(

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from steppe.engines import bind
 from steppe.landscape.progress import progress
 from steppe.landscape.result import Result
+from steppe.names import unknown
 from steppe.theory.escape import Noise, noise_variances
 from steppe.theory.methods import (
     Method,
     Scalars,
     find_method,
-    one_of,
     positive,
     positive_curvatures,
 )
@@ -30,6 +30,8 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 SecondMoment = Literal["local", "frozen", "ema"]
+
+_SECOND_MOMENTS = ("local", "frozen", "ema")
 
 # Walkers that a thread steps side by side, in the lanes of vector instructions; steps between two
 # looks at who is out, whose noise fits into the second-level cache.
@@ -160,7 +162,7 @@ def simulate_escape(
     ------
     ValueError
         A name is unknown, a number is out of its range, lr·P·h_min is 2 or more, so that the
-        minimum itself is unstable, or a walker's position overflows.
+        minimum itself is unstable.
 
     Examples
     --------
@@ -171,7 +173,8 @@ def simulate_escape(
     True
     """
     found = find_method(method, alpha)
-    one_of("second_moment", second_moment, ("local", "frozen", "ema"))
+    if second_moment not in _SECOND_MOMENTS:
+        raise ValueError(unknown("second_moment", second_moment, _SECOND_MOMENTS))
     positive(lr=lr, batch_size=batch_size, barrier=barrier)
     positive_curvatures(h_min, h_saddle)
     threads = torch.get_num_threads() if threads is None else threads
@@ -246,8 +249,8 @@ def _kernel(method: Method) -> Callable[..., None]:
                 v_here = c if follows else v[lane]
                 here, m[lane], v[lane] = move(here, g, m[lane], v_here, scalars)
                 p[lane] = here
-                # Not "here <= end": a position that is not a number has not escaped.
-                still_in = stayed[lane] == step and not here > end
+                # One whose position has overflowed has left, too.
+                still_in = stayed[lane] == step and here <= end
                 stayed[lane] = step + 1 if still_in else stayed[lane]
 
     return _compiled(walk)
@@ -326,17 +329,9 @@ def _walk_lanes(
             times[walker] = min(walked, walk.max_steps)
             out[walker] = escaped and walked <= walk.max_steps
             if not escaped and walked < walk.max_steps:
-                _check_finite(p[lane])
                 continue
             del taken[lane]
             advance(1)
-
-
-def _check_finite(position: float) -> None:
-    if not math.isfinite(position):
-        raise ValueError(
-            "a walker's position overflowed: lr, or the gradients' noise, is too large for the well"
-        )
 
 
 def _result(times: Integers, out: Flags, complete: bool) -> Simulation:

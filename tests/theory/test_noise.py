@@ -1,0 +1,100 @@
+"""Noise that is known: linear regression, whose gradients and curvature are closed forms."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from restless import restless, snapshot
+from steppe.theory import gradient_noise
+
+
+def half_square(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().mean() / 2
+
+
+def regression(samples: int) -> tuple[nn.Linear, Tensor, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(samples, 3, dtype=torch.float64)
+    y = x @ torch.tensor([[1.0], [-2.0], [0.5]], dtype=torch.float64)
+    y += 0.3 * torch.randn(samples, 1, dtype=torch.float64)
+    return nn.Linear(3, 1, bias=False, dtype=torch.float64), x, y
+
+
+DIRECTION = torch.tensor([1.0, 2.0, -2.0], dtype=torch.float64)
+
+
+def batches(x: Tensor, y: Tensor, *sizes: int) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
+
+
+def test_single_samples_give_their_own_variance() -> None:
+    model, x, y = regression(40)
+    found = gradient_noise(model, half_square, batches(x, y, *[1] * 40), DIRECTION)
+    each = (((x @ model.weight.T - y) * x) @ (DIRECTION / 3)).detach()
+    assert found.variance == pytest.approx(each.var().item(), rel=1e-12)
+    assert found.slope == pytest.approx(each.mean().item(), rel=1e-12)
+    h = ((x @ DIRECTION / 3) ** 2).mean().item()
+    assert found.curvature == pytest.approx(h, rel=1e-12)
+    assert found.ratio == pytest.approx(each.var().item() / h, rel=1e-12)
+    assert (found.batches, found.samples) == (40, 40)
+
+
+def test_the_standard_error_is_the_jackknifes() -> None:
+    model, x, y = regression(12)
+    data = batches(x, y, 1, 2, 1, 3, 1, 1, 3)
+    found = gradient_noise(model, half_square, data, DIRECTION)
+    without = torch.tensor(
+        [
+            gradient_noise(model, half_square, data[:i] + data[i + 1 :], DIRECTION).variance
+            for i in range(7)
+        ]
+    )
+    expected = math.sqrt(6 / 7 * (without - without.mean()).square().sum())
+    assert found.standard_error == pytest.approx(expected)
+    assert found.ratio_standard_error == pytest.approx(expected / found.curvature)
+
+
+def test_batches_of_any_sizes_are_unbiased() -> None:
+    """Over many draws, ragged batches give the same variance as single samples."""
+    model, x, y = regression(4000)
+    model.weight.data = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    sizes = [3, 8, 1, 12, 5, 11] * 100
+    truth = (((x @ model.weight.T - y) * x) @ (DIRECTION / 3)).detach().var().item()
+    found = gradient_noise(model, half_square, batches(x, y, *sizes), DIRECTION)
+    assert found.samples == 4000
+    assert abs(found.variance - truth) < 2 * found.standard_error
+    assert found.standard_error < 0.1 * truth
+
+
+def test_at_a_regressions_minimum_noise_is_curvature_times_the_residuals() -> None:
+    """C = σ²·H there, σ being the scatter of the targets: the theory's law, with a factor σ²."""
+    model, x, y = regression(6000)
+    model.weight.data = torch.linalg.lstsq(x, y).solution.T.contiguous()
+    found = gradient_noise(model, half_square, batches(x, y, *[10] * 600), DIRECTION)
+    assert found.slope == pytest.approx(0.0, abs=1e-12)
+    assert abs(found.ratio - 0.3**2) < 3 * found.ratio_standard_error
+
+
+def test_leaves_the_model_as_found() -> None:
+    model = restless()
+    data = [(torch.randn(2, 3), torch.zeros(2, 4)) for _ in range(4)]
+    size = sum(p.numel() for p in model.parameters())
+    before = snapshot(model)
+    gradient_noise(model, half_square, data, torch.ones(size))
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    ("sizes", "direction", "message"),
+    [
+        ((2, 2), DIRECTION, "data has 2 batches: the variance needs at least 3"),
+        ((2, 1, 1), torch.ones(2), r"direction has shape \(2,\), expected \(3,\)"),
+        ((2, 1, 1), torch.zeros(3), "direction is zero"),
+    ],
+)
+def test_mistakes_are_named(sizes: tuple[int, ...], direction: Tensor, message: str) -> None:
+    model, x, y = regression(4)
+    with pytest.raises(ValueError, match=message):
+        gradient_noise(model, half_square, batches(x, y, *sizes), direction)

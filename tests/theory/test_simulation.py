@@ -1,0 +1,161 @@
+"""Walkers against a reference in plain Python; censoring, determinism, Ctrl-C."""
+
+import math
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from steppe.theory import limit_well, simulate_escape
+
+LOW = limit_well("sgd", 1.0)
+
+
+def reference(
+    method: str, walker: int, seed: int, *, alpha: float = 0.0, moment: str = "local",
+    beta1: float = 0.0, beta2: float = 1.0, noise: float = 1.0, **well: float,
+) -> int:  # fmt: skip
+    """Step one walker as the papers write it, and count."""
+    h_a, h_b, B = well["h_min"], well["h_saddle"], well["batch_size"]
+    stream = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(walker,))))
+    joint = math.sqrt(2 * well["barrier"] * h_b / (h_a * (h_a + h_b)))
+    top = joint * (1 + h_a / h_b)
+    x, m, v, t = 0.0, 0.0, noise * h_a / B, 0
+    while x <= top + 2 * (top - joint):
+        h = h_a if x < joint else h_b
+        g = (h_a * x if x < joint else h_b * (top - x)) + math.sqrt(noise * h / B) * (
+            stream.standard_normal()
+        )
+        m = beta1 * m + (1 - beta1) * g
+        v = noise * h / B if moment == "local" else beta2 * v + (1 - beta2) * g * g
+        P = {
+            "sgd": 1.0, "adam": 1 / math.sqrt(v), "invadam": math.sqrt(v),
+            "dualadam": (1 - alpha) / math.sqrt(v) + alpha * math.sqrt(v),
+        }[method]  # fmt: skip
+        x, t = x - well["lr"] * P * (g if method == "sgd" else m), t + 1
+    return t
+
+
+@pytest.mark.parametrize(
+    ("method", "alpha", "options"),
+    [
+        ("sgd", None, {}),
+        ("adam", None, {"noise": 1.5}),
+        ("invadam", None, {"beta1": 0.5}),
+        ("dualadam", 0.7, {}),
+        ("adam", None, {"second_moment": "frozen"}),
+        ("adam", None, {"second_moment": "ema", "beta2": 0.9}),
+        ("dualadam", 0.7, {"second_moment": "ema", "beta2": 0.99, "beta1": 0.9}),
+    ],
+)
+def test_walkers_step_by_the_papers_rules(method: str, alpha: float | None, options: dict) -> None:
+    well = limit_well(method, 0.5, 0.7, batch_size=4.0, alpha=alpha)
+    found = simulate_escape(method, **well, **options, walkers=8, seed=3)
+    own = {name: value for name, value in options.items() if name != "second_moment"}
+    own |= {"moment": options.get("second_moment", "local"), "alpha": alpha or 0.0}
+    expected = [
+        reference(method, walker, 3, **own, **{k: x for k, x in well.items() if k != "alpha"})
+        for walker in range(8)
+    ]
+    assert found.times.tolist() == expected
+    assert found.out.all()
+    assert found.complete
+
+
+def test_answers_hang_on_the_seed_alone() -> None:
+    threads = torch.get_num_threads()
+    alone = simulate_escape("sgd", **LOW, walkers=100, seed=5, threads=1)
+    for count in (2, 3):
+        together = simulate_escape("sgd", **LOW, walkers=100, seed=5, threads=count)
+        np.testing.assert_array_equal(together.times, alone.times)
+    few = simulate_escape("sgd", **LOW, walkers=7, seed=5)
+    np.testing.assert_array_equal(few.times, alone.times[:7])
+    other = simulate_escape("sgd", **LOW, walkers=7, seed=6)
+    assert (other.times != few.times).all()
+    assert torch.get_num_threads() == threads
+
+
+def test_a_mean_is_that_of_the_times() -> None:
+    found = simulate_escape("sgd", **LOW, walkers=200)
+    assert (found.walkers, found.escaped) == (200, 200)
+    assert found.mean == pytest.approx(found.times.mean())
+    assert found.standard_error == pytest.approx(found.mean / math.sqrt(200))
+    # Exponential times scatter as far as their mean.
+    assert found.times.std() == pytest.approx(found.mean, rel=0.3)
+    order = np.sort(found.times)
+    np.testing.assert_array_equal(found.survival_times, np.unique(order))
+    expected = [(order > t).mean() for t in found.survival_times]
+    np.testing.assert_allclose(found.survival, expected, atol=1e-12)
+
+
+def test_who_is_stopped_counts_as_long_as_it_walked() -> None:
+    free = simulate_escape("sgd", **LOW, walkers=400)
+    limit = int(np.median(free.times))
+    found = simulate_escape("sgd", **LOW, walkers=400, max_steps=limit)
+    np.testing.assert_array_equal(found.times, np.minimum(free.times, limit))
+    np.testing.assert_array_equal(found.out, free.times <= limit)
+    assert found.complete
+    assert found.mean == pytest.approx(found.times.sum() / found.escaped)
+    assert found.standard_error == pytest.approx(found.mean / math.sqrt(found.escaped))
+    assert abs(found.mean - free.mean) < 3 * found.standard_error
+    early = free.survival[free.survival_times <= limit]
+    np.testing.assert_allclose(found.survival, early, atol=1e-12)
+
+
+def test_nobody_out_means_infinity() -> None:
+    found = simulate_escape("sgd", **LOW, walkers=4, max_steps=2)
+    assert found.mean == math.inf
+    assert math.isnan(found.standard_error)
+    assert found.times.tolist() == [2] * 4
+    assert len(found.survival) == 0
+
+
+def test_where_walkers_count_as_out_matters_before_the_top_is_well_behind() -> None:
+    well = limit_well("adam", 3.0, batch_size=16.0)
+    at_top, near, far = (
+        simulate_escape("adam", **well, walkers=80, past=past).mean for past in (0.0, 1.0, 3.0)
+    )
+    assert near == pytest.approx(far, rel=0.02)
+    assert at_top / far == pytest.approx(0.5, abs=0.15)
+
+
+def test_an_interrupt_leaves_what_there_is() -> None:
+    main = threading.main_thread().ident
+    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
+    well = limit_well("sgd", 2.0)
+    simulate_escape("sgd", **LOW, walkers=1)  # compiled before the clock runs
+    timer.start()
+    found = simulate_escape("sgd", **well, walkers=10_000_000)
+    assert not found.complete
+    assert 0 < found.escaped < found.walkers
+    assert (found.times > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        ("sdg", {}, "did you mean sgd"),
+        ("sgd", {"walkers": 0}, "walkers=0 must be at least 1"),
+        ("sgd", {"max_steps": 0}, "max_steps=0 must be at least 1"),
+        ("sgd", {"threads": 0}, "threads=0 must be at least 1"),
+        ("sgd", {"past": -1.0}, "past=-1.0 must be 0 or a positive"),
+        ("sgd", {"past": math.nan}, "past=nan must be 0 or a positive"),
+        ("sgd", {"barrier": -1.0}, "barrier=-1.0 must be a positive"),
+        ("sgd", {"h_saddle": -1.0}, "h_saddle=-1.0 must be positive: the magnitude"),
+        ("sgd", {"noise": math.inf}, "noise=inf must be a positive"),
+        ("sgd", {"second_moment": "ema", "beta2": 0.9}, "'sgd' keeps no averages"),
+        ("sgd", {"beta1": 0.9}, "'sgd' keeps no averages"),
+        ("adam", {"second_moment": "emma"}, "did you mean ema"),
+        ("adam", {"second_moment": "ema"}, "beta2=None must lie between 0 and 1"),
+        ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2=1.0 must lie between"),
+        ("adam", {"beta2": 0.99}, "it needs second_moment='ema'"),
+        ("adam", {"beta1": 1.0}, "beta1=1.0 must be from 0 to below 1"),
+        ("adam", {"alpha": 0.5}, "only 'dualadam' takes one"),
+        ("sgd", {"lr": 2.0 / LOW["h_min"]}, "is unstable at the minimum: take less than"),
+    ],
+)
+def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        simulate_escape(method, **LOW | changes)

@@ -24,7 +24,6 @@ MODULES = ("_pydecimal", "argparse", "inspect", "ast")
 
 _CHARACTERS = 128
 _BATCH = 16
-_BATCH = 16
 _EVALUATED_TOGETHER = 64
 
 
@@ -38,23 +37,6 @@ class Parts:
     train: Tensor
     validation: Tensor
     test: Tensor
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of all characters: the text is another in another Python."""
-        digest = hashlib.sha256()
-        for windows in (self.train, self.validation, self.test):
-            digest.update(bytes(windows.flatten().tolist()))
-        return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class Losses:
-    """Of one run, in nats: means of each epoch's training losses, validation after it, test."""
-
-    train: Sequence[float]
-    validation: Sequence[float]
-    test: float
 
     @property
     def fingerprint(self) -> str:
@@ -157,17 +139,18 @@ def language_loss(model: nn.Module, windows: Tensor) -> Tensor:
 
 @torch.no_grad()
 def evaluated(model: nn.Module, windows: Tensor) -> float:
-    """Return the mean loss over all windows in ``eval()`` mode; the perplexity is its exponential."""
+    """Return the mean loss over all windows in ``eval()`` mode, whose exponential is perplexity."""
     model.eval()
     losses = [
-        language_loss(model, some).item() * len(some) for some in windows.split(_EVALUATED_TOGETHER)
+        language_loss(model, some).item() * len(some)
+        for some in torch.split(windows, _EVALUATED_TOGETHER)
     ]
     model.train()
     return sum(losses) / len(windows)
 
 
 def run_of(optimizer: str, settings: Settings, seed: int, parts: Parts, epochs: int) -> Run:
-    """Describe a run as studies do: lr falls by half a cosine, after the optimizer's own warm-up."""
+    """Describe a run as studies do: lr falls by half a cosine, after a warm-up if it has one."""
     setup = Setup(
         task="language",
         model="transformer",
@@ -188,41 +171,8 @@ def train(model: LanguageModel, run: Run, parts: Parts) -> Losses:
     trained, validation = [], []
     for _ in range(run.setup.epochs):
         total = 0.0
-        for rows in torch.randperm(len(parts.train), generator=order).split(run.setup.batch_size):
-            optimizer.zero_grad()
-            loss = language_loss(model, parts.train[rows])
-            torch.autograd.backward(loss)
-            optimizer.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-        trained.append(total / len(parts.train))
-        validation.append(evaluated(model, parts.validation))
-    return Losses(trained, validation, evaluated(model, parts.test))
-
-
-def run_of(optimizer: str, settings: Settings, seed: int, parts: Parts, epochs: int) -> Run:
-    """Describe a run as studies do: lr falls by half a cosine, after the optimizer's own warm-up."""
-    setup = Setup(
-        task="language",
-        model="transformer",
-        samples=None,
-        fingerprint=parts.fingerprint,
-        epochs=epochs,
-        steps_per_epoch=math.ceil(len(parts.train) / _BATCH),
-        batch_size=_BATCH,
-    )
-    return Run(setup, find_recipe(optimizer), settings, seed)
-
-
-def train(model: LanguageModel, run: Run, parts: Parts) -> Losses:
-    """Train from where the model stands; the run's seed is that of the order of batches."""
-    optimizer = run.recipe.build(model.parameters(), run.settings, run.setup.steps)
-    schedule = LambdaLR(optimizer, run.rate)
-    order = torch.Generator().manual_seed(run.seed)
-    trained, validation = [], []
-    for _ in range(run.setup.epochs):
-        total = 0.0
-        for rows in torch.randperm(len(parts.train), generator=order).split(run.setup.batch_size):
+        shuffled = torch.randperm(len(parts.train), generator=order)
+        for rows in torch.split(shuffled, run.setup.batch_size):
             optimizer.zero_grad()
             loss = language_loss(model, parts.train[rows])
             torch.autograd.backward(loss)

@@ -26,13 +26,13 @@ from steppe.figures.small_language import (
 )
 
 SIZES = {
-    "lrs": (1e-3, 8e-3, 0.5),
+    "lrs": (1e-4, 8e-3),
     "seeds": 2,
     "epochs": 2,
-    "characters": 8_000,
+    "characters": 4_000,
     "width": 16,
     "pretraining_epochs": 1,
-    "pretraining_characters": 8_000,
+    "pretraining_characters": 4_000,
 }
 SETTINGS = {"lr": 4e-3, "weight_decay": 0.1, "switch": 0.16}
 
@@ -44,7 +44,14 @@ def data() -> dict:
 
 @pytest.fixture(scope="module")
 def study() -> StudyResults:
-    return load(Path(__file__).parents[2] / "docs/results/digits.json")
+    """Of each run, the last epochs: there are many, and intervals take their time."""
+    whole = load(Path(__file__).parents[2] / "docs/results/digits.json")
+    trials = (
+        replace(trial, outcome=replace(trial.outcome, curve=trial.outcome.curve[-3:]))
+        for trial in whole.trials
+        if trial.outcome is not None
+    )
+    return replace(whole, trials=tuple(trials))
 
 
 @pytest.fixture
@@ -147,21 +154,26 @@ def test_the_same_seed_gives_the_same_numbers(data: dict) -> None:
 def test_lr_is_chosen_on_validation_data_alone(data: dict) -> None:
     for name, found in data["optimizers"].items():
         ends = {each["lr"]: np.mean(each["ends"]) for each in data["by_lr"][name]}
-        assert list(ends) == [1e-3, 8e-3, 0.5]
-        assert found["lr"] == min(ends, key=ends.__getitem__) < 0.5
+        assert list(ends) == [1e-4, 8e-3]
+        assert found["lr"] == min(ends, key=ends.__getitem__)
         assert found["perplexity"]["mean"][-1] == pytest.approx(ends[found["lr"]], rel=1e-5)
         assert len(found["test"]) == 2
 
 
-def test_dual_adam_is_its_control_while_gradients_are_small(data: dict) -> None:
-    found = {name: each["train"]["mean"] for name, each in data["optimizers"].items()}
-    assert found["dualadam"] == pytest.approx(found["adam+warmup"], rel=1e-2)
-    assert found["adamw"] != pytest.approx(found["adam+warmup"], rel=1e-2)
+def test_dual_adam_is_its_control_where_gradients_are_small(
+    model: LanguageModel, parts: Parts
+) -> None:
+    losses = {
+        name: train(copy.deepcopy(model), run_of(name, SETTINGS, 0, parts, epochs=3), parts).train
+        for name in ("adamw", "adam+warmup", "dualadam")
+    }
+    assert losses["dualadam"] == pytest.approx(losses["adam+warmup"], rel=1e-3)
+    assert losses["adamw"] != pytest.approx(losses["adam+warmup"], rel=1e-2)
 
 
 def test_a_study_is_drawn_instead(study: StudyResults) -> None:
     data = json.loads(json.dumps(plain(measure(study=study)), allow_nan=False))
-    assert list(data["optimizers"])[0] == "adamw"
+    assert next(iter(data["optimizers"])) == "adamw"
     for name, found in data["optimizers"].items():
         runs = [trial.outcome for trial in study.of(name, TEST)]
         validation = np.array([[each.validation_loss for each in run.curve] for run in runs])

@@ -10,6 +10,7 @@ import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 from operator import sub
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,8 @@ _MARKERS = ("o", "s", "x", "^", "D")
 def measure(
     *,
     study: StudyResults | None = None,
-    lrs: Sequence[float] = (5e-4, 1e-3, 2e-3),
-    seeds: int = 5,
+    lrs: Sequence[float] = (5e-4, 1e-3, 2e-3, 4e-3),
+    seeds: int = 3,
     epochs: int = 5,
     characters: int = 40_000,
     width: int = 64,
@@ -89,9 +90,7 @@ def measure(
         train(model, run_of("adamw", _PRETRAINING, 0, before, pretraining_epochs), before)
         start = evaluated(model, parts.validation)
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        for name, lr, seed in (
-            (name, lr, seed) for name in found for lr in lrs for seed in range(seeds)
-        ):
+        for name, lr, seed in product(found, lrs, range(seeds)):
             model.load_state_dict(weights)
             run = run_of(name, {"lr": lr, **_SETTINGS}, seed, parts, epochs)
             found[name][lr][seed] = train(model, run, parts)
@@ -105,7 +104,7 @@ def measure(
             "code": parts.fingerprint,
         },
         "before": _perplexity(start),
-        **_found({name: _best(by_lr) for name, by_lr in found.items()}, _CONTROLLED),
+        **_summed_up({name: _best(by_lr) for name, by_lr in found.items()}, _CONTROLLED),
         "by_lr": {
             name: [{"lr": lr, "ends": _ends(runs.values())} for lr, runs in by_lr.items()]
             for name, by_lr in found.items()
@@ -146,7 +145,7 @@ def _of_study(study: StudyResults) -> dict[str, Any]:
         "task": study.task,
         "model": study.setup["model"],
         "before": None,
-        **_found(
+        **_summed_up(
             {name: (study.chosen(name)["lr"], runs[name]) for name in names},
             [pair for pair in pairs if set(pair) <= set(names)],
         ),
@@ -157,7 +156,7 @@ def _of_study(study: StudyResults) -> dict[str, Any]:
     }
 
 
-def _found(
+def _summed_up(
     chosen: Mapping[str, tuple[float, Mapping[int, Losses]]],
     controlled: Iterable[tuple[str, str]],
 ) -> dict[str, Any]:

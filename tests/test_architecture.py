@@ -59,10 +59,13 @@ def test_the_core_imports_without_the_extras() -> None:
     blocked += ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     code += (
-        "import torch, steppe\n"
+        "import torch, steppe, steppe.functions, steppe.theory\n"
         "p = torch.ones(2, requires_grad=True)\n"
         "p.grad = torch.ones(2)\n"
         "steppe.SAM(steppe.AdamCM([p])).step()\n"
+        "steppe.functions.ackley()(torch.ones(2))\n"
+        "steppe.theory.escape_time('adam', lr=1e-3, batch_size=1, barrier=1.0, h_min=1.0, "
+        "h_saddle=1.0, s=0.5)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 

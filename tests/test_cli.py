@@ -157,7 +157,7 @@ def test_one_that_cannot_be_imported_is_named_with_the_cause(
 def test_the_command_is_a_module_too() -> None:
     command = [sys.executable, "-m", "steppe", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in ("compare", "worker", "report", "profile", "bench", "play", "doctor"):
+    for name in ("compare", "worker", "report", "profile", "bench", "play", "figure", "doctor"):
         assert f" {name} " in done.stdout
 
 

@@ -870,6 +870,19 @@ def test_statistics_of_layers_added_later() -> None:
     assert head[0].num_batches_tracked == 3
 
 
+def test_of_tensors_that_no_module_can_hold_no_layers_are_sought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("the search takes its time")
+
+    param = torch.ones(2, requires_grad=True)
+    param.grad = torch.ones(2)
+    monkeypatch.setattr(gc, "get_objects", refuse)
+    with SAM(torch.optim.SGD([param])).perturbed():
+        assert not torch.equal(param, torch.ones(2))
+
+
 def test_no_hook_is_ever_set_on_all_modules() -> None:
     model = network(norm=nn.BatchNorm1d(4))
     sam = SAM(torch.optim.SGD(model.parameters()))

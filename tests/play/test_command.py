@@ -19,8 +19,8 @@ def play(*arguments: object) -> Result:
 def test_it_prints_a_table_and_writes_everything(tmp_path: Path) -> None:
     result = play("goldstein-price", *QUICK, "--out", tmp_path / "new")
     assert result.exit_code == 0, result.output
-    assert "goldstein-price: 2 starts, 20 steps" in result.output
-    assert "Every optimizer ran at lr 0.01, 0.1" in result.output
+    assert "goldstein-price: 2 starts, 20 steps, cosine lr" in result.output
+    assert "Every optimizer ran at lr 0.01, 0.1, falling to 0 along a cosine, and" in result.output
     assert max(map(len, result.output.split("Written")[0].splitlines())) <= 100
     assert {each.name for each in (tmp_path / "new").iterdir()} == FILES
     for name in FILES:
@@ -37,13 +37,15 @@ def test_the_same_again_writes_the_same_numbers(tmp_path: Path) -> None:
 
 def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
     options = ("--start", "1,-2", "--start", "0.5,0.5", "--set", "condition_number=50")
-    options += ("--switch", 0.5, "--rho", 0.3, "--animation", "none", "--out", tmp_path)
+    options += ("--switch", 0.5, "--rho", 0.3, "--schedule", "constant", "--animation", "none", "--out", tmp_path)
     names = "dualadam,sgd+sam,adam+warmup"
     result = play("quadratic", *QUICK, *options, "--optimizers", names)
     assert result.exit_code == 0, result.output
-    assert "quadratic (condition_number 50): 2 starts" in result.output
+    assert "quadratic (condition_number 50): 2 starts, 20 steps, constant lr" in result.output
+    assert "Every optimizer ran at lr 0.01, 0.1, and" in result.output
     content = json.loads((tmp_path / "play.json").read_text())
     assert content["parameters"] == {"condition_number": 50}
+    assert content["schedule"] == "constant"
     dual, sam, warmup = content["optimizers"]
     assert [start[0] for start in sam["points"]] == [[1, -2], [0.5, 0.5]]
     assert dual["settings"]["switch"] == warmup["settings"]["switch"] == 0.5
@@ -72,6 +74,7 @@ def test_of_many_variables_it_writes_the_losses(tmp_path: Path) -> None:
         (["ackley", "--set", "dimension=2.5"], "dimension must be an integer, got 2.5"),
         (["ackley", "--set", "size=2"], "no parameter of ackley is called 'size'"),
         (["sharp-flat", "--set", "barrier=-1"], "barrier must be a finite number > 0, got -1"),
+        (["ackley", "--schedule", "cosin"], "did you mean cosine"),
         (["ackley", "--animation", "webm"], "animation must be one of gif, mp4, none"),
         (["ackley", "--optimizers", "lbfgs"], "lbfgs evaluates the function as often as it likes"),
     ],

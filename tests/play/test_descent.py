@@ -1,5 +1,7 @@
 """Descents against float64 recurrences written out here, and each start on its own."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +69,27 @@ def test_a_warm_up_ends_where_the_switch_does() -> None:
     found = descend(rosenbrock(), find_recipe("adam+warmup"), settings, STARTS, 40).points[1]
     lrs = [0.03 * min(1.0, t / 10) for t in range(1, 41)]
     np.testing.assert_allclose(found, adam(rosenbrock(), STARTS[1], lrs), rtol=1e-9)
+
+
+def test_a_cosine_falls_from_the_whole_rate_to_almost_nothing() -> None:
+    found = descend(
+        rosenbrock(), find_recipe("adam"), {"lr": 0.03}, STARTS, 40, schedule="cosine"
+    ).points
+    lrs = [0.03 * math.cos(math.pi * t / 80) ** 2 for t in range(40)]
+    np.testing.assert_allclose(found[0], adam(rosenbrock(), STARTS[0], lrs), rtol=1e-9)
+
+
+def test_a_warm_up_and_a_cosine_multiply() -> None:
+    settings = {"lr": 0.03, "switch": 0.25}
+    recipe = find_recipe("adam+warmup")
+    found = descend(rosenbrock(), recipe, settings, STARTS, 40, schedule="cosine").points[1]
+    lrs = [0.03 * min(1.0, (t + 1) / 10) * math.cos(math.pi * t / 80) ** 2 for t in range(40)]
+    np.testing.assert_allclose(found, adam(rosenbrock(), STARTS[1], lrs), rtol=1e-9)
+
+
+def test_an_unknown_schedule_is_named() -> None:
+    with pytest.raises(ValueError, match="schedule.*'cosin'.*did you mean cosine"):
+        descend(beale(), find_recipe("sgd"), {"lr": 0.1}, STARTS, 1, schedule="cosin")
 
 
 def test_noise_is_gaussian_and_the_same_for_every_optimizer() -> None:

@@ -103,6 +103,23 @@ def test_the_data_hold_all_that_pictures_need(tmp_path: Any) -> None:
     assert sgd["points"][0][-1] == [None, None]
 
 
+def test_what_was_written_is_read_back(tmp_path: Any) -> None:
+    """Players who arrive, who end at other minima, and who are lost; drawn from the file alone."""
+    names = ["adam", "sgd", "dualadam"]
+    given = {"optimizers": names, "rates": [1.0], "steps": 100, "schedule": "cosine"}
+    played = match("six-hump-camel", **given, drawn=8).play()
+    kinds = {end.kind for player in played.players for end in player.ends}
+    assert kinds >= {"global", "another", "diverged"}
+    content = read(played, tmp_path)
+    again = Play.from_dict(content)
+    assert json.loads(json.dumps(again.to_dict())) == content
+    assert again.to_dict() == played.to_dict()
+    assert content["schedule"] == again.schedule == "cosine"
+    for ours, theirs in zip(again.players, played.players, strict=True):
+        assert (ours.ends, ours.lr, ours.loss) == (theirs.ends, theirs.lr, theirs.loss)
+        np.testing.assert_allclose(ours.descent.points, theirs.descent.points, rtol=1e-7)
+
+
 def test_the_mean_arrival_is_of_those_who_arrived() -> None:
     played = match("quadratic", rates=[0.3], steps=200, parameters={"condition_number": 2}).play()
     for player in played.players:
@@ -125,6 +142,7 @@ def test_the_mean_arrival_is_of_those_who_arrived() -> None:
         ({"switch": 0.0}, r"switch must be in \(0, 1\], got 0.0"),
         ({"rho": -1.0}, "rho must be a finite number ≥ 0, got -1.0"),
         ({"noise": math.inf}, "noise must be a finite number ≥ 0, got inf"),
+        ({"schedule": "linear"}, "schedule.*'linear'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"starts": [[1.0, 2.0], [1.0]]}, "a start on beale has 2 coordinates, got 1"),
         ({"starts": [[1.0, math.inf]]}, "a start must be finite, got 1,inf"),

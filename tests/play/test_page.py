@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from steppe.play.match import plan
-from steppe.play.page import page, write_page
+from steppe.play.page import charts, page, write_page
 from steppe.play.results import Play
 
 # What the software renderer says of itself, and the browser of Plotly's colour bars.
 HARMLESS = ("[.WebGL", "Canvas2D")
 # Without a GPU every pixel of the surface takes its time.
-SMALL = {"width": 480, "height": 640}
+SMALL = {"width": 400, "height": 480}
 
 
 def played(function: str, **changes: Any) -> Play:
@@ -32,6 +32,9 @@ def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Pl
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
+    monkeypatch = pytest.MonkeyPatch()
+    # Nor are there tests of how fine the grid is.
+    monkeypatch.setattr(charts, "_POINTS", {1: 41, 2: 15})
     options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     complaints: list[str] = []
     with sync_playwright() as playwright:
@@ -50,6 +53,7 @@ def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Pl
 
         yield opened
         browser.close()
+    monkeypatch.undo()
     assert not [each for each in complaints if not each.startswith(HARMLESS)]
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 from torch.nn import Module
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import Parameter, is_lazy
 
 
 class TrainingBuffers:
@@ -43,10 +43,11 @@ class TrainingBuffers:
 
     def _find(self, params: Sequence[Tensor]) -> list[Module]:
         """Search once, and again when parameters were added or a layer is gone."""
-        ids = [id(param) for param in params]
+        # Modules hold no other tensors as parameters, and the search takes its time.
+        ids = [id(param) for param in params if isinstance(param, Parameter)]
         layers = [layer for ref in self._layers if (layer := ref()) is not None]
         if ids != self._searched or len(layers) < len(self._layers):
-            layers = _search(set(ids))
+            layers = _search(set(ids)) if ids else []
             self._layers = [weakref.ref(layer) for layer in layers]
             self._searched = ids
         return layers

@@ -12,6 +12,7 @@ from steppe.compare.spaces import PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
 from steppe.landscape.progress import progress
 from steppe.play.animation import animate, check_kind
+from steppe.play.descent import SCHEDULES
 from steppe.play.match import plan
 from steppe.play.page import write_page
 from steppe.play.pictures import plot_losses, plot_paths
@@ -20,6 +21,7 @@ from steppe.play.results import Play
 
 _DEFAULT = "adam,dualadam-scale-free,adamcm,adam+sam"
 _FUNCTIONS = ", ".join(FUNCTIONS)
+_SCHEDULES = " or ".join(SCHEDULES)
 
 
 def play(
@@ -47,6 +49,13 @@ def play(
             "shown at its own best by median final loss."
         ),
     ] = "0.01,0.1,1",
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help=f"Of lr over the run, the same for all: {_SCHEDULES} (down to 0, at which critical "
+            "momenta settle too; at a constant lr they mostly go round the minimum)."
+        ),
+    ] = "cosine",
     noise: Annotated[
         float, typer.Option(help="Standard deviation of Gaussian noise in each gradient component.")
     ] = 0.0,
@@ -88,6 +97,7 @@ def play(
             parameters=dict(_parameter(each) for each in parameters or []),
             switch=switch,
             rho=rho,
+            schedule=schedule,
             noise=noise,
             seed=seed,
         )

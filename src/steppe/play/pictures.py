@@ -1,5 +1,6 @@
 """Pictures of a play: paths over the landscape, and losses by step."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,8 +71,7 @@ def plot_losses(play: Play, path: Path) -> None:
         axes.plot(steps, middle, _DASHES[place % len(_DASHES)], color=look, lw=1.8, label=label)
     dress(axes, "Median over the starts, and their middle half")
     axes.set(xlabel="step", ylabel="f − its global minimum", xlim=(0, play.steps))
-    # What rises far above all starts is on its way to infinity.
-    low, high = np.nanmin(found), min(np.nanmax(found), 4 * max(each[2, 0] for each in found))
+    low, high = extent(found)
     wide = high > _WIDE * low
     axes.set_yscale("log" if wide else "linear")
     axes.set_ylim(low / 2 if wide else 0.0, 1.1 * high)
@@ -88,6 +88,13 @@ def quartiles(play: Play, losses: Floats) -> Floats:
     # Infinity itself would also swallow the quantiles that lie beside it.
     found = np.quantile(np.nan_to_num(gaps, nan=_LOST), [0.25, 0.5, 0.75], axis=0)
     return np.where(found < 1e-9 * _LOST, found, np.nan)
+
+
+def extent(found: Sequence[Floats]) -> tuple[float, float]:
+    """Return the lowest and the highest of all optimizers' quartiles that are worth showing."""
+    # What rises far above all starts is on its way to infinity.
+    highest = 4 * max(each[2, 0] for each in found)
+    return float(np.nanmin(found)), float(min(np.nanmax(found), highest))
 
 
 def draw_track(track: Track) -> None:

@@ -36,7 +36,8 @@ def heading(play: Play) -> str:
     """Say what was played, in one line."""
     with_noise = f", noise {play.noise:g}" if play.noise else ""
     starts = many(len(play.starts), "start")
-    return f"{title(play)}: {starts}, {many(play.steps, 'step')}{with_noise}"
+    steps = many(play.steps, "step")
+    return f"{title(play)}: {starts}, {steps}, {play.schedule} lr{with_noise}"
 
 
 def title(play: Play) -> str:
@@ -61,9 +62,11 @@ def cells(play: Play, player: Player) -> list[str]:
 def notes(play: Play) -> list[str]:
     """Say how it was done and counted."""
     wide = f"{reach(play.function):.2g}"
+    rates = ", ".join(f"{lr:g}" for lr in play.rates)
+    falling = ", falling to 0 along a cosine" if play.schedule == "cosine" else ""
     said = [
-        f"Every optimizer ran at lr {', '.join(f'{lr:g}' for lr in play.rates)}, and is shown at "
-        "its own best by median final loss.",
+        f"Every optimizer ran at lr {rates}{falling}, and is shown at its own best by median final "
+        "loss.",
         f"A minimum is reached by ending within {wide} of it (0.5 % of the domain’s diagonal); "
         "arrival is when a run stays so near a global one.",
     ]

@@ -27,7 +27,11 @@ function variants(chart, section) {
 
 function traces(chart, chosen) {
   const ink = colour("--ink");
-  const inked = (_, value) => (value === "currentColor" ? ink : value);
+  // As a style sheet would: Plotly knows neither word.
+  const inked = (_, value) => {
+    if (value === "currentColor") return ink;
+    return String(value).startsWith("var(") ? colour(value.slice(4, -1)) : value;
+  };
   const along = chosen.find((variant) => variant.x)?.x;
   return JSON.parse(JSON.stringify(chart.traces), inked).map((trace, number) => ({
     ...trace,

@@ -8,17 +8,18 @@ import numpy as np
 from steppe.compare.page.charts import Chart
 from steppe.compare.page.styles import INK, Style, styles_of
 from steppe.landscape.lanczos import Floats
-from steppe.play.pictures import quartiles
+from steppe.play.pictures import extent, quartiles
 from steppe.play.relief import Relief, relief
 from steppe.play.results import Play, Player, plain
 
-# Greys, on which all colours of the paths show; what is low is dark.
-_SCALE = [[0.0, "#50555e"], [0.5, "#a9aeb6"], [1.0, "#f6f6f3"]]
+# The style sheet's greys, on which all colours of the paths show.
+_SCALE = [[0.0, "var(--low)"], [0.5, "var(--middle)"], [1.0, "var(--high)"]]
 _POINTS = {1: 801, 2: 101}
 # Steps of a path that are drawn, at most.
 _STEPS = 300
 _DIGITS = 5
 _MINIMUM = "#D55E00"
+_FEW_DECADES = 2
 # How far a path lies above the surface, as a part of its height, lest it be half hidden.
 _LIFT = 0.015
 
@@ -37,8 +38,9 @@ def losses(play: Play) -> list[Chart]:
     """Draw the medians over the starts of the loss above the minimum, and their middle half."""
     traces: list[dict[str, Any]] = []
     steps = _thinned(play.steps)
-    for player, style in _styled(play):
-        low, middle, high = (each[steps] for each in quartiles(play, player.descent.losses))
+    found = [quartiles(play, player.descent.losses) for player in play.players]
+    for (player, style), each in zip(_styled(play), found, strict=True):
+        low, middle, high = each[:, steps]
         sound = np.isfinite(high)
         traces.append(
             {
@@ -63,12 +65,16 @@ def losses(play: Play) -> list[Chart]:
                 "hovertemplate": "%{y:.3g} at step %{x}",
             }
         )
+    lowest, highest = np.log10(extent(found)) + (-0.1, 0.1)
     layout = {
         "xaxis": {"title": {"text": "step"}},
         "yaxis": {
             "title": {"text": "f − its global minimum"},
             "type": "log",
             "exponentformat": "power",
+            "range": plain(np.array([lowest, highest]), _DIGITS),
+            # Where a decade is high, Plotly would write all nine of its digits.
+            **({"dtick": "D2"} if highest - lowest < _FEW_DECADES else {}),
         },
     }
     return [Chart("losses", "Losses by step", traces, layout)]
@@ -85,7 +91,7 @@ def _contour(play: Play, drawn: Relief) -> Chart:
         "customdata": plain(drawn.values, _DIGITS),
         "colorscale": _SCALE,
         "ncontours": 25,
-        "line": {"width": 0.5, "color": "rgba(255,255,255,.6)"},
+        "line": {"width": 0.5, "color": "var(--contour)"},
         "colorbar": {
             "tickvals": plain(places, _DIGITS),
             "ticktext": labels,

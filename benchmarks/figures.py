@@ -1,4 +1,4 @@
-"""Draw every figure of ``steppe figure`` anew for docs/, in colours that fit into a palette.
+"""Draw every figure of ``steppe figure`` anew for docs/, a little smaller.
 
 ``python benchmarks/figures.py [NAME …]``, from the checkout's root: a quarter of an hour for all of
 them on two cores. The numbers go to ``results/figures``.
@@ -23,14 +23,13 @@ _WIDTH = 1500
 
 
 def shrink(picture: Path, into: Path) -> None:
-    """Make a picture narrower, and of 256 colours."""
+    """Make a picture narrower."""
     with Image.open(picture) as image:
         height = round(image.height * _WIDTH / image.width)
         small = image.convert("RGB").resize((_WIDTH, height), Image.Resampling.LANCZOS)
-    few = small.quantize(256, dither=Image.Dither.NONE)
 
     def write(file: IO[bytes]) -> None:
-        few.save(file, format="png", optimize=True)
+        small.save(file, format="png", optimize=True)
 
     write_whole(into, write)
 

@@ -21,11 +21,10 @@ from steppe.commands.palette import COLOURS
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.results import StudyResults
-from steppe.compare.statistics import interval
 from steppe.compare.summary import finished
+from steppe.figures.seeds import draw_intervals, intervals
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 STUDY = "docs/results/fashion-mnist.json"
@@ -54,9 +53,9 @@ def measure(*, study: StudyResults) -> dict[str, Any]:
         "seeds": study.seeds,
         "metric": {"name": study.metric.name, "unit": study.metric.unit},
         "baseline": baseline,
-        "score": {name: _intervals(by_seed) for name, by_seed in curves.items()},
+        "score": {name: intervals(by_seed) for name, by_seed in curves.items()},
         "difference": {
-            name: _intervals({seed: by_seed[seed] - base[seed] for seed in by_seed if seed in base})
+            name: intervals({seed: by_seed[seed] - base[seed] for seed in by_seed if seed in base})
             for base in [curves[baseline]]
             for name, by_seed in curves.items()
             if name != baseline
@@ -87,15 +86,6 @@ def _curves(study: StudyResults, name: str) -> dict[int, np.ndarray]:
     }
 
 
-def _intervals(by_seed: Mapping[int, np.ndarray]) -> dict[str, list[float]]:
-    found = [interval(list(values)) for values in zip(*by_seed.values(), strict=True)]
-    return {
-        "mean": [each.mean for each in found],
-        "low": [each.low for each in found],
-        "high": [each.high for each in found],
-    }
-
-
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw scores, and differences from the baseline."""
     metric, baseline = data["metric"], data["baseline"]
@@ -110,7 +100,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     dashes = {name: _DASHES[place % len(_DASHES)] for place, name in enumerate(data["score"])}
     for axes, group in ((left, data["score"]), (right, data["difference"])):
         for name, values in group.items():
-            _draw(axes, name, values, colours[name], dashes[name])
+            draw_intervals(axes, name, values, colours[name], dashes[name])
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     dress(left, f"validation {metric['name']}{unit}")
@@ -118,10 +108,3 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     right.axhline(0, color="black", lw=0.8)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def _draw(axes: "Axes", name: str, values: Mapping[str, Any], colour: str, dash: str) -> None:
-    mean, low, high = (np.array(values[key], dtype=float) for key in ("mean", "low", "high"))
-    epochs = np.arange(1, len(mean) + 1)
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
-    axes.plot(epochs, mean, dash, color=colour, lw=1.8, label=name)

@@ -28,9 +28,9 @@ from steppe.compare.loading import head
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import StudyResults
 from steppe.compare.run import Place, Run, Setup
-from steppe.compare.statistics import interval
 from steppe.compare.tasks import find_task
 from steppe.compare.train import Training, make_accelerator, reproducible
+from steppe.figures.seeds import draw_seeds
 from steppe.landscape import density, hessian, top_eigenvalues, trace
 from steppe.landscape.progress import progress
 
@@ -122,7 +122,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         ranks = np.arange(1, values.shape[1] + 1)
         dash = _DASHES[place % len(_DASHES)]
         top.plot(ranks, values.mean(0), dash, marker=marker, ms=4, lw=1.4, color=colour, label=name)
-        _draw_traces(whole, place, [each["trace"] for each in found], colour, marker)
+        draw_seeds(whole, place, [each["trace"] for each in found], colour, marker)
         _draw_density(spread, place, found[0], colour)
     dress(top, "largest eigenvalues, mean over seeds")
     top.set(xlabel="rank", ylabel="eigenvalue", yscale="log")
@@ -135,13 +135,6 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     spread.set(xlabel="eigenvalue", ylim=whole.get_ylim(), yticks=[])
     figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
-
-
-def _draw_traces(axes: "Axes", place: int, traces: list[float], colour: str, marker: str) -> None:
-    found = interval(traces)
-    axes.plot([found.low, found.high], [place, place], color=colour, lw=3, alpha=0.4)
-    axes.plot(traces, [place] * len(traces), "|", color=colour, ms=9)
-    axes.plot([found.mean], [place], marker, color=colour, ms=7)
 
 
 def _draw_density(axes: "Axes", place: int, found: Mapping[str, Any], colour: str) -> None:

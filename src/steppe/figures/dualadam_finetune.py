@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import Look, look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.results import TUNE, StudyResults
@@ -50,9 +50,6 @@ _SETTINGS = {"weight_decay": 0.01, "switch": 0.16}
 _PRETRAINING = {"lr": 2e-3, "weight_decay": 0.01}
 _CONTEXT = 64
 
-# DualAdam and its control coincide: dashes upon a line, and a cross upon a box, show them both.
-_DASHES = ("-.", "-", "--", ":")
-_MARKERS = ("o", "s", "x", "^", "D")
 _FEW = 6  # learning rates that can be written under the axis
 
 
@@ -214,12 +211,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     curves = dict(zip(("train", "perplexity", "gap"), above.subplots(1, 3), strict=True))
     by_lr, test = below.subplots(1, 2, width_ratios=(1, 1.2))
     for place, (name, found) in enumerate(data["optimizers"].items()):
-        colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
-        dash = _DASHES[place % len(_DASHES)]
+        style = look(place)
         for key, axes in curves.items():
-            draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], colour, dash)
-        _draw_ends(by_lr, data["by_lr"][name], found["lr"], colour, marker, dash)
-        draw_seeds(test, place, np.array(found["test"], dtype=float).tolist(), colour, marker)
+            draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], style)
+        _draw_ends(by_lr, data["by_lr"][name], found["lr"], style)
+        draw_seeds(test, place, np.array(found["test"], dtype=float).tolist(), style)
         _write_differences(test, place, [e for e in data["differences"] if e["of"] == name])
     _dress(data, curves, by_lr, test)
     figure.legend(*curves["train"].get_legend_handles_labels(), loc="outside lower center", ncols=5)
@@ -227,14 +223,10 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw_ends(
-    axes: "Axes",
-    by_lr: Sequence[Mapping[str, Any]],
-    chosen: float,
-    colour: str,
-    marker: str,
-    dash: str,
+    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: Look
 ) -> None:
     """Draw means and ranges over seeds; a study's trials have one seed, and no line joins them."""
+    colour, dash, marker = style
     lrs = [each["lr"] for each in by_lr]
     ends = [np.array(each["ends"], dtype=float) for each in by_lr]
     several = any(len(each) > 1 for each in ends)

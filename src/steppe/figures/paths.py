@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.play.pictures import draw_track, legend, quartiles
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_DASHES = ("-", "--", ":", "-.", "-")
-_MARKERS = ("o", "s", "^", "D", "v")
 _POINTS = 181
 _FLOOR = 1e-6  # final losses below are drawn there
 _SIZE = (15.0, 8.4)
@@ -70,7 +68,7 @@ def _draw_losses(axes: "Axes", play: Play) -> None:
     for place, player in enumerate(play.players):
         low, middle, high = quartiles(play, player.descent.losses)
         steps = np.arange(len(middle))
-        axes.fill_between(steps, low, high, color=COLOURS[place], alpha=0.12, lw=0)
+        axes.fill_between(steps, low, high, color=look(place).colour, alpha=0.12, lw=0)
         _draw_line(axes, place, f"{player.name}, lr {player.lr:g}", steps, middle)
     dress(axes, "loss above the minimum: median and middle half", grid="both")
     axes.set(xlabel="step", yscale="log")
@@ -79,5 +77,6 @@ def _draw_losses(axes: "Axes", play: Play) -> None:
 def _draw_line(
     axes: "Axes", place: int, label: str, x: Any, y: Any, *, marked: bool = False
 ) -> None:
-    (line,) = axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label)
-    line.set(marker=_MARKERS[place] if marked else "", ms=5)
+    colour, dash, marker = look(place)
+    (line,) = axes.plot(x, y, dash, color=colour, lw=1.7, label=label)
+    line.set(marker=marker if marked else "", ms=5)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from steppe.figures import cm_ackley, cm_ackley_first_steps, cm_goldstein_price
-from steppe.figures.numbers import plain
+from steppe.commands.numbers import plain
 from steppe.functions import ackley
 
 

@@ -20,7 +20,7 @@ from steppe.figures import (
     dualadam_trajectories,
     inverse_share,
 )
-from steppe.figures.numbers import plain
+from steppe.commands.numbers import plain
 
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 

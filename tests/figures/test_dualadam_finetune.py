@@ -12,7 +12,7 @@ import torch
 
 from steppe.compare.results import TEST, TUNE, StudyResults, load
 from steppe.figures.dualadam_finetune import draw, measure
-from steppe.figures.numbers import plain
+from steppe.commands.numbers import plain
 from steppe.figures.small_language import (
     LanguageModel,
     Parts,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 _POINTS = 181
+_SHARE = ("share", "low", "high")
 _FLOOR = 1e-6  # final losses below are drawn there
 _SIZE = (15.0, 8.4)
 
@@ -25,12 +26,7 @@ _SIZE = (15.0, 8.4)
 def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     """Draw what :func:`steppe.figures.descents.sweep` found: paths, losses, learning rates."""
     play = Play.from_dict(data["play"])
-    starts = many(len(play.starts), "start")
-    figure = new_figure(
-        f"{play.function.name}: {starts}, {play.steps} steps, lr falling along half a cosine; each "
-        "at its best of the same learning rates",
-        _SIZE,
-    )
+    figure = new_figure(f"{play.function.name}: {how(data, play)}", _SIZE)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.05, 1))[:, 0]
     draw_paths(above, play)
     losses, finals, reached = below.subplots(1, 3)
@@ -40,13 +36,25 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
         rates = np.array(data["rates"])
         gaps = np.array([player.tried[lr] for lr in data["rates"]]) - lowest
         _draw_line(finals, place, player.name, rates, np.maximum(gaps, _FLOOR), marked=True)
-        _draw_line(reached, place, player.name, rates, data["reached"][player.name], marked=True)
+        shares = data["reached"][player.name]
+        share, low, high = (np.array([each[key] for each in shares]) for key in _SHARE)
+        _draw_line(reached, place, player.name, rates, share, marked=True)
+        reached.vlines(rates, low, high, color=look(place).colour, lw=1, alpha=0.6)
     dress(finals, "final loss above the minimum, median", grid="both")
     finals.set(xscale="log", yscale="log", xlabel="learning rate")
-    dress(reached, "share of starts that ended at a global minimum", grid="both")
+    dress(reached, "share of all starts that ended at a global minimum", grid="both")
     reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
     below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
+
+
+def how(data: Mapping[str, Any], play: Play) -> str:
+    """Say how a sweep was made, in one line."""
+    return (
+        f"{many(data['starts'], 'start')}, of which {len(play.starts)} are drawn; {play.steps} steps "
+        "(of SAM two gradients each), lr falling along half a cosine; each at its best lr of those "
+        "below"
+    )
 
 
 def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from steppe.commands.numbers import plain
 from steppe.compare.results import TEST, TUNE, StudyResults, load
 from steppe.figures.dualadam_finetune import draw, measure
-from steppe.commands.numbers import plain
 from steppe.figures.small_language import (
     LanguageModel,
     Parts,

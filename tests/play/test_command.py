@@ -37,18 +37,8 @@ def test_the_same_again_writes_the_same_numbers(tmp_path: Path) -> None:
 
 def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
     options = ("--start", "1,-2", "--start", "0.5,0.5", "--set", "condition_number=50")
-    options += (
-        "--switch",
-        0.5,
-        "--rho",
-        0.3,
-        "--schedule",
-        "constant",
-        "--animation",
-        "none",
-        "--out",
-        tmp_path,
-    )
+    options += ("--switch", 0.5, "--rho", 0.3, "--schedule", "constant")
+    options += ("--animation", "none", "--out", tmp_path)
     names = "dualadam,sgd+sam,adam+warmup"
     result = play("quadratic", *QUICK, *options, "--optimizers", names)
     assert result.exit_code == 0, result.output

@@ -88,7 +88,7 @@ def test_a_warm_up_and_a_cosine_multiply() -> None:
 
 
 def test_an_unknown_schedule_is_named() -> None:
-    with pytest.raises(ValueError, match="schedule.*'cosin'.*did you mean cosine"):
+    with pytest.raises(ValueError, match=r"schedule.*'cosin'.*did you mean cosine"):
         descend(beale(), find_recipe("sgd"), {"lr": 0.1}, STARTS, 1, schedule="cosin")
 
 

@@ -51,9 +51,8 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
 def how(data: Mapping[str, Any], play: Play) -> str:
     """Say how a sweep was made, in one line."""
     return (
-        f"{many(data['starts'], 'start')}, of which {len(play.starts)} are drawn; {play.steps} steps "
-        "(of SAM two gradients each), lr falling along half a cosine; each at its best lr of those "
-        "below"
+        f"{many(data['starts'], 'start')}, {len(play.starts)} of them drawn; {play.steps} steps (SAM "
+        f"takes two gradients in each), cosine lr; each at its best of {len(data['rates'])} lr"
     )
 
 

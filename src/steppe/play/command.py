@@ -52,8 +52,8 @@ def play(
     schedule: Annotated[
         str,
         typer.Option(
-            help=f"Of lr over the run, the same for all: {_SCHEDULES} (down to 0, at which critical "
-            "momenta settle too; at a constant lr they mostly go round the minimum)."
+            help=f"Of lr over the run, the same for all: {_SCHEDULES} (down to 0: critical momenta "
+            "settle then too; at a constant lr they mostly go round the minimum)."
         ),
     ] = "cosine",
     noise: Annotated[

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from steppe.commands.numbers import plain
 from steppe.compare.page.charts import Chart
 from steppe.compare.page.styles import INK, Style, styles_of
 from steppe.landscape.lanczos import Floats
-from steppe.commands.numbers import plain
 from steppe.play.pictures import extent, quartiles
 from steppe.play.relief import Relief, relief
 from steppe.play.results import Play, Player
@@ -66,14 +66,14 @@ def losses(play: Play) -> list[Chart]:
                 "hovertemplate": "%{y:.3g} at step %{x}",
             }
         )
-    lowest, highest = np.log10(extent(found)) + (-0.1, 0.1)
+    lowest, highest = np.log10(extent(found)) + np.array([-0.1, 0.1])
     layout = {
         "xaxis": {"title": {"text": "step"}},
         "yaxis": {
             "title": {"text": "f − its global minimum"},
             "type": "log",
             "exponentformat": "power",
-            "range": plain(np.array([lowest, highest]), _DIGITS),
+            "range": [float(lowest), float(highest)],
             # Where a decade is high, Plotly would write all nine of its digits.
             **({"dtick": "D2"} if highest - lowest < _FEW_DECADES else {}),
         },

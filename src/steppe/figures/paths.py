@@ -51,8 +51,8 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
 def how(data: Mapping[str, Any], play: Play) -> str:
     """Say how a sweep was made, in one line."""
     return (
-        f"{many(data['starts'], 'start')}, {len(play.starts)} of them drawn; {play.steps} steps (SAM "
-        f"takes two gradients in each), cosine lr; each at its best of {len(data['rates'])} lr"
+        f"{many(data['starts'], 'start')}, {len(play.starts)} drawn; {play.steps} steps (SAM takes "
+        f"two gradients in each), cosine lr; each at its best of {len(data['rates'])} lr"
     )
 
 

@@ -16,7 +16,8 @@ from steppe.landscape.lanczos import Floats
 from steppe.play.descent import Descent
 from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER, End, reach
 
-_DIGITS = 8
+_DIGITS = 8  # of paths
+_EXACT = 17  # what says all of a float
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +148,7 @@ def _player(player: Player) -> dict[str, Any]:
     return {
         "name": player.name,
         "settings": player.descent.settings,
-        "tried": [{"lr": lr, "loss": plain(loss, _DIGITS)} for lr, loss in player.tried.items()],
+        "tried": [{"lr": lr, "loss": plain(loss, _EXACT)} for lr, loss in player.tried.items()],
         "ends": [asdict(end) for end in player.ends],
         "counts": {kind: player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED)},
         "arrival": plain(player.arrival, _DIGITS),

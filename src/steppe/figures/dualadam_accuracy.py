@@ -7,9 +7,9 @@ of 1/ξ steps, the control adam+warmup.
 Came out, on FashionMNIST (5 000 training images, 10 seeds, all tuned alike): DualAdam and its
 control coincide within 0.2 points in every epoch. Both are 1.7 points behind AdamW after the
 first, while they warm up, and 0.3 to 0.5 ahead of it on validation data in the last three, where
-the intervals, epoch by epoch, exclude zero; on the test set, looked at once, the study's corrected
-test sees no difference. The scale-free variant, whose inverse part does lead, stays behind AdamW
-throughout.
+DualAdam's intervals, each for itself, exclude zero and the control's touch it; on the test set,
+looked at once, the study's corrected test sees no difference. The scale-free variant, whose
+inverse part does lead, stays behind AdamW throughout.
 """
 
 from collections.abc import Mapping

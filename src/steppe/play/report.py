@@ -70,6 +70,12 @@ def notes(play: Play) -> list[str]:
         f"A minimum is reached by ending within {wide} of it (0.5 % of the domain’s diagonal); "
         "arrival is when a run stays so near a global one.",
     ]
+    if at_end := [f"{player.name} {player.lr:g}" for player in play.players if player.at_end]:
+        said.append(
+            f"At an end of the lr that were tried, so better may lie beyond: {', '.join(at_end)}."
+        )
+    if any("+sam" in player.name for player in play.players):
+        said.append("SAM takes two gradients in each step.")
     lowest = _lowest(play)
     if len(lowest) > 1:
         places = ", ".join(_written(point) for point in lowest)

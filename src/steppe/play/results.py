@@ -59,6 +59,11 @@ class Player:
         return math.fsum(steps) / len(steps) if steps else math.nan
 
     @property
+    def at_end(self) -> bool:
+        """Whether better may lie beyond the learning rates that were tried."""
+        return len(self.tried) > 1 and self.lr in (min(self.tried), max(self.tried))
+
+    @property
     def loss(self) -> float:
         """The median final loss."""
         return self.tried[self.lr]

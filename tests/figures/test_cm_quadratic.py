@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from steppe.commands.numbers import plain
 from steppe.figures.cm_quadratic import decay, draw, fitted_rate, measure
 from steppe.theory import OptimalRate, rate
 
@@ -13,7 +14,7 @@ from steppe.theory import OptimalRate, rate
 @pytest.fixture(scope="module")
 def data() -> dict[str, object]:
     found = measure(condition_numbers=(1, 10, 100), measured=(3, 20), curvatures=3, steps=700)
-    return json.loads(json.dumps(found, allow_nan=False))
+    return json.loads(json.dumps(plain(found), allow_nan=False))
 
 
 @pytest.mark.parametrize("capacity", [1, 3])

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steppe.commands.numbers import plain
 from steppe.compare.results import StudyResults, load
 from steppe.figures import (
     dualadam_accuracy,
@@ -20,7 +21,6 @@ from steppe.figures import (
     dualadam_trajectories,
     inverse_share,
 )
-from steppe.figures.numbers import plain
 
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 

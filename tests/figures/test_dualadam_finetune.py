@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from steppe.commands.numbers import plain
 from steppe.compare.results import TEST, TUNE, StudyResults, load
 from steppe.figures.dualadam_finetune import draw, measure
-from steppe.figures.numbers import plain
 from steppe.figures.small_language import (
     LanguageModel,
     Parts,
@@ -204,3 +204,15 @@ def test_it_is_drawn(data: dict) -> None:
     means = [np.mean(each["ends"]) for each in data["by_lr"]["adamw"]]
     assert by_lr.lines[0].get_ydata() == pytest.approx(means)
     assert "minus adam+warmup's" in test.texts[2].get_text()
+
+
+def test_a_run_without_a_finite_loss_is_left_out_of_the_picture(data: dict) -> None:
+    lost = copy.deepcopy(data)
+    lost["optimizers"]["dualadam"]["test"] = [None, None]
+    lost["by_lr"]["dualadam"][0]["ends"] = [None, None]
+    for each in lost["differences"]:
+        if "dualadam" in (each["of"], each["from"]):
+            each |= dict.fromkeys(("mean", "low", "high", "p"))
+    by_lr, test = draw(lost).axes[3:]
+    assert np.isnan(by_lr.lines[4].get_ydata()).tolist() == [True, False]
+    assert [bool(each.get_text()) for each in test.texts] == [False, True, False, True]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure, write_png
 from steppe.commands.wording import many
 from steppe.compare.results import Epoch, Metric, Outcome, StudyResults
@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-_COLOURS = (*COLOURS, "#000000", GREY)
 _BETTER, _UNDECIDED, _WORSE = "#0072B2", "#7F7F7F", "#D55E00"
-# Alternating, so that of two lines that coincide, as DualAdam's and its control's do, both show.
-_DASHES = ("--", "-", ":")
-_MARKERS = ("o", "s", "^")
 
 _LABEL_HEIGHT = 0.07
 
@@ -178,7 +174,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     for axes, (title, found) in zip(panels, points.items(), strict=True):
         for place, (name, each) in enumerate(found.items()):
             if len(each):
-                marker, colour = _MARKERS[place % len(_MARKERS)], _COLOURS[place % len(_COLOURS)]
+                colour, _, marker = look(place)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
         dress(axes, "")
         axes.set_xlabel(title)
@@ -217,7 +213,7 @@ def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:
 
 
 def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, place: int) -> None:
-    colour, dash = _COLOURS[place % len(_COLOURS)], _DASHES[place % len(_DASHES)]
+    colour, dash, _ = look(place)
     epochs = np.arange(1, by_seed.shape[1] + 1)
     axes.fill_between(epochs, by_seed.min(0), by_seed.max(0), color=colour, alpha=0.13, lw=0)
     (line,) = axes.plot(epochs, by_seed.mean(0), dash, color=colour, label=name, lw=1.7)

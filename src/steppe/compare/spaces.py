@@ -11,6 +11,9 @@ from steppe.compare.results import Settings
 # DualAdam's published switch takes 1/8e-5 = 12 500 steps, 16 % of its 200 epochs on CIFAR.
 PUBLISHED_SWITCH = 0.16
 
+# SAM's radius.
+PUBLISHED_RHO = 0.05
+
 _DECADE = 10.0
 _DESIGN_SEED = 0
 _MOST_KNOBS = 8
@@ -99,7 +102,7 @@ def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
 
     They are the class's own; the switch comes after the published share of the run, and ρ is 0.05.
     """
-    other = {"switch": PUBLISHED_SWITCH, "rho": 0.05}
+    other = {"switch": PUBLISHED_SWITCH, "rho": PUBLISHED_RHO}
     return {name: other[name] if name in other else recipe.default(name) for name in space}
 
 

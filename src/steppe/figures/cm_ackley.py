@@ -24,7 +24,7 @@ _RATES = (3e-2, 1e-1, 3e-1, 1.0, 3.0)
 
 
 def measure(
-    *, steps: int = 500, seeds: int = 10, rates: tuple[float, ...] = _RATES
+    *, steps: int = 500, seeds: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
     """Descend from random places with every optimizer at every learning rate."""
     return sweep(
@@ -33,6 +33,7 @@ def measure(
         rates=rates,
         starts=draw_starts("ackley", seeds),
         steps=steps,
+        shown=10,
     )
 
 

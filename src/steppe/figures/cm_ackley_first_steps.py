@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import COLOURS, look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.optimizers import find_recipe
-from steppe.compare.statistics import interval
 from steppe.figures.descents import draw_starts
+from steppe.figures.seeds import draw_intervals, intervals
 from steppe.functions import ackley
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def _first_steps(name: str, begin: Tensor, steps: int, lr: float) -> dict[str, A
     return {
         "path": paths[0],
         "stored": [each[0] for each in stored],
-        "moved": _by_step(moved.T.tolist()),
-        "coherence": _by_step(coherence),
+        "moved": intervals(dict(enumerate(moved.tolist()))),
+        "coherence": intervals(dict(enumerate(zip(*coherence, strict=True)))),
     }
 
 
@@ -84,15 +84,6 @@ def _slots(optimizer: Optimizer, p: Tensor) -> Tensor:
 def _coherence(slots: Tensor) -> float:
     """Return ‖Σ slots‖ / Σ ‖slot‖: 1 where all point the same way, 0 where they cancel."""
     return float(slots.sum(0).norm() / slots.norm(dim=1).sum())
-
-
-def _by_step(values: list[list[float]]) -> dict[str, list[float]]:
-    found = [interval(each) for each in values]
-    return {
-        "mean": [each.mean for each in found],
-        "low": [each.low for each in found],
-        "high": [each.high for each in found],
-    }
 
 
 def draw(data: Mapping[str, Any]) -> "Figure":
@@ -110,8 +101,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         axes.grid(False)
     for place, (name, found) in enumerate(data["optimizers"].items()):
         if found["coherence"]["mean"]:
-            _draw_mean(coherence, name, found["coherence"], 1, place)
-        _draw_mean(moved, name, found["moved"], 0, place)
+            draw_intervals(coherence, name, found["coherence"], look(place))
+        draw_intervals(moved, name, found["moved"], look(place), first=0)
     mean = f"mean and 95 % interval over {many(data['starts'], 'start')}"
     dress(coherence, "‖sum of slots‖ / sum of ‖slot‖")
     coherence.set(xlabel=f"step; {mean}", ylim=(0, 1.05))
@@ -137,11 +128,3 @@ def _draw_path(axes: "Axes", found: Mapping[str, Any]) -> None:
     )  # fmt: skip
     axes.set(aspect="equal", xlabel="x", ylabel="y")
     axes.legend(loc="lower left", fontsize=8)
-
-
-def _draw_mean(axes: "Axes", name: str, found: Mapping[str, Any], first: int, place: int) -> None:
-    mean, low, high = (np.array(found[key], dtype=float) for key in ("mean", "low", "high"))
-    steps = np.arange(first, first + len(mean))
-    axes.fill_between(steps, low, high, color=COLOURS[place], alpha=0.2, lw=0)
-    dash = ("-", "--", ":")[place]
-    axes.plot(steps, mean, dash, marker="os^"[place], color=COLOURS[place], label=name)

@@ -23,7 +23,7 @@ _RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 
 
 def measure(
-    *, steps: int = 1000, starts: int = 10, rates: tuple[float, ...] = _RATES
+    *, steps: int = 500, starts: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
     """Descend from the same random places with every optimizer at every learning rate."""
     return sweep(
@@ -32,6 +32,7 @@ def measure(
         rates=rates,
         starts=draw_starts("goldstein-price", starts),
         steps=steps,
+        shown=10,
     )
 
 

@@ -86,7 +86,7 @@ def measure(
                 {
                     **buffer,
                     "momentum": beta,
-                    "gaps": [_number(1 - fitted_rate(run)) for run in distances.T],
+                    "gaps": [1 - fitted_rate(run) for run in distances.T],
                     "predicted": [1 - each for each in rates],
                 }
             )
@@ -176,7 +176,7 @@ def _draw_theory(axes: "Axes", data: Mapping[str, Any]) -> None:
         if run["replacement"] == "fifo":
             axes.plot(
                 data["measured"],
-                _floats(run["gaps"]),
+                np.array(run["gaps"], dtype=float),
                 "o" if run["momentum"] is None else "s",
                 color=colours["critical-momenta"],
                 mfc="white",
@@ -195,7 +195,7 @@ def _draw_runs(axes: "Axes", data: Mapping[str, Any]) -> None:
         if name not in by_name:
             by_name[name] = next(looks)
         colour, marker = by_name[name]
-        shares = np.array(_floats(run["gaps"])) / np.array(run["predicted"])
+        shares = np.array(run["gaps"], dtype=float) / np.array(run["predicted"])
         axes.plot(
             data["measured"],
             shares,
@@ -230,14 +230,6 @@ def _rate(spectrum: NDArray[np.float64], best: OptimalRate, capacity: int) -> fl
     ages = range(1, capacity + 1)
     found = rate("critical-momenta", spectrum, lr=best.lr, momentum=best.momentum, ages=ages)
     return float(found.max())
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _floats(values: Sequence[float | None]) -> list[float]:
-    return [np.nan if value is None else value for value in values]
 
 
 def _name(run: Mapping[str, Any]) -> str:

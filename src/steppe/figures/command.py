@@ -10,10 +10,10 @@ from rich.table import Table
 
 from steppe.commands.console import make_console, refusals
 from steppe.commands.files import write_text
+from steppe.commands.numbers import plain
 from steppe.commands.pictures import write_png
 from steppe.compare.report_command import read_study
 from steppe.figures.catalogue import NAMES, Figure, find_figure
-from steppe.figures.numbers import plain
 
 
 def figure(

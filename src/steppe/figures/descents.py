@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from steppe.functions import find_function
+from steppe.compare.spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
+from steppe.functions import Function, find_function
 from steppe.landscape.lanczos import Floats
 from steppe.landscape.progress import progress
-from steppe.play.ends import GLOBAL
+from steppe.play.descent import Descent
+from steppe.play.ends import GLOBAL, ends
 from steppe.play.match import plan
 from steppe.play.results import Player
 
-SWITCH = 0.16  # DualAdam's 1/ξ as a share of the run, as published
-RHO = 0.05  # SAM's radius, as published
+_CONFIDENCE = 0.95
 
 
 def draw_starts(function: str, count: int, reach: float | None = None) -> Floats:
@@ -31,7 +32,7 @@ def sweep(
     rates: Sequence[float],
     starts: Floats,
     steps: int,
-    parameters: Mapping[str, float] | None = None,
+    shown: int,
 ) -> dict[str, Any]:
     """Run every optimizer at every learning rate, and keep each one's best.
 
@@ -40,40 +41,46 @@ def sweep(
     Returns
     -------
     dict
-        ``play``: each optimizer at the learning rate whose median final loss was the lowest, see
-        :meth:`steppe.play.results.Play.to_dict`. ``rates``, and at each of them, by optimizer,
-        ``reached``: the share of the starts that ended at a global minimum.
+        ``play``: each optimizer at the learning rate whose median final loss was the lowest, with
+        the paths of the first ``shown`` starts, see :meth:`steppe.play.results.Play.to_dict`.
+        ``starts``: how many there are. ``rates``, and at each of them, by optimizer, ``reached``:
+        the share of all starts that ended at a global minimum, and its 95 % interval (Wilson's).
     """
-    plays = []
+    match = plan(
+        function,
+        optimizers=optimizers,
+        rates=rates,
+        steps=steps,
+        starts=starts.tolist(),
+        switch=PUBLISHED_SWITCH,
+        rho=PUBLISHED_RHO,
+        schedule="cosine",
+    )
     with progress(function, len(rates) * len(optimizers)) as advance:
-        for lr in rates:
-            match = plan(
-                function,
-                optimizers=optimizers,
-                rates=[lr],
-                steps=steps,
-                starts=starts.tolist(),
-                parameters=parameters,
-                switch=SWITCH,
-                rho=RHO,
-                schedule="cosine",
-            )
-            plays.append(match.play(advance))
-    ways = list(zip(*(play.players for play in plays), strict=True))
-    best = [_best(players) for players in ways]
-    first = plays[0]
-    kept = replace(first, players=best)
+        tries = {recipe.name: match.tries(recipe, advance) for recipe in match.recipes}
+    players = [_first(match.best(tried), shown) for tried in tries.values()]
     return {
-        "play": kept.to_dict(),
+        "play": match.shown(players).to_dict(),
+        "starts": len(starts),
         "rates": list(rates),
         "reached": {
-            players[0].name: [player.count(GLOBAL) / len(player.ends) for player in players]
-            for players in ways
+            name: [_reached(match.function, descent) for descent in tried.values()]
+            for name, tried in tries.items()
         },
     }
 
 
-def _best(players: Sequence[Player]) -> Player:
-    """Take the lowest median final loss of one optimizer's; keep those of all rates."""
-    found = min(players, key=lambda player: player.loss)
-    return Player(found.descent, found.ends, {player.lr: player.loss for player in players})
+def _first(player: Player, count: int) -> Player:
+    """Keep the first starts; the losses that were tried stay those of all."""
+    descent = player.descent
+    few = replace(descent, points=descent.points[:count], losses=descent.losses[:count])
+    return replace(player, descent=few, ends=player.ends[:count])
+
+
+def _reached(function: Function, descent: Descent) -> Mapping[str, float]:
+    from scipy.stats import binomtest
+
+    found = [end.kind == GLOBAL for end in ends(function, descent)]
+    counted = binomtest(sum(found), len(found))
+    interval = counted.proportion_ci(_CONFIDENCE, method="wilson")
+    return {"share": counted.statistic, "low": interval.low, "high": interval.high}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.results import StudyResults
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDY = "docs/results/fashion-mnist.json"
-
-_DASHES = ("-", "--", "-", ":", "-.")
 
 
 def measure(*, study: StudyResults) -> dict[str, Any]:
@@ -96,11 +94,10 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         (12, 4.8),
     )
     left, right = figure.subplots(1, 2)
-    colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(data["score"])}
-    dashes = {name: _DASHES[place % len(_DASHES)] for place, name in enumerate(data["score"])}
+    looks = {name: look(place) for place, name in enumerate(data["score"])}
     for axes, group in ((left, data["score"]), (right, data["difference"])):
         for name, values in group.items():
-            draw_intervals(axes, name, values, colours[name], dashes[name])
+            draw_intervals(axes, name, values, looks[name])
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
     dress(left, f"validation {metric['name']}{unit}")

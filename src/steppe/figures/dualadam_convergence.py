@@ -16,14 +16,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
-from steppe.compare.optimizers import find_recipe
-from steppe.functions import quadratic
+from steppe.compare.spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.landscape.progress import progress
-from steppe.play.descent import Descent, descend
+from steppe.play.descent import Descent
+from steppe.play.match import median_final_loss, plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 _OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
 _RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-_SWITCH = 0.16  # the published share of the run
 _CONDITION = 10.0
 _FLOOR = 1e-18  # losses below are drawn there
 
@@ -45,30 +43,34 @@ def measure(
     noises: tuple[float, ...] = (0.0, 0.1),
 ) -> dict[str, Any]:
     """Descend on a quadratic from the unit circle, with and without noise on the gradients."""
-    function = quadratic(_CONDITION)
-    angles = (torch.arange(starts, dtype=torch.float64) + 0.5) * (2 * torch.pi / starts)
-    circle = torch.stack([angles.cos(), angles.sin()], 1)
+    angles = (np.arange(starts) + 0.5) * (2 * np.pi / starts)
     curves: dict[str, Any] = {}
-    final: dict[str, Any] = {f"{noise:g}": {} for noise in noises}
+    final: dict[str, Any] = {}
     with progress("descents", len(noises) * len(_OPTIMIZERS) * len(rates)) as advance:
         for noise in noises:
-            for name in _OPTIMIZERS:
-                recipe = find_recipe(name)
-                losses = []
-                for lr in rates:
-                    known = {"lr": lr, "switch": _SWITCH}
-                    settings = {key: value for key, value in known.items() if recipe.takes(key)}
-                    found = descend(function, recipe, settings, circle, steps, noise=noise)
-                    losses.append(np.median(np.nan_to_num(found.losses[:, -1], nan=np.inf)))
-                    if noise == noises[0] and lr == shown:
-                        curves[name] = _curves(found)
-                    advance(1)
-                final[f"{noise:g}"][name] = losses
+            match = plan(
+                "quadratic",
+                parameters={"condition_number": _CONDITION},
+                optimizers=_OPTIMIZERS,
+                rates=rates,
+                starts=np.stack([np.cos(angles), np.sin(angles)], 1).tolist(),
+                steps=steps,
+                switch=PUBLISHED_SWITCH,
+                rho=PUBLISHED_RHO,
+                noise=noise,
+            )
+            tries = {recipe.name: match.tries(recipe, advance) for recipe in match.recipes}
+            final[f"{noise:g}"] = {
+                name: [median_final_loss(descent) for descent in tried.values()]
+                for name, tried in tries.items()
+            }
+            if noise == noises[0]:
+                curves = {name: _curves(tried[shown]) for name, tried in tries.items()}
     return {
         "condition_number": _CONDITION,
         "starts": starts,
         "steps": steps,
-        "switch": _SWITCH * steps,
+        "switch": PUBLISHED_SWITCH * steps,
         "shown": shown,
         "rates": rates,
         "curves": curves,
@@ -115,10 +117,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marked: bool = False) -> None:
     place = _OPTIMIZERS.index(name)
     across, values = np.array(x, dtype=float), np.array(y, dtype=float)
-    colour, marker = COLOURS[place], ("o", "s", "^", "D")[place]
-    (line,) = axes.plot(
-        across, np.maximum(values, _FLOOR), ("-", "--", "-", ":")[place], color=colour, label=name
-    )
+    colour, dash, marker = look(place)
+    (line,) = axes.plot(across, np.maximum(values, _FLOOR), dash, color=colour, label=name)
     line.set(lw=1.8, marker=marker if marked else "", ms=5)
     lost = across[~np.isfinite(values)]
     height = np.full(len(lost), 0.97 - 0.05 * place)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import Look, look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.results import TUNE, StudyResults
@@ -50,9 +50,7 @@ _SETTINGS = {"weight_decay": 0.01, "switch": 0.16}
 _PRETRAINING = {"lr": 2e-3, "weight_decay": 0.01}
 _CONTEXT = 64
 
-# DualAdam and its control coincide: dashes upon a line, and a cross upon a box, show them both.
-_DASHES = ("-.", "-", "--", ":")
-_MARKERS = ("o", "s", "x", "^", "D")
+_FEW = 6  # learning rates that can be written under the axis
 
 
 def measure(
@@ -213,12 +211,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     curves = dict(zip(("train", "perplexity", "gap"), above.subplots(1, 3), strict=True))
     by_lr, test = below.subplots(1, 2, width_ratios=(1, 1.2))
     for place, (name, found) in enumerate(data["optimizers"].items()):
-        colour, marker = COLOURS[place % len(COLOURS)], _MARKERS[place % len(_MARKERS)]
-        dash = _DASHES[place % len(_DASHES)]
+        style = look(place)
         for key, axes in curves.items():
-            draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], colour, dash)
-        _draw_ends(by_lr, data["by_lr"][name], found["lr"], colour, marker, dash)
-        draw_seeds(test, place, found["test"], colour, marker)
+            draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], style)
+        _draw_ends(by_lr, data["by_lr"][name], found["lr"], style)
+        draw_seeds(test, place, np.array(found["test"], dtype=float).tolist(), style)
         _write_differences(test, place, [e for e in data["differences"] if e["of"] == name])
     _dress(data, curves, by_lr, test)
     figure.legend(*curves["train"].get_legend_handles_labels(), loc="outside lower center", ncols=5)
@@ -226,14 +223,10 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw_ends(
-    axes: "Axes",
-    by_lr: Sequence[Mapping[str, Any]],
-    chosen: float,
-    colour: str,
-    marker: str,
-    dash: str,
+    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: Look
 ) -> None:
     """Draw means and ranges over seeds; a study's trials have one seed, and no line joins them."""
+    colour, dash, marker = style
     lrs = [each["lr"] for each in by_lr]
     ends = [np.array(each["ends"], dtype=float) for each in by_lr]
     several = any(len(each) > 1 for each in ends)
@@ -247,12 +240,12 @@ def _draw_ends(
 def _write_differences(axes: "Axes", place: int, differences: Sequence[Mapping[str, Any]]) -> None:
     lines = []
     for each in differences:
-        mean, low, high, p = (
-            math.nan if each[key] is None else each[key] for key in ("mean", "low", "high", "p")
-        )
-        lines.append(
-            f"minus {each['from']}'s: {mean:+.2g} ({low:+.2g} to {high:+.2g}), p = {p:.2g}"
-        )
+        if each["mean"] is None:
+            continue
+        line = f"minus {each['from']}'s: {each['mean']:+.2g}"
+        if each["low"] is not None:
+            line += f" ({each['low']:+.2g} to {each['high']:+.2g}), p = {each['p']:.2g}"
+        lines.append(line)
     where, side = (1.02, place), axes.get_yaxis_transform()
     axes.annotate("\n".join(lines), where, xycoords=side, va="center", fontsize=9)
 
@@ -270,6 +263,10 @@ def _dress(
         axes.locator_params(axis="x", integer=True)
     dress(by_lr, "validation perplexity at the end (ring: chosen)")
     by_lr.set(xscale="log", xlabel="peak learning rate", ylabel="exp(loss)")
+    lrs = sorted({each["lr"] for found in data["by_lr"].values() for each in found})
+    if len(lrs) <= _FEW:
+        by_lr.set_xticks(lrs, [f"{lr:g}" for lr in lrs])
+        by_lr.set_xticks([], minor=True)
     dress(test, "test perplexity at the chosen lr: mean, interval, each seed", "x")
     test.set_yticks(range(len(names)), names)
     test.set(xlabel="exp(loss)", ylim=(len(names) - 0.5, -0.5))

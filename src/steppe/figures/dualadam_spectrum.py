@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.curvature import batch_size_for
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDY = "docs/results/digits.json"
-
-_COLOURS = (*COLOURS, "#000000", GREY)
-_DASHES = ("-", "--", ":")
-_MARKERS = ("o", "s", "^", "D")
 
 _DECADES = 7
 _LINEAR = 0.1  # eigenvalues below are drawn on a linear scale
@@ -117,12 +113,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     )
     top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.3))
     for place, (name, found) in enumerate(runs.items()):
-        colour, marker = _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+        colour, dash, marker = style = look(place)
         values = np.array([each["top"] for each in found])
         ranks = np.arange(1, values.shape[1] + 1)
-        dash = _DASHES[place % len(_DASHES)]
         top.plot(ranks, values.mean(0), dash, marker=marker, ms=4, lw=1.4, color=colour, label=name)
-        draw_seeds(whole, place, [each["trace"] for each in found], colour, marker)
+        draw_seeds(whole, place, [each["trace"] for each in found], style)
         _draw_density(spread, place, found[0], colour)
     dress(top, "largest eigenvalues, mean over seeds")
     top.set(xlabel="rank", ylabel="eigenvalue", yscale="log")

@@ -14,16 +14,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steppe.commands.pictures import new_figure
-from steppe.commands.wording import many
 from steppe.figures.descents import draw_starts, sweep
-from steppe.figures.paths import draw_paths
+from steppe.figures.paths import draw_paths, how
 from steppe.play.results import Play
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
-_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 # Landscapes, and how far from the origin starts are drawn; None is the usual domain.
 _REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": None}
 
@@ -31,7 +30,7 @@ _REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": None}
 def measure(
     *,
     steps: int = 500,
-    starts: int = 8,
+    starts: int = 40,
     rates: tuple[float, ...] = _RATES,
     reach: Mapping[str, float | None] = _REACH,
 ) -> dict[str, Any]:
@@ -43,6 +42,7 @@ def measure(
             rates=rates,
             starts=draw_starts(name, starts, away),
             steps=steps,
+            shown=8,
         )
         for name, away in reach.items()
     }
@@ -51,12 +51,8 @@ def measure(
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw a row of panels for each landscape, every optimizer at its best learning rate."""
     plays = {name: Play.from_dict(found["play"]) for name, found in data.items()}
-    first = next(iter(plays.values()))
-    figure = new_figure(
-        f"{many(len(first.starts), 'start')}, {first.steps} steps, lr falling along half a cosine; "
-        "each at its best of the same learning rates",
-        (13.5, 4.1 * len(plays)),
-    )
+    name, first = next(iter(plays.items()))
+    figure = new_figure(how(data[name], first), (13.5, 4.1 * len(plays)))
     parts = figure.subfigures(len(plays), 1, squeeze=False)[:, 0]
     for part, (name, play) in zip(parts, plays.items(), strict=True):
         part.suptitle(name, x=0.01, ha="left", fontsize=11)

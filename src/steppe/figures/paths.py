@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS
+from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.play.pictures import draw_track, legend, quartiles
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-_DASHES = ("-", "--", ":", "-.", "-")
-_MARKERS = ("o", "s", "^", "D", "v")
 _POINTS = 181
+_SHARE = ("share", "low", "high")
 _FLOOR = 1e-6  # final losses below are drawn there
 _SIZE = (15.0, 8.4)
 
@@ -27,12 +26,7 @@ _SIZE = (15.0, 8.4)
 def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     """Draw what :func:`steppe.figures.descents.sweep` found: paths, losses, learning rates."""
     play = Play.from_dict(data["play"])
-    starts = many(len(play.starts), "start")
-    figure = new_figure(
-        f"{play.function.name}: {starts}, {play.steps} steps, lr falling along half a cosine; each "
-        "at its best of the same learning rates",
-        _SIZE,
-    )
+    figure = new_figure(f"{play.function.name}: {how(data, play)}", _SIZE)
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.05, 1))[:, 0]
     draw_paths(above, play)
     losses, finals, reached = below.subplots(1, 3)
@@ -42,13 +36,24 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
         rates = np.array(data["rates"])
         gaps = np.array([player.tried[lr] for lr in data["rates"]]) - lowest
         _draw_line(finals, place, player.name, rates, np.maximum(gaps, _FLOOR), marked=True)
-        _draw_line(reached, place, player.name, rates, data["reached"][player.name], marked=True)
+        shares = data["reached"][player.name]
+        share, low, high = (np.array([each[key] for each in shares]) for key in _SHARE)
+        _draw_line(reached, place, player.name, rates, share, marked=True)
+        reached.vlines(rates, low, high, color=look(place).colour, lw=1, alpha=0.6)
     dress(finals, "final loss above the minimum, median", grid="both")
     finals.set(xscale="log", yscale="log", xlabel="learning rate")
-    dress(reached, "share of starts that ended at a global minimum", grid="both")
+    dress(reached, "share of all starts that ended at a global minimum", grid="both")
     reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
     below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
+
+
+def how(data: Mapping[str, Any], play: Play) -> str:
+    """Say how a sweep was made, in one line."""
+    return (
+        f"{many(data['starts'], 'start')}, {len(play.starts)} of them drawn; {play.steps} steps (SAM "
+        f"takes two gradients in each), cosine lr; each at its best of {len(data['rates'])} lr"
+    )
 
 
 def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:
@@ -70,7 +75,7 @@ def _draw_losses(axes: "Axes", play: Play) -> None:
     for place, player in enumerate(play.players):
         low, middle, high = quartiles(play, player.descent.losses)
         steps = np.arange(len(middle))
-        axes.fill_between(steps, low, high, color=COLOURS[place], alpha=0.12, lw=0)
+        axes.fill_between(steps, low, high, color=look(place).colour, alpha=0.12, lw=0)
         _draw_line(axes, place, f"{player.name}, lr {player.lr:g}", steps, middle)
     dress(axes, "loss above the minimum: median and middle half", grid="both")
     axes.set(xlabel="step", yscale="log")
@@ -79,5 +84,6 @@ def _draw_losses(axes: "Axes", play: Play) -> None:
 def _draw_line(
     axes: "Axes", place: int, label: str, x: Any, y: Any, *, marked: bool = False
 ) -> None:
-    (line,) = axes.plot(x, y, _DASHES[place], color=COLOURS[place], lw=1.7, label=label)
-    line.set(marker=_MARKERS[place] if marked else "", ms=5)
+    colour, dash, marker = look(place)
+    (line,) = axes.plot(x, y, dash, color=colour, lw=1.7, label=label)
+    line.set(marker=marker if marked else "", ms=5)

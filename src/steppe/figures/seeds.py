@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steppe.commands.palette import Look
 from steppe.compare.statistics import interval
 
 if TYPE_CHECKING:
@@ -22,18 +23,18 @@ def intervals(by_seed: Mapping[int, Iterable[float]]) -> dict[str, list[float]]:
 
 
 def draw_intervals(
-    axes: "Axes", name: str, values: Mapping[str, Any], colour: str, dash: str
+    axes: "Axes", name: str, values: Mapping[str, Any], style: Look, *, first: int = 1
 ) -> None:
-    """Draw what :func:`intervals` gave over epochs, counted from 1."""
+    """Draw what :func:`intervals` gave over epochs, or steps, counted from ``first``."""
     mean, low, high = (np.array(values[key], dtype=float) for key in ("mean", "low", "high"))
-    epochs = np.arange(1, len(mean) + 1)
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, lw=0)
-    axes.plot(epochs, mean, dash, color=colour, lw=1.8, label=name)
+    epochs = np.arange(first, first + len(mean))
+    axes.fill_between(epochs, low, high, color=style.colour, alpha=0.15, lw=0)
+    axes.plot(epochs, mean, style.dash, color=style.colour, lw=1.8, label=name)
 
 
-def draw_seeds(axes: "Axes", place: int, values: Sequence[float], colour: str, marker: str) -> None:
+def draw_seeds(axes: "Axes", place: int, values: Sequence[float], style: Look) -> None:
     """Draw one value a seed in a row: each, their interval and their mean."""
-    found = interval(values)
+    found, (colour, _, marker) = interval(values), style
     axes.plot([found.low, found.high], [place, place], color=colour, lw=3, alpha=0.4)
     axes.plot(values, [place] * len(values), "|", color=colour, ms=9)
     axes.plot([found.mean], [place], marker, color=colour, ms=7)

@@ -8,7 +8,7 @@ import typer
 
 from steppe.commands.console import make_console, refusals
 from steppe.compare.arguments import Open
-from steppe.compare.spaces import PUBLISHED_SWITCH
+from steppe.compare.spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
 from steppe.landscape.progress import progress
 from steppe.play.animation import animate, check_kind
@@ -62,7 +62,7 @@ def play(
     switch: Annotated[
         float, typer.Option(help="Share of the run after which DualAdam has switched (1/ξ).")
     ] = PUBLISHED_SWITCH,
-    rho: Annotated[float, typer.Option(help="SAM's radius.")] = 0.05,
+    rho: Annotated[float, typer.Option(help="SAM's radius.")] = PUBLISHED_RHO,
     parameters: Annotated[
         list[str] | None,
         typer.Option(

@@ -68,7 +68,26 @@ class Match:
         advance : callable
             Called with 1 after each of the ``len(recipes)·len(rates)`` descents.
         """
-        players = [self._player(recipe, advance) for recipe in self.recipes]
+        return self.shown([self.best(self.tries(recipe, advance)) for recipe in self.recipes])
+
+    def tries(
+        self, recipe: Recipe, advance: Callable[[int], None] = lambda descents: None
+    ) -> dict[float, Descent]:
+        """Run one optimizer at every learning rate."""
+        tried = {}
+        for lr in self.rates:
+            tried[lr] = self._descent(recipe, lr)
+            advance(1)
+        return tried
+
+    def best(self, tried: Mapping[float, Descent]) -> Player:
+        """Take the descent with the lowest median final loss."""
+        losses = {lr: median_final_loss(descent) for lr, descent in tried.items()}
+        best = tried[min(losses, key=lambda lr: losses[lr])]
+        return Player(best, ends(self.function, best), losses)
+
+    def shown(self, players: Sequence[Player]) -> Play:
+        """Put together what is shown."""
         return Play(
             self.function,
             self.parameters,
@@ -78,15 +97,6 @@ class Match:
             self.noise,
             self.seed,
         )
-
-    def _player(self, recipe: Recipe, advance: Callable[[int], None]) -> Player:
-        tried: dict[float, Descent] = {}
-        for lr in self.rates:
-            tried[lr] = self._descent(recipe, lr)
-            advance(1)
-        losses = {lr: _median_final_loss(descent) for lr, descent in tried.items()}
-        best = tried[min(losses, key=lambda lr: losses[lr])]
-        return Player(best, ends(self.function, best), losses)
 
     def _descent(self, recipe: Recipe, lr: float) -> Descent:
         known: dict[str, Any] = {"lr": lr, "switch": self.switch, "rho": self.rho}
@@ -195,5 +205,6 @@ def _drawn(function: Function, count: int, seed: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, (count, len(low))))
 
 
-def _median_final_loss(descent: Descent) -> float:
+def median_final_loss(descent: Descent) -> float:
+    """Return the median over the starts; those that diverged count as infinite."""
     return float(np.median(np.nan_to_num(descent.losses[:, -1], nan=math.inf)))

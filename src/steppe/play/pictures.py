@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS, GREY
+from steppe.commands.palette import COLOURS, look
 from steppe.commands.pictures import dress, new_figure, write_png
 from steppe.landscape.lanczos import Floats
 from steppe.play.ends import GLOBAL, NONE, OTHER
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 
 # How a path's end is marked, and what the mark says.
 _ENDS = {
-    GLOBAL: ("o", "#E69F00", "ended at a global minimum"),
-    OTHER: ("s", "#56B4E9", "at another minimum"),
-    NONE: ("v", "#CC79A7", "at none"),
+    GLOBAL: ("o", COLOURS[1], "ended at a global minimum"),
+    OTHER: ("s", COLOURS[5], "at another minimum"),
+    NONE: ("v", COLOURS[4], "at none"),
 }
-_COLOURS = (*COLOURS, "#000000", GREY)
-_DASHES = ("-", "--", ":", "-.")
 # Losses less than this above the minimum are rounding.
 _FLOOR = 1e-14
 _LOST = 1e300
@@ -65,10 +63,10 @@ def plot_losses(play: Play, path: Path) -> None:
     steps = np.arange(play.steps + 1)
     found = [quartiles(play, player.descent.losses) for player in play.players]
     for place, (player, (low, middle, high)) in enumerate(zip(play.players, found, strict=True)):
-        look = _COLOURS[place % len(_COLOURS)]
+        colour, dash, _ = look(place)
         label = f"{player.name}, lr {player.lr:g}"
-        axes.fill_between(steps, low, high, color=look, alpha=0.13, lw=0)
-        axes.plot(steps, middle, _DASHES[place % len(_DASHES)], color=look, lw=1.8, label=label)
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
+        axes.plot(steps, middle, dash, color=colour, lw=1.8, label=label)
     dress(axes, "Median over the starts, and their middle half")
     axes.set(xlabel="step", ylabel="f − its global minimum", xlim=(0, play.steps))
     low, high = extent(found)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from steppe.commands.files import write_text
+from steppe.commands.numbers import plain
 from steppe.functions import Function, find_function
 from steppe.landscape.lanczos import Floats
 from steppe.play.descent import Descent
@@ -146,12 +147,12 @@ def _player(player: Player) -> dict[str, Any]:
     return {
         "name": player.name,
         "settings": player.descent.settings,
-        "tried": [{"lr": lr, "loss": _plain(loss)} for lr, loss in player.tried.items()],
+        "tried": [{"lr": lr, "loss": plain(loss, _DIGITS)} for lr, loss in player.tried.items()],
         "ends": [asdict(end) for end in player.ends],
         "counts": {kind: player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED)},
-        "arrival": _plain(player.arrival),
-        "points": plain(player.descent.points),
-        "losses": plain(player.descent.losses),
+        "arrival": plain(player.arrival, _DIGITS),
+        "points": plain(player.descent.points, _DIGITS),
+        "losses": plain(player.descent.losses, _DIGITS),
     }
 
 
@@ -165,14 +166,3 @@ def _read_player(data: Mapping[str, Any]) -> Player:
         each["lr"]: math.inf if each["loss"] is None else each["loss"] for each in data["tried"]
     }
     return Player(Descent(data["name"], dict(data["settings"]), points, losses), ends, tried)
-
-
-def plain(values: Floats, digits: int = _DIGITS) -> Any:
-    """Return nested lists of numbers to so many digits, with None for what is not finite."""
-    if values.ndim > 0:
-        return [plain(each, digits) for each in values]
-    return _plain(float(f"{float(values):.{digits}g}"))
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from steppe.commands.numbers import plain
 from steppe.compare.page.charts import Chart
 from steppe.compare.page.styles import INK, Style, styles_of
 from steppe.landscape.lanczos import Floats
 from steppe.play.pictures import extent, quartiles
 from steppe.play.relief import Relief, relief
-from steppe.play.results import Play, Player, plain
+from steppe.play.results import Play, Player
 
 # The style sheet's greys, on which all colours of the paths show.
 _SCALE = [[0.0, "var(--low)"], [0.5, "var(--middle)"], [1.0, "var(--high)"]]
@@ -106,8 +107,8 @@ def _contour(play: Play, drawn: Relief) -> Chart:
         path = _near(player.descent.points[:, _thinned(play.steps)], drawn)
         traces += _path(player, style, path[..., 0], path[..., 1])
     layout = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]])},
-        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]])},
+        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
+        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
     }
     return Chart("contour", "The paths from above", traces, layout)
 
@@ -163,8 +164,8 @@ def _surface(play: Play, drawn: Relief) -> Chart:
             }
         )
     scene = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]])},
-        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]])},
+        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
+        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
         "zaxis": {
             "title": {"text": "f"},
             "tickvals": plain(places, _DIGITS),
@@ -202,7 +203,7 @@ def _curve(play: Play, drawn: Relief) -> Chart:
         for player, style in _styled(play)
     ]
     layout = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]])},
+        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
         "yaxis": {"title": {"text": "f(x)"}, "range": [-0.05, 1.05 * float(drawn.values.max())]},
     }
     return Chart("curve", "The function, and where they ended", [background, *ends], layout)

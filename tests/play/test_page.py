@@ -109,6 +109,17 @@ def test_table_and_charts_are_there(tab: Any, camel: Play) -> None:
     assert tab.evaluate("document.querySelectorAll('.chart').length") == 3
 
 
+def test_landscapes_have_the_style_sheet_s_colours(tab: Any) -> None:
+    for chart in ("contour", "surface"):
+        scale = tab.evaluate(
+            "id => document.getElementById(id).data[0].colorscale.map(([_, colour]) => colour)",
+            f"chart-{chart}",
+        )
+        assert len(set(scale)) == 3
+        for name, colour in zip(("--low", "--middle", "--high"), scale, strict=True):
+            assert f"{name}: {colour};" in tab.inner_html("style")
+
+
 def test_paths_are_where_they_went(tab: Any, camel: Play) -> None:
     lines = tab.evaluate(
         "() => document.getElementById('chart-contour').data"
@@ -190,6 +201,16 @@ def test_pages_can_be_made_of_whatever_came_out(function: str) -> None:
     lost = played(function, optimizers=["sgd"], rates=[1e6])
     assert lost.players[0].count("diverged") == (3 if function == "goldstein-price" else 0)
     assert "NaN" not in page(lost).split('id="charts">')[1].split("</script>")[0]
+
+
+def test_who_diverges_does_not_flatten_the_others_losses() -> None:
+    play = played("goldstein-price", optimizers=["adam", "sgd"])
+    (chart,) = charts.losses(play)
+    lowest, highest = chart.layout["yaxis"]["range"]
+    found = play.players[0].descent.losses - 3
+    assert 10**lowest < np.median(found, 0).min()
+    assert found[:, 0].max() < 10**highest < 100 * found[:, 0].max()
+    assert np.nanmax(play.players[1].descent.losses) > 1e20
 
 
 def test_of_many_variables_there_are_the_losses() -> None:

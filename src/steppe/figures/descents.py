@@ -71,9 +71,8 @@ def sweep(
 
 
 def _first(player: Player, count: int) -> Player:
-    """Keep the first starts; the losses that were tried stay those of all."""
-    descent = player.descent
-    few = replace(descent, points=descent.points[:count], losses=descent.losses[:count])
+    """Keep the paths of the first starts, and the losses of all."""
+    few = replace(player.descent, points=player.descent.points[:count])
     return replace(player, descent=few, ends=player.ends[:count])
 
 

@@ -13,7 +13,7 @@ from steppe.compare.wording import SAME, listed, settings_text, verdict
 _CURVATURE = (
     "Curvature is that of the train loss. Sharpness: its rise one SAM step of 0.05 away. λ_max, "
     "trace: the Hessian's. λ_max(PH): after the optimizer's preconditioner P; steps are stable "
-    "below the threshold, at the last lr. All shrink with the train loss: compare optimizers that "
+    "below the threshold, at the first lr. All shrink with the train loss: compare optimizers that "
     "fit equally well."
 )
 _SWITCH = (

@@ -58,6 +58,7 @@ def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path
             "--redraw draws what has been measured: leave --results out",
         ),
         (["escape", "--redraw"], "No such file or directory"),
+        (["--redraw"], "without a name there is nothing to draw: steppe figure NAME …"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, tmp_path: Path) -> None:

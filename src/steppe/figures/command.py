@@ -41,10 +41,12 @@ def figure(
     command on the same machine gives the same numbers.
     """
     console = make_console()
-    if name is None:
-        _list(console)
-        return
     with refusals():
+        if name is None:
+            if redraw or results is not None:
+                raise ValueError("without a name there is nothing to draw: steppe figure NAME …")
+            _list(console)
+            return
         if threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)

@@ -3,11 +3,12 @@
 Claim (DualAdam, Shi et al. 2026, arXiv 2603.07122): Adam runs into the nearest minimum, InvAdam
 leaves sharp ones and prefers flat ground.
 
-Came out, each at its own best of seven learning rates: on Lévy's function, as claimed: Adam ends
-in the dent it starts in, whatever the rate (median loss 6.3), InvAdam and DualAdam leave some of
-them (4.0 and 3.1), but lose two runs and one to divergence. Where gradients grow quickly, on the
-six-hump camel and on Beale's function, they are held to learning rates a hundred times smaller
-than Adam's, still lose a run or two, and get less far in the same number of steps.
+Came out: only at small learning rates. On Lévy's function at lr 0.1 Adam reaches the global
+minimum from 3 % of 40 starts, InvAdam and DualAdam from 20 %. But nothing keeps Adam's lr so
+small, and at the best of those tried for each it reaches the global minimum more often on all
+three: from 82 % of the starts against 75 % (InvAdam) and 62 % (DualAdam) on the six-hump camel, 82
+% against 12 % on Beale's, 60 % against 20 % on Lévy's. The other two are held to lr a hundred
+times smaller by the steepest places, where lr·g² is too large, and lose runs to them even so.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
-_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
+_RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
 # Landscapes, and how far from the origin starts are drawn; None is the usual domain.
 _REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": None}
 

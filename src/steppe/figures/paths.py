@@ -50,9 +50,10 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
 
 def how(data: Mapping[str, Any], play: Play) -> str:
     """Say how a sweep was made, in one line."""
+    twice = " (SAM takes two gradients in each)" if "adam+sam" in data["reached"] else ""
     return (
-        f"{many(data['starts'], 'start')}, {len(play.starts)} drawn; {play.steps} steps (SAM takes "
-        f"two gradients in each), cosine lr; each at its best of {len(data['rates'])} lr"
+        f"{many(data['starts'], 'start')}, {len(play.starts)} drawn; {play.steps} steps{twice}, "
+        f"cosine lr; each at its best of {len(data['rates'])} lr"
     )
 
 

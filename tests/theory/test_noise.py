@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,26 @@ def test_at_a_regressions_minimum_noise_is_curvature_times_the_residuals() -> No
     assert abs(found.ratio - 0.3**2) < 3 * found.ratio_standard_error
 
 
+def test_several_directions_give_their_covariance() -> None:
+    model, x, y = regression(40)
+    rows = torch.tensor([[1.0, 2.0, -2.0], [0.0, 3.0, 4.0]], dtype=torch.float64)
+    data = batches(x, y, *[1] * 25, *[3] * 5)
+    found = gradient_noise(model, half_square, data, rows)
+    units = rows / rows.norm(dim=1, keepdim=True)
+    single = gradient_noise(model, half_square, batches(x, y, *[1] * 40), rows)
+    each = (((x @ model.weight.T - y) * x) @ units.T).detach()
+    np.testing.assert_allclose(single.variance, np.cov(each.T.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(single.slope, each.mean(dim=0), rtol=1e-12)
+    np.testing.assert_allclose(single.curvature, units @ (x.T @ x / 40) @ units.T, rtol=1e-12)
+    alone = [gradient_noise(model, half_square, data, row) for row in rows]
+    for name in ("variance", "standard_error", "curvature"):
+        ours = np.diagonal(getattr(found, name))
+        np.testing.assert_allclose(ours, [getattr(one, name) for one in alone], rtol=1e-12)
+    for name in ("slope", "ratio", "ratio_standard_error"):
+        theirs = [getattr(one, name) for one in alone]
+        np.testing.assert_allclose(getattr(found, name), theirs, rtol=1e-12)
+
+
 def test_leaves_the_model_as_found() -> None:
     model = restless()
     data = [(torch.randn(2, 3), torch.zeros(2, 4)) for _ in range(4)]
@@ -98,3 +119,9 @@ def test_mistakes_are_named(sizes: tuple[int, ...], direction: Tensor, message: 
     model, x, y = regression(4)
     with pytest.raises(ValueError, match=message):
         gradient_noise(model, half_square, batches(x, y, *sizes), direction)
+
+
+def test_a_direction_is_a_tensor() -> None:
+    model, x, y = regression(4)
+    with pytest.raises(TypeError, match="direction must be a tensor, got list"):
+        gradient_noise(model, half_square, batches(x, y, 2, 1, 1), [1.0, 2.0, 3.0])

@@ -1,14 +1,16 @@
 """Walkers against a reference in plain Python; censoring, determinism, Ctrl-C."""
 
+import itertools
 import math
 import signal
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 
-from steppe.theory import limit_well, simulate_escape
+from steppe.theory import limit_well, simulate_escape, simulation
 
 LOW = limit_well("sgd", 1.0)
 
@@ -121,15 +123,18 @@ def test_where_walkers_count_as_out_matters_before_the_top_is_well_behind() -> N
     assert at_top / far == pytest.approx(0.5, abs=0.15)
 
 
-def test_an_interrupt_leaves_what_there_is() -> None:
-    main = threading.main_thread().ident
-    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
-    well = limit_well("sgd", 2.0)
-    simulate_escape("sgd", **LOW, walkers=1)  # compiled before the clock runs
-    timer.start()
-    found = simulate_escape("sgd", **well, walkers=10_000_000)
+def test_an_interrupt_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes as soon as ten are out."""
+    main, out = threading.main_thread().ident, itertools.count(1)
+
+    def advance(steps: int) -> None:
+        if next(out) == 10:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(simulation, "progress", lambda what, total: nullcontext(advance))
+    found = simulate_escape("sgd", **limit_well("sgd", 2.0), walkers=10_000_000)
     assert not found.complete
-    assert 0 < found.escaped < found.walkers
+    assert 10 <= found.escaped < found.walkers
     assert (found.times > 0).all()
 
 
@@ -137,21 +142,22 @@ def test_an_interrupt_leaves_what_there_is() -> None:
     ("method", "changes", "message"),
     [
         ("sdg", {}, "did you mean sgd"),
-        ("sgd", {"walkers": 0}, "walkers=0 must be at least 1"),
-        ("sgd", {"max_steps": 0}, "max_steps=0 must be at least 1"),
-        ("sgd", {"threads": 0}, "threads=0 must be at least 1"),
-        ("sgd", {"past": -1.0}, "past=-1.0 must be 0 or a positive"),
-        ("sgd", {"past": math.nan}, "past=nan must be 0 or a positive"),
-        ("sgd", {"barrier": -1.0}, "barrier=-1.0 must be a positive"),
+        ("sgd", {"walkers": 0}, "walkers must be at least 1, got 0"),
+        ("sgd", {"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ("sgd", {"threads": 0}, "threads must be at least 1, got 0"),
+        ("sgd", {"seed": -1}, "seed must be at least 0, got -1"),
+        ("sgd", {"past": -1.0}, "past must be 0 or a positive number, got -1.0"),
+        ("sgd", {"past": math.nan}, "past must be 0 or a positive number, got nan"),
+        ("sgd", {"barrier": -1.0}, "barrier must be a finite number > 0, got -1.0"),
         ("sgd", {"h_saddle": -1.0}, "h_saddle=-1.0 must be positive: the magnitude"),
-        ("sgd", {"noise": math.inf}, "noise=inf must be a positive"),
+        ("sgd", {"noise": math.inf}, "noise must be a finite number > 0, got inf"),
         ("sgd", {"second_moment": "ema", "beta2": 0.9}, "'sgd' keeps no averages"),
         ("sgd", {"beta1": 0.9}, "'sgd' keeps no averages"),
         ("adam", {"second_moment": "emma"}, "did you mean ema"),
-        ("adam", {"second_moment": "ema"}, "beta2=None must lie between 0 and 1"),
-        ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2=1.0 must lie between"),
+        ("adam", {"second_moment": "ema"}, "beta2=None: second_moment='ema' needs it"),
+        ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2 must lie between 0 and 1, got 1.0"),
         ("adam", {"beta2": 0.99}, "it needs second_moment='ema'"),
-        ("adam", {"beta1": 1.0}, "beta1=1.0 must be from 0 to below 1"),
+        ("adam", {"beta1": 1.0}, "beta1 must be from 0 to below 1, got 1.0"),
         ("adam", {"alpha": 0.5}, "only 'dualadam' takes one"),
         ("sgd", {"lr": 2.0 / LOW["h_min"]}, "is unstable at the minimum: take less than"),
     ],
@@ -159,3 +165,19 @@ def test_an_interrupt_leaves_what_there_is() -> None:
 def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simulate_escape(method, **LOW | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"walkers": 2.5}, "walkers must be an integer, got 2.5"),
+        ({"seed": 0.5}, "seed must be an integer, got 0.5"),
+        ({"past": "a"}, "past must be a number, got 'a'"),
+        ({"second_moment": None}, "second_moment must be a name, got None"),
+        ({"beta1": "a"}, "beta1 must be a number, got 'a'"),
+        ({"second_moment": "ema", "beta2": "a"}, "beta2 must be a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        simulate_escape("adam", **LOW | changes)

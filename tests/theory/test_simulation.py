@@ -2,17 +2,26 @@
 
 import itertools
 import math
+import re
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from steppe.theory import limit_well, simulate_escape, simulation
+from steppe.theory import escape_time, limit_well, path_coefficient, simulate_escape, simulation
 
 LOW = limit_well("sgd", 1.0)
+PAGE = (Path(__file__).parents[2] / "docs" / "escape.md").read_text()
+OUTSIDE = re.findall(
+    r"^\| ([\d.]+) \| ([\d.]+) \| [\d.]+ and [\d.]+ \| ([\d.]+) ± [\d.]+ \| ([\d.]+) \|$",
+    PAGE,
+    re.MULTILINE,
+)
 
 
 def reference(
@@ -64,6 +73,59 @@ def test_walkers_step_by_the_papers_rules(method: str, alpha: float | None, opti
     assert found.times.tolist() == expected
     assert found.out.all()
     assert found.complete
+
+
+def exact(P: Callable[[float], float], panels: int = 80, **well: float) -> float:
+    """Solve u(x) = 1 + ∫K(x, y)u(y)dy, Gaussian steps from x, by quadrature; return u(0)."""
+    h_a, h_b, B, lr = (well[name] for name in ("h_min", "h_saddle", "batch_size", "lr"))
+    top = math.sqrt(2 * well["barrier"] * (1 / h_a + 1 / h_b))
+    joint = top * h_b / (h_a + h_b)
+    low, end = -7 * math.sqrt(lr * P(h_a / B) / (2 * B)), top + 2 * (top - joint)
+    points, weights = np.polynomial.legendre.leggauss(8)
+    # The step changes at the joint: no panel lies across it.
+    edges = np.r_[np.linspace(low, joint, panels), np.linspace(joint, end, panels)[1:]]
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    y, dy = (middle[:, None] + half[:, None] * points).ravel(), np.outer(half, weights).ravel()
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        C = np.where(x < joint, h_a, h_b) / B
+        p = np.where(x < joint, P(h_a / B), P(h_b / B))
+        mean = x - lr * p * np.where(x < joint, h_a * x, h_b * (top - x))
+        sd = (lr * p * np.sqrt(C))[:, None]
+        return np.exp(-(((y - mean[:, None]) / sd) ** 2) / 2) / sd / math.sqrt(2 * math.pi) * dy
+
+    u = np.linalg.solve(np.eye(len(y)) - kernel(y), np.ones(len(y)))
+    return 1 + (kernel(np.zeros(1)) @ u).item()
+
+
+@pytest.mark.parametrize(("ratio", "barrier"), [(1.0, 0.02), (0.5, 0.01)])
+def test_walkers_take_the_iterations_own_mean(ratio: float, barrier: float) -> None:
+    """InvAdam with large steps, where the formula does not hold."""
+    well = {"lr": 0.56, "batch_size": 16.0, "barrier": barrier, "h_min": 1.0, "h_saddle": ratio}
+    found = simulate_escape("invadam", **well, walkers=1000)
+    assert abs(found.mean - exact(math.sqrt, **well)) < 3 * found.standard_error
+
+
+def test_the_pages_numbers_outside_the_limits_are_the_iterations() -> None:
+    assert len(OUTSIDE) == 5
+    for step, ratio, simulated, solved in OUTSIDE:
+        well = {
+            "lr": 4 * float(step), "batch_size": 16.0, "h_min": 1.0, "h_saddle": float(ratio),
+        }  # fmt: skip
+        s = path_coefficient(1.0, float(ratio))
+        unit = escape_time("invadam", **well, s=s, barrier=1.0)
+        well["barrier"] = 8.0 / unit.exponent
+        share = exact(math.sqrt, **well) / escape_time("invadam", **well, s=s).steps
+        assert share == pytest.approx(float(solved), abs=6e-4)
+        assert float(simulated) == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize(("term", "share"), [(3.0, 1.01), (2.0, 1.02), (1.2, 1.05), (0.3, 0.88)])
+def test_the_formula_holds_from_terms_of_three(term: float, share: float) -> None:
+    well = {"lr": 0.005, "batch_size": 1.0, "h_min": 1.0, "h_saddle": 1.0, "barrier": term * 0.005}
+    found = escape_time("sgd", **well, s=0.5)
+    assert found.terms == pytest.approx((term, term))
+    assert exact(lambda v: 1.0, **well) / found.steps == pytest.approx(share, abs=6e-3)
 
 
 def test_answers_hang_on_the_seed_alone() -> None:

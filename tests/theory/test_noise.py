@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from restless import restless, snapshot
+from steppe.compare.tasks import find_task
+from steppe.landscape import hessian, top_eigenvalues
 from steppe.theory import gradient_noise
 
 
@@ -125,3 +127,37 @@ def test_a_direction_is_a_tensor() -> None:
     model, x, y = regression(4)
     with pytest.raises(TypeError, match="direction must be a tensor, got list"):
         gradient_noise(model, half_square, batches(x, y, 2, 1, 1), [1.0, 2.0, 3.0])
+
+
+def test_a_trained_networks_noise_is_that_of_its_samples() -> None:
+    """Along the Hessian's top eigenvector and a random direction, against one sample at a time."""
+    torch.manual_seed(0)
+    task = find_task("digits")
+    model, train = task.model("mlp").double(), task.data().train
+    x, y = train.__getitems__(list(range(150)))
+    x = x.double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        task.loss(model(x), y).backward()
+        optimizer.step()
+    top = top_eigenvalues(hessian(model, task.loss, [(x, y)]), 1).vectors[:, 0]
+    random = torch.randn(len(top), generator=torch.Generator().manual_seed(1)).double()
+    directions = torch.stack([top, random / random.norm()])
+    data = list(zip(x.split(1), y.split(1), strict=True))
+    found = gradient_noise(model, task.loss, data, directions)
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    samples = torch.func.vmap(
+        torch.func.grad(
+            lambda w, one, target: task.loss(
+                torch.func.functional_call(model, w, one[None]), target[None]
+            )
+        ),
+        in_dims=(None, 0, 0),
+    )(params, x, y)
+    each = torch.cat([part.flatten(1) for part in samples.values()], dim=1) @ directions.T
+    np.testing.assert_allclose(found.variance, np.cov(each.T.numpy()), rtol=1e-8)
+    # The noise follows the curvature over orders of magnitude, and is less than the theory's.
+    assert found.curvature[0, 0] > 100 * abs(found.curvature[1, 1])
+    assert (found.ratio < 1.0).all()
+    assert 0.2 < found.ratio[0] / found.ratio[1] < 5.0

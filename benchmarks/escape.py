@@ -7,7 +7,7 @@ in 9 wells: three sharpnesses, and saddles flatter than the minimum, alike, and 
 and InvAdam run with momentum, or with a true average of squared gradients, in a well whose saddle
 is flatter than the minimum, against the two regimes of the theory; and InvAdam in wells that are
 outside the formula's limits. Ends with status 1 if a slope is outside 0.9–1.1 or r is not above
-0.98.
+0.98, unless --quick.
 """
 
 import math

@@ -282,11 +282,11 @@ def _walked(walk: _Walk, walkers: int, threads: int, method: str) -> tuple[Integ
     times, out = np.zeros(walkers, dtype=np.int64), np.zeros(walkers, dtype=bool)
     waiting, stop = iter(range(walkers)), threading.Event()
     with progress(f"escape, {method}", walkers) as advance, ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_walk_lanes, walk, waiting, times, out, stop, advance)
-            for _ in range(threads)
-        ]
+        jobs = []
         try:
+            # Ctrl-C may come while a thread is being started, with walkers under way already.
+            for _ in range(threads):
+                jobs.append(pool.submit(_walk_lanes, walk, waiting, times, out, stop, advance))
             wait(jobs, return_when=FIRST_EXCEPTION)
             complete = True
         except KeyboardInterrupt:

@@ -75,7 +75,7 @@ def test_walkers_step_by_the_papers_rules(method: str, alpha: float | None, opti
     assert found.complete
 
 
-def exact(P: Callable[[float], float], panels: int = 80, **well: float) -> float:
+def exact(P: Callable[[float], float], panels: int = 50, **well: float | None) -> float:
     """Solve u(x) = 1 + ∫K(x, y)u(y)dy, Gaussian steps from x, by quadrature; return u(0)."""
     h_a, h_b, B, lr = (well[name] for name in ("h_min", "h_saddle", "batch_size", "lr"))
     top = math.sqrt(2 * well["barrier"] * (1 / h_a + 1 / h_b))
@@ -118,6 +118,20 @@ def test_the_pages_numbers_outside_the_limits_are_the_iterations() -> None:
         share = exact(math.sqrt, **well) / escape_time("invadam", **well, s=s).steps
         assert share == pytest.approx(float(solved), abs=6e-4)
         assert float(simulated) == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "P"),
+    [("sgd", lambda v: 1.0), ("adam", lambda v: v**-0.5), ("invadam", lambda v: v**0.5)],
+    ids=["sgd", "adam", "invadam"],
+)
+def test_at_the_limits_the_formula_is_the_iterations_mean(
+    method: str, P: Callable[[float], float]
+) -> None:
+    for ratio in (1.0 / 1.076, 1.0, 1.076):
+        well = limit_well(method, 3.0, ratio, batch_size=16.0)
+        found = escape_time(method, **well, s=path_coefficient(1.0, ratio))
+        assert 0.9975 < exact(P, **well) / found.steps < 1.0065
 
 
 @pytest.mark.parametrize(("term", "share"), [(3.0, 1.01), (2.0, 1.02), (1.2, 1.05), (0.3, 0.88)])

@@ -11,7 +11,7 @@ import steppe
 
 SOURCE = Path(steppe.__file__).parent
 LAYERS = [
-    {"rules", "names"},
+    {"rules", "names", "arguments"},
     {"engines"},
     {"optim", "landscape", "functions"},
     {"theory"},

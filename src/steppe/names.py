@@ -21,14 +21,29 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"no {kind} is called {name!r}: {guess}There are {', '.join(known)}"
 
 
+def check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not known.
+
+    Raises
+    ------
+    TypeError
+        It is no string.
+    ValueError
+        There is none of that name, as :func:`unknown` says it.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{kind} must be a name, got {name!r}")
+    if name not in known:
+        raise ValueError(unknown(kind, name, known))
+
+
 def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
     """Find a thing by its name.
 
     Raises
     ------
-    ValueError
-        If there is none of that name, as :func:`unknown` says it.
+    TypeError, ValueError
+        As :func:`check_name` says.
     """
-    if name not in known:
-        raise ValueError(unknown(kind, name, known))
+    check_name(kind, name, known)
     return known[name]

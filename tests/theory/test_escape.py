@@ -1,12 +1,15 @@
 """The formula, against its closed forms, against quadrature, and against walkers."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.integrate import cumulative_trapezoid, trapezoid
 
+import steppe.theory.escape
 from steppe.theory import (
     Escape,
     agreement,
@@ -15,6 +18,8 @@ from steppe.theory import (
     path_coefficient,
     simulate_escape,
 )
+
+PAGE = (Path(__file__).parents[2] / "docs" / "escape.md").read_text()
 
 ETA, B, BARRIER, H_A, H_B, S = 0.003, 8.0, 0.7, 1.7, 0.6, 0.4
 SETTING = {
@@ -144,27 +149,102 @@ def test_warnings_name_what_is_violated() -> None:
     ("method", "changes", "message"),
     [
         ("inv-adam", {}, "did you mean invadam"),
-        ("sgd", {"barrier": 0.0}, "barrier=0.0 must be a positive number"),
-        ("sgd", {"s": 0.0}, "s=0.0 must lie between"),
-        ("sgd", {"s": 1.0}, "s=1.0 must lie between"),
-        ("sgd", {"s": math.nan}, "s=nan must lie between"),
-        ("sgd", {"lr": -1.0}, "lr=-1.0 must be a positive number"),
-        ("sgd", {"batch_size": 0}, "batch_size=0 must be a positive number"),
-        ("sgd", {"h_min": -2.0}, "h_min=-2.0 must be a positive number"),
+        ("sgd", {"barrier": 0.0}, "barrier must be a finite number > 0, got 0.0"),
+        ("sgd", {"s": 0.0}, "s must lie between 0 and 1, .*got 0.0"),
+        ("sgd", {"s": 1.0}, "s must lie between 0 and 1, .*got 1.0"),
+        ("sgd", {"s": math.nan}, "s must lie between 0 and 1, .*got nan"),
+        ("sgd", {"lr": -1.0}, "lr must be a finite number > 0, got -1.0"),
+        ("sgd", {"batch_size": 0}, "batch_size must be a finite number > 0, got 0"),
+        ("sgd", {"h_min": -2.0}, "h_min must be a finite number > 0, got -2.0"),
         ("sgd", {"h_saddle": -2.0}, r"h_saddle=-2.0 must be positive: the magnitude .*, 2.0"),
-        ("sgd", {"h_saddle": math.inf}, "h_saddle=inf must be a positive number"),
+        ("sgd", {"h_saddle": math.inf}, "h_saddle must be a finite number > 0, got inf"),
         ("sgd", {"alpha": 0.5}, "alpha=0.5 is given for 'sgd'"),
         ("dualadam", {}, "alpha=None: 'dualadam' needs"),
-        ("dualadam", {"alpha": 1.1}, "alpha=1.1 must be from 0 to 1"),
+        ("dualadam", {"alpha": 1.1}, "alpha must be from 0 to 1, got 1.1"),
         ("sgd", {"regime": "locale"}, "did you mean local"),
-        ("sgd", {"noise": 0.0}, "noise=0.0 must be a positive number"),
-        ("sgd", {"noise": (1.0, 2.0, 3.0)}, "must be one number, or two"),
-        ("invadam", {"lr": 1e-200, "h_min": 1e-200}, "temperature_min=0.0 must be a positive"),
+        ("sgd", {"noise": 0.0}, "noise must be a finite number > 0, got 0.0"),
+        ("sgd", {"noise": (1.0, 2.0, 3.0)}, "noise must be one number, or two"),
+        ("invadam", {"lr": 1e-200, "h_min": 1e-200}, r"temperature lr·P·C/2 is 0.0 at the minimum"),
+        ("adam", {"h_min": 1e-320, "batch_size": 1e10}, r"C = .* is 0.0 at the minimum.*h_min=1e-"),
+        (
+            "sgd",
+            {"lr": 1e-200, "batch_size": 1e100, "barrier": 1e100},
+            "the exponent's term is inf at the minimum, .*lr=1e-200, batch_size=1e",
+        ),
+        ("sgd", {"h_min": 1e-250, "h_saddle": 1e100}, "the prefactor is nan at the minimum"),
     ],
 )
 def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         escape_time(method, **SETTING | changes)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "message"),
+    [
+        (["sgd"], {}, r"method must be a name, got \['sgd'\]"),
+        ("sgd", {"lr": "a"}, "lr must be a number, got 'a'"),
+        ("sgd", {"s": "a"}, "s must be a number, got 'a'"),
+        ("sgd", {"h_saddle": None}, "h_saddle must be a number, got None"),
+        ("sgd", {"barrier": True}, "barrier must be a number, got True"),
+        ("sgd", {"regime": 1}, "regime must be a name, got 1"),
+        ("sgd", {"noise": "measured"}, "noise must be one number, or two, got 'measured'"),
+        ("sgd", {"noise": ("a", 1.0)}, "noise must be a number, got 'a'"),
+        ("dualadam", {"alpha": "a"}, "alpha must be a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_or_name_is_named(method: str, changes: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        escape_time(method, **SETTING | changes)
+
+
+def test_noise_is_any_pair() -> None:
+    pairs = (1.0, 3.0), [1, 3], np.array([1.0, 3.0])
+    assert len({escape_time("sgd", **SETTING, noise=pair).log for pair in pairs}) == 1
+
+
+def test_one_module_has_all_of_escape() -> None:
+    """No name stands for a function and a module: an import would hide one of them."""
+    for name in ("escape_time", "simulate_escape", "agreement", "limit_well", "predict_escape"):
+        assert getattr(steppe.theory.escape, name) is getattr(steppe.theory, name)
+    modules = {path.stem for path in Path(steppe.theory.__file__).parent.glob("*.py")}
+    assert not modules & set(steppe.theory.__all__)
+
+
+def test_over_one_shared_saddle_the_order_may_turn() -> None:
+    """E of a minimum nine times as sharp as another, over the other's: docs/escape.md."""
+    measured = {
+        saddle: [
+            round(shared_saddle(method, 9.0, saddle) / shared_saddle(method, 1.0, saddle), 2)
+            for method in ("adam", "sgd", "invadam")
+        ]
+        for saddle in (3.0, 1.0, 0.3, 0.1)
+    }
+    rows = re.findall(r"^ +\| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", PAGE, re.MULTILINE)
+    assert measured == {float(row[0]): [float(x) for x in row[1:]] for row in rows}
+
+
+def shared_saddle(method: str, h: float, saddle: float) -> float:
+    setting = SETTING | {"h_min": h, "h_saddle": saddle, "s": path_coefficient(h, saddle)}
+    return escape_time(method, **setting).exponent
+
+
+@pytest.mark.parametrize(("method", "alpha"), [("sgd", None), ("invadam", None), ("dualadam", 0.6)])
+@pytest.mark.parametrize(("term", "ratio"), [(4.0, 0.6), (1e-9, 50.0), (1e13, 1e-4)])
+def test_a_limit_wells_smaller_term_is_as_asked(
+    method: str, alpha: float | None, term: float, ratio: float
+) -> None:
+    well = limit_well(method, term, ratio, batch_size=32.0, alpha=alpha)
+    found = escape_time(method, **well, s=path_coefficient(1.0, ratio))
+    assert min(found.terms) == pytest.approx(term, rel=1e-9)
+    assert well["h_saddle"] / well["h_min"] == pytest.approx(ratio)
+
+
+def test_no_limit_well_beyond_the_range_of_floats() -> None:
+    with pytest.raises(ValueError, match="no curvature in the range of floats fits"):
+        limit_well("adam", 1e200)
+    with pytest.raises(TypeError, match="term must be a number, got 'a'"):
+        limit_well("adam", "a")
 
 
 @pytest.mark.parametrize(("method", "batch_size"), [("sgd", 1), ("adam", 16), ("invadam", 16)])
@@ -210,5 +290,7 @@ def test_a_fit_needs_two_and_as_many_of_each() -> None:
     with pytest.raises(ValueError, match="got 2 exponents and 1 simulations"):
         agreement([theory] * 2, [walkers])
     still = simulate_escape("sgd", **limit_well("sgd", 3.0), walkers=5, max_steps=3)
+    with pytest.raises(ValueError, match=r"all exponents are .*: a slope needs different ones"):
+        agreement([theory] * 2, [walkers] * 2)
     with pytest.raises(ValueError, match="has no escapes"):
         agreement([theory] * 2, [walkers, still])

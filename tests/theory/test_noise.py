@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from restless import restless, snapshot
+from steppe.compare.tasks import find_task
+from steppe.landscape import hessian, top_eigenvalues
 from steppe.theory import gradient_noise
 
 
@@ -77,6 +80,26 @@ def test_at_a_regressions_minimum_noise_is_curvature_times_the_residuals() -> No
     assert abs(found.ratio - 0.3**2) < 3 * found.ratio_standard_error
 
 
+def test_several_directions_give_their_covariance() -> None:
+    model, x, y = regression(40)
+    rows = torch.tensor([[1.0, 2.0, -2.0], [0.0, 3.0, 4.0]], dtype=torch.float64)
+    data = batches(x, y, *[1] * 25, *[3] * 5)
+    found = gradient_noise(model, half_square, data, rows)
+    units = rows / rows.norm(dim=1, keepdim=True)
+    single = gradient_noise(model, half_square, batches(x, y, *[1] * 40), rows)
+    each = (((x @ model.weight.T - y) * x) @ units.T).detach()
+    np.testing.assert_allclose(single.variance, np.cov(each.T.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(single.slope, each.mean(dim=0), rtol=1e-12)
+    np.testing.assert_allclose(single.curvature, units @ (x.T @ x / 40) @ units.T, rtol=1e-12)
+    alone = [gradient_noise(model, half_square, data, row) for row in rows]
+    for name in ("variance", "standard_error", "curvature"):
+        ours = np.diagonal(getattr(found, name))
+        np.testing.assert_allclose(ours, [getattr(one, name) for one in alone], rtol=1e-12)
+    for name in ("slope", "ratio", "ratio_standard_error"):
+        theirs = [getattr(one, name) for one in alone]
+        np.testing.assert_allclose(getattr(found, name), theirs, rtol=1e-12)
+
+
 def test_leaves_the_model_as_found() -> None:
     model = restless()
     data = [(torch.randn(2, 3), torch.zeros(2, 4)) for _ in range(4)]
@@ -98,3 +121,43 @@ def test_mistakes_are_named(sizes: tuple[int, ...], direction: Tensor, message: 
     model, x, y = regression(4)
     with pytest.raises(ValueError, match=message):
         gradient_noise(model, half_square, batches(x, y, *sizes), direction)
+
+
+def test_a_direction_is_a_tensor() -> None:
+    model, x, y = regression(4)
+    with pytest.raises(TypeError, match="direction must be a tensor, got list"):
+        gradient_noise(model, half_square, batches(x, y, 2, 1, 1), [1.0, 2.0, 3.0])
+
+
+def test_a_trained_networks_noise_is_that_of_its_samples() -> None:
+    """Along the Hessian's top eigenvector and a random direction, against one sample at a time."""
+    torch.manual_seed(0)
+    task = find_task("digits")
+    model, train = task.model("mlp").double(), task.data().train
+    x, y = train.__getitems__(list(range(150)))
+    x = x.double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        task.loss(model(x), y).backward()
+        optimizer.step()
+    top = top_eigenvalues(hessian(model, task.loss, [(x, y)]), 1).vectors[:, 0]
+    random = torch.randn(len(top), generator=torch.Generator().manual_seed(1)).double()
+    directions = torch.stack([top, random / random.norm()])
+    data = list(zip(x.split(1), y.split(1), strict=True))
+    found = gradient_noise(model, task.loss, data, directions)
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    samples = torch.func.vmap(
+        torch.func.grad(
+            lambda w, one, target: task.loss(
+                torch.func.functional_call(model, w, one[None]), target[None]
+            )
+        ),
+        in_dims=(None, 0, 0),
+    )(params, x, y)
+    each = torch.cat([part.flatten(1) for part in samples.values()], dim=1) @ directions.T
+    np.testing.assert_allclose(found.variance, np.cov(each.T.numpy()), rtol=1e-8)
+    # The noise follows the curvature over orders of magnitude, and is less than the theory's.
+    assert found.curvature[0, 0] > 100 * abs(found.curvature[1, 1])
+    assert (found.ratio < 1.0).all()
+    assert 0.2 < found.ratio[0] / found.ratio[1] < 5.0

@@ -103,7 +103,6 @@ def test_measured_noise_takes_the_place_of_the_theorys() -> None:
     x = x2.sqrt()
     variance = (4 * x2 * -1.0 * (x2 - 1) + 0.3 * x).var().item()
     curvature = (12 * x2**2 - 4 * x2).mean().item()
-    assert isinstance(found.noise, tuple)
     assert found.noise[0] == pytest.approx(variance / curvature)
     w = -1.0 + 2.0 * found.where
     variance = (4 * x2 * w * (x2 * w**2 - 1) + 0.3 * x).var().item()
@@ -126,7 +125,32 @@ def test_mistakes_are_named() -> None:
         predict_escape(at(0.5), at(2.0), double_well, ONES, method="sgd", **STEP)
     with pytest.raises(ValueError, match="curvature along the way is -1 at the model"):
         predict_escape(at(-0.5), at(1.0), double_well, ONES, method="sgd", **STEP)
-    with pytest.raises(ValueError, match="points=4 must be at least 5"):
-        predict_escape(at(-1.0), at(1.0), double_well, ONES, method="sgd", **STEP, points=4)
-    with pytest.raises(ValueError, match="did you mean sgd"):
-        predict_escape(at(-1.0), at(1.0), double_well, ONES, method="sdg", **STEP)
+    same = [(torch.ones(1, 1).double(), torch.zeros(1, 1).double())] * 3
+    with pytest.raises(ValueError, match="noise='measured' is 0 at the model: all batches"):
+        predict_escape(at(-1.0), at(1.0), tilted, same, method="sgd", **STEP, noise="measured")
+
+
+def test_a_start_far_above_the_lowest_point_is_at_no_minimum() -> None:
+    with pytest.raises(ValueError, match=r"the model is at no minimum: the loss falls from 0\.92"):
+        predict_escape(at(-1.4), at(1.4), double_well, ONES, method="sgd", **STEP)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        ({"method": "sdg"}, ValueError, "did you mean sgd"),
+        ({"lr": "a"}, TypeError, "lr must be a number, got 'a'"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a finite number > 0, got 0"),
+        ({"alpha": 0.5}, ValueError, "alpha=0.5 is given for 'sgd'"),
+        ({"regime": "locale"}, ValueError, "did you mean local"),
+        ({"noise": "measure"}, TypeError, "noise must be one number, or two, got 'measure'"),
+        ({"noise": (1.0, -1.0)}, ValueError, "noise must be a finite number > 0, got -1.0"),
+        ({"points": 4}, ValueError, "points must be at least 5, got 4"),
+    ],
+)
+def test_what_is_wrong_is_found_before_a_pass(wrong: dict, error: type, message: str) -> None:
+    def never(outputs: Tensor, targets: Tensor) -> Tensor:
+        raise AssertionError("a pass was made")
+
+    with pytest.raises(error, match=message):
+        predict_escape(at(-1.0), at(1.0), never, ONES, **{"method": "sgd"} | STEP | wrong)

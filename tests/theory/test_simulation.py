@@ -1,16 +1,27 @@
 """Walkers against a reference in plain Python; censoring, determinism, Ctrl-C."""
 
+import itertools
 import math
+import re
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from steppe.theory import limit_well, simulate_escape
+from steppe.theory import escape_time, limit_well, path_coefficient, simulate_escape, simulation
 
 LOW = limit_well("sgd", 1.0)
+PAGE = (Path(__file__).parents[2] / "docs" / "escape.md").read_text()
+OUTSIDE = re.findall(
+    r"^\| ([\d.]+) \| ([\d.]+) \| [\d.]+ and [\d.]+ \| ([\d.]+) ± [\d.]+ \| ([\d.]+) \|$",
+    PAGE,
+    re.MULTILINE,
+)
 
 
 def reference(
@@ -62,6 +73,73 @@ def test_walkers_step_by_the_papers_rules(method: str, alpha: float | None, opti
     assert found.times.tolist() == expected
     assert found.out.all()
     assert found.complete
+
+
+def exact(P: Callable[[float], float], panels: int = 50, **well: float | None) -> float:
+    """Solve u(x) = 1 + ∫K(x, y)u(y)dy, Gaussian steps from x, by quadrature; return u(0)."""
+    h_a, h_b, B, lr = (well[name] for name in ("h_min", "h_saddle", "batch_size", "lr"))
+    top = math.sqrt(2 * well["barrier"] * (1 / h_a + 1 / h_b))
+    joint = top * h_b / (h_a + h_b)
+    low, end = -7 * math.sqrt(lr * P(h_a / B) / (2 * B)), top + 2 * (top - joint)
+    points, weights = np.polynomial.legendre.leggauss(8)
+    # The step changes at the joint: no panel lies across it.
+    edges = np.r_[np.linspace(low, joint, panels), np.linspace(joint, end, panels)[1:]]
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    y, dy = (middle[:, None] + half[:, None] * points).ravel(), np.outer(half, weights).ravel()
+
+    def kernel(x: np.ndarray) -> np.ndarray:
+        C = np.where(x < joint, h_a, h_b) / B
+        p = np.where(x < joint, P(h_a / B), P(h_b / B))
+        mean = x - lr * p * np.where(x < joint, h_a * x, h_b * (top - x))
+        sd = (lr * p * np.sqrt(C))[:, None]
+        return np.exp(-(((y - mean[:, None]) / sd) ** 2) / 2) / sd / math.sqrt(2 * math.pi) * dy
+
+    u = np.linalg.solve(np.eye(len(y)) - kernel(y), np.ones(len(y)))
+    return 1 + (kernel(np.zeros(1)) @ u).item()
+
+
+@pytest.mark.parametrize(("ratio", "barrier"), [(1.0, 0.02), (0.5, 0.01)])
+def test_walkers_take_the_iterations_own_mean(ratio: float, barrier: float) -> None:
+    """InvAdam with large steps, where the formula does not hold."""
+    well = {"lr": 0.56, "batch_size": 16.0, "barrier": barrier, "h_min": 1.0, "h_saddle": ratio}
+    found = simulate_escape("invadam", **well, walkers=1000)
+    assert abs(found.mean - exact(math.sqrt, **well)) < 3 * found.standard_error
+
+
+def test_the_pages_numbers_outside_the_limits_are_the_iterations() -> None:
+    assert len(OUTSIDE) == 5
+    for step, ratio, simulated, solved in OUTSIDE:
+        well = {
+            "lr": 4 * float(step), "batch_size": 16.0, "h_min": 1.0, "h_saddle": float(ratio),
+        }  # fmt: skip
+        s = path_coefficient(1.0, float(ratio))
+        unit = escape_time("invadam", **well, s=s, barrier=1.0)
+        well["barrier"] = 8.0 / unit.exponent
+        share = exact(math.sqrt, **well) / escape_time("invadam", **well, s=s).steps
+        assert share == pytest.approx(float(solved), abs=6e-4)
+        assert float(simulated) == pytest.approx(share, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("method", "P"),
+    [("sgd", lambda v: 1.0), ("adam", lambda v: v**-0.5), ("invadam", lambda v: v**0.5)],
+    ids=["sgd", "adam", "invadam"],
+)
+def test_at_the_limits_the_formula_is_the_iterations_mean(
+    method: str, P: Callable[[float], float]
+) -> None:
+    for ratio in (1.0 / 1.076, 1.0, 1.076):
+        well = limit_well(method, 3.0, ratio, batch_size=16.0)
+        found = escape_time(method, **well, s=path_coefficient(1.0, ratio))
+        assert 0.9975 < exact(P, **well) / found.steps < 1.0065
+
+
+@pytest.mark.parametrize(("term", "share"), [(3.0, 1.01), (2.0, 1.02), (1.2, 1.05), (0.3, 0.88)])
+def test_the_formula_holds_from_terms_of_three(term: float, share: float) -> None:
+    well = {"lr": 0.005, "batch_size": 1.0, "h_min": 1.0, "h_saddle": 1.0, "barrier": term * 0.005}
+    found = escape_time("sgd", **well, s=0.5)
+    assert found.terms == pytest.approx((term, term))
+    assert exact(lambda v: 1.0, **well) / found.steps == pytest.approx(share, abs=6e-3)
 
 
 def test_answers_hang_on_the_seed_alone() -> None:
@@ -121,15 +199,18 @@ def test_where_walkers_count_as_out_matters_before_the_top_is_well_behind() -> N
     assert at_top / far == pytest.approx(0.5, abs=0.15)
 
 
-def test_an_interrupt_leaves_what_there_is() -> None:
-    main = threading.main_thread().ident
-    timer = threading.Timer(0.3, lambda: signal.pthread_kill(main, signal.SIGINT))
-    well = limit_well("sgd", 2.0)
-    simulate_escape("sgd", **LOW, walkers=1)  # compiled before the clock runs
-    timer.start()
-    found = simulate_escape("sgd", **well, walkers=10_000_000)
+def test_an_interrupt_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes as soon as ten are out."""
+    main, out = threading.main_thread().ident, itertools.count(1)
+
+    def advance(steps: int) -> None:
+        if next(out) == 10:
+            signal.pthread_kill(main, signal.SIGINT)
+
+    monkeypatch.setattr(simulation, "progress", lambda what, total: nullcontext(advance))
+    found = simulate_escape("sgd", **limit_well("sgd", 2.0), walkers=10_000_000)
     assert not found.complete
-    assert 0 < found.escaped < found.walkers
+    assert 10 <= found.escaped < found.walkers
     assert (found.times > 0).all()
 
 
@@ -137,21 +218,22 @@ def test_an_interrupt_leaves_what_there_is() -> None:
     ("method", "changes", "message"),
     [
         ("sdg", {}, "did you mean sgd"),
-        ("sgd", {"walkers": 0}, "walkers=0 must be at least 1"),
-        ("sgd", {"max_steps": 0}, "max_steps=0 must be at least 1"),
-        ("sgd", {"threads": 0}, "threads=0 must be at least 1"),
-        ("sgd", {"past": -1.0}, "past=-1.0 must be 0 or a positive"),
-        ("sgd", {"past": math.nan}, "past=nan must be 0 or a positive"),
-        ("sgd", {"barrier": -1.0}, "barrier=-1.0 must be a positive"),
+        ("sgd", {"walkers": 0}, "walkers must be at least 1, got 0"),
+        ("sgd", {"max_steps": 0}, "max_steps must be at least 1, got 0"),
+        ("sgd", {"threads": 0}, "threads must be at least 1, got 0"),
+        ("sgd", {"seed": -1}, "seed must be at least 0, got -1"),
+        ("sgd", {"past": -1.0}, "past must be 0 or a positive number, got -1.0"),
+        ("sgd", {"past": math.nan}, "past must be 0 or a positive number, got nan"),
+        ("sgd", {"barrier": -1.0}, "barrier must be a finite number > 0, got -1.0"),
         ("sgd", {"h_saddle": -1.0}, "h_saddle=-1.0 must be positive: the magnitude"),
-        ("sgd", {"noise": math.inf}, "noise=inf must be a positive"),
+        ("sgd", {"noise": math.inf}, "noise must be a finite number > 0, got inf"),
         ("sgd", {"second_moment": "ema", "beta2": 0.9}, "'sgd' keeps no averages"),
         ("sgd", {"beta1": 0.9}, "'sgd' keeps no averages"),
         ("adam", {"second_moment": "emma"}, "did you mean ema"),
-        ("adam", {"second_moment": "ema"}, "beta2=None must lie between 0 and 1"),
-        ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2=1.0 must lie between"),
+        ("adam", {"second_moment": "ema"}, "beta2=None: second_moment='ema' needs it"),
+        ("adam", {"second_moment": "ema", "beta2": 1.0}, "beta2 must lie between 0 and 1, got 1.0"),
         ("adam", {"beta2": 0.99}, "it needs second_moment='ema'"),
-        ("adam", {"beta1": 1.0}, "beta1=1.0 must be from 0 to below 1"),
+        ("adam", {"beta1": 1.0}, "beta1 must be from 0 to below 1, got 1.0"),
         ("adam", {"alpha": 0.5}, "only 'dualadam' takes one"),
         ("sgd", {"lr": 2.0 / LOW["h_min"]}, "is unstable at the minimum: take less than"),
     ],
@@ -159,3 +241,19 @@ def test_an_interrupt_leaves_what_there_is() -> None:
 def test_mistakes_are_named(method: str, changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         simulate_escape(method, **LOW | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"walkers": 2.5}, "walkers must be an integer, got 2.5"),
+        ({"seed": 0.5}, "seed must be an integer, got 0.5"),
+        ({"past": "a"}, "past must be a number, got 'a'"),
+        ({"second_moment": None}, "second_moment must be a name, got None"),
+        ({"beta1": "a"}, "beta1 must be a number, got 'a'"),
+        ({"second_moment": "ema", "beta2": "a"}, "beta2 must be a number, got 'a'"),
+    ],
+)
+def test_what_is_no_number_is_named(changes: dict, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        simulate_escape("adam", **LOW | changes)

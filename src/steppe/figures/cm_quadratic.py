@@ -220,8 +220,9 @@ def _legend(axes: "Axes") -> None:
 def _optima(
     method: str, condition_numbers: Sequence[float], capacity: int, momentum: float | None
 ) -> list[OptimalRate]:
+    slots = capacity if method == "critical-momenta" else None
     return [
-        optimal_rate(method, kappa, capacity=capacity, momentum=momentum)
+        optimal_rate(method, kappa, capacity=slots, momentum=momentum)
         for kappa in condition_numbers
     ]
 

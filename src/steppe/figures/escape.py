@@ -6,10 +6,11 @@ Adam, as 1/H for SGD and as H^−3/2 for InvAdam, so that InvAdam leaves sharp m
 
 Came out: as published. Simulated times are within two standard errors of the theory in 17 of 18
 wells. The slopes of log(τ/prefactor) over the exponent are 0.98 ± 0.04 for Adam, 1.09 ± 0.05 for
-SGD and 0.98 ± 0.06 for InvAdam (1 in theory; with more walkers, benchmarks/escape.py, 0.995 to
-1.006). From a well 1.75 times as sharp as the flattest, Adam is out in 0.099 of the time that it
-takes from the flattest, SGD in 0.019 and InvAdam in 0.0044. So it is where the noise is |h|/B and
-v follows it at once.
+SGD and 0.98 ± 0.06 for InvAdam (1 in theory; with more walkers, benchmarks/escape.py, 0.988 to
+1.024). From a well 1.75 times as sharp as the flattest, Adam is out in 0.099 of the time that it
+takes from the flattest, SGD in 0.019 and InvAdam in 0.0044. So it is where the noise is |h|/B,
+v follows it at once, and the saddle is sharper in the same measure: here its curvature is always
+the minimum's. Over one shared saddle the order may turn, see docs/escape.md.
 """
 
 import math

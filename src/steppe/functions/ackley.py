@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.functions.arguments import check_dimension
+from steppe.arguments import check_integer
 from steppe.functions.function import Function, Minimum
 
 _REACH = 5.0
@@ -43,7 +43,7 @@ def ackley(dimension: int = 2) -> Function:
     >>> f(torch.zeros(2)), f.gradient(torch.zeros(2))
     (tensor(0.), tensor([0., 0.]))
     """
-    check_dimension(dimension)
+    check_integer(dimension=dimension)
     formula = "−20 exp(−√(Σxᵢ²/d)/5) − exp(Σcos(2πxᵢ)/d) + 20 + e"
     minimum = Minimum((0.0,) * dimension, 0.0, True)
     return _Ackley("ackley", formula, ((-_REACH, _REACH),) * dimension, (minimum,))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.functions.arguments import check_dimension
+from steppe.arguments import check_integer
 from steppe.functions.function import Function, Minimum
 
 _REACH = 10.0
@@ -43,7 +43,7 @@ def levy(dimension: int = 2) -> Function:
     >>> levy()(torch.ones(2))
     tensor(0.)
     """
-    check_dimension(dimension)
+    check_integer(dimension=dimension)
     formula = "sin²πw₁ + Σ(wᵢ−1)²(1 + 10 sin²(πwᵢ+1)) + (w_d−1)²(1 + sin²2πw_d), w = 1 + (x−1)/4"
     minimum = Minimum((1.0,) * dimension, 0.0, True)
     return _Levy("levy", formula, ((-_REACH, _REACH),) * dimension, (minimum,))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.functions.arguments import check_dimension
+from steppe.arguments import check_integer
 from steppe.functions.function import Function, Minimum
 
 _BOUNDS = (-2.0, 2.0)
@@ -58,7 +58,7 @@ def quadratic(condition_number: float = 100.0, dimension: int = 2) -> Quadratic:
     >>> quadratic(100.0, 3).curvatures
     (1.0, 10.0, 100.0)
     """
-    check_dimension(dimension, least=2)
+    check_integer(dimension=dimension, least=2)
     if not 1 <= condition_number < math.inf:
         raise ValueError(f"condition_number must be a finite number ≥ 1, got {condition_number}")
     powers = [place / (dimension - 1) for place in range(dimension)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.functions.arguments import check_dimension
+from steppe.arguments import check_integer
 from steppe.functions.function import Function, Minimum
 
 _BOUNDS = (-2.0, 2.0)
@@ -40,7 +40,7 @@ def rosenbrock(dimension: int = 2) -> Function:
     >>> rosenbrock()(torch.tensor([-1.0, 1.0]))
     tensor(4.)
     """
-    check_dimension(dimension, least=2)
+    check_integer(dimension=dimension, least=2)
     formula = "Σ 100(xᵢ₊₁ − xᵢ²)² + (1 − xᵢ)²"
     minimum = Minimum((1.0,) * dimension, 0.0, True)
     return _Rosenbrock("rosenbrock", formula, (_BOUNDS,) * dimension, (minimum,))

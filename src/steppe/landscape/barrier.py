@@ -1,13 +1,12 @@
 """How high the loss rises on the straight way from one model to another."""
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from steppe.landscape.interpolation import between
 from steppe.landscape.lanczos import Floats
 from steppe.landscape.objective import Batches, LossFunction, Objective
 from steppe.landscape.result import Result, axes_for
@@ -127,6 +126,7 @@ def barrier(
     --------
     Between −1 and 1 the double well (w² − 1)² rises by 1:
 
+    >>> import torch
     >>> left, right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(left.weight, -1.0), nn.init.constant_(right.weight, 1.0)
     >>> double_well = lambda outputs, targets: (outputs.square() - 1).square().mean()
@@ -135,18 +135,9 @@ def barrier(
     (1.0, 0.5)
     """
     check_points(points)
-    start, end = _interpolated(model_a), _interpolated(model_b)
-    _check_alike(start, end)
-    # A copy can also be evaluated where the models have been frozen.
-    model = copy.deepcopy(model_a).requires_grad_(True)
+    model, go_to = between(model_a, model_b)
     objective = Objective(model, loss_fn, data, train=train)
     coordinates = np.arange(points) / (points - 1)
-
-    def go_to(t: float) -> None:
-        with torch.no_grad():
-            for name, tensor in _interpolated(model).items():
-                tensor.copy_(torch.lerp(start[name], end[name].to(start[name]), t))
-
     with objective.at_work():
         loss_a, samples = objective.loss()
         go_to(1.0)
@@ -166,21 +157,3 @@ def barrier(
         train=train,
         complete=complete,
     )
-
-
-def _interpolated(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and floating-point buffers by name."""
-    buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
-    return dict(model.named_parameters()) | buffers
-
-
-def _check_alike(start: dict[str, Tensor], end: dict[str, Tensor]) -> None:
-    for name in sorted(start.keys() ^ end.keys()):
-        has, lacks = ("model_a", "model_b") if name in start else ("model_b", "model_a")
-        raise ValueError(f"{has} has {name!r}, {lacks} has not: they must be of one architecture")
-    for name, tensor in start.items():
-        if tensor.shape != end[name].shape:
-            raise ValueError(
-                f"{name!r} has shape {tuple(tensor.shape)} in model_a, "
-                f"{tuple(end[name].shape)} in model_b: they must be of one architecture"
-            )

@@ -63,9 +63,13 @@ def checked_direction(objective: Objective, name: str, direction: Tensor) -> Ten
 
     Raises
     ------
+    TypeError
+        It is no tensor.
     ValueError
         It has another shape than (objective.size,), is not finite, or is zero; ``name`` says which.
     """
+    if not isinstance(direction, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(direction).__name__}")
     if direction.shape != (objective.size,):
         raise ValueError(
             f"{name} has shape {tuple(direction.shape)}, expected ({objective.size},): one number "

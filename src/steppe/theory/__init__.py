@@ -1,7 +1,7 @@
 """Theory of the methods: how long minima hold them, and how fast they converge on quadratics."""
 
-from steppe.theory.agreement import Agreement, Well, agreement, limit_well
-from steppe.theory.escape import Escape, escape_time, path_coefficient
+from steppe.theory.comparison import Agreement, Well, agreement, limit_well
+from steppe.theory.formula import Escape, escape_time, path_coefficient
 from steppe.theory.noise import GradientNoise, gradient_noise
 from steppe.theory.prediction import Prediction, predict_escape
 from steppe.theory.quadratic import OptimalRate, optimal_rate, rate

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steppe import rules
+from steppe.arguments import check_number, check_positive
 from steppe.engines import bind
 from steppe.names import named
 
@@ -61,6 +62,8 @@ def find_method(name: str, alpha: float | None) -> Method:
 
     Raises
     ------
+    TypeError
+        The name is no string, or α no number.
     ValueError
         There is none of that name; α is missing, out of [0, 1], or given to another.
     """
@@ -71,35 +74,24 @@ def find_method(name: str, alpha: float | None) -> Method:
         return method
     if alpha is None:
         raise ValueError("alpha=None: 'dualadam' needs its share of InvAdam, from 0 to 1")
+    check_number(alpha=alpha)
     if not 0.0 <= alpha <= 1.0:
-        raise ValueError(f"alpha={alpha} must be from 0 to 1")
+        raise ValueError(f"alpha must be from 0 to 1, got {alpha}")
     return method
 
 
-def positive(**values: float) -> None:
-    """Refuse what is not a positive number.
-
-    Raises
-    ------
-    ValueError
-        A value is zero, negative or not finite; it is named.
-    """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value} must be a positive number")
-
-
-def positive_curvatures(h_min: float, h_saddle: float) -> None:
+def check_curvatures(h_min: float, h_saddle: float) -> None:
     """Refuse curvatures that are not positive, the saddle's by its magnitude.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         One is not.
     """
+    check_number(h_saddle=h_saddle)
     if h_saddle < 0:
         raise ValueError(
             f"h_saddle={h_saddle} must be positive: the magnitude |h| of the saddle's negative "
             f"curvature, {-h_saddle}"
         )
-    positive(h_min=h_min, h_saddle=h_saddle)
+    check_positive(h_min=h_min, h_saddle=h_saddle)

@@ -1,10 +1,11 @@
-"""How noisy a model's gradients are along a direction, beside the curvature there."""
+"""How noisy a model's gradients are along directions, beside the curvature there."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from steppe.landscape.directions import checked_direction
@@ -12,41 +13,47 @@ from steppe.landscape.hessian import hessian
 from steppe.landscape.objective import Batches, LossFunction, Objective, derivatives
 from steppe.landscape.result import Result
 
+Floats = NDArray[np.float64]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class GradientNoise(Result):
-    """What :func:`gradient_noise` found, of one sample's gradient along a unit vector.
+    """What :func:`gradient_noise` found, of one sample's gradient along unit vectors.
 
     Attributes
     ----------
-    variance : float
-        σ²; that of a batch's mean gradient is σ²/B.
-    standard_error : float
-        Of the variance, by the jackknife over batches.
-    slope : float
-        The mean gradient along the vector; 0 at a minimum.
-    curvature : float
-        h, that of the mean loss.
+    variance : float or ndarray
+        σ²; that of a batch's mean gradient is σ²/B. Of k directions the covariance matrix C, shape
+        (k, k).
+    standard_error : float or ndarray
+        Of the variance, or of each of the covariances, by the jackknife over batches.
+    slope : float or ndarray
+        The mean gradient along the vector; 0 at a minimum. Of k directions of shape (k,).
+    curvature : float or ndarray
+        h, that of the mean loss. Of k directions dᵢᵀHdⱼ, shape (k, k).
     batches, samples : int
         How many it is taken from.
     """
 
-    variance: float
-    standard_error: float
-    slope: float
-    curvature: float
+    variance: float | Floats
+    standard_error: float | Floats
+    slope: float | Floats
+    curvature: float | Floats
     batches: int
     samples: int
 
     @property
-    def ratio(self) -> float:
-        """σ²/|h|, which the theory of escape takes to be 1; infinite where h is 0."""
-        return self.variance / abs(self.curvature) if self.curvature else math.inf
+    def ratio(self) -> float | Floats:
+        """σ²/|h|, which the theory of escape takes to be 1; infinite where h is 0.
+
+        Of k directions that of each, shape (k,).
+        """
+        return _over(self.variance, self.curvature, np.inf)
 
     @property
-    def ratio_standard_error(self) -> float:
+    def ratio_standard_error(self) -> float | Floats:
         """Standard error of the ratio, the curvature being exact."""
-        return self.standard_error / abs(self.curvature) if self.curvature else math.nan
+        return _over(self.standard_error, self.curvature, np.nan)
 
 
 def gradient_noise(
@@ -57,15 +64,15 @@ def gradient_noise(
     *,
     train: bool = False,
 ) -> GradientNoise:
-    r"""Estimate the variance of single samples' gradients along a direction.
+    r"""Estimate the variance of single samples' gradients along a direction, or several.
 
-    .. math:: σ^2 = \frac{1}{K - 1} \sum_{k=1}^{K} n_k \, (g_k - \bar g)^2, \qquad
-        g_k = d^⊤ ∇L_k / ‖d‖
+    .. math:: C_{ij} = \frac{1}{K - 1} \sum_{k=1}^{K} n_k \,
+        (g_{ki} - \bar g_i)(g_{kj} - \bar g_j), \qquad g_{ki} = d_i^⊤ ∇L_k / ‖d_i‖
 
-    with L_k the mean loss over batch k of n_k samples, and ḡ the mean over all samples. It is
-    unbiased where samples fall into batches at random, whatever the sizes: shuffle. The smaller the
-    batches, the more there are, and the smaller the standard error is; batches of one sample give
-    the variance of the samples themselves. The model is left as found.
+    with L_k the mean loss over batch k of n_k samples, and ḡ the mean over all samples; σ² = C of
+    one direction. It is unbiased where samples fall into batches at random, whatever the sizes:
+    shuffle. The smaller the batches, the more there are, and the smaller the standard error is;
+    batches of one sample give the covariance of the samples themselves. The model is left as found.
 
     Parameters
     ----------
@@ -73,6 +80,7 @@ def gradient_noise(
         As in :func:`steppe.landscape.hessian`; at least three batches.
     direction : Tensor
         d, of shape (size,), in the order of the parameters that require a gradient; of any length.
+        Or k of them, of shape (k, size); they need not be orthogonal.
 
     Returns
     -------
@@ -81,6 +89,8 @@ def gradient_noise(
 
     Raises
     ------
+    TypeError
+        ``direction`` is no tensor.
     ValueError
         There are fewer than three batches, ``model`` is distributed over processes, ``direction``
         is of another shape, zero or not finite, or as :func:`steppe.landscape.hessian` says.
@@ -100,38 +110,79 @@ def gradient_noise(
     objective = Objective(model, loss_fn, data, train=train)
     if objective.is_distributed:
         raise ValueError("model is distributed: pass model.module, and the data of one process")
-    unit = checked_direction(objective, "direction", direction)
-    unit = unit / unit.norm()
-    slopes, sizes = _slopes(objective, unit)
+    units = _units(objective, direction)
+    slopes, sizes = _slopes(objective, units)
     if len(sizes) < 3:
         raise ValueError(f"data has {len(sizes)} batches: the variance needs at least 3")
-    samples = sizes.sum()
-    slope = (sizes * slopes).sum() / samples
-    deviations = sizes * (slopes - slope) ** 2
-    K, total = len(sizes), deviations.sum()
+    K, samples = len(sizes), sizes.sum()
+    slope = sizes @ slopes / samples
+    away = slopes - slope
+    deviations = sizes[:, None, None] * away[:, :, None] * away[:, None, :]
+    total = deviations.sum(axis=0)
     # What is left of the sum, about its own mean, without each batch in turn.
-    left = (total - deviations * samples / (samples - sizes)) / (K - 2)
-    H = hessian(model, loss_fn, data, train=train)
+    factors = samples / (samples - sizes)
+    left = (total - deviations * factors[:, None, None]) / (K - 2)
+    is_one = direction.ndim == 1
     return GradientNoise(
-        variance=float(total / (K - 1)),
-        standard_error=float(np.sqrt((K - 1) * left.var())),
-        slope=float(slope),
-        curvature=float(unit.double() @ H.matvec(unit).double()),
+        variance=_alone(total / (K - 1), is_one),
+        standard_error=_alone(np.sqrt((K - 1) * left.var(axis=0)), is_one),
+        slope=_alone(slope, is_one),
+        curvature=_alone(curvature_along(model, loss_fn, data, units, train=train), is_one),
         batches=K,
         samples=int(samples),
     )
 
 
-def _slopes(objective: Objective, unit: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return each batch's mean gradient along a vector, and the batches' sizes."""
-    parts = objective.split(unit)
+def curvature_along(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    data: Batches,
+    units: Tensor,
+    *,
+    train: bool = False,
+) -> Floats:
+    """Return dᵢᵀHdⱼ of the rows of ``units``, shape (k, k)."""
+    H = hessian(model, loss_fn, data, train=train)
+    rows = units.to(H.device, H.dtype)
+    return (rows.double() @ H.matmat(rows.T).double()).cpu().numpy()
+
+
+def _units(objective: Objective, direction: Tensor) -> Tensor:
+    """Return the directions as rows of length 1."""
+    several = isinstance(direction, Tensor) and direction.ndim == 2 and len(direction) > 0
+    rows = [
+        checked_direction(objective, "direction", row)
+        for row in (direction if several else [direction])
+    ]
+    return torch.stack([row / row.norm() for row in rows])
+
+
+def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats]:
+    """Return each batch's mean gradient along each unit, (batches, k), and the batches' sizes."""
+    along = [objective.split(unit) for unit in units]
     slopes, sizes = [], []
     with objective.at_work():
         for batch in objective.batches():
             with torch.enable_grad():
                 loss = objective.loss_of(batch, objective.outputs(batch))
                 gradient = derivatives(loss, objective.params)
-            products = zip(gradient, parts, strict=True)
-            slopes.append(sum((g.double() * d.double()).sum().item() for g, d in products))
+            slopes.append([_product(gradient, parts) for parts in along])
             sizes.append(batch.size)
     return np.array(slopes, dtype=np.float64), np.array(sizes, dtype=np.float64)
+
+
+def _product(gradient: Sequence[Tensor], parts: Sequence[Tensor]) -> float:
+    pairs = zip(gradient, parts, strict=True)
+    return sum((g.double() * d.double()).sum().item() for g, d in pairs)
+
+
+def _alone(values: Floats, is_one: bool) -> float | Floats:
+    return float(values.item()) if is_one else values
+
+
+def _over(spread: float | Floats, curvature: float | Floats, otherwise: float) -> float | Floats:
+    """Return diagonals' quotients, and something else where the curvature is 0."""
+    own, h = (np.diagonal(np.atleast_2d(x)) for x in (spread, curvature))
+    found = np.full(len(h), otherwise)
+    np.divide(own, np.abs(h), out=found, where=h != 0)
+    return float(found[0]) if np.ndim(spread) == 0 else found

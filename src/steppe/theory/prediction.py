@@ -1,20 +1,21 @@
 """How long a trained model would stay where it is, from what is measured of its loss."""
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from steppe.arguments import check_integer, check_positive
 from steppe.landscape.barrier import barrier
-from steppe.landscape.hessian import hessian
+from steppe.landscape.interpolation import between
 from steppe.landscape.lanczos import Floats
 from steppe.landscape.objective import Batches, LossFunction, Objective, flat
 from steppe.landscape.result import Result
-from steppe.theory.escape import Escape, Noise, Regime, escape_time
-from steppe.theory.noise import gradient_noise
+from steppe.names import check_name
+from steppe.theory.formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
+from steppe.theory.methods import find_method
+from steppe.theory.noise import curvature_along, gradient_noise
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Prediction(Result):
         Curvature along the way at the model, and its magnitude at the top.
     s : float
         Share of the barrier below the steepest point, where the curvature changes its sign.
-    noise : float or pair
-        What was taken for C·B/|h|.
+    noise : tuple of float
+        What was taken for C·B/|h|, at the model and at the top.
     """
 
     escape: Escape
@@ -43,7 +44,7 @@ class Prediction(Result):
     h_min: float
     h_saddle: float
     s: float
-    noise: Noise
+    noise: tuple[float, float]
 
 
 def predict_escape(
@@ -63,8 +64,11 @@ def predict_escape(
     """Predict how long an optimizer would stay at a model, before it crosses over to another.
 
     The loss is taken along the straight way between them. Its top is the saddle; curvatures are
-    those along the way, at the model and at the top; s is found where the way is steepest. A way
-    around may be lower: then the model is left sooner.
+    those along the way, at the model and at the top; s is found where the way is steepest.
+
+    The top of a straight way is no saddle of the loss: the gradient across the way need not be 0
+    there. Ways around are lower, and the model is then left sooner: take the barrier as an upper
+    bound, and the time as a guess.
 
     Parameters
     ----------
@@ -83,15 +87,16 @@ def predict_escape(
     Returns
     -------
     Prediction
-        Its ``escape.warnings`` also name what this loss violates: a model that lies above the
-        lowest point of the way; and a smooth loss, where the noise that is proportional to the
+        Its ``escape.warnings`` also name what this loss violates: a model that lies a little above
+        the lowest point of the way; and a smooth loss, where the noise that is proportional to the
         curvature would vanish between minimum and saddle (Adam in the local regime bears that).
 
     Raises
     ------
-    ValueError
-        There is no barrier on the way, the curvatures do not have the signs of a minimum and a
-        saddle, or as :func:`steppe.landscape.barrier` and :func:`escape_time` say.
+    TypeError, ValueError
+        An argument is not as :func:`escape_time` and :func:`steppe.landscape.barrier` say; there is
+        no barrier on the way, the model is at no minimum of it, the curvatures do not have the
+        signs of a minimum and a saddle, or the noise to be measured is 0.
     KeyboardInterrupt
         On Ctrl-C: part of a way has no known top.
 
@@ -99,6 +104,7 @@ def predict_escape(
     --------
     From −1 over 0 to 1 the double well (w² − 1)² has curvatures 8 and −4:
 
+    >>> import torch
     >>> left, right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(left.weight, -1.0), nn.init.constant_(right.weight, 1.0)
     >>> double_well = lambda outputs, targets: (outputs.square() - 1).square().mean()
@@ -109,43 +115,76 @@ def predict_escape(
     >>> found.barrier, found.where, found.h_min, found.h_saddle, round(found.s, 2)
     (1.0, 0.5, 8.0, 4.0, 0.44)
     """
-    if points < 5:
-        raise ValueError(f"points={points} must be at least 5, to find the steepest of them")
+    find_method(method, alpha)
+    check_name("regime", regime, REGIMES)
+    check_positive(lr=lr, batch_size=batch_size)
+    check_integer(least=5, points=points)
+    ratios = None if isinstance(noise, str) and noise == "measured" else noise_pair(noise)
     way = barrier(model, other, loss_fn, data, points=points)
     if not way.complete:
         raise KeyboardInterrupt
-    losses = way.losses
-    if not np.isfinite(losses).all():
-        raise ValueError("the loss overflows on the way between the models")
-    highest = int(losses.argmax())
-    if highest in (0, points - 1):
-        raise ValueError(
-            "no barrier lies between the models: the loss is highest at one of them, "
-            f"{losses[highest]:.6g}"
-        )
+    losses, highest = way.losses, _highest(way.losses)
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
-    start, top = (_between(model, other, t) for t in (0.0, where))
-    height = _loss(top, loss_fn, data) - float(losses[0])
-    direction = _direction(model, other)
-    h_min, h_top = (_curvature(each, loss_fn, data, direction) for each in (start, top))
+    walker, go_to = between(model, other)
+    unit = _direction(model, other)
+    h_min, noise_min = _measured(walker, loss_fn, data, unit, ratios is None)
+    go_to(where)
+    h_top, noise_top = _measured(walker, loss_fn, data, unit, ratios is None)
     if not (h_min > 0.0 > h_top):
         raise ValueError(
             f"the curvature along the way is {h_min:.3g} at the model and {h_top:.3g} at the top: "
             "expected a positive and a negative one"
         )
-    if noise == "measured":
-        at_min, at_top = (
-            gradient_noise(each, loss_fn, data, direction).ratio for each in (start, top)
+    if ratios is None:
+        _check_measured(noise_min, noise_top)
+        ratios = noise_min, noise_top
+    first = float(losses[0])
+    height = _loss(walker, loss_fn, data) - first
+    s = (_steepest_loss(losses[: highest + 1]) - first) / height
+    if not s > 0.0:
+        raise ValueError(
+            f"the model is at no minimum: the loss falls from {first:.6g} to {losses.min():.6g} on "
+            "the way, and is steepest below where it began; train the model further"
         )
-        noise = at_min, at_top
-    s = (_steepest_loss(losses[: highest + 1]) - float(losses[0])) / height
     found = escape_time(
         method, lr=lr, batch_size=batch_size, barrier=height, h_min=h_min, h_saddle=-h_top,
-        s=s, alpha=alpha, regime=regime, noise=noise,
+        s=s, alpha=alpha, regime=regime, noise=ratios,
     )  # fmt: skip
     doubts = _doubts(losses[: highest + 1], method, alpha, regime)
     found = replace(found, warnings=(*found.warnings, *doubts))
-    return Prediction(found, height, where, h_min, -h_top, s, noise)
+    return Prediction(found, height, where, h_min, -h_top, s, ratios)
+
+
+def _highest(losses: Floats) -> int:
+    """Return which point of the way is the top."""
+    if not np.isfinite(losses).all():
+        raise ValueError("the loss overflows on the way between the models")
+    highest = int(losses.argmax())
+    if highest in (0, len(losses) - 1):
+        raise ValueError(
+            "no barrier lies between the models: the loss is highest at one of them, "
+            f"{losses[highest]:.6g}"
+        )
+    return highest
+
+
+def _measured(
+    model: nn.Module, loss_fn: LossFunction | None, data: Batches, unit: Tensor, noisy: bool
+) -> tuple[float, float]:
+    """Return the curvature along a direction, and C·B/|h| if it is asked for."""
+    if not noisy:
+        return curvature_along(model, loss_fn, data, unit[None]).item(), 1.0
+    found = gradient_noise(model, loss_fn, data, unit)
+    return float(found.curvature), float(found.ratio)
+
+
+def _check_measured(noise_min: float, noise_top: float) -> None:
+    for ratio, place in ((noise_min, "model"), (noise_top, "top")):
+        if ratio == 0.0:
+            raise ValueError(
+                f"noise='measured' is 0 at the {place}: all batches have the same gradient along "
+                "the way, and without noise nothing escapes"
+            )
 
 
 def _doubts(losses: Floats, method: str, alpha: float | None, regime: Regime) -> tuple[str, ...]:
@@ -175,17 +214,6 @@ def _steepest_loss(losses: Floats) -> float:
     return float(np.interp(steepest + 0.5 + shift, np.arange(len(losses)), losses))
 
 
-def _between(model: nn.Module, other: nn.Module, t: float) -> nn.Module:
-    """Return a copy of a model, on the straight way to another."""
-    found = copy.deepcopy(model).requires_grad_(True)
-    ends = other.state_dict()
-    with torch.no_grad():
-        for name, tensor in found.state_dict().items():
-            if tensor.is_floating_point():
-                tensor.lerp_(ends[name].to(tensor), t)
-    return found
-
-
 def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     """Return the unit vector from one model's parameters to another's."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
@@ -197,11 +225,3 @@ def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> floa
     objective = Objective(model, loss_fn, data)
     with objective.at_work():
         return objective.loss()[0]
-
-
-def _curvature(
-    model: nn.Module, loss_fn: LossFunction | None, data: Batches, direction: Tensor
-) -> float:
-    H = hessian(model, loss_fn, data)
-    unit = direction.to(H.dtype)
-    return float(unit.double() @ H.matvec(unit).double())

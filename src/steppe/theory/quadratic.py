@@ -13,16 +13,18 @@ every mode decays as |z|^t, z a root of::
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import exp, expm1, inf, log, log1p, sqrt
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steppe.names import unknown
+from steppe.arguments import check_integer, check_number, check_positive
+from steppe.names import check_name
 from steppe.theory.root_locus import spectral_radius, windows
 
 METHODS = ("heavy-ball", "critical-momenta")
 
+# Of a buffer, where none are given.
+_SLOTS = 5
 # 1 − rate below which float64 tells little.
 _SMALLEST = 1e-13
 # Relative precision to which 1 − rate is solved for.
@@ -70,7 +72,7 @@ def rate(
     ValueError
         A value is out of its range, or the method unknown.
     TypeError
-        An age is no integer.
+        An age is no integer, or ``ages`` no sequence of them; another argument is no number.
 
     Notes
     -----
@@ -89,17 +91,16 @@ def rate(
     >>> rate("critical-momenta", [1.0, 100.0], lr=0.003, momentum=0.81)
     array([0.99377704, 0.97681203])
     """
-    _check_method(method)
+    check_name("method", method, METHODS)
     h = np.asarray(curvature, dtype=np.float64)
     wrong = h[~(np.isfinite(h) & (h >= 0))]
     if wrong.size:
         raise ValueError(f"curvature must be finite and ≥ 0, got {wrong[0]}")
-    if not 0 < lr < inf:
-        raise ValueError(f"lr must be finite and > 0, got {lr}")
+    check_positive(lr=lr)
     _check_momentum(momentum)
     steps = lr * (1 - momentum) * h
     if method == "critical-momenta":
-        remembered = range(1, 6) if ages is None else _checked(ages)
+        remembered = range(1, _SLOTS + 1) if ages is None else _checked(ages)
         return spectral_radius(steps, momentum, remembered)[()]
     if ages is not None:
         raise ValueError(f"heavy-ball remembers no momenta: leave ages out, got {ages}")
@@ -129,7 +130,7 @@ def optimal_rate(
     method: str,
     condition_number: float,
     *,
-    capacity: int = 5,
+    capacity: int | None = None,
     momentum: float | None = None,
 ) -> OptimalRate:
     """Minimise the largest rate over all curvatures from 1 to κ.
@@ -140,8 +141,8 @@ def optimal_rate(
         As in :func:`rate`.
     condition_number : float
         κ, the largest curvature over the smallest; ≥ 1.
-    capacity : int
-        C ≥ 1, the slots of critical momenta: ages 1 … C. Heavy ball has none and ignores it.
+    capacity : int, optional
+        C ≥ 1, the slots of critical momenta: ages 1 … C. By default 5. None for heavy ball.
     momentum : float, optional
         β, in [0, 1). Without it the best is sought, from 0 to 0.999 with critical momenta.
 
@@ -156,7 +157,7 @@ def optimal_rate(
     ValueError
         A value is out of its range, or the method unknown; or 1 − rate is lost in rounding.
     TypeError
-        ``capacity`` is no integer.
+        ``capacity`` is no integer, or another argument no number.
 
     Notes
     -----
@@ -176,18 +177,19 @@ def optimal_rate(
     >>> round(1 - optimal_rate("critical-momenta", 100.0, momentum=0.9).rate, 4)
     0.007
     """
-    _check_method(method)
+    check_name("method", method, METHODS)
+    check_number(condition_number=condition_number)
     if not 1 <= condition_number < inf:
-        raise ValueError(f"condition_number must be finite and ≥ 1, got {condition_number}")
+        raise ValueError(f"condition_number must be a finite number ≥ 1, got {condition_number}")
     if momentum is not None:
         _check_momentum(momentum)
-    if method == "heavy-ball":
-        return _best_heavy_ball(condition_number, momentum)
-    if not isinstance(capacity, Integral):
-        raise TypeError(f"capacity must be an integer, got {capacity!r}")
-    if capacity < 1:
-        raise ValueError(f"capacity must be ≥ 1, got {capacity}; without a buffer: 'heavy-ball'")
-    return _best_critical(condition_number, momentum, range(1, capacity + 1))
+    if method == "critical-momenta":
+        slots = _SLOTS if capacity is None else capacity
+        check_integer(capacity=slots)
+        return _best_critical(condition_number, momentum, range(1, slots + 1))
+    if capacity is not None:
+        raise ValueError(f"heavy-ball remembers no momenta: leave capacity out, got {capacity}")
+    return _best_heavy_ball(condition_number, momentum)
 
 
 def _heavy_ball(steps: NDArray[np.float64], momentum: float) -> NDArray[np.float64]:
@@ -274,23 +276,19 @@ def _search(reaches: Callable[[float, float], bool]) -> tuple[float, float]:
     return gap, best
 
 
-def _check_method(method: str) -> None:
-    if method not in METHODS:
-        raise ValueError(unknown("method", method, METHODS))
-
-
 def _check_momentum(momentum: float) -> None:
+    check_number(momentum=momentum)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
 
 
 def _checked(ages: Iterable[int]) -> list[int]:
+    if not isinstance(ages, Iterable):
+        raise TypeError(f"ages must be a sequence of integers, got {ages!r}")
     listed = list(ages)
+    # The current momentum is not stored: the youngest is of age 1.
     for age in listed:
-        if not isinstance(age, Integral):
-            raise TypeError(f"ages must be integers, got {age!r}")
-        if age < 1:
-            raise ValueError(f"ages must be ≥ 1, as the current momentum is not stored: got {age}")
+        check_integer(ages=age)
     if not listed:
         raise ValueError("ages must name one age at least; without a buffer: 'heavy-ball'")
     return listed

@@ -13,18 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from steppe.arguments import check_integer, check_number, check_positive
 from steppe.engines import bind
 from steppe.landscape.progress import progress
 from steppe.landscape.result import Result
-from steppe.names import unknown
-from steppe.theory.escape import Noise, noise_variances
-from steppe.theory.methods import (
-    Method,
-    Scalars,
-    find_method,
-    positive,
-    positive_curvatures,
-)
+from steppe.names import check_name
+from steppe.theory.formula import Noise, noise_variances
+from steppe.theory.methods import Method, Scalars, check_curvatures, find_method
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -128,13 +123,17 @@ def simulate_escape(
     s = :func:`path_coefficient` exactly. A gradient is the slope plus √C·ξ, with C = noise·\|h\|/B
     of the parabola that the walker is on and ξ standard normal. Walkers start at the minimum.
 
+    Ask :func:`escape_time` first: walkers take its ``steps`` each. Where these are far above
+    ``max_steps`` none gets out, and 400 walkers of 10⁸ steps keep two cores busy for minutes.
+
     Parameters
     ----------
     method, lr, batch_size, barrier, h_min, h_saddle, alpha, noise
         As in :func:`escape_time`.
     second_moment : str, default "local"
         Adam's v: "local" is C where the walker is, "frozen" is C at the minimum, "ema" is the
-        average of squared gradients with ``beta2``, from C at the minimum. SGD has none.
+        average of squared gradients with ``beta2``, from C at the minimum. SGD has none. The first
+        two are the ``regime`` of :func:`escape_time`, whose examples show both with one mapping.
     beta1 : float, default 0.0
         Of Adam's momentum; from 0 to below 1.
     beta2 : float, optional
@@ -160,6 +159,8 @@ def simulate_escape(
 
     Raises
     ------
+    TypeError
+        An argument is no number, no integer, no name, or no pair.
     ValueError
         A name is unknown, a number is out of its range, lr·P·h_min is 2 or more, so that the
         minimum itself is unstable.
@@ -173,14 +174,15 @@ def simulate_escape(
     True
     """
     found = find_method(method, alpha)
-    if second_moment not in _SECOND_MOMENTS:
-        raise ValueError(unknown("second_moment", second_moment, _SECOND_MOMENTS))
-    positive(lr=lr, batch_size=batch_size, barrier=barrier)
-    positive_curvatures(h_min, h_saddle)
+    check_name("second_moment", second_moment, _SECOND_MOMENTS)
+    check_positive(lr=lr, batch_size=batch_size, barrier=barrier)
+    check_curvatures(h_min, h_saddle)
     threads = torch.get_num_threads() if threads is None else threads
-    _check_counts(walkers=walkers, max_steps=max_steps, threads=threads)
-    if not past >= 0 or math.isinf(past):
-        raise ValueError(f"past={past} must be 0 or a positive number")
+    check_integer(walkers=walkers, max_steps=max_steps, threads=threads)
+    check_integer(least=0, seed=seed)
+    check_number(past=past)
+    if not 0 <= past < math.inf:
+        raise ValueError(f"past must be 0 or a positive number, got {past}")
     _check_averages(method, found, second_moment, beta1, beta2)
     C = noise_variances((h_min, h_saddle), batch_size, noise)
     if lr * (P := found.preconditioner(C[0], alpha)) * h_min >= 2.0:
@@ -202,23 +204,23 @@ def simulate_escape(
     return _result(*_walked(walk, walkers, threads, method))
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value} must be at least 1")
-
-
 def _check_averages(
     name: str, method: Method, second_moment: str, beta1: float, beta2: float | None
 ) -> None:
+    check_number(beta1=beta1)
     if not method.adaptive and (second_moment != "local" or beta1):
         raise ValueError(f"{name!r} keeps no averages: leave out second_moment and beta1")
     if not 0.0 <= beta1 < 1.0:
-        raise ValueError(f"beta1={beta1} must be from 0 to below 1")
-    if second_moment == "ema" and (beta2 is None or not 0.0 < beta2 < 1.0):
-        raise ValueError(f"beta2={beta2} must lie between 0 and 1 for second_moment='ema'")
-    if second_moment != "ema" and beta2 is not None:
-        raise ValueError(f"beta2={beta2} is given: it needs second_moment='ema'")
+        raise ValueError(f"beta1 must be from 0 to below 1, got {beta1}")
+    if second_moment != "ema":
+        if beta2 is not None:
+            raise ValueError(f"beta2={beta2} is given: it needs second_moment='ema'")
+        return
+    if beta2 is None:
+        raise ValueError("beta2=None: second_moment='ema' needs it")
+    check_number(beta2=beta2)
+    if not 0.0 < beta2 < 1.0:
+        raise ValueError(f"beta2 must lie between 0 and 1, got {beta2}")
 
 
 def _well(barrier: float, h_min: float, h_saddle: float, past: float) -> tuple[float, ...]:
@@ -280,11 +282,11 @@ def _walked(walk: _Walk, walkers: int, threads: int, method: str) -> tuple[Integ
     times, out = np.zeros(walkers, dtype=np.int64), np.zeros(walkers, dtype=bool)
     waiting, stop = iter(range(walkers)), threading.Event()
     with progress(f"escape, {method}", walkers) as advance, ThreadPoolExecutor(threads) as pool:
-        jobs = [
-            pool.submit(_walk_lanes, walk, waiting, times, out, stop, advance)
-            for _ in range(threads)
-        ]
+        jobs = []
         try:
+            # Ctrl-C may come while a thread is being started, with walkers under way already.
+            for _ in range(threads):
+                jobs.append(pool.submit(_walk_lanes, walk, waiting, times, out, stop, advance))
             wait(jobs, return_when=FIRST_EXCEPTION)
             complete = True
         except KeyboardInterrupt:

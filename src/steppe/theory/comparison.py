@@ -1,15 +1,16 @@
 """Theory and simulation side by side."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
+from steppe.arguments import check_positive
 from steppe.landscape.result import Result
-from steppe.theory.escape import LEAST_TERM, MOST_STEP, Escape, escape_time, path_coefficient
-from steppe.theory.methods import find_method, positive
+from steppe.theory.formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
+from steppe.theory.methods import find_method
 from steppe.theory.simulation import Simulation
 
 
@@ -72,8 +73,9 @@ def limit_well(
 
     Raises
     ------
-    ValueError
-        A number is not positive, or as :func:`escape_time` says.
+    TypeError, ValueError
+        A number is not positive, or so far from 1 that no curvature in the range of floats has
+        that term; or as :func:`escape_time` says.
 
     Examples
     --------
@@ -81,23 +83,38 @@ def limit_well(
     >>> round(well["h_min"], 4) == round(0.5 ** (2 / 3), 4)
     True
     """
-    positive(term=term, ratio=ratio, batch_size=batch_size)
-    P = find_method(method, alpha).preconditioner(1.0 / batch_size, alpha)
-    lr = MOST_STEP / P
+    check_positive(term=term, ratio=ratio, batch_size=batch_size)
+    found = find_method(method, alpha)
+    lr = MOST_STEP / found.preconditioner(1.0 / batch_size, alpha)
     barrier = LEAST_TERM * MOST_STEP / batch_size
+    s = path_coefficient(1.0, ratio)
 
-    def at(h: float) -> Well:
-        return Well(
-            lr=lr, batch_size=batch_size, barrier=barrier, h_min=h, h_saddle=ratio * h, alpha=alpha
-        )
+    def sharpest(share: float) -> float:
+        """Return the curvature at which that share of the barrier, over T, is the term."""
+        heat = 2.0 * barrier * share / (term * lr)
+        return batch_size * _solved(lambda v: found.preconditioner(v, alpha) * v, heat)
 
     # Both terms fall as the curvatures rise.
-    low, high = 1e-6, 1e6
-    while high / low > 1.0 + 1e-12:
-        middle = math.sqrt(low * high)
-        terms = escape_time(method, **at(middle), s=path_coefficient(1.0, ratio)).terms
-        low, high = (middle, high) if min(terms) > term else (low, middle)
-    return at(low)
+    h = min(sharpest(s), sharpest(1.0 - s) / ratio)
+    return Well(
+        lr=lr, batch_size=batch_size, barrier=barrier, h_min=h, h_saddle=ratio * h, alpha=alpha
+    )
+
+
+def _solved(rising: Callable[[float], float], value: float) -> float:
+    """Return where a rising function has a value, by bisection of the logarithm."""
+    low, high = 1e-150, 1e150
+    if not rising(low) < value < rising(high):
+        raise ValueError(
+            f"no curvature in the range of floats fits: P(v)·v would be {value:.3g}; take term, "
+            "ratio and batch_size nearer to 1"
+        )
+    while high / low > 1.0 + 1e-14:
+        middle = math.sqrt(low) * math.sqrt(high)
+        if not low < middle < high:
+            break
+        low, high = (middle, high) if rising(middle) < value else (low, middle)
+    return low
 
 
 def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Agreement:
@@ -111,11 +128,12 @@ def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Ag
     Raises
     ------
     ValueError
-        There are fewer than two, not as many of one as of the other, or one without escapes.
+        There are fewer than two, not as many of one as of the other, one without escapes, or all
+        exponents are equal.
 
     Examples
     --------
-    >>> from steppe.theory import simulate_escape
+    >>> from steppe.theory import escape_time, simulate_escape
     >>> wells = [limit_well("sgd", term) for term in (1.0, 1.5, 2.0)]
     >>> theory = [escape_time("sgd", **well, s=0.5) for well in wells]
     >>> found = agreement(theory, [simulate_escape("sgd", **well, walkers=100) for well in wells])
@@ -128,6 +146,8 @@ def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Ag
     if any(simulation.escaped == 0 for simulation in simulations):
         raise ValueError("a simulation has no escapes: raise max_steps")
     exponents = np.array([one.exponent for one in theory])
+    if np.ptp(exponents) == 0.0:
+        raise ValueError(f"all exponents are {exponents[0]:g}: a slope needs different ones")
     heights = np.array(
         [math.log(b.mean / a.prefactor) for a, b in zip(theory, simulations, strict=True)]
     )

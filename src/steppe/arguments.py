@@ -1,0 +1,50 @@
+"""What arguments may be, and the error when they are not: it names the argument and the value."""
+
+import math
+from numbers import Integral, Real
+
+
+def check_number(**values: float) -> None:
+    """Refuse the first of the named values that is no real number.
+
+    Raises
+    ------
+    TypeError
+        It is a string, a truth value, a sequence …
+    """
+    for name, value in values.items():
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def check_positive(**values: float) -> None:
+    """Refuse the first of the named values that is not a positive number.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    ValueError
+        It is zero, negative or not finite.
+    """
+    check_number(**values)
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a finite number > 0, got {value}")
+
+
+def check_integer(least: int = 1, **values: int) -> None:
+    """Refuse the first of the named values that is not an integer from ``least``.
+
+    Raises
+    ------
+    TypeError
+        It is no integer.
+    ValueError
+        It is less.
+    """
+    for name, value in values.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer, got {value!r}")
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")

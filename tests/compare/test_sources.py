@@ -39,6 +39,7 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
         "steppe/compare/packages.py",
         "steppe/compare/results.py",
         "steppe/compare/sources.py",
+        "steppe/names.py",
     }
     code = "import sys, steppe.compare.train; print(*(m.__file__ for n, m in sys.modules.items()"
     code += " if n.partition('.')[0] == 'steppe'))"

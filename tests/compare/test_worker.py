@@ -39,6 +39,24 @@ PATIENCE_S = 240
 Key = tuple[str, ...]
 Start = Callable[..., "subprocess.Popen[str]"]
 
+# ``python -m steppe …`` with a rest after every epoch: without one, all trials may be over between
+# two looks at them, and there would be nobody left to end.
+SLOWLY = """
+import sys, time
+from steppe.cli import main
+from steppe.compare import checkpoint
+
+write = checkpoint.write
+
+def slowly(path, content):
+    write(path, content)
+    time.sleep(0.05)
+
+checkpoint.write = slowly
+sys.argv = ["steppe", *sys.argv[3:]]
+main()
+"""
+
 
 @pytest.fixture(scope="module")
 def study() -> Study:
@@ -81,7 +99,7 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
         def begin(*launcher: str) -> "subprocess.Popen[str]":
             options = ["--storage", where, "--heartbeat", "1", "--out", str(tmp_path / "out")]
             process = subprocess.Popen(
-                [sys.executable, *launcher, "-m", "steppe", "worker", *options],
+                [sys.executable, *(launcher or ("-c", SLOWLY)), "-m", "steppe", "worker", *options],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

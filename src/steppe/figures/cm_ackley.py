@@ -14,8 +14,10 @@ AdamCM's lr, and beyond.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steppe.figures.descents import draw_starts, sweep
+from steppe.figures.descents import sweep
 from steppe.figures.paths import draw_sweep
+from steppe.functions import ackley
+from steppe.play.match import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ def measure(
         "ackley",
         optimizers=_OPTIMIZERS,
         rates=rates,
-        starts=draw_starts("ackley", seeds),
+        starts=draw_starts(ackley().bounds, seeds),
         steps=steps,
         shown=10,
     )

@@ -22,9 +22,9 @@ from steppe.commands.palette import COLOURS, look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
 from steppe.compare.optimizers import find_recipe
-from steppe.figures.descents import draw_starts
 from steppe.figures.seeds import draw_intervals, intervals
 from steppe.functions import ackley
+from steppe.play.match import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ _WINDOW = 1.6
 
 def measure(*, steps: int = 10, starts: int = 100, lr: float = 0.1) -> dict[str, Any]:
     """Step from random places; look into the buffers after every step."""
-    begin = torch.from_numpy(draw_starts("ackley", starts))
+    begin = draw_starts(ackley().bounds, starts)
     return {
         "steps": steps,
         "starts": starts,

@@ -14,8 +14,10 @@ throw critical momenta about.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from steppe.figures.descents import draw_starts, sweep
+from steppe.figures.descents import sweep
 from steppe.figures.paths import draw_sweep
+from steppe.functions import goldstein_price
+from steppe.play.match import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ def measure(
         "goldstein-price",
         optimizers=_OPTIMIZERS,
         rates=rates,
-        starts=draw_starts("goldstein-price", starts),
+        starts=draw_starts(goldstein_price().bounds, starts),
         steps=steps,
         shown=10,
     )

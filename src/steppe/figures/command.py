@@ -68,16 +68,13 @@ def figure(
 def _sources(found: Figure, results: str | None) -> dict[str, Any]:
     if results is not None and not found.takes_study:
         raise ValueError(f"{found.name} runs its own experiment: leave --results out")
-    if results is not None:
-        return {"study": read_study(results, None)}
-    if found.study is None:
-        return {}
-    if not found.study.is_file():
+    if results is None and found.study is not None and not found.study.is_file():
         raise ValueError(
             f"{found.name} draws a study, and {found.study} is not here: run it in a checkout of "
             "steppe, or name a study of yours with --results"
         )
-    return {"study": read_study(str(found.study), None)}
+    source = results or found.study
+    return {"study": read_study(str(source), None)} if source else {}
 
 
 def _list(console: Any) -> None:

@@ -4,11 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
+from torch import Tensor
 
 from steppe.compare.spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe.functions import Function, find_function
-from steppe.landscape.lanczos import Floats
+from steppe.functions import Function
 from steppe.landscape.progress import progress
 from steppe.play.descent import Descent
 from steppe.play.ends import GLOBAL, ends
@@ -18,19 +17,12 @@ from steppe.play.results import Player
 _CONFIDENCE = 0.95
 
 
-def draw_starts(function: str, count: int, reach: float | None = None) -> Floats:
-    """Draw starting points evenly from the function's bounds, or from within ``reach`` of 0."""
-    bounds = find_function(function).bounds
-    low, high = np.array(bounds if reach is None else [(-reach, reach)] * len(bounds)).T
-    return np.random.default_rng(0).uniform(low, high, (count, len(low)))
-
-
 def sweep(
     function: str,
     *,
     optimizers: Sequence[str],
     rates: Sequence[float],
-    starts: Floats,
+    starts: Tensor,
     steps: int,
     shown: int,
 ) -> dict[str, Any]:

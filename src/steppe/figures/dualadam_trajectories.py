@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steppe.commands.pictures import new_figure
-from steppe.figures.descents import draw_starts, sweep
+from steppe.figures.descents import sweep
 from steppe.figures.paths import draw_paths, how
+from steppe.play.match import draw_starts
 from steppe.play.results import Play
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
 _OPTIMIZERS = ("adam", "adam+warmup", "invadam", "dualadam")
 _RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0)
-# Landscapes, and how far from the origin starts are drawn; None is the usual domain.
-_REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": None}
+# Landscapes, and how far from the origin starts are drawn in each coordinate.
+_REACH = {"six-hump-camel": 1.5, "beale": 1.5, "levy": 10.0}
 
 
 def measure(
@@ -33,7 +34,7 @@ def measure(
     steps: int = 500,
     starts: int = 40,
     rates: tuple[float, ...] = _RATES,
-    reach: Mapping[str, float | None] = _REACH,
+    reach: Mapping[str, float] = _REACH,
 ) -> dict[str, Any]:
     """Descend on each landscape from random places, at every learning rate."""
     return {
@@ -41,7 +42,7 @@ def measure(
             name,
             optimizers=_OPTIMIZERS,
             rates=rates,
-            starts=draw_starts(name, starts, away),
+            starts=draw_starts([(-away, away)] * 2, starts),
             steps=steps,
             shown=8,
         )

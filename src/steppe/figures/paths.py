@@ -8,7 +8,7 @@ import numpy as np
 from steppe.commands.palette import look
 from steppe.commands.pictures import dress, new_figure
 from steppe.commands.wording import many
-from steppe.play.pictures import draw_track, legend, quartiles
+from steppe.play.pictures import draw_losses, draw_track, legend
 from steppe.play.relief import relief
 from steppe.play.results import Play
 from steppe.play.scene import plan_panel
@@ -30,15 +30,17 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(1.05, 1))[:, 0]
     draw_paths(above, play)
     losses, finals, reached = below.subplots(1, 3)
-    _draw_losses(losses, play)
+    draw_losses(losses, play)
+    dress(losses, "loss above the minimum: median and middle half", grid="both")
+    losses.set(xlabel="step", yscale="log")
     lowest = play.function.minima[0].value
     for place, player in enumerate(play.players):
         rates = np.array(data["rates"])
         gaps = np.array([player.tried[lr] for lr in data["rates"]]) - lowest
-        _draw_line(finals, place, player.name, rates, np.maximum(gaps, _FLOOR), marked=True)
+        _draw_line(finals, place, player.name, rates, np.maximum(gaps, _FLOOR))
         shares = data["reached"][player.name]
         share, low, high = (np.array([each[key] for each in shares]) for key in _SHARE)
-        _draw_line(reached, place, player.name, rates, share, marked=True)
+        _draw_line(reached, place, player.name, rates, share)
         reached.vlines(rates, low, high, color=look(place).colour, lw=1, alpha=0.6)
     dress(finals, "final loss above the minimum, median", grid="both")
     finals.set(xscale="log", yscale="log", xlabel="learning rate")
@@ -72,19 +74,6 @@ def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:
     figure.legend(handles=legend(play), loc="outside lower center", ncols=6, frameon=False)
 
 
-def _draw_losses(axes: "Axes", play: Play) -> None:
-    for place, player in enumerate(play.players):
-        low, middle, high = quartiles(play, player.descent.losses)
-        steps = np.arange(len(middle))
-        axes.fill_between(steps, low, high, color=look(place).colour, alpha=0.12, lw=0)
-        _draw_line(axes, place, f"{player.name}, lr {player.lr:g}", steps, middle)
-    dress(axes, "loss above the minimum: median and middle half", grid="both")
-    axes.set(xlabel="step", yscale="log")
-
-
-def _draw_line(
-    axes: "Axes", place: int, label: str, x: Any, y: Any, *, marked: bool = False
-) -> None:
+def _draw_line(axes: "Axes", place: int, label: str, x: Any, y: Any) -> None:
     colour, dash, marker = look(place)
-    (line,) = axes.plot(x, y, dash, color=colour, lw=1.7, label=label)
-    line.set(marker=marker if marked else "", ms=5)
+    axes.plot(x, y, dash, marker=marker, ms=5, color=colour, lw=1.7, label=label)

@@ -165,7 +165,7 @@ def plan(
     named("schedule", schedule, SCHEDULES)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
-    points = _given(made, starts) if starts else _drawn(made, drawn, seed)
+    points = _given(made, starts) if starts else draw_starts(made.bounds, drawn, seed)
     # Each once, however often it was named.
     distinct = list(dict.fromkeys(rates))
     return Match(
@@ -198,10 +198,17 @@ def _given(function: Function, starts: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor(starts, dtype=torch.float64)
 
 
-def _drawn(function: Function, count: int, seed: int) -> Tensor:
+def draw_starts(bounds: Sequence[tuple[float, float]], count: int, seed: int = 0) -> Tensor:
+    """Draw starting points evenly from within bounds, one pair for each coordinate.
+
+    Raises
+    ------
+    ValueError
+        ``count`` is below 1.
+    """
     if count < 1:
         raise ValueError(f"starts must be at least 1, got {count}")
-    low, high = np.array(function.bounds).T
+    low, high = np.array(bounds).T
     return torch.from_numpy(np.random.default_rng(seed).uniform(low, high, (count, len(low))))
 
 

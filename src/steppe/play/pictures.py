@@ -15,6 +15,7 @@ from steppe.play.results import Play
 from steppe.play.scene import Track, scene
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 # How a path's end is marked, and what the mark says.
@@ -60,13 +61,7 @@ def plot_losses(play: Play, path: Path) -> None:
     """
     figure = new_figure(heading(play), (8.6, 4.6))
     axes = figure.subplots()
-    steps = np.arange(play.steps + 1)
-    found = [quartiles(play, player.descent.losses) for player in play.players]
-    for place, (player, (low, middle, high)) in enumerate(zip(play.players, found, strict=True)):
-        colour, dash, _ = look(place)
-        label = f"{player.name}, lr {player.lr:g}"
-        axes.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
-        axes.plot(steps, middle, dash, color=colour, lw=1.8, label=label)
+    found = draw_losses(axes, play)
     dress(axes, "Median over the starts, and their middle half")
     axes.set(xlabel="step", ylabel="f − its global minimum", xlim=(0, play.steps))
     low, high = extent(found)
@@ -75,6 +70,18 @@ def plot_losses(play: Play, path: Path) -> None:
     axes.set_ylim(low / 2 if wide else 0.0, 1.1 * high)
     figure.legend(loc="outside right upper", frameon=False)
     write_png(figure, path)
+
+
+def draw_losses(axes: "Axes", play: Play) -> list[Floats]:
+    """Draw each optimizer's :func:`quartiles` by step, and return them."""
+    steps = np.arange(play.steps + 1)
+    found = [quartiles(play, player.descent.losses) for player in play.players]
+    for place, (player, (low, middle, high)) in enumerate(zip(play.players, found, strict=True)):
+        colour, dash, _ = look(place)
+        label = f"{player.name}, lr {player.lr:g}"
+        axes.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
+        axes.plot(steps, middle, dash, color=colour, lw=1.8, label=label)
+    return found
 
 
 def quartiles(play: Play, losses: Floats) -> Floats:

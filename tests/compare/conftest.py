@@ -10,11 +10,11 @@ from torch import nn
 
 from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
-from steppe.compare.models import MODELS
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.run import Place, Run, Setup
 from steppe.compare.spaces import find_defaults, find_space
 from steppe.compare.tasks import Size, Task
+from steppe.names import named
 
 
 def _toy_data() -> Data:
@@ -62,12 +62,11 @@ def toy_data() -> Data:
 def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
     """Make the task "toy" known, and its models: "linear" with 10 parameters, and "noisy"."""
     models = {
-        "linear": lambda shape, classes: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
-        "noisy": lambda shape, classes: Noisy(shape[0], classes),
+        "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
+        "noisy": lambda: Noisy(1, 2),
     }
-    monkeypatch.setattr("steppe.compare.models.MODELS", {**MODELS, **models})
     size = Size("linear", epochs=2, batch_size=5)
-    task = Task("toy", _toy_data, shape=(1, 2, 2), classes=2, full=size, small=size)
+    task = Task("toy", _toy_data, lambda name: named("model", name, models)(), size, size)
     monkeypatch.setitem(tasks.TASKS, "toy", task)
     return task
 

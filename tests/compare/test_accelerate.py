@@ -10,6 +10,7 @@ import torch
 from processes import results_of_two
 from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
+from steppe.compare.models import find_model
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import Outcome
 from steppe.compare.run import Place, Run, Setup
@@ -34,7 +35,7 @@ def even_data() -> Data:
 def outcomes(out: Path) -> list[Outcome]:
     """Train a run with each optimizer, batches in parts and gradients clipped."""
     size = Size("mlp", epochs=3, batch_size=8)
-    task = Task("even", even_data, shape=(1, 8, 8), classes=2, full=size, small=size)
+    task = Task("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
     tasks.TASKS["even"] = task
     setup = Setup("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}

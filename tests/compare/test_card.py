@@ -61,7 +61,7 @@ def test_it_does_without_an_optimizer_that_has_no_preconditioner(saved) -> None:
 
 def test_a_bare_state_dict_will_do(toy_task, tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save(toy_task.model("linear").state_dict(), path)
+    torch.save(toy_task.make("linear").state_dict(), path)
     result = profile(path, "--task", "toy", "--samples", 20)
     assert result.exit_code == 0, result.output
     assert "λ_max" in result.output

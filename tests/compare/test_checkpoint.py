@@ -26,7 +26,7 @@ def test_a_run_leaves_its_model_and_its_optimizer(
     expected = {"task": "toy", "network": "linear", "optimizer": "adamcm", "seed": 3, "steps": 10}
     assert said == expected
     assert content["settings"] == run.settings
-    model = toy_task.model(content["network"])
+    model = toy_task.make(content["network"])
     model.load_state_dict(content["model"])
     with torch.no_grad():
         outputs = model(toy_data.test.inputs)

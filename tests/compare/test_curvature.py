@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import steppe
-from steppe.compare.curvature import SAMPLES, batch_size_for, measure, measure_quickly
+from steppe.compare.curvature import Probe, batch_size_for, measure, measure_quickly
 from steppe.compare.results import Curvature
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -135,13 +135,19 @@ def test_ctrl_c_is_meant_for_the_run() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_what_has_not_converged_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_not_converged_is_not_told() -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
-    monkeypatch.setattr("steppe.compare.curvature._MOST_PRODUCTS", 1)
-    found = measure(model, F.cross_entropy, batches, optimizer)
+    found = measure(model, F.cross_entropy, batches, optimizer, Probe(products=1))
     assert math.isnan(found.largest)
     assert math.isnan(found.preconditioned)
     assert found.trace > 0
+
+
+def test_of_a_large_model_only_sharpness_and_the_largest_eigenvalue_are_measured() -> None:
+    model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
+    found = measure(model, F.cross_entropy, batches, optimizer, Probe(whole=False))
+    assert found == measure_quickly(model, F.cross_entropy, batches)
+    assert found.largest > 0
 
 
 def test_where_derivatives_are_not_finite_there_is_none() -> None:
@@ -159,5 +165,5 @@ def test_where_derivatives_are_not_finite_there_is_none() -> None:
 
 
 def test_large_models_are_measured_in_parts() -> None:
-    assert batch_size_for(nn.Linear(999, 1000)) == SAMPLES
+    assert batch_size_for(nn.Linear(999, 1000)) == Probe().samples
     assert batch_size_for(nn.Linear(1000, 1000)) == 100

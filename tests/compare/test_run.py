@@ -90,6 +90,8 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
                 {"clip": 1.0},
                 {"schedule": "constant"},
                 {"warmup": 0.1},
+                {"length": 35},
+                {"stream": (4, 4, 4)},
             )
         ),
     ]

@@ -1,8 +1,8 @@
 """The tasks as a whole: sizes, models and data that fit each other."""
 
+import math
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,8 @@ import torch
 
 from steppe.compare.data import Data, Tensors
 from steppe.compare.models import find_model
-from steppe.compare.tasks import TASKS, Size, find_task, hits
+from steppe.compare.scores import ACCURACY
+from steppe.compare.tasks import TASKS, Size, Task, find_task
 from torchvision_shim import torchvision  # noqa: F401
 
 
@@ -28,49 +29,63 @@ def test_the_tasks_are_the_seven_promised() -> None:
     assert find_task("imagenet").small == Size("resnet18", epochs=1, batch_size=64, samples=5_000)
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_the_models_of_both_sizes_take_the_tasks_images(name: str) -> None:
+IMAGES = {
+    "digits": ((1, 8, 8), 10),
+    "mnist-5k": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+    "tiny-imagenet": ((3, 64, 64), 200),
+    "imagenet": ((3, 224, 224), 1000),
+}
+
+
+@pytest.mark.parametrize(("name", "shape", "classes"), [(k, *v) for k, v in IMAGES.items()])
+def test_the_models_of_both_sizes_take_the_tasks_images(
+    name: str, shape: tuple[int, ...], classes: int
+) -> None:
     task = find_task(name)
     for size in (task.full, task.small):
         with torch.device("meta"):
-            model = task.model(size.model)
-            outputs = model(torch.empty(2, *task.shape))
-        assert outputs.shape == (2, task.classes)
+            model = task.make(size.model)
+            outputs = model(torch.empty(2, *shape))
+        assert outputs.shape == (2, classes)
         assert size.samples is None or size.samples >= 2 * size.batch_size
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist-5k"])
 def test_the_data_has_the_shape_and_the_classes_that_the_task_says(name: str) -> None:
-    task = find_task(name)
-    data = task.data()
+    data = find_task(name).data()
     for part in (data.train, data.plain, data.validation, data.test):
-        assert part[0][0].shape == task.shape
-        assert part.targets.unique().tolist() == list(range(task.classes))
+        assert part[0][0].shape == IMAGES[name][0]
+        assert part.targets.unique().tolist() == list(range(IMAGES[name][1]))
 
 
 def test_a_new_model_is_about_as_good_as_guessing_among_ten() -> None:
     task = find_task("digits")
     torch.manual_seed(0)
     test = task.data().test
-    loss = task.loss(task.model("mlp")(test.inputs), test.targets)
+    loss = task.loss(task.make("mlp")(test.inputs), test.targets)
     assert loss.item() == pytest.approx(2.3, abs=0.3)
 
 
 def test_a_tasks_model_is_the_one_of_that_name_and_seed() -> None:
     torch.manual_seed(3)
-    found = find_task("digits").model("small-cnn").state_dict()
+    found = find_task("digits").make("small-cnn").state_dict()
     torch.manual_seed(3)
     expected = find_model("small-cnn")((1, 8, 8), 10).state_dict()
     assert all(torch.equal(found[key], expected[key]) for key in expected)
     with pytest.raises(ValueError, match="did you mean small-cnn"):
-        find_task("digits").model("smallcnn")
+        find_task("digits").make("smallcnn")
 
 
 def test_hits_count_the_largest_outputs_that_are_right() -> None:
     outputs = torch.tensor([[0.1, 2.0, -1.0], [5.0, 4.0, 4.9], [-3.0, -2.0, -1.0], [0.0, 0.0, 1.0]])
-    assert hits(outputs, torch.tensor([1, 0, 2, 2])) == 4
-    assert hits(outputs, torch.tensor([1, 2, 0, 2])) == 2
-    assert hits(outputs, torch.tensor([0, 1, 0, 0])) == 0
+    sums = ACCURACY.sums(outputs, torch.tensor([1, 0, 2, 2]))
+    sums = sums + ACCURACY.sums(outputs, torch.tensor([1, 2, 0, 2]))
+    assert ACCURACY.total(sums, math.nan) == 6 / 8
+    assert ACCURACY.sums(outputs, torch.tensor([0, 1, 0, 0])).tolist() == [0, 4]
+    assert ACCURACY.parts(sums) == ()
 
 
 def toy_data() -> Data:
@@ -80,15 +95,13 @@ def toy_data() -> Data:
 
 def test_a_task_is_a_record_and_a_function_that_loads() -> None:
     size = Size("mlp", epochs=1, batch_size=5)
-    toy = replace(
-        find_task("digits"), load=toy_data, shape=(1, 2, 2), classes=2, full=size, small=size
-    )
+    toy = Task("toy", toy_data, lambda name: find_model(name)((1, 2, 2), 2), size, size)
     data = toy.data(samples=6)
     assert len(data.train) == 6
     assert len(data.validation) == 3
     assert len(toy.data().train) == 20
-    outputs = toy.model(toy.full.model)(data.train.inputs)
-    assert 0 <= toy.correct(outputs, data.train.targets) <= 6
+    outputs = toy.make(toy.full.model)(data.train.inputs)
+    assert 0 <= toy.score.sums(outputs, data.train.targets)[0] <= 6
     with pytest.raises(ValueError, match="between 2 and the 20"):
         toy.data(samples=21)
 
@@ -116,6 +129,6 @@ def test_the_tasks_need_torchvision_and_timm_only_when_used() -> None:
         "from steppe.compare.tasks import TASKS\n"
         "task = TASKS['digits']\n"
         "assert len(task.data().train) == 1006\n"
-        "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): task.model(name)\n"
+        "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): task.make(name)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -111,7 +111,7 @@ def test_a_run_is_a_plain_loop_of_torch(
     outcome = train(run, toy_data, place, lambda number, epoch: seen.append((number, epoch)))
 
     torch.manual_seed(seeds(run, -1))
-    model = toy_task.model(network)
+    model = toy_task.make(network)
     params = list(model.parameters())
     rho = settings.pop("rho", None)
     optimizer = cls(params, **settings)

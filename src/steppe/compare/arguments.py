@@ -20,6 +20,13 @@ Data = Annotated[
     Path | None, typer.Option(help="Directory of the task's files, for tasks that read files.")
 ]
 Track = Annotated[str, typer.Option(help="Log every run to tensorboard, mlflow or wandb as well.")]
+Checkpoints = Annotated[
+    bool,
+    typer.Option(
+        help="Whether each run leaves its weights and optimizer state in OUT/checkpoints, for steppe "
+        "profile: gigabytes, of a large model."
+    ),
+]
 Heartbeat = Annotated[
     int,
     typer.Option(

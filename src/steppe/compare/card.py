@@ -13,7 +13,7 @@ from steppe.commands.devices import usable
 from steppe.commands.wording import first_line
 from steppe.compare import checkpoint
 from steppe.compare.arguments import Data, Device
-from steppe.compare.curvature import SAMPLES, batch_size_for
+from steppe.compare.curvature import batch_size_for
 from steppe.compare.loading import head
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.tasks import find_task
@@ -38,8 +38,12 @@ def profile(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Training samples to measure on, the first ones; at least 1.")
-    ] = SAMPLES,
+        int | None,
+        typer.Option(
+            help="Training samples to measure on, the first ones; at least 1. Default: as many as "
+            "steppe compare does."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the random vectors.")] = 0,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads. Default: the task's.")] = None,
@@ -56,7 +60,7 @@ def profile(
     """
     console = make_console()
     with refusals():
-        if samples < 1:
+        if samples is not None and samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be at least 1, got {threads}")
@@ -65,9 +69,11 @@ def profile(
         content = checkpoint.load(checkpoint_file, where)
         if content.get("task", task) != task:
             raise ValueError(f"{checkpoint_file} was trained on {content['task']}, not on {task}")
-        model = found.model(network or content.get("network", found.full.model)).to(where)
+        name = network or content.get("network", found.full.model)
+        model = found.make(name).to(where)
         optimizer = _restored(model, content, checkpoint_file, task)
-        few = head(found.data(data).plain, samples, batch_size_for(model))
+        plain = found.data(data, length=content.get("length"), model=name).plain
+        few = head(plain, samples or found.probe.samples, batch_size_for(model))
         batches = [(inputs.to(where), targets.to(where)) for inputs, targets in few]
         try:
             if optimizer is not None:
@@ -87,11 +93,12 @@ def profile(
 def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) -> Optimizer | None:
     """Fill the model from a checkpoint; return its optimizer if it has one."""
     try:
-        model.load_state_dict(content["model"])
+        checkpoint.fill(model, content["model"])
         if "optimizer" not in content:
             return None
         recipe = find_recipe(content["optimizer"])
-        optimizer = recipe.build(model.parameters(), content["settings"], content["steps"])
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = recipe.build(trained, content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not fit {task}: {first_line(error)}") from error

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from steppe.commands.console import INTERRUPTED, make_console, refusals
-from steppe.compare.arguments import Data, Device, Heartbeat, Open, Storage, Track
+from steppe.compare.arguments import Checkpoints, Data, Device, Heartbeat, Open, Storage, Track
 from steppe.compare.doctor import doctor as print_doctor
 from steppe.compare.ledger import Ledger, record
 from steppe.compare.presets import PRESETS, find_preset
@@ -51,17 +51,33 @@ def compare(
         int | None,
         typer.Option(
             help="Tuning trials of each optimizer, over its own declared space; the first is its "
-            "default. 0: nothing is tuned. Default: 8, or the preset's."
+            "default. 0: nothing is tuned. Default: 8, 3 of finetune, or the preset's."
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Fresh seeds that each optimizer's best setting runs on.")
-    ] = 5,
-    model: Annotated[str | None, typer.Option(help="A network. Default: the task's.")] = None,
+        int | None,
+        typer.Option(
+            help="Fresh seeds that each optimizer's best setting runs on. Default: 5, 3 of finetune."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="A network. Of finetune: smollm2, a directory, or a name on the Hugging Face hub, "
+            "each also with +lora. Default: the task's."
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Default: the task's.")] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Training samples. Default: what the scale says.")
+        int | None,
+        typer.Option(
+            help="Training samples; sequences of text; images of each task of a stream. Default: "
+            "what the scale says."
+        ),
+    ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens of a sequence of text. Default: the task's.")
     ] = None,
     lr: Annotated[
         float | None, typer.Option(help="For every optimizer, instead of searching it.")
@@ -80,7 +96,7 @@ def compare(
         str | None,
         typer.Option(
             help="Of lr: constant, cosine (to a thousandth, by steps) or cosine-epochs. Default: "
-            "cosine, or the preset's."
+            "cosine, constant of a stream, or the preset's."
         ),
     ] = None,
     warmup: Annotated[
@@ -88,7 +104,9 @@ def compare(
     ] = 0.0,
     precision: Annotated[
         str | None,
-        typer.Option(help="Of autocast: no, bf16 or fp16. Default: no, or the preset's."),
+        typer.Option(
+            help="Of autocast: no, bf16 or fp16. Default: no, bf16 of finetune, or the preset's."
+        ),
     ] = None,
     accumulate: Annotated[
         int, typer.Option(help="Parts that a batch is cut into, to save memory.")
@@ -115,6 +133,7 @@ def compare(
     ] = None,
     data: Data = None,
     track: Track = "",
+    checkpoints: Checkpoints = True,
     show: Open = False,
 ) -> None:
     """Tune optimizers alike, repeat them over seeds, and say which differences are real.
@@ -131,7 +150,7 @@ def compare(
         out = Path("results", name) if out is None else out
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
-        place = Place(out, device, threads, data, track)
+        place = Place(out, device, threads, data, track, checkpoints)
         options = Options(
             optimizers=optimizers.split(",") if optimizers else None,
             scale=scale,
@@ -139,6 +158,7 @@ def compare(
             epochs=epochs,
             batch_size=batch_size,
             samples=samples,
+            length=length,
             budget=budget,
             seeds=seeds,
             lr=lr,

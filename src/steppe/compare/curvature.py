@@ -5,13 +5,14 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from steppe.compare.results import Curvature
-from steppe.compare.tasks import Loss
+from steppe.compare.scores import Loss
 from steppe.landscape import (
     Operator,
     density,
@@ -23,49 +24,79 @@ from steppe.landscape import (
 )
 from steppe.landscape.progress import silent
 
-#: Training samples that curvature is measured on, the first ones: dozens of passes over all would
-#: take longer than the training.
-SAMPLES = 250
-
-_TOL = 0.01
 _TRACE_PRODUCTS = 18
-_MOST_PRODUCTS = 220
 _DENSITY_STEPS = 15
 _DENSITY_POINTS = 100
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True)
+class Probe:
+    """What curvature is measured on, and how closely: as much as takes less than the training.
+
+    Attributes
+    ----------
+    samples : int, default 250
+        Training samples, the first ones.
+    tol : float, default 0.01
+        Relative error of eigenvalues.
+    products : int, default 220
+        Hessian-vector products that an eigenvalue may take: it is left out where they do not do.
+    whole : bool, default True
+        Whether tuning trials are measured too, and of test runs, besides sharpness and the largest
+        eigenvalue, the trace, the density and the preconditioned eigenvalue.
+    """
+
+    samples: int = 250
+    tol: float = 0.01
+    products: int = 220
+    whole: bool = True
+
+
+#: Of networks whose Hessian-vector products take milliseconds.
+USUAL = Probe()
+
+
 def batch_size_for(model: nn.Module) -> int:
-    """Choose a batch: all samples at once, which keeps one graph, unless the model is large."""
-    return SAMPLES if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
+    """Choose a batch: samples together keep one graph, unless the model is large."""
+    return 250 if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
 
 
-def measure_quickly(model: nn.Module, loss_fn: Loss, batches: Batches) -> Curvature:
+def measure_quickly(
+    model: nn.Module, loss_fn: Loss, batches: Batches, probe: Probe = USUAL
+) -> Curvature:
     """Measure sharpness and the largest eigenvalue alone, as tuning trials are."""
     with _measuring():
         try:
             rise = sharpness(model, loss_fn, batches).value
-            return Curvature(rise, _outermost(hessian(model, loss_fn, batches), "LM"))
+            H = hessian(model, loss_fn, batches)
+            return Curvature(rise, _outermost(H, "LM", probe))
         except (ValueError, RuntimeError):
             # A finite loss may have derivatives that are not, or none.
             return Curvature()
 
 
-def measure(model: nn.Module, loss_fn: Loss, batches: Batches, optimizer: Optimizer) -> Curvature:
+def measure(
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    optimizer: Optimizer,
+    probe: Probe = USUAL,
+) -> Curvature:
     """Measure the curvature of the mean loss over samples, where it is finite."""
-    quick = measure_quickly(model, loss_fn, batches)
-    if math.isnan(quick.sharpness):
+    quick = measure_quickly(model, loss_fn, batches, probe)
+    if math.isnan(quick.sharpness) or not probe.whole:
         return quick
     with _measuring():
         H = hessian(model, loss_fn, batches)
         whole = _trace(H)
-        after, threshold = _stability(H, optimizer)
+        after, threshold = _stability(H, optimizer, probe)
         return Curvature(quick.sharpness, quick.largest, whole, after, threshold, _density(H))
 
 
-def _outermost(H: Operator, which: Literal["LM", "LA"]) -> float:
-    found = top_eigenvalues(H, 1, which=which, tol=_TOL, max_products=_MOST_PRODUCTS)
+def _outermost(H: Operator, which: Literal["LM", "LA"], probe: Probe) -> float:
+    found = top_eigenvalues(H, 1, which=which, tol=probe.tol, max_products=probe.products)
     return float(found.values[0]) if found.converged[0] else math.nan
 
 
@@ -74,11 +105,11 @@ def _trace(H: Operator) -> float:
     return trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size))).value
 
 
-def _stability(H: Operator, optimizer: Optimizer) -> tuple[float, float]:
+def _stability(H: Operator, optimizer: Optimizer, probe: Probe) -> tuple[float, float]:
     """Return the preconditioned eigenvalue and its threshold; NaN where the method has none."""
     try:
         operator = preconditioned(H, optimizer)
-        return _outermost(operator, "LA"), operator.threshold
+        return _outermost(operator, "LA", probe), operator.threshold
     except ValueError:
         return math.nan, math.nan
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from steppe.compare.optimizers import DEFAULT, Recipe
+from steppe.compare.optimizers import Recipe
 from steppe.compare.results import Settings
 from steppe.compare.run import Precision, Schedule
 from steppe.compare.spaces import PUBLISHED_SWITCH, Choice, Range, find_space
@@ -22,15 +22,17 @@ class Preset:
     small_task : str
         The same at ``--scale small``.
     optimizers : tuple of str
-        The first is the baseline.
-    budget : int
-        Tuning trials.
+        The first is the baseline; empty leaves the task's own.
+    budget : int or None
+        Tuning trials; None leaves the task's own, likewise the following.
     epochs, batch_size : int or None
-        At full scale; None leaves the task's own.
-    schedule : str
+        At full scale.
+    model : str or None
+        Likewise at full scale.
+    schedule : str or None
         Of lr.
-    precision : str
-        Of autocast, where there is an accelerator: on CPUs it would cost time.
+    precision : str or None
+        Of autocast, where there is an accelerator.
     everybody : mapping
         Hyperparameters that are fixed for all that have them.
     each : mapping
@@ -43,12 +45,13 @@ class Preset:
 
     task: str = "digits"
     small_task: str = "digits"
-    optimizers: tuple[str, ...] = DEFAULT
-    budget: int = 8
+    optimizers: tuple[str, ...] = ()
+    budget: int | None = None
     epochs: int | None = None
     batch_size: int | None = None
-    schedule: Schedule = "cosine"
-    precision: Precision = "no"
+    model: str | None = None
+    schedule: Schedule | None = None
+    precision: Precision | None = None
     everybody: Settings = field(default_factory=dict)
     each: Mapping[str, Settings] = field(default_factory=dict)
     switch_rate: float | None = None
@@ -63,16 +66,16 @@ class Preset:
         if scale == "small":
             return task.small
         full = task.full
-        return Size(
-            model=full.model,
+        return replace(
+            full,
+            model=self.model or full.model,
             epochs=self.epochs or full.epochs,
             batch_size=self.batch_size or full.batch_size,
-            samples=full.samples,
         )
 
-    def precision_on(self, device: str) -> Precision:
-        """Give the precision on a device."""
-        return "no" if device == "cpu" else self.precision
+    def precision_for(self, task: Task, device: str) -> Precision:
+        """Give the precision of a task on a device."""
+        return (self.precision if device != "cpu" else None) or task.precision
 
     def fixed_for(self, recipe: Recipe, scale: str, steps: int) -> dict[str, float]:
         """Give the hyperparameters that are fixed for an optimizer, in a run of so many steps."""

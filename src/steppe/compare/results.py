@@ -29,6 +29,8 @@ class Epoch:
         Of the epoch's last step.
     seconds : float
         Training time so far, evaluation left out.
+    tasks : tuple of float, default empty
+        Of a stream, the validation score of each task so far; the others above are of those tasks.
     """
 
     train_loss: float
@@ -36,6 +38,7 @@ class Epoch:
     validation_score: float
     lr: float
     seconds: float
+    tasks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -331,7 +334,8 @@ def contender_from_dict(content: Mapping[str, Any]) -> Contender:
 def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
     """Give an outcome as plain values for JSON, its curve by columns, which takes half the room."""
     names = [each.name for each in fields(Epoch)]
-    curve = {name: [getattr(epoch, name) for epoch in outcome.curve] for name in names}
+    columns = {name: [getattr(epoch, name) for epoch in outcome.curve] for name in names}
+    curve = {name: each for name, each in columns.items() if any(value != () for value in each)}
     plain: dict[str, Any] = _plain({**asdict(outcome), "curve": curve})
     return plain
 
@@ -352,13 +356,19 @@ def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
     )
 
 
-def _filled(cls: Any, values: Mapping[str, float | None], **others: Any) -> Any:
+def _filled(cls: Any, values: Mapping[str, Any], **others: Any) -> Any:
     """Build a record of numbers, NaN where JSON has null."""
     known = {each.name for each in fields(cls)}
     if not values.keys() <= known:
         raise ValueError(f"{cls.__name__} has no {', '.join(sorted(values.keys() - known))}")
-    numbers = {name: math.nan if value is None else value for name, value in values.items()}
+    numbers = {name: _number(value) for name, value in values.items()}
     return cls(**numbers, **others)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(_number, value))
+    return math.nan if value is None else value
 
 
 def _plain(value: Any) -> Any:

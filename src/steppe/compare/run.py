@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ class Setup:
     fingerprint : str
         Of the data.
     epochs, steps_per_epoch, batch_size : int
-        How long.
+        How long; of a stream's tasks, which may differ in length, the steps of the longest.
     accumulate : int, default 1
         Parts that a batch is cut into, their gradients summed up before the step.
     precision : "no", "bf16" or "fp16", default "no"
@@ -44,6 +45,10 @@ class Setup:
         lr over the run: "constant", or half a cosine down to a thousandth, by steps or by epochs.
     warmup : float, default 0
         Share of the run's steps over which lr rises linearly, for every optimizer.
+    length : int or None, default None
+        Tokens of a sequence; None where samples are no text.
+    stream : tuple of int, default empty
+        Steps of an epoch of each task of a stream.
     """
 
     task: str
@@ -58,11 +63,28 @@ class Setup:
     clip: float | None = None
     schedule: Schedule = "cosine"
     warmup: float = 0.0
+    length: int | None = None
+    stream: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
         """Training steps of one run."""
-        return self.epochs * self.steps_per_epoch
+        return sum(map(self.steps_in, range(self.epochs)))
+
+    def part(self, epoch: int) -> int:
+        """Tell which task of a stream an epoch trains: each gets as many, one after the other.
+
+        Examples
+        --------
+        >>> setup = Setup("5-digits", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
+        >>> [setup.part(epoch) for epoch in range(4)], setup.steps
+        ([0, 0, 1, 1], 24)
+        """
+        return epoch * max(1, len(self.stream)) // self.epochs
+
+    def steps_in(self, epoch: int) -> int:
+        """Count the steps of an epoch."""
+        return self.stream[self.part(epoch)] if self.stream else self.steps_per_epoch
 
     def rate(self, step: int) -> float:
         """Give the factor on lr at a step, counted from 0.
@@ -76,10 +98,16 @@ class Setup:
         rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
         if self.schedule == "constant":
             return rising
-        done = step // self.steps_per_epoch / self.epochs
-        if self.schedule == "cosine":
-            done = step / self.steps
+        done = step / self.steps
+        if self.schedule == "cosine-epochs":
+            done = self._epoch_of(step) / self.epochs
         return rising * (_LAST_LR + (1 - _LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
+
+    def _epoch_of(self, step: int) -> int:
+        if not self.stream:
+            return step // self.steps_per_epoch
+        ends = accumulate(map(self.steps_in, range(self.epochs)))
+        return sum(step >= end for end in ends)
 
 
 @dataclass(frozen=True)
@@ -144,6 +172,8 @@ class Place:
         Directory of the task's files.
     track : str, default ""
         Where each run is logged too: "tensorboard", "mlflow", "wandb", or "".
+    keep : bool, default True
+        Whether each run leaves a checkpoint at its end.
     """
 
     out: Path
@@ -151,3 +181,4 @@ class Place:
     threads: int = 1
     data: Path | None = None
     track: str = ""
+    keep: bool = True

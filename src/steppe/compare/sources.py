@@ -24,6 +24,7 @@ _DECISIVE = (
     "compare/optimizers.py",
     "compare/packages.py",
     "compare/run.py",
+    "compare/scores.py",
     "compare/spaces.py",
     "compare/tasks.py",
     "compare/train.py",

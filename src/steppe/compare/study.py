@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from steppe.compare.results import Contender, Metric, Settings, contender_from_d
 from steppe.compare.run import Place, Precision, Run, Schedule, Setup
 from steppe.compare.sources import steppe_source
 from steppe.compare.spaces import Choice, Range, described, design, find_defaults
-from steppe.compare.tasks import Task, find_task
+from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.train import Training, make_accelerator, reproducible
 
 # The report and the page need them: better missed now than after hours of training.
@@ -92,8 +92,9 @@ class Study:
 def study_from_dict(content: Mapping[str, Any]) -> Study:
     """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
     parts = dict(content)
+    setup = parts.pop("setup")
     return Study(
-        setup=Setup(**parts.pop("setup")),
+        setup=Setup(**{**setup, "stream": tuple(setup["stream"])}),
         metric=Metric(**parts.pop("metric")),
         contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
         **parts,
@@ -124,7 +125,9 @@ class Options:
         What is trained, and how long.
     samples : int, optional
         Training samples; None is what the scale says.
-    budget, seeds : int
+    length : int, optional
+        Tokens of a sequence.
+    budget, seeds : int, optional
         Tuning trials and test runs of each optimizer.
     lr, weight_decay : float, optional
         Fixed for every optimizer, hence not searched.
@@ -140,8 +143,9 @@ class Options:
     epochs: int | None = None
     batch_size: int | None = None
     samples: int | None = None
+    length: int | None = None
     budget: int | None = None
-    seeds: int = 5
+    seeds: int | None = None
     lr: float | None = None
     weight_decay: float | None = None
     switch_rate: float | None = None
@@ -180,10 +184,11 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     for module in _NEEDED:
         importlib.import_module(module)
     found = find_task(task)
-    recipes = find_recipes(options.optimizers or preset.optimizers)
+    recipes = find_recipes(options.optimizers or preset.optimizers or found.optimizers)
     _check(options, place)
-    setup, data = _setup(found, options, preset, place)
-    budget = preset.budget if options.budget is None else options.budget
+    size = _size(found, options, preset)
+    setup, data = _setup(found, size, options, preset, place)
+    budget = size.budget
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -196,9 +201,9 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     study = Study(
         setup=setup,
         budget=budget,
-        seeds=options.seeds,
+        seeds=size.seeds,
         contenders=contenders,
-        metric=found.metric,
+        metric=found.score.metric,
         facts=_facts(found, setup, data, place),
         command=command,
     )
@@ -237,6 +242,7 @@ def _check(options: Options, place: Place) -> None:
     _at_least_one("epochs", options.epochs)
     _at_least_one("batch-size", options.batch_size)
     _at_least_one("samples", options.samples)
+    _at_least_one("length", options.length)
     _at_least_one("accumulate", options.accumulate)
     if options.budget is not None and options.budget < 0:
         raise ValueError(f"budget must be at least 0, got {options.budget}")
@@ -265,27 +271,43 @@ def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def _setup(task: Task, options: Options, preset: Preset, place: Place) -> tuple[Setup, Data]:
+def _size(task: Task, options: Options, preset: Preset) -> Size:
+    """Give the sizes that the user asks for, or else the preset, or else the task."""
     size = preset.size(task, options.scale)
-    precision = options.precision or preset.precision_on(place.device)
+    if preset.budget is not None:
+        size = replace(size, budget=preset.budget)
+    asked = {each.name: getattr(options, each.name) for each in fields(Size)}
+    return replace(size, **{name: value for name, value in asked.items() if value is not None})
+
+
+def _setup(
+    task: Task, size: Size, options: Options, preset: Preset, place: Place
+) -> tuple[Setup, Data]:
+    precision = options.precision or preset.precision_for(task, place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    samples = options.samples or size.samples
-    data = task.data(place.data, samples)
-    batch_size = options.batch_size or size.batch_size
+    data = task.data(place.data, size.samples, length=size.length, model=size.model)
+    if size.epochs % len(data.parts):
+        raise ValueError(
+            f"epochs must be a multiple of the {len(data.parts)} tasks of {task.name}, "
+            f"got {size.epochs}"
+        )
+    steps = tuple(math.ceil(len(part) / size.batch_size) for part in data.parts)
     setup = Setup(
         task=task.name,
-        model=options.model or size.model,
-        samples=samples,
+        model=size.model,
+        samples=size.samples,
         fingerprint=data.fingerprint,
-        epochs=options.epochs or size.epochs,
-        steps_per_epoch=math.ceil(len(data.train) / batch_size),
-        batch_size=batch_size,
+        epochs=size.epochs,
+        steps_per_epoch=max(steps),
+        batch_size=size.batch_size,
         accumulate=options.accumulate,
         precision=precision,
         clip=options.clip,
-        schedule=options.schedule or preset.schedule,
+        schedule=options.schedule or preset.schedule or task.schedule,
         warmup=options.warmup,
+        length=size.length,
+        stream=steps if data.stream else (),
     )
     return setup, data
 
@@ -322,12 +344,14 @@ def _contender(
 
 def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
-        model = task.model(setup.model)
+        model = task.make(setup.model)
+    parameters = list(model.parameters())
     return {
         "train_samples": len(data.train),
         "validation_samples": len(data.validation),
         "test_samples": len(data.test),
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "device": place.device,
         "threads": place.threads,
     }

@@ -4,19 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from steppe.compare import data, images
-from steppe.compare.data import Data, fewer
-from steppe.compare.models import Shape, find_model
-from steppe.compare.results import Metric
+from steppe.compare.curvature import USUAL, Probe
+from steppe.compare.data import Data
+from steppe.compare.models import find_model
+from steppe.compare.optimizers import DEFAULT
+from steppe.compare.run import Precision, Schedule, Setup
+from steppe.compare.scores import ACCURACY, Loss, Score
 from steppe.names import named
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-ACCURACY = Metric()
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ class Size:
     epochs, batch_size : int
         Enough to converge, if the task is at its full size.
     samples : int or None, default None
-        Training samples, None for all.
+        Training samples, None for all; of a stream, of each of its tasks.
+    length : int or None, default None
+        Tokens of a sequence, where samples are text.
+    budget, seeds : int, default 8 and 5
+        Tuning trials and test runs of each optimizer.
     """
 
     model: str
     epochs: int
     batch_size: int
     samples: int | None = None
-
-
-def hits(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Count the samples of a batch whose largest output is the target's."""
-    return (outputs.argmax(dim=1) == targets).sum()
+    length: int | None = None
+    budget: int = 8
+    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -55,43 +57,62 @@ class Task:
     name : str
         What the command line calls it.
     load : callable
-        Returns the data. Called with a directory if ``reads_files`` and the user names one, else
-        with nothing.
-    shape : tuple of int
-        Channels, height and width of an input.
-    classes : int
-        Outputs of a model.
+        Returns the data. Called with a directory if ``reads_files`` and the user names one, with
+        ``length`` if samples are text, with ``model`` if the model brings the tokenizer.
+    make : callable
+        ``make(name)``, a new model of that name, its weights from torch's global generator. It
+        raises a ValueError if there is none, or it cannot take the task's samples.
     full, small : Size
         As published, or as far as that converges; and what takes a CPU minutes.
     loss : callable, default cross-entropy
         ``loss(outputs, targets)``, the mean over the batch.
-    metric : Metric, default accuracy
-        What the score is called, and its unit.
-    correct : callable, default the hits of the largest output
-        ``correct(outputs, targets)``, a batch's part of the score: the sum over batches, divided
-        by the number of samples, is what ``metric`` names. Another score is another such sum.
+    score : Score, default accuracy
+        How outputs are scored.
+    fewer : callable, default :func:`steppe.compare.data.fewer`
+        ``fewer(data, samples)``, the data with so many training samples.
+    optimizers : tuple of str, default :data:`steppe.compare.optimizers.DEFAULT`
+        Compared where neither the user nor a preset names others; the first is the baseline.
+    schedule : str, default "cosine"
+        Of lr, likewise.
+    precision : str, default "no"
+        Of autocast, likewise.
+    probe : Probe, default :data:`steppe.compare.curvature.USUAL`
+        What curvature is measured on.
     threads : int or None, default None
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
     reads_files : bool, default False
         Whether the data lies in a directory that the user can choose.
     loaders : int, default 0
         Processes that it takes to prepare batches as fast as an accelerator trains on them.
+    tokenizes : bool, default False
+        Whether the model brings the tokenizer that the data is read with.
     """
 
     name: str
     load: Callable[..., Data]
-    shape: Shape
-    classes: int
+    make: Callable[[str], nn.Module]
     full: Size
     small: Size
     loss: Loss = F.cross_entropy
-    metric: Metric = ACCURACY
-    correct: Callable[[Tensor, Tensor], Tensor] = hits
+    score: Score = ACCURACY
+    fewer: Callable[[Data, int], Data] = data.fewer
+    optimizers: tuple[str, ...] = DEFAULT
+    schedule: Schedule = "cosine"
+    precision: Precision = "no"
+    probe: Probe = USUAL
     threads: int | None = None
     reads_files: bool = False
     loaders: int = 0
+    tokenizes: bool = False
 
-    def data(self, directory: Path | None = None, samples: int | None = None) -> Data:
+    def data(
+        self,
+        directory: Path | None = None,
+        samples: int | None = None,
+        *,
+        length: int | None = None,
+        model: str | None = None,
+    ) -> Data:
         """Load the data, from ``directory`` if the task reads files.
 
         Parameters
@@ -99,29 +120,36 @@ class Task:
         directory : Path, optional
             Default: the task's own.
         samples : int, optional
-            Train on only so many, see :func:`steppe.compare.data.fewer`. Default: on all.
+            Train on only so many, always the same ones, a larger choice containing every smaller
+            one. Default: on all.
+        length : int, optional
+            Tokens of a sequence. Default: the full size's.
+        model : str, optional
+            Whose tokenizer the text is read with, if that matters. Default: the full size's.
 
         Raises
         ------
         FileNotFoundError
             If the files are not there.
         ValueError
-            If a directory is given to a task that reads no files, or there are fewer samples.
+            If a directory is given to a task that reads no files, or a length to one without
+            sequences, or there are fewer samples.
         """
         if directory is not None and not self.reads_files:
             raise ValueError(f"{self.name} comes inside a Python package: --data is not for it")
-        found = self.load() if directory is None else self.load(directory)
-        return found if samples is None else fewer(found, samples)
+        if length is not None and self.full.length is None:
+            raise ValueError(f"{self.name} has no sequences of tokens: --length is not for it")
+        given: dict[str, Any] = {}
+        if self.full.length is not None:
+            given["length"] = length or self.full.length
+        if self.tokenizes:
+            given["model"] = model or self.full.model
+        found = self.load(*([] if directory is None else [directory]), **given)
+        return found if samples is None else self.fewer(found, samples)
 
-    def model(self, name: str) -> nn.Module:
-        """Make the model of that name for this task, its weights from torch's global generator.
 
-        Raises
-        ------
-        ValueError
-            If there is no such model, or it cannot take the task's images.
-        """
-        return find_model(name)(self.shape, self.classes)
+def _images(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
+    return lambda name: find_model(name)((channels, side, side), classes)
 
 
 # What CIFAR's images and those of their size are trained with.
@@ -137,8 +165,7 @@ _ALL = (
     Task(
         "digits",
         data.digits,
-        shape=(1, 8, 8),
-        classes=10,
+        make=_images(1, 8, 10),
         full=Size("mlp", epochs=50, batch_size=32),
         small=Size("mlp", epochs=50, batch_size=32),
         threads=1,
@@ -146,28 +173,25 @@ _ALL = (
     Task(
         "mnist-5k",
         data.mnist_5k,
-        shape=(1, 28, 28),
-        classes=10,
+        make=_images(1, 28, 10),
         full=Size("small-cnn", epochs=15, batch_size=64),
         small=Size("small-cnn", epochs=8, batch_size=64),
     ),
     Task(
         "fashion-mnist",
         data.fashion_mnist,
-        shape=(1, 28, 28),
-        classes=10,
+        make=_images(1, 28, 10),
         full=Size("small-cnn", epochs=20, batch_size=128),
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
         reads_files=True,
     ),
-    _colour("cifar10", images.cifar10, shape=(3, 32, 32), classes=10),
-    _colour("cifar100", images.cifar100, shape=(3, 32, 32), classes=100),
-    _colour("tiny-imagenet", images.tiny_imagenet, shape=(3, 64, 64), classes=200),
+    _colour("cifar10", images.cifar10, make=_images(3, 32, 10)),
+    _colour("cifar100", images.cifar100, make=_images(3, 32, 100)),
+    _colour("tiny-imagenet", images.tiny_imagenet, make=_images(3, 64, 200)),
     Task(
         "imagenet",
         images.imagenet,
-        shape=(3, 224, 224),
-        classes=1000,
+        make=_images(3, 224, 1000),
         full=Size("resnet50", epochs=90, batch_size=256),
         small=Size("resnet18", epochs=1, batch_size=64, samples=5_000),
         reads_files=True,
@@ -175,6 +199,12 @@ _ALL = (
     ),
 )
 TASKS = {task.name: task for task in _ALL}
+
+
+def data_of(setup: Setup, directory: Path | None = None) -> Data:
+    """Load what a study trains on, see :meth:`Task.data`."""
+    task = find_task(setup.task)
+    return task.data(directory, setup.samples, length=setup.length, model=setup.model)
 
 
 def find_task(name: str) -> Task:
@@ -187,7 +217,7 @@ def find_task(name: str) -> Task:
 
     Examples
     --------
-    >>> find_task("digits").full
-    Size(model='mlp', epochs=50, batch_size=32, samples=None)
+    >>> find_task("digits").full.epochs
+    50
     """
     return named("task", name, TASKS)

@@ -151,6 +151,7 @@ class Team:
             "--track": place.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
+        given += [] if place.keep else ["--no-checkpoints"]
         return [sys.executable, "-m", "steppe", "worker", *given]
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
+from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 
 import steppe
 from steppe.compare import checkpoint
-from steppe.compare.curvature import SAMPLES, batch_size_for, measure, measure_quickly
-from steppe.compare.data import Data
+from steppe.compare.curvature import batch_size_for, measure, measure_quickly
+from steppe.compare.data import Data, Samples
 from steppe.compare.loading import head, loader
 from steppe.compare.results import (
     TEST,
@@ -140,24 +141,26 @@ class Training:
         self._seconds: list[float] = []
         self._peak = 0.0
         self._seed(-1)
-        model = self.task.model(run.setup.model)
+        model = self.task.make(run.setup.model)
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = run.recipe.build(model.parameters(), run.settings, run.setup.steps)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = run.recipe.build(trained, run.settings, run.setup.steps)
         self.bare: nn.Module = model
         self.inner: Optimizer = optimizer
         self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.rate) if self._base else None
         self.order = torch.Generator()
-        batches = loader(data.train, run.setup.batch_size, order=self.order, workers=self._loaders)
-        self.model, self.optimizer, self.schedule, self.batches = accelerator.prepare(
-            model, optimizer, schedule, batches
+        size, workers = run.setup.batch_size, self._loaders
+        batches = [loader(each, size, order=self.order, workers=workers) for each in data.parts]
+        self.model, self.optimizer, self.schedule, *self.batches = accelerator.prepare(
+            model, optimizer, schedule, *batches
         )
 
     def rehearse(self) -> None:
         """Take one step and keep nothing."""
-        self._step(*next(iter(self.batches)))
+        self._step(*next(iter(self.batches[0])))
 
     def go_on(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left."""
@@ -168,7 +171,7 @@ class Training:
             if self.diverged:
                 return
             self.curve.append(epoch)
-            self.accelerator.log(asdict(epoch), step=number)
+            self.accelerator.log(_numbers(epoch), step=number)
             self._keep()
             on_epoch(number, epoch)
 
@@ -176,7 +179,7 @@ class Training:
         """Measure where it ended, and leave a checkpoint there."""
         final = Final() if self.diverged else self._final()
         curvature = Curvature() if self.diverged else self._curvature()
-        if self.accelerator.is_main_process and not self.diverged:
+        if self.accelerator.is_main_process and self.place.keep and not self.diverged:
             checkpoint.save(self._checkpoint, self.run, self.bare, self.inner)
         if self.accelerator.is_main_process:
             self._unfinished.unlink(missing_ok=True)
@@ -194,7 +197,8 @@ class Training:
             torch.cuda.reset_peak_memory_stats()
         started = _now(self.accelerator.device)
         total, count = torch.zeros((), device=self.accelerator.device), 0
-        for inputs, targets in self.batches:
+        part = self.run.setup.part(number)
+        for inputs, targets in self.batches[part]:
             total += self._step(inputs, targets) * len(targets)
             count += len(targets)
             rate = self.inner.param_groups[0].get("lr", math.nan)
@@ -203,12 +207,23 @@ class Training:
         self._seconds.append(_now(self.accelerator.device) - started)
         if self._on_cuda:
             self._peak = max(torch.cuda.max_memory_allocated(), self._peak)
+        loss, score, tasks = self._evaluated(self._seen(part))
         return Epoch(
-            float(self._summed(total)) / self._summed(count),
-            *self._evaluated(self.data.validation),
+            float(self._summed(total)) / float(self._summed(count)),
+            loss,
+            score,
             lr=float(rate),
             seconds=sum(self._seconds),
+            tasks=tasks,
         )
+
+    def _seen(self, part: int) -> Samples:
+        """Return the validation samples of a stream's tasks up to this one; all, if it is none."""
+        validation = self.data.validation
+        if not self.data.stream:
+            return validation
+        classes = torch.cat([each.targets for each in self.data.stream[: part + 1]])
+        return validation.take(torch.isin(validation.targets, classes).nonzero().flatten())
 
     def _step(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Take one step on a batch; return the loss before it.
@@ -259,49 +274,57 @@ class Training:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _final(self) -> Final:
-        train = self._evaluated(self.data.plain)
-        validation = self._evaluated(self.data.validation)
-        if self.run.phase != TEST:
-            return Final(*train, *validation)
-        return Final(*train, *validation, *self._evaluated(self.data.test))
+        parts = [self.data.plain, self.data.validation]
+        # In tuning, nothing looks at the test set.
+        parts += [self.data.test] if self.run.phase == TEST else []
+        return Final(*(value for part in parts for value in self._evaluated(part)[:2]))
 
     @torch.no_grad()
-    def _evaluated(self, dataset: "Dataset[Any]") -> tuple[float, float]:
-        """Return the mean loss and the score over all samples, each process taking its share."""
+    def _evaluated(self, dataset: Samples) -> tuple[float, float, tuple[float, ...]]:
+        """Return mean loss, score and its parts over all samples, each process taking its share."""
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        share = Subset(dataset, range(process, len(dataset), processes))  # type: ignore[arg-type]
+        share = Subset(dataset, range(process, len(dataset), processes))
         loss = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        right = torch.zeros_like(loss)
+        sums: Any = 0
+        together = max(1, _EVALUATED_TOGETHER // (self.run.setup.length or 1))
         # Not the wrapped model, whose processes wait for each other: their shares may differ.
         self.bare.eval()
-        for inputs, targets in loader(share, _EVALUATED_TOGETHER, workers=self._loaders):
+        for inputs, targets in loader(share, together, workers=self._loaders):
             outputs = self.bare(inputs.to(loss.device))
             wanted = targets.to(loss.device)
             loss += self.task.loss(outputs, wanted) * len(targets)
-            right += self.task.correct(outputs, wanted)
+            sums = sums + self.task.score.sums(outputs, wanted)
         self.bare.train()
-        count = len(dataset)  # type: ignore[arg-type]
-        return float(self._summed(loss)) / count, float(self._summed(right)) / count
+        mean, sums = float(self._summed(loss)) / len(dataset), self._summed(sums)
+        score = self.task.score
+        return mean, score.total(sums, mean), score.parts(sums)
 
     def _curvature(self) -> Curvature:
         # Autocast would round second derivatives away, and evaluation is done with it.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        few = head(self.data.plain, SAMPLES, batch_size_for(self.bare))
+        probe = self.task.probe
+        few = head(self.data.plain, probe.samples, batch_size_for(self.bare))
         batches = [(x.to(self.accelerator.device), y.to(self.accelerator.device)) for x, y in few]
         if self.run.phase != TEST:
-            return measure_quickly(self.bare, self.task.loss, batches)
+            if not probe.whole:
+                return Curvature()
+            return measure_quickly(self.bare, self.task.loss, batches, probe)
         # Where the schedule has gone would say nothing about the lr that was trained with.
         for group, rate in zip(self.inner.param_groups, self._base, strict=False):
             group["lr"] = rate
-        return measure(self.bare, self.task.loss, batches, self.inner)
+        return measure(self.bare, self.task.loss, batches, self.inner, probe)
 
     def _costs(self) -> Costs:
         return Costs(
-            step_ms=1e3 * median(self._seconds) / self.run.setup.steps_per_epoch,
+            step_ms=1e3 * median(map(truediv, self._seconds, self._steps)),
             seconds=sum(self._seconds),
             state_bytes=state_bytes(self.inner, self.bare),
             peak_bytes=self._peak or math.nan,
         )
+
+    @property
+    def _steps(self) -> list[int]:
+        return [self.run.setup.steps_in(epoch) for epoch in range(len(self._seconds))]
 
     @property
     def _loaders(self) -> int:
@@ -326,6 +349,7 @@ class Training:
         content = {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
+            "model": checkpoint.trained(self.bare),
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
         checkpoint.write(self._unfinished, content)
@@ -336,15 +360,15 @@ class Training:
             content = checkpoint.read(self._unfinished, torch.device("cpu"))
         except (FileNotFoundError, ValueError):
             return
+        checkpoint.fill(self.bare, content["model"])
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
         self.curve = [Epoch(**epoch) for epoch in content["curve"]]
         self._seconds = content["seconds"]
 
     def _parts(self) -> dict[str, Any]:
-        """Everything that a run's next epoch depends on, but for the random numbers it draws."""
+        """All but weights and random numbers that a run's next epoch depends on."""
         parts = {
-            "model": self.bare,
             "optimizer": self.inner,
             "schedule": self.schedule,
             "scaler": self.accelerator.scaler,
@@ -364,7 +388,7 @@ class Training:
         if self.accelerator.num_processes == 1:
             return value
         tensor = torch.as_tensor(value, device=self.accelerator.device)
-        return self.accelerator.reduce(tensor, reduction="sum").item()
+        return self.accelerator.reduce(tensor, reduction="sum")
 
 
 def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
@@ -372,6 +396,13 @@ def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
     state = {k: v for k, v in optimizer.state_dict().items() if k != "param_groups"}
     size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
     return size / sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _numbers(epoch: Epoch) -> dict[str, float]:
+    """Give what trackers log: numbers, each by a name."""
+    numbers = asdict(epoch)
+    tasks = numbers.pop("tasks")
+    return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

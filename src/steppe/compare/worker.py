@@ -14,7 +14,7 @@ from steppe.compare.results import Epoch
 from steppe.compare.run import Place, Run
 from steppe.compare.storage import alive
 from steppe.compare.study import Study, versions
-from steppe.compare.tasks import find_task
+from steppe.compare.tasks import data_of
 from steppe.compare.train import train
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def work(
         If the code or the data here is not what the study was planned with.
     """
     _same_code(study)
-    data = find_task(study.setup.task).data(place.data, study.setup.samples)
+    data = data_of(study.setup, place.data)
     if data.fingerprint != study.setup.fingerprint:
         raise ValueError(
             f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "

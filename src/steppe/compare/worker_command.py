@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from steppe.commands.console import INTERRUPTED, make_console, refusals
-from steppe.compare.arguments import Data, Device, Heartbeat, StudyName, Track
+from steppe.compare.arguments import Checkpoints, Data, Device, Heartbeat, StudyName, Track
 from steppe.compare.ledger import Assignment, recorded
 from steppe.compare.run import Place
 from steppe.compare.storage import HEARTBEAT, open_storage
@@ -32,6 +32,7 @@ def worker(
     ] = Path("results"),
     data: Data = None,
     track: Track = "",
+    checkpoints: Checkpoints = True,
 ) -> None:
     """Join a study that steppe compare has planned, on this machine or any other.
 
@@ -41,7 +42,7 @@ def worker(
     """
     console = make_console()
     with refusals():
-        place = Place(out, device, threads, data, track)
+        place = Place(out, device, threads, data, track, checkpoints)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)

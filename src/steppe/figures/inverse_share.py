@@ -61,7 +61,7 @@ def _on_digits(epochs: int) -> dict[str, Any]:
     """Train on digits; note the gradients' root mean square and the share at every step."""
     task = find_task("digits")
     torch.manual_seed(0)
-    model = task.model(task.full.model)
+    model = task.make(task.full.model)
     samples = task.data().train
     batches = head(samples, len(samples), _BATCH)
     steps = epochs * len(batches)

@@ -23,8 +23,8 @@ Track = Annotated[str, typer.Option(help="Log every run to tensorboard, mlflow o
 Checkpoints = Annotated[
     bool,
     typer.Option(
-        help="Whether each run leaves its weights and optimizer state in OUT/checkpoints, for steppe "
-        "profile: gigabytes, of a large model."
+        help="Whether each run leaves its weights and optimizer state in OUT/checkpoints, for "
+        "steppe profile: gigabytes, of a large model."
     ),
 ]
 Heartbeat = Annotated[

@@ -51,13 +51,14 @@ def compare(
         int | None,
         typer.Option(
             help="Tuning trials of each optimizer, over its own declared space; the first is its "
-            "default. 0: nothing is tuned. Default: 8, 3 of finetune, or the preset's."
+            "default. 0: nothing is tuned. Default: the task's, mostly 8, or the preset's."
         ),
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Fresh seeds that each optimizer's best setting runs on. Default: 5, 3 of finetune."
+            help="Fresh seeds that each optimizer's best setting runs on. Default: the task's, "
+            "mostly 5."
         ),
     ] = None,
     model: Annotated[

@@ -1,8 +1,8 @@
 """The models that tasks of text train: of each word they give what may come next."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -128,6 +128,22 @@ class Recurrent(nn.Module, ABC):
                 f"got {size}"
             )
         return hidden[:, :size].contiguous(), cells[:, :size].contiguous()
+
+
+@contextmanager
+def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Let a recurrent model's batches go on from each other; of others, change nothing.
+
+    Yields what is to be called after each batch.
+    """
+    if not isinstance(model, Recurrent):
+        yield lambda: None
+        return
+    model.begin()
+    try:
+        yield model.advance
+    finally:
+        model.stop()
 
 
 class LSTM(Recurrent):

@@ -1,10 +1,11 @@
 """Samples in batches."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 
 def loader(
@@ -13,6 +14,7 @@ def loader(
     *,
     order: torch.Generator | None = None,
     workers: int = 0,
+    batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader[Any]:
     """Make the batches of a data set, the last one as small as it comes.
 
@@ -31,6 +33,8 @@ def loader(
         Shuffles anew for each pass. None goes through in sequence.
     workers : int, default 0
         Processes that prepare batches in advance; 0 prepares them here, when they are asked for.
+    batches : sequence of sequence of int, optional
+        The samples of each batch, at most ``batch_size``, instead of cutting them off ``order``.
 
     Examples
     --------
@@ -39,10 +43,10 @@ def loader(
     >>> [targets.tolist() for _, targets in loader(samples, 2)]
     [[0, 1], [2, 3], [4]]
     """
+    chosen: dict[str, Any] = {"batch_size": batch_size, "shuffle": order is not None}
     return DataLoader(
         dataset,
-        batch_size,
-        shuffle=order is not None,
+        **(chosen if batches is None else {"batch_sampler": _Given(batches, batch_size)}),
         # Without one of its own, each pass in sequence would draw a seed from torch's generator,
         # and how often a run is evaluated would change it.
         generator=torch.Generator() if order is None else order,
@@ -57,6 +61,19 @@ def head(dataset: Dataset[Any], samples: int, batch_size: int) -> list[tuple[Ten
     return [
         (inputs, targets) for inputs, targets in loader(Subset(dataset, range(count)), batch_size)
     ]
+
+
+class _Given(Sampler[list[int]]):
+    """Batches as they are given, and their size, which Accelerate asks for."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], batch_size: int) -> None:
+        self._batches, self.batch_size = batches, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
 
 
 def _collate(batch: Any) -> Any:

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -108,6 +109,12 @@ class Setup:
             return step // self.steps_per_epoch
         ends = accumulate(map(self.steps_in, range(self.epochs)))
         return sum(step >= end for end in ends)
+
+
+def setup_from_dict(content: Mapping[str, Any]) -> Setup:
+    """Rebuild a setup from its fields, after JSON; what else is there is left aside."""
+    known = {each.name: content[each.name] for each in fields(Setup) if each.name in content}
+    return Setup(**{**known, "stream": tuple(known.get("stream", ()))})
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ _DECISIVE = (
     "optim",
     "landscape",
     "compare/controls.py",
+    "compare/corpora.py",
     "compare/curvature.py",
     "compare/data.py",
     "compare/idx.py",
     "compare/images.py",
+    "compare/language_models.py",
     "compare/loading.py",
     "compare/models.py",
     "compare/optimizers.py",
@@ -27,6 +29,7 @@ _DECISIVE = (
     "compare/scores.py",
     "compare/spaces.py",
     "compare/tasks.py",
+    "compare/text.py",
     "compare/train.py",
 )
 

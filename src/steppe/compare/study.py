@@ -19,7 +19,7 @@ from steppe.compare.data import Data
 from steppe.compare.optimizers import Recipe, find_recipe
 from steppe.compare.presets import Preset
 from steppe.compare.results import Contender, Metric, Settings, contender_from_dict
-from steppe.compare.run import Place, Precision, Run, Schedule, Setup
+from steppe.compare.run import Place, Precision, Run, Schedule, Setup, setup_from_dict
 from steppe.compare.sources import steppe_source
 from steppe.compare.spaces import Choice, Range, described, design, find_defaults
 from steppe.compare.tasks import Size, Task, find_task
@@ -92,9 +92,8 @@ class Study:
 def study_from_dict(content: Mapping[str, Any]) -> Study:
     """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
     parts = dict(content)
-    setup = parts.pop("setup")
     return Study(
-        setup=Setup(**{**setup, "stream": tuple(setup["stream"])}),
+        setup=setup_from_dict(parts.pop("setup")),
         metric=Metric(**parts.pop("metric")),
         contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
         **parts,

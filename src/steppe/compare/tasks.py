@@ -9,13 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from steppe.compare import data, images
+from steppe.compare import data, images, text
 from steppe.compare.curvature import USUAL, Probe
 from steppe.compare.data import Data
+from steppe.compare.language_models import find_language_model
 from steppe.compare.models import find_model
 from steppe.compare.optimizers import DEFAULT
 from steppe.compare.run import Precision, Schedule, Setup
-from steppe.compare.scores import ACCURACY, Loss, Score
+from steppe.compare.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
 from steppe.names import named
 
 
@@ -161,6 +162,25 @@ _colour = partial(
     loaders=4,
 )
 
+# Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
+_FEW_SEQUENCES = Probe(samples=12)
+
+
+def _text(vocabulary: int) -> Callable[[str], nn.Module]:
+    return lambda name: find_language_model(name, vocabulary)
+
+
+_words = partial(
+    Task,
+    full=Size("lstm-200", epochs=20, batch_size=20, length=35),
+    small=Size("small-lstm", epochs=3, batch_size=20, samples=2_400, length=35),
+    loss=token_loss,
+    score=PERPLEXITY,
+    fewer=text.fewer,
+    probe=_FEW_SEQUENCES,
+)
+
+
 _ALL = (
     Task(
         "digits",
@@ -197,7 +217,11 @@ _ALL = (
         reads_files=True,
         loaders=8,
     ),
+    _words("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
+    _words("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
+    _words("wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True),
 )
+
 TASKS = {task.name: task for task in _ALL}
 
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import steppe
 from steppe.compare import checkpoint
 from steppe.compare.curvature import batch_size_for, measure, measure_quickly
 from steppe.compare.data import Data, Samples
+from steppe.compare.language_models import Recurrent, carried, columns
 from steppe.compare.loading import head, loader
 from steppe.compare.results import (
     TEST,
@@ -148,15 +149,25 @@ class Training:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = run.recipe.build(trained, run.settings, run.setup.steps)
         self.bare: nn.Module = model
+        self._check_recurrence()
         self.inner: Optimizer = optimizer
         self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.rate) if self._base else None
         self.order = torch.Generator()
-        size, workers = run.setup.batch_size, self._loaders
-        batches = [loader(each, size, order=self.order, workers=workers) for each in data.parts]
+        batches = [self._batches(each, run.setup.batch_size, self.order) for each in data.parts]
         self.model, self.optimizer, self.schedule, *self.batches = accelerator.prepare(
             model, optimizer, schedule, *batches
         )
+
+    def _check_recurrence(self) -> None:
+        if not isinstance(self.bare, Recurrent):
+            return
+        parts, processes = self.run.setup.accumulate, self.accelerator.num_processes
+        if parts > 1 or processes > 1:
+            raise ValueError(
+                f"{self.run.setup.model} goes on from batch to batch, which must stay whole: "
+                f"accumulate and processes must be 1, got {parts} and {processes}"
+            )
 
     def rehearse(self) -> None:
         """Take one step and keep nothing."""
@@ -198,12 +209,14 @@ class Training:
         started = _now(self.accelerator.device)
         total, count = torch.zeros((), device=self.accelerator.device), 0
         part = self.run.setup.part(number)
-        for inputs, targets in self.batches[part]:
-            total += self._step(inputs, targets) * len(targets)
-            count += len(targets)
-            rate = self.inner.param_groups[0].get("lr", math.nan)
-            if self.schedule is not None:
-                self.schedule.step()
+        with carried(self.bare) as advance:
+            for inputs, targets in self.batches[part]:
+                total += self._step(inputs, targets) * len(targets)
+                count += len(targets)
+                advance()
+                rate = self.inner.param_groups[0].get("lr", math.nan)
+                if self.schedule is not None:
+                    self.schedule.step()
         self._seconds.append(_now(self.accelerator.device) - started)
         if self._on_cuda:
             self._peak = max(torch.cuda.max_memory_allocated(), self._peak)
@@ -216,6 +229,15 @@ class Training:
             seconds=sum(self._seconds),
             tasks=tasks,
         )
+
+    def _batches(
+        self, dataset: "Dataset[Any]", size: int, order: torch.Generator | None = None
+    ) -> "DataLoader[Any]":
+        """Make batches: of a recurrent model, in columns that go on from batch to batch."""
+        chosen = None
+        if isinstance(self.bare, Recurrent):
+            chosen, order = columns(len(dataset), size), None  # type: ignore[arg-type]
+        return loader(dataset, size, order=order, workers=self._loaders, batches=chosen)
 
     def _seen(self, part: int) -> Samples:
         """Return the validation samples of a stream's tasks up to this one; all, if it is none."""
@@ -289,11 +311,13 @@ class Training:
         together = max(1, _EVALUATED_TOGETHER // (self.run.setup.length or 1))
         # Not the wrapped model, whose processes wait for each other: their shares may differ.
         self.bare.eval()
-        for inputs, targets in loader(share, together, workers=self._loaders):
-            outputs = self.bare(inputs.to(loss.device))
-            wanted = targets.to(loss.device)
-            loss += self.task.loss(outputs, wanted) * len(targets)
-            sums = sums + self.task.score.sums(outputs, wanted)
+        with carried(self.bare) as advance:
+            for inputs, targets in self._batches(share, together):
+                outputs = self.bare(inputs.to(loss.device))
+                wanted = targets.to(loss.device)
+                loss += self.task.loss(outputs, wanted) * len(targets)
+                sums = sums + self.task.score.sums(outputs, wanted)
+                advance()
         self.bare.train()
         mean, sums = float(self._summed(loss)) / len(dataset), self._summed(sums)
         score = self.task.score

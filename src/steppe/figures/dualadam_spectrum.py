@@ -12,7 +12,7 @@ Hessian of cross-entropy vanishes with it: flatness alone decides nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,8 @@ from steppe.compare.data import Data
 from steppe.compare.loading import head
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import StudyResults
-from steppe.compare.run import Place, Run, Setup
-from steppe.compare.tasks import find_task
+from steppe.compare.run import Place, Run, setup_from_dict
+from steppe.compare.tasks import data_of, find_task
 from steppe.compare.train import Training, make_accelerator, reproducible
 from steppe.figures.seeds import draw_seeds
 from steppe.landscape import density, hessian, top_eigenvalues, trace
@@ -59,10 +59,10 @@ def measure(
     ValueError
         The task's data are not those of the study, or none of its test runs has ended.
     """
-    setup = Setup(**{each.name: study.setup[each.name] for each in fields(Setup)})
+    setup = setup_from_dict(study.setup)
     if epochs is not None:
-        setup = Setup(**{**vars(setup), "epochs": epochs})
-    data = find_task(study.task).data(samples=setup.samples)
+        setup = replace(setup, epochs=epochs)
+    data = data_of(setup)
     if data.fingerprint != setup.fingerprint:
         raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
     names = [each.name for each in study.contenders if study.chosen(each.name)]

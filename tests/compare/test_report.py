@@ -184,7 +184,7 @@ def test_what_was_chosen_stands_beside_what_the_default_scored() -> None:
     assert ["adamw+sam", "lr", "0.004", "as", "adamw", "–", "–"] in lines_of(text, "adamw+sam")
     said = flat(text)
     assert "Equal budgets: every optimizer has 4 tuning trials, its default first" in said
-    assert "by the accuracy on 180 validation samples" in said
+    assert "by the accuracy on validation data, 180 samples" in said
     assert "The best settings run on 2 fresh seeds" in said
     assert "one test set of 540 samples (one is 0.19 points)" in said
     assert "Not tuned: adamw+sam takes over the settings of adamw." in said

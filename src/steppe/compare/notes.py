@@ -20,6 +20,12 @@ _SWITCH = (
     "switch is the share of the run's steps until DualAdam is Adam, or the warm-up ends. The "
     "published value is 16 %: 12 500 steps of a 200-epoch CIFAR run."
 )
+_STREAM = (
+    "The tasks come one after the other, and a sample's task is known. Average accuracy is the "
+    "mean of the tasks' accuracies; in the learning curves, of those so far. Forgetting is how "
+    "much lower the accuracy on a task is at the end than at its best before, the mean over all "
+    "tasks but the last (Chaudhry et al. 2018), on validation data."
+)
 _EQUAL = (
     "Differences that are the same on every seed have no interval and no test: scores come in "
     "steps of one test sample, so they are no certainty."
@@ -41,14 +47,23 @@ def notes(results: StudyResults, rows: Sequence[Row]) -> list[str]:
         found.append(_CURVATURE)
     if any("switch" in row.settings for row in rows):
         found.append(_SWITCH)
+    if results.setup.get("stream"):
+        found.append(_STREAM)
     found += [note for row in rows for note in _row_notes(results, row)]
     found += [*_tuning_losses(results), *_edges(results, rows)]
     return [*found, *_places(results), *_memory(rows), *_unfinished(results)]
 
 
+def _samples(results: StudyResults, part: str) -> str:
+    """Write how many samples a part has; of text, how many tokens."""
+    samples, length = results.setup[f"{part}_samples"], results.setup.get("length")
+    if length is None:
+        return f"{_count(samples)} samples"
+    return f"{_count(samples * length)} tokens ({_count(samples)} sequences of {length})"
+
+
 def _budget(results: StudyResults) -> str:
-    setup = results.setup
-    trained = f"Trained on {_count(setup['train_samples'])} samples"
+    trained = f"Trained on {_samples(results, 'train')}"
     if not results.budget:
         return (
             f"{trained}. Nothing was tuned: every optimizer runs at its defaults, so differences "
@@ -56,8 +71,8 @@ def _budget(results: StudyResults) -> str:
         )
     tuned = (
         f"{trained}. Equal budgets: every optimizer has {many(results.budget, 'tuning trial')}, "
-        f"its default first, judged by the {results.metric.name} on "
-        f"{_count(setup['validation_samples'])} validation samples. The best settings run on "
+        f"its default first, judged by the {results.metric.name} on validation data, "
+        f"{_samples(results, 'validation')}. The best settings run on "
         f"{many(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
         "validation score of many flatters; the test score does not."
     )
@@ -71,8 +86,9 @@ def _budget(results: StudyResults) -> str:
 
 def _intervals(results: StudyResults, rows: Sequence[Row]) -> list[str]:
     samples = results.setup["test_samples"]
-    step = f" (one is {100 / samples:.2g} points)" if results.metric.unit == "%" else ""
-    on = f"one test set of {_count(samples)} samples{step}"
+    of_one = results.metric.unit == "%" and not results.setup.get("stream")
+    step = f" (one is {100 / samples:.2g} points)" if of_one else ""
+    on = f"one test set of {_samples(results, 'test')}{step}"
     most = max(row.runs - row.diverged - row.failed for row in rows)
     if most == 0:
         return []

@@ -85,11 +85,11 @@ def report(
 def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     metric, setup = results.metric, results.setup
     table = new_table(
-        f"{results.task}, {setup['model']}: {many(results.seeds, 'test seed')}, "
-        f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
+        f"{results.task}, {setup['model']}: {many(results.seeds, 'test seed')}, {_length(results)}"
     )
     score = f"test\n{metric.name} {metric.unit}".rstrip()
-    for heading in (score, "test\nloss"):
+    forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
+    for heading in (score, "test\nloss", *(["forget-\nting"] if forgets else [])):
         table.add_column(heading, justify="right", min_width=8)
     for heading in ("train\nloss", "gap", "ms per\nstep", "state\nB/param", "time"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -100,6 +100,7 @@ def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
             f"{row.name} †" if row.diverged or row.failed else row.name,
             _ended_as(row) or _stacked(with_interval(row.score, digits)),
             _stacked(with_interval(row.test_loss, loss_digits)),
+            *([_stacked(with_interval(row.forgetting, digits))] if forgets else []),
             short(row.train_loss.mean),
             number(row.gap.mean, loss_digits),
             number(row.step_ms, 2),
@@ -107,6 +108,15 @@ def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
             duration(row.seconds),
         )
     return table
+
+
+def _length(results: StudyResults) -> str:
+    setup = results.setup
+    if stream := setup.get("stream"):
+        passes = setup["epochs"] // len(stream)
+        each = "seen once" if passes == 1 else f"seen {passes} times"
+        return f"{many(len(stream), 'task')} {each}, {many(passes * sum(stream), 'step')} in all"
+    return f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
 
 
 def _ended_as(row: Row) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from steppe.compare.results import TEST, TUNE, Metric, Outcome, Settings, StudyResults, Trial
 from steppe.compare.statistics import Comparison, Interval, compare, corrected, interval, paired
@@ -26,6 +26,8 @@ class Row:
         How many test runs have ended, and how many of them diverged or failed and are in no mean.
     score : Interval
         On the test set, in the metric's unit.
+    forgetting : Interval
+        Of a stream, in the metric's unit: what :func:`forgetting` gives on validation data.
     test_loss, train_loss, gap : Interval
         Where the runs ended; the gap is test loss − train loss.
     sharpness, largest, trace, preconditioned, threshold : Interval
@@ -50,6 +52,7 @@ class Row:
     diverged: int
     failed: int
     score: Interval
+    forgetting: Interval
     test_loss: Interval
     train_loss: Interval
     gap: Interval
@@ -155,6 +158,38 @@ def best_first(rows: Sequence[Row], metric: Metric) -> list[Row]:
     return sorted(rows, key=key)
 
 
+def forgetting(curve: Sequence[Sequence[float]]) -> float:
+    """Return how much accuracy on earlier tasks is lost at the end of a stream of K tasks.
+
+    ``1/(K−1) Σ_{j<K−1} max_{j≤k<K−1} a[k][j] − a[K−1][j]`` (Chaudhry et al. 2018). Below 0, later
+    tasks have helped with earlier ones.
+
+    Parameters
+    ----------
+    curve : sequence of sequences of float
+        ``a[k][j]``, the accuracy on task j after training on task k; both count from 0, and
+        ``j > k`` may be left out.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two tasks, or a task has no accuracy after itself or a later one.
+
+    Examples
+    --------
+    >>> forgetting([[0.75, 0.0, 0.0], [0.5, 1.0, 0.0], [0.5, 0.75, 1.0]])
+    0.25
+    """
+    last = len(curve) - 1
+    if last < 1:
+        raise ValueError(f"forgetting needs a curve of at least 2 tasks, got {len(curve)}")
+    for k, row in enumerate(curve):
+        if len(row) <= k:
+            raise ValueError(f"curve[{k}] must hold at least {k + 1} accuracies, got {len(row)}")
+    best = [max(curve[k][j] for k in range(j, last)) for j in range(last)]
+    return fmean(best[j] - curve[last][j] for j in range(last))
+
+
 def chosen_trial(results: StudyResults, name: str) -> Trial | None:
     """Return the tuning trial whose settings the test runs took over; None before the first."""
     chosen = results.chosen(name)
@@ -178,6 +213,7 @@ def _row(
         diverged=len(ended) - len(whole),
         failed=len(trials) - len(ended),
         score=over_seeds(_score(results)),
+        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgotten(outcome)),
         test_loss=over_seeds(_test_loss),
         train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
         gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
@@ -205,6 +241,12 @@ def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure)
         name: {seed: measure(outcome) for seed, outcome in finished(results, name).items()}
         for name in names
     }
+
+
+def _forgotten(outcome: Outcome) -> float:
+    """Return how much was forgotten, judged by where the run stood when each task had ended."""
+    ends = {len(epoch.tasks): epoch.tasks for epoch in outcome.curve}
+    return forgetting(list(ends.values())) if len(ends) > 1 else math.nan
 
 
 def _known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:

@@ -65,7 +65,7 @@ class Chart:
 
 
 def learning_curves(results: StudyResults) -> list[Chart]:
-    """Train loss, validation loss and validation score by epoch or training time.
+    """Train loss, validation loss and validation score by epoch, tokens or training time.
 
     Lines are means over the test seeds that did not diverge, bands reach from the lowest to the
     highest.
@@ -92,6 +92,7 @@ def _curves(
 ) -> Chart:
     traces: list[dict[str, Any]] = []
     seconds: list[list[float | None]] = []
+    tokens = results.setup["train_samples"] * (results.setup.get("length") or 0)
     for optimizer, style in styles(results).items():
         runs = [outcome.curve for outcome in finished(results, optimizer).values()]
         epochs = list(zip(*runs, strict=False))
@@ -115,6 +116,11 @@ def _curves(
             "xaxis": {"title": {"text": "training time, s"}},
         },
     }
+    if tokens:
+        variants["tokens"] = {
+            "x": [[tokens * number for number in trace["x"]] for trace in traces],
+            "xaxis": {"title": {"text": "tokens trained on"}},
+        }
     scored = name == "validation-score"
     if not scored:
         variants |= _scales("yaxis")
@@ -123,6 +129,34 @@ def _curves(
         "yaxis": {"title": {"text": _literal(label)}, "type": "linear" if scored else "log"},
     }
     return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=scored)
+
+
+def by_task(results: StudyResults) -> list[Chart]:
+    """Draw the validation score of each task of a stream, from when it is learnt to the end."""
+    passes = results.setup["epochs"] // max(1, len(results.setup.get("stream") or ()))
+    charts = []
+    for task in range(len(results.setup.get("stream") or ())):
+        traces = []
+        for optimizer, style in styles(results).items():
+            runs = [outcome.curve for outcome in finished(results, optimizer).values()]
+            # It has a score from the first epoch that trains it.
+            later = [epochs[task * passes :] for epochs in runs]
+            values = [
+                [results.metric.factor * epoch.tasks[task] for epoch in each]
+                for each in zip(*later, strict=False)
+            ]
+            numbers = list(range(task * passes + 1, task * passes + 1 + len(values)))
+            if len(runs) > 1:
+                traces.append(_band(optimizer, style, numbers, values))
+            if values:
+                traces.append(_mean(optimizer, style, numbers, values))
+        label = f"task {task + 1}: validation accuracy, {results.metric.unit}"
+        layout = {
+            "xaxis": {"title": {"text": "epoch"}, "range": [0.5, results.setup["epochs"] + 0.5]},
+            "yaxis": {"title": {"text": _literal(label)}},
+        }
+        charts += [Chart(f"task-{task + 1}", label, traces, layout)] if traces else []
+    return charts
 
 
 def _mean(

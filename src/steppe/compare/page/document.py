@@ -55,6 +55,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     drawn = {
         "differences": charts.differences(results, rows),
         "curves": charts.learning_curves(results),
+        "tasks": charts.by_task(results),
         "gap": charts.gaps(results, rows),
         "flatness": charts.flatness(results),
         "densities": charts.densities(results),
@@ -81,6 +82,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         lost=lost,
         styles=styles(results),
         charts=drawn,
+        along=_along(results),
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
         facts=_facts(results),
         study=results.to_dict(),
@@ -111,6 +113,7 @@ def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str,
         "leaderboard": "Leaderboard",
         "differences": f"Differences from {baseline}",
         "curves": "Learning curves",
+        "tasks": "Tasks of the stream",
         "gap": "Generalisation gap",
         "flatness": "Test loss and curvature",
         "densities": "Densities of the Hessian’s eigenvalues",
@@ -121,6 +124,12 @@ def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str,
         "reproduce": "To reproduce it",
     }
     return {each: title for each, title in sections.items() if contents.get(each, True)}
+
+
+def _along(results: StudyResults) -> list[tuple[str, str]]:
+    """Give what learning curves are drawn along: values of a switch, and their names."""
+    tokens = [("tokens", "tokens")] if results.setup.get("length") else []
+    return [("epochs", "epochs"), *tokens, ("seconds", "training time")]
 
 
 def _facts(results: StudyResults) -> dict[str, dict[str, str]]:

@@ -24,6 +24,8 @@ from steppe.compare.wording import (
 
 _MEBIBYTE = 2**20
 
+_FORGETTING = "how much lower a task's accuracy is at the end than at its best, on validation data"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -77,8 +79,10 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
     """Give everything of the test runs, best mean score first."""
     metric, digits = results.metric, score_decimals(rows)
     score = labelled(metric, "test")
+    forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
     columns = {
         score: "mean over seeds with its 95 % interval",
+        **({f"forgetting{unit_of_change(metric)}": _FORGETTING} if forgets else {}),
         f"difference{unit_of_change(metric)}": "from the baseline, seed by seed, with its interval",
         "Holm p": "of the difference's paired t-test, corrected for the number of optimizers",
         "effect size": "the difference over its standard deviation between seeds",
@@ -92,20 +96,21 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
         "runs": "test runs that have ended",
     }
     cells = [
-        (row.name, _results(row, digits, metric.higher_is_better))
+        (row.name, _results(row, digits, metric.higher_is_better, forgets))
         for row in best_first(rows, metric)
     ]
     way = "descending" if metric.higher_is_better else "ascending"
     return Table("Leaderboard", columns, cells, (score, way))
 
 
-def _results(row: Row, digits: int, higher_is_better: bool) -> list[Cell]:
+def _results(row: Row, digits: int, higher_is_better: bool, forgets: bool) -> list[Cell]:
     changes = [Cell(NONE, None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
     if row.score_change:
         changes = _change(row.score_change, digits, higher_is_better)
         changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
     return [
         _interval(row.score, with_interval(row.score, digits)),
+        *([_interval(row.forgetting, with_interval(row.forgetting, digits))] if forgets else []),
         *changes,
         _interval(row.test_loss, significant(row.test_loss)),
         _number(row.train_loss.mean, _three_digits),

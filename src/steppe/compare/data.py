@@ -26,7 +26,7 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
     Attributes
     ----------
     targets : Tensor
-        One class index a sample.
+        One class index a sample; of text, a row of tokens.
     """
 
     targets: Tensor
@@ -46,7 +46,7 @@ class Tensors(Samples):
     Attributes
     ----------
     inputs : Tensor
-        Floating point, one sample a row.
+        One sample a row: pixels, or a text's tokens.
     targets : Tensor
         One a row.
 
@@ -91,6 +91,8 @@ class Data:
     fingerprint : str
         A hash of every value (of names and sizes, for folders of files), so that results of
         different data never mix.
+    stream : tuple of Samples, default empty
+        The tasks of a stream, which are trained one after the other: the parts of ``train``.
     """
 
     train: Samples
@@ -98,6 +100,12 @@ class Data:
     validation: Samples
     test: Samples
     fingerprint: str
+    stream: tuple[Samples, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Samples, ...]:
+        """What is trained, one part after the other: all together where there is no stream."""
+        return self.stream or (self.train,)
 
 
 def digits() -> Data:

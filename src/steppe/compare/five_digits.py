@@ -21,6 +21,7 @@ from steppe.compare.data import (
 from steppe.compare.glyphs import glyphs
 from steppe.compare.streams import stream
 
+#: Of the stream, and of each task.
 TASKS, CLASSES = 5, 10
 
 _SIDE = 28
@@ -45,24 +46,26 @@ def five_digits(directory: Path = FASHION_MNIST) -> Data:
     ValueError
         If a file is damaged.
     """
-    letters = glyphs()
-    clothes = [_halves(part) for part in _parts(fashion_mnist(directory))]
-    upright, lying = zip(*clothes, strict=True)
-    tasks = (
-        upright,
-        _parts(mnist_5k()),
-        [_changed(part, _enlarged) for part in _parts(digits())],
-        letters,
-        [_changed(part, _lying_negative) for part in lying],
-    )
-    standardised = [_standardised(*task) for task in tasks]
-    train, validation, test = map(_joined, zip(*standardised, strict=True))
+    train, validation, test = map(_joined, zip(*_tasks(directory), strict=True))
     values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
     return stream(train, validation, test, classes=CLASSES, fingerprint=fingerprint(*values))
 
 
+def _tasks(directory: Path) -> list[list[Tensors]]:
+    """Return what is to train on, for validation, and for testing, of each task."""
+    letters = glyphs()  # first, as they may be missing
+    clothes = [_halves(part) for part in _parts(fashion_mnist(directory))]
+    tasks = (
+        [upright for upright, _ in clothes],
+        _parts(mnist_5k()),
+        [_changed(part, _enlarged) for part in _parts(digits())],
+        letters,
+        [_changed(lying, _lying_negative) for _, lying in clothes],
+    )
+    return [_standardised(*task) for task in tasks]
+
+
 def _parts(data: Data) -> list[Tensors]:
-    """Return what is to train on, for validation, and for testing."""
     parts = (data.plain, data.validation, data.test)
     return [part for part in parts if isinstance(part, Tensors)]
 

@@ -1,6 +1,7 @@
 """The letters A to J drawn from fonts, as notMNIST was made (Bulatov 2011)."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,8 +71,12 @@ def glyphs(directory: Path = FONTS) -> tuple[Tensors, Tensors, Tensors]:
     places = {family: place % 10 for place, family in enumerate(sorted(set(families)))}
     place = np.array([places[family] for family in families])
     pixels = _drawn(fonts)
-    parts = place >= 3, place == 2, place < 2
-    return _tensors(pixels[parts[0]]), _tensors(pixels[parts[1]]), _tensors(pixels[parts[2]])
+    tested, validated = place < 2, place == 2
+    return (
+        _tensors(pixels[~(tested | validated)]),
+        _tensors(pixels[validated]),
+        _tensors(pixels[tested]),
+    )
 
 
 def _fonts(directory: Path) -> list[Path]:
@@ -90,21 +95,23 @@ def _family(path: Path) -> str:
 
 def _drawn(fonts: list[Path]) -> NDArray[np.uint8]:
     """Draw the letters: one row a font, and in it one image a letter."""
+    typeface = needed("PIL.ImageFont")
     rows = []
     with progress("drawing glyphs", len(fonts)) as advance:
         for path in fonts:
-            rows.append([_glyph(path, letter) for letter in LETTERS])
+            # The basic layout is in every build of Pillow.
+            basic = typeface.Layout.BASIC
+            font = typeface.truetype(str(path), _POINTS, layout_engine=basic)
+            rows.append([_glyph(font, letter) for letter in LETTERS])
             advance(1)
     return np.array(rows)
 
 
-def _glyph(path: Path, letter: str) -> NDArray[np.uint8]:
-    image, draw, typeface = (needed(f"PIL.{name}") for name in ("Image", "ImageDraw", "ImageFont"))
-    # The basic layout is in every build of Pillow.
-    font = typeface.truetype(str(path), _POINTS, layout_engine=typeface.Layout.BASIC)
+def _glyph(font: Any, letter: str) -> NDArray[np.uint8]:
+    image = needed("PIL.Image")
     left, top, right, bottom = font.getbbox(letter)
     drawn = image.new("L", (right - left, bottom - top))
-    draw.Draw(drawn).text((-left, -top), letter, fill=255, font=font)
+    needed("PIL.ImageDraw").Draw(drawn).text((-left, -top), letter, fill=255, font=font)
     ink = drawn.crop(drawn.getbbox())
     scale = (_SIDE - 2 * _MARGIN) / max(ink.size)
     width, height = (max(1, round(scale * side)) for side in ink.size)

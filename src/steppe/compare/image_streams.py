@@ -21,6 +21,7 @@ from steppe.compare.images import (
 from steppe.compare.packages import needed
 from steppe.compare.streams import join, stream
 
+#: Of the streams, and of each task.
 FIVE_TASKS, FIVE_CLASSES = 5, 10
 TINY_TASKS, TINY_CLASSES = 40, 5
 

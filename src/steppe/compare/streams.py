@@ -172,7 +172,7 @@ def stream(
         ``plain`` has them mixed, so that its first samples stand for all tasks.
     """
     tasks = train.targets // classes
-    rows = [torch.nonzero(tasks == task).flatten() for task in tasks.unique()]
+    rows = [torch.nonzero(tasks == task).flatten() for task in torch.unique(tasks)]
     return _laid_out(train, rows, validation, test, fingerprint)
 
 
@@ -212,7 +212,7 @@ def fewer(data: Data, samples: int) -> Data:
 def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     """Return each sample's outputs for the classes of its own task."""
     samples = torch.arange(len(outputs), device=outputs.device)
-    return outputs.unflatten(1, (-1, classes))[samples, targets // classes]
+    return outputs.reshape(len(outputs), -1, classes)[samples, targets // classes]
 
 
 def _first(targets: Tensor, task: Tensor, count: int) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -66,8 +67,7 @@ def _tasks(directory: Path) -> list[list[Tensors]]:
 
 
 def _parts(data: Data) -> list[Tensors]:
-    parts = (data.plain, data.validation, data.test)
-    return [part for part in parts if isinstance(part, Tensors)]
+    return cast(list[Tensors], [data.plain, data.validation, data.test])
 
 
 def _halves(whole: Tensors) -> tuple[Tensors, Tensors]:

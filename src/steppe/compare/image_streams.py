@@ -80,8 +80,8 @@ def five_dataset(directory: Path = DATA) -> Data:
 def tiny_imagenet_stream(directory: Path = DATA) -> Data:
     """Tiny ImageNet's 200 classes as 40 tasks of five (Gupta et al. 2020, La-MAML), unaugmented.
 
-    The classes come in the order of ``wnids.txt``, which has similar ones far apart. Parts, files
-    and errors are those of :func:`steppe.compare.images.tiny_imagenet`.
+    The classes come in the order of ``wnids.txt``. Parts, files and errors are those of
+    :func:`steppe.compare.images.tiny_imagenet`.
     """
     whole = tiny_imagenet(directory)
     return stream(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from idx_files import write_fashion_mnist, write_idx
 from steppe.compare.data import (
     FASHION_MNIST,
     Data,
@@ -32,20 +33,9 @@ FILES = (
 )
 
 
-def write_idx(path: Path, values: np.ndarray) -> None:
-    header = bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape)
-    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
-
-
 @pytest.fixture
 def small_fashion(tmp_path: Path) -> Path:
-    random = np.random.default_rng(0)
-    for part, count in (("train", 24), ("t10k", 3)):
-        write_idx(
-            tmp_path / f"{part}-images-idx3-ubyte.gz", random.integers(0, 256, (count, 28, 28))
-        )
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte.gz", np.arange(count) % 4)
-    return tmp_path
+    return write_fashion_mnist(tmp_path, 24, 3, classes=4)
 
 
 def as_set(samples: Samples) -> set[tuple[bytes, int]]:

@@ -1,4 +1,4 @@
-"""Small data sets written as the real ones lie on disk."""
+"""Loaders of images, on small data sets written as the real ones lie on disk."""
 
 import hashlib
 import pickle
@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+from image_files import CLASSES, save_jpeg, write_cifar, write_tiny_imagenet
 from steppe.compare.data import Data, fewer
 from steppe.compare.images import cifar10, cifar100, imagenet, tiny_imagenet
 from steppe.compare.loading import loader
@@ -25,64 +26,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:Deprecati
 
 datasets = torchvision.datasets
 
-CLASSES = 5
-
-
-@pytest.fixture
-def write_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    """Write pickled batches of random images, and have torchvision expect their checksums."""
-
-    def write(dataset: Any, key: str, per_batch: int = 20) -> Path:
-        folder = tmp_path / dataset.base_folder
-        folder.mkdir()
-        random = np.random.default_rng(0)
-
-        def written(name: str, content: dict[str, Any]) -> str:
-            (folder / name).write_bytes(pickle.dumps(content, protocol=2))
-            return hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-        def batch(name: str) -> list[str]:
-            pixels = random.integers(0, 256, (per_batch, 3 * 32 * 32), dtype=np.uint8)
-            labels = [i % CLASSES for i in range(per_batch)]
-            return [name, written(name, {"data": pixels, key: labels})]
-
-        for part in ("train_list", "test_list"):
-            checked = [batch(name) for name, _ in getattr(dataset, part)]
-            monkeypatch.setattr(dataset, part, checked)
-        names = {dataset.meta["key"]: [f"class {i}" for i in range(CLASSES)]}
-        monkeypatch.setitem(dataset.meta, "md5", written(dataset.meta["filename"], names))
-        return tmp_path
-
-    return write
-
-
-def save_jpeg(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
-
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    """As in tiny-imagenet-200.zip: five classes, ten training images of each, one of them grey."""
-    random = np.random.default_rng(0)
-    folder = tmp_path / "tiny-imagenet-200"
     names = ["n02124075", "n01443537", "n09428293", "n04067472", "n07695742"]
-    for name in names:
-        images = [f"{name}_{i}.JPEG" for i in range(10)]
-        for i, image in enumerate(images):
-            shape = (64, 64) if i == 0 else (64, 64, 3)
-            save_jpeg(folder / "train" / name / "images" / image, random.integers(0, 256, shape))
-        boxes = "".join(f"{image}\t0\t10\t63\t58\n" for image in images)
-        (folder / "train" / name / f"{name}_boxes.txt").write_text(boxes)
-    # Every validation image is as bright as its class: 40 × its line in wnids.txt.
-    annotations = ""
-    for i, label in enumerate([3, 1, 4, 1, 0, 2]):
-        save_jpeg(folder / "val" / "images" / f"val_{i}.JPEG", np.full((64, 64, 3), 40 * label))
-        annotations += f"val_{i}.JPEG\t{names[label]}\t0\t32\t44\t62\n"
-    (folder / "val" / "val_annotations.txt").write_text(annotations)
-    (folder / "wnids.txt").write_text("\n".join(names) + "\n")
-    save_jpeg(folder / "test" / "images" / "test_0.JPEG", np.zeros((64, 64, 3)))
-    return tmp_path
+    return write_tiny_imagenet(tmp_path, names)
 
 
 @pytest.fixture
@@ -99,14 +47,17 @@ def big(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def load(write_cifar: Callable[..., Path], request: pytest.FixtureRequest) -> Callable[[str], Data]:
+def load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Callable[[str], Data]:
     """Load a small data set by the name of its task."""
+    write = partial(write_cifar, tmp_path, monkeypatch)
 
     def loaded(name: str) -> Data:
         if name == "cifar10":
-            return cifar10(write_cifar(datasets.CIFAR10, "labels"))
+            return cifar10(write(datasets.CIFAR10, "labels"))
         if name == "cifar100":
-            return cifar100(write_cifar(datasets.CIFAR100, "fine_labels", per_batch=100))
+            return cifar100(write(datasets.CIFAR100, "fine_labels", per_batch=100))
         if name == "tiny-imagenet":
             return tiny_imagenet(request.getfixturevalue("tiny"))
         return imagenet(request.getfixturevalue("big"))
@@ -231,7 +182,7 @@ def test_fewer_images_are_still_augmented_in_training_alone(load) -> None:
 
 
 def test_the_fingerprint_sees_a_pixel_a_name_and_a_size(
-    load, write_cifar, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    load, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny / "tiny-imagenet-200"
     prints = [tiny_imagenet(tiny).fingerprint]

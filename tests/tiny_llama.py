@@ -1,4 +1,4 @@
-"""A random Llama of 2 layers, 32 wide, with a tokenizer of its own, as save_pretrained writes it."""
+"""A random Llama of 2 layers, 32 wide, and its tokenizer, as save_pretrained writes them."""
 
 from pathlib import Path
 

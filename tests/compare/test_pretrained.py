@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_llama import LINES, save_tiny_llama
 from torch import Tensor, nn
 
 from steppe.compare import pretrained
 from steppe.compare.pretrained import causal, identity, longest, tokenizer
 from steppe.landscape import hessian
+from tiny_llama import LINES, save_tiny_llama
 
 
 @pytest.fixture(scope="module")

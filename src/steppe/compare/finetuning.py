@@ -9,16 +9,17 @@ from torch import Tensor
 from steppe.commands.cache import cached_tensors
 from steppe.compare import corpora
 from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data, Tensors
+from steppe.compare.data import Data
 from steppe.compare.pretrained import identity, longest, tokenizer
+from steppe.compare.text import blocks
 from steppe.landscape.progress import progress
 
 
 def finetuning(directory: Path | None = None, *, length: int, model: str) -> Data:
     """Shakespeare, or a text of the user's own, as a pretrained model's tokens.
 
-    Each part is one running text, cut into blocks; an incomplete last one is dropped. A block's
-    targets are its tokens one further on. Each part is made of tokens once and kept in the cache.
+    Each part is one running text without marks between its documents, cut into blocks by
+    :func:`steppe.compare.text.blocks`. The tokens are made once and kept in the cache.
 
     Parameters
     ----------
@@ -35,18 +36,18 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
     FileNotFoundError
         The text or the model is not there; the message says how to get it.
     ValueError
-        The model cannot take so many tokens at once, or a part of the text is shorter than that.
+        The model cannot take so many tokens at once, or a part is too short for one block.
     ModuleNotFoundError
         transformers is not installed.
     """
     most = longest(model)
-    if length < 1 or (most is not None and length > most):
+    if most is not None and not 1 <= length <= most:
         raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
     corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
     kept = hashlib.sha256(f"{corpus.identity} {identity(model)}".encode()).hexdigest()[:16]
     tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
     train, validation, test = (
-        _blocks(part, tokens[part], length) for part in ("train", "validation", "test")
+        blocks(tokens[part], length) for part in ("train", "validation", "test")
     )
     return Data(train, train, validation, test, f"{kept}-{length}")
 
@@ -54,20 +55,12 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
 def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:
     cut = tokenizer(model)
     parts = vars(corpus)
-    found = {}
+    numbered = {}
     with progress("cutting the text into tokens", len(parts)) as advance:
         for part, text in parts.items():
             # No marks of a beginning and an end: a block is from the middle of a text. Not verbose:
             # it would warn of a text longer than the model takes.
             rows = cut(text, add_special_tokens=False, verbose=False)["input_ids"]
-            found[part] = torch.tensor(rows)
+            numbered[part] = torch.tensor(rows)
             advance(1)
-    return found
-
-
-def _blocks(part: str, tokens: Tensor, length: int) -> Tensors:
-    count = (len(tokens) - 1) // length
-    if count < 1:
-        raise ValueError(f"length must be below the {len(tokens)} tokens of {part}, got {length}")
-    inputs, targets = (tokens[start:][: count * length].view(count, length) for start in (0, 1))
-    return Tensors(inputs, targets)
+    return numbered

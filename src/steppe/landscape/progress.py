@@ -41,7 +41,9 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     except ImportError:
         yield lambda steps: None
         return
+    # The stream of now, so that what is called inside can be kept from writing to standard error.
+    console = Console(file=sys.stderr)
     # Rich has one live display at a time: what is measured inside shows no bar of its own.
-    with Progress(console=Console(stderr=True), transient=True) as bars, silent():
+    with Progress(console=console, transient=True) as bars, silent():
         bar = bars.add_task(what, total=total)
         yield lambda steps: bars.advance(bar, steps)

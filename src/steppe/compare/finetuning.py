@@ -1,0 +1,66 @@
+"""Text for fine-tuning: cut into the tokens of a pretrained model, in blocks of one length."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from steppe.commands.cache import cached_tensors
+from steppe.compare import corpora
+from steppe.compare.corpora import Corpus
+from steppe.compare.data import Data
+from steppe.compare.pretrained import identity, longest, tokenizer
+from steppe.compare.text import blocks
+from steppe.landscape.progress import progress
+
+
+def finetuning(directory: Path | None = None, *, length: int, model: str) -> Data:
+    """Shakespeare, or a text of the user's own, as a pretrained model's tokens.
+
+    Each part is one running text without marks between its documents, cut into blocks by
+    :func:`steppe.compare.text.blocks`. The tokens are made once and kept in the cache.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        Where ``train.txt``, ``validation.txt`` and ``test.txt`` are. Default: Shakespeare, from the
+        package shakespeare, see :func:`steppe.compare.corpora.shakespeare`.
+    length : int
+        Tokens of a block.
+    model : str
+        As for :func:`steppe.compare.pretrained.causal`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The text or the model is not there; the message says how to get it.
+    ValueError
+        The model cannot take so many tokens at once, or a part is too short for one block.
+    ModuleNotFoundError
+        transformers is not installed.
+    """
+    most = longest(model)
+    if most is not None and not 1 <= length <= most:
+        raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
+    corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
+    kept = hashlib.sha256(f"{corpus.identity} {identity(model)}".encode()).hexdigest()[:16]
+    tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
+    train, validation, test = (
+        blocks(tokens[part], length) for part in ("train", "validation", "test")
+    )
+    return Data(train, train, validation, test, f"{kept}-{length}")
+
+
+def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:
+    cut = tokenizer(model)
+    parts = vars(corpus)
+    numbered = {}
+    with progress("cutting the text into tokens", len(parts)) as advance:
+        for part, text in parts.items():
+            # No marks of a beginning and an end: a block is from the middle of a text. Not verbose:
+            # it would warn of a text longer than the model takes.
+            rows = cut(text, add_special_tokens=False, verbose=False)["input_ids"]
+            numbered[part] = torch.tensor(rows)
+            advance(1)
+    return numbered

@@ -8,7 +8,7 @@ from steppe.compare.optimizers import find_recipe
 from steppe.compare.presets import PRESETS, USUAL, find_preset
 from steppe.compare.run import Place, Run
 from steppe.compare.study import Options, Study, plan
-from steppe.compare.tasks import TASKS, find_task
+from steppe.compare.tasks import TASKS
 
 Planned = Callable[..., Study]
 
@@ -73,9 +73,10 @@ def test_what_the_user_says_comes_before_the_preset(planned: Planned) -> None:
 
 
 def test_half_precision_is_for_accelerators() -> None:
-    preset, task = find_preset("dualadam"), find_task("digits")
-    assert preset.precision_for(task, "cuda") == "fp16"
-    assert preset.precision_for(task, "cpu") == USUAL.precision_for(task, "cuda") == "no"
+    preset = find_preset("dualadam")
+    assert (preset.precision_on("cuda"), preset.precision_on("cpu")) == ("fp16", "no")
+    assert USUAL.precision_on("cuda") == "no"
+    assert find_preset("dualadam-finetune").precision_on("cpu") == "bf16"
 
 
 def test_critical_momentas_search(planned: Planned) -> None:

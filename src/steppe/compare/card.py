@@ -93,7 +93,7 @@ def profile(
 def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) -> Optimizer | None:
     """Fill the model from a checkpoint; return its optimizer if it has one."""
     try:
-        checkpoint.fill(model, content["model"])
+        model.load_state_dict(content["model"])
         if "optimizer" not in content:
             return None
         recipe = find_recipe(content["optimizer"])

@@ -44,33 +44,10 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "settings": dict(run.settings),
             "steps": run.setup.steps,
             "seed": run.seed,
-            "model": trained(model),
+            "model": model.state_dict(),
             "optimizer_state": optimizer.state_dict(),
         },
     )
-
-
-def trained(model: nn.Module) -> dict[str, Any]:
-    """Return a model's ``state_dict`` without frozen parameters, which are most under LoRA."""
-    frozen = _frozen(model)
-    return {name: each for name, each in model.state_dict().items() if name not in frozen}
-
-
-def fill(model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Load what :func:`trained` has returned; what is frozen stays as it is.
-
-    Raises
-    ------
-    RuntimeError
-        It does not fit.
-    """
-    frozen, whole = _frozen(model), model.state_dict()
-    model.load_state_dict({**{name: whole[name] for name in frozen}, **state})
-
-
-def _frozen(model: nn.Module) -> set[str]:
-    named = model.named_parameters(remove_duplicate=False)
-    return {name for name, parameter in named if not parameter.requires_grad}
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from steppe.commands.console import INTERRUPTED, make_console, refusals
 from steppe.compare.arguments import Checkpoints, Data, Device, Heartbeat, Open, Storage, Track
 from steppe.compare.doctor import doctor as print_doctor
 from steppe.compare.ledger import Ledger, record
-from steppe.compare.presets import PRESETS, find_preset
+from steppe.compare.presets import PRESETS, find_preset, usual_for
 from steppe.compare.report import report
 from steppe.compare.report_command import PAGE, publish
 from steppe.compare.run import Place
@@ -51,14 +51,14 @@ def compare(
         int | None,
         typer.Option(
             help="Tuning trials of each optimizer, over its own declared space; the first is its "
-            "default. 0: nothing is tuned. Default: the task's, mostly 8, or the preset's."
+            "default. 0: nothing is tuned. Default: 8, or the preset's."
         ),
     ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
-            help="Fresh seeds that each optimizer's best setting runs on. Default: the task's, "
-            "mostly 5."
+            help="Fresh seeds that each optimizer's best setting runs on. Default: 5, or "
+            "the preset's."
         ),
     ] = None,
     model: Annotated[
@@ -97,7 +97,7 @@ def compare(
         str | None,
         typer.Option(
             help="Of lr: constant, cosine (to a thousandth, by steps) or cosine-epochs. Default: "
-            "cosine, constant of a stream, or the preset's."
+            "the preset's, or cosine; of streams constant."
         ),
     ] = None,
     warmup: Annotated[
@@ -106,7 +106,7 @@ def compare(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Of autocast: no, bf16 or fp16. Default: no, bf16 of finetune, or the preset's."
+            help="Of autocast: no, bf16 or fp16. Default: the preset's, or no; of finetune bf16."
         ),
     ] = None,
     accumulate: Annotated[
@@ -145,8 +145,8 @@ def compare(
     command goes on from the last epoch. At the end stands a page that can be sent to a colleague.
     """
     with refusals():
-        published = find_preset(preset)
-        name = task or published.task_at(scale)
+        name = task or (find_preset(preset).task_at(scale) if preset else "digits")
+        published = find_preset(preset) if preset else usual_for(name)
         find_task(name)
         out = Path("results", name) if out is None else out
         if workers is not None and workers < 0:

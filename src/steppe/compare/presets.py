@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from steppe.compare.optimizers import Recipe
+from steppe.compare.optimizers import DEFAULT, Recipe
 from steppe.compare.results import Settings
 from steppe.compare.run import Precision, Schedule
-from steppe.compare.spaces import PUBLISHED_SWITCH, Choice, Range, find_space
+from steppe.compare.spaces import PUBLISHED_SWITCH, Choice, Range, find_defaults, find_space
 from steppe.compare.tasks import Size, Task
 from steppe.names import named
 
@@ -22,17 +22,15 @@ class Preset:
     small_task : str
         The same at ``--scale small``.
     optimizers : tuple of str
-        The first is the baseline; empty leaves the task's own.
-    budget : int or None
-        Tuning trials; None leaves the task's own, likewise the following.
-    epochs, batch_size : int or None
-        At full scale.
-    model : str or None
-        Likewise at full scale.
-    schedule : str or None
+        The first is the baseline.
+    budget, seeds : int
+        Tuning trials and test runs of each optimizer.
+    model, epochs, batch_size : str, int, int or None
+        At full scale; None leaves the task's own.
+    schedule : str
         Of lr.
-    precision : str or None
-        Of autocast, where there is an accelerator.
+    precision : str
+        Of autocast; fp16 only where there is an accelerator.
     everybody : mapping
         Hyperparameters that are fixed for all that have them.
     each : mapping
@@ -41,21 +39,28 @@ class Preset:
         DualAdam's ξ at full scale; None leaves the switch after a share of the run.
     spaces : mapping
         What is searched instead of the declared space, by the name of the hyperparameter.
+    searched : tuple of str or None
+        Hyperparameters that are searched at all, the others staying at their defaults; None is all.
+    first : mapping
+        Values that the first tuning trial has instead of the optimizers' own defaults.
     """
 
     task: str = "digits"
     small_task: str = "digits"
-    optimizers: tuple[str, ...] = ()
-    budget: int | None = None
+    optimizers: tuple[str, ...] = DEFAULT
+    budget: int = 8
+    seeds: int = 5
+    model: str | None = None
     epochs: int | None = None
     batch_size: int | None = None
-    model: str | None = None
-    schedule: Schedule | None = None
-    precision: Precision | None = None
+    schedule: Schedule = "cosine"
+    precision: Precision = "no"
     everybody: Settings = field(default_factory=dict)
     each: Mapping[str, Settings] = field(default_factory=dict)
     switch_rate: float | None = None
     spaces: Mapping[str, Range | Choice] = field(default_factory=dict)
+    searched: tuple[str, ...] | None = None
+    first: Settings = field(default_factory=dict)
 
     def task_at(self, scale: str) -> str:
         """Name the task of a scale."""
@@ -73,9 +78,9 @@ class Preset:
             batch_size=self.batch_size or full.batch_size,
         )
 
-    def precision_for(self, task: Task, device: str) -> Precision:
-        """Give the precision of a task on a device."""
-        return (self.precision if device != "cpu" else None) or task.precision
+    def precision_on(self, device: str) -> Precision:
+        """Give the precision on a device."""
+        return "no" if device == "cpu" and self.precision == "fp16" else self.precision
 
     def fixed_for(self, recipe: Recipe, scale: str, steps: int) -> dict[str, float]:
         """Give the hyperparameters that are fixed for an optimizer, in a run of so many steps."""
@@ -87,12 +92,45 @@ class Preset:
 
     def space_for(self, recipe: Recipe, fixed: Settings) -> dict[str, Range | Choice]:
         """Declare what is searched for an optimizer."""
+        free = self._free(recipe, fixed)
+        chosen = free if self.searched is None else self.searched
+        return {name: space for name, space in free.items() if name in chosen}
+
+    def defaults_for(self, recipe: Recipe, fixed: Settings) -> dict[str, float]:
+        """Give the values of the first tuning trial, of what is not fixed."""
+        unset = find_defaults(recipe, self._free(recipe, fixed))
+        return {name: self.first.get(name, value) for name, value in unset.items()}
+
+    def _free(self, recipe: Recipe, fixed: Settings) -> dict[str, Range | Choice]:
         declared = find_space(recipe, fixed)
         others = {name: space for name, space in self.spaces.items() if recipe.takes(name)}
         return {name: each for name, each in {**declared, **others}.items() if name not in fixed}
 
 
 USUAL = Preset()
+
+# One lr for all that is searched: with few trials, more knobs would be left to chance.
+_FINETUNE = Preset(
+    task="finetune",
+    small_task="finetune",
+    optimizers=("adamw", "dualadam"),
+    budget=3,
+    seeds=3,
+    precision="bf16",
+    everybody={"weight_decay": 0.01},
+    spaces={"lr": Range(3e-5, 3e-3, log=True)},
+    searched=("lr",),
+    first={"lr": 3e-4},
+)
+_ONLINE = Preset(task="5-dataset", small_task="5-digits", schedule="constant")
+
+# What is usual for a task, if it is not the same as for most.
+_USUAL = {
+    "finetune": _FINETUNE,
+    "5-digits": _ONLINE,
+    "5-dataset": _ONLINE,
+    "tiny-imagenet-stream": _ONLINE,
+}
 
 # arXiv 2603.07122, at the weight decay that DualAdam has there.
 _DUALADAM = Preset(
@@ -108,26 +146,44 @@ _DUALADAM = Preset(
     switch_rate=8e-5,
 )
 
+# arXiv 2307.09638.
+_CRITICAL_MOMENTA = Preset(
+    task="cifar10",
+    small_task="fashion-mnist",
+    optimizers=("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"),
+    schedule="constant",
+    everybody={"weight_decay": 0.0},
+    spaces={"capacity": Choice((5, 10, 20)), "priority_decay": Choice((0.7, 0.99))},
+)
+
 PRESETS: Mapping[str, Preset] = {
     "dualadam": _DUALADAM,
     # The released code's own weight decays, which are not the same for all.
     "dualadam-authors": replace(
         _DUALADAM, each={"adamw": {"weight_decay": 1e-2}, "radam": {"weight_decay": 1e-2}}
     ),
-    # arXiv 2307.09638.
-    "critical-momenta": Preset(
-        task="cifar10",
-        small_task="fashion-mnist",
-        optimizers=("adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"),
-        schedule="constant",
-        everybody={"weight_decay": 0.0},
-        spaces={"capacity": Choice((5, 10, 20)), "priority_decay": Choice((0.7, 0.99))},
+    "dualadam-finetune": _FINETUNE,
+    "critical-momenta": _CRITICAL_MOMENTA,
+    "critical-momenta-language": replace(
+        _CRITICAL_MOMENTA, task="ptb", small_task="shakespeare", model="lstm-200"
     ),
+    "critical-momenta-online": replace(_CRITICAL_MOMENTA, task="5-dataset", small_task="5-digits"),
 }
 
 
-def find_preset(name: str | None) -> Preset:
-    """Find the preset of that name; None is what is usual.
+def usual_for(task: str) -> Preset:
+    """Give what is usual for a task: what a study of it is if its user names no preset.
+
+    Examples
+    --------
+    >>> usual_for("5-digits").schedule, usual_for("digits").schedule
+    ('constant', 'cosine')
+    """
+    return _USUAL.get(task, USUAL)
+
+
+def find_preset(name: str) -> Preset:
+    """Find the preset of that name.
 
     Raises
     ------
@@ -139,4 +195,4 @@ def find_preset(name: str | None) -> Preset:
     >>> find_preset("dualadam").optimizers[-1]
     'dualadam'
     """
-    return USUAL if name is None else named("preset", name, PRESETS)
+    return named("preset", name, PRESETS)

@@ -82,38 +82,6 @@ def average_accuracy(sums: Tensor) -> float:
     return fmean(accuracies(sums))
 
 
-def forgetting(curve: Sequence[Sequence[float]]) -> float:
-    """Return how much accuracy on earlier tasks is lost at the end of a stream of K tasks.
-
-    ``1/(K−1) Σ_{j<K−1} max_{j≤k<K−1} a[k][j] − a[K−1][j]`` (Chaudhry et al. 2018). Below 0, later
-    tasks have helped with earlier ones.
-
-    Parameters
-    ----------
-    curve : sequence of sequences of float
-        ``a[k][j]``, the accuracy on task j after training on task k; both count from 0, and
-        ``j > k`` may be left out.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two tasks, or a task has no accuracy after itself or a later one.
-
-    Examples
-    --------
-    >>> forgetting([[0.75, 0.0, 0.0], [0.5, 1.0, 0.0], [0.5, 0.75, 1.0]])
-    0.25
-    """
-    last = len(curve) - 1
-    if last < 1:
-        raise ValueError(f"forgetting needs a curve of at least 2 tasks, got {len(curve)}")
-    for k, row in enumerate(curve):
-        if len(row) <= k:
-            raise ValueError(f"curve[{k}] must hold at least {k + 1} accuracies, got {len(row)}")
-    best = [max(curve[k][j] for k in range(j, last)) for j in range(last)]
-    return fmean(best[j] - curve[last][j] for j in range(last))
-
-
 @dataclass(frozen=True, eq=False)
 class Joined(Samples):
     """Samples of several sets, each sample read from its own set when it is asked for.

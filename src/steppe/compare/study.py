@@ -21,7 +21,7 @@ from steppe.compare.presets import Preset
 from steppe.compare.results import Contender, Metric, Settings, contender_from_dict
 from steppe.compare.run import Place, Precision, Run, Schedule, Setup, setup_from_dict
 from steppe.compare.sources import steppe_source
-from steppe.compare.spaces import Choice, Range, described, design, find_defaults
+from steppe.compare.spaces import Choice, Range, described, design
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.train import Training, make_accelerator, reproducible
 
@@ -183,11 +183,11 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     for module in _NEEDED:
         importlib.import_module(module)
     found = find_task(task)
-    recipes = find_recipes(options.optimizers or preset.optimizers or found.optimizers)
+    recipes = find_recipes(options.optimizers or preset.optimizers)
     _check(options, place)
     size = _size(found, options, preset)
     setup, data = _setup(found, size, options, preset, place)
-    budget = size.budget
+    budget = preset.budget if options.budget is None else options.budget
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -200,7 +200,7 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     study = Study(
         setup=setup,
         budget=budget,
-        seeds=size.seeds,
+        seeds=preset.seeds if options.seeds is None else options.seeds,
         contenders=contenders,
         metric=found.score.metric,
         facts=_facts(found, setup, data, place),
@@ -273,8 +273,6 @@ def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
 def _size(task: Task, options: Options, preset: Preset) -> Size:
     """Give the sizes that the user asks for, or else the preset, or else the task."""
     size = preset.size(task, options.scale)
-    if preset.budget is not None:
-        size = replace(size, budget=preset.budget)
     asked = {each.name: getattr(options, each.name) for each in fields(Size)}
     return replace(size, **{name: value for name, value in asked.items() if value is not None})
 
@@ -282,7 +280,7 @@ def _size(task: Task, options: Options, preset: Preset) -> Size:
 def _setup(
     task: Task, size: Size, options: Options, preset: Preset, place: Place
 ) -> tuple[Setup, Data]:
-    precision = options.precision or preset.precision_for(task, place.device)
+    precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
     data = task.data(place.data, size.samples, length=size.length, model=size.model)
@@ -303,7 +301,7 @@ def _setup(
         accumulate=options.accumulate,
         precision=precision,
         clip=options.clip,
-        schedule=options.schedule or preset.schedule or task.schedule,
+        schedule=options.schedule or preset.schedule,
         warmup=options.warmup,
         length=size.length,
         stream=steps if data.stream else (),
@@ -335,7 +333,7 @@ def _contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
         space={} if follows else described(space),
-        defaults={} if follows else {**find_defaults(recipe, space), **own},
+        defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
         control_for=control_for(recipe, recipes),
         follows=follows,
     )

@@ -9,13 +9,14 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from steppe.compare import data, images, text
+from steppe.compare import data, finetuning, five_digits, image_streams, images, streams, text
 from steppe.compare.curvature import USUAL, Probe
 from steppe.compare.data import Data
 from steppe.compare.language_models import find_language_model
 from steppe.compare.models import find_model
-from steppe.compare.optimizers import DEFAULT
-from steppe.compare.run import Precision, Schedule, Setup
+from steppe.compare.pretrained import SMOLLM2, causal
+from steppe.compare.results import Metric
+from steppe.compare.run import Setup
 from steppe.compare.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
 from steppe.names import named
 
@@ -34,8 +35,6 @@ class Size:
         Training samples, None for all; of a stream, of each of its tasks.
     length : int or None, default None
         Tokens of a sequence, where samples are text.
-    budget, seeds : int, default 8 and 5
-        Tuning trials and test runs of each optimizer.
     """
 
     model: str
@@ -43,8 +42,6 @@ class Size:
     batch_size: int
     samples: int | None = None
     length: int | None = None
-    budget: int = 8
-    seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -71,12 +68,6 @@ class Task:
         How outputs are scored.
     fewer : callable, default :func:`steppe.compare.data.fewer`
         ``fewer(data, samples)``, the data with so many training samples.
-    optimizers : tuple of str, default :data:`steppe.compare.optimizers.DEFAULT`
-        Compared where neither the user nor a preset names others; the first is the baseline.
-    schedule : str, default "cosine"
-        Of lr, likewise.
-    precision : str, default "no"
-        Of autocast, likewise.
     probe : Probe, default :data:`steppe.compare.curvature.USUAL`
         What curvature is measured on.
     threads : int or None, default None
@@ -97,9 +88,6 @@ class Task:
     loss: Loss = F.cross_entropy
     score: Score = ACCURACY
     fewer: Callable[[Data, int], Data] = data.fewer
-    optimizers: tuple[str, ...] = DEFAULT
-    schedule: Schedule = "cosine"
-    precision: Precision = "no"
     probe: Probe = USUAL
     threads: int | None = None
     reads_files: bool = False
@@ -162,6 +150,21 @@ _colour = partial(
     loaders=4,
 )
 
+
+def _stream(name: str, load: Callable[..., Data], *, tasks: int, **rest: Any) -> Task:
+    score = Score(
+        Metric("average accuracy"),
+        partial(streams.hits_and_counts, classes=_CLASSES, tasks=tasks),
+        lambda sums, loss: streams.average_accuracy(sums),
+        streams.accuracies,
+    )
+    loss = partial(streams.stream_loss, classes=_CLASSES)
+    return Task(name, load, loss=loss, score=score, fewer=streams.fewer, reads_files=True, **rest)
+
+
+# Of each task of the streams.
+_CLASSES = 10
+
 # Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
 _FEW_SEQUENCES = Probe(samples=12)
 
@@ -220,6 +223,40 @@ _ALL = (
     _words("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
     _words("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
     _words("wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True),
+    _words(
+        "finetune",
+        finetuning.finetuning,
+        make=causal,
+        full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
+        small=Size(f"{SMOLLM2}+lora", epochs=4, batch_size=4, samples=32, length=64),
+        probe=Probe(samples=2, tol=0.05, products=30, whole=False),
+        reads_files=True,
+        tokenizes=True,
+    ),
+    _stream(
+        "5-digits",
+        five_digits.five_digits,
+        tasks=five_digits.TASKS,
+        make=_images(1, 28, 50),
+        full=Size("small-cnn", epochs=5, batch_size=32, samples=4_000),
+        small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
+    ),
+    _stream(
+        "5-dataset",
+        image_streams.five_dataset,
+        tasks=5,
+        make=_images(3, 32, 50),
+        full=Size("resnet18", epochs=5, batch_size=64),
+        small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
+    ),
+    _stream(
+        "tiny-imagenet-stream",
+        image_streams.tiny_imagenet_stream,
+        tasks=20,
+        make=_images(3, 64, 200),
+        full=Size("resnet18", epochs=20, batch_size=10),
+        small=Size("small-cnn", epochs=20, batch_size=10, samples=300),
+    ),
 )
 
 TASKS = {task.name: task for task in _ALL}

@@ -373,7 +373,6 @@ class Training:
         content = {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
-            "model": checkpoint.trained(self.bare),
             **{name: part.state_dict() for name, part in self._parts().items()},
         }
         checkpoint.write(self._unfinished, content)
@@ -384,15 +383,15 @@ class Training:
             content = checkpoint.read(self._unfinished, torch.device("cpu"))
         except (FileNotFoundError, ValueError):
             return
-        checkpoint.fill(self.bare, content["model"])
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
         self.curve = [Epoch(**epoch) for epoch in content["curve"]]
         self._seconds = content["seconds"]
 
     def _parts(self) -> dict[str, Any]:
-        """All but weights and random numbers that a run's next epoch depends on."""
+        """Everything that a run's next epoch depends on, but for the random numbers it draws."""
         parts = {
+            "model": self.bare,
             "optimizer": self.inner,
             "schedule": self.schedule,
             "scaler": self.accelerator.scaler,

@@ -62,6 +62,8 @@ def test_a_family_of_fonts_is_never_in_two_parts(tmp_path: Path) -> None:
     assert [len(part) for part in parts] == [60, 10, 20]
     for part in parts:
         assert torch.bincount(part.targets).tolist() == [len(part) // 10] * 10
+        # Wide letters too keep a margin.
+        assert (part.inputs[..., [0, 1, 26, 27]] == 0).all()
     train, validation, test = map(as_set, parts)
     alone = {
         family: as_set(glyphs(directory_with(tmp_path / family, names))[2])

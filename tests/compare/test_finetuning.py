@@ -100,14 +100,13 @@ def test_shakespeare_is_the_default(llama: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_long_text_is_nothing_to_warn_of(
-    llama: str, text: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    llama: str, text: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     (text / "train.txt").write_text("\n".join(LINES * 2000))
-    with caplog.at_level(logging.DEBUG, logger="transformers"):
-        data = finetuning(text, length=8, model=llama)
+    data = finetuning(text, length=8, model=llama)
     assert len(data.train) == (22 * 2000 - 1) // 8
     assert not caplog.records
-    assert "".join(capfd.readouterr()) == ""
 
 
 @pytest.mark.parametrize("length", [0, POSITIONS + 1])

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import nullcontext
 from itertools import pairwise
 
 import pytest
@@ -15,7 +16,6 @@ from steppe.compare.language_models import (
     LANGUAGE_MODELS,
     LONGEST,
     LSTM,
-    Recurrent,
     Transformer,
     columns,
     find_language_model,
@@ -113,6 +113,15 @@ def test_dropout_is_for_training(make: type) -> None:
     model, text = make(dropout=0.5), tokens(2, 7)
     torch.testing.assert_close(model.eval()(text), make().eval()(text))
     assert not torch.equal(model.train()(text), model(text))
+
+
+def test_an_lstm_drops_what_goes_into_its_layers_and_out_of_the_last() -> None:
+    model = small_lstm(dropout=1.0)
+    seen = []
+    model.layers.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    torch.testing.assert_close(model(tokens(2, 7)), model.head.bias.expand(2, 7, -1))
+    assert model.layers.dropout == 1.0
+    assert not seen[0].any()
 
 
 def test_an_lstm_is_its_formulas() -> None:
@@ -308,17 +317,17 @@ def test_the_gauss_newton_matrix_is_that_of_its_formula(make: type) -> None:
     torch.testing.assert_close(found, jacobian.T @ (curved @ (jacobian @ vector)))
 
 
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_pass_leaves_torchs_libraries_as_found(fails: bool) -> None:
-    model: Recurrent = small_lstm()
+@pytest.mark.parametrize("was", [True, False])
+@pytest.mark.parametrize("token", [0, WORDS])
+def test_a_pass_leaves_torchs_libraries_as_found(
+    was: bool, token: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     libraries = torch.backends.cudnn, torch.backends.mkldnn
-    found = [library.enabled for library in libraries]
-    if fails:
-        with pytest.raises(IndexError):
-            model(torch.full((1, 2), WORDS))
-    else:
-        model(tokens(1, 2))
-    assert [library.enabled for library in libraries] == found
+    for library in libraries:
+        monkeypatch.setattr(library, "enabled", was)
+    with nullcontext() if token < WORDS else pytest.raises(IndexError):
+        small_lstm()(torch.tensor([[token]]))
+    assert [library.enabled for library in libraries] == [was, was]
 
 
 def test_layers_of_a_transformer_start_apart() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import PRESETS, USUAL, find_preset
+from steppe.compare.presets import PRESETS, USUAL, find_preset, usual_for
 from steppe.compare.run import Place, Run
 from steppe.compare.study import Options, Study, plan
 from steppe.compare.tasks import TASKS
@@ -17,8 +17,8 @@ Planned = Callable[..., Study]
 def planned(toy_task, place: Place) -> Planned:
     """Plan a study of the toy task by a preset."""
 
-    def make(preset: str, **options: object) -> Study:
-        return plan("toy", Options(**options), find_preset(preset), place)
+    def make(preset: str | None, **options: object) -> Study:
+        return plan("toy", Options(**options), find_preset(preset) if preset else USUAL, place)
 
     return make
 
@@ -118,6 +118,6 @@ def test_tasks_and_names_of_presets_are_there() -> None:
         assert find_preset(name) is preset
         assert preset.task_at("full") in TASKS
         assert preset.task_at("small") in TASKS
-    assert find_preset(None) is USUAL
+    assert usual_for("digits") is USUAL
     with pytest.raises(ValueError, match="did you mean dualadam"):
         find_preset("dual-adam")

@@ -248,7 +248,13 @@ def through_json(study: Study) -> Study:
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
 def test_a_study_is_the_same_after_json(toy_task: Task, place: Place, preset: str | None) -> None:
-    study = plan("toy", Options(epochs=2), find_preset(preset), place, "steppe compare toy")
+    study = plan(
+        "toy",
+        Options(epochs=2),
+        find_preset(preset) if preset else USUAL,
+        place,
+        "steppe compare toy",
+    )
     again = through_json(study)
     assert again == study
     assert again.name == study.name

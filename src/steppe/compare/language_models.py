@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -110,9 +111,8 @@ class Recurrent(nn.Module, ABC):
         ValueError
             If the batch has more columns than the one before, where it should go on.
         """
-        # cuDNN's recurrence cannot be differentiated twice; instruments do, and carry no state.
-        kernels = nullcontext() if self._carries else torch.backends.cudnn.flags(enabled=False)
-        with kernels:
+        # What is differentiated twice are passes that carry no state.
+        with nullcontext() if self._carries else _differentiable():
             scores, end = self.read(tokens, self._start_of(len(tokens)))
         if self._carries:
             self._end = end[0].detach(), end[1].detach()
@@ -144,6 +144,20 @@ def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
         yield model.advance
     finally:
         model.stop()
+
+
+@contextmanager
+def _differentiable() -> Iterator[None]:
+    """Keep to kernels that can be differentiated twice, and forward; these libraries' cannot."""
+    libraries: tuple[Any, ...] = torch.backends.cudnn, torch.backends.mkldnn
+    found = [library.enabled for library in libraries]
+    try:
+        for library in libraries:
+            library.enabled = False
+        yield
+    finally:
+        for library, was in zip(libraries, found, strict=True):
+            library.enabled = was
 
 
 class LSTM(Recurrent):

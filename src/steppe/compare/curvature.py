@@ -43,14 +43,17 @@ class Probe:
         Relative error of eigenvalues.
     products : int, default 220
         Hessian-vector products that an eigenvalue may take: it is left out where they do not do.
+    tuning : bool, default True
+        Whether tuning trials are measured too.
     whole : bool, default True
-        Whether tuning trials are measured too, and of test runs, besides sharpness and the largest
-        eigenvalue, the trace, the density and the preconditioned eigenvalue.
+        Whether test runs get, besides sharpness and the largest eigenvalue, the trace, the density
+        and the preconditioned eigenvalue.
     """
 
     samples: int = 250
     tol: float = 0.01
     products: int = 220
+    tuning: bool = True
     whole: bool = True
 
 

@@ -163,7 +163,7 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
 
 
 # Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
-_FEW_SEQUENCES = Probe(samples=12)
+_FEW_SEQUENCES = Probe(samples=12, tuning=False)
 
 
 def _text(vocabulary: int) -> Callable[[str], nn.Module]:
@@ -173,7 +173,7 @@ def _text(vocabulary: int) -> Callable[[str], nn.Module]:
 _words = partial(
     Task,
     full=Size("lstm-200", epochs=20, batch_size=20, length=35),
-    small=Size("small-lstm", epochs=3, batch_size=20, samples=2_400, length=35),
+    small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
     loss=token_loss,
     score=PERPLEXITY,
     fewer=text.fewer,
@@ -225,8 +225,8 @@ _ALL = (
         finetuning.finetuning,
         make=causal,
         full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
-        small=Size(f"{SMOLLM2}+lora", epochs=4, batch_size=4, samples=32, length=64),
-        probe=Probe(samples=2, tol=0.05, products=30, whole=False),
+        small=Size(f"{SMOLLM2}+lora", epochs=3, batch_size=4, samples=32, length=64),
+        probe=Probe(samples=2, tol=0.05, products=30, tuning=False, whole=False),
         reads_files=True,
         tokenizes=True,
     ),
@@ -237,7 +237,7 @@ _ALL = (
         classes=five_digits.CLASSES,
         make=_images(1, 28, 50),
         full=Size("small-cnn", epochs=5, batch_size=32, samples=4_000),
-        small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
+        small=Size("small-cnn", epochs=5, batch_size=16, samples=2_000),
     ),
     _stream(
         "5-dataset",
@@ -246,7 +246,7 @@ _ALL = (
         classes=image_streams.FIVE_CLASSES,
         make=_images(3, 32, 50),
         full=Size("resnet18", epochs=5, batch_size=10),
-        small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
+        small=Size("small-cnn", epochs=5, batch_size=16, samples=2_000),
     ),
     _stream(
         "tiny-imagenet-stream",

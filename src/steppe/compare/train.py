@@ -296,10 +296,11 @@ class Training:
         return nullcontext() if last else self.accelerator.no_sync(self.model)
 
     def _final(self) -> Final:
-        parts = [self.data.plain, self.data.validation]
-        # In tuning, nothing looks at the test set.
-        parts += [self.data.test] if self.run.phase == TEST else []
-        return Final(*(value for part in parts for value in self._evaluated(part)[:2]))
+        train, last = self._evaluated(self.data.plain)[:2], self.curve[-1]
+        validation = last.validation_loss, last.validation_score
+        if self.run.phase != TEST:
+            return Final(*train, *validation)
+        return Final(*train, *validation, *self._evaluated(self.data.test)[:2])
 
     @torch.no_grad()
     def _evaluated(self, dataset: Samples) -> tuple[float, float, tuple[float, ...]]:
@@ -330,7 +331,7 @@ class Training:
         few = head(self.data.plain, probe.samples, batch_size_for(self.bare))
         batches = [(x.to(self.accelerator.device), y.to(self.accelerator.device)) for x, y in few]
         if self.run.phase != TEST:
-            if not probe.whole:
+            if not probe.tuning:
                 return Curvature()
             return measure_quickly(self.bare, self.task.loss, batches, probe)
         # Where the schedule has gone would say nothing about the lr that was trained with.

@@ -224,6 +224,7 @@ _ALL = (
         "finetune",
         finetuning.finetuning,
         make=causal,
+        fewer=text.scattered,
         full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
         small=Size(f"{SMOLLM2}+lora", epochs=3, batch_size=4, samples=32, length=64),
         probe=Probe(samples=2, tol=0.05, products=30, tuning=False, whole=False),

@@ -12,7 +12,7 @@ from torch import Tensor
 from steppe.commands.cache import cached_tensors
 from steppe.compare import corpora
 from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data, Tensors, fingerprint
+from steppe.compare.data import Data, Samples, Tensors, fingerprint
 from steppe.landscape.progress import progress
 
 #: Words in the vocabulary, of which the models of each text have an output each.
@@ -96,19 +96,39 @@ def fewer(data: Data, samples: int) -> Data:
     ValueError
         If there are not that many.
     """
+    return _fewer(data, samples, torch.arange)
+
+
+def scattered(data: Data, samples: int) -> Data:
+    """Keep only blocks from all over the text, always the same ones; else as :func:`fewer`.
+
+    A larger choice contains every smaller one.
+    """
+    return _fewer(data, samples, _shuffled)
+
+
+def _fewer(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
     if not 2 <= samples <= len(data.train):
         raise ValueError(
             f"samples must be between 2 and the {len(data.train)} blocks that there are to train "
             f"on, got {samples}"
         )
-    train, evaluated = torch.arange(samples), torch.arange(samples // 2)
+
+    def kept(part: Samples, count: int) -> Samples:
+        return part.take(order(len(part))[:count].sort().values)
+
     return Data(
-        train=data.train.take(train),
-        plain=data.plain.take(train),
-        validation=data.validation.take(evaluated[: len(data.validation)]),
-        test=data.test.take(evaluated[: len(data.test)]),
+        train=kept(data.train, samples),
+        plain=kept(data.plain, samples),
+        validation=kept(data.validation, samples // 2),
+        test=kept(data.test, samples // 2),
         fingerprint=f"{data.fingerprint}-{samples}",
     )
+
+
+def _shuffled(count: int) -> Tensor:
+    # Fixed, and not a run's seed: every optimizer and every seed gets the same blocks.
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def blocks(tokens: Tensor, length: int) -> Tensors:

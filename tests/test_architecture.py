@@ -57,6 +57,7 @@ def test_instruments_and_theory_know_no_optimizer() -> None:
 def test_the_core_imports_without_the_extras() -> None:
     blocked = ["typer", "rich", "triton", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
     blocked += ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
+    blocked += ["transformers", "peft", "gguf"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     code += (
         "import torch, steppe, steppe.functions, steppe.theory\n"
@@ -73,6 +74,7 @@ def test_the_core_imports_without_the_extras() -> None:
 def test_training_imports_without_what_only_studies_need() -> None:
     """A study's optional packages are imported where they are used."""
     blocked = ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
+    blocked += ["transformers", "peft", "gguf"]
     blocked += ["scipy", "sklearn", "matplotlib", "mlxtend", "tensorboard", "pytorch_optimizer"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
     code += "import steppe.cli.app\n"

@@ -32,7 +32,9 @@ def test_every_optimizer_of_steppe_is_listed_with_its_engine() -> None:
 def test_every_package_that_something_needs_is_listed() -> None:
     project = tomllib.loads(PROJECT.read_text())["project"]
     extras = project["optional-dependencies"]
-    named = project["dependencies"] + extras["compare"] + extras["postgresql"] + extras["vision"]
+    named = list(project["dependencies"])
+    for extra in ("compare", "language", "postgresql", "vision"):
+        named += extras[extra]
     packages = {line.partition(">")[0].partition("[")[0] for line in named}
     assert {*packages, *TRACKERS, "pytorch-optimizer"} <= rows().keys()
 

@@ -1,6 +1,7 @@
 """The tasks as a whole: sizes, models and data that fit each other."""
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,56 @@ def test_the_tasks_need_torchvision_and_timm_only_when_used() -> None:
         "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): task.make(name)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+ROOT = Path(__file__).parents[2]
+DETAILS = ROOT / "docs" / "comparisons.md"
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """Return the cells of the rows of a page's tables whose first cell names tasks."""
+    lines = page.read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
+    return [row for row in rows if set(re.findall("`([^`]+)`", row[0])) & TASKS.keys()]
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DETAILS], ids=lambda page: page.name)
+def test_the_pages_name_every_task_once_and_say_which_read_files(page: Path) -> None:
+    named: list[str] = []
+    for row in rows_of(page):
+        names = re.findall("`([^`]+)`", row[0])
+        named += names
+        brings = " ".join(row[1:])
+        for name in names:
+            needs_files = find_task(name).reads_files and name not in WITH_FILES_OF_PACKAGES
+            assert not needs_files or "--data DIR" in brings or "as `" in brings, name
+    assert sorted(named) == sorted(TASKS)
+
+
+WITH_FILES_OF_PACKAGES = {"fashion-mnist", "5-digits"}
+MODELS_IN_WORDS = {
+    "mlp": "MLP",
+    "small-cnn": "small CNN",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "small-lstm": "LSTM 1 × 128",
+    "lstm-200": "LSTM 2 × 200",
+    "smollm2": "SmolLM2-135M, all weights",
+    "smollm2+lora": "LoRA",
+}
+
+
+def test_the_table_of_tasks_gives_their_sizes() -> None:
+    for row in rows_of(DETAILS):
+        for name in re.findall("`([^`]+)`", row[0]):
+            task = find_task(name)
+            for size, said in ((task.full, row[2]), (task.small, row[3])):
+                if said.startswith(("the same", "as `")):
+                    continue
+                if size.model != task.full.model or size is task.full:
+                    assert MODELS_IN_WORDS[size.model] in said, name
+                if "epoch" in said:
+                    assert f"{size.epochs} epoch" in said, name
+                counts = {int(found.replace(" ", "")) for found in re.findall(r"\d[\d ]*", said)}
+                wanted = (size.samples or 0) * (size.length or 1)
+                assert not wanted or wanted in counts, name

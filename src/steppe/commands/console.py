@@ -21,6 +21,9 @@ _EXTRA = "'steppe[compare]'"
 _REMEDIES = {
     "torchvision": "'steppe[vision]'",
     "timm": "'steppe[vision]'",
+    "transformers": "'steppe[language]'",
+    "peft": "'steppe[language]'",
+    "gguf": "'steppe[language]'",
     "psycopg": "'steppe[postgresql]'",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",

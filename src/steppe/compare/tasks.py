@@ -247,7 +247,7 @@ _ALL = (
         classes=image_streams.FIVE_CLASSES,
         make=_images(3, 32, 50),
         full=Size("resnet18", epochs=5, batch_size=10),
-        small=Size("small-cnn", epochs=5, batch_size=16, samples=2_000),
+        small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
     ),
     _stream(
         "tiny-imagenet-stream",

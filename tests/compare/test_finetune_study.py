@@ -1,0 +1,130 @@
+"""The task finetune in a study: planned, trained, killed and resumed, with weights of a tiny model."""
+
+import math
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from steppe.compare import checkpoint, pretrained
+from steppe.compare.optimizers import find_recipe
+from steppe.compare.presets import usual_for
+from steppe.compare.results import Outcome
+from steppe.compare.run import Place, Run
+from steppe.compare.study import Options, Study, plan
+from steppe.compare.tasks import data_of
+from steppe.compare.train import train
+from tiny_llama import LINES, save_tiny_llama
+
+LENGTH = 7
+
+KILLED = """
+import os, pickle, signal, sys
+from steppe.compare.tasks import data_of
+from steppe.compare.train import train
+run, place = pickle.loads(sys.stdin.buffer.read())
+def on_epoch(number, epoch):
+    if number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+train(run, data_of(run.setup, place.data), place, on_epoch)
+"""
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("text")
+    for part, repeats in {"train": 20, "validation": 6, "test": 4}.items():
+        (folder / f"{part}.txt").write_text("\n".join(LINES * repeats))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(params=["", "+lora"], ids=["full", "lora"])
+def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> Study:
+    options = Options(
+        ["adamw", "dualadam", "adamcm"],
+        "small",
+        model=f"{llama}{request.param}",
+        length=LENGTH,
+        samples=20,
+    )
+    return plan("finetune", options, usual_for("finetune"), Place(tmp_path / "plan", data=text))
+
+
+def run_of(study: Study, name: str = "dualadam") -> Run:
+    contender = next(each for each in study.contenders if each.name == name)
+    return Run(study.setup, find_recipe(name), contender.defaults, seed=0)
+
+
+def timeless(outcome: Outcome) -> tuple[object, ...]:
+    """Return all of an outcome that does not depend on how fast it was."""
+    curve = tuple(replace(epoch, seconds=0.0) for epoch in outcome.curve)
+    return astuple(
+        replace(outcome, curve=curve, costs=replace(outcome.costs, step_ms=0, seconds=0))
+    )
+
+
+def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
+    assert study.setup.precision == "bf16"
+    assert (study.budget, study.seeds) == (3, 3)
+    searched = [each for each in study.contenders if not each.follows]
+    assert [each.name for each in searched] == ["adamw", "adam+warmup", "dualadam", "adamcm"]
+    for each in searched:
+        assert each.space == {"lr": {"low": 5e-5, "high": 2e-3, "log": True}}
+        assert (each.defaults["lr"], each.defaults["weight_decay"]) == (5e-4, 0.01)
+        assert len({point["lr"] for point in study.points(each)}) == 3
+
+
+def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
+    """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
+    place = Place(tmp_path / "out", data=text)
+    data = data_of(study.setup, text)
+    run = run_of(replace(study, setup=replace(study.setup, precision="no")))
+    outcome = train(run, data, place)
+    found = pretrained.causal(study.setup.model)
+    content = checkpoint.load(checkpoint.checkpoint_path(place.out, run), torch.device("cpu"))
+    found.load_state_dict(content["model"])
+    assert content["length"] == LENGTH
+    for part, loss in (
+        (data.train, outcome.final.train_loss),
+        (data.validation, outcome.final.validation_loss),
+        (data.test, outcome.final.test_loss),
+    ):
+        # transformers shifts by itself: it is given each block and the token after it.
+        tokens = torch.cat([part.inputs, part.targets[:, -1:]], dim=1)
+        with torch.no_grad():
+            expected = found.model(input_ids=tokens, labels=tokens).loss
+        assert loss == pytest.approx(float(expected), rel=1e-5)
+    assert outcome.final.test_score == pytest.approx(math.exp(outcome.final.test_loss))
+    assert outcome.curve[-1].train_loss < outcome.curve[0].train_loss
+    assert abs(outcome.curvature.largest) > 0
+    assert math.isnan(outcome.curvature.trace)
+
+
+def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
+    run, data = run_of(study, "adamcm"), data_of(study.setup, text)
+    whole = train(run, data, Place(tmp_path / "whole", data=text))
+    place = Place(tmp_path / "killed", data=text)
+    command = [sys.executable, "-c", KILLED]
+    sent = pickle.dumps((run, place))
+    done = subprocess.run(command, input=sent, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert checkpoint.progress_path(place.out, run).is_file()
+    epochs: list[int] = []
+    resumed = train(run, data, place, lambda number, epoch: epochs.append(number))
+    assert epochs == [2]
+    assert str(timeless(resumed)) == str(timeless(whole))

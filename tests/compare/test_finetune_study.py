@@ -1,4 +1,4 @@
-"""The task finetune in a study: planned, trained, killed and resumed, with weights of a tiny model."""
+"""The task finetune in a study: planned, trained, killed and resumed, on a tiny model."""
 
 import math
 import pickle

@@ -50,6 +50,13 @@ def test_the_network_is_the_checkpoints(saved) -> None:
     assert "does not fit toy" in wrong.stderr
 
 
+def test_samples_are_those_that_the_run_was_trained_on(saved) -> None:
+    _, path = saved("adamw", samples=8)
+    result = profile(path, "--task", "toy")
+    assert result.exit_code == 0, result.output
+    assert "8 samples" in result.output
+
+
 def test_it_does_without_an_optimizer_that_has_no_preconditioner(saved) -> None:
     _, path = saved("rprop")
     result = profile(path, "--task", "toy", "--samples", 20)

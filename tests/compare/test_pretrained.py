@@ -273,3 +273,13 @@ def test_smollm2_has_the_weights_of_its_file_and_knows_english(
     tokens = torch.tensor([cut("The capital of France is")["input_ids"]])
     with torch.no_grad():
         assert cut.decode(model(tokens)[0, -1].argmax()) == " Paris"
+
+
+def test_a_name_that_the_hub_does_not_give_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=r"^model nobody/nothing is no directory here") as caught:
+        longest("nobody/nothing")
+    assert "\n" not in str(caught.value)

@@ -6,10 +6,12 @@ from statistics import NormalDist, fmean, stdev
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
+from steppe.compare.scores import ACCURACY
 from steppe.compare.statistics import compare, corrected, holm, interval, paired
 
 # Two-sided 95 % points of Student's t, from printed tables.
@@ -75,6 +77,21 @@ def test_equal_values_have_no_interval() -> None:
     assert math.isnan(found.p)
     assert math.isnan(found.effect)
     assert not interval([3.0, 4.0]).all_equal
+
+
+def test_one_sample_more_on_each_seed_is_no_certainty() -> None:
+    """Whatever the accuracies are: as rounded to single precision they would differ."""
+
+    def accuracies(more: int) -> dict[int, float]:
+        hits = [901, 872, 863, 914]
+        return {
+            seed: ACCURACY.total(torch.tensor([count + more, 1000]), math.nan)
+            for seed, count in enumerate(hits)
+        }
+
+    found = paired(accuracies(1), accuracies(0))
+    assert found.difference.all_equal
+    assert math.isnan(found.p)
 
 
 @pytest.mark.parametrize("lost", [math.nan, math.inf])

@@ -1,11 +1,14 @@
 """Loss, scores and layout of streams, on samples that tell where they come from."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
 from steppe.compare.loading import loader
 from steppe.compare.streams import (
@@ -18,6 +21,8 @@ from steppe.compare.streams import (
     stream_loss,
 )
 from steppe.compare.summary import forgetting
+from steppe.compare.tasks import Size
+from steppe.compare.train import train
 
 CLASSES, TASKS = 3, 4
 
@@ -157,6 +162,31 @@ def test_fewer_are_balanced_and_nested_in_each_task(laid_out: Data) -> None:
     assert some.test is laid_out.test
     assert len({data.fingerprint for data in (laid_out, some, more)}) == 3
     assert numbers(fewer(more, 12).train) != numbers(more.train)
+
+
+def test_tasks_count_though_a_class_was_never_trained_on(
+    laid_out: Data, make_run, place, monkeypatch
+) -> None:
+    """Two samples leave the last of three classes out, and validation may be on that one alone."""
+    last = laid_out.validation.take(
+        (laid_out.validation.targets % CLASSES == 2).nonzero().flatten()
+    )
+    size = Size("linear", epochs=3, batch_size=2)
+    task = tasks._stream(
+        "few",
+        lambda: replace(laid_out, validation=last),
+        tasks=3,
+        classes=CLASSES,
+        make=lambda name: nn.Linear(3, 3 * CLASSES),
+        full=size,
+        small=size,
+    )
+    monkeypatch.setitem(tasks.TASKS, "few", task)
+    data = task.data(samples=2)
+    assert not torch.isin(data.validation.targets, data.train.targets).any()
+    run = make_run("sgd", task="few", model="linear", epochs=3, batch_size=2, stream=(1, 1, 1))
+    outcome = train(run, data, place)
+    assert [len(epoch.tasks) for epoch in outcome.curve] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 61])

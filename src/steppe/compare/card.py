@@ -72,7 +72,8 @@ def profile(
         name = network or content.get("network", found.full.model)
         model = found.make(name).to(where)
         optimizer = _restored(model, content, checkpoint_file, task)
-        plain = found.data(data, length=content.get("length"), model=name).plain
+        trained, length = content.get("samples"), content.get("length")
+        plain = found.data(data, trained, length=length, model=name).plain
         few = head(plain, samples or found.probe.samples, batch_size_for(model))
         batches = [(inputs.to(where), targets.to(where)) for inputs, targets in few]
         try:

@@ -39,6 +39,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "steppe": steppe.__version__,
             "task": run.setup.task,
             "network": run.setup.model,
+            "samples": run.setup.samples,
             "length": run.setup.length,
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),

@@ -95,6 +95,8 @@ class Data:
         different data never mix.
     stream : tuple of Samples, default empty
         The tasks of a stream, which are trained one after the other: the parts of ``train``.
+    classes : int, default 0
+        Of each task of a stream: targets below ``classes · k`` are of its first k tasks.
     """
 
     train: Samples
@@ -103,6 +105,7 @@ class Data:
     test: Samples
     fingerprint: str
     stream: tuple[Samples, ...] = ()
+    classes: int = 0
 
     @property
     def parts(self) -> tuple[Samples, ...]:

@@ -94,8 +94,12 @@ class Recurrent(nn.Module, ABC):
         self._carries = True
 
     def advance(self) -> None:
-        """Start the next batch from where the last forward pass ended."""
-        self._start = self._end
+        """Start the next batch from where the first forward pass over this one ended.
+
+        That is the pass at the weights themselves; sharpness-aware minimisation has a second one,
+        at shifted weights, and it too leaves what layers remember as the first pass made it.
+        """
+        self._start, self._end = self._end, None
 
     def stop(self) -> None:
         """Start every batch from zeros again, as a new model does."""
@@ -114,7 +118,7 @@ class Recurrent(nn.Module, ABC):
         # What is differentiated twice are passes that carry no state.
         with nullcontext() if self._carries else _differentiable():
             scores, end = self.read(tokens, self._start_of(len(tokens)))
-        if self._carries:
+        if self._carries and self._end is None:
             self._end = end[0].detach(), end[1].detach()
         return scores
 

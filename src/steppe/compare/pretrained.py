@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe.commands.cache import cached_directory
+from steppe.commands.wording import first_line
 from steppe.compare.packages import needed
 from steppe.landscape.progress import progress
 
@@ -120,13 +121,19 @@ def identity(name: str) -> str:
 
 def _read(kind: str, name: str, **options: Any) -> Any:
     place = _place(name.removesuffix(_LORA))
-    with _quiet():
-        return getattr(_transformers(), kind).from_pretrained(
-            place,
-            local_files_only=isinstance(place, Path),
-            trust_remote_code=False,
-            **options,
-        )
+    local = isinstance(place, Path)
+    try:
+        with _quiet():
+            return getattr(_transformers(), kind).from_pretrained(
+                place, local_files_only=local, trust_remote_code=False, **options
+            )
+    except OSError as error:
+        if local:
+            raise
+        raise OSError(
+            f"model {place} is no directory here, nor found on the Hugging Face Hub: "
+            f"{first_line(error)}"
+        ) from error
 
 
 def _place(name: str) -> Path | str:

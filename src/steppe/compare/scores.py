@@ -45,7 +45,10 @@ def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def _share(sums: Tensor, loss: float) -> float:
-    return float(sums[0] / sums[1])
+    # Tensors of whole numbers are divided in single precision: differences that are equal, such as
+    # one sample on each seed, would no longer be so.
+    hits, count = sums.tolist()
+    return float(hits / count)
 
 
 def _nothing(outputs: Tensor, targets: Tensor) -> Tensor:

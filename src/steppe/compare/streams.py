@@ -141,7 +141,7 @@ def stream(
     """
     tasks = train.targets // classes
     rows = [torch.nonzero(tasks == task).flatten() for task in torch.unique(tasks)]
-    return _laid_out(train, rows, validation, test, fingerprint)
+    return _laid_out(train, rows, validation, test, fingerprint, classes)
 
 
 def fewer(data: Data, samples: int) -> Data:
@@ -170,11 +170,12 @@ def fewer(data: Data, samples: int) -> Data:
             f"got {samples}"
         )
     rows, held = (
-        [_first(part.targets, task.targets, count) for task in data.stream]
+        [_first(part.targets, task, data.classes, count) for task in range(len(data.stream))]
         for part, count in ((data.train, samples), (data.validation, samples // 2))
     )
     validation = data.validation.take(torch.cat(held))
-    return _laid_out(data.train, rows, validation, data.test, f"{data.fingerprint}-{samples}")
+    fingerprint = f"{data.fingerprint}-{samples}"
+    return _laid_out(data.train, rows, validation, data.test, fingerprint, data.classes)
 
 
 def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -183,9 +184,9 @@ def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     return outputs.reshape(len(outputs), -1, classes)[samples, targets // classes]
 
 
-def _first(targets: Tensor, task: Tensor, count: int) -> Tensor:
+def _first(targets: Tensor, task: int, classes: int, count: int) -> Tensor:
     """Return at most ``count`` rows whose targets are among the task's."""
-    rows = torch.nonzero(torch.isin(targets, task)).flatten()
+    rows = torch.nonzero(targets // classes == task).flatten()
     return rows[_mixed(targets[rows])[:count]]
 
 
@@ -195,7 +196,12 @@ def _mixed(targets: Tensor) -> Tensor:
 
 
 def _laid_out(
-    train: Samples, tasks: Sequence[Tensor], validation: Samples, test: Samples, fingerprint: str
+    train: Samples,
+    tasks: Sequence[Tensor],
+    validation: Samples,
+    test: Samples,
+    fingerprint: str,
+    classes: int,
 ) -> Data:
     rows = torch.cat(list(tasks))
     return Data(
@@ -205,4 +211,5 @@ def _laid_out(
         test=test,
         fingerprint=fingerprint,
         stream=tuple(train.take(part) for part in tasks),
+        classes=classes,
     )

@@ -1,6 +1,7 @@
 """Text for fine-tuning: cut into the tokens of a pretrained model, in blocks of one length."""
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -9,10 +10,13 @@ from torch import Tensor
 from steppe.commands.cache import cached_tensors
 from steppe.compare import corpora
 from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data
+from steppe.compare.data import Data, fingerprint
 from steppe.compare.pretrained import identity, longest, tokenizer
 from steppe.compare.text import blocks
 from steppe.landscape.progress import progress
+
+# Part of what tokens are kept under: to be raised when they are made differently.
+_EDITION = 1
 
 
 def finetuning(directory: Path | None = None, *, length: int, model: str) -> Data:
@@ -44,12 +48,15 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
     if most is not None and not 1 <= length <= most:
         raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
     corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
-    kept = hashlib.sha256(f"{corpus.identity} {identity(model)}".encode()).hexdigest()[:16]
+    decisive = f"{_EDITION} {version('tokenizers')} {corpus.identity} {identity(model)}"
+    kept = hashlib.sha256(decisive.encode()).hexdigest()[:16]
     tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
     train, validation, test = (
         blocks(tokens[part], length) for part in ("train", "validation", "test")
     )
-    return Data(train, train, validation, test, f"{kept}-{length}")
+    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
+    # The weights that training starts from are data too.
+    return Data(train, train, validation, test, f"{identity(model)}-{fingerprint(*values)}")
 
 
 def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:

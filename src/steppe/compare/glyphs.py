@@ -1,12 +1,16 @@
 """The letters A to J drawn from fonts, as notMNIST was made (Bulatov 2011)."""
 
+import hashlib
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from steppe.commands.cache import cached_tensors
 from steppe.compare.data import Tensors
 from steppe.compare.packages import needed
 from steppe.landscape.progress import progress
@@ -40,6 +44,8 @@ _SYMBOLS = {
 }
 
 _SIDE, _MARGIN = 28, 2
+# Part of the name that drawings are kept under: to be raised when they are made differently.
+_EDITION = 1
 # Drawn larger than needed and scaled down, so that every font fills the image alike.
 _POINTS = 64
 
@@ -70,12 +76,12 @@ def glyphs(directory: Path = FONTS) -> tuple[Tensors, Tensors, Tensors]:
     families = [_family(path) for path in fonts]
     places = {family: place % 10 for place, family in enumerate(sorted(set(families)))}
     place = np.array([places[family] for family in families])
-    pixels = _drawn(fonts)
+    pixels = cached_tensors(f"glyphs-{_key(fonts)}", lambda: {"pixels": _drawn(fonts)})["pixels"]
     tested, validated = place < 2, place == 2
     return (
-        _tensors(pixels[~(tested | validated)]),
-        _tensors(pixels[validated]),
-        _tensors(pixels[tested]),
+        _tensors(pixels[torch.from_numpy(~(tested | validated))]),
+        _tensors(pixels[torch.from_numpy(validated)]),
+        _tensors(pixels[torch.from_numpy(tested)]),
     )
 
 
@@ -93,7 +99,14 @@ def _family(path: Path) -> str:
     return str(name).split()[0].lower()
 
 
-def _drawn(fonts: list[Path]) -> NDArray[np.uint8]:
+def _key(fonts: list[Path]) -> str:
+    """Hash all that the drawings depend on."""
+    drawn_by = version("pillow"), needed("PIL.features").version("freetype2"), _EDITION
+    lines = [f"{path.name} {path.stat().st_size}" for path in fonts]
+    return hashlib.sha256("\n".join([*map(str, drawn_by), *lines]).encode()).hexdigest()[:16]
+
+
+def _drawn(fonts: list[Path]) -> Tensor:
     """Draw the letters: one row a font, and in it one image a letter."""
     typeface = needed("PIL.ImageFont")
     rows = []
@@ -104,7 +117,7 @@ def _drawn(fonts: list[Path]) -> NDArray[np.uint8]:
             font = typeface.truetype(str(path), _POINTS, layout_engine=basic)
             rows.append([_glyph(font, letter) for letter in LETTERS])
             advance(1)
-    return np.array(rows)
+    return torch.from_numpy(np.array(rows))
 
 
 def _glyph(font: Any, letter: str) -> NDArray[np.uint8]:
@@ -121,7 +134,7 @@ def _glyph(font: Any, letter: str) -> NDArray[np.uint8]:
     return np.asarray(whole)
 
 
-def _tensors(pixels: NDArray[np.uint8]) -> Tensors:
+def _tensors(pixels: Tensor) -> Tensors:
     fonts, letters = pixels.shape[:2]
-    images = torch.from_numpy(pixels).float().reshape(-1, 1, _SIDE, _SIDE)
+    images = pixels.float().reshape(-1, 1, _SIDE, _SIDE)
     return Tensors(images, torch.arange(letters).repeat(fonts))

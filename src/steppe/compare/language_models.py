@@ -248,7 +248,7 @@ class Transformer(nn.Module):
         """
         length = tokens.shape[1]
         if length > LONGEST:
-            raise ValueError(f"a block must have at most {LONGEST} words, got {length}")
+            raise ValueError(f"length must be at most {LONGEST} for a transformer, got {length}")
         later = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
         hidden = self.dropout(self.embedding(tokens) + self.positions[:length])
         for block in self.blocks:

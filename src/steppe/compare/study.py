@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -100,11 +101,18 @@ def study_from_dict(content: Mapping[str, Any]) -> Study:
     )
 
 
-def versions() -> dict[str, str]:
-    """Give the versions of what a run's numbers depend on, builds of torch apart."""
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Give the versions of what a run's numbers depend on, builds of torch apart.
+
+    Parameters
+    ----------
+    packages : sequence of str
+        What a task depends on besides.
+    """
     return {
         "python": platform.python_version(),
         "torch": torch.__version__.partition("+")[0],
+        **{name: version(name) for name in packages},
         "steppe": steppe.__version__,
         "source": steppe_source(),
     }
@@ -205,6 +213,7 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
         metric=found.score.metric,
         facts=_facts(found, setup, data, place),
         command=command,
+        versions=versions(found.packages),
     )
     for recipe, contender in zip(recipes, contenders, strict=True):
         _rehearse(recipe, _first_settings(study, contender), study, data, replace(place, track=""))

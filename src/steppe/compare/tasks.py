@@ -78,6 +78,8 @@ class Task:
         Processes that it takes to prepare batches as fast as an accelerator trains on them.
     tokenizes : bool, default False
         Whether the model brings the tokenizer that the data is read with.
+    packages : tuple of str, default empty
+        Those whose versions the numbers depend on, besides torch.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Task:
     reads_files: bool = False
     loaders: int = 0
     tokenizes: bool = False
+    packages: tuple[str, ...] = ()
 
     def data(
         self,
@@ -230,6 +233,7 @@ _ALL = (
         probe=Probe(samples=2, tol=0.05, products=30, tuning=False, whole=False),
         reads_files=True,
         tokenizes=True,
+        packages=("transformers", "peft", "tokenizers"),
     ),
     _stream(
         "5-digits",

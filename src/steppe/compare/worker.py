@@ -14,7 +14,7 @@ from steppe.compare.results import Epoch
 from steppe.compare.run import Place, Run
 from steppe.compare.storage import alive
 from steppe.compare.study import Study, versions
-from steppe.compare.tasks import data_of
+from steppe.compare.tasks import data_of, find_task
 from steppe.compare.train import train
 
 if TYPE_CHECKING:
@@ -162,8 +162,8 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
 
 
 def _same_code(study: Study) -> None:
-    here = versions()
-    other = [name for name in ("torch", "steppe", "source") if here[name] != study.versions[name]]
+    here = versions(find_task(study.setup.task).packages)
+    other = [name for name in here if name != "python" and here[name] != study.versions[name]]
     if other:
         pairs = ", ".join(f"{name} {here[name]} for {study.versions[name]}" for name in other)
         raise ValueError(f"this is not the code that the study was planned with: {pairs}")

@@ -128,7 +128,9 @@ def _curves(
         "xaxis": {"title": {"text": "epoch"}},
         "yaxis": {"title": {"text": _literal(label)}, "type": "linear" if scored else "log"},
     }
-    return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=scored)
+    # The first tasks of a stream are no beginning: often the score is highest there.
+    late = scored and not results.setup.get("stream")
+    return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=late)
 
 
 def by_task(results: StudyResults) -> list[Chart]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,37 @@ def outcome(
 def diverged() -> Outcome:
     """Make a run whose loss stopped being finite in its first epoch."""
     return outcome(curve=(), diverged=True, final=Final(), curvature=Curvature())
+
+
+def learnt(*accuracies: Sequence[float], **changes: Any) -> Outcome:
+    """Make a run of a stream from the tasks' accuracies after each epoch."""
+    curve = tuple(
+        Epoch(1 / number, 2 / number, fmean(row), 1e-3, 0.5 * number, tuple(row))
+        for number, row in enumerate(accuracies, start=1)
+    )
+    return outcome(fmean(accuracies[-1]), curve=curve, **changes)
+
+
+def streamed(
+    outcomes: Mapping[str, Sequence[Outcome | None]], passes: int = 1, **changes: Any
+) -> StudyResults:
+    """Make a study of a stream of three tasks, of 30, 10 and 20 steps an epoch."""
+    setup = {**SETUP, "epochs": 3 * passes, "steps_per_epoch": 30, "stream": [30, 10, 20]}
+    return study(outcomes, setup=setup, metric=Metric("average accuracy"), **changes)
+
+
+def of_text(outcomes: Mapping[str, Sequence[Outcome | None]], **changes: Any) -> StudyResults:
+    """Make a study of a text: 1 000 blocks of 35 words to train on."""
+    setup = {
+        **SETUP,
+        "model": "lstm-200",
+        "length": 35,
+        "train_samples": 1_000,
+        "validation_samples": 200,
+        "test_samples": 80,
+    }
+    metric = Metric("perplexity", "", 1.0, higher_is_better=False)
+    return study(outcomes, setup=setup, metric=metric, **changes)
 
 
 def scores(*values: float) -> list[Outcome]:

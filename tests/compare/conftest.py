@@ -1,6 +1,7 @@
-"""A task so small that training takes milliseconds."""
+"""Tasks so small that training takes milliseconds."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from steppe.compare import tasks
+from steppe.compare import tasks, text
+from steppe.compare.curvature import Probe
 from steppe.compare.data import Data, Tensors
+from steppe.compare.language_models import LSTM, Transformer
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.run import Place, Run, Setup
+from steppe.compare.scores import PERPLEXITY, token_loss
 from steppe.compare.spaces import find_defaults, find_space
+from steppe.compare.streams import stream
 from steppe.compare.tasks import Size, Task
 from steppe.names import named
 
@@ -68,6 +73,76 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
     size = Size("linear", epochs=2, batch_size=5)
     task = Task("toy", _toy_data, lambda name: named("model", name, models)(), size, size)
     monkeypatch.setitem(tasks.TASKS, "toy", task)
+    return task
+
+
+def _toy_text(*, length: int = 50) -> Data:
+    """Make a text of numbers that go up by one or two: what comes next can be learnt."""
+    generator = torch.Generator().manual_seed(5)
+    ups = torch.randint(1, 3, (2_100,), generator=generator)
+    parts = (ups.cumsum(0) % 11).split([1_101, 601, 398])
+    train, validation, test = (text.blocks(part, length) for part in parts)
+    return Data(train, train, validation, test, "toy-text")
+
+
+@pytest.fixture
+def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Make the task "toy-text" known: 22, 12 and 7 blocks of 50 words, of 11 that there are.
+
+    Its models, "lstm" and "transformer", drop out.
+    """
+    models = {
+        "lstm": partial(LSTM, 11, width=6, depth=2, dropout=0.2, bound=0.4),
+        "transformer": partial(Transformer, 11, width=8, depth=1, heads=2, dropout=0.1),
+    }
+    size = Size("lstm", epochs=3, batch_size=4, length=50)
+    task = Task(
+        "toy-text",
+        _toy_text,
+        lambda name: named("model", name, models)(),
+        size,
+        size,
+        loss=token_loss,
+        score=PERPLEXITY,
+        fewer=text.fewer,
+        probe=Probe(samples=2, tol=0.1, products=12, tuning=False, whole=False),
+    )
+    monkeypatch.setitem(tasks.TASKS, "toy-text", task)
+    return task
+
+
+def _toy_stream() -> Data:
+    """Make three tasks of two classes, each with a rule of its own, in any order."""
+    generator = torch.Generator().manual_seed(7)
+    rules = torch.randn(3, 4, generator=generator)
+
+    def samples(counts: list[int]) -> Tensors:
+        of = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+        of = of[torch.randperm(len(of), generator=generator)]
+        inputs = torch.randn(len(of), 4, generator=generator)
+        return Tensors(inputs, 2 * of + ((inputs * rules[of]).sum(1) > 0))
+
+    parts = [samples(counts) for counts in ([11, 5, 8], [4, 6, 5], [3, 7, 6])]
+    return stream(*parts, classes=2, fingerprint="toy-stream")
+
+
+@pytest.fixture
+def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
+    """Make the task "toy-stream" known, and its model "net", which drops out."""
+    models = {
+        "net": lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 6))
+    }
+    size = Size("net", epochs=6, batch_size=4)
+    task = tasks._stream(
+        "toy-stream",
+        _toy_stream,
+        tasks=3,
+        classes=2,
+        make=lambda name: named("model", name, models)(),
+        full=size,
+        small=size,
+    )
+    monkeypatch.setitem(tasks.TASKS, "toy-stream", task)
     return task
 
 

@@ -13,7 +13,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
+from steppe.compare import presets
 from steppe.compare.ledger import Ledger, recorded
+from steppe.compare.presets import PRESETS
 from steppe.compare.results import StudyResults, load
 from steppe.compare.storage import open_storage
 
@@ -115,6 +117,7 @@ def test_a_study_from_nothing_and_again(tmp_path: Path) -> None:
     assert max(map(len, first.output.split("Page:")[0].splitlines())) <= 100
     assert len(list((out / "checkpoints").iterdir())) == 2
     assert len(InHouse.started) == 1
+    assert "--no-checkpoints" not in InHouse.started[0]
     results = kept(out)
     assert results.complete
 
@@ -212,6 +215,52 @@ def test_without_workers_it_says_how_to_start_one_elsewhere(tmp_path: Path, amid
     assert run(*SHORT, "--budget", 0, "--workers", 0, "--out", out).exit_code == 0
 
 
+def test_checkpoints_may_be_left_out_here_and_elsewhere(tmp_path: Path, amid) -> None:
+    short = (*UNTUNED, "--optimizers", "adamw", "--samples", 64, "--no-checkpoints")
+    result = run(*short, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "--no-checkpoints" in InHouse.started[0]
+    assert kept(tmp_path).complete
+    assert not list(tmp_path.rglob("*.pt"))
+    amid(interrupt)
+    planned = run(*short, "--seeds", 2, "--workers", 0, "--out", tmp_path)
+    assert "--no-checkpoints" in planned.output.split("To work at it")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "task", "preset"),
+    [
+        ((), "digits", "USUAL"),
+        (("shakespeare",), "shakespeare", "_LANGUAGE"),
+        (("5-digits",), "5-digits", "_ONLINE"),
+        (("finetune",), "finetune", "_FINETUNE"),
+        (("--preset", "dualadam-finetune"), "finetune", "_FINETUNE"),
+        (("--preset", "critical-momenta-online", "--scale", "small"), "5-digits", None),
+        # Who names a preset gets nothing of what is usual.
+        (("ptb", "--preset", "critical-momenta"), "ptb", "_CRITICAL_MOMENTA"),
+    ],
+)
+def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...], task: str, preset: str | None,
+) -> None:  # fmt: skip
+    asked: list[Any] = []
+
+    def refused(*given: Any, **_: Any) -> None:
+        asked.extend(given)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("steppe.compare.command.plan", refused)
+    result = run("compare", *arguments, "--length", 20, "--no-checkpoints", "--out", tmp_path)
+    assert result.exit_code == 2
+    name, options, found, place = asked
+    assert name == task
+    expected = PRESETS["critical-momenta-online"] if preset is None else vars(presets)[preset]
+    assert found == expected
+    assert options.length == 20
+    assert not place.keep
+
+
 def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(
     tmp_path: Path, amid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +320,9 @@ def test_workers_that_cannot_work_are_explained(
         (["--track", "paper"], "track must be one of tensorboard, mlflow, wandb"),
         (["--track", "wandb"], "wandb is missing"),
         (["--data", "/nowhere"], "--data is not for it"),
+        (["--length", "35"], "digits has no sequences of tokens: --length is not for it"),
+        (["5-digits", "--length", "35"], "5-digits has no sequences of tokens"),
+        (["shakespeare", "--length", "0"], "length must be at least 1, got 0"),
         (["fashion-mnist", "--data", "/nowhere"], "/nowhere/train-images-idx3-ubyte.gz"),
     ],
     ids=str,

@@ -58,6 +58,26 @@ def test_whole_batches_are_what_stacked_samples_are(samples: Tensors, workers: i
             assert_equal(list(found), list(expected))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["tensors", "one by one"])
+def test_batches_that_are_given_come_as_they_are(samples: Tensors, kind: str, workers: int) -> None:
+    """In every pass, samples twice or not at all, and none from torch's generator."""
+    dataset = samples if kind == "tensors" else OneByOne()
+    given = [[3, 9, 0], [10], [9, 4]]
+    found = loader(dataset, 3, workers=workers, batches=given)
+    assert len(found) == 3
+    before = torch.get_rng_state()
+    for _ in range(2):
+        batches = list(found)
+        assert [targets.tolist() for _, targets in batches] == given
+        if kind == "tensors":
+            for (inputs, _), rows in zip(batches, given, strict=True):
+                assert torch.equal(inputs, samples.inputs[rows])
+    if kind == "tensors" or workers:
+        assert torch.equal(torch.get_rng_state(), before)
+    assert given == [[3, 9, 0], [10], [9, 4]]
+
+
 def test_each_pass_has_another_order_that_the_seed_decides(samples: Tensors) -> None:
     def passes(seed: int) -> list[list[int]]:
         batches = loader(samples, 4, order=seeded(seed))
@@ -138,5 +158,9 @@ def test_accelerate_leaves_the_batches_as_they_are(
             assert_equal(*passes)
         in_sequence = accelerator.prepare(loader(samples, 4))
         assert_equal(list(in_sequence), list(loader(samples, 4)))
+        given = {"batches": [[3, 9, 0], [10], [9, 4]]}
+        chosen = accelerator.prepare(loader(samples, 3, **given))
+        for _ in range(2):
+            assert_equal(list(chosen), list(loader(samples, 3, **given)))
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -377,6 +377,7 @@ def test_the_score_axis_is_fitted_to_what_is_shown(tab: Any) -> None:
     assert low == pytest.approx(min(late), abs=0.1 * (max(late) - min(late)))
     assert high == pytest.approx(max(late), abs=0.1 * (max(late) - min(late)))
     assert low < min(late) < max(late) < high
+    assert "leaves out what only the first third" in tab.inner_text("#curves")
 
 
 def test_each_measure_of_curvature_can_be_set_against_the_test_loss(
@@ -481,6 +482,95 @@ def test_what_gets_into_the_page_neither_runs_nor_asks(open_page: Callable[..., 
         )
         assert found == refused
     tab.close()
+
+
+# Accuracies of the tasks of a stream after each of two epochs a task, for two seeds.
+STREAM = studies.streamed(
+    {
+        "adamw": [
+            studies.learnt([0.8], [0.9], [0.7, 0.8], [0.8, 0.7], [0.7, 0.6, 0.5], [0.6, 0.65, 1.0]),
+            studies.learnt([0.6], [0.7], [0.8, 0.7], [0.7, 0.6], [0.7, 0.5, 0.5], [0.7, 0.55, 0.9]),
+        ],
+        "sgd": [studies.learnt([0.5], [0.6], [0.6, 0.5], [0.7, 0.6], [0.7] * 3, [0.7, 0.7, 0.6])]
+        * 2,
+        "nadam": [DIVERGED] * 2,
+    },
+    passes=2,
+)
+
+
+@pytest.fixture(scope="module")
+def stream_tab(open_page: Callable[..., Any]) -> Any:
+    tab, complaints = open_page(STREAM)
+    assert not complaints
+    return tab
+
+
+def test_each_task_of_a_stream_has_its_chart(stream_tab: Any) -> None:
+    tab = stream_tab
+    assert tab.locator("#tasks .chart").count() == 3
+    runs = [trial.outcome.curve for trial in STREAM.of("adamw", "test")]
+    for task in range(3):
+        rows = [[100 * epoch.tasks[task] for epoch in curve[2 * task :]] for curve in runs]
+        band, line, *sgd = data(tab, f"task-{task + 1}")
+        # From the first epoch that trains it, and no run that diverged.
+        assert line["x"] == list(range(2 * task + 1, 7))
+        assert line["y"] == pytest.approx(np.mean(rows, axis=0))
+        highest, lowest = np.max(rows, axis=0), np.min(rows, axis=0)
+        assert band["y"] == pytest.approx([*highest, *lowest[::-1]])
+        assert {each["meta"] for each in sgd} == {"sgd"}
+        assert axis(tab, f"task-{task + 1}", "xaxis")["range"] == [0.5, 6.5]
+        title = axis(tab, f"task-{task + 1}", "yaxis")["title"]
+        assert title == f"task {task + 1}: validation accuracy, %"
+    assert "task-4" not in tab.inner_html("#charts")
+
+
+def test_the_score_axis_of_a_stream_shows_its_first_tasks_too(stream_tab: Any) -> None:
+    """With few tasks, each just learnt, the score may be the highest."""
+    low, high = axis(stream_tab, "validation-score", "yaxis")["range"]
+    scores = [
+        100 * epoch.validation_score
+        for name in ("adamw", "sgd")
+        for trial in STREAM.of(name, "test")
+        for epoch in trial.outcome.curve
+    ]
+    assert low < min(scores) < max(scores) < high
+    assert max(scores) == pytest.approx(90.0)
+    assert "leaves out" not in stream_tab.inner_text("#curves")
+
+
+def test_what_is_forgotten_stands_in_the_leaderboard(stream_tab: Any) -> None:
+    tab = stream_tab
+    board = table(tab, "leaderboard")
+    # From where the tasks ended it falls by 0.3 and 0.05, and 0 and 0.05; by 0 and −0.1.
+    assert board["adamw"]["forgetting, points"].split() == ["10.00", "[2.50,", "17.50]"]
+    assert board["sgd"]["forgetting, points"].split()[0] == "−5.00"
+    assert board["nadam"]["forgetting, points"] == "–"
+    assert "Forgetting is how much lower" in tab.inner_text("#method")
+    heading = tab.locator("#leaderboard th", has_text="forgetting")
+    heading.get_by_role("button").click()
+    assert list(table(tab, "leaderboard")) == ["sgd", "adamw", "nadam"]
+
+
+def test_curves_of_a_text_can_be_drawn_along_its_tokens(show: Callable[..., Any]) -> None:
+    results = studies.of_text({"adamw": studies.scores(90.0, 91.0), "sgd": studies.scores(80.0)})
+    tab = show(results)
+    tab.get_by_label("tokens", exact=True).check()
+    for chart in CURVES:
+        band, line, alone = data(tab, chart)
+        # Two epochs of 1 000 blocks of 35 words.
+        assert line["x"] == alone["x"] == [35_000, 70_000]
+        assert band["x"] == [35_000, 70_000, 70_000, 35_000]
+        assert axis(tab, chart, "xaxis")["title"] == "tokens trained on"
+    tab.get_by_label("epochs", exact=True).check()
+    assert data(tab, "train-loss")[1]["x"] == [1, 2]
+    assert "35 000 tokens (1 000 sequences of 35)" in tab.inner_text("#method")
+
+
+def test_what_is_neither_text_nor_stream_has_nothing_of_these(tab: Any) -> None:
+    assert tab.get_by_label("tokens", exact=True).count() == 0
+    assert tab.locator("#tasks").count() == 0
+    assert "forgetting" not in tab.inner_text("#leaderboard thead >> nth=0")
 
 
 DULL = studies.scores(0.9, 0.91, 0.92)

@@ -1,9 +1,11 @@
 """What the papers ran, down to the arguments that optimizers are given."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from steppe.compare.language_models import find_language_model
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.presets import PRESETS, USUAL, find_preset, usual_for
 from steppe.compare.run import Place, Run
@@ -104,6 +106,107 @@ def test_critical_momentas_search(planned: Planned) -> None:
             assert find_recipe(each.name).arguments(point, 10)["lr"] == point["lr"]
     tried = [point for each in study.contenders for point in study.points(each)]
     assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
+
+
+def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: Place) -> None:
+    study = plan("toy-text", Options(), find_preset("dualadam-finetune"), place)
+    assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
+    assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
+    assert [each.name for each in study.contenders] == ["adamw", "adam+warmup", "dualadam"]
+    for each in study.contenders:
+        # The switch is at its published share, and nobody searches it.
+        own = {} if each.name == "adamw" else {"switch": 0.16}
+        assert each.defaults == {"lr": 5e-4, "weight_decay": 0.01, **own}
+        assert each.space == {"lr": {"low": 5e-5, "high": 2e-3, "log": True}}
+        first, *others = study.points(each)
+        assert first == each.defaults
+        assert len(others) == 2
+        for point in others:
+            assert 5e-5 <= point["lr"] <= 2e-3
+            assert {**point, "lr": 5e-4} == first
+    tried = [[point["lr"] for point in study.points(each)] for each in study.contenders]
+    assert tried[0] == tried[1] == tried[2]
+    assert len(set(tried[0])) == 3
+
+
+def test_what_is_fixed_is_not_first_either(toy_text, place: Place) -> None:
+    asked = Options(lr=1e-3, switch_rate=0.25)
+    study = plan("toy-text", asked, find_preset("dualadam-finetune"), place)
+    for each in study.contenders:
+        assert each.space == {}
+        assert each.defaults["lr"] == 1e-3
+    # 18 steps: the switch takes 1/ξ = 4 of them.
+    assert study.contenders[-1].defaults["switch"] == pytest.approx(4 / 18)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "model"),
+    [
+        ("critical-momenta-language", "toy-text", "lstm-200"),
+        ("critical-momenta-online", "toy-stream", "net"),
+    ],
+)
+def test_critical_momentas_search_on_language_and_streams(
+    toy_text, toy_stream, place: Place, monkeypatch: pytest.MonkeyPatch,
+    name: str, task: str, model: str,
+) -> None:  # fmt: skip
+    language = replace(toy_text, make=lambda name: find_language_model(name, 11))
+    monkeypatch.setitem(TASKS, "toy-text", language)
+    study = plan(task, Options(seeds=1), find_preset(name), place)
+    assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
+    spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
+    buffers = {"lr", "capacity", "priority_decay"}
+    assert spaces == {
+        "adam": {"lr"},
+        "adamcg": buffers,
+        "adam+sam": {"lr", "rho"},
+        "adamcm": buffers,
+        "adamcm+sam": {*buffers, "rho"},
+    }
+    followed = {each.name: each.follows for each in study.contenders if each.follows}
+    assert followed == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+
+
+def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
+    scales = {
+        "dualadam-finetune": ("finetune", "finetune"),
+        "critical-momenta-language": ("ptb", "shakespeare"),
+        "critical-momenta-online": ("5-dataset", "5-digits"),
+    }
+    for name, (full, small) in scales.items():
+        preset = find_preset(name)
+        assert (preset.task_at("full"), preset.task_at("small")) == (full, small)
+    # A preset's own model is that of the full scale.
+    language, ptb = find_preset("critical-momenta-language"), TASKS["ptb"]
+    assert language.size(ptb, "full").model == "lstm-200"
+    assert language.size(ptb, "small") == ptb.small
+
+
+def test_what_is_usual_differs_by_task(toy_stream, place: Place) -> None:
+    usual = {name: usual_for(name) for name in TASKS}
+    online = {name for name, each in usual.items() if each.schedule == "constant"}
+    assert online == {"5-digits", "5-dataset", "tiny-imagenet-stream"}
+    assert usual["finetune"] is find_preset("dualadam-finetune")
+    assert usual["digits"] is usual["imagenet"] is USUAL
+    for name in online:
+        study = plan("toy-stream", Options(["adamw"], budget=0), usual[name], place)
+        assert study.setup.schedule == "constant"
+        assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
+            "5-dataset",
+            "5-digits",
+        ]
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "ptb", "wikitext2"])
+def test_language_is_searched_at_larger_learning_rates(toy_text, place: Place, name: str) -> None:
+    study = plan("toy-text", Options(["adamw", "dualadam"]), usual_for(name), place)
+    assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
+    for each in study.contenders:
+        assert each.space["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}
+        assert each.defaults["lr"] == 3e-3
+        # All else is searched as it is everywhere.
+        assert "weight_decay" in each.space
+    assert "switch" in study.contenders[-1].space
 
 
 def test_untuned_nobody_decays_unless_all_do(planned: Planned) -> None:

@@ -295,3 +295,47 @@ def test_every_number_fits(width: int) -> None:
     assert "…" not in text
     if width == 100:
         assert len(lines_of(text, "dualadam-scale-free+sam")) == 5
+
+
+def test_a_stream_has_a_column_of_what_is_forgotten_and_its_reading() -> None:
+    runs = [
+        studies.learnt([0.9], [0.8, 0.7], [0.6, 0.65, 1.0]),  # falls by 0.3 and 0.05
+        studies.learnt([0.9], [0.8, 0.7], [0.7, 0.65, 1.0]),  # by 0.2 and 0.05
+    ]
+    # What never stood higher than at the end is not forgotten, but gained.
+    gains = [studies.learnt([0.5], [0.6, 0.7], [0.7, 0.7, 0.8])] * 2
+    text = printed(studies.streamed({"adamw": runs, "sgd": gains}, passes=2))
+    table = text.split("Curvature")[0]
+    assert "test forget- train" in flat(table)
+    # Means over two runs: score, test loss, forgetting.
+    assert lines_of(table, "adamw")[0][1:4] == ["76.67", "0.300", "15.00"]
+    assert lines_of(table, "sgd")[0][3] == "−5.00"
+    assert "[12.50, 17.50]" in table
+    assert "3 tasks seen 2 times, 120 steps in all" in table
+    assert "average accuracy" in flat(table)
+    assert "Forgetting is how much lower the accuracy on a task is" in flat(text)
+    # A mean of means does not come in steps of one sample.
+    assert "(one is" not in text
+    assert max(map(len, printed(studies.streamed({"adamw": runs}), 80).splitlines())) <= 80
+
+
+def test_a_stream_may_be_seen_once() -> None:
+    rows = [[0.9], [0.8, 0.7], [0.6, 0.65, 1.0]]
+    text = printed(studies.streamed({"adamw": [studies.learnt(*rows)] * 2}))
+    assert "3 tasks seen once, 60 steps in all" in text
+
+
+def test_what_is_no_stream_forgets_nothing() -> None:
+    text = printed(studies.study({"adamw": scores(0.9, 0.8)}))
+    assert "forget" not in text.lower()
+    assert "(one is 0.19 points)" in flat(text)
+
+
+@pytest.mark.parametrize("budget", [0, 2])
+def test_of_a_text_the_tokens_are_told(budget: int) -> None:
+    text = flat(printed(studies.of_text({"adamw": scores(90.0, 91.0)}, budget=budget)))
+    assert "Trained on 35 000 tokens (1 000 sequences of 35)" in text
+    assert ("validation data, 7 000 tokens (200 sequences of 35)" in text) == bool(budget)
+    assert "one test set of 2 800 tokens (80 sequences of 35)" in text
+    assert "(one is" not in text
+    assert "samples" not in text.split("Trained on")[1].split("bootstrap")[0]

@@ -1,14 +1,15 @@
 """A run's learning rate by step, and its name."""
 
+import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from steppe.compare.optimizers import find_recipe
-from steppe.compare.run import Run, Setup
+from steppe.compare.run import Run, Setup, setup_from_dict
 
 STEPS = range(12)
 
@@ -50,6 +51,52 @@ def test_the_cosine_is_torchs() -> None:
         assert setup().rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         schedule.step()
+
+
+# Two passes over each of three tasks, of three steps, one, and two.
+UNEVEN = {"epochs": 6, "steps_per_epoch": 3, "stream": (3, 1, 2)}
+EPOCH_OF = [0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 5, 5]
+
+
+def test_a_streams_tasks_have_steps_of_their_own() -> None:
+    found = setup(**UNEVEN)
+    assert found.steps == len(EPOCH_OF)
+    assert [found.steps_in(epoch) for epoch in range(6)] == [3, 3, 1, 1, 2, 2]
+    assert [found.part(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
+    once = replace(found, epochs=3)
+    assert [once.part(epoch) for epoch in range(3)] == [0, 1, 2]
+    assert once.steps == 6
+    # What is no stream is one task.
+    assert [setup().part(epoch) for epoch in range(3)] == [0, 0, 0]
+    assert [setup().steps_in(epoch) for epoch in range(3)] == [4, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "factor"),
+    [
+        ({"schedule": "constant"}, lambda t: 1.0),
+        ({"schedule": "cosine"}, lambda t: cosine(t / 12)),
+        ({"schedule": "cosine-epochs"}, lambda t: cosine(EPOCH_OF[t] / 6)),
+        (
+            {"schedule": "cosine-epochs", "warmup": 0.5},
+            lambda t: min(1, (t + 1) / 6) * cosine(EPOCH_OF[t] / 6),
+        ),
+    ],
+    ids=["constant", "cosine", "epochs", "warmup"],
+)
+def test_a_streams_lr_follows_its_closed_form(changes, factor: Callable[[int], float]) -> None:
+    found = setup(**UNEVEN, **changes)
+    assert [found.rate(step) for step in STEPS] == pytest.approx([factor(step) for step in STEPS])
+
+
+def test_a_setup_is_the_same_after_json_and_without_what_it_had_not_once() -> None:
+    for given in (setup(), setup(**UNEVEN, length=35)):
+        content = json.loads(json.dumps(asdict(given)))
+        assert setup_from_dict({**content, "parameters": 10}) == given
+    old = {
+        name: value for name, value in asdict(setup()).items() if name not in ("length", "stream")
+    }
+    assert setup_from_dict(old) == setup()
 
 
 def test_a_recipes_own_warm_up_is_adams_share_in_dual_adam() -> None:

@@ -1,6 +1,7 @@
 """Rows and readings from outcomes made up for them."""
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 
@@ -124,6 +125,37 @@ def test_controls_are_read_as_a_family_of_their_own() -> None:
     assert first.loss.difference.all_equal
 
 
+# After each task the accuracy on it and on those before, in two runs.
+FALLS = [
+    ([0.9], [0.8, 0.7], [0.6, 0.65, 1.0]),  # 0.3 and 0.05
+    ([0.5], [0.75, 0.6], [0.75, 0.7, 0.9]),  # 0 and −0.1
+]
+
+
+def test_forgetting_is_the_mean_fall_in_the_metrics_unit() -> None:
+    runs = [studies.learnt(*rows) for rows in FALLS]
+    runs += [studies.diverged(), studies.FAILED]
+    (row,) = summarise(studies.streamed({"adamw": runs}))
+    assert row.forgetting.mean == pytest.approx(100 * (0.175 - 0.05) / 2)
+    assert (row.forgetting.low, row.forgetting.high) == pytest.approx((-5.0, 17.5))
+    assert row.score.mean == pytest.approx(100 * (2.25 / 3 + 2.35 / 3) / 2)
+
+
+def test_what_is_forgotten_is_judged_by_where_each_task_has_ended() -> None:
+    """Of two epochs a task, the first one's accuracies are passed over."""
+    rows = ([1.0], [0.9], [1.0, 1.0], [0.8, 0.7], [1.0, 1.0, 0.1], [0.6, 0.65, 1.0])
+    (row,) = summarise(studies.streamed({"adamw": [studies.learnt(*rows)]}, passes=2))
+    assert row.forgetting.mean == pytest.approx(17.5)
+
+
+def test_only_of_streams_something_is_forgotten() -> None:
+    rows = summarise(studies.study({"adamw": scores(0.9, 0.8), "sgd": []}))
+    assert all(math.isnan(row.forgetting.mean) for row in rows)
+    # One task has none before it.
+    (row,) = summarise(studies.streamed({"adamw": [studies.learnt([0.9])]}))
+    assert math.isnan(row.forgetting.mean)
+
+
 def test_without_controls_there_is_no_reading() -> None:
     assert against_controls(studies.study({"adamw": scores(0.9)})) == []
 
@@ -146,3 +178,31 @@ def test_saving_keeps_every_digit_of_where_runs_ended(tmp_path: Path) -> None:
     assert [t.outcome.final for t in again.trials] == [t.outcome.final for t in study.trials]
     # As text, in which what there is none of (NaN) equals itself.
     assert str(summarise(again)) == str(summarise(study))
+
+
+def test_the_accuracies_of_tasks_are_kept(tmp_path: Path) -> None:
+    study = studies.streamed({"adamw": [studies.learnt(*rows) for rows in FALLS]})
+    study.save(tmp_path / "study.json")
+    again = load(tmp_path / "study.json")
+    for trial, (first, second, last) in zip(again.trials, FALLS, strict=True):
+        assert [epoch.tasks for epoch in trial.outcome.curve] == [
+            tuple(first),
+            tuple(second),
+            tuple(last),
+        ]
+    assert str(summarise(again)) == str(summarise(study))
+
+
+def test_a_file_from_before_there_were_streams_is_read(tmp_path: Path) -> None:
+    """Where nothing is a stream, the curves have no column for tasks, as they never had."""
+    study = studies.study({"adamw": scores(0.9, 0.8)})
+    path = tmp_path / "study.json"
+    study.save(path)
+    content = json.loads(path.read_text())
+    names = {"train_loss", "validation_loss", "validation_score", "lr", "seconds"}
+    assert all(trial["outcome"]["curve"].keys() == names for trial in content["trials"])
+    for each in ("length", "stream"):
+        assert each not in content["setup"]
+    again = load(path)
+    assert [epoch.tasks for epoch in again.trials[0].outcome.curve] == [(), ()]
+    assert again.trials == study.trials

@@ -1,7 +1,7 @@
 """A run is fair, repeatable, and does what it says, step by step."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, TensorDataset
 
 from steppe.compare import checkpoint, tasks
 from steppe.compare.data import Data, Samples
 from steppe.compare.optimizers import Recipe
-from steppe.compare.results import Outcome
 from steppe.compare.run import Place, Run
 from steppe.compare.tasks import Task
 from steppe.compare.train import make_accelerator, train
+from training import KillError, by_hand, killed_after, numbers, seeds
 
 MakeRun = Callable[..., Run]
 
@@ -45,34 +44,6 @@ class Spy(torch.optim.SGD):
 
 def spied(run: Run, **changes: Any) -> Run:
     return replace(run, recipe=Recipe("spy", Spy, **changes))
-
-
-def numbers(outcome: Outcome) -> str:
-    """Give everything that must repeat, to the last bit; seconds need not."""
-    curve = [replace(epoch, seconds=0.0) for epoch in outcome.curve]
-    return repr((curve, outcome.final, outcome.curvature, outcome.diverged))
-
-
-def seeds(run: Run, epoch: int) -> int:
-    return run.seed * 1_000_003 + epoch + 1
-
-
-def by_hand(
-    run: Run, model: nn.Module, samples: Samples, step: Callable[[int, Tensor, Tensor], float]
-) -> Iterator[float]:
-    """Go through a run's batches with torch alone; yield each epoch's mean loss."""
-    order, steps = torch.Generator(), 0
-    whole = TensorDataset(samples.inputs, samples.targets)
-    for epoch in range(run.setup.epochs):
-        torch.manual_seed(seeds(run, epoch))
-        order.manual_seed(seeds(run, epoch))
-        model.train()
-        total = 0.0
-        for inputs, targets in DataLoader(whole, run.setup.batch_size, True, generator=order):
-            total += step(steps, inputs, targets) * len(targets)
-            steps += 1
-        model.eval()
-        yield total / len(samples)
 
 
 def evaluated(model: nn.Module, samples: Samples) -> tuple[float, float]:
@@ -435,19 +406,6 @@ def test_costs_are_of_the_training(
 def test_adam_cm_is_charged_for_its_buffer(make_run: MakeRun, toy_data: Data, place: Place) -> None:
     """At least two moments and five slots in fp32."""
     assert train(make_run("adamcm"), toy_data, place).costs.state_bytes >= 4 * 7
-
-
-class KillError(Exception):
-    """Ends a run as a kill would, once its file is written."""
-
-
-def killed_after(epoch: int, seen: list[int]) -> Callable[[int, object], None]:
-    def on_epoch(number: int, _: object) -> None:
-        seen.append(number)
-        if number == epoch:
-            raise KillError
-
-    return on_epoch
 
 
 @pytest.mark.parametrize("name", ["adamcm", "dualadam+sam", "adam+warmup"])

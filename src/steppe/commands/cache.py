@@ -32,13 +32,9 @@ def cached_tensors(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str
         Makes them.
     """
     path = cache_directory() / f"{name}.pt"
-    try:
+    with suppress(Exception):  # what may be wrong with such a file has no class in common
         found: dict[str, Tensor] = torch.load(path, weights_only=True)
         return found
-    except OSError:
-        pass
-    except Exception:  # what may be wrong with such a file has no class in common
-        path.unlink()
     made = make()
     with suppress(OSError):  # where nothing can be kept, it is made each time
         write_whole(path, lambda file: torch.save(made, file))

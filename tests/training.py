@@ -1,0 +1,61 @@
+"""Runs ended early, and what must repeat when they go on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from steppe.compare.data import Samples
+from steppe.compare.results import Outcome
+from steppe.compare.run import Run
+
+
+class KillError(Exception):
+    """Ends a run as a kill would, once its file is written."""
+
+
+def killed_after(epoch: int, seen: list[int]) -> Callable[[int, object], None]:
+    """Note each epoch, and end the run after this one."""
+
+    def on_epoch(number: int, _: object) -> None:
+        seen.append(number)
+        if number == epoch:
+            raise KillError
+
+    return on_epoch
+
+
+def numbers(outcome: Outcome) -> str:
+    """Give everything that must repeat, to the last bit; seconds need not."""
+    curve = [replace(epoch, seconds=0.0) for epoch in outcome.curve]
+    return repr((curve, outcome.final, outcome.curvature, outcome.diverged))
+
+
+def seeds(run: Run, epoch: int) -> int:
+    """Give the seed of an epoch; that of the weights is the one before the first."""
+    return run.seed * 1_000_003 + epoch + 1
+
+
+def batches_of(run: Run, epoch: int, samples: Samples) -> Iterator[list[Tensor]]:
+    """Draw an epoch's batches, and its dropout, with torch alone."""
+    torch.manual_seed(seeds(run, epoch))
+    order = torch.Generator().manual_seed(seeds(run, epoch))
+    whole = TensorDataset(samples.inputs, samples.targets)
+    yield from DataLoader(whole, run.setup.batch_size, True, generator=order)
+
+
+def by_hand(
+    run: Run, model: nn.Module, samples: Samples, step: Callable[[int, Tensor, Tensor], float]
+) -> Iterator[float]:
+    """Go through a run's batches with torch alone; yield each epoch's mean loss."""
+    steps = 0
+    for epoch in range(run.setup.epochs):
+        model.train()
+        total = 0.0
+        for inputs, targets in batches_of(run, epoch, samples):
+            total += step(steps, inputs, targets) * len(targets)
+            steps += 1
+        model.eval()
+        yield total / len(samples)

@@ -53,6 +53,27 @@ def test_what_is_promised_is_there(name: str) -> None:
     assert wanted | {"adamw+sam"} <= {each.name for each in study.contenders}
 
 
+@pytest.mark.parametrize(
+    ("name", "budget", "seeds"),
+    [("shakespeare", 5, 5), ("5-digits", 8, 10), ("finetune-lora", 3, 3)],
+)
+def test_language_and_streams_are_there(name: str, budget: int, seeds: int) -> None:
+    study = load(ROOT / "docs" / "results" / f"{name}.json")
+    assert (study.budget, study.seeds) == (budget, seeds)
+    wanted = {"adamw", "adam+warmup", "dualadam", "adamcm", "adamcg", "adamw+sam"}
+    assert wanted <= {each.name for each in study.contenders}
+
+
+@pytest.mark.parametrize("name", ["finetune-lora", "finetune-full"])
+def test_fine_tuning_tries_the_same_learning_rates_for_all(name: str) -> None:
+    study = load(ROOT / "docs" / "results" / f"{name}.json")
+    assert {"adamw", "adam+warmup", "dualadam"} <= {each.name for each in study.contenders}
+    tuned = [each.name for each in study.contenders if not each.follows]
+    rates = [{trial.settings["lr"] for trial in study.of(each, "tune")} for each in tuned]
+    assert len(rates[0]) >= 3
+    assert all(each == rates[0] for each in rates)
+
+
 def test_pictures_are_there() -> None:
     for page in TOOL.PAGES:
         for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page.read_text()):

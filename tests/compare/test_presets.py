@@ -142,7 +142,7 @@ def test_what_is_fixed_is_not_first_either(toy_text, place: Place) -> None:
 @pytest.mark.parametrize(
     ("name", "task", "model"),
     [
-        ("critical-momenta-language", "toy-text", "lstm-200"),
+        ("critical-momenta-language", "ptb", "lstm-200"),
         ("critical-momenta-online", "toy-stream", "net"),
     ],
 )
@@ -150,8 +150,8 @@ def test_critical_momentas_search_on_language_and_streams(
     toy_text, toy_stream, place: Place, monkeypatch: pytest.MonkeyPatch,
     name: str, task: str, model: str,
 ) -> None:  # fmt: skip
-    language = replace(toy_text, make=lambda name: find_language_model(name, 11))
-    monkeypatch.setitem(TASKS, "toy-text", language)
+    language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
+    monkeypatch.setitem(TASKS, "ptb", language)
     study = plan(task, Options(seeds=1), find_preset(name), place)
     assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
     spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
@@ -165,6 +165,12 @@ def test_critical_momentas_search_on_language_and_streams(
     }
     followed = {each.name: each.follows for each in study.contenders if each.follows}
     assert followed == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+
+
+def test_the_model_that_is_published_for_a_task_is_for_that_task() -> None:
+    preset = find_preset("critical-momenta-language")
+    assert preset.size(TASKS["ptb"], "full").model == "lstm-200"
+    assert preset.size(TASKS["finetune"], "full").model == "smollm2"
 
 
 def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:

@@ -93,8 +93,8 @@ def trained(run: Run, model: nn.Module, data: Data, rho: float) -> Iterator[tupl
                 with torch.no_grad():
                     for p, move in zip(params, moves, strict=True):
                         p += move
-                # From where the first pass started, and it goes on from here.
-                scores, state = model.read(inputs, start)
+                # From where the first pass started; the text goes on from where that one ended.
+                scores, _ = model.read(inputs, start)
                 gradient = torch.autograd.grad(surprise(scores, targets), params)
                 with torch.no_grad():
                     for p, move in zip(params, moves, strict=True):

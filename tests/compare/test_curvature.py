@@ -150,6 +150,14 @@ def test_of_a_large_model_only_sharpness_and_the_largest_eigenvalue_are_measured
     assert found.largest > 0
 
 
+@pytest.mark.parametrize("parameters", [1, 10_000])
+def test_of_too_many_parameters_there_is_sharpness_alone(parameters: int) -> None:
+    model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
+    found = measure(model, F.cross_entropy, batches, optimizer, Probe(parameters=parameters))
+    assert found.sharpness == measure_quickly(model, F.cross_entropy, batches).sharpness
+    assert all(math.isnan(each) == (parameters == 1) for each in (found.largest, found.trace))
+
+
 def test_where_derivatives_are_not_finite_there_is_none() -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
 

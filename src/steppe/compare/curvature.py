@@ -95,10 +95,12 @@ def measure(
 ) -> Curvature:
     """Measure the curvature of the mean loss over samples, where it is finite."""
     quick = measure_quickly(model, loss_fn, batches, probe)
-    H = hessian(model, loss_fn, batches)
-    if math.isnan(quick.sharpness) or H.size > probe.parameters or not probe.whole:
+    if math.isnan(quick.sharpness) or not probe.whole:
         return quick
     with _measuring():
+        H = hessian(model, loss_fn, batches)
+        if H.size > probe.parameters:
+            return quick
         whole = _trace(H)
         after, threshold = _stability(H, optimizer, probe)
         return Curvature(quick.sharpness, quick.largest, whole, after, threshold, _density(H))

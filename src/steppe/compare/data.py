@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.utils.data import Dataset
 from steppe.commands.cache import cached_tensors
 from steppe.compare.idx import read_idx
 
+#: Below the directory a command is called in, as is the custom with torchvision.
+DATA = Path("data")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
@@ -221,6 +224,20 @@ def fingerprint(*values: NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def fingerprint_of(*parts: Tensors) -> str:
+    """Hash the inputs and targets of samples in memory."""
+    return fingerprint(*(t.numpy() for part in parts for t in (part.inputs, part.targets)))
+
+
+def require_files(paths: Sequence[Path], command: str) -> None:
+    """Raise a FileNotFoundError for the first that is missing, with the command that brings it."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: {command}, or name the directory that has it with --data DIR"
+            )
+
+
 def _stratified(targets: Tensor) -> Tensor:
     """Order rows at random so that every stretch holds the classes in their proportions.
 
@@ -281,5 +298,4 @@ def _standardised(rest: Tensors, test: Tensors, validated: float) -> Data:
     train, validation, test = (
         replace(part, inputs=(part.inputs - mean) / deviation) for part in parts
     )
-    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
-    return Data(train, train, validation, test, fingerprint(*values))
+    return Data(train, train, validation, test, fingerprint_of(train, validation, test))

@@ -1,6 +1,7 @@
 """Text for fine-tuning: cut into the tokens of a pretrained model, in blocks of one length."""
 
 import hashlib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from torch import Tensor
 from steppe.commands.cache import cached_tensors
 from steppe.compare import corpora
 from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data, fingerprint
+from steppe.compare.data import Data
 from steppe.compare.pretrained import identity, longest, tokenizer
-from steppe.compare.text import blocks
+from steppe.compare.text import in_blocks
 from steppe.landscape.progress import progress
 
 # Part of what tokens are kept under: to be raised when they are made differently.
@@ -48,15 +49,13 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
     if most is not None and not 1 <= length <= most:
         raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
     corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
-    decisive = f"{_EDITION} {version('tokenizers')} {corpus.identity} {identity(model)}"
+    weights = identity(model)
+    decisive = f"{_EDITION} {version('tokenizers')} {corpus.identity} {weights}"
     kept = hashlib.sha256(decisive.encode()).hexdigest()[:16]
     tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
-    train, validation, test = (
-        blocks(tokens[part], length) for part in ("train", "validation", "test")
-    )
-    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
+    data = in_blocks(tokens, length)
     # The weights that training starts from are data too.
-    return Data(train, train, validation, test, f"{identity(model)}-{fingerprint(*values)}")
+    return replace(data, fingerprint=f"{weights}-{data.fingerprint}")
 
 
 def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:

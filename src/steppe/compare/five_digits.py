@@ -15,7 +15,7 @@ from steppe.compare.data import (
     Tensors,
     digits,
     fashion_mnist,
-    fingerprint,
+    fingerprint_of,
     held_out,
     mnist_5k,
 )
@@ -48,8 +48,8 @@ def five_digits(directory: Path = FASHION_MNIST) -> Data:
         If a file is damaged.
     """
     train, validation, test = map(_joined, zip(*_tasks(directory), strict=True))
-    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
-    return stream(train, validation, test, classes=CLASSES, fingerprint=fingerprint(*values))
+    whole = fingerprint_of(train, validation, test)
+    return stream(train, validation, test, classes=CLASSES, fingerprint=whole)
 
 
 def _tasks(directory: Path) -> list[list[Tensors]]:

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from steppe.compare.data import Data, fingerprint, held_out
+from steppe.compare.data import DATA, Data, fingerprint, held_out, require_files
 from steppe.compare.images import (
-    DATA,
-    Images,
     cifar10,
+    divided,
+    download,
     from_files,
     from_pixels,
     names_and_sizes,
-    require_files,
     tiny_imagenet,
 )
 from steppe.compare.packages import needed
@@ -99,7 +98,7 @@ def _mnist(
     dataset = getattr(needed("torchvision.datasets"), name)
     folder = directory / name / "raw"
     names = [archive.removesuffix(".gz") for archive, _ in dataset.resources]
-    require_files([folder / each for each in names], _download(name, directory, "download=True"))
+    require_files([folder / each for each in names], download(name, directory, "download=True"))
     parts = [dataset(directory, train=train) for train in (True, False)]
     values = [(part.data.numpy(), part.targets.numpy()) for part in parts]
     return _arrays(values, _coloured(mean, deviation))
@@ -107,7 +106,7 @@ def _mnist(
 
 def _svhn(directory: Path) -> Data:
     dataset = needed("torchvision.datasets").SVHN
-    command = _download("SVHN", directory, "'train', download=True", "'test', download=True")
+    command = download("SVHN", directory, "'train', download=True", "'test', download=True")
     files = [directory / dataset.split_list[split][1] for split in ("train", "test")]
     require_files(files, command)
     try:
@@ -132,18 +131,13 @@ def _notmnist(directory: Path) -> Data:
     ]
     whole = from_files(samples, _coloured(*_NOTMNIST))
     rest, tested = held_out(whole.targets, 1 / 10)
-    return _divided(whole.take(rest), whole.take(tested), names_and_sizes(folder, samples))
+    return divided(whole.take(rest), whole.take(tested), 1 / 10, names_and_sizes(folder, samples))
 
 
 def _arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tensor]) -> Data:
     train, test = (from_pixels(pixels, targets, transform) for pixels, targets in values)
-    return _divided(train, test, fingerprint(*(array for part in values for array in part)))
-
-
-def _divided(rest: Images, test: Images, fingerprint: str) -> Data:
-    kept, held = held_out(rest.targets, 1 / 10)
-    train = rest.take(kept)
-    return Data(train, train, rest.take(held), test, fingerprint)
+    whole = fingerprint(*(array for part in values for array in part))
+    return divided(train, test, 1 / 10, whole)
 
 
 def _coloured(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:
@@ -161,9 +155,3 @@ def _coloured(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable
 
 def _three_channels(image: Tensor) -> Tensor:
     return image.expand(3, -1, -1)
-
-
-def _download(name: str, directory: Path, *arguments: str) -> str:
-    """Return the command by which torchvision downloads a data set."""
-    made = ", ".join(f"{name}({str(directory)!r}, {each})" for each in arguments)
-    return f'python -c "from torchvision.datasets import {name}; {made}"'

@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe.compare.data import Data, Samples, fingerprint, held_out
+from steppe.compare.data import DATA, Data, Samples, fingerprint, held_out, require_files
 from steppe.compare.packages import needed
-
-#: Below the directory a command is called in, as is the custom with torchvision.
-DATA = Path("data")
 
 # Means and deviations of the channels, over the training images.
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -112,12 +109,12 @@ def tiny_imagenet(directory: Path = DATA) -> Data:
     )
     train, test = _tiny_imagenets_files(folder, command)
     plain = _tensor_of(*_TINY_IMAGENET)
-    return _data(
+    return divided(
         from_files(train, plain),
-        _shifted(64, 8, plain),
         from_files(test, plain),
         1 / 10,
         names_and_sizes(folder, train + test),
+        _shifted(64, 8, plain),
     )
 
 
@@ -160,12 +157,12 @@ def imagenet(directory: Path = DATA / "imagenet") -> Data:
     augmented = transforms.Compose(
         [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), to_tensor]
     )
-    return _data(
+    return divided(
         from_files(train.samples, plain),
-        augmented,
         from_files(test.samples, plain),
         1 / 50,
         names_and_sizes(directory, train.samples + test.samples),
+        augmented,
     )
 
 
@@ -184,20 +181,31 @@ def from_files(
     return Images(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
 
 
+def divided(
+    rest: Images,
+    test: Images,
+    validated: float,
+    fingerprint: str,
+    augmented: Callable[[Any], Tensor] | None = None,
+) -> Data:
+    """Hold out a share for validation; train on the others, augmented if there is a transform."""
+    kept, held = held_out(rest.targets, validated)
+    plain = rest.take(kept)
+    train = replace(plain, transform=augmented or plain.transform)
+    return Data(train, plain, rest.take(held), test, fingerprint)
+
+
+def download(name: str, directory: Path, *arguments: str) -> str:
+    """Return the command by which torchvision downloads a data set."""
+    made = ", ".join(f"{name}({str(directory)!r}, {each})" for each in arguments)
+    return f'python -c "from torchvision.datasets import {name}; {made}"'
+
+
 def names_and_sizes(folder: Path, samples: Sequence[tuple[Path | str, int]]) -> str:
     """Hash the names of files below a folder, and their sizes."""
     paths = (Path(path) for path, _ in samples)
     lines = (f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in paths)
     return fingerprint(np.frombuffer("".join(lines).encode(), dtype=np.uint8))
-
-
-def require_files(paths: Sequence[Path], command: str) -> None:
-    """Raise a FileNotFoundError for the first that is missing, with the command that brings it."""
-    for path in paths:
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{path} is missing: {command}, or name the directory that has it with --data DIR"
-            )
 
 
 def _tiny_imagenets_files(
@@ -226,10 +234,7 @@ def _cifar(
 ) -> Data:
     dataset = getattr(needed("torchvision.datasets"), name)
     folder = directory / dataset.base_folder
-    command = (
-        f'python -c "from torchvision.datasets import {name}; '
-        f'{name}({str(directory)!r}, download=True)"'
-    )
+    command = download(name, directory, "download=True")
     files = [file for file, _ in dataset.train_list + dataset.test_list]
     require_files([folder / file for file in (*files, dataset.meta["filename"])], command)
     try:
@@ -239,20 +244,7 @@ def _cifar(
     plain = _tensor_of(mean, deviation)
     train, test = (from_pixels(part.data, part.targets, plain) for part in parts)
     values = (np.asarray(value) for part in parts for value in (part.data, part.targets))
-    return _data(train, _shifted(32, 4, plain), test, 1 / 10, fingerprint(*values))
-
-
-def _data(
-    rest: Images,
-    augmented: Callable[[Any], Tensor],
-    test: Images,
-    validated: float,
-    fingerprint: str,
-) -> Data:
-    kept, held = held_out(rest.targets, validated)
-    plain = rest.take(kept)
-    train = replace(plain, transform=augmented)
-    return Data(train, plain, rest.take(held), test, fingerprint)
+    return divided(train, test, 1 / 10, fingerprint(*values), _shifted(32, 4, plain))
 
 
 def _tensor_of(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from steppe.commands.cache import cached_tensors
 from steppe.compare import corpora
 from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data, Samples, Tensors, fingerprint
+from steppe.compare.data import DATA, Data, Samples, Tensors, fingerprint_of
 from steppe.landscape.progress import progress
 
 #: Words in the vocabulary, of which the models of each text have an output each.
@@ -52,7 +52,7 @@ def shakespeare(*, length: int) -> Data:
     return _data(corpora.shakespeare(), prose, SHAKESPEARE_WORDS, length)
 
 
-def ptb(directory: Path = corpora.DATA, *, length: int) -> Data:
+def ptb(directory: Path = DATA, *, length: int) -> Data:
     """Penn Treebank in the 10 000 words of Mikolov's files: see :func:`steppe.compare.corpora.ptb`.
 
     Parameters
@@ -72,7 +72,7 @@ def ptb(directory: Path = corpora.DATA, *, length: int) -> Data:
     return _data(corpora.ptb(directory), lines, PTB_WORDS, length)
 
 
-def wikitext2(directory: Path = corpora.DATA, *, length: int) -> Data:
+def wikitext2(directory: Path = DATA, *, length: int) -> Data:
     """WikiText-2 in its 33 278 words: see :func:`steppe.compare.corpora.wikitext2`.
 
     Arguments and errors are those of :func:`ptb`.
@@ -169,6 +169,13 @@ def blocks(tokens: Tensor, length: int) -> Tensors:
     return Tensors(tokens[:whole].view(count, length), tokens[1 : whole + 1].view(count, length))
 
 
+def in_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
+    """Cut the parts of a text, "train", "validation" and "test", by :func:`blocks`."""
+    parts = (numbered[part].long() for part in ("train", "validation", "test"))
+    train, validation, test = (blocks(part, length) for part in parts)
+    return Data(train, train, validation, test, fingerprint_of(train, validation, test))
+
+
 def prose(text: str) -> list[str]:
     r"""Split a text as it is printed, much as the Penn Treebank was prepared.
 
@@ -218,10 +225,7 @@ def vocabulary(words: Iterable[str], size: int) -> dict[str, int]:
 def _data(corpus: Corpus, split: Split, words: int, length: int) -> Data:
     name = f"words-{_EDITION}-{split.__name__}-{words}-{corpus.identity}"
     numbered = cached_tensors(name, partial(_numbered, corpus, split, words))
-    parts = (numbered[part].long() for part in ("train", "validation", "test"))
-    train, validation, test = (blocks(part, length) for part in parts)
-    values = (t.numpy() for part in (train, validation, test) for t in (part.inputs, part.targets))
-    return Data(train, train, validation, test, fingerprint(*values))
+    return in_blocks(numbered, length)
 
 
 def _numbered(corpus: Corpus, split: Split, words: int) -> dict[str, Tensor]:

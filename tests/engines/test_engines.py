@@ -9,6 +9,8 @@ from torch import Tensor
 from matrix import Config, equal, parameters, train
 from steppe import engines
 from steppe.engines import eager
+from steppe.engines.norms import Norms, joint_norm
+from steppe.engines.shards import share_of
 
 
 def test_groups_with_equal_rules_share_a_batch() -> None:
@@ -64,12 +66,12 @@ class Fused(SimpleNamespace):
     def objection(self, batch: engines.Batch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None
 
-    def square_norm(self, batch: engines.Batch) -> Tensor:
-        return eager.square_norm(batch)
+    def square_sums(self, batch: engines.Batch) -> Tensor:
+        return eager.square_sums(batch)
 
-    def step(self, batch: engines.Batch, priority: Tensor | None) -> None:
+    def step(self, batch: engines.Batch, norms: Norms) -> None:
         self.steps += 1
-        eager.step(batch, priority)
+        eager.step(batch, norms)
 
 
 @pytest.fixture
@@ -112,4 +114,4 @@ def test_its_objection_is_the_reason_and_none_falls_back(fused: Fused) -> None:
 def test_norm_accumulates_in_float64() -> None:
     """Squares of 1e30 overflow float32; the norm does not."""
     big = torch.full((4,), 1e30)
-    assert eager.norm([big, big]).item() == pytest.approx(1e30 * 8**0.5)
+    assert joint_norm([(big, share_of(big))] * 2).item() == pytest.approx(1e30 * 8**0.5)

@@ -1,23 +1,21 @@
 """Engines run one rule over many tensors. They know number formats and launches, no method.
 
 An engine is a module with a ``name``, an ``objection(batch)`` that says why it cannot run a batch
-(or None), a ``square_norm(batch)`` of its gradients, a ``step(batch, priority)`` that advances the
+(or None), the ``square_sums(batch)`` of its gradients, a ``step(batch, norms)`` that advances the
 batch by one step, buffers included, and ``reads_amp``: whether its kernels read what a GradScaler
-leaves to them, or are told by the host.
+leaves to them, or are told by the host. Engines work on what this process holds of a tensor.
 What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
 """
 
-import math
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from steppe.engines import cpu, eager, gpu
 from steppe.engines.bind import bind
 from steppe.engines.kernel import Buffer, Kernel
-from steppe.engines.plan import Batch, Demand, Plan, Priority, Row
-from steppe.engines.scalars import groups
+from steppe.engines.norms import Norms
+from steppe.engines.plan import Batch, Demand, Plan, Row
 
 __all__ = [
     "FUSED",
@@ -43,10 +41,10 @@ class Engine(Protocol):
     def objection(self, batch: Batch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
 
-    def square_norm(self, batch: Batch) -> Tensor | float:
-        """Return the squared L2 norm of all gradients of the batch, over every shard."""
+    def square_sums(self, batch: Batch) -> Tensor:
+        """Return the sum of the squared gradient of each row here, and last that of all."""
 
-    def step(self, batch: Batch, priority: Priority) -> None:
+    def step(self, batch: Batch, norms: Norms) -> None:
         """Advance every row of the batch by one step."""
 
 
@@ -94,15 +92,17 @@ def step(plan: Plan) -> None:
     at_once = [(engine, batch) for engine, batch in pairs if not any(batch is x for x in deferring)]
     for _, batch in at_once:
         cpu.settle(batch)
+    for batch in deferring:
+        cpu.decide(batch)
     for batch in plan.batches:
         batch.count()
     for batch in deferring:
-        cpu.step(batch, None)
-    priority = _global_norm(pairs) if _needs_global_norm(plan) else None
+        cpu.update(batch)
+    norms = Norms(pairs)
     for engine, batch in at_once:
-        engine.step(batch, priority)
+        engine.step(batch, norms)
     for batch in deferring:
-        cpu.remember(batch, priority)
+        cpu.defer(batch, norms)
 
 
 def settle(plan: Plan) -> None:
@@ -129,25 +129,3 @@ def _amp(plan: Plan, engines: list[Engine]) -> bool:
         batch.amp = None if on_host else amp
         batch.unscale = 1.0 / scale.item() if on_host and scale is not None else 1.0
     return True
-
-
-def _needs_global_norm(plan: Plan) -> bool:
-    return any(
-        group["scope"] == "global" and group["capacity"] > 0
-        for batch in plan.batches
-        if batch.kernel.buffer is not None
-        for group in groups(batch)[0]
-    )
-
-
-def _global_norm(pairs: list[tuple[Engine, Batch]]) -> Tensor | float:
-    squares = [engine.square_norm(batch) * batch.unscale**2 for engine, batch in pairs]
-    on_device = [square for square in squares if isinstance(square, Tensor)]
-    if not on_device:
-        return math.sqrt(sum(map(float, squares)))
-    if len(squares) == 1:
-        return on_device[0].sqrt()
-    first = on_device[0]
-    with torch.no_grad():
-        parts = [torch.as_tensor(x, dtype=first.dtype, device=first.device) for x in squares]
-        return torch.stack(parts).sum().sqrt()

@@ -8,7 +8,7 @@ from typing import Any
 
 from steppe.engines.kernel import Kernel
 from steppe.engines.native import SCOPES
-from steppe.engines.storage import BLOCK, EIGHT_BITS
+from steppe.engines.storage import BLOCK, EIGHT_BITS, is_noisy
 
 #: Bytes of a number in each format, as :func:`steppe.engines.storage.format_of` names them.
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, "square8": 1}
@@ -36,7 +36,8 @@ from steppe.engines.native import (
 )
 '''
 
-# What is done to one chunk. What it reads of its arguments is named as in ``ARGUMENTS``.
+# What is done to one chunk. What it reads of its arguments is named as in ``ARGUMENTS``. Blocks,
+# where they matter, are those of the whole tensor; a shard may begin in the middle of one.
 _CHUNK = """
 
 @njit(error_model="numpy")
@@ -46,8 +47,7 @@ def {name}_chunk(arguments, chunk):
     begin = {begin}
     end = begin + {size}
 {preparation}
-    for start in range(begin, end, {block}):
-        size = min({block}, end - start)
+{loop}
 {body}
 {conclusion}
 """
@@ -93,7 +93,7 @@ def sum_until(arguments, queue, end):
     chunk = nth(place, queue, threads)
     while chunk < count:
         squares_chunk(arguments, chunk)
-        row = load(chunks, 3 * chunk, int64, {tables})
+        row = load(chunks, 5 * chunk, int64, {tables})
         if lower(pending + 8 * row) == 1:
             sum = 0.0
             begin = load(bounds, row, int64, {tables})
@@ -118,7 +118,7 @@ def {name}_until(arguments, queue, end):
     place = take(counters + 64 * (threads + queue))
     chunk = nth(place, queue, threads)
     while chunk < count:
-        row = load(chunks, 3 * chunk, int64, {tables})
+        row = load(chunks, 5 * chunk, int64, {tables})
         while not is_published(pending + 8 * row):
             for other in range(threads):
                 sum_until(arguments, other, 0)
@@ -178,6 +178,22 @@ ARGUMENTS = (
 
 Lines = list[str]
 
+_AT_ONCE = """\
+    for start in range(begin, end, 1 << 62):
+        size = end - start
+"""
+_BY_BLOCKS = """\
+    place = {place}
+    lane = place % {block}
+    for edge in range(begin - lane, end, {block}):
+        start = max(edge, begin)
+        size = min(edge + {block}, end) - start
+        nth = (start - begin + lane) // {block}
+        at = place + start - begin
+        cell = uint32(place // {block} + nth)
+        block = {before} + nth
+"""
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -212,13 +228,13 @@ class Operand:
     @property
     def is_noisy(self) -> bool:
         """Whether it is rounded stochastically."""
-        return self.is_coded or self.format == "bfloat16"
+        return is_noisy(self.format)
 
     def open(self) -> Lines:
         """Find the block."""
         lines = [f"{self.name} = {self.address} + start * {BYTES[self.format]}"]
         if self.is_coded:
-            scale = f"load({self.scale}, start // {BLOCK}, float32, {self.number})"
+            scale = f"load({self.scale}, block, float32, {self.number})"
             lines.append(f"{self.name}_scale = {scale}")
         return lines
 
@@ -237,8 +253,7 @@ class Operand:
         """Prepare to write the block."""
         lines = []
         if self.is_noisy:
-            block = f"uint32(start // {BLOCK})"
-            lines.append(f"{self.name}_offset = noise_offset(key, uint32({self.stream}), {block})")
+            lines.append(f"{self.name}_offset = noise_offset(key, uint32({self.stream}), cell)")
         if self.is_coded:
             lines.append(f"{self.name}_largest = uint32(0)")
         return lines
@@ -269,7 +284,7 @@ class Operand:
         return [
             f"{scale} = scale_{self.format}({self.name}_largest)",
             f"{inverse} = float32(1.0) / {scale}",
-            f"store({self.scale}, start // {BLOCK}, {scale}, {self.number})",
+            f"store({self.scale}, block, {scale}, {self.number})",
             "for i in range(size):",
             f"    store({self.name}, i, {code}, {self.number})",
         ]
@@ -285,7 +300,7 @@ class Operand:
 
     @property
     def _noise(self) -> str:
-        return f"noise({self.name}_offset, uint32(start + i))"
+        return f"noise({self.name}_offset, uint32(at + i))"
 
 
 # Scopes of operands, of what each puts aside, of the slots' sum, and of all tables.
@@ -306,10 +321,18 @@ class Formats:
         Of parameters and gradients.
     state
         Of each tensor of the state, and last of the slots, where there are some.
+    sharded
+        Whether other processes hold more of the tensors, so that kernels cannot sum them up.
     """
 
     param: str
     state: tuple[str, ...]
+    sharded: bool = False
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether something is rounded stochastically."""
+        return any(is_noisy(format) for format in (self.param, *self.state))
 
     @property
     def wide(self) -> str:
@@ -361,12 +384,13 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     if slot and slot.is_noisy:
         preparation.append(f"total = scratch({BYTES[formats.wide] * BLOCK})")
     title = f"The rule {kernel.rule.__name__} in {formats.param}, state {', '.join(formats.state)}"
-    text = _HEADER.format(title=title) + _definitions(kernel, everything)
-    if kernel.mean_square is None:
+    text = _HEADER.format(title=title) + _definitions(kernel, formats, everything)
+    if kernel.mean_square is not None:
+        preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
+    if kernel.mean_square is None or formats.sharded:
         place = _FORWARD if kernel.buffer is None or defers else _BACKWARD
         text += _chunk("update", preparation, body, is_plain, conclusion)
         return text + _filled(_SHARED, "update", place=place)
-    preparation.append(f"rms = {formats.wide}(load(roots, row, float64, {_TABLES}))")
     text += _sums("squares", operands[1]) + _chunk("update", preparation, body, is_plain)
     in_mean = ", ".join(_scalar(kernel, name) for name in kernel.mean_scalars)
     return text + _filled(_IN_PHASES, "update", run=_RUN, scalars=in_mean)
@@ -549,10 +573,10 @@ def _cell(table: str, row: str, column: int | str, width: int | str, number: str
     return f"load({table}, {row} * {width} + {column}, {number}, {_TABLES})"
 
 
-def _definitions(kernel: Kernel, operands: list[Operand]) -> str:
+def _definitions(kernel: Kernel, formats: Formats, operands: list[Operand]) -> str:
     """Compile what the kernel calls, and no more: it is what the first step waits for."""
     lines = [f'rule = compiled("{kernel.rule.__name__}")']
-    if kernel.mean_square is not None:
+    if kernel.mean_square is not None and not formats.sharded:
         lines.append(f'mean_rule = compiled("{kernel.mean_square.__name__}")')
     text = "\n" + "\n".join(lines) + "\n"
     return text + _buffer_definitions(kernel) + _format_definitions(operands)
@@ -577,7 +601,8 @@ def _format_definitions(operands: list[Operand]) -> str:
 
 def _chunk(name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = "") -> str:
     """Fill the template; blocks matter only where they share scales or noise."""
-    row, begin, size = (_cell("chunks", "chunk", i, 3) for i in range(3))
+    row, begin, size, place, before = (_cell("chunks", "chunk", i, 5) for i in range(5))
+    loop = _AT_ONCE if is_plain else _BY_BLOCKS.format(place=place, before=before, block=BLOCK)
     return _filled(
         _CHUNK,
         name,
@@ -585,7 +610,7 @@ def _chunk(name: str, preparation: Lines, body: Lines, is_plain: bool, conclusio
         begin=begin,
         size=size,
         preparation=indent("\n".join(preparation), " " * 4),
-        block=1 << 62 if is_plain else BLOCK,
+        loop=loop.rstrip(),
         body=indent("\n".join(body), " " * 8),
         conclusion=conclusion,
     )

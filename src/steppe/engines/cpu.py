@@ -13,7 +13,7 @@ from torch import Tensor
 from steppe.engines import scalars, threads
 from steppe.engines.bind import bind
 from steppe.engines.codegen import ARGUMENTS, Formats
-from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, Buffer, slot_name
+from steppe.engines.kernel import RESUM_EVERY, SLOT_SUM, slot_name
 from steppe.engines.kernel_files import (
     Native,
     norm_kernel,
@@ -22,8 +22,9 @@ from steppe.engines.kernel_files import (
     update_kernel,
 )
 from steppe.engines.layout import param_objection
-from steppe.engines.plan import Batch, Priority, Row
-from steppe.engines.storage import EIGHT_BITS, blocks, format_of, scale_name, wide_dtype
+from steppe.engines.norms import Norms
+from steppe.engines.plan import Batch, Row
+from steppe.engines.storage import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
 
 name = "cpu"
 reads_amp = False
@@ -64,7 +65,8 @@ class Table:
     identities
         Number and step count of each row, which its noise is made from.
     chunks
-        Row, first element and number of elements of each chunk.
+        Of each chunk: its row, first element and number of elements, where that element lies in
+        the whole tensor, and how many blocks come before it here.
     sizes, bounds
         Each row's number of elements, and where its chunks begin; last their number.
     wave_ends
@@ -100,6 +102,30 @@ class Table:
 
 
 @dataclass
+class Outlook:
+    """What decides whether a step's items are remembered.
+
+    Attributes
+    ----------
+    norms
+        The norms of the step's gradients.
+    goes_by_own
+        Whether each row goes by the norm of its own gradient.
+    squares, unscale
+        The sums of the squares here, where one does; and what gradients are multiplied by.
+    steps, decay
+        Each row's step count, and what its keys are multiplied by.
+    """
+
+    norms: Norms
+    goes_by_own: Flags
+    squares: Floats
+    unscale: float
+    steps: Floats
+    decay: Floats
+
+
+@dataclass
 class Pending:
     """What a step has left for the next one to store.
 
@@ -109,11 +135,14 @@ class Pending:
         The slot of each row that takes the step's item, -1 where there is none.
     values, lines
         The step's scalars, see :func:`steppe.engines.scalars.table`.
+    outlook
+        What decides on ``stored``; None once it is decided.
     """
 
     stored: Integers
     values: Floats
     lines: Integers
+    outlook: Outlook | None = None
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -132,9 +161,10 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
-def square_norm(batch: Batch) -> float:
-    """Return the squared L2 norm of all gradients of the batch."""
-    return float(_square_sums(batch).sum())
+def square_sums(batch: Batch) -> Tensor:
+    """Return the sum of the squared gradient of each row here, and last that of all."""
+    sums = _square_sums(batch)
+    return torch.from_numpy(np.append(sums, sums.sum()))
 
 
 def _square_sums(batch: Batch) -> Floats:
@@ -149,46 +179,58 @@ def _square_sums(batch: Batch) -> Floats:
 
 
 def defers(batch: Batch) -> bool:
-    """Whether a step finds its gradients' norm by itself, and is to be told by ``remember``."""
+    """Whether a step finds its gradients' norm by itself, and stores in the next one."""
     return _table(batch).formats.defers(batch.kernel)
 
 
-def step(batch: Batch, priority: Priority) -> None:
-    """Advance every row by one step."""
+def step(batch: Batch, norms: Norms) -> None:
+    """Advance every row of a batch that does not defer by one step."""
     table, buffer = _table(batch), batch.kernel.buffer
-    kernel = update_kernel(batch.kernel, table.formats)
     values, lines = scalars.table(batch)
     arrays = {"lines": lines, "table": values}
-    table.identities[:, 1] = batch.steps.numpy()
     if batch.kernel.mean_square is not None:
-        arrays |= _phases(table) | {"means": batch.means.numpy()}
+        squares = norms.squares(batch)
+        arrays |= _phases(batch) if squares is None else _roots(batch, squares, values[lines])
     if buffer is None:
-        _run(kernel, table, **arrays)
+        _advance(batch, **arrays)
         return
-    if not table.formats.defers(batch.kernel):
-        stored = _decide(batch, buffer, priority) if batch.capacity else _NONE
-        _find_stored(batch, table, stored)
-        _run(kernel, table, stored=stored, **arrays)
-        _sum_afresh(batch, table, _due(batch, stored))
-        return
+    stored = _remember(batch, _outlook(batch, norms)) if batch.capacity else _NONE
+    _find_stored(batch, table, stored)
+    _advance(batch, stored=stored, **arrays)
+    _sum_afresh(batch, table, _due(batch, stored))
+
+
+def update(batch: Batch) -> None:
+    """Advance every row of a batch that defers, but for what this step remembers."""
+    table = _table(batch)
+    values, lines = scalars.table(batch)
     nothing = np.full(len(batch.rows), -1)
     past = _pending(batch) or Pending(nothing, values, lines)
     _find_stored(batch, table, past.stored)
     sums = np.empty(len(table.chunks))
-    _run(kernel, table, sums=sums, **past.arrays, **arrays)
+    _advance(batch, lines=lines, table=values, sums=sums, **past.arrays)
     batch.cache |= {"sums": sums, "pending": Pending(nothing, values, lines)}
 
 
-def remember(batch: Batch, priority: Priority) -> None:
-    """Decide what a deferring step is to remember; the next one stores it."""
-    buffer, pending = batch.kernel.buffer, _pending(batch)
-    assert buffer is not None
+def defer(batch: Batch, norms: Norms) -> None:
+    """Leave it to the next step to decide what this one remembers, and to store it.
+
+    Where the norm is that of all processes, nobody waits for the slowest of them meanwhile.
+    """
+    pending = _pending(batch)
     assert pending is not None
     if batch.capacity:
-        pending.stored = stored = _decide(batch, buffer, priority)
-        due = _due(batch, stored)
-        _store_pending(batch, _table(batch), due)
-        _sum_afresh(batch, _table(batch), due)
+        pending.outlook = _outlook(batch, norms)
+
+
+def decide(batch: Batch) -> None:
+    """Decide what the last step remembers; what cannot wait for the next one's pass is stored."""
+    pending = _pending(batch)
+    if pending is None or pending.outlook is None:
+        return
+    due = _conclude(batch, pending)
+    _store_pending(batch, _table(batch), due)
+    _sum_afresh(batch, _table(batch), due)
 
 
 def settle(batch: Batch) -> None:
@@ -200,7 +242,10 @@ def settle(batch: Batch) -> None:
         The state has been exchanged for one that this engine cannot run.
     """
     pending = _pending(batch)
-    if pending is None or (pending.stored < 0).all():
+    if pending is None:
+        return
+    due = _conclude(batch, pending)
+    if (pending.stored < 0).all():
         return
     fixed, table = _fixed_addresses(batch), _table(batch)
     if fixed[1:] != table.fixed[1:]:
@@ -209,10 +254,19 @@ def settle(batch: Batch) -> None:
                 raise RuntimeError(f"a momentum could not be stored: {found}")
         table = _new_table(batch, fixed)
     _store_pending(batch, table, pending.stored >= 0)
+    _sum_afresh(batch, table, due)
 
 
 def _pending(batch: Batch) -> Pending | None:
     return batch.cache.get("pending")
+
+
+def _conclude(batch: Batch, pending: Pending) -> Flags:
+    """Enter the last step into the books; return which rows' slots are to be summed afresh."""
+    if pending.outlook is None:
+        return np.zeros(len(batch.rows), dtype=np.bool_)
+    pending.stored, pending.outlook = _remember(batch, pending.outlook), None
+    return _due(batch, pending.stored)
 
 
 def _store_pending(batch: Batch, table: Table, rows: Flags) -> None:
@@ -224,6 +278,13 @@ def _store_pending(batch: Batch, table: Table, rows: Flags) -> None:
     kernel = settle_kernel(batch.kernel, table.formats)
     _run(kernel, table, chunks=table.chunks[rows[table.chunks[:, 0]]], **pending.arrays)
     pending.stored[rows] = -1
+
+
+def _advance(batch: Batch, **arrays: NDArray[Any]) -> None:
+    """Run the kernel that updates all rows."""
+    table = _table(batch)
+    table.identities[:, 1] = batch.steps.numpy()
+    _run(update_kernel(batch.kernel, table.formats), table, **arrays)
 
 
 def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
@@ -286,7 +347,7 @@ def _fixed_addresses(batch: Batch) -> list[list[int]]:
 
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
     """
-    states = [row.state for row in batch.rows]
+    states = [row.parts for row in batch.rows]
 
     def of(name: str) -> list[int]:
         return [state.get(name, _NOWHERE).data_ptr() for state in states]
@@ -320,12 +381,8 @@ def _keeps_sum(batch: Batch) -> bool:
 def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
-    pieces = [
-        (i, start, min(CHUNK, row.param.numel() - start))
-        for i, row in enumerate(rows)
-        for start in range(0, row.param.numel(), CHUNK)
-    ]
-    cuts = np.array(pieces, dtype=np.int64).reshape(-1, 3)
+    formats = Formats(format_of("", rows[0].param), batch.formats, batch.team is not None)
+    cuts = np.concatenate([_chunks(i, row, formats) for i, row in enumerate(rows)])
     slot_width = 0 if _keeps_sum(batch) else batch.capacity
     widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
     tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
@@ -333,7 +390,7 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         slots = np.zeros((len(rows), batch.capacity), dtype=np.int64)
     empty = np.zeros((len(rows), 1), dtype=np.int64)
     return Table(
-        formats=Formats(format_of("", rows[0].param), batch.formats),
+        formats=formats,
         fixed=fixed,
         tensors=np.ascontiguousarray(np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums])),
         scales=np.ascontiguousarray(scales),
@@ -349,6 +406,17 @@ def _new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     )
 
 
+def _chunks(number: int, row: Row, formats: Formats) -> Integers:
+    """Cut a row; where blocks matter, as the whole tensor is cut."""
+    if formats.sharded and formats.is_noisy:
+        first, count, place, block = row.share.cut(CHUNK, BLOCK)
+    else:
+        size = row.param.numel()
+        first = place = np.arange(0, size, CHUNK)
+        count, block = np.minimum(CHUNK, size - first), first // BLOCK
+    return np.stack([np.full_like(first, number), first, count, place, block], axis=1)
+
+
 def _state_objection(batch: Batch, row: Row) -> str | None:
     if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
         return "parameters or state have changed their format"
@@ -358,8 +426,8 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
         value = row.part(name)
         if value.stride() != row.param.stride():
             return "state differs from its parameter in layout"
-        scales = row.state.get(scale_name(name))
-        if value.dtype == torch.uint8 and not _is_scales(scales, value):
+        scales = row.parts.get(scale_name(name))
+        if value.dtype == torch.uint8 and not _is_scales(scales, row):
             return "the scales of 8-bit state are not one for each block"
     if slots and len({row.part(name).dtype for name in slots}) > 1:
         return "slots differ in number format"
@@ -371,10 +439,10 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
     return None
 
 
-def _is_scales(scales: Tensor | None, value: Tensor) -> bool:
+def _is_scales(scales: Tensor | None, row: Row) -> bool:
     return (
         scales is not None
-        and scales.shape == (blocks(value.numel()),)
+        and scales.shape == (row.share.blocks(BLOCK),)
         and scales.dtype == torch.float32
         and scales.is_contiguous()
     )
@@ -389,29 +457,38 @@ def _by_row(table: Table, sums: Floats) -> Floats:
     return np.bincount(table.chunks[:, 0], weights=sums, minlength=rows).astype(np.float64)
 
 
-def _decide(batch: Batch, buffer: Buffer, priority: Priority) -> Integers:
-    """Enter this step into the books; return the slot to store in, -1 where there is none."""
+def _outlook(batch: Batch, norms: Norms) -> Outlook:
+    """Put down what the decision goes by: options and step counts may change before it is made."""
+    goes_by_own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
+    squares = _square_sums(batch) if goes_by_own.any() else np.zeros(len(batch.rows))
+    decay = scalars.column(batch, "priority_decay")
+    steps = batch.steps.numpy().copy()
+    return Outlook(norms, goes_by_own, squares, batch.unscale, steps, decay)
+
+
+def _priorities(batch: Batch, outlook: Outlook) -> Floats:
+    """Return the norm of all gradients, and in its place of those that go by their own."""
+    own = outlook.norms.squares(batch)
+    squares = outlook.squares if own is None else own.cpu().numpy()
+    shared = 0.0 if outlook.goes_by_own.all() else float(outlook.norms.whole())
+    return np.where(outlook.goes_by_own, np.sqrt(squares) * outlook.unscale, shared)
+
+
+def _remember(batch: Batch, outlook: Outlook) -> Integers:
+    """Enter a step into the books; return the slot to store in, -1 where there is none."""
     keys, births = batch.keys.numpy().T, batch.births.numpy().T
-    mask, keys[:], births[:] = bind(buffer.remember, np)(
+    assert batch.kernel.buffer is not None
+    mask, keys[:], births[:] = bind(batch.kernel.buffer.remember, np)(
         keys,
         births,
         np.arange(batch.capacity)[:, None],
-        _priorities(batch, priority),
-        batch.steps.numpy(),
-        scalars.column(batch, "priority_decay"),
+        _priorities(batch, outlook),
+        outlook.steps,
+        outlook.decay,
     )
     is_new = mask.any(0)
     batch.replacements.numpy()[is_new] += 1
     return np.where(is_new, mask.argmax(0), -1)
-
-
-def _priorities(batch: Batch, priority: Priority) -> float | Floats:
-    """Return the norm of all gradients, and in its place of those that go by their own."""
-    shared = 0.0 if priority is None else float(priority)
-    if all(group["scope"] == "global" for group in scalars.groups(batch)[0]):
-        return shared
-    own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
-    return np.where(own, np.sqrt(_square_sums(batch)) * batch.unscale, shared)
 
 
 def _find_stored(batch: Batch, table: Table, stored: Integers) -> None:
@@ -430,14 +507,18 @@ def _find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -
             continue
         if slot.stride() != table.strides[i] or slot.dtype != row.part(SLOT_SUM).dtype:
             # Somebody has put another tensor in its place.
-            row.state[name] = torch.empty_like(row.state[SLOT_SUM]).copy_(row.state[name])
+            fresh = torch.empty_like(row.parts[SLOT_SUM]).copy_(row.parts[name])
+            row.parts[name] = fresh
+            row.state[name] = row.share.like(fresh)
         table.slots[i, index] = row.part(name).data_ptr()
 
 
-def _phases(table: Table) -> dict[str, NDArray[Any]]:
+def _phases(batch: Batch) -> dict[str, NDArray[Any]]:
     """Return what a kernel needs that sums a tensor up before updating it."""
+    table = _table(batch)
     bounds = table.bounds
     return {
+        "means": batch.means.numpy(),
         "wave_ends": table.wave_ends,
         "bounds": bounds,
         "sizes": table.sizes,
@@ -445,6 +526,18 @@ def _phases(table: Table) -> dict[str, NDArray[Any]]:
         "sums": np.empty(bounds[-1]),
         "roots": np.empty(len(table.sizes)),
     }
+
+
+def _roots(batch: Batch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
+    """Bring the rows' means up to date, given sums of squares; return what rules divide by."""
+    kernel, means = batch.kernel, batch.means.numpy()
+    sizes = np.array([max(row.share.numel, 1) for row in batch.rows])
+    sign, *rule_scalars = values.T
+    known = dict(zip(kernel.scalar_names, rule_scalars, strict=False))
+    means[:], mean_squares = bind(kernel.mean_square, np)(
+        means, squares.cpu().numpy() * sign**2 / sizes, *map(known.get, kernel.mean_scalars)
+    )
+    return {"roots": np.sqrt(mean_squares)}
 
 
 def _wave_ends(chunks: Integers) -> Integers:

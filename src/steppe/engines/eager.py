@@ -1,7 +1,5 @@
 """Plain torch: any device, any layout, differentiable, DTensor. The rule runs on whole tensors."""
 
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +8,6 @@ from steppe import rules
 from steppe.engines.bind import bind
 from steppe.engines.eager_storage import (
     fresh_sum,
-    gradient,
     load,
     slot_sum,
     store,
@@ -29,8 +26,9 @@ from steppe.engines.kernel import (
     Kernel,
     slot_name,
 )
-from steppe.engines.plan import Batch, Priority, Row
-from steppe.engines.scalars import Scalar, high_precision
+from steppe.engines.norms import Norms, square_sum
+from steppe.engines.plan import Batch, Row
+from steppe.engines.scalars import Scalar
 from steppe.engines.scalars import scalars as scalars_of
 
 name = "eager"
@@ -43,52 +41,54 @@ def objection(batch: Batch) -> str | None:
 
 
 @torch.no_grad()
-def norm(tensors: Iterable[Tensor]) -> Tensor:
-    """L2 norm of all tensors together, over every shard, accumulated in float64."""
-    norms = [_whole(torch.linalg.vector_norm(high_precision(tensor))) for tensor in tensors]
-    joint: Tensor = torch.linalg.vector_norm(torch.stack([x.to(norms[0].device) for x in norms]))
-    return joint
+def square_sums(batch: Batch) -> Tensor:
+    """Return the sum of the squared gradient of each row here, and last that of all."""
+    sums = torch.stack([square_sum(row.grad) for row in batch.rows])
+    return torch.cat([sums, sums.sum(0, keepdim=True)])
 
 
-def square_norm(batch: Batch) -> Tensor:
-    """Return the squared L2 norm of all gradients of the batch, over every shard."""
-    return norm(row.grad for row in batch.rows).square()
-
-
-def step(batch: Batch, priority: Priority) -> None:
+def step(batch: Batch, norms: Norms) -> None:
     """Advance every row by one step.
 
     Parameters
     ----------
     batch
         The rows; their ``step`` counts this step already.
-    priority
-        The norm of all gradients of this step, where a buffer has ``scope="global"``.
+    norms
+        Those of this step's gradients.
     """
-    for row, values in zip(batch.rows, scalars_of(batch), strict=True):
-        _advance(batch, row, values, priority)
+    squares = norms.squares(batch)
+    for i, (row, values) in enumerate(zip(batch.rows, scalars_of(batch), strict=True)):
+        _advance(batch, row, values, norms, None if squares is None else squares[i])
 
 
-def _advance(batch: Batch, row: Row, values: tuple[Scalar, ...], priority: Priority) -> None:
+def _advance(
+    batch: Batch, row: Row, values: tuple[Scalar, ...], norms: Norms, square: Tensor | None
+) -> None:
     kernel = batch.kernel
     factor, *scalars = values
-    p, g = widened(row.param), gradient(row) * factor
+    p, g = widened(row.param), widened(row.grad) * factor
     state = [load(row, key) for key in kernel.state]
     if kernel.buffer is not None:
         state.append(slot_sum(row))
     if batch.demand.differentiable:
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
+
+    def own_square() -> Tensor:
+        return square_sum(g) if square is None else square * factor**2
+
     if kernel.mean_square is not None:
-        scalars.append(_rms(kernel, row, g, scalars))
+        scalars.append(_rms(kernel, row, own_square(), scalars))
 
     new_p, *results = bind(kernel.rule, torch)(p, g, *state, *scalars)
 
     if kernel.buffer is not None:
         item = results.pop()
         if row.capacity:
-            shared = priority if row.group["scope"] == "global" else None
-            _remember(batch, kernel.buffer, row, item, norm([g]) if shared is None else shared)
+            is_shared = row.group["scope"] == "global"
+            priority = norms.whole() if is_shared else own_square().detach().sqrt()
+            _remember(batch, kernel.buffer, row, item, priority)
     for stream, (key, value) in enumerate(zip(kernel.state, results, strict=True), start=1):
         store(row, key, value, stream)
     store_param(row, new_p)
@@ -136,7 +136,7 @@ def _remember_on_device(
         state[KEYS],
         state[BIRTHS],
         torch.arange(row.capacity, device=device),
-        torch.as_tensor(priority, device=device),
+        torch.as_tensor(priority, dtype=state[KEYS].dtype, device=device),
         state["step"].to(device, state[BIRTHS].dtype),
         row.group["priority_decay"],
     )
@@ -149,25 +149,14 @@ def _remember_on_device(
         row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
-def _rms(kernel: Kernel, row: Row, g: Tensor, scalars: list[Scalar]) -> Tensor:
+def _rms(kernel: Kernel, row: Row, square: Tensor, scalars: list[Scalar]) -> Tensor:
     """Bring the row's mean up to date; return what the rule is to divide by."""
     assert kernel.mean_square is not None
     known = dict(zip(kernel.scalar_names, scalars, strict=False))
-    mean, square = row.state[MEAN].clone(), mean_of(high_precision(g).square())
+    mean = row.state[MEAN].clone()
     mean, mean_square = bind(kernel.mean_square, torch)(
-        mean, square, *map(known.get, kernel.mean_scalars)
+        mean, square / max(row.share.numel, 1), *map(known.get, kernel.mean_scalars)
     )
     row.state[MEAN].copy_(mean)
     rms: Tensor = mean_square.sqrt()
     return rms
-
-
-def mean_of(values: Tensor) -> Tensor:
-    """Mean over the whole tensor, over every shard, accumulated in float64."""
-    return _whole(high_precision(values).sum() / max(values.numel(), 1))
-
-
-def _whole(value: Tensor) -> Tensor:
-    """Add up what the shards of a DTensor hold; a plain tensor is whole."""
-    whole: Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
-    return whole

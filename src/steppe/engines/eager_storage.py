@@ -1,11 +1,8 @@
 """Load and store parameters and state in any number format, in plain torch."""
 
-import math
-from typing import Any
-
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from steppe.engines import storage, words
 from steppe.engines.bind import bind
@@ -28,18 +25,10 @@ def load(row: Row, name: str) -> Tensor:
     if value.dtype != torch.uint8:
         return value.to(torch.promote_types(value.dtype, wide_dtype(row.param)))
     decode = bind(getattr(storage, f"from_{format_of(name, value)}"), words)
-    codes = _in_blocks(_in_memory_order(local(value)).long())
-    numbers = decode(codes, _scales(row, name)[:, None]).view(-1)
-    return _like(_unordered(numbers, local(value)).to(wide_dtype(row.param)), value)
-
-
-def gradient(row: Row) -> Tensor:
-    """Return the gradient to compute with, sharded as its parameter is: others may come along."""
-    grad: Any = row.grad
-    param: Any = row.param
-    if hasattr(param, "to_local") and grad.placements != param.placements:
-        grad = grad.redistribute(param.device_mesh, param.placements)
-    return widened(grad)
+    lanes, cells = _grid(row, value)
+    codes = _in_blocks(in_memory_order(value).long(), lanes, len(cells))
+    numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[lanes]
+    return unordered(numbers, value).to(wide_dtype(row.param))
 
 
 def store(row: Row, name: str, value: Tensor, stream: int) -> None:
@@ -87,65 +76,56 @@ def fresh_sum(row: Row) -> Tensor:
     return total
 
 
-def local(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a DTensor, and a plain tensor itself."""
-    part: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-    return part
-
-
 def _store_bfloat16(row: Row, target: Tensor, value: Tensor, stream: int) -> None:
-    place = _places(target)
-    noise = bind(storage.noise, words)(_offsets(row, stream, place >> 8), place)
-    word = bind(storage.to_bfloat16, words)(local(value), noise)
-    local(target).copy_(words.number(word << 16))
+    lanes, cells = _grid(row, target)
+    numbers = _in_blocks(in_memory_order(value, target), lanes, len(cells))
+    upper = bind(storage.to_bfloat16, words)(numbers, _noise(row, stream, cells))
+    target.copy_(unordered(words.number(upper << 16).view(-1)[lanes], target))
 
 
 def _store_8_bits(row: Row, name: str, value: Tensor, stream: int) -> None:
-    target = local(row.part(name))
+    target = row.part(name)
     kind = format_of(name, target)
-    numbers = _in_blocks(_in_memory_order(local(value), target))
+    lanes, cells = _grid(row, target)
+    numbers = _in_blocks(in_memory_order(value, target), lanes, len(cells))
+    codes, scale = encoded(kind, numbers, _noise(row, stream, cells))
+    row.part(scale_name(name)).copy_(scale)
+    target.copy_(unordered(codes.view(-1)[lanes], target))
+
+
+def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes and scales of rows of blocks."""
     largest = bind(storage.size_word, words)(numbers).amax(1)
-    scale = bind(getattr(storage, f"scale_{kind}"), words)(largest)
-    place = torch.arange(numbers.numel(), device=target.device).view(-1, BLOCK)
-    noise = bind(storage.noise, words)(_offsets(row, stream, place >> 8), place)
+    scale: Tensor = bind(getattr(storage, f"scale_{kind}"), words)(largest)
     codes = bind(getattr(storage, f"to_{kind}"), words)(numbers, (1.0 / scale)[:, None], noise)
-    _scales(row, name).copy_(scale)
-    target.copy_(_unordered(codes.view(-1), target))
+    return codes.to(torch.uint8), scale
 
 
-def _scales(row: Row, name: str) -> Tensor:
-    """Return the scales of this rank's blocks; other ranks may have more."""
-    return local(row.state[scale_name(name)])[: blocks(local(row.param).numel())]
-
-
-def _offsets(row: Row, stream: int, block: Tensor) -> Tensor:
-    step = row.state["step"].to(block.device, torch.int64)
-    number = torch.tensor(row.number, device=block.device)
+def _noise(row: Row, stream: int, cells: Tensor) -> Tensor:
+    """Return the noise of whole blocks, by their numbers in the whole tensor."""
+    step = row.state["step"].to(cells.device, torch.int64)
+    number = torch.tensor(row.number, device=cells.device)
     key = bind(storage.noise_key, words)(number, step)
-    offsets: Tensor = bind(storage.noise_offset, words)(key, stream, block)
-    return offsets
+    offsets = bind(storage.noise_offset, words)(key, stream, cells)
+    places = cells[:, None] * BLOCK + torch.arange(BLOCK, device=cells.device)
+    noise: Tensor = bind(storage.noise, words)(offsets[:, None], places)
+    return noise
 
 
-def _places(tensor: Tensor) -> Tensor:
-    """Return where each element lies in its tensor's memory; of a shard, in the whole tensor's."""
-    own, offsets = local(tensor), _shard_offsets(tensor)
-    place = torch.zeros((), dtype=torch.int64, device=own.device)
-    for size, stride, offset in zip(own.shape, tensor.stride(), offsets, strict=True):
-        steps = torch.arange(offset, offset + size, device=own.device) * stride
-        place = place.unsqueeze(-1) + steps
-    return place
-
-
-def _shard_offsets(tensor: Any) -> tuple[int, ...]:
-    """Return where this rank's part begins in the whole tensor, dimension by dimension."""
-    if not hasattr(tensor, "to_local"):
-        return (0,) * len(tensor.shape)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    offsets: tuple[int, ...] = compute_local_shape_and_global_offset(
-        tensor.shape, tensor.device_mesh, tensor.placements
-    )[1]
-    return offsets
+def _grid(row: Row, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each element stands in rows of blocks, and the blocks' numbers in the whole."""
+    share, device = row.share, target.device
+    starts, size = share.runs
+    if len(starts) == 1:
+        # Made on the device, where a CUDA graph may be recording.
+        cell, lane = divmod(int(starts[0]), BLOCK) if size else (0, 0)
+        lanes = torch.arange(size, device=device) + lane
+        return lanes, torch.arange(blocks(size + lane), device=device) + cell
+    pieces = share.cut(BLOCK, BLOCK)
+    begin = pieces.block * BLOCK + pieces.place % BLOCK - pieces.first
+    places = np.repeat(begin, pieces.size) + np.arange(target.numel())
+    cells = torch.from_numpy(pieces.place // BLOCK).to(device)
+    return torch.from_numpy(places).to(device), cells
 
 
 def _order(tensor: Tensor) -> list[int]:
@@ -153,49 +133,19 @@ def _order(tensor: Tensor) -> list[int]:
     return sorted(range(tensor.ndim), key=lambda i: -strides[i])
 
 
-def no_scales(param: Any) -> Tensor:
-    """Return scales of 0 for the blocks of a parameter.
-
-    Ranks have blocks of their own, and each as many scales as the largest shard has blocks: so the
-    scales are sharded evenly, and can be gathered and scattered as other state is.
-    """
-    if not hasattr(param, "to_local"):
-        return torch.zeros(blocks(param.numel()), device=param.device)
-    from torch.distributed.tensor import DTensor, Replicate, Shard
-
-    largest = list(param.shape)
-    for ranks, placement in zip(param.device_mesh.shape, param.placements, strict=True):
-        if placement.is_shard():
-            largest[placement.dim] = -(-largest[placement.dim] // ranks)
-    scales = torch.zeros(blocks(math.prod(largest)), device=param.device)
-    placements = [Shard(0) if each.is_shard() else Replicate() for each in param.placements]
-    return DTensor.from_local(scales, param.device_mesh, placements, run_check=False)
-
-
-def _in_memory_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+def in_memory_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     """Return the elements in the order in which those of ``like`` lie in memory."""
     return tensor.permute(_order(tensor if like is None else like)).reshape(-1)
 
 
-def _unordered(flat: Tensor, like: Tensor) -> Tensor:
-    """Return the tensor of which :func:`_in_memory_order` made ``flat``."""
+def unordered(flat: Tensor, like: Tensor) -> Tensor:
+    """Return the tensor of which :func:`in_memory_order` made ``flat``."""
     order = _order(like)
     shape = [like.shape[i] for i in order]
     back = sorted(range(len(order)), key=order.__getitem__)
     return flat[: like.numel()].view(shape).permute(back)
 
 
-def _in_blocks(flat: Tensor) -> Tensor:
-    return pad(flat, (0, -flat.numel() % BLOCK)).view(-1, BLOCK)
-
-
-def _like(part: Tensor, whole: Tensor) -> Tensor:
-    """Return ``part`` as a shard, where ``whole`` is one."""
-    if not hasattr(whole, "to_local"):
-        return part
-    from torch.distributed.tensor import DTensor
-
-    assert isinstance(whole, DTensor)
-    return DTensor.from_local(
-        part, whole.device_mesh, whole.placements, shape=whole.shape, stride=whole.stride()
-    )
+def _in_blocks(flat: Tensor, lanes: Tensor, count: int) -> Tensor:
+    """Put elements at their places in rows of blocks, and 0 at the others."""
+    return flat.new_zeros(count * BLOCK).scatter(0, lanes, flat).view(-1, BLOCK)

@@ -24,7 +24,8 @@ from steppe.engines.kernel import (
     slot_name,
 )
 from steppe.engines.layout import is_alike, param_objection
-from steppe.engines.plan import Batch, Priority, Row
+from steppe.engines.norms import Norms, needs_own, needs_whole
+from steppe.engines.plan import Batch, Row
 from steppe.engines.storage import format_of, wide_dtype
 from steppe.engines.tape import Program, options, record
 
@@ -57,19 +58,22 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
-def square_norm(batch: Batch) -> Tensor:
-    """Return the squared L2 norm of all gradients of the batch, unscaled."""
+def square_sums(batch: Batch) -> Tensor:
+    """Return the sum of the squared gradient of each row here, and last that of all, unscaled."""
     table = _table(batch)
     _reduce(batch, table)
-    return table.sums[-1]
+    return table.sums
 
 
-def step(batch: Batch, priority: Priority) -> None:
+def step(batch: Batch, norms: Norms) -> None:
     """Advance every row by one step."""
-    table = _table(batch)
-    if batch.kernel.mean_square is not None or (_has_own_norms(batch) and priority is None):
+    table, squares = _table(batch), norms.squares(batch)
+    if squares is not None:
+        table.sums[:-1].copy_(squares)
+    elif needs_own(batch) and not norms.has_whole:
         _reduce(batch, table)
-    _update(batch, table, priority)
+    whole = norms.whole() if needs_whole(batch) else None
+    _update(batch, table, whole)
     found_inf = amp(batch)[1]
     if found_inf is not None:
         skipped = found_inf.clamp(max=1.0).reshape(())
@@ -118,7 +122,7 @@ def _refresh(batch: Batch) -> str | None:
 
 def _state_objection(batch: Batch, row: Row) -> str | None:
     """Say why a parameter's state does not suit; None if it does."""
-    param, state = row.param, row.state
+    param, state = row.param, row.parts
     wide = wide_dtype(param)
     if param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
         return "parameters or state have changed their format"
@@ -140,12 +144,6 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
 # Launches
 
 
-def _has_own_norms(batch: Batch) -> bool:
-    return batch.kernel.buffer is not None and any(
-        row.capacity > 0 and row.group["scope"] == "tensor" for row in batch.rows
-    )
-
-
 def _reduce(batch: Batch, table: Table) -> None:
     """Sum the gradients' squares."""
     sent, scale = send(batch, table), amp(batch)[0]
@@ -161,17 +159,16 @@ def _reduce(batch: Batch, table: Table) -> None:
     )
 
 
-def _update(batch: Batch, table: Table, priority: Priority) -> None:
+def _update(batch: Batch, table: Table, whole: Tensor | float | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
-    assert not isinstance(priority, float)  # this engine's norms are tensors
+    priority = None if whole is None else torch.as_tensor(whole, dtype=torch.float64)
     sent = send(batch, table)
-    needs_sums = batch.kernel.mean_square is not None or _has_own_norms(batch)
     _launch(
         _kernels().update,
         len(table.chunks),
         batch.device,
         *(table.rows, sent.lines, sent.options, table.chunks),
-        *(table.sums if needs_sums else None, on(priority, batch.device), table.arrivals),
+        *(table.sums if needs_own(batch) else None, on(priority, batch.device), table.arrivals),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,

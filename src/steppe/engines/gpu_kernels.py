@@ -45,9 +45,11 @@ RESUM = tl.constexpr(RESUM_EVERY)
 
 _Column = gpu_table.Column
 (
-    NUMBER, NUMEL, GROUP, FIRST_SPAN, CAPACITY,
+    NUMBER, NUMEL, WHOLE_NUMEL, GROUP, FIRST_SPAN, PROGRAMS, CAPACITY,
     KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, STATE_AT,
 ) = map(tl.constexpr, map(int, _Column))  # fmt: skip
+PIECE = tl.constexpr(len(gpu_table.Piece))
+ROW, START, LOWER, UPPER, CELL, FIRST_BLOCK = map(tl.constexpr, map(int, gpu_table.Piece))
 SIGN, OWN, DECAY, OPTIONS_AT = map(tl.constexpr, map(int, gpu_table.Option))
 
 
@@ -83,20 +85,20 @@ def _part(address, start, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
 
 
 @triton.jit
-def _scales(address, start):
-    """Return a pointer to the scale of the block that begins with a tensor's element ``start``."""
-    return _typed(address, "float32") + start // BLOCK
+def _scales(address, block):
+    """Return a pointer to the scale of a block."""
+    return _typed(address, "float32") + block
 
 
 @triton.jit
-def _state(line, start, STATE: tl.constexpr, ALIGNED: tl.constexpr):
+def _state(line, start, first_block, STATE: tl.constexpr, ALIGNED: tl.constexpr):
     """Return pointers to the state, and to its scales."""
     parts = ()
     scales = ()
     for i in tl.static_range(len(STATE)):
         at = line + STATE_AT + 2 * i
         parts = parts + (_part(tl.load(at), start, tl.constexpr(STATE[i]), ALIGNED),)
-        scales = scales + (_scales(tl.load(at + 1), start),)
+        scales = scales + (_scales(tl.load(at + 1), first_block),)
     return parts, scales
 
 
@@ -129,11 +131,11 @@ def _write(pointer, value, has, MASKED: tl.constexpr):
 
 @triton.jit
 def _load(
-    part, scales, block, place, left,
+    part, scales, block, place, has, left,
     FORMAT: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Return numbers to compute with."""
-    value = _read(part + place, place < left, MASKED)
+    value = _read(part + place, has, MASKED)
     if FORMAT == "signed8":
         value = _from_signed8(
             value.to(tl.uint32), _read(scales + block, block * BLOCK < left, MASKED)[:, None]
@@ -147,19 +149,19 @@ def _load(
 
 @triton.jit
 def _store(
-    part, scales, x, start, block, place, left, key,
+    part, scales, x, cell, block, place, has, left, key,
     STREAM: tl.constexpr, FORMAT: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Round and write numbers; ``STREAM`` tells their noise from others'."""
     if FORMAT == "bfloat16":
-        noise = _noise_of(start, block, place, key, STREAM)
+        noise = _noise_of(cell, block, place, key, STREAM)
         x = _to_bfloat16(x.to(tl.float32), noise).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     elif (FORMAT == "signed8") | (FORMAT == "square8"):
         x = x.to(tl.float32)
         if MASKED:
-            x = tl.where(place < left, x, 0.0)
+            x = tl.where(has, x, 0.0)
         largest = tl.max(_size_word(x), axis=1)
-        noise = _noise_of(start, block, place, key, STREAM)
+        noise = _noise_of(cell, block, place, key, STREAM)
         if FORMAT == "signed8":
             scale = _scale_signed8(largest)
             x = _to_signed8(x, tl.div_rn(1.0, scale)[:, None], noise).to(tl.uint8)
@@ -167,13 +169,13 @@ def _store(
             scale = _scale_square8(largest)
             x = _to_square8(x, tl.div_rn(1.0, scale)[:, None], noise).to(tl.uint8)
         _write(scales + block, scale, block * BLOCK < left, MASKED)
-    _write(part + place, x.to(part.dtype.element_ty), place < left, MASKED)
+    _write(part + place, x.to(part.dtype.element_ty), has, MASKED)
 
 
 @triton.jit
-def _noise_of(start, block, place, key, STREAM: tl.constexpr):
-    offset = _noise_offset(key, STREAM, start // BLOCK + block)
-    return _noise(offset[:, None], start + place)
+def _noise_of(cell, block, place, key, STREAM: tl.constexpr):
+    offset = _noise_offset(key, STREAM, cell + block)
+    return _noise(offset[:, None], cell * BLOCK + place)
 
 
 # Scalars
@@ -327,16 +329,20 @@ def update(
     if found_inf is not None:
         if tl.load(found_inf) != 0.0:
             return
-    row = tl.load(chunks + 2 * tl.program_id(0)).to(tl.int64)
-    start = tl.load(chunks + 2 * tl.program_id(0) + 1).to(tl.int64) * (CHUNK * BLOCK)
+    piece = chunks + PIECE * tl.program_id(0)
+    row = tl.load(piece + ROW)
+    start = tl.load(piece + START)
+    lower = tl.load(piece + LOWER).to(tl.int32)
+    upper = tl.load(piece + UPPER).to(tl.int32)
+    cell = tl.load(piece + CELL)
+    first_block = tl.load(piece + FIRST_BLOCK)
     line = table + row * width
     group = settings + tl.load(line + GROUP) * setting_width
     sign = _sign(group, grad_scale).to(WIDE)
-    numel = tl.load(line + NUMEL)
     t = _count(lines + 2 * row, COUNTED)
     key = _noise_key(tl.load(line + NUMBER), t.to(tl.int64))
 
-    programs = tl.maximum(tl.cdiv(numel, CHUNK * BLOCK), 1).to(tl.int32)
+    programs = tl.load(line + PROGRAMS).to(tl.int32)
     capacity = tl.load(line + CAPACITY).to(tl.int32)
     chosen = -1
     due = False
@@ -358,7 +364,7 @@ def update(
     scalars = _chosen(values, RESULTS, WIDE)
     if MEAN_SQUARE is not None:
         mean_at = _typed(tl.load(line + MEAN), "float64")
-        square = tl.load(sums + row) / tl.maximum(numel, 1).to(tl.float64)
+        square = tl.load(sums + row) / tl.maximum(tl.load(line + WHOLE_NUMEL), 1).to(tl.float64)
         in_mean = _chosen(values, IN_MEAN, tl.float64)
         mean, mean_square = MEAN_SQUARE(tl.load(mean_at), square, *in_mean)
         if _is_last(arrivals + row, programs):
@@ -368,22 +374,21 @@ def update(
     param = _part(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
     grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
     total = _part(tl.load(line + SUM), start, SLOT, ALIGNED)
-    parts, scales = _state(line, start, STATE, ALIGNED)
+    parts, scales = _state(line, start, first_block, STATE, ALIGNED)
     slots = line + STATE_AT + 2 * len(STATE)
-    if start + CHUNK * BLOCK <= numel:
+    if (lower == 0) & (upper == CHUNK * BLOCK):
         for first in range(0, CHUNK, ROWS):
             _advance(
                 param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, first, CHUNK * BLOCK,
+                key, start, cell, first_block, first, 0, CHUNK * BLOCK,
                 RULE, PARAM, STATE, SLOT, SLOTS, REMEMBER is not None, KEEPS_SUM, WIDE, ALIGNED,
                 False,
             )  # fmt: skip
     else:
-        left = (numel - start).to(tl.int32)
-        for first in range(0, tl.cdiv(left, BLOCK), ROWS):
+        for first in range(0, tl.cdiv(upper, BLOCK), ROWS):
             _advance(
                 param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, first, left,
+                key, start, cell, first_block, first, lower, upper,
                 RULE, PARAM, STATE, SLOT, SLOTS, REMEMBER is not None, KEEPS_SUM, WIDE, ALIGNED,
                 True,
             )  # fmt: skip
@@ -392,39 +397,32 @@ def update(
 @triton.jit
 def _advance(
     param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-    key, start, first, left,
+    key, start, cell, first_block, first, lower, upper,
     RULE: tl.constexpr, PARAM: tl.constexpr, STATE: tl.constexpr, SLOT: tl.constexpr,
     SLOTS: tl.constexpr, HAS_BUFFER: tl.constexpr, KEEPS_SUM: tl.constexpr, WIDE: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Advance one block of one tensor."""
     block, place = _places(first)
-    p = _read(param + place, place < left, MASKED).to(WIDE)
-    g = _read(grad + place, place < left, MASKED).to(WIDE) * sign
+    has = (place >= lower) & (place < upper)
+    p = _read(param + place, has, MASKED).to(WIDE)
+    g = _read(grad + place, has, MASKED).to(WIDE) * sign
     operands = (p, g)
     for i in tl.static_range(len(STATE)):
-        value = _load(parts[i], scales[i], block, place, left, tl.constexpr(STATE[i]), WIDE, MASKED)
+        value = _load(
+            parts[i], scales[i], block, place, has, upper, tl.constexpr(STATE[i]), WIDE, MASKED
+        )  # fmt: skip
         operands = operands + (value,)
     if HAS_BUFFER:
         if SLOTS == 0:
             remembered = tl.zeros_like(p)
         elif KEEPS_SUM:
-            remembered = _read(total + place, place < left, MASKED)
+            remembered = _read(total + place, has, MASKED)
         else:
             remembered = _slot_sum(
-                slots,
-                capacity,
-                -1,
-                p,
-                start,
-                block,
-                place,
-                left,
-                SLOT,
-                WIDE,
-                ALIGNED,
-                MASKED,
-            )
+                slots, capacity, -1, p, start, first_block, block, place, has, upper,
+                SLOT, WIDE, ALIGNED, MASKED,
+            )  # fmt: skip
         operands = operands + (remembered,)
     results = RULE(*operands, *scalars)
     if SLOTS > 0:
@@ -435,20 +433,20 @@ def _advance(
             if KEEPS_SUM:
                 if due:
                     total_now = _slot_sum(
-                        slots, capacity, chosen, item, start, block, place, left,
+                        slots, capacity, chosen, item, start, first_block, block, place, has, upper,
                         SLOT, WIDE, ALIGNED, MASKED,
                     )  # fmt: skip
                 else:
-                    total_now = _swap(remembered, _read(slot + place, place < left, MASKED), item)
-                _write(total + place, total_now, place < left, MASKED)
+                    total_now = _swap(remembered, _read(slot + place, has, MASKED), item)
+                _write(total + place, total_now, has, MASKED)
             _store(
-                slot, _scales(tl.load(at + 1), start), item, start, block, place, left,
-                key, len(STATE) + 1, SLOT, MASKED,
+                slot, _scales(tl.load(at + 1), first_block), item, cell, block, place, has,
+                upper, key, len(STATE) + 1, SLOT, MASKED,
             )  # fmt: skip
-    _store(param, None, results[0], start, block, place, left, key, 0, PARAM, MASKED)
+    _store(param, None, results[0], cell, block, place, has, upper, key, 0, PARAM, MASKED)
     for i in tl.static_range(len(STATE)):
         _store(
-            parts[i], scales[i], results[i + 1], start, block, place, left, key,
+            parts[i], scales[i], results[i + 1], cell, block, place, has, upper, key,
             i + 1, tl.constexpr(STATE[i]), MASKED,
         )  # fmt: skip
 
@@ -487,7 +485,7 @@ def _decide(
 
 @triton.jit
 def _slot_sum(
-    slots, capacity, chosen, item, start, block, place, left,
+    slots, capacity, chosen, item, start, first_block, block, place, has, left,
     SLOT: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Sum the slots in their order, with ``item`` in the place of the chosen one."""
@@ -495,7 +493,7 @@ def _slot_sum(
     for i in range(capacity):
         at = slots + 2 * i
         part = _part(tl.load(at), start, SLOT, ALIGNED)
-        scales = _scales(tl.load(at + 1), start)
-        value = _load(part, scales, block, place, left, SLOT, WIDE, MASKED)
+        scales = _scales(tl.load(at + 1), first_block)
+        value = _load(part, scales, block, place, has, left, SLOT, WIDE, MASKED)
         total += tl.where(i == chosen, item, value)
     return total

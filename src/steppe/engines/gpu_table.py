@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
-from steppe.engines.plan import Batch, Group, State
+from steppe.engines.plan import Batch, Group, Row, State
 from steppe.engines.scalars import factor, groups
-from steppe.engines.storage import EIGHT_BITS, scale_name
+from steppe.engines.storage import BLOCK, EIGHT_BITS, format_of, is_noisy, scale_name
 from steppe.engines.tape import options
 
 #: Elements that a program of the update, and of the reduction, takes.
@@ -35,16 +35,34 @@ class Column(IntEnum):
 
     NUMBER = 0
     NUMEL = 1
-    GROUP = 2
-    FIRST_SPAN = 3
-    CAPACITY = 4
-    KEYS = 5
-    BIRTHS = 6
-    REPLACEMENTS = 7
-    SUM = 8
-    MEAN = 9
-    PARAM = 10
-    STATE = 11
+    WHOLE_NUMEL = 2
+    GROUP = 3
+    FIRST_SPAN = 4
+    PROGRAMS = 5
+    CAPACITY = 6
+    KEYS = 7
+    BIRTHS = 8
+    REPLACEMENTS = 9
+    SUM = 10
+    MEAN = 11
+    PARAM = 12
+    STATE = 13
+
+
+class Piece(IntEnum):
+    """What a program of the update takes.
+
+    It starts ``LOWER`` elements before the first one, with a block of the whole tensor, and ends
+    before its ``UPPER``. ``CELL`` is the number of that block in the whole tensor, ``BLOCK`` in
+    this process.
+    """
+
+    ROW = 0
+    START = 1
+    LOWER = 2
+    UPPER = 3
+    CELL = 4
+    BLOCK = 5
 
 
 class Option(IntEnum):
@@ -72,7 +90,8 @@ class Table:
     aligned
         Whether all of them are multiples of 16.
     chunks, spans
-        Row and place of what each program of the update and of the reduction takes.
+        What each program of the update takes, as :class:`Piece` says; row and place of what each
+        program of the reduction takes.
     partials, sums
         Results of the reduction: each program's; each row's, then that of all.
     arrivals
@@ -159,7 +178,7 @@ def addresses(batch: Batch) -> list[list[int]]:
 
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
     """
-    states = [row.state for row in batch.rows]
+    states = [row.parts for row in batch.rows]
     nothing = [0] * len(states)
     has_scales = not EIGHT_BITS.isdisjoint(batch.formats)
     names = [*batch.kernel.state]
@@ -184,11 +203,14 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
     rows, device = batch.rows, batch.device
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
     spans = _cut(sizes, SPAN)
+    chunks = np.concatenate([_chunks(i, row, batch) for i, row in enumerate(rows)])
     facts = [
         [row.number for row in rows],
         sizes,
+        [row.share.numel for row in rows],
         groups(batch)[1],
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
+        np.bincount(chunks[:, Piece.ROW], minlength=len(rows)),
         [row.capacity for row in rows],
     ]
     columns = np.array([*facts, *found], dtype=np.int64)
@@ -196,13 +218,28 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
         addresses=found,
         captured=capturing(),
         rows=upload(np.ascontiguousarray(columns.T), device),
-        aligned=_is_aligned(columns[len(facts) :]),
-        chunks=upload(_cut(sizes, CHUNK), device),
+        aligned=_is_aligned(columns[len(facts) :]) and _is_aligned(chunks[:, Piece.START]),
+        chunks=upload(chunks, device),
         spans=upload(spans, device),
         partials=torch.empty(len(spans), dtype=torch.float64, device=device),
         sums=torch.empty(len(rows) + 1, dtype=torch.float64, device=device),
         arrivals=torch.zeros(len(rows) + 1, dtype=torch.int32, device=device),
     )
+
+
+def _chunks(number: int, row: Row, batch: Batch) -> Integers:
+    """Cut a row; where blocks matter, as the whole tensor is cut."""
+    size = row.param.numel()
+    formats = (format_of("", row.param), *batch.formats)
+    if size and batch.team is not None and any(map(is_noisy, formats)):
+        first, count, place, block = row.share.cut(CHUNK, BLOCK)
+    else:
+        # An empty tensor has one too: it decides as others do.
+        first = place = np.arange(0, max(size, 1), CHUNK)
+        count, block = np.minimum(CHUNK, size - first), first // BLOCK
+    lower = place % BLOCK
+    columns = [np.full_like(first, number), first - lower, lower, lower + count]
+    return np.stack([*columns, place // BLOCK, block], axis=1)
 
 
 def _cut(sizes: Integers, length: int) -> NDArray[np.int32]:

@@ -3,26 +3,37 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
+from steppe.engines.shards import Share, Team, is_sharded, local, share_of
 from steppe.engines.storage import format_of
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
 
-#: The norm of all gradients of a step, a number where all is on the host; None where none needs it.
-Priority = Tensor | float | None
-
 
 @dataclass(slots=True)
 class Row:
-    """One parameter in this step. A complex parameter stands here as its real view.
+    """One parameter in this step, as this process holds it; a complex one as its real view.
 
-    ``number`` is its place among all parameters of the optimizer.
+    Attributes
+    ----------
+    number
+        Its place among all parameters of the optimizer.
+    param, grad
+        The parameter and its gradient.
+    state
+        Its state in the optimizer.
+    group
+        The options of its group.
+    share
+        Which part of the parameter this process holds.
+    parts
+        The state, of which sharded tensors are what this process holds of them.
     """
 
     number: int
@@ -30,10 +41,33 @@ class Row:
     grad: Tensor
     state: State
     group: Group
+    share: Share
+    parts: State
+
+    @classmethod
+    def of(
+        cls, number: int, param: Tensor, state: State, group: Group, grad: Tensor | None = None
+    ) -> Self:
+        """Make the row of a parameter; without a gradient, of as much as can be known."""
+        held = real(local(param))
+        row = cls(number, held, held, state, group, share_of(param), state)
+        row.refresh(param, grad)
+        return row
+
+    def refresh(self, param: Tensor, grad: Tensor | None = None) -> None:
+        """Look anew at what may be exchanged from step to step."""
+        if is_sharded(param):
+            self.param = real(local(param))
+            self.parts = {name: local(value) for name, value in self.state.items()}
+            grad = grad if grad is None else _sharded_alike(grad, param)
+        elif param.is_complex():
+            self.param = real(param)
+        if grad is not None:
+            self.grad = real(local(grad))
 
     def part(self, name: str) -> Tensor:
         """Return a tensor of the state; a complex one as its real view."""
-        return real(self.state[name])
+        return real(self.parts[name])
 
     @property
     def capacity(self) -> int:
@@ -61,7 +95,7 @@ def _nothing() -> Tensor:
 
 @dataclass
 class Batch:
-    """Rows that share a demand, a device, number formats and, on the CPU, the number of slots.
+    """Rows that share a demand, a device, number formats, a team and, on the CPU, a capacity.
 
     Attributes
     ----------
@@ -71,6 +105,8 @@ class Batch:
         Where all parameters lie.
     formats
         Of the state, and of the slots; those of the parameters are alike too.
+    team
+        The processes that hold the other parts of the parameters; None where this one holds all.
     rows
         The parameters.
     steps
@@ -92,6 +128,7 @@ class Batch:
     demand: Demand
     device: torch.device
     formats: tuple[str, ...] = ()
+    team: Team | None = None
     rows: list[Row] = field(default_factory=list)
     steps: Tensor = field(default_factory=_nothing)
     keys: Tensor = field(default_factory=_nothing)
@@ -142,9 +179,10 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
         demand = demands[id(row.group)]
         formats, device = row.formats(demand.kernel), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
-        key = demand, device, formats, capacity, row.param.dtype
+        team = row.share.team
+        key = demand, device, formats, capacity, row.param.dtype, team
         if key not in found:
-            found[key] = Batch(demand, device, formats)
+            found[key] = Batch(demand, device, formats, team)
         found[key].rows.append(row)
     return list(found.values())
 
@@ -182,11 +220,11 @@ class Plan:
         self._absent = _absent(grads)
         self._states = list(states.values())
         self.rows = [
-            Row(number, real(param), param, states[param], group)
+            Row.of(number, param, states[param], group, grads[number])
             for number, (param, group) in enumerate(members)
             if grads[number] is not None
         ]
-        self._complex = [row for row in self.rows if self._params[row.number].is_complex()]
+        self._unusual = [row for row in self.rows if _is_unusual(self._params[row.number])]
         self.batches = batches(self.rows, demands)
         for batch in self.batches:
             if not batch.demand.capturable:
@@ -219,8 +257,22 @@ class Plan:
         present = [grad for grad in grads if grad is not None]
         for row, grad in zip(self.rows, present, strict=True):
             row.grad = grad
-        for row in self._complex:
-            row.param, row.grad = real(self._params[row.number]), real(row.grad)
+        for row in self._unusual:
+            row.refresh(self._params[row.number], row.grad)
+
+
+def _is_unusual(param: Tensor) -> bool:
+    """Whether a parameter is not in its row as it is."""
+    return param.is_complex() or is_sharded(param)
+
+
+def _sharded_alike(grad: Any, param: Any) -> Tensor:
+    """Return a gradient sharded as its parameter is: others may come along."""
+    if grad.placements == param.placements:
+        whole: Tensor = grad
+        return whole
+    moved: Tensor = grad.redistribute(param.device_mesh, param.placements)
+    return moved
 
 
 def _absent(grads: Sequence[Tensor | None]) -> list[bool]:

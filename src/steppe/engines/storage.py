@@ -64,6 +64,11 @@ def format_of(name: str, value: Tensor) -> str:
     return _NAMES.get(value.dtype, str(value.dtype))
 
 
+def is_noisy(format: str) -> bool:
+    """Whether numbers in a format are rounded stochastically."""
+    return format in EIGHT_BITS or format == "bfloat16"
+
+
 def blocks(size: int) -> int:
     """Return how many scales ``size`` elements have."""
     return -(-size // BLOCK)

@@ -11,7 +11,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import engines
 from steppe.engines import Demand, Kernel, Plan, Row
-from steppe.engines.plan import Group, batches, real
+from steppe.engines.plan import Group, batches
+from steppe.engines.shards import is_sharded
 from steppe.optim import checkpoint
 from steppe.optim.options import check, plain
 from steppe.optim.state import check_unchanged, complete
@@ -154,10 +155,26 @@ class RuleOptimizer(Optimizer):
         tensor([0.2500, 0.1000])
         """
         params = [param for param, _ in self._all()]
-        return {params[row.number]: self._preconditioner(row) for row in self._rows_with_state()}
+        return {
+            params[row.number]: row.share.like(self._preconditioner(row))
+            for row in self._rows_with_state()
+        }
 
     def _preconditioner(self, row: Row) -> Tensor:
         raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return options and state, by the numbers of the parameters.
+
+        Sharded parameters have sharded state, and nothing depends on how many processes share it:
+        see :mod:`torch.distributed.checkpoint`.
+        """
+        # A user's hooks are to see what is saved.
+        hook = self.register_state_dict_post_hook(checkpoint.portable, prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            hook.remove()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint and go on exactly where it was saved.
@@ -221,7 +238,12 @@ class RuleOptimizer(Optimizer):
         return self._plan
 
     def _check_layouts(self, grads: list[Tensor | None]) -> None:
-        for number, grad in enumerate(grads):
+        for number, ((param, group), grad) in enumerate(zip(self._all(), grads, strict=True)):
+            if group["differentiable"] and is_sharded(param):
+                raise RuntimeError(
+                    f"differentiable=True does not take sharded parameters: {self._place(number)}, "
+                    f"shape {tuple(param.shape)}; use plain tensors"
+                )
             if grad is not None and grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
@@ -267,7 +289,7 @@ class RuleOptimizer(Optimizer):
     def _rows(self, groups: list[Group]) -> list[Row]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
         return [
-            Row(number, real(param), real(param), self.state.get(param, {}), group)
+            Row.of(number, param, self.state.get(param, {}), group)
             for number, (param, group) in enumerate(self._all())
             if any(group is wanted for wanted in groups)
         ]

@@ -8,6 +8,9 @@ from torch.optim import Optimizer
 
 from steppe.engines import Kernel
 from steppe.engines.plan import Group
+from steppe.engines.scales import spread
+from steppe.engines.shards import local, share_of
+from steppe.engines.storage import format_of, scale_name
 from steppe.optim.options import check
 from steppe.optim.state import layout, mismatch, place
 
@@ -45,7 +48,7 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
         raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
         wanted = layout(kernel_of(group), group, param)
-        if difference := mismatch(state, wanted):
+        if difference := mismatch(state, wanted, param):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"
             )
@@ -54,10 +57,32 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
 def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     """Put copies of the saved tensors in place, in the formats they were saved in."""
     for _, param, group, state in _pairs(optimizer, state_dict):
-        optimizer.state[param] = {
+        own = {
             name: place(name, value, param, group) if isinstance(value, Tensor) else value
             for name, value in state.items()
         }
+        for name in _coded(own):
+            codes = local(own[name])
+            found, own[scale_name(name)] = spread(share_of(param)).part(
+                format_of(name, codes), codes, own[scale_name(name)]
+            )
+            codes.copy_(found)
+        optimizer.state[param] = own
+
+
+def portable(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint that does not depend on how the parameters are sharded."""
+    states = dict(state_dict["state"])
+    for number, param, _, state in _pairs(optimizer, state_dict):
+        if coded := [scale_name(name) for name in _coded(state)]:
+            lines = spread(share_of(param))
+            states[number] = state | {name: lines.whole(state[name]) for name in coded}
+    return {**state_dict, "state": states}
+
+
+def _coded(state: dict[str, Any]) -> list[str]:
+    """Return which tensors of a state have 8 bits, and scales."""
+    return [name for name in state if scale_name(name) in state]
 
 
 def _pairs(

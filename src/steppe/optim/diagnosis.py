@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steppe import rules
 from steppe.engines import Row, bind
-from steppe.engines.eager import norm
 from steppe.engines.eager_storage import load, slot_sum
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Function
+from steppe.engines.norms import joint_norm
 
 _NAN = float("nan")
 
@@ -69,15 +69,16 @@ def own_weight(row: Row, aggregate: Function) -> float:
 
 def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
-    each = [parts(row) for row in rows]
+    each = [(parts(row), row.share) for row in rows]
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
-    inverse = norm(rules.inverse_part(*part) for part in each).item()
-    whole = norm(
-        rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse) for part in each
+    inverse = joint_norm((rules.inverse_part(*part), share) for part, share in each).item()
+    whole = joint_norm(
+        (rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse), share)
+        for part, share in each
     ).item()
     return {
-        "alpha": float(np.mean([part.inverse for part in each])),
+        "alpha": float(np.mean([part.inverse for part, _ in each])),
         "inverse_share": inverse / whole if whole else _NAN,
     }
 

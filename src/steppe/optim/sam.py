@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe import rules
-from steppe.engines.eager import norm
 from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
-from steppe.engines.plan import real
+from steppe.engines.norms import joint_norm
+from steppe.engines.plan import Row
 from steppe.optim.options import check
 from steppe.optim.training_buffers import TrainingBuffers
 
@@ -310,14 +310,15 @@ class SAM(Optimizer):
     def _ascend(self, active: list[tuple[Tensor, dict[str, Any]]]) -> None:
         if not active:
             return
-        length = norm(_length(param, group) for param, group in active) + 1e-12
-        for param, group in active:
-            p, g = _pair(param, group)
+        rows = [Row.of(0, param, {}, group, param.grad) for param, group in active]
+        length = joint_norm((_length(row), row.share) for row in rows) + 1e-12
+        for (param, group), row in zip(active, rows, strict=True):
+            p, g = _pair(row)
             rule: Function = rules.asam_ascent if group["adaptive"] else rules.sam_ascent
             scale = (group[_rho(group)] / length).to(p.device)
             moved = torch.where(torch.isfinite(length).to(p.device), rule(p, g, scale), p)
             self._undo.append(partial(param.copy_, param.detach().clone()))
-            real(param).copy_(moved)
+            row.param.copy_(moved)
 
 
 def _rho(options: dict[str, Any]) -> str:
@@ -346,19 +347,15 @@ def _check_step(base: Optimizer) -> None:
         )
 
 
-def _pair(param: Tensor, group: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Return a parameter and its loss's gradient, real and wide enough to compute with."""
-    grad = param.grad
-    assert grad is not None
-    if grad.is_complex():
-        grad = grad.resolve_conj()
-    g = widened(real(grad))
+def _pair(row: Row) -> tuple[Tensor, Tensor]:
+    """Return a parameter and its loss's gradient, wide enough to compute with."""
+    g = widened(row.grad)
     # What is maximised is minus the loss.
-    return widened(real(param)), -g if group.get("maximize") else g
+    return widened(row.param), -g if row.group.get("maximize") else g
 
 
-def _length(param: Tensor, group: dict[str, Any]) -> Tensor:
+def _length(row: Row) -> Tensor:
     """Return what the norm is taken of."""
-    p, g = _pair(param, group)
-    length: Tensor = rules.asam_length(p, g) if group["adaptive"] else g
+    p, g = _pair(row)
+    length: Tensor = rules.asam_length(p, g) if row.group["adaptive"] else g
     return length

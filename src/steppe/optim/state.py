@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe.engines.eager import mean_of
-from steppe.engines.eager_storage import load, no_scales
+from steppe.engines.eager_storage import load
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
-from steppe.engines.plan import Row, State, real
-from steppe.engines.storage import SMALL, scale_name, wide_dtype
+from steppe.engines.norms import whole_sum
+from steppe.engines.plan import Row, State
+from steppe.engines.scales import spread
+from steppe.engines.shards import is_sharded, share_of
+from steppe.engines.storage import BLOCK, SMALL, scale_name, wide_dtype
 
 _FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
@@ -24,14 +26,14 @@ class Entry(NamedTuple):
 
 
 def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, Entry]:
-    """Return what the state of a parameter consists of."""
+    """Return what the state of a parameter consists of in a checkpoint."""
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
     like_param = [*kernel.state, *map(slot_name, range(capacity))]
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
-        scales = Entry(tuple(no_scales(param).shape), torch.float32)
+        scales = Entry(spread(share_of(param)).shape, torch.float32)
         entries |= {scale_name(name): scales for name in like_param}
     number = torch.float32 if param.device.type == "mps" else torch.float64
     if kernel.mean_square is not None:
@@ -88,8 +90,8 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
 
 def _mean_so_far(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
     """Return the mean of the second moment: it may be that of steps that needed no mean."""
-    row = Row(0, real(param), param, state, group)
-    return mean_of(load(row, _SECOND_MOMENT).detach())
+    row = Row.of(0, param, state, group)
+    return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
 
 
 def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
@@ -97,7 +99,7 @@ def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Ten
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def mismatch(state: dict[str, Any], wanted: dict[str, Entry]) -> str | None:
+def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> str | None:
     """Return the first difference between a saved state and a parameter's layout, in words."""
     for name, entry in wanted.items():
         if name not in state:
@@ -107,9 +109,26 @@ def mismatch(state: dict[str, Any], wanted: dict[str, Entry]) -> str | None:
             return f"{name!r} is {type(value).__name__}, expected a tensor"
         if tuple(value.shape) != entry.shape:
             return f"{name!r} has shape {tuple(value.shape)}, expected {entry.shape}"
+        if name not in _OWN_SHAPE and (difference := _sharding_mismatch(name, value, param)):
+            return difference
         if difference := _format_mismatch(name, value.dtype, entry.dtype):
             return difference
     return None
+
+
+def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
+    """Say that state is not sharded as its parameter is."""
+    if not is_sharded(value) and not is_sharded(param):
+        return None
+    if is_sharded(value) and is_sharded(param) and value.device_mesh == param.device_mesh:
+        return None
+    kinds = [
+        "whole" if not is_sharded(x) else f"sharded over {x.device_mesh}" for x in (value, param)
+    ]
+    return (
+        f"{name!r} is {kinds[0]}, its parameter {kinds[1]}: load it with set_optimizer_state_dict "
+        "of torch.distributed.checkpoint.state_dict"
+    )
 
 
 def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
@@ -129,6 +148,6 @@ def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> T
     if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if name.endswith(scale_name("")):
-        return no_scales(param)
+        return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -1,0 +1,157 @@
+"""Norms over all shards: of a step's gradients, of all of them or of single ones."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steppe.engines.plan import Batch
+from steppe.engines.scalars import groups, high_precision
+from steppe.engines.shards import Share
+
+Sum = Callable[[], Tensor]
+
+
+class Counts(Protocol):
+    """What an engine offers for norms."""
+
+    def square_sums(self, batch: Batch) -> Tensor:
+        """Return the sum of the squared gradient of each row here, and last that of all."""
+
+
+def needs_whole(batch: Batch) -> bool:
+    """Whether a buffer of the batch goes by the norm of all gradients."""
+    return _has_scope(batch, "global")
+
+
+def needs_own(batch: Batch) -> bool:
+    """Whether the batch needs the norm of each of its gradients."""
+    return batch.kernel.mean_square is not None or _has_scope(batch, "tensor")
+
+
+def _has_scope(batch: Batch, scope: str) -> bool:
+    return batch.kernel.buffer is not None and any(
+        group["scope"] == scope and group["capacity"] > 0 for group in groups(batch)[0]
+    )
+
+
+class Norms:
+    """The norms that the batches of one step need, and no others.
+
+    What lies in several processes is added up by one all-reduce for each device mesh, of one
+    number, and one more for each tensor that needs its own. It is waited for when it is asked for.
+    It is begun at once, on all processes alike.
+
+    Parameters
+    ----------
+    pairs
+        The batches of a step, and the engine of each.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Counts, Batch]]) -> None:
+        self.has_whole = any(needs_whole(batch) for _, batch in pairs)
+        self._plain: list[Tensor] = []
+        self._sums: dict[Any, Sum] = {}
+        self._places: dict[int, tuple[Any, int]] = {}
+        self._whole: Tensor | float | None = None
+        shared: dict[Any, list[tuple[Tensor, Batch]]] = {}
+        for engine, batch in pairs:
+            if batch.team is None:
+                if self.has_whole:
+                    self._plain.append(engine.square_sums(batch)[-1] * batch.unscale**2)
+            elif self.has_whole or needs_own(batch):
+                shared.setdefault(batch.team.mesh, []).append((engine.square_sums(batch), batch))
+        for mesh, found in shared.items():
+            self._begin(mesh, found)
+
+    def _begin(self, mesh: Any, found: list[tuple[Tensor, Batch]]) -> None:
+        device = torch.device(mesh.device_type)
+        counted = [
+            (sums.to(device) if batch.team.speaks else torch.zeros_like(sums, device=device), batch)
+            for sums, batch in found
+            if batch.team is not None
+        ]
+        whole = [sums[-1] * batch.unscale**2 for sums, batch in counted]
+        parts = [torch.stack(whole).sum(0, keepdim=True)]
+        begin = 1
+        for sums, batch in counted:
+            if needs_own(batch):
+                parts.append(sums[:-1])
+                self._places[id(batch)] = mesh, begin
+                begin += len(sums) - 1
+        self._sums[mesh] = _begin_sum(torch.cat(parts), mesh)
+
+    def whole(self) -> Tensor | float:
+        """Return the norm of all gradients: a number, where all is on the host."""
+        if self._whole is None:
+            squares = [*self._plain, *(finish()[0] for finish in self._sums.values())]
+            self._whole = _root_of_sum(squares)
+        return self._whole
+
+    def squares(self, batch: Batch) -> Tensor | None:
+        """Return the sum of each row's squared gradient, not unscaled; None if all is here."""
+        if id(batch) not in self._places:
+            return None
+        mesh, begin = self._places[id(batch)]
+        return self._sums[mesh]()[begin : begin + len(batch.rows)]
+
+
+@torch.no_grad()
+def joint_norm(parts: Iterable[tuple[Tensor, Share]]) -> Tensor:
+    """L2 norm of tensors together, of which each is given as this process's share of it."""
+    plain: list[Tensor] = []
+    shared: dict[Any, list[Tensor]] = {}
+    for part, share in parts:
+        square, team = square_sum(part), share.team
+        if team is None:
+            plain.append(square)
+        else:
+            counted = square if team.speaks else torch.zeros_like(square)
+            shared.setdefault(team.mesh, []).append(counted.to(team.mesh.device_type))
+    sums = [_begin_sum(torch.stack(squares).sum(), mesh) for mesh, squares in shared.items()]
+    root = _root_of_sum([*plain, *(finish() for finish in sums)])
+    return root if isinstance(root, Tensor) else torch.tensor(root, dtype=torch.float64)
+
+
+@torch.no_grad()
+def whole_sum(part: Tensor, share: Share) -> Tensor:
+    """Sum of a tensor's elements over all its shards, accumulated in float64."""
+    total, team = high_precision(part).sum(), share.team
+    if team is None:
+        return total
+    counted = total if team.speaks else torch.zeros_like(total)
+    return _begin_sum(counted.to(team.mesh.device_type), team.mesh)().to(part.device)
+
+
+def square_sum(tensor: Tensor) -> Tensor:
+    """Sum of the squares of this process's elements, accumulated in float64."""
+    return high_precision(tensor).square().sum()
+
+
+def _begin_sum(values: Tensor, mesh: Any) -> Sum:
+    """Begin to add numbers up over all processes of a mesh; return what waits for the sums."""
+    from torch import distributed
+
+    everybody = mesh.size() == distributed.get_world_size()
+    *inner, last = [None] if everybody else mesh.get_all_groups()
+    for group in inner:
+        distributed.all_reduce(values, group=group)
+    work = distributed.all_reduce(values, group=last, async_op=True)
+
+    def finish() -> Tensor:
+        work.wait()
+        return values
+
+    return finish
+
+
+def _root_of_sum(squares: list[Tensor]) -> Tensor | float:
+    on_device = [square for square in squares if square.device.type != "cpu"]
+    if not on_device:
+        return math.sqrt(sum(map(float, squares)))
+    if len(squares) == 1:
+        return on_device[0].sqrt()
+    first = on_device[0]
+    return torch.stack([square.to(first) for square in squares]).sum().sqrt()

@@ -1,0 +1,190 @@
+"""Sharded tensors: which part of one lies in this process, and where that lies in the whole."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Integers = NDArray[np.int64]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether a tensor is a DTensor, of which this process holds a part or a copy."""
+    return hasattr(tensor, "to_local")
+
+
+def local(tensor: Any) -> Tensor:
+    """Return what this process holds of a DTensor, and a plain tensor itself."""
+    if not is_sharded(tensor):
+        plain: Tensor = tensor
+        return plain
+    with torch.no_grad():
+        part: Any = tensor.to_local()
+        # What has just been communicated may still be under way.
+        found: Tensor = part.wait() if hasattr(part, "wait") else part
+    return found
+
+
+class Team(NamedTuple):
+    """The processes that share tensors.
+
+    Attributes
+    ----------
+    mesh
+        The device mesh that they form.
+    cuts
+        Whether tensors are cut along each of its dimensions; along the others there are copies.
+    """
+
+    mesh: Any
+    cuts: tuple[bool, ...]
+
+    @property
+    def speaks(self) -> bool:
+        """Whether this process's part counts: of copies, the first one's does."""
+        place = self.mesh.get_coordinate()
+        return all(cut or index == 0 for cut, index in zip(self.cuts, place, strict=True))
+
+
+class Pieces(NamedTuple):
+    """A tensor's elements here, cut where multiples of a length lie in the whole's memory.
+
+    Attributes
+    ----------
+    first, size
+        Where each piece begins in this process's memory, and its number of elements.
+    place
+        Where it begins in the whole's.
+    block
+        How many of the blocks, cut likewise, come before it in this process.
+    """
+
+    first: Integers
+    size: Integers
+    place: Integers
+    block: Integers
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a tensor that this process holds; of a plain one, all of it.
+
+    Attributes
+    ----------
+    shape, stride
+        Of the whole tensor.
+    offsets, sizes
+        Where the part begins in it, and the part's shape.
+    mesh, placements
+        The device mesh and how the tensor lies on it; None and nothing for a plain one.
+    """
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    mesh: Any = None
+    placements: tuple[Any, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Number of elements of the whole tensor."""
+        return math.prod(self.shape)
+
+    @property
+    def cuts(self) -> tuple[bool, ...]:
+        """Whether the tensor is cut along each dimension of the mesh."""
+        return tuple(not placement.is_replicate() for placement in self.placements)
+
+    @property
+    def team(self) -> Team | None:
+        """The processes that hold the other parts; None where this one holds all."""
+        return Team(self.mesh, self.cuts) if any(self.cuts) else None
+
+    @cached_property
+    def order(self) -> list[int]:
+        """The dimensions, the one with the largest steps in memory first."""
+        return sorted(range(len(self.shape)), key=lambda i: -self.stride[i])
+
+    @cached_property
+    def runs(self) -> tuple[Integers, int]:
+        """Where runs of elements begin that lie side by side both here and in the whole.
+
+        Returns
+        -------
+        starts, length
+            Their places in the whole's memory, in the order of this process's, and the number of
+            elements that they all have.
+        """
+        inner = len(self.order)
+        while inner and self.sizes[self.order[inner - 1]] == self.shape[self.order[inner - 1]]:
+            inner -= 1
+        outer = self.order[: max(inner - 1, 0)]
+        starts = np.zeros(1, dtype=np.int64)
+        for dim in outer:
+            starts = np.add.outer(starts, np.arange(self.sizes[dim]) * self.stride[dim]).ravel()
+        begin = sum(at * step for at, step in zip(self.offsets, self.stride, strict=True))
+        whole = math.prod(self.sizes[dim] for dim in self.order[len(outer) :])
+        return starts + begin, whole
+
+    def cut(self, length: int, block: int) -> Pieces:
+        """Cut the elements at multiples of ``length``, itself a multiple of ``block``."""
+        starts, size = self.runs
+        if not size:
+            starts = starts[:0]
+        firsts, counts = _cells(starts, size, length)
+        run = np.repeat(np.arange(len(starts)), counts)
+        cell = firsts[run] + np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts)
+        place = np.maximum(cell * length, starts[run])
+        end = np.minimum((cell + 1) * length, starts[run] + size)
+        first_blocks, blocks = _cells(starts, size, block)
+        before = np.cumsum(blocks) - blocks
+        return Pieces(
+            first=run * size + place - starts[run],
+            size=end - place,
+            place=place,
+            block=before[run] + place // block - first_blocks[run],
+        )
+
+    def blocks(self, block: int) -> int:
+        """Return into how many blocks the elements are cut at multiples of ``block``."""
+        return len(self.cut(block, block).first)
+
+    def like(self, part: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Return this process's part as the DTensor that it is one of, or itself if it is whole."""
+        if self.mesh is None:
+            return part
+        from torch.distributed.tensor import DTensor
+
+        whole: Tensor = DTensor.from_local(
+            part,
+            self.mesh,
+            self.placements,
+            run_check=False,
+            shape=torch.Size(self.shape),
+            stride=self.stride,
+        )
+        return whole
+
+
+def share_of(tensor: Any) -> Share:
+    """Return which part of a tensor this process holds."""
+    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+    if not is_sharded(tensor):
+        return Share(shape, stride, (0,) * len(shape), shape)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    mesh, placements = tensor.device_mesh, tuple(tensor.placements)
+    sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
+    return Share(shape, stride, tuple(offsets), tuple(sizes), mesh, placements)
+
+
+def _cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:
+    """Return the first multiple of ``length`` at or before each run, and how many it touches."""
+    first = starts // length
+    return first, (starts + size - 1) // length - first + 1

@@ -1,4 +1,4 @@
-"""Two processes that share a test's work."""
+"""Processes that share a test's work."""
 
 import os
 import subprocess
@@ -9,18 +9,37 @@ from typing import Any
 import torch
 
 
-def results_of_two(script: str, folder: Path) -> list[Any]:
-    """Run a file in two processes, with rank and folder; return what each saved as ``rank…``."""
+def results_of(script: str, folder: Path, count: int, *arguments: str) -> list[Any]:
+    """Run a file in processes that :func:`join`, with rank and folder; load what they saved."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", script, str(rank), str(folder)],
-            # Tests run side by side: threads beyond one each would wait for one another.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            [sys.executable, "-W", "error", script, str(rank), str(folder), *arguments],
+            # Tests run side by side: threads beyond one each would wait for one another. Sets of
+            # names are to be in another order in each, as they are on different machines.
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONHASHSEED": str(rank),
+            },
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank in range(count)
     ]
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)
-    return [torch.load(folder / f"rank{rank}") for rank in range(2)]
+    return [torch.load(folder / f"rank{rank}") for rank in range(count)]
+
+
+def results_of_two(script: str, folder: Path) -> list[Any]:
+    """Run a file in two processes."""
+    return results_of(script, folder, 2)
+
+
+def join(rank: int, folder: Path, count: int) -> None:
+    """Become one of the processes that work together."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count
+    )

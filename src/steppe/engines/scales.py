@@ -147,10 +147,10 @@ class Spread:
 
     def _padded(self, held: Tensor) -> Tensor:
         """Give a process's scales the shape of a checkpoint's."""
-        lines = self.share.sizes[self.share.order[0]]
         if self.by_lines:
-            return held.view(lines, -1)
-        parts = held.view(lines, -1, self.width)
+            return held
+        lines = self.share.sizes[self.share.order[0]]
+        parts = held.view(lines, len(held) // max(lines, 1), self.width)
         return pad(parts, (0, 0, 0, self.parts - parts.shape[1]))
 
     def _parted(self, held: Tensor, count: int) -> Tensor:

@@ -189,7 +189,9 @@ def saved_meanwhile(mesh: DeviceMesh, place: Path) -> tuple[Outcome, Outcome]:
     opt = MAKERS["AdamCM"](model.parameters())
     train(model, opt, range(BEFORE), mesh)
     expected = outcome(model, opt)
-    saving = dcp.async_save(contents(model, opt, False), checkpoint_id=place)
+    # Of its own: what is saved must not come between what is trained.
+    group = torch.distributed.new_group()
+    saving = dcp.async_save(contents(model, opt, False), checkpoint_id=place, process_group=group)
     train(model, opt, range(BEFORE, BEFORE + AFTER), mesh)
     saving.result()
     again = network(mesh)
@@ -211,6 +213,8 @@ WHOLE = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 def four(rank: int, folder: Path) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", (4,))
     square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
+    # What layers in tensor parallelism return is a view, and nothing here writes to it.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     found: dict[str, Any] = {}
     for name, (maker, dtype, flat) in CHECKPOINTS.items():
         model = network(mesh, dtype)
@@ -254,7 +258,7 @@ def killed(rank: int, folder: Path) -> None:
     found = outcome(model, opt)
     if rank == 0:
         torch.save(found, folder / "expected")
-        dcp.FileSystemWriter.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        dcp.FileSystemWriter.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
     train(model, opt, END, None)
     save(folder / "2", model, opt)
 
@@ -342,7 +346,7 @@ def compare(name: str, found: Outcome, expected: Outcome) -> None:
             assert (ours - theirs).square().mean().sqrt() < 0.03, f"{name}: {key}"
             continue
         bound = 1e-6 if "float32" in name else 1e-11
-        assert (ours - theirs).norm() <= bound * theirs.norm(), f"{name}: {key}"
+        assert (ours - theirs).norm() <= bound * theirs.norm(), f"{name}: {key} {(ours - theirs).norm()} {theirs.norm()}"
 
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:

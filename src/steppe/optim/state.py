@@ -45,6 +45,16 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     return entries
 
 
+def is_like(name: str, entry: Entry, param: Tensor) -> bool:
+    """Whether a tensor of the state has the parameter's shape, and is sharded as it is."""
+    return entry.shape == tuple(param.shape) and name not in _OWN_SHAPE
+
+
+def is_scale(name: str) -> bool:
+    """Whether a tensor of the state holds scales of 8-bit state."""
+    return name.endswith(scale_name(""))
+
+
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """Return the number format of the parameter-shaped state that a group asks for.
 
@@ -126,9 +136,9 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
 
 
 def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
-    if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
+    if is_like(name, entry, param):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
-    if name.endswith(scale_name("")):
+    if is_scale(name):
         return no_scales(param)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -47,7 +47,8 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
 
 def is_like(name: str, entry: Entry, param: Tensor) -> bool:
     """Whether a tensor of the state has the parameter's shape, and is sharded as it is."""
-    return entry.shape == tuple(param.shape) and name not in _OWN_SHAPE
+    has_own = name in _OWN_SHAPE or is_scale(name)
+    return entry.shape == tuple(param.shape) and not has_own
 
 
 def is_scale(name: str) -> bool:

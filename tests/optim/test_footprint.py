@@ -2,11 +2,14 @@
 
 import functools
 import gc
+import importlib.util
 import itertools
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from processes import results_of_two
 from steppe.engines.storage import BLOCK
 from steppe.optim import Bytes, footprint
 
+ROOT = Path(__file__).parents[2]
 FORMATS: tuple[Any, ...] = (None, torch.bfloat16, "int8")
 #: 8 bits from 4096 elements on; of the last, the second of two processes holds nothing.
 SHAPES = [(1501, 3), (4097,), (70, 60), (5,), (1, 300)]
@@ -231,6 +235,25 @@ def test_groups_of_other_parameters_are_refused() -> None:
         footprint(SHAPES, optimizer, 2)
 
 
+def page_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "footprint.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_is_counted() -> None:
+    tool = page_tool()
+    page = tool.PAGE.read_text()
+    assert tool.rewritten(page) == page
+    assert tool.rewritten(page.replace("| 70 B |", "| 71 B |")) == page
+    # The published sizes of Llama 3.2 1B, Llama 3.1 8B and 70B.
+    sizes = [sum(map(math.prod, shapes)) for shapes in tool.MODELS.values()]
+    assert sizes == [1_235_814_400, 8_030_261_248, 70_553_706_496]
+
+
 # Two processes
 
 #: Which argument of a collective is what each process gives; the first, of others.
@@ -288,9 +311,10 @@ def reduced_by_ddp() -> int:
 
 
 def sharded(model: nn.Module, make: Callable[[Any], Optimizer]) -> dict[str, Any]:
-    """Return what a process holds after a step, and what the step sends."""
+    """Return what a process holds after a step, and what the next one sends."""
     params = list(model.parameters())
     optimizer, grads = make(params), [param.grad for param in params]
+    optimizer.step()
     with Sent() as sent:
         if isinstance(optimizer, steppe.SAM):
             optimizer.perturb()

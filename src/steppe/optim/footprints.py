@@ -2,8 +2,9 @@
 
 import math
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -124,37 +125,44 @@ def footprint(
     made = meta.made(optimizer, originals, params)
     state, message = meta.state_of(made), meta.message(made)
     passes = 2 if isinstance(made, SAM) else 1
-    parts = [_Part(param, state.get(param, {}), passes - 1) for param in params]
+    tensors = Counter(_Part.of(param, state.get(param, {}), passes - 1) for param in params)
     return Footprint(
         numel=sum(param.numel() for param in params),
         world_size=world_size,
         message=message,
-        fsdp=_sharded(parts, world_size, passes, message, mp_policy),
-        ddp=_replicated(parts, world_size, passes),
+        fsdp=_sharded(tensors, world_size, passes, message, mp_policy),
+        ddp=_replicated(tensors, world_size, passes),
     )
 
 
 class _Part(NamedTuple):
-    """A parameter, its state, and how many copies of it the optimizer keeps for a while."""
+    """What of a parameter and its state is to be counted; of many it is the same."""
 
-    param: Parameter
-    state: dict[str, Entry]
+    shape: Shape
+    dtype: torch.dtype
+    is_trained: bool
+    state: tuple[tuple[str, Entry], ...]
+    #: How many copies of the parameter the optimizer holds for a while.
     copies: int
+
+    @classmethod
+    def of(cls, param: Parameter, state: dict[str, Entry], copies: int) -> Self:
+        shape = tuple(param.shape)
+        return cls(shape, param.dtype, param.requires_grad, tuple(state.items()), copies)
 
     def held(self, elements: int) -> tuple[int, int, int]:
         """Return the bytes of so many of its elements, of their gradients, and of their state."""
-        own = elements * self.param.itemsize
-        trained = own * self.param.requires_grad
+        own = elements * self.dtype.itemsize
+        trained = own * self.is_trained
         state = sum(
-            self._count(name, entry, elements) * entry.dtype.itemsize
-            for name, entry in self.state.items()
+            self._count(name, entry, elements) * entry.dtype.itemsize for name, entry in self.state
         )
         return own, trained, state + self.copies * trained
 
     def _count(self, name: str, entry: Entry, elements: int) -> int:
         if is_scale(name):
             return blocks(elements)
-        return elements if is_like(name, entry, self.param) else math.prod(entry.shape)
+        return elements if is_like(name, entry, self.shape) else math.prod(entry.shape)
 
 
 # Numbers of elements, and of devices that hold so many.
@@ -172,38 +180,39 @@ def _shares(shape: Shape, devices: int) -> Shares:
 
 
 def _sharded(
-    parts: list[_Part],
+    tensors: Counter[_Part],
     devices: int,
     passes: int,
     message: int,
     policy: "MixedPrecisionPolicy | None",
 ) -> Costs:
-    shares = [_shares(part.param.shape, devices) for part in parts]
+    shares = {part: _shares(part.shape, devices) for part in tensors}
     gathered = reduced = 0
-    for part, ((largest, _), *_) in zip(parts, shares, strict=True):
-        gather, reduce = _formats(part.param.dtype, policy)
+    for part, number in tensors.items():
+        largest = number * shares[part][0][0]
+        gather, reduce = _formats(part.dtype, policy)
         gathered += largest * gather.itemsize
-        reduced += largest * reduce.itemsize * part.param.requires_grad
+        reduced += largest * reduce.itemsize * part.is_trained
     # FSDP2 fills up what devices hold less than the first, so that all send alike.
     others = passes * (devices - 1)
     sent = Bytes(2 * others * gathered, others * reduced, _ring(message, devices))
-    return Costs(*_held(parts, shares), sent)
+    return Costs(*_held(tensors, shares), sent)
 
 
-def _replicated(parts: list[_Part], devices: int, passes: int) -> Costs:
-    shares = [[(part.param.numel(), devices)] for part in parts]
-    device, everywhere = _held(parts, shares)
+def _replicated(tensors: Counter[_Part], devices: int, passes: int) -> Costs:
+    shares = {part: [(math.prod(part.shape), devices)] for part in tensors}
+    device, everywhere = _held(tensors, shares)
     return Costs(device, everywhere, Bytes(0, passes * _ring(device.gradients, devices), 0))
 
 
-def _held(parts: list[_Part], shares: list[Shares]) -> tuple[Bytes, Bytes]:
+def _held(tensors: Counter[_Part], shares: dict[_Part, Shares]) -> tuple[Bytes, Bytes]:
     """Return what the fullest device holds, and what all do."""
     device, everywhere = [0, 0, 0], [0, 0, 0]
-    for part, each in zip(parts, shares, strict=True):
-        for i, (elements, count) in enumerate(each):
+    for part, number in tensors.items():
+        for i, (elements, count) in enumerate(shares[part]):
             for kind, size in enumerate(part.held(elements)):
-                device[kind] += size * (i == 0)
-                everywhere[kind] += size * count
+                device[kind] += number * size * (i == 0)
+                everywhere[kind] += number * size * count
     return Bytes(*device), Bytes(*everywhere)
 
 

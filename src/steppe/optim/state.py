@@ -45,10 +45,10 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     return entries
 
 
-def is_like(name: str, entry: Entry, param: Tensor) -> bool:
-    """Whether a tensor of the state has the parameter's shape, and is sharded as it is."""
+def is_like(name: str, entry: Entry, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of the state has its parameter's shape, and is sharded as it is."""
     has_own = name in _OWN_SHAPE or is_scale(name)
-    return entry.shape == tuple(param.shape) and not has_own
+    return entry.shape == shape and not has_own
 
 
 def is_scale(name: str) -> bool:
@@ -137,7 +137,7 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
 
 
 def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
-    if is_like(name, entry, param):
+    if is_like(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
         return no_scales(param)

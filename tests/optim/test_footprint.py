@@ -111,7 +111,7 @@ def test_the_copy_of_sam_is_counted(name: str) -> None:
 def test_the_options_of_an_optimizer_are_taken() -> None:
     model = nn.Sequential(nn.Linear(70, 60), nn.Linear(60, 5))
     matrices = {"params": [model[0].weight, model[1].weight], "state_dtype": "int8"}
-    others = {"params": [model[0].bias], "capacity": 2}
+    others = {"params": [model[0].bias, model[1].bias], "capacity": 2}
     optimizer = steppe.AdamCM([matrices, others], capacity=3)
     model[1].bias.requires_grad_(False)
     model(torch.ones(2, 70)).sum().backward()
@@ -333,6 +333,9 @@ def work(rank: int, folder: Path) -> None:
     )
     model = fully_shard(Model(), mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
     found: dict[str, Any] = {"passes": sent_by_passes(model), "ddp": reduced_by_ddp()}
+    found["alike"] = footprint(model, steppe.AdamCM(model.parameters()), 2) == footprint(
+        SHAPES, steppe.AdamCM, 2
+    )
     found["steps"] = {name: sharded(model, make) for name, make in SHARDED.items()}
     torch.save(found, folder / f"rank{rank}")
     torch.distributed.destroy_process_group()
@@ -345,6 +348,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_two_processes_hold_and_send_what_is_counted(processes: list[dict[str, Any]]) -> None:
+    assert all(each["alike"] for each in processes), "a sharded model is counted otherwise"
     compare_what_passes_send(processes)
     for name in SHARDED:
         compare_what_is_held(name, [each["steps"][name]["held"] for each in processes])

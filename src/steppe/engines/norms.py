@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from steppe.engines.plan import Batch
+from steppe.engines.kernel import Kernel
+from steppe.engines.plan import Batch, Group
 from steppe.engines.scalars import groups, high_precision
 from steppe.engines.shards import Share
 
@@ -22,19 +23,28 @@ class Counts(Protocol):
 
 
 def needs_whole(batch: Batch) -> bool:
-    """Whether a buffer of the batch goes by the norm of all gradients."""
-    return _has_scope(batch, "global")
+    """Whether a row of the batch goes by the norm of all gradients."""
+    return any(goes_by_whole(batch.kernel, group) for group in groups(batch)[0])
 
 
 def needs_own(batch: Batch) -> bool:
-    """Whether the batch needs the norm of each of its gradients."""
-    return batch.kernel.mean_square is not None or _has_scope(batch, "tensor")
+    """Whether a row of the batch goes by the norm of its own gradient."""
+    return any(goes_by_own(batch.kernel, group) for group in groups(batch)[0])
 
 
-def _has_scope(batch: Batch, scope: str) -> bool:
-    return batch.kernel.buffer is not None and any(
-        group["scope"] == scope and group["capacity"] > 0 for group in groups(batch)[0]
-    )
+def goes_by_whole(kernel: Kernel, group: Group) -> bool:
+    """Whether the parameters of a group go by the norm of all gradients."""
+    return _has_buffer(kernel, group) and group["scope"] == "global"
+
+
+def goes_by_own(kernel: Kernel, group: Group) -> bool:
+    """Whether each parameter of a group goes by the norm of its own gradient."""
+    is_scoped = _has_buffer(kernel, group) and group["scope"] == "tensor"
+    return kernel.mean_square is not None or is_scoped
+
+
+def _has_buffer(kernel: Kernel, group: Group) -> bool:
+    return kernel.buffer is not None and group["capacity"] > 0
 
 
 class Norms:

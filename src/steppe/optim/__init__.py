@@ -1,8 +1,10 @@
-"""The optimizers, as torch.optim has them."""
+"""The optimizers, as torch.optim has them, and what they cost on many devices."""
 
+from steppe.optim.cost import Bytes, Costs, Footprint
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
+from steppe.optim.footprints import footprint
 from steppe.optim.sam import SAM
 
 __all__ = [
@@ -11,8 +13,12 @@ __all__ = [
     "SGDCM",
     "AdamCG",
     "AdamCM",
+    "Bytes",
+    "Costs",
     "DualAdam",
     "DualAdamCM",
+    "Footprint",
     "InvAdam",
     "RMSpropCG",
+    "footprint",
 ]

@@ -47,6 +47,17 @@ def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, En
     return entries
 
 
+def is_like(name: str, entry: Entry, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of the state has its parameter's shape, and is sharded as it is."""
+    has_own = name in _OWN_SHAPE or is_scale(name)
+    return entry.shape == shape and not has_own
+
+
+def is_scale(name: str) -> bool:
+    """Whether a tensor of the state holds scales of 8-bit state."""
+    return name.endswith(scale_name(""))
+
+
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     """Return the number format of the parameter-shaped state that a group asks for.
 
@@ -82,14 +93,15 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
         # Nobody brings it up to date; where it is wanted again it is made afresh.
         state.pop(MEAN, None)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
-    for name in [name for name in wanted if name not in state]:
+    missing = [name for name in wanted if name not in state]
+    for name in missing:
         state[name] = _initial(name, wanted[name], param, group)
-        if name == MEAN:
-            state[name].copy_(_mean_so_far(param, state, group))
+    if MEAN in missing and _SECOND_MOMENT not in missing:
+        # That of steps that needed no mean.
+        state[MEAN].copy_(_mean_of_second_moment(param, state, group))
 
 
-def _mean_so_far(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
-    """Return the mean of the second moment: it may be that of steps that needed no mean."""
+def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
     row = Row.of(0, param, state, group)
     return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
 
@@ -145,9 +157,9 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
 
 
 def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
-    if entry.shape == tuple(param.shape) and name not in _OWN_SHAPE:
+    if is_like(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
-    if name.endswith(scale_name("")):
+    if is_scale(name):
         return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -3,6 +3,7 @@
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
+from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "DualAdam",
     "DualAdamCM",
     "InvAdam",
+    "Offload",
     "RMSpropCG",
 ]

@@ -14,6 +14,7 @@ from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
 from steppe.engines.norms import joint_norm
 from steppe.engines.plan import Row
+from steppe.optim.flattened import refuse_flattened
 from steppe.optim.options import check
 from steppe.optim.training_buffers import TrainingBuffers
 from steppe.optim.wrapping import check_step, share_hooks
@@ -229,7 +230,7 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse. Nothing has changed then.
+            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
         """
         self.restore()
         if closure is None:
@@ -258,7 +259,7 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse. Nothing has changed then.
+            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
         """
         self.restore()
         active = [
@@ -268,6 +269,7 @@ class SAM(Optimizer):
             if param.grad is not None
         ]
         for param, _ in active:
+            refuse_flattened(param, "SAM")
             if param.grad.layout != torch.strided:
                 raise RuntimeError(
                     f"SAM does not take {param.grad.layout} gradients: parameter of shape "

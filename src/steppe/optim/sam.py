@@ -262,6 +262,9 @@ class SAM(Optimizer):
             A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
         """
         self.restore()
+        params = [param for group in self.param_groups for param in group["params"]]
+        for param in params:
+            refuse_flattened(param, "SAM")
         active = [
             (param, group)
             for group in self.param_groups
@@ -269,13 +272,11 @@ class SAM(Optimizer):
             if param.grad is not None
         ]
         for param, _ in active:
-            refuse_flattened(param, "SAM")
             if param.grad.layout != torch.strided:
                 raise RuntimeError(
                     f"SAM does not take {param.grad.layout} gradients: parameter of shape "
                     f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
                 )
-        params = [param for group in self.param_groups for param in group["params"]]
         try:
             self._undo.extend(self._buffers.save(params))
             self._ascend(active)

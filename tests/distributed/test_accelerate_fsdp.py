@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 import steppe
-from processes import results_of_two
+from processes import join, results_of_two
 
 STEPS = 8
 MAKERS: dict[str, Callable[..., Optimizer]] = {
@@ -145,10 +145,7 @@ def work(rank: int, folder: Path) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in place.items()}
     os.environ["ACCELERATE_USE_FSDP"] = "true"
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    join(rank, folder, 2)
     found: dict[str, Any] = {
         name: sharded(make, rank, folder / name) for name, make in MAKERS.items()
     }

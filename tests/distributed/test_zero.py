@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import steppe
-from processes import results_of_two
+from processes import join, results_of_two
 
 STEPS = 12
 Wrap = Callable[[Optimizer], Optimizer]
@@ -144,10 +144,7 @@ AROUND = partial(steppe.SAM, rho=0.1)
 
 def work(rank: int, folder: Path) -> None:
     """Be one of two processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    join(rank, folder, 2)
     found: dict[str, Any] = {name: shared(make, rank) for name, make in makers().items()}
     found["in buckets"] = shared(makers()["DualAdam"], rank, parameters_as_bucket_view=True)
     found["SAM"] = shared(makers()["DualAdam"], rank, AROUND)

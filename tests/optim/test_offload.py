@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -20,17 +21,11 @@ import steppe
 from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
 from steppe.optim import Offload
 
-MODEL = (
-    "cpu",
-    pytest.param(
-        "accelerator",
-        marks=pytest.mark.skipif(not torch.accelerator.is_available(), reason="no accelerator"),
-    ),
-)
+DEVICES = ["cpu", *(["accelerator"] if torch.accelerator.is_available() else [])]
 AdamCM = partial(steppe.AdamCM, lr=0.01, capacity=2)
 
 
-@pytest.fixture(params=MODEL)
+@pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cpu":
         return torch.device("cpu")
@@ -119,6 +114,51 @@ def test_nothing_of_the_optimizers_lies_with_the_model() -> None:
         for tensor in (copied, copied.grad, *inner.state[copied].values()):
             assert tensor.data_ptr() not in mine
     assert list(optimizer.state) == params
+
+
+class Elsewhere(Tensor):
+    """A tensor on a device that copies when it gets round to it, one after the other."""
+
+    waiting: ClassVar[list[Callable[[], Any]]] = []
+    device = property(lambda self: torch.device("cuda", 0))
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is not Tensor.copy_ or not (kwargs or {}).get("non_blocking"):
+            return super().__torch_function__(func, types, args, kwargs)
+        target, source = (tensor.detach().as_subclass(Tensor) for tensor in args)
+        cls.waiting.append(partial(target.copy_, source))
+        return args[0]
+
+    @classmethod
+    def finish(cls, device: torch.device | None = None) -> None:
+        """Do what is waiting."""
+        for copying in cls.waiting:
+            copying()
+        cls.waiting.clear()
+
+
+def test_steps_wait_for_what_the_device_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients and parameters are read once they are there, and the next step's come after."""
+    monkeypatch.setattr(
+        "steppe.optim.offload._room", lambda tensor: torch.empty_like(tensor.as_subclass(Tensor))
+    )
+    monkeypatch.setattr(torch.accelerator, "synchronize", Elsewhere.finish)
+    params = [p.detach().as_subclass(Elsewhere).requires_grad_() for p in parameters()]
+    plain = parameters()
+    optimizer, alone = Offload(params, AdamCM), AdamCM(plain)
+    for t in range(4):
+        # Of a function that is linear in the parameters, so that the device need not look at them.
+        for i, (p, q) in enumerate(zip(params, plain, strict=True)):
+            q.grad = torch.full_like(q, (t + 1.0) / (i + 1))
+            p.grad = q.grad.clone().as_subclass(Elsewhere)
+        optimizer.step()
+        alone.step()
+        assert len(Elsewhere.waiting) == len(params)
+    Elsewhere.finish()
+    assert equal([p.detach().as_subclass(Tensor) for p in params], values(plain))
 
 
 def test_what_else_changes_parameters_counts(device: torch.device) -> None:

@@ -321,6 +321,7 @@ def test_two_processes_train_each_trial_together(
     ledger.storage.set_trial_state_values(lost, TrialState.FAIL)
     said = ended(worker)
     assert [line.rpartition(": ")[2] for line in said.splitlines()].count("lost") == 1
+    assert said.count(" has ended; ") == 1
 
     assert ledger.results().complete
     for one, other in zip(ledger.results().trials, undisturbed.trials, strict=True):

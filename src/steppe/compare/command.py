@@ -20,7 +20,8 @@ from steppe.compare.run import Place
 from steppe.compare.storage import FILE, HEARTBEAT, open_storage
 from steppe.compare.study import Options, plan
 from steppe.compare.tasks import TASKS, find_task
-from steppe.compare.team import Team
+from steppe.compare.team import Team, assist
+from steppe.compare.worker import processes
 
 _TASKS = ", ".join(TASKS)
 _PRESETS = ", ".join(PRESETS)
@@ -120,8 +121,9 @@ def compare(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that train here; 0 only plans, for workers elsewhere. Default: one for "
-            "each core on a CPU, else 1."
+            help="Processes that train here, each a trial of its own; 0 only plans, for workers "
+            "elsewhere. Default: one for each core on a CPU, else 1. Not for a distributed launch, "
+            "whose processes train each trial together."
         ),
     ] = None,
     storage: Storage = None,
@@ -143,6 +145,7 @@ def compare(
     setting is trained on fresh seeds, and tested once. All start from the same weights and see the
     data in the same order, seed by seed. Ctrl-C, or a kill, keeps what has finished, and the same
     command goes on from the last epoch. At the end stands a page that can be sent to a colleague.
+    accelerate launch -m steppe compare … trains each trial on several devices.
     """
     with refusals():
         name = task or (find_preset(preset).task_at(scale) if preset else "digits")
@@ -171,14 +174,26 @@ def compare(
             schedule=schedule,  # type: ignore[arg-type]
             warmup=warmup,
         )
+        launch = processes(place)
+        if workers is not None and launch.num_processes > 1:
+            raise ValueError(
+                f"workers must be left out in a launch of {launch.num_processes} processes, which "
+                f"train each trial together, got {workers}"
+            )
         study = plan(name, options, published, place, command=_typed())
+        if not launch.is_main_process:
+            raise typer.Exit(assist(study, place))
         where = storage or str(out / FILE)
         opened = open_storage(where, heartbeat=heartbeat, create=True)
         record(opened, study)
         ledger = Ledger(opened, study)
     console = make_console()
     team = Team(ledger, place, where, heartbeat)
-    status = team.run(console, _cores(device) if workers is None else workers)
+    if launch.num_processes > 1:
+        with refusals():
+            status = team.join(console)
+    else:
+        status = team.run(console, _cores(device) if workers is None else workers)
     results = ledger.results()
     report(console, results)
     with refusals():

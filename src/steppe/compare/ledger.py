@@ -411,8 +411,10 @@ def recorded(storage: "RDBStorage", name: str | None = None) -> Study:
         raise ValueError(f"{name} was planned with another version of steppe") from error
 
 
-def whereabouts(device: str, threads: int) -> str:
+def whereabouts(device: str, threads: int, processes: int = 1) -> str:
     """Say on what a trial ran, as far as its times depend on it."""
+    if processes > 1:
+        return f"{processes} × {whereabouts(device, threads)}"
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(torch.device(device)))
     kind = f"{platform.machine()} CPU with {os.cpu_count()} cores" if device == "cpu" else device

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -22,7 +23,11 @@ from steppe.commands.console import FAILED, INTERRUPTED
 from steppe.compare.ledger import Ledger
 from steppe.compare.results import TUNE, Trial, trial_label
 from steppe.compare.run import Place
-from steppe.compare.worker import terminable
+from steppe.compare.study import Study
+from steppe.compare.worker import OnTrial, terminable, work
+
+if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
 
 #: Where workers find the storage: a command line, and the password in it, is for all to see.
 STORAGE = "STEPPE_STORAGE"
@@ -32,7 +37,7 @@ _PATIENCE_S = 30.0
 
 
 class Team:
-    """Starts workers and watches the study until it has ended.
+    """Starts workers, or joins a launch, and watches the study until it has ended.
 
     Parameters
     ----------
@@ -78,6 +83,18 @@ class Team:
                 return INTERRUPTED
             finally:
                 _stop(team)
+
+    def join(self, console: Console) -> int:
+        """Train here to the end of the study, with the other processes of a distributed launch.
+
+        Returns
+        -------
+        int
+            The command's status: 0, or what Ctrl-C makes of it.
+        """
+        ledger = self._ledger
+        self._told = {_key(trial) for trial in ledger.results().trials}
+        return assist(ledger.study, self._place, ledger.storage, lambda *_: self._tell(console))
 
     def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> int:
         ledger = self._ledger
@@ -153,6 +170,26 @@ class Team:
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
         given += [] if place.keep else ["--no-checkpoints"]
         return [sys.executable, "-m", "steppe", "worker", *given]
+
+
+def assist(
+    study: Study,
+    place: Place,
+    storage: "RDBStorage | None" = None,
+    on_trial: OnTrial = lambda assignment, how: None,
+) -> int:
+    """Train with the other processes of a launch, of which the first has the storage.
+
+    Returns
+    -------
+    int
+        The command's status: 0, or what Ctrl-C makes of it.
+    """
+    try:
+        work(storage, study, place, on_trial)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
 
 
 def _stop(team: "list[subprocess.Popen[bytes]]") -> None:

@@ -18,6 +18,7 @@ from steppe.compare.tasks import data_of, find_task
 from steppe.compare.train import train
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from optuna.storages import RDBStorage
 
 _PAUSE_S = 1.0
@@ -32,8 +33,15 @@ class LostError(Exception):
     """The trial was thought dead and given to another worker."""
 
 
+def processes(place: Place) -> "PartialState":
+    """Join the processes of a distributed launch; most often there is one."""
+    from accelerate import PartialState
+
+    return PartialState(cpu=place.device == "cpu")
+
+
 def work(
-    storage: "RDBStorage",
+    storage: "RDBStorage | None",
     study: Study,
     place: Place,
     on_trial: OnTrial = lambda assignment, how: None,
@@ -45,14 +53,14 @@ def work(
 
     Parameters
     ----------
-    storage : optuna.storages.RDBStorage
-        Where the study is.
+    storage : optuna.storages.RDBStorage or None
+        Where the study is. Of a launch's processes only the first needs it.
     study : Study
         The study.
     place : Place
         Where to train.
     on_trial : callable
-        Called with every trial and how it ended.
+        Called with every trial and how it ended; of a launch's processes in the first.
 
     Returns
     -------
@@ -91,18 +99,22 @@ class _Crew:
         The study's; the first process alone has it.
     """
 
-    def __init__(self, storage: "RDBStorage", study: Study, place: Place) -> None:
-        from accelerate import PartialState
+    def __init__(self, storage: "RDBStorage | None", study: Study, place: Place) -> None:
+        self._state = processes(place)
+        first = self._state.is_main_process
+        self.ledger = Ledger(storage, study) if storage is not None and first else None
 
-        self._state = PartialState(cpu=place.device == "cpu")
-        self.ledger = Ledger(storage, study) if self._state.is_main_process else None
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return int(self._state.num_processes)
 
     def share(self, act: Callable[[Ledger], _T]) -> _T:
         """Let the first process do something, and tell all what came of it."""
         from accelerate.utils import broadcast_object_list
 
         parcel: list[Any] = [act(self.ledger) if self.ledger else None]
-        if self._state.num_processes > 1:
+        if self.size > 1:
             broadcast_object_list(parcel)
         found: _T = parcel[0]
         return found
@@ -132,7 +144,7 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
     """Train a trial and keep what came of it; say how it went."""
     recipe = find_recipe(assignment.contender.name)
     run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)
-    where = whereabouts(place.device, place.threads)
+    where = whereabouts(place.device, place.threads, crew.size)
 
     def on_epoch(number: int, epoch: Epoch) -> None:
         if not crew.share(lambda ledger: ledger.note(assignment, number, epoch)):

@@ -12,7 +12,7 @@ from steppe.compare.run import Place
 from steppe.compare.storage import HEARTBEAT, open_storage
 from steppe.compare.study import check_place
 from steppe.compare.team import STORAGE
-from steppe.compare.worker import work
+from steppe.compare.worker import processes, work
 
 
 def worker(
@@ -55,4 +55,5 @@ def worker(
             done = work(opened, found, place, on_trial)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)
+    if processes(place).is_main_process:
+        console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

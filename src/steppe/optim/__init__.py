@@ -5,6 +5,7 @@ from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
 from steppe.optim.footprints import footprint
+from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DualAdamCM",
     "Footprint",
     "InvAdam",
+    "Offload",
     "RMSpropCG",
     "footprint",
 ]

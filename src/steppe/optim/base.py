@@ -14,6 +14,7 @@ from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches
 from steppe.engines.shards import is_sharded
 from steppe.optim import checkpoint
+from steppe.optim.flattened import check_whole
 from steppe.optim.options import check, plain
 from steppe.optim.state import check_unchanged, complete
 
@@ -112,7 +113,8 @@ class RuleOptimizer(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, or ``fused=True`` cannot be had. Nothing has changed then.
+            A gradient is sparse, ``fused=True`` cannot be had, or FSDP1 has flattened parameters
+            of a method that needs whole ones. Nothing has changed then.
         """
         loss = None
         if closure is not None:
@@ -253,6 +255,8 @@ class RuleOptimizer(Optimizer):
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         demands = {id(group): self._demand(group) for group in self.param_groups}
+        for param, group in self._all():
+            check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
                 kernel = demands[id(group)].kernel

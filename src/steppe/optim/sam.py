@@ -1,6 +1,5 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,18 +14,10 @@ from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
 from steppe.engines.norms import joint_norm
 from steppe.engines.plan import Row
+from steppe.optim.flattened import refuse_flattened
 from steppe.optim.options import check
 from steppe.optim.training_buffers import TrainingBuffers
-
-_HOOKS = tuple(
-    f"_optimizer_{when}_hooks"
-    for when in (
-        "state_dict_pre",
-        "state_dict_post",
-        "load_state_dict_pre",
-        "load_state_dict_post",
-    )
-)
+from steppe.optim.wrapping import check_step, share_hooks
 
 
 class SAM(Optimizer):
@@ -120,7 +111,7 @@ class SAM(Optimizer):
                 f"base_optimizer={base_optimizer!r} is not an optimizer: expected an instance, "
                 "e.g. SAM(torch.optim.AdamW(model.parameters()))"
             )
-        _check_step(base_optimizer)
+        check_step(base_optimizer, "SAM")
         defaults = base_optimizer.defaults
         if "adaptive" in defaults:
             raise ValueError(
@@ -151,9 +142,7 @@ class SAM(Optimizer):
         #: What puts back each tensor that the perturbation or the second pass changes.
         self._undo: list[Callable[[], Any]] = []
         self._buffers = TrainingBuffers()
-        # The base makes and loads the checkpoints, so it is there that their hooks run.
-        for name in _HOOKS:
-            setattr(self, name, getattr(self.base_optimizer, name))
+        share_hooks(self, self.base_optimizer)
         # Optimizer.__init__ would make groups and state of its own beside the base's; its
         # __setstate__ makes only the hooks that are missing.
         super().__setstate__({})
@@ -241,7 +230,7 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse. Nothing has changed then.
+            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
         """
         self.restore()
         if closure is None:
@@ -270,9 +259,12 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse. Nothing has changed then.
+            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
         """
         self.restore()
+        params = [param for group in self.param_groups for param in group["params"]]
+        for param in params:
+            refuse_flattened(param, "SAM")
         active = [
             (param, group)
             for group in self.param_groups
@@ -285,7 +277,6 @@ class SAM(Optimizer):
                     f"SAM does not take {param.grad.layout} gradients: parameter of shape "
                     f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
                 )
-        params = [param for group in self.param_groups for param in group["params"]]
         try:
             self._undo.extend(self._buffers.save(params))
             self._ascend(active)
@@ -329,22 +320,6 @@ def _rho(options: dict[str, Any]) -> str:
 def _check(options: dict[str, Any]) -> None:
     """Check SAM's options. The others are the base optimizer's, which may not be ours."""
     check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
-
-
-def _check_step(base: Optimizer) -> None:
-    """Refuse a base whose step asks for what SAM, which runs the closure itself, cannot give."""
-    try:
-        # The class's: schedulers put another on the instance, bound but with self in its signature.
-        parameters = list(inspect.signature(type(base).step).parameters.values())[1:]
-    except ValueError:  # compiled code may have no signature
-        return
-    starred = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
-    needed = [x.name for x in parameters if x.default is x.empty and x.kind not in starred]
-    if needed:
-        raise TypeError(
-            f"base_optimizer={type(base).__name__} needs {', '.join(needed)} in every step, and "
-            "SAM calls step() with nothing: expected an optimizer whose step needs no closure"
-        )
 
 
 def _pair(row: Row) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,9 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
     if MEAN not in wanted:
         # Nobody brings it up to date; where it is wanted again it is made afresh.
         state.pop(MEAN, None)
+    for name in wanted.keys() & state.keys() - {"step"}:
+        # ZeroRedundancyOptimizer loads all that has no dimensions onto the host.
+        state[name] = state[name].to(param.device)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     missing = [name for name in wanted if name not in state]
     for name in missing:

@@ -28,7 +28,8 @@ import steppe
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--accumulate", type=int, default=2, help="batches of 32 in a step")
+    parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")
+    parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
     parser.add_argument("--out", type=Path, default=Path("runs/accelerate"))
     parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out")
     args = parser.parse_args()
@@ -41,13 +42,13 @@ def main() -> None:
     images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
     data = TensorDataset(images, torch.tensor(labels))
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10)
-    )
-    batches = DataLoader(data, batch_size=32, shuffle=True)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+    batches = DataLoader(data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.accumulate)
     # As published, DualAdam has become AdamW after 16 % of the run.
-    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
+    switch_rate = accelerator.num_processes / (0.16 * steps)
+    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=switch_rate)
     sam = steppe.SAM(base, rho=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
     model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)

@@ -39,9 +39,9 @@ class Digits(LightningModule):
         """Shuffle each epoch by its number, so that a resumed run sees the same batches."""
         images, labels = load_digits(return_X_y=True)
         images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-        order = torch.Generator().manual_seed(self.current_epoch)
-        data = TensorDataset(images, torch.tensor(labels))
-        return DataLoader(data, batch_size=64, shuffle=True, generator=order)
+        generator = torch.Generator().manual_seed(self.current_epoch)
+        order = torch.randperm(len(images), generator=generator).tolist()
+        return DataLoader(TensorDataset(images, torch.tensor(labels)), batch_size=64, sampler=order)
 
     def configure_optimizers(self) -> Optimizer:
         """Make the optimizer."""
@@ -90,6 +90,7 @@ def main() -> None:
     seed_everything(0)
     trainer = Trainer(
         max_epochs=args.epochs,
+        log_every_n_steps=10,
         reload_dataloaders_every_n_epochs=1,
         logger=CSVLogger(args.out, name="", version=""),
         callbacks=[ModelCheckpoint(args.out, "{epoch}", save_last=True, save_top_k=-1)],

@@ -59,7 +59,8 @@ def shakespeare() -> list[dict[str, Tensor]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small Llama with AdamCM by Trainer.")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--accumulate", type=int, default=1, help="batches of 32 in a step")
+    parser.add_argument("--batch-size", type=int, default=32, help="rows in a device's batch")
+    parser.add_argument("--accumulate", type=int, default=1, help="batches in a step")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--sam", action="store_true", help="step with SAM around AdamCM")
     parser.add_argument("--out", default="runs/trainer")
@@ -78,7 +79,7 @@ def main() -> None:
     arguments = TrainingArguments(
         args.out,
         max_steps=args.steps,
-        per_device_train_batch_size=32,
+        per_device_train_batch_size=args.batch_size,
         gradient_accumulation_steps=args.accumulate,
         max_grad_norm=10.0,
         weight_decay=0.1,

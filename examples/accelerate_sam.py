@@ -26,6 +26,7 @@ import steppe
 
 
 def main() -> None:
+    """Train from the first epoch or the newest that was saved."""
     parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")

@@ -57,6 +57,7 @@ def shakespeare() -> Tensor:
 
 
 def main() -> None:
+    """Train in all processes, from the first step or the newest checkpoint."""
     parser = argparse.ArgumentParser(description="Train a small GPT with AdamCM and FSDP2.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows over all processes")

@@ -80,7 +80,8 @@ class SAMDigits(Digits):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train with AdamCM, or SAM around it, by Lightning.")
+    """Train from the first epoch or the last that was saved."""
+    parser = argparse.ArgumentParser(description="Train with AdamCM, or SAM, by Lightning.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--sam", action="store_true", help="step with SAM around AdamCM")
     parser.add_argument("--out", default="runs/lightning")

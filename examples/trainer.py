@@ -57,6 +57,7 @@ def shakespeare() -> list[dict[str, Tensor]]:
 
 
 def main() -> None:
+    """Train from the first step or the newest checkpoint."""
     parser = argparse.ArgumentParser(description="Train a small Llama with AdamCM by Trainer.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a device's batch")

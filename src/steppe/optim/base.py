@@ -50,6 +50,9 @@ class RuleOptimizer(Optimizer):
     @property
     def state(self) -> defaultdict[Tensor, Any]:
         """The state of each parameter, by name."""
+        if "state" not in vars(self):
+            # Lightning's wrappers inherit from what they wrap, and find its state by __getattr__.
+            raise AttributeError(f"{type(self).__name__} has no state of its own")
         if self._plan is not None:
             engines.settle(self._plan)
         return self._unsettled

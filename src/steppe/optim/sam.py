@@ -141,6 +141,9 @@ class SAM(Optimizer):
         self.base_optimizer: Optimizer = state["base_optimizer"]
         #: What puts back each tensor that the perturbation or the second pass changes.
         self._undo: list[Callable[[], Any]] = []
+        #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
+        #: what they wrap, Lightning's for one, call methods with themselves in SAM's place.
+        self._second: list[bool] = []
         self._buffers = TrainingBuffers()
         share_hooks(self, self.base_optimizer)
         # Optimizer.__init__ would make groups and state of its own beside the base's; its
@@ -175,6 +178,8 @@ class SAM(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
+        if not self._undo:
+            self._second.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's state, ρ included."""
@@ -221,7 +226,8 @@ class SAM(Optimizer):
         ----------
         closure
             Runs one pass, and is called twice. None after :meth:`perturb` and a second backward
-            pass; without those, this is the base optimizer's plain step.
+            pass; without those, this is the base optimizer's plain step. After those, a closure
+            that leaves the gradients as they are is called once: some frameworks pass one.
 
         Returns
         -------
@@ -230,18 +236,39 @@ class SAM(Optimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
+            A gradient is sparse, FSDP1 has flattened a parameter, or the closure runs no pass. No
+            parameter has changed then.
         """
         self.restore()
-        if closure is None:
-            self.base_optimizer.step()
-            return None
-        with torch.enable_grad():
-            loss = closure()
-        with self.perturbed(), torch.enable_grad():
-            closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+            if not self._second:
+                self._pass_again(closure, silent=loss is None)
+        self._second.clear()
         self.base_optimizer.step()
         return loss
+
+    def _pass_again(self, closure: Callable[[], Any], *, silent: bool) -> None:
+        """Run the second pass; refuse a closure that does not compute gradients.
+
+        One that returns a loss may skip a pass, as Lightning's does if ``training_step`` returns
+        None.
+        """
+        before = self._has_gradients()
+        with self.perturbed(), torch.enable_grad():
+            closure()
+        if silent and before and not self._has_gradients():
+            self._second.clear()
+            raise RuntimeError(
+                "the closure computed no gradients: expected one that runs forward and backward. "
+                "Where a framework passes an empty one, as Lightning does in manual optimization, "
+                "run the second pass under perturbed() before step()"
+            )
+
+    def _has_gradients(self) -> bool:
+        return any(p.grad is not None for group in self.param_groups for p in group["params"])
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
@@ -283,6 +310,7 @@ class SAM(Optimizer):
             # Within one autocast region a weight is cast once, and would be seen as it was.
             torch.clear_autocast_cache()
             self.zero_grad()
+            self._second[:] = [True]
         except BaseException:
             self.restore()
             raise

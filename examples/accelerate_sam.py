@@ -1,0 +1,97 @@
+"""Train on handwritten digits with SAM around DualAdam, by Accelerate.
+
+In one process, or in several; in mixed precision, where the device has it::
+
+    pip install steppe accelerate scikit-learn
+    accelerate launch examples/accelerate_sam.py --epochs 10 --out runs/accelerate
+    accelerate launch --num_processes 2 --mixed_precision bf16 examples/accelerate_sam.py
+
+With ``--resume`` the same command goes on from the last epoch that was saved.
+"""
+
+import argparse
+import math
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import DataLoaderConfiguration
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import steppe
+
+
+def main() -> None:
+    """Train from the first epoch or the newest that was saved."""
+    parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")
+    parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerate"))
+    parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out")
+    args = parser.parse_args()
+
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.accumulate,
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+    )
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    data = TensorDataset(images, torch.tensor(labels))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
+    batches = DataLoader(data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    # Of one process. Accelerate steps schedules once for each, as their batches are shared.
+    steps = args.epochs * math.ceil(len(batches) / args.accumulate)
+    # As published, DualAdam has become AdamW after 16 % of the run.
+    switch_rate = accelerator.num_processes / (0.16 * steps)
+    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=switch_rate)
+    sam = steppe.SAM(base, rho=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
+    model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
+
+    def backward(inputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(model(inputs), targets)
+        accelerator.backward(loss)
+        return loss.detach()
+
+    first = 0
+    if args.resume:
+        first = max(int(path.name) for path in args.out.iterdir())
+        accelerator.load_state(args.out / str(first))
+
+    for epoch in range(first, args.epochs):
+        batches.set_epoch(epoch)
+        losses, passed = [], []
+        for batch in batches:
+            with accelerator.accumulate(model):
+                losses.append(backward(*batch))
+                passed.append(batch)
+                if accelerator.sync_gradients:
+                    # The gradient is whole: the second pass takes all its batches once more. SAM
+                    # is inside of what prepare() returns.
+                    with sam.perturbed():
+                        for number, each in enumerate(passed, start=1):
+                            last = number == len(passed)
+                            with nullcontext() if last else accelerator.no_sync(model):
+                                backward(*each)
+                    passed.clear()
+                    accelerator.clip_grad_norm_(model.parameters(), 10.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+        loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
+        accelerator.save_state(args.out / str(epoch + 1))
+
+    found = sam.diagnostics()
+    accelerator.print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

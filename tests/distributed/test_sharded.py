@@ -67,21 +67,23 @@ ENGINES = {"fused": True, "eager": False}
 
 def placed(tensor: Tensor, place: tuple[str, tuple[Any, ...]], meshes: dict[str, Any]) -> Tensor:
     mesh, placements = place
-    return (
-        distribute_tensor(tensor, meshes[mesh], placements, src_data_rank=None)
-        if mesh and meshes
-        else tensor
-    )
+    if not mesh or not meshes:
+        return tensor
+    cut = distribute_tensor(tensor, meshes[mesh], placements, src_data_rank=None)
+    return like(cut, cut.to_local().contiguous())
+
+
+def like(tensor: DTensor, held: Tensor) -> Tensor:
+    """Return the sharded tensor of which this process holds a part."""
+    where = {"shape": tensor.shape, "stride": tensor.stride()}
+    return DTensor.from_local(held, tensor.device_mesh, tensor.placements, run_check=False, **where)
 
 
 def gradient(p: Tensor, i: int, t: int) -> Tensor:
     """Gradient of a wavy bowl that shifts with the step, element by element."""
     held = p.to_local() if isinstance(p, DTensor) else p
     g = 3.0 * torch.cos(3.0 * held + i + 0.7 * t) + 0.5 * held
-    if not isinstance(p, DTensor):
-        return g
-    where = {"shape": p.shape, "stride": p.stride()}
-    return DTensor.from_local(g, p.device_mesh, p.placements, run_check=False, **where)
+    return like(p, g) if isinstance(p, DTensor) else g
 
 
 def part(tensor: Tensor) -> Part:

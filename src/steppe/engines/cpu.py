@@ -21,7 +21,7 @@ from steppe.engines.kernel_files import (
     slot_kernel,
     update_kernel,
 )
-from steppe.engines.layout import param_objection
+from steppe.engines.layout import is_alike, param_objection
 from steppe.engines.norms import Norms
 from steppe.engines.plan import Batch, Row
 from steppe.engines.storage import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
@@ -424,7 +424,7 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
     for name in (*batch.kernel.state, *sums, *slots):
         value = row.part(name)
-        if value.stride() != row.param.stride():
+        if not is_alike(value, row.param):
             return "state differs from its parameter in layout"
         scales = row.parts.get(scale_name(name))
         if value.dtype == torch.uint8 and not _is_scales(scales, row):

@@ -20,6 +20,8 @@ def param_objection(param: Tensor) -> str | None:
 
 def is_dense(tensor: Tensor) -> bool:
     """Whether the elements lie without gaps or overlaps, in whatever order of dimensions."""
+    if not tensor.numel():
+        return True
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size == 1:
@@ -32,7 +34,9 @@ def is_dense(tensor: Tensor) -> bool:
 
 def is_alike(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors of one shape have their elements in the same order."""
-    return a.stride() == b.stride() or all(
+    if a.stride() == b.stride() or not a.numel():
+        return True
+    return all(
         size == 1 or ours == theirs
         for size, ours, theirs in zip(a.shape, a.stride(), b.stride(), strict=True)
     )

@@ -59,9 +59,9 @@ def main() -> None:
         accelerator.backward(loss)
         return loss.detach()
 
-    first = 0
-    if args.resume:
-        first = max(int(path.name) for path in args.out.iterdir())
+    saved = [int(path.name) for path in args.out.glob("[0-9]*")]
+    first = max(saved, default=0) if args.resume else 0
+    if first:
         accelerator.load_state(args.out / str(first))
 
     for epoch in range(first, args.epochs):

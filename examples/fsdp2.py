@@ -80,10 +80,10 @@ def main() -> None:
         fully_shard(part, mp_policy=policy)
     optimizer = steppe.AdamCM(model.parameters(), lr=3e-3)
 
-    first = 0
-    if args.resume:
-        # Only a complete checkpoint has its .metadata.
-        first = max(int(path.parent.name) for path in args.out.glob("*/.metadata"))
+    # Only a complete checkpoint has its .metadata.
+    saved = [int(path.parent.name) for path in args.out.glob("*/.metadata")]
+    first = max(saved, default=0) if args.resume else 0
+    if first:
         weights, state = get_state_dict(model, optimizer)
         dcp.load({"model": weights, "optimizer": state}, checkpoint_id=args.out / str(first))
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)

@@ -59,7 +59,8 @@ def main() -> None:
         accelerator.backward(loss)
         return loss.detach()
 
-    saved = [int(path.name) for path in args.out.glob("[0-9]*")]
+    # A save that was killed is not complete.
+    saved = [int(path.parent.name) for path in args.out.glob("*/complete")]
     first = max(saved, default=0) if args.resume else 0
     if first:
         accelerator.load_state(args.out / str(first))
@@ -87,6 +88,9 @@ def main() -> None:
         loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
         accelerator.save_state(args.out / str(epoch + 1))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (args.out / str(epoch + 1) / "complete").touch()
 
     found = sam.diagnostics()
     accelerator.print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))

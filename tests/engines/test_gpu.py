@@ -1,5 +1,6 @@
 """The Triton engine: parity with plain torch, on a GPU if there is one, else interpreted."""
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import Shard
 
 from matrix import (
     CONFIGS,
@@ -20,9 +22,11 @@ from matrix import (
     values,
 )
 from steppe import engines
-from steppe.engines import gpu
+from steppe.engines import gpu, norms, plan
 from steppe.engines.gpu_table import CHUNK, SPAN
 from steppe.engines.kernel import REPLACEMENTS, RESUM_EVERY
+from steppe.engines.shards import Share, share_of
+from steppe.optim import state as state_of_params
 
 pytest.importorskip("triton")
 
@@ -114,6 +118,57 @@ def test_number_formats_are_plain_torchs(config: Config, dtype: torch.dtype, sta
     pair = Pair(config, dtype, LARGE, state_dtype=state)
     for t in range(3):
         pair.step(t)
+
+
+class Mesh:
+    """Two processes, of which this is one that nobody answers."""
+
+    def size(self, dim: int) -> int:
+        return 2
+
+    def get_coordinate(self) -> list[int]:
+        return [0]
+
+
+#: Of each: the whole's shape, along which dimension it is cut, and what of it is here.
+PARTS = [
+    ((20, 700), 0, slice(6, 14)),
+    ((12, 1300), 1, slice(325, 975)),
+    ((8, 2048), 1, slice(1024)),
+]
+
+
+@pytest.mark.parametrize(("shape", "dim", "here"), PARTS, ids=str)
+@pytest.mark.parametrize("state", [torch.bfloat16, "int8"], ids=str)
+@pytest.mark.parametrize("config", [ADAM, CRITICAL], ids=str)
+def test_parts_are_rounded_as_in_the_whole(
+    config: Config,
+    state: Any,
+    shape: tuple[int, ...],
+    dim: int,
+    here: slice,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place = tuple(here if i == dim else slice(None) for i in range(2))
+    (whole,) = leaves(torch.float32, [shape])
+    part = whole.detach()[place].clone().contiguous().requires_grad_()
+    offsets = tuple((at.start or 0) for at in place)
+    share = Share(shape, whole.stride(), offsets, tuple(part.shape), Mesh(), (Shard(dim),))
+    for module in (plan, state_of_params):
+        held = functools.partial(lambda p, known: share if p is part else known(p), known=share_of)
+        monkeypatch.setattr(module, "share_of", held)
+    monkeypatch.setattr(norms, "_begin_sum", lambda values, mesh: lambda: values)
+    more = {"replacement": "fifo"} if config is CRITICAL else {}
+    for p in (whole, part):
+        train(config([p], fused=True, state_dtype=state, **more), [p], range(3))
+
+    cell = torch.arange(whole.numel(), device=DEVICE).view(shape) // 256
+    inside, outside = cell[place].unique(), torch.ones(shape, dtype=torch.bool, device=DEVICE)
+    outside[place] = False
+    is_cut = torch.isin(inside, cell[outside]) if state == "int8" else inside < 0
+    kept = ~torch.isin(cell[place], inside[is_cut])
+    assert kept.any()
+    assert torch.equal(part[kept], whole[place][kept])
 
 
 @pytest.mark.parametrize(("config", "more"), [(ADAM, []), (CRITICAL, [SPAN + 3])], ids=str)

@@ -70,7 +70,7 @@ class Norms:
         for engine, batch in pairs:
             if batch.team is None:
                 if self.has_whole:
-                    self._plain.append(engine.square_sums(batch)[-1] * batch.unscale**2)
+                    self._plain.append(_unscaled(engine.square_sums(batch)[-1], batch))
             elif self.has_whole or needs_own(batch):
                 shared.setdefault(batch.team.mesh, []).append((engine.square_sums(batch), batch))
         for mesh, found in shared.items():
@@ -83,7 +83,7 @@ class Norms:
             for sums, batch in found
             if batch.team is not None
         ]
-        whole = [sums[-1] * batch.unscale**2 for sums, batch in counted]
+        whole = [_unscaled(sums[-1], batch) for sums, batch in counted]
         parts = [torch.stack(whole).sum(0, keepdim=True)]
         begin = 1
         for sums, batch in counted:
@@ -155,6 +155,10 @@ def _begin_sum(values: Tensor, mesh: Any) -> Sum:
         return values
 
     return finish
+
+
+def _unscaled(square: Tensor, batch: Batch) -> Tensor:
+    return square if batch.unscale == 1.0 else square * batch.unscale**2
 
 
 def _root_of_sum(squares: list[Tensor]) -> Tensor | float:

@@ -123,6 +123,8 @@ def test_number_formats_are_plain_torchs(config: Config, dtype: torch.dtype, sta
 class Mesh:
     """Two processes, of which this is one that nobody answers."""
 
+    device_type = DEVICE
+
     def size(self, dim: int) -> int:
         return 2
 

@@ -134,9 +134,9 @@ class Mesh:
 
 #: Of each: the whole's shape, along which dimension it is cut, and what of it is here.
 PARTS = [
-    ((20, 700), 0, slice(6, 14)),
-    ((12, 1300), 1, slice(325, 975)),
-    ((8, 2048), 1, slice(1024)),
+    ((9, 700), 0, slice(2, 8)),
+    ((7, 1300), 1, slice(325, 975)),
+    ((4, 2048), 1, slice(1024)),
 ]
 
 

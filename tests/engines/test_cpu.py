@@ -21,7 +21,8 @@ from matrix import (
     train,
     values,
 )
-from steppe.engines import cpu, kernel_files, threads
+from steppe.engines import kernel_files, threads
+from steppe.engines.cpu_table import CHUNK
 
 SHAPES = [(301,), (3, 4), ()]
 
@@ -108,7 +109,7 @@ def test_results_do_not_depend_on_the_threads(
     """One or two of torch's, three of Python's, and three queues of which one is worked on."""
 
     def path() -> list[Tensor]:
-        params = parameters(torch.float32, [(3 * cpu.CHUNK + 7,), (5,), (0,), (cpu.CHUNK,)])
+        params = parameters(torch.float32, [(3 * CHUNK + 7,), (5,), (0,), (CHUNK,)])
         optimizer = config(params, fused=True, state_dtype=state_dtype)
         train(optimizer, params, range(4))
         return values(params) + [x for p in params for x in optimizer.state[p].values()]

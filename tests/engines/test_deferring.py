@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from matrix import Config, assert_close, equal, parameters, set_gradients, train, values
-from steppe.engines import cpu
+from steppe.engines.cpu_table import CHUNK
 
-SHAPES = [(2 * cpu.CHUNK + 5,), (7, 3), ()]
+SHAPES = [(2 * CHUNK + 5,), (7, 3), ()]
 SMALL_SHAPES = [(7, 3), ()]
 
 ADAM = {"lr": 0.01, "weight_decay": 0.1, "capacity": 3}

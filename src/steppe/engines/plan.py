@@ -43,6 +43,7 @@ class Row:
     group: Group
     share: Share
     parts: State
+    _localised: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -58,7 +59,9 @@ class Row:
         """Look anew at what may be exchanged from step to step."""
         if is_sharded(param):
             self.param = real(local(param))
-            self.parts = {name: local(value) for name, value in self.state.items()}
+            if not _are(self.state.values(), self._localised):
+                self.parts = {name: local(value) for name, value in self.state.items()}
+                self._localised = list(self.state.values())
             grad = grad if grad is None else _sharded_alike(grad, param)
         elif param.is_complex():
             self.param = real(param)

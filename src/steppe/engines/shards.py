@@ -23,10 +23,12 @@ def local(tensor: Any) -> Tensor:
     if not is_sharded(tensor):
         plain: Tensor = tensor
         return plain
-    with torch.no_grad():
-        part: Any = tensor.to_local()
-        # What has just been communicated may still be under way.
-        found: Tensor = part.wait() if hasattr(part, "wait") else part
+    if torch.is_grad_enabled():
+        with torch.no_grad():  # a step has done so, once for all of its tensors
+            return local(tensor)
+    part: Any = tensor.to_local()
+    # What has just been communicated may still be under way.
+    found: Tensor = part.wait() if hasattr(part, "wait") else part
     return found
 
 

@@ -120,15 +120,24 @@ def train(
     return found | {name: part(value) for name, value in told.items()}
 
 
-RUNS: dict[str, Callable[[dict[str, Any]], Outcome]] = {
-    f"{config}, {engine}": functools.partial(
-        train, functools.partial(config, fused=fused), MIXED, dtype=torch.float32
-    )
-    for config, (engine, fused) in itertools.product(CONFIGS, ENGINES.items())
-} | {
-    name: functools.partial(train, make, MIXED, dtype=torch.float32)
-    for name, make in ASCENTS.items()
-}
+RUNS: dict[str, Callable[[dict[str, Any]], Outcome]] = (
+    {
+        f"{config}, {engine}": functools.partial(
+            train, functools.partial(config, fused=fused), MIXED, dtype=torch.float32
+        )
+        for config, (engine, fused) in itertools.product(CONFIGS, ENGINES.items())
+    }
+    | {
+        name: functools.partial(train, make, MIXED, dtype=torch.float32)
+        for name, make in ASCENTS.items()
+    }
+    | {
+        f"{config}, complex, {engine}": functools.partial(
+            train, functools.partial(config, fused=fused), MIXED, dtype=torch.complex64
+        )
+        for config, (engine, fused) in itertools.product(CONFIGS[1:4], ENGINES.items())
+    }
+)
 
 
 def low(
@@ -212,7 +221,8 @@ def compare(name: str, found: Outcome, expected: Outcome, rtol: float) -> None:
     for key, (value, _) in expected.items():
         held, place = found[key]
         assert held.dtype == value.dtype, f"{name}: {key}"
-        ours, theirs = (x.double().nan_to_num(-1.0, neginf=-1.0) for x in (held, value))
+        wide = torch.complex128 if held.is_complex() else torch.float64
+        ours, theirs = (x.to(wide).nan_to_num(-1.0, neginf=-1.0) for x in (held, value))
         # Norms and means of all, and what is told of them, are added up in another order.
         bound = 1e-12 if held.dtype == torch.float64 and not rtol else rtol
         assert (ours - at(theirs, held, place)).norm() <= bound * theirs.norm(), f"{name}: {key}"

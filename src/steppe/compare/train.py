@@ -417,9 +417,8 @@ class Training:
 
 
 def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
-    """Bytes of all tensors in the optimizer's saved state, per trainable parameter."""
-    state = {k: v for k, v in optimizer.state_dict().items() if k != "param_groups"}
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(state))
+    """Bytes of all tensors in the optimizer's state, per trainable parameter."""
+    size = sum(tensor.nbytes for tensor in _tensors([*optimizer.state.values()]))
     return size / sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 

@@ -1,6 +1,6 @@
 """What the CPU kernels are told: where the tensors of a batch lie, and how they are cut."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,7 +151,8 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
     formats = Formats(format_of("", rows[0].param), batch.formats, batch.team is not None)
-    cuts = np.concatenate([_chunks(i, row, formats) for i, row in enumerate(rows)])
+    pieces = [piece for i, row in enumerate(rows) for piece in _chunks(i, row, formats)]
+    cuts = np.array(pieces, dtype=np.int64).reshape(-1, 5)
     slot_width = 0 if keeps_sum(batch) else batch.capacity
     widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
     tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
@@ -175,15 +176,15 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     )
 
 
-def _chunks(number: int, row: Row, formats: Formats) -> Integers:
+def _chunks(number: int, row: Row, formats: Formats) -> Iterator[tuple[int, ...]]:
     """Cut a row; where blocks matter, as the whole tensor is cut."""
     if formats.sharded and formats.is_noisy:
-        first, count, place, block = row.share.cut(CHUNK, BLOCK)
-    else:
-        size = row.param.numel()
-        first = place = np.arange(0, size, CHUNK)
-        count, block = np.minimum(CHUNK, size - first), first // BLOCK
-    return np.stack([np.full_like(first, number), first, count, place, block], axis=1)
+        for piece in zip(*(column.tolist() for column in row.share.cut(CHUNK, BLOCK)), strict=True):
+            yield number, *piece
+        return
+    size = row.param.numel()
+    for first in range(0, size, CHUNK):
+        yield number, first, min(CHUNK, size - first), first, first // BLOCK
 
 
 def state_objection(batch: Batch, row: Row) -> str | None:

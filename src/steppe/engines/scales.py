@@ -188,7 +188,8 @@ def spread(share: Share) -> Spread:
     cut = [k for k, dim in enumerate(inner) if most[dim] < share.shape[dim]]
     before, within = (inner[: cut[-1]], inner[cut[-1] :]) if cut else ([], inner)
     parts, length = math.prod(most[dim] for dim in before), math.prod(most[dim] for dim in within)
+    # As many blocks as a length can touch, which begins at some multiple of itself, or anywhere.
+    step = math.gcd(length, BLOCK) if is_even else 1
+    width = (BLOCK - step + length - 1) // BLOCK + 1
     is_aligned = is_even and length % BLOCK == 0
-    # As many as a length can touch that begins anywhere.
-    width = length // BLOCK if is_aligned else (length + BLOCK - 2) // BLOCK + 1
     return Spread(share, parts, teams, width, teams == 1 or (parts == 1 and is_aligned))

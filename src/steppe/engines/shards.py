@@ -1,7 +1,7 @@
 """Sharded tensors: which part of one lies in this process, and where that lies in the whole."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -175,8 +175,21 @@ class Share:
         return whole
 
 
-def share_of(tensor: Any) -> Share:
-    """Return which part of a tensor this process holds."""
+def share_of(tensor: Tensor) -> Share:
+    """Return which part of a tensor this process holds; of a complex one, of its real view."""
+    share = _share_of(tensor)
+    if not tensor.is_complex():
+        return share
+    return replace(
+        share,
+        shape=(*share.shape, 2),
+        stride=(*(2 * step for step in share.stride), 1),
+        offsets=(*share.offsets, 0),
+        sizes=(*share.sizes, 2),
+    )
+
+
+def _share_of(tensor: Any) -> Share:
     shape, stride = tuple(tensor.shape), tuple(tensor.stride())
     if not is_sharded(tensor):
         return Share(shape, stride, (0,) * len(shape), shape)

@@ -171,8 +171,8 @@ class RuleOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return options and state, by the numbers of the parameters.
 
-        Sharded parameters have sharded state, and nothing depends on how many processes share it:
-        see :mod:`torch.distributed.checkpoint`.
+        Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
+        loads in any number of processes. What 8-bit state needs for that is in docs/scaling.md.
         """
         # A user's hooks are to see what is saved.
         hook = self.register_state_dict_post_hook(checkpoint.portable, prepend=True)

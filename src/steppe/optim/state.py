@@ -15,6 +15,7 @@ from steppe.engines.storage import BLOCK, SMALL, scale_name, wide_dtype
 
 _FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
+_SCALE = scale_name("")
 _OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
@@ -55,7 +56,7 @@ def is_like(name: str, entry: Entry, shape: tuple[int, ...]) -> bool:
 
 def is_scale(name: str) -> bool:
     """Whether a tensor of the state holds scales of 8-bit state."""
-    return name.endswith(scale_name(""))
+    return name.endswith(_SCALE)
 
 
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:

@@ -168,20 +168,41 @@ CUT = {
 }
 
 
-def steps_first(rank: int, meshes: dict[str, Any], folder: Path) -> bool:
-    """Step in the first process, then in the others: it waits for nobody."""
+def small(meshes: dict[str, Any]) -> tuple[Tensor, Optimizer]:
+    """Return a parameter with a gradient, and the optimizer whose step sends its norm."""
     p = nn.Parameter(placed(torch.ones(8, 4), ("line", (Shard(0),)), meshes))
-    optimizer = steppe.AdamCM([p], capacity=2)
     with torch.no_grad():
         p.grad = gradient(p, 0, 0)
-    mark, end = folder / "stepped", time.monotonic() + 60
-    while rank and not mark.exists() and time.monotonic() < end:
+    return p, steppe.AdamCM([p], capacity=2)
+
+
+def until(*marks: Path) -> bool:
+    """Wait for the others to leave marks; return whether they have."""
+    end = time.monotonic() + 60
+    while not all(mark.exists() for mark in marks) and time.monotonic() < end:
         time.sleep(0.01)
-    was_first = not rank or mark.exists()
+    return all(mark.exists() for mark in marks)
+
+
+def steps_first(rank: int, meshes: dict[str, Any], folder: Path) -> bool:
+    """Step in the first process, then in the others: it waits for nobody."""
+    p, optimizer = small(meshes)
+    was_first = not rank or until(folder / "stepped")
     optimizer.step()
-    mark.touch()
-    assert optimizer.state[p]["slot_keys"][0] > 0
-    return was_first
+    (folder / "stepped").touch()
+    return was_first and bool(optimizer.state[p]["slot_keys"][0] > 0)
+
+
+def steps_last(rank: int, meshes: dict[str, Any], folder: Path) -> None:
+    """Step in the first process when the others are about to exit, and read what they sent."""
+    p, optimizer = small(meshes)
+    if rank == 0:
+        assert until(*(folder / f"leaving{other}" for other in range(1, RANKS)))
+        time.sleep(3.0)
+    optimizer.step()
+    if rank == 0:
+        assert optimizer.state[p]["slot_keys"][0] > 0
+    (folder / f"leaving{rank}").touch()
 
 
 def work(rank: int, folder: Path) -> None:
@@ -194,6 +215,7 @@ def work(rank: int, folder: Path) -> None:
     found = {kind: {name: run(meshes) for name, run in runs.items()} for kind, runs in ALL.items()}
     found["waits for nobody"] = steps_first(rank, meshes, folder)
     torch.save(found, folder / f"rank{rank}")
+    steps_last(rank, meshes, folder)
     torch.distributed.destroy_process_group()
 
 

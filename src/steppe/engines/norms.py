@@ -1,7 +1,9 @@
 """Norms over all shards: of a step's gradients, of all of them or of single ones."""
 
+import atexit
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import torch
@@ -149,12 +151,25 @@ def _begin_sum(values: Tensor, mesh: Any) -> Sum:
     for group in inner:
         distributed.all_reduce(values, group=group)
     work = distributed.all_reduce(values, group=last, async_op=True)
+    _unfinished.add(work)
 
     def finish() -> Tensor:
         work.wait()
+        _unfinished.discard(work)
         return values
 
     return finish
+
+
+_unfinished: set[Any] = set()
+
+
+@atexit.register
+def _finish() -> None:
+    """Stay until the others have been told: a process that exits closes its connections."""
+    for work in _unfinished:
+        with suppress(RuntimeError):  # they may be gone
+            work.wait()
 
 
 def _unscaled(square: Tensor, batch: Batch) -> Tensor:

@@ -18,6 +18,16 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")
 
 
+def is_member(tensor: Any) -> bool:
+    """Whether this process is one of those that a DTensor lies on."""
+    return tensor.device_mesh.get_coordinate() is not None
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor's real view, and any other tensor itself."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def local(tensor: Any) -> Tensor:
     """Return what this process holds of a DTensor, and a plain tensor itself."""
     if not is_sharded(tensor):
@@ -75,6 +85,8 @@ class Pieces(NamedTuple):
 @dataclass(frozen=True)
 class Share:
     """The part of a tensor that this process holds; of a plain one, all of it.
+
+    The elements are real numbers: two for each of a complex tensor's.
 
     Attributes
     ----------
@@ -176,15 +188,28 @@ class Share:
 
 
 def share_of(tensor: Any) -> Share:
-    """Return which part of a tensor this process holds."""
-    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
+    """Return which part of a tensor this process holds; of a complex one, of its real view."""
     if not is_sharded(tensor):
-        return Share(shape, stride, (0,) * len(shape), shape)
+        plain = real(tensor)
+        shape = tuple(plain.shape)
+        return Share(shape, tuple(plain.stride()), (0,) * len(shape), shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = tensor.device_mesh, tuple(tensor.placements)
     sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
-    return Share(shape, stride, tuple(offsets), tuple(sizes), mesh, placements)
+    # Parts are often contiguous where the whole is not: then so is the whole that they make up.
+    is_plain = local(tensor).is_contiguous()
+    like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    whole = real(like if is_plain else like.as_strided(tensor.shape, tensor.stride()))
+    pair = len(whole.shape) - len(sizes)
+    return Share(
+        shape=tuple(whole.shape),
+        stride=tuple(whole.stride()),
+        offsets=(*offsets, *[0] * pair),
+        sizes=(*sizes, *[2] * pair),
+        mesh=mesh,
+        placements=placements,
+    )
 
 
 def _cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:

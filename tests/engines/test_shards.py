@@ -8,8 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
+import steppe
 from steppe.engines.eager_storage import encoded
 from steppe.engines.scales import spread
 from steppe.engines.shards import Share, share_of
@@ -74,6 +78,66 @@ def test_pieces_end_where_the_whole_is_cut(share: Share, block: int, times: int)
     assert pieces.block.tolist() == [number[blocks[i]] for i in pieces.first.tolist()]
     assert share.blocks(block) == len(number)
     assert len(starts) * run == len(expected)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """Yield the mesh of four processes of which this one plays the third."""
+    distributed.init_process_group("fake", rank=2, world_size=4, store=FakeStore())
+    yield init_device_mesh("cpu", (4,))
+    distributed.destroy_process_group()
+
+
+def third(mesh: DeviceMesh, part: Tensor, stride: tuple[int, ...]) -> DTensor:
+    """Return an 8 × 3 tensor of which ``part`` is the third quarter."""
+    shape = torch.Size((8, 3))
+    return DTensor.from_local(part, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
+
+def test_complex_shares_are_their_real_views(mesh: DeviceMesh) -> None:
+    share = share_of(third(mesh, torch.zeros(2, 3, dtype=torch.complex64), (3, 1)))
+    assert (share.shape, share.stride) == ((8, 3, 2), (6, 2, 1))
+    assert (share.offsets, share.sizes, share.numel) == ((4, 0, 0), (2, 3, 2), 48)
+    whole = share_of(torch.zeros(8, 3, dtype=torch.complex64))
+    assert (whole.shape, whole.stride) == (share.shape, share.stride)
+
+
+def test_contiguous_parts_make_up_a_contiguous_whole(mesh: DeviceMesh) -> None:
+    starts, length = share_of(third(mesh, torch.zeros(2, 3), (1, 8))).runs
+    assert [start + i for start in starts for i in range(length)] == [12, 13, 14, 15, 16, 17]
+    columns = torch.zeros(3, 2).t()
+    starts, length = share_of(third(mesh, columns, (1, 8))).runs
+    assert [start + i for start in starts for i in range(length)] == [4, 5, 12, 13, 20, 21]
+
+
+def test_what_cannot_be_stepped_is_refused_before_anything_changes(mesh: DeviceMesh) -> None:
+    plain, sharded = torch.zeros(8, 3), third(mesh, torch.zeros(2, 3), (3, 1))
+    elsewhere = distribute_tensor(plain, DeviceMesh("cpu", [0, 1]), [Shard(0)], src_data_rank=None)
+    for param, grad, message in (
+        (sharded, plain, r"shape \(8, 3\), is a DTensor and its gradient a plain tensor"),
+        (plain, sharded, r"shape \(8, 3\), is a plain tensor and its gradient a DTensor"),
+        (elsewhere, elsewhere, r"no part of parameter 0 of group 0, shape \(8, 3\)"),
+    ):
+        optimizer = steppe.AdamCM([param.detach().requires_grad_()])
+        (leaf,) = optimizer.param_groups[0]["params"]
+        with torch.no_grad():
+            leaf._grad = grad
+        with pytest.raises(RuntimeError, match=message):
+            optimizer.step()
+        assert not optimizer.state
+
+
+def test_state_of_other_shards_is_refused(mesh: DeviceMesh) -> None:
+    rows = third(mesh, torch.zeros(2, 3), (3, 1))
+    columns = distribute_tensor(torch.zeros(8, 3), mesh, [Shard(1)], src_data_rank=None)
+    optimizers = []
+    for param in (rows, columns):
+        leaf = param.detach().requires_grad_()
+        leaf.grad = param.detach()
+        optimizers.append(steppe.DualAdam([leaf]))
+        optimizers[-1].step()
+    with pytest.raises(ValueError, match=r"as \(Shard\(dim=0\),\), its parameter sharded .*dim=1"):
+        optimizers[1].load_state_dict(optimizers[0].state_dict())
 
 
 def rows_of(share: Share, begin: int, end: int) -> Share:

@@ -175,8 +175,8 @@ def test_half_precision_is_finite_from_the_first_step(config: Config, size: floa
         assert torch.isfinite(params[0]).all()
 
 
-@every_config
 @pytest.mark.parametrize("fused", [True, False])
+@every_config
 def test_complex_parameters_are_pairs_of_real_ones(config: Config, fused: bool) -> None:
     real = [p.detach() for p in parameters(shapes=[(3, 2), (2,)])]
     as_complex = [torch.view_as_complex(p.clone()).requires_grad_() for p in real]

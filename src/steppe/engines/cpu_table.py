@@ -13,7 +13,7 @@ from steppe.engines.codegen import ARGUMENTS, Formats
 from steppe.engines.kernel import SLOT_SUM, slot_name
 from steppe.engines.layout import is_alike, param_objection
 from steppe.engines.plan import Batch, Row
-from steppe.engines.shards import Integers
+from steppe.engines.shards import Integers, local
 from steppe.engines.storage import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
 
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
@@ -195,8 +195,8 @@ def state_objection(batch: Batch, row: Row) -> str | None:
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
     for name in (*batch.kernel.state, *sums, *slots):
         value = row.part(name)
-        if not is_alike(value, row.param):
-            return "state differs from its parameter in layout"
+        if value.shape != row.param.shape or not is_alike(value, row.param):
+            return "state differs from its parameter in shape or layout"
         scales = row.parts.get(scale_name(name))
         if value.dtype == torch.uint8 and not _is_scales(scales, row):
             return "the scales of 8-bit state are not one for each block"
@@ -228,9 +228,9 @@ def find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) ->
             continue
         if slot.stride() != table.strides[i] or slot.dtype != row.part(SLOT_SUM).dtype:
             # Somebody has put another tensor in its place.
-            fresh = torch.empty_like(row.parts[SLOT_SUM]).copy_(row.parts[name])
-            row.parts[name] = fresh
-            row.state[name] = row.share.like(fresh)
+            fresh = torch.empty_like(row.state[SLOT_SUM])
+            local(fresh).copy_(row.parts[name])
+            row.state[name], row.parts[name] = fresh, local(fresh)
         table.slots[i, index] = row.part(name).data_ptr()
 
 

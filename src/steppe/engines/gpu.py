@@ -129,8 +129,10 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
     slots = [slot_name(i) for i in range(row.capacity)]
     sums = [SLOT_SUM] if slots and row.part(slots[0]).dtype == wide else []
     for part in map(row.part, (*batch.kernel.state, *slots, *sums)):
-        if part.dtype not in (*_STATE, wide) or not is_alike(part, param):
-            return "state differs from its parameter in format or layout"
+        if part.shape != param.shape or part.dtype not in (*_STATE, wide):
+            return "state differs from its parameter in shape or format"
+        if not is_alike(part, param):
+            return "state differs from its parameter in layout"
     if slots and any(state[key].dtype != dtype for key, dtype in _BOOKS.items()):
         return "the buffer's keys and births are not float64"
     if MEAN in state and state[MEAN].dtype != torch.float64:

@@ -146,8 +146,10 @@ def _begin_sum(values: Tensor, mesh: Any) -> Sum:
     """Begin to add numbers up over all processes of a mesh; return what waits for the sums."""
     from torch import distributed
 
-    everybody = mesh.size() == distributed.get_world_size()
-    *inner, last = [None] if everybody else mesh.get_all_groups()
+    # Everybody at once, rather than dimension by dimension. A line's own group may differ from the
+    # world's, as where that talks between hosts only, and the mesh is of accelerators.
+    is_world = mesh.ndim > 1 and mesh.size() == distributed.get_world_size()
+    *inner, last = [None] if is_world else mesh.get_all_groups()
     for group in inner:
         distributed.all_reduce(values, group=group)
     work = distributed.all_reduce(values, group=last, async_op=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
-from steppe.engines.shards import Share, Team, is_sharded, local, share_of
+from steppe.engines.shards import Share, Team, is_sharded, local, real, share_of
 from steppe.engines.storage import format_of
 
 Group = dict[str, Any]
@@ -168,11 +168,6 @@ class Batch:
             torch._foreach_add_([row.state["step"] for row in self.rows], 1.0)
         else:
             self.steps += 1.0
-
-
-def real(tensor: Tensor) -> Tensor:
-    """Return a complex tensor's real view, and any other tensor itself."""
-    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:

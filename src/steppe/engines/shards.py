@@ -1,7 +1,7 @@
 """Sharded tensors: which part of one lies in this process, and where that lies in the whole."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -16,6 +16,16 @@ Integers = NDArray[np.int64]
 def is_sharded(tensor: Tensor) -> bool:
     """Whether a tensor is a DTensor, of which this process holds a part or a copy."""
     return hasattr(tensor, "to_local")
+
+
+def is_member(tensor: Any) -> bool:
+    """Whether this process is one of those that a DTensor lies on."""
+    return tensor.device_mesh.get_coordinate() is not None
+
+
+def real(tensor: Tensor) -> Tensor:
+    """Return a complex tensor's real view, and any other tensor itself."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def local(tensor: Any) -> Tensor:
@@ -75,6 +85,8 @@ class Pieces(NamedTuple):
 @dataclass(frozen=True)
 class Share:
     """The part of a tensor that this process holds; of a plain one, all of it.
+
+    The elements are real numbers: two for each of a complex tensor's.
 
     Attributes
     ----------
@@ -175,29 +187,29 @@ class Share:
         return whole
 
 
-def share_of(tensor: Tensor) -> Share:
+def share_of(tensor: Any) -> Share:
     """Return which part of a tensor this process holds; of a complex one, of its real view."""
-    share = _share_of(tensor)
-    if not tensor.is_complex():
-        return share
-    return replace(
-        share,
-        shape=(*share.shape, 2),
-        stride=(*(2 * step for step in share.stride), 1),
-        offsets=(*share.offsets, 0),
-        sizes=(*share.sizes, 2),
-    )
-
-
-def _share_of(tensor: Any) -> Share:
-    shape, stride = tuple(tensor.shape), tuple(tensor.stride())
     if not is_sharded(tensor):
-        return Share(shape, stride, (0,) * len(shape), shape)
+        plain = real(tensor)
+        shape = tuple(plain.shape)
+        return Share(shape, tuple(plain.stride()), (0,) * len(shape), shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = tensor.device_mesh, tuple(tensor.placements)
     sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
-    return Share(shape, stride, tuple(offsets), tuple(sizes), mesh, placements)
+    # Parts are often contiguous where the whole is not: then so is the whole that they make up.
+    is_plain = local(tensor).is_contiguous()
+    like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+    whole = real(like if is_plain else like.as_strided(tensor.shape, tensor.stride()))
+    pair = len(whole.shape) - len(sizes)
+    return Share(
+        shape=tuple(whole.shape),
+        stride=tuple(whole.stride()),
+        offsets=(*offsets, *[0] * pair),
+        sizes=(*sizes, *[2] * pair),
+        mesh=mesh,
+        placements=placements,
+    )
 
 
 def _cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:

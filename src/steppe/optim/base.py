@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
+from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import engines
 from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches
-from steppe.engines.shards import is_sharded
+from steppe.engines.shards import is_member, is_sharded
 from steppe.optim import checkpoint
 from steppe.optim.flattened import check_whole
 from steppe.optim.options import check, plain
@@ -222,7 +223,7 @@ class RuleOptimizer(Optimizer):
         """Check all gradients, then complete the state, and plan the step if anything changed."""
         params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_layouts(grads)
+        self._check_gradients(grads)
         key = [
             (
                 id(group),
@@ -242,22 +243,46 @@ class RuleOptimizer(Optimizer):
         self._plan.set_gradients(grads)
         return self._plan
 
-    def _check_layouts(self, grads: list[Tensor | None]) -> None:
-        for number, ((param, group), grad) in enumerate(zip(self._all(), grads, strict=True)):
-            if group["differentiable"] and is_sharded(param):
+    def _check_gradients(self, grads: list[Tensor | None]) -> None:
+        for number, ((param, _), grad) in enumerate(zip(self._all(), grads, strict=True)):
+            if grad is None:
+                continue
+            # Types first: that is all for most, and there may be ten thousand.
+            is_usual = type(grad) is Tensor and type(param) is Parameter
+            if not is_usual and is_sharded(grad) != is_sharded(param):
+                kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
                 raise RuntimeError(
-                    f"differentiable=True does not take sharded parameters: {self._place(number)}, "
-                    f"shape {tuple(param.shape)}; use plain tensors"
+                    f"{self._place(number)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
+                    f"gradient {kinds[1]}; expected both of one kind"
                 )
-            if grad is not None and grad.layout is not torch.strided:
+            if grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
                     f"{self._place(number)}, shape {tuple(grad.shape)}; "
                     "use dense ones, e.g. Embedding(sparse=False)"
                 )
 
+    def _check_shards(self) -> None:
+        param: Any
+        for number, (param, group) in enumerate(self._all()):
+            if not is_sharded(param):
+                continue
+            place = f"{self._place(number)}, shape {tuple(param.shape)}"
+            if group["differentiable"]:
+                raise RuntimeError(
+                    f"differentiable=True does not take sharded parameters: {place}; use plain "
+                    "tensors"
+                )
+            if not is_member(param):
+                raise RuntimeError(
+                    f"this process has no part of {place}, on {param.device_mesh}: expected "
+                    "optimizers that hold the same parameters in all processes of a mesh, and in "
+                    "no others"
+                )
+
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         demands = {id(group): self._demand(group) for group in self.param_groups}
+        self._check_shards()
         for param, group in self._all():
             check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):

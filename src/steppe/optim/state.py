@@ -136,10 +136,14 @@ def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
     """Say that state is not sharded as its parameter is."""
     if not is_sharded(value) and not is_sharded(param):
         return None
-    if is_sharded(value) and is_sharded(param) and value.device_mesh == param.device_mesh:
-        return None
+    if is_sharded(value) and is_sharded(param):
+        # Scales lie as the lines of the parameter do.
+        is_placed = is_scale(name) or value.placements == param.placements
+        if is_placed and value.device_mesh == param.device_mesh:
+            return None
     kinds = [
-        "whole" if not is_sharded(x) else f"sharded over {x.device_mesh}" for x in (value, param)
+        f"sharded over {x.device_mesh} as {x.placements}" if is_sharded(x) else "whole"
+        for x in (value, param)
     ]
     return (
         f"{name!r} is {kinds[0]}, its parameter {kinds[1]}: load it with set_optimizer_state_dict "

@@ -170,7 +170,7 @@ class Share:
         starts, size = self.runs
         return int(_cells(starts, size, block)[1].sum()) if size else 0
 
-    def like(self, part: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    def like(self, part: Tensor) -> Tensor:
         """Return this process's part as the DTensor that it is one of, or itself if it is whole."""
         if self.mesh is None:
             return part

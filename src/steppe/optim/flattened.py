@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from steppe.engines import Kernel
+from steppe.engines.norms import goes_by_own, goes_by_whole
 from steppe.engines.plan import Group
 
 _ADVICE = (
@@ -19,8 +20,7 @@ def check_whole(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
     RuntimeError
         The method remembers, or takes a mean over the tensor, and FSDP1 has flattened it.
     """
-    remembers = kernel.buffer is not None and group["capacity"] > 0
-    if remembers or kernel.mean_square is not None:
+    if goes_by_whole(kernel, group) or goes_by_own(kernel, group):
         refuse_flattened(param, name)
 
 

@@ -262,7 +262,8 @@ def _by_row(table: Table, sums: Floats) -> Floats:
 
 def _outlook(batch: Batch, norms: Norms) -> Outlook:
     """Put down what the decision goes by: options and step counts may change before it is made."""
-    goes_by_own = np.array([row.group["scope"] == "tensor" for row in batch.rows])
+    members, group_of_row = scalars.groups(batch)
+    goes_by_own = np.array([group["scope"] == "tensor" for group in members])[group_of_row]
     squares = _square_sums(batch) if goes_by_own.any() else np.zeros(len(batch.rows))
     decay = scalars.column(batch, "priority_decay")
     steps = batch.steps.numpy().copy()

@@ -26,7 +26,7 @@ def load(row: Row, name: str) -> Tensor:
         return value.to(torch.promote_types(value.dtype, wide_dtype(row.param)))
     decode = bind(getattr(storage, f"from_{format_of(name, value)}"), words)
     lanes, cells = _grid(row, value)
-    codes = _in_blocks(in_memory_order(value).long(), lanes, len(cells))
+    codes = in_blocks(in_memory_order(value).long(), lanes, len(cells))
     numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[lanes]
     return unordered(numbers, value).to(wide_dtype(row.param))
 
@@ -78,7 +78,7 @@ def fresh_sum(row: Row) -> Tensor:
 
 def _store_bfloat16(row: Row, target: Tensor, value: Tensor, stream: int) -> None:
     lanes, cells = _grid(row, target)
-    numbers = _in_blocks(in_memory_order(value, target), lanes, len(cells))
+    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
     upper = bind(storage.to_bfloat16, words)(numbers, _noise(row, stream, cells))
     target.copy_(unordered(words.number(upper << 16).view(-1)[lanes], target))
 
@@ -87,7 +87,7 @@ def _store_8_bits(row: Row, name: str, value: Tensor, stream: int) -> None:
     target = row.part(name)
     kind = format_of(name, target)
     lanes, cells = _grid(row, target)
-    numbers = _in_blocks(in_memory_order(value, target), lanes, len(cells))
+    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
     codes, scale = encoded(kind, numbers, _noise(row, stream, cells))
     row.part(scale_name(name)).copy_(scale)
     target.copy_(unordered(codes.view(-1)[lanes], target))
@@ -146,6 +146,6 @@ def unordered(flat: Tensor, like: Tensor) -> Tensor:
     return flat[: like.numel()].view(shape).permute(back)
 
 
-def _in_blocks(flat: Tensor, lanes: Tensor, count: int) -> Tensor:
+def in_blocks(flat: Tensor, lanes: Tensor, count: int) -> Tensor:
     """Put elements at their places in rows of blocks, and 0 at the others."""
     return flat.new_zeros(count * BLOCK).scatter(0, lanes, flat).view(-1, BLOCK)

@@ -12,7 +12,7 @@ from torch import Tensor
 from steppe.engines.kernel import Kernel
 from steppe.engines.plan import Batch, Group
 from steppe.engines.scalars import groups, high_precision
-from steppe.engines.shards import Share
+from steppe.engines.shards import Share, Team
 
 Sum = Callable[[], Tensor]
 
@@ -79,11 +79,8 @@ class Norms:
             self._begin(mesh, found)
 
     def _begin(self, mesh: Any, found: list[tuple[Tensor, Batch]]) -> None:
-        device = torch.device(mesh.device_type)
         counted = [
-            (sums.to(device) if batch.team.speaks else torch.zeros_like(sums, device=device), batch)
-            for sums, batch in found
-            if batch.team is not None
+            (_counted(sums, batch.team), batch) for sums, batch in found if batch.team is not None
         ]
         whole = [_unscaled(sums[-1], batch) for sums, batch in counted]
         parts = [torch.stack(whole).sum(0, keepdim=True)]
@@ -120,8 +117,7 @@ def joint_norm(parts: Iterable[tuple[Tensor, Share]]) -> Tensor:
         if team is None:
             plain.append(square)
         else:
-            counted = square if team.speaks else torch.zeros_like(square)
-            shared.setdefault(team.mesh, []).append(counted.to(team.mesh.device_type))
+            shared.setdefault(team.mesh, []).append(_counted(square, team))
     sums = [_begin_sum(torch.stack(squares).sum(), mesh) for mesh, squares in shared.items()]
     root = _root_of_sum([*plain, *(finish() for finish in sums)])
     return root if isinstance(root, Tensor) else torch.tensor(root, dtype=torch.float64)
@@ -133,13 +129,18 @@ def whole_sum(part: Tensor, share: Share) -> Tensor:
     total, team = high_precision(part).sum(), share.team
     if team is None:
         return total
-    counted = total if team.speaks else torch.zeros_like(total)
-    return _begin_sum(counted.to(team.mesh.device_type), team.mesh)().to(part.device)
+    return _begin_sum(_counted(total, team), team.mesh)().to(part.device)
 
 
 def square_sum(tensor: Tensor) -> Tensor:
     """Sum of the squares of this process's elements, accumulated in float64."""
     return high_precision(tensor).square().sum()
+
+
+def _counted(value: Tensor, team: Team) -> Tensor:
+    """Return what this process adds to a sum over its team's mesh, and where it is added up."""
+    counted = value if team.speaks else torch.zeros_like(value)
+    return counted.to(team.mesh.device_type)
 
 
 def _begin_sum(values: Tensor, mesh: Any) -> Sum:

@@ -22,8 +22,8 @@ from torch.nn.functional import pad
 
 from steppe.engines import storage, words
 from steppe.engines.bind import bind
-from steppe.engines.eager_storage import encoded, in_memory_order, unordered
-from steppe.engines.shards import Integers, Share, local
+from steppe.engines.eager_storage import encoded, in_blocks, in_memory_order, unordered
+from steppe.engines.shards import Integers, Share, cells, local, sharded
 from steppe.engines.storage import BLOCK
 
 #: Noise of half a step rounds to nearest.
@@ -68,18 +68,9 @@ class Spread:
         held = self._padded(scales[index.to(scales.device)])
         if self.share.mesh is None:
             return held
-        from torch.distributed.tensor import DTensor
-
-        stride = [math.prod(self.shape[i + 1 :]) for i in range(len(self.shape))]
-        result: Tensor = DTensor.from_local(
-            held,
-            self.share.mesh,
-            [self._placement(each) for each in self.share.placements],
-            run_check=False,
-            shape=torch.Size(self.shape),
-            stride=tuple(stride),
-        )
-        return result
+        placements = tuple(self._placement(each) for each in self.share.placements)
+        stride = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
+        return sharded(held, self.share.mesh, placements, self.shape, stride)
 
     def part(self, kind: str, codes: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
         """Return this process's codes and scales, of those of a checkpoint.
@@ -106,7 +97,7 @@ class Spread:
         decode = bind(getattr(storage, f"from_{kind}"), words)
         lanes, blocks, scale = self._of_elements(held, codes)
         numbers = decode(in_memory_order(codes).long(), scale)
-        padded = numbers.new_zeros(count * BLOCK).scatter(0, lanes, numbers).view(-1, BLOCK)
+        padded = in_blocks(numbers, lanes, count)
         fresh, scales = encoded(kind, padded, torch.full((), _HALF, device=codes.device))
         joined = least != most
         changed = unordered(fresh.view(-1)[lanes], codes)
@@ -118,7 +109,7 @@ class Spread:
         share = self.share
         starts, length = share.runs
         if any(self._cuts_line(placement) for placement in share.placements):
-            counts = (starts + length - 1) // BLOCK - starts // BLOCK + 1
+            counts = cells(starts, length, BLOCK)[1]
             return starts, length, np.cumsum(counts) - counts
         lines = share.sizes[share.order[0]]
         length = length // lines if lines else 0
@@ -128,7 +119,7 @@ class Spread:
     def _index(self) -> tuple[Tensor, Tensor]:
         """Return which of this process's scales stand where, and whether there is such a block."""
         starts, length, first = self._segments()
-        counts = (starts + length - 1) // BLOCK - starts // BLOCK + 1
+        counts = cells(starts, length, BLOCK)[1]
         nth = np.arange(self.width)
         index = first[:, None] + np.minimum(nth, counts[:, None] - 1)
         return torch.from_numpy(index), torch.from_numpy(nth < counts[:, None])

@@ -151,12 +151,12 @@ class Share:
         starts, size = self.runs
         if not size:
             starts = starts[:0]
-        firsts, counts = _cells(starts, size, length)
+        firsts, counts = cells(starts, size, length)
         run = np.repeat(np.arange(len(starts)), counts)
         cell = firsts[run] + np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts)
         place = np.maximum(cell * length, starts[run])
         end = np.minimum((cell + 1) * length, starts[run] + size)
-        first_blocks, blocks = _cells(starts, size, block)
+        first_blocks, blocks = cells(starts, size, block)
         before = np.cumsum(blocks) - blocks
         return Pieces(
             first=run * size + place - starts[run],
@@ -168,23 +168,29 @@ class Share:
     def blocks(self, block: int) -> int:
         """Return into how many blocks the elements are cut at multiples of ``block``."""
         starts, size = self.runs
-        return int(_cells(starts, size, block)[1].sum()) if size else 0
+        return int(cells(starts, size, block)[1].sum()) if size else 0
 
     def like(self, part: Tensor) -> Tensor:
         """Return this process's part as the DTensor that it is one of, or itself if it is whole."""
         if self.mesh is None:
             return part
-        from torch.distributed.tensor import DTensor
+        return sharded(part, self.mesh, self.placements, self.shape, self.stride)
 
-        whole: Tensor = DTensor.from_local(
-            part,
-            self.mesh,
-            self.placements,
-            run_check=False,
-            shape=torch.Size(self.shape),
-            stride=self.stride,
-        )
-        return whole
+
+def sharded(
+    part: Tensor,
+    mesh: Any,
+    placements: tuple[Any, ...],
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+) -> Tensor:
+    """Return the DTensor of which this process holds a part."""
+    from torch.distributed.tensor import DTensor
+
+    whole: Tensor = DTensor.from_local(
+        part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+    return whole
 
 
 def share_of(tensor: Any) -> Share:
@@ -212,7 +218,7 @@ def share_of(tensor: Any) -> Share:
     )
 
 
-def _cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:
+def cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:
     """Return the first multiple of ``length`` at or before each run, and how many it touches."""
     first = starts // length
     return first, (starts + size - 1) // length - first + 1

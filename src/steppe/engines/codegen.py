@@ -330,11 +330,6 @@ class Formats:
     sharded: bool = False
 
     @property
-    def is_noisy(self) -> bool:
-        """Whether something is rounded stochastically."""
-        return any(is_noisy(format) for format in (self.param, *self.state))
-
-    @property
     def wide(self) -> str:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"

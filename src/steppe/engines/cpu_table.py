@@ -1,6 +1,6 @@
 """What the CPU kernels are told: where the tensors of a batch lie, and how they are cut."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,8 +151,7 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
     formats = Formats(format_of("", rows[0].param), batch.formats, batch.team is not None)
-    pieces = [piece for i, row in enumerate(rows) for piece in _chunks(i, row, formats)]
-    cuts = np.array(pieces, dtype=np.int64).reshape(-1, 5)
+    cuts = batch.pieces(CHUNK)
     slot_width = 0 if keeps_sum(batch) else batch.capacity
     widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
     tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
@@ -174,17 +173,6 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
         dtype=rows[0].param.dtype,
         strides=[row.param.stride() for row in rows],
     )
-
-
-def _chunks(number: int, row: Row, formats: Formats) -> Iterator[tuple[int, ...]]:
-    """Cut a row; where blocks matter, as the whole tensor is cut."""
-    if formats.sharded and formats.is_noisy:
-        for piece in zip(*(column.tolist() for column in row.share.cut(CHUNK, BLOCK)), strict=True):
-            yield number, *piece
-        return
-    size = row.param.numel()
-    for first in range(0, size, CHUNK):
-        yield number, first, min(CHUNK, size - first), first, first // BLOCK
 
 
 def state_objection(batch: Batch, row: Row) -> str | None:

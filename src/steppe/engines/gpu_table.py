@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
-from steppe.engines.plan import Batch, Group, Row, State
+from steppe.engines.plan import Batch, Group, State
 from steppe.engines.scalars import factor, groups
-from steppe.engines.storage import BLOCK, EIGHT_BITS, format_of, is_noisy, scale_name
+from steppe.engines.shards import numbered
+from steppe.engines.storage import BLOCK, EIGHT_BITS, scale_name
 from steppe.engines.tape import options
 
 #: Elements that a program of the update, and of the reduction, takes.
@@ -202,8 +203,7 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
     """Lay out a batch whose tensors lie at the ``found`` addresses."""
     rows, device = batch.rows, batch.device
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
-    spans = _cut(sizes, SPAN)
-    chunks = np.concatenate([_chunks(i, row, batch) for i, row in enumerate(rows)])
+    spans, chunks = _spans(sizes), _chunks(batch)
     facts = [
         [row.number for row in rows],
         sizes,
@@ -227,27 +227,21 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
     )
 
 
-def _chunks(number: int, row: Row, batch: Batch) -> Integers:
-    """Cut a row; where blocks matter, as the whole tensor is cut."""
-    size = row.param.numel()
-    formats = (format_of("", row.param), *batch.formats)
-    if size and batch.team is not None and any(map(is_noisy, formats)):
-        first, count, place, block = row.share.cut(CHUNK, BLOCK)
-    else:
-        # An empty tensor has one too: it decides as others do.
-        first = place = np.arange(0, max(size, 1), CHUNK)
-        count, block = np.minimum(CHUNK, size - first), first // BLOCK
+def _chunks(batch: Batch) -> Integers:
+    """Return what the programs of the update take, as :class:`Piece` says."""
+    pieces = batch.pieces(CHUNK)
+    # An empty tensor has one too: it decides as others do.
+    empty = np.setdiff1d(np.arange(len(batch.rows)), pieces[:, 0])
+    pieces = np.concatenate([pieces, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
+    row, first, size, place, block = pieces.T
     lower = place % BLOCK
-    columns = [np.full_like(first, number), first - lower, lower, lower + count]
-    return np.stack([*columns, place // BLOCK, block], axis=1)
+    return np.stack([row, first - lower, lower, lower + size, place // BLOCK, block], axis=1)
 
 
-def _cut(sizes: Integers, length: int) -> NDArray[np.int32]:
-    """Return row and place of each piece. An empty tensor has one: it decides as others do."""
-    counts = np.maximum(-(-sizes // length), 1)
-    row = np.repeat(np.arange(len(sizes)), counts)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.stack([row, place], axis=1).astype(np.int32)
+def _spans(sizes: Integers) -> NDArray[np.int32]:
+    """Return row and place of what the programs of the reduction take, one of an empty tensor."""
+    counts = np.maximum(-(-sizes // SPAN), 1)
+    return np.stack(numbered(counts), axis=1).astype(np.int32)
 
 
 def _is_aligned(found: Integers) -> bool:

@@ -5,12 +5,22 @@ from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
-from steppe.engines.shards import Share, Team, is_sharded, local, real, share_of
-from steppe.engines.storage import format_of
+from steppe.engines.shards import (
+    Integers,
+    Share,
+    Team,
+    is_sharded,
+    local,
+    numbered,
+    real,
+    share_of,
+)
+from steppe.engines.storage import BLOCK, format_of, is_noisy
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -151,6 +161,30 @@ class Batch:
     def capacity(self) -> int:
         """Number of slots of each row's buffer; 0 without one."""
         return self.rows[0].capacity
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether something is rounded stochastically."""
+        return any(map(is_noisy, (format_of("", self.rows[0].param), *self.formats)))
+
+    def pieces(self, length: int) -> Integers:
+        """Cut all rows; where blocks matter, as the whole tensors are cut.
+
+        Returns
+        -------
+        array
+            Of each piece: its row, its first element and number of elements, where that element
+            lies in the whole tensor, and how many blocks come before it here.
+        """
+        if self.team is not None and self.is_noisy:
+            shares = [row.share.cut(length, BLOCK) for row in self.rows]
+            parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
+            return np.concatenate(parts)
+        sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
+        row, nth = numbered(-(-sizes // length))
+        first = nth * length
+        size = np.minimum(length, sizes[row] - first)
+        return np.stack([row, first, size, first, first // BLOCK], axis=1)
 
     @property
     def on_device(self) -> bool:

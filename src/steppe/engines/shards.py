@@ -152,8 +152,8 @@ class Share:
         if not size:
             starts = starts[:0]
         firsts, counts = cells(starts, size, length)
-        run = np.repeat(np.arange(len(starts)), counts)
-        cell = firsts[run] + np.arange(len(run)) - np.repeat(np.cumsum(counts) - counts, counts)
+        run, nth = numbered(counts)
+        cell = firsts[run] + nth
         place = np.maximum(cell * length, starts[run])
         end = np.minimum((cell + 1) * length, starts[run] + size)
         first_blocks, blocks = cells(starts, size, block)
@@ -216,6 +216,12 @@ def share_of(tensor: Any) -> Share:
         mesh=mesh,
         placements=placements,
     )
+
+
+def numbered(counts: Integers) -> tuple[Integers, Integers]:
+    """Return whose each of so many pieces is, and which of its pieces it is."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:

@@ -10,13 +10,13 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from steppe.optim.wrapping import check_step, share_hooks
+from steppe.optim.wrapping import Wrapper, check_step, share_hooks
 
 # They ask for a step without the host, which this one is about.
 _NOT_HERE = ("capturable", "differentiable")
 
 
-class Offload(Optimizer):
+class Offload(Wrapper):
     """Keep any optimizer's state on the host, and take its steps there.
 
     The accelerator holds parameters and gradients alone. A step copies both to pinned memory, lets
@@ -67,9 +67,6 @@ class Offload(Optimizer):
     device(type='cpu')
     """
 
-    #: The optimizer on the host.
-    base_optimizer: Optimizer
-
     def __init__(
         self, params: ParamsT, optimizer_class: Callable[..., Optimizer], **options: Any
     ) -> None:
@@ -100,11 +97,6 @@ class Offload(Optimizer):
     def state(self, value: defaultdict[Tensor, Any]) -> None:
         """Take no other: torch's constructor begins with an empty one."""
 
-    @property
-    def engine(self) -> str:
-        """Name of the engine that runs the step."""
-        return getattr(self.base_optimizer, "engine", "torch.optim")
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options that differ from the defaults where the group names them.
 
@@ -122,10 +114,6 @@ class Offload(Optimizer):
             self.param_groups.pop()
             raise
         _share_options(self.base_optimizer.param_groups[-1:], self.param_groups[-1:])
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return the optimizer's diagnostics; empty if it has none."""
-        return dict(getattr(self.base_optimizer, "diagnostics", dict)())
 
     def preconditioner(self) -> dict[Tensor, Tensor]:
         """Return the optimizer's diagonal preconditioner, if it is one of this library.

@@ -17,10 +17,10 @@ from steppe.engines.plan import Row
 from steppe.optim.flattened import refuse_flattened
 from steppe.optim.options import check
 from steppe.optim.training_buffers import TrainingBuffers
-from steppe.optim.wrapping import check_step, share_hooks
+from steppe.optim.wrapping import Wrapper, check_step, share_hooks
 
 
-class SAM(Optimizer):
+class SAM(Wrapper):
     r"""Sharpness-aware minimisation, and its adaptive form, around a base optimizer.
 
     The base optimizer steps from p along the gradient taken at p + e, where over all parameters::
@@ -138,7 +138,7 @@ class SAM(Optimizer):
         return {"base_optimizer": self.base_optimizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.base_optimizer: Optimizer = state["base_optimizer"]
+        self.base_optimizer = state["base_optimizer"]
         #: What puts back each tensor that the perturbation or the second pass changes.
         self._undo: list[Callable[[], Any]] = []
         #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
@@ -164,11 +164,6 @@ class SAM(Optimizer):
     def defaults(self) -> dict[str, Any]:  # type: ignore[override]
         """The base optimizer's defaults, and ``rho`` and ``adaptive``."""
         return self.base_optimizer.defaults
-
-    @property
-    def engine(self) -> str:
-        """Name of the engine that runs the base optimizer's step."""
-        return getattr(self.base_optimizer, "engine", "torch.optim")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the base optimizer."""
@@ -202,11 +197,6 @@ class SAM(Optimizer):
                     raise ValueError(f"{refuse}option {name!r} of group {number} is missing")
             _check(group)
         self.base_optimizer.load_state_dict(state_dict)
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return the base optimizer's diagnostics; empty if it has none."""
-        diagnose = getattr(self.base_optimizer, "diagnostics", dict)
-        return dict(diagnose())
 
     def preconditioner(self) -> dict[Tensor, Tensor]:
         """Return the base optimizer's diagonal preconditioner, if it is one of this library.

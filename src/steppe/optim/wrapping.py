@@ -1,6 +1,7 @@
 """What optimizers around another optimizer share."""
 
 import inspect
+from typing import Any
 
 from torch.optim import Optimizer
 
@@ -13,6 +14,22 @@ _HOOKS = tuple(
         "load_state_dict_post",
     )
 )
+
+
+class Wrapper(Optimizer):
+    """An optimizer around another one, which has the state and takes the steps."""
+
+    base_optimizer: Optimizer
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that runs the base optimizer's step."""
+        return getattr(self.base_optimizer, "engine", "torch.optim")
+
+    def diagnostics(self) -> dict[str, float]:
+        """Return the base optimizer's diagnostics; empty if it has none."""
+        diagnose: Any = getattr(self.base_optimizer, "diagnostics", dict)
+        return dict(diagnose())
 
 
 def share_hooks(wrapper: Optimizer, base: Optimizer) -> None:

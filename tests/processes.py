@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 
-def results_of(script: str, folder: Path, count: int, *arguments: str) -> list[Any]:
-    """Run a file in processes that :func:`join`, with rank and folder; load what they saved."""
-    processes = [
+def started(script: str, folder: Path, count: int) -> list[subprocess.Popen[str]]:
+    """Run a file in processes that :func:`join`, with rank and folder."""
+    return [
         subprocess.Popen(
-            [sys.executable, "-W", "error", script, str(rank), str(folder), *arguments],
+            [sys.executable, "-W", "error", script, str(rank), str(folder)],
             # Tests run side by side: threads beyond one each would wait for one another. Sets of
             # names are to be in another order in each, as they are on different machines.
             env={
@@ -27,6 +27,11 @@ def results_of(script: str, folder: Path, count: int, *arguments: str) -> list[A
         )
         for rank in range(count)
     ]
+
+
+def results_of(script: str, folder: Path, count: int) -> list[Any]:
+    """Run a file in such processes to their end; load what they saved."""
+    processes = started(script, folder, count)
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)
     return [torch.load(folder / f"rank{rank}") for rank in range(count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from processes import results_of_two
+from processes import join, results_of_two
 from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
 from steppe.compare.models import find_model
@@ -76,10 +76,7 @@ def work(rank: int, folder: Path) -> None:
     """Be one of two processes, as ``accelerate launch`` starts them."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in place.items()}
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
-    torch.set_num_threads(1)
+    join(rank, folder, 2)
     found = [plain(outcome) for outcome in outcomes(folder / "two")]
     torch.save(found, folder / f"rank{rank}")
     torch.distributed.destroy_process_group()

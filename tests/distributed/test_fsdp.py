@@ -3,7 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, results_of
+from processes import join, results_of, started
 
 Outcome = dict[str, Tensor]
 
@@ -353,17 +352,11 @@ def compare(name: str, found: Outcome, expected: Outcome) -> None:
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     place = tmp_path / "killed"
     place.mkdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(place)], env=environment, stderr=subprocess.DEVNULL
-        )
-        for rank in range(2)
-    ]
-    assert processes[0].wait(120) == -signal.SIGKILL
+    processes = started(__file__, place, 2)
+    processes[0].communicate(timeout=120)
+    assert processes[0].returncode == -signal.SIGKILL
     processes[1].kill()
-    processes[1].wait()
+    processes[1].communicate()
     assert list((tmp_path / "2").glob("*.distcp"))
     with pytest.raises(dcp.CheckpointException):
         resumed(None, "AdamCM", tmp_path / "2", range(0), torch.float64, False)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from processes import results_of_two
+from processes import join, results_of_two
 from steppe import landscape
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -61,10 +61,7 @@ def measured(model: nn.Module, other: nn.Module, data: Pairs) -> dict[str, Any]:
 
 def work(rank: int, folder: Path) -> None:
     """Run one of the processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    join(rank, folder, 2)
     model, other = DistributedDataParallel(network()), DistributedDataParallel(network(-1.5))
     found = {name: measured(model, other, samples(SHARES[name][rank])) for name in SHARES}
     torch.save(found, folder / f"rank{rank}")

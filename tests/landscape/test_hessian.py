@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from processes import results_of_two
+from processes import join, results_of_two
 from restless import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
@@ -656,10 +656,7 @@ def operators(model: nn.Module, data: Pairs) -> Iterator[Operator]:
 
 def work(rank: int, folder: Path) -> None:
     """Run one of the processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    join(rank, folder, 2)
     model = DistributedDataParallel(mlp())
     matrices = [matrix(operator) for operator in operators(model, shards(rank))]
     torch.save(matrices, folder / f"rank{rank}")

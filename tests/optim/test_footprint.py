@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import steppe
 from matrix import CONFIGS, NAMES
-from processes import results_of_two
+from processes import join, results_of_two
 from steppe.engines.storage import BLOCK
 from steppe.optim import Bytes, footprint
 
@@ -327,10 +327,7 @@ def sharded(model: nn.Module, make: Callable[[Any], Optimizer]) -> dict[str, Any
 
 def work(rank: int, folder: Path) -> None:
     """Run one of the processes."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
-    )
+    join(rank, folder, 2)
     model = fully_shard(Model(), mesh=init_device_mesh("cpu", (2,)), reshard_after_forward=True)
     found: dict[str, Any] = {"passes": sent_by_passes(model), "ddp": reduced_by_ddp()}
     found["alike"] = footprint(model, steppe.AdamCM(model.parameters()), 2) == footprint(

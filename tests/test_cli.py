@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -174,16 +175,49 @@ def test_without_the_extra_the_command_says_how_to_get_it(
     assert caught.value.code == f"steppe: {package} is missing: pip install 'steppe[compare]'"
 
 
-def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(tmp_path: Path) -> None:
+HELD_CLASS = """
+import time
+from pathlib import Path
+from own import Mine
+
+HERE = Path(__file__).parent
+
+class Held(Mine):
+    steps = 0
+
+    def step(self, closure=None):
+        self.steps += 1
+        # Beyond the first epoch, so that there is a run to go on with.
+        while self.steps > 40 and (HERE / "hold").exists():
+            (HERE / "held").touch()
+            time.sleep(0.01)
+        return super().step(closure)
+"""
+
+
+def waited_for(path: Path) -> None:
+    until = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not come"
+        time.sleep(0.01)
+
+
+def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Real processes: interrupted amid a run, then let go on, with the numbers of a quiet study."""
-    options = ["compare", "digits", "--optimizers", "adamw,sgd", "--epochs", "8", "--budget", "0"]
-    # More runs than fit between two looks at the study, however fast the machine.
-    options += ["--seeds", "12", "--workers", "1", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "steppe", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    (tmp_path / "own.py").write_text(OWN_CLASS)
+    (tmp_path / "holding.py").write_text(HELD_CLASS)
+    (tmp_path / "hold").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    names, out = ["adamw", "holding:Held"], tmp_path / "out"
+    options = ["--optimizers", ",".join(names), "--epochs", "8", "--budget", "0", "--seeds", "2"]
+    command = [*SCRIPT, "compare", "digits", *options, "--workers", "1", "--out", str(out)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         first = process.stdout.readline()
-        assert first.startswith("[1/24] adamw, seed 0: test 0.")
+        assert first.startswith("[1/4] adamw, seed 0: test 0.")
+        waited_for(tmp_path / "held")
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 1
         process.send_signal(signal.SIGINT)
@@ -191,22 +225,24 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(tmp_path: Path) 
     assert process.returncode == 130
     assert "Interrupted. What has finished is kept: run again to go on." in output
     assert not any(worker.is_running() for worker in workers)
-    before = kept(tmp_path)
-    assert 1 <= len(before.trials) < 24
-    assert (tmp_path / "report.html").is_file()
+    before = kept(out)
+    assert {trial.optimizer for trial in before.trials} == {"adamw"}
+    assert (out / "report.html").is_file()
+    assert len(list((out / "unfinished").glob("*.pt"))) == 1
 
-    again = subprocess.run(command, capture_output=True, text=True)
+    (tmp_path / "hold").unlink()
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "adamw, seed 0" not in again.stdout.split("digits, mlp")[0]
-    results = kept(tmp_path)
+    results = kept(out)
     assert results.complete
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
-    assert not list((tmp_path / "unfinished").iterdir())
+    assert not list((out / "unfinished").iterdir())
     data = find_task("digits").data()
-    study = plan("digits", Options(["adamw"], epochs=8, budget=0), USUAL, Place(tmp_path))
-    # The last of these is the one that was interrupted.
-    for trial in results.trials[: len(before.trials) + 1]:
+    study = plan("digits", Options(names, seeds=2, epochs=8, budget=0), USUAL, Place(out))
+    for trial in results.trials:
         run = Run(study.setup, find_recipe(trial.optimizer), trial.settings, trial.seed)
         quiet = train(run, data, Place(tmp_path / "quiet"))
+        assert trial.outcome is not None
         assert quiet.final == trial.outcome.final
         assert quiet.curvature == trial.outcome.curvature

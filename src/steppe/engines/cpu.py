@@ -11,7 +11,6 @@ from torch import Tensor
 
 from steppe.engines import scalars, threads
 from steppe.engines.bind import bind
-from steppe.engines.codegen import ARGUMENTS
 from steppe.engines.cpu_table import (
     Table,
     address_of,
@@ -23,6 +22,7 @@ from steppe.engines.cpu_table import (
     state_objection,
     table_of,
 )
+from steppe.engines.cpu_templates import ARGUMENTS
 from steppe.engines.kernel import RESUM_EVERY
 from steppe.engines.kernel_files import (
     Native,

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steppe.engines.codegen import ARGUMENTS, Formats
+from steppe.engines.cpu_operands import Formats
+from steppe.engines.cpu_templates import ARGUMENTS
 from steppe.engines.kernel import SLOT_SUM, slot_name
 from steppe.engines.layout import is_alike, param_objection
 from steppe.engines.plan import Batch, Row

@@ -24,8 +24,8 @@ from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 
 from steppe import rules
 from steppe.engines import cpu_words, native, storage
-from steppe.engines.codegen import (
-    Formats,
+from steppe.engines.cpu_operands import Formats
+from steppe.engines.cpu_source import (
     norm_source,
     settle_source,
     slot_sums_source,

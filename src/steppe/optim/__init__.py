@@ -1,10 +1,9 @@
 """The optimizers, as torch.optim has them, and what they cost on many devices."""
 
-from steppe.optim.cost import Bytes, Costs, Footprint
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
-from steppe.optim.footprints import footprint
+from steppe.optim.footprints import Bytes, Costs, Footprint, footprint
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 

@@ -1,4 +1,4 @@
-"""What training with an optimizer costs on many devices: bytes held, and bytes sent per step."""
+"""Counting what is held and what is sent: parameters, gradients and state, by device."""
 
 import math
 import reprlib
@@ -12,8 +12,8 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from steppe.engines.storage import blocks
-from steppe.optim import meta
-from steppe.optim.cost import Bytes, Costs, Footprint
+from steppe.optim.footprints import meta
+from steppe.optim.footprints.costs import Bytes, Costs, Footprint
 from steppe.optim.sam import SAM
 from steppe.optim.state import Entry, is_like, is_scale
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from steppe.engines.kernel import Kernel
+from steppe.engines.pieces import pieces
 from steppe.engines.plan import Batch, Group
-from steppe.engines.scalars import groups, high_precision
+from steppe.engines.scalars import groups, precise
 from steppe.engines.shards import Share, Team
 
 Sum = Callable[[], Tensor]
@@ -108,25 +109,27 @@ class Norms:
 
 
 @torch.no_grad()
-def joint_norm(parts: Iterable[tuple[Tensor, Share]]) -> Tensor:
-    """L2 norm of tensors together, of which each is given as this process's share of it."""
+def joint_norm(parts: Iterable[tuple[Tensor, Team | None]]) -> Tensor | float:
+    """L2 norm of tensors together, of each this process's part and who holds the others.
+
+    It is a number, where all is on the host.
+    """
     plain: list[Tensor] = []
     shared: dict[Any, list[Tensor]] = {}
-    for part, share in parts:
-        square, team = square_sum(part), share.team
+    for part, team in parts:
+        square = square_sum(part)
         if team is None:
             plain.append(square)
         else:
             shared.setdefault(team.mesh, []).append(_counted(square, team))
     sums = [_begin_sum(torch.stack(squares).sum(), mesh) for mesh, squares in shared.items()]
-    root = _root_of_sum([*plain, *(finish() for finish in sums)])
-    return root if isinstance(root, Tensor) else torch.tensor(root, dtype=torch.float64)
+    return _root_of_sum([*plain, *(finish() for finish in sums)])
 
 
 @torch.no_grad()
 def whole_sum(part: Tensor, share: Share) -> Tensor:
     """Sum of a tensor's elements over all its shards, accumulated in float64."""
-    total, team = high_precision(part).sum(), share.team
+    total, team = part.sum(dtype=precise(part.device)), share.team
     if team is None:
         return total
     return _begin_sum(_counted(total, team), team.mesh)().to(part.device)
@@ -134,7 +137,12 @@ def whole_sum(part: Tensor, share: Share) -> Tensor:
 
 def square_sum(tensor: Tensor) -> Tensor:
     """Sum of the squares of this process's elements, accumulated in float64."""
-    return high_precision(tensor).square().sum()
+    dtype = precise(tensor.device)
+    norms: list[Tensor] = [
+        torch.linalg.vector_norm(piece, dtype=dtype) for (piece,) in pieces(tensor)
+    ]
+    whole = norms[0] if len(norms) == 1 else torch.stack(norms)
+    return whole.square().sum()
 
 
 def _counted(value: Tensor, team: Team) -> Tensor:

@@ -60,23 +60,18 @@ class Row:
         cls, number: int, param: Tensor, state: State, group: Group, grad: Tensor | None = None
     ) -> Self:
         """Make the row of a parameter; without a gradient, of as much as can be known."""
-        held = real(local(param))
-        row = cls(number, held, held, state, group, share_of(param), state)
+        here = real(local(param))
+        row = cls(number, here, here, state, group, share_of(param), state)
         row.refresh(param, grad)
         return row
 
     def refresh(self, param: Tensor, grad: Tensor | None = None) -> None:
         """Look anew at what may be exchanged from step to step."""
-        if is_sharded(param):
-            self.param = real(local(param))
-            if not _are(self.state.values(), self._localised):
-                self.parts = {name: local(value) for name, value in self.state.items()}
-                self._localised = list(self.state.values())
-            grad = grad if grad is None else _sharded_alike(grad, param)
-        elif param.is_complex():
-            self.param = real(param)
+        if is_sharded(param) and not _are(self.state.values(), self._localised):
+            self.parts = {name: local(value) for name, value in self.state.items()}
+            self._localised = list(self.state.values())
         if grad is not None:
-            self.grad = real(local(grad))
+            self.param, self.grad = held(param, grad)
 
     def part(self, name: str) -> Tensor:
         """Return a tensor of the state; a complex one as its real view."""
@@ -296,6 +291,13 @@ class Plan:
 def _is_unusual(param: Tensor) -> bool:
     """Whether a parameter is not in its row as it is."""
     return param.is_complex() or is_sharded(param)
+
+
+def held(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what this process holds of a parameter and its gradient, as real numbers."""
+    if is_sharded(param):
+        grad = _sharded_alike(grad, param)
+    return real(local(param)), real(local(grad))
 
 
 def _sharded_alike(grad: Any, param: Any) -> Tensor:

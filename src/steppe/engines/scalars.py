@@ -84,9 +84,9 @@ def column(batch: Batch, name: str) -> Any:
     return np.array(values, dtype=np.float64)[group_of_row].T
 
 
-def high_precision(value: Tensor) -> Tensor:
-    """In float64, where the device has it: 1 − β2ᵗ loses three digits at t = 1."""
-    return value.float() if value.device.type == "mps" else value.double()
+def precise(device: torch.device) -> torch.dtype:
+    """Return float64, where the device has it: 1 − β2ᵗ loses three digits at t = 1."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def groups(batch: Batch) -> tuple[list[Group], Integers]:
@@ -103,7 +103,8 @@ def groups(batch: Batch) -> tuple[list[Group], Integers]:
 def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
     """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
     kernel, group = batch.kernel, row.group
-    t = high_precision(row.state["step"].to(row.param.device))
+    device = row.param.device
+    t = row.state["step"].to(device, precise(device))
     values = bind(kernel.scalars, torch)(
         t, **{name: _as_is(group[name]) for name in kernel.options}
     )

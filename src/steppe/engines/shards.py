@@ -1,6 +1,7 @@
 """Sharded tensors: which part of one lies in this process, and where that lies in the whole."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -55,6 +56,12 @@ class Team(NamedTuple):
 
     mesh: Any
     cuts: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, mesh: Any, placements: Iterable[Any]) -> "Team | None":
+        """Return the processes that hold tensors placed so; None where each holds all."""
+        cuts = tuple(not placement.is_replicate() for placement in placements)
+        return cls(mesh, cuts) if any(cuts) else None
 
     @property
     def speaks(self) -> bool:
@@ -111,14 +118,9 @@ class Share:
         return math.prod(self.shape)
 
     @property
-    def cuts(self) -> tuple[bool, ...]:
-        """Whether the tensor is cut along each dimension of the mesh."""
-        return tuple(not placement.is_replicate() for placement in self.placements)
-
-    @property
     def team(self) -> Team | None:
         """The processes that hold the other parts; None where this one holds all."""
-        return Team(self.mesh, self.cuts) if any(self.cuts) else None
+        return Team.of(self.mesh, self.placements)
 
     @cached_property
     def order(self) -> list[int]:
@@ -191,6 +193,11 @@ def sharded(
         part, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
     )
     return whole
+
+
+def team_of(tensor: Any) -> Team | None:
+    """Return the processes that hold the other parts of a tensor; None where this one holds all."""
+    return Team.of(tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
 
 
 def share_of(tensor: Any) -> Share:

@@ -69,14 +69,16 @@ def own_weight(row: Row, aggregate: Function) -> float:
 
 def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
-    each = [(parts(row), row.share) for row in rows]
+    each = [(parts(row), row.share.team) for row in rows]
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
-    inverse = joint_norm((rules.inverse_part(*part), share) for part, share in each).item()
-    whole = joint_norm(
-        (rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse), share)
-        for part, share in each
-    ).item()
+    inverse = float(joint_norm((rules.inverse_part(*part), team) for part, team in each))
+    whole = float(
+        joint_norm(
+            (rules.two_way(part.direction, part.d, 1.0 - part.inverse, part.inverse), team)
+            for part, team in each
+        )
+    )
     return {
         "alpha": float(np.mean([part.inverse for part, _ in each])),
         "inverse_share": inverse / whole if whole else _NAN,

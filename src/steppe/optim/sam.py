@@ -1,9 +1,10 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +14,9 @@ from steppe import rules
 from steppe.engines.eager_storage import widened
 from steppe.engines.kernel import Function
 from steppe.engines.norms import joint_norm
-from steppe.engines.plan import Row
+from steppe.engines.pieces import pieces
+from steppe.engines.plan import held
+from steppe.engines.shards import Team, local, team_of
 from steppe.optim.flattened import refuse_flattened
 from steppe.optim.options import check
 from steppe.optim.training_buffers import TrainingBuffers
@@ -283,15 +286,15 @@ class SAM(Wrapper):
         for param in params:
             refuse_flattened(param, "SAM")
         active = [
-            (param, group)
+            (param, param.grad, group)
             for group in self.param_groups
             for param in group["params"]
             if param.grad is not None
         ]
-        for param, _ in active:
-            if param.grad.layout != torch.strided:
+        for param, grad, _ in active:
+            if grad.layout != torch.strided:
                 raise RuntimeError(
-                    f"SAM does not take {param.grad.layout} gradients: parameter of shape "
+                    f"SAM does not take {grad.layout} gradients: parameter of shape "
                     f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
                 )
         try:
@@ -316,18 +319,55 @@ class SAM(Wrapper):
             self._undo.pop()
         torch.clear_autocast_cache()
 
-    def _ascend(self, active: list[tuple[Tensor, dict[str, Any]]]) -> None:
-        if not active:
+    def _ascend(self, active: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
+        ascents = [
+            _Ascent(*held(param, grad), team_of(param), group) for param, grad, group in active
+        ]
+        length = joint_norm((each.length, each.team) for each in ascents) + 1e-12
+        if isinstance(length, float) and not math.isfinite(length):
             return
-        rows = [Row.of(0, param, {}, group, param.grad) for param, group in active]
-        length = joint_norm((_length(row), row.share) for row in rows) + 1e-12
-        for (param, group), row in zip(active, rows, strict=True):
-            p, g = _pair(row)
-            rule: Function = rules.asam_ascent if group["adaptive"] else rules.sam_ascent
-            scale = (group[_rho(group)] / length).to(p.device)
-            moved = torch.where(torch.isfinite(length).to(p.device), rule(p, g, scale), p)
-            self._undo.append(partial(param.copy_, param.detach().clone()))
-            row.param.copy_(moved)
+        for (param, _, _), each in zip(active, ascents, strict=True):
+            self._undo.append(partial(_write, param, local(param).clone()))
+            each.ascend(length)
+
+
+class _Ascent(NamedTuple):
+    """A parameter on its way up: what this process holds of it, and who holds the rest."""
+
+    param: Tensor
+    grad: Tensor
+    team: Team | None
+    group: dict[str, Any]
+
+    @property
+    def length(self) -> Tensor:
+        """What the norm is taken of."""
+        if not self.group["adaptive"]:
+            return self.grad
+        length: Tensor = rules.asam_length(widened(self.param), widened(self.grad))
+        return length
+
+    def ascend(self, length: Tensor | float) -> None:
+        """Move the parameter, given the norm of all lengths."""
+        rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
+        # What is maximised is minus the loss.
+        scale = self.group[_rho(self.group)] / length * (-1 if self.group.get("maximize") else 1)
+        for p, g in pieces(self.param, self.grad):
+            p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
+
+
+def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
+    if isinstance(scale, float):
+        moved: Tensor = rule(p, g, scale)
+        return moved
+    # On an accelerator nobody waits to see whether the norm is finite.
+    scale = scale.to(p.device)
+    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)
+
+
+def _write(param: Tensor, here: Tensor) -> None:
+    """Put back what this process holds of a parameter."""
+    local(param).copy_(here)
 
 
 def _rho(options: dict[str, Any]) -> str:
@@ -338,17 +378,3 @@ def _rho(options: dict[str, Any]) -> str:
 def _check(options: dict[str, Any]) -> None:
     """Check SAM's options. The others are the base optimizer's, which may not be ours."""
     check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
-
-
-def _pair(row: Row) -> tuple[Tensor, Tensor]:
-    """Return a parameter and its loss's gradient, wide enough to compute with."""
-    g = widened(row.grad)
-    # What is maximised is minus the loss.
-    return widened(row.param), -g if row.group.get("maximize") else g
-
-
-def _length(row: Row) -> Tensor:
-    """Return what the norm is taken of."""
-    p, g = _pair(row)
-    length: Tensor = rules.asam_length(p, g) if row.group["adaptive"] else g
-    return length

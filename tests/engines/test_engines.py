@@ -1,5 +1,6 @@
 """Planning, choosing an engine, and the interface that a fused engine fills."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor
 from matrix import Config, equal, parameters, train
 from steppe import engines
 from steppe.engines import eager
-from steppe.engines.norms import Norms, joint_norm
+from steppe.engines.norms import Norms, joint_norm, square_sum
 
 
 def test_groups_with_equal_rules_share_a_batch() -> None:
@@ -114,3 +115,12 @@ def test_norm_accumulates_in_float64() -> None:
     """Squares of 1e30 overflow float32; the norm does not."""
     big = torch.full((4,), 1e30)
     assert joint_norm([(big, None)] * 2) == pytest.approx(1e30 * 8**0.5)
+
+
+def test_norm_of_a_tensor_in_pieces() -> None:
+    """Squares of a large tensor, whose sum float32 would be 1e-3 off."""
+    large = torch.linspace(0.0, 1.0, 3_000_001)
+    expected = math.fsum(x * x for x in large.tolist())
+    assert float(square_sum(large)) == pytest.approx(expected, rel=1e-13)
+    assert float(square_sum(large.view(1, -1).expand(2, -1))) == pytest.approx(2 * expected)
+    assert float(square_sum(torch.empty(0))) == 0.0

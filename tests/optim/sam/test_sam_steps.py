@@ -24,6 +24,7 @@ from sam_cases import (
     wavy_closure,
 )
 from steppe import SAM
+from steppe.engines.pieces import PIECE
 
 
 @either_form
@@ -52,6 +53,26 @@ def test_perturbation_in_single_precision(adaptive: bool) -> None:
     for p, start, e in zip(params, starts, expected, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), start + e, rtol=3e-7)
         assert p.grad is None
+
+
+@either_form
+def test_large_tensors_move_whole_whatever_their_layout(adaptive: bool) -> None:
+    """They are worked on in pieces, where they and their gradients lie alike."""
+    torch.manual_seed(0)
+    shape = (PIECE // 512 + 3, 1024)
+    params = [nn.Parameter(torch.randn(shape).contiguous()), nn.Parameter(torch.randn(shape).t())]
+    for p, grad in zip(params, (torch.randn(shape), torch.randn(shape[::-1])), strict=True):
+        p.grad = grad
+    starts = [p.detach().double().numpy() for p in params]
+    expected = sam_perturbation(starts, [p.grad.numpy() for p in params], 300.0, adaptive)  # type: ignore[union-attr]
+    before = [p.detach().clone() for p in params]
+    sam = SAM(torch.optim.SGD(params), 300.0, adaptive=adaptive)
+    sam.perturb()
+    for p, start, e in zip(params, starts, expected, strict=True):
+        np.testing.assert_allclose(p.detach().numpy(), start + e, rtol=1e-6, atol=1e-6)
+        assert np.abs(e).max() > 0.5
+    sam.restore()
+    assert same([p.detach() for p in params], before)
 
 
 def test_groups_have_their_own_radius_and_form() -> None:

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,20 +35,23 @@ def even_data() -> Data:
     return Data(train, train, validation, test, "even")
 
 
-def outcomes(out: Path) -> list[Outcome]:
-    """Train a run with each optimizer, batches in parts and gradients clipped."""
+@contextmanager
+def even_runs() -> Iterator[list[Run]]:
+    """Offer a run with each optimizer, batches in parts and gradients clipped."""
     size = Size("mlp", epochs=3, batch_size=8)
     task = Task("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
     tasks.TASKS["even"] = task
     setup = Setup("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
     try:
-        return [
-            train(Run(setup, find_recipe(name), settings, 0), even_data(), Place(out))
-            for name in NAMES
-        ]
+        yield [Run(setup, find_recipe(name), settings, 0) for name in NAMES]
     finally:
         del tasks.TASKS["even"]
+
+
+def outcomes(out: Path) -> list[Outcome]:
+    with even_runs() as runs:
+        return [train(run, even_data(), Place(out)) for run in runs]
 
 
 def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
@@ -60,6 +66,14 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
             assert found["largest"] == pytest.approx(one.curvature.largest, rel=0.02)
     left = [path.parent.name for path in tmp_path.rglob("*.pt")]
     assert sorted(left) == ["checkpoints"] * 2 * len(NAMES)
+
+
+def test_processes_that_would_have_no_sample_to_evaluate_are_too_many(tmp_path: Path) -> None:
+    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=9)
+    message = "one of validation and test for each of 9 processes, got 8"
+    with even_runs() as runs, pytest.raises(ValueError, match=message):
+        train(runs[0], even_data(), Place(tmp_path / "out"), accelerator=accelerator)
+    assert not (tmp_path / "out").exists()
 
 
 def plain(outcome: Outcome) -> dict[str, object]:

@@ -149,7 +149,7 @@ class Training:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = run.recipe.build(trained, run.settings, run.setup.steps)
         self.bare: nn.Module = model
-        self._check_recurrence()
+        self._check_processes()
         self.inner: Optimizer = optimizer
         self._base = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.rate) if self._base else None
@@ -159,14 +159,18 @@ class Training:
             model, optimizer, schedule, *batches
         )
 
-    def _check_recurrence(self) -> None:
-        if not isinstance(self.bare, Recurrent):
-            return
+    def _check_processes(self) -> None:
         parts, processes = self.run.setup.accumulate, self.accelerator.num_processes
-        if parts > 1 or processes > 1:
+        if isinstance(self.bare, Recurrent) and (parts > 1 or processes > 1):
             raise ValueError(
                 f"{self.run.setup.model} goes on from batch to batch, which must stay whole: "
                 f"accumulate and processes must be 1, got {parts} and {processes}"
+            )
+        fewest = min(len(self._seen(0)), len(self.data.test))
+        if fewest < processes:
+            raise ValueError(
+                f"samples must leave one of validation and test for each of {processes} "
+                f"processes, got {fewest}"
             )
 
     def rehearse(self) -> None:

@@ -1,5 +1,6 @@
 """Processes that share a test's work."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -48,3 +49,16 @@ def join(rank: int, folder: Path, count: int) -> None:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=count
     )
+
+
+def leave() -> None:
+    """End a process that joined, before the interpreter is taken down.
+
+    gloo's threads may let go of a last tensor while that happens, and then abort a process that
+    has done all its work (https://github.com/pytorch/pytorch/pull/179291).
+    """
+    torch.distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

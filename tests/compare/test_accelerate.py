@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
 from steppe.compare.models import find_model
@@ -93,7 +93,7 @@ def work(rank: int, folder: Path) -> None:
     join(rank, folder, 2)
     found = [plain(outcome) for outcome in outcomes(folder / "two")]
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 import steppe
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 
 STEPS = 8
 MAKERS: dict[str, Callable[..., Optimizer]] = {
@@ -158,7 +158,7 @@ def work(rank: int, folder: Path) -> None:
             for name, make in REFUSED.items()
         }
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 # One test, since the processes cost more than all they do.

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 import steppe
 from matrix import CONFIGS
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 
 STEPS = 100
 RADIUS = 0.3
@@ -125,7 +125,7 @@ def work(rank: int, folder: Path) -> None:
     }
     found["ascents"] = [ascents(rank, *case) for case in itertools.product([False, True], repeat=2)]
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

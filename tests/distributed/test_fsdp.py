@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, results_of, started
+from processes import join, leave, results_of, started
 
 Outcome = dict[str, Tensor]
 
@@ -268,7 +268,7 @@ def work(rank: int, folder: Path, part: str) -> None:
     place = folder / part
     join(rank, place, 4 if part == "four" else 2)
     torch.save(run(rank, folder), place / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

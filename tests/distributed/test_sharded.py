@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 import steppe
 from matrix import CONFIGS, Config
-from processes import join, results_of
+from processes import join, leave, results_of
 
 Part = tuple[Tensor, tuple[int, ...]]
 Outcome = dict[str, Part]
@@ -216,7 +216,7 @@ def work(rank: int, folder: Path) -> None:
     found["waits for nobody"] = steps_first(rank, meshes, folder)
     torch.save(found, folder / f"rank{rank}")
     steps_last(rank, meshes, folder)
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 ALL = {"runs": RUNS, "exact": EXACT, "cut": CUT}

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 
 STEPS = 12
 Wrap = Callable[[Optimizer], Optimizer]
@@ -151,7 +151,7 @@ def work(rank: int, folder: Path) -> None:
     found["global"] = in_shares(GLOBAL, rank)
     found["unusual"] = unusual(rank)
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 # One test, since the processes cost more than all they do.

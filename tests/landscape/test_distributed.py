@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 from steppe import landscape
 
 Pairs = list[tuple[Tensor, Tensor]]
@@ -65,7 +65,7 @@ def work(rank: int, folder: Path) -> None:
     model, other = DistributedDataParallel(network()), DistributedDataParallel(network(-1.5))
     found = {name: measured(model, other, samples(SHARES[name][rank])) for name in SHARES}
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def assert_near(found: Any, truth: Any, where: str) -> None:

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 from restless import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
@@ -660,7 +660,7 @@ def work(rank: int, folder: Path) -> None:
     model = DistributedDataParallel(mlp())
     matrices = [matrix(operator) for operator in operators(model, shards(rank))]
     torch.save(matrices, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 def test_processes_have_the_mean_over_all_samples(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import steppe
 from matrix import CONFIGS, NAMES
-from processes import join, results_of_two
+from processes import join, leave, results_of_two
 from steppe.engines.storage import BLOCK
 from steppe.optim import Bytes, footprint
 
@@ -335,7 +335,7 @@ def work(rank: int, folder: Path) -> None:
     )
     found["steps"] = {name: sharded(model, make) for name, make in SHARDED.items()}
     torch.save(found, folder / f"rank{rank}")
-    torch.distributed.destroy_process_group()
+    leave()
 
 
 # One test, since each worker of a parallel run would start processes of its own.

@@ -67,7 +67,7 @@ def test_presets_set_what_they_are_called_after() -> None:
     assert group("dualadam-scale-free")["scale_free"] is True
     assert group("adamcm-authors")["variant"] == "authors"
     for name in ("adamcm", "dualadam"):
-        assert group(f"{name}-bf16")["state_dtype"] == torch.bfloat16
+        assert group(f"{name}-bf16")["state_dtype"] == "bfloat16"
         assert group(f"{name}-int8")["state_dtype"] == "int8"
     assert group("sgd-momentum")["momentum"] == 0.9
 

@@ -207,6 +207,7 @@ CHECKPOINTS = {
 }
 HALF, END = range(BEFORE), range(BEFORE, BEFORE + AFTER)
 WHOLE = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+REFILLED = ("AdamCM", "ASAM", "AdamCM bf16", "AdamCM int8")
 
 
 def four(rank: int, folder: Path) -> dict[str, Any]:
@@ -227,7 +228,7 @@ def four(rank: int, folder: Path) -> dict[str, Any]:
         found[f"square {name}"] = trained(square, name)
     for name in ("AdamCM", "SAM"):
         found[f"prepared {name}"] = prepared(mesh, name)
-    for name in ("AdamCM", "ASAM", "AdamCM int8"):
+    for name in REFILLED:
         found[f"refilled {name}"] = refilled(mesh, name, StateDictOptions())
         found[f"refilled whole {name}"] = refilled(mesh, name, WHOLE)
     found["meanwhile"], found["saved meanwhile"] = saved_meanwhile(mesh, folder / "meanwhile")
@@ -320,7 +321,7 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path: Path) -> None:
             assert torch.equal(found[key], start), f"prepared {name}: {key} has moved"
     for name in ("AdamCM", "ASAM"):
         compare(f"refilled, {name}", in_four[f"refilled {name}"], end[name])
-    for name in ("AdamCM", "ASAM", "AdamCM int8"):
+    for name in REFILLED:
         same(name, in_four[f"refilled {name}"], in_four[f"refilled whole {name}"])
     same("meanwhile", in_four["meanwhile"], in_four["saved meanwhile"])
 

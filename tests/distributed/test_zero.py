@@ -214,5 +214,30 @@ def test_numbers_that_were_loaded_onto_the_host_come_back() -> None:
     assert {value.device.type for value in state.values()} == {"meta"}
 
 
+def test_scales_of_8_bits_that_were_loaded_by_lines_are_the_blocks_again() -> None:
+    """ZeRO puts a checkpoint's tensors into the state as they are."""
+    optimizers = []
+    for _ in range(2):
+        param = nn.Parameter(torch.linspace(-1, 1, 700 * 8).view(700, 8))
+        optimizers.append((param, steppe.AdamCM([param], lr=0.02, capacity=2, state_dtype="int8")))
+
+    def step(number: int, t: int) -> None:
+        param, optimizer = optimizers[number]
+        param.grad = torch.sin(param.detach() * (5 + t))
+        optimizer.step()
+
+    step(0, 0)
+    (first, saving), (second, loading) = optimizers
+    saved = copy.deepcopy(saving.state_dict())["state"][0]
+    second.data.copy_(first.detach())
+    loading.state[second] = saved
+    assert all(map(torch.equal, loading.state_dict()["state"][0].values(), saved.values()))
+    for number in range(2):
+        step(number, 1)
+    assert torch.equal(first, second)
+    scales = saving.state[first]["exp_avg_scale"]
+    assert torch.equal(loading.state[second]["exp_avg_scale"], scales)
+
+
 if __name__ == "__main__":
     work(int(sys.argv[1]), Path(sys.argv[2]))

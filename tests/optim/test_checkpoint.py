@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
+import steppe
 from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
 
 SAVED_AT = (1, 3, 21)
@@ -192,6 +195,73 @@ def test_users_hooks_see_and_change_what_is_loaded() -> None:
     other.load_state_dict(saved)
     assert seen[0].dtype == torch.float32
     assert torch.equal(seen[0], 2 * saved["state"][0]["exp_avg"])
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_scales_of_8_bits_are_not_taken_for_those_of_another_memory_format(tmp_path: Path) -> None:
+    """Blocks follow the memory; distributed checkpoints know elements by their indices alone."""
+    plain, last = torch.contiguous_format, torch.channels_last
+    for memory_format in (plain, last):
+        place = tmp_path / str(memory_format)
+        dcp.save(convolution(memory_format, 3), checkpoint_id=place)
+    for saved in (plain, last):
+        for loaded in (plain, last):
+            found = convolution(loaded, 0)
+            if saved == loaded:
+                dcp.load(found, checkpoint_id=tmp_path / str(saved))
+                expected = convolution(loaded, 3)["state"]["weight"]
+                state = found["state"]["weight"]
+                assert all(torch.equal(state[name], expected[name]) for name in expected)
+            else:
+                with pytest.raises(dcp.CheckpointException, match="Size mismatch"):
+                    dcp.load(found, checkpoint_id=tmp_path / str(saved))
+
+
+def test_8_bits_load_from_what_knows_how_it_lay() -> None:
+    """Into any memory format, also after the parameters have been laid out anew."""
+    plain, last = torch.contiguous_format, torch.channels_last
+    for saved, loaded in ((plain, last), (last, plain)):
+        layers = [kernel(saved), kernel(loaded)]
+        first, second = (
+            steppe.AdamCM(layer.parameters(), capacity=2, state_dtype="int8") for layer in layers
+        )
+        descend(layers[0], first, 3)
+        layers[0].to(memory_format=loaded)
+        layers[1].load_state_dict(layers[0].state_dict())
+        second.load_state_dict(first.state_dict())
+        expected, found = (
+            optimizer.preconditioner()[layer.weight]
+            for optimizer, layer in zip((first, second), layers, strict=True)
+        )
+        assert torch.equal(found, expected)
+        again = second.state_dict()["state"][0]
+        assert all(
+            torch.equal(value, again[name])
+            for name, value in first.state_dict()["state"][0].items()
+        )
+
+
+def kernel(memory_format: torch.memory_format) -> nn.Module:
+    torch.manual_seed(0)
+    layer: nn.Module = nn.Conv2d(20, 24, 3, bias=False).to(memory_format=memory_format)
+    return layer
+
+
+def convolution(memory_format: torch.memory_format, steps: int) -> dict[str, Any]:
+    """Return the state after some steps, as distributed checkpoints have it."""
+    layer = kernel(memory_format)
+    optimizer = steppe.AdamCM(layer.parameters(), capacity=2, state_dtype="int8")
+    descend(layer, optimizer, steps)
+    return get_optimizer_state_dict(layer, optimizer)
+
+
+def descend(layer: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for t in range(steps):
+        (p,) = layer.parameters()
+        sizes = 10.0 ** (torch.arange(p.numel()).view(p.shape) % 17 - 8)
+        p.grad = torch.empty_like(p).copy_(torch.cos(p.detach() * 50 + t) * sizes)
+        optimizer.step()
+    optimizer.zero_grad()
 
 
 def test_changing_capacity_in_mid_run_is_refused_and_can_be_undone() -> None:

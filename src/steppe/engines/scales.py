@@ -9,6 +9,10 @@ together, its numbers are rounded anew, to nearest.
 Lines that are themselves cut, as columns are in tensor parallelism, have such scales where the cuts
 are multiples of a block, and otherwise for each of their parts: those cannot be given to another
 number of processes.
+
+Blocks follow the memory, and codes are saved by their indices. So that nobody takes the scales of a
+tensor that lies otherwise, as in channels_last, for its own, those have one more dimension, of size
+one.
 """
 
 import math
@@ -23,8 +27,8 @@ from torch.nn.functional import pad
 from steppe.engines import storage, words
 from steppe.engines.bind import bind
 from steppe.engines.eager_storage import encoded, in_blocks, in_memory_order, unordered
-from steppe.engines.shards import Integers, Share, cells, local, sharded
-from steppe.engines.storage import BLOCK
+from steppe.engines.shards import Integers, Share, cells, is_sharded, local, sharded, share_of
+from steppe.engines.storage import BLOCK, format_of, scale_name
 
 #: Noise of half a step rounds to nearest.
 _HALF = 0x80000000
@@ -46,6 +50,8 @@ class Spread:
         How many scales each part of a line has.
     by_lines
         Whether the parts of a line need not be told apart.
+    in_order
+        Whether the tensor's elements lie in the order of its indices.
     """
 
     share: Share
@@ -53,19 +59,25 @@ class Spread:
     teams: int
     width: int
     by_lines: bool
+    in_order: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole tensor's scales."""
         lines = self.share.shape[self.share.order[0]]
         if self.by_lines:
-            return lines, self.width * self.teams
-        return lines, self.parts * self.teams, self.width
+            return lines, self.width * self.teams, *self._mark
+        return lines, self.parts * self.teams, self.width, *self._mark
+
+    @property
+    def _mark(self) -> tuple[int, ...]:
+        return () if self.in_order else (1,)
 
     def whole(self, scales: Tensor) -> Tensor:
         """Return a process's scales as they are in a checkpoint; of a shard, a DTensor."""
         index, _ = self._index()
         held = self._padded(scales[index.to(scales.device)])
+        held = held.view(*held.shape, *self._mark)
         if self.share.mesh is None:
             return held
         placements = tuple(self._placement(each) for each in self.share.placements)
@@ -183,4 +195,43 @@ def spread(share: Share) -> Spread:
     step = math.gcd(length, BLOCK) if is_even else 1
     width = (BLOCK - step + length - 1) // BLOCK + 1
     is_aligned = is_even and length % BLOCK == 0
-    return Spread(share, parts, teams, width, teams == 1 or (parts == 1 and is_aligned))
+    by_lines = teams == 1 or (parts == 1 and is_aligned)
+    long = [dim for dim in share.order if share.shape[dim] > 1]
+    return Spread(share, parts, teams, width, by_lines, long == sorted(long))
+
+
+def spread_of(codes: Tensor, param: Tensor) -> Spread:
+    """Return how the scales of codes lie in a checkpoint, of a parameter or a shard of one."""
+    # Loaded codes lie as they were saved, and parameters may be laid out anew.
+    return spread(share_of(param if is_sharded(param) else codes))
+
+
+def unpack(state: dict[str, Any], param: Tensor) -> None:
+    """Put the scales of this process's blocks in the place of a checkpoint's."""
+    for name in coded(state):
+        scales, codes = state[scale_name(name)], local(state[name])
+        if is_packed(scales):
+            found, state[scale_name(name)] = spread_of(state[name], param).part(
+                format_of(name, codes), codes, scales
+            )
+            codes.copy_(found)
+
+
+def pack(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
+    """Return a state whose scales are as they are in a checkpoint."""
+    packed = {
+        scale_name(name): spread_of(state[name], param).whole(state[scale_name(name)])
+        for name in coded(state)
+        if not is_packed(state[scale_name(name)])
+    }
+    return state | packed if packed else state
+
+
+def coded(state: dict[str, Any]) -> list[str]:
+    """Return which tensors of a state have 8 bits, and scales."""
+    return [name for name in state if scale_name(name) in state]
+
+
+def is_packed(scales: Tensor) -> bool:
+    """Whether scales are a checkpoint's, by lines; in memory they are in one row."""
+    return scales.dim() > 1

@@ -8,9 +8,7 @@ from torch.optim import Optimizer
 
 from steppe.engines import Kernel
 from steppe.engines.plan import Group
-from steppe.engines.scales import spread
-from steppe.engines.shards import local, share_of
-from steppe.engines.storage import format_of, scale_name
+from steppe.engines.scales import pack, unpack
 from steppe.optim.options import check
 from steppe.optim.state import layout, mismatch, place
 
@@ -47,7 +45,7 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
     if strangers := [key for key in state_dict["state"] if key not in known]:
         raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
-        wanted = layout(kernel_of(group), group, param)
+        wanted = layout(kernel_of(group), group, param, state)
         if difference := mismatch(state, wanted, param):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"
@@ -61,12 +59,7 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             name: place(name, value, param, group) if isinstance(value, Tensor) else value
             for name, value in state.items()
         }
-        for name in _coded(own):
-            codes = local(own[name])
-            found, own[scale_name(name)] = spread(share_of(param)).part(
-                format_of(name, codes), codes, own[scale_name(name)]
-            )
-            codes.copy_(found)
+        unpack(own, param)
         optimizer.state[param] = own
 
 
@@ -74,15 +67,8 @@ def portable(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]
     """Return a checkpoint that does not depend on how the parameters are sharded."""
     states = dict(state_dict["state"])
     for number, param, _, state in _pairs(optimizer, state_dict):
-        if coded := [scale_name(name) for name in _coded(state)]:
-            lines = spread(share_of(param))
-            states[number] = state | {name: lines.whole(state[name]) for name in coded}
+        states[number] = pack(state, param)
     return {**state_dict, "state": states}
-
-
-def _coded(state: dict[str, Any]) -> list[str]:
-    """Return which tensors of a state have 8 bits, and scales."""
-    return [name for name in state if scale_name(name) in state]
 
 
 def _pairs(

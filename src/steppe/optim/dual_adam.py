@@ -65,8 +65,9 @@ class DualAdam(RuleOptimizer):
         Let gradients flow through the step.
     state_dtype
         Number format of the state. None is the parameter's, and at least float32.
-        ``torch.bfloat16`` takes half the memory; ``"int8"`` a quarter, in blocks of 256 numbers
-        with a scale each, for tensors of at least 4096 numbers. Both are rounded stochastically.
+        ``torch.bfloat16`` takes half the memory, and is ``"bfloat16"`` in groups; ``"int8"`` a
+        quarter, in blocks of 256 numbers with a scale each, for tensors of at least 4096 numbers.
+        Both are rounded stochastically.
         Complex parameters keep their state in full.
 
     Raises

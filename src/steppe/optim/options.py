@@ -76,14 +76,20 @@ OPTIONS = {
     "capturable": _FLAG,
     "differentiable": _FLAG,
     "fused": _one_of(None, True, False),
-    "state_dtype": _one_of(None, torch.bfloat16, "int8"),
+    "state_dtype": _one_of(None, torch.bfloat16, "bfloat16", "int8"),
 }
 
 
 def plain(value: Any) -> Any:
-    """Turn NumPy scalars, as parameter sweeps make them, into what checkpoints can hold."""
+    """Turn NumPy scalars, as parameter sweeps make them, into what checkpoints can hold.
+
+    A number format becomes its name: torch's distributed checkpoints refuse a ``torch.dtype`` where
+    they gather state or bring it to the host.
+    """
     if isinstance(value, np.generic):
         return value.item()
+    if value is torch.bfloat16:
+        return "bfloat16"
     if isinstance(value, tuple | list):
         return tuple(map(plain, value))
     return value

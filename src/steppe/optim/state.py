@@ -9,7 +9,7 @@ from steppe.engines.eager_storage import load
 from steppe.engines.kernel import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, Kernel, slot_name
 from steppe.engines.norms import whole_sum
 from steppe.engines.plan import Row, State
-from steppe.engines.scales import spread
+from steppe.engines.scales import spread_of, unpack
 from steppe.engines.shards import is_sharded, share_of
 from steppe.engines.storage import BLOCK, SMALL, scale_name, wide_dtype
 
@@ -26,16 +26,23 @@ class Entry(NamedTuple):
     dtype: torch.dtype
 
 
-def layout(kernel: Kernel, group: dict[str, Any], param: Tensor) -> dict[str, Entry]:
-    """Return what the state of a parameter consists of in a checkpoint."""
+def layout(
+    kernel: Kernel, group: dict[str, Any], param: Tensor, saved: State | None = None
+) -> dict[str, Entry]:
+    """Return what the state of a parameter consists of in a checkpoint.
+
+    The scales of 8-bit state go by how its codes lie, of which some may be ``saved`` already.
+    """
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
     like_param = [*kernel.state, *map(slot_name, range(capacity))]
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
-        scales = Entry(spread(share_of(param)).shape, torch.float32)
-        entries |= {scale_name(name): scales for name in like_param}
+        for name in like_param:
+            codes = (saved or {}).get(name)
+            like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else param
+            entries[scale_name(name)] = Entry(spread_of(like, param).shape, torch.float32)
     number = torch.float32 if param.device.type == "mps" else torch.float64
     if kernel.mean_square is not None:
         entries[MEAN] = Entry((), number)
@@ -93,9 +100,10 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
     if MEAN not in wanted:
         # Nobody brings it up to date; where it is wanted again it is made afresh.
         state.pop(MEAN, None)
+    # ZeroRedundancyOptimizer loads a checkpoint as it is, and what has no dimensions onto the host.
     for name in wanted.keys() & state.keys() - {"step"}:
-        # ZeroRedundancyOptimizer loads all that has no dimensions onto the host.
         state[name] = state[name].to(param.device)
+    unpack(state, param)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     missing = [name for name in wanted if name not in state]
     for name in missing:

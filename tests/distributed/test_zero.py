@@ -230,8 +230,10 @@ def test_scales_of_8_bits_that_were_loaded_by_lines_are_the_blocks_again() -> No
     (first, saving), (second, loading) = optimizers
     saved = copy.deepcopy(saving.state_dict())["state"][0]
     second.data.copy_(first.detach())
-    loading.state[second] = saved
+    loading.state[second] = dict(saved)
     assert all(map(torch.equal, loading.state_dict()["state"][0].values(), saved.values()))
+    assert torch.equal(loading.preconditioner()[second], saving.preconditioner()[first])
+    loading.state[second] = dict(saved)
     for number in range(2):
         step(number, 1)
     assert torch.equal(first, second)

@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from steppe import engines
 from steppe.engines import Demand, Kernel, Plan, Row
 from steppe.engines.plan import Group, batches
+from steppe.engines.scales import unpack
 from steppe.engines.shards import is_member, is_sharded
 from steppe.optim import checkpoint
 from steppe.optim.flattened import check_whole
@@ -327,4 +328,7 @@ class RuleOptimizer(Optimizer):
         ]
 
     def _rows_with_state(self) -> list[Row]:
+        for param, _ in self._all():
+            # As in a checkpoint, where ZeroRedundancyOptimizer has loaded one.
+            unpack(self.state.get(param, {}), param)
         return [row for row in self._rows(self.param_groups) if row.state]

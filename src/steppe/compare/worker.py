@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _PAUSE_S = 1.0
 _LOST = "lost"
 
+# How long a process waits for the others to fail as it has, and how often it looks.
+_TOGETHER_S = 60.0
+_GLANCE_S = 0.1
+
 _T = TypeVar("_T")
 
 OnTrial = Callable[[Assignment, str], None]
@@ -119,6 +123,34 @@ class _Crew:
         found: _T = parcel[0]
         return found
 
+    def fail_together(self, assignment: Assignment, error: Exception) -> None:
+        """Wait until all processes have failed in the trial.
+
+        Not by a message among them: those that have not failed wait for another one.
+
+        Raises
+        ------
+        ConnectionError
+            Some have not, so that this says nothing about the trial: most often one was killed, and
+            the error is what the others make of it.
+        """
+        if self.size == 1:
+            return
+        from torch.distributed.distributed_c10d import _get_default_store
+
+        store = _get_default_store()
+        names = [f"steppe/failed/{assignment.trial_id}/{rank}" for rank in range(self.size)]
+        store.set(names[self._state.process_index], "")
+        until = time.monotonic() + _TOGETHER_S
+        while not store.check(names):
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"not all of the launch's processes have failed in {assignment.label}: "
+                    f"{first_line(error)}"
+                ) from error
+            # The launcher ends those that are left: that must get through.
+            time.sleep(_GLANCE_S)
+
 
 def _next(crew: _Crew) -> Assignment | None:
     """Wait for a trial that can be run; None once all have ended."""
@@ -153,8 +185,16 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
     ledger = crew.ledger
     try:
         with alive(ledger.storage, assignment.trial_id) if ledger else nullcontext():
-            outcome = train(run, data, place, on_epoch)
-            kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
+            try:
+                outcome = train(run, data, place, on_epoch)
+                kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
+            except (LostError, OSError):
+                raise
+            except Exception as error:
+                crew.fail_together(assignment, error)
+                if ledger:
+                    ledger.fail(assignment, first_line(error), where)
+                return f"failed: {first_line(error)}"
     except LostError:
         return _LOST
     except (KeyboardInterrupt, SystemExit, OSError):
@@ -162,10 +202,6 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
         if ledger:
             ledger.release(assignment)
         raise
-    except Exception as error:
-        if ledger:
-            ledger.fail(assignment, first_line(error), where)
-        return f"failed: {first_line(error)}"
     if not kept:
         return _LOST
     if outcome.diverged:

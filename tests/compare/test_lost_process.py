@@ -1,0 +1,63 @@
+"""What fails in all processes of a launch is the trial; what fails in some of them is not."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from processes import join, started
+from steppe.compare import worker
+from steppe.compare.ledger import Ledger
+from steppe.compare.presets import USUAL
+from steppe.compare.results import Outcome
+from steppe.compare.run import Place, Run
+from steppe.compare.storage import open_storage
+from steppe.compare.study import Options, Study, plan
+
+SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
+
+
+def planned() -> Study:
+    options = Options(optimizers=["adamw", "sgd-momentum"], **SIZES)
+    return plan("digits", options, USUAL, Place(Path()))
+
+
+def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path), create=True)
+    ledger = Ledger(storage, planned())
+    first, second = started(__file__, tmp_path, 2)
+    errors = first.communicate(timeout=300)[1], second.communicate(timeout=300)[1]
+    assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
+
+    (failed,) = ledger.results().trials
+    assert (failed.optimizer, failed.error) == ("adamw", "ArithmeticError: no")
+    assert ledger.take().contender.name == "sgd-momentum"
+
+
+def work(rank: int, folder: Path) -> None:
+    """Be one of two processes: both fail in the first trial, one is killed in the second."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    os.environ |= {name: str(value) for name, value in place.items()}
+    join(rank, folder, 2)
+    train = worker.train
+
+    def disturbed(run: Run, *arguments: Any) -> Outcome:
+        if run.recipe.name == "adamw":
+            raise ArithmeticError("no")
+        if rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        worker._TOGETHER_S = 0  # nobody is left to wait for
+        return train(run, *arguments)
+
+    worker.train = disturbed
+    storage = open_storage(str(folder)) if rank == 0 else None
+    with pytest.raises(ConnectionError, match="not all of the launch's processes have failed in"):
+        worker.work(storage, planned(), Place(folder))
+    os._exit(0)  # the group cannot be taken down in good order any more
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]))

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 FORMATS: tuple[Any, ...] = (None, torch.bfloat16, "int8")
 #: 8 bits from 4096 elements on; of the last, the second of two processes holds nothing.
 SHAPES = [(1501, 3), (4097,), (70, 60), (5,), (1, 300)]
+OFFLOADED = steppe.optim.Offload([torch.nn.Parameter(torch.ones(5))], steppe.AdamCM)
 
 TORCH: dict[str, Callable[[Any], Optimizer]] = {
     "SGD": torch.optim.SGD,
@@ -217,6 +218,8 @@ def test_it_prints_as_a_table() -> None:
         (([100, 200], steppe.AdamCM, 2), TypeError, "model_or_counts has 100"),
         ((SHAPES, "AdamCM", 2), TypeError, "optimizer='AdamCM'"),
         ((SHAPES, list, 2), TypeError, "expected an optimizer"),
+        ((SHAPES, OFFLOADED, 2), ValueError, "state is on the host"),
+        ((SHAPES, steppe.SAM(OFFLOADED), 2), ValueError, "state is on the host"),
         ((SHAPES, torch.optim.LBFGS, 2), ValueError, "LBFGS.*meta device"),
         ((SHAPES, torch.optim.Adafactor, 2), ValueError, "Adafactor.*meta device"),
     ],

@@ -175,6 +175,25 @@ def test_what_else_changes_parameters_counts(device: torch.device) -> None:
     assert all(map(equal, ours, follow(alone, plain, range(2, 4))))
 
 
+@pytest.mark.parametrize(
+    "formats", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)]
+)
+def test_a_model_may_be_converted(formats: tuple[torch.dtype, torch.dtype]) -> None:
+    before, after = formats
+    ends = []
+    for make in (AdamCM, partial(Offload, optimizer_class=AdamCM)):
+        torch.manual_seed(0)
+        model = nn.Linear(6, 4, dtype=before)
+        params = list(model.parameters())
+        optimizer = make(params)
+        torch.manual_seed(1)  # of stochastic rounding
+        train(optimizer, params, range(2))
+        model.to(after)
+        train(optimizer, params, range(2, 5))
+        ends.append(values(params))
+    assert equal(*ends)
+
+
 def test_parameters_without_gradients_sit_the_step_out() -> None:
     params, plain = parameters(), parameters()
     optimizer, alone = Offload(params, AdamCM), AdamCM(plain)
@@ -226,6 +245,17 @@ def test_a_group_that_is_refused_changes_nothing() -> None:
 def test_steps_without_the_host_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}=True is not valid in Offload"):
         Offload(parameters(), steppe.DualAdam, **{name: True})
+
+
+@pytest.mark.parametrize("wrong", [None, 3, torch.optim.SGD(parameters()), lambda params: 3])
+def test_what_makes_no_optimizer_is_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"optimizer_class=(.|\n)* is not valid in Offload: expec"):
+        Offload(parameters(), wrong)
+
+
+def test_parameters_on_the_meta_device_are_refused() -> None:
+    with pytest.raises(TypeError, match="Offload does not take parameters on the meta device"):
+        Offload(nn.Linear(3, 2, device="meta").parameters(), steppe.AdamCM)
 
 
 def test_optimizers_that_need_a_closure_are_refused() -> None:

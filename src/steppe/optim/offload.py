@@ -1,5 +1,6 @@
 """An optimizer whose state and arithmetic are on the host, for a model on an accelerator."""
 
+import reprlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -43,7 +44,8 @@ class Offload(Wrapper):
     Raises
     ------
     TypeError
-        A parameter is a ``DTensor``, or the optimizer's step cannot do without a closure.
+        A parameter is a ``DTensor`` or on the meta device; ``optimizer_class`` makes no optimizer;
+        or the optimizer's step cannot do without a closure.
     ValueError
         An option is out of its range, or ``capturable`` or ``differentiable``.
 
@@ -71,7 +73,13 @@ class Offload(Wrapper):
         self, params: ParamsT, optimizer_class: Callable[..., Optimizer], **options: Any
     ) -> None:
         super().__init__(params, options)
-        base = optimizer_class([_copies(group) for group in self.param_groups], **options)
+        copies = [_copies(group) for group in self.param_groups]
+        base: Any = optimizer_class(copies, **options) if callable(optimizer_class) else None
+        if not isinstance(base, Optimizer):
+            raise TypeError(
+                f"optimizer_class={reprlib.repr(optimizer_class)} is not valid in Offload: "
+                "expected the class of an optimizer, e.g. steppe.AdamCM"
+            )
         check_step(base, "Offload")
         self.base_optimizer, self.defaults = base, base.defaults
         share_hooks(self, base)
@@ -183,6 +191,9 @@ class Offload(Wrapper):
         """Bring the host's copies up to date, and wait until they are."""
         devices = set()
         for param, copy in self._pairs():
+            if copy.dtype != param.dtype:
+                # The model has been converted. Its gradients have no room in the old format either.
+                copy.grad, copy.data = None, _room(param)
             copy.grad = _fetched_gradient(param.grad, copy.grad)
             if param.grad is not None:
                 copy.copy_(param, non_blocking=True)
@@ -208,6 +219,11 @@ def _copy(param: Tensor) -> nn.Parameter:
         raise TypeError(
             "Offload does not take DTensors: fully_shard(…, offload_policy=CPUOffloadPolicy()) "
             "keeps sharded parameters on the host, where the optimizer itself takes them"
+        )
+    if param.is_meta:
+        raise TypeError(
+            "Offload does not take parameters on the meta device: make it when they are where they "
+            "will be trained"
         )
     return nn.Parameter(_room(param), requires_grad=param.requires_grad)
 

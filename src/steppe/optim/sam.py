@@ -1,6 +1,7 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
 import math
+import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -111,8 +112,8 @@ class SAM(Wrapper):
     ) -> None:
         if not isinstance(base_optimizer, Optimizer):
             raise TypeError(
-                f"base_optimizer={base_optimizer!r} is not an optimizer: expected an instance, "
-                "e.g. SAM(torch.optim.AdamW(model.parameters()))"
+                f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
+                "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
             )
         check_step(base_optimizer, "SAM")
         defaults = base_optimizer.defaults

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from steppe.engines.norms import goes_by_own, goes_by_whole
 from steppe.engines.plan import Group
 from steppe.optim.base import RuleOptimizer
+from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 from steppe.optim.state import Entry, layout
 
@@ -37,9 +38,14 @@ def made(optimizer: Optimizer | Make, originals: list[Tensor], metas: list[Param
     TypeError
         ``optimizer`` is not an optimizer, and makes none.
     ValueError
-        It has several groups, and none of the originals in them.
+        It has several groups, and none of the originals in them; or its state is on the host.
     """
     if isinstance(optimizer, Optimizer):
+        if isinstance(_base(optimizer), Offload):
+            raise ValueError(
+                "optimizer=Offload is not valid: its state is on the host, and counted is what "
+                "devices hold; expected the optimizer that it is around"
+            )
         return _twin(optimizer, _groups(optimizer, originals, metas))
     if not callable(optimizer):
         raise TypeError(

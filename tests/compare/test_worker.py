@@ -36,6 +36,8 @@ __all__ = ["opened", "postgres"]
 EPOCHS = 10
 PATIENCE_S = 240
 
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
 Key = tuple[str, ...]
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -311,11 +313,24 @@ def test_other_code_or_data_is_refused(
 
 
 @pytest.mark.parametrize("where", ["sqlite"], indirect=True)
+def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
+    where: str, opened: Open, start: Start
+) -> None:
+    options = Options(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
+    small = plan("digits", options, USUAL, Place(Path()))
+    storage = opened(where, create=True)
+    record(storage, small)
+    ledger = Ledger(storage, small)
+    said = start(*TWO).communicate(timeout=PATIENCE_S)[1]
+    assert "steppe: adamw cannot train digits: samples must leave one of validation" in said
+    assert {trial.state for trial in trials(ledger)} == {TrialState.WAITING}
+
+
+@pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 def test_two_processes_train_each_trial_together(
     ledger: Ledger, start: Start, undisturbed: StudyResults
 ) -> None:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    worker = start(*launcher)
+    worker = start(*TWO)
     # The trial is thought dead, so both have to leave it.
     lost = amid(ledger, worker)
     ledger.storage.set_trial_state_values(lost, TrialState.FAIL)

@@ -215,9 +215,28 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
         command=command,
         versions=versions(found.packages),
     )
-    for recipe, contender in zip(recipes, contenders, strict=True):
-        _rehearse(recipe, _first_settings(study, contender), study, data, replace(place, track=""))
+    for contender in contenders:
+        rehearse(study, contender, data, place)
     return study
+
+
+def rehearse(study: Study, contender: Contender, data: Data, place: Place) -> None:
+    """Take one step with a throw-away model, so that no study dies later.
+
+    Raises
+    ------
+    ValueError
+        If the optimizer, or the processes of a launch, cannot.
+    """
+    recipe = find_recipe(contender.name)
+    run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
+    try:
+        with reproducible(place):
+            quiet = replace(place, track="")
+            Training(run, data, quiet, make_accelerator(run, quiet)).rehearse()
+    except Exception as error:
+        reason = first_line(error)
+        raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
 
 
 def _first_settings(study: Study, contender: Contender) -> Settings:
@@ -361,17 +380,6 @@ def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]
         "device": place.device,
         "threads": place.threads,
     }
-
-
-def _rehearse(recipe: Recipe, settings: Settings, study: Study, data: Data, place: Place) -> None:
-    """Take one step with a throw-away model, so that no study dies later."""
-    run = Run(study.setup, recipe, settings, seed=0)
-    try:
-        with reproducible(place):
-            Training(run, data, place, make_accelerator(run, place)).rehearse()
-    except Exception as error:
-        reason = first_line(error)
-        raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
 
 
 def _dimension(content: Mapping[str, Any]) -> Range | Choice:

@@ -13,7 +13,7 @@ from steppe.compare.optimizers import find_recipe
 from steppe.compare.results import Epoch
 from steppe.compare.run import Place, Run
 from steppe.compare.storage import alive
-from steppe.compare.study import Study, versions
+from steppe.compare.study import Study, rehearse, versions
 from steppe.compare.tasks import data_of, find_task
 from steppe.compare.train import train
 
@@ -74,7 +74,8 @@ def work(
     Raises
     ------
     ValueError
-        If the code or the data here is not what the study was planned with.
+        If the code or the data here is not what the study was planned with, or the processes of a
+        launch cannot train it together.
     """
     _same_code(study)
     data = data_of(study.setup, place.data)
@@ -84,6 +85,9 @@ def work(
             f"planned with ({study.setup.fingerprint})"
         )
     crew = _Crew(storage, study, place)
+    if crew.size > 1:
+        # The study may have been planned by one: every trial would fail, and not be tried again.
+        rehearse(study, study.contenders[0], data, place)
     done = 0
     with terminable():
         while (assignment := _next(crew)) is not None:

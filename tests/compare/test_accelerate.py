@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from steppe.compare import tasks
 from steppe.compare.data import Data, Tensors
 from steppe.compare.models import find_model
 from steppe.compare.optimizers import find_recipe
-from steppe.compare.results import Outcome
+from steppe.compare.results import Epoch, Outcome
 from steppe.compare.run import Place, Run, Setup
 from steppe.compare.tasks import Size, Task
 from steppe.compare.train import train
@@ -54,18 +55,46 @@ def outcomes(out: Path) -> list[Outcome]:
         return [train(run, even_data(), Place(out)) for run in runs]
 
 
-def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
-    first, second = results_of_two(__file__, tmp_path)
-    for one, pair in zip(outcomes(tmp_path / "one"), zip(first, second, strict=True), strict=True):
-        for found in pair:
+def disturbed(out: Path) -> list[float]:
+    """Interrupt a run after its first epoch, start it again, and return its losses."""
+
+    def stop(number: int, epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    with even_runs() as runs:
+        with pytest.raises(KeyboardInterrupt):
+            train(runs[0], even_data(), Place(out), stop)
+        return [e.train_loss for e in train(runs[0], even_data(), Place(out)).curve]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path) -> list[Any]:
+    """Train in two processes."""
+    return results_of_two(__file__, folder)
+
+
+def test_two_processes_train_what_one_does(folder: Path, pair: list[Any], tmp_path: Path) -> None:
+    expected = outcomes(tmp_path)
+    for process in pair:
+        for found, one in zip(process["together"], expected, strict=True):
             assert found["train"] == pytest.approx([e.train_loss for e in one.curve], rel=1e-4)
-            expected = [e.validation_loss for e in one.curve]
-            assert found["validation"] == pytest.approx(expected, rel=1e-4)
+            losses = [e.validation_loss for e in one.curve]
+            assert found["validation"] == pytest.approx(losses, rel=1e-4)
             assert found["test_loss"] == pytest.approx(one.final.test_loss, rel=1e-4)
             assert found["test_score"] == one.final.test_score
             assert found["largest"] == pytest.approx(one.curvature.largest, rel=0.02)
-    left = [path.parent.name for path in tmp_path.rglob("*.pt")]
-    assert sorted(left) == ["checkpoints"] * 2 * len(NAMES)
+    left = [path.parent.name for path in (folder / "together").rglob("*.pt")]
+    assert left == ["checkpoints"] * len(NAMES)
+
+
+def test_processes_that_share_no_directory_start_again_together(pair: list[Any]) -> None:
+    for process in pair:
+        assert process["apart"] == process["together"][0]["train"]
 
 
 def test_processes_that_would_have_no_sample_to_evaluate_are_too_many(tmp_path: Path) -> None:
@@ -91,7 +120,8 @@ def work(rank: int, folder: Path) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     os.environ |= {name: str(value) for name, value in place.items()}
     join(rank, folder, 2)
-    found = [plain(outcome) for outcome in outcomes(folder / "two")]
+    together = [plain(outcome) for outcome in outcomes(folder / "together")]
+    found = {"together": together, "apart": disturbed(folder / f"apart{rank}")}
     torch.save(found, folder / f"rank{rank}")
     leave()
 

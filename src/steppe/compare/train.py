@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from operator import truediv
 from pathlib import Path
@@ -384,10 +384,15 @@ class Training:
         checkpoint.write(self._unfinished, content)
 
     def _resume(self) -> None:
-        """Go on from the last epoch that was kept; from the start if that cannot be read."""
-        try:
+        """Go on from the last epoch that was kept; from the start if not all can read that."""
+        from accelerate.utils import gather_object
+
+        content: dict[str, Any] | None = None
+        with suppress(FileNotFoundError, ValueError):
             content = checkpoint.read(self._unfinished, torch.device("cpu"))
-        except (FileNotFoundError, ValueError):
+        # The first process alone has kept it, in a directory that others may not share.
+        epochs = gather_object([len(content["curve"]) if content else 0])
+        if content is None or len(set(epochs)) > 1:
             return
         for name, part in self._parts().items():
             part.load_state_dict(content[name])

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -67,20 +66,10 @@ def disturbed(out: Path) -> list[float]:
         return [e.train_loss for e in train(runs[0], even_data(), Place(out)).curve]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("two")
-
-
-@pytest.fixture(scope="module")
-def pair(folder: Path) -> list[Any]:
-    """Train in two processes."""
-    return results_of_two(__file__, folder)
-
-
-def test_two_processes_train_what_one_does(folder: Path, pair: list[Any], tmp_path: Path) -> None:
-    expected = outcomes(tmp_path)
-    for process in pair:
+# One test, since each worker of a parallel run would start processes of its own.
+def test_two_processes_train_what_one_does_and_start_again_together(tmp_path: Path) -> None:
+    expected = outcomes(tmp_path / "one")
+    for process in results_of_two(__file__, tmp_path):
         for found, one in zip(process["together"], expected, strict=True):
             assert found["train"] == pytest.approx([e.train_loss for e in one.curve], rel=1e-4)
             losses = [e.validation_loss for e in one.curve]
@@ -88,13 +77,9 @@ def test_two_processes_train_what_one_does(folder: Path, pair: list[Any], tmp_pa
             assert found["test_loss"] == pytest.approx(one.final.test_loss, rel=1e-4)
             assert found["test_score"] == one.final.test_score
             assert found["largest"] == pytest.approx(one.curvature.largest, rel=0.02)
-    left = [path.parent.name for path in (folder / "together").rglob("*.pt")]
+        assert process["apart"] == process["together"][0]["train"], "no directory was shared"
+    left = [path.parent.name for path in (tmp_path / "together").rglob("*.pt")]
     assert left == ["checkpoints"] * len(NAMES)
-
-
-def test_processes_that_share_no_directory_start_again_together(pair: list[Any]) -> None:
-    for process in pair:
-        assert process["apart"] == process["together"][0]["train"]
 
 
 def test_processes_that_would_have_no_sample_to_evaluate_are_too_many(tmp_path: Path) -> None:

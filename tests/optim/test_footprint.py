@@ -231,6 +231,12 @@ def test_what_cannot_be_counted_is_refused(
         footprint(*arguments)
 
 
+@pytest.mark.parametrize("name", ["dtype", "mp_policy"])
+def test_formats_are_not_names(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name}='bfloat16' is not valid: expected"):
+        footprint(SHAPES, steppe.AdamCM, 2, **{name: "bfloat16"})
+
+
 def test_groups_of_other_parameters_are_refused() -> None:
     params = tensors()
     optimizer = steppe.AdamCM([{"params": params[:2]}, {"params": params[2:], "capacity": 2}])

@@ -118,8 +118,7 @@ def footprint(
       gradients         58.73 MB                   117.47 MB
       optimizer             14 B                         0 B
     """
-    if not isinstance(world_size, int) or isinstance(world_size, bool) or world_size < 1:
-        raise ValueError(f"world_size={world_size!r} is not valid: expected an integer ≥ 1")
+    _check(world_size, dtype, mp_policy)
     originals = list(_parameters(model_or_counts))
     params = [_on_meta(param, dtype) for param in originals]
     made = meta.made(optimizer, originals, params)
@@ -133,6 +132,17 @@ def footprint(
         fsdp=_sharded(tensors, world_size, passes, message, mp_policy),
         ddp=_replicated(tensors, world_size, passes),
     )
+
+
+def _check(world_size: Any, dtype: Any, policy: Any) -> None:
+    if not isinstance(world_size, int) or isinstance(world_size, bool) or world_size < 1:
+        raise ValueError(f"world_size={world_size!r} is not valid: expected an integer ≥ 1")
+    if not isinstance(dtype, torch.dtype | None):
+        raise TypeError(f"dtype={dtype!r} is not valid: expected a torch.dtype or None")
+    if policy is not None and not hasattr(policy, "reduce_dtype"):
+        raise TypeError(
+            f"mp_policy={policy!r} is not valid: expected FSDP2's MixedPrecisionPolicy or None"
+        )
 
 
 class _Part(NamedTuple):

@@ -127,10 +127,11 @@ class _Crew:
         found: _T = parcel[0]
         return found
 
-    def fail_together(self, assignment: Assignment, error: Exception) -> None:
-        """Wait until all processes have failed in the trial.
+    @contextmanager
+    def together(self, assignment: Assignment) -> Iterator[None]:
+        """Let an error in the trial through once all processes have failed in it.
 
-        Not by a message among them: those that have not failed wait for another one.
+        They do not tell by a message among them: those that have not failed wait for another one.
 
         Raises
         ------
@@ -138,8 +139,19 @@ class _Crew:
             Some have not, so that this says nothing about the trial: most often one was killed, and
             the error is what the others make of it.
         """
-        if self.size == 1:
-            return
+        try:
+            yield
+        except (LostError, OSError):
+            raise
+        except Exception as error:
+            if self.size > 1 and not self._all_failed(assignment):
+                raise ConnectionError(
+                    f"not all of the launch's processes have failed in {assignment.label}: "
+                    f"{first_line(error)}"
+                ) from error
+            raise
+
+    def _all_failed(self, assignment: Assignment) -> bool:
         from torch.distributed.distributed_c10d import _get_default_store
 
         store = _get_default_store()
@@ -148,12 +160,10 @@ class _Crew:
         until = time.monotonic() + _TOGETHER_S
         while not store.check(names):
             if time.monotonic() > until:
-                raise ConnectionError(
-                    f"not all of the launch's processes have failed in {assignment.label}: "
-                    f"{first_line(error)}"
-                ) from error
+                return False
             # The launcher ends those that are left: that must get through.
             time.sleep(_GLANCE_S)
+        return True
 
 
 def _next(crew: _Crew) -> Assignment | None:
@@ -188,17 +198,10 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
 
     ledger = crew.ledger
     try:
-        with alive(ledger.storage, assignment.trial_id) if ledger else nullcontext():
-            try:
-                outcome = train(run, data, place, on_epoch)
-                kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
-            except (LostError, OSError):
-                raise
-            except Exception as error:
-                crew.fail_together(assignment, error)
-                if ledger:
-                    ledger.fail(assignment, first_line(error), where)
-                return f"failed: {first_line(error)}"
+        life = alive(ledger.storage, assignment.trial_id) if ledger else nullcontext()
+        with life, crew.together(assignment):
+            outcome = train(run, data, place, on_epoch)
+            kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
     except LostError:
         return _LOST
     except (KeyboardInterrupt, SystemExit, OSError):
@@ -206,6 +209,10 @@ def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, pl
         if ledger:
             ledger.release(assignment)
         raise
+    except Exception as error:
+        if ledger:
+            ledger.fail(assignment, first_line(error), where)
+        return f"failed: {first_line(error)}"
     if not kept:
         return _LOST
     if outcome.diverged:

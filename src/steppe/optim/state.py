@@ -39,10 +39,12 @@ def layout(
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
+        own = spread_of(param, param).shape
         for name in like_param:
             codes = (saved or {}).get(name)
-            like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else param
-            entries[scale_name(name)] = Entry(spread_of(like, param).shape, torch.float32)
+            like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
+            scales = own if like is None else spread_of(like, param).shape
+            entries[scale_name(name)] = Entry(scales, torch.float32)
     number = torch.float32 if param.device.type == "mps" else torch.float64
     if kernel.mean_square is not None:
         entries[MEAN] = Entry((), number)

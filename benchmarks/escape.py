@@ -22,7 +22,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from steppe.commands.console import make_console
+from steppe._shared.console import make_console
 from steppe.theory import (
     Agreement,
     Escape,

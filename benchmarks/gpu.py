@@ -8,11 +8,11 @@ moves its bytes at less than 85 % of the speed at which the device copies.
 
 import typer
 
+from steppe._shared.console import refusals
+from steppe._shared.devices import usable
 from steppe.bench.contenders import find_contender
 from steppe.bench.measurement import measure
 from steppe.bench.shapes import uniform
-from steppe.commands.console import refusals
-from steppe.commands.devices import usable
 
 MOST_RATIO = 1.02
 LEAST_SHARE = 0.85

@@ -28,13 +28,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from steppe import landscape
+from steppe._shared.console import make_console, refusals
+from steppe._shared.plurals import first_line
+from steppe._shared.progress import progress
 from steppe.bench.disturbance import MOST
 from steppe.bench.memory import peak_extra
 from steppe.bench.statistics import Ratio, ratio_of_medians
 from steppe.bench.timing import Action, alternate
-from steppe.commands.console import make_console, refusals
-from steppe.commands.wording import first_line
-from steppe.landscape.progress import progress
 
 MOST_PER_PRODUCT = 3.1
 MOST_OF_BEST_OTHER = 0.6

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steppe.compare.report import report
-from steppe.compare.results import load
+from steppe.compare.records.results import load
+from steppe.compare.report.terminal import report
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))

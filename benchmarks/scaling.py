@@ -18,6 +18,8 @@ import typer
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
+from steppe._shared.console import refusals
+from steppe._shared.devices import usable
 from steppe.bench.bandwidth import Copy
 from steppe.bench.contenders import Contender, find_contender
 from steppe.bench.memory import peak_extra
@@ -25,8 +27,6 @@ from steppe.bench.results import replacing
 from steppe.bench.shapes import uniform
 from steppe.bench.timing import alternate
 from steppe.bench.workload import parameters, warm_up
-from steppe.commands.console import refusals
-from steppe.commands.devices import usable
 
 _MILLION = 1_000_000
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)

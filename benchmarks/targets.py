@@ -10,13 +10,13 @@ from typing import Annotated
 import torch
 import typer
 
+from steppe._shared.console import refusals
 from steppe.bench.benchmark import attempt
 from steppe.bench.contenders import find_contender
 from steppe.bench.disturbance import disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import check_models
-from steppe.commands.console import refusals
 
 _TWO_MOMENTS = {"resnet18": 0.85, "gpt2": 1.02, "small": 0.5}
 

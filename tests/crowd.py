@@ -13,7 +13,7 @@ _PRELOADED = (
     "optuna.storages._rdb.models",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
-    "steppe.compare.ledger",
+    "steppe.compare.execution.trial_queue",
     "studies",
 )
 
@@ -51,7 +51,7 @@ def _one(act: Callable[..., Any], barrier: Any, answers: Any, arguments: Any) ->
 
 def open_new(barrier: Any, where: str) -> int:
     """Make a storage, or open it if another has been faster; count its studies."""
-    from steppe.compare.storage import open_storage
+    from steppe.compare.execution.study_storage import open_storage
 
     barrier.wait(PATIENCE_S)
     return len(open_storage(where, create=True).get_all_studies())
@@ -61,7 +61,7 @@ def claim(barrier: Any, where: str, trials: list[int]) -> list[int]:
     """Claim every trial; return those that this process has got."""
     from optuna.trial import TrialState
 
-    from steppe.compare.storage import open_storage
+    from steppe.compare.execution.study_storage import open_storage
 
     storage = open_storage(where)
     barrier.wait(PATIENCE_S)
@@ -70,8 +70,8 @@ def claim(barrier: Any, where: str, trials: list[int]) -> list[int]:
 
 def plan(barrier: Any, where: str, study: Any) -> None:
     """Plan a study that nobody has planned."""
-    from steppe.compare.ledger import Ledger
-    from steppe.compare.storage import open_storage
+    from steppe.compare.execution.study_storage import open_storage
+    from steppe.compare.execution.trial_queue import Ledger
 
     storage = open_storage(where)
     ledger = Ledger(storage, study, plan=False)
@@ -81,8 +81,8 @@ def plan(barrier: Any, where: str, study: Any) -> None:
 
 def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
     """Take and end trials until all have ended; return those that this process has had."""
-    from steppe.compare.ledger import Ledger
-    from steppe.compare.storage import open_storage
+    from steppe.compare.execution.study_storage import open_storage
+    from steppe.compare.execution.trial_queue import Ledger
     from studies import outcome
 
     ledger = Ledger(open_storage(where), study, plan=False)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from steppe.compare.storage import open_storage
+from steppe.compare.execution.study_storage import open_storage
 
 Open = Callable[..., Any]
 
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """Open storages as :func:`steppe.compare.storage.open_storage` does."""
+    """Open storages as :func:`steppe.compare.execution.study_storage.open_storage` does."""
     with ExitStack() as closing:
 
         def open_it(where: str, **options: Any) -> Any:

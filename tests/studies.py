@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steppe.compare.results import (
+from steppe.compare.records.results import (
     TEST,
     TUNE,
     Contender,

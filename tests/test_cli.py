@@ -13,18 +13,18 @@ from typer.testing import CliRunner, Result
 
 import steppe
 from steppe import cli
+from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
 from steppe.cli.app import app
-from steppe.compare.ledger import Ledger, recorded
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import USUAL
-from steppe.compare.results import StudyResults
-from steppe.compare.run import Place, Run
-from steppe.compare.storage import open_storage
-from steppe.compare.study import Options, plan
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, plan
+from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import find_task
-from steppe.compare.train import train
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 
 
 def run(*arguments: object) -> Result:
@@ -158,7 +158,7 @@ def test_one_that_cannot_be_imported_is_named_with_the_cause(
 def test_the_command_is_a_module_too() -> None:
     command = [sys.executable, "-m", "steppe", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for name in ("compare", "worker", "report", "profile", "bench", "play", "figure", "doctor"):
+    for name in ("compare", "worker", "report", "profile", "bench", "play", "doctor"):
         assert f" {name} " in done.stdout
 
 
@@ -166,7 +166,7 @@ def test_the_command_is_a_module_too() -> None:
 def test_without_the_extra_the_command_says_how_to_get_it(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("steppe.cli.app", "steppe.commands.console", "steppe.compare.command"):
+    for module in ("steppe.cli.app", "steppe._shared.console", "steppe.compare.cli.compare"):
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(SystemExit) as caught:

@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from steppe.compare.results import load
+from steppe.compare.records.results import load
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "docs" / "results").glob("*.json"))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from steppe.figures.catalogue import NAMES, find_figure
+from figures.catalogue import NAMES, find_figure
 from steppe.functions import FUNCTIONS, Function, find_function
 
 PAGE = (Path(__file__).parents[1] / "docs" / "testbed.md").read_text()

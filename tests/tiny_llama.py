@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import WordLevelTrainer
 
-from steppe.compare import pretrained
+from steppe.compare.models import pretrained
 
 LINES = ["To be, or not to be, that is the question:", "Whether 'tis nobler in the mind to suffer"]
 POSITIONS = 16

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from steppe.compare.data import Samples
-from steppe.compare.results import Outcome
-from steppe.compare.run import Run
+from steppe.compare.data.datasets import Samples
+from steppe.compare.records.results import Outcome
+from steppe.compare.training.run import Run
 
 
 class KillError(Exception):

@@ -2,7 +2,7 @@
 
 A function here is pure and knows neither tensors nor kernels: its arguments may be Python floats,
 NumPy arrays, torch tensors, one element inside a Numba loop or one block inside a Triton kernel.
-The only outside name is ``xp``, which :func:`steppe.engines.bind` replaces by the module that the
+The only outside name is ``xp``, which :func:`steppe._engines.bind` replaces by the module that the
 engine computes with. Three kinds of function stand here.
 
 * **Rules** update one element. They take the parameter ``p``, the gradient ``g``, the method's

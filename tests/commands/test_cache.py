@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steppe.commands.cache import cache_directory, cached_directory, cached_tensors
+from steppe._shared.cache import cache_directory, cached_directory, cached_tensors
 
 # From Python 3.12 on, for any process that has threads, which torch's has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

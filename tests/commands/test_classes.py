@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import steppe
-from steppe.commands.classes import available
+from steppe._shared.optimizer_classes import available
 
 
 def test_steppe_stands_in_front_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from steppe.commands.numbers import plain
+from steppe._shared.json_values import plain
 
 
 def test_everything_becomes_what_json_has() -> None:

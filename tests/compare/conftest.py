@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import nn
 
-from steppe.compare import tasks, text
-from steppe.compare.curvature import Probe
-from steppe.compare.data import Data, Tensors
-from steppe.compare.language_models import LSTM, Transformer
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.run import Place, Run, Setup
-from steppe.compare.scores import PERPLEXITY, token_loss
-from steppe.compare.spaces import find_defaults, find_space
-from steppe.compare.streams import stream
+from steppe._shared.names import named
+from steppe._shared.recipes import find_recipe
+from steppe.compare import tasks
+from steppe.compare.data import text
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.streams import stream
+from steppe.compare.metrics.curvature import Probe
+from steppe.compare.metrics.scores import PERPLEXITY, token_loss
+from steppe.compare.models.language_models import LSTM, Transformer
+from steppe.compare.planning.search_spaces import find_defaults, find_space
 from steppe.compare.tasks import Size, Task
-from steppe.names import named
+from steppe.compare.training.run import Place, Run, Setup
 
 
 def _toy_data() -> Data:

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from processes import join, leave, results_of_two
+from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
-from steppe.compare.data import Data, Tensors
-from steppe.compare.models import find_model
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.results import Epoch, Outcome
-from steppe.compare.run import Place, Run, Setup
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.models.image_models import find_model
+from steppe.compare.records.results import Epoch, Outcome
 from steppe.compare.tasks import Size, Task
-from steppe.compare.train import train
+from steppe.compare.training.run import Place, Run, Setup
+from steppe.compare.training.train import train
 
 NAMES = ("adamw", "adamcm+sam", "adam+warmup")
 

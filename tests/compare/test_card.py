@@ -7,9 +7,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
-from steppe.compare import checkpoint
-from steppe.compare.run import Place
-from steppe.compare.train import train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place
+from steppe.compare.training.train import train
 
 
 def profile(*arguments: object) -> Result:

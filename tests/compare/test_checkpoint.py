@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from steppe.commands.files import write_whole
-from steppe.compare import checkpoint
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.run import Place
-from steppe.compare.train import train
+from steppe._shared.files import write_whole
+from steppe._shared.recipes import find_recipe
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place
+from steppe.compare.training.train import train
 
 CPU = torch.device("cpu")
 

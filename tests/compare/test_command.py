@@ -13,11 +13,11 @@ import torch
 from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
-from steppe.compare import presets
-from steppe.compare.ledger import Ledger, recorded
-from steppe.compare.presets import PRESETS
-from steppe.compare.results import StudyResults, load
-from steppe.compare.storage import open_storage
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.planning import presets
+from steppe.compare.planning.presets import PRESETS
+from steppe.compare.records.results import StudyResults, load
 
 SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1)
 UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
@@ -86,7 +86,7 @@ class Broken(InHouse):
 def _in_house(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     InHouse.started, InHouse.ended = [], []
-    monkeypatch.setattr("steppe.compare.team.subprocess.Popen", InHouse)
+    monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", InHouse)
     yield
     torch.set_num_threads(threads)
 
@@ -96,7 +96,9 @@ def amid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None
     """Have something happen when the command first waits for its workers."""
 
     def make(happen: Callable[[], None]) -> None:
-        monkeypatch.setattr("steppe.compare.team.time.sleep", lambda seconds: happen())
+        monkeypatch.setattr(
+            "steppe.compare.execution.worker_pool.time.sleep", lambda seconds: happen()
+        )
 
     return make
 
@@ -250,7 +252,7 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
         asked.extend(given)
         raise ValueError("enough")
 
-    monkeypatch.setattr("steppe.compare.command.plan", refused)
+    monkeypatch.setattr("steppe.compare.cli.compare.plan", refused)
     result = run("compare", *arguments, "--length", 20, "--no-checkpoints", "--out", tmp_path)
     assert result.exit_code == 2
     name, options, found, place = asked
@@ -264,7 +266,7 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
 def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(
     tmp_path: Path, amid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steppe.compare.team.subprocess.Popen", Idle)
+    monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(interrupt)
     result = run(*UNTUNED, "--workers", 2, "--out", tmp_path)
     assert result.exit_code == 130
@@ -277,7 +279,7 @@ def test_a_kill_of_the_command_is_passed_on(
     tmp_path: Path, amid, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("steppe.compare.team.subprocess.Popen", Idle)
+    monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(lambda: signal.raise_signal(signal.SIGTERM))
     assert run(*UNTUNED, "--out", tmp_path).exit_code == 128 + signal.SIGTERM
     assert InHouse.ended == ["terminate", "wait", "kill"]
@@ -296,7 +298,7 @@ def test_a_password_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.Monke
 def test_workers_that_cannot_work_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("steppe.compare.team.subprocess.Popen", Broken)
+    monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Broken)
     result = run(*UNTUNED, "--out", tmp_path)
     assert result.exit_code == 1
     assert "No worker is left" in result.output

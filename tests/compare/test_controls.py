@@ -2,14 +2,14 @@
 
 import pytest
 
-from steppe.compare.controls import (
+from steppe._shared.recipes import DEFAULT, find_recipe
+from steppe.compare.planning.controls import (
     control_for,
     controls_of,
     find_recipes,
     followed,
     followed_settings,
 )
-from steppe.compare.optimizers import DEFAULT, find_recipe
 
 
 def names(*asked: str) -> list[str]:

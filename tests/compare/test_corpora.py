@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steppe.compare.corpora import Corpus, own, ptb, shakespeare, wikitext2
+from steppe.compare.data.corpora import Corpus, own, ptb, shakespeare, wikitext2
 
 HELD_OUT = {
     "validation": ["as_you_like_it", "julius_caesar", "richard_ii", "winters_tale"],

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import steppe
-from steppe.compare.curvature import Probe, batch_size_for, measure, measure_quickly
-from steppe.compare.results import Curvature
+from steppe.compare.metrics.curvature import Probe, batch_size_for, measure, measure_quickly
+from steppe.compare.records.results import Curvature
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from idx_files import write_fashion_mnist, write_idx
-from steppe.compare.data import (
+from steppe.compare.data.datasets import (
     FASHION_MNIST,
     Data,
     Samples,
@@ -23,7 +23,7 @@ from steppe.compare.data import (
     held_out,
     mnist_5k,
 )
-from steppe.compare.idx import read_idx
+from steppe.compare.data.idx_files import read_idx
 
 FILES = (
     "train-images-idx3-ubyte.gz",

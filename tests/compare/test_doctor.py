@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 
 import steppe
-from steppe.compare.doctor import devices, doctor, engine_of, installed
-from steppe.compare.study import TRACKERS
+from steppe.cli.doctor import devices, doctor, engine_of, installed
+from steppe.compare.planning.study import TRACKERS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from steppe.compare import checkpoint, pretrained
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import usual_for
-from steppe.compare.results import Outcome
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, Study, plan
+from steppe._shared.recipes import find_recipe
+from steppe.compare.models import pretrained
+from steppe.compare.planning.presets import usual_for
+from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.records.results import Outcome
 from steppe.compare.tasks import data_of
-from steppe.compare.train import train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 from tiny_llama import LINES, save_tiny_llama
 
 LENGTH = 7
@@ -26,7 +27,7 @@ LENGTH = 7
 KILLED = """
 import os, pickle, signal, sys
 from steppe.compare.tasks import data_of
-from steppe.compare.train import train
+from steppe.compare.training.train import train
 run, place = pickle.loads(sys.stdin.buffer.read())
 def on_epoch(number, epoch):
     if number == 1:

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from steppe.compare import finetuning as module
-from steppe.compare.corpora import Corpus
-from steppe.compare.data import Tensors
-from steppe.compare.finetuning import finetuning
-from steppe.compare.pretrained import causal, tokenizer
+from steppe.compare.data import finetuning as module
+from steppe.compare.data.corpora import Corpus
+from steppe.compare.data.datasets import Tensors
+from steppe.compare.data.finetuning import finetuning
+from steppe.compare.models.pretrained import causal, tokenizer
 from tiny_llama import LINES, POSITIONS, save_tiny_llama
 
 PARTS = {"train": 12, "validation": 3, "test": 2}
@@ -94,7 +94,7 @@ def test_other_data_have_another_fingerprint(
 
 def test_shakespeare_is_the_default(llama: str, monkeypatch: pytest.MonkeyPatch) -> None:
     short = Corpus("to be or not", "to suffer the", "nobler in the")
-    monkeypatch.setattr("steppe.compare.corpora.shakespeare", lambda: short)
+    monkeypatch.setattr("steppe.compare.data.corpora.shakespeare", lambda: short)
     data = finetuning(length=2, model=llama)
     assert tokenizer(llama).decode(data.test.inputs[0]) == "nobler in"
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from idx_files import write_fashion_mnist
-from steppe.compare import five_digits as module
-from steppe.compare.data import Data, Tensors, digits
-from steppe.compare.five_digits import five_digits
-from steppe.compare.idx import read_idx
+from steppe.compare.data import five_digits as module
+from steppe.compare.data.datasets import Data, Tensors, digits
+from steppe.compare.data.five_digits import five_digits
+from steppe.compare.data.idx_files import read_idx
 
 _TRAINED, _TESTED = 240, 40
 

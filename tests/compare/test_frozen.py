@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe.compare import checkpoint, tasks
-from steppe.compare.data import Data
-from steppe.compare.optimizers import Recipe
-from steppe.compare.presets import USUAL
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, plan
+from steppe._shared.recipes import Recipe
+from steppe.compare import tasks
+from steppe.compare.data.datasets import Data
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import Task
-from steppe.compare.train import train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 from training import by_hand, seeds
 
 MakeRun = Callable[..., Run]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from steppe.compare.data import Tensors
-from steppe.compare.glyphs import FONTS, LETTERS, PACKAGES, glyphs
+from steppe.compare.data.datasets import Tensors
+from steppe.compare.data.glyphs import FONTS, LETTERS, PACKAGES, glyphs
 
 _BUNDLED = Path(matplotlib.get_data_path(), "fonts", "ttf")
 

@@ -13,9 +13,9 @@ from scipy.io import savemat
 
 from idx_files import idx
 from image_files import write_cifar, write_tiny_imagenet
-from steppe.compare.data import Data
-from steppe.compare.image_streams import five_dataset, tiny_imagenet_stream
-from steppe.compare.loading import loader
+from steppe.compare.data.datasets import Data
+from steppe.compare.data.image_streams import five_dataset, tiny_imagenet_stream
+from steppe.compare.data.loading import loader
 from torchvision_shim import torchvision
 
 datasets = torchvision.datasets

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from image_files import CLASSES, save_jpeg, write_cifar, write_tiny_imagenet
-from steppe.compare.data import Data, fewer
-from steppe.compare.images import cifar10, cifar100, imagenet, tiny_imagenet
-from steppe.compare.loading import loader
+from steppe.compare.data.datasets import Data, fewer
+from steppe.compare.data.images import cifar10, cifar100, imagenet, tiny_imagenet
+from steppe.compare.data.loading import loader
 from torchvision_shim import torchvision
 
 # From Python 3.12 on, for any process that has threads, which torch's has.

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from steppe import SAM
-from steppe.compare.language_models import (
+from steppe.compare.data.text import blocks
+from steppe.compare.models.language_models import (
     LANGUAGE_MODELS,
     LONGEST,
     LSTM,
@@ -21,8 +22,8 @@ from steppe.compare.language_models import (
     columns,
     find_language_model,
 )
-from steppe.compare.text import blocks
-from steppe.landscape import ggn, hessian
+from steppe.landscape import ggn
+from steppe.landscape.operators import hessian
 
 WORDS = 11
 models = pytest.mark.parametrize("name", LANGUAGE_MODELS)

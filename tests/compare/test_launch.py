@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from steppe.cli.app import app
-from steppe.compare.ledger import Ledger, recorded
-from steppe.compare.results import StudyResults, outcome_to_dict
-from steppe.compare.run import Place
-from steppe.compare.storage import open_storage
-from steppe.compare.worker import work
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.execution.worker import work
+from steppe.compare.records.results import StudyResults, outcome_to_dict
+from steppe.compare.training.run import Place
 
 ACCELERATE = (
     "accelerate.commands.launch",  # the module behind ``accelerate launch``
@@ -96,7 +96,7 @@ def test_workers_are_refused_in_a_launch(tmp_path: Path, monkeypatch: pytest.Mon
     class Launch:
         num_processes, is_main_process = 2, True
 
-    monkeypatch.setattr("steppe.compare.command.processes", lambda place: Launch)
+    monkeypatch.setattr("steppe.compare.cli.compare.processes", lambda place: Launch)
     arguments = [*STUDY, "--workers", "2", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

@@ -16,8 +16,10 @@ from optuna.exceptions import StorageInternalError
 from crowd import plan as plan_at_once
 from crowd import together, work_off
 from postgres import postgres
-from steppe.compare.ledger import TUNING_SEED, Assignment, Ledger, record, recorded
-from steppe.compare.results import (
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, Ledger, record, recorded
+from steppe.compare.planning.study import Study
+from steppe.compare.records.results import (
     TEST,
     TUNE,
     Contender,
@@ -26,9 +28,7 @@ from steppe.compare.results import (
     Outcome,
     study_from_dict,
 )
-from steppe.compare.run import Setup
-from steppe.compare.storage import open_storage
-from steppe.compare.study import Study
+from steppe.compare.training.run import Setup
 from storages import Open, forget, opened
 from studies import diverged, outcome
 
@@ -411,7 +411,7 @@ def test_a_result_waits_for_a_storage_and_a_note_does_not(
     ledger = Ledger(storage, make(ADAMW, budget=1))
     taken = ledger.take()
     assert taken is not None
-    monkeypatch.setattr("steppe.compare.storage._PAUSE_S", 0)
+    monkeypatch.setattr("steppe.compare.execution.study_storage._PAUSE_S", 0)
     flaky = dict.fromkeys(
         ("set_trial_intermediate_value", "set_trial_user_attr", "set_trial_state_values"), 2
     )

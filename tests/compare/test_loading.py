@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from steppe.compare.data import Tensors
-from steppe.compare.loading import head, loader
+from steppe.compare.data.datasets import Tensors
+from steppe.compare.data.loading import head, loader
 
 # From Python 3.12 on, for any process that has threads, which torch's has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

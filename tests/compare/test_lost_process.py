@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from processes import join, started
-from steppe.compare import worker
-from steppe.compare.ledger import Ledger
-from steppe.compare.presets import USUAL
-from steppe.compare.results import Outcome
-from steppe.compare.run import Place, Run
-from steppe.compare.storage import open_storage
-from steppe.compare.study import Options, Study, plan
+from steppe.compare.execution import worker
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import Ledger
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.records.results import Outcome
+from steppe.compare.training.run import Place, Run
 
 SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from steppe.compare.models import MODELS, VisionTransformer, find_model
-from steppe.compare.packages import needed
+from steppe._shared.optional_packages import needed
+from steppe.compare.models.image_models import MODELS, VisionTransformer, find_model
 from torchvision_shim import torchvision
 
 

@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import USUAL
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, plan
+from steppe._shared.recipes import find_recipe
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import find_task
-from steppe.compare.train import train
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 
 
 @pytest.mark.parametrize(("name", "bound"), [("dualadam", 0.0078), ("adamcm", 0.0023)])

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 import steppe
-from steppe.compare.optimizers import Recipe, find_recipe
-from steppe.compare.spaces import find_defaults, find_space
+from steppe._shared.recipes import Recipe, find_recipe
+from steppe.compare.planning.search_spaces import find_defaults, find_space
 
 
 class OldStyle(Optimizer):

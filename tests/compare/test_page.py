@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 
 import studies
-from steppe.compare.page import page, write_page
-from steppe.compare.page.styles import styles
-from steppe.compare.results import (
+from steppe.compare.records.results import (
     Contender,
     Costs,
     Curvature,
@@ -29,6 +27,8 @@ from steppe.compare.results import (
     load,
     study_from_dict,
 )
+from steppe.compare.report.page import page, write_page
+from steppe.compare.report.page.styles import styles
 
 CURVES = ("train-loss", "validation-loss", "validation-score")
 PERPLEXITY = Metric("perplexity", "", 1.0, higher_is_better=False)

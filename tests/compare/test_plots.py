@@ -13,8 +13,8 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 import studies
-from steppe.compare.plots import plot_curves, plot_differences, plot_flatness
-from steppe.compare.results import Curvature, Metric, StudyResults
+from steppe.compare.records.results import Curvature, Metric, StudyResults
+from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
 from studies import diverged, outcome, scores
 
 PLOTS = (plot_curves, plot_differences, plot_flatness)

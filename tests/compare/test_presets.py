@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from steppe.compare.language_models import find_language_model
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import PRESETS, USUAL, find_preset, usual_for
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, Study, plan
+from steppe._shared.recipes import find_recipe
+from steppe.compare.models.language_models import find_language_model
+from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
+from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.tasks import TASKS
+from steppe.compare.training.run import Place, Run
 
 Planned = Callable[..., Study]
 

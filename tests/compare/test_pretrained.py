@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe.compare import pretrained
-from steppe.compare.pretrained import causal, identity, longest, tokenizer
-from steppe.landscape import hessian
+from steppe.compare.models import pretrained
+from steppe.compare.models.pretrained import causal, identity, longest, tokenizer
+from steppe.landscape.operators import hessian
 from tiny_llama import LINES, save_tiny_llama
 
 

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 import studies
-from steppe.compare.report import report
-from steppe.compare.results import Contender, Costs, Curvature, Metric, StudyResults
+from steppe.compare.records.results import Contender, Costs, Curvature, Metric, StudyResults
+from steppe.compare.report.terminal import report
 from studies import diverged, outcome, scores
 
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.run import Run, Setup, setup_from_dict
+from steppe._shared.recipes import find_recipe
+from steppe.compare.training.run import Run, Setup, setup_from_dict
 
 STEPS = range(12)
 
@@ -143,7 +143,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
         ),
     ]
     labels = {run.label for run in (first, *others)}
-    monkeypatch.setattr("steppe.compare.run.steppe_source", lambda: "edited")
+    monkeypatch.setattr("steppe.compare.training.run.steppe_source", lambda: "edited")
     labels.add(first.label)
     assert len(labels) == len(others) + 2
     # Each of the setup's fields was changed once.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steppe.compare.scores import ACCURACY, PERPLEXITY, Score, perplexity, token_loss
+from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Score, perplexity, token_loss
 
 SIZES = (7, 1, 12)
 

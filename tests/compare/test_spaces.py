@@ -8,8 +8,15 @@ import torch
 from scipy.stats import qmc
 from torch.optim import Optimizer
 
-from steppe.compare.optimizers import Recipe, find_recipe
-from steppe.compare.spaces import Choice, Range, described, design, find_defaults, find_space
+from steppe._shared.recipes import Recipe, find_recipe
+from steppe.compare.planning.search_spaces import (
+    Choice,
+    Range,
+    described,
+    design,
+    find_defaults,
+    find_space,
+)
 
 WEIGHT_DECAY = Range(1e-5, 1e-1, log=True)
 SWITCH = Range(0.05, 0.5, log=True)

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from steppe.compare.scores import ACCURACY
-from steppe.compare.statistics import compare, corrected, holm, interval, paired
+from steppe._shared.statistics import compare, corrected, holm, interval, paired
+from steppe.compare.metrics.scores import ACCURACY
 
 # Two-sided 95 % points of Student's t, from printed tables.
 T_TABLE = {2: 12.7062, 3: 4.3027, 5: 2.7764, 6: 2.5706, 10: 2.2622}

@@ -16,8 +16,15 @@ from optuna.trial import TrialState, create_trial
 
 from crowd import claim, open_new, together
 from postgres import Server, postgres
-from steppe.compare import storage as module
-from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
+from steppe.compare.execution import study_storage as module
+from steppe.compare.execution.study_storage import (
+    alive,
+    expendable,
+    open_storage,
+    persistent,
+    revive,
+    storage_url,
+)
 from storages import Open, away, forget, opened
 
 __all__ = ["opened", "postgres"]

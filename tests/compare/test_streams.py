@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from steppe.compare import tasks
-from steppe.compare.data import Data, Tensors
-from steppe.compare.loading import loader
-from steppe.compare.streams import (
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.loading import loader
+from steppe.compare.data.streams import (
     accuracies,
     average_accuracy,
     fewer,
@@ -20,9 +20,9 @@ from steppe.compare.streams import (
     stream,
     stream_loss,
 )
-from steppe.compare.summary import forgetting
+from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Size
-from steppe.compare.train import train
+from steppe.compare.training.train import train
 
 CLASSES, TASKS = 3, 4
 

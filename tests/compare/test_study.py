@@ -10,13 +10,20 @@ import pytest
 import torch
 from torch.optim import SGD
 
+from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
-from steppe.compare.optimizers import find_recipe
-from steppe.compare.presets import USUAL, find_preset
-from steppe.compare.run import Place
-from steppe.compare.spaces import find_space
-from steppe.compare.study import Options, Study, check_place, plan, study_from_dict, versions
+from steppe.compare.planning.presets import USUAL, find_preset
+from steppe.compare.planning.search_spaces import find_space
+from steppe.compare.planning.study import (
+    Options,
+    Study,
+    check_place,
+    plan,
+    study_from_dict,
+    versions,
+)
 from steppe.compare.tasks import Task
+from steppe.compare.training.run import Place
 
 Planned = Callable[..., Study]
 
@@ -71,7 +78,7 @@ NAN, INF = float("nan"), float("inf")
 def test_what_is_wrong_is_said_before_anything_is_trained(
     toy_task: Task, place: Place, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("steppe.compare.train.Training.go_on", None)
+    monkeypatch.setattr("steppe.compare.training.train.Training.go_on", None)
     with pytest.raises(ValueError, match=message):
         plan("toy", Options(**{"optimizers": ["adamw"], **options}), USUAL, place)
     assert not place.out.exists()
@@ -277,7 +284,7 @@ def test_studies_that_share_trials_have_one_name(planned: Planned, monkeypatch) 
     fixed = planned("adamw", lr=0.1)
     assert fixed.name == study.name
     assert fixed.key(fixed.contenders[0]) != study.key(study.contenders[0])
-    monkeypatch.setattr("steppe.compare.study.steppe_source", lambda: "edited")
+    monkeypatch.setattr("steppe.compare.planning.study.steppe_source", lambda: "edited")
     assert planned("adamw", "sgd").name != study.name
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import studies
-from steppe.compare.results import Contender, Costs, Curvature, Metric, load
-from steppe.compare.statistics import paired
-from steppe.compare.summary import against_controls, baseline_of, chosen_trial, summarise
+from steppe._shared.statistics import paired
+from steppe.compare.records.results import Contender, Costs, Curvature, Metric, load
+from steppe.compare.records.summary import against_controls, baseline_of, chosen_trial, summarise
 from studies import outcome, scores
 
 

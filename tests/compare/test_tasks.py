@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from steppe.compare.data import Data, Tensors
-from steppe.compare.models import find_model
-from steppe.compare.scores import ACCURACY
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.metrics.scores import ACCURACY
+from steppe.compare.models.image_models import find_model
 from steppe.compare.tasks import TASKS, Size, Task, find_task
 from torchvision_shim import torchvision  # noqa: F401
 

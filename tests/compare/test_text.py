@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steppe.compare import corpora, text
-from steppe.compare.corpora import Corpus
-from steppe.compare.data import Data, Tensors
-from steppe.compare.text import blocks, fewer, prose, ptb, shakespeare, vocabulary, wikitext2
+from steppe.compare.data import corpora, text
+from steppe.compare.data.corpora import Corpus
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.text import blocks, fewer, prose, ptb, shakespeare, vocabulary, wikitext2
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from steppe.compare.run import Place
-from steppe.compare.train import make_accelerator, train
+from steppe.compare.training.run import Place
+from steppe.compare.training.train import make_accelerator, train
 
 pytest.importorskip("tensorboard")
 

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from steppe.compare import checkpoint, tasks
-from steppe.compare.data import Data, Samples
-from steppe.compare.optimizers import Recipe
-from steppe.compare.run import Place, Run
+from steppe._shared.recipes import Recipe
+from steppe.compare import tasks
+from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.tasks import Task
-from steppe.compare.train import make_accelerator, train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import make_accelerator, train
 from training import KillError, by_hand, killed_after, numbers, seeds
 
 MakeRun = Callable[..., Run]
@@ -471,7 +472,7 @@ def test_an_edited_library_does_not_go_on_with_a_run(
     run = make_run()
     with pytest.raises(KillError):
         train(run, toy_data, place, killed_after(0, []))
-    monkeypatch.setattr("steppe.compare.run.steppe_source", lambda: "edited")
+    monkeypatch.setattr("steppe.compare.training.run.steppe_source", lambda: "edited")
     seen: list[int] = []
     train(run, toy_data, place, killed_after(-1, seen))
     assert seen == [0, 1]

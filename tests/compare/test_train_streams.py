@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from steppe.compare import checkpoint
-from steppe.compare.data import Data, Samples, Tensors
-from steppe.compare.presets import USUAL
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, plan, study_from_dict
-from steppe.compare.summary import forgetting
+from steppe.compare.data.datasets import Data, Samples, Tensors
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, plan, study_from_dict
+from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
-from steppe.compare.train import train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 from training import KillError, batches_of, killed_after, numbers, seeds
 
 CPU = torch.device("cpu")

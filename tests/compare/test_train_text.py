@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from steppe.compare import checkpoint
-from steppe.compare.data import Data, Tensors
-from steppe.compare.presets import USUAL
-from steppe.compare.run import Place, Run
-from steppe.compare.study import Options, plan
+from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import Task
-from steppe.compare.train import train
+from steppe.compare.training import checkpoint
+from steppe.compare.training.run import Place, Run
+from steppe.compare.training.train import train
 from steppe.landscape import sharpness
 from training import KillError, by_hand, killed_after, numbers, seeds
 

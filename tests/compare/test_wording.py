@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from steppe.compare.statistics import Comparison, Interval
-from steppe.compare.wording import (
+from steppe._shared.statistics import Comparison, Interval
+from steppe.compare.report.formatting import (
     decimals,
     duration,
     probability,

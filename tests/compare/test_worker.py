@@ -20,15 +20,15 @@ from typer.testing import CliRunner
 
 from postgres import postgres
 from steppe.cli.app import app
-from steppe.compare import storage as storage_module
-from steppe.compare import worker as worker_module
-from steppe.compare.ledger import Ledger, record
-from steppe.compare.presets import USUAL
-from steppe.compare.results import Outcome, StudyResults, outcome_to_dict
-from steppe.compare.run import Place
-from steppe.compare.storage import open_storage
-from steppe.compare.study import Options, Study, plan
-from steppe.compare.worker import work
+from steppe.compare.execution import study_storage as storage_module
+from steppe.compare.execution import worker as worker_module
+from steppe.compare.execution.study_storage import open_storage
+from steppe.compare.execution.trial_queue import Ledger, record
+from steppe.compare.execution.worker import work
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
+from steppe.compare.training.run import Place
 from storages import Open, away, opened
 
 __all__ = ["opened", "postgres"]

@@ -202,7 +202,7 @@ def assert_shares_decide_alone(found: dict[str, Any]) -> None:
 
 def test_numbers_that_were_loaded_onto_the_host_come_back() -> None:
     """There ZeRO puts what has no dimensions, wherever the parameters are."""
-    from steppe.optim.state import complete
+    from steppe.optim._state import complete
 
     param = torch.ones(3, requires_grad=True)
     optimizer = steppe.AdamCM([param])

@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from matrix import Config
-from steppe import engines
-from steppe.engines import gpu
+from steppe import _engines
+from steppe._engines.gpu import engine as gpu
 
 CASES = [
     (Config("DualAdam"), torch.float32, None),
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver(GPUTarget(backend, number, int(warp_size))))
     gpu._launch = launch
     gpu.DEVICES = ("cpu",)
-    engines.FUSED = (gpu,)
+    _engines.FUSED = (gpu,)
     for config, dtype, state in CASES:
         p = torch.zeros(8192, dtype=dtype, requires_grad=True)
         p.grad = torch.zeros_like(p)

@@ -21,8 +21,8 @@ from matrix import (
     train,
     values,
 )
-from steppe.engines import kernel_files, threads
-from steppe.engines.cpu_table import CHUNK
+from steppe._engines.cpu import compile_cache, openmp
+from steppe._engines.cpu.table import CHUNK
 
 SHAPES = [(301,), (3, 4), ()]
 
@@ -117,10 +117,10 @@ def test_results_do_not_depend_on_the_threads(
     alone = path()
     torch.set_num_threads(2)
     assert equal(path(), alone)
-    monkeypatch.setattr(threads, "count", lambda: 3)
-    monkeypatch.setattr(threads, "_openmp", lambda: None)
+    monkeypatch.setattr(openmp, "count", lambda: 3)
+    monkeypatch.setattr(openmp, "_openmp", lambda: None)
     assert equal(path(), alone)
-    monkeypatch.setattr(threads, "run", lambda kernel, arguments: kernel.call(arguments))
+    monkeypatch.setattr(openmp, "run", lambda kernel, arguments: kernel.call(arguments))
     assert equal(path(), alone)
     torch.set_num_threads(1)
 
@@ -186,7 +186,7 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
     if child == 0:
         torch.set_num_threads(2)
         train(optimizer, params, range(3, 6))
-        os.write(writing, f"{optimizer.engine} {threads.count()} {equal(params, alone)}".encode())
+        os.write(writing, f"{optimizer.engine} {openmp.count()} {equal(params, alone)}".encode())
         os._exit(0)
     os.waitpid(child, 0)
     torch.set_num_threads(1)
@@ -195,7 +195,7 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
 
 RUN = """
 import torch, steppe
-from steppe.engines import kernel_files
+from steppe._engines import kernel_files
 compile = kernel_files._compiled
 kernel_files._compiled = lambda kernel: print("compiled") or compile(kernel)
 p = torch.ones(5, requires_grad=True)
@@ -222,7 +222,7 @@ def test_kernels_go_elsewhere_where_the_cache_cannot_be_made(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    elsewhere = kernel_files._directory.__wrapped__()
+    elsewhere = compile_cache._directory.__wrapped__()
     assert elsewhere.is_dir()
     assert elsewhere.stat().st_mode & 0o077 == 0
     elsewhere.rmdir()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from matrix import Config, assert_close, equal, parameters, set_gradients, train, values
-from steppe.engines.cpu_table import CHUNK
+from steppe._engines.cpu.table import CHUNK
 
 SHAPES = [(2 * CHUNK + 5,), (7, 3), ()]
 SMALL_SHAPES = [(7, 3), ()]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from matrix import Config, equal, parameters, train
-from steppe import engines
-from steppe.engines import eager
-from steppe.engines.norms import Norms, joint_norm, square_sum
+from steppe import _engines
+from steppe._engines.base.norms import Norms, joint_norm, square_sum
+from steppe._engines.eager import engine as eager
 
 
 def test_groups_with_equal_rules_share_a_batch() -> None:
@@ -38,7 +38,7 @@ def test_a_plan_is_kept_until_something_changes() -> None:
     params = parameters()
     optimizer = Config("AdamCM")(params)
 
-    def next_plan() -> engines.Plan:
+    def next_plan() -> _engines.Plan:
         train(optimizer, params, range(1))
         return optimizer._plan
 
@@ -63,13 +63,13 @@ class Fused(SimpleNamespace):
     name = "fused"
     reads_amp = False
 
-    def objection(self, batch: engines.Batch) -> str | None:
+    def objection(self, batch: _engines.Batch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None
 
-    def square_sums(self, batch: engines.Batch) -> Tensor:
+    def square_sums(self, batch: _engines.Batch) -> Tensor:
         return eager.square_sums(batch)
 
-    def step(self, batch: engines.Batch, norms: Norms) -> None:
+    def step(self, batch: _engines.Batch, norms: Norms) -> None:
         self.steps += 1
         eager.step(batch, norms)
 
@@ -77,7 +77,7 @@ class Fused(SimpleNamespace):
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Fused:
     engine = Fused(steps=0)
-    monkeypatch.setattr(engines, "FUSED", (engine,))
+    monkeypatch.setattr(_engines, "FUSED", (engine,))
     return engine
 
 

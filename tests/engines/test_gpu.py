@@ -21,12 +21,13 @@ from matrix import (
     train,
     values,
 )
-from steppe import engines
-from steppe.engines import gpu, norms, plan
-from steppe.engines.gpu_table import CHUNK, SPAN
-from steppe.engines.kernel import REPLACEMENTS, RESUM_EVERY
-from steppe.engines.shards import Share, share_of
-from steppe.optim import state as state_of_params
+from steppe import _engines
+from steppe._engines.base import norms, plan
+from steppe._engines.base.method import REPLACEMENTS, RESUM_EVERY
+from steppe._engines.base.sharding import Share, share_of
+from steppe._engines.gpu import engine as gpu
+from steppe._engines.gpu.table import CHUNK, SPAN
+from steppe.optim import _state as state_of_params
 
 pytest.importorskip("triton")
 
@@ -46,7 +47,7 @@ ADAM, SCALE_FREE, CRITICAL, OWN_NORMS = FEW
 def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Leave no other fused engine, and count launches by kernel."""
     monkeypatch.setattr(gpu, "DEVICES", (DEVICE,))
-    monkeypatch.setattr(engines, "FUSED", (gpu,))
+    monkeypatch.setattr(_engines, "FUSED", (gpu,))
     found: Counter[str] = Counter()
     launch = gpu._launch
 

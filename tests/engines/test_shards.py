@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import steppe
-from steppe.engines.eager_storage import encoded
-from steppe.engines.scales import spread
-from steppe.engines.shards import Share, share_of
-from steppe.engines.storage import BLOCK
+from steppe._engines.base.number_formats import BLOCK
+from steppe._engines.base.sharding import Share, share_of
+from steppe._engines.checkpoint_scales import spread
+from steppe._engines.eager.codecs import encoded
 
 KINDS = ("signed8", "square8")
 

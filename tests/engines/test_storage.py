@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from steppe.engines import bind, storage, words
+from steppe._engines.base import bind, number_formats
+from steppe._engines.eager import bit_ops
 
 Array = NDArray[np.float64]
 
@@ -75,7 +76,7 @@ def hashed(x: int) -> int:
 
 
 def call(function: str, *arguments: Any) -> Tensor:
-    return bind(getattr(storage, function), words)(*arguments)
+    return bind(getattr(number_formats, function), bit_ops)(*arguments)
 
 
 def scale_of(kind: str, x: Tensor) -> Tensor:

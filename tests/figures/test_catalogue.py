@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from steppe.cli.app import app
-from steppe.figures.catalogue import NAMES, find_figure
+from figures.__main__ import app
+from figures.catalogue import NAMES, find_figure
 
 RUNNER = CliRunner()
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
@@ -23,14 +23,14 @@ def test_every_figure_says_what_it_tests_and_what_came_out(name: str) -> None:
 
 
 def test_the_list_names_them_all() -> None:
-    listed = RUNNER.invoke(app, ["figure"])
+    listed = RUNNER.invoke(app, [])
     assert listed.exit_code == 0
     for name in NAMES:
         assert name in listed.stdout
 
 
 def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path: Path) -> None:
-    done = RUNNER.invoke(app, ["figure", "dualadam-mechanism", "--out", str(tmp_path)])
+    done = RUNNER.invoke(app, ["dualadam-mechanism", "--out", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "Claim" in done.stdout
     picture, numbers = tmp_path / "dualadam-mechanism.png", tmp_path / "dualadam-mechanism.json"
@@ -41,7 +41,7 @@ def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path
 
     data["alphas"] = data["alphas"][:1]
     numbers.write_text(json.dumps(data))
-    again = RUNNER.invoke(app, ["figure", "dualadam-mechanism", "--out", str(tmp_path), "--redraw"])
+    again = RUNNER.invoke(app, ["dualadam-mechanism", "--out", str(tmp_path), "--redraw"])
     assert again.exit_code == 0, again.output
     assert json.loads(numbers.read_text()) == data
     assert picture.read_bytes() != first
@@ -58,11 +58,11 @@ def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path
             "--redraw draws what has been measured: leave --results out",
         ),
         (["escape", "--redraw"], "No such file or directory"),
-        (["--redraw"], "without a name there is nothing to draw: steppe figure NAME …"),
+        (["--redraw"], "without a name there is nothing to draw: python -m figures NAME …"),
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, tmp_path: Path) -> None:
-    refused = RUNNER.invoke(app, ["figure", *arguments, "--out", str(tmp_path)])
+    refused = RUNNER.invoke(app, [*arguments, "--out", str(tmp_path)])
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert not list(tmp_path.iterdir())
@@ -72,7 +72,7 @@ def test_a_study_that_is_not_here_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused = RUNNER.invoke(app, ["figure", "dualadam-accuracy"])
+    refused = RUNNER.invoke(app, ["dualadam-accuracy"])
     assert refused.exit_code == 2
     assert "docs/results/fashion-mnist.json is not here" in refused.stderr
     assert "--results" in refused.stderr
@@ -80,7 +80,7 @@ def test_a_study_that_is_not_here_is_asked_for(
 
 def test_a_study_of_ones_own_is_drawn(tmp_path: Path) -> None:
     study = str(STUDIES / "mnist-5k.json")
-    arguments = ["figure", "dualadam-accuracy", "--results", study, "--out", str(tmp_path)]
+    arguments = ["dualadam-accuracy", "--results", study, "--out", str(tmp_path)]
     done = RUNNER.invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "dualadam-accuracy.json").read_text())["task"] == "mnist-5k"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from steppe.commands.numbers import plain
-from steppe.figures import cm_ackley, cm_ackley_first_steps, cm_goldstein_price
+from figures import cm_ackley, cm_ackley_first_steps, cm_goldstein_price
+from steppe._shared.json_values import plain
 from steppe.functions import ackley
 
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from steppe.commands.numbers import plain
-from steppe.figures.cm_quadratic import decay, draw, fitted_rate, measure
+from figures.cm_quadratic import decay, draw, fitted_rate, measure
+from steppe._shared.json_values import plain
 from steppe.theory import OptimalRate, rate
 
 

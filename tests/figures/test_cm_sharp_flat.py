@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steppe
-from steppe.figures.cm_sharp_flat import draw, escape_ratios, measure
+from figures.cm_sharp_flat import draw, escape_ratios, measure
 from steppe.functions import find_function
 from steppe.theory import rate
 

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steppe.commands.numbers import plain
-from steppe.compare.results import StudyResults, load
-from steppe.figures import (
+from figures import (
     dualadam_accuracy,
     dualadam_convergence,
     dualadam_idea,
@@ -21,6 +19,8 @@ from steppe.figures import (
     dualadam_trajectories,
     inverse_share,
 )
+from steppe._shared.json_values import plain
+from steppe.compare.records.results import StudyResults, load
 
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 

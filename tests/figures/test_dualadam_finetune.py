@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from steppe.commands.numbers import plain
-from steppe.compare.results import TEST, TUNE, StudyResults, load
-from steppe.figures.dualadam_finetune import draw, measure
+from figures.dualadam_finetune import draw, measure
+from steppe._shared.json_values import plain
+from steppe.compare.records.results import TEST, TUNE, StudyResults, load
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from steppe.figures.escape import draw, measure
+from figures.escape import draw, measure
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from restless import restless, snapshot
-from steppe.landscape import Barrier, barrier
+from steppe.landscape import Barrier
+from steppe.landscape.surfaces import barrier
 
 ONE = [(torch.ones(4, 1).double(), torch.zeros(4, 1).double())]
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, small_network
-from steppe.landscape import Operator, density, hessian
+from steppe.landscape import Operator
+from steppe.landscape.operators import hessian
+from steppe.landscape.spectra import density
 
 
 def integral(found) -> float:
@@ -73,7 +75,7 @@ def test_of_a_networks_hessian_through_its_products() -> None:
 def test_one_after_the_other_is_all_together(monkeypatch: pytest.MonkeyPatch) -> None:
     H = operator(matrix(torch.linspace(0, 1, 60)))
     together = density(H, probes=4, steps=10)
-    monkeypatch.setattr(sys.modules["steppe.landscape.density"], "_TOGETHER_BYTES", 1)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.density"], "_TOGETHER_BYTES", 1)
     single = density(H, probes=4, steps=10)
     np.testing.assert_allclose(together.nodes, single.nodes, atol=1e-12)
 

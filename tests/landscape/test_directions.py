@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from steppe.landscape.directions import checked_direction, filter_normalised
-from steppe.landscape.objective import Objective
+from steppe.landscape._objective import Objective
+from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 
 
 def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, outermost, small_network
-from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
-from steppe.landscape.lanczos import Basis
+from steppe.landscape import Eigenvalues, Operator, top_eigenvalues
+from steppe.landscape.operators import hessian
+from steppe.landscape.spectra._lanczos import Basis
 
 SPECTRA = {
     "decaying": torch.logspace(2, -4, 200),
@@ -64,7 +65,7 @@ def test_of_a_networks_hessian() -> None:
 def test_restarts_change_cost_not_the_answer(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = matrix(torch.linspace(-1.0, 1.1, 300) ** 3)
     free = top_eigenvalues(operator(dense), 4, which=which, tol=1e-5)
-    monkeypatch.setattr(sys.modules["steppe.landscape.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
     H = operator(dense)
     small = top_eigenvalues(H, 4, which=which, tol=1e-5)
     assert small.products > free.products
@@ -101,7 +102,7 @@ def is_sound(found: Eigenvalues, dense: torch.Tensor) -> bool:
 @pytest.mark.parametrize("after", [15, 16, 17, 21, 22])
 def test_ctrl_c_about_a_restart(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 16 products the basis is full, and the 17th comes when it has been cut."""
-    monkeypatch.setattr(sys.modules["steppe.landscape.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
     dense = matrix(torch.linspace(0, 1, 300))
     found = top_eigenvalues(interrupting(operator(dense), after), 4)
     assert found.products == after
@@ -115,7 +116,7 @@ def test_ctrl_c_between_two_products(
     method: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is put off until basis and projection are of one size."""
-    monkeypatch.setattr(sys.modules["steppe.landscape.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
     dense = matrix(torch.linspace(0, 1, 300))
     plain, done = getattr(Basis, method), []
 

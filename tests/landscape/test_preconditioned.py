@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import steppe
 from matrix import CONFIGS, Config
 from reference import reference
-from steppe.engines.kernel import KEYS, MEAN
-from steppe.landscape import Operator, Preconditioned, hessian, preconditioned
+from steppe._engines.base.method import KEYS, MEAN
+from steppe.landscape import Operator, Preconditioned
+from steppe.landscape.operators import hessian, preconditioned
 
 Optimizer = torch.optim.Optimizer
 

@@ -9,7 +9,7 @@ import threading
 CODE = """
 import torch
 from steppe.landscape import Operator, trace, top_eigenvalues
-from steppe.landscape.progress import progress, silent
+from steppe._shared.progress import progress, silent
 H = Operator(50, lambda rows: 2 * rows)
 with {around}:
     top_eigenvalues(H, 2)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from restless import restless, snapshot
-from steppe.landscape import Line, Plane, Trajectory, hessian, line, plane, top_eigenvalues
+from steppe.landscape import Line, Plane, Trajectory, line, plane, top_eigenvalues
+from steppe.landscape.operators import hessian
 
 SIZE = 3
 

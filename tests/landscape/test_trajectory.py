@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from steppe.landscape import Trajectory, trajectory
+from steppe.landscape import Trajectory
+from steppe.landscape.surfaces import trajectory
 
 
 def recorded(points: torch.Tensor) -> Trajectory:

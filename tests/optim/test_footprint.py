@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import steppe
 from matrix import CONFIGS, NAMES
 from processes import join, leave, results_of_two
-from steppe.engines.storage import BLOCK
+from steppe._engines.base.number_formats import BLOCK
 from steppe.optim import Bytes, footprint
 
 ROOT = Path(__file__).parents[2]

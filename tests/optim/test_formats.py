@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
-from steppe.optim.options import plain
+from steppe.optim._options import plain
 
 Format = torch.dtype | str
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from steppe.compare.optimizers import find_recipe
+from steppe._shared.recipes import find_recipe
 from steppe.functions import (
     Function,
     Quadratic,

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
+from steppe._shared.devices import usable
+from steppe._shared.plurals import first_line
 from steppe.bench.contenders import Contender, default_names, find_contender
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
 from steppe.bench.measurement import Measurement, measure
 from steppe.bench.shapes import MODELS, check_models
-from steppe.commands.devices import usable
-from steppe.commands.wording import first_line
 
 # The plot needs it: better missed now than after the measurements.
 _NEEDED_LATER = "matplotlib.figure"

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.bench.benchmark import Outcome, Setup, execute, plan
 from steppe.bench.contenders import BASELINE
 from steppe.bench.failure import Failure
@@ -15,7 +16,6 @@ from steppe.bench.measurement import Measurement
 from steppe.bench.plot import plot
 from steppe.bench.report import report
 from steppe.bench.results import write
-from steppe.commands.console import INTERRUPTED, make_console, refusals
 
 
 def bench(

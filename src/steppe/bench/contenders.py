@@ -10,8 +10,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import steppe
-from steppe.commands.classes import available, imported
-from steppe.names import unknown
+from steppe._shared.names import unknown
+from steppe._shared.optimizer_classes import available, imported
 
 
 @dataclass(frozen=True)

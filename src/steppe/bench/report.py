@@ -6,6 +6,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from steppe._shared.plurals import many
+from steppe._shared.tables import new_table
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import Outcome, Setup
 from steppe.bench.contenders import BASELINE
@@ -14,8 +16,6 @@ from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import MODELS
-from steppe.commands.tables import new_table
-from steppe.commands.wording import many
 
 _COLUMNS = (
     "engine",

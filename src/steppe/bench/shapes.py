@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from steppe.names import unknown
+from steppe._shared.names import unknown
 
 Shape = tuple[int, ...]
 

@@ -6,11 +6,10 @@ import typer
 
 import steppe
 from steppe.bench.command import bench
-from steppe.compare.card import profile
-from steppe.compare.command import compare, doctor
-from steppe.compare.report_command import report
-from steppe.compare.worker_command import worker
-from steppe.figures.command import figure
+from steppe.compare.cli.compare import compare, doctor
+from steppe.compare.cli.profile import profile
+from steppe.compare.cli.report import report
+from steppe.compare.cli.worker import worker
 from steppe.play.command import play
 
 app = typer.Typer(
@@ -19,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (compare, worker, report, profile, play, figure, bench, doctor):
+for command in (compare, worker, report, profile, play, bench, doctor):
     app.command()(command)
 
 

@@ -9,16 +9,24 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from steppe.compare import data, finetuning, five_digits, image_streams, images, streams, text
-from steppe.compare.curvature import USUAL, Probe
-from steppe.compare.data import Data
-from steppe.compare.language_models import find_language_model
-from steppe.compare.models import find_model
-from steppe.compare.pretrained import SMOLLM2, causal
-from steppe.compare.results import Metric
-from steppe.compare.run import Setup
-from steppe.compare.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
-from steppe.names import named
+from steppe._shared.names import named
+from steppe.compare.data import (
+    datasets,
+    finetuning,
+    five_digits,
+    image_streams,
+    images,
+    streams,
+    text,
+)
+from steppe.compare.data.datasets import Data
+from steppe.compare.metrics.curvature import USUAL, Probe
+from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
+from steppe.compare.models.image_models import find_model
+from steppe.compare.models.language_models import find_language_model
+from steppe.compare.models.pretrained import SMOLLM2, causal
+from steppe.compare.records.results import Metric
+from steppe.compare.training.run import Setup
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Size:
     Attributes
     ----------
     model : str
-        One of :data:`steppe.compare.models.MODELS`.
+        One of :data:`steppe.compare.models.image_models.MODELS`.
     epochs, batch_size : int
         Enough to converge, if the task is at its full size.
     samples : int or None, default None
@@ -66,9 +74,9 @@ class Task:
         ``loss(outputs, targets)``, the mean over the batch.
     score : Score, default accuracy
         How outputs are scored.
-    fewer : callable, default :func:`steppe.compare.data.fewer`
+    fewer : callable, default :func:`steppe.compare.data.datasets.fewer`
         ``fewer(data, samples)``, the data with so many training samples.
-    probe : Probe, default :data:`steppe.compare.curvature.USUAL`
+    probe : Probe, default :data:`steppe.compare.metrics.curvature.USUAL`
         What curvature is measured on.
     threads : int or None, default None
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
@@ -89,7 +97,7 @@ class Task:
     small: Size
     loss: Loss = F.cross_entropy
     score: Score = ACCURACY
-    fewer: Callable[[Data, int], Data] = data.fewer
+    fewer: Callable[[Data, int], Data] = datasets.fewer
     probe: Probe = USUAL
     threads: int | None = None
     reads_files: bool = False
@@ -187,7 +195,7 @@ _words = partial(
 _ALL = (
     Task(
         "digits",
-        data.digits,
+        datasets.digits,
         make=_images(1, 8, 10),
         full=Size("mlp", epochs=50, batch_size=32),
         small=Size("mlp", epochs=50, batch_size=32),
@@ -195,14 +203,14 @@ _ALL = (
     ),
     Task(
         "mnist-5k",
-        data.mnist_5k,
+        datasets.mnist_5k,
         make=_images(1, 28, 10),
         full=Size("small-cnn", epochs=15, batch_size=64),
         small=Size("small-cnn", epochs=8, batch_size=64),
     ),
     Task(
         "fashion-mnist",
-        data.fashion_mnist,
+        datasets.fashion_mnist,
         make=_images(1, 28, 10),
         full=Size("small-cnn", epochs=20, batch_size=128),
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),

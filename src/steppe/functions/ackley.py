@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.arguments import check_integer
+from steppe._shared.validation import check_integer
 from steppe.functions.function import Function, Minimum
 
 _REACH = 5.0

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
+from steppe._shared.names import named, unknown
 from steppe.functions.ackley import ackley
 from steppe.functions.beale import beale
 from steppe.functions.function import Function
@@ -12,7 +13,6 @@ from steppe.functions.quadratic import quadratic
 from steppe.functions.rosenbrock import rosenbrock
 from steppe.functions.sharp_flat import sharp_flat
 from steppe.functions.six_hump_camel import six_hump_camel
-from steppe.names import named, unknown
 
 FUNCTIONS: Mapping[str, Callable[..., Function]] = {
     "ackley": ackley,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steppe.arguments import check_positive
+from steppe._shared.validation import check_positive
 from steppe.functions.function import Function, Minimum
 
 # The usual domain ends where the outer walls are this many barriers high.

@@ -1,16 +1,16 @@
 """Instruments that say how flat a minimum is; they know models and data, no optimizer."""
 
-from steppe.landscape.barrier import Barrier, barrier
-from steppe.landscape.density import Density, density
-from steppe.landscape.eigenvalues import Eigenvalues, top_eigenvalues
-from steppe.landscape.hessian import ggn, hessian
-from steppe.landscape.operator import Operator
-from steppe.landscape.preconditioned import Preconditioned, preconditioned
-from steppe.landscape.profile import Profile, profile
+from steppe.landscape.operators.hessian import ggn, hessian
+from steppe.landscape.operators.operator import Operator
+from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
+from steppe.landscape.report import Profile, profile
 from steppe.landscape.sharpness import Sharpness, sharpness
-from steppe.landscape.surface import Line, Plane, line, plane
-from steppe.landscape.trace import Trace, trace
-from steppe.landscape.trajectory import Trajectory
+from steppe.landscape.spectra.density import Density, density
+from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
+from steppe.landscape.spectra.trace import Trace, trace
+from steppe.landscape.surfaces.barrier import Barrier, barrier
+from steppe.landscape.surfaces.surface import Line, Plane, line, plane
+from steppe.landscape.surfaces.trajectory import Trajectory
 
 __all__ = [
     "Barrier",

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from steppe.landscape.groups import groups
-from steppe.landscape.objective import Batches, LossFunction, Objective, counted_samples
-from steppe.landscape.progress import progress
-from steppe.landscape.result import Result
+from steppe._shared.progress import progress
+from steppe.landscape._groups import groups
+from steppe.landscape._objective import Batches, LossFunction, Objective, counted_samples
+from steppe.landscape._result import Result
 
 Kind = Literal["worst", "average"]
 

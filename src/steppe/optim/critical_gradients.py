@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel, Row
-from steppe.engines.eager_storage import widened
-from steppe.engines.kernel import Buffer, Function
-from steppe.engines.plan import Group
-from steppe.optim import diagnosis
-from steppe.optim.base import arguments
-from steppe.optim.buffer import BufferOptimizer, Replacement, Scope, buffer
+from steppe._engines import Kernel, Row
+from steppe._engines.base.method import Buffer, Function
+from steppe._engines.base.plan import Group
+from steppe._engines.eager.codecs import widened
+from steppe.optim import _diagnostics
+from steppe.optim._base import arguments
+from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer
 
 Aggregation = Literal["sum", "mean", "mid"]
 
@@ -37,7 +37,7 @@ def _buffer(group: Group) -> Buffer:
 
 
 def _own_weight(row: Row) -> float:
-    return diagnosis.own_weight(row, _AGGREGATE[row.group["aggregation"]])
+    return _diagnostics.own_weight(row, _AGGREGATE[row.group["aggregation"]])
 
 
 @cache
@@ -224,7 +224,7 @@ class AdamCG(BufferOptimizer):
         return _adam(group["amsgrad"], _buffer(group))
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.two_way_preconditioner(row) * _own_weight(row)
+        return _diagnostics.two_way_preconditioner(row) * _own_weight(row)
 
 
 class RMSpropCG(BufferOptimizer):
@@ -301,4 +301,4 @@ class RMSpropCG(BufferOptimizer):
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.rmsprop_preconditioner(row) * _own_weight(row)
+        return _diagnostics.rmsprop_preconditioner(row) * _own_weight(row)

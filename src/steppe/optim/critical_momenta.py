@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel, Row
-from steppe.engines.eager_storage import widened
-from steppe.engines.kernel import Function
-from steppe.engines.plan import Group
-from steppe.optim import diagnosis
-from steppe.optim.base import arguments
-from steppe.optim.buffer import BufferOptimizer, Replacement, Scope, buffer
+from steppe._engines import Kernel, Row
+from steppe._engines.base.method import Function
+from steppe._engines.base.plan import Group
+from steppe._engines.eager.codecs import widened
+from steppe.optim import _diagnostics
+from steppe.optim._base import arguments
+from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer
 
 Variant = Literal["consistent", "authors"]
 
@@ -161,7 +161,7 @@ class AdamCM(BufferOptimizer):
         return _adam_cm(False, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.two_way_preconditioner(row)
+        return _diagnostics.two_way_preconditioner(row)
 
 
 class DualAdamCM(BufferOptimizer):
@@ -232,7 +232,7 @@ class DualAdamCM(BufferOptimizer):
         return _adam_cm(True, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.two_way_preconditioner(row)
+        return _diagnostics.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, the inverse part's share of the update, and the state of the buffers.
@@ -243,7 +243,7 @@ class DualAdamCM(BufferOptimizer):
             What :meth:`DualAdam.diagnostics` and :meth:`AdamCM.diagnostics` return. The share is
             that of an update along the current momentum and the buffer as it is now.
         """
-        share = diagnosis.inverse_share(self._rows_with_state(), diagnosis.critical_parts)
+        share = _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.critical_parts)
         return share | super().diagnostics()
 
 

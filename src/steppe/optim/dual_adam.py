@@ -5,10 +5,10 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe.engines import Kernel, Row
-from steppe.engines.plan import Group
-from steppe.optim import diagnosis
-from steppe.optim.base import RuleOptimizer, arguments
+from steppe._engines import Kernel, Row
+from steppe._engines.base.plan import Group
+from steppe.optim import _diagnostics
+from steppe.optim._base import RuleOptimizer, arguments
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _INVERSE = Kernel(rules.inv_adam, _MOMENTS, rules.adam_scalars)
@@ -115,7 +115,7 @@ class DualAdam(RuleOptimizer):
         return _SCALE_FREE if group["scale_free"] else _DUAL
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.two_way_preconditioner(row)
+        return _diagnostics.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report what the last step was made of, from the state alone.
@@ -126,7 +126,7 @@ class DualAdam(RuleOptimizer):
             ``alpha``: α, averaged over parameters. ``inverse_share``: ‖α·m̂·d‖ over the norm of
             the whole update before lr, both over all parameters. NaN before the first step.
         """
-        return diagnosis.inverse_share(self._rows_with_state(), diagnosis.adam_parts)
+        return _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.adam_parts)
 
 
 class InvAdam(RuleOptimizer):
@@ -188,7 +188,7 @@ class InvAdam(RuleOptimizer):
         return _INVERSE
 
     def _preconditioner(self, row: Row) -> Tensor:
-        return diagnosis.adam_denominator(row)
+        return _diagnostics.adam_denominator(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, which is 1, and the inverse part's share of the update, which is all."""

@@ -11,7 +11,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from steppe.optim.wrapping import Wrapper, check_step, share_hooks
+from steppe.optim._wrapper import Wrapper, check_step, share_hooks
 
 # They ask for a step without the host, which this one is about.
 _NOT_HERE = ("capturable", "differentiable")

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe import rules
-from steppe.engines.eager_storage import widened
-from steppe.engines.kernel import Function
-from steppe.engines.norms import joint_norm
-from steppe.engines.pieces import pieces
-from steppe.engines.plan import held
-from steppe.engines.shards import Team, local, team_of
-from steppe.optim.flattened import refuse_flattened
-from steppe.optim.options import check
-from steppe.optim.training_buffers import TrainingBuffers
-from steppe.optim.wrapping import Wrapper, check_step, share_hooks
+from steppe._engines.base.cache_chunks import pieces
+from steppe._engines.base.method import Function
+from steppe._engines.base.norms import joint_norm
+from steppe._engines.base.plan import held
+from steppe._engines.base.sharding import Team, local, team_of
+from steppe._engines.eager.codecs import widened
+from steppe.optim._flattened import refuse_flattened
+from steppe.optim._options import check
+from steppe.optim._training_buffers import TrainingBuffers
+from steppe.optim._wrapper import Wrapper, check_step, share_hooks
 
 
 class SAM(Wrapper):

@@ -8,8 +8,8 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from steppe.commands.files import write_whole
-from steppe.landscape.progress import progress
+from steppe._shared.files import write_whole
+from steppe._shared.progress import progress
 from steppe.play.results import Play
 from steppe.play.scene import Track, scene
 

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from steppe.commands.console import make_console, refusals
-from steppe.compare.arguments import Open
-from steppe.compare.spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
+from steppe._shared.cli_options import Open
+from steppe._shared.console import make_console, refusals
+from steppe._shared.progress import progress
+from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
-from steppe.landscape.progress import progress
 from steppe.play.animation import animate, check_kind
 from steppe.play.descent import SCHEDULES
 from steppe.play.match import plan

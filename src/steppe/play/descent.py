@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
-from steppe.compare.optimizers import Recipe
+from steppe._shared.names import named
+from steppe._shared.recipes import Recipe
 from steppe.functions import Function
-from steppe.landscape.lanczos import Floats
-from steppe.names import named
+from steppe.landscape.spectra._lanczos import Floats
 
 # Packages whose optimizers treat each parameter by itself, but for those that take a closure.
 _ONE_BY_ONE = ("torch", "steppe")
@@ -100,7 +100,7 @@ def descend(
 
     Examples
     --------
-    >>> from steppe.compare.optimizers import find_recipe
+    >>> from steppe._shared.recipes import find_recipe
     >>> from steppe.functions import quadratic
     >>> starts = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     >>> descend(quadratic(2.0), find_recipe("sgd"), {"lr": 0.5}, starts, 2).points[0]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from steppe.functions import Function
-from steppe.landscape.lanczos import Floats
+from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.descent import Descent
 
 # Part of the domain's diagonal. The closest minima there are, Ackley's dents, lie 0.07 apart.

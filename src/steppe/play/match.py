@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe.commands.wording import many
-from steppe.compare.optimizers import Recipe, find_recipe
+from steppe._shared.names import named
+from steppe._shared.plurals import many
+from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
-from steppe.names import named
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
 from steppe.play.ends import ends
 from steppe.play.results import Play, Player
@@ -135,7 +135,7 @@ def plan(
     function, parameters
         See :func:`steppe.functions.find_function`.
     optimizers : sequence of str
-        See :func:`steppe.compare.optimizers.find_recipe`.
+        See :func:`steppe._shared.recipes.find_recipe`.
     starts : sequence of points
         None: ``drawn`` of them, evenly from the function's bounds.
     rates, steps, switch, rho, schedule, noise, seed

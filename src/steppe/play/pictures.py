@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steppe.commands.palette import COLOURS, look
-from steppe.commands.pictures import dress, new_figure, write_png
-from steppe.landscape.lanczos import Floats
+from steppe._shared.palette import COLOURS, look
+from steppe._shared.pictures import dress, new_figure, write_png
+from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.ends import GLOBAL, NONE, OTHER
 from steppe.play.report import heading
 from steppe.play.results import Play

@@ -4,8 +4,8 @@ from collections import Counter
 
 from rich.console import Console
 
-from steppe.commands.tables import new_table
-from steppe.commands.wording import many
+from steppe._shared.plurals import many
+from steppe._shared.tables import new_table
 from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER, reach
 from steppe.play.results import Play, Player
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steppe.commands.pictures import dress, new_figure
-from steppe.landscape.lanczos import Floats
+from steppe._shared.pictures import dress, new_figure
+from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.ends import DIVERGED
 from steppe.play.relief import Relief, relief
 from steppe.play.report import heading

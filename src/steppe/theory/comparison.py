@@ -7,8 +7,8 @@ from typing import TypedDict
 
 import numpy as np
 
-from steppe.arguments import check_positive
-from steppe.landscape.result import Result
+from steppe._shared.validation import check_positive
+from steppe.landscape._result import Result
 from steppe.theory.formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
 from steppe.theory.methods import find_method
 from steppe.theory.simulation import Simulation

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from steppe.arguments import check_number, check_positive
-from steppe.landscape.result import Result
-from steppe.names import check_name
+from steppe._shared.names import check_name
+from steppe._shared.validation import check_number, check_positive
+from steppe.landscape._result import Result
 from steppe.theory.methods import check_curvatures, find_method
 
 Regime = Literal["local", "frozen"]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from steppe import rules
-from steppe.arguments import check_number, check_positive
-from steppe.engines import bind
-from steppe.names import named
+from steppe._engines.base import bind
+from steppe._shared.names import named
+from steppe._shared.validation import check_number, check_positive
 
 Scalars = tuple[float, ...]
 

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steppe.landscape.directions import checked_direction
-from steppe.landscape.hessian import hessian
-from steppe.landscape.objective import Batches, LossFunction, Objective, derivatives
-from steppe.landscape.result import Result
+from steppe.landscape._objective import Batches, LossFunction, Objective, derivatives
+from steppe.landscape._result import Result
+from steppe.landscape.operators.hessian import hessian
+from steppe.landscape.surfaces._directions import checked_direction
 
 Floats = NDArray[np.float64]
 

@@ -6,13 +6,13 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
-from steppe.arguments import check_integer, check_positive
-from steppe.landscape.barrier import barrier
-from steppe.landscape.interpolation import between
-from steppe.landscape.lanczos import Floats
-from steppe.landscape.objective import Batches, LossFunction, Objective, flat
-from steppe.landscape.result import Result
-from steppe.names import check_name
+from steppe._shared.names import check_name
+from steppe._shared.validation import check_integer, check_positive
+from steppe.landscape._objective import Batches, LossFunction, Objective, flat
+from steppe.landscape._result import Result
+from steppe.landscape.spectra._lanczos import Floats
+from steppe.landscape.surfaces._interpolation import between
+from steppe.landscape.surfaces.barrier import barrier
 from steppe.theory.formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
 from steppe.theory.methods import find_method
 from steppe.theory.noise import curvature_along, gradient_noise

@@ -17,8 +17,8 @@ from math import exp, expm1, inf, log, log1p, sqrt
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from steppe.arguments import check_integer, check_number, check_positive
-from steppe.names import check_name
+from steppe._shared.names import check_name
+from steppe._shared.validation import check_integer, check_number, check_positive
 from steppe.theory.root_locus import spectral_radius, windows
 
 METHODS = ("heavy-ball", "critical-momenta")

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steppe.arguments import check_integer, check_number, check_positive
-from steppe.engines import bind
-from steppe.landscape.progress import progress
-from steppe.landscape.result import Result
-from steppe.names import check_name
+from steppe._engines.base import bind
+from steppe._shared.names import check_name
+from steppe._shared.progress import progress
+from steppe._shared.validation import check_integer, check_number, check_positive
+from steppe.landscape._result import Result
 from steppe.theory.formula import Noise, noise_variances
 from steppe.theory.methods import Method, Scalars, check_curvatures, find_method
 

@@ -24,7 +24,7 @@ from sam_cases import (
     wavy_closure,
 )
 from steppe import SAM
-from steppe.engines.pieces import PIECE
+from steppe._engines.base.cache_chunks import PIECE
 
 
 @either_form

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from steppe.engines.storage import blocks
+from steppe._engines.base.number_formats import blocks
+from steppe.optim._state import Entry, is_like, is_scale
 from steppe.optim.footprints import meta
 from steppe.optim.footprints.costs import Bytes, Costs, Footprint
 from steppe.optim.sam import SAM
-from steppe.optim.state import Entry, is_like, is_scale
 
 if TYPE_CHECKING:  # builds of torch without distributed have none
     from torch.distributed.fsdp import MixedPrecisionPolicy

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from steppe.engines.norms import goes_by_own, goes_by_whole
-from steppe.engines.plan import Group
-from steppe.optim.base import RuleOptimizer
+from steppe._engines.base.norms import goes_by_own, goes_by_whole
+from steppe._engines.base.plan import Group
+from steppe.optim._base import RuleOptimizer
+from steppe.optim._state import Entry, layout
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
-from steppe.optim.state import Entry, layout
 
 Make = Callable[[Any], Optimizer]
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from steppe.commands.numbers import plain
-from steppe.compare.page.charts import Chart
-from steppe.compare.page.styles import INK, Style, styles_of
-from steppe.landscape.lanczos import Floats
+from steppe._shared.json_values import plain
+from steppe.compare.report.page.charts import Chart
+from steppe.compare.report.page.styles import INK, Style, styles_of
+from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.pictures import extent, quartiles
 from steppe.play.relief import Relief, relief
 from steppe.play.results import Play, Player

@@ -3,17 +3,17 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from steppe.commands.files import write_text
-from steppe.commands.pages import read, render
-from steppe.compare.page.styles import styles_of
-from steppe.compare.page.tables import Cell, Table
+from steppe._shared.files import write_text
+from steppe._shared.page.render import read, render
+from steppe.compare.report.page.styles import styles_of
+from steppe.compare.report.page.tables import Cell, Table
 from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER
 from steppe.play.page import charts
 from steppe.play.report import cells, heading, notes, title
 from steppe.play.results import Play, Player
 
 # Its script, its style and its macros are this page's too.
-_SHARED = "steppe.compare.page"
+_SHARED = "steppe.compare.report.page"
 
 _COLUMNS = {
     "lr": "of those tried, the one with the lowest median final loss",

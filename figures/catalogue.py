@@ -1,0 +1,86 @@
+"""Figures by name. Each is a module that measures, and draws from what it measured."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steppe._shared.names import unknown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Picture
+
+NAMES = (
+    "dualadam-mechanism",
+    "dualadam-idea",
+    "dualadam-convergence",
+    "dualadam-trajectories",
+    "dualadam-accuracy",
+    "dualadam-finetune",
+    "dualadam-spectrum",
+    "inverse-share",
+    "escape",
+    "cm-goldstein-price",
+    "cm-ackley-first-steps",
+    "cm-ackley",
+    "cm-quadratic",
+    "cm-sharp-flat",
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the pictures.
+
+    Attributes
+    ----------
+    name : str
+        Such as "cm-ackley".
+    text : str
+        A title, the claim that is tested, and what came out.
+    measure : callable
+        Runs the experiment and returns its numbers; sizes are keyword arguments.
+    draw : callable
+        Draws from those numbers alone.
+    study : Path or None
+        The stored study that it draws unless another is named; None if it runs its own experiment.
+    """
+
+    name: str
+    text: str
+    measure: Callable[..., Mapping[str, Any]]
+    draw: Callable[[Mapping[str, Any]], "Picture"]
+    study: Path | None
+
+    @property
+    def title(self) -> str:
+        """The first line of the text."""
+        return self.text.splitlines()[0]
+
+    @property
+    def takes_study(self) -> bool:
+        """Whether it can draw a stored study."""
+        return "study" in inspect.signature(self.measure).parameters
+
+
+def find_figure(name: str) -> Figure:
+    """Find a figure by its name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message gives the nearest.
+
+    Examples
+    --------
+    >>> find_figure("inverse-share").title
+    "How large the inverse part of DualAdam's update is, by the size of the gradients."
+    """
+    if name not in NAMES:
+        raise ValueError(unknown("figure", name, NAMES))
+    module = import_module(f"figures.{name.replace('-', '_')}")
+    study = getattr(module, "STUDY", None)
+    text = inspect.cleandoc(module.__doc__ or "")
+    return Figure(name, text, module.measure, module.draw, study and Path(study))

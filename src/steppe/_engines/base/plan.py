@@ -1,0 +1,346 @@
+"""The tensors that one step touches, sorted into batches that one kernel can run."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import is_
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
+from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
+from steppe._engines.base.sharding import (
+    Integers,
+    Share,
+    Team,
+    is_sharded,
+    local,
+    numbered,
+    real,
+    share_of,
+)
+
+Group = dict[str, Any]
+State = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class Row:
+    """One parameter in this step, as this process holds it; a complex one as its real view.
+
+    Attributes
+    ----------
+    number
+        Its place among all parameters of the optimizer.
+    param, grad
+        The parameter and its gradient.
+    state
+        Its state in the optimizer.
+    group
+        The options of its group.
+    share
+        Which part of the parameter this process holds.
+    parts
+        The state, of which sharded tensors are what this process holds of them.
+    """
+
+    number: int
+    param: Tensor
+    grad: Tensor
+    state: State
+    group: Group
+    share: Share
+    parts: State
+    _localised: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, number: int, param: Tensor, state: State, group: Group, grad: Tensor | None = None
+    ) -> Self:
+        """Make the row of a parameter; without a gradient, of as much as can be known."""
+        here = real(local(param))
+        row = cls(number, here, here, state, group, share_of(param), state)
+        row.refresh(param, grad)
+        return row
+
+    def refresh(self, param: Tensor, grad: Tensor | None = None) -> None:
+        """Look anew at what may be exchanged from step to step."""
+        if is_sharded(param) and not _are(self.state.values(), self._localised):
+            self.parts = {name: local(value) for name, value in self.state.items()}
+            self._localised = list(self.state.values())
+        if grad is not None:
+            self.param, self.grad = held(param, grad)
+
+    def part(self, name: str) -> Tensor:
+        """Return a tensor of the state; a complex one as its real view."""
+        return real(self.parts[name])
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots of the parameter's buffer; 0 without one."""
+        return self.state[KEYS].numel() if KEYS in self.state else 0
+
+    def formats(self, kernel: Kernel) -> tuple[str, ...]:
+        """Return the number formats of the state, and of the slots where there are some."""
+        names = [*kernel.state, *([slot_name(0)] if self.capacity else [])]
+        return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
+
+
+class Demand(NamedTuple):
+    """What a group asks of the engines. Rows that ask the same may share a launch."""
+
+    kernel: Kernel
+    fused: bool | None
+    capturable: bool
+    differentiable: bool
+
+
+def _nothing() -> Tensor:
+    return torch.empty(0)
+
+
+@dataclass
+class Batch:
+    """Rows that share a demand, a device, number formats, a team and, on the CPU, a capacity.
+
+    Attributes
+    ----------
+    demand
+        The kernel, and how to run it.
+    device
+        Where all parameters lie.
+    formats
+        Of the state, and of the slots; those of the parameters are alike too.
+    team
+        The processes that hold the other parts of the parameters; None where this one holds all.
+    rows
+        The parameters.
+    steps
+        Their step counts side by side, this step included; each row's ``step`` is a view of it.
+        Empty where CUDA graphs may hold on to each row's own.
+    keys, births, replacements
+        Likewise those of their buffers, on the CPU; empty without buffers.
+    means
+        Likewise the means of second moments, on the CPU and for methods that need them.
+    unscale
+        What gradients are multiplied by before anything else: 1 over a GradScaler's scale.
+    amp
+        A GradScaler's scale, and whether it found an infinity; for engines that read them on the
+        device.
+    cache
+        What an engine keeps as long as the rows are the same.
+    """
+
+    demand: Demand
+    device: torch.device
+    formats: tuple[str, ...] = ()
+    team: Team | None = None
+    rows: list[Row] = field(default_factory=list)
+    steps: Tensor = field(default_factory=_nothing)
+    keys: Tensor = field(default_factory=_nothing)
+    births: Tensor = field(default_factory=_nothing)
+    replacements: Tensor = field(default_factory=_nothing)
+    means: Tensor = field(default_factory=_nothing)
+    unscale: float = 1.0
+    amp: tuple[Tensor | None, Tensor | None] | None = None
+    cache: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The method."""
+        return self.demand.kernel
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots of each row's buffer; 0 without one."""
+        return self.rows[0].capacity
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether something is rounded stochastically."""
+        return any(map(is_noisy, (format_of("", self.rows[0].param), *self.formats)))
+
+    def pieces(self, length: int) -> Integers:
+        """Cut all rows; where blocks matter, as the whole tensors are cut.
+
+        Returns
+        -------
+        array
+            Of each piece: its row, its first element and number of elements, where that element
+            lies in the whole tensor, and how many blocks come before it here.
+        """
+        if self.team is not None and self.is_noisy:
+            shares = [row.share.cut(length, BLOCK) for row in self.rows]
+            parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
+            return np.concatenate(parts)
+        sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
+        row, nth = numbered(-(-sizes // length))
+        first = nth * length
+        size = np.minimum(length, sizes[row] - first)
+        return np.stack([row, first, size, first, first // BLOCK], axis=1)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether scalars and decisions must stay tensors.
+
+        So it is under CUDA graphs, where gradients flow through the step, and where a decision
+        would otherwise have to be read back from an accelerator.
+        """
+        reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
+        return self.demand.capturable or self.demand.differentiable or reads_accelerator
+
+    def count(self) -> None:
+        """Count this step."""
+        if self.demand.capturable:
+            torch._foreach_add_([row.state["step"] for row in self.rows], 1.0)
+        else:
+            self.steps += 1.0
+
+
+def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
+    """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
+    found: dict[tuple[Any, ...], Batch] = {}
+    for row in rows:
+        demand = demands[id(row.group)]
+        formats, device = row.formats(demand.kernel), row.param.device
+        capacity = row.capacity if device.type == "cpu" else None
+        team = row.share.team
+        key = demand, device, formats, capacity, row.param.dtype, team
+        if key not in found:
+            found[key] = Batch(demand, device, formats, team)
+        found[key].rows.append(row)
+    return list(found.values())
+
+
+# What lies side by side, by its name in the state: the batch's attribute.
+_PACKED = {KEYS: "keys", BIRTHS: "births", REPLACEMENTS: "replacements", MEAN: "means"}
+
+
+class Plan:
+    """The batches of a step, kept as long as the same parameters have gradients.
+
+    ``grad_scale`` and ``found_inf`` are what a GradScaler leaves to the engines: what gradients
+    are to be divided by, and whether one is not finite, so that the step is to be skipped.
+
+    Parameters
+    ----------
+    members
+        Every parameter of the optimizer and its group.
+    grads
+        The gradients, None where there is none.
+    states
+        The optimizer's state, complete for parameters with gradients.
+    demands
+        What each group demands, by the group's identity.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[tuple[Tensor, Group]],
+        grads: Sequence[Tensor | None],
+        states: Mapping[Tensor, State],
+        demands: dict[int, Demand],
+    ) -> None:
+        self._params = [param for param, _ in members]
+        self._absent = _absent(grads)
+        self._states = list(states.values())
+        self.rows = [
+            Row.of(number, param, states[param], group, grads[number])
+            for number, (param, group) in enumerate(members)
+            if grads[number] is not None
+        ]
+        self._unusual = [row for row in self.rows if _is_unusual(self._params[row.number])]
+        self.batches = batches(self.rows, demands)
+        for batch in self.batches:
+            if not batch.demand.capturable:
+                _pack(batch)
+        self._books = _books(self._states)
+        self.grad_scale: Tensor | None = None
+        self.found_inf: Tensor | None = None
+
+    def fits(
+        self,
+        params: Sequence[Tensor],
+        grads: Sequence[Tensor | None],
+        states: Mapping[Tensor, State],
+    ) -> bool:
+        """Whether these are the parameters, gradients and states it was made for, untouched."""
+        return (
+            _are(params, self._params)
+            and _absent(grads) == self._absent
+            and _are(states.values(), self._states)
+            and _are(_books(self._states), self._books)
+        )
+
+    def release_gradients(self) -> None:
+        """Let go of the gradients, which would otherwise lie in memory beside the next ones."""
+        for row in self.rows:
+            row.grad = row.param
+
+    def set_gradients(self, grads: Sequence[Tensor | None]) -> None:
+        """Take the gradients of this step."""
+        present = [grad for grad in grads if grad is not None]
+        for row, grad in zip(self.rows, present, strict=True):
+            row.grad = grad
+        for row in self._unusual:
+            row.refresh(self._params[row.number], row.grad)
+
+
+def _is_unusual(param: Tensor) -> bool:
+    """Whether a parameter is not in its row as it is."""
+    return param.is_complex() or is_sharded(param)
+
+
+def held(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what this process holds of a parameter and its gradient, as real numbers."""
+    if is_sharded(param):
+        grad = _sharded_alike(grad, param)
+    return real(local(param)), real(local(grad))
+
+
+def _sharded_alike(grad: Any, param: Any) -> Tensor:
+    """Return a gradient sharded as its parameter is: others may come along."""
+    if grad.placements == param.placements:
+        whole: Tensor = grad
+        return whole
+    moved: Tensor = grad.redistribute(param.device_mesh, param.placements)
+    return moved
+
+
+def _absent(grads: Sequence[Tensor | None]) -> list[bool]:
+    return [grad is None for grad in grads]
+
+
+def _are(found: Collection[Any], expected: Collection[Any]) -> bool:
+    return len(found) == len(expected) and all(map(is_, found, expected))
+
+
+def _books(states: Sequence[State]) -> list[Tensor | None]:
+    """Return what batches keep side by side."""
+    names = (*_PACKED, "step")
+    kept = {name for name in names if any(name in state for state in states)}
+    return [state.get(name) for name in names if name in kept for state in states]
+
+
+def _pack(batch: Batch) -> None:
+    """Lay step counts side by side, so that reading or changing all is one operation; keys too.
+
+    Where some step counts have come to lie on a device, as a GradScaler makes them, all do.
+    """
+    batch.steps = _side_by_side(batch, "step")
+    if batch.device.type != "cpu" or batch.demand.differentiable:
+        return
+    for name, attribute in _PACKED.items():
+        if name in batch.rows[0].state:
+            setattr(batch, attribute, _side_by_side(batch, name))
+
+
+def _side_by_side(batch: Batch, name: str) -> Tensor:
+    parts = [row.state[name] for row in batch.rows]
+    device = next((part.device for part in parts if part.device.type != "cpu"), None)
+    packed = torch.stack([part.to(device) for part in parts])
+    for row, part in zip(batch.rows, packed.unbind(), strict=True):
+        row.state[name] = part
+    return packed

@@ -1,0 +1,209 @@
+"""Operands of a CPU kernel: where their elements lie, and how each is read and written."""
+
+from dataclasses import dataclass
+
+from steppe._engines.base.method import Kernel
+from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, is_noisy
+from steppe._engines.cpu.intrinsics import SCOPES
+
+#: Bytes of a number in each format, by the names that ``number_formats.format_of`` gives.
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, "square8": 1}
+
+Lines = list[str]
+
+# Scopes of operands, of what each puts aside, of the slots' sum, and of all tables.
+_MOST_OPERANDS = SCOPES // 2
+TOTAL_ASIDE, TABLES = SCOPES - 2, SCOPES - 1
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor of a kernel, of which a block of elements is at hand.
+
+    Attributes
+    ----------
+    name
+        Its name in the rule.
+    format
+        Its number format.
+    number
+        Which operand it is; no two overlap.
+    address, scale
+        Expressions of where its elements, and in 8 bits its scales, begin.
+    stream
+        Which noise rounds it.
+    """
+
+    name: str
+    format: str
+    number: int
+    address: str
+    scale: str = ""
+    stream: int = 0
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether it has 8 bits and a scale for each block."""
+        return self.format in EIGHT_BITS
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether it is rounded stochastically."""
+        return is_noisy(self.format)
+
+    def open(self) -> Lines:
+        """Find the block."""
+        lines = [f"{self.name} = {self.address} + start * {BYTES[self.format]}"]
+        if self.is_coded:
+            scale = f"load({self.scale}, block, float32, {self.number})"
+            lines.append(f"{self.name}_scale = {scale}")
+        return lines
+
+    def load(self) -> str:
+        """Return the expression of element ``i``."""
+        if self.format == "float16":
+            return f"load_float16({self.name}, i, {self.number})"
+        if self.format == "bfloat16":
+            return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.number})))"
+        if self.is_coded:
+            code = f"word8(load({self.name}, i, uint8, {self.number}))"
+            return f"from_{self.format}({code}, {self.name}_scale)"
+        return f"load({self.name}, i, {self.format}, {self.number})"
+
+    def open_store(self) -> Lines:
+        """Prepare to write the block."""
+        lines = []
+        if self.is_noisy:
+            lines.append(f"{self.name}_offset = noise_offset(key, uint32({self.stream}), cell)")
+        if self.is_coded:
+            lines.append(f"{self.name}_largest = uint32(0)")
+        return lines
+
+    def store(self, value: str) -> Lines:
+        """Write element ``i``; in 8 bits, put it aside until the block's scale is known."""
+        if self.format == "float16":
+            return [f"store_float16({self.name}, i, float32({value}), {self.number})"]
+        if self.format == "bfloat16":
+            word = f"to_bfloat16(float32({value}), {self._noise})"
+            return [f"store({self.name}, i, half({word}), {self.number})"]
+        if not self.is_coded:
+            return [f"store({self.name}, i, {self.format}({value}), {self.number})"]
+        largest = f"{self.name}_largest"
+        return [
+            f"{self.name}_new = float32({value})",
+            f"store({self.name}_aside, i, {self.name}_new, {self._aside})",
+            f"{largest} = larger({largest}, size_word({self.name}_new))",
+        ]
+
+    def close(self) -> Lines:
+        """Write what was put aside."""
+        if not self.is_coded:
+            return []
+        scale, inverse = f"{self.name}_new_scale", f"{self.name}_inverse"
+        number = f"load({self.name}_aside, i, float32, {self._aside})"
+        code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
+        return [
+            f"{scale} = scale_{self.format}({self.name}_largest)",
+            f"{inverse} = float32(1.0) / {scale}",
+            f"store({self.scale}, block, {scale}, {self.number})",
+            "for i in range(size):",
+            f"    store({self.name}, i, {code}, {self.number})",
+        ]
+
+    @property
+    def aside(self) -> Lines:
+        """Make room for what is put aside."""
+        return [f"{self.name}_aside = scratch({4 * BLOCK})"] if self.is_coded else []
+
+    @property
+    def _aside(self) -> int:
+        return self.number + _MOST_OPERANDS
+
+    @property
+    def _noise(self) -> str:
+        return f"noise({self.name}_offset, uint32(at + i))"
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Number formats of a kernel's tensors.
+
+    Attributes
+    ----------
+    param
+        Of parameters and gradients.
+    state
+        Of each tensor of the state, and last of the slots, where there are some.
+    sharded
+        Whether other processes hold more of the tensors, so that kernels cannot sum them up.
+    """
+
+    param: str
+    state: tuple[str, ...]
+    sharded: bool = False
+
+    @property
+    def wide(self) -> str:
+        """What is computed in."""
+        return "float64" if self.param == "float64" else "float32"
+
+    def defers(self, kernel: Kernel) -> bool:
+        """Whether a step stores what the step before it was to remember.
+
+        The norm that decides it is then summed up in passing; before the step it would take a
+        pass over all gradients. Slots in low precision would be given a momentum that has itself
+        been rounded.
+        """
+        in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
+        return kernel.item is not None and in_full
+
+
+def operands_of(
+    arguments: list[str], kernel: Kernel, formats: Formats
+) -> tuple[list[Operand], Operand | None]:
+    """Return the parameter, the gradient and the state; and the slots, where there are some."""
+    count = len(kernel.state)
+    width = width_of(kernel)
+    operands = [
+        Operand("p", formats.param, 0, cell("tensors", "row", 0, width)),
+        Operand("g", formats.param, 1, cell("tensors", "row", 1, width)),
+    ]
+    for i, (name, format) in enumerate(zip(arguments[2 : 2 + count], formats.state, strict=False)):
+        address, scale = cell("tensors", "row", 2 + i, width), cell("scales", "row", i, count)
+        operands.append(Operand(name, format, 2 + i, address, scale, stream=1 + i))
+    if len(formats.state) == count:
+        return operands, None
+    return operands, slot_operand(formats.state[count], 2 + count)
+
+
+def slot_operand(format: str, number: int) -> Operand:
+    """Return slot ``index`` of the row."""
+    address, scale = (cell(name, "row", "index", "slot_width") for name in ("slots", "slot_scales"))
+    return Operand("slot", format, number, address, scale, stream=number - 1)
+
+
+def width_of(kernel: Kernel) -> int:
+    """Return the number of addresses in a row of ``tensors``."""
+    return 2 + len(kernel.state) + (kernel.buffer is not None)
+
+
+def inputs_of(operands: list[Operand], formats: Formats) -> dict[str, str]:
+    """Return the expressions of what the rule is given, by its names."""
+    inputs = {operand.name: f"{formats.wide}({operand.load()})" for operand in operands}
+    return inputs | {"g": f"{inputs['g']} * sign"}
+
+
+def format_definitions(operands: list[Operand]) -> str:
+    """Compile what operands in low precision are read and written by, and no more."""
+    names = set()
+    for format in {operand.format for operand in operands}:
+        if format == "bfloat16" or format in EIGHT_BITS:
+            names |= {f"to_{format}", f"from_{format}", "noise_key", "noise_offset", "noise"}
+        if format in EIGHT_BITS:
+            names |= {f"scale_{format}", "size_word"}
+    return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
+
+
+def cell(table: str, row: str, column: int | str, width: int | str, number: str = "int64") -> str:
+    """Return the expression of a table's entry."""
+    return f"load({table}, {row} * {width} + {column}, {number}, {TABLES})"

@@ -1,0 +1,1 @@
+"""The eager engine: plain torch, for any device and layout, and differentiable steps."""

@@ -1,0 +1,154 @@
+"""Load and store parameters and state in any number format, in plain torch."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe._engines.base import number_formats
+from steppe._engines.base.bind import bind
+from steppe._engines.base.method import SLOT_SUM, slot_name
+from steppe._engines.base.number_formats import BLOCK, blocks, format_of, scale_name, wide_dtype
+from steppe._engines.base.plan import Row
+from steppe._engines.eager import bit_ops
+
+#: Streams of noise: the parameter's, then the state's in the rule's order, then the item's.
+PARAM = 0
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In at least float32: half precision is for storage, not for arithmetic."""
+    return tensor.to(wide_dtype(tensor))
+
+
+def load(row: Row, name: str) -> Tensor:
+    """Return the state ``name`` as numbers to compute with, in the parameter's wide format."""
+    value = row.part(name)
+    if value.dtype != torch.uint8:
+        return value.to(torch.promote_types(value.dtype, wide_dtype(row.param)))
+    decode = bind(getattr(number_formats, f"from_{format_of(name, value)}"), bit_ops)
+    lanes, cells = _grid(row, value)
+    codes = in_blocks(in_memory_order(value).long(), lanes, len(cells))
+    numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[lanes]
+    return unordered(numbers, value).to(wide_dtype(row.param))
+
+
+def store(row: Row, name: str, value: Tensor, stream: int) -> None:
+    """Write the state ``name`` in its number format; ``stream`` tells its noise from others'."""
+    target = row.part(name)
+    if target.dtype == torch.bfloat16:
+        _store_bfloat16(row, target, value, stream)
+    elif target.dtype == torch.uint8:
+        _store_8_bits(row, name, value, stream)
+    else:
+        target.copy_(value)
+
+
+def store_where(row: Row, name: str, mask: Tensor, value: Tensor, stream: int) -> None:
+    """Write the state ``name`` if the 0-dim ``mask`` says so, without reading it back."""
+    tensors = [row.part(key) for key in (name, scale_name(name)) if key in row.state]
+    before = [tensor.clone() for tensor in tensors]
+    store(row, name, value, stream)
+    for tensor, old in zip(tensors, before, strict=True):
+        tensor.copy_(torch.where(mask, tensor, old))
+
+
+def store_param(row: Row, value: Tensor) -> None:
+    """Write the parameter in its number format; bfloat16 is rounded stochastically."""
+    if row.param.dtype == torch.bfloat16 and not row.group["differentiable"]:
+        _store_bfloat16(row, row.param, value, PARAM)
+    else:
+        row.param.copy_(value)
+
+
+def slot_sum(row: Row) -> Tensor:
+    """Return the sum of the slots: the one that is kept, or of low-precision slots a fresh one."""
+    if not row.capacity:
+        return torch.zeros_like(widened(row.param))
+    if SLOT_SUM in row.state:
+        return row.part(SLOT_SUM)
+    return fresh_sum(row)
+
+
+def fresh_sum(row: Row) -> Tensor:
+    """Sum the slots, in their order."""
+    total = load(row, slot_name(0)).clone()
+    for i in range(1, row.capacity):
+        total = total + load(row, slot_name(i))
+    return total
+
+
+def _store_bfloat16(row: Row, target: Tensor, value: Tensor, stream: int) -> None:
+    lanes, cells = _grid(row, target)
+    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
+    upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, cells))
+    target.copy_(unordered(bit_ops.number(upper << 16).view(-1)[lanes], target))
+
+
+def _store_8_bits(row: Row, name: str, value: Tensor, stream: int) -> None:
+    target = row.part(name)
+    kind = format_of(name, target)
+    lanes, cells = _grid(row, target)
+    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
+    codes, scale = encoded(kind, numbers, _noise(row, stream, cells))
+    row.part(scale_name(name)).copy_(scale)
+    target.copy_(unordered(codes.view(-1)[lanes], target))
+
+
+def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the codes and scales of rows of blocks."""
+    largest = bind(number_formats.size_word, bit_ops)(numbers).amax(1)
+    scale: Tensor = bind(getattr(number_formats, f"scale_{kind}"), bit_ops)(largest)
+    codes = bind(getattr(number_formats, f"to_{kind}"), bit_ops)(
+        numbers, (1.0 / scale)[:, None], noise
+    )
+    return codes.to(torch.uint8), scale
+
+
+def _noise(row: Row, stream: int, cells: Tensor) -> Tensor:
+    """Return the noise of whole blocks, by their numbers in the whole tensor."""
+    step = row.state["step"].to(cells.device, torch.int64)
+    number = torch.tensor(row.number, device=cells.device)
+    key = bind(number_formats.noise_key, bit_ops)(number, step)
+    offsets = bind(number_formats.noise_offset, bit_ops)(key, stream, cells)
+    places = cells[:, None] * BLOCK + torch.arange(BLOCK, device=cells.device)
+    noise: Tensor = bind(number_formats.noise, bit_ops)(offsets[:, None], places)
+    return noise
+
+
+def _grid(row: Row, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where each element stands in rows of blocks, and the blocks' numbers in the whole."""
+    share, device = row.share, target.device
+    starts, size = share.runs
+    if len(starts) == 1:
+        # Made on the device, where a CUDA graph may be recording.
+        cell, lane = divmod(int(starts[0]), BLOCK) if size else (0, 0)
+        lanes = torch.arange(size, device=device) + lane
+        return lanes, torch.arange(blocks(size + lane), device=device) + cell
+    pieces = share.cut(BLOCK, BLOCK)
+    begin = pieces.block * BLOCK + pieces.place % BLOCK - pieces.first
+    places = np.repeat(begin, pieces.size) + np.arange(target.numel())
+    cells = torch.from_numpy(pieces.place // BLOCK).to(device)
+    return torch.from_numpy(places).to(device), cells
+
+
+def _order(tensor: Tensor) -> list[int]:
+    strides = tensor.stride()
+    return sorted(range(tensor.ndim), key=lambda i: -strides[i])
+
+
+def in_memory_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+    """Return the elements in the order in which those of ``like`` lie in memory."""
+    return tensor.permute(_order(tensor if like is None else like)).reshape(-1)
+
+
+def unordered(flat: Tensor, like: Tensor) -> Tensor:
+    """Return the tensor of which :func:`in_memory_order` made ``flat``."""
+    order = _order(like)
+    shape = [like.shape[i] for i in order]
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return flat[: like.numel()].view(shape).permute(back)
+
+
+def in_blocks(flat: Tensor, lanes: Tensor, count: int) -> Tensor:
+    """Put elements at their places in rows of blocks, and 0 at the others."""
+    return flat.new_zeros(count * BLOCK).scatter(0, lanes, flat).view(-1, BLOCK)

@@ -1,0 +1,162 @@
+"""Plain torch: any device, any layout, differentiable, DTensor. The rule runs on whole tensors."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe import rules
+from steppe._engines.base.bind import bind
+from steppe._engines.base.method import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    RESUM_EVERY,
+    SLOT_SUM,
+    Buffer,
+    Kernel,
+    slot_name,
+)
+from steppe._engines.base.norms import Norms, square_sum
+from steppe._engines.base.plan import Batch, Row
+from steppe._engines.base.scalars import Scalar
+from steppe._engines.base.scalars import scalars as scalars_of
+from steppe._engines.eager.codecs import (
+    fresh_sum,
+    load,
+    slot_sum,
+    store,
+    store_param,
+    store_where,
+    widened,
+)
+
+name = "eager"
+reads_amp = False
+
+
+def objection(batch: Batch) -> str | None:
+    """Return why this engine cannot run the batch: never, it runs all."""
+    return None
+
+
+@torch.no_grad()
+def square_sums(batch: Batch) -> Tensor:
+    """Return the sum of the squared gradient of each row here, and last that of all."""
+    sums = torch.stack([square_sum(row.grad) for row in batch.rows])
+    return torch.cat([sums, sums.sum(0, keepdim=True)])
+
+
+def step(batch: Batch, norms: Norms) -> None:
+    """Advance every row by one step.
+
+    Parameters
+    ----------
+    batch
+        The rows; their ``step`` counts this step already.
+    norms
+        Those of this step's gradients.
+    """
+    squares = norms.squares(batch)
+    for i, (row, values) in enumerate(zip(batch.rows, scalars_of(batch), strict=True)):
+        _advance(batch, row, values, norms, None if squares is None else squares[i])
+
+
+def _advance(
+    batch: Batch, row: Row, values: tuple[Scalar, ...], norms: Norms, square: Tensor | None
+) -> None:
+    kernel = batch.kernel
+    factor, *scalars = values
+    p, g = widened(row.param), widened(row.grad) * factor
+    state = [load(row, key) for key in kernel.state]
+    if kernel.buffer is not None:
+        state.append(slot_sum(row))
+    if batch.demand.differentiable:
+        # What the rule reads is overwritten below, and backward still needs it.
+        p, state = p.clone(), [value.clone() for value in state]
+
+    def own_square() -> Tensor:
+        return square_sum(g) if square is None else square * factor**2
+
+    if kernel.mean_square is not None:
+        scalars.append(_rms(kernel, row, own_square(), scalars))
+
+    new_p, *results = bind(kernel.rule, torch)(p, g, *state, *scalars)
+
+    if kernel.buffer is not None:
+        item = results.pop()
+        if row.capacity:
+            is_shared = row.group["scope"] == "global"
+            priority = norms.whole() if is_shared else own_square().detach().sqrt()
+            _remember(batch, kernel.buffer, row, item, priority)
+    for stream, (key, value) in enumerate(zip(kernel.state, results, strict=True), start=1):
+        store(row, key, value, stream)
+    store_param(row, new_p)
+
+
+def _remember(
+    batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float
+) -> None:
+    remember = _remember_on_device if batch.on_device else _remember_on_host
+    remember(buffer, row, item, priority, 1 + len(batch.kernel.state))
+
+
+def _remember_on_host(
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
+) -> None:
+    state = row.state
+    keys, births = state[KEYS].numpy(), state[BIRTHS].numpy()
+    mask, keys[:], births[:] = bind(buffer.remember, np)(
+        keys,
+        births,
+        np.arange(row.capacity),
+        float(priority),
+        state["step"].item(),
+        row.group["priority_decay"],
+    )
+    if not mask.any():
+        return
+    state[REPLACEMENTS] += 1
+    name = slot_name(int(mask.argmax()))
+    is_due = state[REPLACEMENTS].item() % RESUM_EVERY == 0
+    if SLOT_SUM in state and not is_due:
+        total = row.part(SLOT_SUM)
+        total.copy_(rules.swap(total, row.part(name), item))
+    store(row, name, item, stream)
+    if SLOT_SUM in state and is_due:
+        row.part(SLOT_SUM).copy_(fresh_sum(row))
+
+
+def _remember_on_device(
+    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
+) -> None:
+    """Touch every slot, so that nothing is read back; the sum is then always afresh."""
+    state, device = row.state, row.param.device
+    mask, keys, births = bind(buffer.remember, torch)(
+        state[KEYS],
+        state[BIRTHS],
+        torch.arange(row.capacity, device=device),
+        torch.as_tensor(priority, dtype=state[KEYS].dtype, device=device),
+        state["step"].to(device, state[BIRTHS].dtype),
+        row.group["priority_decay"],
+    )
+    state[KEYS].copy_(keys)
+    state[BIRTHS].copy_(births)
+    state[REPLACEMENTS].add_(mask.any())
+    for i in range(row.capacity):
+        store_where(row, slot_name(i), mask[i], item, stream)
+    if SLOT_SUM in state:
+        row.part(SLOT_SUM).copy_(fresh_sum(row))
+
+
+def _rms(kernel: Kernel, row: Row, square: Tensor, scalars: list[Scalar]) -> Tensor:
+    """Bring the row's mean up to date; return what the rule is to divide by."""
+    assert kernel.mean_square is not None
+    known = dict(zip(kernel.scalar_names, scalars, strict=False))
+    mean = row.state[MEAN].clone()
+    mean, mean_square = bind(kernel.mean_square, torch)(
+        mean, square / max(row.share.numel, 1), *map(known.get, kernel.mean_scalars)
+    )
+    row.state[MEAN].copy_(mean)
+    rms: Tensor = mean_square.sqrt()
+    return rms

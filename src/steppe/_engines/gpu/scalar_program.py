@@ -1,0 +1,124 @@
+"""The scalars of a method as a list of operations, for kernels that compute them on the device.
+
+:func:`steppe._engines.bind` gives scalar functions of :mod:`steppe.rules` this module to compute
+with, and values that write down what is done to them.
+"""
+
+import sys
+from typing import Any, NamedTuple
+
+from steppe._engines.base.bind import bind
+from steppe._engines.base.method import Kernel
+from steppe._engines.base.plan import Group
+
+
+class Program(NamedTuple):
+    """Operations on a growing list of values, which begins with the inputs.
+
+    Attributes
+    ----------
+    operations
+        Their names: "add", "subtract", "multiply", "divide", "power", "larger", "smaller", and
+        "constant".
+    left, right
+        The places of their operands. A constant is its own left operand.
+    results
+        The places of the scalars.
+    """
+
+    operations: tuple[str, ...]
+    left: tuple[float, ...]
+    right: tuple[int, ...]
+    results: tuple[int, ...]
+
+
+class _Tape:
+    def __init__(self) -> None:
+        self.inputs = 0
+        self.lines: list[tuple[str, float, int]] = []
+
+    def input(self) -> "_Value":
+        self.inputs += 1
+        return _Value(self, self.inputs - 1)
+
+    def write(self, operation: str, left: float, right: int = 0) -> "_Value":
+        self.lines.append((operation, left, right))
+        return _Value(self, self.inputs + len(self.lines) - 1)
+
+    def value(self, number: Any) -> "_Value":
+        return number if isinstance(number, _Value) else self.write("constant", float(number))
+
+    def note(self, operation: str, left: Any, right: Any) -> "_Value":
+        return self.write(operation, self.value(left).place, self.value(right).place)
+
+
+class _Value:
+    """A number that is not known yet, but has its place in the list of values."""
+
+    def __init__(self, tape: _Tape, place: int) -> None:
+        self.tape, self.place = tape, place
+
+    def __add__(self, other: Any) -> "_Value":
+        return self.tape.note("add", self, other)
+
+    def __sub__(self, other: Any) -> "_Value":
+        return self.tape.note("subtract", self, other)
+
+    def __rsub__(self, other: Any) -> "_Value":
+        return self.tape.note("subtract", other, self)
+
+    def __mul__(self, other: Any) -> "_Value":
+        return self.tape.note("multiply", self, other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Any) -> "_Value":
+        return self.tape.note("divide", self, other)
+
+    def __rtruediv__(self, other: Any) -> "_Value":
+        return self.tape.note("divide", other, self)
+
+    def __pow__(self, other: Any) -> "_Value":
+        return self.tape.note("power", self, other)
+
+
+def clip(x: _Value, low: float | None, high: float | None) -> _Value:
+    """Return ``x`` within bounds."""
+    if low is not None:
+        x = x.tape.note("larger", x, low)
+    if high is not None:
+        x = x.tape.note("smaller", x, high)
+    return x
+
+
+def record(kernel: Kernel, group: Group) -> Program:
+    """Write down how a method's scalars come about.
+
+    The inputs are the step count, the number of filled slots, and what :func:`options` returns; of
+    ``group`` only the shapes of the options matter.
+    """
+    tape = _Tape()
+    t, filled = tape.input(), tape.input()
+    arguments = {
+        name: tuple(tape.input() for _ in group[name]) if _is_pair(group[name]) else tape.input()
+        for name in kernel.options
+    }
+    kappa = tape.input()
+    found = bind(kernel.scalars, sys.modules[__name__])(t, **arguments)
+    if kernel.buffer is not None:
+        found = (*found, *bind(kernel.buffer.aggregate, sys.modules[__name__])(filled, kappa))
+    results = tuple(tape.value(number).place for number in found)
+    operations, left, right = zip(*tape.lines, strict=True) if tape.lines else ((), (), ())
+    return Program(operations, left, right, results)
+
+
+def options(kernel: Kernel, group: Group) -> list[Any]:
+    """Return the options that a program reads: numbers, or tensors of one."""
+    values: list[Any] = []
+    for name in kernel.options:
+        values += group[name] if _is_pair(group[name]) else [group[name]]
+    return [*values, group.get("kappa", 0.0)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list)

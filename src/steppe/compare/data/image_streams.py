@@ -1,0 +1,157 @@
+"""Streams of colour images from files: the five data sets, and Tiny ImageNet class by class."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from steppe._shared.optional_packages import needed
+from steppe.compare.data.datasets import DATA, Data, fingerprint, held_out, require_files
+from steppe.compare.data.images import (
+    cifar10,
+    divided,
+    download,
+    from_files,
+    from_pixels,
+    names_and_sizes,
+    tiny_imagenet,
+)
+from steppe.compare.data.streams import join, stream
+
+#: Of the streams, and of each task.
+FIVE_TASKS, FIVE_CLASSES = 5, 10
+TINY_TASKS, TINY_CLASSES = 40, 5
+
+_SIDE = 32
+
+# Means and deviations of the channels, over the training images.
+_MNIST = (0.1307,) * 3, (0.3081,) * 3
+_SVHN = (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)
+_NOTMNIST = (0.4254,) * 3, (0.4501,) * 3
+_FASHION_MNIST = (0.2860,) * 3, (0.3530,) * 3
+
+_NOTMNIST_TAR = "http://yaroslavvb.com/upload/notMNIST/notMNIST_small.tar.gz"
+# Two files of that archive are no images.
+_DAMAGED = {
+    "RGVtb2NyYXRpY2FCb2xkT2xkc3R5bGUgQm9sZC50dGY=.png",
+    "Q3Jvc3NvdmVyIEJvbGRPYmxpcXVlLnR0Zg==.png",
+}
+
+
+def five_dataset(directory: Path = DATA) -> Data:
+    """CIFAR-10, MNIST, SVHN, notMNIST and Fashion-MNIST at 3×32×32 (Ebrahimi et al. 2020).
+
+    A tenth of each training set is for validation; a tenth of notMNIST, which comes undivided, is
+    for testing. Grey images are enlarged and have three equal channels. None is augmented.
+
+    Parameters
+    ----------
+    directory : Path, default ``data``
+        Where torchvision keeps its data sets, and where the folder ``notMNIST_small`` is.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing; the message names it and says how to get it.
+    ValueError
+        If a file of CIFAR-10 or SVHN is damaged.
+    ImportError
+        If torchvision is missing or broken, or SciPy is missing.
+    """
+    tasks = (
+        cifar10(directory),
+        _mnist("MNIST", directory, *_MNIST),
+        _svhn(directory),
+        _notmnist(directory),
+        _mnist("FashionMNIST", directory, *_FASHION_MNIST),
+    )
+    train, validation, test = (
+        join(parts, FIVE_CLASSES)
+        for parts in zip(*((task.plain, task.validation, task.test) for task in tasks), strict=True)
+    )
+    prints = "".join(task.fingerprint for task in tasks).encode()
+    whole = fingerprint(np.frombuffer(prints, dtype=np.uint8))
+    return stream(train, validation, test, classes=FIVE_CLASSES, fingerprint=whole)
+
+
+def tiny_imagenet_stream(directory: Path = DATA) -> Data:
+    """Tiny ImageNet's 200 classes as 40 tasks of five (Gupta et al. 2020, La-MAML), unaugmented.
+
+    The classes come in the order of ``wnids.txt``. Parts, files and errors are those of
+    :func:`steppe.compare.data.images.tiny_imagenet`.
+    """
+    whole = tiny_imagenet(directory)
+    return stream(
+        whole.plain,
+        whole.validation,
+        whole.test,
+        classes=TINY_CLASSES,
+        fingerprint=f"{whole.fingerprint}-stream",
+    )
+
+
+def _mnist(
+    name: str, directory: Path, mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Data:
+    dataset = getattr(needed("torchvision.datasets"), name)
+    folder = directory / name / "raw"
+    names = [archive.removesuffix(".gz") for archive, _ in dataset.resources]
+    require_files([folder / each for each in names], download(name, directory, "download=True"))
+    parts = [dataset(directory, train=train) for train in (True, False)]
+    values = [(part.data.numpy(), part.targets.numpy()) for part in parts]
+    return _arrays(values, _coloured(mean, deviation))
+
+
+def _svhn(directory: Path) -> Data:
+    dataset = needed("torchvision.datasets").SVHN
+    command = download("SVHN", directory, "'train', download=True", "'test', download=True")
+    files = [directory / dataset.split_list[split][1] for split in ("train", "test")]
+    require_files(files, command)
+    try:
+        parts = [dataset(directory, split) for split in ("train", "test")]
+    except RuntimeError as error:  # a checksum is wrong
+        raise ValueError(f"{files[0]} or {files[1]} is damaged: {command}") from error
+    values = [(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]
+    return _arrays(values, _coloured(*_SVHN))
+
+
+def _notmnist(directory: Path) -> Data:
+    folder = directory / "notMNIST_small"
+    folders = [folder / letter for letter in "ABCDEFGHIJ"]
+    require_files(
+        folders, f"mkdir -p '{directory}' && curl {_NOTMNIST_TAR} | tar xz -C '{directory}'"
+    )
+    samples = [
+        (path, label)
+        for label, letter in enumerate(folders)
+        for path in sorted(letter.glob("*.png"))
+        if path.name not in _DAMAGED
+    ]
+    whole = from_files(samples, _coloured(*_NOTMNIST))
+    rest, tested = held_out(whole.targets, 1 / 10)
+    return divided(whole.take(rest), whole.take(tested), 1 / 10, names_and_sizes(folder, samples))
+
+
+def _arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tensor]) -> Data:
+    train, test = (from_pixels(pixels, targets, transform) for pixels, targets in values)
+    whole = fingerprint(*(array for part in values for array in part))
+    return divided(train, test, 1 / 10, whole)
+
+
+def _coloured(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:
+    transforms = needed("torchvision.transforms")
+    made: Callable[[Any], Tensor] = transforms.Compose(
+        [
+            transforms.Resize((_SIDE, _SIDE)),
+            transforms.ToTensor(),
+            _three_channels,
+            transforms.Normalize(mean, deviation),
+        ]
+    )
+    return made
+
+
+def _three_channels(image: Tensor) -> Tensor:
+    return image.expand(3, -1, -1)

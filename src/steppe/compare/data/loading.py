@@ -1,0 +1,81 @@
+"""Samples in batches."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+
+
+def loader(
+    dataset: Dataset[Any],
+    batch_size: int,
+    *,
+    order: torch.Generator | None = None,
+    workers: int = 0,
+    batches: Sequence[Sequence[int]] | None = None,
+) -> DataLoader[Any]:
+    """Make the batches of a data set, the last one as small as it comes.
+
+    Each pass draws from ``order`` what it needs, its order and the seeds of its workers, so the
+    state of ``order`` when a pass starts decides it: workers are started anew for each. Torch's
+    global generator is drawn from only by what augments in this process.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What to load; one that returns whole batches from ``__getitems__``, such as
+        :class:`steppe.compare.data.datasets.Tensors`, is asked for those.
+    batch_size : int
+        Samples a batch.
+    order : torch.Generator, optional
+        Shuffles anew for each pass. None goes through in sequence.
+    workers : int, default 0
+        Processes that prepare batches in advance; 0 prepares them here, when they are asked for.
+    batches : sequence of sequence of int, optional
+        The samples of each batch, at most ``batch_size``, instead of cutting them off ``order``.
+
+    Examples
+    --------
+    >>> from steppe.compare.data.datasets import Tensors
+    >>> samples = Tensors(torch.zeros(5, 3), torch.arange(5))
+    >>> [targets.tolist() for _, targets in loader(samples, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    chosen: dict[str, Any] = {"batch_size": batch_size, "shuffle": order is not None}
+    return DataLoader(
+        dataset,
+        **(chosen if batches is None else {"batch_sampler": _Given(batches, batch_size)}),
+        # Without one of its own, each pass in sequence would draw a seed from torch's generator,
+        # and how often a run is evaluated would change it.
+        generator=torch.Generator() if order is None else order,
+        num_workers=workers,
+        collate_fn=_collate,
+    )
+
+
+def head(dataset: Dataset[Any], samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the first samples, or all if there are fewer, as batches to go through repeatedly."""
+    count = min(samples, len(dataset))  # type: ignore[arg-type]  # not every Dataset has a length
+    return [
+        (inputs, targets) for inputs, targets in loader(Subset(dataset, range(count)), batch_size)
+    ]
+
+
+class _Given(Sampler[list[int]]):
+    """Batches as they are given, and their size, which Accelerate asks for."""
+
+    def __init__(self, batches: Sequence[Sequence[int]], batch_size: int) -> None:
+        self._batches, self.batch_size = batches, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+
+def _collate(batch: Any) -> Any:
+    """Stack samples, unless ``__getitems__`` gave a batch as it is to be."""
+    return batch if isinstance(batch, tuple) else default_collate(batch)

@@ -1,0 +1,1 @@
+"""Running a study's trials: the queue, its storage, workers."""

@@ -1,0 +1,249 @@
+"""Where studies are kept: an Optuna storage, in a file by default, on PostgreSQL by URL."""
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from steppe._shared.plurals import first_line
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import URL
+
+FILE = "study.sqlite"
+_SUFFIXES = (".sqlite", ".sqlite3", ".db")
+
+#: Seconds between two signs of life of a worker, and how many may fail to come before the trial it
+#: was at is given to another.
+HEARTBEAT = 10
+MISSED = 6
+
+_TIMEOUT_S = 60  # how long to wait for another process that has the file locked
+_CONNECT_S = 10  # how long a server may take to answer
+_PATIENCE_S = 60  # how long a storage may be away before a worker ends
+_PAUSE_S = 1.0
+_COLLISIONS = 2
+
+_T = TypeVar("_T")
+
+
+def storage_url(where: str) -> str:
+    """Complete what the user names: a URL, a file, or a directory, whose study.sqlite it is then.
+
+    What is not there yet is a file if its name ends as those of databases do.
+
+    Examples
+    --------
+    >>> storage_url("results/digits")
+    'sqlite:///results/digits/study.sqlite'
+    >>> storage_url("postgresql://me@host/studies")
+    'postgresql+psycopg://me@host/studies'
+    """
+    if "://" in where:
+        scheme, _, rest = where.partition("://")
+        # SQLAlchemy's own choice for the bare name is the driver's predecessor.
+        return (
+            f"{'postgresql+psycopg' if scheme in ('postgresql', 'postgres') else scheme}://{rest}"
+        )
+    path = Path(where)
+    file = path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir())
+    return f"sqlite:///{path if file else path / FILE}"
+
+
+def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False) -> "RDBStorage":
+    """Open a storage.
+
+    Parameters
+    ----------
+    where : str
+        As :func:`storage_url` reads it.
+    heartbeat : int
+        Seconds between two signs of life of a worker.
+    create : bool
+        Whether to make the file, or the server's tables, if there are none.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be opened, or is not one of Optuna's.
+    FileNotFoundError
+        If there is no such file, and none is to be made.
+    ImportError
+        If Optuna or the database's driver is not installed.
+    """
+    import optuna
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        url = make_url(storage_url(where))
+        if url.get_backend_name() == "sqlite":
+            return _open_file(url, heartbeat, create=create)
+        return _open_server(url, heartbeat, create=create)
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError) as error:
+        reason = first_line(_cause(error))
+        raise ValueError(f"{where} cannot be used as a storage: {reason}") from error
+
+
+def persistent(attempt: Callable[[], _T]) -> _T:
+    """Do what needs the storage; while it is away, or busy, try again for about a minute.
+
+    Raises
+    ------
+    ConnectionError
+        If it does not come back.
+    """
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return attempt()
+        except _away() as error:
+            if time.monotonic() > until:
+                raise ConnectionError(
+                    f"the storage cannot be reached: {first_line(_cause(error))}"
+                ) from error
+        time.sleep(_PAUSE_S)
+
+
+@contextmanager
+def expendable() -> Iterator[None]:
+    """Go on without what is done in here if the storage is away."""
+    try:
+        yield
+    except _away():
+        return
+
+
+def revive(study: "Study") -> None:
+    """Mark the trials as failed whose worker has not been heard of for too long."""
+    from optuna.storages import fail_stale_trials
+
+    with _experimental():
+        fail_stale_trials(study)
+
+
+@contextmanager
+def alive(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
+    """Give signs of life for a trial while it is worked at."""
+    done = threading.Event()
+    interval = storage.get_heartbeat_interval()
+
+    def beat() -> None:
+        while not done.wait(interval):
+            # One that cannot be given is no reason to end: the next may be, in time.
+            with expendable():
+                storage.record_heartbeat(trial_id)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _open_file(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+    from sqlalchemy.pool import NullPool
+
+    if url.database in (None, "", ":memory:"):
+        raise ValueError("a database in memory is gone with its process: name a file")
+    path = Path(str(url.database))
+    if create:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    elif not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: no study has been kept in it")
+    # A connection that is kept would be left to the garbage collector, which complains.
+    options = {"connect_args": {"timeout": _TIMEOUT_S}, "poolclass": NullPool}
+    storage = _opened(url, heartbeat, options, create=create)
+    _serialise(storage)
+    return storage
+
+
+def _open_server(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+    options: dict[str, Any] = {"pool_pre_ping": True}
+    if url.get_backend_name() == "postgresql":
+        options["connect_args"] = {"connect_timeout": _CONNECT_S}
+    return _opened(url, heartbeat, options, create=create)
+
+
+def _opened(url: "URL", heartbeat: int, options: dict[str, Any], *, create: bool) -> "RDBStorage":
+    from optuna.storages import RDBStorage
+
+    def attempt() -> RDBStorage:
+        with _experimental():
+            return RDBStorage(
+                # Optuna takes it for a template.
+                text.replace("{", "{{").replace("}", "}}"),
+                engine_kwargs=dict(options),
+                heartbeat_interval=heartbeat,
+                grace_period=MISSED * heartbeat,
+                skip_table_creation=not create,
+            )
+
+    if not create:
+        _look_for_tables(url, options)
+    text = url.render_as_string(hide_password=False)
+    for _ in range(_COLLISIONS if create else 0):
+        # If others are making the tables at the same time, all but one fail, and find them later.
+        with expendable():
+            return attempt()
+        time.sleep(_PAUSE_S)
+    return attempt()
+
+
+def _look_for_tables(url: "URL", options: Mapping[str, Any]) -> None:
+    from sqlalchemy import create_engine, inspect
+    from sqlalchemy.pool import NullPool
+
+    engine = create_engine(url, connect_args=options.get("connect_args", {}), poolclass=NullPool)
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("version_info"):
+            raise ValueError("no study has been kept in it")
+
+
+def _away() -> tuple[type[Exception], ...]:
+    """List what comes of a storage that is away or busy."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the database's own words, which Optuna hides behind a guess."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Use Optuna's heartbeats, which it calls experimental, without its saying so each time."""
+    from optuna.exceptions import ExperimentalWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+def _serialise(storage: "RDBStorage") -> None:
+    """Let one process at a time into a file.
+
+    SQLite has no row locks, and Python's driver begins a transaction at its first write only: two
+    workers could both read a trial as free and both take it
+    (https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#serializable-isolation-savepoints-transactional-ddl).
+    """
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "connect")
+    def _(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(storage.engine, "begin")
+    def _(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,1 @@
+"""How trained models are scored and how curved their loss is."""

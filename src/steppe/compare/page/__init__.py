@@ -1,5 +1,0 @@
-"""A study as one HTML file."""
-
-from steppe.compare.page.document import page, write_page
-
-__all__ = ["page", "write_page"]

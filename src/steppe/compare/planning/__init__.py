@@ -1,0 +1,1 @@
+"""What a study compares: options, presets, search spaces, controls."""

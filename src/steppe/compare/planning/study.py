@@ -1,0 +1,390 @@
+"""A study: what is compared with what, and how; checked before anything is trained."""
+
+import hashlib
+import importlib
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+import steppe
+from steppe._shared.devices import usable
+from steppe._shared.plurals import first_line
+from steppe._shared.recipes import Recipe, find_recipe
+from steppe._shared.source_hash import steppe_source
+from steppe.compare.data.datasets import Data
+from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
+from steppe.compare.planning.presets import Preset
+from steppe.compare.planning.search_spaces import Choice, Range, described, design
+from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
+from steppe.compare.tasks import Size, Task, find_task
+from steppe.compare.training.run import Place, Precision, Run, Schedule, Setup, setup_from_dict
+from steppe.compare.training.train import Training, make_accelerator, reproducible
+
+# The report and the page need them: better missed now than after hours of training.
+_NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
+
+_SCHEDULES = ("constant", "cosine", "cosine-epochs")
+_PRECISIONS = ("no", "bf16", "fp16")
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which optimizers, how often, under which common setup.
+
+    Attributes
+    ----------
+    setup : Setup
+        What all runs share.
+    budget : int
+        Tuning trials of each contender; 0 leaves everybody at the defaults.
+    seeds : int
+        Test runs of each contender, seeds 0 … seeds − 1.
+    contenders : tuple of Contender
+        The first is the baseline.
+    metric : Metric
+        What scores are.
+    facts : mapping
+        Numbers of samples and parameters, for the reader.
+    command : str
+        What the user typed.
+    versions : mapping
+        Of what computes the numbers.
+    """
+
+    setup: Setup
+    budget: int
+    seeds: int
+    contenders: tuple[Contender, ...]
+    metric: Metric
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    versions: Mapping[str, str] = field(default_factory=lambda: versions())
+
+    @property
+    def name(self) -> str:
+        """The same for studies that differ in contenders and seeds alone: they share trials."""
+        return f"{self.setup.task}-{_digest([asdict(self.setup), self.budget, self.versions])}"
+
+    def key(self, contender: Contender) -> str:
+        """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
+        identity = find_recipe(contender.name).identity()
+        content = [identity, contender.space, contender.defaults, contender.follows]
+        return f"{self.name}/{contender.name}-{_digest(content)}"
+
+    def points(self, contender: Contender) -> list[dict[str, float]]:
+        """List the settings of a contender's tuning trials."""
+        if contender.follows:
+            return []
+        space = {name: _dimension(each) for name, each in contender.space.items()}
+        return design(space, contender.defaults, self.budget)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values for JSON."""
+        return asdict(self)
+
+
+def study_from_dict(content: Mapping[str, Any]) -> Study:
+    """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
+    parts = dict(content)
+    return Study(
+        setup=setup_from_dict(parts.pop("setup")),
+        metric=Metric(**parts.pop("metric")),
+        contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
+        **parts,
+    )
+
+
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Give the versions of what a run's numbers depend on, builds of torch apart.
+
+    Parameters
+    ----------
+    packages : sequence of str
+        What a task depends on besides.
+    """
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        **{name: version(name) for name in packages},
+        "steppe": steppe.__version__,
+        "source": steppe_source(),
+    }
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may ask for; None takes the preset's or else the task's own.
+
+    Attributes
+    ----------
+    optimizers : sequence of str, optional
+        Names as :func:`steppe._shared.recipes.find_recipe` reads them.
+    scale : str, default "full"
+        "small" takes two cores' worth of data and epochs.
+    model, epochs, batch_size
+        What is trained, and how long.
+    samples : int, optional
+        Training samples; None is what the scale says.
+    length : int, optional
+        Tokens of a sequence.
+    budget, seeds : int, optional
+        Tuning trials and test runs of each optimizer.
+    lr, weight_decay : float, optional
+        Fixed for every optimizer, hence not searched.
+    switch_rate : float, optional
+        DualAdam's ξ, fixed, in (0, 1].
+    accumulate, precision, clip, schedule, warmup
+        See :class:`~steppe.compare.training.run.Setup`.
+    """
+
+    optimizers: Sequence[str] | None = None
+    scale: str = "full"
+    model: str | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    samples: int | None = None
+    length: int | None = None
+    budget: int | None = None
+    seeds: int | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    switch_rate: float | None = None
+    accumulate: int = 1
+    precision: Precision | None = None
+    clip: float | None = None
+    schedule: Schedule | None = None
+    warmup: float = 0.0
+
+
+def plan(task: str, options: Options, preset: Preset, place: Place, command: str = "") -> Study:
+    """Check everything that can be checked, and take one trial step with every optimizer.
+
+    Parameters
+    ----------
+    task : str
+        One of :data:`steppe.compare.tasks.TASKS`.
+    options : Options
+        What the user asks for.
+    preset : Preset
+        What else is published, or usual.
+    place : Place
+        Where it is to run.
+    command : str
+        What reproduces it.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of its range, a name is not known, or an optimizer cannot take a step.
+    FileNotFoundError
+        If the data is not there.
+    ModuleNotFoundError
+        If a package is not installed that the study, its table or its page need.
+    """
+    for module in _NEEDED:
+        importlib.import_module(module)
+    found = find_task(task)
+    recipes = find_recipes(options.optimizers or preset.optimizers)
+    _check(options, place)
+    size = _size(found, options, preset)
+    setup, data = _setup(found, size, options, preset, place)
+    budget = preset.budget if options.budget is None else options.budget
+    fixed = _fixed(options, setup.steps)
+
+    def given(recipe: Recipe) -> dict[str, float]:
+        published = preset.fixed_for(recipe, options.scale, setup.steps)
+        # Untuned, nobody decays unless all do, or a paper has it otherwise.
+        unless = {"weight_decay": 0.0} if budget == 0 else {}
+        return {**unless, **published, **fixed}
+
+    contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
+    study = Study(
+        setup=setup,
+        budget=budget,
+        seeds=preset.seeds if options.seeds is None else options.seeds,
+        contenders=contenders,
+        metric=found.score.metric,
+        facts=_facts(found, setup, data, place),
+        command=command,
+        versions=versions(found.packages),
+    )
+    for contender in contenders:
+        rehearse(study, contender, data, place)
+    return study
+
+
+def rehearse(study: Study, contender: Contender, data: Data, place: Place) -> None:
+    """Take one step with a throw-away model, so that no study dies later.
+
+    Raises
+    ------
+    ValueError
+        If the optimizer, or the processes of a launch, cannot.
+    """
+    recipe = find_recipe(contender.name)
+    run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
+    try:
+        with reproducible(place):
+            quiet = replace(place, track="")
+            Training(run, data, quiet, make_accelerator(run, quiet)).rehearse()
+    except Exception as error:
+        reason = first_line(error)
+        raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
+
+
+def _first_settings(study: Study, contender: Contender) -> Settings:
+    if not contender.follows:
+        return contender.defaults
+    leader = next(each for each in study.contenders if each.name == contender.follows)
+    return followed_settings(find_recipe(contender.name), leader.defaults)
+
+
+def check_place(place: Place) -> None:
+    """Check where runs are to be trained, as far as that is the user's choice.
+
+    Raises
+    ------
+    ValueError
+        If there are no threads, or the device or the tracker is not known or not usable.
+    ModuleNotFoundError
+        If the tracker is not installed.
+    """
+    _at_least_one("threads", place.threads)
+    usable(place.device)
+    if place.track:
+        _one_of("track", place.track, TRACKERS)
+        importlib.import_module(place.track)
+
+
+def _check(options: Options, place: Place) -> None:
+    check_place(place)
+    _at_least_one("seeds", options.seeds)
+    _at_least_one("epochs", options.epochs)
+    _at_least_one("batch-size", options.batch_size)
+    _at_least_one("samples", options.samples)
+    _at_least_one("length", options.length)
+    _at_least_one("accumulate", options.accumulate)
+    if options.budget is not None and options.budget < 0:
+        raise ValueError(f"budget must be at least 0, got {options.budget}")
+    for name, value in (("lr", options.lr), ("clip", options.clip)):
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a finite number above 0, got {value}")
+    decay = options.weight_decay
+    if decay is not None and not (math.isfinite(decay) and decay >= 0):
+        raise ValueError(f"weight-decay must be a finite number, at least 0, got {decay}")
+    if options.switch_rate is not None and not 0 < options.switch_rate <= 1:
+        raise ValueError(f"switch-rate must lie in (0, 1], got {options.switch_rate}")
+    if not 0 <= options.warmup < 1:
+        raise ValueError(f"warmup must lie in [0, 1), got {options.warmup}")
+    _one_of("scale", options.scale, ("full", "small"))
+    _one_of("precision", options.precision, _PRECISIONS)
+    _one_of("schedule", options.schedule, _SCHEDULES)
+
+
+def _at_least_one(name: str, count: int | None) -> None:
+    if count is not None and count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
+    if value is not None and value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def _size(task: Task, options: Options, preset: Preset) -> Size:
+    """Give the sizes that the user asks for, or else the preset, or else the task."""
+    size = preset.size(task, options.scale)
+    asked = {each.name: getattr(options, each.name) for each in fields(Size)}
+    return replace(size, **{name: value for name, value in asked.items() if value is not None})
+
+
+def _setup(
+    task: Task, size: Size, options: Options, preset: Preset, place: Place
+) -> tuple[Setup, Data]:
+    precision = options.precision or preset.precision_on(place.device)
+    if precision == "fp16" and place.device == "cpu":
+        raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
+    data = task.data(place.data, size.samples, length=size.length, model=size.model)
+    if size.epochs % len(data.parts):
+        raise ValueError(
+            f"epochs must be a multiple of the {len(data.parts)} tasks of {task.name}, "
+            f"got {size.epochs}"
+        )
+    steps = tuple(math.ceil(len(part) / size.batch_size) for part in data.parts)
+    setup = Setup(
+        task=task.name,
+        model=size.model,
+        samples=size.samples,
+        fingerprint=data.fingerprint,
+        epochs=size.epochs,
+        steps_per_epoch=max(steps),
+        batch_size=size.batch_size,
+        accumulate=options.accumulate,
+        precision=precision,
+        clip=options.clip,
+        schedule=options.schedule or preset.schedule,
+        warmup=options.warmup,
+        length=size.length,
+        stream=steps if data.stream else (),
+    )
+    return setup, data
+
+
+def _fixed(options: Options, steps: int) -> dict[str, float]:
+    """Give what the user has set for all."""
+    fixed: dict[str, float] = {}
+    if options.lr is not None:
+        fixed["lr"] = options.lr
+    if options.weight_decay is not None:
+        fixed["weight_decay"] = options.weight_decay
+    if options.switch_rate is not None:
+        fixed["switch"] = 1 / (options.switch_rate * steps)
+    return fixed
+
+
+def _contender(
+    recipe: Recipe, recipes: Sequence[Recipe], given: Settings, preset: Preset
+) -> Contender:
+    if "lr" in given and not recipe.accepts("lr"):
+        raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
+    own = {name: value for name, value in given.items() if recipe.takes(name)}
+    space = preset.space_for(recipe, own)
+    follows = followed(recipe, recipes)
+    return Contender(
+        name=recipe.name,
+        title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
+        space={} if follows else described(space),
+        defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
+        control_for=control_for(recipe, recipes),
+        follows=follows,
+    )
+
+
+def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]):
+        model = task.make(setup.model)
+    parameters = list(model.parameters())
+    return {
+        "train_samples": len(data.train),
+        "validation_samples": len(data.validation),
+        "test_samples": len(data.test),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "device": place.device,
+        "threads": place.threads,
+    }
+
+
+def _dimension(content: Mapping[str, Any]) -> Range | Choice:
+    return Choice(tuple(content["choices"])) if "choices" in content else Range(**content)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,1 @@
+"""A study's results for people: terminal, pictures and a page."""

@@ -1,0 +1,26 @@
+"""How scores are labelled and rounded."""
+
+from collections.abc import Iterable
+
+from steppe.compare.records.results import Metric
+from steppe.compare.records.summary import Row
+from steppe.compare.report.formatting import decimals
+
+# Of 97.53 % the last is the second decimal.
+_DIGITS = 4
+
+
+def labelled(metric: Metric, which: str) -> str:
+    """Name a score with its unit.
+
+    Examples
+    --------
+    >>> labelled(Metric(), "test"), labelled(Metric("perplexity", "", 1.0, False), "test")
+    ('test accuracy, %', 'test perplexity')
+    """
+    return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))
+
+
+def score_decimals(rows: Iterable[Row]) -> int:
+    """Count the decimals that scores and their differences are written with."""
+    return decimals([row.score.mean for row in rows], _DIGITS)

@@ -1,0 +1,95 @@
+"""Where a run stands, in files that others can load: after its last epoch, and at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import steppe
+from steppe._shared.files import write_whole
+from steppe.compare.training.run import Run
+
+_KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "optimizer_state"}
+
+
+def checkpoint_path(directory: Path, run: Run) -> Path:
+    """Return where a finished run's checkpoint lies: runs with other settings have other names."""
+    return directory / "checkpoints" / f"{run.label}.pt"
+
+
+def progress_path(directory: Path, run: Run) -> Path:
+    """Return where a run is kept from epoch to epoch, until it has ended."""
+    return directory / "unfinished" / f"{run.label}.pt"
+
+
+def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
+    """Write a finished run's checkpoint, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    write(
+        path,
+        {
+            "steppe": steppe.__version__,
+            "task": run.setup.task,
+            "network": run.setup.model,
+            "samples": run.setup.samples,
+            "length": run.setup.length,
+            "optimizer": run.recipe.name,
+            "settings": dict(run.settings),
+            "steps": run.setup.steps,
+            "seed": run.seed,
+            "model": model.state_dict(),
+            "optimizer_state": optimizer.state_dict(),
+        },
+    )
+
+
+def write(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values, whole or not at all."""
+    write_whole(path, lambda file: torch.save(dict(content), file))
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read tensors and plain values; nothing in the file is run.
+
+    Raises
+    ------
+    ValueError
+        The file is something else.
+    OSError
+        It cannot be read.
+    """
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what may be wrong with such a file has no class in common
+        raise ValueError(f"{path} is no checkpoint that can be loaded safely") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
+    return found
+
+
+def load(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint, or a model's bare ``state_dict``, which stands under "model" then.
+
+    Raises
+    ------
+    ValueError
+        The file is neither.
+    OSError
+        It cannot be read.
+    """
+    found = read(path, device)
+    if found.keys() >= _KEYS:
+        return found
+    if found and all(map(torch.is_tensor, found.values())):
+        return {"model": found}
+    raise ValueError(f"{path} is neither a run of steppe compare nor a model's state_dict")

@@ -1,0 +1,1 @@
+"""Eigenvalues, traces and spectral densities of operators."""

@@ -1,0 +1,159 @@
+"""How high the loss rises on the straight way from one model to another."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from steppe.landscape._objective import Batches, LossFunction, Objective
+from steppe.landscape._result import Result, axes_for
+from steppe.landscape.spectra._lanczos import Floats
+from steppe.landscape.surfaces._interpolation import between
+from steppe.landscape.surfaces._scan import check_points, scan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Barrier(Result):
+    """What :func:`barrier` found.
+
+    Attributes
+    ----------
+    height : float
+        How far the loss rises above the straight line between its ends, in the loss's own unit; 0
+        if it stays below.
+    where : float
+        The t at which it does; 0 is the first model, 1 the second.
+    coordinates : ndarray
+        The t of each point, shape (points,).
+    losses : ndarray
+        The mean loss at each; infinite where it overflows, NaN where it was not computed.
+    samples : int
+        How many samples the means are over.
+    train : bool
+        Whether the models were evaluated in ``train()`` mode.
+    complete : bool
+        Whether all points were computed; height and where are of those that were.
+    """
+
+    height: float
+    where: float
+    coordinates: Floats
+    losses: Floats
+    samples: int
+    train: bool
+    complete: bool
+
+    def plot(self, axes: "Axes | None" = None) -> "Axes":
+        """Draw the loss on the way, the straight line between its ends, and the height."""
+        axes = axes_for(axes, "Loss between two models")
+        shown = np.isfinite(self.losses)
+        axes.plot(self.coordinates[shown], self.losses[shown], color="#0072B2", lw=1.7)
+        ends = self.losses[[0, -1]]
+        axes.plot([0, 1], ends, "o--", color="0.45", lw=1.0, ms=5)
+        if 0 < self.height < np.inf:
+            foot = np.interp(self.where, [0, 1], ends)
+            axes.plot(
+                [self.where] * 2,
+                [foot, foot + self.height],
+                "-",
+                color="#D55E00",
+                lw=1.5,
+                label=f"barrier {self.height:.3g}",
+            )
+            axes.legend(frameon=False)
+        axes.set_xlabel("t, from the first model (0) to the second (1)")
+        axes.set_ylabel("mean loss")
+        return axes
+
+
+def barrier(
+    model_a: nn.Module,
+    model_b: nn.Module,
+    loss_fn: LossFunction | None,
+    data: Batches,
+    *,
+    points: int = 25,
+    train: bool = False,
+) -> Barrier:
+    r"""Measure the loss barrier on the straight way from one model to another.
+
+    .. math:: \max_t \; L(t) - \bigl((1 - t) \, L(0) + t \, L(1)\bigr), \qquad t ∈ [0, 1]
+
+    with L(t) the mean loss at (1 − t)·a + t·b, of all parameters and all floating-point buffers a
+    and b of the models; other buffers are those of ``model_a``. Models without a barrier are
+    linearly mode-connected. It is evaluated on a copy of ``model_a``: neither model is changed.
+
+    Parameters
+    ----------
+    model_a, model_b : nn.Module
+        Two models of one architecture, called as :func:`hessian` says.
+    loss_fn, data
+        As in :func:`hessian`. One pass over the data for each point.
+    points : int, default 25
+        Number of points, evenly spaced, with both ends; from 3.
+    train : bool, default False
+        Evaluate in ``train()`` mode, and not in ``eval()``.
+
+    Returns
+    -------
+    Barrier
+        On Ctrl-C, what there is so far, marked as not complete.
+
+    Raises
+    ------
+    ValueError
+        The models' parameters or buffers differ in name or shape, ``points`` is out of range, the
+        loss of ``model_a`` or ``model_b`` is not finite, or as :func:`hessian` says of the data.
+
+    Notes
+    -----
+    With BatchNorm, ``eval()`` uses running statistics that are interpolated as well. On the way
+    these are not the statistics of the interpolated network, whose activations vary less than
+    either end's: part of such a barrier comes from that alone, and goes away when the statistics
+    are computed afresh (REPAIR). ``train=True`` uses each batch's own statistics instead.
+
+    References
+    ----------
+    Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, ICML 2020, arXiv
+    1912.05671. Jordan et al., *REPAIR: REnormalizing Permuted Activations for Interpolation
+    Repair*, ICLR 2023, arXiv 2211.08403.
+
+    Examples
+    --------
+    Between −1 and 1 the double well (w² − 1)² rises by 1:
+
+    >>> import torch
+    >>> left, right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(left.weight, -1.0), nn.init.constant_(right.weight, 1.0)
+    >>> double_well = lambda outputs, targets: (outputs.square() - 1).square().mean()
+    >>> found = barrier(left, right, double_well, [(torch.ones(4, 1), torch.zeros(4, 1))])
+    >>> found.height, found.where
+    (1.0, 0.5)
+    """
+    check_points(points)
+    model, go_to = between(model_a, model_b)
+    objective = Objective(model, loss_fn, data, train=train)
+    coordinates = np.arange(points) / (points - 1)
+    with objective.at_work():
+        loss_a, samples = objective.loss()
+        go_to(1.0)
+        loss_b, _ = objective.loss()
+        inner, complete = scan(
+            objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
+        )
+    losses = np.array([loss_a, *inner, loss_b])
+    rises = losses - ((1 - coordinates) * loss_a + coordinates * loss_b)
+    highest = int(np.nanargmax(rises))
+    return Barrier(
+        height=float(rises[highest]),
+        where=float(coordinates[highest]),
+        coordinates=coordinates,
+        losses=losses,
+        samples=samples,
+        train=train,
+        complete=complete,
+    )

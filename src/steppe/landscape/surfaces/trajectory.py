@@ -1,0 +1,184 @@
+"""Where training went: the parameters recorded on the way, and the plane that shows most of it."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from steppe.landscape._objective import flat
+from steppe.landscape._result import Result
+from steppe.landscape.spectra._lanczos import Floats
+
+Center = Literal["last", "mean"]
+
+# Elements in float64 at a time, for each record: what is computed with takes little memory.
+_BLOCK = 1 << 18
+
+
+@dataclass(frozen=True, eq=False)
+class PCA(Result):
+    """The two principal directions of a :class:`Trajectory`.
+
+    Attributes
+    ----------
+    directions : Tensor
+        Orthonormal rows of shape (2, size), in float64; not in :meth:`to_dict`.
+    coordinates : ndarray
+        Shape (records, 2): each record's place in the plane, from the centre.
+    explained : ndarray
+        Shape (2,): the part of the records' squared distance from the centre that lies along each
+        direction.
+    center : Tensor
+        The point that the plane goes through, shape (size,), in float64; not in :meth:`to_dict`.
+    """
+
+    left_out: ClassVar[tuple[str, ...]] = ("directions", "center")
+
+    directions: Tensor = field(repr=False)
+    coordinates: Floats
+    explained: Floats
+    center: Tensor = field(repr=False)
+
+
+class Trajectory:
+    """The parameters at moments of training, in float32 on the CPU: 4 bytes an element and record.
+
+    Examples
+    --------
+    >>> model = torch.nn.Linear(2, 1, bias=False)
+    >>> path = Trajectory()
+    >>> for weight in ([4.0, 0.0], [2.0, 1.0], [0.0, 0.0]):
+    ...     _ = model.weight.data.copy_(torch.tensor([weight]))
+    ...     path.record(model)
+    >>> len(path), path.points.shape
+    (3, torch.Size([3, 2]))
+    >>> path.pca().explained.round(3)
+    array([0.962, 0.038])
+    """
+
+    def __init__(self) -> None:
+        self._records: list[Tensor] = []
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return len(self._records)
+
+    @property
+    def points(self) -> Tensor:
+        """The records as rows, shape (records, size): a copy."""
+        return torch.stack(self._records) if self._records else torch.zeros(0, 0)
+
+    def record(self, model_or_params: nn.Module | Iterable[Tensor]) -> None:
+        """Append a copy of the parameters.
+
+        Parameters
+        ----------
+        model_or_params : nn.Module or iterable of Tensor
+            A model's parameters that require a gradient, or these tensors; each time the same.
+
+        Raises
+        ------
+        ValueError
+            There is no parameter, or the number of elements is not that of the records so far.
+        """
+        if isinstance(model_or_params, nn.Module):
+            model_or_params = (p for p in model_or_params.parameters() if p.requires_grad)
+        parts = [param.detach().to("cpu", torch.float32) for param in model_or_params]
+        if not parts:
+            raise ValueError("there is no parameter to record: none requires a gradient")
+        point = flat(parts)
+        if self._records and len(point) != len(self._records[0]):
+            raise ValueError(
+                f"the parameters have {len(point)} elements, those of the records so far "
+                f"{len(self._records[0])}: record the same parameters each time"
+            )
+        self._records.append(point)
+
+    def pca(self, center: Center = "last") -> PCA:
+        r"""Return the plane that shows most of the way.
+
+        Its directions are the first two right singular vectors of the matrix X whose rows are the
+        records less the centre. They come from the eigenvectors of :math:`X X^⊤`, which has a row
+        for each record only, so that little memory is needed beside that of the records.
+
+        Parameters
+        ----------
+        center : str, default "last"
+            "last": the plane goes through the last record, as in Li et al. "mean": through the mean
+            of the records.
+
+        Returns
+        -------
+        PCA
+            The sign of each direction is such that the first record's coordinate is not negative.
+
+        Raises
+        ------
+        ValueError
+            ``center`` is unknown, a record is not finite, or the records span no plane.
+
+        References
+        ----------
+        Li et al., *Visualizing the Loss Landscape of Neural Nets*, NeurIPS 2018, arXiv 1712.09913,
+        section 7.
+        """
+        if center not in ("last", "mean"):
+            raise ValueError(f"center={center!r} is not one of last, mean")
+        for number, record in enumerate(self._records):
+            if not record.isfinite().all():
+                raise ValueError(f"record {number} is not finite")
+        gram = torch.zeros(len(self), len(self), dtype=torch.float64)
+        for rows, _ in self._centred(center):
+            gram.addmm_(rows, rows.T)
+        squares, vectors = np.linalg.eigh(gram.numpy())
+        # What is smaller than the rounding of the largest is no direction.
+        if len(self) < 3 or squares[-2] <= len(self) * np.finfo(float).eps * squares[-1]:
+            raise ValueError(
+                f"the {len(self)} records span no plane: it takes three that do not lie on a "
+                "straight line"
+            )
+        vectors = vectors[:, [-1, -2]] * np.where(vectors[0, [-1, -2]] < 0, -1.0, 1.0)
+        lengths = np.sqrt(squares[[-1, -2]])
+        mixing = torch.from_numpy((vectors / lengths).T)
+        blocks = [(mixing @ rows, middle) for rows, middle in self._centred(center)]
+        return PCA(
+            directions=torch.cat([directions for directions, _ in blocks], dim=1),
+            coordinates=vectors * lengths,
+            explained=lengths**2 / squares.sum(),
+            center=torch.cat([middle for _, middle in blocks]),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the records, not copied: for :func:`torch.save`."""
+        return {"records": list(self._records)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the records of :meth:`state_dict`, as ``torch.load(..., weights_only=True)`` gives.
+
+        Raises
+        ------
+        ValueError
+            They are not float32 vectors of one length; the records so far stay.
+        """
+        records = state.get("records")
+        if not isinstance(records, list) or not all(map(_is_record, records)):
+            raise ValueError("state has no list 'records' of float32 vectors")
+        if len({len(record) for record in records}) > 1:
+            raise ValueError("the records in state are of different lengths")
+        self._records = [record.cpu() for record in records]
+
+    def _centred(self, center: Center) -> Iterator[tuple[Tensor, Tensor]]:
+        """Go through the columns: the records less the centre, and the centre, in float64."""
+        size = len(self._records[0]) if self._records else 0
+        for first in range(0, size, _BLOCK):
+            rows = torch.stack([record[first : first + _BLOCK] for record in self._records])
+            rows = rows.double()
+            middle = rows[-1].clone() if center == "last" else rows.mean(dim=0)
+            yield rows.sub_(middle), middle
+
+
+def _is_record(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 1 and value.dtype == torch.float32

@@ -32,9 +32,7 @@ from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import data_of, find_task
 from steppe.compare.training.run import Place, Run, setup_from_dict
 from steppe.compare.training.train import Training, make_accelerator, reproducible
-from steppe.landscape import top_eigenvalues
-from steppe.landscape.operators import hessian
-from steppe.landscape.spectra import density, trace
+from steppe.landscape import density, hessian, top_eigenvalues, trace
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,8 +22,7 @@ from steppe.compare.models.language_models import (
     columns,
     find_language_model,
 )
-from steppe.landscape import ggn
-from steppe.landscape.operators import hessian
+from steppe.landscape import ggn, hessian
 
 WORDS = 11
 models = pytest.mark.parametrize("name", LANGUAGE_MODELS)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from steppe.compare.models import pretrained
 from steppe.compare.models.pretrained import causal, identity, longest, tokenizer
-from steppe.landscape.operators import hessian
+from steppe.landscape import hessian
 from tiny_llama import LINES, save_tiny_llama
 
 

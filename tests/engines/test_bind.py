@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from steppe import rules
-from steppe._engines.base import bind
+from steppe._engines import bind
 
 FUNCTIONS = dict(inspect.getmembers(rules, inspect.isfunction))
 RULES = [f for f in FUNCTIONS.values() if list(inspect.signature(f).parameters)[:2] == ["p", "g"]]

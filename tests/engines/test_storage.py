@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
-from steppe._engines.base import bind, number_formats
+from steppe._engines import bind
+from steppe._engines.base import number_formats
 from steppe._engines.eager import bit_ops
 
 Array = NDArray[np.float64]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from restless import restless, snapshot
-from steppe.landscape import Barrier
-from steppe.landscape.surfaces import barrier
+from steppe.landscape import Barrier, barrier
 
 ONE = [(torch.ones(4, 1).double(), torch.zeros(4, 1).double())]
 

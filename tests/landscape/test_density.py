@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, small_network
-from steppe.landscape import Operator
-from steppe.landscape.operators import hessian
-from steppe.landscape.spectra import density
+from steppe.landscape import Operator, density, hessian
 
 
 def integral(found) -> float:

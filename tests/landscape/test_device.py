@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from spectra import small_network
-from steppe.landscape import plane, report
+from steppe.landscape import plane, profile
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def test_the_card_is_that_of_the_cpu() -> None:
     model, loss_fn, data = small_network()
-    card = report(model, loss_fn, data)
+    card = profile(model, loss_fn, data)
     # The data stays where it is: batches are moved to the model.
-    there = report(copy.deepcopy(model).cuda(), loss_fn, data)
+    there = profile(copy.deepcopy(model).cuda(), loss_fn, data)
     np.testing.assert_allclose(there.top.values, card.top.values, rtol=1e-6)
     assert there.trace.value == pytest.approx(card.trace.value, rel=1e-9)
     np.testing.assert_allclose(there.density.nodes, card.density.nodes, rtol=1e-6, atol=1e-9)

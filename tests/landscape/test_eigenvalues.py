@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, outermost, small_network
-from steppe.landscape import Eigenvalues, Operator, top_eigenvalues
-from steppe.landscape.operators import hessian
+from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
 from steppe.landscape.spectra._lanczos import Basis
 
 SPECTRA = {

@@ -21,9 +21,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from processes import join, leave, results_of_two
 from restless import Restless, snapshot
 from steppe.bench.memory import peak_extra
-from steppe.landscape import Operator, ggn
+from steppe.landscape import Operator, ggn, hessian
 from steppe.landscape._objective import Mean, Objective
-from steppe.landscape.operators import hessian
 
 Pairs = list[tuple[Tensor, Tensor]]
 Call = Callable[..., Any]

@@ -14,8 +14,7 @@ import steppe
 from matrix import CONFIGS, Config
 from reference import reference
 from steppe._engines.base.method import KEYS, MEAN
-from steppe.landscape import Operator, Preconditioned
-from steppe.landscape.operators import hessian, preconditioned
+from steppe.landscape import Operator, Preconditioned, hessian, preconditioned
 
 Optimizer = torch.optim.Optimizer
 

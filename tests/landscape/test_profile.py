@@ -11,7 +11,7 @@ from torch import nn
 import steppe
 from restless import snapshot
 from spectra import dense_hessian, outermost, small_network
-from steppe.landscape import Profile, report
+from steppe.landscape import Profile, profile
 
 
 def trained() -> tuple[nn.Module, Any, list[Any], torch.optim.Optimizer]:
@@ -30,7 +30,7 @@ def trained() -> tuple[nn.Module, Any, list[Any], torch.optim.Optimizer]:
 
 
 def test_is_the_dense_hessians() -> None:
-    card = report(*small_network())
+    card = profile(*small_network())
     dense = dense_hessian()
     assert card.parameters == 610
     assert card.samples == 1797
@@ -50,7 +50,7 @@ def test_is_the_dense_hessians() -> None:
 
 def test_the_optimizers_preconditioner_is_in_it() -> None:
     model, loss_fn, data, optimizer = trained()
-    card = report(model, loss_fn, data, optimizer)
+    card = profile(model, loss_fn, data, optimizer)
     P = torch.cat([optimizer.preconditioner()[p].reshape(-1) for p in model.parameters()])
     H = steppe.landscape.hessian(model, loss_fn, data).matmat(torch.eye(37).double())
     values = np.linalg.eigvalsh((P.sqrt()[:, None] * H * P.sqrt()).numpy())
@@ -58,21 +58,21 @@ def test_the_optimizers_preconditioner_is_in_it() -> None:
     assert card.threshold == pytest.approx(3800.0)
     assert f"{values[-1] / 3800:.1%} of it: stable" in str(card)
     optimizer.param_groups[0]["lr"] = 1e3
-    assert "unstable" in str(report(model, loss_fn, data, optimizer))
+    assert "unstable" in str(profile(model, loss_fn, data, optimizer))
 
 
 def test_the_model_is_left_as_found() -> None:
     model, loss_fn, data, optimizer = trained()
     before = snapshot(model)
     state = optimizer.state_dict()
-    report(model, loss_fn, data, optimizer)
+    profile(model, loss_fn, data, optimizer)
     assert snapshot(model) == before
     assert str(optimizer.state_dict()) == str(state)
 
 
 def test_same_seed_same_card() -> None:
     model, loss_fn, data, optimizer = trained()
-    one, two = (report(model, loss_fn, data, optimizer, seed=3) for _ in range(2))
+    one, two = (profile(model, loss_fn, data, optimizer, seed=3) for _ in range(2))
     assert one.to_dict() == two.to_dict()
 
 
@@ -87,7 +87,7 @@ def test_ctrl_c_leaves_what_there_is(calls: int) -> None:
             raise KeyboardInterrupt
         return loss_fn(outputs, targets)
 
-    card = report(model, impatient, data)
+    card = profile(model, impatient, data)
     assert not card.complete
     assert card.loss > 0
     assert (card.trace is None) == (calls == 40)
@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_what_there_is(calls: int) -> None:
 
 def test_can_be_printed_written_and_drawn(tmp_path) -> None:
     model, loss_fn, data, optimizer = trained()
-    card = report(model, loss_fn, data, optimizer, k=2)
+    card = profile(model, loss_fn, data, optimizer, k=2)
     written = json.loads(json.dumps(card.to_dict()))
     assert written["top"]["values"] == pytest.approx(card.top.values.tolist())
     assert [row[0] for row in card.rows()][:4] == ["loss", "gradient norm", "λ_max", "λ_2"]
@@ -112,7 +112,7 @@ def test_can_be_printed_written_and_drawn(tmp_path) -> None:
 
 def test_refuses_narrow_parameters_before_it_begins() -> None:
     with pytest.raises(ValueError, match=r"profile needs .*'weight' is torch\.bfloat16"):
-        report(nn.Linear(2, 1).bfloat16(), nn.functional.mse_loss, [])
+        profile(nn.Linear(2, 1).bfloat16(), nn.functional.mse_loss, [])
 
 
 def test_a_card_without_measurements_can_still_be_shown() -> None:
@@ -134,7 +134,7 @@ class Square(nn.Module):
 
 @pytest.mark.parametrize(("sign", "name"), [(1.0, "λ_max"), (-1.0, "λ_1"), (0.0, "λ_max")])
 def test_where_there_is_no_filter_or_no_positive_curvature(sign: float, name: str) -> None:
-    card = report(Square(sign), lambda outputs, _: outputs, [(torch.ones(2, 1), torch.ones(2))])
+    card = profile(Square(sign), lambda outputs, _: outputs, [(torch.ones(2, 1), torch.ones(2))])
     assert card.complete
     assert card.random is None
     names = [row[0] for row in card.rows()]

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from restless import restless, snapshot
-from steppe.landscape import Line, Plane, Trajectory, line, plane, top_eigenvalues
-from steppe.landscape.operators import hessian
+from steppe.landscape import Line, Plane, Trajectory, hessian, line, plane, top_eigenvalues
 
 SIZE = 3
 

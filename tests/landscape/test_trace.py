@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from spectra import dense_hessian, interrupting, matrix, operator, small_network
-from steppe.landscape import Operator
-from steppe.landscape.operators import hessian
-from steppe.landscape.spectra import trace
+from steppe.landscape import Operator, hessian, trace
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]
 

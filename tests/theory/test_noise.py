@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from restless import restless, snapshot
 from steppe.compare.tasks import find_task
-from steppe.landscape import top_eigenvalues
-from steppe.landscape.operators import hessian
+from steppe.landscape import hessian, top_eigenvalues
 from steppe.theory import gradient_noise
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import Row
-from steppe._engines.base import bind
+from steppe._engines import Row, bind
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Function
 from steppe._engines.base.norms import joint_norm
 from steppe._engines.eager.codecs import load, slot_sum

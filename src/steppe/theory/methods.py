@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from steppe import rules
-from steppe._engines.base import bind
+from steppe._engines import bind
 from steppe._shared.names import named
 from steppe._shared.validation import check_number, check_positive
 

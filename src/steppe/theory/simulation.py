@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from steppe._engines.base import bind
+from steppe._engines import bind
 from steppe._shared.names import check_name
 from steppe._shared.progress import progress
 from steppe._shared.validation import check_integer, check_number, check_positive

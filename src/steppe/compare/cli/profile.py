@@ -17,8 +17,8 @@ from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for
 from steppe.compare.tasks import find_task
 from steppe.compare.training import checkpoint
-from steppe.landscape import report as measure
-from steppe.landscape.operators import hessian, preconditioned
+from steppe.landscape import hessian, preconditioned
+from steppe.landscape import profile as measure
 
 
 def profile(

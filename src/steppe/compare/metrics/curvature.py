@@ -14,9 +14,15 @@ from torch.optim import Optimizer
 from steppe._shared.progress import silent
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
-from steppe.landscape import Operator, sharpness, top_eigenvalues
-from steppe.landscape.operators import hessian, preconditioned
-from steppe.landscape.spectra import density, trace
+from steppe.landscape import (
+    Operator,
+    density,
+    hessian,
+    preconditioned,
+    sharpness,
+    top_eigenvalues,
+    trace,
+)
 
 _TRACE_PRODUCTS = 18
 _DENSITY_STEPS = 15

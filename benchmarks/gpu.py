@@ -10,7 +10,7 @@ import typer
 
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
-from steppe.bench.contenders import find_contender
+from steppe.bench.measured import find_measured
 from steppe.bench.measurement import measure
 from steppe.bench.shapes import uniform
 
@@ -23,7 +23,7 @@ def main(millions: int = 1000, steps: int = 20, device: str = "cuda") -> None:
     shapes = uniform(millions, 1_000_000)
     with refusals():
         place = usable(device)
-    found = measure(f"{millions} M", shapes, find_contender("dualadam"), steps, place)
+    found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, place)
     share = 1.0 / found.excess
     value, low, high = found.ratio
     print(f"{millions} M parameters, engine {found.engine}: {1e3 * found.seconds:.3f} ms a step")

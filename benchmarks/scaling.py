@@ -21,7 +21,7 @@ from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
 from steppe.bench.bandwidth import Copy
-from steppe.bench.contenders import Contender, find_contender
+from steppe.bench.measured import MeasuredOptimizer, find_measured
 from steppe.bench.memory import peak_extra
 from steppe.bench.results import replacing
 from steppe.bench.shapes import uniform
@@ -55,7 +55,7 @@ def main(
     with refusals():
         if largest < _SIZES[1]:
             raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
-        contender, place = find_contender(optimizer), usable(device)
+        contender, place = find_measured(optimizer), usable(device)
         out.mkdir(parents=True, exist_ok=True)
     points = []
     for millions in (size for size in _SIZES if size <= largest):
@@ -77,7 +77,7 @@ def main(
         raise typer.Exit(1)
 
 
-def measure(contender: Contender, millions: int, steps: int, device: torch.device) -> Point:
+def measure(contender: MeasuredOptimizer, millions: int, steps: int, device: torch.device) -> Point:
     """Time steps over tensors of a million numbers each, from cold caches."""
     optimizer = contender.build(parameters(uniform(millions, _MILLION), device))
     warm_up(optimizer)

@@ -12,9 +12,9 @@ import typer
 
 from steppe._shared.console import refusals
 from steppe.bench.benchmark import attempt
-from steppe.bench.contenders import find_contender
 from steppe.bench.disturbance import disturbed
 from steppe.bench.failure import Failure
+from steppe.bench.measured import find_measured
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import check_models
 
@@ -53,7 +53,7 @@ def main(
 def misses(model: str, steps: int) -> list[str]:
     """Measure what has a target on a model, print a line for each, and list what missed it."""
     names = [name for name, targets in TARGETS.items() if model in targets]
-    outcomes = [attempt(model, find_contender(name), steps, torch.device("cpu")) for name in names]
+    outcomes = [attempt(model, find_measured(name), steps, torch.device("cpu")) for name in names]
     doubtful = disturbed(one for one in outcomes if isinstance(one, Measurement))
     missed = []
     for outcome in outcomes:

@@ -24,7 +24,7 @@ from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.recipes import find_recipe
 from steppe.functions import ackley
-from steppe.play.match import draw_starts
+from steppe.play.sweep import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

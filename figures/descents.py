@@ -10,9 +10,9 @@ from steppe._shared.progress import progress
 from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import Function
 from steppe.play.descent import Descent
-from steppe.play.ends import GLOBAL, ends
-from steppe.play.match import plan
+from steppe.play.end_points import GLOBAL, ends
 from steppe.play.results import Player
+from steppe.play.sweep import plan
 
 _CONFIDENCE = 0.95
 

@@ -22,7 +22,7 @@ from steppe._shared.pictures import dress, new_figure
 from steppe._shared.progress import progress
 from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.play.descent import Descent
-from steppe.play.match import median_final_loss, plan
+from steppe.play.sweep import median_final_loss, plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,7 +30,7 @@ from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for
 from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import data_of, find_task
-from steppe.compare.training.run import Place, Run, setup_from_dict
+from steppe.compare.training.run import Run, RunContext, run_settings_from_dict
 from steppe.compare.training.train import Training, make_accelerator, reproducible
 from steppe.landscape import density, hessian, top_eigenvalues, trace
 
@@ -59,7 +59,7 @@ def measure(
     ValueError
         The task's data are not those of the study, or none of its test runs has ended.
     """
-    setup = setup_from_dict(study.setup)
+    setup = run_settings_from_dict(study.setup)
     if epochs is not None:
         setup = replace(setup, epochs=epochs)
     data = data_of(setup)
@@ -86,7 +86,7 @@ def measure(
 
 
 def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str, Any]:
-    with TemporaryDirectory() as directory, reproducible(place := Place(Path(directory))):
+    with TemporaryDirectory() as directory, reproducible(place := RunContext(Path(directory))):
         training = Training(run, data, place, make_accelerator(run, place))
         training.go_on(lambda number, epoch: None)
         model = training.model

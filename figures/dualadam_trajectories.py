@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from figures.descents import sweep
 from figures.paths import draw_paths, how
 from steppe._shared.pictures import new_figure
-from steppe.play.match import draw_starts
 from steppe.play.results import Play
+from steppe.play.sweep import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,10 @@ import numpy as np
 from steppe._shared.palette import look
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
+from steppe.play.panels import plan_panel
 from steppe.play.pictures import draw_losses, draw_track, legend
-from steppe.play.relief import relief
 from steppe.play.results import Play
-from steppe.play.scene import plan_panel
+from steppe.play.surface_grid import surface_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,7 +61,7 @@ def how(data: Mapping[str, Any], play: Play) -> str:
 
 def draw_paths(figure: "Figure | SubFigure", play: Play) -> None:
     """Draw a panel of contours and paths for each optimizer, with one legend."""
-    drawn = relief(play, _POINTS)
+    drawn = surface_grid(play, _POINTS)
     panels = figure.subplots(1, len(play.players), sharey=True, squeeze=False)[0]
     for axes, player in zip(panels, play.players, strict=True):
         filled, track = plan_panel(axes, play, drawn, player)

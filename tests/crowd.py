@@ -71,10 +71,10 @@ def claim(barrier: Any, where: str, trials: list[int]) -> list[int]:
 def plan(barrier: Any, where: str, study: Any) -> None:
     """Plan a study that nobody has planned."""
     from steppe.compare.execution.study_storage import open_storage
-    from steppe.compare.execution.trial_queue import Ledger
+    from steppe.compare.execution.trial_queue import TrialQueue
 
     storage = open_storage(where)
-    ledger = Ledger(storage, study, plan=False)
+    ledger = TrialQueue(storage, study, plan=False)
     barrier.wait(PATIENCE_S)
     ledger.complement()
 
@@ -82,10 +82,10 @@ def plan(barrier: Any, where: str, study: Any) -> None:
 def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
     """Take and end trials until all have ended; return those that this process has had."""
     from steppe.compare.execution.study_storage import open_storage
-    from steppe.compare.execution.trial_queue import Ledger
+    from steppe.compare.execution.trial_queue import TrialQueue
     from studies import outcome
 
-    ledger = Ledger(open_storage(where), study, plan=False)
+    ledger = TrialQueue(open_storage(where), study, plan=False)
     found = []
     barrier.wait(PATIENCE_S)
     while not ledger.ended():

@@ -11,12 +11,12 @@ from steppe.compare.records.results import (
     TEST,
     TUNE,
     Contender,
-    Costs,
     Curvature,
     Epoch,
     Final,
     Metric,
     Outcome,
+    RunCosts,
     StudyResults,
     Trial,
 )
@@ -50,7 +50,7 @@ def outcome(
         "diverged": False,
         "final": final,
         "curvature": CURVATURE,
-        "costs": Costs(step_ms=1.5, seconds=2.0, state_bytes=8.0),
+        "costs": RunCosts(step_ms=1.5, seconds=2.0, state_bytes=8.0),
     }
     return Outcome(**{**defaults, **changes})
 
@@ -236,5 +236,5 @@ def _plausible(random: np.random.Generator, score: float, place: int, epochs: in
         diverged=False,
         final=Final(float(train[-1]), 0.96, float(validation[-1]), float(reached[-1]), loss, score),
         curvature=Curvature(sharp, 2_000 * sharp, 9_000 * sharp, 3.1e4 * sharp, 3.8e4),
-        costs=Costs(12.0 + place, 2.0 * epochs, 4.0 * (1 + place % 3), 2.0**28),
+        costs=RunCosts(12.0 + place, 2.0 * epochs, 4.0 * (1 + place % 3), 2.0**28),
     )

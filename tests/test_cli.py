@@ -18,12 +18,12 @@ from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
 from steppe.cli.app import app
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.execution.trial_queue import TrialQueue, recorded
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import find_task
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 
@@ -33,7 +33,7 @@ def run(*arguments: object) -> Result:
 
 def kept(out: Path) -> StudyResults:
     storage = open_storage(str(out))
-    return Ledger(storage, recorded(storage), plan=False).results()
+    return TrialQueue(storage, recorded(storage), plan=False).results()
 
 
 def test_version() -> None:
@@ -239,10 +239,10 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     data = find_task("digits").data()
-    study = plan("digits", Options(names, seeds=2, epochs=8, budget=0), USUAL, Place(out))
+    study = plan("digits", Options(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out))
     for trial in results.trials:
         run = Run(study.setup, find_recipe(trial.optimizer), trial.settings, trial.seed)
-        quiet = train(run, data, Place(tmp_path / "quiet"))
+        quiet = train(run, data, RunContext(tmp_path / "quiet"))
         assert trial.outcome is not None
         assert quiet.final == trial.outcome.final
         assert quiet.curvature == trial.outcome.curvature

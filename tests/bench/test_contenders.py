@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steppe
-from steppe.bench.contenders import BASELINE, default_names, find_contender
+from steppe.bench.measured import BASELINE, default_names, find_measured
 from steppe.bench.workload import parameters, warm_up
 
 CPU = torch.device("cpu")
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
     ],
 )
 def test_a_name_is_a_preset_a_class_or_a_path(name: str, cls: type, options: dict) -> None:
-    contender = find_contender(name)
+    contender = find_measured(name)
     assert contender.cls is cls
     assert contender.options == options
 
@@ -32,20 +32,20 @@ def test_a_name_is_a_preset_a_class_or_a_path(name: str, cls: type, options: dic
 def test_an_unknown_optimizer_is_named() -> None:
     message = "no optimizer is called 'adamw-fusd': did you mean adamw-fused.*package.module:Class"
     with pytest.raises(ValueError, match=message):
-        find_contender("adamw-fusd")
+        find_measured("adamw-fusd")
 
 
 def test_a_peer_is_measured_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_names()[0] == BASELINE.name
     assert default_names()[-1] == "pytorch_optimizer:DualAdam"
     monkeypatch.delitem(sys.modules, "pytorch_optimizer", raising=False)
-    monkeypatch.setattr("steppe.bench.contenders.find_spec", lambda name: None)
+    monkeypatch.setattr("steppe.bench.measured.find_spec", lambda name: None)
     assert all(":" not in name for name in default_names())
 
 
 @pytest.mark.parametrize(("name", "stored"), [("adamcm-keeping", 0.0), ("adamcm-replacing", 1.0)])
 def test_a_full_buffer_keeps_or_replaces_at_each_step(name: str, stored: float) -> None:
-    optimizer = find_contender(name).build(parameters([(7,), (3, 2)], CPU))
+    optimizer = find_measured(name).build(parameters([(7,), (3, 2)], CPU))
     warm_up(optimizer)
     assert optimizer.diagnostics()["buffer_fill"] == 5
     before = [int(state["replacements"]) for state in optimizer.state.values()]
@@ -57,7 +57,7 @@ def test_a_full_buffer_keeps_or_replaces_at_each_step(name: str, stored: float) 
 
 @pytest.mark.parametrize(("name", "switched"), [("dualadam", False), ("dualadam-switched", True)])
 def test_both_phases_of_dualadam_are_there(name: str, switched: bool) -> None:
-    optimizer = find_contender(name).build(parameters([(7,)], CPU))
+    optimizer = find_measured(name).build(parameters([(7,)], CPU))
     warm_up(optimizer)
     alpha = optimizer.diagnostics()["alpha"]
     assert alpha == 0.0 if switched else 0.0 < alpha < 1.0

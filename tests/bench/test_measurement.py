@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steppe.bench.contenders import find_contender
+from steppe.bench.measured import find_measured
 from steppe.bench.measurement import measure
 from steppe.bench.shapes import uniform
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 def test_bytes_are_counted_on_what_was_stepped(
     name: str, engine: str | None, state: int, least: int
 ) -> None:
-    found = measure("toy", uniform(10, 100), find_contender(name), 2, CPU)
+    found = measure("toy", uniform(10, 100), find_measured(name), 2, CPU)
     assert (found.model, found.optimizer, found.engine) == ("toy", name, engine)
     assert found.numbers == 1000
     assert found.parameter_bytes == 4000

@@ -11,8 +11,8 @@ import pytest
 import torch
 import typer
 
-from steppe.bench.contenders import Contender, find_contender
 from steppe.bench.failure import Failure
+from steppe.bench.measured import MeasuredOptimizer, find_measured
 from steppe.bench.shapes import MODELS, uniform
 from steppe.bench.statistics import Ratio
 
@@ -34,14 +34,14 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
 
 def test_targets_are_for_optimizers_and_models_that_there_are(script) -> None:
     for name, targets in script("targets").TARGETS.items():
-        assert find_contender(name).name == name
+        assert find_measured(name).name == name
         assert targets.keys() <= MODELS.keys()
 
 
 def test_targets_that_are_missed_are_listed(script, found, monkeypatch, capsys) -> None:
     targets = script("targets")
 
-    def attempt(model: str, contender: Contender, *_: object):
+    def attempt(model: str, contender: MeasuredOptimizer, *_: object):
         name = contender.name
         if name == "adamcm-keeping":
             return Failure(model, name, "no memory")
@@ -83,7 +83,7 @@ def test_scaling_judges_growth_and_memory(
 ) -> None:
     scaling = script("scaling")
 
-    def measure(contender: Contender, millions: int, *_: object):
+    def measure(contender: MeasuredOptimizer, millions: int, *_: object):
         return scaling.Point(millions, 0.001 * millions**power, extra)
 
     monkeypatch.setattr(scaling, "measure", measure)
@@ -101,7 +101,7 @@ def test_scaling_judges_growth_and_memory(
 def test_scaling_measures(script, monkeypatch) -> None:
     scaling = script("scaling")
     monkeypatch.setattr(scaling, "_MILLION", 1000)
-    point = scaling.measure(find_contender("dualadam"), 2, 2, CPU)
+    point = scaling.measure(find_measured("dualadam"), 2, 2, CPU)
     assert point.millions == 2
     assert point.seconds > 0
 

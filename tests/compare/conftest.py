@@ -20,7 +20,7 @@ from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
 from steppe.compare.tasks import Size, Task
-from steppe.compare.training.run import Place, Run, Setup
+from steppe.compare.training.run import Run, RunContext, RunSettings
 
 
 def _toy_data() -> Data:
@@ -148,8 +148,8 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
-    return Place(tmp_path / "out")
+def place(tmp_path: Path) -> RunContext:
+    return RunContext(tmp_path / "out")
 
 
 @pytest.fixture
@@ -176,7 +176,11 @@ def make_run(toy_task: Task) -> Callable[..., Run]:
         recipe = find_recipe(name)
         defaults = find_defaults(recipe, find_space(recipe, settings))
         return Run(
-            Setup(**{**setup, **changes}), recipe, {**defaults, **(settings or {})}, seed, phase
+            RunSettings(**{**setup, **changes}),
+            recipe,
+            {**defaults, **(settings or {})},
+            seed,
+            phase,
         )
 
     return make

@@ -17,7 +17,7 @@ from steppe.compare.data.datasets import Data, Tensors
 from steppe.compare.models.image_models import find_model
 from steppe.compare.records.results import Epoch, Outcome
 from steppe.compare.tasks import Size, Task
-from steppe.compare.training.run import Place, Run, Setup
+from steppe.compare.training.run import Run, RunContext, RunSettings
 from steppe.compare.training.train import train
 
 NAMES = ("adamw", "adamcm+sam", "adam+warmup")
@@ -41,7 +41,7 @@ def even_runs() -> Iterator[list[Run]]:
     size = Size("mlp", epochs=3, batch_size=8)
     task = Task("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
     tasks.TASKS["even"] = task
-    setup = Setup("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
+    setup = RunSettings("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
     try:
         yield [Run(setup, find_recipe(name), settings, 0) for name in NAMES]
@@ -51,7 +51,7 @@ def even_runs() -> Iterator[list[Run]]:
 
 def outcomes(out: Path) -> list[Outcome]:
     with even_runs() as runs:
-        return [train(run, even_data(), Place(out)) for run in runs]
+        return [train(run, even_data(), RunContext(out)) for run in runs]
 
 
 def disturbed(out: Path) -> list[float]:
@@ -62,8 +62,8 @@ def disturbed(out: Path) -> list[float]:
 
     with even_runs() as runs:
         with pytest.raises(KeyboardInterrupt):
-            train(runs[0], even_data(), Place(out), stop)
-        return [e.train_loss for e in train(runs[0], even_data(), Place(out)).curve]
+            train(runs[0], even_data(), RunContext(out), stop)
+        return [e.train_loss for e in train(runs[0], even_data(), RunContext(out)).curve]
 
 
 # One test, since each worker of a parallel run would start processes of its own.
@@ -86,7 +86,7 @@ def test_processes_that_would_have_no_sample_to_evaluate_are_too_many(tmp_path: 
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=9)
     message = "one of validation and test for each of 9 processes, got 8"
     with even_runs() as runs, pytest.raises(ValueError, match=message):
-        train(runs[0], even_data(), Place(tmp_path / "out"), accelerator=accelerator)
+        train(runs[0], even_data(), RunContext(tmp_path / "out"), accelerator=accelerator)
     assert not (tmp_path / "out").exists()
 
 

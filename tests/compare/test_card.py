@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 from steppe.compare.training.train import train
 
 
@@ -17,7 +17,7 @@ def profile(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def saved(make_run, toy_data, place: Place):
+def saved(make_run, toy_data, place: RunContext):
     """Train a run of the toy task; return its outcome and its checkpoint."""
 
     def make(name: str, **options):

@@ -8,14 +8,14 @@ import torch
 from steppe._shared.files import write_whole
 from steppe._shared.recipes import find_recipe
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 from steppe.compare.training.train import train
 
 CPU = torch.device("cpu")
 
 
 def test_a_run_leaves_its_model_and_its_optimizer(
-    make_run, toy_task, toy_data, place: Place
+    make_run, toy_task, toy_data, place: RunContext
 ) -> None:
     run = make_run("adamcm", seed=3)
     outcome = train(run, toy_data, place)
@@ -38,7 +38,7 @@ def test_a_run_leaves_its_model_and_its_optimizer(
     assert optimizer.state[model[1].weight]["step"] == 10
 
 
-def test_nothing_unfinished_is_left(make_run, toy_data, place: Place) -> None:
+def test_nothing_unfinished_is_left(make_run, toy_data, place: RunContext) -> None:
     run = make_run()
     unfinished = checkpoint.progress_path(place.out, run)
     seen = []
@@ -48,7 +48,7 @@ def test_nothing_unfinished_is_left(make_run, toy_data, place: Place) -> None:
     assert len(list((place.out / "checkpoints").iterdir())) == 1
 
 
-def test_a_run_that_diverged_leaves_none(make_run, toy_data, place: Place) -> None:
+def test_a_run_that_diverged_leaves_none(make_run, toy_data, place: RunContext) -> None:
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
     assert train(run, toy_data, place).diverged
     assert not [path for path in place.out.rglob("*") if path.is_file()]

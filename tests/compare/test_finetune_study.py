@@ -18,7 +18,7 @@ from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome
 from steppe.compare.tasks import data_of
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from tiny_llama import LINES, save_tiny_llama
 
@@ -63,7 +63,9 @@ def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Pat
         length=LENGTH,
         samples=20,
     )
-    return plan("finetune", options, usual_for("finetune"), Place(tmp_path / "plan", data=text))
+    return plan(
+        "finetune", options, usual_for("finetune"), RunContext(tmp_path / "plan", data=text)
+    )
 
 
 def run_of(study: Study, name: str = "dualadam") -> Run:
@@ -92,7 +94,7 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
 
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
-    place = Place(tmp_path / "out", data=text)
+    place = RunContext(tmp_path / "out", data=text)
     data = data_of(study.setup, text)
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
     outcome = train(run, data, place)
@@ -118,8 +120,8 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
 
 def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
     run, data = run_of(study, "adamcm"), data_of(study.setup, text)
-    whole = train(run, data, Place(tmp_path / "whole", data=text))
-    place = Place(tmp_path / "killed", data=text)
+    whole = train(run, data, RunContext(tmp_path / "whole", data=text))
+    place = RunContext(tmp_path / "killed", data=text)
     command = [sys.executable, "-c", KILLED]
     sent = pickle.dumps((run, place))
     done = subprocess.run(command, input=sent, capture_output=True, check=False)

@@ -17,7 +17,7 @@ from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from training import by_hand, seeds
 
@@ -42,7 +42,7 @@ def start(run: Run) -> nn.Module:
     return half_frozen("")
 
 
-def weights_after(run: Run, data: Data, place: Place) -> dict[str, Tensor]:
+def weights_after(run: Run, data: Data, place: RunContext) -> dict[str, Tensor]:
     train(run, data, place)
     path = checkpoint.checkpoint_path(place.out, run)
     found: dict[str, Tensor] = checkpoint.load(path, torch.device("cpu"))["model"]
@@ -61,7 +61,7 @@ class Noted(torch.optim.AdamW):
 
 
 def test_an_optimizer_gets_the_trained_parameters_alone(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     Noted.sizes = []
     train(replace(make_run(), recipe=Recipe("noted", Noted)), toy_data, place)
@@ -72,7 +72,7 @@ def test_an_optimizer_gets_the_trained_parameters_alone(
     "name", ["adamw", "sgd+sam", "adamcm", "dualadam", "dualadamcm+sam", "dualadam-bf16", "lbfgs"]
 )
 def test_what_is_frozen_stays_to_the_last_bit(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
 ) -> None:
     settings = {} if name == "lbfgs" else {"lr": 0.1, "weight_decay": 0.1}
     run = make_run(name, settings=settings, clip=0.5)
@@ -83,7 +83,7 @@ def test_what_is_frozen_stays_to_the_last_bit(
         assert (after[key] != before[key]).all()
 
 
-def test_the_rest_is_trained_as_ever(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+def test_the_rest_is_trained_as_ever(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
     settings = {"lr": 0.1, "weight_decay": 0.1}
     run = make_run("adamw", settings=settings)
     found = weights_after(run, toy_data, place)
@@ -103,7 +103,7 @@ def test_the_rest_is_trained_as_ever(make_run: MakeRun, toy_data: Data, place: P
 
 
 def test_memory_is_counted_by_trained_parameter(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     """Two moments in fp32, and a 4-byte step for each of the two tensors."""
     costs = train(make_run("adamw"), toy_data, place).costs
@@ -111,7 +111,7 @@ def test_memory_is_counted_by_trained_parameter(
 
 
 def test_curvature_is_that_of_what_is_trained(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     run = make_run("sgd", settings={"lr": 0.3})
     curvature = train(run, toy_data, place).curvature
@@ -132,6 +132,6 @@ def test_curvature_is_that_of_what_is_trained(
     assert curvature.trace == pytest.approx(np.trace(H), rel=1e-4)
 
 
-def test_a_study_tells_how_many_are_trained(place: Place) -> None:
+def test_a_study_tells_how_many_are_trained(place: RunContext) -> None:
     facts = plan("toy", Options(["adamw"]), USUAL, place).facts
     assert (facts["parameters"], facts["trained_parameters"]) == (ALL, TRAINED)

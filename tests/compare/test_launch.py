@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from steppe.cli.app import app
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.execution.trial_queue import TrialQueue, recorded
 from steppe.compare.execution.worker import work
 from steppe.compare.records.results import StudyResults, outcome_to_dict
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 
 ACCELERATE = (
     "accelerate.commands.launch",  # the module behind ``accelerate launch``
@@ -57,10 +57,10 @@ def test_a_launched_study_is_the_study_of_one_process(tmp_path: Path) -> None:
 
     storage = open_storage(str(out))
     study = recorded(storage)
-    found = Ledger(storage, study, plan=False).results()
+    found = TrialQueue(storage, study, plan=False).results()
     alone = open_storage(str(tmp_path / "one"), create=True)
-    assert work(alone, study, Place(tmp_path / "one")) == 5
-    expected = Ledger(alone, study, plan=False).results()
+    assert work(alone, study, RunContext(tmp_path / "one")) == 5
+    expected = TrialQueue(alone, study, plan=False).results()
     for trial, other in zip(contents(found), contents(expected), strict=True):
         assert_near(trial, other)
     assert all(trial.where.startswith("2 × 1 thread of a ") for trial in found.trials)

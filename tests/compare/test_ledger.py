@@ -17,7 +17,13 @@ from crowd import plan as plan_at_once
 from crowd import together, work_off
 from postgres import postgres
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, Ledger, record, recorded
+from steppe.compare.execution.trial_queue import (
+    TUNING_SEED,
+    Assignment,
+    TrialQueue,
+    record,
+    recorded,
+)
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import (
     TEST,
@@ -28,7 +34,7 @@ from steppe.compare.records.results import (
     Outcome,
     study_from_dict,
 )
-from steppe.compare.training.run import Setup
+from steppe.compare.training.run import RunSettings
 from storages import Open, forget, opened
 from studies import diverged, outcome
 
@@ -47,7 +53,9 @@ EPOCH = Epoch(2.0, 2.2, 0.1, 1e-3, 1.0)
 
 def make(*contenders: Contender, **changes: Any) -> Study:
     fields: dict[str, Any] = {
-        "setup": Setup("digits", "mlp", None, "abc", epochs=3, steps_per_epoch=4, batch_size=32),
+        "setup": RunSettings(
+            "digits", "mlp", None, "abc", epochs=3, steps_per_epoch=4, batch_size=32
+        ),
         "budget": 3,
         "seeds": 2,
         "contenders": contenders or (ADAMW, ADAMCM),
@@ -88,7 +96,7 @@ def everything(study: Study) -> list[tuple[str, str, int]]:
 
 
 def run(
-    ledger: Ledger, come_of: Callable[[Assignment], Outcome | str] = lambda taken: outcome()
+    ledger: TrialQueue, come_of: Callable[[Assignment], Outcome | str] = lambda taken: outcome()
 ) -> list[Assignment]:
     """Take all that can be taken, and end it; what comes of it as a string is an error."""
     found = []
@@ -114,7 +122,7 @@ def numbered(study: Study, name: str, values: Sequence[Any]) -> Callable[[Assign
 
 def test_budgets_are_exact(storage: Any) -> None:
     study = make()
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     assert ledger.trials() == 2 * (3 + 2)
     assert not ledger.ended()
     taken = run(ledger)
@@ -127,7 +135,7 @@ def test_budgets_are_exact(storage: Any) -> None:
     ]
     assert {each.seed for each in taken if each.phase == TUNE} == {TUNING_SEED}
     assert [each.seed for each in taken if each.phase == TEST] == [0, 0, 1, 1]
-    for again in (ledger, Ledger(storage, study)):
+    for again in (ledger, TrialQueue(storage, study)):
         again.complement()
         assert again.take() is None
     assert ledger.results().complete
@@ -135,7 +143,7 @@ def test_budgets_are_exact(storage: Any) -> None:
 
 def test_the_first_trial_is_the_default_and_the_others_are_the_designs(storage: Any) -> None:
     study = make()
-    taken = [each for each in run(Ledger(storage, study)) if each.phase == TUNE]
+    taken = [each for each in run(TrialQueue(storage, study)) if each.phase == TUNE]
     for contender in study.contenders:
         settings = [dict(each.settings) for each in taken if each.contender == contender]
         assert settings == study.points(contender)
@@ -144,14 +152,14 @@ def test_the_first_trial_is_the_default_and_the_others_are_the_designs(storage: 
 
 
 def test_without_a_budget_everybody_runs_at_the_defaults(storage: Any) -> None:
-    taken = run(Ledger(storage, make(budget=0)))
+    taken = run(TrialQueue(storage, make(budget=0)))
     assert [(each.phase, each.settings) for each in taken] == [
         (TEST, ADAMW.defaults), (TEST, ADAMCM.defaults)] * 2  # fmt: skip
 
 
 def test_tests_wait_for_the_contenders_own_tuning(where: str, opened: Open) -> None:
     study = make(budget=1)
-    one, other = (Ledger(opened(where), study) for _ in range(2))
+    one, other = (TrialQueue(opened(where), study) for _ in range(2))
     first, second = one.take(), other.take()
     assert first is not None
     assert second is not None
@@ -179,7 +187,7 @@ def test_the_best_is_by_validation_score_and_among_equals_by_loss(
     storage: Any, higher_is_better: bool, ends: list[tuple[float, float]], best: int
 ) -> None:
     study = make(ADAMW, metric=Metric(higher_is_better=higher_is_better))
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     taken = run(ledger, numbered(study, "adamw", [outcome(*each) for each in ends]))
     wanted = study.points(ADAMW)[best]
     assert [each.settings for each in taken if each.phase == TEST] == [wanted] * 2
@@ -190,7 +198,7 @@ def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
     study = make(ADAMW)
     # The one that diverged later had the best score of all on the way.
     late = replace(outcome(0.99), diverged=True)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     taken = run(ledger, numbered(study, "adamw", [late, "RuntimeError: no", outcome(0.1)]))
     assert taken[-1].settings == study.points(ADAMW)[2]
     errors = [trial.error for trial in ledger.results().of("adamw", TUNE)]
@@ -200,7 +208,7 @@ def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
 @pytest.mark.parametrize("ends", [[diverged()] * 3, [diverged(), "no", "no"]])
 def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: list[Any]) -> None:
     study = make(ADAMW, ADAMCM)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     taken = run(ledger, numbered(study, "adamw", ends))
     assert ("adamw", TEST) not in {key(each)[:2] for each in taken}
     assert ledger.ended()
@@ -212,7 +220,7 @@ def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: l
 
 def test_a_control_follows_its_leader_at_twice_the_lr(storage: Any) -> None:
     study = make(DOUBLED, ADAMCM)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     taken = run(ledger, numbered(study, "adamcm", [outcome(0.3), outcome(0.2), outcome(0.7)]))
     assert sorted(map(key, taken)) == everything(study)
     best = study.points(ADAMCM)[2]
@@ -224,7 +232,7 @@ def test_a_control_follows_its_leader_at_twice_the_lr(storage: Any) -> None:
 
 def test_a_control_waits_for_its_leader(where: str, opened: Open) -> None:
     study = make(DOUBLED, ADAMCM, budget=1)
-    one, other = (Ledger(opened(where), study) for _ in range(2))
+    one, other = (TrialQueue(opened(where), study) for _ in range(2))
     leading = one.take()
     assert leading is not None
     assert other.take() is None
@@ -238,21 +246,21 @@ def test_a_control_waits_for_its_leader(where: str, opened: Open) -> None:
 def test_a_control_of_another_leader_is_another(storage: Any) -> None:
     """A leader that is tuned otherwise may end at another lr; the control's runs are not shared."""
     fixed = Contender("adamcm", defaults={"lr": 5e-3, "priority_decay": 0.7})
-    run(Ledger(storage, make(ADAMCM, DOUBLED)))
-    other = Ledger(storage, make(fixed, DOUBLED))
+    run(TrialQueue(storage, make(ADAMCM, DOUBLED)))
+    other = TrialQueue(storage, make(fixed, DOUBLED))
     run(other)
     assert other.results().chosen("adam+2lr") == {"lr": 1e-2}
 
 
 def test_more_seeds_and_contenders_add_only_what_is_missing(storage: Any) -> None:
     before = make(ADAMW)
-    run(Ledger(storage, before))
+    run(TrialQueue(storage, before))
     more = replace(before, seeds=4, contenders=(ADAMW, ADAMCM))
     assert more.name == before.name
-    ledger = Ledger(storage, more)
+    ledger = TrialQueue(storage, more)
     assert sorted(map(key, run(ledger))) == sorted(set(everything(more)) - set(everything(before)))
     assert ledger.results().complete
-    fewer = Ledger(storage, replace(before, seeds=1))
+    fewer = TrialQueue(storage, replace(before, seeds=1))
     assert fewer.take() is None
     assert fewer.ended()
     assert len(fewer.results().trials) == before.budget + 1
@@ -262,7 +270,7 @@ def test_what_two_have_planned_at_once_is_run_once(
     where: str, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = make()
-    slow, fast = (Ledger(opened(where), study, plan=False) for _ in range(2))
+    slow, fast = (TrialQueue(opened(where), study, plan=False) for _ in range(2))
     add = optuna.Study.add_trial
     taken: list[Assignment | None] = []
 
@@ -299,7 +307,7 @@ def test_a_crowd_plans_and_works_off_each_trial_once(
         where = request.getfixturevalue("where")
     else:
         where = request.getfixturevalue("postgres").database()
-    ledger = Ledger(opened(where, create=True), study, plan=False)
+    ledger = TrialQueue(opened(where, create=True), study, plan=False)
     together(plan_at_once, 3, where, study)
     done = together(work_off, 3, where, study)
     assert sorted(chain.from_iterable(done)) == everything(study)
@@ -310,7 +318,7 @@ def test_a_crowd_plans_and_works_off_each_trial_once(
 
 def test_a_lost_trial_is_run_again_at_most_three_times(storage: Any) -> None:
     study = make(ADAMW, budget=1, seeds=1)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     for _ in range(3):
         assert not ledger.ended()
         taken = ledger.take()
@@ -331,7 +339,7 @@ def test_a_lost_trial_is_run_again_at_most_three_times(storage: Any) -> None:
 
 def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
     study = make(ADAMW)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     lost = 0
     while (taken := ledger.take()) is not None:
         if key(taken)[1:] == (TEST, 0) and (lost := lost + 1):
@@ -346,7 +354,7 @@ def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
 
 
 def test_what_was_given_back_is_there_at_once_and_does_not_count(storage: Any) -> None:
-    ledger = Ledger(storage, make(ADAMW, budget=1))
+    ledger = TrialQueue(storage, make(ADAMW, budget=1))
     for _ in range(5):
         taken = ledger.take()
         assert taken is not None
@@ -358,7 +366,7 @@ def test_what_was_given_back_is_there_at_once_and_does_not_count(storage: Any) -
 
 def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None:
     study = make(ADAMW, budget=1)
-    sleeper, other = (Ledger(opened(where), study) for _ in range(2))
+    sleeper, other = (TrialQueue(opened(where), study) for _ in range(2))
     slept = sleeper.take()
     assert slept is not None
     assert sleeper.note(slept, 0, EPOCH)
@@ -387,7 +395,7 @@ def test_a_result_whose_end_is_missing_is_none(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between what came of a trial and its state: it is as if it had not been."""
-    ledger = Ledger(storage, make(ADAMW, budget=1))
+    ledger = TrialQueue(storage, make(ADAMW, budget=1))
     taken = ledger.take()
     assert taken is not None
 
@@ -408,7 +416,7 @@ def test_a_result_whose_end_is_missing_is_none(
 def test_a_result_waits_for_a_storage_and_a_note_does_not(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = Ledger(storage, make(ADAMW, budget=1))
+    ledger = TrialQueue(storage, make(ADAMW, budget=1))
     taken = ledger.take()
     assert taken is not None
     monkeypatch.setattr("steppe.compare.execution.study_storage._PAUSE_S", 0)
@@ -437,7 +445,7 @@ def test_a_result_waits_for_a_storage_and_a_note_does_not(
 
 
 def test_epochs_are_counted_as_they_pass(storage: Any) -> None:
-    ledger = Ledger(storage, make(ADAMW, budget=1, seeds=1))
+    ledger = TrialQueue(storage, make(ADAMW, budget=1, seeds=1))
     assert ledger.progress()[1] == 0
     taken = ledger.take()
     assert taken is not None
@@ -453,7 +461,7 @@ def test_epochs_are_counted_as_they_pass(storage: Any) -> None:
 def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     study = make(ADAMW, ADAMCM, DOUBLED)
     record(storage, study)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
     ends = [outcome(0.7), diverged(), "RuntimeError: no"]
     run(ledger, numbered(study, "adamw", ends))
     results = ledger.results()
@@ -467,7 +475,7 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     again = study_from_dict(json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
     assert again.of("adamw", TUNE)[0] == kept
-    reader = Ledger(storage, recorded(storage), plan=False)
+    reader = TrialQueue(storage, recorded(storage), plan=False)
     assert reader.results().to_dict() == content
 
 
@@ -477,7 +485,7 @@ def test_a_study_is_found_again(storage: Any) -> None:
     optuna.create_study(storage=storage, study_name="somebody else's")
     first, second = make(), make(budget=7)
     record(storage, first)
-    Ledger(storage, first)
+    TrialQueue(storage, first)
     found = recorded(storage)
     assert json.dumps(found.to_dict()) == json.dumps(first.to_dict())
     assert found.name == first.name

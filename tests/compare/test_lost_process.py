@@ -11,23 +11,23 @@ import pytest
 from processes import join, started
 from steppe.compare.execution import worker
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import Ledger
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 
 SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 
 
 def planned() -> Study:
     options = Options(optimizers=["adamw", "sgd-momentum"], **SIZES)
-    return plan("digits", options, USUAL, Place(Path()))
+    return plan("digits", options, USUAL, RunContext(Path()))
 
 
 def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path), create=True)
-    ledger = Ledger(storage, planned())
+    ledger = TrialQueue(storage, planned())
     first, second = started(__file__, tmp_path, 2)
     errors = first.communicate(timeout=300)[1], second.communicate(timeout=300)[1]
     assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
@@ -55,7 +55,7 @@ def work(rank: int, folder: Path) -> None:
     worker.train = disturbed
     storage = open_storage(str(folder)) if rank == 0 else None
     with pytest.raises(ConnectionError, match="not all of the launch's processes have failed in"):
-        worker.work(storage, planned(), Place(folder))
+        worker.work(storage, planned(), RunContext(folder))
     os._exit(0)  # the group cannot be taken down in good order any more
 
 

@@ -8,12 +8,14 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import find_task
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 
 @pytest.mark.parametrize(("name", "bound"), [("dualadam", 0.0078), ("adamcm", 0.0023)])
-def test_digits_are_learnt_alike_in_every_format(name: str, bound: float, place: Place) -> None:
+def test_digits_are_learnt_alike_in_every_format(
+    name: str, bound: float, place: RunContext
+) -> None:
     """One seed's test loss after 4 epochs, where learning is at its fastest.
 
     The bound is a fifth of the full-precision loss's standard error over five seeds. Nine tenths of

@@ -16,12 +16,12 @@ import pytest
 import studies
 from steppe.compare.records.results import (
     Contender,
-    Costs,
     Curvature,
     Epoch,
     Final,
     Metric,
     Outcome,
+    RunCosts,
     StudyResults,
     Trial,
     load,
@@ -52,7 +52,7 @@ CONTENDERS = (
     Contender("adamw+sam", "AdamW under SAM, rho 0.05", LR, {"lr": 1e-3}),
 )
 SEEDS, BUDGET, EPOCHS = 5, 8, 12
-DIVERGED = Outcome((), True, Final(), Curvature(), Costs(2.0, 1.0, 8.0))
+DIVERGED = Outcome((), True, Final(), Curvature(), RunCosts(2.0, 1.0, 8.0))
 
 
 def run(random: np.random.Generator, place: int, score: float, density: bool = True) -> Outcome:
@@ -85,7 +85,9 @@ def run(random: np.random.Generator, place: int, score: float, density: bool = T
             38_000.0,
             tuple(zip(x.tolist(), (y / largest).tolist(), strict=True)) if density else (),
         ),
-        Costs(step, step * 0.4 * EPOCHS, (8.0, 8.0, 12.0, 12.0, 28.0, 8.0, 28.0, 8.0)[place % 8]),
+        RunCosts(
+            step, step * 0.4 * EPOCHS, (8.0, 8.0, 12.0, 12.0, 28.0, 8.0, 28.0, 8.0)[place % 8]
+        ),
     )
 
 

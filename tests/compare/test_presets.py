@@ -10,13 +10,13 @@ from steppe.compare.models.language_models import find_language_model
 from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.tasks import TASKS
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 
 Planned = Callable[..., Study]
 
 
 @pytest.fixture
-def planned(toy_task, place: Place) -> Planned:
+def planned(toy_task, place: RunContext) -> Planned:
     """Plan a study of the toy task by a preset."""
 
     def make(preset: str | None, **options: object) -> Study:
@@ -108,7 +108,7 @@ def test_critical_momentas_search(planned: Planned) -> None:
     assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
 
 
-def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: Place) -> None:
+def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: RunContext) -> None:
     study = plan("toy-text", Options(), find_preset("dualadam-finetune"), place)
     assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
     assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
@@ -129,7 +129,7 @@ def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: Place
     assert len(set(tried[0])) == 3
 
 
-def test_what_is_fixed_is_not_first_either(toy_text, place: Place) -> None:
+def test_what_is_fixed_is_not_first_either(toy_text, place: RunContext) -> None:
     asked = Options(lr=1e-3, switch_rate=0.25)
     study = plan("toy-text", asked, find_preset("dualadam-finetune"), place)
     for each in study.contenders:
@@ -147,7 +147,7 @@ def test_what_is_fixed_is_not_first_either(toy_text, place: Place) -> None:
     ],
 )
 def test_critical_momentas_search_on_language_and_streams(
-    toy_text, toy_stream, place: Place, monkeypatch: pytest.MonkeyPatch,
+    toy_text, toy_stream, place: RunContext, monkeypatch: pytest.MonkeyPatch,
     name: str, task: str, model: str,
 ) -> None:  # fmt: skip
     language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
@@ -188,7 +188,7 @@ def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
     assert language.size(ptb, "small") == ptb.small
 
 
-def test_what_is_usual_differs_by_task(toy_stream, place: Place) -> None:
+def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
     usual = {name: usual_for(name) for name in TASKS}
     online = {name for name, each in usual.items() if each.schedule == "constant"}
     assert online == {"5-digits", "5-dataset", "tiny-imagenet-stream"}
@@ -204,7 +204,9 @@ def test_what_is_usual_differs_by_task(toy_stream, place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["shakespeare", "ptb", "wikitext2"])
-def test_language_is_searched_at_larger_learning_rates(toy_text, place: Place, name: str) -> None:
+def test_language_is_searched_at_larger_learning_rates(
+    toy_text, place: RunContext, name: str
+) -> None:
     study = plan("toy-text", Options(["adamw", "dualadam"]), usual_for(name), place)
     assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
     for each in study.contenders:

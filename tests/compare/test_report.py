@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 import studies
-from steppe.compare.records.results import Contender, Costs, Curvature, Metric, StudyResults
+from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, StudyResults
 from steppe.compare.report.terminal import report
 from studies import diverged, outcome, scores
 
@@ -31,7 +31,7 @@ def lines_of(text: str, name: str) -> list[list[str]]:
 
 
 def test_the_leaderboard_is_sorted_by_score_and_holds_all_columns() -> None:
-    costs = Costs(step_ms=1.25, seconds=400.0, state_bytes=8.0)
+    costs = RunCosts(step_ms=1.25, seconds=400.0, state_bytes=8.0)
     made = {
         "adamw": [outcome(score, 0.3, 0.1, costs=costs) for score in (0.90, 0.91, 0.92)],
         "sgd": scores(0.94, 0.95, 0.96),
@@ -277,7 +277,7 @@ def test_nothing_finished_is_said() -> None:
 
 
 def test_where_it_ran_and_what_memory_it_took() -> None:
-    costs = Costs(1.0, 2.0, 8.0, 3 * 2.0**20)
+    costs = RunCosts(1.0, 2.0, 8.0, 3 * 2.0**20)
     study = studies.study({"adamw": [outcome(costs=costs)] * 2, "sgd": scores(0.9, 0.8)})
     assert "Peak memory on the accelerator, MiB: adamw 3." in printed(study)
     trials = [dataclasses.replace(trial, where="cpu, 2 threads, ada") for trial in study.trials]

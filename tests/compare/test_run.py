@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare.training.run import Run, Setup, setup_from_dict
+from steppe.compare.training.run import Run, RunSettings, run_settings_from_dict
 
 STEPS = range(12)
 
 
-def setup(**changes: object) -> Setup:
+def setup(**changes: object) -> RunSettings:
     content = {"epochs": 3, "steps_per_epoch": 4, "batch_size": 5, **changes}
-    return Setup("toy", "linear", None, "toy", **content)
+    return RunSettings("toy", "linear", None, "toy", **content)
 
 
 def cosine(done: float) -> float:
@@ -92,11 +92,11 @@ def test_a_streams_lr_follows_its_closed_form(changes, factor: Callable[[int], f
 def test_a_setup_is_the_same_after_json_and_without_what_it_had_not_once() -> None:
     for given in (setup(), setup(**UNEVEN, length=35)):
         content = json.loads(json.dumps(asdict(given)))
-        assert setup_from_dict({**content, "parameters": 10}) == given
+        assert run_settings_from_dict({**content, "parameters": 10}) == given
     old = {
         name: value for name, value in asdict(setup()).items() if name not in ("length", "stream")
     }
-    assert setup_from_dict(old) == setup()
+    assert run_settings_from_dict(old) == setup()
 
 
 def test_a_recipes_own_warm_up_is_adams_share_in_dual_adam() -> None:

@@ -23,13 +23,13 @@ from steppe.compare.planning.study import (
     versions,
 )
 from steppe.compare.tasks import Task
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 
 Planned = Callable[..., Study]
 
 
 @pytest.fixture
-def planned(toy_task: Task, place: Place) -> Planned:
+def planned(toy_task: Task, place: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
     def make(*optimizers: str, **options: Any) -> Study:
@@ -76,7 +76,7 @@ NAN, INF = float("nan"), float("inf")
     ids=str,
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
-    toy_task: Task, place: Place, monkeypatch, options: dict[str, Any], message: str
+    toy_task: Task, place: RunContext, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.go_on", None)
     with pytest.raises(ValueError, match=message):
@@ -95,7 +95,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     ids=str,
 )
 def test_a_place_where_nothing_can_be_trained_is_refused(
-    toy_task: Task, place: Place, changes: dict[str, Any], message: str
+    toy_task: Task, place: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan("toy", Options(["adamw"]), USUAL, replace(place, **changes))
@@ -104,7 +104,7 @@ def test_a_place_where_nothing_can_be_trained_is_refused(
             check_place(replace(place, **changes))
 
 
-def test_an_unknown_task_gets_the_nearest_name(place: Place) -> None:
+def test_an_unknown_task_gets_the_nearest_name(place: RunContext) -> None:
     with pytest.raises(ValueError, match="did you mean digits"):
         plan("digit", Options(), USUAL, place)
 
@@ -122,21 +122,21 @@ def test_what_is_needed_at_the_end_is_looked_for_first(
 
 
 def test_a_tracker_that_is_not_installed_is_missed_too(
-    toy_task: Task, place: Place, monkeypatch: pytest.MonkeyPatch
+    toy_task: Task, place: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
         plan("toy", Options(["adamw"]), USUAL, replace(place, track="wandb"))
 
 
-def test_a_device_that_is_not_there_is_refused(place: Place) -> None:
+def test_a_device_that_is_not_there_is_refused(place: RunContext) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
         plan("digits", Options(["adamw"]), USUAL, replace(place, device="cuda"))
 
 
-def test_planning_leaves_no_trace(planned: Planned, place: Place) -> None:
+def test_planning_leaves_no_trace(planned: Planned, place: RunContext) -> None:
     """It draws no random numbers, and leaves torch's settings and the disk as they were."""
 
     def state() -> tuple[object, ...]:
@@ -166,7 +166,7 @@ def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> No
     assert taken == [1e-3, 2e-3]
 
 
-def test_defaults_are_the_tasks_and_what_is_usual(place: Place) -> None:
+def test_defaults_are_the_tasks_and_what_is_usual(place: RunContext) -> None:
     study = plan("digits", Options(["adamw"]), USUAL, place)
     setup = study.setup
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
@@ -199,7 +199,7 @@ def test_options_come_before_defaults(planned: Planned) -> None:
     assert (study.budget, study.seeds) == (3, 2)
 
 
-def test_the_size_is_that_of_the_scale(toy_task: Task, place: Place, monkeypatch) -> None:
+def test_the_size_is_that_of_the_scale(toy_task: Task, place: RunContext, monkeypatch) -> None:
     small = replace(toy_task.small, epochs=1, samples=10)
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
@@ -254,7 +254,9 @@ def through_json(study: Study) -> Study:
 
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
-def test_a_study_is_the_same_after_json(toy_task: Task, place: Place, preset: str | None) -> None:
+def test_a_study_is_the_same_after_json(
+    toy_task: Task, place: RunContext, preset: str | None
+) -> None:
     study = plan(
         "toy",
         Options(epochs=2),

@@ -9,16 +9,16 @@ import pytest
 
 import studies
 from steppe._shared.statistics import paired
-from steppe.compare.records.results import Contender, Costs, Curvature, Metric, load
+from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, load
 from steppe.compare.records.summary import against_controls, baseline_of, chosen_trial, summarise
 from studies import outcome, scores
 
 
 def test_a_row_holds_means_over_seeds() -> None:
     runs = [
-        outcome(0.90, test_loss=0.3, train_loss=0.1, costs=Costs(1.0, 30.0, 8.0, 100.0)),
-        outcome(0.92, test_loss=0.5, train_loss=0.2, costs=Costs(9.0, 90.0, 8.0, 300.0)),
-        outcome(0.94, test_loss=0.4, train_loss=0.0, costs=Costs(2.0, 40.0, 8.0, 200.0)),
+        outcome(0.90, test_loss=0.3, train_loss=0.1, costs=RunCosts(1.0, 30.0, 8.0, 100.0)),
+        outcome(0.92, test_loss=0.5, train_loss=0.2, costs=RunCosts(9.0, 90.0, 8.0, 300.0)),
+        outcome(0.94, test_loss=0.4, train_loss=0.0, costs=RunCosts(2.0, 40.0, 8.0, 200.0)),
     ]
     curvature = Curvature(0.03, 8.0, 6.0, 7.0, 38.0)
     runs[2] = dataclasses.replace(runs[2], curvature=curvature)
@@ -43,7 +43,7 @@ def test_a_row_holds_means_over_seeds() -> None:
 
 
 def test_what_diverged_or_failed_is_counted_and_in_no_mean() -> None:
-    cut_short = dataclasses.replace(studies.diverged(), costs=Costs(99.0, 0.1, 8.0))
+    cut_short = dataclasses.replace(studies.diverged(), costs=RunCosts(99.0, 0.1, 8.0))
     runs = [outcome(0.9), cut_short, cut_short, studies.FAILED, outcome(0.8)]
     (row,) = summarise(studies.study({"sgd": runs}))
     assert (row.runs, row.diverged, row.failed) == (5, 2, 1)

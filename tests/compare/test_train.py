@@ -16,7 +16,7 @@ from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import make_accelerator, train
 from training import KillError, by_hand, killed_after, numbers, seeds
 
@@ -67,7 +67,7 @@ def evaluated(model: nn.Module, samples: Samples) -> tuple[float, float]:
 )
 @pytest.mark.parametrize("network", ["linear", "noisy"])
 def test_a_run_is_a_plain_loop_of_torch(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place,
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext,
     name: str, cls, settings: dict[str, float], changes: dict[str, Any], network: str,
 ) -> None:  # fmt: skip
     """The same start and batches, and every number of the run, without Accelerate or steppe.
@@ -134,7 +134,7 @@ def test_a_run_is_a_plain_loop_of_torch(
 
 @pytest.mark.parametrize("name", ["dualadam", "adamcm", "adamw+warmup+sam", "lbfgs"])
 def test_the_same_seed_gives_the_same_numbers(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
 ) -> None:
     torch.manual_seed(11)
     first = train(make_run(name, model="noisy"), toy_data, place)
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_numbers(
 
 
 def test_every_optimizer_gets_the_same_start_and_the_same_batches(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     """One that never moves sees, at equal weights, the gradients of the seed's batches."""
     seen = []
@@ -175,7 +175,7 @@ class Sealed(Samples):
 
 
 def test_tuning_never_looks_at_the_test_set(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     sealed = replace(toy_data, test=Sealed(toy_data.test))
     outcome = train(make_run(phase="tune"), sealed, place)
@@ -192,7 +192,7 @@ def test_tuning_never_looks_at_the_test_set(
 
 
 def test_the_test_set_is_looked_at_once_at_the_end(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     looks = []
 
@@ -206,7 +206,7 @@ def test_the_test_set_is_looked_at_once_at_the_end(
     assert looks == [-1, -1, *range(len(toy_data.test))]
 
 
-def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
     run = make_run("adam+warmup", settings={"lr": 1.0, "switch": 0.4})
     train(spied(run, warmup=True), toy_data, place)
     assert Spy.rates == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
@@ -219,7 +219,7 @@ def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: Place)
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 9])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
-    make_run: MakeRun, toy_data: Data, place: Place, parts: int
+    make_run: MakeRun, toy_data: Data, place: RunContext, parts: int
 ) -> None:
     """Batches of 5, and one of 1, do not divide evenly."""
     whole = train(spied(make_run()), toy_data, place)
@@ -230,7 +230,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     train(spied(make_run()), toy_data, place)
     free = torch.stack(Spy.gradients)
@@ -244,7 +244,7 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(
 
 
 def test_bfloat16_is_for_training_and_not_for_curvature(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     settings = {"lr": 1e-30, "weight_decay": 0.0}  # stays where it starts
     full = train(make_run("sgd", settings=settings), toy_data, place)
@@ -254,7 +254,7 @@ def test_bfloat16_is_for_training_and_not_for_curvature(
     assert half.curvature == full.curvature
 
 
-def in_half(run: Run, place: Place, **scale: float) -> Any:
+def in_half(run: Run, place: RunContext, **scale: float) -> Any:
     """Make Accelerate do on the CPU what it does in fp16 on accelerators."""
     accelerator = make_accelerator(run, place)
     accelerator.scaler = torch.amp.GradScaler("cpu", **scale)
@@ -265,7 +265,7 @@ def in_half(run: Run, place: Place, **scale: float) -> Any:
 
 @pytest.mark.parametrize("name", ["sgd", "sgd+sam"])
 def test_float16_is_scaled_and_clipped_and_unscaled_once(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
 ) -> None:
     run = make_run(name, settings={"lr": 0.3, "weight_decay": 0.0}, clip=0.3, epochs=4)
     expected = train(run, toy_data, place)
@@ -281,7 +281,7 @@ def test_float16_is_scaled_and_clipped_and_unscaled_once(
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sgd+sam", 2)])
 def test_sam_takes_two_passes_per_step(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place, monkeypatch,
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext, monkeypatch,
     name: str, passes: int,
 ) -> None:  # fmt: skip
     calls: list[bool] = []
@@ -298,7 +298,7 @@ def test_sam_takes_two_passes_per_step(
 
 @pytest.mark.parametrize("name", ["adamw", "lbfgs", "adamcm", "dualadamcm+sam", "rprop"])
 def test_training_lowers_the_loss(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
 ) -> None:
     settings = {} if name in ("lbfgs", "rprop") else {"lr": 0.05}
     outcome = train(make_run(name, epochs=12, settings=settings), toy_data, place)
@@ -307,7 +307,7 @@ def test_training_lowers_the_loss(
 
 
 def test_a_run_that_diverges_ends_there_and_says_so(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     seen = []
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
@@ -319,7 +319,7 @@ def test_a_run_that_diverges_ends_there_and_says_so(
 
 
 def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: Place, monkeypatch
+    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext, monkeypatch
 ) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         """Finite, while the derivative of the square root at 0 times 0 is NaN."""
@@ -333,7 +333,7 @@ def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
 
 
 def test_stability_is_that_of_the_lr_before_its_schedule(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     """Where the cosine ends, at a thousandth of lr, everything would be stable."""
     run = make_run("sgd", settings={"lr": 0.1}, schedule="cosine")
@@ -341,7 +341,7 @@ def test_stability_is_that_of_the_lr_before_its_schedule(
 
 
 def test_a_model_with_running_statistics_has_a_curvature(
-    make_run: MakeRun, toy_data: Data, place: Place
+    make_run: MakeRun, toy_data: Data, place: RunContext
 ) -> None:
     curvature = train(make_run(model="noisy"), toy_data, place).curvature
     assert curvature.density
@@ -350,7 +350,7 @@ def test_a_model_with_running_statistics_has_a_curvature(
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_callers_state_is_left_alone(
-    make_run: MakeRun, toy_data: Data, place: Place, failing: bool
+    make_run: MakeRun, toy_data: Data, place: RunContext, failing: bool
 ) -> None:
     def state() -> tuple[object, ...]:
         return (
@@ -394,7 +394,7 @@ def test_the_callers_state_is_left_alone(
     ],
 )
 def test_costs_are_of_the_training(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str, expected: float
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str, expected: float
 ) -> None:
     outcome = train(make_run(name), toy_data, place)
     assert outcome.costs.state_bytes == pytest.approx(expected)
@@ -404,14 +404,16 @@ def test_costs_are_of_the_training(
     assert outcome.costs.step_ms == pytest.approx(1e3 * outcome.costs.seconds / 10)
 
 
-def test_adam_cm_is_charged_for_its_buffer(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+def test_adam_cm_is_charged_for_its_buffer(
+    make_run: MakeRun, toy_data: Data, place: RunContext
+) -> None:
     """At least two moments and five slots in fp32."""
     assert train(make_run("adamcm"), toy_data, place).costs.state_bytes >= 4 * 7
 
 
 @pytest.mark.parametrize("name", ["adamcm", "dualadam+sam", "adam+warmup"])
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    make_run: MakeRun, toy_data: Data, place: Place, name: str
+    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
 ) -> None:
     """Killed after every epoch in turn, with random layers, against one left in peace."""
     run = make_run(name, 2, model="noisy", epochs=3, schedule="cosine")
@@ -436,7 +438,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: Place) -> None:
+def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
     run = make_run("sgd")
     scales = []
     for epoch in (0, -1):
@@ -452,7 +454,7 @@ def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: P
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04nothing", None], ids=["empty", "other", "cut"])
 def test_a_run_whose_file_is_damaged_starts_over(
-    make_run: MakeRun, toy_data: Data, place: Place, damage: bytes | None
+    make_run: MakeRun, toy_data: Data, place: RunContext, damage: bytes | None
 ) -> None:
     run = make_run("adamcm")
     whole = train(run, toy_data, place)
@@ -467,7 +469,7 @@ def test_a_run_whose_file_is_damaged_starts_over(
 
 
 def test_an_edited_library_does_not_go_on_with_a_run(
-    make_run: MakeRun, toy_data: Data, place: Place, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, toy_data: Data, place: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     with pytest.raises(KillError):
@@ -478,6 +480,8 @@ def test_an_edited_library_does_not_go_on_with_a_run(
     assert seen == [0, 1]
 
 
-def test_a_device_that_accelerate_does_not_take_is_refused(make_run: MakeRun, place: Place) -> None:
+def test_a_device_that_accelerate_does_not_take_is_refused(
+    make_run: MakeRun, place: RunContext
+) -> None:
     with pytest.raises(ValueError, match="device meta is not what Accelerate takes"):
         make_accelerator(make_run(), replace(place, device="meta"))

@@ -15,7 +15,7 @@ from steppe.compare.planning.study import Options, plan, study_from_dict
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from training import KillError, batches_of, killed_after, numbers, seeds
 
@@ -77,13 +77,13 @@ def loss_on(model: nn.Module, samples: Samples, tasks: range) -> float:
         return surprise(model.eval()(inputs), targets).item()
 
 
-def ends(run: Run, *outs: Place) -> list[dict]:
+def ends(run: Run, *outs: RunContext) -> list[dict]:
     return [checkpoint.load(checkpoint.checkpoint_path(each.out, run), CPU) for each in outs]
 
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine-epochs"])
 def test_tasks_are_trained_one_after_the_other(
-    run: Callable[..., Run], toy_stream: Task, data: Data, place: Place, schedule: str
+    run: Callable[..., Run], toy_stream: Task, data: Data, place: RunContext, schedule: str
 ) -> None:
     settings = {"lr": 0.05, "weight_decay": 0.1}
     own = run(settings=settings, schedule=schedule)
@@ -133,7 +133,7 @@ def test_tasks_are_trained_one_after_the_other(
 
 
 def test_the_accuracies_of_all_tasks_say_what_is_forgotten(
-    run: Callable[..., Run], data: Data, place: Place
+    run: Callable[..., Run], data: Data, place: RunContext
 ) -> None:
     curve = train(run(settings={"lr": 0.1}), data, place).curve
     assert [len(epoch.tasks) for epoch in curve] == [1, 1, 2, 2, 3, 3]
@@ -145,7 +145,7 @@ def test_the_accuracies_of_all_tasks_say_what_is_forgotten(
 @pytest.mark.parametrize("name", ["adamcm", "dualadam+sam"])
 @pytest.mark.parametrize("last", [1, 2])
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    run: Callable[..., Run], data: Data, place: Place, name: str, last: int
+    run: Callable[..., Run], data: Data, place: RunContext, name: str, last: int
 ) -> None:
     """Ended between two tasks, or in the middle of one."""
     own = run(name, schedule="cosine")
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 
 def test_the_median_step_is_that_of_tasks_of_any_length(
-    run: Callable[..., Run], data: Data, place: Place
+    run: Callable[..., Run], data: Data, place: RunContext
 ) -> None:
     outcome = train(run(), data, place)
     until = [0.0, *(epoch.seconds for epoch in outcome.curve)]
@@ -173,7 +173,7 @@ def test_the_median_step_is_that_of_tasks_of_any_length(
 
 
 def test_trackers_get_each_task_as_a_number(
-    run: Callable[..., Run], data: Data, place: Place, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Run], data: Data, place: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_trackers_get_each_task_as_a_number(
         assert all(isinstance(value, float) for value in values.values())
 
 
-def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, place: Place) -> None:
+def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, place: RunContext) -> None:
     study = plan("toy-stream", Options(["adamw"]), USUAL, place)
     setup = study.setup
     assert (setup.stream, setup.steps_per_epoch) == (STREAM, max(STREAM))
@@ -201,7 +201,7 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, place: Place) ->
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 7])
-def test_every_task_gets_as_many_epochs(toy_stream: Task, place: Place, epochs: int) -> None:
+def test_every_task_gets_as_many_epochs(toy_stream: Task, place: RunContext, epochs: int) -> None:
     message = f"epochs must be a multiple of the 3 tasks of toy-stream, got {epochs}"
     with pytest.raises(ValueError, match=message):
         plan("toy-stream", Options(["adamw"], epochs=epochs), USUAL, place)

@@ -15,7 +15,7 @@ from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from steppe.landscape import sharpness
 from training import KillError, by_hand, killed_after, numbers, seeds
@@ -106,14 +106,14 @@ def trained(run: Run, model: nn.Module, data: Data, rho: float) -> Iterator[tupl
         yield total / len(data.train), evaluated(model, data.validation)
 
 
-def kept(run: Run, place: Place, model: nn.Module) -> nn.Module:
+def kept(run: Run, place: RunContext, model: nn.Module) -> nn.Module:
     model.load_state_dict(checkpoint.load(checkpoint.checkpoint_path(place.out, run), CPU)["model"])
     return model
 
 
 @pytest.mark.parametrize(("name", "rho"), [("sgd", 0.0), ("sgd+sam", 0.3)])
 def test_a_text_is_read_on_from_batch_to_batch(
-    run: Callable[..., Run], toy_text: Task, text: Data, place: Place, name: str, rho: float
+    run: Callable[..., Run], toy_text: Task, text: Data, place: RunContext, name: str, rho: float
 ) -> None:
     """The state goes over the whole text, in training and in evaluation; SAM reads twice."""
     own = run(name, settings={"lr": 2.0, "weight_decay": 0.0, **({"rho": rho} if rho else {})})
@@ -141,7 +141,7 @@ def test_a_text_is_read_on_from_batch_to_batch(
 
 
 def test_a_transformer_reads_blocks_in_the_order_of_the_seed(
-    run: Callable[..., Run], toy_text: Task, text: Data, place: Place
+    run: Callable[..., Run], toy_text: Task, text: Data, place: RunContext
 ) -> None:
     settings = {"lr": 0.05, "weight_decay": 0.1}
     own = run("adamw", "transformer", settings=settings, clip=0.5, accumulate=1)
@@ -169,7 +169,7 @@ def test_a_transformer_reads_blocks_in_the_order_of_the_seed(
 
 @pytest.mark.parametrize(("name", "model"), [("dualadam+sam", "lstm"), ("adamw", "transformer")])
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    run: Callable[..., Run], text: Data, place: Place, name: str, model: str
+    run: Callable[..., Run], text: Data, place: RunContext, name: str, model: str
 ) -> None:
     """Ended after its second epoch, dropout included."""
     own = run(name, model, schedule="cosine")
@@ -190,7 +190,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 
 def test_curvature_is_measured_from_the_beginning_of_every_block(
-    run: Callable[..., Run], toy_text: Task, text: Data, place: Place
+    run: Callable[..., Run], toy_text: Task, text: Data, place: RunContext
 ) -> None:
     """A model that is loaded anew carries nothing."""
     own = run()
@@ -208,7 +208,7 @@ def test_curvature_is_measured_from_the_beginning_of_every_block(
 
 @pytest.mark.parametrize(("parts", "processes"), [(2, 1), (1, 2)])
 def test_batches_that_go_on_must_stay_whole(
-    run: Callable[..., Run], text: Data, place: Place, parts: int, processes: int
+    run: Callable[..., Run], text: Data, place: RunContext, parts: int, processes: int
 ) -> None:
     message = (
         "lstm goes on from batch to batch, which must stay whole: accumulate and processes must "
@@ -221,7 +221,7 @@ def test_batches_that_go_on_must_stay_whole(
 
 
 def test_a_study_that_would_cut_them_is_refused_before_it_starts(
-    toy_text: Task, place: Place
+    toy_text: Task, place: RunContext
 ) -> None:
     def planned(model: str) -> int:
         options = Options(["adamw"], model=model, accumulate=2)
@@ -232,7 +232,7 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
     assert planned("transformer") == 2
 
 
-def test_a_study_of_text_knows_its_length_and_its_steps(toy_text: Task, place: Place) -> None:
+def test_a_study_of_text_knows_its_length_and_its_steps(toy_text: Task, place: RunContext) -> None:
     asked = Options(["adamw"], length=40, samples=10, epochs=5)
     study = plan("toy-text", asked, USUAL, place)
     # ⌊1 100/40⌋ blocks to train on, of which the first ten; ⌊600/40⌋ and ⌊397/40⌋, at most five.

@@ -23,12 +23,12 @@ from steppe.cli.app import app
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import Ledger, record
+from steppe.compare.execution.trial_queue import TrialQueue, record
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 from storages import Open, away, opened
 
 __all__ = ["opened", "postgres"]
@@ -65,7 +65,7 @@ def study() -> Study:
     options = Options(
         optimizers=["adamw", "sgd-momentum"], samples=128, epochs=EPOCHS, budget=2, seeds=2
     )
-    return plan("digits", options, USUAL, Place(Path()))
+    return plan("digits", options, USUAL, RunContext(Path()))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,8 @@ def undisturbed(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study
     """Run the study here, from beginning to end."""
     out = tmp_path_factory.mktemp("undisturbed")
     storage = open_storage(str(out), create=True)
-    assert work(storage, study, Place(out)) == 8
-    return Ledger(storage, study, plan=False).results()
+    assert work(storage, study, RunContext(out)) == 8
+    return TrialQueue(storage, study, plan=False).results()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -86,11 +86,11 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(where: str, study: Study, opened: Open) -> Ledger:
+def ledger(where: str, study: Study, opened: Open) -> TrialQueue:
     """Plan the study in a storage."""
     storage = opened(where, create=True, heartbeat=1)
     record(storage, study)
-    return Ledger(storage, study)
+    return TrialQueue(storage, study)
 
 
 @pytest.fixture
@@ -128,11 +128,11 @@ def numbers(results: StudyResults) -> dict[Key, str]:
     return found
 
 
-def trials(ledger: Ledger) -> list[FrozenTrial]:
+def trials(ledger: TrialQueue) -> list[FrozenTrial]:
     return [trial for part in ledger._parts.values() for trial in part.get_trials()]
 
 
-def amid(ledger: Ledger, worker: "subprocess.Popen[str]") -> int:
+def amid(ledger: TrialQueue, worker: "subprocess.Popen[str]") -> int:
     """Wait until a trial is being trained and has come through two epochs."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
@@ -144,7 +144,7 @@ def amid(ledger: Ledger, worker: "subprocess.Popen[str]") -> int:
     raise TimeoutError("no trial was trained")
 
 
-def caught(ledger: Ledger, start: Start, how: signal.Signals, end: TrialState) -> FrozenTrial:
+def caught(ledger: TrialQueue, start: Start, how: signal.Signals, end: TrialState) -> FrozenTrial:
     """End a lonely worker in the middle of a trial; if it has just ended that, do so again."""
     while True:
         worker = start()
@@ -164,7 +164,7 @@ def ended(worker: "subprocess.Popen[str]") -> str:
     return said
 
 
-def attempts(ledger: Ledger) -> list[list[FrozenTrial]]:
+def attempts(ledger: TrialQueue) -> list[list[FrozenTrial]]:
     """Gather the trials that ran for the same number of a contender's."""
     found: dict[tuple[Key, int], list[FrozenTrial]] = {}
     for place, part in ledger._parts.items():
@@ -173,7 +173,7 @@ def attempts(ledger: Ledger) -> list[list[FrozenTrial]]:
     return list(found.values())
 
 
-def assert_no_epoch_was_trained_twice(ledger: Ledger) -> None:
+def assert_no_epoch_was_trained_twice(ledger: TrialQueue) -> None:
     """Look at what all attempts have noted; an epoch may be kept, and its note be cut off."""
     assert len(attempts(ledger)) == ledger.trials() == 8
     for tries in attempts(ledger):
@@ -185,7 +185,7 @@ def assert_no_epoch_was_trained_twice(ledger: Ledger) -> None:
 
 
 def test_killed_workers_cost_nothing(
-    ledger: Ledger, start: Start, undisturbed: StudyResults, tmp_path: Path
+    ledger: TrialQueue, start: Start, undisturbed: StudyResults, tmp_path: Path
 ) -> None:
     killed = caught(ledger, start, signal.SIGKILL, TrialState.RUNNING)
     # Two others come later, and one of them is killed as well.
@@ -205,7 +205,7 @@ def test_killed_workers_cost_nothing(
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_trial_back(
-    ledger: Ledger, start: Start, study: Study, undisturbed: StudyResults, tmp_path: Path
+    ledger: TrialQueue, start: Start, study: Study, undisturbed: StudyResults, tmp_path: Path
 ) -> None:
     given_back = caught(ledger, start, signal.SIGTERM, TrialState.FAIL)
     assert given_back.user_attrs["released"]
@@ -213,13 +213,13 @@ def test_a_worker_that_is_asked_to_end_gives_its_trial_back(
     (waiting,) = (tries[-1] for tries in attempts(ledger) if given_back in tries)
     assert waiting.state == TrialState.WAITING
     left = ledger.trials() - len(ledger.results().trials)
-    assert work(ledger.storage, study, Place(tmp_path / "out")) == left
+    assert work(ledger.storage, study, RunContext(tmp_path / "out")) == left
     assert numbers(ledger.results()) == numbers(undisturbed)
     assert_no_epoch_was_trained_twice(ledger)
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_nothing(
-    ledger: Ledger,
+    ledger: TrialQueue,
     study: Study,
     undisturbed: StudyResults,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +234,9 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
     begun, pauses = [], []
     train = worker_module.train
 
-    def train_meanwhile(run: Any, data: Any, place: Place, on_epoch: Callable[..., None]) -> Any:
+    def train_meanwhile(
+        run: Any, data: Any, place: RunContext, on_epoch: Callable[..., None]
+    ) -> Any:
         begun.append(run)
 
         def on_this_epoch(number: int, epoch: Any) -> None:
@@ -253,7 +255,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
     monkeypatch.setattr(storage_module, "time", clock)
     monkeypatch.setattr(worker_module, "train", train_meanwhile)
     with ExitStack() as outage:
-        assert work(storage, study, Place(tmp_path / "out")) == 8
+        assert work(storage, study, RunContext(tmp_path / "out")) == 8
     assert len(pauses) == 2
     assert numbers(ledger.results()) == numbers(undisturbed)
     steps = sorted(len(trial.intermediate_values) for trial in trials(ledger))
@@ -265,7 +267,7 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
     kind: Exception, study: Study, opened: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     storage = opened(str(tmp_path), create=True)
-    ledger = Ledger(storage, study)
+    ledger = TrialQueue(storage, study)
 
     def fail(*_: Any) -> None:
         raise kind
@@ -274,13 +276,13 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
     said: list[str] = []
     if isinstance(kind, OSError):
         with pytest.raises(OSError, match="the disk is full"):
-            work(storage, study, Place(tmp_path), lambda assignment, how: said.append(how))
+            work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how))
         assert said == []
         assert ledger.results().trials == ()
         states = [trial.state for trial in trials(ledger)]
         assert states.count(TrialState.WAITING) == ledger.trials()
         return
-    assert work(storage, study, Place(tmp_path), lambda assignment, how: said.append(how)) == 4
+    assert work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how)) == 4
     assert said == ["failed: MemoryError: RuntimeError: no"] * 4
     errors = [trial.error for trial in ledger.results().trials]
     assert errors.count("MemoryError: RuntimeError: no") == 4
@@ -305,7 +307,7 @@ def test_other_code_or_data_is_refused(
         other = replace(study, versions={**study.versions, **changed})
     storage = opened(str(tmp_path), create=True)
     record(storage, other)
-    ledger = Ledger(storage, other)
+    ledger = TrialQueue(storage, other)
     ended = CliRunner().invoke(app, ["worker", "--storage", str(tmp_path)])
     assert ended.exit_code == 2
     assert re.fullmatch(message, ended.stderr), ended.stderr
@@ -317,10 +319,10 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     where: str, opened: Open, start: Start
 ) -> None:
     options = Options(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
-    small = plan("digits", options, USUAL, Place(Path()))
+    small = plan("digits", options, USUAL, RunContext(Path()))
     storage = opened(where, create=True)
     record(storage, small)
-    ledger = Ledger(storage, small)
+    ledger = TrialQueue(storage, small)
     said = start(*TWO).communicate(timeout=PATIENCE_S)[1]
     assert "steppe: adamw cannot train digits: samples must leave one of validation" in said
     assert {trial.state for trial in trials(ledger)} == {TrialState.WAITING}
@@ -328,7 +330,7 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
 
 @pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 def test_two_processes_train_each_trial_together(
-    ledger: Ledger, start: Start, undisturbed: StudyResults
+    ledger: TrialQueue, start: Start, undisturbed: StudyResults
 ) -> None:
     worker = start(*TWO)
     # The trial is thought dead, so both have to leave it.

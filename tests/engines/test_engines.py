@@ -63,13 +63,13 @@ class Fused(SimpleNamespace):
     name = "fused"
     reads_amp = False
 
-    def objection(self, batch: _engines.Batch) -> str | None:
+    def objection(self, batch: _engines.ParamBatch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None
 
-    def square_sums(self, batch: _engines.Batch) -> Tensor:
+    def square_sums(self, batch: _engines.ParamBatch) -> Tensor:
         return eager.square_sums(batch)
 
-    def step(self, batch: _engines.Batch, norms: Norms) -> None:
+    def step(self, batch: _engines.ParamBatch, norms: Norms) -> None:
         self.steps += 1
         eager.step(batch, norms)
 

@@ -11,7 +11,7 @@ from torch import nn
 import steppe
 from restless import snapshot
 from spectra import dense_hessian, outermost, small_network
-from steppe.landscape import Profile, profile
+from steppe.landscape import CurvatureReport, profile
 
 
 def trained() -> tuple[nn.Module, Any, list[Any], torch.optim.Optimizer]:
@@ -116,7 +116,7 @@ def test_refuses_narrow_parameters_before_it_begins() -> None:
 
 
 def test_a_card_without_measurements_can_still_be_shown() -> None:
-    card = Profile(2, 3, False, 0.5, 0.1, products=0, complete=False)
+    card = CurvatureReport(2, 3, False, 0.5, 0.1, products=0, complete=False)
     assert str(card).startswith("loss")
     card.figure()
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steppe.play.match import plan
 from steppe.play.page import charts, page, write_page
 from steppe.play.results import Play
+from steppe.play.sweep import plan
 
 # What the software renderer says of itself, and the browser of Plotly's colour bars.
 HARMLESS = ("[.WebGL", "Canvas2D")

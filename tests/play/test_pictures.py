@@ -13,11 +13,11 @@ from PIL import Image, ImageSequence
 from scipy import ndimage
 
 from steppe.play.animation import animate, check_kind
-from steppe.play.match import plan
+from steppe.play.panels import scene
 from steppe.play.pictures import plot_losses, plot_paths, quartiles
-from steppe.play.relief import relief, window
 from steppe.play.results import Play
-from steppe.play.scene import scene
+from steppe.play.surface_grid import surface_grid, window
+from steppe.play.sweep import plan
 
 SHAPES: dict[str, dict[str, Any]] = {
     "ackley": {},
@@ -124,7 +124,7 @@ def test_what_is_shown_is_where_they_went() -> None:
     ("name", "wide"), [("ackley", False), ("goldstein-price", True), ("rosenbrock", True)]
 )
 def test_levels_are_logarithmic_where_the_range_is_wide(name: str, wide: bool) -> None:
-    found = relief(played(name, starts=[[-1.9, -1.9], [1.9, 1.9]]), 101)
+    found = surface_grid(played(name, starts=[[-1.9, -1.9], [1.9, 1.9]]), 101)
     assert (found.unit is not None) == wide
     values = np.linspace(found.lowest, found.values.max(), 50)
     tones = found.tone(values)

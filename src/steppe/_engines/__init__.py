@@ -4,7 +4,7 @@ An engine is a module with a ``name``, an ``objection(batch)`` that says why it 
 (or None), the ``square_sums(batch)`` of its gradients, a ``step(batch, norms)`` that advances the
 batch by one step, buffers included, and ``reads_amp``: whether its kernels read what a GradScaler
 leaves to them, or are told by the host. Engines work on what this process holds of a tensor.
-What it runs is a :class:`Kernel`; what it runs on is a :class:`Batch`.
+What it runs is a :class:`Kernel`; what it runs on is a :class:`ParamBatch`.
 """
 
 from typing import Protocol
@@ -14,20 +14,20 @@ from torch import Tensor
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import Buffer, Kernel
 from steppe._engines.base.norms import Norms
-from steppe._engines.base.plan import Batch, Demand, Plan, Row
+from steppe._engines.base.plan import Demand, ParamBatch, ParamRow, Plan
 from steppe._engines.cpu import engine as cpu
 from steppe._engines.eager import engine as eager
 from steppe._engines.gpu import engine as gpu
 
 __all__ = [
     "FUSED",
-    "Batch",
     "Buffer",
     "Demand",
     "Engine",
     "Kernel",
+    "ParamBatch",
+    "ParamRow",
     "Plan",
-    "Row",
     "bind",
     "choose",
     "step",
@@ -40,13 +40,13 @@ class Engine(Protocol):
     name: str
     reads_amp: bool
 
-    def objection(self, batch: Batch) -> str | None:
+    def objection(self, batch: ParamBatch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
 
-    def square_sums(self, batch: Batch) -> Tensor:
+    def square_sums(self, batch: ParamBatch) -> Tensor:
         """Return the sum of the squared gradient of each row here, and last that of all."""
 
-    def step(self, batch: Batch, norms: Norms) -> None:
+    def step(self, batch: ParamBatch, norms: Norms) -> None:
         """Advance every row of the batch by one step."""
 
 
@@ -54,7 +54,7 @@ class Engine(Protocol):
 FUSED: tuple[Engine, ...] = (cpu, gpu)
 
 
-def choose(batch: Batch) -> Engine:
+def choose(batch: ParamBatch) -> Engine:
     """Return the fastest engine for a batch, obeying ``fused`` as torch.optim does.
 
     Raises

@@ -9,9 +9,9 @@ import torch
 
 from steppe._shared.devices import usable
 from steppe._shared.plurals import first_line
-from steppe.bench.contenders import Contender, default_names, find_contender
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
+from steppe.bench.measured import MeasuredOptimizer, default_names, find_measured
 from steppe.bench.measurement import Measurement, measure
 from steppe.bench.shapes import MODELS, check_models
 
@@ -20,14 +20,14 @@ _NEEDED_LATER = "matplotlib.figure"
 
 
 @dataclass(frozen=True)
-class Setup:
+class BenchmarkPlan:
     """What to measure.
 
     Attributes
     ----------
     models : tuple of str
         Names of the models.
-    contenders : tuple of Contender
+    contenders : tuple of MeasuredOptimizer
         The optimizers.
     rounds : int
         How many steps of each are timed.
@@ -38,12 +38,12 @@ class Setup:
     """
 
     models: tuple[str, ...]
-    contenders: tuple[Contender, ...]
+    contenders: tuple[MeasuredOptimizer, ...]
     rounds: int
     device: torch.device
     threads: int
 
-    def blocks(self) -> list[tuple[str, Contender]]:
+    def blocks(self) -> list[tuple[str, MeasuredOptimizer]]:
         """List what is measured, in order: the models, then the first steps."""
         return [(model, one) for model in (*self.models, FIRST_STEP) for one in self.contenders]
 
@@ -58,7 +58,7 @@ def plan(
     steps: int = 20,
     device: str = "cpu",
     threads: int | None = None,
-) -> Setup:
+) -> BenchmarkPlan:
     """Check everything that can be checked.
 
     Parameters
@@ -66,7 +66,7 @@ def plan(
     models : sequence of str
         Of :data:`steppe.bench.shapes.MODELS`.
     optimizers : sequence of str or None
-        Names as :func:`steppe.bench.contenders.find_contender` reads them; None takes all that
+        Names as :func:`steppe.bench.measured.find_measured` reads them; None takes all that
         have a name there.
     steps : int, default 20
         How many steps of each optimizer are timed.
@@ -83,16 +83,18 @@ def plan(
         If a package is not installed that the plot needs.
     """
     names = default_names() if optimizers is None else optimizers
-    contenders = {one.name: one for one in map(find_contender, names)}
+    contenders = {one.name: one for one in map(find_measured, names)}
     threads = torch.get_num_threads() if threads is None else threads
     for name, count in {"steps": steps, "threads": threads}.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
     importlib.import_module(_NEEDED_LATER)
-    return Setup(check_models(models), tuple(contenders.values()), steps, usable(device), threads)
+    return BenchmarkPlan(
+        check_models(models), tuple(contenders.values()), steps, usable(device), threads
+    )
 
 
-def execute(setup: Setup) -> Iterator[Outcome]:
+def execute(setup: BenchmarkPlan) -> Iterator[Outcome]:
     """Yield the outcome of each of the setup's blocks, in their order."""
     with _threads(setup.threads):
         for block, contender in setup.blocks():
@@ -103,7 +105,7 @@ def execute(setup: Setup) -> Iterator[Outcome]:
 
 
 def attempt(
-    model: str, contender: Contender, rounds: int, device: torch.device
+    model: str, contender: MeasuredOptimizer, rounds: int, device: torch.device
 ) -> Measurement | Failure:
     """Measure a contender on a model, or say why that cannot be."""
     # Anything may go wrong in a step: no kernel, no memory, a closure that is missing.

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from steppe._shared.console import INTERRUPTED, make_console, refusals
-from steppe.bench.benchmark import Outcome, Setup, execute, plan
-from steppe.bench.contenders import BASELINE
+from steppe.bench.benchmark import BenchmarkPlan, Outcome, execute, plan
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
+from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
 from steppe.bench.plot import plot
 from steppe.bench.report import report
@@ -61,7 +61,7 @@ def bench(
     _show(setup, out)
 
 
-def _show(setup: Setup, out: Path) -> None:
+def _show(setup: BenchmarkPlan, out: Path) -> None:
     console = make_console()
     outcomes: list[Outcome] = []
     try:
@@ -80,7 +80,7 @@ def _show(setup: Setup, out: Path) -> None:
         console.print(f"Picture: {picture}", soft_wrap=True, highlight=False)
 
 
-def _measure_all(console: Console, setup: Setup, outcomes: list[Outcome]) -> None:
+def _measure_all(console: Console, setup: BenchmarkPlan, outcomes: list[Outcome]) -> None:
     """Fill ``outcomes`` one by one: a bar on a terminal, elsewhere a line for each."""
     blocks = setup.blocks()
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()

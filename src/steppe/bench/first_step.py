@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from steppe.bench.contenders import find_contender
 from steppe.bench.failure import Failure
+from steppe.bench.measured import find_measured
 from steppe.bench.shapes import uniform
 from steppe.bench.timing import seconds
 from steppe.bench.workload import parameters
@@ -65,7 +65,7 @@ def _in_new_process(name: str, device: torch.device, threads: int, cache: str) -
 def _main(name: str, device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
     place = torch.device(device)
-    optimizer = find_contender(name).build(parameters(uniform(4, 10_000), place))
+    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), place))
     print(seconds(optimizer.step, place))
 
 

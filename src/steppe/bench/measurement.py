@@ -8,7 +8,7 @@ import torch
 from torch.optim import Optimizer
 
 from steppe.bench.bandwidth import Copy
-from steppe.bench.contenders import BASELINE, Contender
+from steppe.bench.measured import BASELINE, MeasuredOptimizer
 from steppe.bench.memory import peak_extra
 from steppe.bench.shapes import Shape
 from steppe.bench.statistics import Ratio, ratio_of_medians
@@ -75,7 +75,11 @@ class Measurement:
 
 
 def measure(
-    model: str, shapes: Sequence[Shape], contender: Contender, rounds: int, device: torch.device
+    model: str,
+    shapes: Sequence[Shape],
+    contender: MeasuredOptimizer,
+    rounds: int,
+    device: torch.device,
 ) -> Measurement:
     """Step the baseline and a contender in turn, each on its own copy of a model's tensors.
 
@@ -88,7 +92,7 @@ def measure(
         The model's name.
     shapes : sequence of tuples
         Of its tensors.
-    contender : Contender
+    contender : MeasuredOptimizer
         What to measure.
     rounds : int
         How many steps of each are timed.

@@ -4,8 +4,8 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steppe.bench.contenders import BASELINE
 from steppe.bench.disturbance import disturbed
+from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
 from steppe.bench.results import replacing
 

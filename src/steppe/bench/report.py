@@ -9,11 +9,11 @@ from rich.table import Table
 from steppe._shared.plurals import many
 from steppe._shared.tables import new_table
 from steppe.bench.bandwidth import Copy
-from steppe.bench.benchmark import Outcome, Setup
-from steppe.bench.contenders import BASELINE
+from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import MOST, disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
+from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import MODELS
 
@@ -32,14 +32,14 @@ _DOUBTFUL = (
 )
 
 
-def report(console: Console, setup: Setup, outcomes: Sequence[Outcome]) -> None:
+def report(console: Console, setup: BenchmarkPlan, outcomes: Sequence[Outcome]) -> None:
     """Print a table for each model, one for the first steps, and how to read them.
 
     Parameters
     ----------
     console : rich.console.Console
         Where to.
-    setup : Setup
+    setup : BenchmarkPlan
         What was asked for.
     outcomes : sequence
         What came out.
@@ -110,7 +110,7 @@ def _failures(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _notes(setup: Setup) -> list[str]:
+def _notes(setup: BenchmarkPlan) -> list[str]:
     return [
         f"Medians of {many(setup.rounds, 'step')} in turn with {BASELINE.name}'s, on "
         f"{many(setup.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every step "

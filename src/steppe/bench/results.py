@@ -11,14 +11,14 @@ import numba
 import torch
 
 import steppe
-from steppe.bench.benchmark import Outcome, Setup
+from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
 
 
-def write(setup: Setup, outcomes: Sequence[Outcome], path: Path) -> None:
+def write(setup: BenchmarkPlan, outcomes: Sequence[Outcome], path: Path) -> None:
     """Write everything to a JSON file, whole or not at all.
 
     Raises

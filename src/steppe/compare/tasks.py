@@ -26,7 +26,7 @@ from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.models.pretrained import SMOLLM2, causal
 from steppe.compare.records.results import Metric
-from steppe.compare.training.run import Setup
+from steppe.compare.training.run import RunSettings
 
 
 @dataclass(frozen=True)
@@ -275,7 +275,7 @@ _ALL = (
 TASKS = {task.name: task for task in _ALL}
 
 
-def data_of(setup: Setup, directory: Path | None = None) -> Data:
+def data_of(setup: RunSettings, directory: Path | None = None) -> Data:
     """Load what a study trains on, see :meth:`Task.data`."""
     task = find_task(setup.task)
     return task.data(directory, setup.samples, length=setup.length, model=setup.model)

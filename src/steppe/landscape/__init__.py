@@ -1,9 +1,9 @@
 """Instruments that say how flat a minimum is; they know models and data, no optimizer."""
 
+from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
-from steppe.landscape.report import Profile, profile
 from steppe.landscape.sharpness import Sharpness, sharpness
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
@@ -14,13 +14,13 @@ from steppe.landscape.surfaces.trajectory import Trajectory
 
 __all__ = [
     "Barrier",
+    "CurvatureReport",
     "Density",
     "Eigenvalues",
     "Line",
     "Operator",
     "Plane",
     "Preconditioned",
-    "Profile",
     "Sharpness",
     "Trace",
     "Trajectory",

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Kernel, Plan, Row
+from steppe._engines import Demand, Kernel, ParamRow, Plan
 from steppe._engines.base.plan import Group, batches
 from steppe._engines.base.sharding import is_member, is_sharded
 from steppe._engines.checkpoint_scales import unpack
@@ -167,7 +167,7 @@ class RuleOptimizer(Optimizer):
             for row in self._rows_with_state()
         }
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -319,15 +319,15 @@ class RuleOptimizer(Optimizer):
         demands = {id(group): self._demand(group) for group in groups}
         return {_engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
 
-    def _rows(self, groups: list[Group]) -> list[Row]:
+    def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
         return [
-            Row.of(number, param, self.state.get(param, {}), group)
+            ParamRow.of(number, param, self.state.get(param, {}), group)
             for number, (param, group) in enumerate(self._all())
             if any(group is wanted for wanted in groups)
         ]
 
-    def _rows_with_state(self) -> list[Row]:
+    def _rows_with_state(self) -> list[ParamRow]:
         for param, _ in self._all():
             # As in a checkpoint, where ZeroRedundancyOptimizer has loaded one.
             unpack(self.state.get(param, {}), param)

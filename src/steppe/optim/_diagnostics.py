@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import Row, bind
+from steppe._engines import ParamRow, bind
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Function
 from steppe._engines.base.norms import joint_norm
 from steppe._engines.eager.codecs import load, slot_sum
@@ -25,35 +25,35 @@ class TwoWay(NamedTuple):
     inverse: float
 
 
-def adam_parts(row: Row) -> TwoWay:
+def adam_parts(row: ParamRow) -> TwoWay:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
     direction = load(row, "exp_avg") * _corrections(row)[0]
     r = _unit(row)
     return TwoWay(direction / r, adam_denominator(row) / r, _alpha(row))
 
 
-def critical_parts(row: Row) -> TwoWay:
+def critical_parts(row: ParamRow) -> TwoWay:
     """m̂ + κ·mean(slots), d and α of DualAdamCM."""
     correction = 1.0 if row.group["variant"] == "authors" else _corrections(row)[0]
     direction = load(row, "exp_avg") * correction + _remembered(row)
     return TwoWay(direction, adam_denominator(row), _alpha(row))
 
 
-def adam_denominator(row: Row) -> Tensor:
+def adam_denominator(row: ParamRow) -> Tensor:
     """InvAdam's preconditioner, d = √v̂ + ε."""
     v = load(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
     d: Tensor = bind(rules.denominator, torch)(v, _corrections(row)[1], row.group["eps"])
     return d
 
 
-def two_way_preconditioner(row: Row) -> Tensor:
+def two_way_preconditioner(row: ParamRow) -> Tensor:
     """(1−α)/d + α·d; with ``scale_free`` of q = d/r, and divided by r. Adam's where α = 0."""
     r, alpha = _unit(row), _alpha(row)
     p: Tensor = rules.two_way(1.0 / r, adam_denominator(row) / r, 1.0 - alpha, alpha)
     return p
 
 
-def rmsprop_preconditioner(row: Row) -> Tensor:
+def rmsprop_preconditioner(row: ParamRow) -> Tensor:
     """1/(√v + ε); centered, one over the standard deviation + ε."""
     mean = load(row, "grad_avg") if row.group["centered"] else 0.0
     v, eps = load(row, "square_avg"), row.group["eps"]
@@ -61,13 +61,15 @@ def rmsprop_preconditioner(row: Row) -> Tensor:
     return 1.0 / d
 
 
-def own_weight(row: Row, aggregate: Function) -> float:
+def own_weight(row: ParamRow, aggregate: Function) -> float:
     """Weight of the gradient itself in the aggregate of the next step."""
     own, _ = bind(aggregate, np)(_filled(row), row.group["kappa"])
     return float(own)
 
 
-def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[str, float]:
+def inverse_share(
+    rows: Iterable[ParamRow], parts: Callable[[ParamRow], TwoWay]
+) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
     each = [(parts(row), row.share.team) for row in rows]
     if not each:
@@ -85,7 +87,7 @@ def inverse_share(rows: Iterable[Row], parts: Callable[[Row], TwoWay]) -> dict[s
     }
 
 
-def buffer(rows: Iterable[Row]) -> dict[str, float]:
+def buffer(rows: Iterable[ParamRow]) -> dict[str, float]:
     """Fill, replacement rate, age and keys of the buffers, each averaged over parameters.
 
     ``buffer_fill`` is the number of filled slots, ``replacement_rate`` how many items were stored
@@ -117,26 +119,26 @@ def buffer(rows: Iterable[Row]) -> dict[str, float]:
     }
 
 
-def _unit(row: Row) -> float:
+def _unit(row: ParamRow) -> float:
     """Return r = √mean(v̂) + ε, in which ``scale_free`` measures; 1 without."""
     if not row.group.get("scale_free"):
         return 1.0
     return math.sqrt(row.state[MEAN].item() * _corrections(row)[1]) + float(row.group["eps"])
 
 
-def _alpha(row: Row) -> float:
+def _alpha(row: ParamRow) -> float:
     rate = row.group.get("switch_rate", 1.0)
     return float(bind(rules.switch_weights, np)(row.state["step"].item(), rate)[1])
 
 
-def _corrections(row: Row) -> tuple[float, float]:
+def _corrections(row: ParamRow) -> tuple[float, float]:
     group = row.group
     t = row.state["step"].item()
     *_, correction1, correction2 = rules.adam_scalars(t, 0.0, group["betas"], group["eps"], 0.0)
     return correction1, correction2
 
 
-def _remembered(row: Row) -> Any:
+def _remembered(row: ParamRow) -> Any:
     """κ·mean(slots); 0 where nothing is remembered."""
     if not row.capacity:
         return 0.0
@@ -144,7 +146,7 @@ def _remembered(row: Row) -> Any:
     return slot_sum(row) * share
 
 
-def _filled(row: Row) -> int:
+def _filled(row: ParamRow) -> int:
     return int((row.state[KEYS] > -torch.inf).sum()) if row.capacity else 0
 
 

@@ -16,7 +16,7 @@ from steppe._engines.base.method import (
 )
 from steppe._engines.base.norms import whole_sum
 from steppe._engines.base.number_formats import BLOCK, SMALL, scale_name, wide_dtype
-from steppe._engines.base.plan import Row, State
+from steppe._engines.base.plan import ParamRow, State
 from steppe._engines.base.sharding import is_sharded, share_of
 from steppe._engines.checkpoint_scales import spread_of, unpack
 from steppe._engines.eager.codecs import load
@@ -124,7 +124,7 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
 
 
 def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
-    row = Row.of(0, param, state, group)
+    row = ParamRow.of(0, param, state, group)
     return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, Row
+from steppe._engines import Kernel, ParamRow
 from steppe._engines.base.method import Buffer, Function
 from steppe._engines.base.plan import Group
 from steppe._engines.eager.codecs import widened
@@ -36,7 +36,7 @@ def _buffer(group: Group) -> Buffer:
     return buffer(_AGGREGATE[group["aggregation"]], group["replacement"])
 
 
-def _own_weight(row: Row) -> float:
+def _own_weight(row: ParamRow) -> float:
     return _diagnostics.own_weight(row, _AGGREGATE[row.group["aggregation"]])
 
 
@@ -149,7 +149,7 @@ class SGDCG(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _sgd(group["momentum"] > 0, _buffer(group))
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return torch.ones_like(widened(row.param)) * _own_weight(row)
 
 
@@ -223,7 +223,7 @@ class AdamCG(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _adam(group["amsgrad"], _buffer(group))
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.two_way_preconditioner(row) * _own_weight(row)
 
 
@@ -300,5 +300,5 @@ class RMSpropCG(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.rmsprop_preconditioner(row) * _own_weight(row)

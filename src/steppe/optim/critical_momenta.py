@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, Row
+from steppe._engines import Kernel, ParamRow
 from steppe._engines.base.method import Function
 from steppe._engines.base.plan import Group
 from steppe._engines.eager.codecs import widened
@@ -160,7 +160,7 @@ class AdamCM(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _adam_cm(False, group["variant"], group["amsgrad"], group["replacement"])
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.two_way_preconditioner(row)
 
 
@@ -231,7 +231,7 @@ class DualAdamCM(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _adam_cm(True, group["variant"], group["amsgrad"], group["replacement"])
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
@@ -324,5 +324,5 @@ class SGDCM(BufferOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _sgd_cm(group["momentum"] > 0, group["replacement"])
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return torch.ones_like(widened(row.param))

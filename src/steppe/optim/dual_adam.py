@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, Row
+from steppe._engines import Kernel, ParamRow
 from steppe._engines.base.plan import Group
 from steppe.optim import _diagnostics
 from steppe.optim._base import RuleOptimizer, arguments
@@ -114,7 +114,7 @@ class DualAdam(RuleOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _SCALE_FREE if group["scale_free"] else _DUAL
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
@@ -187,7 +187,7 @@ class InvAdam(RuleOptimizer):
     def _kernel(self, group: Group) -> Kernel:
         return _INVERSE
 
-    def _preconditioner(self, row: Row) -> Tensor:
+    def _preconditioner(self, row: ParamRow) -> Tensor:
         return _diagnostics.adam_denominator(row)
 
     def diagnostics(self) -> dict[str, float]:

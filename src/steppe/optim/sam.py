@@ -16,7 +16,7 @@ from steppe._engines.base.cache_chunks import pieces
 from steppe._engines.base.method import Function
 from steppe._engines.base.norms import joint_norm
 from steppe._engines.base.plan import held
-from steppe._engines.base.sharding import Team, local, team_of
+from steppe._engines.base.sharding import ShardGroup, local, shard_group_of
 from steppe._engines.eager.codecs import widened
 from steppe.optim._flattened import refuse_flattened
 from steppe.optim._options import check
@@ -322,7 +322,8 @@ class SAM(Wrapper):
 
     def _ascend(self, active: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
         ascents = [
-            _Ascent(*held(param, grad), team_of(param), group) for param, grad, group in active
+            _Ascent(*held(param, grad), shard_group_of(param), group)
+            for param, grad, group in active
         ]
         length = joint_norm((each.length, each.team) for each in ascents) + 1e-12
         if isinstance(length, float) and not math.isfinite(length):
@@ -337,7 +338,7 @@ class _Ascent(NamedTuple):
 
     param: Tensor
     grad: Tensor
-    team: Team | None
+    team: ShardGroup | None
     group: dict[str, Any]
 
     @property

@@ -10,8 +10,8 @@ import numpy as np
 
 from steppe._shared.files import write_whole
 from steppe._shared.progress import progress
+from steppe.play.panels import Track, scene
 from steppe.play.results import Play
-from steppe.play.scene import Track, scene
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -13,11 +13,11 @@ from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITC
 from steppe.functions import FUNCTIONS
 from steppe.play.animation import animate, check_kind
 from steppe.play.descent import SCHEDULES
-from steppe.play.match import plan
 from steppe.play.page import write_page
 from steppe.play.pictures import plot_losses, plot_paths
 from steppe.play.report import report
 from steppe.play.results import Play
+from steppe.play.sweep import plan
 
 _DEFAULT = "adam,dualadam-scale-free,adamcm,adam+sam"
 _FUNCTIONS = ", ".join(FUNCTIONS)

@@ -9,10 +9,10 @@ import numpy as np
 from steppe._shared.palette import COLOURS, look
 from steppe._shared.pictures import dress, new_figure, write_png
 from steppe.landscape.spectra._lanczos import Floats
-from steppe.play.ends import GLOBAL, NONE, OTHER
+from steppe.play.end_points import GLOBAL, NONE, OTHER
+from steppe.play.panels import Track, scene
 from steppe.play.report import heading
 from steppe.play.results import Play
-from steppe.play.scene import Track, scene
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

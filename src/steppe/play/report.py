@@ -6,7 +6,7 @@ from rich.console import Console
 
 from steppe._shared.plurals import many
 from steppe._shared.tables import new_table
-from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER, reach
+from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, reach
 from steppe.play.results import Play, Player
 
 COLUMNS = (

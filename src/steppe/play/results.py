@@ -14,7 +14,7 @@ from steppe._shared.json_values import plain
 from steppe.functions import Function, find_function
 from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.descent import Descent
-from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER, End, reach
+from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, reach
 
 _DIGITS = 8  # of paths
 _EXACT = 17  # what says all of a float
@@ -28,14 +28,14 @@ class Player:
     ----------
     descent : Descent
         Its runs at the learning rate whose median final loss was the lowest.
-    ends : sequence of End
+    ends : sequence of EndPoint
         How each of them ended.
     tried : mapping of float to float
         The median final loss of each learning rate; infinite where half of the runs diverged.
     """
 
     descent: Descent
-    ends: Sequence[End]
+    ends: Sequence[EndPoint]
     tried: Mapping[float, float]
 
     @property
@@ -165,7 +165,7 @@ def _player(player: Player) -> dict[str, Any]:
 def _read_player(data: Mapping[str, Any]) -> Player:
     points, losses = (np.array(data[key], dtype=float) for key in ("points", "losses"))
     ends = [
-        End(each["kind"], each["minimum"] and tuple(each["minimum"]), each["arrival"])
+        EndPoint(each["kind"], each["minimum"] and tuple(each["minimum"]), each["arrival"])
         for each in data["ends"]
     ]
     tried = {

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from steppe._engines.base.cache_chunks import pieces
 from steppe._engines.base.method import Kernel
-from steppe._engines.base.plan import Batch, Group
+from steppe._engines.base.plan import Group, ParamBatch
 from steppe._engines.base.scalars import groups, precise
-from steppe._engines.base.sharding import Share, Team
+from steppe._engines.base.sharding import ShardGroup, Share
 
 Sum = Callable[[], Tensor]
 
@@ -21,16 +21,16 @@ Sum = Callable[[], Tensor]
 class Counts(Protocol):
     """What an engine offers for norms."""
 
-    def square_sums(self, batch: Batch) -> Tensor:
+    def square_sums(self, batch: ParamBatch) -> Tensor:
         """Return the sum of the squared gradient of each row here, and last that of all."""
 
 
-def needs_whole(batch: Batch) -> bool:
+def needs_whole(batch: ParamBatch) -> bool:
     """Whether a row of the batch goes by the norm of all gradients."""
     return any(goes_by_whole(batch.kernel, group) for group in groups(batch)[0])
 
 
-def needs_own(batch: Batch) -> bool:
+def needs_own(batch: ParamBatch) -> bool:
     """Whether a row of the batch goes by the norm of its own gradient."""
     return any(goes_by_own(batch.kernel, group) for group in groups(batch)[0])
 
@@ -63,13 +63,13 @@ class Norms:
         The batches of a step, and the engine of each.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Counts, Batch]]) -> None:
+    def __init__(self, pairs: Sequence[tuple[Counts, ParamBatch]]) -> None:
         self.has_whole = any(needs_whole(batch) for _, batch in pairs)
         self._plain: list[Tensor] = []
         self._sums: dict[Any, Sum] = {}
         self._places: dict[int, tuple[Any, int]] = {}
         self._whole: Tensor | float | None = None
-        shared: dict[Any, list[tuple[Tensor, Batch]]] = {}
+        shared: dict[Any, list[tuple[Tensor, ParamBatch]]] = {}
         for engine, batch in pairs:
             if batch.team is None:
                 if self.has_whole:
@@ -79,7 +79,7 @@ class Norms:
         for mesh, found in shared.items():
             self._begin(mesh, found)
 
-    def _begin(self, mesh: Any, found: list[tuple[Tensor, Batch]]) -> None:
+    def _begin(self, mesh: Any, found: list[tuple[Tensor, ParamBatch]]) -> None:
         counted = [
             (_counted(sums, batch.team), batch) for sums, batch in found if batch.team is not None
         ]
@@ -100,7 +100,7 @@ class Norms:
             self._whole = _root_of_sum(squares)
         return self._whole
 
-    def squares(self, batch: Batch) -> Tensor | None:
+    def squares(self, batch: ParamBatch) -> Tensor | None:
         """Return the sum of each row's squared gradient, not unscaled; None if all is here."""
         if id(batch) not in self._places:
             return None
@@ -109,7 +109,7 @@ class Norms:
 
 
 @torch.no_grad()
-def joint_norm(parts: Iterable[tuple[Tensor, Team | None]]) -> Tensor | float:
+def joint_norm(parts: Iterable[tuple[Tensor, ShardGroup | None]]) -> Tensor | float:
     """L2 norm of tensors together, of each this process's part and who holds the others.
 
     It is a number, where all is on the host.
@@ -145,7 +145,7 @@ def square_sum(tensor: Tensor) -> Tensor:
     return whole.square().sum()
 
 
-def _counted(value: Tensor, team: Team) -> Tensor:
+def _counted(value: Tensor, team: ShardGroup) -> Tensor:
     """Return what this process adds to a sum over its team's mesh, and where it is added up."""
     counted = value if team.speaks else torch.zeros_like(value)
     return counted.to(team.mesh.device_type)
@@ -183,7 +183,7 @@ def _finish() -> None:
             work.wait()
 
 
-def _unscaled(square: Tensor, batch: Batch) -> Tensor:
+def _unscaled(square: Tensor, batch: ParamBatch) -> Tensor:
     return square if batch.unscale == 1.0 else square * batch.unscale**2
 
 

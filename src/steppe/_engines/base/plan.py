@@ -13,8 +13,8 @@ from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel
 from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
 from steppe._engines.base.sharding import (
     Integers,
+    ShardGroup,
     Share,
-    Team,
     is_sharded,
     local,
     numbered,
@@ -27,7 +27,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(slots=True)
-class Row:
+class ParamRow:
     """One parameter in this step, as this process holds it; a complex one as its real view.
 
     Attributes
@@ -102,7 +102,7 @@ def _nothing() -> Tensor:
 
 
 @dataclass
-class Batch:
+class ParamBatch:
     """Rows that share a demand, a device, number formats, a team and, on the CPU, a capacity.
 
     Attributes
@@ -136,8 +136,8 @@ class Batch:
     demand: Demand
     device: torch.device
     formats: tuple[str, ...] = ()
-    team: Team | None = None
-    rows: list[Row] = field(default_factory=list)
+    team: ShardGroup | None = None
+    rows: list[ParamRow] = field(default_factory=list)
     steps: Tensor = field(default_factory=_nothing)
     keys: Tensor = field(default_factory=_nothing)
     births: Tensor = field(default_factory=_nothing)
@@ -199,9 +199,9 @@ class Batch:
             self.steps += 1.0
 
 
-def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
+def batches(rows: Iterable[ParamRow], demands: dict[int, Demand]) -> list[ParamBatch]:
     """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
-    found: dict[tuple[Any, ...], Batch] = {}
+    found: dict[tuple[Any, ...], ParamBatch] = {}
     for row in rows:
         demand = demands[id(row.group)]
         formats, device = row.formats(demand.kernel), row.param.device
@@ -209,7 +209,7 @@ def batches(rows: Iterable[Row], demands: dict[int, Demand]) -> list[Batch]:
         team = row.share.team
         key = demand, device, formats, capacity, row.param.dtype, team
         if key not in found:
-            found[key] = Batch(demand, device, formats, team)
+            found[key] = ParamBatch(demand, device, formats, team)
         found[key].rows.append(row)
     return list(found.values())
 
@@ -247,7 +247,7 @@ class Plan:
         self._absent = _absent(grads)
         self._states = list(states.values())
         self.rows = [
-            Row.of(number, param, states[param], group, grads[number])
+            ParamRow.of(number, param, states[param], group, grads[number])
             for number, (param, group) in enumerate(members)
             if grads[number] is not None
         ]
@@ -324,7 +324,7 @@ def _books(states: Sequence[State]) -> list[Tensor | None]:
     return [state.get(name) for name in names if name in kept for state in states]
 
 
-def _pack(batch: Batch) -> None:
+def _pack(batch: ParamBatch) -> None:
     """Lay step counts side by side, so that reading or changing all is one operation; keys too.
 
     Where some step counts have come to lie on a device, as a GradScaler makes them, all do.
@@ -337,7 +337,7 @@ def _pack(batch: Batch) -> None:
             setattr(batch, attribute, _side_by_side(batch, name))
 
 
-def _side_by_side(batch: Batch, name: str) -> Tensor:
+def _side_by_side(batch: ParamBatch, name: str) -> Tensor:
     parts = [row.state[name] for row in batch.rows]
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import KEYS
-from steppe._engines.base.plan import Batch, Group, Row
+from steppe._engines.base.plan import Group, ParamBatch, ParamRow
 
 Scalar = float | Tensor
 Floats64 = NDArray[np.float64]
@@ -27,7 +27,7 @@ class Floats:
         return value if high is None else min(value, high)
 
 
-def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
+def scalars(batch: ParamBatch) -> Iterator[tuple[Scalar, ...]]:
     """Yield each row's scalars, as in :func:`table`."""
     if batch.on_device:
         return (_tensors(batch, row) for row in batch.rows)
@@ -35,7 +35,7 @@ def scalars(batch: Batch) -> Iterator[tuple[Scalar, ...]]:
     return (tuple(values[line].tolist()) for line in lines)
 
 
-def table(batch: Batch) -> tuple[Floats64, Integers]:
+def table(batch: ParamBatch) -> tuple[Floats64, Integers]:
     """Compute the scalars of a batch that need not stay on its device.
 
     Parameters
@@ -63,7 +63,7 @@ def table(batch: Batch) -> tuple[Floats64, Integers]:
     return np.array(lines), np.array([line_of[kind] for kind in kinds])
 
 
-def _line(batch: Batch, group: Group, t: float, filled: float) -> tuple[float, ...]:
+def _line(batch: ParamBatch, group: Group, t: float, filled: float) -> tuple[float, ...]:
     kernel = batch.kernel
     options = {name: _numbers(group, name) for name in kernel.options}
     values: tuple[float, ...] = bind(kernel.scalars, Floats)(t, **options)
@@ -72,12 +72,12 @@ def _line(batch: Batch, group: Group, t: float, filled: float) -> tuple[float, .
     return factor(batch, group), *values
 
 
-def factor(batch: Batch, group: Group) -> float:
+def factor(batch: ParamBatch, group: Group) -> float:
     """Return what a group's gradients are multiplied by."""
     return -batch.unscale if group["maximize"] else batch.unscale
 
 
-def column(batch: Batch, name: str) -> Any:
+def column(batch: ParamBatch, name: str) -> Any:
     """Return one option of every row; a pair of options as two rows."""
     members, group_of_row = groups(batch)
     values = [_numbers(group, name) for group in members]
@@ -89,7 +89,7 @@ def precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def groups(batch: Batch) -> tuple[list[Group], Integers]:
+def groups(batch: ParamBatch) -> tuple[list[Group], Integers]:
     """Return the batch's groups, and the position of each row's among them."""
     if "groups" not in batch.cache:
         members = {id(row.group): row.group for row in batch.rows}
@@ -100,7 +100,7 @@ def groups(batch: Batch) -> tuple[list[Group], Integers]:
     return found
 
 
-def _tensors(batch: Batch, row: Row) -> tuple[Scalar, ...]:
+def _tensors(batch: ParamBatch, row: ParamRow) -> tuple[Scalar, ...]:
     """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
     kernel, group = batch.kernel, row.group
     device = row.param.device

@@ -43,7 +43,7 @@ def local(tensor: Any) -> Tensor:
     return found
 
 
-class Team(NamedTuple):
+class ShardGroup(NamedTuple):
     """The processes that share tensors.
 
     Attributes
@@ -58,7 +58,7 @@ class Team(NamedTuple):
     cuts: tuple[bool, ...]
 
     @classmethod
-    def of(cls, mesh: Any, placements: Iterable[Any]) -> "Team | None":
+    def of(cls, mesh: Any, placements: Iterable[Any]) -> "ShardGroup | None":
         """Return the processes that hold tensors placed so; None where each holds all."""
         cuts = tuple(not placement.is_replicate() for placement in placements)
         return cls(mesh, cuts) if any(cuts) else None
@@ -118,9 +118,9 @@ class Share:
         return math.prod(self.shape)
 
     @property
-    def team(self) -> Team | None:
+    def team(self) -> ShardGroup | None:
         """The processes that hold the other parts; None where this one holds all."""
-        return Team.of(self.mesh, self.placements)
+        return ShardGroup.of(self.mesh, self.placements)
 
     @cached_property
     def order(self) -> list[int]:
@@ -195,9 +195,9 @@ def sharded(
     return whole
 
 
-def team_of(tensor: Any) -> Team | None:
+def shard_group_of(tensor: Any) -> ShardGroup | None:
     """Return the processes that hold the other parts of a tensor; None where this one holds all."""
-    return Team.of(tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
+    return ShardGroup.of(tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
 
 
 def share_of(tensor: Any) -> Share:

@@ -14,7 +14,7 @@ from steppe._engines.base.bind import bind
 from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import RESUM_EVERY
 from steppe._engines.base.norms import Norms
-from steppe._engines.base.plan import Batch
+from steppe._engines.base.plan import ParamBatch
 from steppe._engines.base.sharding import Integers
 from steppe._engines.cpu import openmp
 from steppe._engines.cpu.compile_cache import (
@@ -25,7 +25,7 @@ from steppe._engines.cpu.compile_cache import (
     update_kernel,
 )
 from steppe._engines.cpu.table import (
-    Table,
+    CpuTable,
     address_of,
     find_slots,
     fixed_addresses,
@@ -97,7 +97,7 @@ class Pending:
         return {"stored": self.stored, "past_table": self.values, "past_lines": self.lines}
 
 
-def objection(batch: Batch) -> str | None:
+def objection(batch: ParamBatch) -> str | None:
     """Return why this engine cannot run the batch, or None if it can."""
     if batch.device.type != "cpu":
         return f"parameters lie on {batch.device}"
@@ -108,13 +108,13 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
-def square_sums(batch: Batch) -> Tensor:
+def square_sums(batch: ParamBatch) -> Tensor:
     """Return the sum of the squared gradient of each row here, and last that of all."""
     sums = _square_sums(batch)
     return torch.from_numpy(np.append(sums, sums.sum()))
 
 
-def _square_sums(batch: Batch) -> Floats:
+def _square_sums(batch: ParamBatch) -> Floats:
     """Return the sum of the squared gradient of each row, in float64 and a fixed order."""
     table = table_of(batch)
     sums: Floats | None = batch.cache.get("sums")
@@ -125,12 +125,12 @@ def _square_sums(batch: Batch) -> Floats:
     return _by_row(table, sums)
 
 
-def defers(batch: Batch) -> bool:
+def defers(batch: ParamBatch) -> bool:
     """Whether a step finds its gradients' norm by itself, and stores in the next one."""
     return table_of(batch).formats.defers(batch.kernel)
 
 
-def step(batch: Batch, norms: Norms) -> None:
+def step(batch: ParamBatch, norms: Norms) -> None:
     """Advance every row of a batch that does not defer by one step."""
     table, buffer = table_of(batch), batch.kernel.buffer
     values, lines = scalars.table(batch)
@@ -147,7 +147,7 @@ def step(batch: Batch, norms: Norms) -> None:
     _sum_afresh(batch, table, _due(batch, stored))
 
 
-def update(batch: Batch) -> None:
+def update(batch: ParamBatch) -> None:
     """Advance every row of a batch that defers, but for what this step remembers."""
     table = table_of(batch)
     values, lines = scalars.table(batch)
@@ -159,7 +159,7 @@ def update(batch: Batch) -> None:
     batch.cache |= {"sums": sums, "pending": Pending(nothing, values, lines)}
 
 
-def defer(batch: Batch, norms: Norms) -> None:
+def defer(batch: ParamBatch, norms: Norms) -> None:
     """Leave it to the next step to decide what this one remembers, and to store it.
 
     Where the norm is that of all processes, nobody waits for the slowest of them meanwhile.
@@ -170,7 +170,7 @@ def defer(batch: Batch, norms: Norms) -> None:
         pending.outlook = _outlook(batch, norms)
 
 
-def decide(batch: Batch) -> None:
+def decide(batch: ParamBatch) -> None:
     """Decide what the last step remembers; what cannot wait for the next one's pass is stored."""
     pending = _pending(batch)
     if pending is None or pending.outlook is None:
@@ -180,7 +180,7 @@ def decide(batch: Batch) -> None:
     _sum_afresh(batch, table_of(batch), due)
 
 
-def settle(batch: Batch) -> None:
+def settle(batch: ParamBatch) -> None:
     """Store at once what the last step has left to the next one.
 
     Raises
@@ -204,11 +204,11 @@ def settle(batch: Batch) -> None:
     _sum_afresh(batch, table, due)
 
 
-def _pending(batch: Batch) -> Pending | None:
+def _pending(batch: ParamBatch) -> Pending | None:
     return batch.cache.get("pending")
 
 
-def _conclude(batch: Batch, pending: Pending) -> Flags:
+def _conclude(batch: ParamBatch, pending: Pending) -> Flags:
     """Enter the last step into the books; return which rows' slots are to be summed afresh."""
     if pending.outlook is None:
         return np.zeros(len(batch.rows), dtype=np.bool_)
@@ -216,7 +216,7 @@ def _conclude(batch: Batch, pending: Pending) -> Flags:
     return _due(batch, pending.stored)
 
 
-def _store_pending(batch: Batch, table: Table, rows: Flags) -> None:
+def _store_pending(batch: ParamBatch, table: CpuTable, rows: Flags) -> None:
     """Do for some rows what the next step would do."""
     pending = _pending(batch)
     if pending is None or not rows.any():
@@ -227,14 +227,14 @@ def _store_pending(batch: Batch, table: Table, rows: Flags) -> None:
     pending.stored[rows] = -1
 
 
-def _advance(batch: Batch, **arrays: NDArray[Any]) -> None:
+def _advance(batch: ParamBatch, **arrays: NDArray[Any]) -> None:
     """Run the kernel that updates all rows."""
     table = table_of(batch)
     table.identities[:, 1] = batch.steps.numpy()
     _run(update_kernel(batch.kernel, table.formats), table, **arrays)
 
 
-def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
+def _run(kernel: Native, addresses: CpuTable, **arrays: NDArray[Any]) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
     count = openmp.count()
     # The counters of two queues for each thread, a cache line each, and that of arrivals.
@@ -255,13 +255,13 @@ def _run(kernel: Native, addresses: Table, **arrays: NDArray[Any]) -> None:
 # What a step needs
 
 
-def _by_row(table: Table, sums: Floats) -> Floats:
+def _by_row(table: CpuTable, sums: Floats) -> Floats:
     """Add up the chunks of each row, in their order."""
     rows = len(table.tensors)
     return np.bincount(table.chunks[:, 0], weights=sums, minlength=rows).astype(np.float64)
 
 
-def _outlook(batch: Batch, norms: Norms) -> Outlook:
+def _outlook(batch: ParamBatch, norms: Norms) -> Outlook:
     """Put down what the decision goes by: options and step counts may change before it is made."""
     members, group_of_row = scalars.groups(batch)
     goes_by_own = np.array([group["scope"] == "tensor" for group in members])[group_of_row]
@@ -271,7 +271,7 @@ def _outlook(batch: Batch, norms: Norms) -> Outlook:
     return Outlook(norms, goes_by_own, squares, batch.unscale, steps, decay)
 
 
-def _priorities(batch: Batch, outlook: Outlook) -> Floats:
+def _priorities(batch: ParamBatch, outlook: Outlook) -> Floats:
     """Return the norm of all gradients, and in its place of those that go by their own."""
     own = outlook.norms.squares(batch)
     squares = outlook.squares if own is None else own.cpu().numpy()
@@ -279,7 +279,7 @@ def _priorities(batch: Batch, outlook: Outlook) -> Floats:
     return np.where(outlook.goes_by_own, np.sqrt(squares) * outlook.unscale, shared)
 
 
-def _remember(batch: Batch, outlook: Outlook) -> Integers:
+def _remember(batch: ParamBatch, outlook: Outlook) -> Integers:
     """Enter a step into the books; return the slot to store in, -1 where there is none."""
     keys, births = batch.keys.numpy().T, batch.births.numpy().T
     assert batch.kernel.buffer is not None
@@ -296,14 +296,14 @@ def _remember(batch: Batch, outlook: Outlook) -> Integers:
     return np.where(is_new, mask.argmax(0), -1)
 
 
-def _find_stored(batch: Batch, table: Table, stored: Integers) -> None:
+def _find_stored(batch: ParamBatch, table: CpuTable, stored: Integers) -> None:
     """Find the slots that are stored in; where no sum is kept, all have been found."""
     if keeps_sum(batch):
         rows = np.flatnonzero(stored >= 0)
         find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
 
 
-def _phases(batch: Batch) -> dict[str, NDArray[Any]]:
+def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
     """Return what a kernel needs that sums a tensor up before updating it."""
     table = table_of(batch)
     bounds = table.bounds
@@ -318,7 +318,7 @@ def _phases(batch: Batch) -> dict[str, NDArray[Any]]:
     }
 
 
-def _roots(batch: Batch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
+def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
     """Bring the rows' means up to date, given sums of squares; return what rules divide by."""
     kernel, means = batch.kernel, batch.means.numpy()
     sizes = np.array([max(row.share.numel, 1) for row in batch.rows])
@@ -330,7 +330,7 @@ def _roots(batch: Batch, squares: Tensor, values: Floats) -> dict[str, NDArray[A
     return {"roots": np.sqrt(mean_squares)}
 
 
-def _due(batch: Batch, stored: Integers) -> Flags:
+def _due(batch: ParamBatch, stored: Integers) -> Flags:
     """Return which rows' slots are to be summed afresh after this step."""
     if not keeps_sum(batch):
         return np.zeros(len(batch.rows), dtype=np.bool_)
@@ -338,7 +338,7 @@ def _due(batch: Batch, stored: Integers) -> Flags:
     return due
 
 
-def _sum_afresh(batch: Batch, table: Table, due: Flags) -> None:
+def _sum_afresh(batch: ParamBatch, table: CpuTable, due: Flags) -> None:
     """Sum the slots of the rows that are due."""
     if not due.any():
         return

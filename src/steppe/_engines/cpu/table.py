@@ -12,7 +12,7 @@ from torch import Tensor
 from steppe._engines.base.memory_layout import is_alike, param_objection
 from steppe._engines.base.method import SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
-from steppe._engines.base.plan import Batch, Row
+from steppe._engines.base.plan import ParamBatch, ParamRow
 from steppe._engines.base.sharding import Integers, local
 from steppe._engines.cpu.operands import Formats
 from steppe._engines.cpu.templates import ARGUMENTS
@@ -27,7 +27,7 @@ _NOWHERE = torch.empty(0)
 
 
 @dataclass
-class Table:
+class CpuTable:
     """Where the tensors of a batch lie, and how they are cut.
 
     Attributes
@@ -82,16 +82,16 @@ class Table:
         self.arguments = [values[name] for name in ARGUMENTS]
 
 
-def table_of(batch: Batch) -> Table:
+def table_of(batch: ParamBatch) -> CpuTable:
     """Return the batch's table, which ``refresh`` has made."""
-    table: Table = batch.cache["cpu"]
+    table: CpuTable = batch.cache["cpu"]
     return table
 
 
-def refresh(batch: Batch) -> str | None:
+def refresh(batch: ParamBatch) -> str | None:
     """Bring the batch's table up to date; where a tensor has moved, check it first."""
     fixed = fixed_addresses(batch)
-    table: Table | None = batch.cache.get("cpu")
+    table: CpuTable | None = batch.cache.get("cpu")
     if table is None or table.fixed != fixed:
         for row in batch.rows:
             if found := param_objection(row.param) or state_objection(batch, row):
@@ -104,14 +104,14 @@ def refresh(batch: Batch) -> str | None:
     return None
 
 
-def _gradient_address(row: Row, stride: tuple[int, ...], dtype: torch.dtype) -> int:
+def _gradient_address(row: ParamRow, stride: tuple[int, ...], dtype: torch.dtype) -> int:
     """Return where a gradient lies; one laid out unlike its parameter is copied."""
     if row.grad.stride() != stride or row.grad.dtype is not dtype:
         row.grad = torch.empty_like(row.param).copy_(row.grad)
     return row.grad.data_ptr()
 
 
-def fixed_addresses(batch: Batch) -> list[list[int]]:
+def fixed_addresses(batch: ParamBatch) -> list[list[int]]:
     """Return the addresses of all tensors but the gradients, tensor kind by tensor kind.
 
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
@@ -138,16 +138,16 @@ def fixed_addresses(batch: Batch) -> list[list[int]]:
     return addresses
 
 
-def _slot_names(batch: Batch) -> list[str]:
+def _slot_names(batch: ParamBatch) -> list[str]:
     return [slot_name(i) for i in range(batch.capacity)]
 
 
-def keeps_sum(batch: Batch) -> bool:
+def keeps_sum(batch: ParamBatch) -> bool:
     """Whether the slots are in full precision: then only those written to need be found."""
     return batch.capacity > 0 and batch.formats[-1] in ("float32", "float64")
 
 
-def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
+def new_table(batch: ParamBatch, fixed: list[list[int]]) -> CpuTable:
     """Lay out a batch whose tensors lie at the ``fixed`` addresses."""
     rows, count = batch.rows, len(batch.kernel.state)
     columns = np.array(fixed, dtype=np.int64).T
@@ -159,7 +159,7 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     if keeps_sum(batch):
         slots = np.zeros((len(rows), batch.capacity), dtype=np.int64)
     empty = np.zeros((len(rows), 1), dtype=np.int64)
-    return Table(
+    return CpuTable(
         formats=formats,
         fixed=fixed,
         tensors=np.ascontiguousarray(np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums])),
@@ -176,7 +176,7 @@ def new_table(batch: Batch, fixed: list[list[int]]) -> Table:
     )
 
 
-def state_objection(batch: Batch, row: Row) -> str | None:
+def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit a kernel; None if it does."""
     if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
         return "parameters or state have changed their format"
@@ -199,7 +199,7 @@ def state_objection(batch: Batch, row: Row) -> str | None:
     return None
 
 
-def _is_scales(scales: Tensor | None, row: Row) -> bool:
+def _is_scales(scales: Tensor | None, row: ParamRow) -> bool:
     return (
         scales is not None
         and scales.shape == (row.share.blocks(BLOCK),)
@@ -208,7 +208,7 @@ def _is_scales(scales: Tensor | None, row: Row) -> bool:
     )
 
 
-def find_slots(batch: Batch, table: Table, places: Iterable[tuple[int, int]]) -> None:
+def find_slots(batch: ParamBatch, table: CpuTable, places: Iterable[tuple[int, int]]) -> None:
     """Bring the addresses of slots, each the row's and its own number, up to date."""
     for i, index in places:
         row, name = batch.rows[i], slot_name(index)

@@ -8,7 +8,7 @@ from steppe._engines.base import number_formats
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, blocks, format_of, scale_name, wide_dtype
-from steppe._engines.base.plan import Row
+from steppe._engines.base.plan import ParamRow
 from steppe._engines.eager import bit_ops
 
 #: Streams of noise: the parameter's, then the state's in the rule's order, then the item's.
@@ -20,7 +20,7 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(wide_dtype(tensor))
 
 
-def load(row: Row, name: str) -> Tensor:
+def load(row: ParamRow, name: str) -> Tensor:
     """Return the state ``name`` as numbers to compute with, in the parameter's wide format."""
     value = row.part(name)
     if value.dtype != torch.uint8:
@@ -32,7 +32,7 @@ def load(row: Row, name: str) -> Tensor:
     return unordered(numbers, value).to(wide_dtype(row.param))
 
 
-def store(row: Row, name: str, value: Tensor, stream: int) -> None:
+def store(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     """Write the state ``name`` in its number format; ``stream`` tells its noise from others'."""
     target = row.part(name)
     if target.dtype == torch.bfloat16:
@@ -43,7 +43,7 @@ def store(row: Row, name: str, value: Tensor, stream: int) -> None:
         target.copy_(value)
 
 
-def store_where(row: Row, name: str, mask: Tensor, value: Tensor, stream: int) -> None:
+def store_where(row: ParamRow, name: str, mask: Tensor, value: Tensor, stream: int) -> None:
     """Write the state ``name`` if the 0-dim ``mask`` says so, without reading it back."""
     tensors = [row.part(key) for key in (name, scale_name(name)) if key in row.state]
     before = [tensor.clone() for tensor in tensors]
@@ -52,7 +52,7 @@ def store_where(row: Row, name: str, mask: Tensor, value: Tensor, stream: int) -
         tensor.copy_(torch.where(mask, tensor, old))
 
 
-def store_param(row: Row, value: Tensor) -> None:
+def store_param(row: ParamRow, value: Tensor) -> None:
     """Write the parameter in its number format; bfloat16 is rounded stochastically."""
     if row.param.dtype == torch.bfloat16 and not row.group["differentiable"]:
         _store_bfloat16(row, row.param, value, PARAM)
@@ -60,7 +60,7 @@ def store_param(row: Row, value: Tensor) -> None:
         row.param.copy_(value)
 
 
-def slot_sum(row: Row) -> Tensor:
+def slot_sum(row: ParamRow) -> Tensor:
     """Return the sum of the slots: the one that is kept, or of low-precision slots a fresh one."""
     if not row.capacity:
         return torch.zeros_like(widened(row.param))
@@ -69,7 +69,7 @@ def slot_sum(row: Row) -> Tensor:
     return fresh_sum(row)
 
 
-def fresh_sum(row: Row) -> Tensor:
+def fresh_sum(row: ParamRow) -> Tensor:
     """Sum the slots, in their order."""
     total = load(row, slot_name(0)).clone()
     for i in range(1, row.capacity):
@@ -77,14 +77,14 @@ def fresh_sum(row: Row) -> Tensor:
     return total
 
 
-def _store_bfloat16(row: Row, target: Tensor, value: Tensor, stream: int) -> None:
+def _store_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -> None:
     lanes, cells = _grid(row, target)
     numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
     upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, cells))
     target.copy_(unordered(bit_ops.number(upper << 16).view(-1)[lanes], target))
 
 
-def _store_8_bits(row: Row, name: str, value: Tensor, stream: int) -> None:
+def _store_8_bits(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     target = row.part(name)
     kind = format_of(name, target)
     lanes, cells = _grid(row, target)
@@ -104,7 +104,7 @@ def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.uint8), scale
 
 
-def _noise(row: Row, stream: int, cells: Tensor) -> Tensor:
+def _noise(row: ParamRow, stream: int, cells: Tensor) -> Tensor:
     """Return the noise of whole blocks, by their numbers in the whole tensor."""
     step = row.state["step"].to(cells.device, torch.int64)
     number = torch.tensor(row.number, device=cells.device)
@@ -115,7 +115,7 @@ def _noise(row: Row, stream: int, cells: Tensor) -> Tensor:
     return noise
 
 
-def _grid(row: Row, target: Tensor) -> tuple[Tensor, Tensor]:
+def _grid(row: ParamRow, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return where each element stands in rows of blocks, and the blocks' numbers in the whole."""
     share, device = row.share, target.device
     starts, size = share.runs

@@ -18,7 +18,7 @@ from steppe._engines.base.method import (
     slot_name,
 )
 from steppe._engines.base.norms import Norms, square_sum
-from steppe._engines.base.plan import Batch, Row
+from steppe._engines.base.plan import ParamBatch, ParamRow
 from steppe._engines.base.scalars import Scalar
 from steppe._engines.base.scalars import scalars as scalars_of
 from steppe._engines.eager.codecs import (
@@ -35,19 +35,19 @@ name = "eager"
 reads_amp = False
 
 
-def objection(batch: Batch) -> str | None:
+def objection(batch: ParamBatch) -> str | None:
     """Return why this engine cannot run the batch: never, it runs all."""
     return None
 
 
 @torch.no_grad()
-def square_sums(batch: Batch) -> Tensor:
+def square_sums(batch: ParamBatch) -> Tensor:
     """Return the sum of the squared gradient of each row here, and last that of all."""
     sums = torch.stack([square_sum(row.grad) for row in batch.rows])
     return torch.cat([sums, sums.sum(0, keepdim=True)])
 
 
-def step(batch: Batch, norms: Norms) -> None:
+def step(batch: ParamBatch, norms: Norms) -> None:
     """Advance every row by one step.
 
     Parameters
@@ -63,7 +63,11 @@ def step(batch: Batch, norms: Norms) -> None:
 
 
 def _advance(
-    batch: Batch, row: Row, values: tuple[Scalar, ...], norms: Norms, square: Tensor | None
+    batch: ParamBatch,
+    row: ParamRow,
+    values: tuple[Scalar, ...],
+    norms: Norms,
+    square: Tensor | None,
 ) -> None:
     kernel = batch.kernel
     factor, *scalars = values
@@ -95,14 +99,14 @@ def _advance(
 
 
 def _remember(
-    batch: Batch, buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float
+    batch: ParamBatch, buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float
 ) -> None:
     remember = _remember_on_device if batch.on_device else _remember_on_host
     remember(buffer, row, item, priority, 1 + len(batch.kernel.state))
 
 
 def _remember_on_host(
-    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
+    buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float, stream: int
 ) -> None:
     state = row.state
     keys, births = state[KEYS].numpy(), state[BIRTHS].numpy()
@@ -128,7 +132,7 @@ def _remember_on_host(
 
 
 def _remember_on_device(
-    buffer: Buffer, row: Row, item: Tensor, priority: Tensor | float, stream: int
+    buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float, stream: int
 ) -> None:
     """Touch every slot, so that nothing is read back; the sum is then always afresh."""
     state, device = row.state, row.param.device
@@ -149,7 +153,7 @@ def _remember_on_device(
         row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
-def _rms(kernel: Kernel, row: Row, square: Tensor, scalars: list[Scalar]) -> Tensor:
+def _rms(kernel: Kernel, row: ParamRow, square: Tensor, scalars: list[Scalar]) -> Tensor:
     """Bring the row's mean up to date; return what the rule is to divide by."""
     assert kernel.mean_square is not None
     known = dict(zip(kernel.scalar_names, scalars, strict=False))

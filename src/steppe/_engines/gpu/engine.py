@@ -25,9 +25,9 @@ from steppe._engines.base.method import (
 )
 from steppe._engines.base.norms import Norms, needs_own, needs_whole
 from steppe._engines.base.number_formats import format_of, wide_dtype
-from steppe._engines.base.plan import Batch, Row
+from steppe._engines.base.plan import ParamBatch, ParamRow
 from steppe._engines.gpu.scalar_program import Program, options, record
-from steppe._engines.gpu.table import Table, addresses, amp, capturing, new_table, on, send
+from steppe._engines.gpu.table import GpuTable, addresses, amp, capturing, new_table, on, send
 
 name = "gpu"
 reads_amp = True
@@ -39,7 +39,7 @@ _STATE = (torch.float32, torch.bfloat16, torch.uint8)
 _BOOKS = {KEYS: torch.float64, BIRTHS: torch.float64, REPLACEMENTS: torch.int64}
 
 
-def objection(batch: Batch) -> str | None:
+def objection(batch: ParamBatch) -> str | None:
     """Return why this engine cannot run the batch, or None if it can.
 
     Raises
@@ -58,14 +58,14 @@ def objection(batch: Batch) -> str | None:
     return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
 
 
-def square_sums(batch: Batch) -> Tensor:
+def square_sums(batch: ParamBatch) -> Tensor:
     """Return the sum of the squared gradient of each row here, and last that of all, unscaled."""
     table = _table(batch)
     _reduce(batch, table)
     return table.sums
 
 
-def step(batch: Batch, norms: Norms) -> None:
+def step(batch: ParamBatch, norms: Norms) -> None:
     """Advance every row by one step."""
     table, squares = _table(batch), norms.squares(batch)
     if squares is not None:
@@ -94,17 +94,17 @@ def _triton_objection() -> str | None:
 # Tables
 
 
-def _table(batch: Batch) -> Table:
-    table: Table = batch.cache["gpu"]
+def _table(batch: ParamBatch) -> GpuTable:
+    table: GpuTable = batch.cache["gpu"]
     return table
 
 
-def _refresh(batch: Batch) -> str | None:
+def _refresh(batch: ParamBatch) -> str | None:
     """Bring the batch's table up to date; where a tensor has moved, check it first."""
     if capturing() and not batch.demand.capturable:
         raise RuntimeError("a step that a CUDA graph captures needs capturable=True")
     found = addresses(batch)
-    table: Table | None = batch.cache.get("gpu")
+    table: GpuTable | None = batch.cache.get("gpu")
     if table is None or not table.holds(found):
         batch.cache.pop("gpu", None)
         for row in batch.rows:
@@ -120,7 +120,7 @@ def _refresh(batch: Batch) -> str | None:
     return None
 
 
-def _state_objection(batch: Batch, row: Row) -> str | None:
+def _state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit; None if it does."""
     param, state = row.param, row.parts
     wide = wide_dtype(param)
@@ -146,7 +146,7 @@ def _state_objection(batch: Batch, row: Row) -> str | None:
 # Launches
 
 
-def _reduce(batch: Batch, table: Table) -> None:
+def _reduce(batch: ParamBatch, table: GpuTable) -> None:
     """Sum the gradients' squares."""
     sent, scale = send(batch, table), amp(batch)[0]
     _launch(
@@ -161,7 +161,7 @@ def _reduce(batch: Batch, table: Table) -> None:
     )
 
 
-def _update(batch: Batch, table: Table, whole: Tensor | float | None) -> None:
+def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
     priority = None if whole is None else torch.as_tensor(whole, dtype=torch.float64)
     sent = send(batch, table)
@@ -193,7 +193,7 @@ def _kernels() -> ModuleType:
     return kernels
 
 
-def _constants(batch: Batch) -> dict[str, Any]:
+def _constants(batch: ParamBatch) -> dict[str, Any]:
     """Return what the update is compiled for."""
     kernel, first = batch.kernel, batch.rows[0]
     most = max(row.capacity for row in batch.rows)

@@ -48,14 +48,14 @@ ROWS = tl.constexpr(4)
 AT_ONCE = tl.constexpr(1024)
 RESUM = tl.constexpr(RESUM_EVERY)
 
-_Column = gpu_table.Column
+_Column = gpu_table.RowColumn
 (
     NUMBER, NUMEL, WHOLE_NUMEL, GROUP, FIRST_SPAN, PROGRAMS, CAPACITY,
     KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, STATE_AT,
 ) = map(tl.constexpr, map(int, _Column))  # fmt: skip
-PIECE = tl.constexpr(len(gpu_table.Piece))
-ROW, START, LOWER, UPPER, CELL, FIRST_BLOCK = map(tl.constexpr, map(int, gpu_table.Piece))
-SIGN, OWN, DECAY, OPTIONS_AT = map(tl.constexpr, map(int, gpu_table.Option))
+PIECE = tl.constexpr(len(gpu_table.PieceColumn))
+ROW, START, LOWER, UPPER, CELL, FIRST_BLOCK = map(tl.constexpr, map(int, gpu_table.PieceColumn))
+SIGN, OWN, DECAY, OPTIONS_AT = map(tl.constexpr, map(int, gpu_table.OptionColumn))
 
 
 #: What the arithmetic is done in, by whether parameters are float64.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
-from steppe._engines.base.plan import Batch, Group, State
+from steppe._engines.base.plan import Group, ParamBatch, State
 from steppe._engines.base.scalars import factor, groups
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
@@ -27,7 +27,7 @@ Integers = NDArray[np.int64]
 _captured: list[Any] = []
 
 
-class Column(IntEnum):
+class RowColumn(IntEnum):
     """What a row of the table begins with.
 
     Addresses of the parameter-shaped state follow in the rule's order, each with that of its
@@ -50,7 +50,7 @@ class Column(IntEnum):
     STATE = 13
 
 
-class Piece(IntEnum):
+class PieceColumn(IntEnum):
     """What a program of the update takes.
 
     It starts ``LOWER`` elements before the first one, with a block of the whole tensor, and ends
@@ -66,7 +66,7 @@ class Piece(IntEnum):
     BLOCK = 5
 
 
-class Option(IntEnum):
+class OptionColumn(IntEnum):
     """What a group's options begin with; those that the method's scalars read follow."""
 
     SIGN = 0
@@ -76,7 +76,7 @@ class Option(IntEnum):
 
 
 @dataclass
-class Table:
+class GpuTable:
     """A batch as the kernels read it.
 
     Attributes
@@ -87,11 +87,12 @@ class Table:
     captured
         Whether it is filled when a CUDA graph is replayed, not before.
     rows
-        The addresses on the device, as :class:`Column` says.
+        The addresses on the device, as :class:`RowColumn` says.
     aligned
         Whether all of them are multiples of 16.
     chunks, spans
-        What each program of the update takes, as :class:`Piece` says; row and place of what each
+        What each program of the update takes, as :class:`PieceColumn` says; row and place of what
+        each
         program of the reduction takes.
     partials, sums
         Results of the reduction: each program's; each row's, then that of all.
@@ -131,7 +132,7 @@ class Sent(NamedTuple):
     counted_here
         Whether step counts lie on the device.
     options
-        Each group's, as :class:`Option` says.
+        Each group's, as :class:`OptionColumn` says.
     aligned
         Whether all addresses are multiples of 16.
     """
@@ -160,7 +161,7 @@ def upload(array: NDArray[Any], device: torch.device) -> Tensor:
     return copy
 
 
-def amp(batch: Batch) -> tuple[Tensor | None, Tensor | None]:
+def amp(batch: ParamBatch) -> tuple[Tensor | None, Tensor | None]:
     """Return a GradScaler's scale, and whether it found infinities, on the batch's device."""
     scale, found_inf = batch.amp or (None, None)
     return on(scale, batch.device), on(found_inf, batch.device)
@@ -174,7 +175,7 @@ def on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
 # Where tensors lie
 
 
-def addresses(batch: Batch) -> list[list[int]]:
+def addresses(batch: ParamBatch) -> list[list[int]]:
     """Return the addresses of all tensors but the gradients, from ``Column.KEYS`` on.
 
     A complex tensor lies where its real view does. This is most of a step over many small tensors.
@@ -199,7 +200,7 @@ def _column(states: Sequence[State], name: str) -> list[int]:
     return [state[name].data_ptr() if name in state else 0 for state in states]
 
 
-def new_table(batch: Batch, found: list[list[int]]) -> Table:
+def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
     """Lay out a batch whose tensors lie at the ``found`` addresses."""
     rows, device = batch.rows, batch.device
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
@@ -210,15 +211,15 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
         [row.share.numel for row in rows],
         groups(batch)[1],
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
-        np.bincount(chunks[:, Piece.ROW], minlength=len(rows)),
+        np.bincount(chunks[:, PieceColumn.ROW], minlength=len(rows)),
         [row.capacity for row in rows],
     ]
     columns = np.array([*facts, *found], dtype=np.int64)
-    return Table(
+    return GpuTable(
         addresses=found,
         captured=capturing(),
         rows=upload(np.ascontiguousarray(columns.T), device),
-        aligned=_is_aligned(columns[len(facts) :]) and _is_aligned(chunks[:, Piece.START]),
+        aligned=_is_aligned(columns[len(facts) :]) and _is_aligned(chunks[:, PieceColumn.START]),
         chunks=upload(chunks, device),
         spans=upload(spans, device),
         partials=torch.empty(len(spans), dtype=torch.float64, device=device),
@@ -227,8 +228,8 @@ def new_table(batch: Batch, found: list[list[int]]) -> Table:
     )
 
 
-def _chunks(batch: Batch) -> Integers:
-    """Return what the programs of the update take, as :class:`Piece` says."""
+def _chunks(batch: ParamBatch) -> Integers:
+    """Return what the programs of the update take, as :class:`PieceColumn` says."""
     pieces = batch.pieces(CHUNK)
     # An empty tensor has one too: it decides as others do.
     empty = np.setdiff1d(np.arange(len(batch.rows)), pieces[:, 0])
@@ -251,7 +252,7 @@ def _is_aligned(found: Integers) -> bool:
 # What changes
 
 
-def send(batch: Batch, table: Table) -> Sent:
+def send(batch: ParamBatch, table: GpuTable) -> Sent:
     """Bring to the device what has changed since it was sent last."""
     counted_here = _is_counted_on_device(batch)
     lines = np.zeros((len(batch.rows), 2), dtype=np.int64)
@@ -275,7 +276,7 @@ def send(batch: Batch, table: Table) -> Sent:
     return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
 
 
-def _options(batch: Batch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
+def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
     found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups(batch)[0]]
     tensors = {
@@ -289,14 +290,14 @@ def _options(batch: Batch) -> tuple[NDArray[np.float64], dict[tuple[int, int], T
     return np.array([list(map(float, line)) for line in found]), tensors
 
 
-def _leading(batch: Batch, group: Group) -> tuple[float, float, float]:
+def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
     sign = factor(batch, group)
     if batch.kernel.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]
 
 
-def _is_counted_on_device(batch: Batch) -> bool:
+def _is_counted_on_device(batch: ParamBatch) -> bool:
     """Whether the device counts: under CUDA graphs, and from when a GradScaler may skip steps."""
     if batch.demand.capturable:
         return True

@@ -14,14 +14,14 @@ from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.cli.doctor import doctor as print_doctor
 from steppe.compare.cli.report import PAGE, publish
 from steppe.compare.execution.study_storage import FILE, HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import Ledger, record
+from steppe.compare.execution.trial_queue import TrialQueue, record
 from steppe.compare.execution.worker import processes
-from steppe.compare.execution.worker_pool import Team, assist
+from steppe.compare.execution.worker_pool import WorkerPool, assist
 from steppe.compare.planning.presets import PRESETS, find_preset, usual_for
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.report.terminal import report
 from steppe.compare.tasks import TASKS, find_task
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 
 _TASKS = ", ".join(TASKS)
 _PRESETS = ", ".join(PRESETS)
@@ -154,7 +154,7 @@ def compare(
         out = Path("results", name) if out is None else out
         if workers is not None and workers < 0:
             raise ValueError(f"workers must be at least 0, got {workers}")
-        place = Place(out, device, threads, data, track, checkpoints)
+        place = RunContext(out, device, threads, data, track, checkpoints)
         options = Options(
             optimizers=optimizers.split(",") if optimizers else None,
             scale=scale,
@@ -186,9 +186,9 @@ def compare(
         where = storage or str(out / FILE)
         opened = open_storage(where, heartbeat=heartbeat, create=True)
         record(opened, study)
-        ledger = Ledger(opened, study)
+        ledger = TrialQueue(opened, study)
     console = make_console()
-    team = Team(ledger, place, where, heartbeat)
+    team = WorkerPool(ledger, place, where, heartbeat)
     if launch.num_processes > 1:
         with refusals():
             status = team.join(console)

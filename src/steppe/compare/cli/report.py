@@ -10,7 +10,7 @@ from rich.console import Console
 from steppe._shared.cli_options import Open, StudyName
 from steppe._shared.console import make_console, refusals
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import Ledger, recorded
+from steppe.compare.execution.trial_queue import TrialQueue, recorded
 from steppe.compare.records.results import StudyResults, load
 from steppe.compare.report.page import write_page
 from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
@@ -68,7 +68,7 @@ def read_study(storage: str, study: str | None) -> StudyResults:
     if storage.endswith(".json"):
         return load(Path(storage))
     opened = open_storage(storage)
-    return Ledger(opened, recorded(opened, study), plan=False).results()
+    return TrialQueue(opened, recorded(opened, study), plan=False).results()
 
 
 def publish(

@@ -12,7 +12,7 @@ from steppe.compare.execution.trial_queue import Assignment, recorded
 from steppe.compare.execution.worker import processes, work
 from steppe.compare.execution.worker_pool import STORAGE
 from steppe.compare.planning.study import check_place
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 
 
 def worker(
@@ -42,7 +42,7 @@ def worker(
     """
     console = make_console()
     with refusals():
-        place = Place(out, device, threads, data, track, checkpoints)
+        place = RunContext(out, device, threads, data, track, checkpoints)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)

@@ -80,7 +80,7 @@ class Assignment:
         return trial_label(self.contender.name, self.phase, self.number)
 
 
-class Ledger:
+class TrialQueue:
     """What has been done of a study, and what is left.
 
     There is an Optuna study for each contender and phase. All its trials stand there from the

@@ -10,11 +10,11 @@ from steppe._shared.plurals import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.execution.study_storage import alive
-from steppe.compare.execution.trial_queue import Assignment, Ledger, whereabouts
+from steppe.compare.execution.trial_queue import Assignment, TrialQueue, whereabouts
 from steppe.compare.planning.study import Study, rehearse, versions
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks import data_of, find_task
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class LostError(Exception):
     """The trial was thought dead and given to another worker."""
 
 
-def processes(place: Place) -> "PartialState":
+def processes(place: RunContext) -> "PartialState":
     """Join the processes of a distributed launch; most often there is one."""
     from accelerate import PartialState
 
@@ -47,7 +47,7 @@ def processes(place: Place) -> "PartialState":
 def work(
     storage: "RDBStorage | None",
     study: Study,
-    place: Place,
+    place: RunContext,
     on_trial: OnTrial = lambda assignment, how: None,
 ) -> int:
     """Work at a study until every trial has ended, here or at other workers.
@@ -61,7 +61,7 @@ def work(
         Where the study is. Of a launch's processes only the first needs it.
     study : Study
         The study.
-    place : Place
+    place : RunContext
         Where to train.
     on_trial : callable
         Called with every trial and how it ended; of a launch's processes in the first.
@@ -103,21 +103,21 @@ class _Crew:
 
     Attributes
     ----------
-    ledger : Ledger or None
+    ledger : TrialQueue or None
         The study's; the first process alone has it.
     """
 
-    def __init__(self, storage: "RDBStorage | None", study: Study, place: Place) -> None:
+    def __init__(self, storage: "RDBStorage | None", study: Study, place: RunContext) -> None:
         self._state = processes(place)
         first = self._state.is_main_process
-        self.ledger = Ledger(storage, study) if storage is not None and first else None
+        self.ledger = TrialQueue(storage, study) if storage is not None and first else None
 
     @property
     def size(self) -> int:
         """Number of processes."""
         return int(self._state.num_processes)
 
-    def share(self, act: Callable[[Ledger], _T]) -> _T:
+    def share(self, act: Callable[[TrialQueue], _T]) -> _T:
         """Let the first process do something, and tell all what came of it."""
         from accelerate.utils import broadcast_object_list
 
@@ -176,7 +176,7 @@ def _next(crew: _Crew) -> Assignment | None:
         time.sleep(_PAUSE_S)
 
 
-def _look(ledger: Ledger) -> tuple[Assignment | None, bool]:
+def _look(ledger: TrialQueue) -> tuple[Assignment | None, bool]:
     """Take a trial if there is one; else say whether all have ended."""
     assignment = ledger.take()
     if assignment is None:
@@ -186,7 +186,9 @@ def _look(ledger: Ledger) -> tuple[Assignment | None, bool]:
     return assignment, assignment is None and ledger.ended()
 
 
-def _carry_out(assignment: Assignment, crew: _Crew, study: Study, data: Data, place: Place) -> str:
+def _carry_out(
+    assignment: Assignment, crew: _Crew, study: Study, data: Data, place: RunContext
+) -> str:
     """Train a trial and keep what came of it; say how it went."""
     recipe = find_recipe(assignment.contender.name)
     run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)

@@ -20,11 +20,11 @@ from rich.progress import (
 )
 
 from steppe._shared.console import FAILED, INTERRUPTED
-from steppe.compare.execution.trial_queue import Ledger
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import OnTrial, terminable, work
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import TUNE, Trial, trial_label
-from steppe.compare.training.run import Place
+from steppe.compare.training.run import RunContext
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -36,14 +36,14 @@ _LOOK_S = 2.0
 _PATIENCE_S = 30.0
 
 
-class Team:
+class WorkerPool:
     """Starts workers, or joins a launch, and watches the study until it has ended.
 
     Parameters
     ----------
-    ledger : Ledger
+    ledger : TrialQueue
         The study's.
-    place : Place
+    place : RunContext
         Where the workers train.
     storage : str
         The study's storage, as the user named it.
@@ -51,7 +51,7 @@ class Team:
         Seconds between signs of life.
     """
 
-    def __init__(self, ledger: Ledger, place: Place, storage: str, heartbeat: int) -> None:
+    def __init__(self, ledger: TrialQueue, place: RunContext, storage: str, heartbeat: int) -> None:
         self._ledger, self._place = ledger, place
         self._storage, self._heartbeat = storage, heartbeat
         self._told: set[tuple[str, str, int]] = set()
@@ -174,7 +174,7 @@ class Team:
 
 def assist(
     study: Study,
-    place: Place,
+    place: RunContext,
     storage: "RDBStorage | None" = None,
     on_trial: OnTrial = lambda assignment, how: None,
 ) -> int:

@@ -23,7 +23,14 @@ from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
 from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
 from steppe.compare.tasks import Size, Task, find_task
-from steppe.compare.training.run import Place, Precision, Run, Schedule, Setup, setup_from_dict
+from steppe.compare.training.run import (
+    Precision,
+    Run,
+    RunContext,
+    RunSettings,
+    Schedule,
+    run_settings_from_dict,
+)
 from steppe.compare.training.train import Training, make_accelerator, reproducible
 
 # The report and the page need them: better missed now than after hours of training.
@@ -40,7 +47,7 @@ class Study:
 
     Attributes
     ----------
-    setup : Setup
+    setup : RunSettings
         What all runs share.
     budget : int
         Tuning trials of each contender; 0 leaves everybody at the defaults.
@@ -58,7 +65,7 @@ class Study:
         Of what computes the numbers.
     """
 
-    setup: Setup
+    setup: RunSettings
     budget: int
     seeds: int
     contenders: tuple[Contender, ...]
@@ -94,7 +101,7 @@ def study_from_dict(content: Mapping[str, Any]) -> Study:
     """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
     parts = dict(content)
     return Study(
-        setup=setup_from_dict(parts.pop("setup")),
+        setup=run_settings_from_dict(parts.pop("setup")),
         metric=Metric(**parts.pop("metric")),
         contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
         **parts,
@@ -141,7 +148,7 @@ class Options:
     switch_rate : float, optional
         DualAdam's ξ, fixed, in (0, 1].
     accumulate, precision, clip, schedule, warmup
-        See :class:`~steppe.compare.training.run.Setup`.
+        See :class:`~steppe.compare.training.run.RunSettings`.
     """
 
     optimizers: Sequence[str] | None = None
@@ -163,7 +170,9 @@ class Options:
     warmup: float = 0.0
 
 
-def plan(task: str, options: Options, preset: Preset, place: Place, command: str = "") -> Study:
+def plan(
+    task: str, options: Options, preset: Preset, place: RunContext, command: str = ""
+) -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
     Parameters
@@ -174,7 +183,7 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
         What the user asks for.
     preset : Preset
         What else is published, or usual.
-    place : Place
+    place : RunContext
         Where it is to run.
     command : str
         What reproduces it.
@@ -220,7 +229,7 @@ def plan(task: str, options: Options, preset: Preset, place: Place, command: str
     return study
 
 
-def rehearse(study: Study, contender: Contender, data: Data, place: Place) -> None:
+def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
     Raises
@@ -246,7 +255,7 @@ def _first_settings(study: Study, contender: Contender) -> Settings:
     return followed_settings(find_recipe(contender.name), leader.defaults)
 
 
-def check_place(place: Place) -> None:
+def check_place(place: RunContext) -> None:
     """Check where runs are to be trained, as far as that is the user's choice.
 
     Raises
@@ -263,7 +272,7 @@ def check_place(place: Place) -> None:
         importlib.import_module(place.track)
 
 
-def _check(options: Options, place: Place) -> None:
+def _check(options: Options, place: RunContext) -> None:
     check_place(place)
     _at_least_one("seeds", options.seeds)
     _at_least_one("epochs", options.epochs)
@@ -306,8 +315,8 @@ def _size(task: Task, options: Options, preset: Preset) -> Size:
 
 
 def _setup(
-    task: Task, size: Size, options: Options, preset: Preset, place: Place
-) -> tuple[Setup, Data]:
+    task: Task, size: Size, options: Options, preset: Preset, place: RunContext
+) -> tuple[RunSettings, Data]:
     precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
@@ -318,7 +327,7 @@ def _setup(
             f"got {size.epochs}"
         )
     steps = tuple(math.ceil(len(part) / size.batch_size) for part in data.parts)
-    setup = Setup(
+    setup = RunSettings(
         task=task.name,
         model=size.model,
         samples=size.samples,
@@ -367,7 +376,7 @@ def _contender(
     )
 
 
-def _facts(task: Task, setup: Setup, data: Data, place: Place) -> dict[str, Any]:
+def _facts(task: Task, setup: RunSettings, data: Data, place: RunContext) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         model = task.make(setup.model)
     parameters = list(model.parameters())

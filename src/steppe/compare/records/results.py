@@ -86,7 +86,7 @@ class Curvature:
 
 
 @dataclass(frozen=True)
-class Costs:
+class RunCosts:
     """What a run took.
 
     Attributes
@@ -115,7 +115,7 @@ class Outcome:
     diverged: bool
     final: Final
     curvature: Curvature
-    costs: Costs
+    costs: RunCosts
 
 
 def trial_label(optimizer: str, phase: str, number: int) -> str:
@@ -352,7 +352,7 @@ def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
         diverged=content["diverged"],
         final=_filled(Final, content["final"]),
         curvature=_filled(Curvature, curvature, density=density),
-        costs=_filled(Costs, content["costs"]),
+        costs=_filled(RunCosts, content["costs"]),
     )
 
 

@@ -23,7 +23,7 @@ Measure = Callable[[Outcome], float]
 
 
 @dataclass(frozen=True)
-class Row:
+class OptimizerSummary:
     """One contender over the test seeds that neither diverged nor failed.
 
     Attributes
@@ -96,7 +96,7 @@ class ControlReading:
     loss: Comparison
 
 
-def summarise(results: StudyResults, baseline: str | None = None) -> list[Row]:
+def summarise(results: StudyResults, baseline: str | None = None) -> list[OptimizerSummary]:
     """Sum up every contender's test runs, in the contenders' order.
 
     Parameters
@@ -155,10 +155,10 @@ def finished(results: StudyResults, name: str) -> dict[int, Outcome]:
     }
 
 
-def best_first(rows: Sequence[Row], metric: Metric) -> list[Row]:
+def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[OptimizerSummary]:
     """Sort by test score; those without one come last."""
 
-    def key(row: Row) -> tuple[bool, float]:
+    def key(row: OptimizerSummary) -> tuple[bool, float]:
         score = row.score.mean
         known = math.isfinite(score)
         return not known, (-score if metric.higher_is_better else score) if known else 0.0
@@ -207,7 +207,7 @@ def chosen_trial(results: StudyResults, name: str) -> Trial | None:
 
 def _row(
     results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
-) -> Row:
+) -> OptimizerSummary:
     trials = results.of(name, TEST)
     ended = [trial.outcome for trial in trials if trial.outcome is not None]
     whole = list(finished(results, name).values())
@@ -215,7 +215,7 @@ def _row(
     def over_seeds(measure: Measure) -> Interval:
         return interval([measure(outcome) for outcome in whole])
 
-    return Row(
+    return OptimizerSummary(
         name=name,
         runs=len(trials),
         diverged=len(ended) - len(whole),

@@ -7,7 +7,7 @@ from typing import Any
 from steppe._shared.plurals import many
 from steppe._shared.statistics import LEVEL
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
-from steppe.compare.records.summary import Row
+from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import SAME, listed, settings_text, verdict
 
 _CURVATURE = (
@@ -32,14 +32,14 @@ _EQUAL = (
 )
 
 
-def notes(results: StudyResults, rows: Sequence[Row]) -> list[str]:
+def notes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
     """Write the paragraphs that belong under a study's tables.
 
     Parameters
     ----------
     results : StudyResults
         A study, finished or not.
-    rows : sequence of Row
+    rows : sequence of OptimizerSummary
         Its summary.
     """
     found = [_budget(results), *_intervals(results, rows), *_comparisons(rows)]
@@ -84,7 +84,7 @@ def _budget(results: StudyResults) -> str:
     return f"{tuned} Not tuned: {listed(follows)}." if follows else tuned
 
 
-def _intervals(results: StudyResults, rows: Sequence[Row]) -> list[str]:
+def _intervals(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
     samples = results.setup["test_samples"]
     of_one = results.metric.unit == "%" and not results.setup.get("stream")
     step = f" (one is {100 / samples:.2g} points)" if of_one else ""
@@ -103,7 +103,7 @@ def _intervals(results: StudyResults, rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _comparisons(rows: Sequence[Row]) -> list[str]:
+def _comparisons(rows: Sequence[OptimizerSummary]) -> list[str]:
     changes = [change for row in rows for change in (row.score_change, row.loss_change) if change]
     if not any(change.seeds > 1 for change in changes):
         return []
@@ -119,7 +119,7 @@ def _comparisons(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def _row_notes(results: StudyResults, row: Row) -> list[str]:
+def _row_notes(results: StudyResults, row: OptimizerSummary) -> list[str]:
     found = []
     if row.diverged:
         found.append(
@@ -154,7 +154,7 @@ def _counted(results: StudyResults, lost: Callable[[Trial], bool]) -> list[str]:
     return [f"{name} {count}" for name, count in counts.items() if count]
 
 
-def _edges(results: StudyResults, rows: Iterable[Row]) -> list[str]:
+def _edges(results: StudyResults, rows: Iterable[OptimizerSummary]) -> list[str]:
     """Name what was chosen within 5 % of an end of its range: the best may lie beyond."""
     spaces = {each.name: each.space for each in results.contenders}
     found = [
@@ -182,7 +182,7 @@ def _places(results: StudyResults) -> list[str]:
     return [f"Run on {place}." for place in places]
 
 
-def _memory(rows: Iterable[Row]) -> list[str]:
+def _memory(rows: Iterable[OptimizerSummary]) -> list[str]:
     peaks = [
         f"{row.name} {row.peak_bytes / 2**20:.0f}" for row in rows if math.isfinite(row.peak_bytes)
     ]

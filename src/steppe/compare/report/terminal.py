@@ -11,7 +11,7 @@ from steppe._shared.statistics import Comparison
 from steppe._shared.tables import new_table
 from steppe.compare.records.results import TUNE, Contender, StudyResults
 from steppe.compare.records.summary import (
-    Row,
+    OptimizerSummary,
     against_controls,
     baseline_of,
     best_first,
@@ -82,7 +82,7 @@ def report(
         console.print(note, highlight=False, markup=False)
 
 
-def _leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
+def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
     metric, setup = results.metric, results.setup
     table = new_table(
         f"{results.task}, {setup['model']}: {many(results.seeds, 'test seed')}, {_length(results)}"
@@ -119,7 +119,7 @@ def _length(results: StudyResults) -> str:
     return f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
 
 
-def _ended_as(row: Row) -> str:
+def _ended_as(row: OptimizerSummary) -> str:
     """Say why there are no numbers; empty if there are."""
     if row.diverged + row.failed < row.runs:
         return ""
@@ -131,7 +131,7 @@ def _stacked(text: str) -> str:
     return text.replace(" [", "\n[")
 
 
-def _curvature(rows: Sequence[Row]) -> Table:
+def _curvature(rows: Sequence[OptimizerSummary]) -> Table:
     table = new_table("Curvature of the train loss where the runs ended")
     for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
         table.add_column(heading, justify="right", min_width=8)
@@ -143,7 +143,7 @@ def _curvature(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _settings(results: StudyResults, rows: Sequence[Row]) -> Table:
+def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
     contenders = {each.name: each for each in results.contenders}
     if not results.budget:
         table = new_table("Settings: defaults")
@@ -180,7 +180,9 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
     return [str(len(trials)), *cells]
 
 
-def _differences(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[Table]:
+def _differences(
+    results: StudyResults, rows: Sequence[OptimizerSummary], baseline: str
+) -> list[Table]:
     metric = results.metric
     return [
         _difference_table(

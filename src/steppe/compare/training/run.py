@@ -23,7 +23,7 @@ _LAST_LR = 1e-3
 
 
 @dataclass(frozen=True)
-class Setup:
+class RunSettings:
     """What is the same for every optimizer and seed of a study.
 
     Attributes
@@ -111,10 +111,10 @@ class Setup:
         return sum(step >= end for end in ends)
 
 
-def setup_from_dict(content: Mapping[str, Any]) -> Setup:
+def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
     """Rebuild a setup from its fields, after JSON; what else is there is left aside."""
-    known = {each.name: content[each.name] for each in fields(Setup) if each.name in content}
-    return Setup(**{**known, "stream": tuple(known.get("stream", ()))})
+    known = {each.name: content[each.name] for each in fields(RunSettings) if each.name in content}
+    return RunSettings(**{**known, "stream": tuple(known.get("stream", ()))})
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Run:
 
     Attributes
     ----------
-    setup : Setup
+    setup : RunSettings
         What all runs share.
     recipe : Recipe
         The optimizer.
@@ -135,7 +135,7 @@ class Run:
         "tune", which never looks at the test set, or "test".
     """
 
-    setup: Setup
+    setup: RunSettings
     recipe: Recipe
     settings: Settings
     seed: int
@@ -164,7 +164,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunContext:
     """Where a run is trained.
 
     Attributes

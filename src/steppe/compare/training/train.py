@@ -24,15 +24,15 @@ from steppe.compare.metrics.curvature import batch_size_for, measure, measure_qu
 from steppe.compare.models.language_models import Recurrent, carried, columns
 from steppe.compare.records.results import (
     TEST,
-    Costs,
     Curvature,
     Epoch,
     Final,
     Outcome,
+    RunCosts,
 )
 from steppe.compare.tasks import Task, find_task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Place, Run
+from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -48,7 +48,7 @@ OnEpoch = Callable[[int, Epoch], None]
 def train(
     run: Run,
     data: Data,
-    place: Place,
+    place: RunContext,
     on_epoch: OnEpoch = lambda number, epoch: None,
     accelerator: "Accelerator | None" = None,
 ) -> Outcome:
@@ -65,7 +65,7 @@ def train(
         What to train. The test set is looked at once, at the end, and only in the phase "test".
     data : Data
         The task's data.
-    place : Place
+    place : RunContext
         Where to train and where to leave files.
     on_epoch : callable
         Called after each epoch with its number, from 0, and how it went. What it raises ends the
@@ -84,7 +84,7 @@ def train(
         return training.outcome()
 
 
-def make_accelerator(run: Run, place: Place) -> "Accelerator":
+def make_accelerator(run: Run, place: RunContext) -> "Accelerator":
     """Set up Accelerate: device, processes, mixed precision, trackers.
 
     Raises
@@ -134,7 +134,7 @@ class Training:
         What carries it out.
     """
 
-    def __init__(self, run: Run, data: Data, place: Place, accelerator: "Accelerator") -> None:
+    def __init__(self, run: Run, data: Data, place: RunContext, accelerator: "Accelerator") -> None:
         self.run, self.data, self.place, self.accelerator = run, data, place, accelerator
         self.task: Task = find_task(run.setup.task)
         self.curve: list[Epoch] = []
@@ -344,8 +344,8 @@ class Training:
             group["lr"] = rate
         return measure(self.bare, self.task.loss, batches, self.inner, probe)
 
-    def _costs(self) -> Costs:
-        return Costs(
+    def _costs(self) -> RunCosts:
+        return RunCosts(
             step_ms=1e3 * median(map(truediv, self._seconds, self._steps)),
             seconds=sum(self._seconds),
             state_bytes=state_bytes(self.inner, self.bare),
@@ -455,7 +455,7 @@ def _mixed(seed: int, epoch: int) -> int:
 
 
 @contextmanager
-def reproducible(place: Place) -> Iterator[None]:
+def reproducible(place: RunContext) -> Iterator[None]:
     """Compute the same numbers each time, and leave torch's settings as they were."""
     device = torch.device(place.device)
     threads = torch.get_num_threads()

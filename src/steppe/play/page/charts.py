@@ -10,8 +10,8 @@ from steppe.compare.report.page.charts import Chart
 from steppe.compare.report.page.styles import INK, Style, styles_of
 from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.pictures import extent, quartiles
-from steppe.play.relief import Relief, relief
 from steppe.play.results import Play, Player
+from steppe.play.surface_grid import SurfaceGrid, surface_grid
 
 # The style sheet's greys, on which all colours of the paths show.
 _SCALE = [[0.0, "var(--low)"], [0.5, "var(--middle)"], [1.0, "var(--high)"]]
@@ -29,7 +29,7 @@ def landscape(play: Play) -> list[Chart]:
     """Draw the function and the paths: of one variable or two, else nothing."""
     if play.function.dimension > 2:
         return []
-    drawn = relief(play, _POINTS[play.function.dimension])
+    drawn = surface_grid(play, _POINTS[play.function.dimension])
     if play.function.dimension == 1:
         return [_curve(play, drawn), _places(play)]
     return [_contour(play, drawn), _surface(play, drawn)]
@@ -81,7 +81,7 @@ def losses(play: Play) -> list[Chart]:
     return [Chart("losses", "Losses by step", traces, layout)]
 
 
-def _contour(play: Play, drawn: Relief) -> Chart:
+def _contour(play: Play, drawn: SurfaceGrid) -> Chart:
     x, y = drawn.axes
     places, labels = drawn.ticks()
     background = {
@@ -113,7 +113,7 @@ def _contour(play: Play, drawn: Relief) -> Chart:
     return Chart("contour", "The paths from above", traces, layout)
 
 
-def _surface(play: Play, drawn: Relief) -> Chart:
+def _surface(play: Play, drawn: SurfaceGrid) -> Chart:
     x, y = drawn.axes
     tones = drawn.tone(drawn.values)
     lift = _LIFT * np.ptp(tones)
@@ -181,7 +181,7 @@ def _surface(play: Play, drawn: Relief) -> Chart:
     return Chart("surface", "The paths on the surface", traces, {"scene": scene})
 
 
-def _curve(play: Play, drawn: Relief) -> Chart:
+def _curve(play: Play, drawn: SurfaceGrid) -> Chart:
     x = drawn.axes[0]
     background = {
         "type": "scatter",
@@ -286,14 +286,14 @@ def _joined(values: Floats) -> list[float | None]:
     return list(joined)
 
 
-def _near(points: Floats, drawn: Relief) -> Floats:
+def _near(points: Floats, drawn: SurfaceGrid) -> Floats:
     """Leave out what lies so far outside that it would only slow the chart down."""
     low, high = np.array([axis[[0, -1]] for axis in drawn.axes]).T
     far = np.abs(points - (low + high) / 2) > 10 * (high - low)
     return np.where(far.any(-1, keepdims=True), np.nan, points)
 
 
-def _within(points: Floats, drawn: Relief) -> Floats:
+def _within(points: Floats, drawn: SurfaceGrid) -> Floats:
     """Leave out what lies beside the surface."""
     low, high = np.array([axis[[0, -1]] for axis in drawn.axes]).T
     inside = ((low <= points) & (points <= high)).all(-1, keepdims=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 from steppe._shared.files import write_text
 from steppe._shared.page.render import read, render
 from steppe.compare.report.page.styles import styles_of
-from steppe.compare.report.page.tables import Cell, Table
-from steppe.play.ends import DIVERGED, GLOBAL, NONE, OTHER
+from steppe.compare.report.page.tables import HtmlCell, HtmlTable
+from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER
 from steppe.play.page import charts
 from steppe.play.report import cells, heading, notes, title
 from steppe.play.results import Play, Player
@@ -53,7 +53,9 @@ def page(play: Play) -> str:
         title=f"{title(play)}: {len(play.players)} optimizers",
         subtitle=heading(play).partition(": ")[2],
         formula=play.function.formula,
-        table=Table("Where they ended", _COLUMNS, [(p.name, _row(play, p)) for p in play.players]),
+        table=HtmlTable(
+            "Where they ended", _COLUMNS, [(p.name, _row(play, p)) for p in play.players]
+        ),
         notes=notes(play),
         styles=styles_of(player.name for player in play.players),
         drawn=drawn,
@@ -64,11 +66,11 @@ def page(play: Play) -> str:
     )
 
 
-def _row(play: Play, player: Player) -> list[Cell]:
+def _row(play: Play, player: Player) -> list[HtmlCell]:
     keys = [player.lr, *(player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED))]
     keys += [player.loss, player.arrival]
     # What is not finite stays last, whichever way a column is sorted.
     return [
-        Cell(text, key if abs(key) < float("inf") else None)
+        HtmlCell(text, key if abs(key) < float("inf") else None)
         for text, key in zip(cells(play, player), keys, strict=True)
     ]

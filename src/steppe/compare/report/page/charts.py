@@ -10,7 +10,7 @@ from typing import Any
 
 from steppe._shared.statistics import Interval
 from steppe.compare.records.results import TUNE, Epoch, StudyResults, Trial
-from steppe.compare.records.summary import Row, chosen_trial, finished
+from steppe.compare.records.summary import OptimizerSummary, chosen_trial, finished
 from steppe.compare.report.formatting import unit_of_change
 from steppe.compare.report.page.styles import INK, Style, styles
 from steppe.compare.report.page.units import labelled
@@ -192,7 +192,7 @@ def _band(
     }
 
 
-def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
+def differences(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]:
     """Draw each optimizer minus the baseline, with its interval: test score and test loss."""
     metric = results.metric
     better = "→" if metric.higher_is_better else "←"
@@ -208,7 +208,7 @@ def differences(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
     ]
 
 
-def gaps(results: StudyResults, rows: Sequence[Row]) -> list[Chart]:
+def gaps(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]:
     """Draw test loss − train loss, a point for each seed, and the mean with its interval."""
     look = styles(results)
     seeds = [

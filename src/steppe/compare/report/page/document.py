@@ -140,7 +140,9 @@ def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
     }
     ran = {"where": _listed(trial.where for trial in results.trials if trial.where)}
     return {
-        "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
+        "RunSettings": {
+            key.replace("_", " "): _written(each) for key, each in results.setup.items()
+        },
         "Seeds": seeds,
         "Versions": dict(results.versions) | ran,
         "Optimizers": {each.name: each.title or NONE for each in results.contenders},

@@ -4,19 +4,19 @@ from collections.abc import Sequence
 
 from steppe._shared.statistics import Comparison
 from steppe.compare.records.results import StudyResults
-from steppe.compare.records.summary import Row, against_controls
+from steppe.compare.records.summary import OptimizerSummary, against_controls
 from steppe.compare.report.formatting import unit_of_change, verdict, with_interval
 from steppe.compare.report.page.units import score_decimals
 
 
-def headline(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[str]:
+def headline(results: StudyResults, rows: Sequence[OptimizerSummary], baseline: str) -> list[str]:
     """Say who beats the baseline on the test score, who is beaten, and whether that is all."""
     rest = [] if results.complete else ["Not finished: this is how it stands."]
     obstacle = _obstacle(rows, baseline)
     return [*([obstacle] if obstacle else _findings(results, rows, baseline)), *rest]
 
 
-def _obstacle(rows: Sequence[Row], baseline: str) -> str:
+def _obstacle(rows: Sequence[OptimizerSummary], baseline: str) -> str:
     """Say why nothing can be compared; empty if it can."""
     if not any(row.runs for row in rows):
         return "No test run has ended yet."
@@ -30,7 +30,7 @@ def _obstacle(rows: Sequence[Row], baseline: str) -> str:
     return ""
 
 
-def _findings(results: StudyResults, rows: Sequence[Row], baseline: str) -> list[str]:
+def _findings(results: StudyResults, rows: Sequence[OptimizerSummary], baseline: str) -> list[str]:
     metric, digits = results.metric, score_decimals(rows)
     changes = {row.name: row.score_change for row in rows if row.score_change}
     said = {name: verdict(each, metric.higher_is_better) for name, each in changes.items()}

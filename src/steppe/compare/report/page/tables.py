@@ -7,7 +7,12 @@ from typing import Any
 
 from steppe._shared.statistics import Comparison, Interval
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
-from steppe.compare.records.summary import Row, against_controls, best_first, chosen_trial
+from steppe.compare.records.summary import (
+    OptimizerSummary,
+    against_controls,
+    best_first,
+    chosen_trial,
+)
 from steppe.compare.report.formatting import (
     NONE,
     decimals,
@@ -28,7 +33,7 @@ _FORGETTING = "how much lower a task's accuracy is at the end than at its best, 
 
 
 @dataclass(frozen=True)
-class Cell:
+class HtmlCell:
     """What stands in a place of a table.
 
     Attributes
@@ -50,7 +55,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class HtmlTable:
     """A table, a row for an optimizer.
 
     Attributes
@@ -59,7 +64,7 @@ class Table:
         What it shows.
     columns : mapping
         Heading to what it means, of all columns but the first, which holds the names.
-    rows : sequence of (str, sequence of Cell)
+    rows : sequence of (str, sequence of HtmlCell)
         Optimizer and cells.
     order : tuple of (str, str)
         Heading that the rows are sorted by, and which way.
@@ -67,7 +72,7 @@ class Table:
 
     caption: str
     columns: Mapping[str, str]
-    rows: Sequence[tuple[str, Sequence[Cell]]]
+    rows: Sequence[tuple[str, Sequence[HtmlCell]]]
     order: tuple[str, str] = ("", "")
 
     def is_text(self, column: int) -> bool:
@@ -75,7 +80,7 @@ class Table:
         return any(isinstance(cells[column].key, str) for _, cells in self.rows)
 
 
-def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
+def leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
     """Give everything of the test runs, best mean score first."""
     metric, digits = results.metric, score_decimals(rows)
     score = labelled(metric, "test")
@@ -100,11 +105,13 @@ def leaderboard(results: StudyResults, rows: Sequence[Row]) -> Table:
         for row in best_first(rows, metric)
     ]
     way = "descending" if metric.higher_is_better else "ascending"
-    return Table("Leaderboard", columns, cells, (score, way))
+    return HtmlTable("Leaderboard", columns, cells, (score, way))
 
 
-def _results(row: Row, digits: int, higher_is_better: bool, forgets: bool) -> list[Cell]:
-    changes = [Cell(NONE, None), Cell(NONE, None), Cell(NONE, None), Cell(NONE, "")]
+def _results(
+    row: OptimizerSummary, digits: int, higher_is_better: bool, forgets: bool
+) -> list[HtmlCell]:
+    changes = [HtmlCell(NONE, None), HtmlCell(NONE, None), HtmlCell(NONE, None), HtmlCell(NONE, "")]
     if row.score_change:
         changes = _change(row.score_change, digits, higher_is_better)
         changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
@@ -122,7 +129,7 @@ def _results(row: Row, digits: int, higher_is_better: bool, forgets: bool) -> li
     ]
 
 
-def beside_controls(results: StudyResults, rows: Sequence[Row]) -> Table:
+def beside_controls(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
     """Compare each optimizer that has a control with it."""
     metric, digits = results.metric, score_decimals(rows)
     loss_digits = decimals([row.test_loss.mean for row in rows], 4)
@@ -146,10 +153,10 @@ def beside_controls(results: StudyResults, rows: Sequence[Row]) -> Table:
         )
         for reading in against_controls(results)
     ]
-    return Table("Optimizers beside their controls", columns, cells)
+    return HtmlTable("Optimizers beside their controls", columns, cells)
 
 
-def costs(rows: Sequence[Row]) -> Table:
+def costs(rows: Sequence[OptimizerSummary]) -> HtmlTable:
     """Give time and memory with bars."""
     columns = {
         "ms per step": "median step: forward, backward, update",
@@ -166,10 +173,10 @@ def costs(rows: Sequence[Row]) -> Table:
     known = [each for each in columns if any(cell.key is not None for cell in measured[each])]
     cells = zip(*(measured[each] for each in known), strict=True)
     named = [(row.name, list(each)) for row, each in zip(rows, cells, strict=False)]
-    return Table("Time and memory", {each: columns[each] for each in known}, named)
+    return HtmlTable("Time and memory", {each: columns[each] for each in known}, named)
 
 
-def settings(results: StudyResults) -> Table:
+def settings(results: StudyResults) -> HtmlTable:
     """Tell what was searched, what was chosen, and what it brought on validation data."""
     score = labelled(results.metric, "validation")
     columns = {
@@ -180,10 +187,10 @@ def settings(results: StudyResults) -> Table:
         "tuning trials": "those that have ended",
     }
     cells = [(each.name, _tuned(results, each)) for each in results.contenders]
-    return Table("Settings", columns, cells)
+    return HtmlTable("Settings", columns, cells)
 
 
-def _tuned(results: StudyResults, contender: Contender) -> list[Cell]:
+def _tuned(results: StudyResults, contender: Contender) -> list[HtmlCell]:
     trials = results.of(contender.name, TUNE)
     default, best = trials[0] if trials else None, chosen_trial(results, contender.name)
     return [
@@ -215,14 +222,14 @@ def _range(space: Mapping[str, Any]) -> str:
     return f"{space['low']:g} … {space['high']:g}" + (" (log)" if space.get("log") else "")
 
 
-def _validated(results: StudyResults, trial: Trial | None) -> Cell:
+def _validated(results: StudyResults, trial: Trial | None) -> HtmlCell:
     if trial is None or trial.outcome is None:
-        return Cell(NONE, None)
+        return HtmlCell(NONE, None)
     score = results.metric.factor * trial.outcome.final.validation_score
     return _number(score, lambda value: number(value, decimals([value], 4)))
 
 
-def lost(results: StudyResults) -> Table:
+def lost(results: StudyResults) -> HtmlTable:
     """List the runs that are in no mean, and why."""
     columns = {
         "run": "tuning trials and test runs are numbered from 0",
@@ -236,7 +243,7 @@ def lost(results: StudyResults) -> Table:
             trial.optimizer,
             [
                 _words(f"{phases[trial.phase]} {trial.number}"),
-                Cell(str(trial.seed), float(trial.seed)),
+                HtmlCell(str(trial.seed), float(trial.seed)),
                 _words(settings_text(trial.settings)),
                 _words(_end(trial)),
             ],
@@ -244,7 +251,7 @@ def lost(results: StudyResults) -> Table:
         for trial in results.trials
         if _end(trial)
     ]
-    return Table("Runs that diverged or failed", columns, cells)
+    return HtmlTable("Runs that diverged or failed", columns, cells)
 
 
 def _end(trial: Trial) -> str:
@@ -261,13 +268,13 @@ def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
     return sum(outcome.diverged for outcome in ended), len(trials) - len(ended)
 
 
-def _count(ended: int, diverged: int, failed: int) -> Cell:
+def _count(ended: int, diverged: int, failed: int) -> HtmlCell:
     losses = ((diverged, "diverged"), (failed, "failed"))
     said = ", ".join(f"{count} {how}" for count, how in losses if count)
-    return Cell(str(ended), float(ended - diverged - failed), said)
+    return HtmlCell(str(ended), float(ended - diverged - failed), said)
 
 
-def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell]:
+def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[HtmlCell]:
     return [
         _interval(found.difference, with_interval(found.difference, digits, sign=True)),
         _number(found.p, probability),
@@ -275,25 +282,25 @@ def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[Cell
     ]
 
 
-def _interval(value: Interval, text: str) -> Cell:
+def _interval(value: Interval, text: str) -> HtmlCell:
     mean, bracket, bounds = text.partition("[")
-    return Cell(mean.strip(), _key(value.mean), bracket + bounds)
+    return HtmlCell(mean.strip(), _key(value.mean), bracket + bounds)
 
 
-def _number(value: float, write: Callable[[float], str]) -> Cell:
-    return Cell(write(value), _key(value))
+def _number(value: float, write: Callable[[float], str]) -> HtmlCell:
+    return HtmlCell(write(value), _key(value))
 
 
-def _words(text: str) -> Cell:
-    return Cell(text, "" if text == NONE else text)
+def _words(text: str) -> HtmlCell:
+    return HtmlCell(text, "" if text == NONE else text)
 
 
-def _bars(values: Sequence[float], write: Callable[[float], str]) -> list[Cell]:
+def _bars(values: Sequence[float], write: Callable[[float], str]) -> list[HtmlCell]:
     longest = max((value for value in values if math.isfinite(value)), default=0.0)
     return [
-        Cell(write(value), _key(value), share=value / longest if longest else None)
+        HtmlCell(write(value), _key(value), share=value / longest if longest else None)
         if math.isfinite(value)
-        else Cell(NONE, None)
+        else HtmlCell(NONE, None)
         for value in values
     ]
 

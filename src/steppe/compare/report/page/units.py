@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from steppe.compare.records.results import Metric
-from steppe.compare.records.summary import Row
+from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import decimals
 
 # Of 97.53 % the last is the second decimal.
@@ -21,6 +21,6 @@ def labelled(metric: Metric, which: str) -> str:
     return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))
 
 
-def score_decimals(rows: Iterable[Row]) -> int:
+def score_decimals(rows: Iterable[OptimizerSummary]) -> int:
     """Count the decimals that scores and their differences are written with."""
     return decimals([row.score.mean for row in rows], _DIGITS)

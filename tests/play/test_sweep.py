@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from steppe.play import descend
-from steppe.play.match import plan
 from steppe.play.results import Play
+from steppe.play.sweep import plan
 
 GIVEN = {"optimizers": ["adam", "sgd"], "rates": [0.01, 0.1], "steps": 30}
 GIVEN |= {"switch": 0.2, "rho": 0.1, "drawn": 4}

@@ -18,7 +18,7 @@ GLOBAL, OTHER, NONE, DIVERGED = "global", "another", "none", "diverged"
 
 
 @dataclass(frozen=True)
-class End:
+class EndPoint:
     """How one descent ended.
 
     Attributes
@@ -41,23 +41,23 @@ def reach(function: Function) -> float:
     return _NEAR * math.dist(*zip(*function.bounds, strict=True))
 
 
-def ends(function: Function, descent: Descent) -> list[End]:
+def ends(function: Function, descent: Descent) -> list[EndPoint]:
     """Say of each start where it led."""
     return [_end(function, path) for path in descent.points]
 
 
-def _end(function: Function, path: Floats) -> End:
+def _end(function: Function, path: Floats) -> EndPoint:
     last, near = path[-1], reach(function)
     if not np.isfinite(last).all():
-        return End(DIVERGED)
+        return EndPoint(DIVERGED)
     for minimum in function.minima:
         if math.dist(last, minimum.point) <= near:
             if not minimum.is_global:
-                return End(OTHER, minimum.point)
+                return EndPoint(OTHER, minimum.point)
             away = np.linalg.norm(path - np.array(minimum.point), axis=1) > near
-            return End(GLOBAL, minimum.point, int(np.flatnonzero(away).max(initial=-1)) + 1)
+            return EndPoint(GLOBAL, minimum.point, int(np.flatnonzero(away).max(initial=-1)) + 1)
     found = _minimum_beside(function, last, near)
-    return End(NONE) if found is None else End(OTHER, found)
+    return EndPoint(NONE) if found is None else EndPoint(OTHER, found)
 
 
 def _minimum_beside(function: Function, place: Floats, near: float) -> tuple[float, ...] | None:

@@ -8,10 +8,10 @@ import numpy as np
 
 from steppe._shared.pictures import dress, new_figure
 from steppe.landscape.spectra._lanczos import Floats
-from steppe.play.ends import DIVERGED
-from steppe.play.relief import Relief, relief
+from steppe.play.end_points import DIVERGED
 from steppe.play.report import heading
 from steppe.play.results import Play, Player
+from steppe.play.surface_grid import SurfaceGrid, surface_grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,11 +52,11 @@ class Track:
 
 def scene(play: Play) -> "tuple[Figure, list[Track]]":
     """Draw the landscape of one variable or two, and nothing yet that moves."""
-    drawn = relief(play, _POINTS[play.function.dimension])
+    drawn = surface_grid(play, _POINTS[play.function.dimension])
     return (_plan_view if play.function.dimension == 2 else _section)(play, drawn)
 
 
-def _plan_view(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
+def _plan_view(play: Play, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
     """Two variables: contours, and paths over them."""
     rows = math.ceil(len(play.players) / _COLUMNS)
     columns = math.ceil(len(play.players) / rows)
@@ -83,7 +83,7 @@ def _plan_view(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
 
 
 def plan_panel(
-    axes: "Axes", play: Play, drawn: Relief, player: Player
+    axes: "Axes", play: Play, drawn: SurfaceGrid, player: Player
 ) -> "tuple[QuadContourSet, Track]":
     """Draw the contours under one optimizer's paths; return them, and what is to run over them."""
     tones, levels = drawn.tone(drawn.values), drawn.levels(_LEVELS)
@@ -96,7 +96,7 @@ def plan_panel(
     return filled, Track(axes, player, x, y, True, "white")
 
 
-def _section(play: Play, drawn: Relief) -> "tuple[Figure, list[Track]]":
+def _section(play: Play, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
     """One variable: the curve with the points on it, and below where they are at each step."""
     columns = len(play.players)
     figure = new_figure(heading(play), (max(_PANEL * columns, 7.0), 5.6))

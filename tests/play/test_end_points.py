@@ -7,10 +7,10 @@ import pytest
 
 from steppe.functions import Function, ackley, goldstein_price, levy, sharp_flat, six_hump_camel
 from steppe.play import Descent
-from steppe.play.ends import End, ends, reach
+from steppe.play.end_points import EndPoint, ends, reach
 
 
-def ended(function: Function, *path: object) -> End:
+def ended(function: Function, *path: object) -> EndPoint:
     points = np.array([path], dtype=float).reshape(1, len(path), function.dimension)
     return ends(function, Descent("adam", {"lr": 0.1}, points, points[..., 0]))[0]
 
@@ -22,21 +22,23 @@ def test_reach_is_half_a_percent_of_the_diagonal() -> None:
 
 def test_arrival_is_when_a_run_comes_to_stay() -> None:
     near, far = (0.01, -1.01), (0.5, 0.5)
-    assert ended(goldstein_price(), far, near, far, near, near) == End("global", (0.0, -1.0), 3)
+    assert ended(goldstein_price(), far, near, far, near, near) == EndPoint(
+        "global", (0.0, -1.0), 3
+    )
     assert ended(goldstein_price(), near, near).arrival == 0
     assert ended(goldstein_price(), near, far).kind == "none"
     just_outside = (0.0, -1.0 + 1.01 * reach(goldstein_price()))
-    assert ended(goldstein_price(), near, just_outside) == End("none")
+    assert ended(goldstein_price(), near, just_outside) == EndPoint("none")
 
 
 def test_other_minima_are_named_and_have_no_arrival() -> None:
-    assert ended(goldstein_price(), (1.0, 1.0), (1.81, 0.21)) == End("another", (1.8, 0.2))
+    assert ended(goldstein_price(), (1.0, 1.0), (1.81, 0.21)) == EndPoint("another", (1.8, 0.2))
 
 
 @pytest.mark.parametrize("function", [six_hump_camel(), sharp_flat()])
 def test_of_several_global_minima_it_is_the_one_that_was_reached(function: Function) -> None:
     for minimum in function.minima[:2]:
-        assert ended(function, minimum.point) == End("global", minimum.point, 0)
+        assert ended(function, minimum.point) == EndPoint("global", minimum.point, 0)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +67,4 @@ def test_a_slope_and_a_saddle_are_no_minimum() -> None:
 
 
 def test_what_is_not_finite_has_diverged() -> None:
-    assert ended(ackley(), (1.0, 1.0), (math.nan, math.nan)) == End("diverged")
+    assert ended(ackley(), (1.0, 1.0), (math.nan, math.nan)) == EndPoint("diverged")

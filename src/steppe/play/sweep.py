@@ -14,12 +14,12 @@ from steppe._shared.plurals import many
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
-from steppe.play.ends import ends
+from steppe.play.end_points import ends
 from steppe.play.results import Play, Player
 
 
 @dataclass(frozen=True)
-class Match:
+class Sweep:
     """What is to be played; everything has been checked.
 
     Attributes
@@ -127,7 +127,7 @@ def plan(
     schedule: str = "constant",
     noise: float = 0.0,
     seed: int = 0,
-) -> Match:
+) -> Sweep:
     """Find everything by name, and check it.
 
     Parameters
@@ -139,7 +139,7 @@ def plan(
     starts : sequence of points
         None: ``drawn`` of them, evenly from the function's bounds.
     rates, steps, switch, rho, schedule, noise, seed
-        See :class:`Match`.
+        See :class:`Sweep`.
 
     Raises
     ------
@@ -168,7 +168,7 @@ def plan(
     points = _given(made, starts) if starts else draw_starts(made.bounds, drawn, seed)
     # Each once, however often it was named.
     distinct = list(dict.fromkeys(rates))
-    return Match(
+    return Sweep(
         made, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed
     )
 

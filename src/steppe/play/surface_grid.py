@@ -18,7 +18,7 @@ _LOW, _LOWEST = 0.05, 0.005
 
 
 @dataclass(frozen=True, eq=False)
-class Relief:
+class SurfaceGrid:
     """Values on a grid, of one variable or two.
 
     Attributes
@@ -64,7 +64,7 @@ class Relief:
         return np.linspace(self.tone(np.array(self.lowest)), tones.max(), count)
 
 
-def relief(play: Play, points: int) -> Relief:
+def surface_grid(play: Play, points: int) -> SurfaceGrid:
     """Sample the function around what was played, ``points`` along each variable."""
     axes = tuple(np.linspace(low, high, points) for low, high in window(play))
     grid = np.stack(np.meshgrid(*axes), -1)
@@ -73,7 +73,7 @@ def relief(play: Play, points: int) -> Relief:
     heights = values - lowest
     wide = heights.max() > _WIDE * np.quantile(heights, _LOW)
     unit = float(np.quantile(heights, _LOWEST)) if wide and len(axes) > 1 else None
-    return Relief(axes, values, lowest, unit)
+    return SurfaceGrid(axes, values, lowest, unit)
 
 
 def window(play: Play) -> list[tuple[float, float]]:

@@ -36,7 +36,7 @@ _REACH = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Profile(Result):
+class CurvatureReport(Result):
     """What :func:`profile` measured; None is what Ctrl-C, or the lack of an optimizer, left out.
 
     Attributes
@@ -98,7 +98,7 @@ class Profile(Result):
         ]
         return [*lines, *self._spectrum(), *self._rises(), *self._stability()]
 
-    def table(self, title: str = "Profile") -> Any:
+    def table(self, title: str = "CurvatureReport") -> Any:
         """Return the card as a ``rich.table.Table``.
 
         Raises
@@ -212,7 +212,7 @@ def profile(
     k: int = 5,
     rho: float = 0.05,
     seed: int = 0,
-) -> Profile:
+) -> CurvatureReport:
     """Measure how flat the loss is where a model's parameters are.
 
     About 300 products with the Hessian, which are some 700 gradients over all the data: give it a
@@ -286,7 +286,7 @@ def profile(
     if operator is not None:
         stages["preconditioned"] = lambda: eigenvalues(operator, 1, "LA")
     complete = _measure(stages, found)
-    return Profile(
+    return CurvatureReport(
         parameters=objective.size,
         samples=samples,
         train=train,

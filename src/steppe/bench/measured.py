@@ -15,7 +15,7 @@ from steppe._shared.optimizer_classes import available, imported
 
 
 @dataclass(frozen=True)
-class Contender:
+class MeasuredOptimizer:
     """An optimizer's class and its options.
 
     Attributes
@@ -38,22 +38,22 @@ class Contender:
 
 
 #: What everything is measured against.
-BASELINE = Contender("adamw-fused", torch.optim.AdamW, {"fused": True})
+BASELINE = MeasuredOptimizer("adamw-fused", torch.optim.AdamW, {"fused": True})
 
 # The gradients stay as they are. So with keys that do not decay no step has a priority strictly
 # greater than those in a full buffer, and nothing is replaced.
 _NAMED = (
     BASELINE,
-    Contender("adamw-foreach", torch.optim.AdamW, {"foreach": True}),
-    Contender("adamw-for-loop", torch.optim.AdamW, {"foreach": False}),
-    Contender("dualadam", steppe.DualAdam),
-    Contender("dualadam-switched", steppe.DualAdam, {"switch_rate": 1.0}),
-    Contender("dualadam-scale-free", steppe.DualAdam, {"scale_free": True}),
-    Contender("dualadam-bf16", steppe.DualAdam, {"state_dtype": torch.bfloat16}),
-    Contender("dualadam-int8", steppe.DualAdam, {"state_dtype": "int8"}),
-    Contender("invadam", steppe.InvAdam),
-    Contender("adamcm-keeping", steppe.AdamCM, {"priority_decay": 1.0}),
-    Contender("adamcm-replacing", steppe.AdamCM, {"replacement": "fifo"}),
+    MeasuredOptimizer("adamw-foreach", torch.optim.AdamW, {"foreach": True}),
+    MeasuredOptimizer("adamw-for-loop", torch.optim.AdamW, {"foreach": False}),
+    MeasuredOptimizer("dualadam", steppe.DualAdam),
+    MeasuredOptimizer("dualadam-switched", steppe.DualAdam, {"switch_rate": 1.0}),
+    MeasuredOptimizer("dualadam-scale-free", steppe.DualAdam, {"scale_free": True}),
+    MeasuredOptimizer("dualadam-bf16", steppe.DualAdam, {"state_dtype": torch.bfloat16}),
+    MeasuredOptimizer("dualadam-int8", steppe.DualAdam, {"state_dtype": "int8"}),
+    MeasuredOptimizer("invadam", steppe.InvAdam),
+    MeasuredOptimizer("adamcm-keeping", steppe.AdamCM, {"priority_decay": 1.0}),
+    MeasuredOptimizer("adamcm-replacing", steppe.AdamCM, {"replacement": "fifo"}),
 )
 _PRESETS = {contender.name: contender for contender in _NAMED}
 
@@ -66,7 +66,7 @@ def default_names() -> tuple[str, ...]:
     return (*_PRESETS, *peers)
 
 
-def find_contender(name: str) -> Contender:
+def find_measured(name: str) -> MeasuredOptimizer:
     """Read one name.
 
     Parameters
@@ -87,7 +87,7 @@ def find_contender(name: str) -> Contender:
     """
     name = name.strip()
     if ":" in name:
-        return Contender(name, imported(name))
+        return MeasuredOptimizer(name, imported(name))
     name = name.lower()
     if name in _PRESETS:
         return _PRESETS[name]
@@ -96,4 +96,4 @@ def find_contender(name: str) -> Contender:
         raise ValueError(
             f"{unknown('optimizer', name, {*classes, *_PRESETS})}, or package.module:Class"
         )
-    return Contender(name, classes[name])
+    return MeasuredOptimizer(name, classes[name])

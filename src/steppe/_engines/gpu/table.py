@@ -92,8 +92,7 @@ class GpuTable:
         Whether all of them are multiples of 16.
     chunks, spans
         What each program of the update takes, as :class:`PieceColumn` says; row and place of what
-        each
-        program of the reduction takes.
+        each program of the reduction takes.
     partials, sums
         Results of the reduction: each program's; each row's, then that of all.
     arrivals

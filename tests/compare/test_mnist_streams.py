@@ -63,13 +63,13 @@ def test_split_mnist_has_every_digit_in_its_own_task(untouched: Data) -> None:
     ]
 
 
-def test_no_image_is_in_two_parts(untouched: Data) -> None:
-    """What the streams' own tests compare with is split, so that they are."""
-    parts = [
-        {image.tobytes() for image in getattr(untouched, part).inputs.numpy()} for part in PARTS
-    ]
-    assert [len(part) for part in parts] == [3200, 800, 1000]
-    assert len(set.union(*parts)) == 5000
+@pytest.mark.parametrize("kind", ["permuted", "rotated"])
+def test_no_image_is_in_two_parts(kind: str, request: pytest.FixtureRequest) -> None:
+    data: Data = request.getfixturevalue(kind)
+    for task in range(10):
+        parts = [{image.tobytes() for image in images(data, part, task)} for part in PARTS]
+        assert [len(part) for part in parts] == [3200, 800, 1000]
+        assert len(set.union(*parts)) == 5000
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -55,7 +55,7 @@ def test_what_is_promised_is_there(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "budget", "seeds"),
-    [("shakespeare", 5, 5), ("5-digits", 8, 10), ("finetune-lora", 3, 3)],
+    [("shakespeare", 5, 5), ("split-mnist", 8, 10), ("finetune-lora", 3, 3)],
 )
 def test_language_and_streams_are_there(name: str, budget: int, seeds: int) -> None:
     study = load(ROOT / "docs" / "results" / f"{name}.json")

@@ -234,10 +234,10 @@ def test_checkpoints_may_be_left_out_here_and_elsewhere(tmp_path: Path, amid) ->
     [
         ((), "digits", "USUAL"),
         (("shakespeare",), "shakespeare", "_LANGUAGE"),
-        (("5-digits",), "5-digits", "_ONLINE"),
+        (("split-mnist",), "split-mnist", "_ONLINE"),
         (("finetune",), "finetune", "_FINETUNE"),
         (("--preset", "dualadam-finetune"), "finetune", "_FINETUNE"),
-        (("--preset", "critical-momenta-online", "--scale", "small"), "5-digits", None),
+        (("--preset", "critical-momenta-online", "--scale", "small"), "split-mnist", None),
         # Who names a preset gets nothing of what is usual.
         (("ptb", "--preset", "critical-momenta"), "ptb", "_CRITICAL_MOMENTA"),
     ],
@@ -323,7 +323,7 @@ def test_workers_that_cannot_work_are_explained(
         (["--track", "wandb"], "wandb is missing"),
         (["--data", "/nowhere"], "--data is not for it"),
         (["--length", "35"], "digits has no sequences of tokens: --length is not for it"),
-        (["5-digits", "--length", "35"], "5-digits has no sequences of tokens"),
+        (["split-mnist", "--length", "35"], "split-mnist has no sequences of tokens"),
         (["shakespeare", "--length", "0"], "length must be at least 1, got 0"),
         (["fashion-mnist", "--data", "/nowhere"], "/nowhere/train-images-idx3-ubyte.gz"),
     ],

@@ -177,7 +177,7 @@ def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
     scales = {
         "dualadam-finetune": ("finetune", "finetune"),
         "critical-momenta-language": ("ptb", "shakespeare"),
-        "critical-momenta-online": ("5-dataset", "5-digits"),
+        "critical-momenta-online": ("5-dataset", "split-mnist"),
     }
     for name, (full, small) in scales.items():
         preset = find_preset(name)
@@ -191,7 +191,13 @@ def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
 def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
     usual = {name: usual_for(name) for name in TASKS}
     online = {name for name, each in usual.items() if each.schedule == "constant"}
-    assert online == {"5-digits", "5-dataset", "tiny-imagenet-stream"}
+    assert online == {
+        "split-mnist",
+        "permuted-mnist",
+        "rotated-mnist",
+        "5-dataset",
+        "tiny-imagenet-stream",
+    }
     assert usual["finetune"] is find_preset("dualadam-finetune")
     assert usual["digits"] is usual["imagenet"] is USUAL
     for name in online:
@@ -199,7 +205,7 @@ def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
         assert study.setup.schedule == "constant"
         assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
             "5-dataset",
-            "5-digits",
+            "split-mnist",
         ]
 
 

@@ -325,6 +325,20 @@ def test_a_stream_may_be_seen_once() -> None:
     assert "3 tasks seen once, 60 steps in all" in text
 
 
+@pytest.mark.parametrize(
+    ("setup", "scenario"),
+    [
+        ({}, "and a sample's task is known."),  # as older files have it
+        ({"domain_incremental": False}, "and a sample's task is known."),
+        ({"domain_incremental": True}, "and a sample's task is not known"),
+    ],
+)
+def test_the_scenario_of_a_stream_is_told(setup: dict[str, bool], scenario: str) -> None:
+    results = studies.streamed({"adamw": [studies.learnt([0.9], [0.8, 0.7], [0.6, 0.7, 1.0])] * 2})
+    text = flat(printed(dataclasses.replace(results, setup={**results.setup, **setup})))
+    assert f"The tasks come one after the other, {scenario}" in text
+
+
 def test_what_is_no_stream_forgets_nothing() -> None:
     text = printed(studies.study({"adamw": scores(0.9, 0.8)}))
     assert "forget" not in text.lower()

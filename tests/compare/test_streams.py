@@ -47,6 +47,19 @@ def test_the_loss_is_the_surprise_among_the_task_s_own_classes(batch) -> None:
     assert float(loss) == pytest.approx(sum(surprises) / len(surprises), rel=1e-12)
 
 
+def test_in_a_shared_head_all_tasks_have_the_same_outputs(batch) -> None:
+    outputs, targets = batch
+    shared = outputs[:, :CLASSES]
+    loss = stream_loss(shared, targets, classes=CLASSES)
+    expected = nn.functional.cross_entropy(shared, targets % CLASSES)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    # The tasks differ in their scores only: they add up to what one task of all samples has.
+    by_task = hits_and_counts(shared, targets, classes=CLASSES, tasks=TASKS)
+    hits = (shared.argmax(dim=1) == targets % CLASSES).sum().item()
+    assert by_task.sum(dim=0).tolist() == [hits, len(targets)]
+    assert by_task[:, 1].tolist() == torch.bincount(targets // CLASSES, minlength=TASKS).tolist()
+
+
 def test_other_tasks_places_get_no_gradient_and_curvature_is_right(batch) -> None:
     outputs, targets = batch
     outputs.requires_grad_()

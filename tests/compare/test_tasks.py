@@ -29,7 +29,9 @@ def test_the_tasks_are_those_promised() -> None:
         "ptb",
         "wikitext2",
         "finetune",
-        "5-digits",
+        "split-mnist",
+        "permuted-mnist",
+        "rotated-mnist",
         "5-dataset",
         "tiny-imagenet-stream",
     ]
@@ -166,7 +168,7 @@ def test_the_pages_name_every_task_once_and_say_which_read_files(page: Path) -> 
     assert sorted(named) == sorted(TASKS)
 
 
-WITH_FILES_OF_PACKAGES = {"fashion-mnist", "5-digits"}
+WITH_FILES_OF_PACKAGES = {"fashion-mnist"}
 MODELS_IN_WORDS = {
     "mlp": "MLP",
     "small-cnn": "small CNN",

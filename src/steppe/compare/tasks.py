@@ -13,9 +13,9 @@ from steppe._shared.names import named
 from steppe.compare.data import (
     datasets,
     finetuning,
-    five_digits,
     image_streams,
     images,
+    mnist_streams,
     streams,
     text,
 )
@@ -88,6 +88,8 @@ class Task:
         Whether the model brings the tokenizer that the data is read with.
     packages : tuple of str, default empty
         Those whose versions the numbers depend on, besides torch.
+    domain_incremental : bool, default False
+        Whether the tasks of a stream share the network's outputs, and are not told apart.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Task:
     loaders: int = 0
     tokenizes: bool = False
     packages: tuple[str, ...] = ()
+    domain_incremental: bool = False
 
     def data(
         self,
@@ -170,7 +173,19 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
         streams.accuracies,
     )
     loss = partial(streams.stream_loss, classes=classes)
-    return Task(name, load, loss=loss, score=score, fewer=streams.fewer, reads_files=True, **rest)
+    return Task(name, load, loss=loss, score=score, fewer=streams.fewer, **rest)
+
+
+# The ten digits in every task, and ten outputs that all tasks share.
+_digits_stream = partial(
+    _stream,
+    classes=mnist_streams.DIGITS,
+    make=_images(1, 28, mnist_streams.DIGITS),
+    full=Size("mlp", epochs=10, batch_size=10),
+    small=Size("mlp", epochs=10, batch_size=10, samples=500),
+    threads=1,
+    domain_incremental=True,
+)
 
 
 # Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
@@ -244,20 +259,26 @@ _ALL = (
         packages=("transformers", "peft", "tokenizers"),
     ),
     _stream(
-        "5-digits",
-        five_digits.five_digits,
-        tasks=five_digits.TASKS,
-        classes=five_digits.CLASSES,
-        make=_images(1, 28, 50),
-        full=Size("small-cnn", epochs=5, batch_size=32, samples=4_000),
-        small=Size("small-cnn", epochs=5, batch_size=16, samples=2_000),
+        "split-mnist",
+        mnist_streams.split_mnist,
+        tasks=mnist_streams.SPLIT_TASKS,
+        classes=mnist_streams.SPLIT_CLASSES,
+        make=_images(1, 28, 10),
+        full=Size("mlp", epochs=5, batch_size=10),
+        small=Size("mlp", epochs=5, batch_size=10),
+        threads=1,
     ),
+    _digits_stream(
+        "permuted-mnist", mnist_streams.permuted_mnist, tasks=mnist_streams.PERMUTED_TASKS
+    ),
+    _digits_stream("rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS),
     _stream(
         "5-dataset",
         image_streams.five_dataset,
         tasks=image_streams.FIVE_TASKS,
         classes=image_streams.FIVE_CLASSES,
         make=_images(3, 32, 50),
+        reads_files=True,
         full=Size("resnet18", epochs=5, batch_size=10),
         small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
     ),
@@ -267,6 +288,7 @@ _ALL = (
         tasks=image_streams.TINY_TASKS,
         classes=image_streams.TINY_CLASSES,
         make=_images(3, 64, 200),
+        reads_files=True,
         full=Size("resnet18", epochs=40, batch_size=10),
         small=Size("small-cnn", epochs=40, batch_size=10, samples=200),
     ),

@@ -1,9 +1,13 @@
 """Streams of tasks, each seen once: their loss, their scores, and how they are laid out.
 
-One network learns tasks of ``classes`` classes each, one after the other, and every task has places
-of its own in the network's output: class ``c`` of task ``t`` is the target ``classes · t + c``. The
-task of a sample is known, in training and in testing, so that loss and prediction look at its
-task's places alone (task-incremental learning: van de Ven & Tolias 2019).
+One network learns tasks of ``classes`` classes each, one after the other; class ``c`` of task ``t``
+is the target ``classes · t + c``. What loss and prediction look at depends on how many outputs the
+network has (`van de Ven & Tolias 2019 <https://arxiv.org/abs/1904.07734>`_):
+
+- ``tasks · classes`` outputs, task-incremental learning: every task has a head of its own. The task
+  of a sample is known, in training and in testing, and only its own head counts.
+- ``classes`` outputs, domain-incremental learning: the tasks share one head. The task of a sample
+  is not known; targets hold it so that each task is scored for itself.
 """
 
 from collections.abc import Sequence
@@ -24,7 +28,7 @@ def stream_loss(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     Parameters
     ----------
     outputs : Tensor
-        ``(samples, tasks · classes)``.
+        ``(samples, tasks · classes)``, or ``(samples, classes)`` if the tasks share one head.
     targets : Tensor
         ``classes · task + class`` of each sample.
     classes : int
@@ -34,6 +38,8 @@ def stream_loss(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     --------
     >>> outputs = torch.tensor([[9.0, 9.0, 0.0, 0.0]])
     >>> round(float(stream_loss(outputs, torch.tensor([3]), classes=2)), 4)
+    0.6931
+    >>> round(float(stream_loss(outputs[:, :2], torch.tensor([3]), classes=2)), 4)
     0.6931
     """
     return F.cross_entropy(_own(outputs, targets, classes), targets % classes)
@@ -180,6 +186,8 @@ def fewer(data: Data, samples: int) -> Data:
 
 def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     """Return each sample's outputs for the classes of its own task."""
+    if outputs.shape[1] == classes:  # one head, which all tasks share
+        return outputs
     samples = torch.arange(len(outputs), device=outputs.device)
     return outputs.reshape(len(outputs), -1, classes)[samples, targets // classes]
 

@@ -137,7 +137,7 @@ _LANGUAGE = Preset(
     spaces={"lr": Range(3e-4, 3e-2, log=True)},
     first={"lr": 3e-3},
 )
-_ONLINE = Preset(task="5-dataset", small_task="5-digits", schedule="constant")
+_ONLINE = Preset(task="5-dataset", small_task="split-mnist", schedule="constant")
 
 # What is usual for a task, if it is not the same as for most.
 _USUAL = {
@@ -145,7 +145,9 @@ _USUAL = {
     "ptb": _LANGUAGE,
     "wikitext2": _LANGUAGE,
     "finetune": _FINETUNE,
-    "5-digits": _ONLINE,
+    "split-mnist": _ONLINE,
+    "permuted-mnist": _ONLINE,
+    "rotated-mnist": _ONLINE,
     "5-dataset": _ONLINE,
     "tiny-imagenet-stream": _ONLINE,
 }
@@ -185,7 +187,9 @@ PRESETS: Mapping[str, Preset] = {
     "critical-momenta-language": replace(
         _CRITICAL_MOMENTA, task="ptb", small_task="shakespeare", model="lstm-200"
     ),
-    "critical-momenta-online": replace(_CRITICAL_MOMENTA, task="5-dataset", small_task="5-digits"),
+    "critical-momenta-online": replace(
+        _CRITICAL_MOMENTA, task="5-dataset", small_task="split-mnist"
+    ),
 }
 
 
@@ -194,7 +198,7 @@ def usual_for(task: str) -> Preset:
 
     Examples
     --------
-    >>> usual_for("5-digits").schedule, usual_for("digits").schedule
+    >>> usual_for("split-mnist").schedule, usual_for("digits").schedule
     ('constant', 'cosine')
     """
     return _USUAL.get(task, USUAL)

@@ -386,6 +386,7 @@ def _facts(task: Task, setup: RunSettings, data: Data, place: RunContext) -> dic
         "test_samples": len(data.test),
         "parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "domain_incremental": task.domain_incremental,
         "device": place.device,
         "threads": place.threads,
     }

@@ -21,11 +21,16 @@ _SWITCH = (
     "published value is 16 %: 12 500 steps of a 200-epoch CIFAR run."
 )
 _STREAM = (
-    "The tasks come one after the other, and a sample's task is known. Average accuracy is the "
+    "The tasks come one after the other, and {scenario}. Average accuracy is the "
     "mean of the tasks' accuracies; in the learning curves, of those so far. Forgetting is how "
     "much lower the accuracy on a task is at the end than at its best before, the mean over all "
     "tasks but the last (Chaudhry et al. 2018), on validation data."
 )
+# By whether the stream is domain-incremental.
+_SCENARIOS = {
+    False: "a sample's task is known",
+    True: "a sample's task is not known: all have the same classes and share the outputs",
+}
 _EQUAL = (
     "Differences that are the same on every seed have no interval and no test: scores come in "
     "steps of one test sample, so they are no certainty."
@@ -48,7 +53,8 @@ def notes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
     if any("switch" in row.settings for row in rows):
         found.append(_SWITCH)
     if results.setup.get("stream"):
-        found.append(_STREAM)
+        shared = results.setup.get("domain_incremental", False)
+        found.append(_STREAM.format(scenario=_SCENARIOS[shared]))
     found += [note for row in rows for note in _row_notes(results, row)]
     found += [*_tuning_losses(results), *_edges(results, rows)]
     return [*found, *_places(results), *_memory(rows), *_unfinished(results)]

@@ -77,7 +77,7 @@ class RunSettings:
 
         Examples
         --------
-        >>> setup = Setup("5-digits", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
+        >>> setup = Setup("5-dataset", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
         >>> [setup.part(epoch) for epoch in range(4)], setup.steps
         ([0, 0, 1, 1], 24)
         """

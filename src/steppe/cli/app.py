@@ -5,12 +5,20 @@ from typing import Annotated
 import typer
 
 import steppe
+from steppe._shared.console import make_console
 from steppe.bench.command import bench
-from steppe.compare.cli.compare import compare, doctor
+from steppe.cli.doctor import print_doctor
+from steppe.compare.cli.compare import compare
 from steppe.compare.cli.profile import profile
 from steppe.compare.cli.report import report
 from steppe.compare.cli.worker import worker
 from steppe.play.command import play
+
+
+def doctor() -> None:
+    """Print versions, devices, and which engine each optimizer would use."""
+    print_doctor(make_console())
+
 
 app = typer.Typer(
     help="Optimizers for flat minima, whether they help, and what they cost.",

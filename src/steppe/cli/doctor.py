@@ -40,7 +40,7 @@ _OPTIONAL = {
 }
 
 
-def doctor(console: Console) -> None:
+def print_doctor(console: Console) -> None:
     """Print versions, devices, and the engine of each of steppe's optimizers on each device."""
     console.print(_versions())
     console.print(_engines(devices()))

@@ -1,4 +1,4 @@
-"""The commands ``steppe compare`` and ``steppe doctor``."""
+"""The command ``steppe compare``."""
 
 import os
 import re
@@ -11,7 +11,6 @@ import typer
 
 from steppe._shared.cli_options import Checkpoints, Data, Device, Heartbeat, Open, Storage, Track
 from steppe._shared.console import INTERRUPTED, make_console, refusals
-from steppe.cli.doctor import doctor as print_doctor
 from steppe.compare.cli.report import PAGE, publish
 from steppe.compare.execution.study_storage import FILE, HEARTBEAT, open_storage
 from steppe.compare.execution.trial_queue import TrialQueue, record
@@ -213,8 +212,3 @@ def _typed() -> str:
 def _cores(device: str) -> int:
     """Count the workers that do not get in each other's way."""
     return len(os.sched_getaffinity(0)) if device == "cpu" else 1
-
-
-def doctor() -> None:
-    """Print versions, devices, and which engine each optimizer would use."""
-    print_doctor(make_console())

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import steppe
-from steppe.cli.doctor import devices, doctor, engine_of, installed
+from steppe.cli.doctor import devices, engine_of, installed, print_doctor
 from steppe.compare.planning.study import TRACKERS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -16,7 +16,7 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 def rows() -> dict[str, list[str]]:
     console = Console(file=io.StringIO(), width=100)
-    doctor(console)
+    print_doctor(console)
     lines = [line.split() for line in console.file.getvalue().splitlines()]
     return {words[0]: words[1:] for words in lines if words}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from idx_files import write_fashion_mnist, write_idx
+from helpers.idx_files import write_fashion_mnist, write_idx
 from steppe.compare.data import (
     FASHION_MNIST,
     Data,

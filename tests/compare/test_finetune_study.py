@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tiny_llama import LINES, save_tiny_llama
 from steppe.compare import checkpoint, pretrained
 from steppe.compare.optimizers import find_recipe
 from steppe.compare.presets import usual_for
@@ -19,7 +20,6 @@ from steppe.compare.run import Place, Run
 from steppe.compare.study import Options, Study, plan
 from steppe.compare.tasks import data_of
 from steppe.compare.train import train
-from tiny_llama import LINES, save_tiny_llama
 
 LENGTH = 7
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from idx_files import write_fashion_mnist
+from helpers.idx_files import write_fashion_mnist
 from steppe.compare import five_digits as module
 from steppe.compare.data import Data, Tensors, digits
 from steppe.compare.five_digits import five_digits

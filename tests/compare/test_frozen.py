@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.training_runs import by_hand, seeds
 from steppe.compare import checkpoint, tasks
 from steppe.compare.data import Data
 from steppe.compare.optimizers import Recipe
@@ -18,7 +19,6 @@ from steppe.compare.run import Place, Run
 from steppe.compare.study import Options, plan
 from steppe.compare.tasks import Task
 from steppe.compare.train import train
-from training import by_hand, seeds
 
 MakeRun = Callable[..., Run]
 # Of the last layer: 3·2 weights and 2 biases.

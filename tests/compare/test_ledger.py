@@ -13,9 +13,11 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from crowd import plan as plan_at_once
-from crowd import together, work_off
-from postgres import postgres
+from helpers.concurrent_processes import plan as plan_at_once
+from helpers.concurrent_processes import together, work_off
+from helpers.postgresql_server import postgres
+from helpers.study_storages import Open, forget, opened
+from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.ledger import TUNING_SEED, Assignment, Ledger, record, recorded
 from steppe.compare.results import (
     TEST,
@@ -29,8 +31,6 @@ from steppe.compare.results import (
 from steppe.compare.run import Setup
 from steppe.compare.storage import open_storage
 from steppe.compare.study import Study
-from storages import Open, forget, opened
-from studies import diverged, outcome
 
 __all__ = ["opened", "postgres"]
 

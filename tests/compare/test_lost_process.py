@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from processes import join, started
+from helpers.process_group import join, started
 from steppe.compare import worker
 from steppe.compare.ledger import Ledger
 from steppe.compare.presets import USUAL

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.torchvision_shim import torchvision
 from steppe.compare.models import MODELS, VisionTransformer, find_model
 from steppe.compare.packages import needed
-from torchvision_shim import torchvision
 
 
 def parameters(model: nn.Module) -> int:

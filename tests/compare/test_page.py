@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import studies
+from helpers import synthetic_studies as studies
 from steppe.compare.page import page, write_page
 from steppe.compare.page.styles import styles
 from steppe.compare.results import (

@@ -6,10 +6,10 @@ import io
 import pytest
 from rich.console import Console
 
-import studies
+from helpers import synthetic_studies as studies
+from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.report import report
 from steppe.compare.results import Contender, Costs, Curvature, Metric, StudyResults
-from studies import diverged, outcome, scores
 
 
 def printed(

@@ -14,11 +14,11 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
-from crowd import claim, open_new, together
-from postgres import Server, postgres
+from helpers.concurrent_processes import claim, open_new, together
+from helpers.postgresql_server import Server, postgres
+from helpers.study_storages import Open, away, forget, opened
 from steppe.compare import storage as module
 from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
-from storages import Open, away, forget, opened
 
 __all__ = ["opened", "postgres"]
 

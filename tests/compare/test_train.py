@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe.compare import checkpoint, tasks
 from steppe.compare.data import Data, Samples
 from steppe.compare.optimizers import Recipe
 from steppe.compare.run import Place, Run
 from steppe.compare.tasks import Task
 from steppe.compare.train import make_accelerator, train
-from training import KillError, by_hand, killed_after, numbers, seeds
 
 MakeRun = Callable[..., Run]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
 from steppe.compare import checkpoint
 from steppe.compare.data import Data, Samples, Tensors
 from steppe.compare.presets import USUAL
@@ -17,7 +18,6 @@ from steppe.compare.study import Options, plan, study_from_dict
 from steppe.compare.summary import forgetting
 from steppe.compare.tasks import Task
 from steppe.compare.train import train
-from training import KillError, batches_of, killed_after, numbers, seeds
 
 CPU = torch.device("cpu")
 # Two passes over each of three tasks of 11, 5 and 8 samples, four a batch.

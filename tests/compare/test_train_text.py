@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe.compare import checkpoint
 from steppe.compare.data import Data, Tensors
 from steppe.compare.presets import USUAL
@@ -18,7 +19,6 @@ from steppe.compare.study import Options, plan
 from steppe.compare.tasks import Task
 from steppe.compare.train import train
 from steppe.landscape import sharpness
-from training import KillError, by_hand, killed_after, numbers, seeds
 
 CPU = torch.device("cpu")
 COLUMNS, LENGTH = 4, 50

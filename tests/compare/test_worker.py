@@ -18,7 +18,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
-from postgres import postgres
+from helpers.postgresql_server import postgres
+from helpers.study_storages import Open, away, opened
 from steppe.cli.app import app
 from steppe.compare import storage as storage_module
 from steppe.compare import worker as worker_module
@@ -29,7 +30,6 @@ from steppe.compare.run import Place
 from steppe.compare.storage import open_storage
 from steppe.compare.study import Options, Study, plan
 from steppe.compare.worker import work
-from storages import Open, away, opened
 
 __all__ = ["opened", "postgres"]
 

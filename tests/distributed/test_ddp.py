@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import steppe
-from matrix import CONFIGS
-from processes import join, leave, results_of_two
+from helpers.optimizer_configs import CONFIGS
+from helpers.process_group import join, leave, results_of_two
 
 STEPS = 100
 RADIUS = 0.3

@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, leave, results_of, started
+from helpers.process_group import join, leave, results_of, started
 
 Outcome = dict[str, Tensor]
 

@@ -16,8 +16,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 import steppe
-from matrix import CONFIGS, Config
-from processes import join, leave, results_of
+from helpers.optimizer_configs import CONFIGS, Config
+from helpers.process_group import join, leave, results_of
 
 Part = tuple[Tensor, tuple[int, ...]]
 Outcome = dict[str, Part]

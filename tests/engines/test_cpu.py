@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import (
+from helpers.optimizer_configs import (
     CONFIGS,
     Config,
     assert_close,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import Config, equal, parameters, train
+from helpers.optimizer_configs import Config, equal, parameters, train
 from steppe import engines
 from steppe.engines import eager
 from steppe.engines.norms import Norms, joint_norm, square_sum

@@ -16,7 +16,15 @@ from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 import steppe
-from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
+from helpers.optimizer_configs import (
+    CONFIGS,
+    Config,
+    equal,
+    parameters,
+    set_gradients,
+    train,
+    values,
+)
 
 SAVED_AT = (1, 3, 21)
 END = 40

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import lr_scheduler
 
-from matrix import (
+from helpers.optimizer_configs import (
     CONFIGS,
     NAMES,
     Config,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from matrix import NAMES, Config, parameters, train
+from helpers.optimizer_configs import NAMES, Config, parameters, train
 
 BAD: dict[str, list[Any]] = {
     "lr": [

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrix import CONFIGS, SHAPES, Config
-from reference import reference
+from helpers.float64_reference import reference
+from helpers.optimizer_configs import CONFIGS, SHAPES, Config
 
 STEPS = 200
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam_cases import (
+from helpers.sam_cases import (
     BASES,
     Make,
     bits_of_state,

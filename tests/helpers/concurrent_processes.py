@@ -14,7 +14,7 @@ _PRELOADED = (
     "psycopg",
     "sqlalchemy.dialects.postgresql",
     "steppe.compare.ledger",
-    "studies",
+    "helpers.synthetic_studies",
 )
 
 
@@ -81,9 +81,9 @@ def plan(barrier: Any, where: str, study: Any) -> None:
 
 def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
     """Take and end trials until all have ended; return those that this process has had."""
+    from helpers.synthetic_studies import outcome
     from steppe.compare.ledger import Ledger
     from steppe.compare.storage import open_storage
-    from studies import outcome
 
     ledger = Ledger(open_storage(where), study, plan=False)
     found = []

@@ -15,7 +15,7 @@ from optuna.exceptions import StorageInternalError
 
 from helpers.concurrent_processes import plan as plan_at_once
 from helpers.concurrent_processes import together, work_off
-from helpers.postgresql_server import postgres
+from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, forget, opened
 from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.ledger import TUNING_SEED, Assignment, Ledger, record, recorded
@@ -290,7 +290,7 @@ def test_what_two_have_planned_at_once_is_run_once(
     assert fast.results().complete
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_crowd_plans_and_works_off_each_trial_once(
     kind: str, request: pytest.FixtureRequest, opened: Open
 ) -> None:

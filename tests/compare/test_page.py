@@ -4,7 +4,6 @@ import html
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers import synthetic_studies as studies
+from helpers.browser import browser
 from steppe.compare.page import page, write_page
 from steppe.compare.page.styles import styles
 from steppe.compare.results import (
@@ -29,6 +29,8 @@ from steppe.compare.results import (
     load,
     study_from_dict,
 )
+
+__all__ = ["browser"]
 
 CURVES = ("train-loss", "validation-loss", "validation-score")
 PERPLEXITY = Metric("perplexity", "", 1.0, higher_is_better=False)
@@ -144,20 +146,6 @@ def tuned(
 
 
 STUDY = make_study()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

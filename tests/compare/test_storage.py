@@ -15,14 +15,12 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
 from helpers.concurrent_processes import claim, open_new, together
-from helpers.postgresql_server import Server, postgres
+from helpers.postgresql_server import KINDS, Server, postgres
 from helpers.study_storages import Open, away, forget, opened
 from steppe.compare import storage as module
 from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
 
 __all__ = ["opened", "postgres"]
-
-KINDS = ("sqlite", "postgresql")
 
 
 @pytest.fixture(params=KINDS)

@@ -18,7 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
-from helpers.postgresql_server import postgres
+from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
 from steppe.cli.app import app
 from steppe.compare import storage as storage_module
@@ -77,7 +77,7 @@ def undisturbed(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study
     return Ledger(storage, study, plan=False).results()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=KINDS)
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Name a storage that nothing is in yet."""
     if request.param == "sqlite":

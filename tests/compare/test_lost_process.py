@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.process_group import join, started
+from helpers.process_group import PATIENCE_S, join, started
 from steppe.compare import worker
 from steppe.compare.ledger import Ledger
 from steppe.compare.presets import USUAL
@@ -28,8 +28,8 @@ def planned() -> Study:
 def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path), create=True)
     ledger = Ledger(storage, planned())
-    first, second = started(__file__, tmp_path, 2)
-    errors = first.communicate(timeout=300)[1], second.communicate(timeout=300)[1]
+    with started(__file__, tmp_path, 2) as (first, second):
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
 
     (failed,) = ledger.results().trials

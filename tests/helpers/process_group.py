@@ -4,15 +4,20 @@ import atexit
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+PATIENCE_S = 300
 
-def started(script: str, folder: Path, count: int) -> list[subprocess.Popen[str]]:
-    """Run a file in processes that :func:`join`, with rank and folder."""
-    return [
+
+@contextmanager
+def started(script: str, folder: Path, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    """Run a file in processes that :func:`join`, with rank and folder; none outlives the block."""
+    processes = [
         subprocess.Popen(
             [sys.executable, "-W", "error", script, str(rank), str(folder)],
             # Tests run side by side: threads beyond one each would wait for one another. Sets of
@@ -28,12 +33,18 @@ def started(script: str, folder: Path, count: int) -> list[subprocess.Popen[str]
         )
         for rank in range(count)
     ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def results_of(script: str, folder: Path, count: int) -> list[Any]:
     """Run a file in such processes to their end; load what they saved."""
-    processes = started(script, folder, count)
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    with started(script, folder, count) as processes:
+        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in processes]
     assert all(process.returncode == 0 for process in processes), "\n".join(errors)
     return [torch.load(folder / f"rank{rank}") for rank in range(count)]
 

@@ -81,7 +81,7 @@ def test_capacities_and_decays_differ_by_group_under_one_global_priority() -> No
         np.testing.assert_allclose(keys, truth.keys(i), rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scales=st.lists(
         st.sampled_from([0.0, 1e-3, 0.5, 1.0, -1.0, 7.0, -7.0, float("inf"), float("nan")]),

@@ -29,7 +29,7 @@ def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: P
     storage = open_storage(str(tmp_path), create=True)
     ledger = Ledger(storage, planned())
     with started(__file__, tmp_path, 2) as (first, second):
-        errors = [process.communicate(timeout=PATIENCE_S)[1] for process in (first, second)]
+        errors = [process.wait(PATIENCE_S) for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
 
     (failed,) = ledger.results().trials

@@ -354,7 +354,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: P
     place = tmp_path / "killed"
     place.mkdir()
     with started(__file__, place, 2) as processes:
-        processes[0].communicate(timeout=PATIENCE_S)
+        processes[0].wait(PATIENCE_S)
         assert processes[0].returncode == -signal.SIGKILL
     assert list((tmp_path / "2").glob("*.distcp"))
     with pytest.raises(dcp.CheckpointException):

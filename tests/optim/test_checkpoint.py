@@ -1,9 +1,6 @@
 """Checkpoints go on bitwise, and those that do not fit are refused whole."""
 
 import copy
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -25,6 +22,7 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
+from helpers.warm_python import run
 
 SAVED_AT = (1, 3, 21)
 END = 40
@@ -66,12 +64,7 @@ def assert_resumes(
                 saved = {"params": values(params), "optimizer": optimizer.state_dict()}
                 torch.save(saved, folder / f"{number}-{stop}.start.pt")
         ends[number] = values(params)
-    tests = Path(__file__).parents[1]
-    subprocess.run(
-        [sys.executable, tests / "optim" / "resume.py", folder, str(end)],
-        check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
-    )
+    run(Path(__file__).with_name("resume.py"), folder, str(end))
     for number, expected in ends.items():
         for step in saved_at:
             resumed = torch.load(folder / f"{number}-{step}.end.pt", weights_only=True)

@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +137,19 @@ def _serve(path: str) -> None:
     os.killpg(0, signal.SIGKILL)
 
 
+# torch._dynamo is imported by the first optimizer that is made.
+_PRELOADED = (
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "steppe.landscape",
+)
+
+
 def _warm_up() -> None:
-
-    import steppe.landscape  # noqa: F401
-
+    for name in _PRELOADED:
+        import_module(name)
     # Linux only lists them.
     threads = list(Path("/proc/self/task").glob("*"))
     assert len(threads) <= 1, f"{len(threads)} threads: a fork would have one of them only"

@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -25,6 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for fixture in optional.OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.needs(optional.OF_FIXTURE[fixture]))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what has been imported out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

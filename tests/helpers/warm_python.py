@@ -69,14 +69,15 @@ def start(*command: str | Path, hash_seed: int = 0, **environment: str) -> WarmP
     return WarmProcess(_server(hash_seed), {**request, "directory": str(Path.cwd())})
 
 
-def run(*command: str | Path, timeout: float = 300, **environment: str) -> None:
-    """Run a script to its end, which must be a good one."""
+def run(*command: str | Path, timeout: float = 300, **environment: str) -> str:
+    """Run a script to its end, which must be a good one; return what it has printed."""
     process = start(*command, **environment)
     try:
         printed = process.wait(timeout)
     finally:
         process.kill()
     assert process.returncode == 0, printed
+    return printed
 
 
 @cache

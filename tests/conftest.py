@@ -1,16 +1,57 @@
 """What all tests share."""
 
+import gc
 import os
+import signal
+from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
+
+from helpers import optional
 
 # Triton reads it when it is imported: without a GPU its kernels are interpreted.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# A deadline would make a test fail because the machine is busy, and random examples would make it
+# fail for whoever happens to draw them.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests whose fixtures start something that a machine may not have."""
+    for item in items:
+        for fixture in optional.OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.needs(optional.OF_FIXTURE[fixture]))
+
+
+def pytest_collection_finish() -> None:
+    """Keep what has been imported out of every later collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs something that is not there."""
+    optional.skip_if_absent(item)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """On small tensors threads wait for each other longer than they compute."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _interrupts_arrive() -> Iterator[None]:
+    """Handle SIGINT also where it is ignored, and let every process that tests start do so.
+
+    Build servers start tests under ``nohup`` or with ``&``, and processes inherit that they ignore
+    a signal; one that has a handler is back to the default in a program that is started.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -25,6 +26,8 @@ from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import find_task
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
+
+PATIENCE_S = 240
 
 
 def run(*arguments: object) -> Result:
@@ -196,7 +199,7 @@ class Held(Mine):
 
 
 def waited_for(path: Path) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE_S
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not come"
         time.sleep(0.01)
@@ -213,7 +216,10 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     names, out = ["adamw", "holding:Held"], tmp_path / "out"
     options = ["--optimizers", ",".join(names), "--epochs", "8", "--budget", "0", "--seeds", "2"]
     command = [*SCRIPT, "compare", "digits", *options, "--workers", "1", "--out", str(out)]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    with ExitStack() as ending:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        ending.enter_context(process)
+        ending.callback(process.kill)
         assert process.stdout is not None
         first = process.stdout.readline()
         assert first.startswith("[1/4] adamw, seed 0: test 0.")
@@ -221,7 +227,7 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 1
         process.send_signal(signal.SIGINT)
-        output = process.stdout.read()
+        output = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 130
     assert "Interrupted. What has finished is kept: run again to go on." in output
     assert not any(worker.is_running() for worker in workers)

@@ -1,12 +1,11 @@
 """What README and the pages beside it say runs as printed."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.warm_python import run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,13 +17,12 @@ BLOCKS = [
 
 
 @pytest.mark.parametrize("code", BLOCKS)
-def test_python_blocks_run(code: str, tmp_path: Path) -> None:
-    # Tests run side by side: threads beyond one each would wait for one another. And as torchrun
-    # starts a script in one process, on any port that is free.
+def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As torchrun starts a script in one process, on any port that is free.
     place = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **place}
-    command = [sys.executable, "-W", "error", "-c", code]
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment)
+    (tmp_path / "block.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    run(tmp_path / "block.py", **place)
 
 
 def test_there_is_python_to_run() -> None:

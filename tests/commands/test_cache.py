@@ -17,6 +17,8 @@ from steppe._shared.cache import cache_directory, cached_directory, cached_tenso
 # From Python 3.12 on, for any process that has threads, which torch's has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 
+PATIENCE_S = 240
+
 Made = dict[str, Tensor]
 
 
@@ -214,7 +216,7 @@ def test_a_kill_leaves_nothing_that_counts(
     cache: Path, make, cached: Callable[..., object], dying: Callable[..., object]
 ) -> None:
     process = alone(cached, "it", dying)
-    process.join(20)
+    process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
     (left,) = cache.iterdir()
     assert left.name.endswith(".part")
@@ -249,7 +251,7 @@ def both(folder: Path, rank: int) -> None:
 def test_two_processes_may_make_the_same_at_once(cache: Path, tmp_path: Path) -> None:
     processes = [alone(both, tmp_path, rank) for rank in range(2)]
     for process in processes:
-        process.join(20)
+        process.join(PATIENCE_S)
     assert [process.exitcode for process in processes] == [0, 0]
     assert sorted(path.name for path in cache.iterdir()) == ["model", "words.pt"]
     assert files(cache / "model") == {"deep/one": "1", "two": "2"}

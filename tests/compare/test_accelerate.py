@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from processes import join, leave, results_of_two
+from helpers.process_group import join, leave, results_of_two
 from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Tensors

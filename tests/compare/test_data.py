@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from idx_files import write_fashion_mnist, write_idx
+from helpers.idx_files import write_fashion_mnist, write_idx
 from steppe.compare.data.datasets import (
-    FASHION_MNIST,
     Data,
     Samples,
     Tensors,
@@ -107,9 +106,7 @@ def test_images_and_labels_must_match(small_fashion: Path) -> None:
         fashion_mnist(small_fashion)
 
 
-@pytest.mark.skipif(
-    not FASHION_MNIST.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed"
-)
+@pytest.mark.needs("dataset-fashion-mnist")
 def test_debians_fashion_mnist_is_whole() -> None:
     data = fashion_mnist()
     counts = [torch.bincount(part.targets).tolist() for part in (data.train, data.validation)]

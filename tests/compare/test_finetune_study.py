@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.tiny_llama import LINES, save_tiny_llama
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
@@ -20,7 +21,6 @@ from steppe.compare.tasks import data_of
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
-from tiny_llama import LINES, save_tiny_llama
 
 LENGTH = 7
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers.tiny_llama import LINES, POSITIONS, save_tiny_llama
 from steppe.compare.data import finetuning as module
 from steppe.compare.data.corpora import Corpus
 from steppe.compare.data.datasets import Tensors
 from steppe.compare.data.finetuning import finetuning
 from steppe.compare.models.pretrained import causal, tokenizer
-from tiny_llama import LINES, POSITIONS, save_tiny_llama
 
 PARTS = {"train": 12, "validation": 3, "test": 2}
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.training_runs import by_hand, seeds
 from steppe._shared.recipes import Recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data
@@ -19,7 +20,6 @@ from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
-from training import by_hand, seeds
 
 MakeRun = Callable[..., Run]
 # Of the last layer: 3·2 weights and 2 biases.

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 
-from idx_files import idx
-from image_files import write_cifar, write_tiny_imagenet
+from helpers.idx_files import idx
+from helpers.image_datasets import write_cifar, write_tiny_imagenet
+from helpers.torchvision_shim import torchvision
 from steppe.compare.data.datasets import Data
 from steppe.compare.data.image_streams import five_dataset, tiny_imagenet_stream
 from steppe.compare.data.loading import loader
-from torchvision_shim import torchvision
 
 datasets = torchvision.datasets
 

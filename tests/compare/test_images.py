@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from image_files import CLASSES, save_jpeg, write_cifar, write_tiny_imagenet
+from helpers.image_datasets import CLASSES, save_jpeg, write_cifar, write_tiny_imagenet
+from helpers.torchvision_shim import torchvision
 from steppe.compare.data.datasets import Data, fewer
 from steppe.compare.data.images import cifar10, cifar100, imagenet, tiny_imagenet
 from steppe.compare.data.loading import loader
-from torchvision_shim import torchvision
 
 # From Python 3.12 on, for any process that has threads, which torch's has.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -248,7 +248,7 @@ def test_the_command_that_the_error_names_downloads_cifar(tmp_path: Path) -> Non
         cifar100(tmp_path)
     code = re.search(r'python -c "(.*)", or', str(caught.value))
     assert code is not None
-    stub = "import torchvision_shim, torchvision.datasets.cifar as c\n"
+    stub = "import helpers.torchvision_shim, torchvision.datasets.cifar as c\n"
     stub += "c.CIFAR10.download = lambda self: print('downloads to', self.root)\n"
     done = subprocess.run(
         [sys.executable, "-c", stub + code[1]],

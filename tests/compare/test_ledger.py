@@ -13,9 +13,11 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 
-from crowd import plan as plan_at_once
-from crowd import together, work_off
-from postgres import postgres
+from helpers.concurrent_processes import plan as plan_at_once
+from helpers.concurrent_processes import together, work_off
+from helpers.postgresql_server import KINDS, postgres
+from helpers.study_storages import Open, forget, opened
+from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import (
     TUNING_SEED,
@@ -35,8 +37,6 @@ from steppe.compare.records.results import (
     study_from_dict,
 )
 from steppe.compare.training.run import RunSettings
-from storages import Open, forget, opened
-from studies import diverged, outcome
 
 __all__ = ["opened", "postgres"]
 
@@ -298,7 +298,7 @@ def test_what_two_have_planned_at_once_is_run_once(
     assert fast.results().complete
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_crowd_plans_and_works_off_each_trial_once(
     kind: str, request: pytest.FixtureRequest, opened: Open
 ) -> None:

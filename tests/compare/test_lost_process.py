@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from processes import join, started
+from helpers.process_group import PATIENCE_S, join, started
 from steppe.compare.execution import worker
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
@@ -28,8 +28,8 @@ def planned() -> Study:
 def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path), create=True)
     ledger = TrialQueue(storage, planned())
-    first, second = started(__file__, tmp_path, 2)
-    errors = first.communicate(timeout=300)[1], second.communicate(timeout=300)[1]
+    with started(__file__, tmp_path, 2) as (first, second):
+        errors = [process.wait(PATIENCE_S) for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
 
     (failed,) = ledger.results().trials

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.torchvision_shim import torchvision
 from steppe._shared.optional_packages import needed
 from steppe.compare.models.image_models import MODELS, VisionTransformer, find_model
-from torchvision_shim import torchvision
 
 
 def parameters(model: nn.Module) -> int:

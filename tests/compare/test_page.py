@@ -4,7 +4,6 @@ import html
 import json
 import math
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import studies
+from helpers import synthetic_studies as studies
+from helpers.browser import browser
 from steppe.compare.records.results import (
     Contender,
     Curvature,
@@ -29,6 +29,8 @@ from steppe.compare.records.results import (
 )
 from steppe.compare.report.page import page, write_page
 from steppe.compare.report.page.styles import styles
+
+__all__ = ["browser"]
 
 CURVES = ("train-loss", "validation-loss", "validation-score")
 PERPLEXITY = Metric("perplexity", "", 1.0, higher_is_better=False)
@@ -146,20 +148,6 @@ def tuned(
 
 
 STUDY = make_study()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=options)
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-import studies
+from helpers import synthetic_studies as studies
+from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.results import Curvature, Metric, StudyResults
 from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
-from studies import diverged, outcome, scores
 
 PLOTS = (plot_curves, plot_differences, plot_flatness)
 Plot = Callable[[StudyResults, Path], bool]

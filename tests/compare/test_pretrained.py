@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.tiny_llama import LINES, save_tiny_llama
 from steppe.compare.models import pretrained
 from steppe.compare.models.pretrained import causal, identity, longest, tokenizer
 from steppe.landscape import hessian
-from tiny_llama import LINES, save_tiny_llama
 
 
 @pytest.fixture(scope="module")

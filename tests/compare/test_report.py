@@ -6,10 +6,10 @@ import io
 import pytest
 from rich.console import Console
 
-import studies
+from helpers import synthetic_studies as studies
+from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, StudyResults
 from steppe.compare.report.terminal import report
-from studies import diverged, outcome, scores
 
 
 def printed(

@@ -19,7 +19,7 @@ T_TABLE = {2: 12.7062, 3: 4.3027, 5: 2.7764, 6: 2.5706, 10: 2.2622}
 
 p_values = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6)
 few = st.lists(st.integers(-50, 50).map(float), min_size=2, max_size=6)
-repeatable = settings(max_examples=40, deadline=None, derandomize=True)
+repeatable = settings(max_examples=40)
 
 
 def enumerated(values: list[float]) -> tuple[float, float]:

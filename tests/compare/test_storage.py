@@ -14,8 +14,9 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
 
-from crowd import claim, open_new, together
-from postgres import Server, postgres
+from helpers.concurrent_processes import claim, open_new, together
+from helpers.postgresql_server import KINDS, Server, postgres
+from helpers.study_storages import Open, away, forget, opened
 from steppe.compare.execution import study_storage as module
 from steppe.compare.execution.study_storage import (
     alive,
@@ -25,11 +26,8 @@ from steppe.compare.execution.study_storage import (
     revive,
     storage_url,
 )
-from storages import Open, away, forget, opened
 
 __all__ = ["opened", "postgres"]
-
-KINDS = ("sqlite", "postgresql")
 
 
 @pytest.fixture(params=KINDS)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import studies
+from helpers import synthetic_studies as studies
+from helpers.synthetic_studies import outcome, scores
 from steppe._shared.statistics import paired
 from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, load
 from steppe.compare.records.summary import against_controls, baseline_of, chosen_trial, summarise
-from studies import outcome, scores
 
 
 def test_a_row_holds_means_over_seeds() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.torchvision_shim import torchvision  # noqa: F401
 from steppe.compare.data.datasets import Data, Tensors
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.models.image_models import find_model
 from steppe.compare.tasks import TASKS, Size, Task, find_task
-from torchvision_shim import torchvision  # noqa: F401
 
 
 def test_the_tasks_are_those_promised() -> None:

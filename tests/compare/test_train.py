@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe._shared.recipes import Recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
@@ -18,7 +19,6 @@ from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import make_accelerator, train
-from training import KillError, by_hand, killed_after, numbers, seeds
 
 MakeRun = Callable[..., Run]
 

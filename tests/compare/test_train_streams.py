@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, Samples, Tensors
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan, study_from_dict
@@ -17,7 +18,6 @@ from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
-from training import KillError, batches_of, killed_after, numbers, seeds
 
 CPU = torch.device("cpu")
 # Two passes over each of three tasks of 11, 5 and 8 samples, four a batch.

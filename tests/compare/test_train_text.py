@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, Tensors
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
@@ -18,7 +19,6 @@ from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from steppe.landscape import sharpness
-from training import KillError, by_hand, killed_after, numbers, seeds
 
 CPU = torch.device("cpu")
 COLUMNS, LENGTH = 4, 50

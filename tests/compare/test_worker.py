@@ -18,7 +18,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
-from postgres import postgres
+from helpers.postgresql_server import KINDS, postgres
+from helpers.study_storages import Open, away, opened
 from steppe.cli.app import app
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
@@ -29,7 +30,6 @@ from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
 from steppe.compare.training.run import RunContext
-from storages import Open, away, opened
 
 __all__ = ["opened", "postgres"]
 
@@ -77,7 +77,7 @@ def undisturbed(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study
     return TrialQueue(storage, study, plan=False).results()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=KINDS)
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Name a storage that nothing is in yet."""
     if request.param == "sqlite":

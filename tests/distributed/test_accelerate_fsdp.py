@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LinearLR
 
 import steppe
-from processes import join, leave, results_of_two
+from helpers.process_group import join, leave, results_of_two
 
 STEPS = 8
 MAKERS: dict[str, Callable[..., Optimizer]] = {

@@ -14,14 +14,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import steppe
-from matrix import CONFIGS
-from processes import join, leave, results_of_two
+from helpers.optimizer_configs import REPRESENTATIVE
+from helpers.process_group import join, leave, results_of_two
 
 STEPS = 100
 RADIUS = 0.3
 
 MAKERS: dict[str, Callable[[Any], Optimizer]] = {
-    **{str(config): config for config in CONFIGS},
+    **{str(config): config for config in REPRESENTATIVE},
     "AdamCM, bf16 state": functools.partial(
         steppe.AdamCM, lr=0.01, capacity=2, state_dtype=torch.bfloat16
     ),

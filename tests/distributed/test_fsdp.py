@@ -30,7 +30,7 @@ from torch.distributed.tensor.parallel import (
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, leave, results_of, started
+from helpers.process_group import PATIENCE_S, join, leave, results_of, started
 
 Outcome = dict[str, Tensor]
 
@@ -353,11 +353,9 @@ def compare(name: str, found: Outcome, expected: Outcome) -> None:
 def test_a_kill_in_the_middle_of_a_save_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     place = tmp_path / "killed"
     place.mkdir()
-    processes = started(__file__, place, 2)
-    processes[0].communicate(timeout=120)
-    assert processes[0].returncode == -signal.SIGKILL
-    processes[1].kill()
-    processes[1].communicate()
+    with started(__file__, place, 2) as processes:
+        processes[0].wait(PATIENCE_S)
+        assert processes[0].returncode == -signal.SIGKILL
     assert list((tmp_path / "2").glob("*.distcp"))
     with pytest.raises(dcp.CheckpointException):
         resumed(None, "AdamCM", tmp_path / "2", range(0), torch.float64, False)

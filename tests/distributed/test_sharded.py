@@ -16,8 +16,8 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 from torch.optim import Optimizer
 
 import steppe
-from matrix import CONFIGS, Config
-from processes import join, leave, results_of
+from helpers.optimizer_configs import CONFIGS, REPRESENTATIVE, Config
+from helpers.process_group import join, leave, results_of
 
 Part = tuple[Tensor, tuple[int, ...]]
 Outcome = dict[str, Part]
@@ -125,7 +125,7 @@ RUNS: dict[str, Callable[[dict[str, Any]], Outcome]] = (
         f"{config}, {engine}": functools.partial(
             train, functools.partial(config, fused=fused), MIXED, dtype=torch.float32
         )
-        for config, (engine, fused) in itertools.product(CONFIGS, ENGINES.items())
+        for config, (engine, fused) in itertools.product(REPRESENTATIVE, ENGINES.items())
     }
     | {
         name: functools.partial(train, make, MIXED, dtype=torch.float32)

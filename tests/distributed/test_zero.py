@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 import steppe
-from processes import join, leave, results_of_two
+from helpers.process_group import join, leave, results_of_two
 
 STEPS = 12
 Wrap = Callable[[Optimizer], Optimizer]

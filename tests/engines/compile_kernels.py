@@ -12,7 +12,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from matrix import Config
+from helpers.optimizer_configs import Config
 from steppe import _engines
 from steppe._engines.gpu import engine as gpu
 

@@ -1,8 +1,6 @@
 """The Numba engine: parity with plain torch, and what a process may do to it."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import (
+from helpers.optimizer_configs import (
     CONFIGS,
     Config,
     assert_close,
@@ -21,6 +19,7 @@ from matrix import (
     train,
     values,
 )
+from helpers.warm_python import run
 from steppe._engines.cpu import compile_cache, openmp
 from steppe._engines.cpu.table import CHUNK
 
@@ -206,12 +205,9 @@ print(p.tolist())
 
 
 def test_kernels_are_compiled_once_and_kept(tmp_path: Path) -> None:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    (tmp_path / "step.py").write_text(RUN)
     found = [
-        subprocess.run(
-            [sys.executable, "-c", RUN], env=environment, capture_output=True, text=True, check=True
-        ).stdout.split("\n", 1)
-        for _ in range(2)
+        run(tmp_path / "step.py", XDG_CACHE_HOME=str(tmp_path)).split("\n", 1) for _ in range(2)
     ]
     assert found == [["compiled", "[0.5, 0.5, 0.5, 0.5, 0.5]\n"], ["[0.5, 0.5, 0.5, 0.5, 0.5]", ""]]
     assert len(list((tmp_path / "steppe").glob("steppe_inv_adam_float32_*.o"))) == 1

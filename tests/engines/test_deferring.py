@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import Config, assert_close, equal, parameters, set_gradients, train, values
+from helpers.optimizer_configs import (
+    Config,
+    assert_close,
+    equal,
+    parameters,
+    set_gradients,
+    train,
+    values,
+)
 from steppe._engines.cpu.table import CHUNK
 
 SHAPES = [(2 * CHUNK + 5,), (7, 3), ()]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import Config, equal, parameters, train
+from helpers.optimizer_configs import Config, equal, parameters, train
 from steppe import _engines
 from steppe._engines.base.norms import Norms, joint_norm, square_sum
 from steppe._engines.eager import engine as eager

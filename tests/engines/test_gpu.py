@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import Shard
 
-from matrix import (
+from helpers.optimizer_configs import (
     CONFIGS,
     Config,
     equal,

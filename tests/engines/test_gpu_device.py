@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from matrix import Config, equal, parameters, set_gradients, train, values
+from helpers.optimizer_configs import Config, equal, parameters, set_gradients, train, values
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

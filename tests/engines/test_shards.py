@@ -51,7 +51,7 @@ def places(share: Share) -> list[int]:
 
 
 @given(shares())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_runs_are_the_elements_places(share: Share) -> None:
     starts, length = share.runs
     found = [start + i for start in starts.tolist() for i in range(length)]
@@ -59,7 +59,7 @@ def test_runs_are_the_elements_places(share: Share) -> None:
 
 
 @given(shares(), st.integers(1, 4), st.integers(1, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_pieces_end_where_the_whole_is_cut(share: Share, block: int, times: int) -> None:
     length = block * times
     pieces = share.cut(length, block)
@@ -192,7 +192,7 @@ def power(y: Tensor, exponent: int) -> Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scales_are_dealt_out_anew(kind: str, data: st.DataObject) -> None:
     rows = data.draw(st.integers(1, 9), label="rows")
     shape = data.draw(

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 def main(script: str, *runs: str) -> None:
     if find_spec("torchvision"):
         # Lightning and transformers import it, and would fail where torch is a CPU build.
-        import_module("torchvision_shim")
+        import_module("helpers.torchvision_shim")
     for arguments in runs:
         sys.argv = [script, *json.loads(arguments)]
         runpy.run_path(script, run_name="__main__")

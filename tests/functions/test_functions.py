@@ -75,7 +75,7 @@ def differentiated(function: Function, points: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("name", ALL)
 @given(seed=st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_derivatives_are_those_of_autograd(name: str, seed: int) -> None:
     function = ALL[name]
     points = drawn(function, seed)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restless import restless, snapshot
+from helpers.stateful_model import restless, snapshot
 from steppe.landscape import Barrier, barrier
 
 ONE = [(torch.ones(4, 1).double(), torch.zeros(4, 1).double())]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra import dense_hessian, interrupting, matrix, operator, small_network
+from helpers.known_spectra import dense_hessian, interrupting, matrix, operator, small_network
 from steppe.landscape import Operator, density, hessian
 
 

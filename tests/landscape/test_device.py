@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra import small_network
+from helpers.known_spectra import small_network
 from steppe.landscape import plane, profile
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from processes import join, leave, results_of_two
+from helpers.process_group import join, leave, results_of_two
 from steppe import landscape
 
 Pairs = list[tuple[Tensor, Tensor]]

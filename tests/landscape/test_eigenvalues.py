@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from spectra import dense_hessian, interrupting, matrix, operator, outermost, small_network
+from helpers.known_spectra import (
+    dense_hessian,
+    interrupting,
+    matrix,
+    operator,
+    outermost,
+    small_network,
+)
 from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
 from steppe.landscape.spectra._lanczos import Basis
 

@@ -18,8 +18,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from processes import join, leave, results_of_two
-from restless import Restless, snapshot
+from helpers.process_group import join, leave, results_of_two
+from helpers.stateful_model import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
 from steppe.landscape._objective import Mean, Objective

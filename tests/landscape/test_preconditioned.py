@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import steppe
-from matrix import CONFIGS, Config
-from reference import reference
+from helpers.float64_reference import reference
+from helpers.optimizer_configs import CONFIGS, Config
 from steppe._engines.base.method import KEYS, MEAN
 from steppe.landscape import Operator, Preconditioned, hessian, preconditioned
 

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import steppe
-from restless import snapshot
-from spectra import dense_hessian, outermost, small_network
+from helpers.known_spectra import dense_hessian, outermost, small_network
+from helpers.stateful_model import snapshot
 from steppe.landscape import CurvatureReport, profile
 
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 
+PATIENCE_S = 240
+
 CODE = """
 import torch
 from steppe.landscape import Operator, trace, top_eigenvalues
@@ -36,7 +38,10 @@ def shown(around: str, environment: dict[str, str]) -> str:
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert process.wait(timeout=120) == 0
+    try:
+        assert process.wait(timeout=PATIENCE_S) == 0
+    finally:
+        process.kill()
     reader.join()
     os.close(leader)
     return b"".join(pieces).decode()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from restless import Restless, snapshot
+from helpers.stateful_model import Restless, snapshot
 from steppe.landscape import sharpness
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from restless import restless, snapshot
+from helpers.stateful_model import restless, snapshot
 from steppe.landscape import Line, Plane, Trajectory, hessian, line, plane, top_eigenvalues
 
 SIZE = 3

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spectra import dense_hessian, interrupting, matrix, operator, small_network
+from helpers.known_spectra import dense_hessian, interrupting, matrix, operator, small_network
 from steppe.landscape import Operator, hessian, trace
 
 METHODS = ["hutchinson", "hutch++", "xtrace"]

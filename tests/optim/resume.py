@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from matrix import CONFIGS, train, values
+from helpers.optimizer_configs import CONFIGS, train, values
 
 
 def main(folder: Path, end: int) -> None:

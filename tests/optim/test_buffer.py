@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from matrix import Config
+from helpers.optimizer_configs import Config
 
 
 def drift(optimizer: torch.optim.Optimizer, p: torch.Tensor) -> float:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim import lr_scheduler
 
-from matrix import (
-    CONFIGS,
+from helpers.optimizer_configs import (
     NAMES,
+    REPRESENTATIVE,
     Config,
     equal,
     parameters,
@@ -23,11 +23,14 @@ from matrix import (
     values,
 )
 
-every_config = pytest.mark.parametrize("config", CONFIGS, ids=str)
+every_config = pytest.mark.parametrize("config", REPRESENTATIVE, ids=str)
 every_optimizer = pytest.mark.parametrize("config", [Config(name) for name in NAMES], ids=str)
 own_scope = pytest.mark.parametrize(
     "config",
-    [Config(c.name, {**c.options, "scope": "tensor"}) if c.has_buffer else c for c in CONFIGS],
+    [
+        Config(c.name, {**c.options, "scope": "tensor"}) if c.has_buffer else c
+        for c in REPRESENTATIVE
+    ],
     ids=str,
 )
 
@@ -439,7 +442,7 @@ def test_named_parameters_are_taken(config: Config) -> None:
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-@pytest.mark.parametrize("config", [c for c in CONFIGS if c.has_buffer], ids=str)
+@pytest.mark.parametrize("config", [c for c in REPRESENTATIVE if c.has_buffer], ids=str)
 def test_a_broken_gradient_does_not_poison_the_buffer(config: Config, broken: float) -> None:
     params = parameters()
     optimizer = config(params)

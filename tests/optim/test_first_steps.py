@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_optimizer import DualAdam as PeerDualAdam
 
-from matrix import Config, parameters, set_gradients, train
+from helpers.optimizer_configs import Config, parameters, set_gradients, train
 
 
 def path(name: str, gradients: list[float], **options: Any) -> list[float]:

@@ -21,8 +21,8 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import steppe
-from matrix import CONFIGS, NAMES
-from processes import join, leave, results_of_two
+from helpers.optimizer_configs import CONFIGS, NAMES
+from helpers.process_group import join, leave, results_of_two
 from steppe._engines.base.number_formats import BLOCK
 from steppe.optim import Bytes, footprint
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
+from helpers.optimizer_configs import (
+    CONFIGS,
+    Config,
+    equal,
+    parameters,
+    set_gradients,
+    train,
+    values,
+)
 from steppe.optim._options import plain
 
 Format = torch.dtype | str

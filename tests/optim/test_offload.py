@@ -18,7 +18,15 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 import steppe
-from matrix import CONFIGS, Config, equal, parameters, set_gradients, train, values
+from helpers.optimizer_configs import (
+    CONFIGS,
+    Config,
+    equal,
+    parameters,
+    set_gradients,
+    train,
+    values,
+)
 from steppe.optim import Offload
 
 DEVICES = ["cpu", *(["accelerator"] if torch.accelerator.is_available() else [])]

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matrix import CONFIGS, SHAPES, Config
-from reference import reference
+from helpers.float64_reference import reference
+from helpers.optimizer_configs import CONFIGS, SHAPES, Config
 
 STEPS = 200
 
@@ -81,7 +81,7 @@ def test_capacities_and_decays_differ_by_group_under_one_global_priority() -> No
         np.testing.assert_allclose(keys, truth.keys(i), rtol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scales=st.lists(
         st.sampled_from([0.0, 1e-3, 0.5, 1.0, -1.0, 7.0, -7.0, float("inf"), float("nan")]),

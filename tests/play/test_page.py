@@ -1,16 +1,18 @@
 """The page, in a browser: it shows the paths, hides what is asked, turns, and asks for nothing."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.browser import browser
 from steppe.play.page import charts, page, write_page
 from steppe.play.results import Play
 from steppe.play.sweep import plan
+
+__all__ = ["browser"]
 
 # What the software renderer says of itself, and the browser of Plotly's colour bars.
 HARMLESS = ("[.WebGL", "Canvas2D")
@@ -25,34 +27,27 @@ def played(function: str, **changes: Any) -> Play:
 
 
 @pytest.fixture(scope="module")
-def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Play], Any]]:
+def open_page(
+    browser: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[Play], Any]]:
     """Open a play's page, which must not complain nor ask for anything beyond its file."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
     monkeypatch = pytest.MonkeyPatch()
     # Nor are there tests of how fine the grid is.
     monkeypatch.setattr(charts, "_POINTS", {1: 41, 2: 15})
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     complaints: list[str] = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=options)
 
-        def opened(play: Play) -> Any:
-            path = tmp_path_factory.mktemp("page") / "play.html"
-            write_page(play, path)
-            tab = browser.new_page(viewport=SMALL)
-            tab.on("console", lambda message: complaints.append(message.text))
-            tab.on("pageerror", lambda error: complaints.append(str(error)))
-            tab.on("request", lambda asked: complaints.append(asked.url))
-            tab.goto(path.as_uri())
-            complaints.remove(path.as_uri())
-            return tab
+    def opened(play: Play) -> Any:
+        path = tmp_path_factory.mktemp("page") / "play.html"
+        write_page(play, path)
+        tab = browser.new_page(viewport=SMALL)
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("request", lambda asked: complaints.append(asked.url))
+        tab.goto(path.as_uri())
+        complaints.remove(path.as_uri())
+        return tab
 
-        yield opened
-        browser.close()
+    yield opened
     monkeypatch.undo()
     assert not [each for each in complaints if not each.startswith(HARMLESS)]
 

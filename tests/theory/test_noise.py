@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restless import restless, snapshot
+from helpers.stateful_model import restless, snapshot
 from steppe.compare.tasks import find_task
 from steppe.landscape import hessian, top_eigenvalues
 from steppe.theory import gradient_noise

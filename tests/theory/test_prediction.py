@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from restless import snapshot
+from helpers.stateful_model import snapshot
 from steppe.theory import escape_time, predict_escape
 
 DATA = [(torch.full((2, 1), x).double(), torch.zeros(2, 1).double()) for x in (0.9, 1.0, 1.1)]

@@ -36,7 +36,7 @@ def radius(h: float, lr: float, beta: float, ages: Sequence[int]) -> float:
     return float(np.abs(np.linalg.eigvals(transition(h, lr, beta, ages))).max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(h=STEP, lr=STEP, beta=BETA, ages=AGES)
 def test_rate_is_the_spectral_radius_of_the_iteration(
     h: float, lr: float, beta: float, ages: list[int]
@@ -156,7 +156,7 @@ def test_of_a_range_of_lr_one_from_its_inside_is_given() -> None:
         assert worst == pytest.approx(best.rate, abs=1e-7)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     kappa=st.floats(1.0, 1e5),
     larger=st.floats(1.0, 10.0),

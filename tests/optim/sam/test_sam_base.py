@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 import steppe
-from sam_cases import STARTS, Make, every_base, network, same, train, values, wavy_closure
+from helpers.sam_cases import STARTS, Make, every_base, network, same, train, values, wavy_closure
 from steppe import SAM
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 import steppe
-from sam_cases import batch, closure_of, network, same, train, values
+from helpers.sam_cases import batch, closure_of, network, same, train, values
 from steppe import SAM
 
 

@@ -2,9 +2,7 @@
 
 import copy
 import gc
-import os
 import pickle
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sam_cases import (
+from helpers.sam_cases import (
     BASES,
     Make,
     bits_of_state,
@@ -25,6 +23,7 @@ from sam_cases import (
     train,
     values,
 )
+from helpers.warm_python import run
 from steppe import SAM
 
 
@@ -55,9 +54,7 @@ def resume(path: Path) -> dict[str, list[Tensor]]:
 
 def test_resumes_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
     save(tmp_path / "saved")
-    command = [sys.executable, __file__, str(tmp_path / "saved"), str(tmp_path / "ends")]
-    where = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": where})
+    run(__file__, tmp_path / "saved", tmp_path / "ends")
     ends = torch.load(tmp_path / "ends", weights_only=True)
     for name, make in BASES.items():
         model = network()

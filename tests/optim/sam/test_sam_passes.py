@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import steppe
-from sam_cases import (
+from helpers.sam_cases import (
     Make,
     batch,
     bits,

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import steppe
-from reference import reference, sam_perturbation
-from sam_cases import (
+from helpers.float64_reference import reference, sam_perturbation
+from helpers.sam_cases import (
     STARTS,
     Make,
     batch,

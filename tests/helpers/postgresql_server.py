@@ -14,6 +14,11 @@ from typing import Any
 
 import pytest
 
+from helpers.optional import postgresql_programs
+
+# Where a study may be kept, as parameters of a test.
+KINDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.needs("postgresql")))
+
 _USER = "postgres"
 _PATIENCE_S = 60
 
@@ -121,12 +126,8 @@ _KEY = pytest.StashKey[Server]()
 @pytest.fixture
 def postgres(request: pytest.FixtureRequest) -> Server:
     """Give the server, the same for all tests of this process."""
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    programs = os.pathsep.join([os.environ.get("PATH", ""), *map(str, debian)])
-    if shutil.which("initdb", path=programs) is None:
-        pytest.skip("PostgreSQL is not installed")
     stash = request.config.stash
     if _KEY not in stash:
-        stash[_KEY] = Server(programs)
+        stash[_KEY] = Server(postgresql_programs())
         request.config.add_cleanup(stash[_KEY].remove)
     return stash[_KEY]

@@ -2,39 +2,38 @@
 
 import atexit
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from helpers.warm_python import WarmProcess, start
 
-def started(script: str, folder: Path, count: int) -> list[subprocess.Popen[str]]:
-    """Run a file in processes that :func:`join`, with rank and folder."""
-    return [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", script, str(rank), str(folder)],
-            # Tests run side by side: threads beyond one each would wait for one another. Sets of
-            # names are to be in another order in each, as they are on different machines.
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(sys.path),
-                "OMP_NUM_THREADS": "1",
-                "PYTHONHASHSEED": str(rank),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+PATIENCE_S = 300
+
+
+@contextmanager
+def started(script: str, folder: Path, count: int) -> Iterator[list[WarmProcess]]:
+    """Run a file in processes that :func:`join`, with rank and folder; none outlives the block.
+
+    Sets of names are in another order in every other process, as on different machines.
+    """
+    with ExitStack() as ending:
+        processes = []
+        for rank in range(count):
+            processes.append(start(script, str(rank), folder, hash_seed=rank % 2))
+            ending.callback(processes[-1].kill)
+        yield processes
 
 
 def results_of(script: str, folder: Path, count: int) -> list[Any]:
     """Run a file in such processes to their end; load what they saved."""
-    processes = started(script, folder, count)
-    errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(errors)
+    with started(script, folder, count) as processes:
+        printed = [process.wait(PATIENCE_S) for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(printed)
     return [torch.load(folder / f"rank{rank}") for rank in range(count)]
 
 

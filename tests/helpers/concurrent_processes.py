@@ -14,7 +14,7 @@ _PRELOADED = (
     "psycopg",
     "sqlalchemy.dialects.postgresql",
     "steppe.compare.execution.trial_queue",
-    "studies",
+    "helpers.synthetic_studies",
 )
 
 
@@ -81,9 +81,9 @@ def plan(barrier: Any, where: str, study: Any) -> None:
 
 def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
     """Take and end trials until all have ended; return those that this process has had."""
+    from helpers.synthetic_studies import outcome
     from steppe.compare.execution.study_storage import open_storage
     from steppe.compare.execution.trial_queue import TrialQueue
-    from studies import outcome
 
     ledger = TrialQueue(open_storage(where), study, plan=False)
     found = []

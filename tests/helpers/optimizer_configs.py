@@ -60,6 +60,27 @@ def _configs() -> Iterator[Config]:
 
 
 CONFIGS = list(_configs())
+#: One or two of each optimizer, with each value of each option that selects a rule: for what all
+#: rules share. What a rule computes is asked of all.
+REPRESENTATIVE = [
+    config
+    for config in CONFIGS
+    if str(config)
+    in (
+        "InvAdam",
+        "DualAdam-switch_rate=0.01-scale_free=True",
+        "AdamCM-variant=consistent-amsgrad=False-capacity=3",
+        "AdamCM-replacement=fifo",
+        "AdamCM-scope=tensor",
+        "DualAdamCM-variant=authors-amsgrad=True-capacity=3-switch_rate=0.01",
+        "SGDCM-dampening=0.3",
+        "SGDCG-momentum=0.9-dampening=0.3-aggregation=mid",
+        "AdamCG-amsgrad=True-capacity=3",
+        "AdamCG-aggregation=sum-scope=tensor-kappa=0.5",
+        "RMSpropCG-centered=True-momentum=0.9",
+    )
+]
+assert len(REPRESENTATIVE) == 11
 NAMES = sorted({config.name for config in CONFIGS})
 SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
 

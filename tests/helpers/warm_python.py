@@ -1,0 +1,202 @@
+"""New Python processes without the seconds that importing torch takes.
+
+``start("script.py", "argument")`` runs a file as ``python -W error script.py argument`` does, in a
+process forked from one that has imported torch and steppe and has done nothing else. Importing
+them takes longer than most of what tests ask of a process. The process that is forked lives as long
+as the tests; on Linux and macOS only.
+"""
+
+import atexit
+import json
+import os
+import random
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+_START_S = 120
+
+
+class WarmProcess:
+    """A process that :func:`start` has started: of ``subprocess.Popen`` what tests need."""
+
+    def __init__(self, server: Path, request: dict[str, Any]) -> None:
+        self.returncode: int | None = None
+        self._printed = ""
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.settimeout(_START_S)
+        self._connection.connect(str(server))
+        output = [self._output.fileno()]
+        socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], output)
+        self._answers = self._connection.makefile()
+        self.pid = int(self._answers.readline())
+
+    def wait(self, timeout: float) -> str:
+        """Wait for its end; return what it has written to standard output and error."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            self.returncode = int(self._answers.readline())
+            self._answers.close()
+            self._connection.close()
+            with self._output as output:
+                output.seek(0)
+                self._printed = output.read()
+        return self._printed
+
+    def kill(self) -> None:
+        """End it if it has not ended."""
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait(_START_S)
+
+
+def start(*command: str | Path, hash_seed: int = 0, **environment: str) -> WarmProcess:
+    """Start a script with arguments.
+
+    Sets of names are in another order in a process with another ``hash_seed``.
+    """
+    request = {"command": [str(word) for word in command], "environment": environment}
+    return WarmProcess(_server(hash_seed), {**request, "directory": str(Path.cwd())})
+
+
+def run(*command: str | Path, timeout: float = 300, **environment: str) -> str:
+    """Run a script to its end, which must be a good one; return what it has printed."""
+    process = start(*command, **environment)
+    try:
+        printed = process.wait(timeout)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed
+    return printed
+
+
+@cache
+def _server(hash_seed: int) -> Path:
+    """Start the process that others are forked from; return the socket on which it is asked."""
+    folder = tempfile.TemporaryDirectory(prefix="steppe-", ignore_cleanup_errors=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "PYTHONHASHSEED": str(hash_seed),
+        # Tests run side by side: threads beyond one each would wait for one another. And a
+        # process that has several must not be forked.
+        "OMP_NUM_THREADS": "1",
+    }
+    path = Path(folder.name) / "socket"
+    server = subprocess.Popen(
+        [sys.executable, "-W", "error", __file__, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+
+    def end() -> None:
+        server.stdin.close()
+        server.wait(_START_S)
+        folder.cleanup()
+
+    atexit.register(end)
+    return path
+
+
+def _serve(path: str) -> None:
+    """Fork a process for each connection, until standard input ends."""
+    import selectors
+
+    _warm_up()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(16)
+    print("ready", flush=True)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while sys.stdin not in [key.fileobj for key, _ in selector.select()]:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                listener.close()
+                _attend(connection)
+            connection.close()
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                    pass
+    # The tests are over, or have been killed: so is what they started.
+    os.killpg(0, signal.SIGKILL)
+
+
+# torch._dynamo is imported by the first optimizer that is made.
+_PRELOADED = (
+    "torch._dynamo",
+    "torch.distributed.checkpoint.state_dict",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "steppe.landscape",
+)
+
+
+def _warm_up() -> None:
+    for name in _PRELOADED:
+        import_module(name)
+    # Linux only lists them.
+    threads = list(Path("/proc/self/task").glob("*"))
+    assert len(threads) <= 1, f"{len(threads)} threads: a fork would have one of them only"
+
+
+def _attend(connection: socket.socket) -> None:
+    """Start what a connection asks for, and tell it the process, and how that ended."""
+    message, (output,), _, _ = socket.recv_fds(connection, 1 << 20, 1)
+    request = json.loads(message)
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        _become(request)
+    connection.sendall(f"{pid}\n".encode())
+    _, status = os.waitpid(pid, 0)
+    connection.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
+    os._exit(0)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Run a script as the interpreter would, and exit."""
+    import numpy as np
+
+    os.chdir(request["directory"])
+    os.environ.update(request["environment"])
+    # Independent of the others', as in a process of its own.
+    random.seed()
+    np.random.seed()  # noqa: NPY002
+    script, *arguments = request["command"]
+    sys.argv = [script, *arguments]
+    sys.path[0] = str(Path(script).parent)
+    code = 0
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else ended.code is not None
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])

@@ -13,8 +13,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
+from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, recorded
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning import presets
 from steppe.compare.planning.presets import PRESETS
 from steppe.compare.records.results import StudyResults, load
@@ -29,7 +30,7 @@ def run(*arguments: object, **environment: str) -> Result:
 
 def kept(out: Path) -> StudyResults:
     storage = open_storage(str(out / "study.sqlite"))
-    return TrialQueue(storage, recorded(storage), plan=False).results()
+    return TrialQueue(storage, find_study(storage), plan=False).results()
 
 
 class InHouse:

@@ -17,7 +17,7 @@ from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import data_of
+from steppe.compare.tasks import load_data
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -26,13 +26,13 @@ LENGTH = 7
 
 KILLED = """
 import os, pickle, signal, sys
-from steppe.compare.tasks import data_of
+from steppe.compare.tasks import load_data
 from steppe.compare.training.train import train
 run, place = pickle.loads(sys.stdin.buffer.read())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-train(run, data_of(run.setup, place.data), place, on_epoch)
+train(run, load_data(run.run_settings, place.data), place, on_epoch)
 """
 
 
@@ -95,7 +95,7 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
     place = RunContext(tmp_path / "out", data=text)
-    data = data_of(study.setup, text)
+    data = load_data(study.setup, text)
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
     outcome = train(run, data, place)
     found = pretrained.causal(study.setup.model)
@@ -119,7 +119,7 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
-    run, data = run_of(study, "adamcm"), data_of(study.setup, text)
+    run, data = run_of(study, "adamcm"), load_data(study.setup, text)
     whole = train(run, data, RunContext(tmp_path / "whole", data=text))
     place = RunContext(tmp_path / "killed", data=text)
     command = [sys.executable, "-c", KILLED]

@@ -55,7 +55,7 @@ def test_dual_adams_control_ends_its_warm_up_at_the_same_step(planned: Planned) 
     control = next(each for each in study.contenders if each.name == "adam+warmup")
     run = Run(study.setup, find_recipe("adam+warmup"), control.defaults, 0)
     # Within the first epoch the cosine is 1, and Adam's share after t steps is ξ·t.
-    assert run.rate(0) == pytest.approx(8e-5)
+    assert run.lr_factor(0) == pytest.approx(8e-5)
 
 
 def test_at_small_scale_the_switch_takes_16_percent(planned: Planned) -> None:

@@ -9,14 +9,14 @@ from rich.console import Console
 from helpers import synthetic_studies as studies
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, StudyResults
-from steppe.compare.report.terminal import report
+from steppe.compare.report.terminal import print_report
 
 
 def printed(
     study: StudyResults, width: int = 100, baseline: str | None = None, brief: bool = False
 ) -> str:
     console = Console(file=io.StringIO(), width=width)
-    report(console, study, baseline, brief=brief)
+    print_report(console, study, baseline, brief=brief)
     return console.file.getvalue()
 
 

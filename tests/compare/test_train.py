@@ -90,7 +90,7 @@ def test_a_run_is_a_plain_loop_of_torch(
     rates = []
 
     def step(number: int, inputs: Tensor, targets: Tensor) -> float:
-        rates.append(settings["lr"] * run.setup.rate(number))
+        rates.append(settings["lr"] * run.run_settings.lr_factor(number))
         optimizer.param_groups[0]["lr"] = rates[-1]
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), targets)
@@ -109,8 +109,8 @@ def test_a_run_is_a_plain_loop_of_torch(
                     p -= move
                 for n, b in model.named_buffers():
                     b.copy_(kept[n])
-        if run.setup.clip is not None:
-            nn.utils.clip_grad_norm_(params, run.setup.clip)
+        if run.run_settings.clip is not None:
+            nn.utils.clip_grad_norm_(params, run.run_settings.clip)
         optimizer.step()
         return loss.item()
 

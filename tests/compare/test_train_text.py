@@ -77,10 +77,10 @@ def trained(run: Run, model: nn.Module, data: Data, rho: float) -> Iterator[tupl
     """Train by hand, by SGD; yield the mean train loss and the validation loss of each epoch."""
     params = list(model.parameters())
     lr = run.settings["lr"]
-    for epoch in range(run.setup.epochs):
+    for epoch in range(run.run_settings.epochs):
         torch.manual_seed(seeds(run, epoch))
         state, total = None, 0.0
-        for rows in cut(len(data.train), run.setup.batch_size):
+        for rows in cut(len(data.train), run.run_settings.batch_size):
             inputs, targets = data.train.inputs[rows], data.train.targets[rows]
             start = first(state, len(rows))
             scores, state = model.read(inputs, start)

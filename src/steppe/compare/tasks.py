@@ -26,7 +26,6 @@ from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.models.pretrained import SMOLLM2, causal
 from steppe.compare.records.results import Metric
-from steppe.compare.training.run import RunSettings
 
 
 @dataclass(frozen=True)
@@ -295,12 +294,6 @@ _ALL = (
 )
 
 TASKS = {task.name: task for task in _ALL}
-
-
-def data_of(setup: RunSettings, directory: Path | None = None) -> Data:
-    """Load what a study trains on, see :meth:`Task.data`."""
-    task = find_task(setup.task)
-    return task.data(directory, setup.samples, length=setup.length, model=setup.model)
 
 
 def find_task(name: str) -> Task:

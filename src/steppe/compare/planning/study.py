@@ -23,6 +23,8 @@ from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
 from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
 from steppe.compare.tasks import Size, Task, find_task
+from steppe.compare.training.accelerator import make_accelerator
+from steppe.compare.training.reproducibility import reproducible
 from steppe.compare.training.run import (
     Precision,
     Run,
@@ -31,7 +33,7 @@ from steppe.compare.training.run import (
     Schedule,
     run_settings_from_dict,
 )
-from steppe.compare.training.train import Training, make_accelerator, reproducible
+from steppe.compare.training.train import Training
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
@@ -242,7 +244,7 @@ def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) 
     try:
         with reproducible(place):
             quiet = replace(place, track="")
-            Training(run, data, quiet, make_accelerator(run, quiet)).rehearse()
+            Training(run, data, quiet, make_accelerator(run, quiet)).take_trial_step()
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error

@@ -34,7 +34,7 @@ from steppe.compare.report.formatting import (
 )
 
 
-def report(
+def print_report(
     console: Console,
     results: StudyResults,
     baseline: str | None = None,

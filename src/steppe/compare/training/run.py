@@ -13,7 +13,9 @@ import torch
 
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
+from steppe.compare.data.datasets import Data
 from steppe.compare.records.results import TEST, Settings
+from steppe.compare.tasks import find_task
 
 Precision = Literal["no", "bf16", "fp16"]
 Schedule = Literal["constant", "cosine", "cosine-epochs"]
@@ -70,30 +72,30 @@ class RunSettings:
     @property
     def steps(self) -> int:
         """Training steps of one run."""
-        return sum(map(self.steps_in, range(self.epochs)))
+        return sum(map(self.steps_of_epoch, range(self.epochs)))
 
-    def part(self, epoch: int) -> int:
+    def task_index(self, epoch: int) -> int:
         """Tell which task of a stream an epoch trains: each gets as many, one after the other.
 
         Examples
         --------
-        >>> setup = Setup("5-dataset", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
-        >>> [setup.part(epoch) for epoch in range(4)], setup.steps
+        >>> of_stream = RunSettings("5-dataset", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
+        >>> [of_stream.task_index(epoch) for epoch in range(4)], of_stream.steps
         ([0, 0, 1, 1], 24)
         """
         return epoch * max(1, len(self.stream)) // self.epochs
 
-    def steps_in(self, epoch: int) -> int:
+    def steps_of_epoch(self, epoch: int) -> int:
         """Count the steps of an epoch."""
-        return self.stream[self.part(epoch)] if self.stream else self.steps_per_epoch
+        return self.stream[self.task_index(epoch)] if self.stream else self.steps_per_epoch
 
-    def rate(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Give the factor on lr at a step, counted from 0.
 
         Examples
         --------
-        >>> setup = Setup("digits", "mlp", None, "", epochs=2, steps_per_epoch=4, batch_size=32)
-        >>> [round(setup.rate(step), 3) for step in (0, 4, 8)]
+        >>> digits = RunSettings("digits", "mlp", None, "", 2, steps_per_epoch=4, batch_size=32)
+        >>> [round(digits.lr_factor(step), 3) for step in (0, 4, 8)]
         [1.0, 0.5, 0.001]
         """
         rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
@@ -107,7 +109,7 @@ class RunSettings:
     def _epoch_of(self, step: int) -> int:
         if not self.stream:
             return step // self.steps_per_epoch
-        ends = accumulate(map(self.steps_in, range(self.epochs)))
+        ends = accumulate(map(self.steps_of_epoch, range(self.epochs)))
         return sum(step >= end for end in ends)
 
 
@@ -117,14 +119,37 @@ def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
     return RunSettings(**{**known, "stream": tuple(known.get("stream", ()))})
 
 
+def load_data(run_settings: RunSettings, directory: Path | None = None) -> Data:
+    """Load the data that a study trains on.
+
+    Parameters
+    ----------
+    run_settings : RunSettings
+        The study's.
+    directory : Path, optional
+        Where the task's files are. Default: the task's own directory.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :meth:`steppe.compare.tasks.Task.data` does.
+    """
+    return find_task(run_settings.task).data(
+        directory,
+        run_settings.samples,
+        length=run_settings.length,
+        model=run_settings.model,
+    )
+
+
 @dataclass(frozen=True)
 class Run:
     """One optimizer with its hyperparameters, one seed.
 
     Attributes
     ----------
-    setup : RunSettings
-        What all runs share.
+    run_settings : RunSettings
+        What all runs of the study share.
     recipe : Recipe
         The optimizer.
     settings : mapping
@@ -135,18 +160,18 @@ class Run:
         "tune", which never looks at the test set, or "test".
     """
 
-    setup: RunSettings
+    run_settings: RunSettings
     recipe: Recipe
     settings: Settings
     seed: int
     phase: str = TEST
 
-    def rate(self, step: int) -> float:
+    def lr_factor(self, step: int) -> float:
         """Give the factor on lr at a step, the optimizer's own warm-up included."""
         if not self.recipe.warmup:
-            return self.setup.rate(step)
-        rising = (step + 1) / (self.settings["switch"] * self.setup.steps)
-        return min(1.0, rising) * self.setup.rate(step)
+            return self.run_settings.lr_factor(step)
+        rising = (step + 1) / (self.settings["switch"] * self.run_settings.steps)
+        return min(1.0, rising) * self.run_settings.lr_factor(step)
 
     @property
     def label(self) -> str:
@@ -154,12 +179,12 @@ class Run:
         content = {
             "source": steppe_source(),
             "torch": torch.__version__,
-            "setup": asdict(self.setup),
+            "setup": asdict(self.run_settings),
             "optimizer": self.recipe.identity(),
             "settings": dict(self.settings),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{self.setup.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
+        name = f"{self.run_settings.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
         return name.replace(":", ".")
 
 

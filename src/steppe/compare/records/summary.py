@@ -18,7 +18,7 @@ from steppe.compare.records.results import (
 )
 
 # A number by contender, then by seed.
-Values = Mapping[str, Mapping[int, float]]
+ValuesBySeed = Mapping[str, Mapping[int, float]]
 Measure = Callable[[Outcome], float]
 
 
@@ -79,7 +79,7 @@ class OptimizerSummary:
 
 
 @dataclass(frozen=True)
-class ControlReading:
+class ControlComparison:
     """A contender minus the one it is to be read beside, seed by seed.
 
     Attributes
@@ -115,17 +115,19 @@ def summarise(results: StudyResults, baseline: str | None = None) -> list[Optimi
     baseline = baseline_of(results, baseline)
     scores = compare(_by_contender(results, names, _score(results)), baseline)
     losses = compare(_by_contender(results, names, _test_loss), baseline)
-    return [_row(results, name, scores.get(name), losses.get(name)) for name in names]
+    return [
+        _summarise_contender(results, name, scores.get(name), losses.get(name)) for name in names
+    ]
 
 
-def against_controls(results: StudyResults) -> list[ControlReading]:
+def against_controls(results: StudyResults) -> list[ControlComparison]:
     """Compare each contender that has a control with it, all readings as one Holm family."""
     pairs = [(name, each.name) for each in results.contenders for name in each.control_for]
     names = {name for pair in pairs for name in pair}
-    scores = _readings(_by_contender(results, names, _score(results)), pairs)
-    losses = _readings(_by_contender(results, names, _test_loss), pairs)
+    scores = _paired_comparisons(_by_contender(results, names, _score(results)), pairs)
+    losses = _paired_comparisons(_by_contender(results, names, _test_loss), pairs)
     return [
-        ControlReading(*pair, score, loss)
+        ControlComparison(*pair, score, loss)
         for pair, score, loss in zip(pairs, scores, losses, strict=True)
     ]
 
@@ -205,23 +207,23 @@ def chosen_trial(results: StudyResults, name: str) -> Trial | None:
     return next(trials, None)
 
 
-def _row(
+def _summarise_contender(
     results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
 ) -> OptimizerSummary:
     trials = results.of(name, TEST)
     ended = [trial.outcome for trial in trials if trial.outcome is not None]
-    whole = list(finished(results, name).values())
+    successful = list(finished(results, name).values())
 
     def over_seeds(measure: Measure) -> Interval:
-        return interval([measure(outcome) for outcome in whole])
+        return interval([measure(outcome) for outcome in successful])
 
     return OptimizerSummary(
         name=name,
         runs=len(trials),
-        diverged=len(ended) - len(whole),
+        diverged=len(ended) - len(successful),
         failed=len(trials) - len(ended),
         score=over_seeds(_score(results)),
-        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgotten(outcome)),
+        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgetting_of(outcome)),
         test_loss=over_seeds(_test_loss),
         train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
         gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
@@ -230,34 +232,34 @@ def _row(
         trace=over_seeds(lambda outcome: outcome.curvature.trace),
         preconditioned=over_seeds(lambda outcome: outcome.curvature.preconditioned),
         threshold=over_seeds(lambda outcome: outcome.curvature.threshold),
-        step_ms=_known(median, (outcome.costs.step_ms for outcome in whole)),
-        seconds=_known(median, (outcome.costs.seconds for outcome in whole)),
-        state_bytes=_known(max, (outcome.costs.state_bytes for outcome in ended)),
-        peak_bytes=_known(max, (outcome.costs.peak_bytes for outcome in ended)),
+        step_ms=_over_known(median, (outcome.costs.step_ms for outcome in successful)),
+        seconds=_over_known(median, (outcome.costs.seconds for outcome in successful)),
+        state_bytes=_over_known(max, (outcome.costs.state_bytes for outcome in ended)),
+        peak_bytes=_over_known(max, (outcome.costs.peak_bytes for outcome in ended)),
         settings=results.chosen(name),
         score_change=score,
         loss_change=loss,
     )
 
 
-def _readings(values: Values, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+def _paired_comparisons(values: ValuesBySeed, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
     return corrected([paired(values[name], values[control]) for name, control in pairs])
 
 
-def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> Values:
+def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> ValuesBySeed:
     return {
         name: {seed: measure(outcome) for seed, outcome in finished(results, name).items()}
         for name in names
     }
 
 
-def _forgotten(outcome: Outcome) -> float:
+def _forgetting_of(outcome: Outcome) -> float:
     """Return how much was forgotten, judged by where the run stood when each task had ended."""
     ends = {len(epoch.tasks): epoch.tasks for epoch in outcome.curve}
     return forgetting(list(ends.values())) if len(ends) > 1 else math.nan
 
 
-def _known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
+def _over_known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return over(known) if known else math.nan
 

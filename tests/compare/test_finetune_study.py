@@ -98,7 +98,7 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
     data = load_data(study.setup, text)
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
     outcome = train(run, data, place)
-    found = pretrained.causal(study.setup.model)
+    found = pretrained.load_causal_model(study.setup.model)
     content = checkpoint.load(checkpoint.checkpoint_path(place.out, run), torch.device("cpu"))
     found.load_state_dict(content["model"])
     assert content["length"] == LENGTH

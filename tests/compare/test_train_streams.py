@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
-from steppe.compare.data.datasets import Data, Samples, Tensors
+from steppe.compare.data.datasets import Data, Samples, TensorSamples
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan, study_from_dict
 from steppe.compare.records.summary import forgetting
@@ -43,9 +43,9 @@ def run(make_run: Callable[..., Run], toy_stream: Task) -> Callable[..., Run]:
     return make
 
 
-def of_task(samples: Samples, task: int) -> Tensors:
+def of_task(samples: Samples, task: int) -> TensorSamples:
     rows = [row for row, target in enumerate(samples.targets.tolist()) if target // 2 == task]
-    return Tensors(samples.inputs[rows], samples.targets[rows])
+    return TensorSamples(samples.inputs[rows], samples.targets[rows])
 
 
 def own_outputs(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
-from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.tasks import Task
@@ -61,7 +61,7 @@ def first(state: State | None, count: int) -> State | None:
     return state and (state[0][:, :count].contiguous(), state[1][:, :count].contiguous())
 
 
-def evaluated(model: nn.Module, samples: Tensors) -> float:
+def evaluated(model: nn.Module, samples: TensorSamples) -> float:
     """Read a text in columns, each from where it was; return the mean surprise of a word."""
     model.eval()
     state, total = None, 0.0

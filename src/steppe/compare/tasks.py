@@ -20,11 +20,11 @@ from steppe.compare.data import (
     text,
 )
 from steppe.compare.data.datasets import Data
-from steppe.compare.metrics.curvature import USUAL, Probe
+from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
 from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
 from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
-from steppe.compare.models.pretrained import SMOLLM2, causal
+from steppe.compare.models.pretrained import SMOLLM2, load_causal_model
 from steppe.compare.records.results import Metric
 
 
@@ -73,10 +73,10 @@ class Task:
         ``loss(outputs, targets)``, the mean over the batch.
     score : Score, default accuracy
         How outputs are scored.
-    fewer : callable, default :func:`steppe.compare.data.datasets.fewer`
-        ``fewer(data, samples)``, the data with so many training samples.
-    probe : Probe, default :data:`steppe.compare.metrics.curvature.USUAL`
-        What curvature is measured on.
+    subsample : callable, default :func:`steppe.compare.data.datasets.subsample`
+        ``subsample(data, samples)``, the data with so many training samples.
+    curvature : CurvatureSettings, default ``DEFAULT_CURVATURE``
+        What curvature is measured on, and how exactly.
     threads : int or None, default None
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
     reads_files : bool, default False
@@ -98,8 +98,8 @@ class Task:
     small: Size
     loss: Loss = F.cross_entropy
     score: Score = ACCURACY
-    fewer: Callable[[Data, int], Data] = datasets.fewer
-    probe: Probe = USUAL
+    subsample: Callable[[Data, int], Data] = datasets.subsample
+    curvature: CurvatureSettings = DEFAULT_CURVATURE
     threads: int | None = None
     reads_files: bool = False
     loaders: int = 0
@@ -147,7 +147,7 @@ class Task:
         if self.tokenizes:
             given["model"] = model or self.full.model
         found = self.load(*([] if directory is None else [directory]), **given)
-        return found if samples is None else self.fewer(found, samples)
+        return found if samples is None else self.subsample(found, samples)
 
 
 def _images(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
@@ -172,7 +172,7 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
         streams.accuracies,
     )
     loss = partial(streams.stream_loss, classes=classes)
-    return Task(name, load, loss=loss, score=score, fewer=streams.fewer, **rest)
+    return Task(name, load, loss=loss, score=score, subsample=streams.subsample, **rest)
 
 
 # The ten digits in every task, and ten outputs that all tasks share.
@@ -188,7 +188,7 @@ _digits_stream = partial(
 
 
 # Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
-_FEW_SEQUENCES = Probe(samples=12, tuning=False)
+_FEW_SEQUENCES = CurvatureSettings(samples=12, tuning=False)
 
 
 def _text(vocabulary: int) -> Callable[[str], nn.Module]:
@@ -201,8 +201,8 @@ _words = partial(
     small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
     loss=token_loss,
     score=PERPLEXITY,
-    fewer=text.fewer,
-    probe=_FEW_SEQUENCES,
+    subsample=text.subsample,
+    curvature=_FEW_SEQUENCES,
 )
 
 
@@ -248,11 +248,11 @@ _ALL = (
     _words(
         "finetune",
         finetuning.finetuning,
-        make=causal,
-        fewer=text.scattered,
+        make=load_causal_model,
+        subsample=text.subsample_scattered,
         full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
         small=Size(f"{SMOLLM2}+lora", epochs=3, batch_size=4, samples=32, length=64),
-        probe=Probe(samples=2, tol=0.05, products=30, tuning=False, whole=False),
+        curvature=CurvatureSettings(samples=2, tol=0.05, max_products=30, tuning=False, full=False),
         reads_files=True,
         tokenizes=True,
         packages=("transformers", "peft", "tokenizers"),

@@ -18,7 +18,7 @@ from steppe._shared.cache import cached_tensors
 from steppe.compare.data.idx_files import read_idx
 
 #: Below the directory a command is called in, as is the custom with torchvision.
-DATA = Path("data")
+DATA_DIRECTORY = Path("data")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
@@ -45,7 +45,7 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Tensors(Samples):
+class TensorSamples(Samples):
     """Samples in memory.
 
     Attributes
@@ -57,7 +57,7 @@ class Tensors(Samples):
 
     Examples
     --------
-    >>> samples = Tensors(torch.eye(3), torch.tensor([2, 1, 0]))
+    >>> samples = TensorSamples(torch.eye(3), torch.tensor([2, 1, 0]))
     >>> samples.__getitems__([0, 2])
     (tensor([[1., 0., 0.],
             [0., 0., 1.]]), tensor([2, 0]))
@@ -160,7 +160,7 @@ def fashion_mnist(directory: Path = FASHION_MNIST) -> Data:
     return _standardised(_tensors(*train), _tensors(*test), validated=1 / 12)
 
 
-def fewer(data: Data, samples: int) -> Data:
+def subsample(data: Data, samples: int) -> Data:
     """Keep only so many training samples, always the same ones.
 
     The classes keep their proportions, and a larger choice contains every smaller one. Of the
@@ -224,7 +224,7 @@ def fingerprint(*values: NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of(*parts: Tensors) -> str:
+def fingerprint_of(*parts: TensorSamples) -> str:
     """Hash the inputs and targets of samples in memory."""
     return fingerprint(*(t.numpy() for part in parts for t in (part.inputs, part.targets)))
 
@@ -282,13 +282,13 @@ def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: floa
     return _standardised(train, test, validated=1 / 5)
 
 
-def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> Tensors:
-    return Tensors(
+def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> TensorSamples:
+    return TensorSamples(
         torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
     )
 
 
-def _standardised(rest: Tensors, test: Tensors, validated: float) -> Data:
+def _standardised(rest: TensorSamples, test: TensorSamples, validated: float) -> Data:
     """Mean 0 and deviation 1 over all training pixels; nothing else is looked at."""
     kept, held = held_out(rest.targets, validated)
     parts = rest.take(kept), rest.take(held), test

@@ -26,7 +26,7 @@ def loader(
     ----------
     dataset : Dataset
         What to load; one that returns whole batches from ``__getitems__``, such as
-        :class:`steppe.compare.data.datasets.Tensors`, is asked for those.
+        :class:`steppe.compare.data.datasets.TensorSamples`, is asked for those.
     batch_size : int
         Samples a batch.
     order : torch.Generator, optional
@@ -38,8 +38,8 @@ def loader(
 
     Examples
     --------
-    >>> from steppe.compare.data.datasets import Tensors
-    >>> samples = Tensors(torch.zeros(5, 3), torch.arange(5))
+    >>> from steppe.compare.data.datasets import TensorSamples
+    >>> samples = TensorSamples(torch.zeros(5, 3), torch.arange(5))
     >>> [targets.tolist() for _, targets in loader(samples, 2)]
     [[0, 1], [2, 3], [4]]
     """

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steppe.compare.data.datasets import Data, Tensors, fingerprint_of, mnist_5k
-from steppe.compare.data.streams import stream
+from steppe.compare.data.datasets import Data, TensorSamples, fingerprint_of, mnist_5k
+from steppe.compare.data.streams import arrange_stream
 
 #: Of split MNIST, and of each of its tasks.
 SPLIT_TASKS, SPLIT_CLASSES = 5, 2
@@ -37,7 +37,7 @@ def split_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
 
     Examples
     --------
@@ -45,7 +45,7 @@ def split_mnist() -> Data:
     [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
     whole = mnist_5k()
-    return stream(
+    return arrange_stream(
         whole.plain,
         whole.validation,
         whole.test,
@@ -66,7 +66,7 @@ def permuted_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
     """
     return _all_digits(partial(_permuted, order=order) for order in _orders())
 
@@ -82,7 +82,7 @@ def rotated_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
 
     Raises
     ------
@@ -98,15 +98,15 @@ def _all_digits(views: Iterable[Callable[[Tensor], Tensor]]) -> Data:
     whole, looks = mnist_5k(), list(views)
     train, validation, test = (
         _joined([replace(part, inputs=look(part.inputs)) for look in looks])
-        for part in cast(list[Tensors], [whole.plain, whole.validation, whole.test])
+        for part in cast(list[TensorSamples], [whole.plain, whole.validation, whole.test])
     )
     fingerprint = fingerprint_of(train, validation, test)
-    return stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)
+    return arrange_stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)
 
 
-def _joined(tasks: list[Tensors]) -> Tensors:
+def _joined(tasks: list[TensorSamples]) -> TensorSamples:
     targets = [task.targets + DIGITS * index for index, task in enumerate(tasks)]
-    return Tensors(torch.cat([task.inputs for task in tasks]), torch.cat(targets))
+    return TensorSamples(torch.cat([task.inputs for task in tasks]), torch.cat(targets))
 
 
 def _orders() -> list[Tensor]:

@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 
 # Images up to this side get the first layers, and the patches, that CIFAR's 32 pixels need: those
 # made for 224 would leave next to nothing of them.
-_SMALL = 64
+_SMALL_SIDE = 64
 
 
 def find_model(name: str) -> Callable[[Shape, int], nn.Module]:
@@ -97,7 +97,7 @@ class VisionTransformer(nn.Module):
     def __init__(self, shape: Shape, classes: int, *, width: int, depth: int, heads: int) -> None:
         super().__init__()
         channels, *sides = shape
-        patch = 4 if max(sides) <= _SMALL else 16
+        patch = 4 if max(sides) <= _SMALL_SIDE else 16
         if any(side % patch for side in sides):
             raise ValueError(
                 f"a vision transformer cuts images into patches of {patch}×{patch}, into which "
@@ -172,7 +172,7 @@ def _efficientnet_b0(shape: Shape, classes: int) -> nn.Module:
 
 
 def _is_small(shape: Shape) -> bool:
-    return max(shape[1:]) <= _SMALL
+    return max(shape[1:]) <= _SMALL_SIDE
 
 
 def _require_side(name: str, shape: Shape, side: int) -> None:

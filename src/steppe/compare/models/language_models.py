@@ -16,7 +16,7 @@ from steppe._shared.names import named
 State = tuple[Tensor, Tensor]
 
 #: Words that a transformer can look back on, the last included.
-LONGEST = 512
+MAX_TOKENS = 512
 
 
 def find_language_model(name: str, vocabulary: int) -> nn.Module:
@@ -116,7 +116,7 @@ class Recurrent(nn.Module, ABC):
             If the batch has more columns than the one before, where it should go on.
         """
         # What is differentiated twice are passes that carry no state.
-        with nullcontext() if self._carries else _differentiable():
+        with nullcontext() if self._carries else _twice_differentiable_kernels():
             scores, end = self.read(tokens, self._start_of(len(tokens)))
         if self._carries and self._end is None:
             self._end = end[0].detach(), end[1].detach()
@@ -135,7 +135,7 @@ class Recurrent(nn.Module, ABC):
 
 
 @contextmanager
-def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
+def carried_state(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Let a recurrent model's batches go on from each other; of others, change nothing.
 
     Yields what is to be called after each batch.
@@ -151,7 +151,7 @@ def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
+def _twice_differentiable_kernels() -> Iterator[None]:
     """Keep to kernels that can be differentiated twice, and forward; these libraries' cannot."""
     libraries: tuple[Any, ...] = torch.backends.cudnn, torch.backends.mkldnn
     found = [library.enabled for library in libraries]
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(LONGEST, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(MAX_TOKENS, width))
         nn.init.normal_(self.embedding.weight, std=0.02)
         # Not nn.TransformerEncoder: it copies one block, so that all would start alike.
         self.blocks = nn.ModuleList(
@@ -247,8 +247,8 @@ class Transformer(nn.Module):
             If T is more than 512.
         """
         length = tokens.shape[1]
-        if length > LONGEST:
-            raise ValueError(f"length must be at most {LONGEST} for a transformer, got {length}")
+        if length > MAX_TOKENS:
+            raise ValueError(f"length must be at most {MAX_TOKENS} for a transformer, got {length}")
         later = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
         hidden = self.dropout(self.embedding(tokens) + self.positions[:length])
         for block in self.blocks:

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from steppe.compare.data.datasets import Samples
 from steppe.compare.data.loading import loader
-from steppe.compare.models.language_models import Recurrent, carried, columns
+from steppe.compare.models.language_models import Recurrent, carried_state, columns
 from steppe.compare.tasks import Task
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     sums: Any = 0
     model.eval()
-    with carried(model) as advance:
+    with carried_state(model) as advance:
         for inputs, targets in batches_for(
             model, share, max(1, _BATCH_SIZE // sample_length), workers=workers
         ):

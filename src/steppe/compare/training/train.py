@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for, measure, measure_quickly
-from steppe.compare.models.language_models import Recurrent, carried
+from steppe.compare.models.language_models import Recurrent, carried_state
 from steppe.compare.records.results import (
     TEST,
     Curvature,
@@ -208,7 +208,7 @@ class Training:
         started = _now(device)
         total, count = torch.zeros((), device=device), 0
         part = self.run.run_settings.task_index(number)
-        with carried(self._unwrapped_model) as advance:
+        with carried_state(self._unwrapped_model) as advance:
             for inputs, targets in self._loaders[part]:
                 total += self._step.take(inputs, targets) * len(targets)
                 count += len(targets)
@@ -265,18 +265,18 @@ class Training:
             self._unwrapped_optimizer,
             self.accelerator.device,
         )
-        probe = self.task.probe
-        first = head(self.data.plain, probe.samples, batch_size_for(model))
+        settings = self.task.curvature
+        first = head(self.data.plain, settings.samples, batch_size_for(model))
         batches = [(inputs.to(device), targets.to(device)) for inputs, targets in first]
         if self.run.phase != TEST:
-            if not probe.tuning:
+            if not settings.tuning:
                 return Curvature()
-            return measure_quickly(model, self.task.loss, batches, probe)
+            return measure_quickly(model, self.task.loss, batches, settings)
         # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
         # the lr that was trained with.
         for group, lr in zip(optimizer.param_groups, self._initial_lrs, strict=False):
             group["lr"] = lr
-        return measure(model, self.task.loss, batches, optimizer, probe)
+        return measure(model, self.task.loss, batches, optimizer, settings)
 
     def _costs(self) -> RunCosts:
         steps = [self.run.run_settings.steps_of_epoch(epoch) for epoch in range(len(self._seconds))]

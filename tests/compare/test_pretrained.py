@@ -35,7 +35,7 @@ def tokens(llama: Path) -> Tensor:
 
 
 def theirs(folder: Path) -> Any:
-    with pretrained._quiet():
+    with pretrained._errors_only():
         return pretrained._transformers().LlamaForCausalLM.from_pretrained(folder)
 
 

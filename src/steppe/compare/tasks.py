@@ -1,4 +1,7 @@
-"""What there is to train on: one record a task."""
+"""The tasks: for each its data, models, loss, score and sizes.
+
+A new task is an entry here and a function in :mod:`steppe.compare.data` that loads its data.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,16 +33,16 @@ from steppe.compare.records.results import Metric
 
 @dataclass(frozen=True)
 class Size:
-    """How much to train.
+    """How much is trained.
 
     Attributes
     ----------
     model : str
         One of :data:`steppe.compare.models.image_models.MODELS`.
     epochs, batch_size : int
-        Enough to converge, if the task is at its full size.
+        Length of training, and samples of a batch; at full size enough to converge.
     samples : int or None, default None
-        Training samples, None for all; of a stream, of each of its tasks.
+        Training samples, None for all; of a stream, in each task.
     length : int or None, default None
         Tokens of a sequence, where samples are text.
     """
@@ -55,8 +58,6 @@ class Size:
 class Task:
     """A data set, the models for it, and how a model is trained and scored.
 
-    A new task is one of these and a function that loads its data.
-
     Attributes
     ----------
     name : str
@@ -68,7 +69,7 @@ class Task:
         ``make(name)``, a new model of that name, its weights from torch's global generator. It
         raises a ValueError if there is none, or it cannot take the task's samples.
     full, small : Size
-        As published, or as far as that converges; and what takes a CPU minutes.
+        The size of published runs, and one that takes minutes on a CPU.
     loss : callable, default cross-entropy
         ``loss(outputs, targets)``, the mean over the batch.
     score : Score, default accuracy
@@ -80,15 +81,16 @@ class Task:
     threads : int or None, default None
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
     reads_files : bool, default False
-        Whether the data lies in a directory that the user can choose.
+        Whether the data is in files, in a directory that the user can choose.
     loaders : int, default 0
-        Processes that it takes to prepare batches as fast as an accelerator trains on them.
+        Processes that prepare batches, so that an accelerator need not wait for them.
     tokenizes : bool, default False
         Whether the model brings the tokenizer that the data is read with.
     packages : tuple of str, default empty
-        Those whose versions the numbers depend on, besides torch.
+        Packages whose versions the results depend on, besides torch.
     domain_incremental : bool, default False
-        Whether the tasks of a stream share the network's outputs, and are not told apart.
+        Whether the tasks of a stream share the network's outputs, so that the task of a sample
+        is not known.
     """
 
     name: str
@@ -154,8 +156,8 @@ def _images(channels: int, side: int, classes: int) -> Callable[[str], nn.Module
     return lambda name: find_model(name)((channels, side, side), classes)
 
 
-# What CIFAR's images and those of their size are trained with.
-_colour = partial(
+# Tasks of colour images of CIFAR's size.
+_colour_images = partial(
     Task,
     full=Size("resnet18", epochs=200, batch_size=128),
     small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
@@ -175,8 +177,8 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
     return Task(name, load, loss=loss, score=score, subsample=streams.subsample, **rest)
 
 
-# The ten digits in every task, and ten outputs that all tasks share.
-_digits_stream = partial(
+# Streams whose tasks all have the ten digits, and share ten outputs.
+_domain_incremental_digits = partial(
     _stream,
     classes=mnist_streams.DIGITS,
     make=_images(1, 28, mnist_streams.DIGITS),
@@ -187,7 +189,7 @@ _digits_stream = partial(
 )
 
 
-# Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
+# A Hessian-vector product of a dozen sequences takes as long as a dozen steps.
 _FEW_SEQUENCES = CurvatureSettings(samples=12, tuning=False)
 
 
@@ -195,7 +197,7 @@ def _text(vocabulary: int) -> Callable[[str], nn.Module]:
     return lambda name: find_language_model(name, vocabulary)
 
 
-_words = partial(
+_word_level_text = partial(
     Task,
     full=Size("lstm-200", epochs=20, batch_size=20, length=35),
     small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
@@ -230,9 +232,9 @@ _ALL = (
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
         reads_files=True,
     ),
-    _colour("cifar10", images.cifar10, make=_images(3, 32, 10)),
-    _colour("cifar100", images.cifar100, make=_images(3, 32, 100)),
-    _colour("tiny-imagenet", images.tiny_imagenet, make=_images(3, 64, 200)),
+    _colour_images("cifar10", images.cifar10, make=_images(3, 32, 10)),
+    _colour_images("cifar100", images.cifar100, make=_images(3, 32, 100)),
+    _colour_images("tiny-imagenet", images.tiny_imagenet, make=_images(3, 64, 200)),
     Task(
         "imagenet",
         images.imagenet,
@@ -242,10 +244,12 @@ _ALL = (
         reads_files=True,
         loaders=8,
     ),
-    _words("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
-    _words("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
-    _words("wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True),
-    _words(
+    _word_level_text("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
+    _word_level_text("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
+    _word_level_text(
+        "wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True
+    ),
+    _word_level_text(
         "finetune",
         finetuning.finetuning,
         make=load_causal_model,
@@ -267,10 +271,12 @@ _ALL = (
         small=Size("mlp", epochs=5, batch_size=10),
         threads=1,
     ),
-    _digits_stream(
+    _domain_incremental_digits(
         "permuted-mnist", mnist_streams.permuted_mnist, tasks=mnist_streams.PERMUTED_TASKS
     ),
-    _digits_stream("rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS),
+    _domain_incremental_digits(
+        "rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS
+    ),
     _stream(
         "5-dataset",
         image_streams.five_dataset,

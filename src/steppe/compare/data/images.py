@@ -32,14 +32,14 @@ _TINY_IMAGENET_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 class ImageSamples(Samples):
     """Images that are read and transformed each time they are asked for.
 
-    What a transform draws comes from torch's global generator.
+    Random transforms draw from torch's global generator.
 
     Attributes
     ----------
     source : sequence
-        What ``read`` makes an image of: pixels, or the path of a file.
+        Arguments of ``read``: pixels, or paths of files.
     rows, targets : Tensor
-        Which of the source are the samples, and the class index of each.
+        For each sample its index in ``source``, and its class index.
     read : callable
         Returns the Pillow image.
     transform : callable

@@ -1,4 +1,4 @@
-"""Streams of tasks, each seen once: their loss, their scores, and how they are laid out.
+"""Streams of tasks that are learnt one after the other: their loss, scores and samples.
 
 One network learns tasks of ``classes`` classes each, one after the other; class ``c`` of task ``t``
 is the target ``classes · t + c``. What loss and prediction look at depends on how many outputs the
@@ -90,14 +90,14 @@ def average_accuracy(sums: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False)
 class JoinedSamples(Samples):
-    """Samples of several sets, each sample read from its own set when it is asked for.
+    """Samples of several data sets, each read from its own set when it is asked for.
 
     Attributes
     ----------
     parts : tuple of Samples
         The sets.
     origins : Tensor
-        ``(samples, 2)``: the part of each, and its row there.
+        ``(samples, 2)``: for each sample its part, and its row there.
     targets : Tensor
         One a sample, whatever its part says.
     """
@@ -116,7 +116,7 @@ class JoinedSamples(Samples):
 
 
 def join(parts: Sequence[Samples], classes: int) -> JoinedSamples:
-    """Join data sets to a stream's samples, the n-th of them its n-th task."""
+    """Join data sets into the samples of a stream, whose n-th task is the n-th data set."""
     origins = [
         torch.stack((torch.full((len(part),), task), torch.arange(len(part))), dim=1)
         for task, part in enumerate(parts)
@@ -128,7 +128,7 @@ def join(parts: Sequence[Samples], classes: int) -> JoinedSamples:
 def arrange_stream(
     train: Samples, validation: Samples, test: Samples, *, classes: int, fingerprint: str
 ) -> Data:
-    """Lay samples of all tasks out as a stream.
+    """Arrange the samples of all tasks as a stream.
 
     Parameters
     ----------

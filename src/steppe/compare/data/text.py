@@ -1,4 +1,4 @@
-"""Texts as numbered words, cut into blocks: at each word of a block the target is the next one."""
+"""Texts as numbered words, cut into blocks; the target of each word is the next word."""
 
 import re
 from collections import Counter
@@ -29,7 +29,7 @@ UNKNOWN, END_OF_LINE, NUMBER = "<unk>", "<eos>", "N"
 # A word with the apostrophes inside it, a number, or a punctuation mark, which may be repeated.
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|(?P<number>\d+(?:[.,]\d+)*)|([^\w\s]|_)\2*")
 
-# Part of the name that numbers are kept under: to be raised when a text is numbered differently.
+# Part of a text's name in the cache: raise it when words are numbered differently.
 _CACHE_VERSION = 1
 
 Split = Callable[[str], list[str]]
@@ -87,12 +87,12 @@ def wikitext2(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
 
 
 def subsample(data: Data, samples: int) -> Data:
-    """Keep only the first blocks: a stretch of the text, as a model that remembers needs it.
+    """Keep only the first blocks, which are consecutive, as recurrent models need them.
 
     Parameters
     ----------
     data : Data
-        The whole.
+        All blocks.
     samples : int
         How many blocks to train on, at least 2; of the validation and of the test blocks at most
         half as many are kept, so that evaluation does not outweigh training.
@@ -106,7 +106,7 @@ def subsample(data: Data, samples: int) -> Data:
 
 
 def subsample_scattered(data: Data, samples: int) -> Data:
-    """Keep only blocks from all over the text, always the same ones; else as :func:`subsample`.
+    """Keep only blocks from all over the text, always the same; else as :func:`subsample`.
 
     A larger choice contains every smaller one.
     """

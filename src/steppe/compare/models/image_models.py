@@ -1,4 +1,4 @@
-"""The models that the tasks train, each for images of any shape that it can take."""
+"""Models for images, by name, for any size of image and number of classes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

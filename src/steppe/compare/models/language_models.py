@@ -1,4 +1,4 @@
-"""The models that tasks of text train: of each word they give what may come next."""
+"""Language models, by name: LSTMs that read on from batch to batch, and transformers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -49,7 +49,7 @@ def find_language_model(name: str, vocabulary: int) -> nn.Module:
 
 
 def columns(blocks: int, batch_size: int) -> list[list[int]]:
-    """Order blocks so that a text is read in columns, each going on where it was a batch before.
+    """Order a text's blocks in columns, each of which goes on in the next batch.
 
     Column c goes through the blocks c·n … c·n + n − 1, with n = ⌈blocks / batch_size⌉ batches in
     all: every block is in one of them. The text may end before the last columns do: the last
@@ -72,10 +72,10 @@ def columns(blocks: int, batch_size: int) -> list[list[int]]:
 
 
 class Recurrent(nn.Module, ABC):
-    """A model that reads word after word, and can go on where the batch before ended.
+    """A model that reads word after word, and can go on where the previous batch ended.
 
-    Backpropagation stays within a batch (truncated, Mikolov et al. 2010). What is remembered is no
-    parameter, and is not saved with them.
+    Gradients stay within a batch: truncated backpropagation through time (Mikolov et al. 2010).
+    The state is no parameter, and is not saved with them.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class Recurrent(nn.Module, ABC):
         ValueError
             If the batch has more columns than the one before, where it should go on.
         """
-        # What is differentiated twice are passes that carry no state.
+        # Hessian-vector products are taken of passes that carry no state.
         with nullcontext() if self._carries else _twice_differentiable_kernels():
             scores, end = self.read(tokens, self._start_of(len(tokens)))
         if self._carries and self._end is None:
@@ -136,9 +136,9 @@ class Recurrent(nn.Module, ABC):
 
 @contextmanager
 def carried_state(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Let a recurrent model's batches go on from each other; of others, change nothing.
+    """Let a recurrent model read on from batch to batch in the block; change nothing for others.
 
-    Yields what is to be called after each batch.
+    Yields a function, to be called after each batch.
     """
     if not isinstance(model, Recurrent):
         yield lambda: None
@@ -152,7 +152,7 @@ def carried_state(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _twice_differentiable_kernels() -> Iterator[None]:
-    """Keep to kernels that can be differentiated twice, and forward; these libraries' cannot."""
+    """Use torch's own kernels: cuDNN's and oneDNN's LSTMs have no second derivatives."""
     libraries: tuple[Any, ...] = torch.backends.cudnn, torch.backends.mkldnn
     found = [library.enabled for library in libraries]
     try:

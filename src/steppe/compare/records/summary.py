@@ -1,4 +1,7 @@
-"""What the test runs of a study come to, contender by contender."""
+"""A study's test runs summed up over seeds: means with intervals, and tests of differences.
+
+Reports and figures read summaries instead of trials.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,30 +27,31 @@ Measure = Callable[[Outcome], float]
 
 @dataclass(frozen=True)
 class OptimizerSummary:
-    """One contender over the test seeds that neither diverged nor failed.
+    """A contender's results over the test seeds that neither diverged nor failed.
 
     Attributes
     ----------
     name : str
         The contender.
     runs, diverged, failed : int
-        How many test runs have ended, and how many of them diverged or failed and are in no mean.
+        Test runs that have ended, and how many of them diverged or failed; those are in no mean.
     score : Interval
         On the test set, in the metric's unit.
     forgetting : Interval
-        Of a stream, in the metric's unit: what :func:`forgetting` gives on validation data.
+        Of a stream, in the metric's unit: :func:`forgetting` on validation data.
     test_loss, train_loss, gap : Interval
-        Where the runs ended; the gap is test loss − train loss.
+        Of the trained models; the gap is test loss − train loss.
     sharpness, largest, trace, preconditioned, threshold : Interval
-        Of the training loss there, see :class:`~steppe.compare.records.results.Curvature`.
+        Of the training loss at the runs' end, see
+        :class:`~steppe.compare.records.results.Curvature`.
     step_ms : float
         Median over runs of a run's median step.
     seconds : float
         Median training time of a run.
     state_bytes : float
-        Optimizer state per trainable parameter.
+        Optimizer state, in bytes per trainable parameter.
     peak_bytes : float
-        Most memory that a run took on the accelerator; NaN on CPUs.
+        Peak memory of a run on the accelerator, in bytes; NaN on CPUs.
     settings : mapping
         The hyperparameters that all its test runs had; empty before the first has ended.
     score_change, loss_change : Comparison or None
@@ -80,14 +84,15 @@ class OptimizerSummary:
 
 @dataclass(frozen=True)
 class ControlComparison:
-    """A contender minus the one it is to be read beside, seed by seed.
+    """A contender minus its control, seed by seed.
 
     Attributes
     ----------
     name, control : str
         The two contenders.
     score, loss : Comparison
-        Test score, in the metric's unit, and test loss; corrected for the number of readings.
+        Test score, in the metric's unit, and test loss; corrected for the number of such
+        comparisons.
     """
 
     name: str
@@ -121,7 +126,7 @@ def summarise(results: StudyResults, baseline: str | None = None) -> list[Optimi
 
 
 def against_controls(results: StudyResults) -> list[ControlComparison]:
-    """Compare each contender that has a control with it, all readings as one Holm family."""
+    """Compare each contender that has a control with it, all pairs as one Holm family."""
     pairs = [(name, each.name) for each in results.contenders for name in each.control_for]
     names = {name for pair in pairs for name in pair}
     scores = _paired_comparisons(_by_contender(results, names, _score(results)), pairs)
@@ -254,7 +259,7 @@ def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure)
 
 
 def _forgetting_of(outcome: Outcome) -> float:
-    """Return how much was forgotten, judged by where the run stood when each task had ended."""
+    """Return a run's forgetting, from the epoch that ends each task; NaN without a stream."""
     ends = {len(epoch.tasks): epoch.tasks for epoch in outcome.curve}
     return forgetting(list(ends.values())) if len(ends) > 1 else math.nan
 

@@ -1,4 +1,4 @@
-"""One training run: what it is, and where it is trained."""
+"""A training run: its settings, its optimizer and seed, and where it is trained."""
 
 import hashlib
 import json
@@ -26,32 +26,33 @@ _LAST_LR = 1e-3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is the same for every optimizer and seed of a study.
+    """The settings that all runs of a study share.
 
     Attributes
     ----------
     task, model : str
-        What is trained.
+        Names of the task and its model.
     samples : int or None
         Training samples; None is all.
     fingerprint : str
-        Of the data.
+        Hash of the data.
     epochs, steps_per_epoch, batch_size : int
-        How long; of a stream's tasks, which may differ in length, the steps of the longest.
+        Length of training; of a stream, the steps of its longest task.
     accumulate : int, default 1
-        Parts that a batch is cut into, their gradients summed up before the step.
+        Parts that a batch is cut into; their gradients are summed up before the step.
     precision : "no", "bf16" or "fp16", default "no"
-        Of autocast.
+        Number format of autocast.
     clip : float or None, default None
-        Largest L2 norm of the gradient.
+        Gradients are clipped to this L2 norm; None for no clipping.
     schedule : str, default "cosine"
-        lr over the run: "constant", or half a cosine down to a thousandth, by steps or by epochs.
+        lr over the run: "constant", or "cosine" to a thousandth of the peak; "cosine-epochs"
+        changes it once an epoch.
     warmup : float, default 0
-        Share of the run's steps over which lr rises linearly, for every optimizer.
+        Share of the run's steps in which lr rises linearly, for every optimizer.
     length : int or None, default None
         Tokens of a sequence; None where samples are no text.
     stream : tuple of int, default empty
-        Steps of an epoch of each task of a stream.
+        Steps per epoch of each task of a stream.
     """
 
     task: str
@@ -75,7 +76,9 @@ class RunSettings:
         return sum(map(self.steps_of_epoch, range(self.epochs)))
 
     def task_index(self, epoch: int) -> int:
-        """Tell which task of a stream an epoch trains: each gets as many, one after the other.
+        """Return the index of the stream's task that an epoch trains; 0 without a stream.
+
+        All tasks get equally many epochs, one task after the other.
 
         Examples
         --------
@@ -86,11 +89,11 @@ class RunSettings:
         return epoch * max(1, len(self.stream)) // self.epochs
 
     def steps_of_epoch(self, epoch: int) -> int:
-        """Count the steps of an epoch."""
+        """Return the number of steps of an epoch."""
         return self.stream[self.task_index(epoch)] if self.stream else self.steps_per_epoch
 
     def lr_factor(self, step: int) -> float:
-        """Give the factor on lr at a step, counted from 0.
+        """Return the factor on lr at a step, counted from 0.
 
         Examples
         --------
@@ -114,7 +117,7 @@ class RunSettings:
 
 
 def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
-    """Rebuild a setup from its fields, after JSON; what else is there is left aside."""
+    """Rebuild settings from their fields, after JSON; other entries are ignored."""
     known = {each.name: content[each.name] for each in fields(RunSettings) if each.name in content}
     return RunSettings(**{**known, "stream": tuple(known.get("stream", ()))})
 
@@ -144,7 +147,7 @@ def load_data(run_settings: RunSettings, directory: Path | None = None) -> Data:
 
 @dataclass(frozen=True)
 class Run:
-    """One optimizer with its hyperparameters, one seed.
+    """A run: one optimizer with its hyperparameters, one seed.
 
     Attributes
     ----------
@@ -153,9 +156,9 @@ class Run:
     recipe : Recipe
         The optimizer.
     settings : mapping
-        Its hyperparameters.
+        The optimizer's hyperparameters.
     seed : int
-        Of weights and order.
+        Seed of weights and data order.
     phase : str
         "tune", which never looks at the test set, or "test".
     """
@@ -167,7 +170,7 @@ class Run:
     phase: str = TEST
 
     def lr_factor(self, step: int) -> float:
-        """Give the factor on lr at a step, the optimizer's own warm-up included."""
+        """Return the factor on lr at a step, with the optimizer's own warm-up."""
         if not self.recipe.warmup:
             return self.run_settings.lr_factor(step)
         rising = (step + 1) / (self.settings["switch"] * self.run_settings.steps)
@@ -175,7 +178,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """A file's name: runs that differ in anything have different ones."""
+        """A name for the run's files; runs that differ in anything have different names."""
         content = {
             "source": steppe_source(),
             "torch": torch.__version__,
@@ -190,7 +193,7 @@ class Run:
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run is trained.
+    """Where a run is trained, and what it leaves there.
 
     Attributes
     ----------
@@ -203,9 +206,9 @@ class RunContext:
     data : Path or None, default None
         Directory of the task's files.
     track : str, default ""
-        Where each run is logged too: "tensorboard", "mlflow", "wandb", or "".
+        Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
     keep : bool, default True
-        Whether each run leaves a checkpoint at its end.
+        Whether each run saves a checkpoint at its end.
     """
 
     out: Path

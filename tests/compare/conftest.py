@@ -148,7 +148,7 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunContext:
+def context(tmp_path: Path) -> RunContext:
     return RunContext(tmp_path / "out")
 
 

@@ -256,12 +256,12 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
     monkeypatch.setattr("steppe.compare.cli.compare.plan", refused)
     result = run("compare", *arguments, "--length", 20, "--no-checkpoints", "--out", tmp_path)
     assert result.exit_code == 2
-    name, options, found, place = asked
+    name, options, found, context = asked
     assert name == task
     expected = PRESETS["critical-momenta-online"] if preset is None else vars(presets)[preset]
     assert found == expected
     assert options.length == 20
-    assert not place.keep
+    assert not context.keep
 
 
 def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(

@@ -28,11 +28,11 @@ KILLED = """
 import os, pickle, signal, sys
 from steppe.compare.tasks import load_data
 from steppe.compare.training.train import train
-run, place = pickle.loads(sys.stdin.buffer.read())
+run, context = pickle.loads(sys.stdin.buffer.read())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-train(run, load_data(run.run_settings, place.data), place, on_epoch)
+train(run, load_data(run.run_settings, context.data), context, on_epoch)
 """
 
 
@@ -94,12 +94,12 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
 
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
-    place = RunContext(tmp_path / "out", data=text)
+    context = RunContext(tmp_path / "out", data=text)
     data = load_data(study.setup, text)
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
-    outcome = train(run, data, place)
+    outcome = train(run, data, context)
     found = pretrained.load_causal_model(study.setup.model)
-    content = checkpoint.load(checkpoint.checkpoint_path(place.out, run), torch.device("cpu"))
+    content = checkpoint.load(checkpoint.checkpoint_path(context.out, run), torch.device("cpu"))
     found.load_state_dict(content["model"])
     assert content["length"] == LENGTH
     for part, loss in (
@@ -121,13 +121,13 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
 def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
     run, data = run_of(study, "adamcm"), load_data(study.setup, text)
     whole = train(run, data, RunContext(tmp_path / "whole", data=text))
-    place = RunContext(tmp_path / "killed", data=text)
+    context = RunContext(tmp_path / "killed", data=text)
     command = [sys.executable, "-c", KILLED]
-    sent = pickle.dumps((run, place))
+    sent = pickle.dumps((run, context))
     done = subprocess.run(command, input=sent, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert checkpoint.progress_path(place.out, run).is_file()
+    assert checkpoint.progress_path(context.out, run).is_file()
     epochs: list[int] = []
-    resumed = train(run, data, place, lambda number, epoch: epochs.append(number))
+    resumed = train(run, data, context, lambda number, epoch: epochs.append(number))
     assert epochs == [2]
     assert str(timeless(resumed)) == str(timeless(whole))

@@ -149,8 +149,8 @@ def numbers(part: TensorSamples) -> list[int]:
 
 def test_a_stream_has_its_tasks_in_turn_and_plain_has_them_mixed(laid_out: Data) -> None:
     assert [len(task) for task in laid_out.stream] == [30, 9, 60]
-    for place, task in enumerate(laid_out.stream):
-        assert (task.targets // CLASSES == place).all()
+    for index, task in enumerate(laid_out.stream):
+        assert (task.targets // CLASSES == index).all()
     in_turn = [number for task in laid_out.stream for number in numbers(task)]
     assert numbers(laid_out.train) == in_turn
     assert sorted(in_turn) == sorted(numbers(laid_out.plain)) == list(range(99))
@@ -178,7 +178,7 @@ def test_fewer_are_balanced_and_nested_in_each_task(laid_out: Data) -> None:
 
 
 def test_tasks_count_though_a_class_was_never_trained_on(
-    laid_out: Data, make_run, place, monkeypatch
+    laid_out: Data, make_run, context, monkeypatch
 ) -> None:
     """Two samples leave the last of three classes out, and validation may be on that one alone."""
     last = laid_out.validation.take(
@@ -198,7 +198,7 @@ def test_tasks_count_though_a_class_was_never_trained_on(
     data = task.data(samples=2)
     assert not torch.isin(data.validation.targets, data.train.targets).any()
     run = make_run("sgd", task="few", model="linear", epochs=3, batch_size=2, stream=(1, 1, 1))
-    outcome = train(run, data, place)
+    outcome = train(run, data, context)
     assert [len(epoch.tasks) for epoch in outcome.curve] == [1, 2, 3]
 
 
@@ -211,8 +211,8 @@ def test_more_than_the_largest_task_has_are_refused(laid_out: Data, count: int) 
 def test_joined_sets_are_read_as_one(laid_out: Data) -> None:
     # Each set counts its own classes from 0.
     parts = [
-        TensorSamples(task.inputs, task.targets - CLASSES * place)
-        for place, task in enumerate(laid_out.stream)
+        TensorSamples(task.inputs, task.targets - CLASSES * index)
+        for index, task in enumerate(laid_out.stream)
     ]
     order = torch.randperm(99, generator=torch.Generator().manual_seed(1))
     joined, whole = join(parts, CLASSES).take(order), laid_out.train.take(order)

@@ -152,12 +152,12 @@ class Task:
         return found if samples is None else self.subsample(found, samples)
 
 
-def _images(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
+def _image_model(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
     return lambda name: find_model(name)((channels, side, side), classes)
 
 
 # Tasks of colour images of CIFAR's size.
-_colour_images = partial(
+_colour_image_task = partial(
     Task,
     full=Size("resnet18", epochs=200, batch_size=128),
     small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
@@ -181,7 +181,7 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
 _domain_incremental_digits = partial(
     _stream,
     classes=mnist_streams.DIGITS,
-    make=_images(1, 28, mnist_streams.DIGITS),
+    make=_image_model(1, 28, mnist_streams.DIGITS),
     full=Size("mlp", epochs=10, batch_size=10),
     small=Size("mlp", epochs=10, batch_size=10, samples=500),
     threads=1,
@@ -190,21 +190,21 @@ _domain_incremental_digits = partial(
 
 
 # A Hessian-vector product of a dozen sequences takes as long as a dozen steps.
-_FEW_SEQUENCES = CurvatureSettings(samples=12, tuning=False)
+_CURVATURE_OF_TEXT = CurvatureSettings(samples=12, tuning=False)
 
 
-def _text(vocabulary: int) -> Callable[[str], nn.Module]:
+def _language_model(vocabulary: int) -> Callable[[str], nn.Module]:
     return lambda name: find_language_model(name, vocabulary)
 
 
-_word_level_text = partial(
+_language_task = partial(
     Task,
     full=Size("lstm-200", epochs=20, batch_size=20, length=35),
     small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
     loss=token_loss,
     score=PERPLEXITY,
     subsample=text.subsample,
-    curvature=_FEW_SEQUENCES,
+    curvature=_CURVATURE_OF_TEXT,
 )
 
 
@@ -212,7 +212,7 @@ _ALL = (
     Task(
         "digits",
         datasets.digits,
-        make=_images(1, 8, 10),
+        make=_image_model(1, 8, 10),
         full=Size("mlp", epochs=50, batch_size=32),
         small=Size("mlp", epochs=50, batch_size=32),
         threads=1,
@@ -220,36 +220,36 @@ _ALL = (
     Task(
         "mnist-5k",
         datasets.mnist_5k,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=15, batch_size=64),
         small=Size("small-cnn", epochs=8, batch_size=64),
     ),
     Task(
         "fashion-mnist",
         datasets.fashion_mnist,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=20, batch_size=128),
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
         reads_files=True,
     ),
-    _colour_images("cifar10", images.cifar10, make=_images(3, 32, 10)),
-    _colour_images("cifar100", images.cifar100, make=_images(3, 32, 100)),
-    _colour_images("tiny-imagenet", images.tiny_imagenet, make=_images(3, 64, 200)),
+    _colour_image_task("cifar10", images.cifar10, make=_image_model(3, 32, 10)),
+    _colour_image_task("cifar100", images.cifar100, make=_image_model(3, 32, 100)),
+    _colour_image_task("tiny-imagenet", images.tiny_imagenet, make=_image_model(3, 64, 200)),
     Task(
         "imagenet",
         images.imagenet,
-        make=_images(3, 224, 1000),
+        make=_image_model(3, 224, 1000),
         full=Size("resnet50", epochs=90, batch_size=256),
         small=Size("resnet18", epochs=1, batch_size=64, samples=5_000),
         reads_files=True,
         loaders=8,
     ),
-    _word_level_text("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
-    _word_level_text("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
-    _word_level_text(
-        "wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True
+    _language_task("shakespeare", text.shakespeare, make=_language_model(text.SHAKESPEARE_WORDS)),
+    _language_task("ptb", text.ptb, make=_language_model(text.PTB_WORDS), reads_files=True),
+    _language_task(
+        "wikitext2", text.wikitext2, make=_language_model(text.WIKITEXT2_WORDS), reads_files=True
     ),
-    _word_level_text(
+    _language_task(
         "finetune",
         finetuning.finetuning,
         make=load_causal_model,
@@ -266,7 +266,7 @@ _ALL = (
         mnist_streams.split_mnist,
         tasks=mnist_streams.SPLIT_TASKS,
         classes=mnist_streams.SPLIT_CLASSES,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("mlp", epochs=5, batch_size=10),
         small=Size("mlp", epochs=5, batch_size=10),
         threads=1,
@@ -282,7 +282,7 @@ _ALL = (
         image_streams.five_dataset,
         tasks=image_streams.FIVE_TASKS,
         classes=image_streams.FIVE_CLASSES,
-        make=_images(3, 32, 50),
+        make=_image_model(3, 32, 50),
         reads_files=True,
         full=Size("resnet18", epochs=5, batch_size=10),
         small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
@@ -292,7 +292,7 @@ _ALL = (
         image_streams.tiny_imagenet_stream,
         tasks=image_streams.TINY_TASKS,
         classes=image_streams.TINY_CLASSES,
-        make=_images(3, 64, 200),
+        make=_image_model(3, 64, 200),
         reads_files=True,
         full=Size("resnet18", epochs=40, batch_size=10),
         small=Size("small-cnn", epochs=40, batch_size=10, samples=200),

@@ -278,9 +278,7 @@ def test_what_two_have_planned_at_once_is_run_once(
 
     monkeypatch.setattr(optuna.Study, "add_trial", add_late)
     slow.add_missing_trials()
-    states = [
-        each.state.name for part in slow._trials._optuna_studies.values() for each in part.trials
-    ]
+    states = [each.state.name for each in slow._trials._optuna_study.trials]
     assert len(states) > slow.trial_count()
     for queue in (slow, fast) * 4:
         taken.append(queue.take())
@@ -474,6 +472,31 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     assert again.of("adamw", TUNE)[0] == kept
     reader = TrialQueue(storage, find_study(storage), plan=False)
     assert reader.results().to_dict() == content
+
+
+def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) -> None:
+    ranged = Contender(
+        "adamcg",
+        space={"priority_decay": {"low": 0.7, "high": 0.99, "log": False}},
+        defaults={"lr": 1e-3, "priority_decay": 0.7},
+    )
+    study = make(ADAMW, ADAMCM, ranged, metric=Metric(higher_is_better=False))
+    save_study(storage, study)
+    run(TrialQueue(storage, study))
+    (name,) = optuna.get_all_study_names(storage)
+    assert name == study.name
+    found = optuna.load_study(study_name=name, storage=storage)
+    assert found.direction.name == "MINIMIZE"
+    said = [
+        tuple(each.user_attrs[name] for name in ("optimizer", "phase", "number"))
+        for each in found.trials
+    ]
+    assert sorted(said) == everything(study)
+    for trial in found.trials:
+        settings = trial.user_attrs["settings"]
+        assert trial.params.items() <= settings.items()
+        tuned = trial.user_attrs["phase"] == TUNE
+        assert ("priority_decay" in trial.params) == (tuned and "priority_decay" in settings)
 
 
 def test_a_study_is_found_again(storage: Any) -> None:

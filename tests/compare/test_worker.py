@@ -130,7 +130,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
 
 
 def trials(queue: TrialQueue) -> list[FrozenTrial]:
-    return [trial for part in queue._trials._optuna_studies.values() for trial in part.get_trials()]
+    return queue._trials._optuna_study.get_trials()
 
 
 def amid(queue: TrialQueue, worker: "subprocess.Popen[str]") -> int:
@@ -167,10 +167,11 @@ def ended(worker: "subprocess.Popen[str]") -> str:
 
 def attempts(queue: TrialQueue) -> list[list[FrozenTrial]]:
     """Gather the trials that ran for the same number of a contender's."""
-    found: dict[tuple[Key, int], list[FrozenTrial]] = {}
-    for place, part in queue._trials._optuna_studies.items():
-        for trial in part.get_trials():
-            found.setdefault((place, trial.user_attrs["number"]), []).append(trial)
+    found: dict[tuple[Any, ...], list[FrozenTrial]] = {}
+    for trial in trials(queue):
+        attributes = trial.user_attrs
+        key = attributes["optimizer"], attributes["phase"], attributes["number"]
+        found.setdefault(key, []).append(trial)
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ Workers and the commands ``steppe worker`` and ``steppe report`` find a study he
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steppe.compare.execution.optuna_trials import optuna_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.study import Study, study_from_dict
@@ -28,10 +29,7 @@ def save_study(storage: "RDBStorage", study: Study) -> None:
     study : Study
         The study. ``TrialQueue`` adds its trials.
     """
-    import optuna
-
-    entry = optuna.create_study(storage=storage, study_name=study.name, load_if_exists=True)
-    entry.set_user_attr(_ATTRIBUTE, study.to_dict())
+    optuna_study(storage, study).set_user_attr(_ATTRIBUTE, study.to_dict())
 
 
 def find_study(storage: "RDBStorage", name: str | None = None) -> Study:

@@ -22,6 +22,7 @@ from steppe.compare.execution.stored_studies import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
 from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
     TEST,
     TUNE,
@@ -29,7 +30,7 @@ from steppe.compare.records.results import (
     Epoch,
     Metric,
     Outcome,
-    study_from_dict,
+    StudyResults,
 )
 from steppe.compare.training.run import RunSettings
 
@@ -467,7 +468,7 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     assert math.isnan(gone.outcome.final.validation_loss)
     assert (failed.outcome, failed.error) == (None, "RuntimeError: no")
     content = results.to_dict()
-    again = study_from_dict(json.loads(json.dumps(content, allow_nan=False)))
+    again = from_json(StudyResults, json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
     assert again.of("adamw", TUNE)[0] == kept
     reader = TrialQueue(storage, find_study(storage), plan=False)

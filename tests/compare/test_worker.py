@@ -29,7 +29,8 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
-from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
 
 __all__ = ["opened", "postgres"]
@@ -120,7 +121,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
     found: dict[Key, str] = {}
     for trial in results.trials:
         assert trial.outcome is not None, trial.error
-        content = outcome_to_dict(trial.outcome)
+        content = to_json(trial.outcome)
         del content["costs"]
         del content["curve"]["seconds"]
         key = (trial.optimizer, trial.phase, str(trial.number))

@@ -21,7 +21,8 @@ from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
-from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import Contender, Metric, Settings
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.reproducibility import reproducible
@@ -31,7 +32,6 @@ from steppe.compare.training.run import (
     RunContext,
     RunSettings,
     Schedule,
-    run_settings_from_dict,
 )
 from steppe.compare.training.train import Training
 
@@ -96,18 +96,8 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""
-        return asdict(self)
-
-
-def study_from_dict(content: Mapping[str, Any]) -> Study:
-    """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
-    parts = dict(content)
-    return Study(
-        setup=run_settings_from_dict(parts.pop("setup")),
-        metric=Metric(**parts.pop("metric")),
-        contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
-        **parts,
-    )
+        content: dict[str, Any] = to_json(self)
+        return content
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:

@@ -150,7 +150,8 @@ class Training:
         if recurrent and (settings.accumulate > 1 or processes > 1):
             raise ValueError(
                 f"{settings.model} goes on from batch to batch, which must stay whole: "
-                f"accumulate and processes must be 1, got {settings.accumulate} and {processes}"
+                "grad-accumulation and processes must be 1, got "
+                f"{settings.accumulate} and {processes}"
             )
         fewest = min(len(self._validation_until(0)), len(self.data.test))
         if fewest < processes:

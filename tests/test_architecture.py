@@ -55,7 +55,7 @@ def test_instruments_and_theory_know_no_optimizer() -> None:
 
 
 def test_the_core_imports_without_the_extras() -> None:
-    blocked = ["typer", "rich", "triton", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
+    blocked = ["cyclopts", "cattrs", "platformdirs", "rich", "triton", "scipy", "sklearn", "matplotlib", "mlxtend", "pandas"]
     blocked += ["optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"]
     blocked += ["transformers", "peft", "gguf"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
@@ -77,5 +77,7 @@ def test_training_imports_without_what_only_studies_need() -> None:
     blocked += ["transformers", "peft", "gguf"]
     blocked += ["scipy", "sklearn", "matplotlib", "mlxtend", "tensorboard", "pytorch_optimizer"]
     code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in blocked)
-    code += "import steppe.cli.app\n"
+    code += "from steppe.cli.app import load_commands\n"
+    code += "from steppe.cli.commands import COMMANDS\n"
+    code += "load_commands(COMMANDS)\n"
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

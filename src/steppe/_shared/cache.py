@@ -1,6 +1,9 @@
-"""What takes long to make and is made once: kept in the user's cache directory."""
+"""Files that take long to make, kept in the user's cache directory: prepared data and models.
 
-import os
+Kernels are kept by :mod:`steppe._engines.cpu.compile_cache`, which finds its directory without
+platformdirs, as the core install has none. On Linux both are the same directory.
+"""
+
 import secrets
 import shutil
 from collections.abc import Callable
@@ -8,17 +11,19 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from steppe._shared.files import write_whole
 
 
 def cache_directory() -> Path:
-    """Return steppe's directory in the user's cache: ``$XDG_CACHE_HOME``, else ``~/.cache``.
+    """Return steppe's directory among the user's caches, where the system keeps them.
 
-    All in it can be made again: it may be deleted at any time.
+    On Linux that is ``$XDG_CACHE_HOME/steppe``, else ``~/.cache/steppe``. All in it can be made
+    again: it may be deleted at any time.
     """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "steppe")
+    return user_cache_path("steppe", appauthor=False)
 
 
 def cached_tensors(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

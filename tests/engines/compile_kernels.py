@@ -61,7 +61,7 @@ if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver(GPUTarget(backend, number, int(warp_size))))
     gpu._launch = launch
     gpu.DEVICES = ("cpu",)
-    engines.FUSED = (gpu,)
+    dispatch.FUSED = (gpu,)
     for config, dtype, state in CASES:
         p = torch.zeros(8192, dtype=dtype, requires_grad=True)
         p.grad = torch.zeros_like(p)

@@ -77,7 +77,7 @@ class Fused(SimpleNamespace):
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Fused:
     engine = Fused(steps=0)
-    monkeypatch.setattr(engines, "FUSED", (engine,))
+    monkeypatch.setattr(dispatch, "FUSED", (engine,))
     return engine
 
 

@@ -46,7 +46,7 @@ ADAM, SCALE_FREE, CRITICAL, OWN_NORMS = FEW
 def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Leave no other fused engine, and count launches by kernel."""
     monkeypatch.setattr(gpu, "DEVICES", (DEVICE,))
-    monkeypatch.setattr(engines, "FUSED", (gpu,))
+    monkeypatch.setattr(dispatch, "FUSED", (gpu,))
     found: Counter[str] = Counter()
     launch = gpu._launch
 

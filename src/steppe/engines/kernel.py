@@ -61,9 +61,6 @@ class Kernel:
         For rules whose last scalar is ``rms``: ``(mean, square, *scalars) -> (mean, rms²)``, of
         numbers in float64. ``mean`` is the tensor's own in the state, ``square`` that of its
         squared gradient, and ``scalars`` are some of the rule's.
-    item
-        Where what is remembered follows from the state that a step leaves behind: an element
-        function of some of that state and of the step's scalars. It can be stored later then.
     """
 
     rule: Function
@@ -71,7 +68,6 @@ class Kernel:
     scalars: Function
     buffer: Buffer | None = None
     mean_square: Function | None = None
-    item: Function | None = None
 
     @cached_property
     def scalar_names(self) -> tuple[str, ...]:

@@ -25,12 +25,7 @@ from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 from steppe import rules
 from steppe.engines import cpu_words, native, storage
 from steppe.engines.cpu_operands import Formats
-from steppe.engines.cpu_source import (
-    norm_source,
-    settle_source,
-    slot_sums_source,
-    update_source,
-)
+from steppe.engines.cpu_source import norm_source, slot_sums_source, update_source
 from steppe.engines.kernel import Kernel
 
 
@@ -58,13 +53,6 @@ def update_kernel(kernel: Kernel, formats: Formats) -> Native:
     """Return ``update`` of a method in given number formats."""
     name = "_".join([kernel.rule.__name__, formats.param, *dict.fromkeys(formats.state)])
     return _native(name, "update", update_source(kernel, formats))
-
-
-@cache
-def settle_kernel(kernel: Kernel, formats: Formats) -> Native:
-    """Return ``settle`` of a method that defers, in given number formats."""
-    name = "_".join(["settle", kernel.rule.__name__, formats.param])
-    return _native(name, "settle", settle_source(kernel, formats))
 
 
 @cache

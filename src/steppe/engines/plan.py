@@ -341,6 +341,7 @@ def _side_by_side(batch: Batch, name: str) -> Tensor:
     parts = [row.state[name] for row in batch.rows]
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])
-    for row, part in zip(batch.rows, packed.unbind(), strict=True):
-        row.state[name] = part
+    # The tensors stay and only their storage moves: who holds a state dictionary holds the live one.
+    for part, place in zip(parts, packed.unbind(), strict=True):
+        part.data = place
     return packed

@@ -14,6 +14,7 @@ from triton.backends.compiler import GPUTarget
 
 from matrix import Config
 from steppe import engines
+from steppe.engines import dispatch
 from steppe.engines import gpu
 
 CASES = [

@@ -22,6 +22,7 @@ from matrix import (
     values,
 )
 from steppe import engines
+from steppe.engines import dispatch
 from steppe.engines import gpu, norms, plan
 from steppe.engines.gpu_table import CHUNK, SPAN
 from steppe.engines.kernel import REPLACEMENTS, RESUM_EVERY

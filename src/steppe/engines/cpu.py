@@ -62,7 +62,8 @@ def _square_sums(batch: Batch) -> Floats:
     table = table_of(batch)
     sums = np.empty(len(table.chunks))
     gradients = np.ascontiguousarray(table.tensors[:, 1])
-    _run(norm_kernel(table.formats.param), table, tensors=gradients, sums=sums)
+    kernel = norm_kernel(table.formats.param, table.formats.norm_by_blocks(batch.kernel))
+    _run(kernel, table, tensors=gradients, sums=sums)
     by_row = np.bincount(table.chunks[:, 0], weights=sums, minlength=len(table.tensors))
     return by_row.astype(np.float64)  # without chunks they are integers
 

@@ -147,6 +147,12 @@ class Formats:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"
 
+    def norm_by_blocks(self, kernel: Kernel) -> bool:
+        """Whether gradients are summed up block by block for their norm."""
+        rounds = any(map(is_noisy, (self.param, *self.state)))
+        in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
+        return kernel.norm_by_blocks and in_full and rounds
+
 
 def operands_of(
     arguments: list[str], kernel: Kernel, formats: Formats

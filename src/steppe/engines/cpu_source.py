@@ -35,11 +35,11 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     return _Method(kernel, formats).update()
 
 
-def norm_source(format: str) -> str:
+def norm_source(format: str, by_blocks: bool) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
     g = Operand("g", format, 1, cell("tensors", "row", 0, 1))
     text = header(f"Sums of squares in {format}") + format_definitions([g])
-    return text + _sums("square_sums", g) + shared_source("square_sums")
+    return text + _sums("square_sums", g, by_blocks) + shared_source("square_sums")
 
 
 def slot_sums_source(format: str) -> str:
@@ -157,12 +157,12 @@ class _Method:
         return cell("table", "line", place, "line_width", "float64")
 
 
-def _sums(name: str, g: Operand) -> str:
+def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     """Sum the squares of a chunk of the gradient."""
     added = f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
     conclusion = f"    store(sums, chunk, sum, {TABLES})"
     body = [*g.open(), *loop_over([added])]
-    return chunk_source(name, ["sum = 0.0"], body, is_plain=True, conclusion=conclusion)
+    return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)
 
 
 def _total(wide: str) -> str:

@@ -56,9 +56,9 @@ def update_kernel(kernel: Kernel, formats: Formats) -> Native:
 
 
 @cache
-def norm_kernel(format: str) -> Native:
+def norm_kernel(format: str, by_blocks: bool) -> Native:
     """Return ``square_sums``, of gradients in a number format."""
-    return _native(f"norm_{format}", "square_sums", norm_source(format))
+    return _native(f"norm_{format}", "square_sums", norm_source(format, by_blocks))
 
 
 @cache

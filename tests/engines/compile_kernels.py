@@ -13,9 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from matrix import Config
-from steppe import engines
-from steppe.engines import dispatch
-from steppe.engines import gpu
+from steppe.engines import dispatch, gpu
 
 CASES = [
     (Config("DualAdam"), torch.float32, None),

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from matrix import Config, equal, parameters, train
 from steppe import engines
-from steppe.engines import dispatch
-from steppe.engines import eager
+from steppe.engines import dispatch, eager
 from steppe.engines.norms import Norms, joint_norm, square_sum
 
 

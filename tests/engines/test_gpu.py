@@ -21,9 +21,7 @@ from matrix import (
     train,
     values,
 )
-from steppe import engines
-from steppe.engines import dispatch
-from steppe.engines import gpu, norms, plan
+from steppe.engines import dispatch, gpu, norms, plan
 from steppe.engines.gpu_table import CHUNK, SPAN
 from steppe.engines.kernel import REPLACEMENTS, RESUM_EVERY
 from steppe.engines.shards import Share, share_of

@@ -349,7 +349,7 @@ def _side_by_side(batch: Batch, name: str) -> Tensor:
     parts = [row.state[name] for row in batch.rows]
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])
-    # The tensors stay, only their storage moves: a state_dict taken before goes on to be the live one.
+    # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
     for part, place in zip(parts, packed.unbind(), strict=True):
         part.data = place
     return packed

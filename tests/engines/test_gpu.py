@@ -21,7 +21,7 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
-from steppe import _engines
+from steppe._engines import dispatch
 from steppe._engines.base import norms, plan
 from steppe._engines.base.method import REPLACEMENTS, RESUM_EVERY
 from steppe._engines.base.sharding import Share, share_of
@@ -47,7 +47,7 @@ ADAM, SCALE_FREE, CRITICAL, OWN_NORMS = FEW
 def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Leave no other fused engine, and count launches by kernel."""
     monkeypatch.setattr(gpu, "DEVICES", (DEVICE,))
-    monkeypatch.setattr(_engines, "FUSED", (gpu,))
+    monkeypatch.setattr(dispatch, "FUSED", (gpu,))
     found: Counter[str] = Counter()
     launch = gpu._launch
 

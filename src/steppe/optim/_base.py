@@ -1,6 +1,5 @@
 """What all optimizers share: options, state, the step, checkpoints."""
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,26 +46,6 @@ class RuleOptimizer(Optimizer):
         options = {name: plain(value) for name, value in options.items()}
         check(options)
         super().__init__(params, options)
-
-    # A step may leave something for the next one to store; nobody is to see that.
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The state of each parameter, by name."""
-        if "state" not in vars(self):
-            # Lightning's wrappers inherit from what they wrap, and find its state by __getattr__.
-            raise AttributeError(f"{type(self).__name__} has no state of its own")
-        if self._plan is not None:
-            _engines.settle(self._plan)
-        return self._unsettled
-
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        vars(self)["state"] = value
-
-    @property
-    def _unsettled(self) -> defaultdict[Tensor, Any]:
-        found: defaultdict[Tensor, Any] = vars(self)["state"]
-        return found
 
     def _kernel(self, group: Group) -> Kernel:
         raise NotImplementedError
@@ -238,7 +217,7 @@ class RuleOptimizer(Optimizer):
         if (
             self._plan is None
             or self._plan_key != key
-            or not self._plan.fits(params, grads, self._unsettled)
+            or not self._plan.fits(params, grads, self.state)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
         self._plan.set_gradients(grads)

@@ -42,7 +42,7 @@ def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replac
         state if amsgrad else state[:2],
         _SCALARS[two_way, variant],
         buffer(rules.critical_mean, replacement),
-        item=rules.corrected_momentum if variant == "consistent" else None,
+        norm_by_blocks=variant == "consistent",
     )
 
 
@@ -53,7 +53,7 @@ def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Kernel:
         ("momentum_buffer",),
         rules.sgd_scalars if has_momentum else rules.undamped_sgd_scalars,
         buffer(rules.critical_mean, replacement),
-        item=rules.kept_momentum,
+        norm_by_blocks=True,
     )
 
 

@@ -61,9 +61,9 @@ class Kernel:
         For rules whose last scalar is ``rms``: ``(mean, square, *scalars) -> (mean, rms²)``, of
         numbers in float64. ``mean`` is the tensor's own in the state, ``square`` that of its
         squared gradient, and ``scalars`` are some of the rule's.
-    item
-        Where what is remembered follows from the state that a step leaves behind: an element
-        function of some of that state and of the step's scalars. It can be stored later then.
+    norm_by_blocks
+        Whether the CPU's norm of gradients adds up blocks of 256 where the kernel rounds by blocks
+        and stores its items in full: an order of additions that saved keys have been made in.
     """
 
     rule: Function
@@ -71,7 +71,7 @@ class Kernel:
     scalars: Function
     buffer: Buffer | None = None
     mean_square: Function | None = None
-    item: Function | None = None
+    norm_by_blocks: bool = False
 
     @cached_property
     def scalar_names(self) -> tuple[str, ...]:

@@ -257,6 +257,8 @@ class Plan:
             if not batch.demand.capturable:
                 _pack(batch)
         self._books = _books(self._states)
+        self._counts = [row.state["step"] for row in self.rows]
+        self._places = _places(self._counts)
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
 
@@ -272,6 +274,8 @@ class Plan:
             and _absent(grads) == self._absent
             and _are(states.values(), self._states)
             and _are(_books(self._states), self._books)
+            # A copy of the optimizer that shares its state may have packed it anew.
+            and _places(self._counts) == self._places
         )
 
     def release_gradients(self) -> None:
@@ -324,6 +328,10 @@ def _books(states: Sequence[State]) -> list[Tensor | None]:
     return [state.get(name) for name in names if name in kept for state in states]
 
 
+def _places(tensors: list[Tensor]) -> list[int]:
+    return list(map(Tensor.data_ptr, tensors))
+
+
 def _pack(batch: ParamBatch) -> None:
     """Lay step counts side by side, so that reading or changing all is one operation; keys too.
 
@@ -341,6 +349,7 @@ def _side_by_side(batch: ParamBatch, name: str) -> Tensor:
     parts = [row.state[name] for row in batch.rows]
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])
-    for row, part in zip(batch.rows, packed.unbind(), strict=True):
-        row.state[name] = part
+    # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
+    for part, place in zip(parts, packed.unbind(), strict=True):
+        part.data = place
     return packed

@@ -35,16 +35,11 @@ def update_source(kernel: Kernel, formats: Formats) -> str:
     return _Method(kernel, formats).update()
 
 
-def settle_source(kernel: Kernel, formats: Formats) -> str:
-    """Return the source of ``settle``, which stores what a deferring step has left to store."""
-    return _Method(kernel, formats).settle()
-
-
-def norm_source(format: str) -> str:
+def norm_source(format: str, by_blocks: bool) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
     g = Operand("g", format, 1, cell("tensors", "row", 0, 1))
     text = header(f"Sums of squares in {format}") + format_definitions([g])
-    return text + _sums("square_sums", g) + shared_source("square_sums")
+    return text + _sums("square_sums", g, by_blocks) + shared_source("square_sums")
 
 
 def slot_sums_source(format: str) -> str:
@@ -60,37 +55,23 @@ class _Method:
 
     def __init__(self, kernel: Kernel, formats: Formats) -> None:
         self.kernel, self.formats, self.wide = kernel, formats, formats.wide
-        self.defers = formats.defers(kernel)
         self.arguments = list(signature(kernel.rule).parameters)
         self.operands, self.slot = operands_of(self.arguments, kernel, formats)
         self.written = [self.operands[0], *self.operands[2:]]
         self.everything = [*self.operands, *([self.slot] if self.slot else [])]
         self.is_plain = not any(operand.is_noisy for operand in self.everything)
         self.inputs = inputs_of(self.operands, formats)
-        self.of_item = list(signature(kernel.item).parameters) if kernel.item else []
 
     def update(self) -> str:
         kernel, formats = self.kernel, self.formats
         title = f"The rule {kernel.rule.__name__} in {formats.param}, "
         text = header(f"{title}state {', '.join(formats.state)}") + self._definitions()
-        preparation, conclusion = self._preparation(), _STORE_SUM if self.defers else ""
-        chunk = chunk_source("update", preparation, self._body(), self.is_plain, conclusion)
+        chunk = chunk_source("update", self._preparation(), self._body(), self.is_plain)
         if kernel.mean_square is None or formats.sharded:
-            place = FORWARD if kernel.buffer is None or self.defers else BACKWARD
+            place = FORWARD if kernel.buffer is None else BACKWARD
             return text + chunk + shared_source("update", place)
         in_mean = ", ".join(self._scalar(name) for name in kernel.mean_scalars)
         return text + _sums("squares", self.operands[1]) + chunk + phased_source("update", in_mean)
-
-    def settle(self) -> str:
-        assert self.slot is not None
-        needed = [operand for operand in self.operands if operand.name in self.of_item]
-        body = [line for operand in (*needed, self.slot) for line in operand.open()]
-        body += [self._total_begin(), *loop_over(self._storing("past_item", self.slot))]
-        preparation = [_INDEX, *self._past_scalars()]
-        text = header(f"What {self.kernel.rule.__name__} remembers, in {self.formats.param}")
-        text += self._buffer_definitions() + format_definitions(needed)
-        text += chunk_source("settle", preparation, body, is_plain=True)
-        return text + shared_source("settle")
 
     def _definitions(self) -> str:
         """Compile what the kernel calls, and no more: it is what the first step waits for."""
@@ -98,20 +79,13 @@ class _Method:
         lines = [f'rule = compiled("{kernel.rule.__name__}")']
         if kernel.mean_square is not None and not self.formats.sharded:
             lines.append(f'mean_rule = compiled("{kernel.mean_square.__name__}")')
+        if kernel.buffer is not None:
+            lines.append('swap = compiled("swap")')
         text = "\n" + "\n".join(lines) + "\n"
-        return text + self._buffer_definitions() + format_definitions(self.everything)
-
-    def _buffer_definitions(self) -> str:
-        if self.kernel.buffer is None:
-            return ""
-        item = self.kernel.item
-        return 'swap = compiled("swap")\n' + (
-            f'item_of = compiled("{item.__name__}")\n' if item else ""
-        )
+        return text + format_definitions(self.everything)
 
     def _preparation(self) -> Lines:
         lines = self._scalars()
-        lines += ["sum = 0.0"] if self.defers else []
         if not self.is_plain:
             number, step = (f"uint32({cell('identities', 'row', i, 2)})" for i in range(2))
             lines.append(f"key = noise_key({number}, {step})")
@@ -126,9 +100,7 @@ class _Method:
         lines = [line for operand in self.operands for line in operand.open()]
         lines += [line for operand in self.written for line in operand.open_store()]
         lines += self._with_buffer() if self.kernel.buffer else loop_over(self._rule())
-        lines += [line for operand in self.written for line in operand.close()]
-        # In a loop of its own, so that it adds up in the same order whether the row stores or not.
-        return lines + (loop_over([_sum(self.operands[1])]) if self.defers else [])
+        return lines + [line for operand in self.written for line in operand.close()]
 
     def _rule(self) -> Lines:
         """Call the rule, and write what it returns."""
@@ -149,32 +121,20 @@ class _Method:
         here = f"total_here = {_total(self.wide)}"
         return [
             *(_summed(slot, self.wide) if slot.is_noisy else [self._total_begin()]),
-            _INDEX,
+            f"index = load(stored, row, int64, {TABLES})",
             "if index < 0:",
             *indented(loop_over([here, *rule])),
             "else:",
             *indented([*slot.open(), *slot.open_store()]),
-            *indented(self._past_scalars() if self.defers else []),
             *indented(loop_over(self._with_storing(here, rule, slot))),
             *indented(slot.close()),
         ]
 
     def _with_storing(self, here: str, rule: Lines, slot: Operand) -> Lines:
-        if self.defers:
-            return [*self._storing("past_item", slot), *rule]
-        swapped = [] if slot.is_noisy else self._swapped("item", slot)
-        return [here, *rule, *swapped, *slot.store("item")]
-
-    def _storing(self, name: str, slot: Operand) -> Lines:
-        """Store what the step before was to remember, before its state is overwritten."""
-        item = f"item_of({', '.join(self.inputs.get(x, f'past_{x}') for x in self.of_item)})"
-        return [f"{name} = {item}", *self._swapped(name, slot), *slot.store(name)]
-
-    def _swapped(self, item: str, slot: Operand) -> Lines:
-        return [
-            f"total_here = swap({_total(self.wide)}, {slot.load()}, {item})",
-            f"store(total, i, total_here, {TOTAL_ASIDE})",
-        ]
+        if slot.is_noisy:
+            return [here, *rule, *slot.store("item")]
+        swapped = f"swap(total_here, {slot.load()}, item)"
+        return [here, *rule, f"store(total, i, {swapped}, {TOTAL_ASIDE})", *slot.store("item")]
 
     def _total_begin(self) -> str:
         """Find the block of the slots' sum that lies in memory."""
@@ -191,33 +151,18 @@ class _Method:
             lines.append(f"{name} = {self.wide}({value})")
         return lines
 
-    def _past_scalars(self) -> Lines:
-        """Read what the item takes of the scalars of the step before."""
-        lines = [f"past_line = load(past_lines, row, int64, {TABLES})"]
-        for name in self.of_item:
-            if name in self.kernel.scalar_names:
-                value = self._scalar(name, "past_table", "past_line")
-                lines.append(f"past_{name} = {self.wide}({value})")
-        return lines
-
-    def _scalar(self, name: str, table: str = "table", line: str = "line") -> str:
+    def _scalar(self, name: str) -> str:
         """Return the expression of one of the rule's scalars, in float64."""
         place = 1 + self.kernel.scalar_names.index(name)
-        return cell(table, line, place, "line_width", "float64")
+        return cell("table", "line", place, "line_width", "float64")
 
 
-_INDEX = f"index = load(stored, row, int64, {TABLES})"
-_STORE_SUM = f"    store(sums, chunk, sum, {TABLES})"
-
-
-def _sums(name: str, g: Operand) -> str:
+def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     """Sum the squares of a chunk of the gradient."""
-    body = [*g.open(), *loop_over([_sum(g)])]
-    return chunk_source(name, ["sum = 0.0"], body, is_plain=True, conclusion=_STORE_SUM)
-
-
-def _sum(g: Operand) -> str:
-    return f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
+    added = f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
+    conclusion = f"    store(sums, chunk, sum, {TABLES})"
+    body = [*g.open(), *loop_over([added])]
+    return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)
 
 
 def _total(wide: str) -> str:

@@ -26,12 +26,7 @@ from steppe import rules
 from steppe._engines.base import number_formats
 from steppe._engines.base.method import Kernel
 from steppe._engines.cpu import bit_ops, intrinsics
-from steppe._engines.cpu.codegen import (
-    norm_source,
-    settle_source,
-    slot_sums_source,
-    update_source,
-)
+from steppe._engines.cpu.codegen import norm_source, slot_sums_source, update_source
 from steppe._engines.cpu.operands import Formats
 
 
@@ -62,16 +57,9 @@ def update_kernel(kernel: Kernel, formats: Formats) -> Native:
 
 
 @cache
-def settle_kernel(kernel: Kernel, formats: Formats) -> Native:
-    """Return ``settle`` of a method that defers, in given number formats."""
-    name = "_".join(["settle", kernel.rule.__name__, formats.param])
-    return _native(name, "settle", settle_source(kernel, formats))
-
-
-@cache
-def norm_kernel(format: str) -> Native:
+def norm_kernel(format: str, by_blocks: bool) -> Native:
     """Return ``square_sums``, of gradients in a number format."""
-    return _native(f"norm_{format}", "square_sums", norm_source(format))
+    return _native(f"norm_{format}", "square_sums", norm_source(format, by_blocks))
 
 
 @cache

@@ -147,15 +147,11 @@ class Formats:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"
 
-    def defers(self, kernel: Kernel) -> bool:
-        """Whether a step stores what the step before it was to remember.
-
-        The norm that decides it is then summed up in passing; before the step it would take a
-        pass over all gradients. Slots in low precision would be given a momentum that has itself
-        been rounded.
-        """
+    def norm_by_blocks(self, kernel: Kernel) -> bool:
+        """Whether gradients are summed up block by block for their norm."""
+        rounds = any(map(is_noisy, (self.param, *self.state)))
         in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
-        return kernel.item is not None and in_full
+        return kernel.norm_by_blocks and in_full and rounds
 
 
 def operands_of(

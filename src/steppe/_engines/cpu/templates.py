@@ -155,8 +155,6 @@ ARGUMENTS = (
     "slots",
     "slot_scales",
     "stored",
-    "past_lines",
-    "past_table",
     "identities",
     "chunks",
     "lines",

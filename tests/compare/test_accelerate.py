@@ -20,6 +20,8 @@ from steppe.compare.run import Place, Run, Setup
 from steppe.compare.tasks import Size, Task
 from steppe.compare.train import train
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("adamw", "adamcm+sam", "adam+warmup")
 
 

@@ -19,6 +19,8 @@ from steppe.compare.presets import PRESETS
 from steppe.compare.results import StudyResults, load
 from steppe.compare.storage import open_storage
 
+pytestmark = pytest.mark.thorough
+
 SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1)
 UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
 

@@ -20,6 +20,8 @@ from steppe.compare.study import Options, Study, plan
 from steppe.compare.tasks import data_of
 from steppe.compare.train import train
 
+pytestmark = pytest.mark.thorough
+
 LENGTH = 7
 PATIENCE_S = 240
 

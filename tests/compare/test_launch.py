@@ -17,6 +17,8 @@ from steppe.compare.run import Place
 from steppe.compare.storage import open_storage
 from steppe.compare.worker import work
 
+pytestmark = pytest.mark.thorough
+
 ACCELERATE = (
     "accelerate.commands.launch",  # the module behind ``accelerate launch``
     *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),

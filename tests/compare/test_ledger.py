@@ -32,6 +32,8 @@ from steppe.compare.run import Setup
 from steppe.compare.storage import open_storage
 from steppe.compare.study import Study
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}

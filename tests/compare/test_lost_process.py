@@ -17,6 +17,8 @@ from steppe.compare.run import Place, Run
 from steppe.compare.storage import open_storage
 from steppe.compare.study import Options, Study, plan
 
+pytestmark = pytest.mark.thorough
+
 SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 
 

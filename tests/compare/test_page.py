@@ -30,6 +30,8 @@ from steppe.compare.results import (
     study_from_dict,
 )
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["browser"]
 
 CURVES = ("train-loss", "validation-loss", "validation-score")

@@ -20,6 +20,8 @@ from helpers.study_storages import Open, away, forget, opened
 from steppe.compare import storage as module
 from steppe.compare.storage import alive, expendable, open_storage, persistent, revive, storage_url
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 

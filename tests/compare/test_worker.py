@@ -32,6 +32,8 @@ from steppe.compare.storage import open_storage
 from steppe.compare.study import Options, Study, plan
 from steppe.compare.worker import work
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 EPOCHS = 10

@@ -32,6 +32,8 @@ from torch.optim import Optimizer
 import steppe
 from helpers.process_group import PATIENCE_S, join, leave, results_of, started
 
+pytestmark = pytest.mark.thorough
+
 Outcome = dict[str, Tensor]
 
 #: Steps before a checkpoint, and after it.

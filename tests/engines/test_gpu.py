@@ -28,6 +28,8 @@ from steppe.engines.kernel import REPLACEMENTS, RESUM_EVERY
 from steppe.engines.shards import Share, share_of
 from steppe.optim import state as state_of_params
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

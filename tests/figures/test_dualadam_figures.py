@@ -22,6 +22,8 @@ from steppe.figures import (
     inverse_share,
 )
 
+pytestmark = pytest.mark.thorough
+
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 

@@ -5,7 +5,11 @@ import pty
 import threading
 from pathlib import Path
 
+import pytest
+
 from helpers.warm_python import run, start
+
+pytestmark = pytest.mark.thorough
 
 PATIENCE_S = 240
 

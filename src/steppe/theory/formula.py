@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steppe._shared.array_types import Array
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_number, check_positive
 from steppe.landscape._result import Result
@@ -16,7 +16,7 @@ from steppe.theory.methods import check_curvatures, find_method
 Regime = Literal["local", "frozen"]
 
 #: C·B/|H| of the gradients, at the minimum and at the saddle; one number stands for both.
-Noise = float | Sequence[float] | NDArray[np.floating[Any]]
+Noise = float | Sequence[float] | Array
 
 REGIMES = ("local", "frozen")
 

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from steppe._shared.array_types import Floats
 from steppe.landscape._objective import Batches, LossFunction, Objective, derivatives
 from steppe.landscape._result import Result
 from steppe.landscape.operators.hessian import hessian
 from steppe.landscape.surfaces._directions import checked_direction
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

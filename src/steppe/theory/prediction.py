@@ -6,11 +6,11 @@ from typing import Literal
 import numpy as np
 from torch import Tensor, nn
 
+from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_positive
 from steppe.landscape._objective import Batches, LossFunction, Objective, flat
 from steppe.landscape._result import Result
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.landscape.surfaces._interpolation import between
 from steppe.landscape.surfaces.barrier import barrier
 from steppe.theory.formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair

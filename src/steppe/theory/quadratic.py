@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from math import exp, expm1, inf, log, log1p, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_number, check_positive
 from steppe.theory.root_locus import spectral_radius, windows
@@ -41,7 +42,7 @@ def rate(
     lr: float,
     momentum: float,
     ages: Iterable[int] | None = None,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the factor by which the distance from a quadratic's minimum shrinks each step.
 
     It is the largest |z| of the module's equation: in the limit of many steps, below 1 where the
@@ -192,7 +193,7 @@ def optimal_rate(
     return _best_heavy_ball(condition_number, momentum)
 
 
-def _heavy_ball(steps: NDArray[np.float64], momentum: float) -> NDArray[np.float64]:
+def _heavy_ball(steps: Floats, momentum: float) -> Floats:
     """Return the larger root of z² − (1 + β − s)z + β, whose discriminant is factored."""
     root = sqrt(momentum)
     discriminant = (steps - (1 - root) ** 2) * (steps - (1 + root) ** 2)

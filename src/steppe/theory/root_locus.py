@@ -14,12 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.polynomial import chebyshev
-from numpy.typing import NDArray
+
+from steppe._shared.array_types import Floats
 
 
-def spectral_radius(
-    steps: NDArray[np.float64], momentum: float, ages: Sequence[int]
-) -> NDArray[np.float64]:
+def spectral_radius(steps: Floats, momentum: float, ages: Sequence[int]) -> Floats:
     """Return the largest |z| for each step, by the eigenvalues of companion matrices.
 
     Where two roots coincide they are right to about 1e-8, the root of the machine's precision.
@@ -41,7 +40,7 @@ def windows(radius: float, momentum: float, ages: Sequence[int]) -> list[tuple[f
     return list(zip(steps[:-1][inside].tolist(), steps[1:][inside].tolist(), strict=True))
 
 
-def _crossings(radius: float, momentum: float, ages: Sequence[int]) -> NDArray[np.float64]:
+def _crossings(radius: float, momentum: float, ages: Sequence[int]) -> Floats:
     """Return every s > 0 with a root on the circle, ascending.
 
     With z = r·exp(iθ) s is real where Im(N(z)·conj D(z)) = Σ_m c_m sin(mθ) = 0. That is sin θ
@@ -65,9 +64,7 @@ def _crossings(radius: float, momentum: float, ages: Sequence[int]) -> NDArray[n
     return np.sort(steps[np.isfinite(steps) & (steps > 0)])
 
 
-def _polynomials(
-    momentum: float, ages: Sequence[int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _polynomials(momentum: float, ages: Sequence[int]) -> tuple[Floats, Floats]:
     """Return (z−1)(z−β) and z·[1 + mean z^−τ], both times z^(max τ − 1), lowest power first."""
     oldest = max(ages)
     numerator, denominator = np.zeros((2, oldest + 2))

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from steppe._engines import bind
+from steppe._shared.array_types import Flags, Floats, Integers
 from steppe._shared.names import check_name
 from steppe._shared.progress import progress
 from steppe._shared.validation import check_integer, check_number, check_positive
@@ -21,9 +21,6 @@ from steppe.landscape._result import Result
 from steppe.theory.formula import Noise, noise_variances
 from steppe.theory.methods import Method, Scalars, check_curvatures, find_method
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 SecondMoment = Literal["local", "frozen", "ema"]
 
 _SECOND_MOMENTS = ("local", "frozen", "ema")
@@ -66,7 +63,7 @@ class Simulation(Result):
     times: Integers
     out: Flags
     survival_times: Integers
-    survival: NDArray[np.floating[Any]]
+    survival: Floats
     complete: bool
 
     @property
@@ -347,6 +344,6 @@ def _result(times: Integers, out: Flags, complete: bool) -> Simulation:
         times=times,
         out=out,
         survival_times=moments,
-        survival=np.cumprod(1.0 - leaving / at_risk),
+        survival=np.cumprod(1.0 - leaving / at_risk, dtype=np.float64),
         complete=complete,
     )

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base import scalars
@@ -15,7 +13,6 @@ from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import RESUM_EVERY
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import ParamBatch
-from steppe._engines.base.sharding import Integers
 from steppe._engines.cpu import openmp
 from steppe._engines.cpu.compile_cache import (
     Native,
@@ -36,6 +33,7 @@ from steppe._engines.cpu.table import (
     table_of,
 )
 from steppe._engines.cpu.templates import ARGUMENTS
+from steppe._shared.array_types import Array, Flags, Floats, Integers
 
 name = "cpu"
 reads_amp = False
@@ -43,8 +41,6 @@ reads_amp = False
 # Integers in a cache line.
 _LINE = 8
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 _NONE: Integers = np.empty(0, dtype=np.int64)
 
 
@@ -92,7 +88,7 @@ class Pending:
     outlook: Outlook | None = None
 
     @property
-    def arrays(self) -> dict[str, NDArray[Any]]:
+    def arrays(self) -> dict[str, Array]:
         """What a kernel is given of it."""
         return {"stored": self.stored, "past_table": self.values, "past_lines": self.lines}
 
@@ -227,14 +223,14 @@ def _store_pending(batch: ParamBatch, table: CpuTable, rows: Flags) -> None:
     pending.stored[rows] = -1
 
 
-def _advance(batch: ParamBatch, **arrays: NDArray[Any]) -> None:
+def _advance(batch: ParamBatch, **arrays: Array) -> None:
     """Run the kernel that updates all rows."""
     table = table_of(batch)
     table.identities[:, 1] = batch.steps.numpy()
     _run(update_kernel(batch.kernel, table.formats), table, **arrays)
 
 
-def _run(kernel: Native, addresses: CpuTable, **arrays: NDArray[Any]) -> None:
+def _run(kernel: Native, addresses: CpuTable, **arrays: Array) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
     count = openmp.count()
     # The counters of two queues for each thread, a cache line each, and that of arrivals.
@@ -303,7 +299,7 @@ def _find_stored(batch: ParamBatch, table: CpuTable, stored: Integers) -> None:
         find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
 
 
-def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
+def _phases(batch: ParamBatch) -> dict[str, Array]:
     """Return what a kernel needs that sums a tensor up before updating it."""
     table = table_of(batch)
     bounds = table.bounds
@@ -318,7 +314,7 @@ def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
     }
 
 
-def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
+def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, Array]:
     """Bring the rows' means up to date, given sums of squares; return what rules divide by."""
     kernel, means = batch.kernel, batch.means.numpy()
     sizes = np.array([max(row.share.numel, 1) for row in batch.rows])

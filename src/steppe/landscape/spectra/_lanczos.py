@@ -1,11 +1,9 @@
 """What Lanczos' method is made of: an orthonormal basis that grows and is rotated."""
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Floats = NDArray[np.float64]
+from steppe._shared.array_types import Floats
 
 # Elements whose products are added up in the vectors' own format; their sums are in float64.
 _PIECE = 1 << 14

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
 from steppe.landscape._result import Result, axes_for
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.spectra._lanczos import ROUNDING, Basis, Floats
+from steppe.landscape.spectra._lanczos import ROUNDING, Basis
 from steppe.landscape.spectra._probes import Probes
 
 if TYPE_CHECKING:

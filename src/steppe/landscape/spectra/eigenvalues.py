@@ -5,21 +5,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from steppe._shared.array_types import Flags, Floats
 from steppe._shared.interrupts import uninterrupted
 from steppe._shared.progress import progress
 from steppe.landscape._result import Result, axes_for
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.spectra._lanczos import ROUNDING, Basis, Floats
+from steppe.landscape.spectra._lanczos import ROUNDING, Basis
 from steppe.landscape.spectra._probes import Probes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Which = Literal["LM", "LA", "SA"]
-Flags = NDArray[np.bool_]
 
 # By what eigenvalues are sorted, the wanted ones first.
 _ORDER: dict[str, Callable[[Floats], Floats]] = {

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
 from steppe.landscape._objective import Objective
-from steppe.landscape.spectra._lanczos import Floats
 
 
 def scan(

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
+from steppe._shared.array_types import Floats
 from steppe.landscape._objective import Batches, LossFunction, Objective
 from steppe.landscape._result import Result, axes_for
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.landscape.surfaces._interpolation import between
 from steppe.landscape.surfaces._scan import check_points, scan
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steppe._shared.array_types import Floats
 from steppe.landscape._objective import Batches, LossFunction, Objective
 from steppe.landscape._result import Result, axes_for
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 from steppe.landscape.surfaces._scan import check_points, scan
 from steppe.landscape.surfaces.trajectory import PCA, Trajectory

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steppe._shared.array_types import Floats
 from steppe.landscape._objective import flat
 from steppe.landscape._result import Result
-from steppe.landscape.spectra._lanczos import Floats
 
 Center = Literal["last", "mean"]
 

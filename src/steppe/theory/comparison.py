@@ -8,9 +8,11 @@ from typing import TypedDict
 import numpy as np
 
 from steppe._shared.validation import check_positive
-from steppe.landscape._result import Result
+from steppe.landscape import (
+    Result,
+)
+from steppe.theory.escape_methods import find_method
 from steppe.theory.formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
-from steppe.theory.methods import find_method
 from steppe.theory.simulation import Simulation
 
 

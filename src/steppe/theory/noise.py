@@ -8,10 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.array_types import Floats
-from steppe.landscape._objective import Batches, LossFunction, Objective, derivatives
-from steppe.landscape._result import Result
-from steppe.landscape.operators.hessian import hessian
-from steppe.landscape.surfaces._directions import checked_direction
+from steppe.landscape import (
+    Batches,
+    LossFunction,
+    Objective,
+    Result,
+    checked_direction,
+    derivatives,
+    hessian,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,10 +164,10 @@ def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats]:
     """Return each batch's mean gradient along each unit, (batches, k), and the batches' sizes."""
     along = [objective.split(unit) for unit in units]
     slopes, sizes = [], []
-    with objective.at_work():
+    with objective.evaluation_mode():
         for batch in objective.batches():
             with torch.enable_grad():
-                loss = objective.loss_of(batch, objective.outputs(batch))
+                loss = objective.batch_loss(batch, objective.outputs(batch))
                 gradient = derivatives(loss, objective.params)
             slopes.append([_product(gradient, parts) for parts in along])
             sizes.append(batch.size)

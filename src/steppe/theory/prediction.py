@@ -9,12 +9,17 @@ from torch import Tensor, nn
 from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_positive
-from steppe.landscape._objective import Batches, LossFunction, Objective, flat
-from steppe.landscape._result import Result
-from steppe.landscape.surfaces._interpolation import between
-from steppe.landscape.surfaces.barrier import barrier
+from steppe.landscape import (
+    Batches,
+    LossFunction,
+    Objective,
+    Result,
+    barrier,
+    flat_vector,
+    interpolate_models,
+)
+from steppe.theory.escape_methods import find_method
 from steppe.theory.formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
-from steppe.theory.methods import find_method
 from steppe.theory.noise import curvature_along, gradient_noise
 
 
@@ -125,7 +130,7 @@ def predict_escape(
         raise KeyboardInterrupt
     losses, highest = way.losses, _highest(way.losses)
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
-    walker, go_to = between(model, other)
+    walker, go_to = interpolate_models(model, other)
     unit = _direction(model, other)
     h_min, noise_min = _measured(walker, loss_fn, data, unit, ratios is None)
     go_to(where)
@@ -217,11 +222,11 @@ def _steepest_loss(losses: Floats) -> float:
 def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     """Return the unit vector from one model's parameters to another's."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
-    way = flat([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
+    way = flat_vector([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
     return way.div_(way.norm())
 
 
 def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> float:
     objective = Objective(model, loss_fn, data)
-    with objective.at_work():
+    with objective.evaluation_mode():
         return objective.loss()[0]

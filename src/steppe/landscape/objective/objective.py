@@ -1,40 +1,36 @@
-"""The mean loss over all samples, as a function of a model's parameters."""
+"""The mean loss over all samples, as a function of a model's parameters.
+
+Every instrument evaluates a model through an :class:`Objective`: it runs the batches, weights them
+by their sizes, and restores the model afterwards.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from steppe.landscape._as_found import as_found
+from steppe.landscape.objective.batches import (
+    Batch,
+    Batches,
+    check_data,
+    read_batch,
+    shuffle_generators,
+)
+from steppe.landscape.objective.restore_model import restore_on_exit
+from steppe.landscape.objective.sample_mean import SampleMean, nonzero_samples
 
 #: ``loss_fn(outputs, targets)``, or for mappings ``loss_fn(outputs, batch)``: a scalar, the mean
 #: over the batch's samples.
 LossFunction = Callable[[Any, Any], Tensor]
 
-#: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
-Batches = Iterable[Any]
-
-# Elements of each row that are added at a time.
-_PIECE = 1 << 18
-
-
-class Batch(NamedTuple):
-    """One batch: how the model is called, what the loss compares with, and its samples."""
-
-    number: int
-    inputs: tuple[Any, ...]
-    keywords: Mapping[str, Any]
-    targets: Any
-    size: int
-
 
 class Objective:
-    """The mean loss over the samples of ``data``: batches count by their size.
+    """The mean loss over the samples of ``data``: batches are weighted by their sizes.
 
     Under :class:`~torch.nn.parallel.DistributedDataParallel` each process has its own part of the
     data, and means are over the samples of all.
@@ -49,18 +45,28 @@ class Objective:
         the mean over the batch's samples. None takes ``outputs.loss``, for models that compute it.
     data : iterable
         Batches, gone through again and again: a list or a ``DataLoader``, shuffled or not. They are
-        moved to the model's device; a :class:`Batch` is there already.
+        moved to the model's device.
     params : iterable of Tensor, optional
-        The parameters it is a function of. Default: those that require a gradient.
-    train : bool
+        The parameters that the loss is a function of. Default: those that require a gradient.
+    train : bool, default False
         Evaluate in ``train()`` mode: batch statistics, and dropout with the same masks each time.
-        Running statistics stay as they are. Default: ``eval()``.
+        Running statistics are restored. Default: ``eval()``.
 
     Raises
     ------
     ValueError
-        A parameter requires no gradient, is complex, is not the model's, is there twice, or lies
-        on another device; there are none; or the data cannot be gone through twice.
+        A parameter requires no gradient, is complex, does not belong to the model, is given twice,
+        or lies on another device; no parameter is left; or the data cannot be gone through twice.
+
+    Examples
+    --------
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.constant_(model.weight, 2.0)
+    >>> data = [(torch.ones(3, 1), torch.zeros(3, 1)), (torch.zeros(1, 1), torch.zeros(1, 1))]
+    >>> objective = Objective(model, nn.functional.mse_loss, data)
+    >>> with objective.evaluation_mode():
+    ...     objective.loss()  # (3·2² + 1·0²)/4, over 4 samples
+    (3.0, 4)
     """
 
     def __init__(
@@ -73,20 +79,20 @@ class Objective:
         train: bool = False,
     ) -> None:
         self.is_distributed = isinstance(model, DistributedDataParallel)
-        # Its hooks would average gradients that are being differentiated.
+        # DDP's hooks would average gradients that are being differentiated.
         self.model = model.module if isinstance(model, DistributedDataParallel) else model
         self.loss_fn, self.data, self.train = loss_fn, data, train
-        self.params = _chosen(self.model, params)
-        _check_data(data)
+        self.params = _checked_params(self.model, params)
+        check_data(data)
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters lie."""
+        """Device of the parameters."""
         return self.params[0].device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Format of vectors: the parameters' widest, at least float32."""
+        """Number format of vectors: the parameters' widest, at least float32."""
         widest = torch.float32
         for param in self.params:
             widest = torch.promote_types(widest, param.dtype)
@@ -94,7 +100,7 @@ class Objective:
 
     @property
     def size(self) -> int:
-        """Number of parameters."""
+        """Number of elements of all parameters, the length of vectors."""
         return sum(param.numel() for param in self.params)
 
     @property
@@ -104,102 +110,127 @@ class Objective:
         return [name_of[id(param)] for param in self.params]
 
     @contextmanager
-    def at_work(self, moves: bool = False) -> Iterator[None]:
-        """Set the mode, and kernels that can be differentiated twice; then leave all as found.
+    def evaluation_mode(self, moves_params: bool = False) -> Iterator[None]:
+        """Prepare the model for measuring, and restore it on leaving.
+
+        Inside, the model is in ``train()`` or ``eval()`` mode as asked for, and attention runs by
+        the math kernel, because torch's fused kernels have no second derivative ("derivative for
+        aten::_scaled_dot_product_flash_attention_for_cpu_backward is not implemented").
 
         Parameters
         ----------
-        moves
-            Whether parameters will be changed meanwhile; they are put back.
+        moves_params : bool, default False
+            Whether parameters will be changed inside; they are then copied, and restored too.
         """
-        moved, shuffles = self.params if moves else (), _generators(self.data)
-        with as_found(self.model, moved, shuffles), sdpa_kernel(SDPBackend.MATH):
+        moved, generators = self.params if moves_params else (), shuffle_generators(self.data)
+        with restore_on_exit(self.model, moved, generators), sdpa_kernel(SDPBackend.MATH):
             self.model.train(self.train)
             yield
 
     def batches(self) -> Iterator[Batch]:
-        """Go through the data; inside :meth:`at_work`, which puts the random state back.
+        """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.
 
         Raises
         ------
         ValueError
             A batch is neither a pair nor a mapping.
         """
-        # One function is measured: in every pass dropout's masks must be the same, and what a
-        # shuffled loader with drop_last leaves out.
+        # All passes must measure one function: with the same dropout masks, and with the same
+        # samples where a shuffled loader with drop_last leaves some out.
         self._seed(0)
-        for generator in _generators(self.data):
+        for generator in shuffle_generators(self.data):
             generator.manual_seed(0)
-        for number, batch in enumerate(self.data):
-            yield self._read(number, batch)
+        for index, batch in enumerate(self.data):
+            yield read_batch(index, batch, self.device)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
-        """Run the model on a batch, with other tensors in the place of parameters if given."""
+        """Run the model on a batch, by default with its own parameters.
+
+        Parameters
+        ----------
+        batch : Batch
+            From :meth:`batches`.
+        params : mapping of Tensor, optional
+            Tensors to use in place of the model's parameters, by name.
+        """
         if self.train:
-            # A block's vectors are multiplied in turn, each with a forward pass of its own.
-            self._seed(1 + batch.number)
+            # Each vector of a block may need a forward pass of its own, with the same dropout.
+            self._seed(1 + batch.position)
         if params is None:
             return self.model(*batch.inputs, **batch.keywords)
         return torch.func.functional_call(
             self.model, dict(params), batch.inputs, dict(batch.keywords)
         )
 
-    def loss_of(self, batch: Batch, outputs: Any, finite: bool = True) -> Tensor:
-        """Return the loss of a batch's outputs.
+    def batch_loss(self, batch: Batch, outputs: Any, require_finite: bool = True) -> Tensor:
+        """Return the loss of a batch's outputs, a tensor without dimensions.
 
         Raises
         ------
         ValueError
-            It is not a scalar; or not finite, unless it need not be.
+            The loss is not a scalar; or it is not finite although ``require_finite``.
         """
         if self.loss_fn is None:
             loss = outputs["loss"] if isinstance(outputs, Mapping) else outputs.loss
         else:
             loss = self.loss_fn(outputs, batch.targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
-            what = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(
-                f"loss_fn must return a scalar, the mean over the batch's samples; got {what}: "
+                f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
                 "reduction='mean' does it"
             )
-        if finite and not math.isfinite(loss.item()):
+        if require_finite and not math.isfinite(loss.item()):
             raise ValueError(
-                f"the loss of batch {batch.number} is {loss.item()}: there is no curvature where "
+                f"the loss of batch {batch.position} is {loss.item()}: there is no curvature where "
                 "the loss is not finite; look at that batch, or at the parameters"
             )
         return loss.reshape(())
 
-    def loss(self, *, finite: bool = True) -> tuple[float, int]:
-        """Return the mean loss and the number of samples, as the model is.
+    def loss(self, *, require_finite: bool = True) -> tuple[float, int]:
+        """Return the mean loss at the model's present parameters, and the number of samples.
 
         Parameters
         ----------
-        finite
-            Whether a loss that is not finite is an error; else the mean is not finite either.
+        require_finite : bool, default True
+            Whether a batch's loss that is not finite raises an error. Otherwise the mean is not
+            finite either.
         """
         total, samples = 0.0, 0
         with torch.no_grad():
             for batch in self.batches():
-                total += self.loss_of(batch, self.outputs(batch), finite).item() * batch.size
+                loss = self.batch_loss(batch, self.outputs(batch), require_finite)
+                total += loss.item() * batch.size
                 samples += batch.size
-        sums = self.over_ranks(torch.tensor([total, samples], dtype=torch.float64))
-        return sums[0].item() / counted_samples(sums[1].item()), int(sums[1].item())
+        sums = self.sum_over_ranks(torch.tensor([total, samples], dtype=torch.float64))
+        return sums[0].item() / nonzero_samples(sums[1].item()), int(sums[1].item())
 
-    def gradient(self, *, finite: bool = True) -> tuple[Tensor, float, int]:
-        """Return the gradient in float64, the mean loss, and the number of samples.
+    def gradient(self, *, require_finite: bool = True) -> tuple[Tensor, float, int]:
+        """Return the gradient of shape (size,) in float64, the mean loss, and the sample count.
 
-        ``finite`` is as in :meth:`loss`.
+        ``require_finite`` is as in :meth:`loss`.
         """
-        mean = Mean(self, 1)
+        mean = self.new_mean(1)
         for batch in self.batches():
             with torch.enable_grad():
-                loss = self.loss_of(batch, self.outputs(batch), finite)
-                # Under no name here: it would stand beside the next batch's.
-                mean.add(flat(derivatives(loss, self.params)).unsqueeze(0), batch.size, loss.item())
-        return mean.rows(torch.float64)[0], mean.loss, mean.samples
+                loss = self.batch_loss(batch, self.outputs(batch), require_finite)
+                # Passed on without a variable: a variable would keep this batch's gradient alive
+                # while the next is computed.
+                mean.add(
+                    flat_vector(derivatives(loss, self.params)).unsqueeze(0),
+                    batch.size,
+                    loss.item(),
+                )
+        rows, mean_loss, samples = mean.result(torch.float64)
+        return rows[0], mean_loss, samples
 
-    def over_ranks(self, values: Tensor) -> Tensor:
-        """Sum over processes; a single process has it already."""
+    def new_mean(self, count: int) -> SampleMean:
+        """Begin a mean of ``count`` vectors over the samples of all processes."""
+        reduce = self.sum_over_ranks if self.is_distributed else None
+        return SampleMean((count, self.size), self.device, reduce)
+
+    def sum_over_ranks(self, values: Tensor) -> Tensor:
+        """Sum a tensor over the processes; a single process returns it as it is."""
         if self.is_distributed:
             on_device = values.to(self.device)
             torch.distributed.all_reduce(on_device)
@@ -207,130 +238,55 @@ class Objective:
         return values
 
     def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut a vector into tensors of the parameters' shapes and formats."""
+        """Cut a vector of shape (size,) into tensors of the parameters' shapes and formats."""
         parts = torch.split(vector, [param.numel() for param in self.params])
         return [
             part.reshape(param.shape).to(param.dtype)
             for part, param in zip(parts, self.params, strict=True)
         ]
 
-    def position(self) -> Tensor:
-        """Return a copy of the parameters as a vector."""
-        return flat([param.detach() for param in self.params]).to(self.dtype)
+    def parameter_vector(self) -> Tensor:
+        """Return a copy of the parameters as a vector of shape (size,)."""
+        return flat_vector([param.detach() for param in self.params]).to(self.dtype)
 
-    def place(self, vector: Tensor) -> None:
-        """Put the parameters where a vector says."""
+    def set_parameters(self, vector: Tensor) -> None:
+        """Copy a vector of shape (size,) into the parameters."""
         with torch.no_grad():
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
 
-    def check_width(self, what: str) -> None:
-        """Refuse parameters that a small step would not change.
+    def check_precision(self, instrument: str) -> None:
+        """Refuse parameters in which a small step would be lost to rounding.
 
         Raises
         ------
         ValueError
-            A parameter is narrower than float32; it names ``what`` cannot be done.
+            A parameter is narrower than float32; the error names the instrument.
         """
         for name, param in zip(self.names, self.params, strict=True):
             if param.dtype.itemsize < 4:
                 raise ValueError(
-                    f"{what} needs parameters in float32 or float64, and {name!r} is "
+                    f"{instrument} needs parameters in float32 or float64, and {name!r} is "
                     f"{param.dtype}: rounding would be all there is; model.float() helps"
                 )
 
     def _seed(self, seed: int) -> None:
-        """Seed what :func:`as_found` puts back; ``torch.manual_seed`` reaches, and takes, more."""
+        # torch.manual_seed would also seed devices whose state restore_on_exit does not keep.
         torch.default_generator.manual_seed(seed)
         for device in {param.device for param in self.model.parameters()}:
             if device.type == "cuda":
                 torch.cuda.default_generators[device.index].manual_seed(seed)
 
-    def _read(self, number: int, batch: Any) -> Batch:
-        if isinstance(batch, Batch):
-            return batch
-        if isinstance(batch, Mapping):
-            keywords = {name: _on(value, self.device) for name, value in batch.items()}
-            return Batch(number, (), keywords, keywords, _size(number, list(keywords.values())))
-        if not isinstance(batch, tuple | list) or len(batch) != 2:
-            raise ValueError(
-                f"batch {number} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
-            )
-        inputs, targets = (_on(part, self.device) for part in batch)
-        size = _size(number, [targets, inputs])
-        if isinstance(inputs, Mapping):
-            return Batch(number, (), inputs, targets, size)
-        positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
-        return Batch(number, positional, {}, targets, size)
-
-
-class Mean:
-    """A mean of rows over samples, summed in float64, over all processes.
-
-    The first batch is kept as it comes: where it is the only one nothing has to be added up.
-    """
-
-    def __init__(self, objective: Objective, count: int) -> None:
-        self._objective, self._count = objective, count
-        self._sum: Tensor | None = None
-        self._first_size = 0
-        self._losses = 0.0
-        self.samples = 0
-
-    def add(self, rows: Tensor, size: int, loss: float = 0.0) -> None:
-        """Add a batch's rows, which are means over ``size`` samples."""
-        self._losses += loss * size
-        self.samples += size
-        if self._sum is None:
-            self._sum, self._first_size = rows, size
-            return
-        if self._first_size:
-            self._sum, self._first_size = self._sum.double().mul_(self._first_size), 0
-        # In pieces: torch converts what is added as a whole, to a second sum's memory.
-        totals, pieces = (torch.split(whole, _PIECE, dim=1) for whole in (self._sum, rows))
-        for total, piece in zip(totals, pieces, strict=True):
-            total.add_(piece, alpha=size)
-
-    def rows(self, dtype: torch.dtype | None = None) -> Tensor:
-        """Return the mean, by default in the vectors' format; then the counts are of all too."""
-        objective = self._objective
-        shape = self._count, objective.size
-        total = self._sum
-        if total is None:
-            total = torch.zeros(shape, dtype=torch.float64, device=objective.device)
-        alone = bool(self._first_size) and not objective.is_distributed
-        if self._first_size and not alone:
-            total = total.double().mul_(self._first_size)
-        total = objective.over_ranks(total)
-        counted = torch.tensor([self.samples, self._losses], dtype=torch.float64)
-        samples, losses = objective.over_ranks(counted).tolist()
-        self.samples, self.loss = int(samples), losses / counted_samples(samples)
-        mean = total if alone else total.div_(samples)
-        return mean.to(dtype or objective.dtype)
-
-
-def counted_samples(samples: float) -> float:
-    """Return the number of samples to divide by.
-
-    Raises
-    ------
-    ValueError
-        There is none.
-    """
-    if samples == 0:
-        raise ValueError("data is empty: there is no loss to take the mean of")
-    return samples
-
 
 def derivatives(
     loss: Tensor, params: Sequence[Tensor], create_graph: bool = False
 ) -> tuple[Tensor, ...]:
-    """Differentiate a loss: zeros for a parameter that plays no part.
+    """Differentiate a loss by parameters: zeros for those that it does not depend on.
 
     Raises
     ------
     ValueError
-        None plays a part.
+        The loss depends on none of them.
     """
     if not loss.requires_grad:
         raise ValueError(
@@ -341,31 +297,18 @@ def derivatives(
     )
 
 
-def flat(parts: Sequence[Tensor]) -> Tensor:
-    """Lay tensors end to end."""
-    return torch.cat([part.reshape(-1) for part in parts])
+def flat_vector(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate the elements of tensors; unlike torch's ``parameters_to_vector``, of any strides.
+
+    Examples
+    --------
+    >>> flat_vector([torch.ones(1, 2), torch.zeros(1)])
+    tensor([1., 1., 0.])
+    """
+    return torch.cat([tensor.reshape(-1) for tensor in tensors])
 
 
-def _check_data(data: Any) -> None:
-    if isinstance(data, Iterator):
-        raise ValueError(
-            "data is an iterator, which can be gone through only once: pass a list or a DataLoader"
-        )
-    # A Dataset has no __iter__: Python would go through its samples as if they were batches.
-    if not isinstance(data, Iterable):
-        raise ValueError(
-            f"data is a {type(data).__name__}, expected batches: pass a list or a DataLoader"
-        )
-
-
-def _generators(data: Any) -> list[torch.Generator]:
-    """Return what a DataLoader shuffles with, unless it is torch's own random state."""
-    owners = data, getattr(data, "sampler", None)
-    found = (getattr(owner, "generator", None) for owner in owners)
-    return [generator for generator in found if isinstance(generator, torch.Generator)]
-
-
-def _chosen(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
+def _checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
     known = {id(param): name for name, param in model.named_parameters()}
     every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
     chosen = list(every if params is None else params)
@@ -386,7 +329,7 @@ def _chosen(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
         if not param.requires_grad:
             raise ValueError(
                 f"parameter {known[id(param)]!r} does not require a gradient: "
-                "requires_grad_(True) makes it, or leave it out of params"
+                "call requires_grad_(True), or leave it out of params"
             )
         if param.device != chosen[0].device:
             raise ValueError(
@@ -394,30 +337,3 @@ def _chosen(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
                 f"{chosen[0].device}: choose params on one device"
             )
     return chosen
-
-
-def _on(value: Any, device: torch.device) -> Any:
-    """Move tensors, in tuples, lists and mappings too."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _on(part, device) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_on(part, device) for part in value]
-    return value
-
-
-def _size(number: int, values: list[Any]) -> int:
-    """Return how many samples a batch has: the first dimension of its first tensor."""
-    first = next((part for part in _tensors(values) if part.ndim), None)
-    if first is None:
-        raise ValueError(f"batch {number} has no tensor whose first dimension could be its samples")
-    return len(first)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(part)

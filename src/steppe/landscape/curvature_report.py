@@ -273,13 +273,11 @@ def profile(
     objective.check_precision("profile")
     with objective.evaluation_mode():
         gradient, loss, samples = objective.gradient()
-    H = hessian(model, loss_fn, data, params=objective.params, train=train)
+    common: dict[str, Any] = {"params": objective.params, "train": train}
+    H = hessian(model, loss_fn, data, **common)
     operator = None if optimizer is None else preconditioned(H, optimizer)
-    rise = partial(sharpness, model, loss_fn, data, params=objective.params, train=train, seed=seed)
-    along = partial(
-        line, model, loss_fn, data, params=objective.params, train=train, reach=_REACH,
-        points=_POINTS,
-    )  # fmt: skip
+    rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
+    along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
     measured: dict[str, Any] = {}
     # In the order of the report's importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {

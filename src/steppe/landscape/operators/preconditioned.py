@@ -14,7 +14,7 @@ from steppe.landscape.objective.objective import flat_vector
 from steppe.landscape.operators.operator import Operator
 
 # A parameter group, or a parameter's state.
-_Options = dict[str, Any]
+_GroupOrState = dict[str, Any]
 
 
 class Preconditioned(Operator):
@@ -177,7 +177,7 @@ class _Momentum(NamedTuple):
         return 2 * (1 + self.decay) / (rate * (self.direct * (1 + self.decay) + self.through))
 
 
-def _motion(state: _Options, group: _Options) -> tuple[float, _Momentum]:
+def _motion(state: _GroupOrState, group: _GroupOrState) -> tuple[float, _Momentum]:
     """Return the rate ηc, and the momentum; the names of a group's options tell the method."""
     lr = float(group["lr"])
     if "lr_decay" in group:
@@ -204,7 +204,7 @@ def _nadam(decay: float, step: float, momentum_decay: float) -> _Momentum:
     return _Momentum(decay, direct=(1 - now) / (1 - decay), through=later)
 
 
-def _group_of(optimizer: Optimizer, index: int, param: Tensor) -> _Options:
+def _group_of(optimizer: Optimizer, index: int, param: Tensor) -> _GroupOrState:
     for group in optimizer.param_groups:
         if any(param is own for own in group["params"]):
             if group.get("maximize"):
@@ -221,7 +221,7 @@ def _group_of(optimizer: Optimizer, index: int, param: Tensor) -> _Options:
 
 @torch.no_grad()
 def _diagonals(
-    optimizer: Any, params: Sequence[Tensor], groups: Sequence[_Options]
+    optimizer: Any, params: Sequence[Tensor], groups: Sequence[_GroupOrState]
 ) -> list[Tensor]:
     """Return each parameter's P."""
     if hasattr(optimizer, "preconditioner"):
@@ -246,7 +246,7 @@ def _diagonals(
     return [known[param] for param in params]
 
 
-def _reader(optimizer: Optimizer) -> Callable[[_Options, _Options], Tensor]:
+def _reader(optimizer: Optimizer) -> Callable[[_GroupOrState, _GroupOrState], Tensor]:
     for kind, read in _READERS.items():
         if isinstance(optimizer, kind):
             return read
@@ -257,27 +257,27 @@ def _reader(optimizer: Optimizer) -> Callable[[_Options, _Options], Tensor]:
     )
 
 
-def _adam(state: _Options, group: _Options) -> Tensor:
+def _adam(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     v = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1 - float(group["betas"][1]) ** float(state["step"])
     return _inverse_root(v / correction, group)
 
 
-def _rmsprop(state: _Options, group: _Options) -> Tensor:
+def _rmsprop(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     v = state["square_avg"]
     return _inverse_root(v - state["grad_avg"] ** 2 if group["centered"] else v, group)
 
 
-def _adagrad(state: _Options, group: _Options) -> Tensor:
+def _adagrad(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     return _inverse_root(state["sum"], group)
 
 
-def _inverse_root(v: Tensor, group: _Options) -> Tensor:
+def _inverse_root(v: Tensor, group: _GroupOrState) -> Tensor:
     inverse: Tensor = 1 / (v.sqrt() + group["eps"])
     return inverse
 
 
-_READERS: dict[type[Optimizer], Callable[[_Options, _Options], Tensor]] = {
+_READERS: dict[type[Optimizer], Callable[[_GroupOrState, _GroupOrState], Tensor]] = {
     Adam: _adam,
     AdamW: _adam,
     NAdam: _adam,

@@ -1,4 +1,4 @@
-"""How long a trained model would stay where it is, from what is measured of its loss."""
+"""Predict how long a trained model would stay at its minimum, from measurements of its loss."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,29 +18,29 @@ from steppe.landscape import (
     flat_vector,
     interpolate_models,
 )
+from steppe.theory.escape_formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
 from steppe.theory.escape_methods import find_method
-from steppe.theory.formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
 from steppe.theory.noise import curvature_along, gradient_noise
 
 
 @dataclass(frozen=True)
 class Prediction(Result):
-    """What :func:`predict_escape` found.
+    """The result of :func:`predict_escape`.
 
     Attributes
     ----------
     escape : Escape
-        The time, and what speaks against it.
+        The escape time, with warnings about assumptions that do not hold.
     barrier : float
-        How far the loss rises from the model to the top of the way.
+        How far the loss rises from the model to the top of the path, in the loss's unit.
     where : float
-        Where the top lies; 0 is the model, 1 the other.
+        Position of the top on the path; 0 is the model, 1 the other model.
     h_min, h_saddle : float
-        Curvature along the way at the model, and its magnitude at the top.
+        Curvature along the path at the model, and its magnitude at the top.
     s : float
         Share of the barrier below the steepest point, where the curvature changes its sign.
     noise : tuple of float
-        What was taken for C·B/|h|, at the model and at the top.
+        The C·B/|h| that was assumed or measured, at the model and at the top.
     """
 
     escape: Escape
@@ -66,48 +66,55 @@ def predict_escape(
     noise: Noise | Literal["measured"] = 1.0,
     points: int = 51,
 ) -> Prediction:
-    """Predict how long an optimizer would stay at a model, before it crosses over to another.
+    """Predict how many steps an optimizer would stay at a model before it moves to another one.
 
-    The loss is taken along the straight way between them. Its top is the saddle; curvatures are
-    those along the way, at the model and at the top; s is found where the way is steepest.
+    The loss is evaluated along the straight path between the two models. The top of the path stands
+    for the saddle; curvatures are those along the path, at the model and at the top; s is the share
+    of the barrier below the steepest point. :func:`escape_time` has the formula.
 
-    The top of a straight way is no saddle of the loss: the gradient across the way need not be 0
-    there. Ways around are lower, and the model is then left sooner: take the barrier as an upper
-    bound, and the time as a guess.
+    The top of a straight path is no saddle of the loss, because the gradient across the path need
+    not be 0 there. Curved paths are lower, so the model is left sooner: take the barrier as an
+    upper bound, and the time as a rough guess.
 
     Parameters
     ----------
     model, other : nn.Module
-        Two models of one architecture; the first at a minimum. They are not changed.
+        Two models of one architecture, the first at a minimum. Neither is changed.
     loss_fn, data
         As in :func:`steppe.landscape.hessian`.
     method, lr, batch_size, alpha, regime
         As in :func:`escape_time`.
-    noise : float, pair or "measured", default 1.0
-        As in :func:`escape_time`; "measured" takes :func:`gradient_noise` at the model and at the
-        top, from the batches of ``data``.
+    noise : float, pair of float or "measured", default 1.0
+        As in :func:`escape_time`; "measured" calls :func:`gradient_noise` at the model and at the
+        top, with the batches of ``data``.
     points : int, default 51
-        Where the loss is taken on the way, evenly spaced; a pass over the data each. From 5.
+        Number of evenly spaced points of the path, at least 5; each takes one forward pass over the
+        data.
 
     Returns
     -------
     Prediction
-        Its ``escape.warnings`` also name what this loss violates: a model that lies a little above
-        the lowest point of the way; and a smooth loss, where the noise that is proportional to the
-        curvature would vanish between minimum and saddle (Adam in the local regime bears that).
+        Its ``escape.warnings`` also name assumptions that this loss violates: the model may lie
+        above the lowest point of the path; and on a smooth loss, noise in proportion to the
+        curvature would vanish between minimum and saddle, which only Adam's formula in the local
+        regime tolerates.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not as :func:`escape_time` and :func:`steppe.landscape.barrier` say; there is
-        no barrier on the way, the model is at no minimum of it, the curvatures do not have the
-        signs of a minimum and a saddle, or the noise to be measured is 0.
+        An argument is not as :func:`escape_time` and :func:`steppe.landscape.barrier` ask; there is
+        no barrier on the path; the model is not at a minimum of it; the curvatures do not have the
+        signs of a minimum and a saddle; or the measured noise is 0.
     KeyboardInterrupt
-        On Ctrl-C: part of a way has no known top.
+        On Ctrl-C: a part of the path does not tell the top.
+
+    References
+    ----------
+    As in :func:`escape_time`; taking the path from a straight line is this library's own.
 
     Examples
     --------
-    From −1 over 0 to 1 the double well (w² − 1)² has curvatures 8 and −4:
+    The double well (w² − 1)² has the curvature 8 at its minima ±1, and −4 at its top 0:
 
     >>> import torch
     >>> left, right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
@@ -125,32 +132,22 @@ def predict_escape(
     check_positive(lr=lr, batch_size=batch_size)
     check_integer(least=5, points=points)
     ratios = None if isinstance(noise, str) and noise == "measured" else noise_pair(noise)
-    way = barrier(model, other, loss_fn, data, points=points)
-    if not way.complete:
+    path = barrier(model, other, loss_fn, data, points=points)
+    if not path.complete:
         raise KeyboardInterrupt
-    losses, highest = way.losses, _highest(way.losses)
+    losses, highest = path.losses, _highest(path.losses)
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
-    walker, go_to = interpolate_models(model, other)
+    moving_model, go_to = interpolate_models(model, other)
     unit = _direction(model, other)
-    h_min, noise_min = _measured(walker, loss_fn, data, unit, ratios is None)
+    h_min, noise_min = _measure(moving_model, loss_fn, data, unit, ratios is None)
     go_to(where)
-    h_top, noise_top = _measured(walker, loss_fn, data, unit, ratios is None)
-    if not (h_min > 0.0 > h_top):
-        raise ValueError(
-            f"the curvature along the way is {h_min:.3g} at the model and {h_top:.3g} at the top: "
-            "expected a positive and a negative one"
-        )
+    h_top, noise_top = _measure(moving_model, loss_fn, data, unit, ratios is None)
+    _check_curvatures(h_min, h_top)
     if ratios is None:
-        _check_measured(noise_min, noise_top)
+        _check_noise(noise_min, noise_top)
         ratios = noise_min, noise_top
-    first = float(losses[0])
-    height = _loss(walker, loss_fn, data) - first
-    s = (_steepest_loss(losses[: highest + 1]) - first) / height
-    if not s > 0.0:
-        raise ValueError(
-            f"the model is at no minimum: the loss falls from {first:.6g} to {losses.min():.6g} on "
-            "the way, and is steepest below where it began; train the model further"
-        )
+    height = _loss(moving_model, loss_fn, data) - float(losses[0])
+    s = _share_below_steepest(losses[: highest + 1], height)
     found = escape_time(
         method, lr=lr, batch_size=batch_size, barrier=height, h_min=h_min, h_saddle=-h_top,
         s=s, alpha=alpha, regime=regime, noise=ratios,
@@ -161,9 +158,9 @@ def predict_escape(
 
 
 def _highest(losses: Floats) -> int:
-    """Return which point of the way is the top."""
+    """Return the index of the path's highest point."""
     if not np.isfinite(losses).all():
-        raise ValueError("the loss overflows on the way between the models")
+        raise ValueError("the loss overflows on the path between the models")
     highest = int(losses.argmax())
     if highest in (0, len(losses) - 1):
         raise ValueError(
@@ -173,22 +170,30 @@ def _highest(losses: Floats) -> int:
     return highest
 
 
-def _measured(
-    model: nn.Module, loss_fn: LossFunction | None, data: Batches, unit: Tensor, noisy: bool
+def _measure(
+    model: nn.Module, loss_fn: LossFunction | None, data: Batches, unit: Tensor, with_noise: bool
 ) -> tuple[float, float]:
-    """Return the curvature along a direction, and C·B/|h| if it is asked for."""
-    if not noisy:
+    """Return the curvature along a direction, and C·B/|h| if asked for, else 1."""
+    if not with_noise:
         return curvature_along(model, loss_fn, data, unit[None]).item(), 1.0
     found = gradient_noise(model, loss_fn, data, unit)
     return float(found.curvature), float(found.ratio)
 
 
-def _check_measured(noise_min: float, noise_top: float) -> None:
-    for ratio, place in ((noise_min, "model"), (noise_top, "top")):
+def _check_curvatures(h_min: float, h_top: float) -> None:
+    if not (h_min > 0.0 > h_top):
+        raise ValueError(
+            f"the curvature along the path is {h_min:.3g} at the model and {h_top:.3g} at the top: "
+            "expected a positive and a negative one"
+        )
+
+
+def _check_noise(noise_min: float, noise_top: float) -> None:
+    for ratio, point in ((noise_min, "model"), (noise_top, "top")):
         if ratio == 0.0:
             raise ValueError(
-                f"noise='measured' is 0 at the {place}: all batches have the same gradient along "
-                "the way, and without noise nothing escapes"
+                f"noise='measured' is 0 at the {point}: all batches have the same gradient along "
+                "the path, and without noise nothing escapes"
             )
 
 
@@ -205,14 +210,26 @@ def _doubts(losses: Floats, method: str, alpha: float | None, regime: Regime) ->
 
 
 def _vertex(three: Floats) -> float:
-    """Return where a parabola through the losses at −1, 0 and 1 is highest."""
+    """Return the x at which a parabola through the values at x = −1, 0 and 1 is highest."""
     before, at, after = map(float, three)
     bend = before - 2.0 * at + after
     return 0.5 * (before - after) / bend if bend else 0.0
 
 
-def _steepest_loss(losses: Floats) -> float:
-    """Return the loss where it rises fastest, between the points that are known."""
+def _share_below_steepest(losses: Floats, height: float) -> float:
+    """Return the share of the barrier that lies below the steepest point of the ascent."""
+    first = float(losses[0])
+    share = (_loss_at_steepest(losses) - first) / height
+    if not share > 0.0:
+        raise ValueError(
+            f"the model is at no minimum: the loss falls from {first:.6g} to {losses.min():.6g} on "
+            "the path, and is steepest below where it began; train the model further"
+        )
+    return share
+
+
+def _loss_at_steepest(losses: Floats) -> float:
+    """Return the loss where it rises fastest, interpolated between the points."""
     rises = np.diff(losses)
     steepest = int(rises.argmax())
     shift = _vertex(rises[steepest - 1 : steepest + 2]) if 0 < steepest < len(rises) - 1 else 0.0
@@ -222,8 +239,8 @@ def _steepest_loss(losses: Floats) -> float:
 def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     """Return the unit vector from one model's parameters to another's."""
     pairs = zip(model.parameters(), other.parameters(), strict=True)
-    way = flat_vector([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
-    return way.div_(way.norm())
+    difference = flat_vector([(q.detach().to(p) - p.detach()).double() for p, q in pairs])
+    return difference.div_(difference.norm())
 
 
 def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> float:

@@ -57,7 +57,7 @@ def deprecated(*, since: str, removed_in: str, use: str) -> Callable[[F], F]:
 
     def mark(thing: F) -> F:
         text = _text(thing.__qualname__, since, removed_in, use)
-        return cast(F, _deprecated(text, category=FutureWarning)(thing))
+        return _deprecated(text, category=FutureWarning)(thing)
 
     return mark
 

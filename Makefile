@@ -25,6 +25,7 @@ quick: install
 
 # Measure and draw every figure of docs/ anew: a quarter of an hour on one core.
 figures: install
+	$(BIN)/python docs/draw_architecture.py
 	$(BIN)/python -m figures all --docs
 
 lint: install

@@ -194,9 +194,9 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
 
 RUN = """
 import torch, steppe
-from steppe._engines import kernel_files
-compile = kernel_files._compiled
-kernel_files._compiled = lambda kernel: print("compiled") or compile(kernel)
+from steppe._engines.cpu import compile_cache
+compile = compile_cache._compiled
+compile_cache._compiled = lambda kernel: print("compiled") or compile(kernel)
 p = torch.ones(5, requires_grad=True)
 p.grad = torch.ones(5)
 steppe.InvAdam([p], lr=0.5, eps=0.0, fused=True).step()

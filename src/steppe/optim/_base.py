@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Kernel, ParamRow, Plan
+from steppe._engines import Demand, Method, ParamRow, Plan
 from steppe._engines.base.plan import Group, batches
 from steppe._engines.base.sharding import is_member, is_sharded
 from steppe._engines.checkpoint_scales import unpack
@@ -30,7 +30,7 @@ def arguments(names: dict[str, Any]) -> dict[str, Any]:
 class RuleOptimizer(Optimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
-    A subclass names its options in its constructor and says in ``_kernel`` which rule a group's
+    A subclass names its options in its constructor and says in ``_method`` which rule a group's
     options ask for. All configuration stands in ``param_groups`` and all else in ``state``, so
     that copies, pickles and checkpoints are complete.
 
@@ -47,7 +47,7 @@ class RuleOptimizer(Optimizer):
         check(options)
         super().__init__(params, options)
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         raise NotImplementedError
 
     @property
@@ -176,7 +176,7 @@ class RuleOptimizer(Optimizer):
         accepted: dict[str, Any] = {}
 
         def inspect(_: Optimizer, incoming: dict[str, Any]) -> None:
-            _checkpoint.check_fits(self, self._kernel, incoming)
+            _checkpoint.check_fits(self, self._method, incoming)
             accepted.update(incoming)
 
         def restore(_: Optimizer) -> None:
@@ -264,14 +264,14 @@ class RuleOptimizer(Optimizer):
         demands = {id(group): self._demand(group) for group in self.param_groups}
         self._check_shards()
         for param, group in self._all():
-            check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
+            check_whole(param, demands[id(group)].method, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                kernel = demands[id(group)].kernel
-                check_unchanged(self.state.get(param, {}), param, kernel, group)
+                method = demands[id(group)].method
+                check_unchanged(self.state.get(param, {}), param, method, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                complete(self.state[param], param, demands[id(group)].kernel, group)
+                complete(self.state[param], param, demands[id(group)].method, group)
         return Plan(list(self._all()), grads, self.state, demands)
 
     def _place(self, number: int) -> str:
@@ -290,7 +290,7 @@ class RuleOptimizer(Optimizer):
 
     def _demand(self, group: Group) -> Demand:
         return Demand(
-            self._kernel(group), group["fused"], group["capturable"], group["differentiable"]
+            self._method(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:

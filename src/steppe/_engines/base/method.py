@@ -42,7 +42,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Method:
     """One method as engines see it. Equal kernels share one compilation and one launch.
 
     Attributes

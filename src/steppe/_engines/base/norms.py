@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.plan import Group, ParamBatch
 from steppe._engines.base.scalars import groups, precise
 from steppe._engines.base.sharding import ShardGroup, Share
@@ -27,27 +27,27 @@ class Counts(Protocol):
 
 def needs_whole(batch: ParamBatch) -> bool:
     """Whether a row of the batch goes by the norm of all gradients."""
-    return any(goes_by_whole(batch.kernel, group) for group in groups(batch)[0])
+    return any(goes_by_whole(batch.method, group) for group in groups(batch)[0])
 
 
 def needs_own(batch: ParamBatch) -> bool:
     """Whether a row of the batch goes by the norm of its own gradient."""
-    return any(goes_by_own(batch.kernel, group) for group in groups(batch)[0])
+    return any(goes_by_own(batch.method, group) for group in groups(batch)[0])
 
 
-def goes_by_whole(kernel: Kernel, group: Group) -> bool:
+def goes_by_whole(method: Method, group: Group) -> bool:
     """Whether the parameters of a group go by the norm of all gradients."""
-    return _has_buffer(kernel, group) and group["scope"] == "global"
+    return _has_buffer(method, group) and group["scope"] == "global"
 
 
-def goes_by_own(kernel: Kernel, group: Group) -> bool:
+def goes_by_own(method: Method, group: Group) -> bool:
     """Whether each parameter of a group goes by the norm of its own gradient."""
-    is_scoped = _has_buffer(kernel, group) and group["scope"] == "tensor"
-    return kernel.mean_square is not None or is_scoped
+    is_scoped = _has_buffer(method, group) and group["scope"] == "tensor"
+    return method.mean_square is not None or is_scoped
 
 
-def _has_buffer(kernel: Kernel, group: Group) -> bool:
-    return kernel.buffer is not None and group["capacity"] > 0
+def _has_buffer(method: Method, group: Group) -> bool:
+    return method.buffer is not None and group["capacity"] > 0
 
 
 class Norms:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
+from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Method, slot_name
 from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
 from steppe._engines.base.sharding import (
     Integers,
@@ -82,16 +82,16 @@ class ParamRow:
         """Number of slots of the parameter's buffer; 0 without one."""
         return self.state[KEYS].numel() if KEYS in self.state else 0
 
-    def formats(self, kernel: Kernel) -> tuple[str, ...]:
+    def formats(self, method: Method) -> tuple[str, ...]:
         """Return the number formats of the state, and of the slots where there are some."""
-        names = [*kernel.state, *([slot_name(0)] if self.capacity else [])]
+        names = [*method.state, *([slot_name(0)] if self.capacity else [])]
         return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
 
 
 class Demand(NamedTuple):
     """What a group asks of the engines. Rows that ask the same may share a launch."""
 
-    kernel: Kernel
+    method: Method
     fused: bool | None
     capturable: bool
     differentiable: bool
@@ -108,7 +108,7 @@ class ParamBatch:
     Attributes
     ----------
     demand
-        The kernel, and how to run it.
+        The method, and how to run it.
     device
         Where all parameters lie.
     formats
@@ -148,9 +148,9 @@ class ParamBatch:
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def kernel(self) -> Kernel:
+    def method(self) -> Method:
         """The method."""
-        return self.demand.kernel
+        return self.demand.method
 
     @property
     def capacity(self) -> int:
@@ -188,7 +188,7 @@ class ParamBatch:
         So it is under CUDA graphs, where gradients flow through the step, and where a decision
         would otherwise have to be read back from an accelerator.
         """
-        reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
+        reads_accelerator = self.method.buffer is not None and self.device.type != "cpu"
         return self.demand.capturable or self.demand.differentiable or reads_accelerator
 
     def count(self) -> None:
@@ -204,7 +204,7 @@ def batches(rows: Iterable[ParamRow], demands: dict[int, Demand]) -> list[ParamB
     found: dict[tuple[Any, ...], ParamBatch] = {}
     for row in rows:
         demand = demands[id(row.group)]
-        formats, device = row.formats(demand.kernel), row.param.device
+        formats, device = row.formats(demand.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
         team = row.share.team
         key = demand, device, formats, capacity, row.param.dtype, team

@@ -64,11 +64,11 @@ def table(batch: ParamBatch) -> tuple[Floats64, Integers]:
 
 
 def _line(batch: ParamBatch, group: Group, t: float, filled: float) -> tuple[float, ...]:
-    kernel = batch.kernel
-    options = {name: _numbers(group, name) for name in kernel.options}
-    values: tuple[float, ...] = bind(kernel.scalars, Floats)(t, **options)
-    if kernel.buffer is not None:
-        values = (*values, *bind(kernel.buffer.aggregate, Floats)(filled, float(group["kappa"])))
+    method = batch.method
+    options = {name: _numbers(group, name) for name in method.options}
+    values: tuple[float, ...] = bind(method.scalars, Floats)(t, **options)
+    if method.buffer is not None:
+        values = (*values, *bind(method.buffer.aggregate, Floats)(filled, float(group["kappa"])))
     return factor(batch, group), *values
 
 
@@ -102,17 +102,17 @@ def groups(batch: ParamBatch) -> tuple[list[Group], Integers]:
 
 def _tensors(batch: ParamBatch, row: ParamRow) -> tuple[Scalar, ...]:
     """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
-    kernel, group = batch.kernel, row.group
+    method, group = batch.method, row.group
     device = row.param.device
     t = row.state["step"].to(device, precise(device))
-    values = bind(kernel.scalars, torch)(
-        t, **{name: _as_is(group[name]) for name in kernel.options}
+    values = bind(method.scalars, torch)(
+        t, **{name: _as_is(group[name]) for name in method.options}
     )
-    if kernel.buffer is not None:
+    if method.buffer is not None:
         filled = torch.zeros_like(t)
         if row.capacity:
             filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
-        values = (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
+        values = (*values, *bind(method.buffer.aggregate, torch)(filled, group["kappa"]))
     return factor(batch, group), *values
 
 

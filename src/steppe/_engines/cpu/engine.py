@@ -63,7 +63,7 @@ def _square_sums(batch: ParamBatch) -> Floats:
     table = table_of(batch)
     sums = np.empty(len(table.chunks))
     gradients = np.ascontiguousarray(table.tensors[:, 1])
-    kernel = norm_kernel(table.formats.param, table.formats.norm_by_blocks(batch.kernel))
+    kernel = norm_kernel(table.formats.param, table.formats.norm_by_blocks(batch.method))
     _run(kernel, table, tensors=gradients, sums=sums)
     by_row = np.bincount(table.chunks[:, 0], weights=sums, minlength=len(table.tensors))
     return by_row.astype(np.float64)  # without chunks they are integers
@@ -74,7 +74,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table = table_of(batch)
     values, lines = scalars.table(batch)
     arrays = {"lines": lines, "table": values}
-    if batch.kernel.mean_square is not None:
+    if batch.method.mean_square is not None:
         squares = norms.squares(batch)
         arrays |= _phases(batch) if squares is None else _roots(batch, squares, values[lines])
     if not batch.capacity:
@@ -90,7 +90,7 @@ def _advance(batch: ParamBatch, **arrays: NDArray[Any]) -> None:
     """Run the kernel that updates all rows."""
     table = table_of(batch)
     table.identities[:, 1] = batch.steps.numpy()
-    _run(update_kernel(batch.kernel, table.formats), table, **arrays)
+    _run(update_kernel(batch.method, table.formats), table, **arrays)
 
 
 def _run(kernel: Native, addresses: CpuTable, **arrays: NDArray[Any]) -> None:
@@ -117,8 +117,8 @@ def _run(kernel: Native, addresses: CpuTable, **arrays: NDArray[Any]) -> None:
 def _remember(batch: ParamBatch, norms: Norms) -> Integers:
     """Enter a step into the books; return the slot to store in, -1 where there is none."""
     keys, births = batch.keys.numpy().T, batch.births.numpy().T
-    assert batch.kernel.buffer is not None
-    mask, keys[:], births[:] = bind(batch.kernel.buffer.remember, np)(
+    assert batch.method.buffer is not None
+    mask, keys[:], births[:] = bind(batch.method.buffer.remember, np)(
         keys,
         births,
         np.arange(batch.capacity)[:, None],
@@ -167,12 +167,12 @@ def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
 
 def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
     """Bring the rows' means up to date, given sums of squares; return what rules divide by."""
-    kernel, means = batch.kernel, batch.means.numpy()
+    method, means = batch.method, batch.means.numpy()
     sizes = np.array([max(row.share.numel, 1) for row in batch.rows])
     sign, *rule_scalars = values.T
-    known = dict(zip(kernel.scalar_names, rule_scalars, strict=False))
-    means[:], mean_squares = bind(kernel.mean_square, np)(
-        means, squares.cpu().numpy() * sign**2 / sizes, *map(known.get, kernel.mean_scalars)
+    known = dict(zip(method.scalar_names, rule_scalars, strict=False))
+    means[:], mean_squares = bind(method.mean_square, np)(
+        means, squares.cpu().numpy() * sign**2 / sizes, *map(known.get, method.mean_scalars)
     )
     return {"roots": np.sqrt(mean_squares)}
 

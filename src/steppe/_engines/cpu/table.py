@@ -126,10 +126,10 @@ def fixed_addresses(batch: ParamBatch) -> list[list[int]]:
 
     nowhere = [0] * len(states)
     addresses = [[row.param.data_ptr() for row in batch.rows]]
-    addresses += [[state[name].data_ptr() for state in states] for name in batch.kernel.state]
-    formats = zip(batch.kernel.state, batch.formats, strict=False)
+    addresses += [[state[name].data_ptr() for state in states] for name in batch.method.state]
+    formats = zip(batch.method.state, batch.formats, strict=False)
     addresses += [scales_of(name, format) for name, format in formats]
-    if batch.kernel.buffer is None:
+    if batch.method.buffer is None:
         return addresses
     addresses.append(of(SLOT_SUM))
     if not keeps_sum(batch):
@@ -149,12 +149,12 @@ def keeps_sum(batch: ParamBatch) -> bool:
 
 def new_table(batch: ParamBatch, fixed: list[list[int]]) -> CpuTable:
     """Lay out a batch whose tensors lie at the ``fixed`` addresses."""
-    rows, count = batch.rows, len(batch.kernel.state)
+    rows, count = batch.rows, len(batch.method.state)
     columns = np.array(fixed, dtype=np.int64).T
     formats = Formats(format_of("", rows[0].param), batch.formats, batch.team is not None)
     cuts = batch.pieces(CHUNK)
     slot_width = 0 if keeps_sum(batch) else batch.capacity
-    widths = [1 + count, count, int(batch.kernel.buffer is not None), slot_width]
+    widths = [1 + count, count, int(batch.method.buffer is not None), slot_width]
     tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
     if keeps_sum(batch):
         slots = np.zeros((len(rows), batch.capacity), dtype=np.int64)
@@ -178,11 +178,11 @@ def new_table(batch: ParamBatch, fixed: list[list[int]]) -> CpuTable:
 
 def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit a kernel; None if it does."""
-    if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
+    if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.method) != batch.formats:
         return "parameters or state have changed their format"
     slots = _slot_names(batch)
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
-    for name in (*batch.kernel.state, *sums, *slots):
+    for name in (*batch.method.state, *sums, *slots):
         value = row.part(name)
         if value.shape != row.param.shape or not is_alike(value, row.param):
             return "state differs from its parameter in shape or layout"

@@ -182,9 +182,9 @@ def addresses(batch: ParamBatch) -> list[list[int]]:
     states = [row.parts for row in batch.rows]
     nothing = [0] * len(states)
     has_scales = not EIGHT_BITS.isdisjoint(batch.formats)
-    names = [*batch.kernel.state]
+    names = [*batch.method.state]
     columns = [nothing] * 5
-    if batch.kernel.buffer is not None or batch.kernel.mean_square is not None:
+    if batch.method.buffer is not None or batch.method.mean_square is not None:
         names += map(slot_name, range(max(row.capacity for row in batch.rows)))
         books = (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM, MEAN)
         columns = [_column(states, name) for name in books]
@@ -277,7 +277,7 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
 
 def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
-    found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups(batch)[0]]
+    found = [[*_leading(batch, group), *options(batch.method, group)] for group in groups(batch)[0]]
     tensors = {
         (i, j): value
         for i, line in enumerate(found)
@@ -291,7 +291,7 @@ def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, in
 
 def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
     sign = factor(batch, group)
-    if batch.kernel.buffer is None:
+    if batch.method.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]
 

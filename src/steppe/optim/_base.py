@@ -111,7 +111,9 @@ class RuleOptimizer(Optimizer):
             try:
                 _engines.step(plan)
             finally:
-                plan.release_gradients()
+                # They would otherwise lie in memory beside the next ones.
+                for row in plan.rows:
+                    row.grad = row.param
         return loss
 
     @torch.no_grad()
@@ -201,44 +203,49 @@ class RuleOptimizer(Optimizer):
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""
-        params = [param for group in self.param_groups for param in group["params"]]
+        groups = self.param_groups
+        params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_gradients(grads)
+        self._check_gradients(params, grads)
         key = [
             (
                 id(group),
                 len(group["params"]),
                 group.get("capacity"),
+                group.get("scope"),
                 group["state_dtype"],
-                self._demand(group),
+                group["fused"],
+                group["capturable"],
+                group["differentiable"],
             )
-            for group in self.param_groups
+            for group in groups
         ]
+        key += [self._method(group) for group in groups]
         if (
             self._plan is None
             or self._plan_key != key
-            or not self._plan.fits(params, grads, self.state)
+            or not self._plan.takes(params, grads, self.state)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
-        self._plan.set_gradients(grads)
+            self._plan.set_gradients(grads)
         return self._plan
 
-    def _check_gradients(self, grads: list[Tensor | None]) -> None:
-        for number, ((param, _), grad) in enumerate(zip(self._all(), grads, strict=True)):
+    def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 continue
             # Types first: that is all for most, and there may be ten thousand.
-            is_usual = type(grad) is Tensor and type(param) is Parameter
+            is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
             if not is_usual and is_sharded(grad) != is_sharded(param):
                 kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
                 raise RuntimeError(
-                    f"{self._place(number)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
+                    f"{self._place(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
                     f"gradient {kinds[1]}; expected both of one kind"
                 )
             if grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(number)}, shape {tuple(grad.shape)}; "
+                    f"{self._place(index)}, shape {tuple(grad.shape)}; "
                     "use dense ones, e.g. Embedding(sparse=False)"
                 )
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from steppe._engines import Method
-from steppe._engines.base.norms import goes_by_own, goes_by_whole
+from steppe._engines.base.method import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 
 _ADVICE = (

@@ -13,7 +13,7 @@ from torch import Tensor
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
 from steppe._engines.base.plan import Group, ParamBatch, State
-from steppe._engines.base.scalars import factor, groups
+from steppe._engines.base.scalars import factor
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
 
@@ -208,7 +208,7 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
         [row.number for row in rows],
         sizes,
         [row.share.numel for row in rows],
-        groups(batch)[1],
+        batch.group_of_row,
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
         np.bincount(chunks[:, PieceColumn.ROW], minlength=len(rows)),
         [row.capacity for row in rows],
@@ -229,11 +229,11 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
 
 def _chunks(batch: ParamBatch) -> Integers:
     """Return what the programs of the update take, as :class:`PieceColumn` says."""
-    pieces = batch.pieces(CHUNK)
+    chunks = batch.chunks(CHUNK)
     # An empty tensor has one too: it decides as others do.
-    empty = np.setdiff1d(np.arange(len(batch.rows)), pieces[:, 0])
-    pieces = np.concatenate([pieces, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
-    row, first, size, place, block = pieces.T
+    empty = np.setdiff1d(np.arange(len(batch.rows)), chunks[:, 0])
+    chunks = np.concatenate([chunks, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
+    row, first, size, place, block = chunks.T
     lower = place % BLOCK
     return np.stack([row, first - lower, lower, lower + size, place // BLOCK, block], axis=1)
 
@@ -277,7 +277,7 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
 
 def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
-    found = [[*_leading(batch, group), *options(batch.method, group)] for group in groups(batch)[0]]
+    found = [[*_leading(batch, group), *options(batch.method, group)] for group in batch.groups]
     tensors = {
         (i, j): value
         for i, line in enumerate(found)

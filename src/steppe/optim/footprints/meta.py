@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.norms import goes_by_own, goes_by_whole
+from steppe._engines.base.method import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._state import Entry, layout

@@ -3,7 +3,7 @@
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
-from steppe.optim.footprints import Bytes, Costs, Footprint, footprint
+from steppe.optim.footprints import ByteCounts, Footprint, StrategyCosts, footprint
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
@@ -13,13 +13,13 @@ __all__ = [
     "SGDCM",
     "AdamCG",
     "AdamCM",
-    "Bytes",
-    "Costs",
+    "ByteCounts",
     "DualAdam",
     "DualAdamCM",
     "Footprint",
     "InvAdam",
     "Offload",
     "RMSpropCG",
+    "StrategyCosts",
     "footprint",
 ]

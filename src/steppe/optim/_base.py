@@ -15,9 +15,9 @@ from steppe._engines.base.plan import Group, batches
 from steppe._engines.base.sharding import is_member, is_sharded
 from steppe._engines.checkpoint_scales import unpack
 from steppe.optim import _checkpoint
-from steppe.optim._flattened import check_whole
-from steppe.optim._options import check, plain
-from steppe.optim._state import check_unchanged, complete
+from steppe.optim._fsdp1 import check_takes_fsdp1
+from steppe.optim._options import check_options, to_plain
+from steppe.optim._state import add_missing_state, check_state_unchanged
 
 Closure = Callable[[], Any]
 
@@ -43,8 +43,8 @@ class RuleOptimizer(Optimizer):
     _plan_key: object = None
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
-        options = {name: plain(value) for name, value in options.items()}
-        check(options)
+        options = {name: to_plain(value) for name, value in options.items()}
+        check_options(options)
         super().__init__(params, options)
 
     def _kernel(self, group: Group) -> Kernel:
@@ -74,8 +74,10 @@ class RuleOptimizer(Optimizer):
         RuntimeError
             ``fused=True`` and no fused engine takes the parameters; it says why.
         """
-        own = {name: plain(value) for name, value in param_group.items() if name in self.defaults}
-        check({**self.defaults, **own})
+        own = {
+            name: to_plain(value) for name, value in param_group.items() if name in self.defaults
+        }
+        check_options({**self.defaults, **own})
         super().add_param_group({**param_group, **own})
         if self.param_groups[-1]["fused"]:
             self._demand_fused()
@@ -264,14 +266,14 @@ class RuleOptimizer(Optimizer):
         demands = {id(group): self._demand(group) for group in self.param_groups}
         self._check_shards()
         for param, group in self._all():
-            check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
+            check_takes_fsdp1(param, demands[id(group)].kernel, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
                 kernel = demands[id(group)].kernel
-                check_unchanged(self.state.get(param, {}), param, kernel, group)
+                check_state_unchanged(self.state.get(param, {}), param, kernel, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                complete(self.state[param], param, demands[id(group)].kernel, group)
+                add_missing_state(self.state[param], param, demands[id(group)].kernel, group)
         return Plan(list(self._all()), grads, self.state, demands)
 
     def _place(self, number: int) -> str:

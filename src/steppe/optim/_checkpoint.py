@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 from steppe._engines import Kernel
 from steppe._engines.base.plan import Group
 from steppe._engines.checkpoint_scales import pack, unpack
-from steppe.optim._options import check
-from steppe.optim._state import layout, mismatch, place
+from steppe.optim._options import check_options
+from steppe.optim._state import copied_to_device, first_mismatch, state_layout
 
 KernelOf = Callable[[Group], Kernel]
 
@@ -40,13 +40,13 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
             )
         if missing := optimizer.defaults.keys() - theirs.keys():
             raise ValueError(f"{refuse}option {min(missing)!r} of group {number} is missing")
-        check({name: theirs[name] for name in optimizer.defaults})
+        check_options({name: theirs[name] for name in optimizer.defaults})
     known = {number for group in saved for number in group["params"]}
     if strangers := [key for key in state_dict["state"] if key not in known]:
         raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
-        wanted = layout(kernel_of(group), group, param, state)
-        if difference := mismatch(state, wanted, param):
+        wanted = state_layout(kernel_of(group), group, param, state)
+        if difference := first_mismatch(state, wanted, param):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"
             )
@@ -56,7 +56,9 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
     """Put copies of the saved tensors in place, in the formats they were saved in."""
     for _, param, group, state in _pairs(optimizer, state_dict):
         own = {
-            name: place(name, value, param, group) if isinstance(value, Tensor) else value
+            name: copied_to_device(name, value, param, group)
+            if isinstance(value, Tensor)
+            else value
             for name, value in state.items()
         }
         unpack(own, param)

@@ -17,7 +17,7 @@ from steppe._engines.eager.codecs import load, slot_sum
 _NAN = float("nan")
 
 
-class TwoWay(NamedTuple):
+class TwoWayUpdate(NamedTuple):
     """A two-way update's direction, denominator and α."""
 
     direction: Tensor
@@ -25,18 +25,18 @@ class TwoWay(NamedTuple):
     inverse: float
 
 
-def adam_parts(row: ParamRow) -> TwoWay:
+def adam_parts(row: ParamRow) -> TwoWayUpdate:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
     direction = load(row, "exp_avg") * _corrections(row)[0]
     r = _unit(row)
-    return TwoWay(direction / r, adam_denominator(row) / r, _alpha(row))
+    return TwoWayUpdate(direction / r, adam_denominator(row) / r, _alpha(row))
 
 
-def critical_parts(row: ParamRow) -> TwoWay:
+def critical_parts(row: ParamRow) -> TwoWayUpdate:
     """m̂ + κ·mean(slots), d and α of DualAdamCM."""
     correction = 1.0 if row.group["variant"] == "authors" else _corrections(row)[0]
     direction = load(row, "exp_avg") * correction + _remembered(row)
-    return TwoWay(direction, adam_denominator(row), _alpha(row))
+    return TwoWayUpdate(direction, adam_denominator(row), _alpha(row))
 
 
 def adam_denominator(row: ParamRow) -> Tensor:
@@ -68,7 +68,7 @@ def own_weight(row: ParamRow, aggregate: Function) -> float:
 
 
 def inverse_share(
-    rows: Iterable[ParamRow], parts: Callable[[ParamRow], TwoWay]
+    rows: Iterable[ParamRow], parts: Callable[[ParamRow], TwoWayUpdate]
 ) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
     each = [(parts(row), row.share.team) for row in rows]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Option(NamedTuple):
+class OptionCheck(NamedTuple):
     """A test of a value, and the words for what passes it."""
 
     accepts: Callable[[Any], bool]
@@ -40,20 +40,20 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-_FLAG = Option(lambda x: isinstance(x, bool), "True or False")
-_AMOUNT = Option(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
-_FRACTION = Option(_is_fraction, "a number in [0, 1)")
-_CLOSED_FRACTION = Option(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
+_FLAG = OptionCheck(lambda x: isinstance(x, bool), "True or False")
+_AMOUNT = OptionCheck(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
+_FRACTION = OptionCheck(_is_fraction, "a number in [0, 1)")
+_CLOSED_FRACTION = OptionCheck(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
 
 
-def _one_of(*values: Any) -> Option:
+def _one_of(*values: Any) -> OptionCheck:
     wanted = " or ".join(map(repr, values))
-    return Option(lambda x: any(type(x) is type(y) and x == y for y in values), wanted)
+    return OptionCheck(lambda x: any(type(x) is type(y) and x == y for y in values), wanted)
 
 
-OPTIONS = {
-    "lr": Option(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
-    "betas": Option(_is_pair, "two numbers in [0, 1)"),
+OPTION_CHECKS = {
+    "lr": OptionCheck(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
+    "betas": OptionCheck(_is_pair, "two numbers in [0, 1)"),
     "eps": _AMOUNT,
     "weight_decay": _AMOUNT,
     "momentum": _FRACTION,
@@ -61,8 +61,8 @@ OPTIONS = {
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
     "kappa": _AMOUNT,
-    "capacity": Option(_is_count, "an integer ≥ 0"),
-    "priority_decay": Option(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
+    "capacity": OptionCheck(_is_count, "an integer ≥ 0"),
+    "priority_decay": OptionCheck(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
     "scope": _one_of("global", "tensor"),
     "replacement": _one_of("priority", "fifo"),
     "variant": _one_of("consistent", "authors"),
@@ -80,7 +80,7 @@ OPTIONS = {
 }
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """Turn NumPy scalars, as parameter sweeps make them, into what checkpoints can hold.
 
     A number format becomes its name: torch's distributed checkpoints refuse a ``torch.dtype`` where
@@ -91,11 +91,11 @@ def plain(value: Any) -> Any:
     if value is torch.bfloat16:
         return "bfloat16"
     if isinstance(value, tuple | list):
-        return tuple(map(plain, value))
+        return tuple(map(to_plain, value))
     return value
 
 
-def check(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any]) -> None:
     """Refuse option values that are out of range or do not go together.
 
     Raises
@@ -104,8 +104,10 @@ def check(options: Mapping[str, Any]) -> None:
         It names the argument, its value and what would be right.
     """
     for name, value in options.items():
-        if name in OPTIONS and not OPTIONS[name].accepts(value):
-            raise ValueError(f"{name}={value!r} is not valid: expected {OPTIONS[name].wanted}")
+        if name in OPTION_CHECKS and not OPTION_CHECKS[name].accepts(value):
+            raise ValueError(
+                f"{name}={value!r} is not valid: expected {OPTION_CHECKS[name].wanted}"
+            )
     if options.get("scale_free") and options["eps"] == 0:
         raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
     if options.get("differentiable") and options["state_dtype"] is not None:

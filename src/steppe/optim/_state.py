@@ -21,22 +21,22 @@ from steppe._engines.base.sharding import is_sharded, share_of
 from steppe._engines.checkpoint_scales import spread_of, unpack
 from steppe._engines.eager.codecs import load
 
-_FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
+_INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
-_OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
+_NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
-class Entry(NamedTuple):
+class StateEntry(NamedTuple):
     """Shape and number format of one tensor of the state."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
-def layout(
+def state_layout(
     kernel: Kernel, group: dict[str, Any], param: Tensor, saved: State | None = None
-) -> dict[str, Entry]:
+) -> dict[str, StateEntry]:
     """Return what the state of a parameter consists of in a checkpoint.
 
     The scales of 8-bit state go by how its codes lie, of which some may be ``saved`` already.
@@ -44,30 +44,30 @@ def layout(
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
     like_param = [*kernel.state, *map(slot_name, range(capacity))]
-    entries = {"step": Entry((), torch.float32)}
-    entries |= dict.fromkeys(like_param, Entry(shape, dtype))
+    entries = {"step": StateEntry((), torch.float32)}
+    entries |= dict.fromkeys(like_param, StateEntry(shape, dtype))
     if dtype == torch.uint8:
         own = spread_of(param, param).shape
         for name in like_param:
             codes = (saved or {}).get(name)
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else spread_of(like, param).shape
-            entries[scale_name(name)] = Entry(scales, torch.float32)
+            entries[scale_name(name)] = StateEntry(scales, torch.float32)
     number = torch.float32 if param.device.type == "mps" else torch.float64
     if kernel.mean_square is not None:
-        entries[MEAN] = Entry((), number)
+        entries[MEAN] = StateEntry((), number)
     if capacity:
-        entries |= dict.fromkeys((KEYS, BIRTHS), Entry((capacity,), number))
-        entries[REPLACEMENTS] = Entry((), torch.int64)
+        entries |= dict.fromkeys((KEYS, BIRTHS), StateEntry((capacity,), number))
+        entries[REPLACEMENTS] = StateEntry((), torch.int64)
         if dtype == full:
             # Slots in low precision are summed afresh in every step: it is less to read.
-            entries[SLOT_SUM] = Entry(shape, full)
+            entries[SLOT_SUM] = StateEntry(shape, full)
     return entries
 
 
-def is_like(name: str, entry: Entry, shape: tuple[int, ...]) -> bool:
+def has_param_shape(name: str, entry: StateEntry, shape: tuple[int, ...]) -> bool:
     """Whether a tensor of the state has its parameter's shape, and is sharded as it is."""
-    has_own = name in _OWN_SHAPE or is_scale(name)
+    has_own = name in _NEVER_PARAM_SHAPED or is_scale(name)
     return entry.shape == shape and not has_own
 
 
@@ -89,14 +89,16 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16
 
 
-def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+def check_state_unchanged(
+    state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]
+) -> None:
     """Refuse a buffer of another size, or state in another format, than the group asks for."""
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
-    for name, entry in layout(kernel, group, param).items():
+    for name, entry in state_layout(kernel, group, param).items():
         if name in state and (difference := _format_mismatch(name, state[name].dtype, entry.dtype)):
             raise RuntimeError(
                 f"state_dtype={group['state_dtype']!r} was changed after the state was made: "
@@ -104,9 +106,9 @@ def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str
             )
 
 
-def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+def add_missing_state(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
     """Add what the state lacks: all of it before a parameter's first step."""
-    wanted = layout(kernel, group, param)
+    wanted = state_layout(kernel, group, param)
     if MEAN not in wanted:
         # Nobody brings it up to date; where it is wanted again it is made afresh.
         state.pop(MEAN, None)
@@ -117,7 +119,7 @@ def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any])
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     missing = [name for name in wanted if name not in state]
     for name in missing:
-        state[name] = _initial(name, wanted[name], param, group)
+        state[name] = _initial_tensor(name, wanted[name], param, group)
     if MEAN in missing and _SECOND_MOMENT not in missing:
         # That of steps that needed no mean.
         state[MEAN].copy_(_mean_of_second_moment(param, state, group))
@@ -128,12 +130,14 @@ def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -
     return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
 
 
-def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
+def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
     """Copy a saved tensor to where it belongs, in the number format it was saved in."""
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> str | None:
+def first_mismatch(
+    state: dict[str, Any], wanted: dict[str, StateEntry], param: Tensor
+) -> str | None:
     """Return the first difference between a saved state and a parameter's layout, in words."""
     for name, entry in wanted.items():
         if name not in state:
@@ -143,7 +147,9 @@ def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> 
             return f"{name!r} is {type(value).__name__}, expected a tensor"
         if tuple(value.shape) != entry.shape:
             return f"{name!r} has shape {tuple(value.shape)}, expected {entry.shape}"
-        if name not in _OWN_SHAPE and (difference := _sharding_mismatch(name, value, param)):
+        if name not in _NEVER_PARAM_SHAPED and (
+            difference := _sharding_mismatch(name, value, param)
+        ):
             return difference
         if difference := _format_mismatch(name, value.dtype, entry.dtype):
             return difference
@@ -171,7 +177,7 @@ def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
 
 def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
     """Let formats that are full for some parameter stand for each other: others lose or gain."""
-    alike = any({found, wanted} <= formats for formats in _FULL)
+    alike = any({found, wanted} <= formats for formats in _INTERCHANGEABLE)
     if name == REPLACEMENTS or found == wanted or alike:
         return None
     return f"{name!r} is {found}, expected {wanted}"
@@ -182,8 +188,8 @@ def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
     return torch.device("cpu") if name == "step" and not group["capturable"] else param.device
 
 
-def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
-    if is_like(name, entry, tuple(param.shape)):
+def _initial_tensor(name: str, entry: StateEntry, param: Tensor, group: dict[str, Any]) -> Tensor:
+    if has_param_shape(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
         return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)

@@ -14,7 +14,7 @@ from steppe._engines.base.plan import Group
 from steppe._engines.eager.codecs import widened
 from steppe.optim import _diagnostics
 from steppe.optim._base import arguments
-from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer
+from steppe.optim._buffer_optimizer import BufferOptimizer, Replacement, Scope, buffer
 
 Aggregation = Literal["sum", "mean", "mid"]
 

@@ -11,13 +11,13 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from steppe.optim._wrapper import Wrapper, check_step, share_hooks
+from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
 
 # They ask for a step without the host, which this one is about.
 _NOT_HERE = ("capturable", "differentiable")
 
 
-class Offload(Wrapper):
+class Offload(OptimizerWrapper):
     """Keep any optimizer's state on the host, and take its steps there.
 
     The accelerator holds parameters and gradients alone. A step copies both to pinned memory, lets

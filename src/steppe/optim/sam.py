@@ -18,13 +18,13 @@ from steppe._engines.base.norms import joint_norm
 from steppe._engines.base.plan import held
 from steppe._engines.base.sharding import ShardGroup, local, shard_group_of
 from steppe._engines.eager.codecs import widened
-from steppe.optim._flattened import refuse_flattened
-from steppe.optim._options import check
-from steppe.optim._training_buffers import TrainingBuffers
-from steppe.optim._wrapper import Wrapper, check_step, share_hooks
+from steppe.optim._fsdp1 import refuse_fsdp1
+from steppe.optim._module_buffers import ModuleBuffers
+from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
+from steppe.optim._options import check_options
 
 
-class SAM(Wrapper):
+class SAM(OptimizerWrapper):
     r"""Sharpness-aware minimisation, and its adaptive form, around a base optimizer.
 
     The base optimizer steps from p along the gradient taken at p + e, where over all parameters::
@@ -148,7 +148,7 @@ class SAM(Wrapper):
         #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
         #: what they wrap, Lightning's for one, call methods with themselves in SAM's place.
         self._second: list[bool] = []
-        self._buffers = TrainingBuffers()
+        self._buffers = ModuleBuffers()
         share_hooks(self, self.base_optimizer)
         # Optimizer.__init__ would make groups and state of its own beside the base's; its
         # __setstate__ makes only the hooks that are missing.
@@ -285,7 +285,7 @@ class SAM(Wrapper):
         self.restore()
         params = [param for group in self.param_groups for param in group["params"]]
         for param in params:
-            refuse_flattened(param, "SAM")
+            refuse_fsdp1(param, "SAM")
         active = [
             (param, param.grad, group)
             for group in self.param_groups
@@ -379,4 +379,4 @@ def _rho(options: dict[str, Any]) -> str:
 
 def _check(options: dict[str, Any]) -> None:
     """Check SAM's options. The others are the base optimizer's, which may not be ours."""
-    check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
+    check_options({"rho": options[_rho(options)], "adaptive": options["adaptive"]})

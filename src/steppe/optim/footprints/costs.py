@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Bytes:
+class ByteCounts:
     """Bytes by what they are for."""
 
     parameters: int
@@ -18,7 +18,7 @@ class Bytes:
 
 
 @dataclass(frozen=True)
-class Costs:
+class StrategyCosts:
     """What one way to use many devices costs.
 
     Attributes
@@ -31,9 +31,9 @@ class Costs:
         Bytes that the busiest device sends in a step.
     """
 
-    device: Bytes
-    everywhere: Bytes
-    sent: Bytes
+    device: ByteCounts
+    everywhere: ByteCounts
+    sent: ByteCounts
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ class Footprint:
     numel: int
     world_size: int
     message: int
-    fsdp: Costs
-    ddp: Costs
+    fsdp: StrategyCosts
+    ddp: StrategyCosts
 
     def __str__(self) -> str:
         columns = [self.fsdp.device, self.fsdp.everywhere, self.ddp.device]

@@ -12,9 +12,9 @@ from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from steppe._engines.base.number_formats import blocks
-from steppe.optim._state import Entry, is_like, is_scale
-from steppe.optim.footprints import meta
-from steppe.optim.footprints.costs import Bytes, Costs, Footprint
+from steppe.optim._state import StateEntry, has_param_shape, is_scale
+from steppe.optim.footprints import meta_optimizer
+from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts
 from steppe.optim.sam import SAM
 
 if TYPE_CHECKING:  # builds of torch without distributed have none
@@ -26,7 +26,7 @@ Counts = int | Iterable[Shape] | Mapping[str, Shape]
 
 def footprint(
     model_or_counts: Module | Counts,
-    optimizer: Optimizer | meta.Make,
+    optimizer: Optimizer | meta_optimizer.OptimizerFactory,
     world_size: int,
     *,
     dtype: torch.dtype | None = None,
@@ -121,10 +121,10 @@ def footprint(
     _check(world_size, dtype, mp_policy)
     originals = list(_parameters(model_or_counts))
     params = [_on_meta(param, dtype) for param in originals]
-    made = meta.made(optimizer, originals, params)
-    state, message = meta.state_of(made), meta.message(made)
+    made = meta_optimizer.optimizer_on_meta(optimizer, originals, params)
+    state, message = meta_optimizer.state_of(made), meta_optimizer.message_bytes(made)
     passes = 2 if isinstance(made, SAM) else 1
-    tensors = Counter(_Part.of(param, state.get(param, {}), passes - 1) for param in params)
+    tensors = Counter(_ParamKind.of(param, state.get(param, {}), passes - 1) for param in params)
     return Footprint(
         numel=sum(param.numel() for param in params),
         world_size=world_size,
@@ -145,18 +145,18 @@ def _check(world_size: Any, dtype: Any, policy: Any) -> None:
         )
 
 
-class _Part(NamedTuple):
+class _ParamKind(NamedTuple):
     """What of a parameter and its state is to be counted; of many it is the same."""
 
     shape: Shape
     dtype: torch.dtype
     is_trained: bool
-    state: tuple[tuple[str, Entry], ...]
+    state: tuple[tuple[str, StateEntry], ...]
     #: How many copies of the parameter the optimizer holds for a while.
     copies: int
 
     @classmethod
-    def of(cls, param: Parameter, state: dict[str, Entry], copies: int) -> Self:
+    def of(cls, param: Parameter, state: dict[str, StateEntry], copies: int) -> Self:
         shape = tuple(param.shape)
         return cls(shape, param.dtype, param.requires_grad, tuple(state.items()), copies)
 
@@ -169,10 +169,10 @@ class _Part(NamedTuple):
         )
         return own, trained, state + self.copies * trained
 
-    def _count(self, name: str, entry: Entry, elements: int) -> int:
+    def _count(self, name: str, entry: StateEntry, elements: int) -> int:
         if is_scale(name):
             return blocks(elements)
-        return elements if is_like(name, entry, self.shape) else math.prod(entry.shape)
+        return elements if has_param_shape(name, entry, self.shape) else math.prod(entry.shape)
 
 
 # Numbers of elements, and of devices that hold so many.
@@ -190,12 +190,12 @@ def _shares(shape: Shape, devices: int) -> Shares:
 
 
 def _sharded(
-    tensors: Counter[_Part],
+    tensors: Counter[_ParamKind],
     devices: int,
     passes: int,
     message: int,
     policy: "MixedPrecisionPolicy | None",
-) -> Costs:
+) -> StrategyCosts:
     shares = {part: _shares(part.shape, devices) for part in tensors}
     gathered = reduced = 0
     for part, number in tensors.items():
@@ -205,17 +205,21 @@ def _sharded(
         reduced += largest * reduce.itemsize * part.is_trained
     # FSDP2 fills up what devices hold less than the first, so that all send alike.
     others = passes * (devices - 1)
-    sent = Bytes(2 * others * gathered, others * reduced, _ring(message, devices))
-    return Costs(*_held(tensors, shares), sent)
+    sent = ByteCounts(2 * others * gathered, others * reduced, _ring(message, devices))
+    return StrategyCosts(*_held(tensors, shares), sent)
 
 
-def _replicated(tensors: Counter[_Part], devices: int, passes: int) -> Costs:
+def _replicated(tensors: Counter[_ParamKind], devices: int, passes: int) -> StrategyCosts:
     shares = {part: [(math.prod(part.shape), devices)] for part in tensors}
     device, everywhere = _held(tensors, shares)
-    return Costs(device, everywhere, Bytes(0, passes * _ring(device.gradients, devices), 0))
+    return StrategyCosts(
+        device, everywhere, ByteCounts(0, passes * _ring(device.gradients, devices), 0)
+    )
 
 
-def _held(tensors: Counter[_Part], shares: dict[_Part, Shares]) -> tuple[Bytes, Bytes]:
+def _held(
+    tensors: Counter[_ParamKind], shares: dict[_ParamKind, Shares]
+) -> tuple[ByteCounts, ByteCounts]:
     """Return what the fullest device holds, and what all do."""
     device, everywhere = [0, 0, 0], [0, 0, 0]
     for part, number in tensors.items():
@@ -223,7 +227,7 @@ def _held(tensors: Counter[_Part], shares: dict[_Part, Shares]) -> tuple[Bytes, 
             for kind, size in enumerate(part.held(elements)):
                 device[kind] += number * size * (i == 0)
                 everywhere[kind] += number * size * count
-    return Bytes(*device), Bytes(*everywhere)
+    return ByteCounts(*device), ByteCounts(*everywhere)
 
 
 def _ring(size: int, devices: int) -> int:

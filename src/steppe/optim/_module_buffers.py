@@ -11,7 +11,7 @@ from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 
 
-class TrainingBuffers:
+class ModuleBuffers:
     """Finds the layers with buffers in all modules that hold given parameters, and saves them.
 
     All buffers are saved, not those of known names: what a pass changes in training is running

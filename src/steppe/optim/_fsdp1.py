@@ -12,7 +12,7 @@ _ADVICE = (
 )
 
 
-def check_whole(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
+def check_takes_fsdp1(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
     """Refuse what needs more than its own element where no shard knows of the others.
 
     Raises
@@ -21,10 +21,10 @@ def check_whole(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
         The method remembers, or takes a mean over the tensor, and FSDP1 has flattened it.
     """
     if goes_by_whole(kernel, group) or goes_by_own(kernel, group):
-        refuse_flattened(param, name)
+        refuse_fsdp1(param, name)
 
 
-def refuse_flattened(param: Tensor, name: str) -> None:
+def refuse_fsdp1(param: Tensor, name: str) -> None:
     """Refuse a flattened parameter.
 
     Raises

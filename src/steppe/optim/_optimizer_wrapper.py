@@ -16,7 +16,7 @@ _HOOKS = tuple(
 )
 
 
-class Wrapper(Optimizer):
+class OptimizerWrapper(Optimizer):
     """An optimizer around another one, which has the state and takes the steps."""
 
     base_optimizer: Optimizer

@@ -13,17 +13,19 @@ from torch.optim import Optimizer
 from steppe._engines.base.norms import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 from steppe.optim._base import RuleOptimizer
-from steppe.optim._state import Entry, layout
+from steppe.optim._state import StateEntry, state_layout
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
-Make = Callable[[Any], Optimizer]
+OptimizerFactory = Callable[[Any], Optimizer]
 
 #: Norms are added up in float64.
 _NUMBER = 8
 
 
-def made(optimizer: Optimizer | Make, originals: list[Tensor], metas: list[Parameter]) -> Optimizer:
+def optimizer_on_meta(
+    optimizer: Optimizer | OptimizerFactory, originals: list[Tensor], metas: list[Parameter]
+) -> Optimizer:
     """Return the optimizer of those parameters on the meta device that need a gradient.
 
     Parameters
@@ -46,7 +48,7 @@ def made(optimizer: Optimizer | Make, originals: list[Tensor], metas: list[Param
                 "optimizer=Offload is not valid: its state is on the host, and counted is what "
                 "devices hold; expected the optimizer that it is around"
             )
-        return _twin(optimizer, _groups(optimizer, originals, metas))
+        return _copy_with_groups(optimizer, _groups(optimizer, originals, metas))
     if not callable(optimizer):
         raise TypeError(
             f"optimizer={optimizer!r} is not valid: expected an optimizer, its class, or a "
@@ -76,11 +78,11 @@ def _groups(optimizer: Optimizer, originals: list[Tensor], metas: list[Parameter
     return [{**groups[0], "params": list(known.values())}]
 
 
-def _twin(optimizer: Optimizer, groups: list[Group]) -> Optimizer:
+def _copy_with_groups(optimizer: Optimizer, groups: list[Group]) -> Optimizer:
     """Return an optimizer like this one, without state and with other groups."""
     twin = copy.copy(optimizer)
     if isinstance(twin, SAM):
-        twin.base_optimizer = _twin(twin.base_optimizer, groups)
+        twin.base_optimizer = _copy_with_groups(twin.base_optimizer, groups)
     else:
         twin.state, twin.param_groups = defaultdict(dict), groups
     return twin
@@ -90,7 +92,7 @@ def _base(optimizer: Optimizer) -> Optimizer:
     return optimizer.base_optimizer if isinstance(optimizer, SAM) else optimizer
 
 
-def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
+def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, StateEntry]]:
     """Return what each parameter's state consists of after a step.
 
     Raises
@@ -101,7 +103,7 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
     base = _base(optimizer)
     if isinstance(base, RuleOptimizer):
         members = [(param, group) for group in base.param_groups for param in group["params"]]
-        return {param: layout(base._kernel(group), group, param) for param, group in members}
+        return {param: state_layout(base._kernel(group), group, param) for param, group in members}
     for group in base.param_groups:
         for param in group["params"]:
             param.grad = torch.empty_like(param)
@@ -114,7 +116,7 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
         ) from error
     return {
         param: {
-            name: Entry(tuple(value.shape), value.dtype)
+            name: StateEntry(tuple(value.shape), value.dtype)
             for name, value in state.items()
             if isinstance(value, Tensor)
         }
@@ -122,7 +124,7 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
     }
 
 
-def message(optimizer: Optimizer) -> int:
+def message_bytes(optimizer: Optimizer) -> int:
     """Return the bytes that the optimizer adds up over the devices in a step."""
     base, numbers = _base(optimizer), int(isinstance(optimizer, SAM))
     if isinstance(base, RuleOptimizer):

@@ -202,14 +202,14 @@ def assert_shares_decide_alone(found: dict[str, Any]) -> None:
 
 def test_numbers_that_were_loaded_onto_the_host_come_back() -> None:
     """There ZeRO puts what has no dimensions, wherever the parameters are."""
-    from steppe.optim._state import complete
+    from steppe.optim._state import add_missing_state
 
     param = torch.ones(3, requires_grad=True)
     optimizer = steppe.AdamCM([param])
     param.grad = torch.ones(3)
     optimizer.step()
     state, group = dict(optimizer.state[param]), optimizer.param_groups[0]
-    complete(state, param.to("meta"), optimizer._kernel(group), group)
+    add_missing_state(state, param.to("meta"), optimizer._kernel(group), group)
     assert state.pop("step").device.type == "cpu"
     assert {value.device.type for value in state.values()} == {"meta"}
 

@@ -7,16 +7,17 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.nn import Parameter
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
 from steppe._engines import Demand, Kernel, ParamRow, Plan
 from steppe._engines.base.plan import Group, batches
-from steppe._engines.base.sharding import is_member, is_sharded
+from steppe._engines.base.sharding import is_sharded
 from steppe._engines.checkpoint_scales import unpack
-from steppe.optim import _checkpoint
+from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._options import check_options, to_plain
+from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import add_missing_state, check_state_unchanged
 
 Closure = Callable[[], Any]
@@ -27,7 +28,7 @@ def arguments(names: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
 
 
-class RuleOptimizer(Optimizer):
+class RuleOptimizer(CheckpointedOptimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
     A subclass names its options in its constructor and says in ``_kernel`` which rule a group's
@@ -151,48 +152,6 @@ class RuleOptimizer(Optimizer):
     def _preconditioner(self, row: ParamRow) -> Tensor:
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return options and state, by the numbers of the parameters.
-
-        Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
-        loads in any number of processes. What 8-bit state needs for that is in docs/scaling.md.
-        """
-        # A user's hooks are to see what is saved.
-        hook = self.register_state_dict_post_hook(_checkpoint.portable, prepend=True)
-        try:
-            return super().state_dict()
-        finally:
-            hook.remove()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint and go on exactly where it was saved.
-
-        Every tensor keeps the number format it was saved in: torch.optim would round the state of
-        half-precision parameters, step counts and keys included, to the parameter's own format.
-
-        Raises
-        ------
-        ValueError
-            The checkpoint does not fit; the message names the difference. Nothing has changed.
-        """
-        accepted: dict[str, Any] = {}
-
-        def inspect(_: Optimizer, incoming: dict[str, Any]) -> None:
-            _checkpoint.check_fits(self, self._kernel, incoming)
-            accepted.update(incoming)
-
-        def restore(_: Optimizer) -> None:
-            _checkpoint.restore(self, accepted)
-
-        # Hooks of the user's may change what is loaded: look after them, and restore before them.
-        before = self.register_load_state_dict_pre_hook(inspect)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
-
     def _demand_fused(self) -> None:
         """Take the last group back if it demands what cannot be had."""
         try:
@@ -244,27 +203,9 @@ class RuleOptimizer(Optimizer):
                     "use dense ones, e.g. Embedding(sparse=False)"
                 )
 
-    def _check_shards(self) -> None:
-        param: Any
-        for number, (param, group) in enumerate(self._all()):
-            if not is_sharded(param):
-                continue
-            place = f"{self._place(number)}, shape {tuple(param.shape)}"
-            if group["differentiable"]:
-                raise RuntimeError(
-                    f"differentiable=True does not take sharded parameters: {place}; use plain "
-                    "tensors"
-                )
-            if not is_member(param):
-                raise RuntimeError(
-                    f"this process has no part of {place}, on {param.device_mesh}: expected "
-                    "optimizers that hold the same parameters in all processes of a mesh, and in "
-                    "no others"
-                )
-
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         demands = {id(group): self._demand(group) for group in self.param_groups}
-        self._check_shards()
+        check_shards(self)
         for param, group in self._all():
             check_takes_fsdp1(param, demands[id(group)].kernel, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):

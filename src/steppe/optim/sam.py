@@ -1,27 +1,19 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
-import math
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe import rules
-from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Function
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.base.plan import held
-from steppe._engines.base.sharding import ShardGroup, local, shard_group_of
-from steppe._engines.eager.codecs import widened
 from steppe.optim._fsdp1 import refuse_fsdp1
-from steppe.optim._module_buffers import ModuleBuffers
 from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
 from steppe.optim._options import check_options
+from steppe.optim._sam_ascent import ascend, rho_name
+from steppe.optim._sam_restore import RestorePoint
 
 
 class SAM(OptimizerWrapper):
@@ -134,7 +126,7 @@ class SAM(OptimizerWrapper):
         self.__setstate__({"base_optimizer": base_optimizer})
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._undo:
+        if self._restore_point.is_set:
             raise RuntimeError(
                 "SAM cannot be copied or pickled while its parameters are perturbed, as the copy "
                 "could not restore them: call restore() first"
@@ -143,12 +135,10 @@ class SAM(OptimizerWrapper):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.base_optimizer = state["base_optimizer"]
-        #: What puts back each tensor that the perturbation or the second pass changes.
-        self._undo: list[Callable[[], Any]] = []
+        self._restore_point = RestorePoint()
         #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
         #: what they wrap, Lightning's for one, call methods with themselves in SAM's place.
         self._second: list[bool] = []
-        self._buffers = ModuleBuffers()
         share_hooks(self, self.base_optimizer)
         # Optimizer.__init__ would make groups and state of its own beside the base's; its
         # __setstate__ makes only the hooks that are missing.
@@ -177,7 +167,7 @@ class SAM(OptimizerWrapper):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
-        if not self._undo:
+        if not self._restore_point.is_set:
             self._second.clear()
 
     def state_dict(self) -> dict[str, Any]:
@@ -196,7 +186,7 @@ class SAM(OptimizerWrapper):
         if "param_groups" not in state_dict:
             raise ValueError(f"{refuse}'param_groups' is missing")
         for number, group in enumerate(state_dict["param_groups"]):
-            for name in (_rho(self.defaults), "adaptive"):
+            for name in (rho_name(self.defaults), "adaptive"):
                 if name not in group:
                     raise ValueError(f"{refuse}option {name!r} of group {number} is missing")
             _check(group)
@@ -299,8 +289,8 @@ class SAM(OptimizerWrapper):
                     f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
                 )
         try:
-            self._undo.extend(self._buffers.save(params))
-            self._ascend(active)
+            self._restore_point.save_buffers(params)
+            ascend(active, self._restore_point.save_param)
             # Within one autocast region a weight is cast once, and would be seen as it was.
             torch.clear_autocast_cache()
             self.zero_grad()
@@ -312,71 +302,9 @@ class SAM(OptimizerWrapper):
     @torch.no_grad()
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        if not self._undo:
-            return
-        # Last in, first out: a parameter that is in a group twice was moved twice.
-        while self._undo:
-            self._undo[-1]()
-            self._undo.pop()
-        torch.clear_autocast_cache()
-
-    def _ascend(self, active: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
-        ascents = [
-            _Ascent(*held(param, grad), shard_group_of(param), group)
-            for param, grad, group in active
-        ]
-        length = joint_norm((each.length, each.team) for each in ascents) + 1e-12
-        if isinstance(length, float) and not math.isfinite(length):
-            return
-        for (param, _, _), each in zip(active, ascents, strict=True):
-            self._undo.append(partial(_write, param, local(param).clone()))
-            each.ascend(length)
-
-
-class _Ascent(NamedTuple):
-    """A parameter on its way up: what this process holds of it, and who holds the rest."""
-
-    param: Tensor
-    grad: Tensor
-    team: ShardGroup | None
-    group: dict[str, Any]
-
-    @property
-    def length(self) -> Tensor:
-        """What the norm is taken of."""
-        if not self.group["adaptive"]:
-            return self.grad
-        length: Tensor = rules.asam_length(widened(self.param), widened(self.grad))
-        return length
-
-    def ascend(self, length: Tensor | float) -> None:
-        """Move the parameter, given the norm of all lengths."""
-        rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
-        # What is maximised is minus the loss.
-        scale = self.group[_rho(self.group)] / length * (-1 if self.group.get("maximize") else 1)
-        for p, g in pieces(self.param, self.grad):
-            p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
-
-
-def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
-    if isinstance(scale, float):
-        moved: Tensor = rule(p, g, scale)
-        return moved
-    # On an accelerator nobody waits to see whether the norm is finite.
-    scale = scale.to(p.device)
-    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)
-
-
-def _write(param: Tensor, here: Tensor) -> None:
-    """Put back what this process holds of a parameter."""
-    local(param).copy_(here)
-
-
-def _rho(options: dict[str, Any]) -> str:
-    """Name of ρ among the options: Adadelta has a rho of its own."""
-    return "sam_rho" if "sam_rho" in options else "rho"
+        self._restore_point.restore()
 
 
 def _check(options: dict[str, Any]) -> None:
     """Check SAM's options. The others are the base optimizer's, which may not be ours."""
-    check_options({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
+    check_options({"rho": options[rho_name(options)], "adaptive": options["adaptive"]})

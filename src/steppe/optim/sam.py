@@ -6,69 +6,72 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe.optim._fsdp1 import refuse_fsdp1
-from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
+from steppe.optim._optimizer_wrapper import TransparentWrapper, check_step, share_hooks
 from steppe.optim._options import check_options
-from steppe.optim._sam_ascent import ascend, rho_name
+from steppe.optim._sam_ascent import Member, ascend, rho_name
 from steppe.optim._sam_restore import RestorePoint
 
 
-class SAM(OptimizerWrapper):
-    r"""Sharpness-aware minimisation, and its adaptive form, around a base optimizer.
+class SAM(TransparentWrapper):
+    r"""Sharpness-aware minimisation (SAM), and adaptive SAM, around a base optimizer.
 
-    The base optimizer steps from p along the gradient taken at p + e, where over all parameters::
+    A step takes two forward and backward passes. The first gives g at the parameters p; over all
+    parameters the perturbation is::
 
-        e = ρ·g/(‖g‖₂ + 1e-12)                adaptive:  e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
+        SAM:               e = ρ·g/(‖g‖₂ + 1e-12)
+        adaptive (ASAM):   e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
 
-    g being the gradient of the loss, or in groups that ``maximize`` of minus the objective. Each
-    step costs two forward and backward passes. The parameters keep their storage and are
-    restored bit for bit. ``param_groups``, ``state`` and ``defaults`` are the base optimizer's
-    own, ρ included, so schedulers act on both and ``state_dict`` is complete. Buffers keep what the
-    first pass made of them, such as running statistics or the vectors of spectral norm: all dense
-    ones of every layer in training, in all modules that hold one of the parameters, compiled ones
-    too.
+    The second pass gives the gradient at p + e. Then p is restored bit for bit, and the base
+    optimizer steps along the second gradient. Groups that ``maximize`` have −g in place of g. If
+    the norm is zero or not finite, as under a ``GradScaler``, e is zero.
 
-    Three ways to use it:
+    There are three ways to use it:
 
-    * ``step(closure)``, where the closure clears gradients, runs forward and backward, and returns
-      the loss. The loss of the first pass is returned.
-    * ``perturb()`` between the backward passes and ``step()`` after the second. ``perturb`` clears
-      the gradients, and each pass may accumulate over several batches.
+    * ``step(closure)``: the closure clears gradients, runs forward and backward, and returns the
+      loss. It is called twice; the loss of the first pass is returned.
+    * ``perturb()`` between the two backward passes and ``step()`` after the second. ``perturb``
+      clears the gradients, and each pass may accumulate over several batches.
     * ``with sam.perturbed():`` around the second pass, then ``step()``. It restores the parameters
-      even if the step is skipped or the pass raises: use it with ``GradScaler``.
+      even if the pass raises or the step is skipped: use it with ``GradScaler``.
 
-    ``step()`` with neither a closure nor a perturbation before it is the plain step of the base.
-
-    Where the gradient's norm is zero or not finite, as a ``GradScaler`` may have it, e is zero.
+    ``step()`` with neither a closure nor a perturbation before it is the base optimizer's step.
 
     Parameters
     ----------
     base_optimizer
         Any optimizer of this library, of torch, or with their interface, whose step needs no
-        closure: not ``torch.optim.LBFGS``.
+        closure; so not ``torch.optim.LBFGS``.
     rho
-        ρ, the radius; ≥ 0. None is 0.05, with ``adaptive`` 0.5. A group may have its own, under
-        the same name; around ``Adadelta``, which has a rho too, its name is ``sam_rho``.
+        ρ, the L2 norm of e over all parameters (of e/|p| if ``adaptive``); ≥ 0. Default: None,
+        which is 0.05, or 0.5 if ``adaptive``. A group may have its own ``rho``; around
+        ``torch.optim.Adadelta``, which has a rho too, its name is ``sam_rho``.
     adaptive
-        Scale the neighbourhood by the parameters (ASAM). A group may have its own.
+        Whether to scale e by the size of each parameter (ASAM). A group may have its own.
+        Default: False.
 
     Raises
     ------
     TypeError
-        ``base_optimizer`` is not an optimizer, or its step cannot do without a closure.
+        ``base_optimizer`` is not an optimizer, or its step needs a closure.
     ValueError
         ``rho`` is out of its range, or ``base_optimizer`` is in a SAM already.
 
     Notes
     -----
-    Parameters in half precision hold only what of e their spacing shows: of a million bfloat16
-    weights of size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
-    Random layers draw anew in the second pass. Besides the parameters, a copy of the buffers is
-    held between the passes; a buffer that the second pass replaces by one of another shape, as a
-    cache that grows, stays replaced.
+    ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, with ``rho`` and
+    ``adaptive`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
+    no state of its own; between the passes it holds a copy of the parameters and module buffers.
+
+    Module buffers, such as running statistics, stay as the first pass left them: all dense ones of
+    every module in training that holds one of the parameters, compiled modules included. A buffer
+    that the second pass replaces by one of another shape, such as a growing cache, stays replaced.
+    Random layers such as dropout draw anew in the second pass.
+
+    Half-precision parameters hold p + e only to their precision: of a million bfloat16 weights of
+    size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
 
     References
     ----------
@@ -102,18 +105,8 @@ class SAM(OptimizerWrapper):
     def __init__(
         self, base_optimizer: Optimizer, rho: float | None = None, *, adaptive: bool = False
     ) -> None:
-        if not isinstance(base_optimizer, Optimizer):
-            raise TypeError(
-                f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
-                "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
-            )
-        check_step(base_optimizer, "SAM")
+        _check_base(base_optimizer)
         defaults = base_optimizer.defaults
-        if "adaptive" in defaults:
-            raise ValueError(
-                f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
-                "a SAM or in one already; expected an optimizer that is not"
-            )
         rho = (0.5 if adaptive else 0.05) if rho is None else rho
         options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
         for group in base_optimizer.param_groups:
@@ -136,31 +129,23 @@ class SAM(OptimizerWrapper):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.base_optimizer = state["base_optimizer"]
         self._restore_point = RestorePoint()
-        #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
-        #: what they wrap, Lightning's for one, call methods with themselves in SAM's place.
-        self._second: list[bool] = []
+        #: Not empty while the gradients are those of a second pass. It is a list because wrappers
+        #: that copy SAM's attributes, such as Lightning's LightningOptimizer, call SAM's methods on
+        #: themselves: they would set a bool on the wrapper, but share the list.
+        self._second_pass: list[bool] = []
         share_hooks(self, self.base_optimizer)
-        # Optimizer.__init__ would make groups and state of its own beside the base's; its
-        # __setstate__ makes only the hooks that are missing.
+        # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
+        # makes only the hooks that are missing.
         super().__setstate__({})
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base optimizer's groups."""
-        return self.base_optimizer.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base optimizer's state."""
-        return self.base_optimizer.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's defaults, and ``rho`` and ``adaptive``."""
-        return self.base_optimizer.defaults
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters to the base optimizer."""
+        """Add parameters to the base optimizer; the group may name its own ``rho``, ``adaptive``.
+
+        Raises
+        ------
+        ValueError
+            An option is out of its range. Nothing has changed then.
+        """
         _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
@@ -168,11 +153,7 @@ class SAM(OptimizerWrapper):
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
         if not self._restore_point.is_set:
-            self._second.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state, ρ included."""
-        return self.base_optimizer.state_dict()
+            self._second_pass.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint into the base optimizer.
@@ -182,69 +163,52 @@ class SAM(OptimizerWrapper):
         ValueError
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
-        refuse = "checkpoint does not fit SAM: "
-        if "param_groups" not in state_dict:
-            raise ValueError(f"{refuse}'param_groups' is missing")
-        for number, group in enumerate(state_dict["param_groups"]):
-            for name in (rho_name(self.defaults), "adaptive"):
-                if name not in group:
-                    raise ValueError(f"{refuse}option {name!r} of group {number} is missing")
-            _check(group)
+        _check_checkpoint(state_dict, (rho_name(self.defaults), "adaptive"))
         self.base_optimizer.load_state_dict(state_dict)
 
-    def preconditioner(self) -> dict[Tensor, Tensor]:
-        """Return the base optimizer's diagonal preconditioner, if it is one of this library.
-
-        Raises
-        ------
-        AttributeError
-            The base optimizer has no such method.
-        """
-        base: Any = self.base_optimizer
-        return dict(base.preconditioner())
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step from the original parameters along the gradient at the perturbed ones.
+        """Step from p along the gradient at p + e.
 
         Parameters
         ----------
         closure
-            Runs one pass, and is called twice. None after :meth:`perturb` and a second backward
-            pass; without those, this is the base optimizer's plain step. After those, a closure
-            that leaves the gradients as they are is called once: some frameworks pass one.
+            Runs one forward and backward pass; it is called twice. Default: None, for use after
+            :meth:`perturb` and a second backward pass, or for a step of the base optimizer. After
+            :meth:`perturb` a closure is called once, and should leave the gradients as they are:
+            some frameworks pass such a closure.
 
         Returns
         -------
-        The loss at the original parameters, or None without a closure.
+        The loss at the unperturbed parameters, or None without a closure.
 
         Raises
         ------
         RuntimeError
-            A gradient is sparse, FSDP1 has flattened a parameter, or the closure runs no pass. No
-            parameter has changed then.
+            A gradient is sparse, FSDP1 has flattened a parameter, or the closure computes no
+            gradients. No parameter has changed then.
         """
         self.restore()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-            if not self._second:
-                self._pass_again(closure, silent=loss is None)
-        self._second.clear()
+            if not self._second_pass:
+                self._run_second_pass(closure, returned_loss=loss is not None)
+        self._second_pass.clear()
         self.base_optimizer.step()
         return loss
 
-    def _pass_again(self, closure: Callable[[], Any], *, silent: bool) -> None:
-        """Run the second pass; refuse a closure that does not compute gradients.
+    def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
+        """Call the closure at p + e; refuse one that returns no loss and computes no gradients.
 
-        One that returns a loss may skip a pass, as Lightning's does if ``training_step`` returns
-        None.
+        A closure that returned a loss may skip the second pass, as Lightning's does if
+        ``training_step`` returns None.
         """
         before = self._has_gradients()
         with self.perturbed(), torch.enable_grad():
             closure()
-        if silent and before and not self._has_gradients():
-            self._second.clear()
+        if not returned_loss and before and not self._has_gradients():
+            self._second_pass.clear()
             raise RuntimeError(
                 "the closure computed no gradients: expected one that runs forward and backward. "
                 "Where a framework passes an empty one, as Lightning does in manual optimization, "
@@ -282,19 +246,15 @@ class SAM(OptimizerWrapper):
             for param in group["params"]
             if param.grad is not None
         ]
-        for param, grad, _ in active:
-            if grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"SAM does not take {grad.layout} gradients: parameter of shape "
-                    f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
-                )
+        _refuse_sparse(active)
         try:
             self._restore_point.save_buffers(params)
             ascend(active, self._restore_point.save_param)
-            # Within one autocast region a weight is cast once, and would be seen as it was.
+            # Within one autocast region a weight is cast once: the second pass would use the
+            # cached cast of p instead of p + e.
             torch.clear_autocast_cache()
             self.zero_grad()
-            self._second[:] = [True]
+            self._second_pass[:] = [True]
         except BaseException:
             self.restore()
             raise
@@ -306,5 +266,39 @@ class SAM(OptimizerWrapper):
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Check SAM's options. The others are the base optimizer's, which may not be ours."""
+    """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest."""
     check_options({"rho": options[rho_name(options)], "adaptive": options["adaptive"]})
+
+
+def _check_base(base_optimizer: Any) -> None:
+    if not isinstance(base_optimizer, Optimizer):
+        raise TypeError(
+            f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
+            "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
+        )
+    check_step(base_optimizer, "SAM")
+    if "adaptive" in base_optimizer.defaults:
+        raise ValueError(
+            f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
+            "a SAM or in one already; expected an optimizer that is not"
+        )
+
+
+def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str]) -> None:
+    refuse = "checkpoint does not fit SAM: "
+    if "param_groups" not in state_dict:
+        raise ValueError(f"{refuse}'param_groups' is missing")
+    for index, group in enumerate(state_dict["param_groups"]):
+        for name in option_names:
+            if name not in group:
+                raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
+        _check(group)
+
+
+def _refuse_sparse(members: list[Member]) -> None:
+    for param, grad, _ in members:
+        if grad.layout != torch.strided:
+            raise RuntimeError(
+                f"SAM does not take {grad.layout} gradients: parameter of shape "
+                f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
+            )

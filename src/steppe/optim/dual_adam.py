@@ -218,5 +218,5 @@ class InvAdam(RuleOptimizer):
         return _preconditioners.adam_denominator(row)
 
     def diagnostics(self) -> dict[str, float]:
-        """Report α and the inverse part's share of the update, which are 1: it has no other part."""
+        """Report α and the inverse part's share of the update: both are 1."""
         return {"alpha": 1.0, "inverse_share": 1.0}

@@ -1,4 +1,8 @@
-"""The optimizers, as torch.optim has them, and what they cost on many devices."""
+"""The optimizers, with the interface of torch.optim, and what they cost on many devices.
+
+The optimizers and the layout of their state are stable; ``Offload``, ``footprint`` and its result
+classes are experimental. Modules that begin with an underscore are private to this package.
+"""
 
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM

@@ -1,4 +1,7 @@
-"""What all optimizers share: options, state, the step, checkpoints."""
+"""The base class of all optimizers: options, parameter groups, the step and its state.
+
+Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_checkpoint.py``.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,22 +27,22 @@ Closure = Callable[[], Any]
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a constructor's ``locals()`` the options, which become the group's defaults."""
+    """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
     return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
 
 
 class RuleOptimizer(CheckpointedOptimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
-    A subclass names its options in its constructor and says in ``_kernel`` which rule a group's
-    options ask for. All configuration stands in ``param_groups`` and all else in ``state``, so
-    that copies, pickles and checkpoints are complete.
+    A subclass lists its options in its constructor, and ``_kernel`` returns the rule that a
+    group's options select. All options are in ``param_groups`` and all else is in ``state``, so
+    copies, pickles and checkpoints are complete.
 
-    NaN and infinite gradients are not repaired: they reach parameters and state as in
-    ``torch.optim``. Skip such steps with a ``GradScaler``, or clip.
+    NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
+    steps with a ``GradScaler``.
     """
 
-    # What is found again from groups and state, so that copies and pickles need not have it.
+    # Caches: computed from groups and state, so copies and pickles need not have them.
     _plan: Plan | None = None
     _plan_key: object = None
 
@@ -53,16 +56,16 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler may leave unscaling, and skipping the step, to the kernels.
+        """Whether a GradScaler may leave it to the step to unscale gradients, and to skip.
 
-        As in ``torch.optim``, where fused kernels are demanded: others, which clip in between,
-        would not find the gradients unscaled.
+        As in ``torch.optim``, only if ``fused=True`` asks for it: a user who clips between
+        backward and step expects gradients that ``scaler.unscale_`` has unscaled.
         """
         return all(group["fused"] is True for group in self.param_groups)
 
     @property
     def engine(self) -> str:
-        """Name of the engine that runs the step; several, if parameters differ."""
+        """Name of the engine that runs the step; several, with commas, if parameters differ."""
         return ", ".join(sorted(self._engines_of(self.param_groups)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -71,7 +74,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         Raises
         ------
         ValueError
-            An option is out of its range, or a parameter is in a group already.
+            An option is out of its range, or a parameter is in another group already.
         RuntimeError
             ``fused=True`` and no fused engine takes the parameters; it says why.
         """
@@ -121,17 +124,17 @@ class RuleOptimizer(CheckpointedOptimizer):
     def preconditioner(self) -> dict[Tensor, Tensor]:
         """Return the diagonal P by which the method scales each parameter's momentum.
 
-        Per unit of learning rate, from the state as it is and with v's bias corrected: Adam's is
-        1/d, InvAdam's d, SGD's 1. What a buffer remembers counts as constant: of critical
-        gradients P has the weight of the gradient itself in the aggregate. Factors of the momentum
-        that fade with the steps, such as its bias correction, are left out.
-        :func:`steppe.landscape.preconditioned` makes an instrument of it.
+        P is that of the next step, per unit of learning rate, computed from the state: Adam's is
+        1/d with d = √v̂ + ε, InvAdam's d, SGD's 1. The contents of a buffer count as constants, so
+        with critical gradients P has the weight of the gradient itself in the aggregate as a
+        factor. Factors of the momentum that tend to 1, such as its bias correction, are left out.
+        :func:`steppe.landscape.preconditioned` computes curvature with it.
 
         Returns
         -------
         dict
-            For each parameter that has taken a step a tensor of its shape (of a complex one's
-            real view), in at least float32.
+            For each parameter that has taken a step, a tensor of its shape (a complex one's real
+            view has one more dimension), in at least float32.
 
         Examples
         --------
@@ -153,7 +156,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         raise NotImplementedError
 
     def _demand_fused(self) -> None:
-        """Take the last group back if it demands what cannot be had."""
+        """Remove the last group again if it demands a fused kernel and there is none."""
         try:
             self._engines_of(self.param_groups[-1:])
         except RuntimeError:
@@ -237,7 +240,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
-        """Return the names of the engines that the groups' parameters would be stepped by."""
+        """Return the names of the engines that would step the groups' parameters."""
         demands = {id(group): self._demand(group) for group in groups}
         return {_engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
 
@@ -251,6 +254,6 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _rows_with_state(self) -> list[ParamRow]:
         for param, _ in self._all():
-            # As in a checkpoint, where ZeroRedundancyOptimizer has loaded one.
+            # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is.
             unpack(self.state.get(param, {}), param)
         return [row for row in self._rows(self.param_groups) if row.state]

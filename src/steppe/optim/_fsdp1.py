@@ -1,4 +1,8 @@
-"""Parameters that FSDP1 has flattened: shards that know nothing of one another."""
+"""Parameters flattened by FSDP1: plain tensors that do not say which shard of what they are.
+
+So norms and means over them cannot be made whole. Optimizers that need such a norm or mean refuse
+these parameters; the others step them exactly.
+"""
 
 from torch import Tensor
 
@@ -8,17 +12,17 @@ from steppe._engines.base.plan import Group
 
 _ADVICE = (
     "parameters that FSDP1 (FullyShardedDataParallel) has flattened: each process would take its "
-    "shards for all there is; expected FSDP2, torch.distributed.fsdp.fully_shard"
+    "shards for the whole model; expected FSDP2, torch.distributed.fsdp.fully_shard"
 )
 
 
 def check_takes_fsdp1(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
-    """Refuse what needs more than its own element where no shard knows of the others.
+    """Refuse a parameter flattened by FSDP1 if the method needs a norm or mean over its tensor.
 
     Raises
     ------
     RuntimeError
-        The method remembers, or takes a mean over the tensor, and FSDP1 has flattened it.
+        FSDP1 has flattened it, and the method has a buffer or takes a mean over the tensor.
     """
     if goes_by_whole(kernel, group) or goes_by_own(kernel, group):
         refuse_fsdp1(param, name)
@@ -32,6 +36,6 @@ def refuse_fsdp1(param: Tensor, name: str) -> None:
     RuntimeError
         FSDP1 has flattened it.
     """
-    # torch.distributed.fsdp._common_utils: the mark by which it knows them itself.
+    # The attribute by which FSDP1 recognises them itself: torch.distributed.fsdp._common_utils.
     if getattr(param, "_fsdp_flattened", False):
         raise RuntimeError(f"{name} does not take {_ADVICE}")

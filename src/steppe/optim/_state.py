@@ -1,4 +1,8 @@
-"""The state of one parameter: what it consists of, its first values, and whether one fits."""
+"""The state of one parameter: its layout, its first values, and whether a saved one fits.
+
+:func:`state_layout` is the one place that says which tensors a state consists of, with their shapes
+and number formats. The step, checkpoints and :func:`steppe.optim.footprint` go by it.
+"""
 
 from typing import Any, NamedTuple
 
@@ -21,9 +25,11 @@ from steppe._engines.base.sharding import is_sharded, share_of
 from steppe._engines.checkpoint_scales import spread_of, unpack
 from steppe._engines.eager.codecs import load
 
+#: Formats of a full state: which one depends on the parameter, so checkpoints may have either.
 _INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
+#: They have a shape of their own even where it happens to be the parameter's.
 _NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
@@ -37,9 +43,10 @@ class StateEntry(NamedTuple):
 def state_layout(
     kernel: Kernel, group: dict[str, Any], param: Tensor, saved: State | None = None
 ) -> dict[str, StateEntry]:
-    """Return what the state of a parameter consists of in a checkpoint.
+    """Return names, shapes and number formats of a parameter's state, as in a checkpoint.
 
-    The scales of 8-bit state go by how its codes lie, of which some may be ``saved`` already.
+    The shape of 8-bit state's scales depends on the memory format of the codes: that of the
+    ``saved`` codes where there are some, else the parameter's.
     """
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if kernel.buffer is not None else 0
@@ -53,20 +60,22 @@ def state_layout(
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else spread_of(like, param).shape
             entries[scale_name(name)] = StateEntry(scales, torch.float32)
-    number = torch.float32 if param.device.type == "mps" else torch.float64
+    # MPS has no float64.
+    scalar = torch.float32 if param.device.type == "mps" else torch.float64
     if kernel.mean_square is not None:
-        entries[MEAN] = StateEntry((), number)
+        entries[MEAN] = StateEntry((), scalar)
     if capacity:
-        entries |= dict.fromkeys((KEYS, BIRTHS), StateEntry((capacity,), number))
+        entries |= dict.fromkeys((KEYS, BIRTHS), StateEntry((capacity,), scalar))
         entries[REPLACEMENTS] = StateEntry((), torch.int64)
         if dtype == full:
-            # Slots in low precision are summed afresh in every step: it is less to read.
+            # Slots in low precision are summed afresh in every step instead: reading C of them
+            # takes less memory traffic than reading and writing a sum in float32.
             entries[SLOT_SUM] = StateEntry(shape, full)
     return entries
 
 
 def has_param_shape(name: str, entry: StateEntry, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor of the state has its parameter's shape, and is sharded as it is."""
+    """Whether a tensor of the state has its parameter's shape, and so is sharded like it."""
     has_own = name in _NEVER_PARAM_SHAPED or is_scale(name)
     return entry.shape == shape and not has_own
 
@@ -77,9 +86,9 @@ def is_scale(name: str) -> bool:
 
 
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """Return the number format of the parameter-shaped state that a group asks for.
+    """Return the number format of the parameter-shaped state, given the group's ``state_dtype``.
 
-    Complex parameters, and small ones where 8 bits are asked for, keep it in full.
+    Complex parameters keep their state in full, and so do small ones if 8 bits are asked for.
     """
     wanted = group["state_dtype"]
     if wanted is None or param.is_complex():
@@ -92,7 +101,13 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
 def check_state_unchanged(
     state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]
 ) -> None:
-    """Refuse a buffer of another size, or state in another format, than the group asks for."""
+    """Refuse ``capacity`` or ``state_dtype`` that were changed after the state was made.
+
+    Raises
+    ------
+    RuntimeError
+        The message names the option, its value now, and that of the state.
+    """
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
@@ -107,21 +122,22 @@ def check_state_unchanged(
 
 
 def add_missing_state(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
-    """Add what the state lacks: all of it before a parameter's first step."""
+    """Add the tensors that the state lacks: all of them before a parameter's first step."""
     wanted = state_layout(kernel, group, param)
     if MEAN not in wanted:
-        # Nobody brings it up to date; where it is wanted again it is made afresh.
+        # No rule updates the mean now. If it is wanted again, it is computed from v below.
         state.pop(MEAN, None)
-    # ZeroRedundancyOptimizer loads a checkpoint as it is, and what has no dimensions onto the host.
+    # ZeroRedundancyOptimizer loads a checkpoint's tensors as they are, those without dimensions to
+    # the CPU (torch/distributed/optim/zero_redundancy_optimizer.py, load_state_dict).
     for name in wanted.keys() & state.keys() - {"step"}:
         state[name] = state[name].to(param.device)
     unpack(state, param)
-    # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
+    # In the layout's order, not a set's: all ranks must gather sharded state in the same order.
     missing = [name for name in wanted if name not in state]
     for name in missing:
         state[name] = _initial_tensor(name, wanted[name], param, group)
     if MEAN in missing and _SECOND_MOMENT not in missing:
-        # That of steps that needed no mean.
+        # Earlier steps, without scale_free, updated v but not its mean.
         state[MEAN].copy_(_mean_of_second_moment(param, state, group))
 
 
@@ -131,14 +147,14 @@ def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -
 
 
 def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
-    """Copy a saved tensor to where it belongs, in the number format it was saved in."""
+    """Copy a saved tensor to the device that it belongs on, in its number format."""
     return value.detach().to(_device(name, param, group), copy=True)
 
 
 def first_mismatch(
     state: dict[str, Any], wanted: dict[str, StateEntry], param: Tensor
 ) -> str | None:
-    """Return the first difference between a saved state and a parameter's layout, in words."""
+    """Describe the first difference between a saved state and a parameter's layout, if any."""
     for name, entry in wanted.items():
         if name not in state:
             return f"{name!r} is missing"
@@ -157,11 +173,11 @@ def first_mismatch(
 
 
 def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
-    """Say that state is not sharded as its parameter is."""
+    """Describe how state and parameter are sharded, if they are not sharded alike."""
     if not is_sharded(value) and not is_sharded(param):
         return None
     if is_sharded(value) and is_sharded(param):
-        # Scales lie as the lines of the parameter do.
+        # Scales have placements of their own, which follow the lines of the parameter.
         is_placed = is_scale(name) or value.placements == param.placements
         if is_placed and value.device_mesh == param.device_mesh:
             return None
@@ -176,7 +192,7 @@ def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
 
 
 def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
-    """Let formats that are full for some parameter stand for each other: others lose or gain."""
+    """Describe a format that is not the wanted one; full formats may stand for each other."""
     alike = any({found, wanted} <= formats for formats in _INTERCHANGEABLE)
     if name == REPLACEMENTS or found == wanted or alike:
         return None
@@ -184,7 +200,10 @@ def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str 
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
-    """Step counts stay on the CPU, where reading them is free, unless a graph captures them."""
+    """Step counts stay on the CPU, so that reading them does not wait for the device.
+
+    CUDA graphs can capture only what is on the device: with ``capturable`` they are there.
+    """
     return torch.device("cpu") if name == "step" and not group["capturable"] else param.device
 
 

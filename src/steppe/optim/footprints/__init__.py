@@ -1,4 +1,4 @@
-"""What training with an optimizer costs on many devices, counted without allocating any of it."""
+"""Count what training with an optimizer costs on many devices, without allocating anything."""
 
 from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts
 from steppe.optim.footprints.count import footprint

@@ -1,8 +1,9 @@
-"""The docstrings of the public optimizers state the defaults and ranges that the code has."""
+"""Docstrings and docs/ state the defaults and ranges that the code has."""
 
 import ast
 import inspect
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -78,3 +79,17 @@ def test_ranges_are_those_that_are_checked(optimizer: type) -> None:
             assert interval in text, (name, interval)
         for value in re.findall(r"'(\w+)'", expected):
             assert f'"{value}"' in text or f"``{value}``" in text, (name, value)
+
+
+@pytest.mark.parametrize(
+    ("page", "optimizer"), [("dualadam", steppe.DualAdam), ("critical-momenta", steppe.AdamCM)]
+)
+def test_pages_state_the_defaults(page: str, optimizer: type) -> None:
+    text = (Path(__file__).parents[2] / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    table = text.split("## Settings")[1].split("\n\n")[1]
+    rows = [[cell.strip() for cell in row.split("|")[1:3]] for row in table.splitlines()[2:]]
+    defaults = arguments(optimizer)
+    assert len(rows) >= 4
+    for names, stated in rows:
+        named = [defaults[name] for name in re.findall(r"`(\w+)`", names)]
+        assert ast.literal_eval(f"[{stated.replace('`', '')}]") == named, names

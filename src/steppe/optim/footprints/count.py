@@ -126,13 +126,13 @@ def footprint(
     made = meta_optimizer.optimizer_on_meta(optimizer, originals, params)
     state, message = meta_optimizer.state_of(made), meta_optimizer.message_bytes(made)
     passes = 2 if isinstance(made, SAM) else 1
-    tensors = Counter(_ParamKind.of(param, state.get(param, {}), passes - 1) for param in params)
+    kinds = Counter(_ParamKind.of(param, state.get(param, {}), passes - 1) for param in params)
     return Footprint(
         numel=sum(param.numel() for param in params),
         world_size=world_size,
         message=message,
-        fsdp=_sharded(tensors, world_size, passes, message, mp_policy),
-        ddp=_replicated(tensors, world_size, passes),
+        fsdp=_sharded(kinds, world_size, passes, message, mp_policy),
+        ddp=_replicated(kinds, world_size, passes),
     )
 
 
@@ -159,6 +159,7 @@ class _ParamKind(NamedTuple):
 
     @classmethod
     def of(cls, param: Parameter, state: dict[str, StateEntry], copies: int) -> Self:
+        """Return the kind of a parameter, given the layout of its state."""
         shape = tuple(param.shape)
         return cls(shape, param.dtype, param.requires_grad, tuple(state.items()), copies)
 
@@ -178,57 +179,56 @@ class _ParamKind(NamedTuple):
 
 
 # Pairs: a number of elements, and how many devices hold so many.
-Shares = list[tuple[int, int]]
+Cut = list[tuple[int, int]]
 
 
-def _shares(shape: Shape, devices: int) -> Shares:
+def _cut_like_fsdp2(shape: Shape, devices: int) -> Cut:
     """Cut a tensor as ``fully_shard`` does; the largest share comes first."""
-    rows, row = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-    piece = -(-rows // devices)
-    whole, rest = divmod(rows, piece) if piece else (0, 0)
-    filled = whole + (rest > 0)
-    shares = [(piece * row, whole), (rest * row, filled - whole), (0, devices - filled)]
-    return [(elements, count) for elements, count in shares if count]
+    rows, row_size = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+    # Each device takes ⌈rows/devices⌉ rows as long as there are some; the last may take fewer.
+    most = -(-rows // devices)
+    full, rest = divmod(rows, most) if most else (0, 0)
+    filled = full + (rest > 0)
+    cut = [(most * row_size, full), (rest * row_size, filled - full), (0, devices - filled)]
+    return [(elements, count) for elements, count in cut if count]
 
 
 def _sharded(
-    tensors: Counter[_ParamKind],
+    kinds: Counter[_ParamKind],
     devices: int,
     passes: int,
     message: int,
     policy: "MixedPrecisionPolicy | None",
 ) -> StrategyCosts:
-    shares = {part: _shares(part.shape, devices) for part in tensors}
+    cuts = {kind: _cut_like_fsdp2(kind.shape, devices) for kind in kinds}
     gathered = reduced = 0
-    for part, times in tensors.items():
-        largest = times * shares[part][0][0]
-        gather, reduce = _formats(part.dtype, policy)
+    for kind, number in kinds.items():
+        largest = number * cuts[kind][0][0]
+        gather, reduce = _formats(kind.dtype, policy)
         gathered += largest * gather.itemsize
-        reduced += largest * reduce.itemsize * part.is_trained
+        reduced += largest * reduce.itemsize * kind.is_trained
     # FSDP2 pads the smaller pieces to the size of the first device's, so all send the same.
     others = passes * (devices - 1)
     sent = ByteCounts(2 * others * gathered, others * reduced, _ring_bytes(message, devices))
-    return StrategyCosts(*_held(tensors, shares), sent)
+    return StrategyCosts(*_held(kinds, cuts), sent)
 
 
-def _replicated(tensors: Counter[_ParamKind], devices: int, passes: int) -> StrategyCosts:
-    shares = {part: [(math.prod(part.shape), devices)] for part in tensors}
-    device, everywhere = _held(tensors, shares)
+def _replicated(kinds: Counter[_ParamKind], devices: int, passes: int) -> StrategyCosts:
+    cuts = {kind: [(math.prod(kind.shape), devices)] for kind in kinds}
+    device, everywhere = _held(kinds, cuts)
     return StrategyCosts(
         device, everywhere, ByteCounts(0, passes * _ring_bytes(device.gradients, devices), 0)
     )
 
 
-def _held(
-    tensors: Counter[_ParamKind], shares: dict[_ParamKind, Shares]
-) -> tuple[ByteCounts, ByteCounts]:
+def _held(kinds: Counter[_ParamKind], cuts: dict[_ParamKind, Cut]) -> tuple[ByteCounts, ByteCounts]:
     """Return the bytes on the fullest device, and on all devices together."""
     device, everywhere = [0, 0, 0], [0, 0, 0]
-    for part, times in tensors.items():
-        for i, (elements, count) in enumerate(shares[part]):
-            for kind, size in enumerate(part.held(elements)):
-                device[kind] += times * size * (i == 0)
-                everywhere[kind] += times * size * count
+    for kind, number in kinds.items():
+        for i, (elements, count) in enumerate(cuts[kind]):
+            for column, size in enumerate(kind.held(elements)):
+                device[column] += number * size * (i == 0)
+                everywhere[column] += number * size * count
     return ByteCounts(*device), ByteCounts(*everywhere)
 
 

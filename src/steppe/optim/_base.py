@@ -208,7 +208,7 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         demands = {id(group): self._demand(group) for group in self.param_groups}
-        check_shards(self)
+        check_shards(self._all(), self._place)
         for param, group in self._all():
             check_takes_fsdp1(param, demands[id(group)].kernel, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):

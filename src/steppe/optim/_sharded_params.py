@@ -3,16 +3,24 @@
 Parameters that FSDP1 has flattened are no DTensors: :mod:`steppe.optim._fsdp1` is about those.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
+from torch import Tensor
+
+from steppe._engines.base.plan import Group
 from steppe._engines.base.sharding import is_member, is_sharded
 
-if TYPE_CHECKING:
-    from steppe.optim._base import RuleOptimizer
 
+def check_shards(members: Iterable[tuple[Tensor, Group]], name_of: Callable[[int], str]) -> None:
+    """Refuse a sharded parameter that an optimizer cannot step.
 
-def check_shards(optimizer: "RuleOptimizer") -> None:
-    """Refuse a sharded parameter that the optimizer cannot step.
+    Parameters
+    ----------
+    members
+        Every parameter of the optimizer and its group.
+    name_of
+        Returns the name of a parameter for the error message, given its index among all.
 
     Raises
     ------
@@ -20,10 +28,10 @@ def check_shards(optimizer: "RuleOptimizer") -> None:
         Its group is differentiable, or this process does not belong to its device mesh.
     """
     param: Any
-    for index, (param, group) in enumerate(optimizer._all()):
+    for index, (param, group) in enumerate(members):
         if not is_sharded(param):
             continue
-        name = f"{optimizer._place(index)}, shape {tuple(param.shape)}"
+        name = f"{name_of(index)}, shape {tuple(param.shape)}"
         if group["differentiable"]:
             raise RuntimeError(
                 f"differentiable=True does not take sharded parameters: {name}; use plain tensors"

@@ -17,8 +17,9 @@ from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import make_accelerator, train
+from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 

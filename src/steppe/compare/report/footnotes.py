@@ -104,7 +104,7 @@ def _intervals(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[
         return []
     if most == 1:
         return [
-            f"One seed on {on} has no interval, so that nothing can be said about differences. Gap is test "
+            f"One seed on {on} has no interval: nothing can be said about differences. Gap is test "
             "loss − train loss."
         ]
     return [

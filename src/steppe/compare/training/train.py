@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import truediv
 from pathlib import Path
 from statistics import median
@@ -85,6 +85,24 @@ def train(
         return training.outcome()
 
 
+def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
+    """Take one step with a new model and leave nothing behind, to see that a run can be trained.
+
+    Parameters
+    ----------
+    run, data, context
+        As in :func:`train`; the step is not tracked.
+
+    Raises
+    ------
+    Exception
+        Whatever the model, the optimizer or the launch raises.
+    """
+    with reproducible(context):
+        untracked = replace(context, track="")
+        Training(run, data, untracked, make_accelerator(run, untracked)).take_step()
+
+
 class Training:
     """One run between its first step and its last.
 
@@ -159,8 +177,8 @@ class Training:
                 f"processes, got {fewest}"
             )
 
-    def take_trial_step(self) -> None:
-        """Take one step and save nothing: whatever cannot be trained raises its error."""
+    def take_step(self) -> None:
+        """Take one step on the first batch."""
         self._step.take(*next(iter(self._loaders[0])))
 
     def go_on(self, on_epoch: OnEpoch) -> None:

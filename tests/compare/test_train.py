@@ -486,5 +486,5 @@ def test_an_edited_library_does_not_go_on_with_a_run(
 def test_a_device_that_accelerate_does_not_take_is_refused(
     make_run: MakeRun, context: RunContext
 ) -> None:
-    with pytest.raises(ValueError, match="device meta is not what Accelerate takes"):
+    with pytest.raises(ValueError, match="which Accelerate uses here, got meta"):
         make_accelerator(make_run(), replace(context, device="meta"))

@@ -184,8 +184,7 @@ def subsample(data: Data, samples: int) -> Data:
     """
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} that there are to train on, "
-            f"got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training samples, got {samples}"
         )
     trained = _stratified(data.train.targets)[:samples]
     validated = _stratified(data.validation.targets)[: samples // 2]

@@ -116,8 +116,7 @@ def subsample_scattered(data: Data, samples: int) -> Data:
 def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} blocks that there are to train "
-            f"on, got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training blocks, got {samples}"
         )
 
     def kept(part: Samples, count: int) -> Samples:
@@ -168,7 +167,7 @@ def blocks(tokens: Tensor, length: int) -> TensorSamples:
     count = (len(tokens) - 1) // length
     if count < 1:
         raise ValueError(
-            f"length must be less than the {len(tokens)} tokens that a part of the text has, "
+            f"length must be less than the {len(tokens)} tokens of each part of the text, "
             f"got {length}"
         )
     whole = count * length

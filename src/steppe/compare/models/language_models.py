@@ -128,7 +128,7 @@ class Recurrent(nn.Module, ABC):
         hidden, cells = self._start
         if size > hidden.shape[1]:
             raise ValueError(
-                f"the batch must have at most the {hidden.shape[1]} columns of the one before it, "
+                f"the batch must have at most the {hidden.shape[1]} columns of the previous batch, "
                 f"got {size}"
             )
         return hidden[:, :size].contiguous(), cells[:, :size].contiguous()

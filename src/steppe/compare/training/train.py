@@ -137,7 +137,8 @@ class Training:
         self.diverged = False
         self._seconds: list[float] = []
         self._peak_bytes = 0.0
-        seed_epoch(run.seed, -1, accelerator.process_index)
+        # The same weights in all processes.
+        torch.manual_seed(epoch_seed(run.seed, -1))
         model = self.task.make(run.run_settings.model)
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
@@ -167,7 +168,7 @@ class Training:
         recurrent = isinstance(self._unwrapped_model, Recurrent)
         if recurrent and (settings.accumulate > 1 or processes > 1):
             raise ValueError(
-                f"{settings.model} goes on from batch to batch, which must stay whole: "
+                f"{settings.model} reads on from batch to batch, which cannot be split: "
                 f"accumulate and processes must be 1, got {settings.accumulate} and {processes}"
             )
         fewest = min(len(self._validation_until(0)), len(self.data.test))

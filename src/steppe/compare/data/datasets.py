@@ -243,7 +243,7 @@ def require_files(paths: Sequence[Path], command: str) -> None:
 def _stratified(targets: Tensor) -> Tensor:
     """Order rows at random so that every stretch holds the classes in their proportions.
 
-    The k-th of a class of n goes to the place (k + ½)/n of the whole.
+    The k-th sample of a class of n goes to the relative position (k + ½)/n.
     """
     shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     by_class = shuffled[targets[shuffled].argsort(stable=True)]

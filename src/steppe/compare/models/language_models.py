@@ -20,7 +20,7 @@ MAX_TOKENS = 512
 
 
 def find_language_model(name: str, vocabulary: int) -> nn.Module:
-    """Make the model of that name, its weights drawn from torch's global generator.
+    """Return a new model of that name, with weights from torch's global generator.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ _LABEL_HEIGHT = 0.07
 # Ticks of each decade, by how many times its lowest an axis's highest number is at most.
 _LOG_TICKS = {8: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000: (1.0, 2.0, 5.0), math.inf: (1.0,)}
 
-# A number of an epoch, or of a whole run.
+# A number of an epoch, or of a run.
 OfEpoch = Callable[[Epoch], float]
 OfRun = Callable[[Outcome], float]
 
@@ -46,7 +46,7 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
     baseline : str or None, default None
         None takes the first contender.
 
@@ -155,7 +155,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------

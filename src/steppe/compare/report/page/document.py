@@ -19,7 +19,7 @@ from steppe.compare.report.page.styles import styles
 
 
 def write_page(results: StudyResults, path: Path, baseline: str | None = None) -> None:
-    """Write :func:`page` to a file, whole or not at all.
+    """Write :func:`page` to a file, atomically.
 
     Raises
     ------
@@ -96,17 +96,17 @@ def _roles(results: StudyResults, baseline: str) -> dict[str, str]:
     """Return each contender's role: baseline, control for others, or none."""
     roles = {}
     for each in results.contenders:
-        said = ["baseline"] if each.name == baseline else []
-        said += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
-        roles[each.name] = "; ".join(said)
+        roles_of = ["baseline"] if each.name == baseline else []
+        roles_of += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
+        roles[each.name] = "; ".join(roles_of)
     return roles
 
 
 def _subtitle(results: StudyResults) -> str:
     tuned = many(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
     model = results.setup.get("model")
-    said = [str(model)] if model else []
-    return ", ".join([*said, tuned, many(results.seeds, "test seed")])
+    parts = [str(model)] if model else []
+    return ", ".join([*parts, tuned, many(results.seeds, "test seed")])
 
 
 def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:

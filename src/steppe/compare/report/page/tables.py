@@ -279,8 +279,8 @@ def _count_unsuccessful(trials: Sequence[Trial]) -> tuple[int, int]:
 
 def _runs_cell(ended: int, diverged: int, failed: int) -> HtmlCell:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    said = ", ".join(f"{count} {how}" for count, how in losses if count)
-    return HtmlCell(str(ended), float(ended - diverged - failed), said)
+    aside = ", ".join(f"{count} {how}" for count, how in losses if count)
+    return HtmlCell(str(ended), float(ended - diverged - failed), aside)
 
 
 def _change_cells(found: Comparison, digits: int, higher_is_better: bool) -> list[HtmlCell]:

@@ -449,7 +449,7 @@ def test_names_and_errors_are_shown_and_never_obeyed(show: Callable[..., Any]) -
     assert "broken" not in tab.title()
     assert tab.locator("img, b, i, u").count() == 0
     assert nasty in tab.inner_text("#leaderboard tbody")
-    assert error in tab.inner_text("#lost tbody")
+    assert error in tab.inner_text("#unsuccessful tbody")
     assert nasty in tab.locator("#chart-gap .ytick").all_text_contents()
     assert "<b>bleu</b>" in tab.text_content("#chart-validation-score .ytitle")
     assert json.loads(tab.inner_html("#study")) == results.to_dict()

@@ -31,7 +31,7 @@ from steppe.compare.training.run import (
     Schedule,
     run_settings_from_dict,
 )
-from steppe.compare.training.train import Training, make_accelerator, reproducible
+from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
@@ -240,9 +240,7 @@ def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) 
     recipe = find_recipe(contender.name)
     run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
     try:
-        with reproducible(place):
-            quiet = replace(place, track="")
-            Training(run, data, quiet, make_accelerator(run, quiet)).rehearse()
+        take_trial_step(run, data, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error

@@ -25,26 +25,34 @@ from torch.utils.data import DataLoader, TensorDataset
 import steppe
 
 
-def main() -> None:
-    """Train from the first epoch or the newest that was saved."""
+def options() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")
     parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
     parser.add_argument("--out", type=Path, default=Path("runs/accelerate"))
     parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def digits() -> TensorDataset:
+    """Return scikit-learn's digits as images of one channel."""
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    return TensorDataset(images, torch.tensor(labels))
+
+
+def main() -> None:
+    """Train from the first epoch or the newest that was saved."""
+    args = options()
     accelerator = Accelerator(
         gradient_accumulation_steps=args.accumulate,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
-    images, labels = load_digits(return_X_y=True)
-    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    data = TensorDataset(images, torch.tensor(labels))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
-    batches = DataLoader(data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.accumulate)
     # As published, DualAdam has become AdamW after 16 % of the run.

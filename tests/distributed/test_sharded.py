@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,6 +19,8 @@ from torch.optim import Optimizer
 import steppe
 from helpers.optimizer_configs import CONFIGS, REPRESENTATIVE, Config
 from helpers.process_group import join, leave, results_of
+
+pytestmark = pytest.mark.thorough
 
 Part = tuple[Tensor, tuple[int, ...]]
 Outcome = dict[str, Part]

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 
 import steppe
 from helpers.process_group import join, leave, results_of_two
+
+pytestmark = pytest.mark.thorough
 
 STEPS = 12
 Wrap = Callable[[Optimizer], Optimizer]

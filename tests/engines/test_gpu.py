@@ -29,6 +29,8 @@ from steppe._engines.gpu import engine as gpu
 from steppe._engines.gpu.table import CHUNK, SPAN
 from steppe.optim import _state as state_of_params
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

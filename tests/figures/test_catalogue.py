@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from figures.__main__ import app
 from figures.catalogue import NAMES, find_figure
 
+pytestmark = pytest.mark.thorough
+
 RUNNER = CliRunner()
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 

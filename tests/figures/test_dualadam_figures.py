@@ -22,6 +22,8 @@ from figures import (
 from steppe._shared.json_values import plain
 from steppe.compare.records.results import StudyResults, load
 
+pytestmark = pytest.mark.thorough
+
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 

@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
 
+pytestmark = pytest.mark.thorough
+
 QUICK = ("--optimizers", "adam,sgd", "--steps", 20, "--starts", 2, "--lr", "0.01,0.1")
 FILES = {"play.json", "losses.png", "play.html", "paths.png", "paths.gif"}
 

@@ -12,6 +12,8 @@ from steppe.play.page import charts, page, write_page
 from steppe.play.results import Play
 from steppe.play.sweep import plan
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["browser"]
 
 # What the software renderer says of itself, and the browser of Plotly's colour bars.

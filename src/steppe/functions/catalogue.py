@@ -4,15 +4,15 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from steppe._shared.names import named, unknown
-from steppe.functions.ackley import ackley
-from steppe.functions.beale import beale
+from steppe.functions._ackley import ackley
+from steppe.functions._beale import beale
+from steppe.functions._goldstein_price import goldstein_price
+from steppe.functions._levy import levy
+from steppe.functions._quadratic import quadratic
+from steppe.functions._rosenbrock import rosenbrock
+from steppe.functions._sharp_flat import sharp_flat
+from steppe.functions._six_hump_camel import six_hump_camel
 from steppe.functions.function import Function
-from steppe.functions.goldstein_price import goldstein_price
-from steppe.functions.levy import levy
-from steppe.functions.quadratic import quadratic
-from steppe.functions.rosenbrock import rosenbrock
-from steppe.functions.sharp_flat import sharp_flat
-from steppe.functions.six_hump_camel import six_hump_camel
 
 FUNCTIONS: Mapping[str, Callable[..., Function]] = {
     "ackley": ackley,

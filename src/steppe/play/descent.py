@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.array_types import Floats
 from steppe._shared.names import named
 from steppe._shared.recipes import Recipe
 from steppe.functions import Function
-from steppe.landscape.spectra._lanczos import Floats
 
 # Packages whose optimizers treat each parameter by itself, but for those that take a closure.
 _ONE_BY_ONE = ("torch", "steppe")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from steppe._shared.array_types import Floats
 from steppe.functions import Function
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.descent import Descent
 
 # Part of the domain's diagonal. The closest minima there are, Ackley's dents, lie 0.07 apart.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.pictures import dress, new_figure
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.end_points import DIVERGED
 from steppe.play.report import heading
 from steppe.play.results import Play, Player

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.palette import COLOURS, look
 from steppe._shared.pictures import dress, new_figure, write_png
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.end_points import GLOBAL, NONE, OTHER
 from steppe.play.panels import Track, scene
 from steppe.play.report import heading

@@ -9,10 +9,10 @@ from typing import Any, Self
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.files import write_text
 from steppe._shared.json_values import plain
 from steppe.functions import Function, find_function
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.descent import Descent
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, reach
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from steppe.landscape.spectra._lanczos import Floats
+from steppe._shared.array_types import Floats
 from steppe.play.results import Play
 
 _MARGIN = 0.08

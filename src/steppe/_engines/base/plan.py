@@ -12,7 +12,6 @@ from torch import Tensor
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
 from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
 from steppe._engines.base.sharding import (
-    Integers,
     ShardGroup,
     Share,
     is_sharded,
@@ -21,6 +20,7 @@ from steppe._engines.base.sharding import (
     real,
     share_of,
 )
+from steppe._shared.array_types import Integers
 
 Group = dict[str, Any]
 State = dict[str, Tensor]

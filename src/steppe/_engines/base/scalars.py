@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import KEYS
 from steppe._engines.base.plan import Group, ParamBatch, ParamRow
+from steppe._shared import array_types
 
 Scalar = float | Tensor
-Floats64 = NDArray[np.float64]
-Integers = NDArray[np.int64]
 
 
 class Floats:
@@ -35,7 +33,7 @@ def scalars(batch: ParamBatch) -> Iterator[tuple[Scalar, ...]]:
     return (tuple(values[line].tolist()) for line in lines)
 
 
-def table(batch: ParamBatch) -> tuple[Floats64, Integers]:
+def table(batch: ParamBatch) -> tuple[array_types.Floats, array_types.Integers]:
     """Compute the scalars of a batch that need not stay on its device.
 
     Parameters
@@ -89,14 +87,14 @@ def precise(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def groups(batch: ParamBatch) -> tuple[list[Group], Integers]:
+def groups(batch: ParamBatch) -> tuple[list[Group], array_types.Integers]:
     """Return the batch's groups, and the position of each row's among them."""
     if "groups" not in batch.cache:
         members = {id(row.group): row.group for row in batch.rows}
         position = {key: i for i, key in enumerate(members)}
         of_row = np.array([position[id(row.group)] for row in batch.rows])
         batch.cache["groups"] = list(members.values()), of_row
-    found: tuple[list[Group], Integers] = batch.cache["groups"]
+    found: tuple[list[Group], array_types.Integers] = batch.cache["groups"]
     return found
 
 

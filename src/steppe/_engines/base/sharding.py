@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Integers = NDArray[np.int64]
+from steppe._shared.array_types import Integers
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -1,11 +1,9 @@
 """Numba: one parallel loop over all tensors of a batch, at the speed of memory."""
 
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base import scalars
@@ -14,7 +12,6 @@ from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import RESUM_EVERY
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import ParamBatch
-from steppe._engines.base.sharding import Integers
 from steppe._engines.cpu import openmp
 from steppe._engines.cpu.compile_cache import (
     Native,
@@ -31,14 +28,13 @@ from steppe._engines.cpu.table import (
     table_of,
 )
 from steppe._engines.cpu.templates import ARGUMENTS
+from steppe._shared.array_types import Array, Floats, Integers
 
 name = "cpu"
 reads_amp = False
 
 # Integers in a cache line.
 _LINE = 8
-
-Floats = NDArray[np.float64]
 
 
 def objection(batch: ParamBatch) -> str | None:
@@ -86,14 +82,14 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     _sum_afresh(batch, table, stored)
 
 
-def _advance(batch: ParamBatch, **arrays: NDArray[Any]) -> None:
+def _advance(batch: ParamBatch, **arrays: Array) -> None:
     """Run the kernel that updates all rows."""
     table = table_of(batch)
     table.identities[:, 1] = batch.steps.numpy()
     _run(update_kernel(batch.kernel, table.formats), table, **arrays)
 
 
-def _run(kernel: Native, addresses: CpuTable, **arrays: NDArray[Any]) -> None:
+def _run(kernel: Native, addresses: CpuTable, **arrays: Array) -> None:
     """Call a kernel with the table's arrays, and these, contiguous, in the place of some."""
     count = openmp.count()
     # The counters of two queues for each thread, a cache line each, and that of arrivals.
@@ -150,7 +146,7 @@ def _find_stored(batch: ParamBatch, table: CpuTable, stored: Integers) -> None:
         find_slots(batch, table, zip(rows.tolist(), stored[rows].tolist(), strict=True))
 
 
-def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
+def _phases(batch: ParamBatch) -> dict[str, Array]:
     """Return what a kernel needs that sums a tensor up before updating it."""
     table = table_of(batch)
     bounds = table.bounds
@@ -165,7 +161,7 @@ def _phases(batch: ParamBatch) -> dict[str, NDArray[Any]]:
     }
 
 
-def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, NDArray[Any]]:
+def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> dict[str, Array]:
     """Bring the rows' means up to date, given sums of squares; return what rules divide by."""
     kernel, means = batch.kernel, batch.means.numpy()
     sizes = np.array([max(row.share.numel, 1) for row in batch.rows])

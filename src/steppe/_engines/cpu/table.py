@@ -2,20 +2,19 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base.memory_layout import is_alike, param_objection
 from steppe._engines.base.method import SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
 from steppe._engines.base.plan import ParamBatch, ParamRow
-from steppe._engines.base.sharding import Integers, local
+from steppe._engines.base.sharding import local
 from steppe._engines.cpu.operands import Formats
 from steppe._engines.cpu.templates import ARGUMENTS
+from steppe._shared.array_types import Array, Integers
 
 #: Elements that a thread takes at a time: their operands fit into its second-level cache.
 CHUNK = 16_384
@@ -231,7 +230,7 @@ def _wave_ends(chunks: Integers) -> Integers:
     return np.array([*(1 + np.flatnonzero(np.diff(wave))), len(chunks)])
 
 
-def address_of(array: NDArray[Any]) -> int:
+def address_of(array: Array) -> int:
     """Return where an array lies; four times as fast as ``array.ctypes``."""
     address: int = array.__array_interface__["data"][0]
     return address

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
@@ -16,12 +15,12 @@ from steppe._engines.base.plan import Group, ParamBatch, State
 from steppe._engines.base.scalars import factor, groups
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
+from steppe._shared.array_types import Array, Floats, Integers, Integers32
 
 #: Elements that a program of the update, and of the reduction, takes.
 CHUNK = 4096
 SPAN = 32_768
 
-Integers = NDArray[np.int64]
 
 # A CUDA graph may read again at any time what it was captured with.
 _captured: list[Any] = []
@@ -148,7 +147,7 @@ def capturing() -> bool:
     return started and torch.cuda.is_current_stream_capturing()
 
 
-def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+def upload(array: Array, device: torch.device) -> Tensor:
     """Copy an array to the device, without waiting for it."""
     host = torch.from_numpy(array)
     if device.type == "cpu":
@@ -238,7 +237,7 @@ def _chunks(batch: ParamBatch) -> Integers:
     return np.stack([row, first - lower, lower, lower + size, place // BLOCK, block], axis=1)
 
 
-def _spans(sizes: Integers) -> NDArray[np.int32]:
+def _spans(sizes: Integers) -> Integers32:
     """Return row and place of what the programs of the reduction take, one of an empty tensor."""
     counts = np.maximum(-(-sizes // SPAN), 1)
     return np.stack(numbered(counts), axis=1).astype(np.int32)
@@ -275,7 +274,7 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
     return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
 
 
-def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
+def _options(batch: ParamBatch) -> tuple[Floats, dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
     found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups(batch)[0]]
     tensors = {

@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steppe._shared.array_types import Array, Bytes, Floats, Integers
 from steppe._shared.cache import cached_tensors
 from steppe.compare.data.idx_files import read_idx
 
@@ -215,7 +215,7 @@ def held_out(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return rows[count:], rows[:count]
 
 
-def fingerprint(*values: NDArray[Any]) -> str:
+def fingerprint(*values: Array) -> str:
     """Hash arrays, their shapes included."""
     digest = hashlib.sha256()
     for each in values:
@@ -258,7 +258,7 @@ def _read_mnist_5k() -> dict[str, Tensor]:
     return {"inputs": inputs.byte(), "targets": targets}
 
 
-def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _images_and_labels(directory: Path, part: str) -> tuple[Bytes, Bytes]:
     paths = [directory / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     for path in paths:
         if not path.is_file():
@@ -272,7 +272,7 @@ def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], N
     return images[:, None], labels
 
 
-def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: float) -> Data:
+def _split(inputs: Floats, targets: Integers, tested: float) -> Data:
     from sklearn.model_selection import train_test_split
 
     train_inputs, test_inputs, train_targets, test_targets = train_test_split(
@@ -282,7 +282,7 @@ def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: floa
     return _standardised(train, test, validated=1 / 5)
 
 
-def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> Tensors:
+def _tensors(inputs: Array, targets: Array) -> Tensors:
     return Tensors(
         torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
     )

@@ -1,24 +1,24 @@
-"""Samples regrouped into groups of one size, whatever the batches they come in."""
+"""Regroup batches into groups of a given number of samples, as m-sharpness needs them."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
-from steppe.landscape._objective import Batch
+from steppe.landscape.objective.batches import Batch
 
 
-def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Yield groups of ``size`` samples, in their order, as batches and parts of batches.
+def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Yield groups of ``size`` samples, in their order, as lists of batches and parts of batches.
 
-    The last group has what is left. Parts are views: nothing is copied, and inputs of different
-    lengths need not be padded alike.
+    The last group may be smaller. Parts are views: nothing is copied, and inputs of different
+    lengths need no common padding, as they would if a group were one tensor.
 
     Examples
     --------
     >>> import torch
     >>> pairs = [Batch(0, (torch.ones(3, 2),), {}, torch.ones(3), 3)] * 2
-    >>> [[part.size for part in group] for group in groups(pairs, 4)]
+    >>> [[part.size for part in group] for group in sample_groups(pairs, 4)]
     [[3, 1], [2]]
     """
     held: list[Batch] = []
@@ -40,7 +40,7 @@ def groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 def _part(batch: Batch, begin: int, end: int) -> Batch:
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor):
-            # A tensor without a dimension of samples, such as a mask for all, serves every part.
+            # A tensor without a dimension of samples, such as a shared mask, goes to every part.
             per_sample = value.ndim and len(value) == batch.size
             return value[begin:end] if per_sample else value
         if isinstance(value, Mapping):
@@ -50,4 +50,4 @@ def _part(batch: Batch, begin: int, end: int) -> Batch:
         return value
 
     inputs, keywords, targets = cut(batch.inputs), cut(batch.keywords), cut(batch.targets)
-    return Batch(batch.number, inputs, keywords, targets, end - begin)
+    return Batch(batch.position, inputs, keywords, targets, end - begin)

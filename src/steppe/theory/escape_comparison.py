@@ -1,4 +1,4 @@
-"""Theory and simulation side by side."""
+"""Agreement of the escape formula with simulations, and wells in which the two are comparable."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,14 +8,19 @@ from typing import TypedDict
 import numpy as np
 
 from steppe._shared.validation import check_positive
-from steppe.landscape._result import Result
-from steppe.theory.formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
-from steppe.theory.methods import find_method
-from steppe.theory.simulation import Simulation
+from steppe.landscape import (
+    Result,
+)
+from steppe.theory.escape_formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
+from steppe.theory.escape_methods import find_method
+from steppe.theory.escape_simulation import Simulation
 
 
 class Well(TypedDict):
-    """A well and a method in it, as :func:`simulate_escape` takes them."""
+    """Keyword arguments of :func:`simulate_escape` and :func:`escape_time`: a well and a method.
+
+    See :func:`escape_time` for each one's meaning and unit.
+    """
 
     lr: float
     batch_size: float
@@ -27,18 +32,18 @@ class Well(TypedDict):
 
 @dataclass(frozen=True)
 class Agreement(Result):
-    """What :func:`agreement` found.
+    """The result of :func:`agreement`.
 
     Attributes
     ----------
     slope, slope_standard_error : float
-        Of log(τ/prefactor) over the exponent, weighted by the simulations' errors; 1 in theory.
+        Slope of log(τ/prefactor) over the exponent, each simulation weighted by its number of
+        escapes, and its standard error; 1 in theory.
     r : float
-        Coefficient of correlation between the two.
-    bias : float
-        Mean of log(simulated τ/predicted τ), with the same weights; 0 in theory.
-    bias_standard_error : float
-        Of the bias.
+        Coefficient of correlation between log(τ/prefactor) and the exponent.
+    bias, bias_standard_error : float
+        Mean of log(simulated τ/predicted τ), with the same weights, and its standard error; 0 in
+        theory.
     """
 
     slope: float
@@ -56,26 +61,31 @@ def limit_well(
     batch_size: float = 1.0,
     alpha: float | None = None,
 ) -> Well:
-    r"""Return a well at the edge of where the formula holds, so that simulations are short.
+    r"""Return a well at the limit of the formula's validity, so that simulations are short.
 
-    Learning rate and barrier depend on the method alone: such that at curvatures of 1 both terms of
-    the exponent are 3, and lr·P·h is 0.02. The curvatures are those at which the smaller term is
-    ``term``; flatter than 1, but for ratios far from 1.
+    Learning rate and barrier depend on the method alone: they are such that at curvatures of 1 both
+    terms of the exponent are 3, and lr·P·h is 0.02. The curvatures are then chosen so that the
+    smaller term is ``term``; they are below 1 unless ``ratio`` is far from 1.
 
     Parameters
     ----------
     method, batch_size, alpha
         As in :func:`escape_time`.
     term : float
-        The smaller of the exponent's terms in the local regime.
+        The smaller of the exponent's two terms in the local regime.
     ratio : float, default 1.0
-        \|h_saddle\|/h_min; 1 means s = ½.
+        \|h_saddle\|/h_min; at 1, s = ½.
+
+    Returns
+    -------
+    Well
+        A dictionary of keyword arguments for :func:`escape_time` and :func:`simulate_escape`.
 
     Raises
     ------
     TypeError, ValueError
-        A number is not positive, or so far from 1 that no curvature in the range of floats has
-        that term; or as :func:`escape_time` says.
+        A number is not positive, or so far from 1 that no floating-point curvature has that term;
+        or method or ``alpha`` is not as :func:`escape_time` asks.
 
     Examples
     --------
@@ -90,9 +100,9 @@ def limit_well(
     s = path_coefficient(1.0, ratio)
 
     def sharpest(share: float) -> float:
-        """Return the curvature at which that share of the barrier, over T, is the term."""
-        heat = 2.0 * barrier * share / (term * lr)
-        return batch_size * _solved(lambda v: found.preconditioner(v, alpha) * v, heat)
+        """Return the curvature at which that share of the barrier, divided by T, is the term."""
+        target = 2.0 * barrier * share / (term * lr)
+        return batch_size * _solve(lambda v: found.preconditioner(v, alpha) * v, target)
 
     # Both terms fall as the curvatures rise.
     h = min(sharpest(s), sharpest(1.0 - s) / ratio)
@@ -101,8 +111,8 @@ def limit_well(
     )
 
 
-def _solved(rising: Callable[[float], float], value: float) -> float:
-    """Return where a rising function has a value, by bisection of the logarithm."""
+def _solve(rising: Callable[[float], float], value: float) -> float:
+    """Return the argument at which a rising function has a value, by bisecting its logarithm."""
     low, high = 1e-150, 1e150
     if not rising(low) < value < rising(high):
         raise ValueError(
@@ -122,14 +132,20 @@ def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Ag
 
     Parameters
     ----------
-    theory, simulations
-        Of the same settings, in the same order; at least two exponents, and escapes in each.
+    theory, simulations : sequence of Escape, of Simulation
+        Results for the same settings, in the same order; at least two, with different exponents and
+        some escapes in each simulation.
+
+    Returns
+    -------
+    Agreement
+        Slope, correlation and bias, with standard errors.
 
     Raises
     ------
     ValueError
-        There are fewer than two, not as many of one as of the other, one without escapes, or all
-        exponents are equal.
+        There are fewer than two results, or not as many of one kind as of the other; a simulation
+        has no escapes; or all exponents are equal.
 
     Examples
     --------
@@ -154,10 +170,10 @@ def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Ag
     # The relative variance of a mean of n exponential times is 1/n.
     weights = np.array([float(one.escaped) for one in simulations])
     bias = np.average(heights - exponents, weights=weights)
-    about = exponents - np.average(exponents, weights=weights)
-    spread = (weights * about**2).sum()
+    centred = exponents - np.average(exponents, weights=weights)
+    spread = (weights * centred**2).sum()
     return Agreement(
-        slope=float((weights * about * heights).sum() / spread),
+        slope=float((weights * centred * heights).sum() / spread),
         slope_standard_error=float(1.0 / math.sqrt(spread)),
         r=float(np.corrcoef(exponents, heights)[0, 1]),
         bias=float(bias),

@@ -1,4 +1,7 @@
-"""Walkers in a well, stepped by the optimizers' own rules."""
+"""Simulate escapes from a well: many one-dimensional walkers, stepped by the optimizers' own rules.
+
+It checks :func:`escape_time`, and shows what the formula leaves out.
+"""
 
 import math
 import threading
@@ -11,54 +14,56 @@ from typing import Any, Literal
 import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from steppe._engines import bind
+from steppe._shared.array_types import Flags, Floats, Integers
 from steppe._shared.names import check_name
 from steppe._shared.progress import progress
 from steppe._shared.validation import check_integer, check_number, check_positive
-from steppe.landscape._result import Result
-from steppe.theory.formula import Noise, noise_variances
-from steppe.theory.methods import Method, Scalars, check_curvatures, find_method
+from steppe.landscape import (
+    Result,
+)
+from steppe.theory.escape_formula import Noise, noise_variances
+from steppe.theory.escape_methods import EscapeMethod, Scalars, check_curvatures, find_method
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
 SecondMoment = Literal["local", "frozen", "ema"]
 
 _SECOND_MOMENTS = ("local", "frozen", "ema")
 
-# Walkers that a thread steps side by side, in the lanes of vector instructions; steps between two
-# looks at who is out, whose noise fits into the second-level cache.
+# Walkers that a thread steps side by side, in the lanes of vector instructions.
 _LANES = 32
+# Steps between two checks of which walkers have escaped. The noise for so many steps, 256 KiB, fits
+# into the second-level cache.
 _BLOCK = 1024
 
-# Division by zero gives infinity, as in C: a check in the loop would keep it from being vectorised.
+# error_model="numpy": division by zero gives infinity. Python's check for it would keep the loop
+# from being vectorised.
 _jit = partial(numba.njit, nogil=True, error_model="numpy")
 
 
 @dataclass(frozen=True, eq=False)
 class Simulation(Result):
-    """What :func:`simulate_escape` found.
+    """The result of :func:`simulate_escape`.
 
     Attributes
     ----------
     mean : float
-        Steps until escape: all steps walked over the number of escapes. That is the plain mean if
-        all got out, and else the likeliest mean of an exponential law, given that some had not got
-        out when they were stopped; infinite if none did.
+        Mean number of steps until escape: the steps of all walkers over the number of escapes. If
+        some were stopped before they escaped, it is the maximum-likelihood estimate for exponential
+        times; infinite if none escaped.
     standard_error : float
-        mean/√escaped: that of the mean of exponential times. NaN if none escaped.
+        mean/√escaped, the standard error for exponential times; NaN if none escaped.
     times : ndarray
-        Steps that each walker walked, shape (walkers,).
+        Number of steps of each walker, shape (walkers,).
     out : ndarray
-        Whether it got out at the end of them, or was stopped, shape (walkers,).
+        Whether each walker escaped after them, and was not stopped, shape (walkers,).
     survival_times : ndarray
-        Times at which some escaped, in order.
+        The different times of escapes, ascending, shape (times,).
     survival : ndarray
-        Share that is still in the well after each (Kaplan and Meier's estimate).
+        Share of walkers still in the well after each of them (Kaplan and Meier's estimate), shape
+        (times,).
     complete : bool
-        Whether all walkers walked to their end; Ctrl-C stops them earlier.
+        Whether all walkers escaped or reached ``max_steps``; Ctrl-C stops them earlier.
     """
 
     mean: float
@@ -66,7 +71,7 @@ class Simulation(Result):
     times: Integers
     out: Flags
     survival_times: Integers
-    survival: NDArray[np.floating[Any]]
+    survival: Floats
     complete: bool
 
     @property
@@ -76,13 +81,13 @@ class Simulation(Result):
 
     @property
     def escaped(self) -> int:
-        """Number of those that got out."""
+        """Number of walkers that escaped."""
         return int(self.out.sum())
 
 
 @dataclass(frozen=True)
 class _Walk:
-    """What all walkers have in common."""
+    """The settings that all walkers share."""
 
     kernel: Callable[..., None]
     scalars: Scalars
@@ -116,54 +121,60 @@ def simulate_escape(
     seed: int = 0,
     threads: int | None = None,
 ) -> Simulation:
-    r"""Let walkers escape from a one-dimensional well, by the rules that the optimizers step by.
+    r"""Simulate walkers that escape from a one-dimensional well, by the optimizers' own rules.
 
-    The loss is a parabola of curvature ``h_min`` about the minimum, and from the joint on an
-    inverted one of curvature −``h_saddle`` about the top; they meet in value and slope, so that
-    s = :func:`path_coefficient` exactly. A gradient is the slope plus √C·ξ, with C = noise·\|h\|/B
-    of the parabola that the walker is on and ξ standard normal. Walkers start at the minimum.
+    The loss is a parabola of curvature ``h_min`` about the minimum, joined in value and slope to an
+    inverted parabola of curvature −``h_saddle`` about the top, so that s = :func:`path_coefficient`
+    exactly. A gradient is the slope plus √C·ξ, with C = noise·\|h\|/B of the parabola that the
+    walker is on and ξ standard normal. Walkers start at the minimum.
 
-    Ask :func:`escape_time` first: walkers take its ``steps`` each. Where these are far above
-    ``max_steps`` none gets out, and 400 walkers of 10⁸ steps keep two cores busy for minutes.
+    Ask :func:`escape_time` first: each walker takes about its ``steps``. Where these are far above
+    ``max_steps`` no walker escapes, and 400 walkers of 10⁸ steps keep two cores busy for minutes.
 
     Parameters
     ----------
     method, lr, batch_size, barrier, h_min, h_saddle, alpha, noise
         As in :func:`escape_time`.
     second_moment : str, default "local"
-        Adam's v: "local" is C where the walker is, "frozen" is C at the minimum, "ema" is the
-        average of squared gradients with ``beta2``, from C at the minimum. SGD has none. The first
-        two are the ``regime`` of :func:`escape_time`, whose examples show both with one mapping.
+        Adam's v. "local": C of the parabola that the walker is on. "frozen": C at the minimum.
+        "ema": the average of squared gradients with ``beta2``, which starts as C at the minimum.
+        SGD has no v. The first two are the ``regime`` of :func:`escape_time`, whose examples show
+        both with one mapping.
     beta1 : float, default 0.0
-        Of Adam's momentum; from 0 to below 1.
+        Decay of Adam's momentum; at least 0 and below 1.
     beta2 : float, optional
-        Of "ema"; above 0, below 1.
+        Decay of "ema"'s average; above 0 and below 1.
     walkers : int, default 400
-        At least 1. The relative standard error of the mean is 1/√walkers.
+        Number of walkers, at least 1. The relative standard error of the mean is 1/√walkers.
     max_steps : int, default 100_000_000
-        Where a walker that is still in the well is stopped.
+        Number of steps after which a walker that is still in the well is stopped.
     past : float, default 2.0
-        How far behind the top a walker is out, in distances from the joint to the top. At 0, half
-        of those that get there would fall back and the mean is half of τ; from 1 on it does not
-        matter where the saddle's term of E is 3 or more.
+        Distance behind the top at which a walker counts as escaped, in distances from the joint to
+        the top. At 0, half of the walkers there would fall back, and the mean is half of τ; from 1
+        on the distance has no effect if the saddle's term of E is 3 or more.
     seed : int, default 0
-        Each walker has a random stream of its own: same seed, same answer, whatever the number of
-        threads, and the first of many walkers walk as if they were alone.
+        Seed of the noise. Each walker has a random stream of its own: the same seed gives the same
+        result for any number of threads, and the first walkers do not depend on how many follow.
     threads : int, optional
-        Default: as many as torch uses.
+        Number of threads. Default: as many as torch uses.
 
     Returns
     -------
     Simulation
-        On Ctrl-C what there is so far: walkers under way count as stopped.
+        On Ctrl-C the result so far: walkers that have not escaped count as stopped.
 
     Raises
     ------
     TypeError
-        An argument is no number, no integer, no name, or no pair.
+        An argument that should be a number, an integer, a name or a pair is not.
     ValueError
-        A name is unknown, a number is out of its range, lr·P·h_min is 2 or more, so that the
+        A name is unknown, a number is out of its range, or lr·P·h_min is 2 or more, so that the
         minimum itself is unstable.
+
+    References
+    ----------
+    Kaplan and Meier, *Nonparametric estimation from incomplete observations*, Journal of the
+    American Statistical Association 53 (1958), for ``survival``.
 
     Examples
     --------
@@ -183,7 +194,7 @@ def simulate_escape(
     check_number(past=past)
     if not 0 <= past < math.inf:
         raise ValueError(f"past must be 0 or a positive number, got {past}")
-    _check_averages(method, found, second_moment, beta1, beta2)
+    _check_decays(method, found, second_moment, beta1, beta2)
     C = noise_variances((h_min, h_saddle), batch_size, noise)
     if lr * (P := found.preconditioner(C[0], alpha)) * h_min >= 2.0:
         raise ValueError(
@@ -201,11 +212,11 @@ def simulate_escape(
         max_steps=max_steps,
         seed=seed,
     )
-    return _result(*_walked(walk, walkers, threads, method))
+    return _result(*_walk_all(walk, walkers, threads, method))
 
 
-def _check_averages(
-    name: str, method: Method, second_moment: str, beta1: float, beta2: float | None
+def _check_decays(
+    name: str, method: EscapeMethod, second_moment: str, beta1: float, beta2: float | None
 ) -> None:
     check_number(beta1=beta1)
     if not method.adaptive and (second_moment != "local" or beta1):
@@ -224,17 +235,17 @@ def _check_averages(
 
 
 def _well(barrier: float, h_min: float, h_saddle: float, past: float) -> tuple[float, ...]:
-    """Return curvatures, and where the joint, the top and the end lie; the minimum is at 0."""
+    """Return the curvatures and the positions of joint, top and end; the minimum is at 0."""
     top = math.sqrt(2.0 * barrier * (1.0 / h_min + 1.0 / h_saddle))
     joint = top * h_saddle / (h_min + h_saddle)
     return h_min, h_saddle, joint, top, top + past * (top - joint)
 
 
 @cache
-def _kernel(method: Method) -> Callable[..., None]:
-    """Compile a block of steps of the method's rule."""
+def _kernel(method: EscapeMethod) -> Callable[..., None]:
+    """Compile a function that steps all lanes by a block of steps of the method's rule."""
     rule = bind(method.rule, math, _jit)
-    move = _adaptive(rule) if method.adaptive else _plain(rule)
+    move = _adaptive_move(rule) if method.adaptive else _sgd_move(rule)
 
     def walk(
         p: Floats, m: Floats, v: Floats, stayed: Integers, noise: Floats,
@@ -251,7 +262,7 @@ def _kernel(method: Method) -> Callable[..., None]:
                 v_here = c if follows else v[lane]
                 here, m[lane], v[lane] = move(here, g, m[lane], v_here, scalars)
                 p[lane] = here
-                # One whose position has overflowed has left, too.
+                # A position that has overflowed is NaN or infinite, and counts as escaped.
                 still_in = stayed[lane] == step and here <= end
                 stayed[lane] = step + 1 if still_in else stayed[lane]
 
@@ -263,28 +274,28 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def _adaptive(rule: Callable[..., Any]) -> Callable[..., Any]:
+def _adaptive_move(rule: Callable[..., Any]) -> Callable[..., Any]:
     def move(p: float, g: float, m: float, v: float, scalars: Scalars) -> Any:
         return rule(p, g, m, v, *scalars)
 
     return _compiled(move)
 
 
-def _plain(rule: Callable[..., Any]) -> Callable[..., Any]:
+def _sgd_move(rule: Callable[..., Any]) -> Callable[..., Any]:
     def move(p: float, g: float, m: float, v: float, scalars: Scalars) -> Any:
         return rule(p, g, *scalars)[0], m, v
 
     return _compiled(move)
 
 
-def _walked(walk: _Walk, walkers: int, threads: int, method: str) -> tuple[Integers, Flags, bool]:
-    """Let all walk; return how far, whether they got out, and whether all came to an end."""
+def _walk_all(walk: _Walk, walkers: int, threads: int, method: str) -> tuple[Integers, Flags, bool]:
+    """Return the steps of each walker, whether it escaped, and whether none was interrupted."""
     times, out = np.zeros(walkers, dtype=np.int64), np.zeros(walkers, dtype=bool)
     waiting, stop = iter(range(walkers)), threading.Event()
     with progress(f"escape, {method}", walkers) as advance, ThreadPoolExecutor(threads) as pool:
         jobs = []
         try:
-            # Ctrl-C may come while a thread is being started, with walkers under way already.
+            # Inside try: Ctrl-C may come while a thread is being started, and others run already.
             for _ in range(threads):
                 jobs.append(pool.submit(_walk_lanes, walk, waiting, times, out, stop, advance))
             wait(jobs, return_when=FIRST_EXCEPTION)
@@ -308,9 +319,9 @@ def _walk_lanes(
     stop: threading.Event,
     advance: Callable[[int], None],
 ) -> None:
-    """Step walkers side by side; where one is done, the next that waits takes its lane."""
+    """Step walkers side by side; where one is done, the next waiting walker takes its lane."""
     p, m, v = np.zeros((3, _LANES))
-    stayed = np.zeros(_LANES, dtype=np.int64)
+    stayed = np.zeros(_LANES, dtype=np.int64)  # steps of the block before the escape
     draws, noise = np.zeros((_LANES, _BLOCK)), np.zeros((_BLOCK, _LANES))
     taken: dict[int, tuple[int, np.random.Generator]] = {}
     while not stop.is_set():
@@ -347,6 +358,6 @@ def _result(times: Integers, out: Flags, complete: bool) -> Simulation:
         times=times,
         out=out,
         survival_times=moments,
-        survival=np.cumprod(1.0 - leaving / at_risk),
+        survival=np.cumprod(1.0 - leaving / at_risk, dtype=np.float64),
         complete=complete,
     )

@@ -1,4 +1,8 @@
-"""The four methods that the theory of escape knows, as the rules that they are."""
+"""The four methods that the theory of escape covers, by the optimizers' own rules.
+
+The formula takes P from a rule, and the simulation steps by it, so that neither can disagree with
+the optimizers.
+"""
 
 import math
 from collections.abc import Callable
@@ -14,35 +18,38 @@ Scalars = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Method:
-    """A rule, and how it is called on one parameter.
+class EscapeMethod:
+    """A rule, and how it is called for one parameter.
 
     Attributes
     ----------
-    rule
+    rule : callable
         A function of :mod:`steppe.rules`.
-    adaptive
-        Whether the rule keeps m and v, and has Adam's scalars.
-    two_way
-        Whether it is given 1 − α and α.
+    adaptive : bool
+        Whether the rule has a momentum m, a second moment v and Adam's scalars.
+    takes_alpha : bool
+        Whether the rule has the weights 1 − α and α of DualAdam.
     """
 
     rule: Callable[..., Any]
     adaptive: bool = True
-    two_way: bool = False
+    takes_alpha: bool = False
 
     def scalars(
         self, lr: float, alpha: float | None, *, beta1: float, keep2: float, take2: float
     ) -> Scalars:
-        """Return the scalars of the rule: no weight decay, ε, nor bias correction."""
+        """Return the rule's scalars, without weight decay, ε and bias correction.
+
+        v ← keep2·v + take2·g² is Adam's average; 1 and 0 keep v as it is set from outside.
+        """
         if not self.adaptive:
-            nothing_remembered = 0.0
-            return nothing_remembered, lr, 0.0, 1.0, 0.0
+            no_buffered_gradient = 0.0
+            return no_buffered_gradient, lr, 0.0, 1.0, 0.0
         adam = (lr, beta1, 1.0 - beta1, keep2, take2, 0.0, 1.0, 1.0, 1.0)
-        return (*adam, 1.0 - alpha, alpha) if self.two_way and alpha is not None else adam
+        return (*adam, 1.0 - alpha, alpha) if self.takes_alpha and alpha is not None else adam
 
     def preconditioner(self, v: float, alpha: float | None) -> float:
-        """Return P(v): how far the rule steps at gradient 1 and learning rate 1."""
+        """Return P(v): the length of the rule's step at gradient 1 and learning rate 1."""
         scalars = self.scalars(1.0, alpha, beta1=0.0, keep2=1.0, take2=0.0)
         state = (0.0, v) if self.adaptive else ()
         step: float = -bind(self.rule, math)(0.0, 1.0, *state, *scalars)[0]
@@ -50,25 +57,26 @@ class Method:
 
 
 METHODS = {
-    "sgd": Method(rules.sgd_cg, adaptive=False),
-    "adam": Method(rules.adam),
-    "invadam": Method(rules.inv_adam),
-    "dualadam": Method(rules.dual_adam, two_way=True),
+    "sgd": EscapeMethod(rules.sgd_cg, adaptive=False),
+    "adam": EscapeMethod(rules.adam),
+    "invadam": EscapeMethod(rules.inv_adam),
+    "dualadam": EscapeMethod(rules.dual_adam, takes_alpha=True),
 }
 
 
-def find_method(name: str, alpha: float | None) -> Method:
-    """Return a method by its name, if α is as it wants it.
+def find_method(name: str, alpha: float | None) -> EscapeMethod:
+    """Return a method by its name, after a check of α.
 
     Raises
     ------
     TypeError
         The name is no string, or α no number.
     ValueError
-        There is none of that name; α is missing, out of [0, 1], or given to another.
+        The name is unknown; or α is missing for "dualadam", outside [0, 1], or given for another
+        method.
     """
     method = named("method", name, METHODS)
-    if not method.two_way:
+    if not method.takes_alpha:
         if alpha is not None:
             raise ValueError(f"alpha={alpha} is given for {name!r}: only 'dualadam' takes one")
         return method
@@ -86,7 +94,7 @@ def check_curvatures(h_min: float, h_saddle: float) -> None:
     Raises
     ------
     TypeError, ValueError
-        One is not.
+        A curvature is not positive.
     """
     check_number(h_saddle=h_saddle)
     if h_saddle < 0:

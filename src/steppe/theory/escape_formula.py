@@ -1,46 +1,49 @@
-"""How long a minimum holds an optimizer that steps along noisy gradients."""
+"""The formula for the mean time in which an optimizer with noisy gradients leaves a minimum."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from steppe._shared.array_types import Array
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_number, check_positive
-from steppe.landscape._result import Result
-from steppe.theory.methods import check_curvatures, find_method
+from steppe.landscape import (
+    Result,
+)
+from steppe.theory.escape_methods import check_curvatures, find_method
 
 Regime = Literal["local", "frozen"]
 
-#: C·B/|H| of the gradients, at the minimum and at the saddle; one number stands for both.
-Noise = float | Sequence[float] | NDArray[np.floating[Any]]
+#: C·B/|h| of the gradients, at the minimum and at the saddle; one number stands for both.
+Noise = float | Sequence[float] | Array
 
 REGIMES = ("local", "frozen")
 
-_PLACES = ("minimum", "saddle")
+_POINTS = ("minimum", "saddle")
 
-# Where simulations followed the formula, see docs/escape.md.
+# Simulations follow the formula where terms are at least, and steps at most, as large: see
+# "Where it holds" in docs/escape.md.
 LEAST_TERM = 3.0
 MOST_STEP = 0.02
 
 
 @dataclass(frozen=True)
 class Escape(Result):
-    """What :func:`escape_time` found.
+    """The result of :func:`escape_time`.
 
     Attributes
     ----------
     log : float
         Natural logarithm of the mean number of steps.
     exponent : float
-        E: the barrier over the temperature on the way up it.
+        E, the barrier over the temperature along the path; without unit.
     prefactor : float
         The factor before exp(E), in steps.
     terms : tuple of float
-        The shares of E that are climbed at the minimum's and at the saddle's curvature.
+        The parts of E that are climbed at the minimum's and at the saddle's curvature.
     warnings : tuple of str
         Assumptions that do not hold, each with its value.
     """
@@ -53,7 +56,7 @@ class Escape(Result):
 
     @property
     def steps(self) -> float:
-        """Mean number of steps; infinite where that is too large for a float."""
+        """Mean number of steps; infinite where it is too large for a float."""
         try:
             return math.exp(self.log)
         except OverflowError:
@@ -61,22 +64,27 @@ class Escape(Result):
 
     @property
     def valid(self) -> bool:
-        """Whether nothing speaks against the formula."""
+        """Whether all assumptions of the formula hold."""
         return not self.warnings
 
 
 def path_coefficient(h_min: float, h_saddle: float) -> float:
     """Return s of a well made of two parabolas: |h_b|/(h_a + |h_b|).
 
-    That is the share of the barrier that lies below the joint of the minimum's parabola and the
-    saddle's, which meet in value and slope.
+    It is the share of the barrier below the point where the minimum's parabola and the saddle's
+    meet in value and slope.
 
     Parameters
     ----------
     h_min : float
         Curvature at the minimum; positive.
     h_saddle : float
-        Magnitude of the curvature at the saddle; positive.
+        Magnitude of the curvature at the saddle, in the same unit; positive.
+
+    Returns
+    -------
+    float
+        s, between 0 and 1.
 
     Raises
     ------
@@ -112,39 +120,42 @@ def escape_time(
         E = ΔL \left[ \frac{s}{T_a} + \frac{1 - s}{T_b} \right], \qquad
         T = \frac{η P C}{2}, \qquad C = \frac{|h|}{B}
 
-    with a the minimum and b the saddle: a step is −ηP·(slope + noise of variance C), hence
-    diffusion at temperature T, read as Itô does, which is what the iteration is. v = C is the
-    gradient's second moment. P = v^q has q = 0 for SGD, −½ for Adam and ½ for InvAdam, and
-    DualAdam's is (1−α)/√v + α√v. So at equal s and equal |h_b|/h_a, log τ falls as h^−(1+q): a
-    sharp minimum is left soonest, beside a flat one, by InvAdam, then by SGD, then by Adam. Where
-    both minima share one saddle s is less at the sharp one, which the methods then may leave later.
+    with a the minimum and b the saddle. A step is −ηP·(slope + noise of variance C), which is a
+    diffusion at temperature T in Itô's sense, because the noise of a step is drawn where the step
+    begins. v = C is the gradient's second moment. P = v^q with q = 0 for SGD, −½ for Adam and ½ for
+    InvAdam; DualAdam's P is (1−α)/√v + α√v. At equal s and equal |h_b|/h_a, log τ falls as
+    h^−(1+q): relative to a flat minimum, InvAdam leaves a sharp one soonest, then SGD, then Adam.
+    Where both minima share one saddle, s is smaller at the sharp one, and the methods may leave it
+    later than the flat one.
 
     Parameters
     ----------
     method : str
         "sgd", "adam", "invadam" or "dualadam".
     lr : float
-        η.
+        η, the learning rate; positive.
     batch_size : float
-        B, in samples.
+        B, in samples; positive.
     barrier : float
-        ΔL: how far the loss rises from the minimum to the saddle.
+        ΔL, the rise of the loss from the minimum to the saddle, in the loss's unit; positive.
     h_min : float
-        h_a: curvature at the minimum along the way out, loss per length squared.
+        h_a, the curvature at the minimum along the path out, in the loss's unit over the
+        parameters' unit squared; positive.
     h_saddle : float
-        \|h_b\|: magnitude of the negative curvature at the saddle, along the same way; positive.
+        \|h_b\|, the magnitude of the negative curvature at the saddle along the same path, in the
+        same unit; positive.
     s : float
         Share of the barrier that is climbed at the minimum's curvature, between 0 and 1. A well of
         two parabolas has :func:`path_coefficient`.
     alpha : float, optional
-        α of DualAdam, from 0 (Adam) to 1 (InvAdam), taken as constant; others have none.
+        α of DualAdam, from 0 (Adam) to 1 (InvAdam), taken as constant; not for other methods.
     regime : str, default "local"
-        "local": P follows the curvature, as with an average v much shorter than the way over the
-        barrier takes, 1/(1 − β₂) ≪ 1/(ηPh). "frozen": P stays the minimum's, as with one much
-        longer. :func:`simulate_escape` calls it ``second_moment``.
-    noise : float or pair, default 1.0
-        C·B/\|h\|, at the minimum and at the saddle, where it has been measured
-        (:func:`gradient_noise`); the theory takes 1.
+        "local": P follows the curvature, as when v averages over much fewer steps than the path
+        over the barrier takes, 1/(1 − β₂) ≪ 1/(ηPh). "frozen": P stays as at the minimum, as when v
+        averages over many more. :func:`simulate_escape` calls it ``second_moment``.
+    noise : float or pair of float, default 1.0
+        C·B/\|h\| at the minimum and at the saddle, which :func:`gradient_noise` measures. The
+        theory assumes 1.
 
     Returns
     -------
@@ -154,17 +165,18 @@ def escape_time(
     Raises
     ------
     TypeError
-        An argument is no number, no name, or no pair.
+        An argument that should be a number, a name or a pair is not.
     ValueError
-        A name is unknown, a number is out of its range, or a result leaves that of floats.
+        A name is unknown, a number is out of its range, or a result exceeds the range of floats.
 
     Notes
     -----
-    Valid where both terms of E are at least 3 and ηPh is at most 0.02 at both ends; ``warnings``
-    says where not, docs/escape.md how far off it is there. What the numbers cannot tell: between a
-    minimum and a saddle of a smooth loss the curvature passes through 0. If the noise vanished
-    there with it, in the local regime the integral behind E would converge for Adam, diverge
-    logarithmically for SGD, and as 1/√floor for InvAdam, floor being the least noise there is.
+    The formula holds where both terms of E are at least 3 and ηPh is at most 0.02 at both points;
+    ``warnings`` names violations, and docs/escape.md says how large the error is there. One
+    assumption cannot be checked from the numbers: between a minimum and a saddle of a smooth loss
+    the curvature passes through 0. If the noise vanished there with it, then in the local regime
+    the integral behind E would converge for Adam, diverge logarithmically for SGD, and as 1/√floor
+    for InvAdam, floor being the least noise on the path.
 
     References
     ----------
@@ -181,7 +193,7 @@ def escape_time(
     >>> escape_time("sgd", **(well | {"lr": 0.05})).warnings[0]
     'lr·P·h is 0.05 at the minimum, above 0.02: steps are too large for the diffusion limit'
 
-    :func:`simulate_escape` takes the same mapping, but for s, which is that of two parabolas:
+    :func:`simulate_escape` takes the same mapping without s, which is that of two parabolas:
 
     >>> from steppe.theory import simulate_escape
     >>> well = dict(lr=0.03, batch_size=1.0, barrier=0.07, h_min=1.0, h_saddle=0.5)
@@ -256,25 +268,25 @@ def noise_variances(
 
 
 def _check_floats(what: str, values: Sequence[float], given: str) -> None:
-    """Refuse what has become zero or infinite, and name what it was computed from."""
-    for value, place in zip(values, _PLACES, strict=False):
+    """Refuse a value that has become zero or infinite, and name what it was computed from."""
+    for value, point in zip(values, _POINTS, strict=False):
         if not 0.0 < value < math.inf:
             raise ValueError(
-                f"{what} is {value} at the {place}, out of the range of floats: got {given}"
+                f"{what} is {value} at the {point}, out of the range of floats: got {given}"
             )
 
 
 def _warnings(steps: tuple[float, float], terms: tuple[float, float]) -> tuple[str, ...]:
     large = [
-        f"lr·P·h is {step:.3g} at the {place}, above {MOST_STEP:g}: steps are too large for the "
+        f"lr·P·h is {step:.3g} at the {point}, above {MOST_STEP:g}: steps are too large for the "
         "diffusion limit"
-        for step, place in zip(steps, _PLACES, strict=True)
+        for step, point in zip(steps, _POINTS, strict=True)
         if step > MOST_STEP * (1.0 + 1e-9)
     ]
     small = [
-        f"the exponent climbs by {term:.3g} at the {place}, less than {LEAST_TERM:g}: escapes are "
+        f"the exponent climbs by {term:.3g} at the {point}, less than {LEAST_TERM:g}: escapes are "
         "not rare"
-        for term, place in zip(terms, _PLACES, strict=True)
+        for term, point in zip(terms, _POINTS, strict=True)
         if term < LEAST_TERM * (1.0 - 1e-9)
     ]
     return (*large, *small)

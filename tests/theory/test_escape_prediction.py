@@ -123,7 +123,7 @@ def test_models_stay_as_they_are() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="no barrier lies between the models"):
         predict_escape(at(0.5), at(2.0), double_well, ONES, method="sgd", **STEP)
-    with pytest.raises(ValueError, match="curvature along the way is -1 at the model"):
+    with pytest.raises(ValueError, match="curvature along the path is -1 at the model"):
         predict_escape(at(-0.5), at(1.0), double_well, ONES, method="sgd", **STEP)
     same = [(torch.ones(1, 1).double(), torch.zeros(1, 1).double())] * 3
     with pytest.raises(ValueError, match="noise='measured' is 0 at the model: all batches"):

@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from steppe.theory import escape_time, limit_well, path_coefficient, simulate_escape, simulation
+from steppe.theory import (
+    escape_simulation,
+    escape_time,
+    limit_well,
+    path_coefficient,
+    simulate_escape,
+)
 
 LOW = limit_well("sgd", 1.0)
 PAGE = (Path(__file__).parents[2] / "docs" / "escape.md").read_text()
@@ -208,7 +214,7 @@ def test_an_interrupt_leaves_what_there_is(monkeypatch: pytest.MonkeyPatch) -> N
         if next(out) % 10_000 == 10:
             signal.pthread_kill(main, signal.SIGINT)
 
-    monkeypatch.setattr(simulation, "progress", lambda what, total: nullcontext(advance))
+    monkeypatch.setattr(escape_simulation, "progress", lambda what, total: nullcontext(advance))
     found = simulate_escape("sgd", **limit_well("sgd", 2.0), walkers=10_000_000)
     assert not found.complete
     assert 10 <= found.escaped < found.walkers

@@ -27,14 +27,14 @@ from steppe.optim._base import RuleOptimizer, arguments
 xp: Any = None
 
 
-def adamax(p, g, m, u, lr, keep1, take1, keep2, eps, decay, correction1):  # type: ignore[no-untyped-def]
+def adamax(p, g, m, u, lr, keep1, take1, keep2, eps, decay, correction1):
     """AdaMax: p·(1 − lr·wd) − lr·m̂/u, where u is the decaying maximum of |g| + ε."""
     m = m * keep1 + g * take1
     u = xp.maximum(u * keep2, xp.abs(g) + eps)
     return p * decay - m * correction1 / u * lr, m, u
 
 
-def adamax_scalars(t, lr, betas, eps, weight_decay):  # type: ignore[no-untyped-def]
+def adamax_scalars(t, lr, betas, eps, weight_decay):
     """Scalars of AdaMax, in the order of its rule."""
     beta1, beta2 = betas
     decay = 1.0 - lr * weight_decay
@@ -42,7 +42,7 @@ def adamax_scalars(t, lr, betas, eps, weight_decay):  # type: ignore[no-untyped-
 
 
 # A kernel that is compiled for the CPU finds its rule in steppe.rules, where yours will stand.
-rules.adamax = adamax  # type: ignore[attr-defined]
+rules.adamax = adamax
 
 
 # 2. The class, in a file of src/steppe/optim/: its options, and which rule they ask for.

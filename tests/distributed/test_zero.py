@@ -212,7 +212,7 @@ def test_numbers_that_were_loaded_onto_the_host_come_back() -> None:
     param.grad = torch.ones(3)
     optimizer.step()
     state, group = dict(optimizer.state[param]), optimizer.param_groups[0]
-    complete(state, param.to("meta"), optimizer._kernel(group), group)
+    complete(state, param.to("meta"), optimizer._method(group), group)
     assert state.pop("step").device.type == "cpu"
     assert {value.device.type for value in state.values()} == {"meta"}
 

@@ -1,11 +1,11 @@
 """Engines run one rule over many tensors. They know number formats and launches, no method.
 
-What they run is a :class:`Kernel`; what they run it on is a :class:`ParamBatch`; which of them runs
+What they run is a :class:`Method`; what they run it on is a :class:`ParamBatch`; which of them runs
 which batch is :mod:`steppe._engines.dispatch`'s to say.
 """
 
 from steppe._engines.base.bind import bind
-from steppe._engines.base.method import Buffer, Kernel
+from steppe._engines.base.method import Buffer, Method
 from steppe._engines.base.plan import Demand, ParamBatch, ParamRow, Plan
 from steppe._engines.dispatch import FUSED, Engine, choose, step
 
@@ -14,7 +14,7 @@ __all__ = [
     "Buffer",
     "Demand",
     "Engine",
-    "Kernel",
+    "Method",
     "ParamBatch",
     "ParamRow",
     "Plan",

@@ -6,6 +6,7 @@ This is the only place that knows all engines. Who adds one adds its folder, and
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from steppe._engines.base.norms import Norms
@@ -79,11 +80,26 @@ def step(plan: Plan) -> None:
         As :func:`choose` does, before anything has changed.
     """
     pairs = [(choose(batch), batch) for batch in plan.batches]
-    if not _hand_on_amp(plan, pairs):
-        return
     for batch in plan.batches:
-        batch.count()
-    norms = Norms(pairs)
+        batch.amp, batch.unscale = None, 1.0
+    has_scaler = plan.grad_scale is not None or plan.found_inf is not None
+    if has_scaler and not _hand_on_amp(plan, pairs):
+        return
+    has_whole = is_sharded = False
+    for batch in plan.batches:
+        has_whole |= batch.goes_by_whole
+        is_sharded |= batch.shard_group is not None
+        if batch.demand.capturable:
+            torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
+        else:
+            batch.steps += 1.0
+    sums = []
+    for engine, batch in pairs:
+        if has_whole or (batch.goes_by_own and batch.shard_group is not None):
+            sums.append((batch, engine.square_sums(batch)))
+    norms = Norms(sums, has_whole)
+    if is_sharded:
+        norms.begin()
     for engine, batch in pairs:
         engine.step(batch, norms)
 
@@ -98,7 +114,6 @@ def _hand_on_amp(plan: Plan, pairs: list[tuple[Engine, ParamBatch]]) -> bool:
     if not reads_all and found_inf is not None and found_inf.item():
         return False
     for engine, batch in pairs:
-        on_host = not engine.reads_amp
-        batch.amp = None if on_host or (scale is None and found_inf is None) else (scale, found_inf)
-        batch.unscale = 1.0 / scale.item() if on_host and scale is not None else 1.0
+        batch.amp = (scale, found_inf) if engine.reads_amp else None
+        batch.unscale = 1.0 if engine.reads_amp or scale is None else 1.0 / scale.item()
     return True

@@ -10,7 +10,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Kernel, ParamRow, Plan
+from steppe._engines import Demand, Method, ParamRow, Plan
 from steppe._engines.base.plan import Group, batches
 from steppe._engines.base.sharding import is_member, is_sharded
 from steppe._engines.checkpoint_scales import unpack
@@ -30,7 +30,7 @@ def arguments(names: dict[str, Any]) -> dict[str, Any]:
 class RuleOptimizer(Optimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
-    A subclass names its options in its constructor and says in ``_kernel`` which rule a group's
+    A subclass names its options in its constructor and says in ``_method`` which rule a group's
     options ask for. All configuration stands in ``param_groups`` and all else in ``state``, so
     that copies, pickles and checkpoints are complete.
 
@@ -47,7 +47,7 @@ class RuleOptimizer(Optimizer):
         check(options)
         super().__init__(params, options)
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         raise NotImplementedError
 
     @property
@@ -111,7 +111,9 @@ class RuleOptimizer(Optimizer):
             try:
                 _engines.step(plan)
             finally:
-                plan.release_gradients()
+                # They would otherwise lie in memory beside the next ones.
+                for row in plan.rows:
+                    row.grad = row.param
         return loss
 
     @torch.no_grad()
@@ -176,7 +178,7 @@ class RuleOptimizer(Optimizer):
         accepted: dict[str, Any] = {}
 
         def inspect(_: Optimizer, incoming: dict[str, Any]) -> None:
-            _checkpoint.check_fits(self, self._kernel, incoming)
+            _checkpoint.check_fits(self, self._method, incoming)
             accepted.update(incoming)
 
         def restore(_: Optimizer) -> None:
@@ -201,44 +203,49 @@ class RuleOptimizer(Optimizer):
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""
-        params = [param for group in self.param_groups for param in group["params"]]
+        groups = self.param_groups
+        params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_gradients(grads)
+        self._check_gradients(params, grads)
         key = [
             (
                 id(group),
                 len(group["params"]),
                 group.get("capacity"),
+                group.get("scope"),
                 group["state_dtype"],
-                self._demand(group),
+                group["fused"],
+                group["capturable"],
+                group["differentiable"],
             )
-            for group in self.param_groups
+            for group in groups
         ]
+        key += [self._method(group) for group in groups]
         if (
             self._plan is None
             or self._plan_key != key
-            or not self._plan.fits(params, grads, self.state)
+            or not self._plan.takes(params, grads, self.state)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
-        self._plan.set_gradients(grads)
+            self._plan.set_gradients(grads)
         return self._plan
 
-    def _check_gradients(self, grads: list[Tensor | None]) -> None:
-        for number, ((param, _), grad) in enumerate(zip(self._all(), grads, strict=True)):
+    def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 continue
             # Types first: that is all for most, and there may be ten thousand.
-            is_usual = type(grad) is Tensor and type(param) is Parameter
+            is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
             if not is_usual and is_sharded(grad) != is_sharded(param):
                 kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
                 raise RuntimeError(
-                    f"{self._place(number)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
+                    f"{self._place(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
                     f"gradient {kinds[1]}; expected both of one kind"
                 )
             if grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(number)}, shape {tuple(grad.shape)}; "
+                    f"{self._place(index)}, shape {tuple(grad.shape)}; "
                     "use dense ones, e.g. Embedding(sparse=False)"
                 )
 
@@ -264,14 +271,14 @@ class RuleOptimizer(Optimizer):
         demands = {id(group): self._demand(group) for group in self.param_groups}
         self._check_shards()
         for param, group in self._all():
-            check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
+            check_whole(param, demands[id(group)].method, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                kernel = demands[id(group)].kernel
-                check_unchanged(self.state.get(param, {}), param, kernel, group)
+                method = demands[id(group)].method
+                check_unchanged(self.state.get(param, {}), param, method, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                complete(self.state[param], param, demands[id(group)].kernel, group)
+                complete(self.state[param], param, demands[id(group)].method, group)
         return Plan(list(self._all()), grads, self.state, demands)
 
     def _place(self, number: int) -> str:
@@ -290,7 +297,7 @@ class RuleOptimizer(Optimizer):
 
     def _demand(self, group: Group) -> Demand:
         return Demand(
-            self._kernel(group), group["fused"], group["capturable"], group["differentiable"]
+            self._method(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:

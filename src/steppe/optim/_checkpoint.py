@@ -6,16 +6,16 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines import Kernel
+from steppe._engines import Method
 from steppe._engines.base.plan import Group
 from steppe._engines.checkpoint_scales import pack, unpack
 from steppe.optim._options import check
 from steppe.optim._state import layout, mismatch, place
 
-KernelOf = Callable[[Group], Kernel]
+MethodOf = Callable[[Group], Method]
 
 
-def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, Any]) -> None:
+def check_fits(optimizer: Optimizer, method_of: MethodOf, state_dict: dict[str, Any]) -> None:
     """Refuse a checkpoint that does not fit.
 
     Raises
@@ -45,7 +45,7 @@ def check_fits(optimizer: Optimizer, kernel_of: KernelOf, state_dict: dict[str, 
     if strangers := [key for key in state_dict["state"] if key not in known]:
         raise ValueError(f"{refuse}state of {strangers[0]!r} belongs to no parameter of its groups")
     for number, param, group, state in _pairs(optimizer, state_dict):
-        wanted = layout(kernel_of(group), group, param, state)
+        wanted = layout(method_of(group), group, param, state)
         if difference := mismatch(state, wanted, param):
             raise ValueError(
                 f"{refuse}state of parameter {number}, shape {tuple(param.shape)}: {difference}"

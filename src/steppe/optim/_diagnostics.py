@@ -71,7 +71,7 @@ def inverse_share(
     rows: Iterable[ParamRow], parts: Callable[[ParamRow], TwoWay]
 ) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
-    each = [(parts(row), row.share.team) for row in rows]
+    each = [(parts(row), row.share.shard_group) for row in rows]
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
     inverse = float(joint_norm((rules.inverse_part(*part), team) for part, team in each))

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from steppe._engines import Kernel
-from steppe._engines.base.norms import goes_by_own, goes_by_whole
+from steppe._engines import Method
+from steppe._engines.base.method import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 
 _ADVICE = (
@@ -12,7 +12,7 @@ _ADVICE = (
 )
 
 
-def check_whole(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
+def check_whole(param: Tensor, method: Method, group: Group, name: str) -> None:
     """Refuse what needs more than its own element where no shard knows of the others.
 
     Raises
@@ -20,7 +20,7 @@ def check_whole(param: Tensor, kernel: Kernel, group: Group, name: str) -> None:
     RuntimeError
         The method remembers, or takes a mean over the tensor, and FSDP1 has flattened it.
     """
-    if goes_by_whole(kernel, group) or goes_by_own(kernel, group):
+    if goes_by_whole(method, group) or goes_by_own(method, group):
         refuse_flattened(param, name)
 
 

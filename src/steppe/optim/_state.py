@@ -11,7 +11,7 @@ from steppe._engines.base.method import (
     MEAN,
     REPLACEMENTS,
     SLOT_SUM,
-    Kernel,
+    Method,
     slot_name,
 )
 from steppe._engines.base.norms import whole_sum
@@ -35,15 +35,15 @@ class Entry(NamedTuple):
 
 
 def layout(
-    kernel: Kernel, group: dict[str, Any], param: Tensor, saved: State | None = None
+    method: Method, group: dict[str, Any], param: Tensor, saved: State | None = None
 ) -> dict[str, Entry]:
     """Return what the state of a parameter consists of in a checkpoint.
 
     The scales of 8-bit state go by how its codes lie, of which some may be ``saved`` already.
     """
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
-    capacity = group["capacity"] if kernel.buffer is not None else 0
-    like_param = [*kernel.state, *map(slot_name, range(capacity))]
+    capacity = group["capacity"] if method.buffer is not None else 0
+    like_param = [*method.state, *map(slot_name, range(capacity))]
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
@@ -54,7 +54,7 @@ def layout(
             scales = own if like is None else spread_of(like, param).shape
             entries[scale_name(name)] = Entry(scales, torch.float32)
     number = torch.float32 if param.device.type == "mps" else torch.float64
-    if kernel.mean_square is not None:
+    if method.mean_square is not None:
         entries[MEAN] = Entry((), number)
     if capacity:
         entries |= dict.fromkeys((KEYS, BIRTHS), Entry((capacity,), number))
@@ -89,14 +89,14 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16
 
 
-def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+def check_unchanged(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> None:
     """Refuse a buffer of another size, or state in another format, than the group asks for."""
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
-    for name, entry in layout(kernel, group, param).items():
+    for name, entry in layout(method, group, param).items():
         if name in state and (difference := _format_mismatch(name, state[name].dtype, entry.dtype)):
             raise RuntimeError(
                 f"state_dtype={group['state_dtype']!r} was changed after the state was made: "
@@ -104,9 +104,9 @@ def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str
             )
 
 
-def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
+def complete(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> None:
     """Add what the state lacks: all of it before a parameter's first step."""
-    wanted = layout(kernel, group, param)
+    wanted = layout(method, group, param)
     if MEAN not in wanted:
         # Nobody brings it up to date; where it is wanted again it is made afresh.
         state.pop(MEAN, None)

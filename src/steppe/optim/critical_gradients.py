@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
+from steppe._engines import Method, ParamRow
 from steppe._engines.base.method import Buffer, Function
 from steppe._engines.base.plan import Group
 from steppe._engines.eager.codecs import widened
@@ -41,25 +41,25 @@ def _own_weight(row: ParamRow) -> float:
 
 
 @cache
-def _sgd(has_momentum: bool, memory: Buffer) -> Kernel:
+def _sgd(has_momentum: bool, memory: Buffer) -> Method:
     if has_momentum:
-        return Kernel(rules.sgd_cg_momentum, ("momentum_buffer",), rules.sgd_scalars, memory)
-    return Kernel(rules.sgd_cg, (), rules.plain_sgd_scalars, memory)
+        return Method(rules.sgd_cg_momentum, ("momentum_buffer",), rules.sgd_scalars, memory)
+    return Method(rules.sgd_cg, (), rules.plain_sgd_scalars, memory)
 
 
 @cache
-def _adam(amsgrad: bool, memory: Buffer) -> Kernel:
+def _adam(amsgrad: bool, memory: Buffer) -> Method:
     state = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     if amsgrad:
-        return Kernel(rules.adam_cg_amsgrad, state, rules.adam_scalars, memory)
-    return Kernel(rules.adam_cg, state[:2], rules.adam_scalars, memory)
+        return Method(rules.adam_cg_amsgrad, state, rules.adam_scalars, memory)
+    return Method(rules.adam_cg, state[:2], rules.adam_scalars, memory)
 
 
 @cache
-def _rmsprop(centered: bool, has_momentum: bool, memory: Buffer) -> Kernel:
+def _rmsprop(centered: bool, has_momentum: bool, memory: Buffer) -> Method:
     state = ("square_avg", *["grad_avg"] * centered, *["momentum_buffer"] * has_momentum)
     scalars = rules.rmsprop_momentum_scalars if has_momentum else rules.rmsprop_scalars
-    return Kernel(_RMSPROP[centered, has_momentum], state, scalars, memory)
+    return Method(_RMSPROP[centered, has_momentum], state, scalars, memory)
 
 
 class SGDCG(BufferOptimizer):
@@ -146,7 +146,7 @@ class SGDCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _sgd(group["momentum"] > 0, _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -220,7 +220,7 @@ class AdamCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam(group["amsgrad"], _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -297,7 +297,7 @@ class RMSpropCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:

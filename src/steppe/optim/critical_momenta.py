@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
+from steppe._engines import Method, ParamRow
 from steppe._engines.base.method import Function
 from steppe._engines.base.plan import Group
 from steppe._engines.eager.codecs import widened
@@ -35,9 +35,9 @@ _RULES: dict[tuple[Variant, bool], Function] = {
 
 
 @cache
-def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replacement) -> Kernel:
+def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replacement) -> Method:
     state = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    return Kernel(
+    return Method(
         _RULES[variant, amsgrad],
         state if amsgrad else state[:2],
         _SCALARS[two_way, variant],
@@ -47,8 +47,8 @@ def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replac
 
 
 @cache
-def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Kernel:
-    return Kernel(
+def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Method:
+    return Method(
         rules.sgd_cm,
         ("momentum_buffer",),
         rules.sgd_scalars if has_momentum else rules.undamped_sgd_scalars,
@@ -157,7 +157,7 @@ class AdamCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam_cm(False, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -228,7 +228,7 @@ class DualAdamCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam_cm(True, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -321,7 +321,7 @@ class SGDCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _sgd_cm(group["momentum"] > 0, group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:

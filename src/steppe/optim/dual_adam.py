@@ -5,15 +5,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
+from steppe._engines import Method, ParamRow
 from steppe._engines.base.plan import Group
 from steppe.optim import _diagnostics
 from steppe.optim._base import RuleOptimizer, arguments
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_INVERSE = Kernel(rules.inv_adam, _MOMENTS, rules.adam_scalars)
-_DUAL = Kernel(rules.dual_adam, _MOMENTS, rules.dual_adam_scalars)
-_SCALE_FREE = Kernel(
+_INVERSE = Method(rules.inv_adam, _MOMENTS, rules.adam_scalars)
+_DUAL = Method(rules.dual_adam, _MOMENTS, rules.dual_adam_scalars)
+_SCALE_FREE = Method(
     rules.dual_adam_scale_free,
     _MOMENTS,
     rules.dual_adam_scalars,
@@ -111,7 +111,7 @@ class DualAdam(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _SCALE_FREE if group["scale_free"] else _DUAL
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -184,7 +184,7 @@ class InvAdam(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _INVERSE
 
     def _preconditioner(self, row: ParamRow) -> Tensor:

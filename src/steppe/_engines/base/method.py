@@ -42,7 +42,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Method:
     """One method as engines see it. Equal kernels share one compilation and one launch.
 
     Attributes
@@ -88,3 +88,18 @@ class Kernel:
     def options(self) -> tuple[str, ...]:
         """Names of the group options that ``scalars`` reads."""
         return tuple(signature(self.scalars).parameters)[1:]
+
+
+def goes_by_whole(method: Method, group: dict[str, Any]) -> bool:
+    """Whether the parameters of a group go by the norm of all gradients."""
+    return _has_buffer(method, group) and group["scope"] == "global"
+
+
+def goes_by_own(method: Method, group: dict[str, Any]) -> bool:
+    """Whether each parameter of a group goes by the norm of its own gradient."""
+    is_scoped = _has_buffer(method, group) and group["scope"] == "tensor"
+    return method.mean_square is not None or is_scoped
+
+
+def _has_buffer(method: Method, group: dict[str, Any]) -> bool:
+    return method.buffer is not None and group["capacity"] > 0

@@ -117,7 +117,7 @@ class Share:
         return math.prod(self.shape)
 
     @property
-    def team(self) -> ShardGroup | None:
+    def shard_group(self) -> ShardGroup | None:
         """The processes that hold the other parts; None where this one holds all."""
         return ShardGroup.of(self.mesh, self.placements)
 

@@ -2,7 +2,7 @@
 
 from inspect import signature
 
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.number_formats import BLOCK
 from steppe._engines.cpu.operands import (
     BYTES,
@@ -30,9 +30,9 @@ from steppe._engines.cpu.templates import (
 )
 
 
-def update_source(kernel: Kernel, formats: Formats) -> str:
+def update_source(method: Method, formats: Formats) -> str:
     """Return the source of ``update``."""
-    return _Method(kernel, formats).update()
+    return _MethodSource(method, formats).update()
 
 
 def norm_source(format: str, by_blocks: bool) -> str:
@@ -50,36 +50,36 @@ def slot_sums_source(format: str) -> str:
     return text + chunk_source("sum_slots", [], body, True) + shared_source("sum_slots")
 
 
-class _Method:
+class _MethodSource:
     """A method's kernels for given number formats, and what they have in common."""
 
-    def __init__(self, kernel: Kernel, formats: Formats) -> None:
-        self.kernel, self.formats, self.wide = kernel, formats, formats.wide
-        self.arguments = list(signature(kernel.rule).parameters)
-        self.operands, self.slot = operands_of(self.arguments, kernel, formats)
+    def __init__(self, method: Method, formats: Formats) -> None:
+        self.method, self.formats, self.wide = method, formats, formats.wide
+        self.arguments = list(signature(method.rule).parameters)
+        self.operands, self.slot = operands_of(self.arguments, method, formats)
         self.written = [self.operands[0], *self.operands[2:]]
         self.everything = [*self.operands, *([self.slot] if self.slot else [])]
         self.is_plain = not any(operand.is_noisy for operand in self.everything)
         self.inputs = inputs_of(self.operands, formats)
 
     def update(self) -> str:
-        kernel, formats = self.kernel, self.formats
-        title = f"The rule {kernel.rule.__name__} in {formats.param}, "
+        method, formats = self.method, self.formats
+        title = f"The rule {method.rule.__name__} in {formats.param}, "
         text = header(f"{title}state {', '.join(formats.state)}") + self._definitions()
         chunk = chunk_source("update", self._preparation(), self._body(), self.is_plain)
-        if kernel.mean_square is None or formats.sharded:
-            place = FORWARD if kernel.buffer is None else BACKWARD
+        if method.mean_square is None or formats.sharded:
+            place = FORWARD if method.buffer is None else BACKWARD
             return text + chunk + shared_source("update", place)
-        in_mean = ", ".join(self._scalar(name) for name in kernel.mean_scalars)
+        in_mean = ", ".join(self._scalar(name) for name in method.mean_scalars)
         return text + _sums("squares", self.operands[1]) + chunk + phased_source("update", in_mean)
 
     def _definitions(self) -> str:
         """Compile what the kernel calls, and no more: it is what the first step waits for."""
-        kernel = self.kernel
-        lines = [f'rule = compiled("{kernel.rule.__name__}")']
-        if kernel.mean_square is not None and not self.formats.sharded:
-            lines.append(f'mean_rule = compiled("{kernel.mean_square.__name__}")')
-        if kernel.buffer is not None:
+        method = self.method
+        lines = [f'rule = compiled("{method.rule.__name__}")']
+        if method.mean_square is not None and not self.formats.sharded:
+            lines.append(f'mean_rule = compiled("{method.mean_square.__name__}")')
+        if method.buffer is not None:
             lines.append('swap = compiled("swap")')
         text = "\n" + "\n".join(lines) + "\n"
         return text + format_definitions(self.everything)
@@ -92,14 +92,14 @@ class _Method:
         lines += [line for operand in self.everything for line in operand.aside]
         if self.slot and self.slot.is_noisy:
             lines.append(f"total = scratch({BYTES[self.wide] * BLOCK})")
-        if self.kernel.mean_square is not None:
+        if self.method.mean_square is not None:
             lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLES}))")
         return lines
 
     def _body(self) -> Lines:
         lines = [line for operand in self.operands for line in operand.open()]
         lines += [line for operand in self.written for line in operand.open_store()]
-        lines += self._with_buffer() if self.kernel.buffer else loop_over(self._rule())
+        lines += self._with_buffer() if self.method.buffer else loop_over(self._rule())
         return lines + [line for operand in self.written for line in operand.close()]
 
     def _rule(self) -> Lines:
@@ -107,7 +107,7 @@ class _Method:
         inputs = self.inputs | {"total": "total_here"}
         call = f"rule({', '.join(inputs.get(name, name) for name in self.arguments)})"
         outputs = [f"new_{operand.name}" for operand in self.written]
-        outputs += ["item"] if self.kernel.buffer is not None else []
+        outputs += ["item"] if self.method.buffer is not None else []
         lines = [f"{', '.join(outputs)} = {call}"]
         for operand in self.written:
             lines += operand.store(f"new_{operand.name}")
@@ -138,13 +138,13 @@ class _Method:
 
     def _total_begin(self) -> str:
         """Find the block of the slots' sum that lies in memory."""
-        kernel = self.kernel
-        address = cell("tensors", "row", 2 + len(kernel.state), width_of(kernel))
+        method = self.method
+        address = cell("tensors", "row", 2 + len(method.state), width_of(method))
         return f"total = {address} + start * {BYTES[self.wide]}"
 
     def _scalars(self) -> Lines:
         """Lines of the table hold the gradient's factor, then the rule's scalars."""
-        names = ["sign", *(name for name in self.kernel.scalar_names if name != "rms")]
+        names = ["sign", *(name for name in self.method.scalar_names if name != "rms")]
         lines = [f"line = load(lines, row, int64, {TABLES})"]
         for i, name in enumerate(names):
             value = cell("table", "line", i, "line_width", "float64")
@@ -153,7 +153,7 @@ class _Method:
 
     def _scalar(self, name: str) -> str:
         """Return the expression of one of the rule's scalars, in float64."""
-        place = 1 + self.kernel.scalar_names.index(name)
+        place = 1 + self.method.scalar_names.index(name)
         return cell("table", "line", place, "line_width", "float64")
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, is_noisy
 from steppe._engines.cpu.intrinsics import SCOPES
 
@@ -147,19 +147,19 @@ class Formats:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"
 
-    def norm_by_blocks(self, kernel: Kernel) -> bool:
+    def norm_by_blocks(self, method: Method) -> bool:
         """Whether gradients are summed up block by block for their norm."""
         rounds = any(map(is_noisy, (self.param, *self.state)))
-        in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
-        return kernel.norm_by_blocks and in_full and rounds
+        in_full = len(self.state) == len(method.state) or self.state[-1] == self.wide
+        return method.norm_by_blocks and in_full and rounds
 
 
 def operands_of(
-    arguments: list[str], kernel: Kernel, formats: Formats
+    arguments: list[str], method: Method, formats: Formats
 ) -> tuple[list[Operand], Operand | None]:
     """Return the parameter, the gradient and the state; and the slots, where there are some."""
-    count = len(kernel.state)
-    width = width_of(kernel)
+    count = len(method.state)
+    width = width_of(method)
     operands = [
         Operand("p", formats.param, 0, cell("tensors", "row", 0, width)),
         Operand("g", formats.param, 1, cell("tensors", "row", 1, width)),
@@ -178,9 +178,9 @@ def slot_operand(format: str, number: int) -> Operand:
     return Operand("slot", format, number, address, scale, stream=number - 1)
 
 
-def width_of(kernel: Kernel) -> int:
+def width_of(method: Method) -> int:
     """Return the number of addresses in a row of ``tensors``."""
-    return 2 + len(kernel.state) + (kernel.buffer is not None)
+    return 2 + len(method.state) + (method.buffer is not None)
 
 
 def inputs_of(operands: list[Operand], formats: Formats) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.norms import goes_by_own, goes_by_whole
+from steppe._engines.base.method import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._state import Entry, layout
@@ -101,7 +101,7 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
     base = _base(optimizer)
     if isinstance(base, RuleOptimizer):
         members = [(param, group) for group in base.param_groups for param in group["params"]]
-        return {param: layout(base._kernel(group), group, param) for param, group in members}
+        return {param: layout(base._method(group), group, param) for param, group in members}
     for group in base.param_groups:
         for param in group["params"]:
             param.grad = torch.empty_like(param)
@@ -126,7 +126,7 @@ def message(optimizer: Optimizer) -> int:
     """Return the bytes that the optimizer adds up over the devices in a step."""
     base, numbers = _base(optimizer), int(isinstance(optimizer, SAM))
     if isinstance(base, RuleOptimizer):
-        kinds = [(base._kernel(group), group) for group in base.param_groups]
-        own = sum(len(group["params"]) for kernel, group in kinds if goes_by_own(kernel, group))
+        kinds = [(base._method(group), group) for group in base.param_groups]
+        own = sum(len(group["params"]) for method, group in kinds if goes_by_own(method, group))
         numbers += own + (own > 0 or any(goes_by_whole(*kind) for kind in kinds))
     return _NUMBER * numbers

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples" / "extending").glob("*.py"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_an_addition_works(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each script compares what it adds with what is known, and fails where they differ."""

@@ -15,7 +15,8 @@ from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
-from steppe.compare.records.results import StudyResults, outcome_to_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import StudyResults
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -46,7 +47,7 @@ def contents(results: StudyResults) -> list[dict[str, Any]]:
     found = []
     for trial in results.trials:
         assert trial.outcome is not None, trial.error
-        outcome = outcome_to_dict(trial.outcome)
+        outcome = to_json(trial.outcome)
         assert outcome.pop("costs").keys() == {"step_ms", "seconds", "state_bytes", "peak_bytes"}
         del outcome["curve"]["seconds"]
         found.append(asdict(replace(trial, outcome=None, where="")) | {"outcome": outcome})

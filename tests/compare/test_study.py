@@ -19,9 +19,9 @@ from steppe.compare.planning.study import (
     Study,
     check_place,
     plan,
-    study_from_dict,
     versions,
 )
+from steppe.compare.records.json_format import from_json
 from steppe.compare.tasks import Task
 from steppe.compare.training.run import RunContext
 
@@ -250,7 +250,7 @@ def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
 
 
 def through_json(study: Study) -> Study:
-    return study_from_dict(json.loads(json.dumps(study.to_dict())))
+    return from_json(Study, json.loads(json.dumps(study.to_dict())))
 
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, Samples, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, plan, study_from_dict
+from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
@@ -193,7 +194,7 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunCont
     assert setup.steps == 2 * sum(STREAM)
     assert [setup.task_index(epoch) for epoch in range(EPOCHS)] == TASK
     assert study.metric.name == "average accuracy"
-    assert study_from_dict(study.to_dict()).setup == setup
+    assert from_json(Study, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.
     few = plan("toy-stream", Options(["adamw"], samples=8), USUAL, context)
     assert few.setup.stream == (2, 2, 2)

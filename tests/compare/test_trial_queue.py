@@ -22,6 +22,7 @@ from steppe.compare.execution.stored_studies import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
 from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
     TEST,
     TUNE,
@@ -29,7 +30,7 @@ from steppe.compare.records.results import (
     Epoch,
     Metric,
     Outcome,
-    study_from_dict,
+    StudyResults,
 )
 from steppe.compare.training.run import RunSettings
 
@@ -280,9 +281,7 @@ def test_what_two_have_planned_at_once_is_run_once(
 
     monkeypatch.setattr(optuna.Study, "add_trial", add_late)
     slow.add_missing_trials()
-    states = [
-        each.state.name for part in slow._trials._optuna_studies.values() for each in part.trials
-    ]
+    states = [each.state.name for each in slow._trials._optuna_study.trials]
     assert len(states) > slow.trial_count()
     for queue in (slow, fast) * 4:
         taken.append(queue.take())
@@ -471,11 +470,36 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     assert math.isnan(gone.outcome.final.validation_loss)
     assert (failed.outcome, failed.error) == (None, "RuntimeError: no")
     content = results.to_dict()
-    again = study_from_dict(json.loads(json.dumps(content, allow_nan=False)))
+    again = from_json(StudyResults, json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
     assert again.of("adamw", TUNE)[0] == kept
     reader = TrialQueue(storage, find_study(storage), plan=False)
     assert reader.results().to_dict() == content
+
+
+def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) -> None:
+    ranged = Contender(
+        "adamcg",
+        space={"priority_decay": {"low": 0.7, "high": 0.99, "log": False}},
+        defaults={"lr": 1e-3, "priority_decay": 0.7},
+    )
+    study = make(ADAMW, ADAMCM, ranged, metric=Metric(higher_is_better=False))
+    save_study(storage, study)
+    run(TrialQueue(storage, study))
+    (name,) = optuna.get_all_study_names(storage)
+    assert name == study.name
+    found = optuna.load_study(study_name=name, storage=storage)
+    assert found.direction.name == "MINIMIZE"
+    said = [
+        tuple(each.user_attrs[name] for name in ("optimizer", "phase", "number"))
+        for each in found.trials
+    ]
+    assert sorted(said) == everything(study)
+    for trial in found.trials:
+        settings = trial.user_attrs["settings"]
+        assert trial.params.items() <= settings.items()
+        tuned = trial.user_attrs["phase"] == TUNE
+        assert ("priority_decay" in trial.params) == (tuned and "priority_decay" in settings)
 
 
 def test_a_study_is_found_again(storage: Any) -> None:

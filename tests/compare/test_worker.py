@@ -30,7 +30,8 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
-from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -134,7 +135,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
     found: dict[Key, str] = {}
     for trial in results.trials:
         assert trial.outcome is not None, trial.error
-        content = outcome_to_dict(trial.outcome)
+        content = to_json(trial.outcome)
         del content["costs"]
         del content["curve"]["seconds"]
         key = (trial.optimizer, trial.phase, str(trial.number))
@@ -144,7 +145,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
 
 
 def trials(queue: TrialQueue) -> list[FrozenTrial]:
-    return [trial for part in queue._trials._optuna_studies.values() for trial in part.get_trials()]
+    return queue._trials._optuna_study.get_trials()
 
 
 def amid(queue: TrialQueue, worker: Process) -> int:
@@ -181,10 +182,11 @@ def ended(worker: Process) -> str:
 
 def attempts(queue: TrialQueue) -> list[list[FrozenTrial]]:
     """Gather the trials that ran for the same number of a contender's."""
-    found: dict[tuple[Key, int], list[FrozenTrial]] = {}
-    for place, part in queue._trials._optuna_studies.items():
-        for trial in part.get_trials():
-            found.setdefault((place, trial.user_attrs["number"]), []).append(trial)
+    found: dict[tuple[Any, ...], list[FrozenTrial]] = {}
+    for trial in trials(queue):
+        attributes = trial.user_attrs
+        key = attributes["optimizer"], attributes["phase"], attributes["number"]
+        found.setdefault(key, []).append(trial)
     return list(found.values())
 
 

@@ -1,10 +1,14 @@
-"""A study's trials as Optuna stores them: an Optuna study for each contender and phase.
+"""A study's trials as Optuna stores them: one Optuna study of the same name.
 
-Only :class:`~steppe.compare.execution.trial_queue.TrialQueue` uses this module. It decides what is
-run next; here is how a trial is added, taken, found lost, and ended in the database.
+Each trial's user attributes say whose it is (``optimizer``), its ``phase``, ``number``, ``seed``
+and ``settings``, so that ``optuna-dashboard`` on the storage shows a study as a user thinks of it.
+
+Only :class:`~steppe.compare.execution.trial_queue.TrialQueue` and
+:mod:`~steppe.compare.execution.stored_studies` use this module. They decide what is run next; here
+is how a trial is added, taken, found lost, and ended in the database.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 
 #: How often a trial may lose its worker before the trial itself is taken for the reason.
 MAX_LOST_WORKERS = 3
+
+# The user attribute of a trial that tells contenders apart, by all that their trials depend on.
+_KEY = "contender"
 
 # Stored trials by (contender, phase), then by the trial's number.
 StoredTrials = Mapping[tuple[str, str], "Mapping[int, FrozenTrial]"]
@@ -38,12 +45,8 @@ class OptunaTrials:
 
     def __init__(self, storage: "RDBStorage", study: Study) -> None:
         self.storage, self._study = storage, study
-        self._optuna_studies = {
-            (contender.name, phase): self._optuna_study(contender, phase)
-            for contender in study.contenders
-            for phase in (TUNE, TEST)
-        }
-        self._all_ended: dict[tuple[str, str], dict[int, FrozenTrial]] = {}
+        self._optuna_study = optuna_study(storage, study)
+        self._keys = {each.name: _key(study, each) for each in study.contenders}
 
     def planned_count(self, contender: Contender, phase: str) -> int:
         """Count the trials that a contender is to have in a phase."""
@@ -53,8 +56,7 @@ class OptunaTrials:
 
     def fail_trials_of_silent_workers(self) -> None:
         """Mark the running trials as failed whose workers give no heartbeat any more."""
-        for each in self._optuna_studies.values():
-            persistent(partial(revive, each))
+        persistent(partial(revive, self._optuna_study))
 
     def add(
         self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
@@ -72,15 +74,33 @@ class OptunaTrials:
             state=TrialState.WAITING,
             params={name: settings[name] for name in inside},
             distributions={name: _distribution(contender.space[name]) for name in inside},
-            user_attrs={"number": number, "seed": seed, "settings": dict(settings)},
+            user_attrs={
+                "optimizer": contender.name,
+                "phase": phase,
+                "number": number,
+                "seed": seed,
+                "settings": dict(settings),
+                _KEY: self._keys[contender.name],
+            },
         )
-        persistent(partial(self._optuna_studies[contender.name, phase].add_trial, trial))
+        persistent(partial(self._optuna_study.add_trial, trial))
 
     def read(self) -> StoredTrials:
         """Read, for each contender and phase, the trial that counts for each number."""
+        names = {key: name for name, key in self._keys.items()}
+        by_part: dict[tuple[str, str], list[FrozenTrial]] = {
+            (name, phase): [] for name in self._keys for phase in (TUNE, TEST)
+        }
+        # Optuna keeps the trials that have ended in memory, and reads the others only.
+        for trial in persistent(partial(self._optuna_study.get_trials, deepcopy=False)):
+            # Trials of other contenders are from a study that differs in its contenders alone.
+            if name := names.get(trial.user_attrs.get(_KEY)):
+                by_part[name, trial.user_attrs["phase"]].append(trial)
         return {
-            (contender.name, phase): self._counting_trials(contender, phase)
-            for contender in self._study.contenders
+            (each.name, phase): _counting(
+                by_part[each.name, phase], self.planned_count(each, phase)
+            )
+            for each in self._study.contenders
             for phase in (TUNE, TEST)
         }
 
@@ -147,53 +167,53 @@ class OptunaTrials:
             return False
         return True
 
-    def _optuna_study(self, contender: Contender, phase: str) -> "optuna.Study":
-        import optuna
 
-        # A contender that follows another one runs with that one's best settings, so that its
-        # trials depend on both.
-        leaders = (each for each in self._study.contenders if each.name == contender.follows)
-        keys = map(self._study.key, (contender, *leaders))
-        return optuna.create_study(
-            storage=self.storage,
-            study_name=f"{'/'.join(keys)}/{phase}",
-            direction="maximize" if self._study.metric.higher_is_better else "minimize",
-            load_if_exists=True,
-        )
+def optuna_study(storage: "RDBStorage", study: Study) -> "optuna.Study":
+    """Return the Optuna study of a study, made if it is not there."""
+    import optuna
 
-    def _counting_trials(self, contender: Contender, phase: str) -> "dict[int, FrozenTrial]":
-        """Return the trial that counts for each number.
-
-        Two workers that find a trial missing at the same time both add it. The first one counts,
-        unless it has lost its worker; whoever sees the second sees the first as well.
-        """
-        part = contender.name, phase
-        if part in self._all_ended:
-            return self._all_ended[part]
-        planned = self.planned_count(contender, phase)
-        lost: dict[int, list[FrozenTrial]] = {}
-        found: dict[int, FrozenTrial] = {}
-        for trial in persistent(partial(self._optuna_studies[part].get_trials, deepcopy=False)):
-            number = trial.user_attrs["number"]
-            if number >= planned:
-                continue
-            if not _failed(trial) or "error" in trial.user_attrs:
-                found.setdefault(number, trial)
-            elif "released" not in trial.user_attrs:
-                lost.setdefault(number, []).append(trial)
-        given_up = {
-            number: trials[-1] for number, trials in lost.items() if len(trials) >= MAX_LOST_WORKERS
-        }
-        counting = {**given_up, **found}
-        if len(counting) == planned and len(ended(counting)) == planned:
-            # They will not change: a study is polled every second, and reading takes longest.
-            self._all_ended[part] = counting
-        return counting
+    return optuna.create_study(
+        storage=storage,
+        study_name=study.name,
+        direction="maximize" if study.metric.higher_is_better else "minimize",
+        load_if_exists=True,
+    )
 
 
 def ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":
     """Return the trials that are complete or have failed for good, by number."""
     return {number: trial for number, trial in trials.items() if trial.state.is_finished()}
+
+
+def _counting(trials: "Iterable[FrozenTrial]", planned: int) -> "dict[int, FrozenTrial]":
+    """Return the trial that counts for each number below ``planned``.
+
+    Two workers that find a trial missing at the same time both add it. The first one counts, unless
+    it has lost its worker; whoever sees the second sees the first as well.
+    """
+    lost: dict[int, list[FrozenTrial]] = {}
+    found: dict[int, FrozenTrial] = {}
+    for trial in trials:
+        number = trial.user_attrs["number"]
+        if number >= planned:
+            continue
+        if not _failed(trial) or "error" in trial.user_attrs:
+            found.setdefault(number, trial)
+        elif "released" not in trial.user_attrs:
+            lost.setdefault(number, []).append(trial)
+    given_up = {
+        number: trials[-1] for number, trials in lost.items() if len(trials) >= MAX_LOST_WORKERS
+    }
+    return {**given_up, **found}
+
+
+def _key(study: Study, contender: Contender) -> str:
+    """Name a contender with all that its trials depend on.
+
+    One that follows another runs with that one's best settings: its trials depend on both.
+    """
+    leaders = (each for each in study.contenders if each.name == contender.follows)
+    return " after ".join(map(study.key, (contender, *leaders)))
 
 
 def _failed(trial: "FrozenTrial") -> bool:
@@ -208,8 +228,13 @@ def _within(space: Mapping[str, Any], value: float) -> bool:
 
 
 def _distribution(space: Mapping[str, Any]) -> "BaseDistribution":
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    """Describe what is searched to Optuna, for its plots; settings come from the design alone.
+
+    A choice of numbers is a range here: within a study Optuna takes one kind of distribution for a
+    name, and the buffer's decay is a range for some optimizers and a choice in a preset.
+    """
+    from optuna.distributions import FloatDistribution
 
     if "choices" in space:
-        return CategoricalDistribution(space["choices"])
+        return FloatDistribution(min(space["choices"]), max(space["choices"]))
     return FloatDistribution(space["low"], space["high"], log=space["log"])

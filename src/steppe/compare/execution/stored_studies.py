@@ -6,9 +6,11 @@ Workers and the commands ``steppe worker`` and ``steppe report`` find a study he
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steppe.compare.execution.optuna_trials import optuna_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.planning.study import Study, study_from_dict
+from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import StudyResults, load
 
 if TYPE_CHECKING:
@@ -28,10 +30,7 @@ def save_study(storage: "RDBStorage", study: Study) -> None:
     study : Study
         The study. ``TrialQueue`` adds its trials.
     """
-    import optuna
-
-    entry = optuna.create_study(storage=storage, study_name=study.name, load_if_exists=True)
-    entry.set_user_attr(_ATTRIBUTE, study.to_dict())
+    optuna_study(storage, study).set_user_attr(_ATTRIBUTE, study.to_dict())
 
 
 def find_study(storage: "RDBStorage", name: str | None = None) -> Study:
@@ -63,9 +62,9 @@ def find_study(storage: "RDBStorage", name: str | None = None) -> Study:
         wanted = "several studies" if name is None else f"no study called {name!r}"
         raise ValueError(f"the storage holds {wanted}: name one with --study: {', '.join(saved)}")
     try:
-        return study_from_dict(saved[name])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{name} was planned with another version of steppe") from error
+        return from_json(Study, saved[name])
+    except ValueError as error:
+        raise ValueError(f"{name} was planned with another version of steppe: {error}") from error
 
 
 def read_study(storage: str, study: str | None = None) -> StudyResults:

@@ -20,6 +20,7 @@ from steppe.compare.execution.optuna_trials import (
 from steppe.compare.execution.study_storage import persistent
 from steppe.compare.planning.controls import followed_settings
 from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json, to_json
 from steppe.compare.records.results import (
     TEST,
     TUNE,
@@ -29,8 +30,6 @@ from steppe.compare.records.results import (
     Settings,
     StudyResults,
     Trial,
-    outcome_from_dict,
-    outcome_to_dict,
     trial_label,
 )
 
@@ -158,7 +157,7 @@ class TrialQueue:
         worst = -math.inf if self.study.metric.higher_is_better else math.inf
         attributes = {
             "settings": dict(assignment.settings),
-            "outcome": outcome_to_dict(outcome),
+            "outcome": to_json(outcome),
             "where": where,
         }
         value = worst if outcome.diverged else score
@@ -266,7 +265,7 @@ class TrialQueue:
         for _, trial in sorted(stored[contender.name, TUNE].items()):
             if trial.state.name != "COMPLETE":
                 continue
-            outcome = outcome_from_dict(trial.user_attrs["outcome"])
+            outcome = from_json(Outcome, trial.user_attrs["outcome"])
             final = outcome.final
             key = (sign * final.validation_score, -final.validation_loss)
             if not outcome.diverged and key > best_key:
@@ -286,7 +285,7 @@ class TrialQueue:
             seed=attributes["seed"],
             # A test run whose worker was lost has not stored its settings.
             settings=attributes["settings"] or self._best_settings(contender, stored) or {},
-            outcome=outcome_from_dict(attributes["outcome"]) if complete else None,
+            outcome=from_json(Outcome, attributes["outcome"]) if complete else None,
             error="" if complete else attributes.get("error", lost),
             where=attributes.get("where", ""),
         )

@@ -5,12 +5,13 @@ Training makes them, the storage and JSON files keep them, reports and figures r
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe.compare.records.json_format import from_json, register_format, to_json
 
 TUNE, TEST = "tune", "test"
 
@@ -273,12 +274,8 @@ class StudyResults:
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON: null for what is not finite."""
-        trials = [
-            {**vars(each), "outcome": each.outcome and outcome_to_dict(each.outcome)}
-            for each in self.trials
-        ]
-        plain: dict[str, Any] = _plain(asdict(replace(self, trials=())) | {"trials": trials})
-        return plain
+        content: dict[str, Any] = to_json(self)
+        return content
 
     def save(self, path: Path) -> None:
         """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
@@ -305,82 +302,34 @@ def load(path: Path) -> StudyResults:
     Raises
     ------
     ValueError
-        The file is something else.
+        The file is something else, or damaged; the message names the field.
     OSError
         It cannot be read.
     """
     try:
-        content = json.loads(path.read_text())
-        return study_from_dict(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no study saved by steppe report --json") from error
+        return from_json(StudyResults, json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error
 
 
-def study_from_dict(content: Mapping[str, Any]) -> StudyResults:
-    """Rebuild a study from :meth:`StudyResults.to_dict`."""
-    parts = dict(content)
-    parts["metric"] = Metric(**parts["metric"])
-    parts["contenders"] = tuple(map(contender_from_dict, parts["contenders"]))
-    parts["trials"] = tuple(
-        Trial(**{**each, "outcome": each["outcome"] and outcome_from_dict(each["outcome"])})
-        for each in parts["trials"]
-    )
-    return StudyResults(**parts)
+def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
+    """Return a curve as a list for each field of its epochs, which takes half the room."""
+    plain = [to_json(epoch) for epoch in curve]
+    columns = {each.name: [epoch[each.name] for epoch in plain] for each in fields(Epoch)}
+    # Only streams have tasks.
+    return {name: column for name, column in columns.items() if any(each != [] for each in column)}
 
 
-def contender_from_dict(content: Mapping[str, Any]) -> Contender:
-    """Rebuild a contender from its fields, after JSON."""
-    return Contender(**{**content, "control_for": tuple(content["control_for"])})
+def _epochs(columns: Any) -> tuple[Epoch, ...]:
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"must be a list for each field of an epoch, got {columns!r}")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError("must be lists of equal length")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return tuple(from_json(list[Epoch], rows))
 
 
-def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """Give an outcome as plain values for JSON, its curve by columns, which takes half the room."""
-    names = [each.name for each in fields(Epoch)]
-    columns = {name: [getattr(epoch, name) for epoch in outcome.curve] for name in names}
-    curve = {name: each for name, each in columns.items() if any(value != () for value in each)}
-    plain: dict[str, Any] = _plain({**asdict(outcome), "curve": curve})
-    return plain
-
-
-def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
-    """Rebuild an outcome from :func:`outcome_to_dict`."""
-    curvature = dict(content["curvature"])
-    density = tuple((float(x), float(y)) for x, y in curvature.pop("density"))
-    return Outcome(
-        curve=tuple(
-            _filled(Epoch, dict(zip(content["curve"], epoch, strict=True)))
-            for epoch in zip(*content["curve"].values(), strict=True)
-        ),
-        diverged=content["diverged"],
-        final=_filled(Final, content["final"]),
-        curvature=_filled(Curvature, curvature, density=density),
-        costs=_filled(RunCosts, content["costs"]),
-    )
-
-
-def _filled(cls: Any, values: Mapping[str, Any], **others: Any) -> Any:
-    """Build a record of numbers, NaN where JSON has null."""
-    known = {each.name for each in fields(cls)}
-    if not values.keys() <= known:
-        raise ValueError(f"{cls.__name__} has no {', '.join(sorted(values.keys() - known))}")
-    numbers = {name: _number(value) for name, value in values.items()}
-    return cls(**numbers, **others)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_number, value))
-    return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+register_format(tuple[Epoch, ...], _columns, _epochs)
 
 
 def _compact(value: Any) -> str:

@@ -14,6 +14,7 @@ import torch
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import TEST, Settings
 from steppe.compare.tasks import find_task
 
@@ -119,7 +120,7 @@ class RunSettings:
 def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
     """Rebuild settings from their fields, after JSON; other entries are ignored."""
     known = {each.name: content[each.name] for each in fields(RunSettings) if each.name in content}
-    return RunSettings(**{**known, "stream": tuple(known.get("stream", ()))})
+    return from_json(RunSettings, known)
 
 
 def load_data(run_settings: RunSettings, directory: Path | None = None) -> Data:

@@ -43,7 +43,7 @@ def digits() -> TensorDataset:
     return TensorDataset(images, torch.tensor(labels))
 
 
-def dual_adam_in_sam(model: nn.Module, steps: int) -> steppe.SAM:
+def dual_adam_in_sam(model: nn.Module, steps: float) -> steppe.SAM:
     """Return the optimizer. As published, DualAdam has become AdamW after 16 % of the run."""
     base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
     return steppe.SAM(base, rho=0.05)
@@ -66,7 +66,7 @@ def main() -> None:
     batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.accumulate)
-    sam = dual_adam_in_sam(model, steps // accelerator.num_processes)
+    sam = dual_adam_in_sam(model, steps / accelerator.num_processes)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
     model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
 

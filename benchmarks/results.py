@@ -13,8 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steppe.compare.records.results import load
-from steppe.compare.report.terminal import report
+from steppe.compare import load, print_report
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -28,7 +27,7 @@ def printed(path: Path, options: str) -> str:
     console = Console(width=_WIDTH, file=io.StringIO())
     _, _, baseline = options.replace("--brief", "").partition("--baseline")
     with console.capture() as capture:
-        report(console, load(path), baseline.strip() or None, brief="--brief" in options)
+        print_report(console, load(path), baseline.strip() or None, brief="--brief" in options)
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     return "\n".join(lines) + "\n"
 

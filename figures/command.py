@@ -14,7 +14,7 @@ from steppe._shared.console import make_console, refusals
 from steppe._shared.files import write_text, write_whole
 from steppe._shared.json_values import plain
 from steppe._shared.pictures import write_png
-from steppe.compare.cli.report import read_study
+from steppe.compare import read_study
 
 ALL = "all"
 

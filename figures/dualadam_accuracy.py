@@ -21,8 +21,7 @@ from figures.seeds import draw_intervals, intervals
 from steppe._shared.palette import look
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
-from steppe.compare.records.results import StudyResults
-from steppe.compare.records.summary import finished
+from steppe.compare import StudyResults, finished
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

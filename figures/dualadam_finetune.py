@@ -24,9 +24,7 @@ from steppe._shared.palette import Look, look
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.statistics import corrected, paired
-from steppe.compare.metrics.scores import perplexity
-from steppe.compare.records.results import TUNE, Epoch, Outcome, StudyResults
-from steppe.compare.records.summary import finished
+from steppe.compare import TUNE, Epoch, Outcome, StudyResults, finished, perplexity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

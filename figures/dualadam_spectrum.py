@@ -25,13 +25,20 @@ from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.datasets import Data
-from steppe.compare.data.loading import head
-from steppe.compare.metrics.curvature import batch_size_for
-from steppe.compare.records.results import StudyResults
-from steppe.compare.tasks import data_of, find_task
-from steppe.compare.training.run import Run, RunContext, run_settings_from_dict
-from steppe.compare.training.train import Training, make_accelerator, reproducible
+from steppe.compare import (
+    Data,
+    Run,
+    RunContext,
+    StudyResults,
+    Training,
+    batch_size_for,
+    find_task,
+    head,
+    load_data,
+    make_accelerator,
+    reproducible,
+    run_settings_from_dict,
+)
 from steppe.landscape import density, hessian, top_eigenvalues, trace
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ def measure(
     setup = run_settings_from_dict(study.setup)
     if epochs is not None:
         setup = replace(setup, epochs=epochs)
-    data = data_of(setup)
+    data = load_data(setup)
     if data.fingerprint != setup.fingerprint:
         raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
     names = [each.name for each in study.contenders if study.chosen(each.name)]
@@ -91,7 +98,7 @@ def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str,
         training.go_on(lambda number, epoch: None)
         model = training.model
         batches = head(data.plain, samples, batch_size_for(model))
-        H = hessian(model, find_task(run.setup.task).loss, batches)
+        H = hessian(model, find_task(run.run_settings.task).loss, batches)
         top = top_eigenvalues(H, eigenvalues, tol=0.01, seed=0)
         spread = density(H, probes=2, steps=40, seed=0)
         return {

@@ -21,8 +21,7 @@ from torch.nn import functional
 import steppe
 from steppe._shared.palette import COLOURS
 from steppe._shared.pictures import dress, new_figure
-from steppe.compare.data.loading import head
-from steppe.compare.tasks import find_task
+from steppe.compare import find_task, head
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

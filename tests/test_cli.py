@@ -18,8 +18,9 @@ from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
 from steppe.cli.app import app
+from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, recorded
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, plan
 from steppe.compare.records.results import StudyResults
@@ -36,7 +37,7 @@ def run(*arguments: object) -> Result:
 
 def kept(out: Path) -> StudyResults:
     storage = open_storage(str(out))
-    return TrialQueue(storage, recorded(storage), plan=False).results()
+    return TrialQueue(storage, find_study(storage), plan=False).results()
 
 
 def test_version() -> None:

@@ -13,9 +13,9 @@ from steppe._shared.names import named
 from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
 from steppe.compare.data import text
-from steppe.compare.data.datasets import Data, Tensors
-from steppe.compare.data.streams import stream
-from steppe.compare.metrics.curvature import Probe
+from steppe.compare.data.datasets import Data, TensorSamples
+from steppe.compare.data.streams import arrange_stream
+from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
@@ -27,12 +27,12 @@ def _toy_data() -> Data:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(39, 1, 2, 2, generator=generator)
     targets = (inputs.sum(dim=(1, 2, 3)) > 0).long()
-    train = Tensors(inputs[:21], targets[:21])
+    train = TensorSamples(inputs[:21], targets[:21])
     return Data(
         train,
         train,
-        Tensors(inputs[21:30], targets[21:30]),
-        Tensors(inputs[30:], targets[30:]),
+        TensorSamples(inputs[21:30], targets[21:30]),
+        TensorSamples(inputs[30:], targets[30:]),
         "toy",
     )
 
@@ -105,8 +105,8 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
         size,
         loss=token_loss,
         score=PERPLEXITY,
-        fewer=text.fewer,
-        probe=Probe(samples=2, tol=0.1, products=12, tuning=False, whole=False),
+        subsample=text.subsample,
+        curvature=CurvatureSettings(samples=2, tol=0.1, max_products=12, tuning=False, full=False),
     )
     monkeypatch.setitem(tasks.TASKS, "toy-text", task)
     return task
@@ -117,14 +117,14 @@ def _toy_stream() -> Data:
     generator = torch.Generator().manual_seed(7)
     rules = torch.randn(3, 4, generator=generator)
 
-    def samples(counts: list[int]) -> Tensors:
+    def samples(counts: list[int]) -> TensorSamples:
         of = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
         of = of[torch.randperm(len(of), generator=generator)]
         inputs = torch.randn(len(of), 4, generator=generator)
-        return Tensors(inputs, 2 * of + ((inputs * rules[of]).sum(1) > 0))
+        return TensorSamples(inputs, 2 * of + ((inputs * rules[of]).sum(1) > 0))
 
     parts = [samples(counts) for counts in ([11, 5, 8], [4, 6, 5], [3, 7, 6])]
-    return stream(*parts, classes=2, fingerprint="toy-stream")
+    return arrange_stream(*parts, classes=2, fingerprint="toy-stream")
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> RunContext:
+def context(tmp_path: Path) -> RunContext:
     return RunContext(tmp_path / "out")
 
 

@@ -13,7 +13,7 @@ import torch
 from helpers.process_group import join, leave, results_of_two
 from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
-from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.models.image_models import find_model
 from steppe.compare.records.results import Epoch, Outcome
 from steppe.compare.tasks import Size, Task
@@ -31,7 +31,7 @@ def even_data() -> Data:
     inputs = torch.randn(41, 1, 8, 8, generator=generator)
     targets = (inputs.mean(dim=(1, 2, 3)) > 0).long()
     train, validation, test = (
-        Tensors(x, y)
+        TensorSamples(x, y)
         for x, y in zip(inputs.split([24, 9, 8]), targets.split([24, 9, 8]), strict=True)
     )
     return Data(train, train, validation, test, "even")

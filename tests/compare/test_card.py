@@ -17,12 +17,12 @@ def profile(*arguments: object) -> Result:
 
 
 @pytest.fixture
-def saved(make_run, toy_data, place: RunContext):
+def saved(make_run, toy_data, context: RunContext):
     """Train a run of the toy task; return its outcome and its checkpoint."""
 
     def make(name: str, **options):
         run = make_run(name, **options)
-        return train(run, toy_data, place), checkpoint.checkpoint_path(place.out, run)
+        return train(run, toy_data, context), checkpoint.checkpoint_path(context.out, run)
 
     return make
 

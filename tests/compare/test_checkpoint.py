@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 
 
 def test_a_run_leaves_its_model_and_its_optimizer(
-    make_run, toy_task, toy_data, place: RunContext
+    make_run, toy_task, toy_data, context: RunContext
 ) -> None:
     run = make_run("adamcm", seed=3)
-    outcome = train(run, toy_data, place)
-    path = checkpoint.checkpoint_path(place.out, run)
+    outcome = train(run, toy_data, context)
+    path = checkpoint.checkpoint_path(context.out, run)
     assert path.name.startswith("toy-adamcm-test-seed3-")
     content = checkpoint.load(path, CPU)
     said = {name: content[name] for name in ("task", "network", "optimizer", "seed", "steps")}
@@ -38,20 +38,20 @@ def test_a_run_leaves_its_model_and_its_optimizer(
     assert optimizer.state[model[1].weight]["step"] == 10
 
 
-def test_nothing_unfinished_is_left(make_run, toy_data, place: RunContext) -> None:
+def test_nothing_unfinished_is_left(make_run, toy_data, context: RunContext) -> None:
     run = make_run()
-    unfinished = checkpoint.progress_path(place.out, run)
+    unfinished = checkpoint.progress_path(context.out, run)
     seen = []
-    train(run, toy_data, place, lambda number, epoch: seen.append(unfinished.is_file()))
+    train(run, toy_data, context, lambda number, epoch: seen.append(unfinished.is_file()))
     assert seen == [True, True]
     assert not list(unfinished.parent.iterdir())
-    assert len(list((place.out / "checkpoints").iterdir())) == 1
+    assert len(list((context.out / "checkpoints").iterdir())) == 1
 
 
-def test_a_run_that_diverged_leaves_none(make_run, toy_data, place: RunContext) -> None:
+def test_a_run_that_diverged_leaves_none(make_run, toy_data, context: RunContext) -> None:
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
-    assert train(run, toy_data, place).diverged
-    assert not [path for path in place.out.rglob("*") if path.is_file()]
+    assert train(run, toy_data, context).diverged
+    assert not [path for path in context.out.rglob("*") if path.is_file()]
 
 
 def test_a_models_state_dict_is_taken_too(tmp_path: Path) -> None:

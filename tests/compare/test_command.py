@@ -13,8 +13,9 @@ import torch
 from typer.testing import CliRunner, Result
 
 from steppe.cli.app import app
+from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, recorded
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning import presets
 from steppe.compare.planning.presets import PRESETS
 from steppe.compare.records.results import StudyResults, load
@@ -31,7 +32,7 @@ def run(*arguments: object, **environment: str) -> Result:
 
 def kept(out: Path) -> StudyResults:
     storage = open_storage(str(out / "study.sqlite"))
-    return TrialQueue(storage, recorded(storage), plan=False).results()
+    return TrialQueue(storage, find_study(storage), plan=False).results()
 
 
 class InHouse:
@@ -257,12 +258,12 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
     monkeypatch.setattr("steppe.compare.cli.compare.plan", refused)
     result = run("compare", *arguments, "--length", 20, "--no-checkpoints", "--out", tmp_path)
     assert result.exit_code == 2
-    name, options, found, place = asked
+    name, options, found, context = asked
     assert name == task
     expected = PRESETS["critical-momenta-online"] if preset is None else vars(presets)[preset]
     assert found == expected
     assert options.length == 20
-    assert not place.keep
+    assert not context.keep
 
 
 def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steppe.compare.data.corpora import Corpus, own, ptb, shakespeare, wikitext2
+from steppe.compare.data.corpora import Corpus, own_text, ptb, shakespeare, wikitext2
 
 HELD_OUT = {
     "validation": ["as_you_like_it", "julius_caesar", "richard_ii", "winters_tale"],
@@ -18,7 +18,7 @@ HELD_OUT = {
 NAMES = {
     ptb: ("ptb.train.txt", "ptb.valid.txt", "ptb.test.txt"),
     wikitext2: ("wiki.train.tokens", "wiki.valid.tokens", "wiki.test.tokens"),
-    own: ("train.txt", "validation.txt", "test.txt"),
+    own_text: ("train.txt", "validation.txt", "test.txt"),
 }
 Reader = Callable[[Path], Corpus]
 readers = pytest.mark.parametrize("read", NAMES, ids=lambda read: read.__name__)
@@ -111,10 +111,10 @@ def test_the_command_that_brings_files_names_them_as_they_are_read(
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
-    for name in NAMES[own]:
+    for name in NAMES[own_text]:
         (tmp_path / name).write_bytes("größer".encode("latin-1"))
     with pytest.raises(ValueError, match=r"train\.txt must be a UTF-8 text"):
-        own(tmp_path)
+        own_text(tmp_path)
 
 
 def test_the_identity_is_that_of_the_text_in_its_parts() -> None:

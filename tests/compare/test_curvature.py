@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import steppe
-from steppe.compare.metrics.curvature import Probe, batch_size_for, measure, measure_quickly
+from steppe.compare.metrics.curvature import (
+    CurvatureSettings,
+    batch_size_for,
+    measure,
+    measure_quickly,
+)
 from steppe.compare.records.results import Curvature
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -137,7 +142,7 @@ def test_ctrl_c_is_meant_for_the_run() -> None:
 
 def test_what_has_not_converged_is_not_told() -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
-    found = measure(model, F.cross_entropy, batches, optimizer, Probe(products=1))
+    found = measure(model, F.cross_entropy, batches, optimizer, CurvatureSettings(max_products=1))
     assert math.isnan(found.largest)
     assert math.isnan(found.preconditioned)
     assert found.trace > 0
@@ -145,7 +150,7 @@ def test_what_has_not_converged_is_not_told() -> None:
 
 def test_of_a_large_model_only_sharpness_and_the_largest_eigenvalue_are_measured() -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
-    found = measure(model, F.cross_entropy, batches, optimizer, Probe(whole=False))
+    found = measure(model, F.cross_entropy, batches, optimizer, CurvatureSettings(full=False))
     assert found == measure_quickly(model, F.cross_entropy, batches)
     assert found.largest > 0
 
@@ -153,7 +158,9 @@ def test_of_a_large_model_only_sharpness_and_the_largest_eigenvalue_are_measured
 @pytest.mark.parametrize("parameters", [1, 10_000])
 def test_of_too_many_parameters_there_is_sharpness_alone(parameters: int) -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
-    found = measure(model, F.cross_entropy, batches, optimizer, Probe(parameters=parameters))
+    found = measure(
+        model, F.cross_entropy, batches, optimizer, CurvatureSettings(max_parameters=parameters)
+    )
     assert found.sharpness == measure_quickly(model, F.cross_entropy, batches).sharpness
     assert all(math.isnan(each) == (parameters == 1) for each in (found.largest, found.trace))
 
@@ -173,5 +180,5 @@ def test_where_derivatives_are_not_finite_there_is_none() -> None:
 
 
 def test_large_models_are_measured_in_parts() -> None:
-    assert batch_size_for(nn.Linear(999, 1000)) == Probe().samples
+    assert batch_size_for(nn.Linear(999, 1000)) == CurvatureSettings().samples
     assert batch_size_for(nn.Linear(1000, 1000)) == 100

@@ -14,13 +14,13 @@ from helpers.idx_files import write_fashion_mnist, write_idx
 from steppe.compare.data.datasets import (
     Data,
     Samples,
-    Tensors,
+    TensorSamples,
     digits,
     fashion_mnist,
-    fewer,
     fingerprint,
     held_out,
     mnist_5k,
+    subsample,
 )
 from steppe.compare.data.idx_files import read_idx
 
@@ -209,7 +209,7 @@ def test_the_fingerprint_sees_shapes_and_bounds() -> None:
 
 
 def test_a_batch_is_what_its_samples_are() -> None:
-    samples = Tensors(torch.randn(6, 2, 3), torch.arange(6))
+    samples = TensorSamples(torch.randn(6, 2, 3), torch.arange(6))
     inputs, targets = samples.__getitems__([4, 0, 4])
     for row, sample, target in zip([4, 0, 4], inputs, targets, strict=True):
         assert torch.equal(sample, samples[row][0])
@@ -238,7 +238,7 @@ def test_every_stretch_of_a_split_holds_the_classes_in_their_proportions() -> No
 
 def test_fewer_are_balanced_nested_and_leave_the_test_set(loaded) -> None:
     data = loaded(digits)
-    some, more = fewer(data, 100), fewer(data, 200)
+    some, more = subsample(data, 100), subsample(data, 200)
     assert (len(some.train), len(some.plain), len(some.validation)) == (100, 100, 50)
     assert torch.bincount(some.train.targets).tolist() == pytest.approx([10] * 10, abs=1)
     assert torch.bincount(some.validation.targets).tolist() == pytest.approx([5] * 10, abs=1)
@@ -247,12 +247,12 @@ def test_fewer_are_balanced_nested_and_leave_the_test_set(loaded) -> None:
     assert as_set(some.validation) < as_set(more.validation) < as_set(data.validation)
     assert some.test is data.test
     assert len({data.fingerprint, some.fingerprint, more.fingerprint}) == 3
-    assert torch.equal(fewer(data, 100).train.inputs, some.train.inputs)
+    assert torch.equal(subsample(data, 100).train.inputs, some.train.inputs)
 
 
 def test_fewer_validation_samples_than_half_stay_all(loaded) -> None:
     data = loaded(digits)
-    whole = fewer(data, len(data.train))
+    whole = subsample(data, len(data.train))
     assert as_set(whole.train) == as_set(data.train)
     assert as_set(whole.validation) == as_set(data.validation)
 
@@ -260,4 +260,4 @@ def test_fewer_validation_samples_than_half_stay_all(loaded) -> None:
 @pytest.mark.parametrize("samples", [-1, 0, 1, 1007])
 def test_more_samples_than_there_are_are_refused(loaded, samples: int) -> None:
     with pytest.raises(ValueError, match=f"between 2 and the 1006 .* got {samples}"):
-        fewer(loaded(digits), samples)
+        subsample(loaded(digits), samples)

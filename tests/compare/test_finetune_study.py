@@ -16,7 +16,7 @@ from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import data_of
+from steppe.compare.tasks import load_data
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -29,13 +29,13 @@ PATIENCE_S = 240
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from steppe.compare.tasks import data_of
+from steppe.compare.tasks import load_data
 from steppe.compare.training.train import train
-run, place = pickle.loads(Path(sys.argv[1]).read_bytes())
+run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-train(run, data_of(run.setup, place.data), place, on_epoch)
+train(run, load_data(run.run_settings, context.data), context, on_epoch)
 """
 
 
@@ -97,12 +97,12 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
 
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
-    place = RunContext(tmp_path / "out", data=text)
-    data = data_of(study.setup, text)
+    context = RunContext(tmp_path / "out", data=text)
+    data = load_data(study.setup, text)
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
-    outcome = train(run, data, place)
-    found = pretrained.causal(study.setup.model)
-    content = checkpoint.load(checkpoint.checkpoint_path(place.out, run), torch.device("cpu"))
+    outcome = train(run, data, context)
+    found = pretrained.load_causal_model(study.setup.model)
+    content = checkpoint.load(checkpoint.checkpoint_path(context.out, run), torch.device("cpu"))
     found.load_state_dict(content["model"])
     assert content["length"] == LENGTH
     for part, loss in (
@@ -122,16 +122,16 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
-    run, data = run_of(study, "adamcm"), data_of(study.setup, text)
+    run, data = run_of(study, "adamcm"), load_data(study.setup, text)
     whole = train(run, data, RunContext(tmp_path / "whole", data=text))
-    place = RunContext(tmp_path / "killed", data=text)
+    context = RunContext(tmp_path / "killed", data=text)
     (tmp_path / "killed.py").write_text(KILLED)
-    (tmp_path / "run").write_bytes(pickle.dumps((run, place)))
+    (tmp_path / "run").write_bytes(pickle.dumps((run, context)))
     killed = start(tmp_path / "killed.py", tmp_path / "run")
     printed = killed.wait(PATIENCE_S)
     assert killed.returncode == -signal.SIGKILL, printed
-    assert checkpoint.progress_path(place.out, run).is_file()
+    assert checkpoint.progress_path(context.out, run).is_file()
     epochs: list[int] = []
-    resumed = train(run, data, place, lambda number, epoch: epochs.append(number))
+    resumed = train(run, data, context, lambda number, epoch: epochs.append(number))
     assert epochs == [2]
     assert str(timeless(resumed)) == str(timeless(whole))

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from helpers.tiny_llama import LINES, POSITIONS, save_tiny_llama
 from steppe.compare.data import finetuning as module
 from steppe.compare.data.corpora import Corpus
-from steppe.compare.data.datasets import Tensors
+from steppe.compare.data.datasets import TensorSamples
 from steppe.compare.data.finetuning import finetuning
-from steppe.compare.models.pretrained import causal, tokenizer
+from steppe.compare.models.pretrained import load_causal_model, load_tokenizer
 
 PARTS = {"train": 12, "validation": 3, "test": 2}
 
@@ -46,12 +46,12 @@ def refuse(*arguments: Any) -> Any:
 def test_blocks_are_the_text_one_after_the_other(llama: str, text: Path, part: str) -> None:
     length = 7
     samples = getattr(finetuning(text, length=length, model=llama), part)
-    assert isinstance(samples, Tensors)
+    assert isinstance(samples, TensorSamples)
     # The tokenizer's words are those between blanks and marks: 13 and 9 a line.
     count = 22 * PARTS[part]
     assert len(samples) == (count - 1) // length
     assert samples.inputs.dtype == samples.targets.dtype == torch.int64
-    cut = tokenizer(llama)
+    cut = load_tokenizer(llama)
     words = " ".join(LINES * PARTS[part]).replace(",", " ,").replace(":", " :").replace("'", "' ")
     found = cut.decode(samples.inputs.flatten(), clean_up_tokenization_spaces=False).split()
     assert found == words.split()[: len(found)]
@@ -63,7 +63,7 @@ def test_tokens_are_made_once_for_all_lengths_and_for_lora(
     llama: str, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = finetuning(text, length=6, model=llama)
-    monkeypatch.setattr(module, "tokenizer", refuse)
+    monkeypatch.setattr(module, "load_tokenizer", refuse)
     again = finetuning(text, length=6, model=f"{llama}+lora")
     assert torch.equal(first.train.inputs, again.train.inputs)
     assert first.fingerprint == again.fingerprint
@@ -96,7 +96,7 @@ def test_shakespeare_is_the_default(llama: str, monkeypatch: pytest.MonkeyPatch)
     short = Corpus("to be or not", "to suffer the", "nobler in the")
     monkeypatch.setattr("steppe.compare.data.corpora.shakespeare", lambda: short)
     data = finetuning(length=2, model=llama)
-    assert tokenizer(llama).decode(data.test.inputs[0]) == "nobler in"
+    assert load_tokenizer(llama).decode(data.test.inputs[0]) == "nobler in"
 
 
 def test_a_long_text_is_nothing_to_warn_of(
@@ -133,7 +133,7 @@ def test_a_missing_file_is_named(llama: str, text: Path) -> None:
 def test_the_model_learns_from_it(llama: str, text: Path) -> None:
     data = finetuning(text, length=7, model=llama)
     torch.manual_seed(2)
-    model = causal(f"{llama}+lora")
+    model = load_causal_model(f"{llama}+lora")
     optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=0.01)
     losses = []
     for _ in range(20):

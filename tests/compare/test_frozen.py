@@ -42,9 +42,9 @@ def start(run: Run) -> nn.Module:
     return half_frozen("")
 
 
-def weights_after(run: Run, data: Data, place: RunContext) -> dict[str, Tensor]:
-    train(run, data, place)
-    path = checkpoint.checkpoint_path(place.out, run)
+def weights_after(run: Run, data: Data, context: RunContext) -> dict[str, Tensor]:
+    train(run, data, context)
+    path = checkpoint.checkpoint_path(context.out, run)
     found: dict[str, Tensor] = checkpoint.load(path, torch.device("cpu"))["model"]
     return found
 
@@ -61,10 +61,10 @@ class Noted(torch.optim.AdamW):
 
 
 def test_an_optimizer_gets_the_trained_parameters_alone(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     Noted.sizes = []
-    train(replace(make_run(), recipe=Recipe("noted", Noted)), toy_data, place)
+    train(replace(make_run(), recipe=Recipe("noted", Noted)), toy_data, context)
     assert Noted.sizes == [[6, 2]]
 
 
@@ -72,21 +72,23 @@ def test_an_optimizer_gets_the_trained_parameters_alone(
     "name", ["adamw", "sgd+sam", "adamcm", "dualadam", "dualadamcm+sam", "dualadam-bf16", "lbfgs"]
 )
 def test_what_is_frozen_stays_to_the_last_bit(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     settings = {} if name == "lbfgs" else {"lr": 0.1, "weight_decay": 0.1}
     run = make_run(name, settings=settings, clip=0.5)
-    before, after = start(run).state_dict(), weights_after(run, toy_data, place)
+    before, after = start(run).state_dict(), weights_after(run, toy_data, context)
     for key in ("1.weight", "1.bias"):
         assert torch.equal(after[key], before[key])
     for key in ("3.weight", "3.bias"):
         assert (after[key] != before[key]).all()
 
 
-def test_the_rest_is_trained_as_ever(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
+def test_the_rest_is_trained_as_ever(
+    make_run: MakeRun, toy_data: Data, context: RunContext
+) -> None:
     settings = {"lr": 0.1, "weight_decay": 0.1}
     run = make_run("adamw", settings=settings)
-    found = weights_after(run, toy_data, place)
+    found = weights_after(run, toy_data, context)
     model = start(run)
     optimizer = torch.optim.AdamW(model[3].parameters(), **settings)
 
@@ -103,20 +105,20 @@ def test_the_rest_is_trained_as_ever(make_run: MakeRun, toy_data: Data, place: R
 
 
 def test_memory_is_counted_by_trained_parameter(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """Two moments in fp32, and a 4-byte step for each of the two tensors."""
-    costs = train(make_run("adamw"), toy_data, place).costs
+    costs = train(make_run("adamw"), toy_data, context).costs
     assert costs.state_bytes == pytest.approx(8.0 + 2 * 4 / TRAINED)
 
 
 def test_curvature_is_that_of_what_is_trained(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     run = make_run("sgd", settings={"lr": 0.3})
-    curvature = train(run, toy_data, place).curvature
+    curvature = train(run, toy_data, context).curvature
     model = half_frozen("")
-    path = checkpoint.checkpoint_path(place.out, run)
+    path = checkpoint.checkpoint_path(context.out, run)
     model.load_state_dict(checkpoint.load(path, torch.device("cpu"))["model"])
     with torch.no_grad():
         features = model[:3](toy_data.plain.inputs).double()
@@ -132,6 +134,6 @@ def test_curvature_is_that_of_what_is_trained(
     assert curvature.trace == pytest.approx(np.trace(H), rel=1e-4)
 
 
-def test_a_study_tells_how_many_are_trained(place: RunContext) -> None:
-    facts = plan("toy", Options(["adamw"]), USUAL, place).facts
+def test_a_study_tells_how_many_are_trained(context: RunContext) -> None:
+    facts = plan("toy", Options(["adamw"]), USUAL, context).facts
     assert (facts["parameters"], facts["trained_parameters"]) == (ALL, TRAINED)

@@ -17,7 +17,7 @@ import torch
 
 from helpers.image_datasets import CLASSES, save_jpeg, write_cifar, write_tiny_imagenet
 from helpers.torchvision_shim import torchvision
-from steppe.compare.data.datasets import Data, fewer
+from steppe.compare.data.datasets import Data, subsample
 from steppe.compare.data.images import cifar10, cifar100, imagenet, tiny_imagenet
 from steppe.compare.data.loading import loader
 
@@ -173,7 +173,7 @@ def test_a_pass_repeats_with_the_seed_in_workers_too(load, workers: int) -> None
 
 def test_fewer_images_are_still_augmented_in_training_alone(load) -> None:
     data = load("cifar10")
-    some = fewer(data, 15)
+    some = subsample(data, 15)
     assert [len(part) for part in (some.train, some.plain, some.validation)] == [15, 15, 7]
     assert torch.bincount(some.train.targets).tolist() == [3] * CLASSES
     whole = {image.numpy().tobytes() for image, _ in data.plain}

@@ -16,8 +16,8 @@ from steppe import SAM
 from steppe.compare.data.text import blocks
 from steppe.compare.models.language_models import (
     LANGUAGE_MODELS,
-    LONGEST,
     LSTM,
+    MAX_TOKENS,
     Transformer,
     columns,
     find_language_model,
@@ -181,9 +181,9 @@ def test_a_transformer_is_its_formulas() -> None:
 
 def test_a_transformer_reads_at_most_as_far_as_it_has_positions() -> None:
     model = small_transformer()
-    assert model(tokens(1, LONGEST)).shape == (1, LONGEST, WORDS)
+    assert model(tokens(1, MAX_TOKENS)).shape == (1, MAX_TOKENS, WORDS)
     with pytest.raises(ValueError, match="at most 512 for a transformer, got 513"):
-        model(tokens(1, LONGEST + 1))
+        model(tokens(1, MAX_TOKENS + 1))
 
 
 @given(st.integers(1, 50), st.integers(1, 12))
@@ -281,7 +281,7 @@ def test_a_batch_may_not_have_more_columns_than_the_one_before() -> None:
     model(tokens(2, 5))
     model.advance()
     before = model(tokens(2, 5))
-    with pytest.raises(ValueError, match="at most the 2 columns of the one before it, got 3"):
+    with pytest.raises(ValueError, match="at most the 2 columns of the previous batch, got 3"):
         model(tokens(3, 5))
     assert torch.equal(model(tokens(2, 5)), before)
 

@@ -11,10 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from steppe.cli.app import app
+from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, recorded
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
-from steppe.compare.records.results import StudyResults, outcome_to_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import StudyResults
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -45,7 +47,7 @@ def contents(results: StudyResults) -> list[dict[str, Any]]:
     found = []
     for trial in results.trials:
         assert trial.outcome is not None, trial.error
-        outcome = outcome_to_dict(trial.outcome)
+        outcome = to_json(trial.outcome)
         assert outcome.pop("costs").keys() == {"step_ms", "seconds", "state_bytes", "peak_bytes"}
         del outcome["curve"]["seconds"]
         found.append(asdict(replace(trial, outcome=None, where="")) | {"outcome": outcome})
@@ -58,7 +60,7 @@ def test_a_launched_study_is_the_study_of_one_process(tmp_path: Path) -> None:
     assert launched.returncode == 0, launched.stderr
 
     storage = open_storage(str(out))
-    study = recorded(storage)
+    study = find_study(storage)
     found = TrialQueue(storage, study, plan=False).results()
     alone = open_storage(str(tmp_path / "one"), create=True)
     assert work(alone, study, RunContext(tmp_path / "one")) == 5
@@ -98,7 +100,7 @@ def test_workers_are_refused_in_a_launch(tmp_path: Path, monkeypatch: pytest.Mon
     class Launch:
         num_processes, is_main_process = 2, True
 
-    monkeypatch.setattr("steppe.compare.cli.compare.processes", lambda place: Launch)
+    monkeypatch.setattr("steppe.compare.cli.compare.launched_processes", lambda context: Launch)
     arguments = [*STUDY, "--workers", "2", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

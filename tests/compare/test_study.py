@@ -19,9 +19,9 @@ from steppe.compare.planning.study import (
     Study,
     check_place,
     plan,
-    study_from_dict,
     versions,
 )
+from steppe.compare.records.json_format import from_json
 from steppe.compare.tasks import Task
 from steppe.compare.training.run import RunContext
 
@@ -29,11 +29,11 @@ Planned = Callable[..., Study]
 
 
 @pytest.fixture
-def planned(toy_task: Task, place: RunContext) -> Planned:
+def planned(toy_task: Task, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
     def make(*optimizers: str, **options: Any) -> Study:
-        return plan("toy", Options(optimizers or ["adamw"], **options), USUAL, place)
+        return plan("toy", Options(optimizers or ["adamw"], **options), USUAL, context)
 
     return make
 
@@ -76,12 +76,12 @@ NAN, INF = float("nan"), float("inf")
     ids=str,
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
-    toy_task: Task, place: RunContext, monkeypatch, options: dict[str, Any], message: str
+    toy_task: Task, context: RunContext, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.go_on", None)
     with pytest.raises(ValueError, match=message):
-        plan("toy", Options(**{"optimizers": ["adamw"], **options}), USUAL, place)
-    assert not place.out.exists()
+        plan("toy", Options(**{"optimizers": ["adamw"], **options}), USUAL, context)
+    assert not context.out.exists()
 
 
 @pytest.mark.parametrize(
@@ -89,24 +89,24 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     [
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
-        ({"device": "meta"}, "device meta is not what Accelerate takes"),
+        ({"device": "meta"}, "which Accelerate uses here, got meta"),
         ({"track": "paper"}, "track must be one of tensorboard, mlflow, wandb, got 'paper'"),
     ],
     ids=str,
 )
 def test_a_place_where_nothing_can_be_trained_is_refused(
-    toy_task: Task, place: RunContext, changes: dict[str, Any], message: str
+    toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        plan("toy", Options(["adamw"]), USUAL, replace(place, **changes))
+        plan("toy", Options(["adamw"]), USUAL, replace(context, **changes))
     if changes != {"device": "meta"}:
         with pytest.raises(ValueError, match=message):
-            check_place(replace(place, **changes))
+            check_place(replace(context, **changes))
 
 
-def test_an_unknown_task_gets_the_nearest_name(place: RunContext) -> None:
+def test_an_unknown_task_gets_the_nearest_name(context: RunContext) -> None:
     with pytest.raises(ValueError, match="did you mean digits"):
-        plan("digit", Options(), USUAL, place)
+        plan("digit", Options(), USUAL, context)
 
 
 @pytest.mark.parametrize(
@@ -122,21 +122,21 @@ def test_what_is_needed_at_the_end_is_looked_for_first(
 
 
 def test_a_tracker_that_is_not_installed_is_missed_too(
-    toy_task: Task, place: RunContext, monkeypatch: pytest.MonkeyPatch
+    toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
-        plan("toy", Options(["adamw"]), USUAL, replace(place, track="wandb"))
+        plan("toy", Options(["adamw"]), USUAL, replace(context, track="wandb"))
 
 
-def test_a_device_that_is_not_there_is_refused(place: RunContext) -> None:
+def test_a_device_that_is_not_there_is_refused(context: RunContext) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
-        plan("digits", Options(["adamw"]), USUAL, replace(place, device="cuda"))
+        plan("digits", Options(["adamw"]), USUAL, replace(context, device="cuda"))
 
 
-def test_planning_leaves_no_trace(planned: Planned, place: RunContext) -> None:
+def test_planning_leaves_no_trace(planned: Planned, context: RunContext) -> None:
     """It draws no random numbers, and leaves torch's settings and the disk as they were."""
 
     def state() -> tuple[object, ...]:
@@ -149,7 +149,7 @@ def test_planning_leaves_no_trace(planned: Planned, place: RunContext) -> None:
     before = state()
     planned("adamw", "dualadam+sam", model="noisy")
     assert state() == before
-    assert not place.out.exists()
+    assert not context.out.exists()
 
 
 def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> None:
@@ -166,8 +166,8 @@ def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> No
     assert taken == [1e-3, 2e-3]
 
 
-def test_defaults_are_the_tasks_and_what_is_usual(place: RunContext) -> None:
-    study = plan("digits", Options(["adamw"]), USUAL, place)
+def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
+    study = plan("digits", Options(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
     assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
@@ -199,11 +199,11 @@ def test_options_come_before_defaults(planned: Planned) -> None:
     assert (study.budget, study.seeds) == (3, 2)
 
 
-def test_the_size_is_that_of_the_scale(toy_task: Task, place: RunContext, monkeypatch) -> None:
+def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monkeypatch) -> None:
     small = replace(toy_task.small, epochs=1, samples=10)
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
-        setup = plan("toy", Options(["sgd"], scale), USUAL, place).setup
+        setup = plan("toy", Options(["sgd"], scale), USUAL, context).setup
         assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
 
 
@@ -250,18 +250,18 @@ def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
 
 
 def through_json(study: Study) -> Study:
-    return study_from_dict(json.loads(json.dumps(study.to_dict())))
+    return from_json(Study, json.loads(json.dumps(study.to_dict())))
 
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
 def test_a_study_is_the_same_after_json(
-    toy_task: Task, place: RunContext, preset: str | None
+    toy_task: Task, context: RunContext, preset: str | None
 ) -> None:
     study = plan(
         "toy",
         Options(epochs=2),
         find_preset(preset) if preset else USUAL,
-        place,
+        context,
         "steppe compare toy",
     )
     again = through_json(study)

@@ -9,7 +9,7 @@ import torch
 
 from helpers.torchvision_shim import torchvision  # noqa: F401
 from helpers.warm_python import run
-from steppe.compare.data.datasets import Data, Tensors
+from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.models.image_models import find_model
 from steppe.compare.tasks import TASKS, Size, Task, find_task
@@ -98,7 +98,7 @@ def test_hits_count_the_largest_outputs_that_are_right() -> None:
 
 
 def toy_data() -> Data:
-    samples = Tensors(torch.randn(20, 1, 2, 2), torch.arange(20) % 2)
+    samples = TensorSamples(torch.randn(20, 1, 2, 2), torch.arange(20) % 2)
     return Data(samples, samples, samples.take(torch.arange(8)), samples, "toy")
 
 

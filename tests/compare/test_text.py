@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from steppe.compare.data import corpora, text
 from steppe.compare.data.corpora import Corpus
-from steppe.compare.data.datasets import Data, Tensors
-from steppe.compare.data.text import blocks, fewer, prose, ptb, shakespeare, vocabulary, wikitext2
+from steppe.compare.data.datasets import Data, TensorSamples
+from steppe.compare.data.text import (
+    blocks,
+    prose,
+    ptb,
+    shakespeare,
+    subsample,
+    vocabulary,
+    wikitext2,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +52,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
     return written
 
 
-def as_read(part: Tensors) -> list[int]:
+def as_read(part: TensorSamples) -> list[int]:
     """All the tokens that a model sees, the target of the last included."""
     return [*part.inputs.flatten().tolist(), int(part.targets[-1, -1])]
 
@@ -158,15 +166,15 @@ def assert_cut(data: Data, whole: Data, trained: int, evaluated: tuple[int, int]
 def test_fewer_keeps_the_beginning(write: Callable[..., Path]) -> None:
     whole = ptb(write(), length=2)
     assert [len(part) for part in (whole.train, whole.validation, whole.test)] == [8, 5, 3]
-    assert_cut(fewer(whole, 4), whole, 4, (2, 2))
-    assert_cut(fewer(whole, 8), whole, 8, (4, 3))
-    assert fewer(whole, 4).fingerprint == f"{whole.fingerprint}-4"
+    assert_cut(subsample(whole, 4), whole, 4, (2, 2))
+    assert_cut(subsample(whole, 8), whole, 8, (4, 3))
+    assert subsample(whole, 4).fingerprint == f"{whole.fingerprint}-4"
 
 
 @pytest.mark.parametrize("samples", [1, 9])
 def test_fewer_wants_as_many_as_there_are(write: Callable[..., Path], samples: int) -> None:
-    with pytest.raises(ValueError, match=f"between 2 and the 8 blocks .*, got {samples}"):
-        fewer(ptb(write(), length=2), samples)
+    with pytest.raises(ValueError, match=f"between 2 and the 8 training blocks, got {samples}"):
+        subsample(ptb(write(), length=2), samples)
 
 
 def test_shakespeare_is_split_as_prose(monkeypatch: pytest.MonkeyPatch) -> None:

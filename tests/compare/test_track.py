@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import RunContext
-from steppe.compare.training.train import make_accelerator, train
+from steppe.compare.training.train import train
 
 pytest.importorskip("tensorboard")
 
@@ -25,9 +26,9 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def test_tensorboard_has_every_epoch_of_every_run(make_run, toy_data, tmp_path: Path) -> None:
-    place = RunContext(tmp_path, track="tensorboard")
+    context = RunContext(tmp_path, track="tensorboard")
     runs = [make_run("adamw", 0), make_run("sgd", 1)]
-    outcomes = [train(run, toy_data, place) for run in runs]
+    outcomes = [train(run, toy_data, context) for run in runs]
     for run, outcome in zip(runs, outcomes, strict=True):
         found = scalars(tmp_path / "logs" / run.label)
         for name in ("train_loss", "validation_loss", "validation_score", "lr"):
@@ -72,7 +73,7 @@ class Wandb:
 
 
 def test_wandb_gets_a_project_for_the_task_and_a_name_for_the_run(
-    make_run, toy_data, place: RunContext, monkeypatch: pytest.MonkeyPatch
+    make_run, toy_data, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Through Accelerate's own tracker, with the package replaced."""
     wandb = Wandb()
@@ -83,7 +84,7 @@ def test_wandb_gets_a_project_for_the_task_and_a_name_for_the_run(
 
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.WANDB])
     run = make_run("adamw", 3)
-    outcome = train(run, toy_data, RunContext(place.out, track="wandb"))
+    outcome = train(run, toy_data, RunContext(context.out, track="wandb"))
     assert wandb.started == [{"project": "toy", "name": run.label}]
     assert wandb.configs == [{"optimizer": "adamw", "seed": 3, **run.settings}]
     epochs = [(step, values["train_loss"]) for step, values in wandb.logged[:2]]
@@ -117,7 +118,7 @@ class MLflow:
 
 
 def test_mlflow_gets_an_experiment_for_the_task_and_a_name_for_the_run(
-    make_run, place: RunContext, monkeypatch: pytest.MonkeyPatch
+    make_run, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow = MLflow()
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
@@ -126,7 +127,7 @@ def test_mlflow_gets_an_experiment_for_the_task_and_a_name_for_the_run(
 
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.MLFLOW])
     run = make_run("adamw", 3)
-    make_accelerator(run, RunContext(place.out, track="mlflow"))
+    make_accelerator(run, RunContext(context.out, track="mlflow"))
     assert [each["name"] for each in mlflow.experiments] == ["toy"]
     assert [(each["experiment_id"], each["run_name"]) for each in mlflow.runs] == [("7", run.label)]
     assert mlflow.params["optimizer"] == "adamw"

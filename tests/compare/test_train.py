@@ -17,8 +17,9 @@ from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import make_accelerator, train
+from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 
@@ -67,7 +68,7 @@ def evaluated(model: nn.Module, samples: Samples) -> tuple[float, float]:
 )
 @pytest.mark.parametrize("network", ["linear", "noisy"])
 def test_a_run_is_a_plain_loop_of_torch(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext,
+    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext,
     name: str, cls, settings: dict[str, float], changes: dict[str, Any], network: str,
 ) -> None:  # fmt: skip
     """The same start and batches, and every number of the run, without Accelerate or steppe.
@@ -80,7 +81,7 @@ def test_a_run_is_a_plain_loop_of_torch(
     settings = {"weight_decay": 0.0, **settings}
     run = make_run(name, 4, settings=settings, model=network, epochs=3, **changes)
     seen = []
-    outcome = train(run, toy_data, place, lambda number, epoch: seen.append((number, epoch)))
+    outcome = train(run, toy_data, context, lambda number, epoch: seen.append((number, epoch)))
 
     torch.manual_seed(seeds(run, -1))
     model = toy_task.make(network)
@@ -90,7 +91,7 @@ def test_a_run_is_a_plain_loop_of_torch(
     rates = []
 
     def step(number: int, inputs: Tensor, targets: Tensor) -> float:
-        rates.append(settings["lr"] * run.setup.rate(number))
+        rates.append(settings["lr"] * run.run_settings.lr_factor(number))
         optimizer.param_groups[0]["lr"] = rates[-1]
         optimizer.zero_grad()
         loss = F.cross_entropy(model(inputs), targets)
@@ -109,8 +110,8 @@ def test_a_run_is_a_plain_loop_of_torch(
                     p -= move
                 for n, b in model.named_buffers():
                     b.copy_(kept[n])
-        if run.setup.clip is not None:
-            nn.utils.clip_grad_norm_(params, run.setup.clip)
+        if run.run_settings.clip is not None:
+            nn.utils.clip_grad_norm_(params, run.run_settings.clip)
         optimizer.step()
         return loss.item()
 
@@ -134,30 +135,30 @@ def test_a_run_is_a_plain_loop_of_torch(
 
 @pytest.mark.parametrize("name", ["dualadam", "adamcm", "adamw+warmup+sam", "lbfgs"])
 def test_the_same_seed_gives_the_same_numbers(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     torch.manual_seed(11)
-    first = train(make_run(name, model="noisy"), toy_data, place)
+    first = train(make_run(name, model="noisy"), toy_data, context)
     torch.manual_seed(12)
-    assert numbers(train(make_run(name, model="noisy"), toy_data, place)) == numbers(first)
-    assert numbers(train(make_run(name, 1, model="noisy"), toy_data, place)) != numbers(first)
+    assert numbers(train(make_run(name, model="noisy"), toy_data, context)) == numbers(first)
+    assert numbers(train(make_run(name, 1, model="noisy"), toy_data, context)) != numbers(first)
     assert len(first.curve) == 2
 
 
 def test_every_optimizer_gets_the_same_start_and_the_same_batches(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """One that never moves sees, at equal weights, the gradients of the seed's batches."""
     seen = []
     for name in ("adamw", "sgd"):
         torch.rand(5)  # what was drawn before must not matter
-        train(spied(make_run(name)), toy_data, place)
+        train(spied(make_run(name)), toy_data, context)
         seen.append(torch.stack([*Spy.weights, *Spy.gradients]))
     assert torch.equal(seen[0], seen[1])
     # 2 epochs of ⌈21/5⌉ batches; each epoch has an order of its own
     assert len(Spy.gradients) == 10
     assert not torch.equal(Spy.gradients[0], Spy.gradients[5])
-    train(spied(make_run(seed=1)), toy_data, place)
+    train(spied(make_run(seed=1)), toy_data, context)
     assert not torch.equal(torch.stack([*Spy.weights, *Spy.gradients]), seen[0])
 
 
@@ -175,24 +176,24 @@ class Sealed(Samples):
 
 
 def test_tuning_never_looks_at_the_test_set(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     sealed = replace(toy_data, test=Sealed(toy_data.test))
-    outcome = train(make_run(phase="tune"), sealed, place)
+    outcome = train(make_run(phase="tune"), sealed, context)
     assert math.isnan(outcome.final.test_loss)
     assert math.isnan(outcome.final.test_score)
     assert outcome.final.validation_loss > 0
     assert outcome.curvature.largest > 0
     assert outcome.curvature.density == ()
     # But for the test, it is the same run.
-    tested = train(make_run(), toy_data, place)
+    tested = train(make_run(), toy_data, context)
     assert repr(tested.curve[0].validation_loss) == repr(outcome.curve[0].validation_loss)
     with pytest.raises(AssertionError, match="looked at"):
-        train(make_run(), sealed, place)
+        train(make_run(), sealed, context)
 
 
 def test_the_test_set_is_looked_at_once_at_the_end(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     looks = []
 
@@ -202,16 +203,16 @@ def test_the_test_set_is_looked_at_once_at_the_end(
             return toy_data.test[row]
 
     counted = replace(toy_data, test=Counted(toy_data.test))
-    train(make_run(), counted, place, lambda number, epoch: looks.append(-1))
+    train(make_run(), counted, context, lambda number, epoch: looks.append(-1))
     assert looks == [-1, -1, *range(len(toy_data.test))]
 
 
-def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
+def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, context: RunContext) -> None:
     run = make_run("adam+warmup", settings={"lr": 1.0, "switch": 0.4})
-    train(spied(run, warmup=True), toy_data, place)
+    train(spied(run, warmup=True), toy_data, context)
     assert Spy.rates == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
     cosine = make_run(schedule="cosine", settings={"lr": 2.0})
-    train(spied(cosine), toy_data, place)
+    train(spied(cosine), toy_data, context)
     assert Spy.rates == pytest.approx(
         [2.0 * (1e-3 + 0.999 * (1 + math.cos(math.pi * t / 10)) / 2) for t in range(10)]
     )
@@ -219,23 +220,23 @@ def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, place: RunCon
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 9])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(
-    make_run: MakeRun, toy_data: Data, place: RunContext, parts: int
+    make_run: MakeRun, toy_data: Data, context: RunContext, parts: int
 ) -> None:
     """Batches of 5, and one of 1, do not divide evenly."""
-    whole = train(spied(make_run()), toy_data, place)
+    whole = train(spied(make_run()), toy_data, context)
     expected = torch.stack(Spy.gradients)
-    found = train(spied(make_run(accumulate=parts)), toy_data, place)
+    found = train(spied(make_run(accumulate=parts)), toy_data, context)
     torch.testing.assert_close(torch.stack(Spy.gradients), expected, rtol=1e-5, atol=1e-7)
     assert found.curve[0].train_loss == pytest.approx(whole.curve[0].train_loss, rel=1e-6)
 
 
 def test_clipping_bounds_the_norm_and_keeps_the_direction(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
-    train(spied(make_run()), toy_data, place)
+    train(spied(make_run()), toy_data, context)
     free = torch.stack(Spy.gradients)
     bound = free.norm(dim=1).median().item()
-    train(spied(make_run(clip=bound, accumulate=2)), toy_data, place)
+    train(spied(make_run(clip=bound, accumulate=2)), toy_data, context)
     clipped = torch.stack(Spy.gradients)
     lengths = free.norm(dim=1, keepdim=True)
     assert (lengths > bound).any()
@@ -244,19 +245,19 @@ def test_clipping_bounds_the_norm_and_keeps_the_direction(
 
 
 def test_bfloat16_is_for_training_and_not_for_curvature(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     settings = {"lr": 1e-30, "weight_decay": 0.0}  # stays where it starts
-    full = train(make_run("sgd", settings=settings), toy_data, place)
-    half = train(make_run("sgd", settings=settings, precision="bf16"), toy_data, place)
+    full = train(make_run("sgd", settings=settings), toy_data, context)
+    half = train(make_run("sgd", settings=settings, precision="bf16"), toy_data, context)
     assert half.final.train_loss == pytest.approx(full.final.train_loss, rel=1e-2)
     assert half.final.train_loss != full.final.train_loss
     assert half.curvature == full.curvature
 
 
-def in_half(run: Run, place: RunContext, **scale: float) -> Any:
+def in_half(run: Run, context: RunContext, **scale: float) -> Any:
     """Make Accelerate do on the CPU what it does in fp16 on accelerators."""
-    accelerator = make_accelerator(run, place)
+    accelerator = make_accelerator(run, context)
     accelerator.scaler = torch.amp.GradScaler("cpu", **scale)
     accelerator.native_amp = True
     accelerator.state._mixed_precision = "fp16"
@@ -265,12 +266,12 @@ def in_half(run: Run, place: RunContext, **scale: float) -> Any:
 
 @pytest.mark.parametrize("name", ["sgd", "sgd+sam"])
 def test_float16_is_scaled_and_clipped_and_unscaled_once(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     run = make_run(name, settings={"lr": 0.3, "weight_decay": 0.0}, clip=0.3, epochs=4)
-    expected = train(run, toy_data, place)
-    accelerator = in_half(run, place, init_scale=2.0**10)
-    found = train(run, toy_data, place, accelerator=accelerator)
+    expected = train(run, toy_data, context)
+    accelerator = in_half(run, context, init_scale=2.0**10)
+    found = train(run, toy_data, context, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 2.0**10
     for one, other in zip(found.curve, expected.curve, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
@@ -281,7 +282,7 @@ def test_float16_is_scaled_and_clipped_and_unscaled_once(
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sgd+sam", 2)])
 def test_sam_takes_two_passes_per_step(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext, monkeypatch,
+    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext, monkeypatch,
     name: str, passes: int,
 ) -> None:  # fmt: skip
     calls: list[bool] = []
@@ -292,26 +293,26 @@ def test_sam_takes_two_passes_per_step(
         return F.cross_entropy(outputs, targets)
 
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
-    train(make_run(name, epochs=1), toy_data, place, lambda *_: during.append(sum(calls)))
+    train(make_run(name, epochs=1), toy_data, context, lambda *_: during.append(sum(calls)))
     assert during == [5 * passes]
 
 
 @pytest.mark.parametrize("name", ["adamw", "lbfgs", "adamcm", "dualadamcm+sam", "rprop"])
 def test_training_lowers_the_loss(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     settings = {} if name in ("lbfgs", "rprop") else {"lr": 0.05}
-    outcome = train(make_run(name, epochs=12, settings=settings), toy_data, place)
+    outcome = train(make_run(name, epochs=12, settings=settings), toy_data, context)
     losses = [epoch.train_loss for epoch in outcome.curve]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_run_that_diverges_ends_there_and_says_so(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     seen = []
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
-    outcome = train(run, toy_data, place, lambda number, epoch: seen.append(number))
+    outcome = train(run, toy_data, context, lambda number, epoch: seen.append(number))
     assert outcome.diverged
     assert len(outcome.curve) == len(seen) < 5
     assert math.isnan(outcome.curvature.sharpness)
@@ -319,38 +320,38 @@ def test_a_run_that_diverges_ends_there_and_says_so(
 
 
 def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, place: RunContext, monkeypatch
+    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext, monkeypatch
 ) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         """Finite, while the derivative of the square root at 0 times 0 is NaN."""
         return F.cross_entropy(outputs, targets) + (0 * outputs).sum().sqrt()
 
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
-    outcome = train(spied(make_run()), toy_data, place)
+    outcome = train(spied(make_run()), toy_data, context)
     assert not outcome.diverged
     assert len(outcome.curve) == 2
     assert math.isnan(outcome.curvature.sharpness)
 
 
 def test_stability_is_that_of_the_lr_before_its_schedule(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """Where the cosine ends, at a thousandth of lr, everything would be stable."""
     run = make_run("sgd", settings={"lr": 0.1}, schedule="cosine")
-    assert train(run, toy_data, place).curvature.threshold == pytest.approx(2 / 0.1)
+    assert train(run, toy_data, context).curvature.threshold == pytest.approx(2 / 0.1)
 
 
 def test_a_model_with_running_statistics_has_a_curvature(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
-    curvature = train(make_run(model="noisy"), toy_data, place).curvature
+    curvature = train(make_run(model="noisy"), toy_data, context).curvature
     assert curvature.density
     assert all(map(math.isfinite, (curvature.sharpness, curvature.largest, curvature.trace)))
 
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_the_callers_state_is_left_alone(
-    make_run: MakeRun, toy_data: Data, place: RunContext, failing: bool
+    make_run: MakeRun, toy_data: Data, context: RunContext, failing: bool
 ) -> None:
     def state() -> tuple[object, ...]:
         return (
@@ -374,7 +375,7 @@ def test_the_callers_state_is_left_alone(
         torch.use_deterministic_algorithms(warn_only, warn_only=warn_only)
         try:
             before = state()
-            elsewhere = replace(place, threads=1 + torch.get_num_threads())
+            elsewhere = replace(context, threads=1 + torch.get_num_threads())
             try:
                 train(make_run(model="noisy"), toy_data, elsewhere, during)
             except StopError:
@@ -394,9 +395,9 @@ def test_the_callers_state_is_left_alone(
     ],
 )
 def test_costs_are_of_the_training(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str, expected: float
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str, expected: float
 ) -> None:
-    outcome = train(make_run(name), toy_data, place)
+    outcome = train(make_run(name), toy_data, context)
     assert outcome.costs.state_bytes == pytest.approx(expected)
     assert math.isnan(outcome.costs.peak_bytes)
     assert outcome.costs.seconds == outcome.curve[-1].seconds > outcome.curve[0].seconds > 0
@@ -405,46 +406,48 @@ def test_costs_are_of_the_training(
 
 
 def test_adam_cm_is_charged_for_its_buffer(
-    make_run: MakeRun, toy_data: Data, place: RunContext
+    make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """At least two moments and five slots in fp32."""
-    assert train(make_run("adamcm"), toy_data, place).costs.state_bytes >= 4 * 7
+    assert train(make_run("adamcm"), toy_data, context).costs.state_bytes >= 4 * 7
 
 
 @pytest.mark.parametrize("name", ["adamcm", "dualadam+sam", "adam+warmup"])
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    make_run: MakeRun, toy_data: Data, place: RunContext, name: str
+    make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     """Killed after every epoch in turn, with random layers, against one left in peace."""
     run = make_run(name, 2, model="noisy", epochs=3, schedule="cosine")
-    whole = train(run, toy_data, replace(place, out=place.out / "whole"))
+    whole = train(run, toy_data, replace(context, out=context.out / "whole"))
     seen: list[int] = []
     for epoch in range(3):
         with pytest.raises(KillError):
-            train(run, toy_data, place, killed_after(epoch, seen))
+            train(run, toy_data, context, killed_after(epoch, seen))
         torch.rand(7)
-    unfinished = checkpoint.progress_path(place.out, run)
+    unfinished = checkpoint.progress_path(context.out, run)
     assert unfinished.is_file()
-    outcome = train(run, toy_data, place, killed_after(-1, seen))
+    outcome = train(run, toy_data, context, killed_after(-1, seen))
     assert seen == [0, 1, 2]
     assert numbers(outcome) == numbers(whole)
     assert outcome.costs.seconds == outcome.curve[-1].seconds
     assert not unfinished.exists()
     kept = [
         checkpoint.load(checkpoint.checkpoint_path(out, run), torch.device("cpu"))
-        for out in (place.out, place.out / "whole")
+        for out in (context.out, context.out / "whole")
     ]
     for one, other in zip(*map(tree_leaves, kept), strict=True):
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
-def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: RunContext) -> None:
+def test_a_scalers_state_goes_on_too(
+    make_run: MakeRun, toy_data: Data, context: RunContext
+) -> None:
     run = make_run("sgd")
     scales = []
     for epoch in (0, -1):
-        accelerator = in_half(run, place, init_scale=8.0, growth_interval=5)
+        accelerator = in_half(run, context, init_scale=8.0, growth_interval=5)
         try:
-            train(run, toy_data, place, killed_after(epoch, []), accelerator)
+            train(run, toy_data, context, killed_after(epoch, []), accelerator)
         except KillError:
             assert epoch == 0
         scales.append(accelerator.scaler.get_scale())
@@ -454,34 +457,34 @@ def test_a_scalers_state_goes_on_too(make_run: MakeRun, toy_data: Data, place: R
 
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04nothing", None], ids=["empty", "other", "cut"])
 def test_a_run_whose_file_is_damaged_starts_over(
-    make_run: MakeRun, toy_data: Data, place: RunContext, damage: bytes | None
+    make_run: MakeRun, toy_data: Data, context: RunContext, damage: bytes | None
 ) -> None:
     run = make_run("adamcm")
-    whole = train(run, toy_data, place)
+    whole = train(run, toy_data, context)
     with pytest.raises(KillError):
-        train(run, toy_data, place, killed_after(0, []))
-    unfinished = checkpoint.progress_path(place.out, run)
+        train(run, toy_data, context, killed_after(0, []))
+    unfinished = checkpoint.progress_path(context.out, run)
     content = unfinished.read_bytes()
     unfinished.write_bytes(content[: len(content) // 2] if damage is None else damage)
     seen: list[int] = []
-    assert numbers(train(run, toy_data, place, killed_after(-1, seen))) == numbers(whole)
+    assert numbers(train(run, toy_data, context, killed_after(-1, seen))) == numbers(whole)
     assert seen == [0, 1]
 
 
 def test_an_edited_library_does_not_go_on_with_a_run(
-    make_run: MakeRun, toy_data: Data, place: RunContext, monkeypatch: pytest.MonkeyPatch
+    make_run: MakeRun, toy_data: Data, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run()
     with pytest.raises(KillError):
-        train(run, toy_data, place, killed_after(0, []))
+        train(run, toy_data, context, killed_after(0, []))
     monkeypatch.setattr("steppe.compare.training.run.steppe_source", lambda: "edited")
     seen: list[int] = []
-    train(run, toy_data, place, killed_after(-1, seen))
+    train(run, toy_data, context, killed_after(-1, seen))
     assert seen == [0, 1]
 
 
 def test_a_device_that_accelerate_does_not_take_is_refused(
-    make_run: MakeRun, place: RunContext
+    make_run: MakeRun, context: RunContext
 ) -> None:
-    with pytest.raises(ValueError, match="device meta is not what Accelerate takes"):
-        make_accelerator(make_run(), replace(place, device="meta"))
+    with pytest.raises(ValueError, match="which Accelerate uses here, got meta"):
+        make_accelerator(make_run(), replace(context, device="meta"))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
-from steppe.compare.data.datasets import Data, Samples, Tensors
+from steppe.compare.data.datasets import Data, Samples, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, plan, study_from_dict
+from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
@@ -43,9 +44,9 @@ def run(make_run: Callable[..., Run], toy_stream: Task) -> Callable[..., Run]:
     return make
 
 
-def of_task(samples: Samples, task: int) -> Tensors:
+def of_task(samples: Samples, task: int) -> TensorSamples:
     rows = [row for row, target in enumerate(samples.targets.tolist()) if target // 2 == task]
-    return Tensors(samples.inputs[rows], samples.targets[rows])
+    return TensorSamples(samples.inputs[rows], samples.targets[rows])
 
 
 def own_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -83,11 +84,11 @@ def ends(run: Run, *outs: RunContext) -> list[dict]:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine-epochs"])
 def test_tasks_are_trained_one_after_the_other(
-    run: Callable[..., Run], toy_stream: Task, data: Data, place: RunContext, schedule: str
+    run: Callable[..., Run], toy_stream: Task, data: Data, context: RunContext, schedule: str
 ) -> None:
     settings = {"lr": 0.05, "weight_decay": 0.1}
     own = run(settings=settings, schedule=schedule)
-    outcome = train(own, data, place)
+    outcome = train(own, data, context)
     torch.manual_seed(seeds(own, -1))
     model = toy_stream.make("net")
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
@@ -114,7 +115,7 @@ def test_tasks_are_trained_one_after_the_other(
         assert found.validation_score == pytest.approx(np.mean(shares))
         expected = loss_on(model, data.validation, range(task + 1))
         assert found.validation_loss == pytest.approx(expected, rel=1e-5)
-    (end,) = ends(own, place)
+    (end,) = ends(own, context)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(end["model"][name], value)
     final = outcome.final
@@ -133,9 +134,9 @@ def test_tasks_are_trained_one_after_the_other(
 
 
 def test_the_accuracies_of_all_tasks_say_what_is_forgotten(
-    run: Callable[..., Run], data: Data, place: RunContext
+    run: Callable[..., Run], data: Data, context: RunContext
 ) -> None:
-    curve = train(run(settings={"lr": 0.1}), data, place).curve
+    curve = train(run(settings={"lr": 0.1}), data, context).curve
     assert [len(epoch.tasks) for epoch in curve] == [1, 1, 2, 2, 3, 3]
     first, second, last = (curve[epoch].tasks for epoch in (1, 3, 5))
     expected = ((max(first[0], second[0]) - last[0]) + (second[1] - last[1])) / 2
@@ -145,27 +146,27 @@ def test_the_accuracies_of_all_tasks_say_what_is_forgotten(
 @pytest.mark.parametrize("name", ["adamcm", "dualadam+sam"])
 @pytest.mark.parametrize("last", [1, 2])
 def test_a_killed_run_goes_on_to_the_same_numbers(
-    run: Callable[..., Run], data: Data, place: RunContext, name: str, last: int
+    run: Callable[..., Run], data: Data, context: RunContext, name: str, last: int
 ) -> None:
     """Ended between two tasks, or in the middle of one."""
     own = run(name, schedule="cosine")
-    elsewhere = replace(place, out=place.out / "whole")
+    elsewhere = replace(context, out=context.out / "whole")
     whole = train(own, data, elsewhere)
     seen: list[int] = []
     with pytest.raises(KillError):
-        train(own, data, place, killed_after(last, seen))
+        train(own, data, context, killed_after(last, seen))
     torch.rand(7)
-    outcome = train(own, data, place, killed_after(-1, seen))
+    outcome = train(own, data, context, killed_after(-1, seen))
     assert seen == list(range(EPOCHS))
     assert numbers(outcome) == numbers(whole)
-    for one, other in zip(*map(tree_leaves, ends(own, place, elsewhere)), strict=True):
+    for one, other in zip(*map(tree_leaves, ends(own, context, elsewhere)), strict=True):
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
 def test_the_median_step_is_that_of_tasks_of_any_length(
-    run: Callable[..., Run], data: Data, place: RunContext
+    run: Callable[..., Run], data: Data, context: RunContext
 ) -> None:
-    outcome = train(run(), data, place)
+    outcome = train(run(), data, context)
     until = [0.0, *(epoch.seconds for epoch in outcome.curve)]
     steps = [STREAM[task] for task in TASK]
     each = [1e3 * seconds / count for seconds, count in zip(np.diff(until), steps, strict=True)]
@@ -173,36 +174,36 @@ def test_the_median_step_is_that_of_tasks_of_any_length(
 
 
 def test_trackers_get_each_task_as_a_number(
-    run: Callable[..., Run], data: Data, place: RunContext, monkeypatch: pytest.MonkeyPatch
+    run: Callable[..., Run], data: Data, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logged: list[dict[str, float]] = []
     monkeypatch.setattr(
         "accelerate.Accelerator.log", lambda self, values, step=None: logged.append(values)
     )
-    curve = train(run(), data, place).curve
+    curve = train(run(), data, context).curve
     for values, epoch in zip(logged, curve, strict=True):
         names = [f"validation_score_of_task_{number + 1}" for number in range(len(epoch.tasks))]
         assert tuple(values[name] for name in names) == epoch.tasks
         assert all(isinstance(value, float) for value in values.values())
 
 
-def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, place: RunContext) -> None:
-    study = plan("toy-stream", Options(["adamw"]), USUAL, place)
+def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunContext) -> None:
+    study = plan("toy-stream", Options(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.stream, setup.steps_per_epoch) == (STREAM, max(STREAM))
     assert setup.steps == 2 * sum(STREAM)
-    assert [setup.part(epoch) for epoch in range(EPOCHS)] == TASK
+    assert [setup.task_index(epoch) for epoch in range(EPOCHS)] == TASK
     assert study.metric.name == "average accuracy"
-    assert study_from_dict(study.to_dict()).setup == setup
+    assert from_json(Study, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.
-    few = plan("toy-stream", Options(["adamw"], samples=8), USUAL, place)
+    few = plan("toy-stream", Options(["adamw"], samples=8), USUAL, context)
     assert few.setup.stream == (2, 2, 2)
     assert few.facts["train_samples"] == 8 + 5 + 8
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 7])
-def test_every_task_gets_as_many_epochs(toy_stream: Task, place: RunContext, epochs: int) -> None:
+def test_every_task_gets_as_many_epochs(toy_stream: Task, context: RunContext, epochs: int) -> None:
     message = f"epochs must be a multiple of the 3 tasks of toy-stream, got {epochs}"
     with pytest.raises(ValueError, match=message):
-        plan("toy-stream", Options(["adamw"], epochs=epochs), USUAL, place)
-    assert not place.out.exists()
+        plan("toy-stream", Options(["adamw"], epochs=epochs), USUAL, context)
+    assert not context.out.exists()

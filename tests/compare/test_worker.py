@@ -24,12 +24,14 @@ from helpers.study_storages import Open, away, opened
 from steppe.cli.app import app
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
+from steppe.compare.execution.stored_studies import save_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, record
+from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Options, Study, plan
-from steppe.compare.records.results import Outcome, StudyResults, outcome_to_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -50,7 +52,7 @@ Start = Callable[..., Process]
 SLOWLY = """
 import sys, time
 from steppe.cli import main
-from steppe.compare import checkpoint
+from steppe.compare.training import checkpoint
 
 write = checkpoint.write
 
@@ -90,10 +92,10 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ledger(where: str, study: Study, opened: Open) -> TrialQueue:
+def queue(where: str, study: Study, opened: Open) -> TrialQueue:
     """Plan the study in a storage."""
     storage = opened(where, create=True, heartbeat=1)
-    record(storage, study)
+    save_study(storage, study)
     return TrialQueue(storage, study)
 
 
@@ -102,7 +104,7 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
     """Start processes that work at the study, and let none outlive the test."""
     slowly = tmp_path / "slowly.py"
     slowly.write_text(SLOWLY)
-    with ExitStack() as team:
+    with ExitStack() as pool:
 
         def begin(*launcher: str) -> Process:
             command = ["worker", "--storage", where, "--heartbeat", "1"]
@@ -119,10 +121,10 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
                     stderr=subprocess.PIPE,
                     text=True,
                 )
-                team.enter_context(process)
+                pool.enter_context(process)
             else:
                 process = warm_python.start(slowly, *command)
-            team.callback(process.kill)
+            pool.callback(process.kill)
             return process
 
         yield begin
@@ -133,7 +135,7 @@ def numbers(results: StudyResults) -> dict[Key, str]:
     found: dict[Key, str] = {}
     for trial in results.trials:
         assert trial.outcome is not None, trial.error
-        content = outcome_to_dict(trial.outcome)
+        content = to_json(trial.outcome)
         del content["costs"]
         del content["curve"]["seconds"]
         key = (trial.optimizer, trial.phase, str(trial.number))
@@ -142,31 +144,31 @@ def numbers(results: StudyResults) -> dict[Key, str]:
     return found
 
 
-def trials(ledger: TrialQueue) -> list[FrozenTrial]:
-    return [trial for part in ledger._parts.values() for trial in part.get_trials()]
+def trials(queue: TrialQueue) -> list[FrozenTrial]:
+    return queue._trials._optuna_study.get_trials()
 
 
-def amid(ledger: TrialQueue, worker: Process) -> int:
+def amid(queue: TrialQueue, worker: Process) -> int:
     """Wait until a trial is being trained and has come through two epochs."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         assert worker.poll() is None, worker.communicate()
-        for trial in trials(ledger):
+        for trial in trials(queue):
             if trial.state == TrialState.RUNNING and len(trial.intermediate_values) >= 2:
                 return trial._trial_id
         time.sleep(0.01)
     raise TimeoutError("no trial was trained")
 
 
-def caught(ledger: TrialQueue, start: Start, how: signal.Signals, end: TrialState) -> FrozenTrial:
+def caught(queue: TrialQueue, start: Start, how: signal.Signals, end: TrialState) -> FrozenTrial:
     """End a lonely worker in the middle of a trial; if it has just ended that, do so again."""
     while True:
         worker = start()
-        trial = amid(ledger, worker)
+        trial = amid(queue, worker)
         worker.send_signal(how)
         worker.communicate(timeout=PATIENCE_S)
         assert worker.returncode == (-how if how == signal.SIGKILL else 128 + how)
-        found: FrozenTrial = ledger.storage.get_trial(trial)
+        found: FrozenTrial = queue.storage.get_trial(trial)
         if found.state == end:
             return found
 
@@ -178,19 +180,20 @@ def ended(worker: Process) -> str:
     return said
 
 
-def attempts(ledger: TrialQueue) -> list[list[FrozenTrial]]:
+def attempts(queue: TrialQueue) -> list[list[FrozenTrial]]:
     """Gather the trials that ran for the same number of a contender's."""
-    found: dict[tuple[Key, int], list[FrozenTrial]] = {}
-    for place, part in ledger._parts.items():
-        for trial in part.get_trials():
-            found.setdefault((place, trial.user_attrs["number"]), []).append(trial)
+    found: dict[tuple[Any, ...], list[FrozenTrial]] = {}
+    for trial in trials(queue):
+        attributes = trial.user_attrs
+        key = attributes["optimizer"], attributes["phase"], attributes["number"]
+        found.setdefault(key, []).append(trial)
     return list(found.values())
 
 
-def assert_no_epoch_was_trained_twice(ledger: TrialQueue) -> None:
+def assert_no_epoch_was_trained_twice(queue: TrialQueue) -> None:
     """Look at what all attempts have noted; an epoch may be kept, and its note be cut off."""
-    assert len(attempts(ledger)) == ledger.trials() == 8
-    for tries in attempts(ledger):
+    assert len(attempts(queue)) == queue.trial_count() == 8
+    for tries in attempts(queue):
         steps = [step for trial in tries for step in sorted(trial.intermediate_values)]
         assert steps == sorted(set(steps))
         assert EPOCHS - len(tries) < len(steps) <= EPOCHS
@@ -199,41 +202,41 @@ def assert_no_epoch_was_trained_twice(ledger: TrialQueue) -> None:
 
 
 def test_killed_workers_cost_nothing(
-    ledger: TrialQueue, start: Start, undisturbed: StudyResults, tmp_path: Path
+    queue: TrialQueue, start: Start, undisturbed: StudyResults, tmp_path: Path
 ) -> None:
-    killed = caught(ledger, start, signal.SIGKILL, TrialState.RUNNING)
+    killed = caught(queue, start, signal.SIGKILL, TrialState.RUNNING)
     # Two others come later, and one of them is killed as well.
     second, last = start(), start()
-    amid(ledger, second)
+    amid(queue, second)
     second.kill()
     ended(last)
 
-    assert ledger.results().complete
-    assert numbers(ledger.results()) == numbers(undisturbed)
-    lost = ledger.storage.get_trial(killed._trial_id)
+    assert queue.results().complete
+    assert numbers(queue.results()) == numbers(undisturbed)
+    lost = queue.storage.get_trial(killed._trial_id)
     assert lost.state == TrialState.FAIL
     assert len(lost.intermediate_values) >= 2
     assert "outcome" not in lost.user_attrs
-    assert_no_epoch_was_trained_twice(ledger)
+    assert_no_epoch_was_trained_twice(queue)
     assert not list((tmp_path / "out" / "unfinished").glob("*.pt"))
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_trial_back(
-    ledger: TrialQueue, start: Start, study: Study, undisturbed: StudyResults, tmp_path: Path
+    queue: TrialQueue, start: Start, study: Study, undisturbed: StudyResults, tmp_path: Path
 ) -> None:
-    given_back = caught(ledger, start, signal.SIGTERM, TrialState.FAIL)
+    given_back = caught(queue, start, signal.SIGTERM, TrialState.FAIL)
     assert given_back.user_attrs["released"]
     # At once, and not after six signs of life that did not come.
-    (waiting,) = (tries[-1] for tries in attempts(ledger) if given_back in tries)
+    (waiting,) = (tries[-1] for tries in attempts(queue) if given_back in tries)
     assert waiting.state == TrialState.WAITING
-    left = ledger.trials() - len(ledger.results().trials)
-    assert work(ledger.storage, study, RunContext(tmp_path / "out")) == left
-    assert numbers(ledger.results()) == numbers(undisturbed)
-    assert_no_epoch_was_trained_twice(ledger)
+    left = queue.trial_count() - len(queue.results().trials)
+    assert work(queue.storage, study, RunContext(tmp_path / "out")) == left
+    assert numbers(queue.results()) == numbers(undisturbed)
+    assert_no_epoch_was_trained_twice(queue)
 
 
 def test_a_storage_that_is_away_for_a_moment_costs_nothing(
-    ledger: TrialQueue,
+    queue: TrialQueue,
     study: Study,
     undisturbed: StudyResults,
     monkeypatch: pytest.MonkeyPatch,
@@ -271,8 +274,8 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
     with ExitStack() as outage:
         assert work(storage, study, RunContext(tmp_path / "out")) == 8
     assert len(pauses) == 2
-    assert numbers(ledger.results()) == numbers(undisturbed)
-    steps = sorted(len(trial.intermediate_values) for trial in trials(ledger))
+    assert numbers(queue.results()) == numbers(undisturbed)
+    steps = sorted(len(trial.intermediate_values) for trial in trials(queue))
     assert steps == [1] + [EPOCHS] * 7
 
 
@@ -281,7 +284,7 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
     kind: Exception, study: Study, opened: Open, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     storage = opened(str(tmp_path), create=True)
-    ledger = TrialQueue(storage, study)
+    queue = TrialQueue(storage, study)
 
     def fail(*_: Any) -> None:
         raise kind
@@ -292,13 +295,13 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
         with pytest.raises(OSError, match="the disk is full"):
             work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how))
         assert said == []
-        assert ledger.results().trials == ()
-        states = [trial.state for trial in trials(ledger)]
-        assert states.count(TrialState.WAITING) == ledger.trials()
+        assert queue.results().trials == ()
+        states = [trial.state for trial in trials(queue)]
+        assert states.count(TrialState.WAITING) == queue.trial_count()
         return
     assert work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how)) == 4
     assert said == ["failed: MemoryError: RuntimeError: no"] * 4
-    errors = [trial.error for trial in ledger.results().trials]
+    errors = [trial.error for trial in queue.results().trials]
     assert errors.count("MemoryError: RuntimeError: no") == 4
     assert errors.count("no tuning trial ended with a finite loss") == 4
 
@@ -320,12 +323,12 @@ def test_other_code_or_data_is_refused(
     else:
         other = replace(study, versions={**study.versions, **changed})
     storage = opened(str(tmp_path), create=True)
-    record(storage, other)
-    ledger = TrialQueue(storage, other)
+    save_study(storage, other)
+    queue = TrialQueue(storage, other)
     ended = CliRunner().invoke(app, ["worker", "--storage", str(tmp_path)])
     assert ended.exit_code == 2
     assert re.fullmatch(message, ended.stderr), ended.stderr
-    assert {trial.state for trial in trials(ledger)} == {TrialState.WAITING}
+    assert {trial.state for trial in trials(queue)} == {TrialState.WAITING}
 
 
 @pytest.mark.parametrize("where", ["sqlite"], indirect=True)
@@ -335,27 +338,27 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     options = Options(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
     small = plan("digits", options, USUAL, RunContext(Path()))
     storage = opened(where, create=True)
-    record(storage, small)
-    ledger = TrialQueue(storage, small)
+    save_study(storage, small)
+    queue = TrialQueue(storage, small)
     said = start(*TWO).communicate(timeout=PATIENCE_S)[1]
     assert "steppe: adamw cannot train digits: samples must leave one of validation" in said
-    assert {trial.state for trial in trials(ledger)} == {TrialState.WAITING}
+    assert {trial.state for trial in trials(queue)} == {TrialState.WAITING}
 
 
 @pytest.mark.parametrize("where", ["sqlite"], indirect=True)
 def test_two_processes_train_each_trial_together(
-    ledger: TrialQueue, start: Start, undisturbed: StudyResults
+    queue: TrialQueue, start: Start, undisturbed: StudyResults
 ) -> None:
     worker = start(*TWO)
     # The trial is thought dead, so both have to leave it.
-    lost = amid(ledger, worker)
-    ledger.storage.set_trial_state_values(lost, TrialState.FAIL)
+    lost = amid(queue, worker)
+    queue.storage.set_trial_state_values(lost, TrialState.FAIL)
     said = ended(worker)
     assert [line.rpartition(": ")[2] for line in said.splitlines()].count("lost") == 1
     assert said.count(" has ended; ") == 1
 
-    assert ledger.results().complete
-    for one, other in zip(ledger.results().trials, undisturbed.trials, strict=True):
+    assert queue.results().complete
+    for one, other in zip(queue.results().trials, undisturbed.trials, strict=True):
         assert (one.optimizer, one.settings) == (other.optimizer, other.settings)
         assert one.outcome is not None
         assert other.outcome is not None

@@ -74,9 +74,9 @@ def plan(barrier: Any, where: str, study: Any) -> None:
     from steppe.compare.execution.trial_queue import TrialQueue
 
     storage = open_storage(where)
-    ledger = TrialQueue(storage, study, plan=False)
+    queue = TrialQueue(storage, study, plan=False)
     barrier.wait(PATIENCE_S)
-    ledger.complement()
+    queue.add_missing_trials()
 
 
 def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]:
@@ -85,13 +85,13 @@ def work_off(barrier: Any, where: str, study: Any) -> list[tuple[str, str, int]]
     from steppe.compare.execution.study_storage import open_storage
     from steppe.compare.execution.trial_queue import TrialQueue
 
-    ledger = TrialQueue(open_storage(where), study, plan=False)
+    queue = TrialQueue(open_storage(where), study, plan=False)
     found = []
     barrier.wait(PATIENCE_S)
-    while not ledger.ended():
-        if (taken := ledger.take()) is None:
+    while not queue.all_ended():
+        if (taken := queue.take()) is None:
             time.sleep(0.1)
             continue
-        assert ledger.finish(taken, outcome(), "here")
+        assert queue.finish(taken, outcome(), "here")
         found.append((taken.contender.name, taken.phase, taken.number))
     return found

@@ -39,7 +39,7 @@ def save_tiny_llama(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
         # Far from linear, so that a wrong place of a factor is seen.
         initializer_range=0.3,
     )
-    with torch.random.fork_rng(devices=[]), pretrained._quiet():
+    with torch.random.fork_rng(devices=[]), pretrained._errors_only():
         torch.manual_seed(7)
         transformers.LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
     return folder

@@ -43,7 +43,7 @@ def batches_of(run: Run, epoch: int, samples: Samples) -> Iterator[list[Tensor]]
     torch.manual_seed(seeds(run, epoch))
     order = torch.Generator().manual_seed(seeds(run, epoch))
     whole = TensorDataset(samples.inputs, samples.targets)
-    yield from DataLoader(whole, run.setup.batch_size, True, generator=order)
+    yield from DataLoader(whole, run.run_settings.batch_size, True, generator=order)
 
 
 def by_hand(
@@ -51,7 +51,7 @@ def by_hand(
 ) -> Iterator[float]:
     """Go through a run's batches with torch alone; yield each epoch's mean loss."""
     steps = 0
-    for epoch in range(run.setup.epochs):
+    for epoch in range(run.run_settings.epochs):
         model.train()
         total = 0.0
         for inputs, targets in batches_of(run, epoch, samples):

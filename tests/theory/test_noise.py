@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.stateful_model import restless, snapshot
-from steppe.compare.tasks import find_task
+from steppe.compare import find_task
 from steppe.landscape import hessian, top_eigenvalues
 from steppe.theory import gradient_noise
 

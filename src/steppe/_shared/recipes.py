@@ -14,7 +14,6 @@ import steppe
 from steppe._shared.names import unknown
 from steppe._shared.optimizer_classes import available, imported
 from steppe._shared.source_hash import class_source
-from steppe.compare.records.results import Settings
 
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
@@ -87,7 +86,7 @@ class Recipe:
         found = inspect.signature(self.cls).parameters[argument].default
         return self.preset.get(argument, None if found is inspect.Parameter.empty else found)
 
-    def arguments(self, settings: Settings, steps: int) -> dict[str, Any]:
+    def arguments(self, settings: Mapping[str, float], steps: int) -> dict[str, Any]:
         """Keyword arguments for the class.
 
         Weight decay is decoupled wherever the class leaves the choice (torch's Adam, NAdam, RAdam),
@@ -108,7 +107,9 @@ class Recipe:
             arguments["switch_rate"] = min(1.0, 1 / (settings["switch"] * steps))
         return arguments
 
-    def build(self, parameters: Iterable[Tensor], settings: Settings, steps: int) -> Optimizer:
+    def build(
+        self, parameters: Iterable[Tensor], settings: Mapping[str, float], steps: int
+    ) -> Optimizer:
         """Construct the optimizer over ``parameters``, inside SAM if the name says so."""
         optimizer = self.cls(parameters, **self.arguments(settings, steps))
         return steppe.SAM(optimizer, rho=settings["rho"]) if self.sam else optimizer

@@ -1,4 +1,7 @@
-"""What there is to train on: one record a task."""
+"""The tasks: for each its data, models, loss, score and sizes.
+
+A new task is an entry here and a function in :mod:`steppe.compare.data` that loads its data.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,27 +23,26 @@ from steppe.compare.data import (
     text,
 )
 from steppe.compare.data.datasets import Data
-from steppe.compare.metrics.curvature import USUAL, Probe
+from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
 from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
 from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
-from steppe.compare.models.pretrained import SMOLLM2, causal
+from steppe.compare.models.pretrained import SMOLLM2, load_causal_model
 from steppe.compare.records.results import Metric
-from steppe.compare.training.run import RunSettings
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much to train.
+    """How much is trained.
 
     Attributes
     ----------
     model : str
         One of :data:`steppe.compare.models.image_models.MODELS`.
     epochs, batch_size : int
-        Enough to converge, if the task is at its full size.
+        Length of training, and samples of a batch; at full size enough to converge.
     samples : int or None, default None
-        Training samples, None for all; of a stream, of each of its tasks.
+        Training samples, None for all; of a stream, in each task.
     length : int or None, default None
         Tokens of a sequence, where samples are text.
     """
@@ -56,8 +58,6 @@ class Size:
 class Task:
     """A data set, the models for it, and how a model is trained and scored.
 
-    A new task is one of these and a function that loads its data.
-
     Attributes
     ----------
     name : str
@@ -69,27 +69,28 @@ class Task:
         ``make(name)``, a new model of that name, its weights from torch's global generator. It
         raises a ValueError if there is none, or it cannot take the task's samples.
     full, small : Size
-        As published, or as far as that converges; and what takes a CPU minutes.
+        The size of published runs, and one that takes minutes on a CPU.
     loss : callable, default cross-entropy
         ``loss(outputs, targets)``, the mean over the batch.
     score : Score, default accuracy
         How outputs are scored.
-    fewer : callable, default :func:`steppe.compare.data.datasets.fewer`
-        ``fewer(data, samples)``, the data with so many training samples.
-    probe : Probe, default :data:`steppe.compare.metrics.curvature.USUAL`
-        What curvature is measured on.
+    subsample : callable, default :func:`steppe.compare.data.datasets.subsample`
+        ``subsample(data, samples)``, the data with so many training samples.
+    curvature : CurvatureSettings, default ``DEFAULT_CURVATURE``
+        What curvature is measured on, and how exactly.
     threads : int or None, default None
         CPU threads by default; None leaves torch's own choice. Tiny models are fastest on 1.
     reads_files : bool, default False
-        Whether the data lies in a directory that the user can choose.
+        Whether the data is in files, in a directory that the user can choose.
     loaders : int, default 0
-        Processes that it takes to prepare batches as fast as an accelerator trains on them.
+        Processes that prepare batches, so that an accelerator need not wait for them.
     tokenizes : bool, default False
         Whether the model brings the tokenizer that the data is read with.
     packages : tuple of str, default empty
-        Those whose versions the numbers depend on, besides torch.
+        Packages whose versions the results depend on, besides torch.
     domain_incremental : bool, default False
-        Whether the tasks of a stream share the network's outputs, and are not told apart.
+        Whether the tasks of a stream share the network's outputs, so that the task of a sample
+        is not known.
     """
 
     name: str
@@ -99,8 +100,8 @@ class Task:
     small: Size
     loss: Loss = F.cross_entropy
     score: Score = ACCURACY
-    fewer: Callable[[Data, int], Data] = datasets.fewer
-    probe: Probe = USUAL
+    subsample: Callable[[Data, int], Data] = datasets.subsample
+    curvature: CurvatureSettings = DEFAULT_CURVATURE
     threads: int | None = None
     reads_files: bool = False
     loaders: int = 0
@@ -148,15 +149,15 @@ class Task:
         if self.tokenizes:
             given["model"] = model or self.full.model
         found = self.load(*([] if directory is None else [directory]), **given)
-        return found if samples is None else self.fewer(found, samples)
+        return found if samples is None else self.subsample(found, samples)
 
 
-def _images(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
+def _image_model(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
     return lambda name: find_model(name)((channels, side, side), classes)
 
 
-# What CIFAR's images and those of their size are trained with.
-_colour = partial(
+# Tasks of colour images of CIFAR's size.
+_colour_image_task = partial(
     Task,
     full=Size("resnet18", epochs=200, batch_size=128),
     small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
@@ -173,14 +174,14 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
         streams.accuracies,
     )
     loss = partial(streams.stream_loss, classes=classes)
-    return Task(name, load, loss=loss, score=score, fewer=streams.fewer, **rest)
+    return Task(name, load, loss=loss, score=score, subsample=streams.subsample, **rest)
 
 
-# The ten digits in every task, and ten outputs that all tasks share.
-_digits_stream = partial(
+# Streams whose tasks all have the ten digits, and share ten outputs.
+_domain_incremental_digits = partial(
     _stream,
     classes=mnist_streams.DIGITS,
-    make=_images(1, 28, mnist_streams.DIGITS),
+    make=_image_model(1, 28, mnist_streams.DIGITS),
     full=Size("mlp", epochs=10, batch_size=10),
     small=Size("mlp", epochs=10, batch_size=10, samples=500),
     threads=1,
@@ -188,22 +189,22 @@ _digits_stream = partial(
 )
 
 
-# Of a dozen sequences: a Hessian-vector product of them takes as long as a dozen steps.
-_FEW_SEQUENCES = Probe(samples=12, tuning=False)
+# A Hessian-vector product of a dozen sequences takes as long as a dozen steps.
+_CURVATURE_OF_TEXT = CurvatureSettings(samples=12, tuning=False)
 
 
-def _text(vocabulary: int) -> Callable[[str], nn.Module]:
+def _language_model(vocabulary: int) -> Callable[[str], nn.Module]:
     return lambda name: find_language_model(name, vocabulary)
 
 
-_words = partial(
+_language_task = partial(
     Task,
     full=Size("lstm-200", epochs=20, batch_size=20, length=35),
     small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
     loss=token_loss,
     score=PERPLEXITY,
-    fewer=text.fewer,
-    probe=_FEW_SEQUENCES,
+    subsample=text.subsample,
+    curvature=_CURVATURE_OF_TEXT,
 )
 
 
@@ -211,7 +212,7 @@ _ALL = (
     Task(
         "digits",
         datasets.digits,
-        make=_images(1, 8, 10),
+        make=_image_model(1, 8, 10),
         full=Size("mlp", epochs=50, batch_size=32),
         small=Size("mlp", epochs=50, batch_size=32),
         threads=1,
@@ -219,41 +220,43 @@ _ALL = (
     Task(
         "mnist-5k",
         datasets.mnist_5k,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=15, batch_size=64),
         small=Size("small-cnn", epochs=8, batch_size=64),
     ),
     Task(
         "fashion-mnist",
         datasets.fashion_mnist,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=20, batch_size=128),
         small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
         reads_files=True,
     ),
-    _colour("cifar10", images.cifar10, make=_images(3, 32, 10)),
-    _colour("cifar100", images.cifar100, make=_images(3, 32, 100)),
-    _colour("tiny-imagenet", images.tiny_imagenet, make=_images(3, 64, 200)),
+    _colour_image_task("cifar10", images.cifar10, make=_image_model(3, 32, 10)),
+    _colour_image_task("cifar100", images.cifar100, make=_image_model(3, 32, 100)),
+    _colour_image_task("tiny-imagenet", images.tiny_imagenet, make=_image_model(3, 64, 200)),
     Task(
         "imagenet",
         images.imagenet,
-        make=_images(3, 224, 1000),
+        make=_image_model(3, 224, 1000),
         full=Size("resnet50", epochs=90, batch_size=256),
         small=Size("resnet18", epochs=1, batch_size=64, samples=5_000),
         reads_files=True,
         loaders=8,
     ),
-    _words("shakespeare", text.shakespeare, make=_text(text.SHAKESPEARE_WORDS)),
-    _words("ptb", text.ptb, make=_text(text.PTB_WORDS), reads_files=True),
-    _words("wikitext2", text.wikitext2, make=_text(text.WIKITEXT2_WORDS), reads_files=True),
-    _words(
+    _language_task("shakespeare", text.shakespeare, make=_language_model(text.SHAKESPEARE_WORDS)),
+    _language_task("ptb", text.ptb, make=_language_model(text.PTB_WORDS), reads_files=True),
+    _language_task(
+        "wikitext2", text.wikitext2, make=_language_model(text.WIKITEXT2_WORDS), reads_files=True
+    ),
+    _language_task(
         "finetune",
         finetuning.finetuning,
-        make=causal,
-        fewer=text.scattered,
+        make=load_causal_model,
+        subsample=text.subsample_scattered,
         full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
         small=Size(f"{SMOLLM2}+lora", epochs=3, batch_size=4, samples=32, length=64),
-        probe=Probe(samples=2, tol=0.05, products=30, tuning=False, whole=False),
+        curvature=CurvatureSettings(samples=2, tol=0.05, max_products=30, tuning=False, full=False),
         reads_files=True,
         tokenizes=True,
         packages=("transformers", "peft", "tokenizers"),
@@ -263,21 +266,23 @@ _ALL = (
         mnist_streams.split_mnist,
         tasks=mnist_streams.SPLIT_TASKS,
         classes=mnist_streams.SPLIT_CLASSES,
-        make=_images(1, 28, 10),
+        make=_image_model(1, 28, 10),
         full=Size("mlp", epochs=5, batch_size=10),
         small=Size("mlp", epochs=5, batch_size=10),
         threads=1,
     ),
-    _digits_stream(
+    _domain_incremental_digits(
         "permuted-mnist", mnist_streams.permuted_mnist, tasks=mnist_streams.PERMUTED_TASKS
     ),
-    _digits_stream("rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS),
+    _domain_incremental_digits(
+        "rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS
+    ),
     _stream(
         "5-dataset",
         image_streams.five_dataset,
         tasks=image_streams.FIVE_TASKS,
         classes=image_streams.FIVE_CLASSES,
-        make=_images(3, 32, 50),
+        make=_image_model(3, 32, 50),
         reads_files=True,
         full=Size("resnet18", epochs=5, batch_size=10),
         small=Size("small-cnn", epochs=5, batch_size=16, samples=1_000),
@@ -287,7 +292,7 @@ _ALL = (
         image_streams.tiny_imagenet_stream,
         tasks=image_streams.TINY_TASKS,
         classes=image_streams.TINY_CLASSES,
-        make=_images(3, 64, 200),
+        make=_image_model(3, 64, 200),
         reads_files=True,
         full=Size("resnet18", epochs=40, batch_size=10),
         small=Size("small-cnn", epochs=40, batch_size=10, samples=200),
@@ -295,12 +300,6 @@ _ALL = (
 )
 
 TASKS = {task.name: task for task in _ALL}
-
-
-def data_of(setup: RunSettings, directory: Path | None = None) -> Data:
-    """Load what a study trains on, see :meth:`Task.data`."""
-    task = find_task(setup.task)
-    return task.data(directory, setup.samples, length=setup.length, model=setup.model)
 
 
 def find_task(name: str) -> Task:

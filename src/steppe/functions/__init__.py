@@ -1,4 +1,7 @@
-"""Test functions of a few parameters whose minima and curvatures are known."""
+"""Test functions of a few variables, with known minima and derivatives in closed form.
+
+``steppe play`` descends on them; they depend on torch only and import no other room.
+"""
 
 from steppe.functions._ackley import ackley
 from steppe.functions._beale import beale

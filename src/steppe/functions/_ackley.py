@@ -1,4 +1,4 @@
-"""Ackley's function."""
+"""Ackley's function: many small local minima on the way to one kink."""
 
 import math
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ _REACH = 5.0
 
 
 def ackley(dimension: int = 2) -> Function:
-    r"""Make Ackley's function: a cone with many small dents, and its tip at the origin.
+    r"""Make Ackley's function: a cone with its tip at the origin, and many small dents.
 
     .. math:: f(x) = -20 \, e^{-r/5} - e^{c} + 20 + e, \qquad
         r = \sqrt{\tfrac1d \sum x_i^2}, \quad c = \tfrac1d \sum \cos 2πx_i
 
     The global minimum, 0 at the origin, is a kink: f falls to it at the slope 4/√d from every side.
-    There the gradient is given as 0, and the Hessian is the smooth part's, 4π²e/d times the
-    identity; autograd agrees. The dents, one near each point of whole numbers, are not listed as
-    minima. Usual domain: [−5, 5] in each coordinate (or ±32.768, of much the same look).
+    The gradient at the kink is defined as 0, and the Hessian as that of the smooth part, 4π²e/d
+    times the identity; autograd gives the same. The dents, one near each point of integers, are not
+    listed as minima. Usual domain: [−5, 5] in each coordinate; others take ±32.768.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def ackley(dimension: int = 2) -> Function:
 @dataclass(frozen=True)
 class _Ackley(Function):
     def _value(self, points: Tensor) -> Tensor:
-        # In this form nothing is lost to rounding near the origin.
+        # expm1(x) is exp(x) − 1 without cancellation for small x, which is near the origin.
         cone = -20 * torch.expm1(-0.2 * _radius(points))
         return cone - math.e * torch.expm1(_waves(points) - 1)
 
@@ -85,7 +85,7 @@ class _Ackley(Function):
 
 
 def _radius(points: Tensor) -> Tensor:
-    """Return r, through which autograd gives 0, and not NaN, at the origin."""
+    """Return r in such a way that autograd gives a derivative of 0, not NaN, at the origin."""
     square = points.square().mean(-1)
     kink = square == 0
     return torch.where(kink, 0.0, torch.sqrt(torch.where(kink, 1.0, square)))

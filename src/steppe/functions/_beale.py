@@ -1,4 +1,4 @@
-"""Beale's function."""
+"""Beale's function: a curved valley between steep corners."""
 
 from dataclasses import dataclass
 

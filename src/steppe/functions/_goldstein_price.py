@@ -1,4 +1,4 @@
-"""Goldstein and Price's function."""
+"""Goldstein and Price's function: four minima of very different height."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from steppe.functions.function import Function, Minimum
 _S = (1.0, 1.0)
 _T = (2.0, -3.0)
 _BOUNDS = ((-2.0, 2.0), (-2.0, 2.0))
-# Where a(s) is least locally, s = −1 and 2, and b(t), t = 3 and 0.
+# a(s) has its local minima at s = −1 and 2, and b(t) at t = 3 and 0.
 _MINIMA = (
     Minimum((0.0, -1.0), 3.0, True),
     Minimum((-0.6, -0.4), 30.0, False),
@@ -26,7 +26,7 @@ def goldstein_price() -> Function:
     .. math:: f(x, y) = \bigl[1 + (s + 1)^2 (19 - 14 s + 3 s^2)\bigr]
         \bigl[30 + t^2 (18 - 16 t + 3 t^2)\bigr], \qquad s = x + y, \quad t = 2 x - 3 y
 
-    which is the usual form with its polynomials in x and y gathered. The minima, all listed: 3 at
+    which is the usual form with its polynomials written in s and t. The minima, all listed: 3 at
     (0, −1), 30 at (−0.6, −0.4), 84 at (1.8, 0.2), 840 at (1.2, 0.8). Usual domain: [−2, 2]².
 
     References

@@ -1,4 +1,4 @@
-"""Lévy's function."""
+"""Lévy's function: a bowl with ripples."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from steppe._shared.validation import check_integer
 from steppe.functions.function import Function, Minimum
 
 _REACH = 10.0
-# ∂w/∂x
+# ∂w/∂x.
 _SCALE = 0.25
 
 
@@ -73,10 +73,10 @@ class _Levy(Function):
         return torch.diag_embed(_SCALE**2 * bend)
 
     def _terms(self, points: Tensor) -> tuple[Tensor, ...]:
-        """Return u = w − 1, and what stands in each coordinate's term.
+        """Return u = w − 1, and the coefficients of each coordinate's term.
 
-        With u, whose sines have the same squares, the value at the minimum is 0 exactly:
-        first·sin²(πu) + u²[1 + height·sin²(phase + speed·u)].
+        A term is first·sin²(πu) + u²[1 + height·sin²(phase + speed·u)]. Written in u it is exactly
+        0 at the minimum, where sin(πw) is not, because of rounding.
         """
         others = self.dimension - 1
         u = _SCALE * (points - 1)

@@ -1,4 +1,4 @@
-"""A quadratic of chosen condition number."""
+"""A quadratic with a given condition number."""
 
 import math
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ _BOUNDS = (-2.0, 2.0)
 
 @dataclass(frozen=True)
 class Quadratic(Function):
-    """A :class:`Function`, and its curvatures.
+    """A quadratic :class:`Function` with its curvatures.
 
     Attributes
     ----------
     curvatures : tuple of float
-        The Hessian's eigenvalues, which stand on its diagonal.
+        The Hessian's eigenvalues, which are its diagonal elements.
     """
 
     curvatures: tuple[float, ...]
@@ -35,7 +35,7 @@ class Quadratic(Function):
 
 
 def quadratic(condition_number: float = 100.0, dimension: int = 2) -> Quadratic:
-    r"""Make a quadratic whose curvatures lie evenly, by their logarithms, from 1 to κ.
+    r"""Make a quadratic whose curvatures are evenly spaced on a logarithmic scale from 1 to κ.
 
     .. math:: f(x) = \tfrac12 \sum_{i=1}^d λ_i x_i^2, \qquad λ_i = κ^{(i-1)/(d-1)}
 
@@ -51,7 +51,7 @@ def quadratic(condition_number: float = 100.0, dimension: int = 2) -> Quadratic:
     Raises
     ------
     TypeError, ValueError
-        ``dimension`` is no integer, or one of the two is too small.
+        ``dimension`` is no integer, or an argument is too small.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def quadratic(condition_number: float = 100.0, dimension: int = 2) -> Quadratic:
     check_integer(dimension=dimension, least=2)
     if not 1 <= condition_number < math.inf:
         raise ValueError(f"condition_number must be a finite number ≥ 1, got {condition_number}")
-    powers = [place / (dimension - 1) for place in range(dimension)]
+    powers = [index / (dimension - 1) for index in range(dimension)]
     return Quadratic(
         "quadratic",
         f"½ Σ λᵢxᵢ², λ from 1 to {condition_number:g}",

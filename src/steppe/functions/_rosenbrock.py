@@ -1,4 +1,4 @@
-"""Rosenbrock's function."""
+"""Rosenbrock's function: a narrow curved valley."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A flat and a sharp minimum of equal depth."""
+"""A function of one variable with a flat and a sharp minimum of equal depth."""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ _WALL = 2.0
 
 @dataclass(frozen=True)
 class SharpFlat(Function):
-    """A :class:`Function` of one variable with a flat and a sharp minimum, and what it is made of.
+    """A :class:`Function` of one variable with a flat and a sharp minimum, and its parameters.
 
     Attributes
     ----------
     sharpness, flatness : float
-        The curvatures at the two minima.
+        The curvatures at the sharp and at the flat minimum.
     barrier : float
-        The value at the top between them.
+        The value at the top between the minima, which are 0.
     saddle : float
-        The curvature there, without its sign.
+        The magnitude of the curvature at the top.
     """
 
     sharpness: float
@@ -44,12 +44,12 @@ class SharpFlat(Function):
 
     @property
     def top(self) -> float:
-        """Where the barrier is highest."""
+        """The x of the top between the minima."""
         return 0.0
 
     @property
     def joints(self) -> tuple[float, float]:
-        """Where the flat and the sharp well's parabola meet the barrier's."""
+        """The x where the flat and the sharp minimum's parabolas meet the barrier's."""
         return (
             self.flat.point[0] * self.flatness / (self.flatness + self.saddle),
             self.sharp.point[0] * self.sharpness / (self.sharpness + self.saddle),
@@ -87,31 +87,30 @@ def sharp_flat(
 ) -> SharpFlat:
     r"""Make a function of one variable with a flat and a sharp minimum, both of value 0.
 
-    It is this project's own. Three parabolas, joined with a continuous slope: the wells, of
-    curvatures ``flatness`` (at x < 0) and ``sharpness`` (at x > 0), which go on outside, and
-    between them the barrier b − ½·saddle·x². From a minimum of curvature h the top is at the
-    distance
+    It is this project's own. Three parabolas are joined with a continuous slope: two wells, of
+    curvatures ``flatness`` (at x < 0) and ``sharpness`` (at x > 0), which continue outside, and
+    between them the barrier b − ½·saddle·x². A minimum of curvature h has the distance from the top
 
     .. math:: D = \sqrt{2 \, \mathrm{barrier} \, (h + \mathrm{saddle}) /
         (h \cdot \mathrm{saddle})}
 
-    and the joint at D·saddle/(h + saddle). So the height of the barrier, both curvatures and that
-    at the top are what theories of escape ask for. Usual domain: to where the walls are two
-    barriers high.
+    and from its joint the distance D·saddle/(h + saddle). So the barrier and the curvatures at
+    minima and top, which the theory of escape depends on, can be chosen. The usual domain ends
+    where the outer walls are two barriers high.
 
     Parameters
     ----------
     sharpness, flatness : float, default 100.0 and 1.0
-        Curvatures of the wells, positive. They may be equal, or change roles.
+        Curvatures of the wells, positive. ``sharpness`` need not be the larger one.
     barrier : float, default 1.0
         Height of the top above both minima, positive.
     saddle : float, default 1.0
-        Curvature at the top without its sign, positive.
+        Magnitude of the curvature at the top, positive.
 
     Raises
     ------
-    ValueError
-        One of them is not a finite positive number.
+    TypeError, ValueError
+        An argument is not a finite positive number.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The six-hump camel."""
+"""The six-hump camel function: six minima in three pairs."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from steppe.functions.function import Function, Minimum
 
 _BOUNDS = ((-3.0, 3.0), (-2.0, 2.0))
-# Of each pair ±(x, y): the point, by Newton's method in float64, and the value there.
+# Point and value of one minimum of each pair ±(x, y), by Newton's method in float64.
 _PAIRS = (
     ((0.08984201310031807, -0.7126564030207396), -1.0316284534898774),
     ((1.7036067149699814, -0.7960835686726252), -0.21546382438372036),
@@ -21,7 +21,7 @@ def six_hump_camel() -> Function:
 
     .. math:: f(x, y) = \bigl(4 - 2.1 x^2 + \tfrac13 x^4\bigr) x^2 + x y + (4 y^2 - 4) y^2
 
-    It is the same at (−x, −y). The minima, all listed: −1.0316 at ±(0.0898, −0.7127), −0.2155 at
+    f(−x, −y) = f(x, y). The minima, all listed: −1.0316 at ±(0.0898, −0.7127), −0.2155 at
     ±(1.7036, −0.7961), 2.1043 at ±(1.6071, 0.5687). Usual domain: [−3, 3] × [−2, 2].
 
     References

@@ -1,4 +1,4 @@
-"""Test functions by name."""
+"""Test functions by the names that ``steppe play`` takes."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -34,12 +34,14 @@ def find_function(name: str, **parameters: float) -> Function:
     name : str
         A key of ``FUNCTIONS``.
     **parameters
-        What its factory takes, such as ``dimension`` of ackley, levy, quadratic and rosenbrock.
+        Arguments of the function's factory, such as ``dimension`` of ackley, levy, quadratic and
+        rosenbrock.
 
     Raises
     ------
     TypeError, ValueError
-        There is no such function, or it does not take such a parameter.
+        The name is unknown, the factory does not take such a parameter, or its value is out of
+        range.
 
     Examples
     --------

@@ -12,13 +12,14 @@ import typer
 from steppe._shared.cli_options import Checkpoints, Data, Device, Heartbeat, Open, Storage, Track
 from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.compare.cli.report import PAGE, publish
+from steppe.compare.execution.launch_group import launched_processes
+from steppe.compare.execution.stored_studies import save_study
 from steppe.compare.execution.study_storage import FILE, HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, record
-from steppe.compare.execution.worker import processes
-from steppe.compare.execution.worker_pool import WorkerPool, assist
+from steppe.compare.execution.trial_queue import TrialQueue
+from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.presets import PRESETS, find_preset, usual_for
 from steppe.compare.planning.study import Options, plan
-from steppe.compare.report.terminal import report
+from steppe.compare.report.terminal import print_report
 from steppe.compare.tasks import TASKS, find_task
 from steppe.compare.training.run import RunContext
 
@@ -173,7 +174,7 @@ def compare(
             schedule=schedule,  # type: ignore[arg-type]
             warmup=warmup,
         )
-        launch = processes(place)
+        launch = launched_processes(place)
         if workers is not None and launch.num_processes > 1:
             raise ValueError(
                 f"workers must be left out in a launch of {launch.num_processes} processes, which "
@@ -181,20 +182,20 @@ def compare(
             )
         study = plan(name, options, published, place, command=_typed())
         if not launch.is_main_process:
-            raise typer.Exit(assist(study, place))
+            raise typer.Exit(join_launch(study, place))
         where = storage or str(out / FILE)
         opened = open_storage(where, heartbeat=heartbeat, create=True)
-        record(opened, study)
-        ledger = TrialQueue(opened, study)
+        save_study(opened, study)
+        queue = TrialQueue(opened, study)
     console = make_console()
-    team = WorkerPool(ledger, place, where, heartbeat)
+    pool = WorkerPool(queue, place, where, heartbeat)
     if launch.num_processes > 1:
         with refusals():
-            status = team.join(console)
+            status = pool.train_in_launch(console)
     else:
-        status = team.run(console, _cores(device) if workers is None else workers)
-    results = ledger.results()
-    report(console, results)
+        status = pool.run(console, _cores(device) if workers is None else workers)
+    results = queue.results()
+    print_report(console, results)
     with refusals():
         publish(console, results, out / PAGE, show=show)
     if status:

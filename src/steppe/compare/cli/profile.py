@@ -74,7 +74,7 @@ def profile(
         optimizer = _restored(model, content, checkpoint_file, task)
         trained, length = content.get("samples"), content.get("length")
         plain = found.data(data, trained, length=length, model=name).plain
-        few = head(plain, samples or found.probe.samples, batch_size_for(model))
+        few = head(plain, samples or found.curvature.samples, batch_size_for(model))
         batches = [(inputs.to(where), targets.to(where)) for inputs, targets in few]
         try:
             if optimizer is not None:

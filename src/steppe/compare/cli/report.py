@@ -9,12 +9,11 @@ from rich.console import Console
 
 from steppe._shared.cli_options import Open, StudyName
 from steppe._shared.console import make_console, refusals
-from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue, recorded
-from steppe.compare.records.results import StudyResults, load
+from steppe.compare.execution.stored_studies import read_study
+from steppe.compare.records.results import StudyResults
 from steppe.compare.report.page import write_page
 from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
-from steppe.compare.report.terminal import report as print_report
+from steppe.compare.report.terminal import print_report
 
 PAGE = "report.html"
 
@@ -55,20 +54,6 @@ def report(
         if figures is not None:
             _draw(results, figures, baseline)
         publish(console, results, page or _beside(storage) / PAGE, baseline, show=show)
-
-
-def read_study(storage: str, study: str | None) -> StudyResults:
-    """Read a study from its storage, or from the JSON file that --json has written.
-
-    Raises
-    ------
-    ValueError, OSError
-        There is none, or the storage holds several and ``study`` does not say which.
-    """
-    if storage.endswith(".json"):
-        return load(Path(storage))
-    opened = open_storage(storage)
-    return TrialQueue(opened, recorded(opened, study), plan=False).results()
 
 
 def publish(

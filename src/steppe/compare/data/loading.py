@@ -1,4 +1,4 @@
-"""Samples in batches."""
+"""Batches of a data set, in an order that a generator decides."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def loader(
     workers: int = 0,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader[Any]:
-    """Make the batches of a data set, the last one as small as it comes.
+    """Return a loader of a data set's batches; the last batch may be smaller.
 
     Each pass draws from ``order`` what it needs, its order and the seeds of its workers, so the
     state of ``order`` when a pass starts decides it: workers are started anew for each. Torch's
@@ -26,7 +26,7 @@ def loader(
     ----------
     dataset : Dataset
         What to load; one that returns whole batches from ``__getitems__``, such as
-        :class:`steppe.compare.data.datasets.Tensors`, is asked for those.
+        :class:`steppe.compare.data.datasets.TensorSamples`, is asked for those.
     batch_size : int
         Samples a batch.
     order : torch.Generator, optional
@@ -38,15 +38,15 @@ def loader(
 
     Examples
     --------
-    >>> from steppe.compare.data.datasets import Tensors
-    >>> samples = Tensors(torch.zeros(5, 3), torch.arange(5))
+    >>> from steppe.compare.data.datasets import TensorSamples
+    >>> samples = TensorSamples(torch.zeros(5, 3), torch.arange(5))
     >>> [targets.tolist() for _, targets in loader(samples, 2)]
     [[0, 1], [2, 3], [4]]
     """
     chosen: dict[str, Any] = {"batch_size": batch_size, "shuffle": order is not None}
     return DataLoader(
         dataset,
-        **(chosen if batches is None else {"batch_sampler": _Given(batches, batch_size)}),
+        **(chosen if batches is None else {"batch_sampler": _GivenBatches(batches, batch_size)}),
         # Without one of its own, each pass in sequence would draw a seed from torch's generator,
         # and how often a run is evaluated would change it.
         generator=torch.Generator() if order is None else order,
@@ -56,15 +56,30 @@ def loader(
 
 
 def head(dataset: Dataset[Any], samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the first samples, or all if there are fewer, as batches to go through repeatedly."""
+    """Return the first samples, or all if there are fewer, as a list of batches.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        It has a length.
+    samples : int
+        How many.
+    batch_size : int
+        Samples of a batch.
+
+    Returns
+    -------
+    list of (Tensor, Tensor)
+        Inputs and targets.
+    """
     count = min(samples, len(dataset))  # type: ignore[arg-type]  # not every Dataset has a length
     return [
         (inputs, targets) for inputs, targets in loader(Subset(dataset, range(count)), batch_size)
     ]
 
 
-class _Given(Sampler[list[int]]):
-    """Batches as they are given, and their size, which Accelerate asks for."""
+class _GivenBatches(Sampler[list[int]]):
+    """Sampler of given batches; Accelerate asks for its batch size."""
 
     def __init__(self, batches: Sequence[Sequence[int]], batch_size: int) -> None:
         self._batches, self.batch_size = batches, batch_size
@@ -77,5 +92,5 @@ class _Given(Sampler[list[int]]):
 
 
 def _collate(batch: Any) -> Any:
-    """Stack samples, unless ``__getitems__`` gave a batch as it is to be."""
+    """Stack samples, unless ``__getitems__`` has returned a whole batch."""
     return batch if isinstance(batch, tuple) else default_collate(batch)

@@ -14,8 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steppe.compare.data.datasets import Data, Tensors, fingerprint_of, mnist_5k
-from steppe.compare.data.streams import stream
+from steppe.compare.data.datasets import Data, TensorSamples, fingerprint_of, mnist_5k
+from steppe.compare.data.streams import arrange_stream
 
 #: Of split MNIST, and of each of its tasks.
 SPLIT_TASKS, SPLIT_CLASSES = 5, 2
@@ -37,20 +37,20 @@ def split_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
 
     Examples
     --------
     >>> [task.targets.unique().tolist() for task in split_mnist().stream]
     [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
-    whole = mnist_5k()
-    return stream(
-        whole.plain,
-        whole.validation,
-        whole.test,
+    mnist = mnist_5k()
+    return arrange_stream(
+        mnist.plain,
+        mnist.validation,
+        mnist.test,
         classes=SPLIT_CLASSES,
-        fingerprint=f"{whole.fingerprint}-split",
+        fingerprint=f"{mnist.fingerprint}-split",
     )
 
 
@@ -66,7 +66,7 @@ def permuted_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
     """
     return _all_digits(partial(_permuted, order=order) for order in _orders())
 
@@ -82,7 +82,7 @@ def rotated_mnist() -> Data:
     Returns
     -------
     Data
-        A stream, see :func:`steppe.compare.data.streams.stream`.
+        A stream, see :func:`steppe.compare.data.streams.arrange_stream`.
 
     Raises
     ------
@@ -93,20 +93,20 @@ def rotated_mnist() -> Data:
     return _all_digits(partial(_rotated, degrees=task * step) for task in range(ROTATED_TASKS))
 
 
-def _all_digits(views: Iterable[Callable[[Tensor], Tensor]]) -> Data:
-    """Make a stream whose n-th task is the whole of MNIST-5k as the n-th view shows it."""
-    whole, looks = mnist_5k(), list(views)
+def _all_digits(changes: Iterable[Callable[[Tensor], Tensor]]) -> Data:
+    """Make a stream whose n-th task is all of MNIST-5k, changed by the n-th function."""
+    mnist, each_change = mnist_5k(), list(changes)
     train, validation, test = (
-        _joined([replace(part, inputs=look(part.inputs)) for look in looks])
-        for part in cast(list[Tensors], [whole.plain, whole.validation, whole.test])
+        _joined([replace(part, inputs=change(part.inputs)) for change in each_change])
+        for part in cast(list[TensorSamples], [mnist.plain, mnist.validation, mnist.test])
     )
     fingerprint = fingerprint_of(train, validation, test)
-    return stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)
+    return arrange_stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)
 
 
-def _joined(tasks: list[Tensors]) -> Tensors:
+def _joined(tasks: list[TensorSamples]) -> TensorSamples:
     targets = [task.targets + DIGITS * index for index, task in enumerate(tasks)]
-    return Tensors(torch.cat([task.inputs for task in tasks]), torch.cat(targets))
+    return TensorSamples(torch.cat([task.inputs for task in tasks]), torch.cat(targets))
 
 
 def _orders() -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Streams of tasks, each seen once: their loss, their scores, and how they are laid out.
+"""Streams of tasks that are learnt one after the other: their loss, scores and samples.
 
 One network learns tasks of ``classes`` classes each, one after the other; class ``c`` of task ``t``
 is the target ``classes · t + c``. What loss and prediction look at depends on how many outputs the
@@ -42,7 +42,7 @@ def stream_loss(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     >>> round(float(stream_loss(outputs[:, :2], torch.tensor([3]), classes=2)), 4)
     0.6931
     """
-    return F.cross_entropy(_own(outputs, targets, classes), targets % classes)
+    return F.cross_entropy(_outputs_of_own_task(outputs, targets, classes), targets % classes)
 
 
 def hits_and_counts(outputs: Tensor, targets: Tensor, *, classes: int, tasks: int) -> Tensor:
@@ -61,7 +61,7 @@ def hits_and_counts(outputs: Tensor, targets: Tensor, *, classes: int, tasks: in
         ``(tasks, 2)`` integers, to be added over batches.
     """
     own = (targets // classes)[:, None] == torch.arange(tasks, device=targets.device)
-    hits = _own(outputs, targets, classes).argmax(dim=1) == targets % classes
+    hits = _outputs_of_own_task(outputs, targets, classes).argmax(dim=1) == targets % classes
     return torch.stack(((own & hits[:, None]).sum(dim=0), own.sum(dim=0)), dim=1)
 
 
@@ -89,46 +89,46 @@ def average_accuracy(sums: Tensor) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Joined(Samples):
-    """Samples of several sets, each sample read from its own set when it is asked for.
+class JoinedSamples(Samples):
+    """Samples of several data sets, each read from its own set when it is asked for.
 
     Attributes
     ----------
     parts : tuple of Samples
         The sets.
-    places : Tensor
-        ``(samples, 2)``: the part of each, and its row there.
+    origins : Tensor
+        ``(samples, 2)``: for each sample its part, and its row there.
     targets : Tensor
         One a sample, whatever its part says.
     """
 
     parts: tuple[Samples, ...]
-    places: Tensor
+    origins: Tensor
     targets: Tensor
 
     def __getitem__(self, row: int) -> tuple[Any, int]:
-        part, place = self.places[row].tolist()
-        return self.parts[part][place][0], int(self.targets[row])
+        part, row_of_part = self.origins[row].tolist()
+        return self.parts[part][row_of_part][0], int(self.targets[row])
 
     def take(self, rows: Tensor) -> Self:
         """Return the samples of these rows, in this order."""
-        return replace(self, places=self.places[rows], targets=self.targets[rows])
+        return replace(self, origins=self.origins[rows], targets=self.targets[rows])
 
 
-def join(parts: Sequence[Samples], classes: int) -> Joined:
-    """Join data sets to a stream's samples, the n-th of them its n-th task."""
-    places = [
+def join(parts: Sequence[Samples], classes: int) -> JoinedSamples:
+    """Join data sets into the samples of a stream, whose n-th task is the n-th data set."""
+    origins = [
         torch.stack((torch.full((len(part),), task), torch.arange(len(part))), dim=1)
         for task, part in enumerate(parts)
     ]
     targets = [part.targets + classes * task for task, part in enumerate(parts)]
-    return Joined(tuple(parts), torch.cat(places), torch.cat(targets))
+    return JoinedSamples(tuple(parts), torch.cat(origins), torch.cat(targets))
 
 
-def stream(
+def arrange_stream(
     train: Samples, validation: Samples, test: Samples, *, classes: int, fingerprint: str
 ) -> Data:
-    """Lay samples of all tasks out as a stream.
+    """Arrange the samples of all tasks as a stream.
 
     Parameters
     ----------
@@ -147,10 +147,10 @@ def stream(
     """
     tasks = train.targets // classes
     rows = [torch.nonzero(tasks == task).flatten() for task in torch.unique(tasks)]
-    return _laid_out(train, rows, validation, test, fingerprint, classes)
+    return _arranged(train, rows, validation, test, fingerprint, classes)
 
 
-def fewer(data: Data, samples: int) -> Data:
+def subsample(data: Data, samples: int) -> Data:
     """Keep only so many training samples of each task, always the same ones.
 
     The classes of a task keep their proportions, and a larger choice contains every smaller one. A
@@ -172,7 +172,7 @@ def fewer(data: Data, samples: int) -> Data:
     most = max(map(len, data.stream))
     if not 2 <= samples <= most:
         raise ValueError(
-            f"samples must be between 2 and the {most} that the largest task has to train on, "
+            f"samples must be between 2 and the {most} training samples of the largest task, "
             f"got {samples}"
         )
     rows, held = (
@@ -181,10 +181,10 @@ def fewer(data: Data, samples: int) -> Data:
     )
     validation = data.validation.take(torch.cat(held))
     fingerprint = f"{data.fingerprint}-{samples}"
-    return _laid_out(data.train, rows, validation, data.test, fingerprint, data.classes)
+    return _arranged(data.train, rows, validation, data.test, fingerprint, data.classes)
 
 
-def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
+def _outputs_of_own_task(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
     """Return each sample's outputs for the classes of its own task."""
     if outputs.shape[1] == classes:  # one head, which all tasks share
         return outputs
@@ -195,15 +195,15 @@ def _own(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
 def _first(targets: Tensor, task: int, classes: int, count: int) -> Tensor:
     """Return at most ``count`` rows whose targets are among the task's."""
     rows = torch.nonzero(targets // classes == task).flatten()
-    return rows[_mixed(targets[rows])[:count]]
+    return rows[_stratified(targets[rows])[:count]]
 
 
-def _mixed(targets: Tensor) -> Tensor:
+def _stratified(targets: Tensor) -> Tensor:
     """Order rows so that every stretch holds the classes in their proportions."""
     return held_out(targets, 0.0)[0]
 
 
-def _laid_out(
+def _arranged(
     train: Samples,
     tasks: Sequence[Tensor],
     validation: Samples,
@@ -214,7 +214,7 @@ def _laid_out(
     rows = torch.cat(list(tasks))
     return Data(
         train=train.take(rows),
-        plain=train.take(rows[_mixed(train.targets[rows])]),
+        plain=train.take(rows[_stratified(train.targets[rows])]),
         validation=validation,
         test=test,
         fingerprint=fingerprint,

@@ -1,4 +1,4 @@
-"""Texts as numbered words, cut into blocks: at each word of a block the target is the next one."""
+"""Texts as numbered words, cut into blocks; the target of each word is the next word."""
 
 import re
 from collections import Counter
@@ -13,7 +13,13 @@ from steppe._shared.cache import cached_tensors
 from steppe._shared.progress import progress
 from steppe.compare.data import corpora
 from steppe.compare.data.corpora import Corpus
-from steppe.compare.data.datasets import DATA, Data, Samples, Tensors, fingerprint_of
+from steppe.compare.data.datasets import (
+    DATA_DIRECTORY,
+    Data,
+    Samples,
+    TensorSamples,
+    fingerprint_of,
+)
 
 #: Words in the vocabulary, of which the models of each text have an output each.
 SHAKESPEARE_WORDS, PTB_WORDS, WIKITEXT2_WORDS = 10_000, 10_000, 33_278
@@ -23,8 +29,8 @@ UNKNOWN, END_OF_LINE, NUMBER = "<unk>", "<eos>", "N"
 # A word with the apostrophes inside it, a number, or a punctuation mark, which may be repeated.
 _TOKEN = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|(?P<number>\d+(?:[.,]\d+)*)|([^\w\s]|_)\2*")
 
-# Part of the name that numbers are kept under: to be raised when a text is numbered differently.
-_EDITION = 1
+# Part of a text's name in the cache: raise it when words are numbered differently.
+_CACHE_VERSION = 1
 
 Split = Callable[[str], list[str]]
 
@@ -52,7 +58,7 @@ def shakespeare(*, length: int) -> Data:
     return _data(corpora.shakespeare(), prose, SHAKESPEARE_WORDS, length)
 
 
-def ptb(directory: Path = DATA, *, length: int) -> Data:
+def ptb(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
     """Penn Treebank in the 10 000 words of Mikolov's files, as ``corpora.ptb`` reads them.
 
     Parameters
@@ -72,7 +78,7 @@ def ptb(directory: Path = DATA, *, length: int) -> Data:
     return _data(corpora.ptb(directory), lines, PTB_WORDS, length)
 
 
-def wikitext2(directory: Path = DATA, *, length: int) -> Data:
+def wikitext2(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
     """WikiText-2 in its 33 278 words: see :func:`steppe.compare.data.corpora.wikitext2`.
 
     Arguments and errors are those of :func:`ptb`.
@@ -80,13 +86,13 @@ def wikitext2(directory: Path = DATA, *, length: int) -> Data:
     return _data(corpora.wikitext2(directory), lines, WIKITEXT2_WORDS, length)
 
 
-def fewer(data: Data, samples: int) -> Data:
-    """Keep only the first blocks: a stretch of the text, as a model that remembers needs it.
+def subsample(data: Data, samples: int) -> Data:
+    """Keep only the first blocks, which are consecutive, as recurrent models need them.
 
     Parameters
     ----------
     data : Data
-        The whole.
+        All blocks.
     samples : int
         How many blocks to train on, at least 2; of the validation and of the test blocks at most
         half as many are kept, so that evaluation does not outweigh training.
@@ -96,22 +102,21 @@ def fewer(data: Data, samples: int) -> Data:
     ValueError
         If there are not that many.
     """
-    return _fewer(data, samples, torch.arange)
+    return _subsample(data, samples, torch.arange)
 
 
-def scattered(data: Data, samples: int) -> Data:
-    """Keep only blocks from all over the text, always the same ones; else as :func:`fewer`.
+def subsample_scattered(data: Data, samples: int) -> Data:
+    """Keep only blocks from all over the text, always the same; else as :func:`subsample`.
 
     A larger choice contains every smaller one.
     """
-    return _fewer(data, samples, _shuffled)
+    return _subsample(data, samples, _shuffled)
 
 
-def _fewer(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
+def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} blocks that there are to train "
-            f"on, got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training blocks, got {samples}"
         )
 
     def kept(part: Samples, count: int) -> Samples:
@@ -131,7 +136,7 @@ def _shuffled(count: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
-def blocks(tokens: Tensor, length: int) -> Tensors:
+def blocks(tokens: Tensor, length: int) -> TensorSamples:
     """Cut a text into blocks, one after the other; what does not fill the last one is left out.
 
     Parameters
@@ -143,7 +148,7 @@ def blocks(tokens: Tensor, length: int) -> Tensors:
 
     Returns
     -------
-    Tensors
+    TensorSamples
         Inputs of shape (N, length), and targets, which are the tokens one further on.
 
     Raises
@@ -162,14 +167,14 @@ def blocks(tokens: Tensor, length: int) -> Tensors:
     count = (len(tokens) - 1) // length
     if count < 1:
         raise ValueError(
-            f"length must be less than the {len(tokens)} tokens that a part of the text has, "
+            f"length must be less than the {len(tokens)} tokens of each part of the text, "
             f"got {length}"
         )
-    whole = count * length
-    return Tensors(tokens[:whole].view(count, length), tokens[1 : whole + 1].view(count, length))
+    end = count * length
+    return TensorSamples(tokens[:end].view(count, length), tokens[1 : end + 1].view(count, length))
 
 
-def in_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
+def cut_into_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
     """Cut the parts of a text, "train", "validation" and "test", by :func:`blocks`."""
     parts = (numbered[part].long() for part in ("train", "validation", "test"))
     train, validation, test = (blocks(part, length) for part in parts)
@@ -208,7 +213,7 @@ def lines(text: str) -> list[str]:
 
 
 def vocabulary(words: Iterable[str], size: int) -> dict[str, int]:
-    """Give numbers to ``<unk>``, which is 0, and to the most frequent words.
+    """Assign numbers to ``<unk>``, which is 0, and to the most frequent words.
 
     Of words that are as frequent the first to appear comes first.
 
@@ -223,13 +228,13 @@ def vocabulary(words: Iterable[str], size: int) -> dict[str, int]:
 
 
 def _data(corpus: Corpus, split: Split, words: int, length: int) -> Data:
-    name = f"words-{_EDITION}-{split.__name__}-{words}-{corpus.identity}"
+    name = f"words-{_CACHE_VERSION}-{split.__name__}-{words}-{corpus.identity}"
     numbered = cached_tensors(name, partial(_numbered, corpus, split, words))
-    return in_blocks(numbered, length)
+    return cut_into_blocks(numbered, length)
 
 
 def _numbered(corpus: Corpus, split: Split, words: int) -> dict[str, Tensor]:
-    """Make numbers of the words of each part, by the vocabulary of the first."""
+    """Replace the words of each part by their numbers in the training part's vocabulary."""
     parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     numbered = {}
     with progress("numbering words", len(parts)) as advance:

@@ -1,1 +1,1 @@
-"""Running a study's trials: the queue, its storage, workers."""
+"""Running a study's trials: the queue of trials, their storage, and workers."""

@@ -1,59 +1,54 @@
-"""A worker: takes trials of a study one by one, until all have ended."""
+"""A worker: takes a study's trials one by one and trains them, until all have ended.
+
+What becomes of the trial in hand when a worker is killed:
+
+- SIGTERM and Ctrl-C give it back at once (:func:`exit_on_sigterm`, :func:`_released_if_stopped`).
+- After SIGKILL, or a power failure, the worker's heartbeats stop. Another worker takes the trial
+  after a minute (:meth:`~steppe.compare.execution.trial_queue.TrialQueue.add_missing_trials`).
+
+Either way it goes on from the last epoch that was saved
+(:meth:`~steppe.compare.training.train.Training.go_on`).
+"""
 
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
+from steppe.compare.execution.hardware import hardware_label
+from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import alive
-from steppe.compare.execution.trial_queue import Assignment, TrialQueue, whereabouts
+from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.study import Study, rehearse, versions
 from steppe.compare.records.results import Epoch
-from steppe.compare.tasks import data_of, find_task
-from steppe.compare.training.run import Run, RunContext
+from steppe.compare.tasks import find_task
+from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
     from optuna.storages import RDBStorage
 
-_PAUSE_S = 1.0
-_LOST = "lost"
+_POLL_S = 1.0
+_TAKEN_OVER = "lost"
 
-# How long a process waits for the others to fail as it has, and how often it looks.
-_TOGETHER_S = 60.0
-_GLANCE_S = 0.1
-
-_T = TypeVar("_T")
-
+# Called with a trial and how it ended, in words.
 OnTrial = Callable[[Assignment, str], None]
-
-
-class LostError(Exception):
-    """The trial was thought dead and given to another worker."""
-
-
-def processes(place: RunContext) -> "PartialState":
-    """Join the processes of a distributed launch; most often there is one."""
-    from accelerate import PartialState
-
-    return PartialState(cpu=place.device == "cpu")
 
 
 def work(
     storage: "RDBStorage | None",
     study: Study,
-    place: RunContext,
-    on_trial: OnTrial = lambda assignment, how: None,
+    context: RunContext,
+    on_trial: OnTrial = lambda assignment, result: None,
 ) -> int:
-    """Work at a study until every trial has ended, here or at other workers.
+    """Train trials of a study until every trial has ended, here or at other workers.
 
     SIGTERM and Ctrl-C give the trial in hand back, from its last epoch. In a distributed launch all
-    processes train each trial together, and the first one keeps the books.
+    processes train each trial together, and the first one reads and writes the storage.
 
     Parameters
     ----------
@@ -61,7 +56,7 @@ def work(
         Where the study is. Of a launch's processes only the first needs it.
     study : Study
         The study.
-    place : RunContext
+    context : RunContext
         Where to train.
     on_trial : callable
         Called with every trial and how it ended; of a launch's processes in the first.
@@ -77,168 +72,116 @@ def work(
         If the code or the data here is not what the study was planned with, or the processes of a
         launch cannot train it together.
     """
-    _same_code(study)
-    data = data_of(study.setup, place.data)
+    _check_versions(study)
+    data = load_data(study.setup, context.data)
     if data.fingerprint != study.setup.fingerprint:
         raise ValueError(
             f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
             f"planned with ({study.setup.fingerprint})"
         )
-    crew = _Crew(storage, study, place)
-    if crew.size > 1:
-        # The study may have been planned by one: every trial would fail, and not be tried again.
-        rehearse(study, study.contenders[0], data, place)
-    done = 0
-    with terminable():
-        while (assignment := _next(crew)) is not None:
-            how = _carry_out(assignment, crew, study, data, place)
-            done += how != _LOST
-            if crew.ledger:
-                on_trial(assignment, how)
-    return done
+    group = LaunchGroup(storage, study, context)
+    if group.size > 1:
+        # The study may have been planned for one process: every trial would fail, and not be tried
+        # again.
+        rehearse(study, study.contenders[0], data, context)
+    ended_here = 0
+    with exit_on_sigterm():
+        while (assignment := _wait_for_trial(group)) is not None:
+            result = _train_trial(assignment, group, study, data, context)
+            ended_here += result != _TAKEN_OVER
+            if group.queue:
+                on_trial(assignment, result)
+    return ended_here
 
 
-class _Crew:
-    """The processes of a distributed launch, which do the same trials; most often it is one.
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise SystemExit in the block, so that it is cleaned up as after Ctrl-C.
 
-    Attributes
-    ----------
-    ledger : TrialQueue or None
-        The study's; the first process alone has it.
+    Without this a process ends at once, and its trial waits a minute for another worker.
     """
 
-    def __init__(self, storage: "RDBStorage | None", study: Study, place: RunContext) -> None:
-        self._state = processes(place)
-        first = self._state.is_main_process
-        self.ledger = TrialQueue(storage, study) if storage is not None and first else None
+    def raise_exit(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
 
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        return int(self._state.num_processes)
-
-    def share(self, act: Callable[[TrialQueue], _T]) -> _T:
-        """Let the first process do something, and tell all what came of it."""
-        from accelerate.utils import broadcast_object_list
-
-        parcel: list[Any] = [act(self.ledger) if self.ledger else None]
-        if self.size > 1:
-            broadcast_object_list(parcel)
-        found: _T = parcel[0]
-        return found
-
-    @contextmanager
-    def together(self, assignment: Assignment) -> Iterator[None]:
-        """Let an error in the trial through once all processes have failed in it.
-
-        They do not tell by a message among them: those that have not failed wait for another one.
-
-        Raises
-        ------
-        ConnectionError
-            Some have not, so that this says nothing about the trial: most often one was killed, and
-            the error is what the others make of it.
-        """
-        try:
-            yield
-        except (LostError, OSError):
-            raise
-        except Exception as error:
-            if self.size > 1 and not self._all_failed(assignment):
-                raise ConnectionError(
-                    f"not all of the launch's processes have failed in {assignment.label}: "
-                    f"{first_line(error)}"
-                ) from error
-            raise
-
-    def _all_failed(self, assignment: Assignment) -> bool:
-        from torch.distributed.distributed_c10d import _get_default_store
-
-        store = _get_default_store()
-        names = [f"steppe/failed/{assignment.trial_id}/{rank}" for rank in range(self.size)]
-        store.set(names[self._state.process_index], "")
-        until = time.monotonic() + _TOGETHER_S
-        while not store.check(names):
-            if time.monotonic() > until:
-                return False
-            # The launcher ends those that are left: that must get through.
-            time.sleep(_GLANCE_S)
-        return True
+    before = signal.signal(signal.SIGTERM, raise_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _next(crew: _Crew) -> Assignment | None:
+@contextmanager
+def _released_if_stopped(queue: TrialQueue | None, assignment: Assignment) -> Iterator[None]:
+    """Give the trial back if this worker has to stop in the block, so that another can train it.
+
+    It stops for Ctrl-C, SIGTERM, a full disk, or a storage that is out of reach; none of them says
+    anything about the trial.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, OSError):
+        if queue:
+            queue.release(assignment)
+        raise
+
+
+def _wait_for_trial(group: LaunchGroup) -> Assignment | None:
     """Wait for a trial that can be run; None once all have ended."""
     while True:
-        # Told at each look, as processes that hear nothing for minutes give up.
-        assignment, over = crew.share(_look)
-        if assignment is not None or over:
+        # The other processes are told each second: they give up after minutes of silence.
+        assignment, all_ended = group.ask_queue(_take_trial)
+        if assignment is not None or all_ended:
             return assignment
-        time.sleep(_PAUSE_S)
+        time.sleep(_POLL_S)
 
 
-def _look(ledger: TrialQueue) -> tuple[Assignment | None, bool]:
-    """Take a trial if there is one; else say whether all have ended."""
-    assignment = ledger.take()
+def _take_trial(queue: TrialQueue) -> tuple[Assignment | None, bool]:
+    """Return a trial, if one can be run, and whether all have ended."""
+    assignment = queue.take()
     if assignment is None:
-        # Some may have been lost with their workers.
-        ledger.complement()
-        assignment = ledger.take()
-    return assignment, assignment is None and ledger.ended()
+        # Others may have been killed, and their trials are to be run again.
+        queue.add_missing_trials()
+        assignment = queue.take()
+    return assignment, assignment is None and queue.all_ended()
 
 
-def _carry_out(
-    assignment: Assignment, crew: _Crew, study: Study, data: Data, place: RunContext
+def _train_trial(
+    assignment: Assignment, group: LaunchGroup, study: Study, data: Data, context: RunContext
 ) -> str:
-    """Train a trial and keep what came of it; say how it went."""
+    """Train a trial, store its outcome or its error; return the result in words."""
     recipe = find_recipe(assignment.contender.name)
     run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)
-    where = whereabouts(place.device, place.threads, crew.size)
+    hardware = hardware_label(context.device, context.threads, group.size)
+    queue = group.queue
 
     def on_epoch(number: int, epoch: Epoch) -> None:
-        if not crew.share(lambda ledger: ledger.note(assignment, number, epoch)):
-            raise LostError
+        if not group.ask_queue(lambda queue: queue.record_epoch(assignment, number, epoch)):
+            raise TakenOverError
 
-    ledger = crew.ledger
+    heartbeats = alive(queue.storage, assignment.trial_id) if queue else nullcontext()
     try:
-        life = alive(ledger.storage, assignment.trial_id) if ledger else nullcontext()
-        with life, crew.together(assignment):
-            outcome = train(run, data, place, on_epoch)
-            kept = crew.share(lambda ledger: ledger.finish(assignment, outcome, where))
-    except LostError:
-        return _LOST
-    except (KeyboardInterrupt, SystemExit, OSError):
-        # A full disk, or a storage out of reach, says nothing about the trial: others may run it.
-        if ledger:
-            ledger.release(assignment)
+        with _released_if_stopped(queue, assignment), heartbeats, group.error_of_all(assignment):
+            outcome = train(run, data, context, on_epoch)
+            kept = group.ask_queue(lambda queue: queue.finish(assignment, outcome, hardware))
+    except TakenOverError:
+        return _TAKEN_OVER
+    except OSError:
         raise
     except Exception as error:
-        if ledger:
-            ledger.fail(assignment, first_line(error), where)
+        if queue:
+            queue.fail(assignment, first_line(error), hardware)
         return f"failed: {first_line(error)}"
     if not kept:
-        return _LOST
+        return _TAKEN_OVER
     if outcome.diverged:
         return "diverged"
     return f"validation {study.metric.name} {outcome.final.validation_score:.4f}"
 
 
-def _same_code(study: Study) -> None:
+def _check_versions(study: Study) -> None:
     here = versions(find_task(study.setup.task).packages)
     other = [name for name in here if name != "python" and here[name] != study.versions[name]]
     if other:
         pairs = ", ".join(f"{name} {here[name]} for {study.versions[name]}" for name in other)
         raise ValueError(f"this is not the code that the study was planned with: {pairs}")
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Let SIGTERM end the process as Ctrl-C does, with what is in hand put away."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

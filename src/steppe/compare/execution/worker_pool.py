@@ -1,4 +1,4 @@
-"""The workers on this machine, and how far the study has got."""
+"""Starts a study's workers on this machine, shows its progress, and stops them in the end."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ from rich.progress import (
 
 from steppe._shared.console import FAILED, INTERRUPTED
 from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.execution.worker import OnTrial, terminable, work
+from steppe.compare.execution.worker import OnTrial, exit_on_sigterm, work
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import TUNE, Trial, trial_label
 from steppe.compare.training.run import RunContext
@@ -29,21 +29,22 @@ from steppe.compare.training.run import RunContext
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
-#: Where workers find the storage: a command line, and the password in it, is for all to see.
-STORAGE = "STEPPE_STORAGE"
+#: Environment variable that tells workers the storage. Every user of a machine can read command
+#: lines, and a storage's URL may hold a password.
+STORAGE_VARIABLE = "STEPPE_STORAGE"
 
-_LOOK_S = 2.0
-_PATIENCE_S = 30.0
+_POLL_S = 2.0
+_STOP_WAIT_S = 30.0
 
 
 class WorkerPool:
-    """Starts workers, or joins a launch, and watches the study until it has ended.
+    """Starts workers, or joins a distributed launch, and shows progress until the study has ended.
 
     Parameters
     ----------
-    ledger : TrialQueue
-        The study's.
-    place : RunContext
+    queue : TrialQueue
+        The study's trials.
+    context : RunContext
         Where the workers train.
     storage : str
         The study's storage, as the user named it.
@@ -51,54 +52,59 @@ class WorkerPool:
         Seconds between signs of life.
     """
 
-    def __init__(self, ledger: TrialQueue, place: RunContext, storage: str, heartbeat: int) -> None:
-        self._ledger, self._place = ledger, place
+    def __init__(
+        self, queue: TrialQueue, context: RunContext, storage: str, heartbeat: int
+    ) -> None:
+        self._queue, self._context = queue, context
         self._storage, self._heartbeat = storage, heartbeat
-        self._told: set[tuple[str, str, int]] = set()
+        self._reported: set[tuple[str, str, int]] = set()
 
     def run(self, console: Console, count: int) -> int:
         """Run ``count`` workers to the end of the study.
 
-        Without any, it waits for those elsewhere.
+        With a count of 0 it waits for workers elsewhere.
 
         Returns
         -------
         int
-            The command's status: 0, or what Ctrl-C or the end of all workers makes of it.
+            The command's exit status: 0; another one after Ctrl-C, or if all workers have died.
         """
-        self._told = {_key(trial) for trial in self._ledger.results().trials}
-        if self._ledger.ended():
+        self._reported = {_key(trial) for trial in self._queue.results().trials}
+        if self._queue.all_ended():
             return 0
         if count == 0:
             line = f"To work at it: {shlex.join([*self._command(), '--storage', self._storage])}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
-        team: list[subprocess.Popen[bytes]] = []
-        # A kill is passed on too: in sessions of their own, workers would outlive this process.
-        with terminable():
+        workers: list[subprocess.Popen[bytes]] = []
+        # SIGTERM must reach the workers too: in sessions of their own, they would outlive this
+        # process.
+        with exit_on_sigterm():
             try:
-                for number in range(count):
-                    team.append(self._start(number))
-                return self._watch(console, team)
+                for index in range(count):
+                    workers.append(self._start(index))
+                return self._watch(console, workers)
             except KeyboardInterrupt:
                 return INTERRUPTED
             finally:
-                _stop(team)
+                _stop_workers(workers)
 
-    def join(self, console: Console) -> int:
+    def train_in_launch(self, console: Console) -> int:
         """Train here to the end of the study, with the other processes of a distributed launch.
 
         Returns
         -------
         int
-            The command's status: 0, or what Ctrl-C makes of it.
+            The command's exit status: 0, or another one after Ctrl-C.
         """
-        ledger = self._ledger
-        self._told = {_key(trial) for trial in ledger.results().trials}
-        return assist(ledger.study, self._place, ledger.storage, lambda *_: self._tell(console))
+        queue = self._queue
+        self._reported = {_key(trial) for trial in queue.results().trials}
+        return join_launch(
+            queue.study, self._context, queue.storage, lambda *_: self._report_ended_trials(console)
+        )
 
-    def _watch(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> int:
-        ledger = self._ledger
-        whole = ledger.trials() * ledger.study.setup.epochs
+    def _watch(self, console: Console, workers: "list[subprocess.Popen[bytes]]") -> int:
+        queue = self._queue
+        epochs_in_all = queue.trial_count() * queue.study.setup.epochs
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -108,100 +114,102 @@ class WorkerPool:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("training", total=whole)
+            bar = progress.add_task("training", total=epochs_in_all)
             while True:
-                # Before the books are read: what the last one wrote is in them.
-                gone = team and all(worker.poll() is not None for worker in team)
-                ended, epochs = ledger.progress()
+                # Looked at before the storage is read, so that what the last worker wrote is seen.
+                all_dead = workers and all(worker.poll() is not None for worker in workers)
+                ended, epochs = queue.progress()
                 progress.update(bar, completed=epochs)
-                if ended > len(self._told):
-                    self._tell(console)
-                if ended == ledger.trials():
+                if ended > len(self._reported):
+                    self._report_ended_trials(console)
+                if ended == queue.trial_count():
                     return 0
-                if gone:
-                    self._explain(console, team)
+                if all_dead:
+                    self._report_dead_workers(console, workers)
                     return FAILED
-                time.sleep(_LOOK_S)
+                time.sleep(_POLL_S)
 
-    def _tell(self, console: Console) -> None:
-        """Write a line for each trial that has ended since the last look."""
-        results = self._ledger.results()
+    def _report_ended_trials(self, console: Console) -> None:
+        """Print a line for each trial that has ended since the last call."""
+        results = self._queue.results()
         for trial in results.trials:
-            if _key(trial) in self._told:
+            if _key(trial) in self._reported:
                 continue
-            self._told.add(_key(trial))
-            line = f"[{len(self._told)}/{self._ledger.trials()}] {_described(trial)}"
+            self._reported.add(_key(trial))
+            line = f"[{len(self._reported)}/{self._queue.trial_count()}] {_describe(trial)}"
             console.print(line, highlight=False, markup=False)
 
-    def _explain(self, console: Console, team: "list[subprocess.Popen[bytes]]") -> None:
-        for number, worker in enumerate(team):
-            log = self._log(number)
+    def _report_dead_workers(
+        self, console: Console, workers: "list[subprocess.Popen[bytes]]"
+    ) -> None:
+        for index, worker in enumerate(workers):
+            log = self._log(index)
             last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-            line = f"Worker {number} has ended with status {worker.returncode}: {last} ({log})"
+            line = f"Worker {index} has ended with status {worker.returncode}: {last} ({log})"
             console.print(line, highlight=False, markup=False)
 
-    def _start(self, number: int) -> "subprocess.Popen[bytes]":
-        log = self._log(number)
+    def _start(self, index: int) -> "subprocess.Popen[bytes]":
+        log = self._log(index)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as file:
-            # In a session of its own, so that Ctrl-C comes here alone and is passed on once.
+            # In a session of its own: the terminal would send it Ctrl-C, and this process SIGTERM.
             return subprocess.Popen(
                 self._command(),
                 stdout=file,
                 stderr=file,
-                env={**os.environ, STORAGE: self._storage},
+                env={**os.environ, STORAGE_VARIABLE: self._storage},
                 start_new_session=True,
             )
 
-    def _log(self, number: int) -> Path:
-        return self._place.out / "logs" / f"worker-{number}.log"
+    def _log(self, index: int) -> Path:
+        return self._context.out / "logs" / f"worker-{index}.log"
 
     def _command(self) -> list[str]:
-        place = self._place
+        context = self._context
         options = {
-            "--study": self._ledger.study.name,
-            "--device": place.device,
-            "--threads": place.threads,
+            "--study": self._queue.study.name,
+            "--device": context.device,
+            "--threads": context.threads,
             "--heartbeat": self._heartbeat,
-            "--out": place.out,
-            "--data": place.data,
-            "--track": place.track,
+            "--out": context.out,
+            "--data": context.data,
+            "--track": context.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
-        given += [] if place.keep else ["--no-checkpoints"]
+        given += [] if context.keep else ["--no-checkpoints"]
         return [sys.executable, "-m", "steppe", "worker", *given]
 
 
-def assist(
+def join_launch(
     study: Study,
-    place: RunContext,
+    context: RunContext,
     storage: "RDBStorage | None" = None,
-    on_trial: OnTrial = lambda assignment, how: None,
+    on_trial: OnTrial = lambda assignment, result: None,
 ) -> int:
     """Train with the other processes of a launch, of which the first has the storage.
 
     Returns
     -------
     int
-        The command's status: 0, or what Ctrl-C makes of it.
+        The command's exit status: 0, or another one after Ctrl-C.
     """
     try:
-        work(storage, study, place, on_trial)
+        work(storage, study, context, on_trial)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def _stop(team: "list[subprocess.Popen[bytes]]") -> None:
-    """Let workers put away what they have in hand."""
-    for worker in team:
+def _stop_workers(workers: "list[subprocess.Popen[bytes]]") -> None:
+    """Stop workers: each has half a minute to give its trial back."""
+    for worker in workers:
         worker.terminate()
     try:
-        for worker in team:
+        for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(_PATIENCE_S)
+                worker.wait(_STOP_WAIT_S)
     finally:
-        for worker in team:
+        for worker in workers:
             worker.kill()
 
 
@@ -209,7 +217,7 @@ def _key(trial: Trial) -> tuple[str, str, int]:
     return trial.optimizer, trial.phase, trial.number
 
 
-def _described(trial: Trial) -> str:
+def _describe(trial: Trial) -> str:
     name = trial_label(trial.optimizer, trial.phase, trial.number)
     if trial.outcome is None:
         return f"{name}: failed: {trial.error}"

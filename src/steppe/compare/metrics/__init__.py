@@ -1,1 +1,1 @@
-"""How trained models are scored and how curved their loss is."""
+"""Measures of a model: scores on a data set, and the curvature of its loss."""

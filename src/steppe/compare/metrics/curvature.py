@@ -1,4 +1,7 @@
-"""How curved the loss is where a run ended, and whether its optimizer is stable there."""
+"""Curvature of a trained model's loss, and whether its optimizer is stable there.
+
+Training measures it after a run's last epoch, with the instruments of :mod:`steppe.landscape`.
+"""
 
 import math
 import signal
@@ -32,8 +35,8 @@ Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Probe:
-    """What curvature is measured on, and how closely: as much as takes less than the training.
+class CurvatureSettings:
+    """What curvature is measured on, and how exactly, so that it takes less time than training.
 
     Attributes
     ----------
@@ -41,46 +44,60 @@ class Probe:
         Training samples, the first ones.
     tol : float, default 0.01
         Relative error of eigenvalues.
-    products : int, default 220
-        Hessian-vector products that an eigenvalue may take: it is left out where they do not do.
-    parameters : int, default 50 million
-        Of models that train more, sharpness is all: a search for eigenvalues keeps a dozen vectors
-        of that length.
+    max_products : int, default 220
+        Maximum Hessian-vector products per eigenvalue; NaN is reported if it has not converged by
+        then.
+    max_parameters : int, default 50 million
+        Of models with more trainable parameters only sharpness is measured: the search for an
+        eigenvalue keeps a dozen vectors of that length.
     tuning : bool, default True
         Whether tuning trials are measured too.
-    whole : bool, default True
+    full : bool, default True
         Whether test runs get, besides sharpness and the largest eigenvalue, the trace, the density
         and the preconditioned eigenvalue.
     """
 
     samples: int = 250
     tol: float = 0.01
-    products: int = 220
-    parameters: int = 50_000_000
+    max_products: int = 220
+    max_parameters: int = 50_000_000
     tuning: bool = True
-    whole: bool = True
+    full: bool = True
 
 
-#: Of networks whose Hessian-vector products take milliseconds.
-USUAL = Probe()
+#: For networks whose Hessian-vector products take milliseconds.
+DEFAULT_CURVATURE = CurvatureSettings()
 
 
 def batch_size_for(model: nn.Module) -> int:
-    """Choose a batch: samples together keep one graph, unless the model is large."""
+    """Return a batch size for Hessian-vector products: 250, or 100 above a million parameters.
+
+    The graph of a batch is kept between products, and larger batches need fewer passes. That of a
+    large model takes much memory.
+    """
     return 250 if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
 
 
 def measure_quickly(
-    model: nn.Module, loss_fn: Loss, batches: Batches, probe: Probe = USUAL
+    model: nn.Module,
+    loss_fn: Loss,
+    batches: Batches,
+    settings: CurvatureSettings = DEFAULT_CURVATURE,
 ) -> Curvature:
-    """Measure sharpness and the largest eigenvalue alone, as tuning trials are."""
-    with _measuring():
+    """Measure sharpness and the largest eigenvalue only, as for tuning trials.
+
+    Parameters
+    ----------
+    model, loss_fn, batches, settings
+        As in :func:`measure`.
+    """
+    with _silent_and_interruptible():
         try:
             rise = sharpness(model, loss_fn, batches).value
             H = hessian(model, loss_fn, batches)
-            if H.size > probe.parameters:
+            if H.size > settings.max_parameters:
                 return Curvature(rise)
-            return Curvature(rise, _outermost(H, "LM", probe))
+            return Curvature(rise, _extreme_eigenvalue(H, "LM", settings))
         except (ValueError, RuntimeError):
             # A finite loss may have derivatives that are not, or none.
             return Curvature()
@@ -91,36 +108,61 @@ def measure(
     loss_fn: Loss,
     batches: Batches,
     optimizer: Optimizer,
-    probe: Probe = USUAL,
+    settings: CurvatureSettings = DEFAULT_CURVATURE,
 ) -> Curvature:
-    """Measure the curvature of the mean loss over samples, where it is finite."""
-    quick = measure_quickly(model, loss_fn, batches, probe)
-    if math.isnan(quick.sharpness) or not probe.whole:
+    """Measure the curvature of the mean loss over samples.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The trained model.
+    loss_fn : callable
+        ``loss_fn(outputs, targets)``, the mean over a batch.
+    batches : sequence of (Tensor, Tensor)
+        Inputs and targets.
+    optimizer : Optimizer
+        The model's, with its state; its learning rates decide the threshold of stability.
+    settings : CurvatureSettings, default ``DEFAULT_CURVATURE``
+        How much is measured, and how exactly.
+
+    Returns
+    -------
+    Curvature
+        NaN where a derivative is not finite, an eigenvalue has not converged, or the method has no
+        preconditioner.
+    """
+    quick = measure_quickly(model, loss_fn, batches, settings)
+    if math.isnan(quick.sharpness) or not settings.full:
         return quick
-    with _measuring():
+    with _silent_and_interruptible():
         H = hessian(model, loss_fn, batches)
-        if H.size > probe.parameters:
+        if H.size > settings.max_parameters:
             return quick
-        whole = _trace(H)
-        after, threshold = _stability(H, optimizer, probe)
-        return Curvature(quick.sharpness, quick.largest, whole, after, threshold, _density(H))
+        total = _trace(H)
+        eigenvalue, threshold = _stability(H, optimizer, settings)
+        return Curvature(quick.sharpness, quick.largest, total, eigenvalue, threshold, _density(H))
 
 
-def _outermost(H: Operator, which: Literal["LM", "LA"], probe: Probe) -> float:
-    found = top_eigenvalues(H, 1, which=which, tol=probe.tol, max_products=probe.products)
+def _extreme_eigenvalue(
+    H: Operator, which: Literal["LM", "LA"], settings: CurvatureSettings
+) -> float:
+    """Return the eigenvalue of largest magnitude ("LM") or the largest one ("LA"); else NaN."""
+    found = top_eigenvalues(H, 1, which=which, tol=settings.tol, max_products=settings.max_products)
     return float(found.values[0]) if found.converged[0] else math.nan
 
 
 def _trace(H: Operator) -> float:
-    # Of a model that is smaller than its third, there is nothing left to estimate.
+    # Hutch++ needs at least 6 products, and 3 for each dimension give the exact trace.
     return trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size))).value
 
 
-def _stability(H: Operator, optimizer: Optimizer, probe: Probe) -> tuple[float, float]:
+def _stability(
+    H: Operator, optimizer: Optimizer, settings: CurvatureSettings
+) -> tuple[float, float]:
     """Return the preconditioned eigenvalue and its threshold; NaN where the method has none."""
     try:
         operator = preconditioned(H, optimizer)
-        return _outermost(operator, "LA", probe), operator.threshold
+        return _extreme_eigenvalue(operator, "LA", settings), operator.threshold
     except ValueError:
         return math.nan, math.nan
 
@@ -132,15 +174,16 @@ def _density(H: Operator) -> tuple[tuple[float, float], ...]:
     return tuple((float(f"{x:.4g}"), float(f"{y:.4g}")) for x, y in points)
 
 
-class _Interrupt(BaseException):
-    """Ctrl-C, by a name that instruments do not know."""
+class _CtrlC(BaseException):
+    """Ctrl-C, as an exception that the instruments do not catch."""
 
 
 @contextmanager
-def _measuring() -> Iterator[None]:
-    """Measure without a word, and let Ctrl-C end the run.
+def _silent_and_interruptible() -> Iterator[None]:
+    """Measure without output, and let Ctrl-C end the run.
 
-    Instruments end at Ctrl-C with what they have; a run must not be kept with that.
+    The instruments of ``steppe.landscape`` catch KeyboardInterrupt and return what they have so
+    far. A run must not be stored with that, as its trial goes on later.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
@@ -149,13 +192,13 @@ def _measuring() -> Iterator[None]:
         return
 
     def interrupt(number: int, frame: object) -> None:
-        raise _Interrupt
+        raise _CtrlC
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         with silent():
             yield
-    except _Interrupt:
+    except _CtrlC:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, handler)

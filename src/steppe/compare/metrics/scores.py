@@ -1,4 +1,7 @@
-"""How predictions are scored over a whole set of samples."""
+"""Scores of predictions: accuracy and perplexity, summed up batch by batch.
+
+Tasks choose one; evaluation adds it up over a data set and over processes.
+"""
 
 import math
 from collections.abc import Callable
@@ -12,46 +15,46 @@ from steppe.compare.records.results import Metric
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def _alone(sums: Tensor) -> tuple[float, ...]:
-    """Give no parts: all samples are of one task."""
+def _no_parts(sums: Tensor) -> tuple[float, ...]:
+    """Return no scores of tasks: all samples are of one task."""
     return ()
 
 
 @dataclass(frozen=True)
 class Score:
-    """What is summed up over batches, and what the sums come to.
+    """A score: what is summed up over batches, and the score that follows from the sums.
 
     Attributes
     ----------
     metric : Metric
         The score's name and unit.
     sums : callable
-        ``sums(outputs, targets)``, a batch's part, which is added to the others'.
+        ``sums(outputs, targets)`` of a batch, to be added over batches.
     total : callable
-        ``total(sums, loss)``, the score of all samples, from the sums and their mean loss.
+        ``total(sums, loss)``, the score of all samples, from the added sums and the mean loss.
     parts : callable
-        ``parts(sums)``, the score of each task of a stream that has samples; of others empty.
+        ``parts(sums)``, the score of each task of a stream that has samples; empty without one.
     """
 
     metric: Metric
     sums: Callable[[Tensor, Tensor], Tensor]
     total: Callable[[Tensor, float], float]
-    parts: Callable[[Tensor], tuple[float, ...]] = _alone
+    parts: Callable[[Tensor], tuple[float, ...]] = _no_parts
 
 
-def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
+def _hits_and_count(outputs: Tensor, targets: Tensor) -> Tensor:
     hits = (outputs.argmax(dim=1) == targets).sum()
     return torch.stack([hits, torch.full_like(hits, len(targets))])
 
 
-def _share(sums: Tensor, loss: float) -> float:
-    # Tensors of whole numbers are divided in single precision: differences that are equal, such as
-    # one sample on each seed, would no longer be so.
+def _accuracy(sums: Tensor, loss: float) -> float:
+    # In Python's double precision: torch divides tensors of integers in single precision, and
+    # differences of one sample on each seed would no longer be equal.
     hits, count = sums.tolist()
     return float(hits / count)
 
 
-def _nothing(outputs: Tensor, targets: Tensor) -> Tensor:
+def _no_sums(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.new_zeros(())
 
 
@@ -67,12 +70,12 @@ def perplexity(loss: float) -> float:
 
 
 #: The share of samples whose largest output is the target's.
-ACCURACY = Score(Metric(), _hits, _share)
+ACCURACY = Score(Metric(), _hits_and_count, _accuracy)
 
-#: Of a token, lower is better: among so many equally likely ones a guess would be as hard.
+#: exp of the mean loss of a token: as hard as guessing among so many equally likely tokens.
 PERPLEXITY = Score(
     Metric("perplexity", unit="", factor=1.0, higher_is_better=False),
-    _nothing,
+    _no_sums,
     lambda sums, loss: perplexity(loss),
 )
 
@@ -85,6 +88,6 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     logits : Tensor
         (sequences, tokens, vocabulary).
     targets : Tensor
-        (sequences, tokens), what comes next.
+        (sequences, tokens), the token that follows each.
     """
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

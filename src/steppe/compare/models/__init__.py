@@ -1,1 +1,1 @@
-"""Models of the built-in tasks."""
+"""The models that the built-in tasks train: for images, for text, and pretrained ones."""

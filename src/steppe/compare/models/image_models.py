@@ -1,4 +1,4 @@
-"""The models that the tasks train, each for images of any shape that it can take."""
+"""Models for images, by name, for any size of image and number of classes."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,7 +14,7 @@ Shape = tuple[int, int, int]
 
 # Images up to this side get the first layers, and the patches, that CIFAR's 32 pixels need: those
 # made for 224 would leave next to nothing of them.
-_SMALL = 64
+_SMALL_SIDE = 64
 
 
 def find_model(name: str) -> Callable[[Shape, int], nn.Module]:
@@ -97,11 +97,11 @@ class VisionTransformer(nn.Module):
     def __init__(self, shape: Shape, classes: int, *, width: int, depth: int, heads: int) -> None:
         super().__init__()
         channels, *sides = shape
-        patch = 4 if max(sides) <= _SMALL else 16
+        patch = 4 if max(sides) <= _SMALL_SIDE else 16
         if any(side % patch for side in sides):
             raise ValueError(
-                f"a vision transformer cuts images into patches of {patch}×{patch}, into which "
-                f"{sides[0]}×{sides[1]} cannot be cut"
+                f"image sides must be multiples of {patch} for a vision transformer, "
+                f"got {sides[0]}×{sides[1]}"
             )
         patches = (sides[0] // patch) * (sides[1] // patch)
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
@@ -172,14 +172,13 @@ def _efficientnet_b0(shape: Shape, classes: int) -> nn.Module:
 
 
 def _is_small(shape: Shape) -> bool:
-    return max(shape[1:]) <= _SMALL
+    return max(shape[1:]) <= _SMALL_SIDE
 
 
 def _require_side(name: str, shape: Shape, side: int) -> None:
     if min(shape[1:]) < side:
         raise ValueError(
-            f"{name} needs images of at least {side}×{side}: "
-            f"it would leave nothing of {shape[1]}×{shape[2]}"
+            f"images must be at least {side}×{side} for {name}, got {shape[1]}×{shape[2]}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The models that tasks of text train: of each word they give what may come next."""
+"""Language models, by name: LSTMs that read on from batch to batch, and transformers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -16,11 +16,11 @@ from steppe._shared.names import named
 State = tuple[Tensor, Tensor]
 
 #: Words that a transformer can look back on, the last included.
-LONGEST = 512
+MAX_TOKENS = 512
 
 
 def find_language_model(name: str, vocabulary: int) -> nn.Module:
-    """Make the model of that name, its weights drawn from torch's global generator.
+    """Return a new model of that name, with weights from torch's global generator.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def find_language_model(name: str, vocabulary: int) -> nn.Module:
 
 
 def columns(blocks: int, batch_size: int) -> list[list[int]]:
-    """Order blocks so that a text is read in columns, each going on where it was a batch before.
+    """Order a text's blocks in columns, each of which goes on in the next batch.
 
     Column c goes through the blocks c·n … c·n + n − 1, with n = ⌈blocks / batch_size⌉ batches in
     all: every block is in one of them. The text may end before the last columns do: the last
@@ -72,10 +72,10 @@ def columns(blocks: int, batch_size: int) -> list[list[int]]:
 
 
 class Recurrent(nn.Module, ABC):
-    """A model that reads word after word, and can go on where the batch before ended.
+    """A model that reads word after word, and can go on where the previous batch ended.
 
-    Backpropagation stays within a batch (truncated, Mikolov et al. 2010). What is remembered is no
-    parameter, and is not saved with them.
+    Gradients stay within a batch: truncated backpropagation through time (Mikolov et al. 2010).
+    The state is no parameter, and is not saved with them.
     """
 
     def __init__(self) -> None:
@@ -115,8 +115,8 @@ class Recurrent(nn.Module, ABC):
         ValueError
             If the batch has more columns than the one before, where it should go on.
         """
-        # What is differentiated twice are passes that carry no state.
-        with nullcontext() if self._carries else _differentiable():
+        # Hessian-vector products are taken of passes that carry no state.
+        with nullcontext() if self._carries else _twice_differentiable_kernels():
             scores, end = self.read(tokens, self._start_of(len(tokens)))
         if self._carries and self._end is None:
             self._end = end[0].detach(), end[1].detach()
@@ -128,17 +128,17 @@ class Recurrent(nn.Module, ABC):
         hidden, cells = self._start
         if size > hidden.shape[1]:
             raise ValueError(
-                f"the batch must have at most the {hidden.shape[1]} columns of the one before it, "
+                f"the batch must have at most the {hidden.shape[1]} columns of the previous batch, "
                 f"got {size}"
             )
         return hidden[:, :size].contiguous(), cells[:, :size].contiguous()
 
 
 @contextmanager
-def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Let a recurrent model's batches go on from each other; of others, change nothing.
+def carried_state(model: nn.Module) -> Iterator[Callable[[], None]]:
+    """Let a recurrent model read on from batch to batch in the block; change nothing for others.
 
-    Yields what is to be called after each batch.
+    Yields a function, to be called after each batch.
     """
     if not isinstance(model, Recurrent):
         yield lambda: None
@@ -151,8 +151,8 @@ def carried(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def _differentiable() -> Iterator[None]:
-    """Keep to kernels that can be differentiated twice, and forward; these libraries' cannot."""
+def _twice_differentiable_kernels() -> Iterator[None]:
+    """Use torch's own kernels: cuDNN's and oneDNN's LSTMs have no second derivatives."""
     libraries: tuple[Any, ...] = torch.backends.cudnn, torch.backends.mkldnn
     found = [library.enabled for library in libraries]
     try:
@@ -220,7 +220,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(LONGEST, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(MAX_TOKENS, width))
         nn.init.normal_(self.embedding.weight, std=0.02)
         # Not nn.TransformerEncoder: it copies one block, so that all would start alike.
         self.blocks = nn.ModuleList(
@@ -247,8 +247,8 @@ class Transformer(nn.Module):
             If T is more than 512.
         """
         length = tokens.shape[1]
-        if length > LONGEST:
-            raise ValueError(f"length must be at most {LONGEST} for a transformer, got {length}")
+        if length > MAX_TOKENS:
+            raise ValueError(f"length must be at most {MAX_TOKENS} for a transformer, got {length}")
         later = nn.Transformer.generate_square_subsequent_mask(length, device=tokens.device)
         hidden = self.dropout(self.embedding(tokens) + self.positions[:length])
         for block in self.blocks:

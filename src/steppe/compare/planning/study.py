@@ -21,7 +21,8 @@ from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
-from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import Contender, Metric, Settings
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
     Precision,
@@ -29,9 +30,8 @@ from steppe.compare.training.run import (
     RunContext,
     RunSettings,
     Schedule,
-    run_settings_from_dict,
 )
-from steppe.compare.training.train import Training, make_accelerator, reproducible
+from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
@@ -94,18 +94,8 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""
-        return asdict(self)
-
-
-def study_from_dict(content: Mapping[str, Any]) -> Study:
-    """Rebuild a study from :meth:`Study.to_dict`, after JSON."""
-    parts = dict(content)
-    return Study(
-        setup=run_settings_from_dict(parts.pop("setup")),
-        metric=Metric(**parts.pop("metric")),
-        contenders=tuple(map(contender_from_dict, parts.pop("contenders"))),
-        **parts,
-    )
+        content: dict[str, Any] = to_json(self)
+        return content
 
 
 def versions(packages: Sequence[str] = ()) -> dict[str, str]:
@@ -240,9 +230,7 @@ def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) 
     recipe = find_recipe(contender.name)
     run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
     try:
-        with reproducible(place):
-            quiet = replace(place, track="")
-            Training(run, data, quiet, make_accelerator(run, quiet)).rehearse()
+        take_trial_step(run, data, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error

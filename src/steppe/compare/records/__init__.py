@@ -1,1 +1,1 @@
-"""What a study holds, as dataclasses and JSON."""
+"""A study's results: the records of its trials, their JSON, and their summary over seeds."""

@@ -1,13 +1,17 @@
-"""What a study holds: its description, its contenders, and every trial with what came of it."""
+"""Records of a study: its description, its contenders, and every trial with its outcome.
+
+Training makes them, the storage and JSON files keep them, reports and figures read them.
+"""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe.compare.records.json_format import from_json, register_format, to_json
 
 TUNE, TEST = "tune", "test"
 
@@ -17,7 +21,7 @@ Settings = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Epoch:
-    """Where a run stood after an epoch.
+    """A run's losses and score after an epoch.
 
     Attributes
     ----------
@@ -43,9 +47,9 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Final:
-    """Where a run ended: means over all samples in ``eval()`` mode, without augmentation.
+    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation.
 
-    The test set's stay NaN in tuning, which never looks at it.
+    Those of the test set are NaN in tuning, which never looks at it.
     """
 
     train_loss: float = math.nan
@@ -58,21 +62,20 @@ class Final:
 
 @dataclass(frozen=True)
 class Curvature:
-    """What the training loss is like about where a run ended; NaN for what is not there.
+    """Curvature of the training loss at a run's end; NaN where it could not be measured.
 
     Attributes
     ----------
     sharpness : float
-        SAM's: the rise of the loss one step of length 0.05 up the gradient.
+        SAM's sharpness: how much the loss rises in a step of length 0.05 along the gradient.
     largest : float
-        The Hessian's eigenvalue of largest magnitude, to 1 %, NaN if it was not found so exactly;
-        likewise the following.
+        The Hessian's eigenvalue of largest magnitude, to 1 %; NaN if it did not converge.
     trace : float
-        Its trace.
+        The Hessian's trace.
     preconditioned : float
-        The largest eigenvalue after the optimizer's preconditioner.
+        The largest eigenvalue of the Hessian after the optimizer's preconditioner, to 1 %.
     threshold : float
-        Where that stops being stable, at the learning rate that the run began with.
+        The preconditioned eigenvalue above which steps are unstable, at the run's first lr.
     density : tuple of (eigenvalue, density)
         The spectral density of the Hessian, an estimate smoothed for drawing; empty in tuning.
     """
@@ -87,7 +90,7 @@ class Curvature:
 
 @dataclass(frozen=True)
 class RunCosts:
-    """What a run took.
+    """Time and memory of a run.
 
     Attributes
     ----------
@@ -98,7 +101,7 @@ class RunCosts:
     state_bytes : float
         Optimizer state, in bytes per trainable parameter.
     peak_bytes : float
-        Most memory that tensors took on the accelerator; NaN on CPUs.
+        Peak memory of tensors on the accelerator, in bytes; NaN on CPUs.
     """
 
     step_ms: float
@@ -109,7 +112,7 @@ class RunCosts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run; one whose loss stopped being finite ended there, as diverged."""
+    """A run's results; one whose loss stopped being finite ended there, as diverged."""
 
     curve: tuple[Epoch, ...]
     diverged: bool
@@ -119,7 +122,7 @@ class Outcome:
 
 
 def trial_label(optimizer: str, phase: str, number: int) -> str:
-    """Name a trial, for the reader.
+    """Return a trial's name for the reader.
 
     Examples
     --------
@@ -143,7 +146,7 @@ class Trial:
         From 0: in tuning the point of the search space, of which 0 is the default; in testing the
         seed.
     seed : int
-        Of weights and order; the same for all tuning trials, and never one of the test's.
+        Seed of weights and data order; the same for all tuning trials, which no test run has.
     settings : mapping
         The hyperparameters it ran with.
     outcome : Outcome or None
@@ -180,9 +183,9 @@ class Contender:
     defaults : mapping
         Values of the first tuning trial, and of everything if nothing was tuned.
     control_for : tuple of str
-        The contenders that are to be read beside this one.
+        The contenders that this one is a control for.
     follows : str
-        The contender whose best settings this one takes over instead of tuning its own; or "".
+        The contender whose best settings this one runs with, instead of being tuned; or "".
     """
 
     name: str
@@ -193,7 +196,7 @@ class Contender:
     follows: str = ""
 
     def tuning_trials(self, budget: int) -> int:
-        """Count the tuning trials that it gets; where nothing is searched, one says it all."""
+        """Count its tuning trials; where nothing is searched, one is enough."""
         if self.follows:
             return 0
         return budget if self.space else min(budget, 1)
@@ -201,7 +204,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a task scores, as a reader wants it: ``factor · score`` in ``unit``.
+    """The score of a task, shown as ``factor · score`` in ``unit``.
 
     Examples
     --------
@@ -217,7 +220,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study as far as it has got.
+    """The results of a study, finished or not.
 
     Attributes
     ----------
@@ -226,16 +229,16 @@ class StudyResults:
     task : str
         What was trained on.
     setup : mapping
-        All that the runs share, as JSON: model, epochs, batch size, precision, schedule, numbers of
+        What all runs share, as JSON: model, epochs, batch size, precision, schedule, numbers of
         samples, parameters …
     budget, seeds : int
         Tuning trials and test seeds of each contender.
     metric : Metric
-        What validation and test scores are.
+        Name and unit of validation and test scores.
     versions : mapping
         Of Python, torch, steppe and its source.
     command : str
-        What reproduces the study.
+        The command that reproduces the study.
     contenders : tuple of Contender
         The first is the baseline.
     trials : tuple of Trial
@@ -260,23 +263,19 @@ class StudyResults:
         return len(self.trials) >= tuning + len(self.contenders) * self.seeds
 
     def of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
-        """Trials of one contender in one phase, by number."""
+        """Return a contender's trials in one phase, by number."""
         found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
         return tuple(sorted(found, key=lambda trial: trial.number))
 
     def chosen(self, optimizer: str) -> Settings:
-        """Return what the test runs of a contender ran with; empty if none has ended."""
+        """Return the settings of a contender's test runs; empty if none has ended."""
         tests = self.of(optimizer, TEST)
         return tests[0].settings if tests else {}
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON: null for what is not finite."""
-        trials = [
-            {**vars(each), "outcome": each.outcome and outcome_to_dict(each.outcome)}
-            for each in self.trials
-        ]
-        plain: dict[str, Any] = _plain(asdict(replace(self, trials=())) | {"trials": trials})
-        return plain
+        content: dict[str, Any] = to_json(self)
+        return content
 
     def save(self, path: Path) -> None:
         """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
@@ -303,82 +302,34 @@ def load(path: Path) -> StudyResults:
     Raises
     ------
     ValueError
-        The file is something else.
+        The file is something else, or damaged; the message names the field.
     OSError
         It cannot be read.
     """
     try:
-        content = json.loads(path.read_text())
-        return study_from_dict(content)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no study saved by steppe report --json") from error
+        return from_json(StudyResults, json.loads(path.read_text()))
+    except ValueError as error:
+        raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error
 
 
-def study_from_dict(content: Mapping[str, Any]) -> StudyResults:
-    """Rebuild a study from :meth:`StudyResults.to_dict`."""
-    parts = dict(content)
-    parts["metric"] = Metric(**parts["metric"])
-    parts["contenders"] = tuple(map(contender_from_dict, parts["contenders"]))
-    parts["trials"] = tuple(
-        Trial(**{**each, "outcome": each["outcome"] and outcome_from_dict(each["outcome"])})
-        for each in parts["trials"]
-    )
-    return StudyResults(**parts)
+def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
+    """Return a curve as a list for each field of its epochs, which takes half the room."""
+    plain = [to_json(epoch) for epoch in curve]
+    columns = {each.name: [epoch[each.name] for epoch in plain] for each in fields(Epoch)}
+    # Only streams have tasks.
+    return {name: column for name, column in columns.items() if any(each != [] for each in column)}
 
 
-def contender_from_dict(content: Mapping[str, Any]) -> Contender:
-    """Rebuild a contender from its fields, after JSON."""
-    return Contender(**{**content, "control_for": tuple(content["control_for"])})
+def _epochs(columns: Any) -> tuple[Epoch, ...]:
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"must be a list for each field of an epoch, got {columns!r}")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise ValueError("must be lists of equal length")
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return tuple(from_json(list[Epoch], rows))
 
 
-def outcome_to_dict(outcome: Outcome) -> dict[str, Any]:
-    """Give an outcome as plain values for JSON, its curve by columns, which takes half the room."""
-    names = [each.name for each in fields(Epoch)]
-    columns = {name: [getattr(epoch, name) for epoch in outcome.curve] for name in names}
-    curve = {name: each for name, each in columns.items() if any(value != () for value in each)}
-    plain: dict[str, Any] = _plain({**asdict(outcome), "curve": curve})
-    return plain
-
-
-def outcome_from_dict(content: Mapping[str, Any]) -> Outcome:
-    """Rebuild an outcome from :func:`outcome_to_dict`."""
-    curvature = dict(content["curvature"])
-    density = tuple((float(x), float(y)) for x, y in curvature.pop("density"))
-    return Outcome(
-        curve=tuple(
-            _filled(Epoch, dict(zip(content["curve"], epoch, strict=True)))
-            for epoch in zip(*content["curve"].values(), strict=True)
-        ),
-        diverged=content["diverged"],
-        final=_filled(Final, content["final"]),
-        curvature=_filled(Curvature, curvature, density=density),
-        costs=_filled(RunCosts, content["costs"]),
-    )
-
-
-def _filled(cls: Any, values: Mapping[str, Any], **others: Any) -> Any:
-    """Build a record of numbers, NaN where JSON has null."""
-    known = {each.name for each in fields(cls)}
-    if not values.keys() <= known:
-        raise ValueError(f"{cls.__name__} has no {', '.join(sorted(values.keys() - known))}")
-    numbers = {name: _number(value) for name, value in values.items()}
-    return cls(**numbers, **others)
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(_number, value))
-    return math.nan if value is None else value
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+register_format(tuple[Epoch, ...], _columns, _epochs)
 
 
 def _compact(value: Any) -> str:

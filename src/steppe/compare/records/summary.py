@@ -1,4 +1,7 @@
-"""What the test runs of a study come to, contender by contender."""
+"""A study's test runs summed up over seeds: means with intervals, and tests of differences.
+
+Reports and figures read summaries instead of trials.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,36 +21,37 @@ from steppe.compare.records.results import (
 )
 
 # A number by contender, then by seed.
-Values = Mapping[str, Mapping[int, float]]
+ValuesBySeed = Mapping[str, Mapping[int, float]]
 Measure = Callable[[Outcome], float]
 
 
 @dataclass(frozen=True)
 class OptimizerSummary:
-    """One contender over the test seeds that neither diverged nor failed.
+    """A contender's results over the test seeds that neither diverged nor failed.
 
     Attributes
     ----------
     name : str
         The contender.
     runs, diverged, failed : int
-        How many test runs have ended, and how many of them diverged or failed and are in no mean.
+        Test runs that have ended, and how many of them diverged or failed; those are in no mean.
     score : Interval
         On the test set, in the metric's unit.
     forgetting : Interval
-        Of a stream, in the metric's unit: what :func:`forgetting` gives on validation data.
+        Of a stream, in the metric's unit: :func:`forgetting` on validation data.
     test_loss, train_loss, gap : Interval
-        Where the runs ended; the gap is test loss − train loss.
+        Of the trained models; the gap is test loss − train loss.
     sharpness, largest, trace, preconditioned, threshold : Interval
-        Of the training loss there, see :class:`~steppe.compare.records.results.Curvature`.
+        Of the training loss at the runs' end, see
+        :class:`~steppe.compare.records.results.Curvature`.
     step_ms : float
         Median over runs of a run's median step.
     seconds : float
         Median training time of a run.
     state_bytes : float
-        Optimizer state per trainable parameter.
+        Optimizer state, in bytes per trainable parameter.
     peak_bytes : float
-        Most memory that a run took on the accelerator; NaN on CPUs.
+        Peak memory of a run on the accelerator, in bytes; NaN on CPUs.
     settings : mapping
         The hyperparameters that all its test runs had; empty before the first has ended.
     score_change, loss_change : Comparison or None
@@ -79,15 +83,16 @@ class OptimizerSummary:
 
 
 @dataclass(frozen=True)
-class ControlReading:
-    """A contender minus the one it is to be read beside, seed by seed.
+class ControlComparison:
+    """A contender minus its control, seed by seed.
 
     Attributes
     ----------
     name, control : str
         The two contenders.
     score, loss : Comparison
-        Test score, in the metric's unit, and test loss; corrected for the number of readings.
+        Test score, in the metric's unit, and test loss; corrected for the number of such
+        comparisons.
     """
 
     name: str
@@ -115,17 +120,19 @@ def summarise(results: StudyResults, baseline: str | None = None) -> list[Optimi
     baseline = baseline_of(results, baseline)
     scores = compare(_by_contender(results, names, _score(results)), baseline)
     losses = compare(_by_contender(results, names, _test_loss), baseline)
-    return [_row(results, name, scores.get(name), losses.get(name)) for name in names]
+    return [
+        _summarise_contender(results, name, scores.get(name), losses.get(name)) for name in names
+    ]
 
 
-def against_controls(results: StudyResults) -> list[ControlReading]:
-    """Compare each contender that has a control with it, all readings as one Holm family."""
+def against_controls(results: StudyResults) -> list[ControlComparison]:
+    """Compare each contender that has a control with it, all pairs as one Holm family."""
     pairs = [(name, each.name) for each in results.contenders for name in each.control_for]
     names = {name for pair in pairs for name in pair}
-    scores = _readings(_by_contender(results, names, _score(results)), pairs)
-    losses = _readings(_by_contender(results, names, _test_loss), pairs)
+    scores = _paired_comparisons(_by_contender(results, names, _score(results)), pairs)
+    losses = _paired_comparisons(_by_contender(results, names, _test_loss), pairs)
     return [
-        ControlReading(*pair, score, loss)
+        ControlComparison(*pair, score, loss)
         for pair, score, loss in zip(pairs, scores, losses, strict=True)
     ]
 
@@ -205,23 +212,23 @@ def chosen_trial(results: StudyResults, name: str) -> Trial | None:
     return next(trials, None)
 
 
-def _row(
+def _summarise_contender(
     results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
 ) -> OptimizerSummary:
     trials = results.of(name, TEST)
     ended = [trial.outcome for trial in trials if trial.outcome is not None]
-    whole = list(finished(results, name).values())
+    successful = list(finished(results, name).values())
 
     def over_seeds(measure: Measure) -> Interval:
-        return interval([measure(outcome) for outcome in whole])
+        return interval([measure(outcome) for outcome in successful])
 
     return OptimizerSummary(
         name=name,
         runs=len(trials),
-        diverged=len(ended) - len(whole),
+        diverged=len(ended) - len(successful),
         failed=len(trials) - len(ended),
         score=over_seeds(_score(results)),
-        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgotten(outcome)),
+        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgetting_of(outcome)),
         test_loss=over_seeds(_test_loss),
         train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
         gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
@@ -230,34 +237,34 @@ def _row(
         trace=over_seeds(lambda outcome: outcome.curvature.trace),
         preconditioned=over_seeds(lambda outcome: outcome.curvature.preconditioned),
         threshold=over_seeds(lambda outcome: outcome.curvature.threshold),
-        step_ms=_known(median, (outcome.costs.step_ms for outcome in whole)),
-        seconds=_known(median, (outcome.costs.seconds for outcome in whole)),
-        state_bytes=_known(max, (outcome.costs.state_bytes for outcome in ended)),
-        peak_bytes=_known(max, (outcome.costs.peak_bytes for outcome in ended)),
+        step_ms=_over_known(median, (outcome.costs.step_ms for outcome in successful)),
+        seconds=_over_known(median, (outcome.costs.seconds for outcome in successful)),
+        state_bytes=_over_known(max, (outcome.costs.state_bytes for outcome in ended)),
+        peak_bytes=_over_known(max, (outcome.costs.peak_bytes for outcome in ended)),
         settings=results.chosen(name),
         score_change=score,
         loss_change=loss,
     )
 
 
-def _readings(values: Values, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
+def _paired_comparisons(values: ValuesBySeed, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
     return corrected([paired(values[name], values[control]) for name, control in pairs])
 
 
-def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> Values:
+def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> ValuesBySeed:
     return {
         name: {seed: measure(outcome) for seed, outcome in finished(results, name).items()}
         for name in names
     }
 
 
-def _forgotten(outcome: Outcome) -> float:
-    """Return how much was forgotten, judged by where the run stood when each task had ended."""
+def _forgetting_of(outcome: Outcome) -> float:
+    """Return a run's forgetting, from the epoch that ends each task; NaN without a stream."""
     ends = {len(epoch.tasks): epoch.tasks for epoch in outcome.curve}
     return forgetting(list(ends.values())) if len(ends) > 1 else math.nan
 
 
-def _known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
+def _over_known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return over(known) if known else math.nan
 

@@ -1,1 +1,1 @@
-"""A study's results for people: terminal, pictures and a page."""
+"""A study's results for readers: tables in the terminal, pictures, and an HTML page."""

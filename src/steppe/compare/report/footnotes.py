@@ -1,4 +1,7 @@
-"""How to read a study's numbers: what they are, how fair they are, and what is missing."""
+"""Footnotes to a study's tables: what the numbers are, how fair they are, and what is missing.
+
+The terminal prints them under its tables, the page under "How it was done".
+"""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,13 +11,14 @@ from steppe._shared.plurals import many
 from steppe._shared.statistics import LEVEL
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.records.summary import OptimizerSummary
-from steppe.compare.report.formatting import SAME, listed, settings_text, verdict
+from steppe.compare.report.formatting import format_settings, join_with_and
+from steppe.compare.report.verdicts import SAME_ON_EVERY_SEED, verdict
 
 _CURVATURE = (
-    "Curvature is that of the train loss. Sharpness: its rise one SAM step of 0.05 away. λ_max, "
-    "trace: the Hessian's. λ_max(PH): after the optimizer's preconditioner P; steps are stable "
-    "below the threshold, at the first lr. All shrink with the train loss: compare optimizers that "
-    "fit equally well."
+    "Curvature is that of the train loss. Sharpness is how much the loss rises in a SAM step of "
+    "0.05. λ_max and trace are the Hessian's. λ_max(PH) is after the optimizer's preconditioner P; "
+    "steps are stable while it is below the threshold, at the run's first lr. All shrink with the "
+    "train loss: compare optimizers that fit equally well."
 )
 _SWITCH = (
     "switch is the share of the run's steps until DualAdam is Adam, or the warm-up ends. The "
@@ -32,13 +36,13 @@ _SCENARIOS = {
     True: "a sample's task is not known: all have the same classes and share the outputs",
 }
 _EQUAL = (
-    "Differences that are the same on every seed have no interval and no test: scores come in "
-    "steps of one test sample, so they are no certainty."
+    "Differences that are the same on every seed have no interval and no test. They are no "
+    "certainty: scores come in steps of one test sample."
 )
 
 
-def notes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
-    """Write the paragraphs that belong under a study's tables.
+def footnotes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
+    """Return the footnotes of a study's tables, a paragraph each.
 
     Parameters
     ----------
@@ -56,12 +60,12 @@ def notes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
         shared = results.setup.get("domain_incremental", False)
         found.append(_STREAM.format(scenario=_SCENARIOS[shared]))
     found += [note for row in rows for note in _row_notes(results, row)]
-    found += [*_tuning_losses(results), *_edges(results, rows)]
-    return [*found, *_places(results), *_memory(rows), *_unfinished(results)]
+    found += [*_unsuccessful_tuning(results), *_ends_of_ranges(results, rows)]
+    return [*found, *_hardware(results), *_memory(rows), *_unfinished(results)]
 
 
 def _samples(results: StudyResults, part: str) -> str:
-    """Write how many samples a part has; of text, how many tokens."""
+    """Return how many samples a part of the data has; of text, how many tokens."""
     samples, length = results.setup[f"{part}_samples"], results.setup.get("length")
     if length is None:
         return f"{_count(samples)} samples"
@@ -80,14 +84,14 @@ def _budget(results: StudyResults) -> str:
         f"its default first, judged by the {results.metric.name} on validation data, "
         f"{_samples(results, 'validation')}. The best settings run on "
         f"{many(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
-        "validation score of many flatters; the test score does not."
+        "of many validation scores is too good on average; the test score is not."
     )
     follows = [
         f"{each.name} takes over the settings of {each.follows}"
         for each in results.contenders
         if each.follows
     ]
-    return f"{tuned} Not tuned: {listed(follows)}." if follows else tuned
+    return f"{tuned} Not tuned: {join_with_and(follows)}." if follows else tuned
 
 
 def _intervals(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
@@ -115,12 +119,12 @@ def _comparisons(rows: Sequence[OptimizerSummary]) -> list[str]:
         return []
     found = [
         f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected after Holm for "
-        "the number of optimizers, or of readings against controls; score and test loss each for "
-        "itself. The intervals are not corrected. effect is the mean difference over its standard "
-        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen is not "
-        "no difference: more seeds see smaller ones."
+        "the number of optimizers, or of comparisons with controls, separately for score and loss. "
+        "The intervals are not corrected. effect is the mean difference over its standard "
+        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen does "
+        "not mean that there is none: more seeds show smaller ones."
     ]
-    if any(verdict(change, True) == SAME for change in changes):
+    if any(verdict(change, True) == SAME_ON_EVERY_SEED for change in changes):
         found.append(_EQUAL)
     return found
 
@@ -143,56 +147,63 @@ def _row_notes(results: StudyResults, row: OptimizerSummary) -> list[str]:
     return found
 
 
-def _tuning_losses(results: StudyResults) -> list[str]:
+def _unsuccessful_tuning(results: StudyResults) -> list[str]:
     def diverged(trial: Trial) -> bool:
         return trial.outcome is not None and trial.outcome.diverged
 
     found = []
-    for what, lost in (("diverged", diverged), ("failed", lambda trial: trial.outcome is None)):
-        counts = _counted(results, lost)
+    for what, condition in (
+        ("diverged", diverged),
+        ("failed", lambda trial: trial.outcome is None),
+    ):
+        counts = _count_by_contender(results, condition)
         if counts:
-            found.append(f"Tuning trials that {what}: {listed(counts)}, of {results.budget} each.")
+            found.append(
+                f"Tuning trials that {what}: {join_with_and(counts)}, of {results.budget} each."
+            )
     return found
 
 
-def _counted(results: StudyResults, lost: Callable[[Trial], bool]) -> list[str]:
-    counts = {each.name: sum(map(lost, results.of(each.name, TUNE))) for each in results.contenders}
+def _count_by_contender(results: StudyResults, condition: Callable[[Trial], bool]) -> list[str]:
+    counts = {
+        each.name: sum(map(condition, results.of(each.name, TUNE))) for each in results.contenders
+    }
     return [f"{name} {count}" for name, count in counts.items() if count]
 
 
-def _edges(results: StudyResults, rows: Iterable[OptimizerSummary]) -> list[str]:
-    """Name what was chosen within 5 % of an end of its range: the best may lie beyond."""
+def _ends_of_ranges(results: StudyResults, rows: Iterable[OptimizerSummary]) -> list[str]:
+    """Name the chosen values within 5 % of an end of their range: the best may lie beyond."""
     spaces = {each.name: each.space for each in results.contenders}
     found = [
-        f"{row.name} {settings_text({name: row.settings[name]})}"
+        f"{row.name} {format_settings({name: row.settings[name]})}"
         for row in rows
         for name, space in spaces[row.name].items()
-        if name in row.settings and "low" in space and _at_an_end(row.settings[name], space)
+        if name in row.settings and "low" in space and _is_at_an_end(row.settings[name], space)
     ]
-    return [f"At an end of what was searched: {listed(found)}."] if found else []
+    return [f"Chosen at an end of the searched range: {join_with_and(found)}."] if found else []
 
 
-def _at_an_end(value: float, space: Mapping[str, Any]) -> bool:
+def _is_at_an_end(value: float, space: Mapping[str, Any]) -> bool:
     if not space["low"] <= value <= space["high"]:
-        # The default, as no weight decay at all.
+        # The default may lie outside, as no weight decay does.
         return False
     scale = math.log if space.get("log") else float
     low, high = scale(space["low"]), scale(space["high"])
     return not 0.05 < (scale(value) - low) / (high - low) < 0.95
 
 
-def _places(results: StudyResults) -> list[str]:
-    places = sorted({trial.where for trial in results.trials if trial.where})
-    if len(places) > 1:
-        return [f"Run on different machines, so compare no times: {'; '.join(places)}."]
-    return [f"Run on {place}." for place in places]
+def _hardware(results: StudyResults) -> list[str]:
+    labels = sorted({trial.where for trial in results.trials if trial.where})
+    if len(labels) > 1:
+        return [f"Run on different machines, so compare no times: {'; '.join(labels)}."]
+    return [f"Run on {label}." for label in labels]
 
 
 def _memory(rows: Iterable[OptimizerSummary]) -> list[str]:
     peaks = [
         f"{row.name} {row.peak_bytes / 2**20:.0f}" for row in rows if math.isfinite(row.peak_bytes)
     ]
-    return [f"Peak memory on the accelerator, MiB: {listed(peaks)}."] if peaks else []
+    return [f"Peak memory on the accelerator, MiB: {join_with_and(peaks)}."] if peaks else []
 
 
 def _unfinished(results: StudyResults) -> list[str]:
@@ -203,7 +214,7 @@ def _unfinished(results: StudyResults) -> list[str]:
 
 
 def _missing(results: StudyResults, contender: Contender) -> str:
-    """Say how far a contender has got; empty if it is done."""
+    """Return how many trials of a contender have ended; empty if all have."""
     budget = contender.tuning_trials(results.budget)
     tuned, tested = (len(results.of(contender.name, phase)) for phase in (TUNE, TEST))
     if tuned >= budget and tested >= results.seeds:

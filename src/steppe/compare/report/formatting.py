@@ -1,60 +1,30 @@
-"""Numbers and findings in words, the same in the terminal, in pictures and on the page."""
+"""How numbers are written, the same in the terminal, in pictures and on the page."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from steppe._shared.statistics import LEVEL, Comparison, Interval
+from steppe._shared.statistics import Interval
 from steppe.compare.records.results import Metric, Settings
 
-SAME = "same on every seed"
-NONE = "–"
+#: Stands where there is no number.
+MISSING = "–"
 
 
-def verdict(found: Comparison, higher_is_better: bool) -> str:
-    """Say in words what a comparison has shown.
-
-    "better" and "worse" only if the corrected p is below 0.05. A difference that is the same on
-    every seed has no scatter to test it against; differences that are all zero are no difference.
-
-    Parameters
-    ----------
-    found : Comparison
-        A contender minus what it is compared with.
-    higher_is_better : bool
-        Of what was compared: True of an accuracy, False of a loss.
-
-    Examples
-    --------
-    >>> verdict(Comparison(Interval(0.4, 0.3, 0.5), p=0.01, effect=2.0, seeds=5), True)
-    'better'
-    >>> verdict(Comparison(Interval(0.4, -0.1, 0.9), p=0.2, effect=0.5, seeds=5), True)
-    'no difference seen'
-    """
-    difference = found.difference
-    if difference.all_equal:
-        return SAME if difference.mean else "no difference seen"
-    if math.isnan(found.p):
-        return "too few seeds"
-    if found.p >= LEVEL:
-        return "no difference seen"
-    return "better" if (difference.mean > 0) == higher_is_better else "worse"
-
-
-def number(value: float, digits: int, *, sign: bool = False) -> str:
+def format_number(value: float, digits: int, *, sign: bool = False) -> str:
     """Write a number with so many decimals and a true minus; ``–`` where there is none.
 
     Examples
     --------
-    >>> number(-0.456, 2), number(0.5, 1, sign=True), number(float("nan"), 2)
+    >>> format_number(-0.456, 2), format_number(0.5, 1, sign=True), format_number(float("nan"), 2)
     ('−0.46', '+0.5', '–')
     """
     if not math.isfinite(value):
-        return NONE
+        return MISSING
     return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
 
 
-def with_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
+def format_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
     """Write a mean with its interval, if it has one; ``–`` where there is no mean.
 
     Parameters
@@ -68,27 +38,29 @@ def with_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
 
     Examples
     --------
-    >>> with_interval(Interval(97.5, 97.044, 97.9), 2)
+    >>> format_interval(Interval(97.5, 97.044, 97.9), 2)
     '97.50 [97.04, 97.90]'
-    >>> with_interval(Interval(-0.5, float("nan"), float("nan")), 1, sign=True)
+    >>> format_interval(Interval(-0.5, float("nan"), float("nan")), 1, sign=True)
     '−0.5'
     """
-    return _written(value, lambda each: number(each, digits, sign=sign))
+    return _format_mean_and_bounds(value, lambda each: format_number(each, digits, sign=sign))
 
 
-def significant(value: Interval) -> str:
+def format_significant(value: Interval) -> str:
     """Write a mean to three digits, and its interval as far; ``–`` where there is none.
 
     Examples
     --------
-    >>> significant(Interval(0.012345, 0.0111, 0.0133)), significant(Interval(1234.5, 1167, 1302))
-    ('0.0123 [0.0111, 0.0133]', '1234 [1167, 1302]')
-    >>> significant(Interval(1.234e-6, 1.1e-6, 1.3e-6))
+    >>> format_significant(Interval(0.012345, 0.0111, 0.0133))
+    '0.0123 [0.0111, 0.0133]'
+    >>> format_significant(Interval(1234.5, 1167, 1302))
+    '1234 [1167, 1302]'
+    >>> format_significant(Interval(1.234e-6, 1.1e-6, 1.3e-6))
     '1.2e−06 [1.1e−06, 1.3e−06]'
     """
     if 1e-3 <= abs(value.mean) < 1e5 or not value.mean:
-        return with_interval(value, decimals([value.mean], 3))
-    return _written(value, lambda each: f"{each:.1e}")
+        return format_interval(value, decimals([value.mean], 3))
+    return _format_mean_and_bounds(value, lambda each: f"{each:.1e}")
 
 
 def decimals(values: Iterable[float], digits: int) -> int:
@@ -104,38 +76,38 @@ def decimals(values: Iterable[float], digits: int) -> int:
     return max(0, digits - 1 - size)
 
 
-def short(value: float) -> str:
+def format_short(value: float) -> str:
     """Write two digits of a mean; ``–`` where there is none.
 
     Examples
     --------
-    >>> short(0.00457), short(-0.5), short(float("nan"))
+    >>> format_short(0.00457), format_short(-0.5), format_short(float("nan"))
     ('0.0046', '−0.5', '–')
     """
-    return f"{value:.2g}".replace("-", "−") if math.isfinite(value) else NONE
+    return f"{value:.2g}".replace("-", "−") if math.isfinite(value) else MISSING
 
 
-def probability(p: float) -> str:
+def format_p_value(p: float) -> str:
     """Write a p-value; ``–`` where there is none.
 
     Examples
     --------
-    >>> probability(0.0321), probability(0.00002), probability(1.0), probability(float("nan"))
-    ('0.032', '<0.001', '1.000', '–')
+    >>> [format_p_value(p) for p in (0.0321, 0.00002, 1.0, float("nan"))]
+    ['0.032', '<0.001', '1.000', '–']
     """
-    return "<0.001" if p < 0.001 else number(p, 3)
+    return "<0.001" if p < 0.001 else format_number(p, 3)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Write a time in a unit that suits it; ``–`` where there is none.
 
     Examples
     --------
-    >>> duration(0.234), duration(59.0), duration(90.0), duration(5000.0)
-    ('0.2 s', '59 s', '1.5 min', '1.4 h')
+    >>> [format_duration(seconds) for seconds in (0.234, 59.0, 90.0, 5000.0)]
+    ['0.2 s', '59 s', '1.5 min', '1.4 h']
     """
     if not math.isfinite(seconds):
-        return NONE
+        return MISSING
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 90:
@@ -143,15 +115,15 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def settings_text(settings: Settings) -> str:
+def format_settings(settings: Settings) -> str:
     """Write hyperparameters to three digits; ``–`` where there are none.
 
     Examples
     --------
-    >>> settings_text({"lr": 0.00123456, "switch": 0.16})
+    >>> format_settings({"lr": 0.00123456, "switch": 0.16})
     'lr 0.00123, switch 0.16'
     """
-    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items()) or NONE
+    return ", ".join(f"{name} {value:.3g}" for name, value in settings.items()) or MISSING
 
 
 def unit_of_change(metric: Metric) -> str:
@@ -166,20 +138,20 @@ def unit_of_change(metric: Metric) -> str:
     return f", {unit}" if unit else ""
 
 
-def listed(parts: Sequence[str]) -> str:
+def join_with_and(parts: Sequence[str]) -> str:
     """Write parts as a sentence does.
 
     Examples
     --------
-    >>> listed(["one"]), listed(["one", "two", "three"])
+    >>> join_with_and(["one"]), join_with_and(["one", "two", "three"])
     ('one', 'one, two and three')
     """
     return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
 
 
-def _written(value: Interval, write: Callable[[float], str]) -> str:
+def _format_mean_and_bounds(value: Interval, write: Callable[[float], str]) -> str:
     if not math.isfinite(value.mean):
-        return NONE
+        return MISSING
     mean, low, high = (
         write(each).replace("-", "−") for each in (value.mean, value.low, value.high)
     )

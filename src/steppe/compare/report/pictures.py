@@ -1,4 +1,7 @@
-"""A study's results as pictures: learning curves, differences, and flatness beside test loss."""
+"""A study's results as PNG files: learning curves, differences, and flatness by test loss.
+
+For ``steppe report --figures`` and the documentation.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,20 +16,21 @@ from steppe._shared.plurals import many
 from steppe._shared.statistics import Comparison
 from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.records.summary import baseline_of, finished, summarise
-from steppe.compare.report.formatting import probability, unit_of_change, verdict
+from steppe.compare.report.formatting import format_p_value, unit_of_change
+from steppe.compare.report.verdicts import BETTER, WORSE, verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
-_BETTER, _UNDECIDED, _WORSE = "#0072B2", "#7F7F7F", "#D55E00"
+_BLUE, _GREY, _VERMILION = "#0072B2", "#7F7F7F", "#D55E00"
 
 _LABEL_HEIGHT = 0.07
 
 # Ticks of each decade, by how many times its lowest an axis's highest number is at most.
 _LOG_TICKS = {8: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000: (1.0, 2.0, 5.0), math.inf: (1.0,)}
 
-# A number of an epoch, or of a whole run.
+# A number of an epoch, or of a run.
 OfEpoch = Callable[[Epoch], float]
 OfRun = Callable[[Outcome], float]
 
@@ -42,7 +46,7 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------
@@ -61,18 +65,18 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
         (_titled("Validation", metric), lambda epoch: metric.factor * epoch.validation_score),
     )
     runs = {
-        place: (name, whole)
-        for place, (name, outcomes) in enumerate(_runs(results).items())
-        if (whole := [each for each in outcomes if _drawable(each)])
+        index: (name, drawable)
+        for index, (name, outcomes) in enumerate(_runs(results).items())
+        if (drawable := [each for each in outcomes if _is_drawable(each)])
     }
     if not runs:
         return False
     seeds = many(results.seeds, "test seed")
     figure = new_figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
     for axes, (title, measure) in zip(figure.subplots(1, 3), panels, strict=True):
-        for place, (name, outcomes) in runs.items():
+        for index, (name, outcomes) in runs.items():
             by_seed = [[measure(epoch) for epoch in outcome.curve] for outcome in outcomes]
-            _draw_curve(axes, name, np.array(by_seed), place)
+            _draw_curve(axes, name, np.array(by_seed), index)
         dress(axes, title)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, axes.dataLim.xmax)
@@ -80,9 +84,10 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     train, validation, score = figure.axes
     for axes in (train, validation):
         _log_if_wide(axes, "y")
-    if not results.setup.get("stream"):  # where the beginning says as much as the end
-        _leave_out_the_climb(score, metric)
-    _label_ends(score)
+    # Of a stream, the first epochs are a task of their own.
+    if not results.setup.get("stream"):
+        _zoom_to_late_epochs(score, metric)
+    _label_line_ends(score)
     write_png(figure, path)
     return True
 
@@ -95,7 +100,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
     baseline : str or None, default None
         None takes the first contender.
 
@@ -126,8 +131,8 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     )
     axes = figure.subplots()
     axes.axvline(0.0, color="black", lw=0.8, zorder=0)
-    for row, (_, found) in enumerate(changes):
-        _draw_difference(axes, row, found, verdict(found, metric.higher_is_better))
+    for row, (_, change) in enumerate(changes):
+        _draw_difference(axes, row, change, verdict(change, metric.higher_is_better))
     dress(axes, "", grid="x")
     axes.set_xlabel(
         f"{'higher' if metric.higher_is_better else 'lower'} is better; 95 % bootstrap interval "
@@ -150,7 +155,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------
@@ -173,9 +178,9 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     figure = new_figure(f"{results.task}: flatness and test loss, a point a run", (11, 4.4))
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
     for axes, (title, found) in zip(panels, points.items(), strict=True):
-        for place, (name, each) in enumerate(found.items()):
+        for index, (name, each) in enumerate(found.items()):
             if len(each):
-                colour, _, marker = look(place)
+                colour, _, marker = look(index)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
         dress(axes, "")
         axes.set_xlabel(title)
@@ -195,7 +200,7 @@ def _runs(results: StudyResults) -> dict[str, list[Outcome]]:
     return {each.name: list(finished(results, each.name).values()) for each in results.contenders}
 
 
-def _drawable(outcome: Outcome) -> bool:
+def _is_drawable(outcome: Outcome) -> bool:
     return all(
         math.isfinite(value)
         for epoch in outcome.curve
@@ -213,8 +218,8 @@ def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:
     return found
 
 
-def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, place: int) -> None:
-    colour, dash, _ = look(place)
+def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, index: int) -> None:
+    colour, dash, _ = look(index)
     epochs = np.arange(1, by_seed.shape[1] + 1)
     axes.fill_between(epochs, by_seed.min(0), by_seed.max(0), color=colour, alpha=0.13, lw=0)
     (line,) = axes.plot(epochs, by_seed.mean(0), dash, color=colour, label=name, lw=1.7)
@@ -223,14 +228,15 @@ def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, place: int) -> Non
         line.set(marker="o", clip_on=False)
 
 
-def _draw_difference(axes: "Axes", row: int, found: Comparison, says: str) -> None:
-    colour = {"better": _BETTER, "worse": _WORSE}.get(says, _UNDECIDED)
-    mean, low, high = found.difference.mean, found.difference.low, found.difference.high
+def _draw_difference(axes: "Axes", row: int, change: Comparison, conclusion: str) -> None:
+    colour = {BETTER: _BLUE, WORSE: _VERMILION}.get(conclusion, _GREY)
+    difference = change.difference
+    mean, low, high = difference.mean, difference.low, difference.high
     axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
     axes.plot([mean], [row], "o", color=colour, ms=6)
-    tested = "" if math.isnan(found.p) else f", p {probability(found.p)}"
+    tested = "" if math.isnan(change.p) else f", p {format_p_value(change.p)}"
     axes.annotate(
-        says + tested,
+        conclusion + tested,
         xy=(1.02, row),
         xycoords=("axes fraction", "data"),
         color=colour,
@@ -257,8 +263,8 @@ def _log_if_wide(axes: "Axes", which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _leave_out_the_climb(axes: "Axes", metric: Metric) -> None:
-    """Show where the lines differ: all that they take on after a third of the epochs."""
+def _zoom_to_late_epochs(axes: "Axes", metric: Metric) -> None:
+    """Fit the vertical axis to the values after a third of the epochs, where the lines differ."""
     lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
     late = np.concatenate([line[len(line) // 3 :] for line in lines])
     margin = 0.1 * max(late.max() - late.min(), 0.01 * metric.factor)
@@ -266,7 +272,7 @@ def _leave_out_the_climb(axes: "Axes", metric: Metric) -> None:
     axes.set_ylim(late.min() - margin, min(highest, late.max() + margin))
 
 
-def _label_ends(axes: "Axes") -> None:
+def _label_line_ends(axes: "Axes") -> None:
     """Write every line's name beside its end, moved up or down so that none covers another."""
     bottom, top = axes.get_ylim()
 
@@ -275,12 +281,12 @@ def _label_ends(axes: "Axes") -> None:
         return float(x), float(y)
 
     lines = sorted(axes.lines, key=lambda line: end(line)[1])
-    ends = [(end(line)[1] - bottom) / (top - bottom) for line in lines]
-    for line, place in zip(lines, _spread(ends, _LABEL_HEIGHT), strict=True):
+    heights = [(end(line)[1] - bottom) / (top - bottom) for line in lines]
+    for line, height in zip(lines, _move_apart(heights, _LABEL_HEIGHT), strict=True):
         axes.annotate(
             str(line.get_label()),
             xy=end(line),
-            xytext=(1.09, place),
+            xytext=(1.09, height),
             textcoords="axes fraction",
             color=line.get_color(),
             va="center",
@@ -296,19 +302,19 @@ def _label_ends(axes: "Axes") -> None:
         )
 
 
-def _spread(ends: Sequence[float], height: float) -> list[float]:
-    """Move ascending places apart to at least ``height``, near where they were, within (0, 1).
+def _move_apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Move ascending heights at least ``gap`` apart, near where they were, within (0, 1).
 
-    More than fit are centred on the middle.
+    If there are more than fit, they are centred on the middle.
     """
-    places: list[float] = []
-    for end in ends:
-        places.append(max(end, places[-1] + height) if places else end)
-    # Centre the stack on the ends it stands for, instead of only pushing upwards.
-    shift = float(np.mean(places)) - float(np.mean(ends))
-    low, high = places[0] - shift, places[-1] - shift
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + gap) if moved else height)
+    # Centre the stack on the line ends that it labels, instead of only pushing upwards.
+    shift = float(np.mean(moved)) - float(np.mean(heights))
+    low, high = moved[0] - shift, moved[-1] - shift
     if high - low > 1.0:
         shift += (low + high) / 2 - 0.5
     else:
         shift += max(high - 1.0, 0.0) + min(low, 0.0)
-    return [place - shift for place in places]
+    return [height - shift for height in moved]

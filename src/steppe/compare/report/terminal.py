@@ -1,4 +1,4 @@
-"""The tables at the end of a study, and what they do and do not say."""
+"""A study's tables in the terminal, with footnotes that say how to read them."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,30 +18,30 @@ from steppe.compare.records.summary import (
     chosen_trial,
     summarise,
 )
-from steppe.compare.report.footnotes import notes
+from steppe.compare.report.footnotes import footnotes
 from steppe.compare.report.formatting import (
-    NONE,
+    MISSING,
     decimals,
-    duration,
-    number,
-    probability,
-    settings_text,
-    short,
-    significant,
+    format_duration,
+    format_interval,
+    format_number,
+    format_p_value,
+    format_settings,
+    format_short,
+    format_significant,
     unit_of_change,
-    verdict,
-    with_interval,
 )
+from steppe.compare.report.verdicts import verdict
 
 
-def report(
+def print_report(
     console: Console,
     results: StudyResults,
     baseline: str | None = None,
     *,
     brief: bool = False,
 ) -> None:
-    """Print what came of a study, and how to read it.
+    """Print a study's tables and footnotes.
 
     Parameters
     ----------
@@ -73,12 +73,12 @@ def report(
     if any(row.score_change and row.score_change.seeds > 1 for row in ended):
         for table in _differences(results, ended, baseline):
             console.print(table)
-        for line in _control_readings(results):
+        for line in _control_lines(results):
             console.print(line, highlight=False, markup=False)
         console.print()
     if brief:
         return
-    for note in notes(results, rows):
+    for note in footnotes(results, rows):
         console.print(note, highlight=False, markup=False)
 
 
@@ -98,14 +98,14 @@ def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Tab
     for row in rows:
         table.add_row(
             f"{row.name} †" if row.diverged or row.failed else row.name,
-            _ended_as(row) or _stacked(with_interval(row.score, digits)),
-            _stacked(with_interval(row.test_loss, loss_digits)),
-            *([_stacked(with_interval(row.forgetting, digits))] if forgets else []),
-            short(row.train_loss.mean),
-            number(row.gap.mean, loss_digits),
-            number(row.step_ms, 2),
-            number(row.state_bytes, 1),
-            duration(row.seconds),
+            _why_no_numbers(row) or _stacked(format_interval(row.score, digits)),
+            _stacked(format_interval(row.test_loss, loss_digits)),
+            *([_stacked(format_interval(row.forgetting, digits))] if forgets else []),
+            format_short(row.train_loss.mean),
+            format_number(row.gap.mean, loss_digits),
+            format_number(row.step_ms, 2),
+            format_number(row.state_bytes, 1),
+            format_duration(row.seconds),
         )
     return table
 
@@ -119,8 +119,8 @@ def _length(results: StudyResults) -> str:
     return f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
 
 
-def _ended_as(row: OptimizerSummary) -> str:
-    """Say why there are no numbers; empty if there are."""
+def _why_no_numbers(row: OptimizerSummary) -> str:
+    """Return why there are no numbers; empty if there are."""
     if row.diverged + row.failed < row.runs:
         return ""
     return "diverged" if row.diverged else "failed"
@@ -138,8 +138,8 @@ def _curvature(rows: Sequence[OptimizerSummary]) -> Table:
     table.add_column("threshold", justify="right", no_wrap=True)
     for row in rows:
         measured = (row.sharpness, row.largest, row.trace, row.preconditioned)
-        cells = [_stacked(significant(each)) for each in measured]
-        table.add_row(row.name, *cells, short(row.threshold.mean))
+        cells = [_stacked(format_significant(each)) for each in measured]
+        table.add_row(row.name, *cells, format_short(row.threshold.mean))
     return table
 
 
@@ -149,7 +149,7 @@ def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
         table = new_table("Settings: defaults")
         table.add_column("settings")
         for row in rows:
-            table.add_row(row.name, settings_text(row.settings))
+            table.add_row(row.name, format_settings(row.settings))
         return table
     metric = results.metric
     table = new_table(
@@ -161,7 +161,7 @@ def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
         table.add_column(f"{heading}\n{metric.unit}".rstrip(), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            row.name, settings_text(row.settings), *_tuning(results, contenders[row.name])
+            row.name, format_settings(row.settings), *_tuning(results, contenders[row.name])
         )
     return table
 
@@ -169,14 +169,14 @@ def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
 def _tuning(results: StudyResults, contender: Contender) -> list[str]:
     """Return how many trials there were, and the default's and the best's validation score."""
     if contender.follows:
-        return [f"as {contender.follows}", NONE, NONE]
+        return [f"as {contender.follows}", MISSING, MISSING]
     trials = results.of(contender.name, TUNE)
     cells = []
     for trial in (trials[0] if trials else None, chosen_trial(results, contender.name)):
         outcome = trial and trial.outcome
         score = outcome.final.validation_score if outcome else math.nan
         score *= results.metric.factor
-        cells.append(number(score, decimals([score], 4)))
+        cells.append(format_number(score, decimals([score], 4)))
     return [str(len(trials)), *cells]
 
 
@@ -203,35 +203,35 @@ def _difference_table(title: str, found: Mapping[str, Comparison], higher_is_bet
     for heading in ("difference", "p (Holm)", "effect", "seeds"):
         table.add_column(heading, justify="right", min_width=8 if heading == "difference" else None)
     table.add_column("", no_wrap=True)
-    digits = _digits(found.values())
+    digits = _difference_decimals(found.values())
     for name, each in found.items():
         table.add_row(
             name,
-            with_interval(each.difference, digits, sign=True),
-            probability(each.p),
-            number(each.effect, 2, sign=True),
+            format_interval(each.difference, digits, sign=True),
+            format_p_value(each.p),
+            format_number(each.effect, 2, sign=True),
             str(each.seeds),
             verdict(each, higher_is_better),
         )
     return table
 
 
-def _control_readings(results: StudyResults) -> list[str]:
+def _control_lines(results: StudyResults) -> list[str]:
     metric, readings = results.metric, against_controls(results)
-    digits = _digits(each.score for each in readings)
-    loss_digits = _digits(each.loss for each in readings)
+    digits = _difference_decimals(each.score for each in readings)
+    loss_digits = _difference_decimals(each.loss for each in readings)
     return [
         f"{each.name} against its control {each.control}: test {metric.name} "
-        f"{_reading(each.score, digits, metric.higher_is_better)}; "
-        f"test loss {_reading(each.loss, loss_digits, False)}."
+        f"{_format_comparison(each.score, digits, metric.higher_is_better)}; "
+        f"test loss {_format_comparison(each.loss, loss_digits, False)}."
         for each in readings
     ]
 
 
-def _reading(found: Comparison, digits: int, higher_is_better: bool) -> str:
-    written = with_interval(found.difference, digits, sign=True)
-    return f"{written}, p {probability(found.p)}, {verdict(found, higher_is_better)}"
+def _format_comparison(found: Comparison, digits: int, higher_is_better: bool) -> str:
+    written = format_interval(found.difference, digits, sign=True)
+    return f"{written}, p {format_p_value(found.p)}, {verdict(found, higher_is_better)}"
 
 
-def _digits(found: Iterable[Comparison]) -> int:
+def _difference_decimals(found: Iterable[Comparison]) -> int:
     return max(1, decimals((each.difference.mean for each in found), 2))

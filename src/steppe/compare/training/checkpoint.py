@@ -1,4 +1,7 @@
-"""Where a run stands, in files that others can load: after its last epoch, and at its end."""
+"""Checkpoint files: of unfinished runs after each epoch, and of trained models.
+
+``steppe profile`` loads the latter.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,17 +19,17 @@ _KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "
 
 
 def checkpoint_path(directory: Path, run: Run) -> Path:
-    """Return where a finished run's checkpoint lies: runs with other settings have other names."""
+    """Return the path of a finished run's checkpoint."""
     return directory / "checkpoints" / f"{run.label}.pt"
 
 
 def progress_path(directory: Path, run: Run) -> Path:
-    """Return where a run is kept from epoch to epoch, until it has ended."""
+    """Return the path of an unfinished run's checkpoint, which is deleted at its end."""
     return directory / "unfinished" / f"{run.label}.pt"
 
 
 def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write a finished run's checkpoint, whole or not at all.
+    """Write a finished run's checkpoint atomically.
 
     Raises
     ------
@@ -37,13 +40,13 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
         path,
         {
             "steppe": steppe.__version__,
-            "task": run.setup.task,
-            "network": run.setup.model,
-            "samples": run.setup.samples,
-            "length": run.setup.length,
+            "task": run.run_settings.task,
+            "network": run.run_settings.model,
+            "samples": run.run_settings.samples,
+            "length": run.run_settings.length,
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),
-            "steps": run.setup.steps,
+            "steps": run.run_settings.steps,
             "seed": run.seed,
             "model": model.state_dict(),
             "optimizer_state": optimizer.state_dict(),
@@ -52,7 +55,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values atomically: a killed run leaves the previous file."""
     write_whole(path, lambda file: torch.save(dict(content), file))
 
 
@@ -70,7 +73,7 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         found = torch.load(path, map_location=device, weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # what may be wrong with such a file has no class in common
+    except Exception as error:  # torch raises many kinds of errors for damaged files
         raise ValueError(f"{path} is no checkpoint that can be loaded safely") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(found).__name__}")

@@ -1,4 +1,4 @@
-"""One training run: what it is, and where it is trained."""
+"""A training run: its settings, its optimizer and seed, and where it is trained."""
 
 import hashlib
 import json
@@ -13,7 +13,10 @@ import torch
 
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
+from steppe.compare.data.datasets import Data
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import TEST, Settings
+from steppe.compare.tasks import find_task
 
 Precision = Literal["no", "bf16", "fp16"]
 Schedule = Literal["constant", "cosine", "cosine-epochs"]
@@ -24,32 +27,33 @@ _LAST_LR = 1e-3
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is the same for every optimizer and seed of a study.
+    """The settings that all runs of a study share.
 
     Attributes
     ----------
     task, model : str
-        What is trained.
+        Names of the task and its model.
     samples : int or None
         Training samples; None is all.
     fingerprint : str
-        Of the data.
+        Hash of the data.
     epochs, steps_per_epoch, batch_size : int
-        How long; of a stream's tasks, which may differ in length, the steps of the longest.
+        Length of training; of a stream, the steps of its longest task.
     accumulate : int, default 1
-        Parts that a batch is cut into, their gradients summed up before the step.
+        Parts that a batch is cut into; their gradients are summed up before the step.
     precision : "no", "bf16" or "fp16", default "no"
-        Of autocast.
+        Number format of autocast.
     clip : float or None, default None
-        Largest L2 norm of the gradient.
+        Gradients are clipped to this L2 norm; None for no clipping.
     schedule : str, default "cosine"
-        lr over the run: "constant", or half a cosine down to a thousandth, by steps or by epochs.
+        lr over the run: "constant", or "cosine" to a thousandth of the peak; "cosine-epochs"
+        changes it once an epoch.
     warmup : float, default 0
-        Share of the run's steps over which lr rises linearly, for every optimizer.
+        Share of the run's steps in which lr rises linearly, for every optimizer.
     length : int or None, default None
         Tokens of a sequence; None where samples are no text.
     stream : tuple of int, default empty
-        Steps of an epoch of each task of a stream.
+        Steps per epoch of each task of a stream.
     """
 
     task: str
@@ -70,30 +74,32 @@ class RunSettings:
     @property
     def steps(self) -> int:
         """Training steps of one run."""
-        return sum(map(self.steps_in, range(self.epochs)))
+        return sum(map(self.steps_of_epoch, range(self.epochs)))
 
-    def part(self, epoch: int) -> int:
-        """Tell which task of a stream an epoch trains: each gets as many, one after the other.
+    def task_index(self, epoch: int) -> int:
+        """Return the index of the stream's task that an epoch trains; 0 without a stream.
+
+        All tasks get equally many epochs, one task after the other.
 
         Examples
         --------
-        >>> setup = Setup("5-dataset", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
-        >>> [setup.part(epoch) for epoch in range(4)], setup.steps
+        >>> of_stream = RunSettings("5-dataset", "small-cnn", None, "", 4, 7, 32, stream=(7, 5))
+        >>> [of_stream.task_index(epoch) for epoch in range(4)], of_stream.steps
         ([0, 0, 1, 1], 24)
         """
         return epoch * max(1, len(self.stream)) // self.epochs
 
-    def steps_in(self, epoch: int) -> int:
-        """Count the steps of an epoch."""
-        return self.stream[self.part(epoch)] if self.stream else self.steps_per_epoch
+    def steps_of_epoch(self, epoch: int) -> int:
+        """Return the number of steps of an epoch."""
+        return self.stream[self.task_index(epoch)] if self.stream else self.steps_per_epoch
 
-    def rate(self, step: int) -> float:
-        """Give the factor on lr at a step, counted from 0.
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on lr at a step, counted from 0.
 
         Examples
         --------
-        >>> setup = Setup("digits", "mlp", None, "", epochs=2, steps_per_epoch=4, batch_size=32)
-        >>> [round(setup.rate(step), 3) for step in (0, 4, 8)]
+        >>> digits = RunSettings("digits", "mlp", None, "", 2, steps_per_epoch=4, batch_size=32)
+        >>> [round(digits.lr_factor(step), 3) for step in (0, 4, 8)]
         [1.0, 0.5, 0.001]
         """
         rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
@@ -107,65 +113,88 @@ class RunSettings:
     def _epoch_of(self, step: int) -> int:
         if not self.stream:
             return step // self.steps_per_epoch
-        ends = accumulate(map(self.steps_in, range(self.epochs)))
+        ends = accumulate(map(self.steps_of_epoch, range(self.epochs)))
         return sum(step >= end for end in ends)
 
 
 def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
-    """Rebuild a setup from its fields, after JSON; what else is there is left aside."""
+    """Rebuild settings from their fields, after JSON; other entries are ignored."""
     known = {each.name: content[each.name] for each in fields(RunSettings) if each.name in content}
-    return RunSettings(**{**known, "stream": tuple(known.get("stream", ()))})
+    return from_json(RunSettings, known)
+
+
+def load_data(run_settings: RunSettings, directory: Path | None = None) -> Data:
+    """Load the data that a study trains on.
+
+    Parameters
+    ----------
+    run_settings : RunSettings
+        The study's.
+    directory : Path, optional
+        Where the task's files are. Default: the task's own directory.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :meth:`steppe.compare.tasks.Task.data` does.
+    """
+    return find_task(run_settings.task).data(
+        directory,
+        run_settings.samples,
+        length=run_settings.length,
+        model=run_settings.model,
+    )
 
 
 @dataclass(frozen=True)
 class Run:
-    """One optimizer with its hyperparameters, one seed.
+    """A run: one optimizer with its hyperparameters, one seed.
 
     Attributes
     ----------
-    setup : RunSettings
-        What all runs share.
+    run_settings : RunSettings
+        What all runs of the study share.
     recipe : Recipe
         The optimizer.
     settings : mapping
-        Its hyperparameters.
+        The optimizer's hyperparameters.
     seed : int
-        Of weights and order.
+        Seed of weights and data order.
     phase : str
         "tune", which never looks at the test set, or "test".
     """
 
-    setup: RunSettings
+    run_settings: RunSettings
     recipe: Recipe
     settings: Settings
     seed: int
     phase: str = TEST
 
-    def rate(self, step: int) -> float:
-        """Give the factor on lr at a step, the optimizer's own warm-up included."""
+    def lr_factor(self, step: int) -> float:
+        """Return the factor on lr at a step, with the optimizer's own warm-up."""
         if not self.recipe.warmup:
-            return self.setup.rate(step)
-        rising = (step + 1) / (self.settings["switch"] * self.setup.steps)
-        return min(1.0, rising) * self.setup.rate(step)
+            return self.run_settings.lr_factor(step)
+        rising = (step + 1) / (self.settings["switch"] * self.run_settings.steps)
+        return min(1.0, rising) * self.run_settings.lr_factor(step)
 
     @property
     def label(self) -> str:
-        """A file's name: runs that differ in anything have different ones."""
+        """A name for the run's files; runs that differ in anything have different names."""
         content = {
             "source": steppe_source(),
             "torch": torch.__version__,
-            "setup": asdict(self.setup),
+            "setup": asdict(self.run_settings),
             "optimizer": self.recipe.identity(),
             "settings": dict(self.settings),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{self.setup.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
+        name = f"{self.run_settings.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
         return name.replace(":", ".")
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a run is trained.
+    """Where a run is trained, and what it leaves there.
 
     Attributes
     ----------
@@ -178,9 +207,9 @@ class RunContext:
     data : Path or None, default None
         Directory of the task's files.
     track : str, default ""
-        Where each run is logged too: "tensorboard", "mlflow", "wandb", or "".
+        Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
     keep : bool, default True
-        Whether each run leaves a checkpoint at its end.
+        Whether each run saves a checkpoint at its end.
     """
 
     out: Path

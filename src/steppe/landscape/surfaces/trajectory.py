@@ -43,7 +43,7 @@ class PCA(Result):
 
 
 class Trajectory:
-    """The parameters at several moments of training, which :func:`plane` can show.
+    """The parameters at moments of training, which :func:`~steppe.landscape.plane` can show.
 
     Records are kept in float32 on the CPU: each takes 4 bytes per element.
 

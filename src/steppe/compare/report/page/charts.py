@@ -1,24 +1,31 @@
-"""The charts of the page: for each its traces and layout, as plotly.js takes them."""
+"""The charts of the page, each with its traces and layout as plotly.js takes them.
+
+Learning curves are in :mod:`steppe.compare.report.page.learning_curves`.
+"""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from itertools import filterfalse
-from statistics import fmean
 from typing import Any
 
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import TUNE, Epoch, StudyResults, Trial
+from steppe.compare.records.results import TUNE, StudyResults, Trial
 from steppe.compare.records.summary import OptimizerSummary, chosen_trial, finished
 from steppe.compare.report.formatting import unit_of_change
 from steppe.compare.report.page.styles import INK, Style, styles
-from steppe.compare.report.page.units import labelled
+from steppe.compare.report.page.traces import (
+    linear_and_log,
+    null_for_not_finite,
+    optimizer_of_trace,
+    plotly_text,
+)
+from steppe.compare.report.page.units import score_label
 
 # Decades of a density that are shown: what lies below the highest by more is the smoothing's tail.
 _DECADES = 7
 # Where tuning trials without a score stand.
-_STRIP = {
+_UNSCORED_AXIS = {
     "domain": [0, 0.16],
     "type": "category",
     "categoryorder": "array",
@@ -64,134 +71,6 @@ class Chart:
         return {each: _MEASURES[each][0] for each in self.variants if each in _MEASURES}
 
 
-def learning_curves(results: StudyResults) -> list[Chart]:
-    """Train loss, validation loss and validation score by epoch, tokens or training time.
-
-    Lines are means over the test seeds that did not diverge, bands reach from the lowest to the
-    highest.
-    """
-    factor = results.metric.factor
-    panels: tuple[tuple[str, str, Callable[[Epoch], float]], ...] = (
-        ("train-loss", "train loss", lambda epoch: epoch.train_loss),
-        ("validation-loss", "validation loss", lambda epoch: epoch.validation_loss),
-        (
-            "validation-score",
-            labelled(results.metric, "validation"),
-            lambda epoch: factor * epoch.validation_score,
-        ),
-    )
-    return [
-        chart
-        for name, label, measure in panels
-        if (chart := _curves(results, name, label, measure)).traces
-    ]
-
-
-def _curves(
-    results: StudyResults, name: str, label: str, measure: Callable[[Epoch], float]
-) -> Chart:
-    traces: list[dict[str, Any]] = []
-    seconds: list[list[float | None]] = []
-    tokens = results.setup["train_samples"] * (results.setup.get("length") or 0)
-    for optimizer, style in styles(results).items():
-        runs = [outcome.curve for outcome in finished(results, optimizer).values()]
-        epochs = list(zip(*runs, strict=False))
-        if not epochs:
-            continue
-        values = [[measure(epoch) for epoch in each] for each in epochs]
-        numbers = list(range(1, len(epochs) + 1))
-        times = [fmean(epoch.seconds for epoch in each) for each in epochs]
-        if len(runs) > 1:
-            traces.append(_band(optimizer, style, numbers, values))
-            seconds.append(_finite([*times, *reversed(times)]))
-        traces.append(_mean(optimizer, style, numbers, values))
-        seconds.append(_finite(times))
-    variants: dict[str, dict[str, Any]] = {
-        "epochs": {
-            "x": [trace["x"] for trace in traces],
-            "xaxis": {"title": {"text": "epoch"}},
-        },
-        "seconds": {
-            "x": seconds,
-            "xaxis": {"title": {"text": "training time, s"}},
-        },
-    }
-    if tokens:
-        variants["tokens"] = {
-            "x": [[tokens * number for number in trace["x"]] for trace in traces],
-            "xaxis": {"title": {"text": "tokens trained on"}},
-        }
-    scored = name == "validation-score"
-    if not scored:
-        variants |= _scales("yaxis")
-    layout = {
-        "xaxis": {"title": {"text": "epoch"}},
-        "yaxis": {"title": {"text": _literal(label)}, "type": "linear" if scored else "log"},
-    }
-    # Of a stream the beginning says as much as the end.
-    late = scored and not results.setup.get("stream")
-    return Chart(name, f"Learning curves: {label}", traces, layout, variants, late=late)
-
-
-def by_task(results: StudyResults) -> list[Chart]:
-    """Draw the validation score of each task of a stream, from when it is learnt to the end."""
-    passes = results.setup["epochs"] // max(1, len(results.setup.get("stream") or ()))
-    charts = []
-    for task in range(len(results.setup.get("stream") or ())):
-        traces = []
-        for optimizer, style in styles(results).items():
-            runs = [outcome.curve for outcome in finished(results, optimizer).values()]
-            # It has a score from the first epoch that trains it.
-            later = [epochs[task * passes :] for epochs in runs]
-            values = [
-                [results.metric.factor * epoch.tasks[task] for epoch in each]
-                for each in zip(*later, strict=False)
-            ]
-            numbers = list(range(task * passes + 1, task * passes + 1 + len(values)))
-            if len(runs) > 1:
-                traces.append(_band(optimizer, style, numbers, values))
-            if values:
-                traces.append(_mean(optimizer, style, numbers, values))
-        label = f"task {task + 1}: validation accuracy, {results.metric.unit}"
-        layout = {
-            "xaxis": {"title": {"text": "epoch"}, "range": [0.5, results.setup["epochs"] + 0.5]},
-            "yaxis": {"title": {"text": _literal(label)}},
-        }
-        charts += [Chart(f"task-{task + 1}", label, traces, layout)] if traces else []
-    return charts
-
-
-def _mean(
-    optimizer: str, style: Style, x: Sequence[float], values: Sequence[Sequence[float]]
-) -> dict[str, Any]:
-    return {
-        **_identity(optimizer),
-        "x": x,
-        "y": _finite([fmean(each) for each in values]),
-        "mode": "lines+markers",
-        "line": {"color": style.colour, "dash": style.dash, "width": 2},
-        "marker": {"symbol": style.marker, "size": 7, "maxdisplayed": 6},
-        "hovertemplate": "%{y:.4g} at %{x:.4g}",
-    }
-
-
-def _band(
-    optimizer: str, style: Style, x: Sequence[float], values: Sequence[Sequence[float]]
-) -> dict[str, Any]:
-    high, low = [max(each) for each in values], [min(each) for each in values]
-    return {
-        **_identity(optimizer),
-        "x": [*x, *reversed(x)],
-        "y": _finite([*high, *reversed(low)]),
-        "mode": "lines",
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": style.colour,
-        "opacity": 0.15,
-        "hoverinfo": "skip",
-    }
-
-
 def differences(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]:
     """Draw each optimizer minus the baseline, with its interval: test score and test loss."""
     metric = results.metric
@@ -202,9 +81,9 @@ def differences(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list
     score = f"test {metric.name}{unit_of_change(metric)}"
     panels = (("score-change", score, better, scores), ("loss-change", "test loss", "←", losses))
     return [
-        _by_optimizer(name, label, f"{_literal(label)}<br>(better {way})", traces)
+        _row_chart(name, label, f"{plotly_text(label)}<br>(better {way})", traces)
         for name, label, way, found in panels
-        if (traces := _means(results, found, size=9))
+        if (traces := _means_with_intervals(results, found, size=9))
     ]
 
 
@@ -213,9 +92,11 @@ def gaps(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]
     look = styles(results)
     seeds = [
         {
-            **_identity(name),
-            "x": _finite([run.final.test_loss - run.final.train_loss for run in runs.values()]),
-            "y": [_literal(name)] * len(runs),
+            **optimizer_of_trace(name),
+            "x": null_for_not_finite(
+                [run.final.test_loss - run.final.train_loss for run in runs.values()]
+            ),
+            "y": [plotly_text(name)] * len(runs),
             "text": [f"seed {seed}" for seed in runs],
             "mode": "markers",
             "marker": {"symbol": style.marker, "size": 8, "color": style.colour, "opacity": 0.55},
@@ -224,20 +105,22 @@ def gaps(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]
         for name, style in look.items()
         if (runs := finished(results, name))
     ]
-    means = _means(results, {row.name: row.gap for row in rows}, symbol="line-ns-open", size=16)
+    means = _means_with_intervals(
+        results, {row.name: row.gap for row in rows}, symbol="line-ns-open", size=16
+    )
     label = "test loss − train loss"
-    return [_by_optimizer("gap", label, label, [*seeds, *means])] if seeds else []
+    return [_row_chart("gap", label, label, [*seeds, *means])] if seeds else []
 
 
-def _means(
+def _means_with_intervals(
     results: StudyResults, found: Mapping[str, Interval], *, size: int, symbol: str = ""
 ) -> list[dict[str, Any]]:
     look = styles(results)
     return [
         {
-            **_identity(name),
+            **optimizer_of_trace(name),
             "x": [value.mean],
-            "y": [_literal(name)],
+            "y": [plotly_text(name)],
             "mode": "markers",
             "marker": {
                 "symbol": symbol or look[name].marker,
@@ -248,8 +131,8 @@ def _means(
             "error_x": {
                 "type": "data",
                 "symmetric": False,
-                "array": _finite([value.high - value.mean]),
-                "arrayminus": _finite([value.mean - value.low]),
+                "array": null_for_not_finite([value.high - value.mean]),
+                "arrayminus": null_for_not_finite([value.mean - value.low]),
                 "color": look[name].colour,
                 "thickness": 2,
                 "width": 5,
@@ -261,7 +144,7 @@ def _means(
     ]
 
 
-def _by_optimizer(name: str, label: str, title: str, traces: list[dict[str, Any]]) -> Chart:
+def _row_chart(name: str, label: str, title: str, traces: list[dict[str, Any]]) -> Chart:
     names = list(dict.fromkeys(trace["y"][0] for trace in traces))
     layout = {
         "xaxis": {"title": {"text": title}, "zeroline": True},
@@ -289,8 +172,8 @@ def flatness(results: StudyResults) -> list[Chart]:
     runs = {name: finished(results, name) for name in styles(results)}
     traces = [
         {
-            **_identity(name),
-            "y": _finite([run.final.test_loss for run in runs[name].values()]),
+            **optimizer_of_trace(name),
+            "y": null_for_not_finite([run.final.test_loss for run in runs[name].values()]),
             "text": [
                 f"seed {seed}, train loss {run.final.train_loss:.3g}"
                 for seed, run in runs[name].items()
@@ -305,7 +188,9 @@ def flatness(results: StudyResults) -> list[Chart]:
     variants = {}
     for measure, (_, label) in _MEASURES.items():
         x = [
-            _finite([getattr(run.curvature, measure) for run in runs[trace["meta"]].values()])
+            null_for_not_finite(
+                [getattr(run.curvature, measure) for run in runs[trace["meta"]].values()]
+            )
             for trace in traces
         ]
         values = [value for each in x for value in each if value is not None]
@@ -322,9 +207,9 @@ def densities(results: StudyResults) -> list[Chart]:
     """Draw the spectral density of the Hessian of every run that has one."""
     traces = [
         {
-            **_identity(name),
+            **optimizer_of_trace(name),
             "x": [eigenvalue for eigenvalue, _ in run.curvature.density],
-            "y": _finite([density for _, density in run.curvature.density]),
+            "y": null_for_not_finite([density for _, density in run.curvature.density]),
             "mode": "lines",
             "line": {"color": style.colour, "dash": style.dash, "width": 1.4},
             "hovertemplate": f"density %{{y:.2g}} at %{{x:.3g}}, seed {seed}",
@@ -346,7 +231,7 @@ def densities(results: StudyResults) -> list[Chart]:
             "exponentformat": "power",
         },
     }
-    return [Chart("densities", "Densities of eigenvalues", traces, layout, _scales("xaxis"))]
+    return [Chart("densities", "Densities of eigenvalues", traces, layout, linear_and_log("xaxis"))]
 
 
 def sensitivity(results: StudyResults) -> list[Chart]:
@@ -354,12 +239,14 @@ def sensitivity(results: StudyResults) -> list[Chart]:
 
     Those without a score stand in a strip of their own below. The chosen ones have a rim.
     """
-    scored, lost = [], []
+    scored, unscored = [], []
     for name, style in styles(results).items():
         trials = [trial for trial in results.of(name, TUNE) if "lr" in trial.settings]
-        scored.append(_trials(results, name, style, filter(_scored, trials)))
-        lost.append(_trials(results, name, style, filterfalse(_scored, trials)) | {"yaxis": "y2"})
-    traces, below = [each for each in scored if each["x"]], [each for each in lost if each["x"]]
+        scored.append(_trial_points(results, name, style, filter(_has_score, trials)))
+        unscored.append(
+            _trial_points(results, name, style, filterfalse(_has_score, trials)) | {"yaxis": "y2"}
+        )
+    traces, below = [each for each in scored if each["x"]], [each for each in unscored if each["x"]]
     layout: dict[str, Any] = {
         "xaxis": {
             "title": {"text": "learning rate"},
@@ -367,18 +254,18 @@ def sensitivity(results: StudyResults) -> list[Chart]:
             "exponentformat": "power",
             "nticks": 4,
         },
-        "yaxis": {"title": {"text": _literal(labelled(results.metric, "validation"))}},
+        "yaxis": {"title": {"text": plotly_text(score_label(results.metric, "validation"))}},
     }
     if below:
         layout["xaxis"]["anchor"] = "y2"
         layout["yaxis"]["domain"] = [0.24, 1]
-        layout["yaxis2"] = _STRIP
+        layout["yaxis2"] = _UNSCORED_AXIS
     if not traces + below:
         return []
     return [Chart("sensitivity", "Validation score by learning rate", traces + below, layout)]
 
 
-def _scored(trial: Trial) -> bool:
+def _has_score(trial: Trial) -> bool:
     return (
         trial.outcome is not None
         and not trial.outcome.diverged
@@ -386,15 +273,15 @@ def _scored(trial: Trial) -> bool:
     )
 
 
-def _trials(
+def _trial_points(
     results: StudyResults, name: str, style: Style, found: Iterable[Trial]
 ) -> dict[str, Any]:
     trials, chosen = list(found), chosen_trial(results, name)
     rims = [2 if trial is chosen else 0 for trial in trials]
     return {
-        **_identity(name),
+        **optimizer_of_trace(name),
         "x": [trial.settings["lr"] for trial in trials],
-        "y": [_validated(results, trial) for trial in trials],
+        "y": [_score_or_failure(results, trial) for trial in trials],
         "text": [f"trial {trial.number}" for trial in trials],
         "mode": "markers",
         "marker": {
@@ -408,28 +295,9 @@ def _trials(
     }
 
 
-def _validated(results: StudyResults, trial: Trial) -> float | str:
+def _score_or_failure(results: StudyResults, trial: Trial) -> float | str:
     if trial.outcome is None:
         return "failed"
-    if not _scored(trial):
+    if not _has_score(trial):
         return "diverged"
     return results.metric.factor * trial.outcome.final.validation_score
-
-
-def _scales(axis: str) -> dict[str, dict[str, Any]]:
-    return {scale: {axis: {"type": scale}} for scale in ("log", "linear")}
-
-
-def _identity(optimizer: str) -> dict[str, Any]:
-    """Say whose trace it is."""
-    return {"name": _literal(optimizer), "meta": optimizer}
-
-
-def _literal(text: str) -> str:
-    """Write text for Plotly, which reads some HTML in it, but not every entity."""
-    return escape(text, quote=False)
-
-
-def _finite(values: Sequence[float]) -> list[float | None]:
-    """JSON has no word for what is not finite; Plotly leaves a gap at null."""
-    return [value if math.isfinite(value) else None for value in values]

@@ -1,4 +1,4 @@
-"""The HTML document: what it holds, put into its template."""
+"""The page's HTML document: all its parts, put into the template."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,15 +11,15 @@ from steppe._shared.page.render import read, render
 from steppe._shared.plurals import many
 from steppe.compare.records.results import TEST, TUNE, StudyResults
 from steppe.compare.records.summary import baseline_of, summarise
-from steppe.compare.report.footnotes import notes
-from steppe.compare.report.formatting import NONE
-from steppe.compare.report.page import charts, tables
+from steppe.compare.report.footnotes import footnotes
+from steppe.compare.report.formatting import MISSING
+from steppe.compare.report.page import charts, learning_curves, tables
 from steppe.compare.report.page.headline import headline
 from steppe.compare.report.page.styles import styles
 
 
 def write_page(results: StudyResults, path: Path, baseline: str | None = None) -> None:
-    """Write :func:`page` to a file, whole or not at all.
+    """Write :func:`page` to a file, atomically.
 
     Raises
     ------
@@ -32,9 +32,9 @@ def write_page(results: StudyResults, path: Path, baseline: str | None = None) -
 
 
 def page(results: StudyResults, baseline: str | None = None) -> str:
-    """Make one HTML document of a study that asks nothing of the network.
+    """Return a study as one HTML document that loads nothing from the network.
 
-    Its tables, its charts, plotly.js and the study as JSON are all in it, about 5 MB.
+    It holds tables, charts, plotly.js and the study as JSON, about 5 MB.
 
     Parameters
     ----------
@@ -54,14 +54,14 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     rows = summarise(results, baseline)
     drawn = {
         "differences": charts.differences(results, rows),
-        "curves": charts.learning_curves(results),
-        "tasks": charts.by_task(results),
+        "curves": learning_curves.learning_curves(results),
+        "tasks": learning_curves.by_task(results),
         "gap": charts.gaps(results, rows),
         "flatness": charts.flatness(results),
         "densities": charts.densities(results),
         "sensitivity": charts.sensitivity(results),
     }
-    costs, lost = tables.costs(rows), tables.lost(results)
+    costs, unsuccessful = tables.costs(rows), tables.unsuccessful_runs(results)
     scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), read(__package__, "page.js")]
     return render(
         [__package__],
@@ -69,20 +69,22 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         results=results,
         title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
-        sections=_sections(baseline, drawn | {"costs": costs.rows, "lost": lost.rows}),
+        sections=_sections(
+            baseline, drawn | {"costs": costs.rows, "unsuccessful": unsuccessful.rows}
+        ),
         baseline=baseline,
         headline=headline(results, rows, baseline),
         roles=_roles(results, baseline),
         leaderboard=tables.leaderboard(results, rows),
-        controls=tables.beside_controls(results, rows),
+        controls=tables.controls(results, rows),
         costs=costs,
         settings=tables.settings(results),
-        # The terminal's tables mark with daggers what this one says in words.
-        notes=[note.removeprefix("† ") for note in notes(results, rows)],
-        lost=lost,
+        # The terminal's tables mark rows with daggers; the page's tables say it in words.
+        notes=[note.removeprefix("† ") for note in footnotes(results, rows)],
+        unsuccessful=unsuccessful,
         styles=styles(results),
         charts=drawn,
-        along=_along(results),
+        along=_horizontal_axes(results),
         chart_data=[asdict(chart) for each in drawn.values() for chart in each],
         facts=_facts(results),
         study=results.to_dict(),
@@ -91,24 +93,24 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
 
 
 def _roles(results: StudyResults, baseline: str) -> dict[str, str]:
-    """Say of each contender what it is in the study, besides one among others."""
+    """Return each contender's role: baseline, control for others, or none."""
     roles = {}
     for each in results.contenders:
-        said = ["baseline"] if each.name == baseline else []
-        said += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
-        roles[each.name] = "; ".join(said)
+        roles_of = ["baseline"] if each.name == baseline else []
+        roles_of += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
+        roles[each.name] = "; ".join(roles_of)
     return roles
 
 
 def _subtitle(results: StudyResults) -> str:
     tuned = many(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
     model = results.setup.get("model")
-    said = [str(model)] if model else []
-    return ", ".join([*said, tuned, many(results.seeds, "test seed")])
+    parts = [str(model)] if model else []
+    return ", ".join([*parts, tuned, many(results.seeds, "test seed")])
 
 
 def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:
-    """Give the headings of the sections, without those whose contents are empty."""
+    """Return the headings of the sections that have contents."""
     sections = {
         "leaderboard": "Leaderboard",
         "differences": f"Differences from {baseline}",
@@ -119,42 +121,40 @@ def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str,
         "densities": "Densities of the Hessian’s eigenvalues",
         "costs": "Time and memory",
         "settings": "Settings",
-        "lost": "Runs that diverged or failed",
+        "unsuccessful": "Runs that diverged or failed",
         "method": "How it was done",
         "reproduce": "To reproduce it",
     }
     return {each: title for each, title in sections.items() if contents.get(each, True)}
 
 
-def _along(results: StudyResults) -> list[tuple[str, str]]:
-    """Give what learning curves are drawn along: values of a switch, and their names."""
+def _horizontal_axes(results: StudyResults) -> list[tuple[str, str]]:
+    """Return the axes that learning curves can be drawn along: values of a switch, and names."""
     tokens = [("tokens", "tokens")] if results.setup.get("length") else []
     return [("epochs", "epochs"), *tokens, ("seconds", "training time")]
 
 
 def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
-    """Gather what another needs to run the study again."""
+    """Return what is needed to run the study again: setup, seeds, versions, optimizers."""
     seeds = {
         "tuning": _listed(trial.seed for trial in results.trials if trial.phase == TUNE),
         "test": _listed(trial.seed for trial in results.trials if trial.phase == TEST),
     }
     ran = {"where": _listed(trial.where for trial in results.trials if trial.where)}
     return {
-        "RunSettings": {
-            key.replace("_", " "): _written(each) for key, each in results.setup.items()
-        },
+        "Setup": {key.replace("_", " "): _written(each) for key, each in results.setup.items()},
         "Seeds": seeds,
         "Versions": dict(results.versions) | ran,
-        "Optimizers": {each.name: each.title or NONE for each in results.contenders},
+        "Optimizers": {each.name: each.title or MISSING for each in results.contenders},
     }
 
 
 def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(str(value) for value in sorted(set(values))) or NONE
+    return ", ".join(str(value) for value in sorted(set(values))) or MISSING
 
 
 def _written(value: Any) -> str:
-    """Write a value of the setup: words as they are, the rest as JSON."""
+    """Write a value of the setup: text as it is, everything else as JSON."""
     if value is None:
-        return NONE
+        return MISSING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The tables of the page: for each its columns, and its cells with what they are sorted by."""
+"""The tables of the page: columns, and cells with the values that sort them."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,18 +14,18 @@ from steppe.compare.records.summary import (
     chosen_trial,
 )
 from steppe.compare.report.formatting import (
-    NONE,
+    MISSING,
     decimals,
-    duration,
-    number,
-    probability,
-    settings_text,
-    significant,
+    format_duration,
+    format_interval,
+    format_number,
+    format_p_value,
+    format_settings,
+    format_significant,
     unit_of_change,
-    verdict,
-    with_interval,
 )
-from steppe.compare.report.page.units import labelled, score_decimals
+from steppe.compare.report.page.units import score_decimals, score_label
+from steppe.compare.report.verdicts import verdict
 
 _MEBIBYTE = 2**20
 
@@ -81,9 +81,9 @@ class HtmlTable:
 
 
 def leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
-    """Give everything of the test runs, best mean score first."""
+    """Return the leaderboard: results of the test runs, best mean score first."""
     metric, digits = results.metric, score_decimals(rows)
-    score = labelled(metric, "test")
+    score = score_label(metric, "test")
     forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
     columns = {
         score: "mean over seeds with its 95 % interval",
@@ -101,36 +101,45 @@ def leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Html
         "runs": "test runs that have ended",
     }
     cells = [
-        (row.name, _results(row, digits, metric.higher_is_better, forgets))
+        (row.name, _leaderboard_cells(row, digits, metric.higher_is_better, forgets))
         for row in best_first(rows, metric)
     ]
     way = "descending" if metric.higher_is_better else "ascending"
     return HtmlTable("Leaderboard", columns, cells, (score, way))
 
 
-def _results(
+def _leaderboard_cells(
     row: OptimizerSummary, digits: int, higher_is_better: bool, forgets: bool
 ) -> list[HtmlCell]:
-    changes = [HtmlCell(NONE, None), HtmlCell(NONE, None), HtmlCell(NONE, None), HtmlCell(NONE, "")]
+    changes = [
+        HtmlCell(MISSING, None),
+        HtmlCell(MISSING, None),
+        HtmlCell(MISSING, None),
+        HtmlCell(MISSING, ""),
+    ]
     if row.score_change:
-        changes = _change(row.score_change, digits, higher_is_better)
-        changes.insert(2, _number(row.score_change.effect, _signed_hundredths))
+        changes = _change_cells(row.score_change, digits, higher_is_better)
+        changes.insert(2, _number_cell(row.score_change.effect, _signed_hundredths))
     return [
-        _interval(row.score, with_interval(row.score, digits)),
-        *([_interval(row.forgetting, with_interval(row.forgetting, digits))] if forgets else []),
+        _interval_cell(row.score, format_interval(row.score, digits)),
+        *(
+            [_interval_cell(row.forgetting, format_interval(row.forgetting, digits))]
+            if forgets
+            else []
+        ),
         *changes,
-        _interval(row.test_loss, significant(row.test_loss)),
-        _number(row.train_loss.mean, _three_digits),
-        _interval(row.gap, significant(row.gap)),
-        _number(row.step_ms, _hundredths),
-        _number(row.seconds, duration),
-        _number(row.state_bytes, _tenths),
-        _count(row.runs, row.diverged, row.failed),
+        _interval_cell(row.test_loss, format_significant(row.test_loss)),
+        _number_cell(row.train_loss.mean, _three_digits),
+        _interval_cell(row.gap, format_significant(row.gap)),
+        _number_cell(row.step_ms, _hundredths),
+        _number_cell(row.seconds, format_duration),
+        _number_cell(row.state_bytes, _tenths),
+        _runs_cell(row.runs, row.diverged, row.failed),
     ]
 
 
-def beside_controls(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
-    """Compare each optimizer that has a control with it."""
+def controls(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
+    """Return the differences between each optimizer and its control."""
     metric, digits = results.metric, score_decimals(rows)
     loss_digits = decimals([row.test_loss.mean for row in rows], 4)
     columns = {
@@ -144,20 +153,20 @@ def beside_controls(results: StudyResults, rows: Sequence[OptimizerSummary]) -> 
     }
     cells = [
         (
-            reading.name,
+            each.name,
             [
-                _words(reading.control),
-                *_change(reading.score, digits, metric.higher_is_better),
-                *_change(reading.loss, loss_digits, False),
+                _text_cell(each.control),
+                *_change_cells(each.score, digits, metric.higher_is_better),
+                *_change_cells(each.loss, loss_digits, False),
             ],
         )
-        for reading in against_controls(results)
+        for each in against_controls(results)
     ]
     return HtmlTable("Optimizers beside their controls", columns, cells)
 
 
 def costs(rows: Sequence[OptimizerSummary]) -> HtmlTable:
-    """Give time and memory with bars."""
+    """Return time and memory, with bars."""
     columns = {
         "ms per step": "median step: forward, backward, update",
         "training time": "median run, evaluation left out",
@@ -165,10 +174,10 @@ def costs(rows: Sequence[OptimizerSummary]) -> HtmlTable:
         "peak memory, MiB": "most that tensors took on the accelerator",
     }
     measured = {
-        "ms per step": _bars([row.step_ms for row in rows], _hundredths),
-        "training time": _bars([row.seconds for row in rows], duration),
-        "state, bytes per parameter": _bars([row.state_bytes for row in rows], _tenths),
-        "peak memory, MiB": _bars([row.peak_bytes / _MEBIBYTE for row in rows], _tenths),
+        "ms per step": _bar_cells([row.step_ms for row in rows], _hundredths),
+        "training time": _bar_cells([row.seconds for row in rows], format_duration),
+        "state, bytes per parameter": _bar_cells([row.state_bytes for row in rows], _tenths),
+        "peak memory, MiB": _bar_cells([row.peak_bytes / _MEBIBYTE for row in rows], _tenths),
     }
     known = [each for each in columns if any(cell.key is not None for cell in measured[each])]
     cells = zip(*(measured[each] for each in known), strict=True)
@@ -177,8 +186,8 @@ def costs(rows: Sequence[OptimizerSummary]) -> HtmlTable:
 
 
 def settings(results: StudyResults) -> HtmlTable:
-    """Tell what was searched, what was chosen, and what it brought on validation data."""
-    score = labelled(results.metric, "validation")
+    """Return what was searched, what was chosen, and its score on validation data."""
+    score = score_label(results.metric, "validation")
     columns = {
         "searched": "the declared search space",
         "ended with": "the settings of the test runs",
@@ -186,19 +195,19 @@ def settings(results: StudyResults) -> HtmlTable:
         f"{score}: best": "of the tuning trial that was chosen",
         "tuning trials": "those that have ended",
     }
-    cells = [(each.name, _tuned(results, each)) for each in results.contenders]
+    cells = [(each.name, _settings_cells(results, each)) for each in results.contenders]
     return HtmlTable("Settings", columns, cells)
 
 
-def _tuned(results: StudyResults, contender: Contender) -> list[HtmlCell]:
+def _settings_cells(results: StudyResults, contender: Contender) -> list[HtmlCell]:
     trials = results.of(contender.name, TUNE)
     default, best = trials[0] if trials else None, chosen_trial(results, contender.name)
     return [
-        _words(_searched(contender)),
-        _words(settings_text(results.chosen(contender.name))),
-        _validated(results, default),
-        _validated(results, best),
-        _count(len(trials), *_losses(trials)),
+        _text_cell(_searched(contender)),
+        _text_cell(format_settings(results.chosen(contender.name))),
+        _validation_cell(results, default),
+        _validation_cell(results, best),
+        _runs_cell(len(trials), *_count_unsuccessful(trials)),
     ]
 
 
@@ -222,15 +231,15 @@ def _range(space: Mapping[str, Any]) -> str:
     return f"{space['low']:g} … {space['high']:g}" + (" (log)" if space.get("log") else "")
 
 
-def _validated(results: StudyResults, trial: Trial | None) -> HtmlCell:
+def _validation_cell(results: StudyResults, trial: Trial | None) -> HtmlCell:
     if trial is None or trial.outcome is None:
-        return HtmlCell(NONE, None)
+        return HtmlCell(MISSING, None)
     score = results.metric.factor * trial.outcome.final.validation_score
-    return _number(score, lambda value: number(value, decimals([value], 4)))
+    return _number_cell(score, lambda value: format_number(value, decimals([value], 4)))
 
 
-def lost(results: StudyResults) -> HtmlTable:
-    """List the runs that are in no mean, and why."""
+def unsuccessful_runs(results: StudyResults) -> HtmlTable:
+    """Return the runs that are in no mean because they diverged or failed."""
     columns = {
         "run": "tuning trials and test runs are numbered from 0",
         "seed": "of weights and order",
@@ -242,84 +251,84 @@ def lost(results: StudyResults) -> HtmlTable:
         (
             trial.optimizer,
             [
-                _words(f"{phases[trial.phase]} {trial.number}"),
+                _text_cell(f"{phases[trial.phase]} {trial.number}"),
                 HtmlCell(str(trial.seed), float(trial.seed)),
-                _words(settings_text(trial.settings)),
-                _words(_end(trial)),
+                _text_cell(format_settings(trial.settings)),
+                _text_cell(_what_happened(trial)),
             ],
         )
         for trial in results.trials
-        if _end(trial)
+        if _what_happened(trial)
     ]
     return HtmlTable("Runs that diverged or failed", columns, cells)
 
 
-def _end(trial: Trial) -> str:
-    """Say how a run was lost; empty if it was not."""
+def _what_happened(trial: Trial) -> str:
+    """Return how a run diverged or failed; empty if it did neither."""
     if trial.outcome is None:
         return f"failed: {trial.error}"
     # The curve holds the epochs before.
     return f"diverged in epoch {len(trial.outcome.curve) + 1}" if trial.outcome.diverged else ""
 
 
-def _losses(trials: Sequence[Trial]) -> tuple[int, int]:
+def _count_unsuccessful(trials: Sequence[Trial]) -> tuple[int, int]:
     """Count the trials that diverged, and those that failed."""
     ended = [trial.outcome for trial in trials if trial.outcome]
     return sum(outcome.diverged for outcome in ended), len(trials) - len(ended)
 
 
-def _count(ended: int, diverged: int, failed: int) -> HtmlCell:
+def _runs_cell(ended: int, diverged: int, failed: int) -> HtmlCell:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    said = ", ".join(f"{count} {how}" for count, how in losses if count)
-    return HtmlCell(str(ended), float(ended - diverged - failed), said)
+    aside = ", ".join(f"{count} {how}" for count, how in losses if count)
+    return HtmlCell(str(ended), float(ended - diverged - failed), aside)
 
 
-def _change(found: Comparison, digits: int, higher_is_better: bool) -> list[HtmlCell]:
+def _change_cells(found: Comparison, digits: int, higher_is_better: bool) -> list[HtmlCell]:
     return [
-        _interval(found.difference, with_interval(found.difference, digits, sign=True)),
-        _number(found.p, probability),
-        _words(verdict(found, higher_is_better)),
+        _interval_cell(found.difference, format_interval(found.difference, digits, sign=True)),
+        _number_cell(found.p, format_p_value),
+        _text_cell(verdict(found, higher_is_better)),
     ]
 
 
-def _interval(value: Interval, text: str) -> HtmlCell:
+def _interval_cell(value: Interval, text: str) -> HtmlCell:
     mean, bracket, bounds = text.partition("[")
-    return HtmlCell(mean.strip(), _key(value.mean), bracket + bounds)
+    return HtmlCell(mean.strip(), _sort_key(value.mean), bracket + bounds)
 
 
-def _number(value: float, write: Callable[[float], str]) -> HtmlCell:
-    return HtmlCell(write(value), _key(value))
+def _number_cell(value: float, write: Callable[[float], str]) -> HtmlCell:
+    return HtmlCell(write(value), _sort_key(value))
 
 
-def _words(text: str) -> HtmlCell:
-    return HtmlCell(text, "" if text == NONE else text)
+def _text_cell(text: str) -> HtmlCell:
+    return HtmlCell(text, "" if text == MISSING else text)
 
 
-def _bars(values: Sequence[float], write: Callable[[float], str]) -> list[HtmlCell]:
+def _bar_cells(values: Sequence[float], write: Callable[[float], str]) -> list[HtmlCell]:
     longest = max((value for value in values if math.isfinite(value)), default=0.0)
     return [
-        HtmlCell(write(value), _key(value), share=value / longest if longest else None)
+        HtmlCell(write(value), _sort_key(value), share=value / longest if longest else None)
         if math.isfinite(value)
-        else HtmlCell(NONE, None)
+        else HtmlCell(MISSING, None)
         for value in values
     ]
 
 
-def _key(value: float) -> float | None:
+def _sort_key(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
 def _three_digits(value: float) -> str:
-    return significant(Interval(value, math.nan, math.nan))
+    return format_significant(Interval(value, math.nan, math.nan))
 
 
 def _hundredths(value: float) -> str:
-    return number(value, 2)
+    return format_number(value, 2)
 
 
 def _signed_hundredths(value: float) -> str:
-    return number(value, 2, sign=True)
+    return format_number(value, 2, sign=True)
 
 
 def _tenths(value: float) -> str:
-    return number(value, 1)
+    return format_number(value, 1)

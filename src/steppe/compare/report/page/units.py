@@ -1,4 +1,4 @@
-"""How scores are labelled and rounded."""
+"""How the page labels and rounds scores."""
 
 from collections.abc import Iterable
 
@@ -10,12 +10,12 @@ from steppe.compare.report.formatting import decimals
 _DIGITS = 4
 
 
-def labelled(metric: Metric, which: str) -> str:
-    """Name a score with its unit.
+def score_label(metric: Metric, which: str) -> str:
+    """Return a score's name with its unit.
 
     Examples
     --------
-    >>> labelled(Metric(), "test"), labelled(Metric("perplexity", "", 1.0, False), "test")
+    >>> score_label(Metric(), "test"), score_label(Metric("perplexity", "", 1.0, False), "test")
     ('test accuracy, %', 'test perplexity')
     """
     return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))

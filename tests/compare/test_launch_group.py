@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from helpers.process_group import PATIENCE_S, join, started
-from steppe.compare.execution import worker
+from steppe.compare.execution import launch_group, worker
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
@@ -29,14 +29,14 @@ def planned() -> Study:
 
 def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path), create=True)
-    ledger = TrialQueue(storage, planned())
+    queue = TrialQueue(storage, planned())
     with started(__file__, tmp_path, 2) as (first, second):
         errors = [process.wait(PATIENCE_S) for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, -signal.SIGKILL), "\n".join(errors)
 
-    (failed,) = ledger.results().trials
+    (failed,) = queue.results().trials
     assert (failed.optimizer, failed.error) == ("adamw", "ArithmeticError: no")
-    assert ledger.take().contender.name == "sgd-momentum"
+    assert queue.take().contender.name == "sgd-momentum"
 
 
 def work(rank: int, folder: Path) -> None:
@@ -51,7 +51,7 @@ def work(rank: int, folder: Path) -> None:
             raise ArithmeticError("no")
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        worker._TOGETHER_S = 0  # nobody is left to wait for
+        launch_group._FAILURE_WAIT_S = 0  # nobody is left to wait for
         return train(run, *arguments)
 
     worker.train = disturbed

@@ -1,4 +1,4 @@
-"""An optimizer on the meta device: what state it has and what it sends, without the memory."""
+"""Make an optimizer on the meta device, and read off the layout of its state and what it sends."""
 
 import copy
 from collections import defaultdict
@@ -13,40 +13,43 @@ from torch.optim import Optimizer
 from steppe._engines.base.method import goes_by_own, goes_by_whole
 from steppe._engines.base.plan import Group
 from steppe.optim._base import RuleOptimizer
-from steppe.optim._state import Entry, layout
+from steppe.optim._state import StateEntry, state_layout
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
-Make = Callable[[Any], Optimizer]
+OptimizerFactory = Callable[[Any], Optimizer]
 
-#: Norms are added up in float64.
-_NUMBER = 8
+#: Norms are summed in float64.
+_BYTES_PER_NORM = 8
 
 
-def made(optimizer: Optimizer | Make, originals: list[Tensor], metas: list[Parameter]) -> Optimizer:
-    """Return the optimizer of those parameters on the meta device that need a gradient.
+def optimizer_on_meta(
+    optimizer: Optimizer | OptimizerFactory, originals: list[Tensor], metas: list[Parameter]
+) -> Optimizer:
+    """Return an optimizer of those parameters on the meta device that require a gradient.
 
     Parameters
     ----------
     optimizer
-        One that exists, or what makes one.
+        An optimizer, or a function or class that makes one of parameters.
     originals, metas
-        The parameters that one that exists may have in its groups, and those that stand for them.
+        The model's parameters, which an existing optimizer may have in its groups, and for each its
+        counterpart on the meta device.
 
     Raises
     ------
     TypeError
-        ``optimizer`` is not an optimizer, and makes none.
+        ``optimizer`` is not an optimizer, and does not make one.
     ValueError
-        It has several groups, and none of the originals in them; or its state is on the host.
+        It has several groups with none of the originals in them, or it is an ``Offload``.
     """
     if isinstance(optimizer, Optimizer):
         if isinstance(_base(optimizer), Offload):
             raise ValueError(
-                "optimizer=Offload is not valid: its state is on the host, and counted is what "
-                "devices hold; expected the optimizer that it is around"
+                "optimizer=Offload is not valid: footprint counts what devices hold, and Offload's "
+                "state is on the host; expected the optimizer that it wraps"
             )
-        return _twin(optimizer, _groups(optimizer, originals, metas))
+        return _copy_with_groups(optimizer, _groups(optimizer, originals, metas))
     if not callable(optimizer):
         raise TypeError(
             f"optimizer={optimizer!r} is not valid: expected an optimizer, its class, or a "
@@ -59,7 +62,7 @@ def made(optimizer: Optimizer | Make, originals: list[Tensor], metas: list[Param
 
 
 def _groups(optimizer: Optimizer, originals: list[Tensor], metas: list[Parameter]) -> list[Group]:
-    """Return the optimizer's groups with the parameters on the meta device in them."""
+    """Return the optimizer's groups, with parameters on the meta device in place of its own."""
     pairs = zip(originals, metas, strict=True)
     known = {original: param for original, param in pairs if param.requires_grad}
     groups: list[Group] = [
@@ -71,16 +74,16 @@ def _groups(optimizer: Optimizer, originals: list[Tensor], metas: list[Parameter
     if len(groups) > 1:
         raise ValueError(
             f"optimizer={type(optimizer).__name__} has {len(groups)} groups, and none of these "
-            "parameters: expected the model that it was made for, or one group"
+            "parameters: expected the optimizer of this model, or one with a single group"
         )
     return [{**groups[0], "params": list(known.values())}]
 
 
-def _twin(optimizer: Optimizer, groups: list[Group]) -> Optimizer:
+def _copy_with_groups(optimizer: Optimizer, groups: list[Group]) -> Optimizer:
     """Return an optimizer like this one, without state and with other groups."""
     twin = copy.copy(optimizer)
     if isinstance(twin, SAM):
-        twin.base_optimizer = _twin(twin.base_optimizer, groups)
+        twin.base_optimizer = _copy_with_groups(twin.base_optimizer, groups)
     else:
         twin.state, twin.param_groups = defaultdict(dict), groups
     return twin
@@ -90,18 +93,18 @@ def _base(optimizer: Optimizer) -> Optimizer:
     return optimizer.base_optimizer if isinstance(optimizer, SAM) else optimizer
 
 
-def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
-    """Return what each parameter's state consists of after a step.
+def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, StateEntry]]:
+    """Return the layout of each parameter's state after a step.
 
     Raises
     ------
     ValueError
-        An optimizer of another library cannot take a step on the meta device.
+        An optimizer of another library cannot step on the meta device.
     """
     base = _base(optimizer)
     if isinstance(base, RuleOptimizer):
         members = [(param, group) for group in base.param_groups for param in group["params"]]
-        return {param: layout(base._method(group), group, param) for param, group in members}
+        return {param: state_layout(base._method(group), group, param) for param, group in members}
     for group in base.param_groups:
         for param in group["params"]:
             param.grad = torch.empty_like(param)
@@ -109,12 +112,12 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
         base.step()
     except Exception as error:
         raise ValueError(
-            f"optimizer={type(base).__name__} is not valid: its step cannot be taken on the meta "
-            f"device, so that its state is not known ({error})"
+            f"optimizer={type(base).__name__} is not valid: footprint finds its state by a step on "
+            f"the meta device, which failed ({error})"
         ) from error
     return {
         param: {
-            name: Entry(tuple(value.shape), value.dtype)
+            name: StateEntry(tuple(value.shape), value.dtype)
             for name, value in state.items()
             if isinstance(value, Tensor)
         }
@@ -122,11 +125,11 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, Entry]]:
     }
 
 
-def message(optimizer: Optimizer) -> int:
-    """Return the bytes that the optimizer adds up over the devices in a step."""
-    base, numbers = _base(optimizer), int(isinstance(optimizer, SAM))
+def message_bytes(optimizer: Optimizer) -> int:
+    """Return the bytes of the norms that the optimizer sums over the devices in a step."""
+    base, norms = _base(optimizer), int(isinstance(optimizer, SAM))
     if isinstance(base, RuleOptimizer):
         kinds = [(base._method(group), group) for group in base.param_groups]
         own = sum(len(group["params"]) for method, group in kinds if goes_by_own(method, group))
-        numbers += own + (own > 0 or any(goes_by_whole(*kind) for kind in kinds))
-    return _NUMBER * numbers
+        norms += own + (own > 0 or any(goes_by_whole(*kind) for kind in kinds))
+    return _BYTES_PER_NORM * norms

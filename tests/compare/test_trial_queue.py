@@ -18,15 +18,11 @@ from helpers.concurrent_processes import together, work_off
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, forget, opened
 from helpers.synthetic_studies import diverged, outcome
+from steppe.compare.execution.stored_studies import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import (
-    TUNING_SEED,
-    Assignment,
-    TrialQueue,
-    record,
-    recorded,
-)
+from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
 from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
     TEST,
     TUNE,
@@ -34,7 +30,7 @@ from steppe.compare.records.results import (
     Epoch,
     Metric,
     Outcome,
-    study_from_dict,
+    StudyResults,
 )
 from steppe.compare.training.run import RunSettings
 
@@ -98,16 +94,16 @@ def everything(study: Study) -> list[tuple[str, str, int]]:
 
 
 def run(
-    ledger: TrialQueue, come_of: Callable[[Assignment], Outcome | str] = lambda taken: outcome()
+    queue: TrialQueue, come_of: Callable[[Assignment], Outcome | str] = lambda taken: outcome()
 ) -> list[Assignment]:
     """Take all that can be taken, and end it; what comes of it as a string is an error."""
     found = []
-    while (taken := ledger.take()) is not None:
+    while (taken := queue.take()) is not None:
         came = come_of(taken)
         if isinstance(came, str):
-            assert ledger.fail(taken, came, "here")
+            assert queue.fail(taken, came, "here")
         else:
-            assert ledger.finish(taken, came, "here")
+            assert queue.finish(taken, came, "here")
         found.append(taken)
     return found
 
@@ -124,12 +120,12 @@ def numbered(study: Study, name: str, values: Sequence[Any]) -> Callable[[Assign
 
 def test_budgets_are_exact(storage: Any) -> None:
     study = make()
-    ledger = TrialQueue(storage, study)
-    assert ledger.trials() == 2 * (3 + 2)
-    assert not ledger.ended()
-    taken = run(ledger)
+    queue = TrialQueue(storage, study)
+    assert queue.trial_count() == 2 * (3 + 2)
+    assert not queue.all_ended()
+    taken = run(queue)
     assert sorted(map(key, taken)) == everything(study)
-    assert ledger.ended()
+    assert queue.all_ended()
     # Tuning comes first, and everybody's first trial before anybody's second.
     assert [key(each)[1:] for each in taken] == [
         *((TUNE, number) for number in (0, 0, 1, 1, 2, 2)),
@@ -137,10 +133,10 @@ def test_budgets_are_exact(storage: Any) -> None:
     ]
     assert {each.seed for each in taken if each.phase == TUNE} == {TUNING_SEED}
     assert [each.seed for each in taken if each.phase == TEST] == [0, 0, 1, 1]
-    for again in (ledger, TrialQueue(storage, study)):
-        again.complement()
+    for again in (queue, TrialQueue(storage, study)):
+        again.add_missing_trials()
         assert again.take() is None
-    assert ledger.results().complete
+    assert queue.results().complete
 
 
 def test_the_first_trial_is_the_default_and_the_others_are_the_designs(storage: Any) -> None:
@@ -169,10 +165,10 @@ def test_tests_wait_for_the_contenders_own_tuning(where: str, opened: Open) -> N
     assert one.take() is None
     other.finish(second, outcome(), "there")
     assert [key(each)[:2] for each in run(one)] == [("adamcm", TEST)] * 2
-    assert not one.ended()
+    assert not one.all_ended()
     one.finish(first, outcome(), "here")
     assert [key(each)[:2] for each in run(other)] == [("adamw", TEST)] * 2
-    assert one.ended()
+    assert one.all_ended()
 
 
 @pytest.mark.parametrize(
@@ -189,32 +185,32 @@ def test_the_best_is_by_validation_score_and_among_equals_by_loss(
     storage: Any, higher_is_better: bool, ends: list[tuple[float, float]], best: int
 ) -> None:
     study = make(ADAMW, metric=Metric(higher_is_better=higher_is_better))
-    ledger = TrialQueue(storage, study)
-    taken = run(ledger, numbered(study, "adamw", [outcome(*each) for each in ends]))
+    queue = TrialQueue(storage, study)
+    taken = run(queue, numbered(study, "adamw", [outcome(*each) for each in ends]))
     wanted = study.points(ADAMW)[best]
     assert [each.settings for each in taken if each.phase == TEST] == [wanted] * 2
-    assert ledger.results().chosen("adamw") == wanted
+    assert queue.results().chosen("adamw") == wanted
 
 
 def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
     study = make(ADAMW)
     # The one that diverged later had the best score of all on the way.
     late = replace(outcome(0.99), diverged=True)
-    ledger = TrialQueue(storage, study)
-    taken = run(ledger, numbered(study, "adamw", [late, "RuntimeError: no", outcome(0.1)]))
+    queue = TrialQueue(storage, study)
+    taken = run(queue, numbered(study, "adamw", [late, "RuntimeError: no", outcome(0.1)]))
     assert taken[-1].settings == study.points(ADAMW)[2]
-    errors = [trial.error for trial in ledger.results().of("adamw", TUNE)]
+    errors = [trial.error for trial in queue.results().of("adamw", TUNE)]
     assert errors == ["", "RuntimeError: no", ""]
 
 
 @pytest.mark.parametrize("ends", [[diverged()] * 3, [diverged(), "no", "no"]])
 def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: list[Any]) -> None:
     study = make(ADAMW, ADAMCM)
-    ledger = TrialQueue(storage, study)
-    taken = run(ledger, numbered(study, "adamw", ends))
+    queue = TrialQueue(storage, study)
+    taken = run(queue, numbered(study, "adamw", ends))
     assert ("adamw", TEST) not in {key(each)[:2] for each in taken}
-    assert ledger.ended()
-    tests = ledger.results().of("adamw", TEST)
+    assert queue.all_ended()
+    tests = queue.results().of("adamw", TEST)
     assert [trial.error for trial in tests] == ["no tuning trial ended with a finite loss"] * 2
     assert [trial.outcome for trial in tests] == [None] * 2
     assert len([each for each in taken if each.contender == ADAMCM]) == 5
@@ -222,14 +218,14 @@ def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: l
 
 def test_a_control_follows_its_leader_at_twice_the_lr(storage: Any) -> None:
     study = make(DOUBLED, ADAMCM)
-    ledger = TrialQueue(storage, study)
-    taken = run(ledger, numbered(study, "adamcm", [outcome(0.3), outcome(0.2), outcome(0.7)]))
+    queue = TrialQueue(storage, study)
+    taken = run(queue, numbered(study, "adamcm", [outcome(0.3), outcome(0.2), outcome(0.7)]))
     assert sorted(map(key, taken)) == everything(study)
     best = study.points(ADAMCM)[2]
     following = [each.settings for each in taken if each.contender == DOUBLED]
     # Adam has no buffer, hence no priority_decay.
     assert following == [{"lr": 2 * best["lr"]}] * 2
-    assert ledger.results().chosen("adam+2lr") == {"lr": 2 * best["lr"]}
+    assert queue.results().chosen("adam+2lr") == {"lr": 2 * best["lr"]}
 
 
 def test_a_control_waits_for_its_leader(where: str, opened: Open) -> None:
@@ -259,12 +255,12 @@ def test_more_seeds_and_contenders_add_only_what_is_missing(storage: Any) -> Non
     run(TrialQueue(storage, before))
     more = replace(before, seeds=4, contenders=(ADAMW, ADAMCM))
     assert more.name == before.name
-    ledger = TrialQueue(storage, more)
-    assert sorted(map(key, run(ledger))) == sorted(set(everything(more)) - set(everything(before)))
-    assert ledger.results().complete
+    queue = TrialQueue(storage, more)
+    assert sorted(map(key, run(queue))) == sorted(set(everything(more)) - set(everything(before)))
+    assert queue.results().complete
     fewer = TrialQueue(storage, replace(before, seeds=1))
     assert fewer.take() is None
-    assert fewer.ended()
+    assert fewer.all_ended()
     assert len(fewer.results().trials) == before.budget + 1
 
 
@@ -279,16 +275,16 @@ def test_what_two_have_planned_at_once_is_run_once(
     def add_late(part: optuna.Study, trial: Any) -> None:
         """Let the other plan everything, and begin, between the look and the first addition."""
         monkeypatch.undo()
-        fast.complement()
+        fast.add_missing_trials()
         taken.append(fast.take())
         add(part, trial)
 
     monkeypatch.setattr(optuna.Study, "add_trial", add_late)
-    slow.complement()
-    states = [each.state.name for part in slow._parts.values() for each in part.trials]
-    assert len(states) > slow.trials()
-    for ledger in (slow, fast) * 4:
-        taken.append(ledger.take())
+    slow.add_missing_trials()
+    states = [each.state.name for each in slow._trials._optuna_study.trials]
+    assert len(states) > slow.trial_count()
+    for queue in (slow, fast) * 4:
+        taken.append(queue.take())
     # Its tuning is being run by both, and nobody begins any of it again.
     assert [each and key(each) for each in taken] == [
         *((name, TUNE, n) for n in range(3) for name in ("adamw", "adamcm")), None, None, None
@@ -296,7 +292,7 @@ def test_what_two_have_planned_at_once_is_run_once(
     for each in taken:
         assert each is None or fast.finish(each, outcome(), "here")
     assert len(run(slow)) == 4
-    assert slow.ended()
+    assert slow.all_ended()
     assert fast.results().complete
 
 
@@ -309,31 +305,31 @@ def test_a_crowd_plans_and_works_off_each_trial_once(
         where = request.getfixturevalue("where")
     else:
         where = request.getfixturevalue("postgres").database()
-    ledger = TrialQueue(opened(where, create=True), study, plan=False)
+    queue = TrialQueue(opened(where, create=True), study, plan=False)
     together(plan_at_once, 3, where, study)
     done = together(work_off, 3, where, study)
     assert sorted(chain.from_iterable(done)) == everything(study)
-    results = ledger.results()
+    results = queue.results()
     assert results.complete
     assert sorted((t.optimizer, t.phase, t.number) for t in results.trials) == everything(study)
 
 
 def test_a_lost_trial_is_run_again_at_most_three_times(storage: Any) -> None:
     study = make(ADAMW, budget=1, seeds=1)
-    ledger = TrialQueue(storage, study)
+    queue = TrialQueue(storage, study)
     for _ in range(3):
-        assert not ledger.ended()
-        taken = ledger.take()
+        assert not queue.all_ended()
+        taken = queue.take()
         assert taken is not None
         assert key(taken) == ("adamw", TUNE, 0)
-        ledger.complement()
-        assert ledger.take() is None
+        queue.add_missing_trials()
+        assert queue.take() is None
         forget(storage, taken.trial_id)
-        ledger.complement()
+        queue.add_missing_trials()
     # Nothing is left to choose from.
-    assert ledger.take() is None
-    assert ledger.ended()
-    assert [(trial.phase, trial.error) for trial in ledger.results().trials] == [
+    assert queue.take() is None
+    assert queue.all_ended()
+    assert [(trial.phase, trial.error) for trial in queue.results().trials] == [
         (TUNE, "its worker was lost 3 times"),
         (TEST, "no tuning trial ended with a finite loss"),
     ]
@@ -341,29 +337,29 @@ def test_a_lost_trial_is_run_again_at_most_three_times(storage: Any) -> None:
 
 def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
     study = make(ADAMW)
-    ledger = TrialQueue(storage, study)
+    queue = TrialQueue(storage, study)
     lost = 0
-    while (taken := ledger.take()) is not None:
+    while (taken := queue.take()) is not None:
         if key(taken)[1:] == (TEST, 0) and (lost := lost + 1):
             forget(storage, taken.trial_id)
-            ledger.complement()
+            queue.add_missing_trials()
         else:
-            ledger.finish(taken, outcome(), "here")
+            queue.finish(taken, outcome(), "here")
     assert lost == 3
-    tests = ledger.results().of("adamw", TEST)
+    tests = queue.results().of("adamw", TEST)
     assert [trial.error for trial in tests] == ["its worker was lost 3 times", ""]
     assert [trial.settings for trial in tests] == [ADAMW.defaults] * 2
 
 
 def test_what_was_given_back_is_there_at_once_and_does_not_count(storage: Any) -> None:
-    ledger = TrialQueue(storage, make(ADAMW, budget=1))
+    queue = TrialQueue(storage, make(ADAMW, budget=1))
     for _ in range(5):
-        taken = ledger.take()
+        taken = queue.take()
         assert taken is not None
         assert key(taken) == ("adamw", TUNE, 0)
-        ledger.release(taken)
-    assert len(run(ledger)) == 3
-    assert ledger.results().complete
+        queue.release(taken)
+    assert len(run(queue)) == 3
+    assert queue.results().complete
 
 
 def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None:
@@ -371,20 +367,20 @@ def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None
     sleeper, other = (TrialQueue(opened(where), study) for _ in range(2))
     slept = sleeper.take()
     assert slept is not None
-    assert sleeper.note(slept, 0, EPOCH)
+    assert sleeper.record_epoch(slept, 0, EPOCH)
     forget(sleeper.storage, slept.trial_id)
-    other.complement()
+    other.add_missing_trials()
     again = other.take()
     assert again is not None
     assert key(again) == key(slept)
     for _ in range(2):
-        assert not sleeper.note(slept, 1, EPOCH)
+        assert not sleeper.record_epoch(slept, 1, EPOCH)
         assert not sleeper.finish(slept, outcome(0.1), "asleep")
         assert not sleeper.fail(slept, "dreamt", "asleep")
         sleeper.release(slept)
         if not again:
             break
-        assert other.note(again, 0, EPOCH)
+        assert other.record_epoch(again, 0, EPOCH)
         assert other.finish(again, outcome(0.8), "awake")
         again = None
     (found,) = other.results().of("adamw", TUNE)
@@ -397,8 +393,8 @@ def test_a_result_whose_end_is_missing_is_none(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between what came of a trial and its state: it is as if it had not been."""
-    ledger = TrialQueue(storage, make(ADAMW, budget=1))
-    taken = ledger.take()
+    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    taken = queue.take()
     assert taken is not None
 
     def die(*_: Any) -> bool:
@@ -407,19 +403,19 @@ def test_a_result_whose_end_is_missing_is_none(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "set_trial_state_values", die)
         with pytest.raises(KeyboardInterrupt):
-            ledger.finish(taken, outcome(0.9), "here")
-    assert ledger.results().trials == ()
+            queue.finish(taken, outcome(0.9), "here")
+    assert queue.results().trials == ()
     forget(storage, taken.trial_id)
-    ledger.complement()
-    run(ledger, lambda taken: outcome(0.4))
-    assert ledger.results().of("adamw", TUNE)[0].outcome == outcome(0.4)
+    queue.add_missing_trials()
+    run(queue, lambda taken: outcome(0.4))
+    assert queue.results().of("adamw", TUNE)[0].outcome == outcome(0.4)
 
 
 def test_a_result_waits_for_a_storage_and_a_note_does_not(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = TrialQueue(storage, make(ADAMW, budget=1))
-    taken = ledger.take()
+    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    taken = queue.take()
     assert taken is not None
     monkeypatch.setattr("steppe.compare.execution.study_storage._PAUSE_S", 0)
     flaky = dict.fromkeys(
@@ -439,34 +435,34 @@ def test_a_result_waits_for_a_storage_and_a_note_does_not(
 
     for name in flaky:
         monkeypatch.setattr(storage, name, fail_twice(name))
-    assert [ledger.note(taken, number, EPOCH) for number in range(3)] == [True] * 3
+    assert [queue.record_epoch(taken, number, EPOCH) for number in range(3)] == [True] * 3
     assert list(storage.get_trial(taken.trial_id).intermediate_values) == [2]
-    assert ledger.finish(taken, outcome(0.7), "here")
+    assert queue.finish(taken, outcome(0.7), "here")
     assert max(flaky.values()) < 0
-    assert ledger.results().of("adamw", TUNE)[0].outcome == outcome(0.7)
+    assert queue.results().of("adamw", TUNE)[0].outcome == outcome(0.7)
 
 
 def test_epochs_are_counted_as_they_pass(storage: Any) -> None:
-    ledger = TrialQueue(storage, make(ADAMW, budget=1, seeds=1))
-    assert ledger.progress()[1] == 0
-    taken = ledger.take()
+    queue = TrialQueue(storage, make(ADAMW, budget=1, seeds=1))
+    assert queue.progress()[1] == 0
+    taken = queue.take()
     assert taken is not None
-    ledger.note(taken, 0, EPOCH)
-    ledger.note(taken, 1, EPOCH)
-    assert ledger.progress()[1] == 2
-    ledger.finish(taken, diverged(), "here")
-    assert ledger.progress()[1] == 3
-    run(ledger)
-    assert ledger.progress()[1] == ledger.trials() * 3
+    queue.record_epoch(taken, 0, EPOCH)
+    queue.record_epoch(taken, 1, EPOCH)
+    assert queue.progress()[1] == 2
+    queue.finish(taken, diverged(), "here")
+    assert queue.progress()[1] == 3
+    run(queue)
+    assert queue.progress()[1] == queue.trial_count() * 3
 
 
 def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     study = make(ADAMW, ADAMCM, DOUBLED)
-    record(storage, study)
-    ledger = TrialQueue(storage, study)
+    save_study(storage, study)
+    queue = TrialQueue(storage, study)
     ends = [outcome(0.7), diverged(), "RuntimeError: no"]
-    run(ledger, numbered(study, "adamw", ends))
-    results = ledger.results()
+    run(queue, numbered(study, "adamw", ends))
+    results = queue.results()
     kept, gone, failed = results.of("adamw", TUNE)
     assert kept.outcome == ends[0]
     assert gone.outcome is not None
@@ -474,38 +470,63 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     assert math.isnan(gone.outcome.final.validation_loss)
     assert (failed.outcome, failed.error) == (None, "RuntimeError: no")
     content = results.to_dict()
-    again = study_from_dict(json.loads(json.dumps(content, allow_nan=False)))
+    again = from_json(StudyResults, json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
     assert again.of("adamw", TUNE)[0] == kept
-    reader = TrialQueue(storage, recorded(storage), plan=False)
+    reader = TrialQueue(storage, find_study(storage), plan=False)
     assert reader.results().to_dict() == content
+
+
+def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) -> None:
+    ranged = Contender(
+        "adamcg",
+        space={"priority_decay": {"low": 0.7, "high": 0.99, "log": False}},
+        defaults={"lr": 1e-3, "priority_decay": 0.7},
+    )
+    study = make(ADAMW, ADAMCM, ranged, metric=Metric(higher_is_better=False))
+    save_study(storage, study)
+    run(TrialQueue(storage, study))
+    (name,) = optuna.get_all_study_names(storage)
+    assert name == study.name
+    found = optuna.load_study(study_name=name, storage=storage)
+    assert found.direction.name == "MINIMIZE"
+    said = [
+        tuple(each.user_attrs[name] for name in ("optimizer", "phase", "number"))
+        for each in found.trials
+    ]
+    assert sorted(said) == everything(study)
+    for trial in found.trials:
+        settings = trial.user_attrs["settings"]
+        assert trial.params.items() <= settings.items()
+        tuned = trial.user_attrs["phase"] == TUNE
+        assert ("priority_decay" in trial.params) == (tuned and "priority_decay" in settings)
 
 
 def test_a_study_is_found_again(storage: Any) -> None:
     with pytest.raises(ValueError, match="holds no study of steppe compare"):
-        recorded(storage)
+        find_study(storage)
     optuna.create_study(storage=storage, study_name="somebody else's")
     first, second = make(), make(budget=7)
-    record(storage, first)
+    save_study(storage, first)
     TrialQueue(storage, first)
-    found = recorded(storage)
+    found = find_study(storage)
     assert json.dumps(found.to_dict()) == json.dumps(first.to_dict())
     assert found.name == first.name
     assert [found.key(each) for each in found.contenders] == [
         first.key(each) for each in first.contenders
     ]
-    record(storage, replace(first, seeds=9))
-    assert recorded(storage).seeds == 9
-    record(storage, second)
+    save_study(storage, replace(first, seeds=9))
+    assert find_study(storage).seeds == 9
+    save_study(storage, second)
     with pytest.raises(ValueError, match=r"several studies: name one with --study: digits-.+, d"):
-        recorded(storage)
-    assert recorded(storage, second.name).budget == 7
+        find_study(storage)
+    assert find_study(storage, second.name).budget == 7
     with pytest.raises(ValueError, match="no study called 'digits': name one with --study"):
-        recorded(storage, "digits")
+        find_study(storage, "digits")
 
 
 def test_a_study_of_another_version_is_refused(storage: Any) -> None:
     entry = optuna.create_study(storage=storage, study_name="old")
     entry.set_user_attr("steppe", {"setup": {"task": "digits"}, "colour": "red"})
     with pytest.raises(ValueError, match="old was planned with another version of steppe"):
-        recorded(storage)
+        find_study(storage)

@@ -1,4 +1,8 @@
-"""The buffers that a training model's forward pass may change, found from its parameters alone."""
+"""Save the module buffers that SAM's second pass may change, such as BatchNorm's statistics.
+
+The modules are found from the optimizer's parameters alone. Momentum buffers with slots are another
+thing: see :mod:`steppe.optim._buffer_optimizer`.
+"""
 
 import gc
 import weakref
@@ -11,14 +15,15 @@ from torch.nn import Module
 from torch.nn.parameter import Parameter, is_lazy
 
 
-class TrainingBuffers:
-    """Finds the layers with buffers in all modules that hold given parameters, and saves them.
+class ModuleBuffers:
+    """Find the layers with buffers in all modules that hold given parameters, and save those.
 
-    All buffers are saved, not those of known names: what a pass changes in training is running
-    statistics here, and the vectors of a power iteration or a codebook there.
+    All buffers are saved, whatever their names: besides running statistics, a forward pass may
+    change the vectors of spectral norm's power iteration, or a codebook.
 
-    The garbage collector is asked for the modules, once. An optimizer is given none, and hooks on
-    all modules make compiled ones warn, recompile or not compile at all.
+    An optimizer is not given its modules, so they are searched once among all objects that the
+    garbage collector knows. Global module hooks would find them too, but make compiled modules
+    warn, recompile, or not compile at all.
     """
 
     def __init__(self) -> None:
@@ -26,7 +31,7 @@ class TrainingBuffers:
         self._searched: list[int] | None = None
 
     def save(self, params: Sequence[Tensor]) -> list[Callable[[], None]]:
-        """Copy the buffers of layers in training; return what puts each back."""
+        """Copy the buffers of layers in training; return the functions that write them back."""
         found = [
             (layer, name, buffer)
             for layer in self._find(params)
@@ -43,7 +48,7 @@ class TrainingBuffers:
 
     def _find(self, params: Sequence[Tensor]) -> list[Module]:
         """Search once, and again when parameters were added or a layer is gone."""
-        # Modules hold no other tensors as parameters, and the search takes its time.
+        # Modules hold only Parameters, and the search is slow: skip it where there are none.
         ids = [id(param) for param in params if isinstance(param, Parameter)]
         layers = [layer for ref in self._layers if (layer := ref()) is not None]
         if ids != self._searched or len(layers) < len(self._layers):
@@ -69,26 +74,26 @@ def _search(params: set[int]) -> list[Module]:
 
 
 def _is_writable(buffer: Tensor) -> bool:
-    """Whether a forward pass could write to the buffer, and we could after it."""
+    """Whether a forward pass could write to the buffer, and it can be written back."""
     if is_lazy(buffer) or buffer.layout != torch.strided or buffer.is_inference():
         return False
-    # An expanded tensor has many elements in one place.
+    # Elements of an expanded tensor share memory, and copy_ refuses to write to them.
     return all(
         stride or size < 2 for size, stride in zip(buffer.shape, buffer.stride(), strict=True)
     )
 
 
 def _register(layer: Module, name: str, buffer: Tensor) -> None:
-    """Give the layer its own buffer again, if a pass assigned a new one."""
+    """Give the layer its original buffer again, if the pass assigned a new one."""
     now = getattr(layer, name, None)
-    # One of another shape is a cache that has grown, and its layer may count on its size.
+    # One of another shape is a cache that has grown, and its layer may rely on the new size.
     if now is not buffer and isinstance(now, Tensor) and _is_like(now, buffer):
         setattr(layer, name, buffer)
 
 
 def _write(buffer: Tensor, original: Tensor) -> None:
-    # Past the version count, as batch_norm itself writes: other graphs that have saved a buffer
-    # which the second pass has not changed are as good as before.
+    # Through .data, so without increasing the version count, as batch_norm itself writes: autograd
+    # graphs that saved the buffer would otherwise refuse to run backward.
     if _is_like(buffer, original):
         buffer.data.copy_(original)
 

@@ -1,0 +1,33 @@
+"""The hardware that a trial ran on, in words: results of different hardware compare no times."""
+
+import os
+import platform
+
+import torch
+
+from steppe._shared.plurals import many
+
+
+def hardware_label(device: str, threads: int, processes: int = 1) -> str:
+    """Describe the hardware of a worker as far as its times depend on it.
+
+    Parameters
+    ----------
+    device : str
+        A torch device.
+    threads : int
+        CPU threads.
+    processes : int, default 1
+        Processes that train together, each on such a device.
+
+    Examples
+    --------
+    >>> hardware_label("mps", 2)
+    '2 threads of a mps'
+    """
+    if processes > 1:
+        return f"{processes} × {hardware_label(device, threads)}"
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(torch.device(device)))
+    kind = f"{platform.machine()} CPU with {os.cpu_count()} cores" if device == "cpu" else device
+    return f"{many(threads, 'thread')} of a {kind}"

@@ -1,0 +1,57 @@
+"""Accelerate, set up for a run: device, processes, mixed precision, trackers."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from steppe.compare.training.run import Run, RunContext
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_accelerator(run: Run, context: RunContext) -> "Accelerator":
+    """Set up Accelerate: device, processes, mixed precision, trackers.
+
+    Parameters
+    ----------
+    run : Run
+        Its precision is used, and its label names it in trackers.
+    context : RunContext
+        Device and tracker.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If Accelerate is not installed.
+    ValueError
+        If it would train on another device than ``context.device``.
+    """
+    from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.state import AcceleratorState
+
+    device = torch.device(context.device)
+    if device.index is not None:
+        # Accelerate takes torch's current device.
+        torch.accelerator.set_device_index(device.index)
+    # The state is shared by the whole process, and refuses another precision than its first.
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=run.run_settings.precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+        log_with=context.track or None,
+        project_dir=context.out / "logs",
+    )
+    if accelerator.device.type != device.type:
+        raise ValueError(
+            f"device must be {accelerator.device}, which Accelerate uses here, got {context.device}"
+        )
+    if context.track:
+        accelerator.init_trackers(
+            # TensorBoard has no projects: there it is a directory for each run.
+            run.label if context.track == "tensorboard" else run.run_settings.task,
+            config={"optimizer": run.recipe.name, "seed": run.seed, **run.settings},
+            init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
+        )
+    return accelerator

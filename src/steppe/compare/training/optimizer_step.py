@@ -1,0 +1,95 @@
+"""One optimizer step on a batch: closures, SAM's two passes, GradScaler, accumulation, clipping."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import steppe
+from steppe.compare.metrics.scores import Loss
+from steppe.compare.training.run import RunSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class OptimizerStep:
+    """Takes steps of any optimizer.
+
+    Every step goes through a closure, which every optimizer accepts, and SAM and LBFGS need.
+    ``GradScaler`` takes no closure, so with it SAM's two passes are spelled out here. It unscales
+    gradients once a step, so they are clipped after the second pass; of the first pass's gradient
+    only the direction matters.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model as Accelerate wrapped it.
+    loss : callable
+        ``loss(outputs, targets)``, the mean over a batch.
+    optimizer : Optimizer
+        The optimizer itself. Without ``GradScaler`` it is stepped, as Accelerate's wrapper looks
+        for installed packages at each step, for a quarter of a millisecond.
+    wrapped_optimizer : accelerate.optimizer.AcceleratedOptimizer
+        Accelerate's wrapper of it, which steps through ``GradScaler``.
+    accelerator : accelerate.Accelerator
+        Processes, precision and scaler.
+    run_settings : RunSettings
+        Accumulation and clipping.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        wrapped_optimizer: Any,
+        accelerator: "Accelerator",
+        run_settings: RunSettings,
+    ) -> None:
+        self._model, self._loss = model, loss
+        self._optimizer, self._wrapped_optimizer = optimizer, wrapped_optimizer
+        self._accelerator, self._run_settings = accelerator, run_settings
+
+    def take(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Take one step on a batch; return the mean loss before it."""
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            losses.append(self._compute_gradients(inputs, targets))
+            self._clip_gradients()
+            return losses[-1]
+
+        if self._accelerator.scaler is None:
+            self._optimizer.step(closure)  # type: ignore[arg-type]  # its stub says float
+            return losses[0]
+        loss = self._compute_gradients(inputs, targets)
+        if isinstance(self._optimizer, steppe.SAM):
+            with self._optimizer.perturbed():
+                self._compute_gradients(inputs, targets)
+        self._clip_gradients()
+        self._wrapped_optimizer.step()
+        return loss
+
+    def _compute_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Fill the gradients of a batch, in as many parts as are accumulated; return its loss."""
+        self._optimizer.zero_grad()
+        parts = self._run_settings.accumulate
+        pieces = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
+        total = torch.zeros((), device=inputs.device)
+        for number, (some, wanted) in enumerate(pieces, start=1):
+            with self._gradient_sync(last=number == len(pieces)):
+                loss = self._loss(self._model(some), wanted) * (len(wanted) / len(targets))
+                self._accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def _clip_gradients(self) -> None:
+        if self._run_settings.clip is not None:
+            self._accelerator.clip_grad_norm_(self._model.parameters(), self._run_settings.clip)
+
+    def _gradient_sync(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Synchronise gradients between processes in the batch's last part only."""
+        return nullcontext() if last else self._accelerator.no_sync(self._model)

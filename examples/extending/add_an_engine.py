@@ -29,7 +29,7 @@ class NumpyEngine:
             return "NumPy's arrays are on the CPU"
         if any(row.param.dtype not in (torch.float32, torch.float64) for row in batch.rows):
             return "NumPy has float32 and float64"
-        if batch.kernel.buffer is not None or batch.kernel.mean_square is not None:
+        if batch.method.buffer is not None or batch.method.mean_square is not None:
             return "it has no buffers and takes no means"
         if batch.demand.capturable or batch.demand.differentiable or batch.is_noisy:
             return "a step is plain arithmetic in full precision"
@@ -42,9 +42,9 @@ class NumpyEngine:
 
     def step(self, batch: ParamBatch, norms: Norms) -> None:
         """Load, call the rule, store: of every row of the batch, in place."""
-        rule = bind(batch.kernel.rule, np)
+        rule = bind(batch.method.rule, np)
         for row, (factor, *values) in zip(batch.rows, scalars(batch), strict=True):
-            tensors = [row.param.detach(), *(row.part(name) for name in batch.kernel.state)]
+            tensors = [row.param.detach(), *(row.part(name) for name in batch.method.state)]
             p, *state = (tensor.numpy().astype(np.float64) for tensor in tensors)
             # The factor is −1 for maximize, and 1 over a GradScaler's scale.
             g = row.grad.numpy().astype(np.float64) * factor

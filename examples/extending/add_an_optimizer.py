@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
+from steppe._engines import Method, ParamRow
 from steppe._engines.eager.codecs import load
 from steppe.optim._base import RuleOptimizer, arguments
 
@@ -74,7 +74,7 @@ class AdaMax(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: dict[str, Any]) -> Kernel:
+    def _method(self, group: dict[str, Any]) -> Method:
         return _ADAMAX
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -86,7 +86,7 @@ class AdaMax(RuleOptimizer):
         return {"largest_gradient": max(peaks)} if peaks else {}
 
 
-_ADAMAX = Kernel(adamax, state=("exp_avg", "exp_inf"), scalars=adamax_scalars)
+_ADAMAX = Method(adamax, state=("exp_avg", "exp_inf"), scalars=adamax_scalars)
 
 
 # 3. The line in tests/helpers/optimizer_configs.py would be

@@ -7,8 +7,8 @@ import numpy as np
 
 from steppe._shared.array_types import Floats
 from steppe._shared.json_values import plain
-from steppe.compare.report.page.charts import Chart
-from steppe.compare.report.page.styles import INK, Style, styles_of
+from steppe._shared.page.parts import Chart
+from steppe._shared.page.styles import INK, Style, styles_of
 from steppe.play.pictures import extent, quartiles
 from steppe.play.results import Play, Player
 from steppe.play.surface_grid import SurfaceGrid, surface_grid

@@ -1,19 +1,15 @@
 """The HTML document: what it holds, put into its template."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from steppe._shared.files import write_text
+from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.page.render import read, render
-from steppe.compare.report.page.styles import styles_of
-from steppe.compare.report.page.tables import HtmlCell, HtmlTable
+from steppe._shared.page.styles import styles_of
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER
 from steppe.play.page import charts
 from steppe.play.report import cells, heading, notes, title
 from steppe.play.results import Play, Player
-
-# Its script, its style and its macros are this page's too.
-_SHARED = "steppe.compare.report.page"
 
 _COLUMNS = {
     "lr": "of those tried, the one with the lowest median final loss",
@@ -42,14 +38,13 @@ def page(play: Play) -> str:
 
     Its charts can be zoomed, the surface turned, and each optimizer hidden; the data are in it.
     """
-    from plotly.offline import get_plotlyjs
-
     drawn = charts.landscape(play)
     losses = charts.losses(play)
-    scripts = [get_plotlyjs(), read(_SHARED, "page.js"), read(__package__, "orbit.js")]
     return render(
-        [__package__, _SHARED],
-        scripts,
+        __package__,
+        [*drawn, *losses],
+        scripts=[read(__package__, "orbit.js")],
+        style=read(__package__, "style.css"),
         title=f"{title(play)}: {len(play.players)} optimizers",
         subtitle=heading(play).partition(": ")[2],
         formula=play.function.formula,
@@ -60,9 +55,7 @@ def page(play: Play) -> str:
         styles=styles_of(player.name for player in play.players),
         drawn=drawn,
         losses=losses,
-        chart_data=[asdict(chart) for chart in (*drawn, *losses)],
         play=play.to_dict(),
-        style=read(_SHARED, "style.css") + read(__package__, "style.css"),
     )
 
 

@@ -10,9 +10,7 @@ import typer
 
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
-from steppe.bench.measured import find_measured
-from steppe.bench.measurement import measure
-from steppe.bench.shapes import uniform
+from steppe.bench import find_measured, measure, uniform
 
 MOST_RATIO = 1.02
 LEAST_SHARE = 0.85

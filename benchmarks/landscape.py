@@ -31,10 +31,8 @@ from steppe import landscape
 from steppe._shared.console import make_console, refusals
 from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
-from steppe.bench.disturbance import MOST
-from steppe.bench.memory import peak_extra
-from steppe.bench.statistics import Ratio, ratio_of_medians
-from steppe.bench.timing import Action, alternate
+from steppe._shared.statistics import Ratio, ratio_of_medians
+from steppe.bench import DISTURBED_RATIO, Action, alternate, peak_extra
 
 MOST_PER_PRODUCT = 3.1
 MOST_OF_BEST_OTHER = 0.6
@@ -337,7 +335,7 @@ def measured(problem: Problem, actions: Sequence[Action], rounds: int) -> list[C
                 taken.append(seconds)
             advance(1)
     units = [seconds / _GRADIENTS for seconds in times[0]]
-    is_disturbed = float(np.median(units)) > MOST * min(units)
+    is_disturbed = float(np.median(units)) > DISTURBED_RATIO * min(units)
     return [Cost(ratio_of_medians(taken, units), is_disturbed) for taken in times[1:]]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.progress import progress
-from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import Function
 from steppe.play.descent import Descent
 from steppe.play.end_points import GLOBAL, ends

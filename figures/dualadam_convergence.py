@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.palette import look
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.progress import progress
-from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.play.descent import Descent
 from steppe.play.sweep import median_final_loss, plan
 

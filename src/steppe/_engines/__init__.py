@@ -12,7 +12,15 @@ from typing import Protocol
 from torch import Tensor
 
 from steppe._engines.base.bind import bind
-from steppe._engines.base.method import Buffer, Kernel
+from steppe._engines.base.method import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    SLOT_SUM,
+    Buffer,
+    Kernel,
+)
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import Demand, ParamBatch, ParamRow, Plan
 from steppe._engines.cpu import engine as cpu
@@ -20,7 +28,12 @@ from steppe._engines.eager import engine as eager
 from steppe._engines.gpu import engine as gpu
 
 __all__ = [
+    "BIRTHS",
     "FUSED",
+    "KEYS",
+    "MEAN",
+    "REPLACEMENTS",
+    "SLOT_SUM",
     "Buffer",
     "Demand",
     "Engine",

@@ -6,32 +6,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown
-from steppe._shared.optimizer_classes import available, imported
+from steppe._shared.optimizer_presets import find_optimizer
 from steppe._shared.source_hash import class_source
-from steppe.compare.records.results import Settings
 
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
 _MODIFIERS = ("warmup", "2lr", "sam")
-
-_PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "adamcm-authors": ("adamcm", {"variant": "authors"}),
-    "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
-    "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
-    "dualadam-bf16": ("dualadam", {"state_dtype": torch.bfloat16}),
-    "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
-    "dualadam-scale-free": ("dualadam", {"scale_free": True}),
-    "sgd-momentum": ("sgd", {"momentum": 0.9}),
-}
-
-# Baselines that neither torch nor steppe has.
-_OTHERS = {name.lower(): name for name in ("AdaBelief", "AdaBound", "Adan", "Lion")}
 
 # What classes call the choice between decoupled weight decay and L2.
 _DECOUPLING = ("decoupled_weight_decay", "weight_decouple")
@@ -152,7 +138,9 @@ def find_recipe(name: str) -> Recipe:
         if modifier.lower() not in _MODIFIERS:
             raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
-    cls, preset = (imported(base), {}) if ":" in base else _named(base)
+    if base.lower() == "sam":
+        raise ValueError("sam goes around another optimizer: write adamw+sam")
+    cls, preset = find_optimizer(base)
     module = base.partition(":")[0] if ":" in base else cls.__module__
     return Recipe(
         name="+".join((base if ":" in base else base.lower(), *chosen)),
@@ -164,19 +152,6 @@ def find_recipe(name: str) -> Recipe:
         # Now, while the file is what was imported: it may be edited while the study runs.
         source=class_source(cls, module),
     )
-
-
-def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
-    classes = available()
-    base, preset = _PRESETS.get(name.lower(), (name.lower(), {}))
-    if base == "sam":
-        raise ValueError("sam goes around another optimizer: write adamw+sam")
-    if base in _OTHERS and base not in classes:
-        return imported(f"pytorch_optimizer:{_OTHERS[base]}"), preset
-    if base not in classes:
-        message = unknown("optimizer", name.lower(), {*classes, *_PRESETS, *_OTHERS})
-        raise ValueError(f"{message}, or package.module:Class; each also with +sam or +warmup")
-    return classes[base], preset
 
 
 def _text(value: object) -> str:

@@ -8,8 +8,8 @@ import typer
 
 from steppe._shared.cli_options import Open
 from steppe._shared.console import make_console, refusals
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.progress import progress
-from steppe.compare.planning.search_spaces import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
 from steppe.play.animation import animate, check_kind
 from steppe.play.descent import SCHEDULES

@@ -5,7 +5,7 @@ from steppe.theory.formula import Escape, escape_time, path_coefficient
 from steppe.theory.noise import GradientNoise, gradient_noise
 from steppe.theory.prediction import Prediction, predict_escape
 from steppe.theory.quadratic import OptimalRate, optimal_rate, rate
-from steppe.theory.simulation import Simulation, simulate_escape
+from steppe.theory.simulation import SecondMoment, Simulation, simulate_escape
 
 __all__ = [
     "Agreement",
@@ -13,6 +13,7 @@ __all__ = [
     "GradientNoise",
     "OptimalRate",
     "Prediction",
+    "SecondMoment",
     "Simulation",
     "Well",
     "agreement",

@@ -14,6 +14,7 @@ import torch
 
 import steppe
 from steppe._shared.devices import usable
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
@@ -21,7 +22,7 @@ from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
-from steppe.compare.records.results import Contender, Metric, Settings, contender_from_dict
+from steppe.compare.records.results import Contender, Metric, contender_from_dict
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
     Precision,

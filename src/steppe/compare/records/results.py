@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe._shared.hyperparameters import Settings
 
 TUNE, TEST = "tune", "test"
-
-# Values of hyperparameters by name, such as {"lr": 1e-3, "switch": 0.16}.
-Settings = Mapping[str, float]
 
 
 @dataclass(frozen=True)

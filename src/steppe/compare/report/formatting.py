@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.statistics import LEVEL, Comparison, Interval
-from steppe.compare.records.results import Metric, Settings
+from steppe.compare.records.results import Metric
 
 SAME = "same on every seed"
 NONE = "–"

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.records.results import TEST, Settings
+from steppe.compare.records.results import TEST
 
 Precision = Literal["no", "bf16", "fp16"]
 Schedule = Literal["constant", "cosine", "cosine-epochs"]

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Subset
 
 import steppe
+from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head, loader
 from steppe.compare.metrics.curvature import batch_size_for, measure, measure_quickly
@@ -348,7 +349,7 @@ class Training:
         return RunCosts(
             step_ms=1e3 * median(map(truediv, self._seconds, self._steps)),
             seconds=sum(self._seconds),
-            state_bytes=state_bytes(self.inner, self.bare),
+            state_bytes=state_bytes_per_parameter(self.inner, self.bare),
             peak_bytes=self._peak or math.nan,
         )
 
@@ -425,10 +426,9 @@ class Training:
         return self.accelerator.reduce(tensor, reduction="sum")
 
 
-def state_bytes(optimizer: Optimizer, model: nn.Module) -> float:
+def state_bytes_per_parameter(optimizer: Optimizer, model: nn.Module) -> float:
     """Bytes of all tensors in the optimizer's state, per trainable parameter."""
-    size = sum(tensor.nbytes for tensor in _tensors([*optimizer.state.values()]))
-    return size / sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return state_bytes(optimizer) / sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _numbers(epoch: Epoch) -> dict[str, float]:
@@ -436,17 +436,6 @@ def _numbers(epoch: Epoch) -> dict[str, float]:
     numbers = asdict(epoch)
     tasks = numbers.pop("tasks")
     return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for branch in tree.values():
-            yield from _tensors(branch)
-    elif isinstance(tree, list | tuple):
-        for branch in tree:
-            yield from _tensors(branch)
 
 
 def _mixed(seed: int, epoch: int) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from steppe.bench.statistics import Ratio, ratio_of_medians
+from steppe._shared.statistics import Ratio, ratio_of_medians
 
 
 def test_an_outlier_moves_no_median() -> None:

@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from figures.seeds import draw_intervals, intervals
-from steppe._shared.palette import COLOURS, look
+from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.recipes import find_recipe
 from steppe.functions import ackley
-from steppe.play.sweep import draw_starts
+from steppe.play import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,8 +101,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         axes.grid(False)
     for place, (name, found) in enumerate(data["optimizers"].items()):
         if found["coherence"]["mean"]:
-            draw_intervals(coherence, name, found["coherence"], look(place))
-        draw_intervals(moved, name, found["moved"], look(place), first=0)
+            draw_intervals(coherence, name, found["coherence"], line_style(place))
+        draw_intervals(moved, name, found["moved"], line_style(place), first=0)
     mean = f"mean and 95 % interval over {many(data['starts'], 'start')}"
     dress(coherence, "‖sum of slots‖ / sum of ‖slot‖")
     coherence.set(xlabel=f"step; {mean}", ylim=(0, 1.05))

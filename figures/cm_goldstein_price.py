@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from figures.descents import sweep
 from figures.paths import draw_sweep
 from steppe.functions import goldstein_price
-from steppe.play.sweep import draw_starts
+from steppe.play import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

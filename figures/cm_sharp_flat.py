@@ -29,8 +29,8 @@ from steppe._shared.palette import COLOURS
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
-from steppe.functions.sharp_flat import SharpFlat, sharp_flat
-from steppe.play.descent import descend
+from steppe.functions import SharpFlat, sharp_flat
+from steppe.play import descend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

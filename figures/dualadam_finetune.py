@@ -20,7 +20,7 @@ import numpy as np
 
 from figures.dualadam_accuracy import relatives
 from figures.seeds import draw_intervals, draw_seeds, intervals
-from steppe._shared.palette import Look, look
+from steppe._shared.palette import LineStyle, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.statistics import corrected, paired
@@ -121,7 +121,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     curves = dict(zip(("train", "perplexity", "gap"), above.subplots(1, 3), strict=True))
     by_lr, test = below.subplots(1, 2, width_ratios=(1, 1.2))
     for place, (name, found) in enumerate(data["optimizers"].items()):
-        style = look(place)
+        style = line_style(place)
         for key, axes in curves.items():
             draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], style)
         _draw_ends(by_lr, data["by_lr"][name], found["lr"], style)
@@ -133,7 +133,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw_ends(
-    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: Look
+    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: LineStyle
 ) -> None:
     """Draw means and ranges over seeds; a study's trials have one seed, and no line joins them."""
     colour, dash, marker = style

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
-from steppe._shared.palette import COLOURS, look
+from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe.functions import sharp_flat
 from steppe.theory import escape_time, path_coefficient
@@ -122,7 +122,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     x = np.array(data["x"])
     _draw_function(curve, data, x)
     for place, (name, values) in enumerate(data["temperature"].items()):
-        style, values = look(place), np.array(values)
+        style, values = line_style(place), np.array(values)
         flat = values[np.searchsorted(x, data["places"]["flat"])]
         for axes, across, heights in (
             (heat, x, values / flat),

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_seeds
-from steppe._shared.palette import look
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.progress import progress
@@ -113,7 +113,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     )
     top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.3))
     for place, (name, found) in enumerate(runs.items()):
-        colour, dash, marker = style = look(place)
+        colour, dash, marker = style = line_style(place)
         values = np.array([each["top"] for each in found])
         ranks = np.arange(1, values.shape[1] + 1)
         top.plot(ranks, values.mean(0), dash, marker=marker, ms=4, lw=1.4, color=colour, label=name)

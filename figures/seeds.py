@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe._shared.palette import Look
+from steppe._shared.palette import LineStyle
 from steppe._shared.statistics import interval
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def intervals(by_seed: Mapping[int, Iterable[float]]) -> dict[str, list[float]]:
 
 
 def draw_intervals(
-    axes: "Axes", name: str, values: Mapping[str, Any], style: Look, *, first: int = 1
+    axes: "Axes", name: str, values: Mapping[str, Any], style: LineStyle, *, first: int = 1
 ) -> None:
     """Draw what :func:`intervals` gave over epochs, or steps, counted from ``first``."""
     mean, low, high = (np.array(values[key], dtype=float) for key in ("mean", "low", "high"))
@@ -32,7 +32,7 @@ def draw_intervals(
     axes.plot(epochs, mean, style.dash, color=style.colour, lw=1.8, label=name)
 
 
-def draw_seeds(axes: "Axes", place: int, values: Sequence[float], style: Look) -> None:
+def draw_seeds(axes: "Axes", place: int, values: Sequence[float], style: LineStyle) -> None:
     """Draw one value a seed in a row: each, their interval and their mean."""
     found, (colour, _, marker) = interval(values), style
     axes.plot([found.low, found.high], [place, place], color=colour, lw=3, alpha=0.4)

@@ -16,7 +16,7 @@ from steppe.play.descent import SCHEDULES
 from steppe.play.page import write_page
 from steppe.play.pictures import plot_losses, plot_paths
 from steppe.play.report import report
-from steppe.play.results import Play
+from steppe.play.results import SweepResult
 from steppe.play.sweep import plan
 
 _DEFAULT = "adam,dualadam-scale-free,adamcm,adam+sam"
@@ -104,7 +104,7 @@ def play(
         out = Path("results", "play", function) if out is None else out
         out.mkdir(parents=True, exist_ok=True)
         with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
-            played = match.play(advance)
+            played = match.run(advance)
     console = make_console()
     report(console, played)
     with refusals():
@@ -115,7 +115,7 @@ def play(
         webbrowser.open((out / "play.html").resolve().as_uri())
 
 
-def _write(played: Play, out: Path, animation: str) -> list[Path]:
+def _write(played: SweepResult, out: Path, animation: str) -> list[Path]:
     """Write all files; return where they are."""
     written = [out / "play.json", out / "losses.png", out / "play.html"]
     played.save(written[0])

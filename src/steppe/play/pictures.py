@@ -120,7 +120,7 @@ def draw_track(track: Track) -> None:
     from matplotlib.patheffects import Normal, Stroke
 
     casing = [Stroke(linewidth=2.0, foreground="black", alpha=0.35), Normal()]
-    for x, y, end in zip(track.x, track.y, track.player.end_points, strict=True):
+    for x, y, end in zip(track.x, track.y, track.optimizer.end_points, strict=True):
         if track.has_line:
             effects = casing if track.colour == "white" else None
             track.axes.plot(x, y, color=track.colour, lw=0.9, alpha=0.9, path_effects=effects)

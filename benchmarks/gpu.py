@@ -20,8 +20,8 @@ def main(millions: int = 1000, steps: int = 20, device: str = "cuda") -> None:
     """Measure once, and judge both."""
     shapes = uniform(millions, 1_000_000)
     with refusals():
-        place = usable(device)
-    found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, place)
+        torch_device = usable(device)
+    found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, torch_device)
     share = 1.0 / found.excess
     value, low, high = found.ratio
     print(f"{millions} M parameters, engine {found.engine}: {1e3 * found.seconds:.3f} ms a step")

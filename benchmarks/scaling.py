@@ -60,11 +60,11 @@ def main(
     with refusals():
         if largest < _SIZES[1]:
             raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
-        measured, on = find_measured(optimizer), usable(device)
+        measured, torch_device = find_measured(optimizer), usable(device)
         out.mkdir(parents=True, exist_ok=True)
     points = []
     for millions in (size for size in _SIZES if size <= largest):
-        points.append(measure(measured, millions, steps, on))
+        points.append(measure(measured, millions, steps, torch_device))
         print(described(points[-1]), flush=True)
     growth = slope(points)
     content = {"optimizer": measured.name, "growth": growth, "points": list(map(asdict, points))}

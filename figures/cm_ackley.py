@@ -29,7 +29,7 @@ _RATES = (3e-2, 1e-1, 3e-1, 1.0, 3.0)
 def measure(
     *, steps: int = 500, seeds: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
-    """Descend from random places with every optimizer at every learning rate."""
+    """Descend from random starts with every optimizer at every learning rate."""
     return sweep(
         "ackley",
         optimizers=_OPTIMIZERS,

@@ -29,7 +29,7 @@ _RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 def measure(
     *, steps: int = 500, starts: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
-    """Descend from the same random places with every optimizer at every learning rate."""
+    """Descend from the same random starts with every optimizer at every learning rate."""
     return sweep(
         "goldstein-price",
         optimizers=_OPTIMIZERS,

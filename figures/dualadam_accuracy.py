@@ -70,8 +70,8 @@ def relatives(study: StudyResults) -> list[str]:
     }
     return [
         each.name
-        for place, each in enumerate(study.contenders)
-        if place == 0 or each.name in ours or ours & set(each.control_for)
+        for index, each in enumerate(study.contenders)
+        if index == 0 or each.name in ours or ours & set(each.control_for)
     ]
 
 
@@ -94,7 +94,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         (12, 4.8),
     )
     left, right = figure.subplots(1, 2)
-    looks = {name: line_style(place) for place, name in enumerate(data["score"])}
+    looks = {name: line_style(index) for index, name in enumerate(data["score"])}
     for axes, group in ((left, data["score"]), (right, data["difference"])):
         for name, values in group.items():
             draw_intervals(axes, name, values, looks[name])

@@ -114,11 +114,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marked: bool = False) -> None:
-    place = _OPTIMIZERS.index(name)
+    index = _OPTIMIZERS.index(name)
     across, values = np.array(x, dtype=float), np.array(y, dtype=float)
-    colour, dash, marker = line_style(place)
+    colour, dash, marker = line_style(index)
     (line,) = axes.plot(across, np.maximum(values, _FLOOR), dash, color=colour, label=name)
     line.set(lw=1.8, marker=marker if marked else "", ms=5)
     lost = across[~np.isfinite(values)]
-    height = np.full(len(lost), 0.97 - 0.05 * place)
+    height = np.full(len(lost), 0.97 - 0.05 * index)
     axes.plot(lost, height, "X", ms=8, color=colour, transform=axes.get_xaxis_transform())

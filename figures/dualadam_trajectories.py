@@ -35,7 +35,7 @@ def measure(
     rates: tuple[float, ...] = _RATES,
     reach: Mapping[str, float] = _REACH,
 ) -> dict[str, Any]:
-    """Descend on each landscape from random places, at every learning rate."""
+    """Descend on each landscape from random starts, at every learning rate."""
     return {
         name: sweep(
             name,

@@ -10,7 +10,7 @@ from functools import lru_cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-# Of false alarms; intervals hold the mean with the rest.
+#: Probability of a false alarm of a test; confidence intervals have one minus it.
 LEVEL = 0.05
 
 # Other random numbers then move the ends by less than 1 % of the interval's width.
@@ -182,11 +182,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     >>> holm([0.04, 0.01, 0.03])
     [0.06, 0.03, 0.06]
     """
-    tested = sorted((p, place) for place, p in enumerate(ps) if not math.isnan(p))
+    tested = sorted((p, index) for index, p in enumerate(ps) if not math.isnan(p))
     result, least = list(ps), 0.0
-    for rank, (p, place) in enumerate(tested):
+    for rank, (p, index) in enumerate(tested):
         least = max(least, min(1.0, (len(tested) - rank) * p))
-        result[place] = least
+        result[index] = least
     return result
 
 

@@ -64,9 +64,9 @@ def _in_new_process(name: str, device: torch.device, threads: int, cache: str) -
 
 def _main(name: str, device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    on = torch.device(device)
-    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), on))
-    print(seconds(optimizer.step, on))
+    torch_device = torch.device(device)
+    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), torch_device))
+    print(seconds(optimizer.step, torch_device))
 
 
 if __name__ == "__main__":

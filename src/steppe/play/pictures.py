@@ -77,10 +77,10 @@ def draw_losses(axes: "Axes", result: SweepResult) -> list[Floats]:
     """Draw each optimizer's :func:`quartiles` by step, and return them."""
     steps = np.arange(result.steps + 1)
     found = [quartiles(result, optimizer.descent.losses) for optimizer in result.optimizers]
-    for place, (optimizer, (low, middle, high)) in enumerate(
+    for index, (optimizer, (low, middle, high)) in enumerate(
         zip(result.optimizers, found, strict=True)
     ):
-        colour, dash, _ = line_style(place)
+        colour, dash, _ = line_style(index)
         label = f"{optimizer.name}, lr {optimizer.lr:g}"
         axes.fill_between(steps, low, high, color=colour, alpha=0.13, lw=0)
         axes.plot(steps, middle, dash, color=colour, lw=1.8, label=label)

@@ -70,13 +70,10 @@ def footnotes(result: SweepResult) -> list[str]:
         f"A minimum is reached by ending within {wide} of it (0.5 % of the domain’s diagonal); "
         "arrival is when a run stays so near a global one.",
     ]
-    if at_edge := [
-        f"{optimizer.name} {optimizer.lr:g}"
-        for optimizer in result.optimizers
-        if optimizer.is_at_edge
-    ]:
+    if at_edge := [f"{each.name} {each.lr:g}" for each in result.optimizers if each.is_at_edge]:
         sentences.append(
-            f"At an end of the lr that were tried, so better may lie beyond: {', '.join(at_edge)}."
+            "The best lr is the lowest or highest that was tried, so a better one may lie beyond: "
+            f"{', '.join(at_edge)}."
         )
     if any("+sam" in optimizer.name for optimizer in result.optimizers):
         sentences.append("SAM takes two gradients in each step.")

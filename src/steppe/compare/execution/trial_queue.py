@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.plurals import many
 from steppe._shared.recipes import find_recipe
 from steppe.compare.execution.study_storage import expendable, persistent, revive
@@ -21,7 +22,6 @@ from steppe.compare.records.results import (
     Contender,
     Epoch,
     Outcome,
-    Settings,
     StudyResults,
     Trial,
     outcome_from_dict,

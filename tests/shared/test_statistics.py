@@ -1,4 +1,4 @@
-"""The ratio and its interval."""
+"""The ratio of two medians and its interval; tests of studies check means and differences."""
 
 import numpy as np
 import pytest

@@ -3,8 +3,8 @@
 ``steppe play`` and the figures are made with it. Other rooms and scripts import from here. A name
 is imported when it is first used, as drawing needs packages that ``import steppe`` does not.
 
-- One optimizer: :func:`descend`, :class:`Descent`, :func:`classify_ends`, :class:`EndPoint`,
-  :data:`GLOBAL`, :func:`median_final_loss`.
+- One optimizer: :func:`find_recipe`, :func:`descend`, :class:`Descent`, :func:`classify_ends`,
+  :class:`EndPoint`, :data:`GLOBAL`, :func:`median_final_loss`.
 - Several optimizers and learning rates: :func:`plan`, :class:`Sweep`, :func:`draw_starts`,
   :class:`SweepResult`, :class:`OptimizerResult`.
 - Pictures: :func:`sample_surface`, :class:`SurfaceGrid`, :func:`draw_contour_panel`,
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from steppe._shared.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
+    from steppe._shared.recipes import find_recipe as find_recipe
     from steppe.play.command import play as play_command
     from steppe.play.descent import Descent as Descent
     from steppe.play.descent import descend as descend
@@ -50,6 +51,7 @@ __all__ = [
     "draw_losses",
     "draw_starts",
     "draw_track",
+    "find_recipe",
     "legend_handles",
     "median_final_loss",
     "plan",

@@ -101,8 +101,8 @@ def descend(
 
     Examples
     --------
-    >>> from steppe._shared.recipes import find_recipe
     >>> from steppe.functions import quadratic
+    >>> from steppe.play import find_recipe
     >>> starts = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     >>> descend(quadratic(2.0), find_recipe("sgd"), {"lr": 0.5}, starts, 2).points[0]
     array([[1.  , 1.  ],

@@ -12,7 +12,6 @@ name is imported when it is first used, as studies need packages that ``import s
 - A study's results: :func:`read_study`, :func:`load`, :class:`StudyResults`, :class:`Trial`,
   :class:`Outcome`, :class:`Epoch`, :func:`finished`, :func:`print_report`.
 - Measures: :func:`perplexity`, :func:`batch_size_for`.
-- Published hyperparameters: :data:`PUBLISHED_RHO`, :data:`PUBLISHED_SWITCH`.
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model
-    from steppe.compare.planning.search_spaces import PUBLISHED_RHO as PUBLISHED_RHO
-    from steppe.compare.planning.search_spaces import PUBLISHED_SWITCH as PUBLISHED_SWITCH
     from steppe.compare.records.results import TEST as TEST
     from steppe.compare.records.results import TUNE as TUNE
     from steppe.compare.records.results import Epoch as Epoch
@@ -65,8 +62,6 @@ if TYPE_CHECKING:
     from steppe.compare.training.train import train as train
 
 __all__ = [
-    "PUBLISHED_RHO",
-    "PUBLISHED_SWITCH",
     "TASKS",
     "TEST",
     "TUNE",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steppe._shared.palette import look
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure, write_png
 from steppe._shared.plurals import many
 from steppe._shared.statistics import Comparison
@@ -180,7 +180,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     for axes, (title, found) in zip(panels, points.items(), strict=True):
         for index, (name, each) in enumerate(found.items()):
             if len(each):
-                colour, _, marker = look(index)
+                colour, _, marker = line_style(index)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
         dress(axes, "")
         axes.set_xlabel(title)
@@ -219,7 +219,7 @@ def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:
 
 
 def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, index: int) -> None:
-    colour, dash, _ = look(index)
+    colour, dash, _ = line_style(index)
     epochs = np.arange(1, by_seed.shape[1] + 1)
     axes.fill_between(epochs, by_seed.min(0), by_seed.max(0), color=colour, alpha=0.13, lw=0)
     (line,) = axes.plot(epochs, by_seed.mean(0), dash, color=colour, label=name, lw=1.7)

@@ -6,7 +6,7 @@ see that an optimizer can train a model at all.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from operator import truediv
@@ -15,10 +15,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for, measure, measure_quickly
@@ -355,8 +356,7 @@ class Training:
 
 def state_bytes_per_parameter(optimizer: Optimizer, model: nn.Module) -> float:
     """Return the bytes of all tensors in the optimizer's state, per trainable parameter."""
-    size = sum(tensor.nbytes for tensor in _tensors([*optimizer.state.values()]))
-    return size / sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return state_bytes(optimizer) / sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _named_numbers(epoch: Epoch) -> dict[str, float]:
@@ -364,17 +364,6 @@ def _named_numbers(epoch: Epoch) -> dict[str, float]:
     numbers = asdict(epoch)
     tasks = numbers.pop("tasks")
     return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for branch in tree.values():
-            yield from _tensors(branch)
-    elif isinstance(tree, list | tuple):
-        for branch in tree:
-            yield from _tensors(branch)
 
 
 def _now(device: torch.device) -> float:

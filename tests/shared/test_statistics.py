@@ -1,9 +1,9 @@
-"""The ratio and its interval."""
+"""The ratio of two medians and its interval; tests of studies check means and differences."""
 
 import numpy as np
 import pytest
 
-from steppe.bench.statistics import Ratio, ratio_of_medians
+from steppe._shared.statistics import Ratio, ratio_of_medians
 
 
 def test_an_outlier_moves_no_median() -> None:

@@ -24,9 +24,9 @@ CPU = torch.device("cpu")
     ],
 )
 def test_a_name_is_a_preset_a_class_or_a_path(name: str, cls: type, options: dict) -> None:
-    contender = find_measured(name)
-    assert contender.cls is cls
-    assert contender.options == options
+    measured = find_measured(name)
+    assert measured.cls is cls
+    assert measured.options == options
 
 
 def test_an_unknown_optimizer_is_named() -> None:

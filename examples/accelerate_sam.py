@@ -54,6 +54,14 @@ def newest_epoch(out: Path) -> int:
     return max((int(path.parent.name) for path in out.glob("*/complete")), default=0)
 
 
+def save(accelerator: Accelerator, directory: Path) -> None:
+    """Save all that the run goes on from; last, mark it as complete."""
+    accelerator.save_state(directory)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (directory / "complete").touch()
+
+
 def main() -> None:
     """Train from the first epoch or the newest that was saved."""
     args = options()
@@ -101,10 +109,7 @@ def main() -> None:
                 optimizer.zero_grad()
         loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
-        accelerator.save_state(args.out / str(epoch + 1))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (args.out / str(epoch + 1) / "complete").touch()
+        save(accelerator, args.out / str(epoch + 1))
 
     found = sam.diagnostics()
     accelerator.print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))

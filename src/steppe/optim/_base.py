@@ -13,10 +13,7 @@ from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Method, ParamRow, Plan
-from steppe._engines.base.plan import Group, batches
-from steppe._engines.base.sharding import is_sharded
-from steppe._engines.checkpoint_scales import unpack
+from steppe._engines import Demand, Group, Method, ParamRow, Plan, batches, is_sharded, unpack
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._options import check_options, to_plain

@@ -5,8 +5,7 @@ buffers that torch modules register are another thing: see :mod:`steppe.optim._m
 """
 
 from steppe import rules
-from steppe._engines import Buffer
-from steppe._engines.base.method import Function
+from steppe._engines import Buffer, Function
 from steppe.optim import _diagnostics
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._options import Replacement

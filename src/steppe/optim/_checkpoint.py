@@ -9,9 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines import Method
-from steppe._engines.base.plan import Group
-from steppe._engines.checkpoint_scales import pack, unpack
+from steppe._engines import Group, Method, pack, unpack
 from steppe.optim._options import check_options
 from steppe.optim._state import copied_to_device, first_mismatch, state_layout
 

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import ParamRow, bind
-from steppe._engines.base.method import BIRTHS, KEYS, REPLACEMENTS
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.eager.codecs import load, slot_sum
+from steppe._engines import BIRTHS, KEYS, REPLACEMENTS, ParamRow, bind, joint_norm, load, slot_sum
 from steppe.optim._preconditioners import (
     adam_denominator,
     bias_corrections,

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import ParamRow, bind
-from steppe._engines.base.method import KEYS, MEAN, Function
-from steppe._engines.eager.codecs import load
+from steppe._engines import KEYS, MEAN, Function, ParamRow, bind, load
 
 
 def adam_denominator(row: ParamRow) -> Tensor:

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Function
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.base.plan import Group, held
-from steppe._engines.base.sharding import ShardGroup, shard_group_of
-from steppe._engines.eager.codecs import widened
+from steppe._engines import (
+    Function,
+    Group,
+    ShardGroup,
+    held,
+    joint_norm,
+    pieces,
+    shard_group_of,
+    widened,
+)
 
 #: A parameter, its gradient and its group's options.
 Member = tuple[Tensor, Tensor, Group]

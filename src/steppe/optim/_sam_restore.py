@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steppe._engines.base.sharding import local
+from steppe._engines import local
 from steppe.optim._module_buffers import ModuleBuffers
 
 

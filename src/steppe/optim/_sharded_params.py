@@ -8,8 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steppe._engines.base.plan import Group
-from steppe._engines.base.sharding import is_member, is_sharded
+from steppe._engines import Group, is_member, is_sharded
 
 
 def check_shards(members: Iterable[tuple[Tensor, Group]], name_of: Callable[[int], str]) -> None:

@@ -9,21 +9,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe._engines.base.method import (
+from steppe._engines import (
     BIRTHS,
+    BLOCK,
     KEYS,
     MEAN,
     REPLACEMENTS,
     SLOT_SUM,
+    SMALL,
     Method,
+    ParamRow,
+    State,
+    is_sharded,
+    load,
+    scale_name,
+    share_of,
     slot_name,
+    spread_of,
+    unpack,
+    whole_sum,
+    wide_dtype,
 )
-from steppe._engines.base.norms import whole_sum
-from steppe._engines.base.number_formats import BLOCK, SMALL, scale_name, wide_dtype
-from steppe._engines.base.plan import ParamRow, State
-from steppe._engines.base.sharding import is_sharded, share_of
-from steppe._engines.checkpoint_scales import spread_of, unpack
-from steppe._engines.eager.codecs import load
 
 #: Formats of a full state: which one depends on the parameter, so checkpoints may have either.
 _INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})

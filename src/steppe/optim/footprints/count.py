@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.number_formats import blocks
+from steppe._engines import blocks
 from steppe.optim._state import StateEntry, has_param_shape, is_scale
 from steppe.optim.footprints import meta_optimizer
 from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts

@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: demo figures quick test lint types hooks install lock clean
 
 demo: install
-	$(BIN)/steppe compare digits --budget 4 --out results/demo
+	$(BIN)/steppe compare digits --budget 4 --out-dir results/demo
 
 # A process for each logical core; one that has run out of tests takes over another's.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 16 --dist worksteal

@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, TypedDict
+from typing import TypedDict
 
+import cyclopts
 import numpy as np
-import typer
 from rich import box
 from rich.table import Table
 
@@ -80,12 +80,19 @@ class Count:
 
 
 def main(
-    quick: Annotated[
-        bool, typer.Option(help="A fiftieth of the walkers, too few to judge.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Of all walkers.")] = 0,
+    *,
+    quick: bool = False,
+    seed: int = 0,
 ) -> None:
-    """Simulate, fit, print and judge."""
+    """Simulate, fit, print and judge.
+
+    Parameters
+    ----------
+    quick
+        Simulate a fiftieth of the walkers, too few to judge.
+    seed
+        Seed of all walkers.
+    """
     budget = 1.1e7 if quick else 5.6e8
     seeds = new_seeds(seed)
     count, start = Count(), time.perf_counter()
@@ -100,7 +107,7 @@ def main(
         f"{count.steps / seconds / 1e6:.0f} million steps a second."
     )
     if not quick and not all(0.9 <= one.slope <= 1.1 and one.r > 0.98 for one, _ in found.values()):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def new_seeds(seed: int) -> Iterator[int]:
@@ -234,4 +241,4 @@ def new_table(title: str, *headings: str) -> Table:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

@@ -6,7 +6,7 @@ Takes 33 GB of device memory. Ends with status 1 if a step takes more than 1.02 
 moves its bytes at less than 85 % of the speed at which the device copies.
 """
 
-import typer
+import cyclopts
 
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
@@ -33,8 +33,8 @@ def main(millions: int = 1000, steps: int = 20, device: str = "cuda") -> None:
         f"at least {100 * LEAST_SHARE:.0f} %"
     )
     if value > MOST_RATIO or share < LEAST_SHARE:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

@@ -13,11 +13,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Any
 
+import cyclopts
 import numpy as np
 import torch
-import typer
 from libraries import LIBRARIES, STEPPE, TOLERANCE, WANTED, Data, Library, of_matrix
 from numpy.typing import NDArray
 from rich import box
@@ -28,6 +28,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from steppe import landscape
+from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.console import make_console, refusals
 from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
@@ -93,10 +94,21 @@ class Verdict:
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="The MLP alone, once, and no memory.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each thing is timed.")] = 3,
+    *,
+    quick: bool = False,
+    rounds: int = 3,
 ) -> None:
-    """Measure, print, and judge."""
+    """Measure, print, and judge.
+
+    Parameters
+    ----------
+    quick
+        The MLP alone, once, and no memory.
+    rounds
+        How often each thing is timed, at least once.
+    """
+    with refusals():
+        AT_LEAST_ONE.check("rounds", rounds)
     torch.set_num_threads(1)
     console = make_console()
     with refusals():
@@ -114,7 +126,7 @@ def main(
         verdicts += judge_memory()
     report(console, verdicts)
     if not all(verdict.is_met for verdict in verdicts):
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def present(console: Console) -> list[Library]:
@@ -432,4 +444,4 @@ def dense(problem: Problem) -> Tensor:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

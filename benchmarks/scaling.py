@@ -10,11 +10,10 @@ of the size, or a step takes more than 1 % of the parameters' memory while it ru
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
+import cyclopts
 import numpy as np
 import torch
-import typer
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
@@ -46,35 +45,37 @@ class Point:
 
 def main(
     optimizer: str = "dualadam",
-    largest: Annotated[int, typer.Option(help="Of the sizes, in millions.")] = 500,
+    largest: int = 500,
     steps: int = 10,
     device: str = "cpu",
-    out: Path = Path("results", "scaling"),
+    out_dir: Path = Path("results", "scaling"),
 ) -> None:
     """Measure the sizes up to the largest, draw them, and judge the growth."""
     with refusals():
         if largest < _SIZES[1]:
             raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
         contender, place = find_measured(optimizer), usable(device)
-        out.mkdir(parents=True, exist_ok=True)
+        out_dir.mkdir(parents=True, exist_ok=True)
     points = []
     for millions in (size for size in _SIZES if size <= largest):
         points.append(measure(contender, millions, steps, place))
         print(described(points[-1]), flush=True)
     growth = slope(points)
-    with replacing(out / "scaling.json") as partial:
+    with replacing(out_dir / "scaling.json") as partial:
         content = {
             "optimizer": contender.name,
             "growth": growth,
             "points": list(map(asdict, points)),
         }
         partial.write_text(json.dumps(content, indent=2) + "\n")
-    draw(points, f"{contender.name}: time grows as size to the {growth:.2f}", out / "scaling.png")
+    draw(
+        points, f"{contender.name}: time grows as size to the {growth:.2f}", out_dir / "scaling.png"
+    )
     worst = max(point.extra or 0.0 for point in points)
     print(f"Time grows as size to the {growth:.2f}; it may to the {MOST_GROWTH}.")
     print(f"A step takes at most {worst:.2%} of the parameters' memory; it may {MOST_EXTRA:.0%}.")
     if growth > MOST_GROWTH or worst > MOST_EXTRA:
-        raise typer.Exit(1)
+        raise SystemExit(1)
 
 
 def measure(contender: MeasuredOptimizer, millions: int, steps: int, device: torch.device) -> Point:
@@ -123,4 +124,4 @@ def draw(points: list[Point], title: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

@@ -5,10 +5,8 @@ python benchmarks/targets.py [MODEL]... [--steps 40] [--threads 2]
 Ends with status 1 if a target is missed or an optimizer could not be measured.
 """
 
-from typing import Annotated
-
+import cyclopts
 import torch
-import typer
 
 from steppe._shared.console import refusals
 from steppe.bench.benchmark import attempt
@@ -34,11 +32,18 @@ TARGETS = {
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(help="Default: all three.")] = None,
+    models: list[str] | None = None,
+    *,
     steps: int = 20,
     threads: int | None = None,
 ) -> None:
-    """Measure what has a target, and say which are missed."""
+    """Measure what has a target, and say which are missed.
+
+    Parameters
+    ----------
+    models
+        Default: all three.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     with refusals():
@@ -46,7 +51,7 @@ def main(
     missed = [line for model in asked for line in misses(model, steps)]
     if missed:
         print(f"{len(missed)} missed: {', '.join(missed)}")
-        raise typer.Exit(1)
+        raise SystemExit(1)
     print("All met.")
 
 
@@ -83,4 +88,4 @@ def described(outcome: Measurement | Failure, target: float) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    cyclopts.run(main)

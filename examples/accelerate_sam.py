@@ -43,6 +43,17 @@ def digits() -> TensorDataset:
     return TensorDataset(images, torch.tensor(labels))
 
 
+def dual_adam_in_sam(model: nn.Module, steps: float) -> steppe.SAM:
+    """Return the optimizer. As published, DualAdam has become AdamW after 16 % of the run."""
+    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
+    return steppe.SAM(base, rho=0.05)
+
+
+def newest_epoch(out: Path) -> int:
+    """Return the newest epoch that was saved, else 0: a save that was killed is not complete."""
+    return max((int(path.parent.name) for path in out.glob("*/complete")), default=0)
+
+
 def main() -> None:
     """Train from the first epoch or the newest that was saved."""
     args = options()
@@ -55,10 +66,7 @@ def main() -> None:
     batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.accumulate)
-    # As published, DualAdam has become AdamW after 16 % of the run.
-    switch_rate = accelerator.num_processes / (0.16 * steps)
-    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=switch_rate)
-    sam = steppe.SAM(base, rho=0.05)
+    sam = dual_adam_in_sam(model, steps / accelerator.num_processes)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
     model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
 
@@ -67,9 +75,7 @@ def main() -> None:
         accelerator.backward(loss)
         return loss.detach()
 
-    # A save that was killed is not complete.
-    saved = [int(path.parent.name) for path in args.out.glob("*/complete")]
-    first = max(saved, default=0) if args.resume else 0
+    first = newest_epoch(args.out) if args.resume else 0
     if first:
         accelerator.load_state(args.out / str(first))
 

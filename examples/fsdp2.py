@@ -76,6 +76,18 @@ def device_and_precision() -> tuple[torch.device, MixedPrecisionPolicy]:
     return device, MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
+def sharded(model: GPT, policy: MixedPrecisionPolicy) -> GPT:
+    """Shard each block, and then what is left of the model."""
+    for part in (*model.blocks, model):
+        fully_shard(part, mp_policy=policy)
+    return model
+
+
+def newest_checkpoint(out: Path) -> int:
+    """Return the step of the newest complete checkpoint, which has its .metadata; else 0."""
+    return max((int(path.parent.name) for path in out.glob("*/.metadata")), default=0)
+
+
 def main() -> None:
     """Train in all processes, from the first step or the newest checkpoint."""
     args = options()
@@ -83,14 +95,10 @@ def main() -> None:
     rank, processes = dist.get_rank(), dist.get_world_size()
     device, policy = device_and_precision()
     torch.manual_seed(0)
-    model = GPT().to(device)
-    for part in (*model.blocks, model):
-        fully_shard(part, mp_policy=policy)
+    model = sharded(GPT().to(device), policy)
     optimizer = steppe.AdamCM(model.parameters(), lr=3e-3)
 
-    # Only a complete checkpoint has its .metadata.
-    saved = [int(path.parent.name) for path in args.out.glob("*/.metadata")]
-    first = max(saved, default=0) if args.resume else 0
+    first = newest_checkpoint(args.out) if args.resume else 0
     if first:
         weights, state = get_state_dict(model, optimizer)
         dcp.load({"model": weights, "optimizer": state}, checkpoint_id=args.out / str(first))

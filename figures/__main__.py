@@ -1,11 +1,12 @@
 """Measure and draw figures: ``python -m figures NAME``, from the checkout's root."""
 
-import typer
+import sys
 
 from figures.command import figure
+from steppe._shared.console import add_command, make_app, run_app
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(figure)
+app = make_app("python -m figures")
+add_command(app, figure)
 
 if __name__ == "__main__":
-    app(prog_name="python -m figures")
+    run_app(app, sys.argv[1:])

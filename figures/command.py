@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import IO, Annotated, Any
 
 import torch
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from rich.table import Table
 
 from figures.catalogue import NAMES, Figure, find_figure
+from steppe._shared.cli_options import AT_LEAST_ONE, limited
 from steppe._shared.console import make_console, refusals
 from steppe._shared.files import write_text, write_whole
 from steppe._shared.json_values import plain
@@ -18,42 +19,46 @@ from steppe.compare import read_study
 
 ALL = "all"
 
+_FLAG = Parameter(negative="", show_default=False)
+
 _DOCS = Path(__file__).parents[1] / "docs" / "images" / "figures"
 _DOCS_WIDTH = 1500  # pixels
 
 
 def figure(
-    name: Annotated[
-        str | None,
-        typer.Argument(help="Which figure, or 'all'. Without a name, all of them are listed."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for NAME.png and NAME.json.")] = Path(
-        "results/figures"
-    ),
-    results: Annotated[
-        str | None,
-        typer.Option(
-            help="For figures of studies: the study to draw, as steppe report takes it. Default: "
-            "one of those in docs/results."
-        ),
-    ] = None,
-    redraw: Annotated[
-        bool, typer.Option("--redraw", help="Draw NAME.json as it stands; measure nothing.")
-    ] = False,
-    docs: Annotated[
-        bool, typer.Option("--docs", help="Write the picture to docs/images/figures too, narrower.")
-    ] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads of torch.")] = 1,
+    name: str | None = None,
+    /,
+    *,
+    out_dir: Annotated[Path, Parameter(metavar="DIR")] = Path("results/figures"),
+    results: Annotated[str | None, Parameter(metavar="STUDY")] = None,
+    redraw: Annotated[bool, _FLAG] = False,
+    docs: Annotated[bool, _FLAG] = False,
+    threads: Annotated[int, limited(AT_LEAST_ONE)] = 1,
 ) -> None:
     """Measure and draw one of the pictures that explain the methods.
 
     Each comes from the real optimizers, and says which claim it tests and what came out. The same
     command on the same machine gives the same numbers.
+
+    Parameters
+    ----------
+    name
+        Name of the figure, or 'all'. Without a name, all figures are listed.
+    out_dir
+        Directory for NAME.png and NAME.json.
+    results
+        For figures of studies: the study to draw, as steppe report takes it. Default: one of those
+        in docs/results.
+    redraw
+        Draw NAME.json as it stands; measure nothing.
+    docs
+        Write the picture to docs/images/figures too, narrower.
+    threads
+        CPU threads of torch.
     """
     console = make_console()
     with refusals():
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
+        AT_LEAST_ONE.check("threads", threads)
         torch.set_num_threads(threads)
         if name is None:
             if redraw or docs or results is not None:
@@ -65,7 +70,7 @@ def figure(
         if name == ALL and results is not None:
             raise ValueError("--results names one figure's study: name that figure instead of all")
         for each in NAMES if name == ALL else (name,):
-            _make(find_figure(each), out, results, redraw, docs, console)
+            _make(find_figure(each), out_dir, results, redraw, docs, console)
 
 
 def _make(

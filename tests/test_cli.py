@@ -10,19 +10,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from typer.testing import CliRunner, Result
 
-import steppe
-from steppe import cli
+from helpers.command_line import run_steppe as run
 from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
-from steppe.cli.app import app
 from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, plan
+from steppe.compare.planning.study import StudyOptions, plan
 from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import find_task
 from steppe.compare.training.run import Run, RunContext
@@ -31,33 +28,9 @@ from steppe.compare.training.train import train
 PATIENCE_S = 240
 
 
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def kept(out: Path) -> StudyResults:
     storage = open_storage(str(out))
     return TrialQueue(storage, find_study(storage), plan=False).results()
-
-
-def test_version() -> None:
-    result = run("--version")
-    assert result.exit_code == 0
-    assert result.output == f"steppe {steppe.__version__}\n"
-
-
-def test_doctor() -> None:
-    result = run("doctor")
-    assert result.exit_code == 0
-    assert "DualAdam" in result.output
-    assert "torch" in result.output
-
-
-def test_help_explains_the_switch() -> None:
-    result = CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"})
-    assert result.exit_code == 0
-    for word in ("--switch-rate", "12 500 steps", "16 %", "--optimizers", "+sam"):
-        assert word in result.output
 
 
 @pytest.fixture
@@ -75,7 +48,7 @@ TINY = ("bench", "small", "--steps", 2, "--threads", 1)
 @pytest.mark.usefixtures("_tiny_bench")
 def test_bench_prints_tables_and_writes_numbers_and_a_picture(tmp_path: Path) -> None:
     names = "adamw-fused,dualadam,lbfgs"
-    result = run(*TINY, "--optimizers", names, "--out", tmp_path)
+    result = run(*TINY, "--optimizers", names, "--out-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert "[1/6] small, adamw-fused: " in result.output
     assert "[6/6] first step, lbfgs: 2000 ms, cached 500 ms" in result.output
@@ -97,7 +70,7 @@ def test_an_interrupted_bench_shows_what_there_is_and_writes_nothing(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("steppe.bench.benchmark.first_step", interrupted)
-    result = run(*TINY, "--optimizers", "dualadam", "--out", tmp_path)
+    result = run(*TINY, "--optimizers", "dualadam", "--out-dir", tmp_path)
     assert result.exit_code == 130
     assert "small: 3 tensors" in result.output
     assert "Interrupted" in result.output
@@ -117,7 +90,7 @@ def test_an_interrupted_bench_shows_what_there_is_and_writes_nothing(
 def test_a_mistake_in_a_bench_is_named_before_anything_is_made(
     tmp_path: Path, options: list[str], message: str
 ) -> None:
-    result = run("bench", *options, "--out", tmp_path / "out")
+    result = run("bench", *options, "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stderr.startswith("steppe: ")
     assert message in result.stderr
@@ -153,7 +126,7 @@ def test_one_that_cannot_be_imported_is_named_with_the_cause(
 ) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('not today')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    result = run(*TINY_STUDY, "--optimizers", "broken:Mine", "--out", tmp_path / "out")
+    result = run(*TINY_STUDY, "--optimizers", "broken:Mine", "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     message = "steppe: broken:Mine cannot be imported: RuntimeError: not today\n"
     assert result.stderr == message
@@ -164,19 +137,6 @@ def test_the_command_is_a_module_too() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     for name in ("compare", "worker", "report", "profile", "bench", "play", "doctor"):
         assert f" {name} " in done.stdout
-
-
-@pytest.mark.parametrize("missing", ["typer", "rich.console"])
-def test_without_the_extra_the_command_says_how_to_get_it(
-    missing: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in ("steppe.cli.app", "steppe._shared.console", "steppe.compare.cli.compare"):
-        monkeypatch.delitem(sys.modules, module)
-    monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    package = missing.split(".")[0]
-    assert caught.value.code == f"steppe: {package} is missing: pip install 'steppe[compare]'"
 
 
 HELD_CLASS = """
@@ -216,7 +176,7 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     monkeypatch.syspath_prepend(tmp_path)
     names, out = ["adamw", "holding:Held"], tmp_path / "out"
     options = ["--optimizers", ",".join(names), "--epochs", "8", "--budget", "0", "--seeds", "2"]
-    command = [*SCRIPT, "compare", "digits", *options, "--workers", "1", "--out", str(out)]
+    command = [*SCRIPT, "compare", "digits", *options, "--workers", "1", "--out-dir", str(out)]
     with ExitStack() as ending:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         ending.enter_context(process)
@@ -246,7 +206,7 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     data = find_task("digits").data()
-    study = plan("digits", Options(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out))
+    study = plan("digits", StudyOptions(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out))
     for trial in results.trials:
         run = Run(study.setup, find_recipe(trial.optimizer), trial.settings, trial.seed)
         quiet = train(run, data, RunContext(tmp_path / "quiet"))

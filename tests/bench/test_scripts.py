@@ -9,7 +9,6 @@ from types import ModuleType
 
 import pytest
 import torch
-import typer
 
 from steppe.bench.failure import Failure
 from steppe.bench.measured import MeasuredOptimizer, find_measured
@@ -50,9 +49,9 @@ def test_targets_that_are_missed_are_listed(script, found, monkeypatch, capsys) 
         return found(model=model, optimizer=name, ratio=ratio, baseline_seconds=held_up)
 
     monkeypatch.setattr(targets, "attempt", attempt)
-    with pytest.raises(typer.Exit) as caught:
+    with pytest.raises(SystemExit) as caught:
         targets.main(["small"])
-    assert caught.value.exit_code == 1
+    assert caught.value.code == 1
     *lines, last = capsys.readouterr().out.splitlines()
     assert last == "3 missed: small dualadam-switched, small invadam, small adamcm-keeping"
     endings = {line.split()[1]: line.split(": ")[1] for line in lines}
@@ -88,10 +87,10 @@ def test_scaling_judges_growth_and_memory(
 
     monkeypatch.setattr(scaling, "measure", measure)
     if status:
-        with pytest.raises(typer.Exit):
-            scaling.main(out=tmp_path)
+        with pytest.raises(SystemExit):
+            scaling.main(out_dir=tmp_path)
     else:
-        scaling.main(out=tmp_path)
+        scaling.main(out_dir=tmp_path)
     content = json.loads((tmp_path / "scaling.json").read_text())
     assert content["growth"] == pytest.approx(power)
     assert [point["millions"] for point in content["points"]][-1] == 500
@@ -118,9 +117,9 @@ def test_gpu_judges_both(script, found, monkeypatch, ratio, bandwidth, status: i
     if not status:
         gpu.main(device="cpu")
         return
-    with pytest.raises(typer.Exit) as caught:
+    with pytest.raises(SystemExit) as caught:
         gpu.main(device="cpu")
-    assert caught.value.exit_code == 1
+    assert caught.value.code == 1
 
 
 @pytest.mark.parametrize(
@@ -136,8 +135,8 @@ def test_mistakes_are_named(
     script, capsys, tmp_path: Path, monkeypatch, name: str, options: dict, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(typer.Exit) as caught:
+    with pytest.raises(SystemExit) as caught:
         script(name).main(**options)
-    assert caught.value.exit_code == 2
+    assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

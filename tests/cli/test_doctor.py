@@ -2,22 +2,23 @@
 
 import io
 import tomllib
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 import steppe
-from steppe.cli.doctor import devices, engine_of, installed, print_doctor
+from steppe.cli.doctor import devices, doctor, engine_of, installed
 from steppe.compare.planning.study import TRACKERS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def rows() -> dict[str, list[str]]:
-    console = Console(file=io.StringIO(), width=100)
-    print_doctor(console)
-    lines = [line.split() for line in console.file.getvalue().splitlines()]
+    written = io.StringIO()
+    with redirect_stdout(written):
+        doctor()
+    lines = [line.split() for line in written.getvalue().splitlines()]
     return {words[0]: words[1:] for words in lines if words}
 
 

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
-from steppe.cli.app import app
+from helpers.command_line import Result, run_steppe
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
 from steppe.compare.training.train import train
 
 
 def profile(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["profile", *map(str, arguments)])
+    return run_steppe("profile", *arguments)
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def saved(make_run, toy_data, context: RunContext):
 def test_the_card_of_a_saved_run(saved, tmp_path: Path, name: str) -> None:
     outcome, path = saved(name, schedule="cosine")
     picture = tmp_path / "c.png"
-    result = profile(path, "--task", "toy", "--samples", 21, "--out", picture)
+    result = profile(path, "--task", "toy", "--samples", 21, "--figure", picture)
     assert result.exit_code == 0, result.output
     for word in ("loss", "21 samples", "λ_max", "trace", "threshold", "sharpness, SAM"):
         assert word in result.output

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
-from steppe.cli.app import app
+from helpers.command_line import run_steppe as run
 from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
@@ -24,10 +23,6 @@ pytestmark = pytest.mark.thorough
 
 SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1)
 UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
-
-
-def run(*arguments: object, **environment: str) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], env=environment)
 
 
 def kept(out: Path) -> StudyResults:
@@ -80,7 +75,7 @@ class Broken(InHouse):
     """Ends at once, as a worker does that cannot begin."""
 
     def work(self, arguments: list[str]) -> int:
-        out = Path(arguments[arguments.index("--out") + 1])
+        out = Path(arguments[arguments.index("--out-dir") + 1])
         (out / "logs/worker-0.log").write_text("Traceback:\nRuntimeError: no memory\n")
         return 1
 
@@ -112,7 +107,7 @@ def interrupt() -> None:
 
 def test_a_study_from_nothing_and_again(tmp_path: Path) -> None:
     out = tmp_path / "results.d" / "one.1"  # dots are no suffixes
-    first = run(*UNTUNED, "--out", out)
+    first = run(*UNTUNED, "--out-dir", out)
     assert first.exit_code == 0, first.output
     assert "[2/2] sgd, seed 0: test 0." in first.output
     table = first.output.split("digits, mlp")[1]
@@ -126,14 +121,14 @@ def test_a_study_from_nothing_and_again(tmp_path: Path) -> None:
     results = kept(out)
     assert results.complete
 
-    again = run(*UNTUNED, "--out", out)
+    again = run(*UNTUNED, "--out-dir", out)
     assert again.exit_code == 0
     assert len(InHouse.started) == 1
     assert "[2/2]" not in again.output
     assert again.output.split("digits, mlp")[1] == table
     assert kept(out).trials == results.trials
 
-    more = run(*UNTUNED, "--seeds", 2, "--optimizers", "sgd,nadam", "--out", out)
+    more = run(*UNTUNED, "--seeds", 2, "--optimizers", "sgd,nadam", "--out-dir", out)
     assert more.exit_code == 0, more.output
     assert "sgd, seed 0" not in more.output
     trials = {(t.optimizer, t.number): t for t in kept(out).trials}
@@ -142,7 +137,7 @@ def test_a_study_from_nothing_and_again(tmp_path: Path) -> None:
 
 
 def test_tuning_comes_before_testing(tmp_path: Path) -> None:
-    done = run(*SHORT, "--budget", 2, "--workers", 1, "--out", tmp_path)
+    done = run(*SHORT, "--budget", 2, "--workers", 1, "--out-dir", tmp_path)
     assert done.exit_code == 0, done.output
     lines = [line for line in done.output.splitlines() if line.startswith("[")]
     assert [line.partition(": ")[0] for line in lines] == [
@@ -164,7 +159,7 @@ def test_tuning_comes_before_testing(tmp_path: Path) -> None:
 
 
 def test_a_report_is_read_from_the_study_and_from_its_json(tmp_path: Path) -> None:
-    assert run(*UNTUNED, "--out", tmp_path / "study").exit_code == 0
+    assert run(*UNTUNED, "--out-dir", tmp_path / "study").exit_code == 0
     results = kept(tmp_path / "study")
     (tmp_path / "study" / "report.html").unlink()
     saved = tmp_path / "elsewhere" / "x.json"
@@ -207,7 +202,7 @@ def test_reports_of_what_is_not_there_are_refused(tmp_path: Path) -> None:
 def test_without_workers_it_says_how_to_start_one_elsewhere(tmp_path: Path, amid) -> None:
     out = tmp_path / "with space"
     amid(interrupt)
-    planned = run(*SHORT, "--budget", 0, "--workers", 0, "--out", out)
+    planned = run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", out)
     assert planned.exit_code == 130
     assert not InHouse.started
     (line,) = [line for line in planned.output.splitlines() if "To work at it: " in line]
@@ -217,18 +212,18 @@ def test_without_workers_it_says_how_to_start_one_elsewhere(tmp_path: Path, amid
     assert "sgd, seed 0: validation accuracy 0." in worker.output
     assert worker.output.splitlines()[-1].endswith("has ended; 2 trials of it here.")
     assert kept(out).complete
-    assert run(*SHORT, "--budget", 0, "--workers", 0, "--out", out).exit_code == 0
+    assert run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", out).exit_code == 0
 
 
 def test_checkpoints_may_be_left_out_here_and_elsewhere(tmp_path: Path, amid) -> None:
     short = (*UNTUNED, "--optimizers", "adamw", "--samples", 64, "--no-checkpoints")
-    result = run(*short, "--out", tmp_path)
+    result = run(*short, "--out-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert "--no-checkpoints" in InHouse.started[0]
     assert kept(tmp_path).complete
     assert not list(tmp_path.rglob("*.pt"))
     amid(interrupt)
-    planned = run(*short, "--seeds", 2, "--workers", 0, "--out", tmp_path)
+    planned = run(*short, "--seeds", 2, "--workers", 0, "--out-dir", tmp_path)
     assert "--no-checkpoints" in planned.output.split("To work at it")[1]
 
 
@@ -256,13 +251,15 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
         raise ValueError("enough")
 
     monkeypatch.setattr("steppe.compare.cli.compare.plan", refused)
-    result = run("compare", *arguments, "--length", 20, "--no-checkpoints", "--out", tmp_path)
+    result = run(
+        "compare", *arguments, "--seq-length", 20, "--no-checkpoints", "--out-dir", tmp_path
+    )
     assert result.exit_code == 2
     name, options, found, context = asked
     assert name == task
     expected = PRESETS["critical-momenta-online"] if preset is None else vars(presets)[preset]
     assert found == expected
-    assert options.length == 20
+    assert options.seq_length == 20
     assert not context.keep
 
 
@@ -271,7 +268,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(
 ) -> None:
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(interrupt)
-    result = run(*UNTUNED, "--workers", 2, "--out", tmp_path)
+    result = run(*UNTUNED, "--workers", 2, "--out-dir", tmp_path)
     assert result.exit_code == 130
     assert "Interrupted. What has finished is kept: run again to go on." in result.output
     assert (tmp_path / "report.html").is_file()
@@ -284,7 +281,7 @@ def test_a_kill_of_the_command_is_passed_on(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(lambda: signal.raise_signal(signal.SIGTERM))
-    assert run(*UNTUNED, "--out", tmp_path).exit_code == 128 + signal.SIGTERM
+    assert run(*UNTUNED, "--out-dir", tmp_path).exit_code == 128 + signal.SIGTERM
     assert InHouse.ended == ["terminate", "wait", "kill"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -292,7 +289,7 @@ def test_a_kill_of_the_command_is_passed_on(
 def test_a_password_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["steppe", "compare", "--storage", "postgresql://me:s3cret@host/studies"]
     monkeypatch.setattr(sys, "argv", words)
-    run(*UNTUNED, "--out", tmp_path)
+    run(*UNTUNED, "--out-dir", tmp_path)
     assert kept(tmp_path).command == "steppe compare --storage postgresql://me:…@host/studies"
     assert "s3cret" not in (tmp_path / "report.html").read_text()
     assert not any("--storage" in command for command in InHouse.started)
@@ -302,7 +299,7 @@ def test_workers_that_cannot_work_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Broken)
-    result = run(*UNTUNED, "--out", tmp_path)
+    result = run(*UNTUNED, "--out-dir", tmp_path)
     assert result.exit_code == 1
     assert "No worker is left" in result.output
     assert "Worker 0 has ended with status 1: RuntimeError: no memory" in result.output
@@ -325,9 +322,9 @@ def test_workers_that_cannot_work_are_explained(
         (["--track", "paper"], "track must be one of tensorboard, mlflow, wandb"),
         (["--track", "wandb"], "wandb is missing"),
         (["--data", "/nowhere"], "--data is not for it"),
-        (["--length", "35"], "digits has no sequences of tokens: --length is not for it"),
-        (["split-mnist", "--length", "35"], "split-mnist has no sequences of tokens"),
-        (["shakespeare", "--length", "0"], "length must be at least 1, got 0"),
+        (["--seq-length", "35"], "digits has no sequences of tokens: --seq-length is not for it"),
+        (["split-mnist", "--seq-length", "35"], "split-mnist has no sequences of tokens"),
+        (["shakespeare", "--seq-length", "0"], "seq-length must be at least 1, got 0"),
         (["fashion-mnist", "--data", "/nowhere"], "/nowhere/train-images-idx3-ubyte.gz"),
     ],
     ids=str,
@@ -336,7 +333,7 @@ def test_a_mistake_is_named_before_anything_is_made(
     tmp_path: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    result = run("compare", *options, "--out", tmp_path / "out")
+    result = run("compare", *options, "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("steppe: ")
@@ -346,7 +343,7 @@ def test_a_mistake_is_named_before_anything_is_made(
 
 def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    result = run(*UNTUNED, "--out", tmp_path / "out")
+    result = run(*UNTUNED, "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     assert str(tmp_path / "out") in result.stderr
 
@@ -358,7 +355,7 @@ def test_a_missing_package_is_named_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    result = run("compare", "--out", tmp_path / "out")
+    result = run("compare", "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     package = module.split(".")[0]
     assert result.stderr == f"steppe: {package} is missing: pip install 'steppe[compare]'\n"
@@ -380,8 +377,8 @@ def test_a_workers_mistake_costs_no_trial(
 ) -> None:
     """A trial that fails is not tried again: here it would be the worker's fault."""
     amid(interrupt)
-    run(*SHORT, "--budget", 0, "--workers", 0, "--out", tmp_path)
-    result = run("worker", "--storage", tmp_path, "--out", tmp_path, *options)
+    run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", tmp_path)
+    result = run("worker", "--storage", tmp_path, "--out-dir", tmp_path, *options)
     assert result.exit_code == 2
     assert message in result.stderr
     assert not kept(tmp_path).trials

@@ -14,7 +14,7 @@ from helpers.warm_python import start
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
-from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan
 from steppe.compare.records.results import Outcome
 from steppe.compare.tasks import load_data
 from steppe.compare.training import checkpoint
@@ -59,11 +59,11 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=["", "+lora"], ids=["full", "lora"])
 def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> Study:
-    options = Options(
+    options = StudyOptions(
         ["adamw", "dualadam", "adamcm"],
         "small",
         model=f"{llama}{request.param}",
-        length=LENGTH,
+        seq_length=LENGTH,
         samples=20,
     )
     return plan(

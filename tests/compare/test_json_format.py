@@ -78,7 +78,10 @@ def trial(content: dict[str, Any]) -> dict[str, Any]:
         (lambda study: trial(study).update(seed="x"), "trials[3].seed must be an integer, got 'x'"),
         (lambda study: trial(study).update(seed=1.5), "trials[3].seed must be an integer, got 1.5"),
         (lambda study: trial(study).update(colour=1), "trials[3] has an unknown field: colour"),
-        (lambda study: trial(study).update(settings=4), "trials[3].settings must be an object with fields"),
+        (
+            lambda study: trial(study).update(settings=4),
+            "trials[3].settings must be an object with fields",
+        ),
         (lambda study: trial(study).update(error=None), "trials[3].error must be a string"),
         (
             lambda study: study["metric"].update(factor=True),

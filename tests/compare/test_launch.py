@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from steppe.cli.app import app
+from helpers.command_line import run_steppe
 from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
@@ -56,7 +55,7 @@ def contents(results: StudyResults) -> list[dict[str, Any]]:
 
 def test_a_launched_study_is_the_study_of_one_process(tmp_path: Path) -> None:
     out = tmp_path / "two"
-    launched = launch(*ACCELERATE, "-m", "steppe", *STUDY, "--out", str(out))
+    launched = launch(*ACCELERATE, "-m", "steppe", *STUDY, "--out-dir", str(out))
     assert launched.returncode == 0, launched.stderr
 
     storage = open_storage(str(out))
@@ -101,8 +100,8 @@ def test_workers_are_refused_in_a_launch(tmp_path: Path, monkeypatch: pytest.Mon
         num_processes, is_main_process = 2, True
 
     monkeypatch.setattr("steppe.compare.cli.compare.launched_processes", lambda context: Launch)
-    arguments = [*STUDY, "--workers", "2", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, arguments)
+    arguments = [*STUDY, "--workers", "2", "--out-dir", str(tmp_path / "out")]
+    result = run_steppe(*arguments)
     assert result.exit_code == 2
     assert "workers must be left out in a launch of 2 processes" in result.stderr
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ from steppe.compare.execution import launch_group, worker
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan
 from steppe.compare.records.results import Outcome
 from steppe.compare.training.run import Run, RunContext
 
@@ -23,7 +23,7 @@ SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 
 
 def planned() -> Study:
-    options = Options(optimizers=["adamw", "sgd-momentum"], **SIZES)
+    options = StudyOptions(optimizers=["adamw", "sgd-momentum"], **SIZES)
     return plan("digits", options, USUAL, RunContext(Path()))
 
 

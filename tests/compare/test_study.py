@@ -15,8 +15,8 @@ from steppe.compare import tasks
 from steppe.compare.planning.presets import USUAL, find_preset
 from steppe.compare.planning.search_spaces import find_space
 from steppe.compare.planning.study import (
-    Options,
     Study,
+    StudyOptions,
     check_place,
     plan,
     versions,
@@ -33,7 +33,7 @@ def planned(toy_task: Task, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
     def make(*optimizers: str, **options: Any) -> Study:
-        return plan("toy", Options(optimizers or ["adamw"], **options), USUAL, context)
+        return plan("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
 
     return make
 
@@ -48,12 +48,12 @@ NAN, INF = float("nan"), float("inf")
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"batch_size": -3}, "batch-size must be at least 1, got -3"),
         ({"samples": 0}, "samples must be at least 1, got 0"),
-        ({"accumulate": 0}, "accumulate must be at least 1, got 0"),
+        ({"grad_accumulation": 0}, "grad-accumulation must be at least 1, got 0"),
         ({"budget": -1}, "budget must be at least 0, got -1"),
         ({"lr": 0.0}, "lr must be a finite number above 0, got 0.0"),
         ({"lr": NAN}, "lr must be a finite number above 0, got nan"),
-        ({"clip": 0.0}, "clip must be a finite number above 0, got 0.0"),
-        ({"clip": INF}, "clip must be a finite number above 0, got inf"),
+        ({"max_grad_norm": 0.0}, "max-grad-norm must be a finite number above 0, got 0.0"),
+        ({"max_grad_norm": INF}, "max-grad-norm must be a finite number above 0, got inf"),
         ({"weight_decay": -0.1}, "weight-decay must be a finite number, at least 0, got -0.1"),
         ({"weight_decay": NAN}, "weight-decay must be a finite number, at least 0, got nan"),
         ({"switch_rate": 0.0}, r"switch-rate must lie in \(0, 1\], got 0.0"),
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.go_on", None)
     with pytest.raises(ValueError, match=message):
-        plan("toy", Options(**{"optimizers": ["adamw"], **options}), USUAL, context)
+        plan("toy", StudyOptions(**{"optimizers": ["adamw"], **options}), USUAL, context)
     assert not context.out.exists()
 
 
@@ -98,7 +98,7 @@ def test_a_place_where_nothing_can_be_trained_is_refused(
     toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        plan("toy", Options(["adamw"]), USUAL, replace(context, **changes))
+        plan("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
     if changes != {"device": "meta"}:
         with pytest.raises(ValueError, match=message):
             check_place(replace(context, **changes))
@@ -106,7 +106,7 @@ def test_a_place_where_nothing_can_be_trained_is_refused(
 
 def test_an_unknown_task_gets_the_nearest_name(context: RunContext) -> None:
     with pytest.raises(ValueError, match="did you mean digits"):
-        plan("digit", Options(), USUAL, context)
+        plan("digit", StudyOptions(), USUAL, context)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_tracker_that_is_not_installed_is_missed_too(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
-        plan("toy", Options(["adamw"]), USUAL, replace(context, track="wandb"))
+        plan("toy", StudyOptions(["adamw"]), USUAL, replace(context, track="wandb"))
 
 
 def test_a_device_that_is_not_there_is_refused(context: RunContext) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
-        plan("digits", Options(["adamw"]), USUAL, replace(context, device="cuda"))
+        plan("digits", StudyOptions(["adamw"]), USUAL, replace(context, device="cuda"))
 
 
 def test_planning_leaves_no_trace(planned: Planned, context: RunContext) -> None:
@@ -167,7 +167,7 @@ def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> No
 
 
 def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
-    study = plan("digits", Options(["adamw"]), USUAL, context)
+    study = plan("digits", StudyOptions(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
     assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
@@ -187,14 +187,16 @@ def test_options_come_before_defaults(planned: Planned) -> None:
         "epochs": 3,
         "batch_size": 4,
         "samples": 14,
-        "accumulate": 2,
+        "grad_accumulation": 2,
         "precision": "bf16",
-        "clip": 0.5,
+        "max_grad_norm": 0.5,
         "schedule": "constant",
         "warmup": 0.25,
     }
     study = planned("sgd", budget=3, seeds=2, **asked)
-    assert {name: getattr(study.setup, name) for name in asked} == asked
+    # Results of before the options were renamed have these names, and are read still.
+    kept = {"grad_accumulation": "accumulate", "max_grad_norm": "clip"}
+    assert {name: getattr(study.setup, kept.get(name, name)) for name in asked} == asked
     assert study.setup.steps == 3 * 4
     assert (study.budget, study.seeds) == (3, 2)
 
@@ -203,7 +205,7 @@ def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monk
     small = replace(toy_task.small, epochs=1, samples=10)
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
-        setup = plan("toy", Options(["sgd"], scale), USUAL, context).setup
+        setup = plan("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
         assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
 
 
@@ -259,7 +261,7 @@ def test_a_study_is_the_same_after_json(
 ) -> None:
     study = plan(
         "toy",
-        Options(epochs=2),
+        StudyOptions(epochs=2),
         find_preset(preset) if preset else USUAL,
         context,
         "steppe compare toy",
@@ -279,7 +281,7 @@ def test_studies_that_share_trials_have_one_name(planned: Planned, monkeypatch) 
     assert study.key(study.contenders[1]) == planned("sgd").key(sgd)
     others = {
         planned("adamw", **change).name
-        for change in ({"budget": 3}, {"epochs": 3}, {"clip": 1.0}, {"precision": "bf16"})
+        for change in ({"budget": 3}, {"epochs": 3}, {"max_grad_norm": 1.0}, {"precision": "bf16"})
     }
     assert len(others | {study.name}) == 5
     # Settings are the contender's.

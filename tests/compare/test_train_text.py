@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, plan
+from steppe.compare.planning.study import StudyOptions, plan
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
@@ -213,8 +213,8 @@ def test_batches_that_go_on_must_stay_whole(
     run: Callable[..., Run], text: Data, context: RunContext, parts: int, processes: int
 ) -> None:
     message = (
-        "lstm reads on from batch to batch, which cannot be split: accumulate and processes must "
-        f"be 1, got {parts} and {processes}"
+        "lstm reads on from batch to batch, which cannot be split: "
+        f"grad-accumulation and processes must be 1, got {parts} and {processes}"
     )
     accelerator = SimpleNamespace(device=CPU, num_processes=processes)
     with pytest.raises(ValueError, match=message):
@@ -226,7 +226,7 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
     toy_text: Task, context: RunContext
 ) -> None:
     def planned(model: str) -> int:
-        options = Options(["adamw"], model=model, accumulate=2)
+        options = StudyOptions(["adamw"], model=model, grad_accumulation=2)
         return plan("toy-text", options, USUAL, context).setup.accumulate
 
     with pytest.raises(
@@ -239,11 +239,11 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
 def test_a_study_of_text_knows_its_length_and_its_steps(
     toy_text: Task, context: RunContext
 ) -> None:
-    asked = Options(["adamw"], length=40, samples=10, epochs=5)
+    asked = StudyOptions(["adamw"], seq_length=40, samples=10, epochs=5)
     study = plan("toy-text", asked, USUAL, context)
     # ⌊1 100/40⌋ blocks to train on, of which the first ten; ⌊600/40⌋ and ⌊397/40⌋, at most five.
     counts = [study.facts[f"{part}_samples"] for part in ("train", "validation", "test")]
     assert counts == [10, 5, 5]
     assert (study.setup.length, study.setup.steps_per_epoch, study.setup.steps) == (40, 3, 15)
     assert study.setup.stream == ()
-    assert plan("toy-text", Options(["adamw"]), USUAL, context).setup.length == LENGTH
+    assert plan("toy-text", StudyOptions(["adamw"]), USUAL, context).setup.length == LENGTH

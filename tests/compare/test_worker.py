@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 from optuna.trial import FrozenTrial, TrialState
-from typer.testing import CliRunner
 
 from helpers import warm_python
+from helpers.command_line import run_steppe
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
-from steppe.cli.app import app
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
 from steppe.compare.execution.stored_studies import save_study
@@ -29,7 +28,7 @@ from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Options, Study, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
@@ -68,7 +67,7 @@ main()
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    options = Options(
+    options = StudyOptions(
         optimizers=["adamw", "sgd-momentum"], samples=128, epochs=EPOCHS, budget=2, seeds=2
     )
     return plan("digits", options, USUAL, RunContext(Path()))
@@ -108,7 +107,7 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
 
         def begin(*launcher: str) -> Process:
             command = ["worker", "--storage", where, "--heartbeat", "1"]
-            command += ["--out", str(tmp_path / "out")]
+            command += ["--out-dir", str(tmp_path / "out")]
             if launcher:
                 process = subprocess.Popen(
                     [sys.executable, *launcher, "-m", "steppe", *command],
@@ -325,7 +324,7 @@ def test_other_code_or_data_is_refused(
     storage = opened(str(tmp_path), create=True)
     save_study(storage, other)
     queue = TrialQueue(storage, other)
-    ended = CliRunner().invoke(app, ["worker", "--storage", str(tmp_path)])
+    ended = run_steppe("worker", "--storage", tmp_path)
     assert ended.exit_code == 2
     assert re.fullmatch(message, ended.stderr), ended.stderr
     assert {trial.state for trial in trials(queue)} == {TrialState.WAITING}
@@ -335,7 +334,7 @@ def test_other_code_or_data_is_refused(
 def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     where: str, opened: Open, start: Start
 ) -> None:
-    options = Options(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
+    options = StudyOptions(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
     small = plan("digits", options, USUAL, RunContext(Path()))
     storage = opened(where, create=True)
     save_study(storage, small)

@@ -4,14 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from figures.__main__ import app
 from figures.catalogue import NAMES, find_figure
+from helpers.command_line import Result, run_program
+from steppe._shared.console import run_app
+
+
+def run(arguments: list[str]) -> Result:
+    return run_program(lambda: run_app(app, arguments))
+
 
 pytestmark = pytest.mark.thorough
 
-RUNNER = CliRunner()
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -25,14 +30,14 @@ def test_every_figure_says_what_it_tests_and_what_came_out(name: str) -> None:
 
 
 def test_the_list_names_them_all() -> None:
-    listed = RUNNER.invoke(app, [])
+    listed = run([])
     assert listed.exit_code == 0
     for name in NAMES:
         assert name in listed.stdout
 
 
 def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path: Path) -> None:
-    done = RUNNER.invoke(app, ["dualadam-mechanism", "--out", str(tmp_path)])
+    done = run(["dualadam-mechanism", "--out-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert "Claim" in done.stdout
     picture, numbers = tmp_path / "dualadam-mechanism.png", tmp_path / "dualadam-mechanism.json"
@@ -43,7 +48,7 @@ def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path
 
     data["alphas"] = data["alphas"][:1]
     numbers.write_text(json.dumps(data))
-    again = RUNNER.invoke(app, ["dualadam-mechanism", "--out", str(tmp_path), "--redraw"])
+    again = run(["dualadam-mechanism", "--out-dir", str(tmp_path), "--redraw"])
     assert again.exit_code == 0, again.output
     assert json.loads(numbers.read_text()) == data
     assert picture.read_bytes() != first
@@ -64,7 +69,7 @@ def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path
     ],
 )
 def test_mistakes_are_named(arguments: list[str], message: str, tmp_path: Path) -> None:
-    refused = RUNNER.invoke(app, [*arguments, "--out", str(tmp_path)])
+    refused = run([*arguments, "--out-dir", str(tmp_path)])
     assert refused.exit_code == 2
     assert message in refused.stderr
     assert not list(tmp_path.iterdir())
@@ -74,7 +79,7 @@ def test_a_study_that_is_not_here_is_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    refused = RUNNER.invoke(app, ["dualadam-accuracy"])
+    refused = run(["dualadam-accuracy"])
     assert refused.exit_code == 2
     assert "docs/results/fashion-mnist.json is not here" in refused.stderr
     assert "--results" in refused.stderr
@@ -82,7 +87,7 @@ def test_a_study_that_is_not_here_is_asked_for(
 
 def test_a_study_of_ones_own_is_drawn(tmp_path: Path) -> None:
     study = str(STUDIES / "mnist-5k.json")
-    arguments = ["dualadam-accuracy", "--results", study, "--out", str(tmp_path)]
-    done = RUNNER.invoke(app, arguments)
+    arguments = ["dualadam-accuracy", "--results", study, "--out-dir", str(tmp_path)]
+    done = run(arguments)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "dualadam-accuracy.json").read_text())["task"] == "mnist-5k"

@@ -292,8 +292,8 @@ def test_ctrl_c_before_there_is_anything_goes_on(at_call: int) -> None:
     [
         ({"reach": 0.0}, "reach must be a finite number above 0, got 0.0"),
         ({"reach": math.nan}, "reach must be a finite number above 0, got nan"),
-        ({"points": 2}, "points=2 must be a whole number from 3"),
-        ({"points": 4.5}, "points=4.5 must be a whole number from 3"),
+        ({"points": 2}, "points=2 must be an integer of at least 3"),
+        ({"points": 4.5}, "points=4.5 must be an integer of at least 3"),
     ],
 )
 @pytest.mark.parametrize("surface", [line, plane])

@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from steppe.cli.app import app
+from helpers.command_line import Result, run_steppe
 
 pytestmark = pytest.mark.thorough
 
@@ -15,11 +14,11 @@ FILES = {"play.json", "losses.png", "play.html", "paths.png", "paths.gif"}
 
 
 def play(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["play", *map(str, arguments)])
+    return run_steppe("play", *arguments)
 
 
 def test_it_prints_a_table_and_writes_everything(tmp_path: Path) -> None:
-    result = play("goldstein-price", *QUICK, "--out", tmp_path / "new")
+    result = play("goldstein-price", *QUICK, "--out-dir", tmp_path / "new")
     assert result.exit_code == 0, result.output
     assert "goldstein-price: 2 starts, 20 steps, cosine lr" in result.output
     assert "Every optimizer ran at lr 0.01, 0.1, falling to 0 along a cosine, and" in result.output
@@ -32,7 +31,7 @@ def test_it_prints_a_table_and_writes_everything(tmp_path: Path) -> None:
 def test_the_same_again_writes_the_same_numbers(tmp_path: Path) -> None:
     noisy = ("sharp-flat", *QUICK, "--noise", 0.3, "--animation", "none")
     for seed, name in ((1, "a"), (1, "b"), (2, "c")):
-        assert play(*noisy, "--seed", seed, "--out", tmp_path / name).exit_code == 0
+        assert play(*noisy, "--seed", seed, "--out-dir", tmp_path / name).exit_code == 0
     one, again, other = ((tmp_path / name / "play.json").read_text() for name in "abc")
     assert one == again != other
 
@@ -40,7 +39,7 @@ def test_the_same_again_writes_the_same_numbers(tmp_path: Path) -> None:
 def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
     options = ("--start", "1,-2", "--start", "0.5,0.5", "--set", "condition_number=50")
     options += ("--switch", 0.5, "--rho", 0.3, "--schedule", "constant")
-    options += ("--animation", "none", "--out", tmp_path)
+    options += ("--animation", "none", "--out-dir", tmp_path)
     names = "dualadam,sgd+sam,adam+warmup"
     result = play("quadratic", *QUICK, *options, "--optimizers", names)
     assert result.exit_code == 0, result.output
@@ -57,7 +56,7 @@ def test_options_reach_what_they_are_for(tmp_path: Path) -> None:
 
 
 def test_of_many_variables_it_writes_the_losses(tmp_path: Path) -> None:
-    result = play("ackley", *QUICK, "--set", "dimension=3", "--out", tmp_path)
+    result = play("ackley", *QUICK, "--set", "dimension=3", "--out-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert {each.name for each in tmp_path.iterdir()} == {"play.json", "losses.png", "play.html"}
 
@@ -77,15 +76,15 @@ def test_of_many_variables_it_writes_the_losses(tmp_path: Path) -> None:
         (["ackley", "--set", "dimension=2.5"], "dimension must be an integer, got 2.5"),
         (["ackley", "--set", "size=2"], "no parameter of ackley is called 'size'"),
         (["sharp-flat", "--set", "barrier=-1"], "barrier must be a finite number > 0, got -1"),
-        (["ackley", "--schedule", "cosin"], "did you mean cosine"),
-        (["ackley", "--animation", "webm"], "animation must be one of gif, mp4, none"),
+        (["ackley", "--schedule", "cosin"], 'Did you mean "cosine"?'),
+        (["ackley", "--animation", "webm"], '--animation. Choose from: "gif", "mp4", "none"'),
         (["ackley", "--optimizers", "lbfgs"], "lbfgs evaluates the function as often as it likes"),
     ],
 )
 def test_a_mistake_is_named_in_one_line_before_anything_is_made(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
-    result = play(*arguments, "--out", tmp_path / "out")
+    result = play(*arguments, "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     assert result.stderr.startswith("steppe: ")
     assert len(result.stderr.splitlines()) == 1

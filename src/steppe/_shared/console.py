@@ -1,10 +1,12 @@
-"""Where the commands write, and how they end."""
+"""How the commands read their arguments, where they write, and how they end."""
 
-from collections.abc import Iterator
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import typer
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from steppe._shared.plurals import first_line
@@ -30,6 +32,59 @@ _REMEDIES = {
     "wandb": "wandb",
 }
 
+# Options that had another name before 0.2.
+_RENAMED = {
+    "--clip": "--max-grad-norm",
+    "--accumulate": "--grad-accumulation",
+    "--length": "--seq-length",
+    "--out": "--out-dir, or --figure of steppe profile",
+}
+
+
+def make_app(name: str, version: str | None = None) -> App:
+    """Make a program without commands; where an option is repeated, the last one counts."""
+    flags = ("--version",) if version else ()
+    last_counts = Parameter(allow_repeating=True)
+    return App(name=name, version=version, version_flags=flags, default_parameter=last_counts)
+
+
+def add_command(app: App, function: Callable[..., Any], name: str | None = None) -> None:
+    """Add a command whose help ends with the examples of its docstring.
+
+    Parameters
+    ----------
+    app : App
+        The program. Without a name the function is what it does.
+    function : callable
+        The command. Its docstring's section "Examples" stands at the end of its help.
+    name : str, optional
+        What it is called on the command line.
+    """
+    examples = (inspect.getdoc(function) or "").partition("Examples\n--------\n")[2]
+    epilogue = f"Examples:\n\n{examples}" if examples else None
+    if name is None:
+        app.help_epilogue = epilogue
+        app.default(function)
+    else:
+        app.command(function, name=name, help_epilogue=epilogue)
+
+
+def run_app(app: App, arguments: Sequence[str]) -> None:
+    """Run a program with arguments; what is wrong with them is said in one line.
+
+    Raises
+    ------
+    SystemExit
+        If the arguments are wrong, with status 2; otherwise with the command's own status.
+    """
+    for old in (each.partition("=")[0] for each in arguments):
+        if old in _RENAMED:
+            fail(f"{old} has another name now: {_RENAMED[old]}")
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        fail(str(error).splitlines()[0])
+
 
 def make_console() -> Console:
     """Make a console; where the width is not known, one that fits the tables."""
@@ -38,14 +93,14 @@ def make_console() -> Console:
 
 
 def fail(message: str, status: int = USAGE) -> NoReturn:
-    """Say in one line why the command cannot go on, and end it."""
-    typer.echo(f"steppe: {message}", err=True)
-    raise typer.Exit(status)
+    """Print in one line why the command cannot go on, and end it."""
+    print(f"steppe: {message}", file=sys.stderr)
+    raise SystemExit(status)
 
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """End the command with one line for what its user can put right."""
+    """End the command with one line for an error that its user can put right."""
     try:
         yield
     except ModuleNotFoundError as missing:

@@ -1,12 +1,14 @@
 """The command ``steppe bench``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, WHERE, Count, Device, limited
 from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.bench.benchmark import BenchmarkPlan, Outcome, execute, plan
 from steppe.bench.failure import Failure
@@ -19,46 +21,52 @@ from steppe.bench.results import write
 
 
 def bench(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="Whose tensors to step: resnet18 (62 tensors, 11.7 M parameters), gpt2 (148, "
-            "124 M), small (10 000 tensors of 100). gpt2 takes up to 8 GB and some minutes. "
-            "Default: resnet18 small.",
-        ),
-    ] = None,
-    optimizers: Annotated[
-        str | None,
-        typer.Option(
-            help="Names with commas between: a preset such as dualadam-int8, a class of steppe or "
-            "torch.optim, or package.module:Class. Default: AdamW fused, foreach and as a loop, "
-            "all presets, and pytorch_optimizer's DualAdam if it is installed."
-        ),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="How many steps of each are timed.")] = 20,
-    device: Annotated[str, typer.Option(help="A torch device, such as cuda.")] = "cpu",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: torch's.")] = None,
-    out: Annotated[Path, typer.Option(help="Directory of bench.json and bench.png.")] = Path(
-        "results", "bench"
-    ),
+    *models: Annotated[str, Parameter(metavar="MODEL")],
+    optimizers: Annotated[Sequence[str] | None, NAMES] = None,
+    steps: Annotated[int, limited(AT_LEAST_ONE)] = 20,
+    device: Device = "cpu",
+    threads: Annotated[Count, WHERE] = None,
+    out_dir: Annotated[Path, OUTPUT, Parameter(metavar="DIR")] = Path("results", "bench"),
 ) -> None:
-    """Time optimizers' steps in turn with torch's fused AdamW, and against memory's own speed.
+    """Time optimizers' steps against torch's fused AdamW and the memory's speed.
 
-    Leave the machine alone meanwhile: AdamW against itself shows how much noise there is, and what
-    was disturbed is marked. The first steps are taken in processes of
-    their own, with empty caches and then with what those have left.
+    Leave the machine alone meanwhile: AdamW against itself shows how much noise there is, and
+    disturbed measurements are marked. The first steps are taken in processes of their own, with
+    empty kernel caches and then with full ones.
+
+    Parameters
+    ----------
+    models
+        Models whose tensors are stepped: resnet18 (62 tensors, 11.7 M parameters), gpt2 (148,
+        124 M), small (10 000 tensors of 100). gpt2 takes up to 8 GB and some minutes. Default:
+        resnet18 small.
+    optimizers
+        Names with commas between: a preset such as dualadam-int8, a class of steppe or torch.optim,
+        or package.module:Class. Default: AdamW fused, foreach and as a loop, all presets, and
+        pytorch_optimizer's DualAdam if it is installed.
+    steps
+        Number of steps of each that are timed.
+    threads
+        CPU threads. Default: torch's.
+    out_dir
+        Directory of bench.json and bench.png.
+
+    Examples
+    --------
+    State in 8 bits against state in full precision:
+
+        steppe bench resnet18 --optimizers dualadam,dualadam-int8
     """
     with refusals():
         setup = plan(
-            ("resnet18", "small") if models is None else models,
-            None if optimizers is None else optimizers.split(","),
+            models or ("resnet18", "small"),
+            None if optimizers is None else list(optimizers),
             steps=steps,
             device=device,
             threads=threads,
         )
-        out.mkdir(parents=True, exist_ok=True)
-    _show(setup, out)
+        out_dir.mkdir(parents=True, exist_ok=True)
+    _show(setup, out_dir)
 
 
 def _show(setup: BenchmarkPlan, out: Path) -> None:
@@ -69,7 +77,7 @@ def _show(setup: BenchmarkPlan, out: Path) -> None:
     except KeyboardInterrupt:
         report(console, setup, outcomes)
         console.print("\nInterrupted: nothing has been written.")
-        raise typer.Exit(INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     report(console, setup, outcomes)
     numbers, picture = out / "bench.json", out / "bench.png"
     with refusals():

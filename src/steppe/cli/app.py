@@ -1,48 +1,18 @@
-"""The commands under one name."""
+"""The commands as a program of cyclopts, which reads their arguments."""
 
-from typing import Annotated
+from collections.abc import Iterable
 
-import typer
+from cyclopts import App
 
 import steppe
-from steppe._shared.console import make_console
-from steppe.bench.command import bench
-from steppe.cli.doctor import print_doctor
-from steppe.compare.cli.compare import compare
-from steppe.compare.cli.profile import profile
-from steppe.compare.cli.report import report
-from steppe.compare.cli.worker import worker
-from steppe.play.command import play
+from steppe._shared.console import add_command, make_app
+from steppe.cli.commands import COMMANDS
 
 
-def doctor() -> None:
-    """Print versions, devices, and which engine each optimizer would use."""
-    print_doctor(make_console())
-
-
-app = typer.Typer(
-    help="Optimizers for flat minima, whether they help, and what they cost.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for command in (compare, worker, report, profile, play, bench, doctor):
-    app.command()(command)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"steppe {steppe.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Print the version and stop."
-        ),
-    ] = False,
-) -> None:
-    pass
+def load_commands(names: Iterable[str]) -> App:
+    """Import the named commands, and put them into one program."""
+    app = make_app("steppe", steppe.__version__)
+    for name in names:
+        add_command(app, COMMANDS[name].load(), name)
+    app.register_install_completion_command()
+    return app

@@ -1,12 +1,12 @@
-"""What this machine has, and what each optimizer would use of it."""
+"""The command ``steppe doctor``: what this machine has, and what each optimizer would use of it.
+
+It needs the core install only, as it is what tells which extras are missing.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 import steppe
@@ -15,8 +15,10 @@ from steppe._shared.optimizer_classes import available
 _NEEDED = ("torch", "numpy", "numba")
 _OPTIONAL = {
     "triton": "fused kernels on GPUs",
-    "typer": "the command",
-    "rich": "the command",
+    "cyclopts": "all commands but doctor",
+    "rich": "all commands but doctor",
+    "cattrs": "steppe compare",
+    "platformdirs": "steppe compare",
     "matplotlib": "steppe compare, steppe bench",
     "accelerate": "steppe compare",
     "optuna": "steppe compare",
@@ -40,10 +42,15 @@ _OPTIONAL = {
 }
 
 
-def print_doctor(console: Console) -> None:
-    """Print versions, devices, and the engine of each of steppe's optimizers on each device."""
-    console.print(_versions())
-    console.print(_engines(devices()))
+def doctor() -> None:
+    """Print versions, devices, and which engine each optimizer would use.
+
+    A package that is missing is needed by what stands beside it only.
+    """
+    print(_table("Installed", ["what", "version", "needed for"], _versions()))
+    found = devices()
+    labels = [_label(device) for device in found]
+    print(_table("Engine by optimizer", ["optimizer", *labels], _engines(found)))
 
 
 def devices() -> list[torch.device]:
@@ -84,29 +91,31 @@ def installed(package: str) -> str | None:
         return None
 
 
-def _versions() -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Installed", title_justify="left")
-    table.add_column("what")
-    table.add_column("version")
-    table.add_column("needed for")
-    table.add_row("python", python_version(), "everything")
-    table.add_row("steppe", steppe.__version__, "everything")
-    for package in _NEEDED:
-        table.add_row(package, installed(package) or "missing", "everything")
-    for package, purpose in _OPTIONAL.items():
-        table.add_row(package, installed(package) or "missing", purpose)
-    return table
+def _versions() -> list[list[str]]:
+    rows = [
+        ["python", python_version(), "everything"],
+        ["steppe", steppe.__version__, "everything"],
+    ]
+    packages = dict.fromkeys(_NEEDED, "everything") | _OPTIONAL
+    return rows + [
+        [name, installed(name) or "missing", purpose] for name, purpose in packages.items()
+    ]
 
 
-def _engines(places: list[torch.device]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Engine by optimizer", title_justify="left")
-    table.add_column("optimizer")
-    for device in places:
-        table.add_column(_label(device))
-    for name, cls in sorted(available().items()):
-        if cls.__module__.startswith("steppe."):
-            table.add_row(cls.__name__, *(engine_of(name, device) for device in places))
-    return table
+def _engines(found: list[torch.device]) -> list[list[str]]:
+    return [
+        [cls.__name__, *(engine_of(name, device) for device in found)]
+        for name, cls in sorted(available().items())
+        if cls.__module__.startswith("steppe.")
+    ]
+
+
+def _table(title: str, header: list[str], rows: list[list[str]]) -> str:
+    """Lay out a table by hand: rich is not in the core install, and this command is."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["─" * width for width in widths], *rows]
+    text = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join([title, "", *text, ""])
 
 
 def _label(device: torch.device) -> str:

@@ -142,7 +142,7 @@ class Task:
         if directory is not None and not self.reads_files:
             raise ValueError(f"{self.name} comes inside a Python package: --data is not for it")
         if length is not None and self.full.length is None:
-            raise ValueError(f"{self.name} has no sequences of tokens: --length is not for it")
+            raise ValueError(f"{self.name} has no sequences of tokens: --seq-length is not for it")
         given: dict[str, Any] = {}
         if self.full.length is not None:
             given["length"] = length or self.full.length

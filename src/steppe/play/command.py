@@ -1,17 +1,18 @@
 """The command ``steppe play``."""
 
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from steppe._shared.cli_options import Open
+from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, Open, group, limited
 from steppe._shared.console import make_console, refusals
 from steppe._shared.progress import progress
 from steppe.compare import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
-from steppe.play.animation import animate, check_kind
+from steppe.play.animation import KINDS, animate, check_kind
 from steppe.play.descent import SCHEDULES
 from steppe.play.page import write_page
 from steppe.play.pictures import plot_losses, plot_paths
@@ -19,77 +20,90 @@ from steppe.play.report import report
 from steppe.play.results import Play
 from steppe.play.sweep import plan
 
-_DEFAULT = "adam,dualadam-scale-free,adamcm,adam+sam"
+_DEFAULT = ("adam", "dualadam-scale-free", "adamcm", "adam+sam")
 _FUNCTIONS = ", ".join(FUNCTIONS)
-_SCHEDULES = " or ".join(SCHEDULES)
+_OPTIMIZERS = group("Optimizers", 10)
+_DESCENT = group("Descent", 20)
+# A start may begin with a minus sign.
+_REPEATED = Parameter(negative="", allow_leading_hyphen=True)
 
 
 def play(
-    function: Annotated[str, typer.Argument(help=f"{_FUNCTIONS}.")],
-    optimizers: Annotated[
-        str,
-        typer.Option(
-            help="Names with commas between, as of steppe compare. DualAdam's and InvAdam's steps "
-            "grow with the gradient's square, which is large on most of these functions: "
-            "dualadam-scale-free's do not."
-        ),
-    ] = _DEFAULT,
-    starts: Annotated[
-        int, typer.Option(help="How many, drawn evenly from the function's domain.")
-    ] = 10,
-    start: Annotated[
-        list[str] | None,
-        typer.Option(metavar="X,Y", help="A start of your own, instead; may be repeated."),
-    ] = None,
-    steps: Annotated[int, typer.Option(help="Of every run.")] = 300,
-    lr: Annotated[
-        str,
-        typer.Option(
-            help="Learning rates with commas between. Every optimizer runs all of them, and is "
-            "shown at its own best by median final loss."
-        ),
-    ] = "0.01,0.1,1",
-    schedule: Annotated[
-        str,
-        typer.Option(
-            help=f"Of lr over the run, the same for all: {_SCHEDULES} (down to 0: critical momenta "
-            "settle then too; at a constant lr they mostly go round the minimum)."
-        ),
-    ] = "cosine",
-    noise: Annotated[
-        float, typer.Option(help="Standard deviation of Gaussian noise in each gradient component.")
-    ] = 0.0,
-    switch: Annotated[
-        float, typer.Option(help="Share of the run after which DualAdam has switched (1/ξ).")
-    ] = PUBLISHED_SWITCH,
-    rho: Annotated[float, typer.Option(help="SAM's radius.")] = PUBLISHED_RHO,
+    function: Annotated[str, Parameter(help=f"{_FUNCTIONS}.")],
+    /,
+    *,
+    optimizers: Annotated[Sequence[str], _OPTIMIZERS, NAMES] = _DEFAULT,
+    lr: Annotated[str, _OPTIMIZERS, Parameter(metavar="X,X…")] = "0.01,0.1,1",
+    schedule: Annotated[str, _OPTIMIZERS, Parameter(choices=SCHEDULES)] = "cosine",
+    switch: Annotated[float, _OPTIMIZERS] = PUBLISHED_SWITCH,
+    rho: Annotated[float, _OPTIMIZERS] = PUBLISHED_RHO,
+    steps: Annotated[int, _DESCENT, limited(AT_LEAST_ONE)] = 300,
+    starts: Annotated[int, _DESCENT, limited(AT_LEAST_ONE)] = 10,
+    start: Annotated[list[str] | None, _DESCENT, _REPEATED, Parameter(metavar="X,Y")] = None,
     parameters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="A parameter of the function, such as condition_number=1000 of quadratic, "
-            "sharpness=50 of sharp-flat, dimension=5 of ackley; may be repeated.",
-        ),
+        list[str] | None, _DESCENT, _REPEATED, Parameter("--set", metavar="NAME=VALUE")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the starts and the noise.")] = 0,
-    animation: Annotated[str, typer.Option(help="gif, mp4 (needs ffmpeg), or none.")] = "gif",
-    out: Annotated[
-        Path | None, typer.Option(help="Directory of all files. Default: results/play/FUNCTION.")
-    ] = None,
+    noise: Annotated[float, _DESCENT] = 0.0,
+    seed: Annotated[int, _DESCENT] = 0,
+    animation: Annotated[str, OUTPUT, Parameter(choices=KINDS)] = "gif",
+    out_dir: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
     show: Open = False,
 ) -> None:
-    """Let optimizers descend on a test function whose minima are known, and look at it.
+    """Let optimizers descend on a test function whose minima are known, and draw it.
 
-    All start from the same places. It prints where they ended, and writes paths.png, losses.png,
-    paths.gif, play.html (to be turned and explored in a browser) and play.json. Functions of more
-    than two variables have no landscape to draw: of them there are the losses only.
+    All start from the same points. The command prints where they ended, and writes paths.png,
+    losses.png, paths.gif, play.html (to be turned and explored in a browser) and play.json. A
+    function of more than two variables has no surface to draw: only its losses are drawn.
+
+    Parameters
+    ----------
+    optimizers
+        Names with commas between, as steppe compare takes them. The steps of DualAdam and InvAdam
+        grow with the square of the gradient, which is large on most of these functions; those of
+        dualadam-scale-free do not.
+    lr
+        Learning rates with commas between. Every optimizer runs all of them, and is shown at its
+        own best by median final loss.
+    schedule
+        Schedule of lr, the same for all. cosine falls to 0: critical momenta settle then too; at a
+        constant lr they mostly circle around the minimum.
+    switch
+        Share of the run after which DualAdam has switched (1/ξ).
+    rho
+        SAM's radius.
+    steps
+        Steps of every run.
+    starts
+        Number of starts, drawn evenly from the function's domain.
+    start
+        A start of your own, instead; may be repeated.
+    parameters
+        A parameter of the function, such as condition_number=1000 of quadratic, sharpness=50 of
+        sharp-flat, dimension=5 of ackley; may be repeated.
+    noise
+        Standard deviation of Gaussian noise in each gradient component.
+    seed
+        Seed of the starts and the noise.
+    animation
+        Format of the animation; mp4 needs ffmpeg.
+    out_dir
+        Directory of all files. Default: results/play/FUNCTION.
+
+    Examples
+    --------
+    Critical momenta on a function of many minima:
+
+        steppe play ackley --optimizers adam,adamcm --open
+
+    Two starts of your own on an ill-conditioned bowl:
+
+        steppe play quadratic --set condition_number=1000 --start 1,-2 --start 0.5,0.5
     """
     with refusals():
         check_kind(animation)
         match = plan(
             function,
-            optimizers=optimizers.split(","),
+            optimizers=list(optimizers),
             rates=_numbers("lr", lr),
             steps=steps,
             starts=[_numbers("start", each) for each in start or []],
@@ -101,7 +115,7 @@ def play(
             noise=noise,
             seed=seed,
         )
-        out = Path("results", "play", function) if out is None else out
+        out = out_dir or Path("results", "play", function)
         out.mkdir(parents=True, exist_ok=True)
         with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
             played = match.play(advance)

@@ -8,9 +8,7 @@ from typing import TypedDict
 import numpy as np
 
 from steppe._shared.validation import check_positive
-from steppe.landscape import (
-    Result,
-)
+from steppe.landscape import Result
 from steppe.theory.escape_formula import LEAST_TERM, MOST_STEP, Escape, path_coefficient
 from steppe.theory.escape_methods import find_method
 from steppe.theory.escape_simulation import Simulation
@@ -158,7 +156,7 @@ def agreement(theory: Sequence[Escape], simulations: Sequence[Simulation]) -> Ag
     """
     if len(theory) != len(simulations) or len(theory) < 2:
         raise ValueError(f"got {len(theory)} exponents and {len(simulations)} simulations: "
-                         "expected as many of each, from 2")  # fmt: skip
+                         "expected as many of each, at least 2")  # fmt: skip
     if any(simulation.escaped == 0 for simulation in simulations):
         raise ValueError("a simulation has no escapes: raise max_steps")
     exponents = np.array([one.exponent for one in theory])

@@ -10,9 +10,7 @@ import numpy as np
 from steppe._shared.array_types import Array
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_number, check_positive
-from steppe.landscape import (
-    Result,
-)
+from steppe.landscape import Result
 from steppe.theory.escape_methods import check_curvatures, find_method
 
 Regime = Literal["local", "frozen"]

@@ -20,9 +20,7 @@ from steppe._shared.array_types import Flags, Floats, Integers
 from steppe._shared.names import check_name
 from steppe._shared.progress import progress
 from steppe._shared.validation import check_integer, check_number, check_positive
-from steppe.landscape import (
-    Result,
-)
+from steppe.landscape import Result
 from steppe.theory.escape_formula import Noise, noise_variances
 from steppe.theory.escape_methods import EscapeMethod, Scalars, check_curvatures, find_method
 

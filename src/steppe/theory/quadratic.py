@@ -233,7 +233,7 @@ def _best_critical(
     if gap <= _SMALLEST:
         raise ValueError(
             f"1 − rate is below {_SMALLEST:g} and lost in rounding at "
-            f"condition_number={condition_number:g}: it must be smaller, or momentum"
+            f"condition_number={condition_number:g}: take a smaller condition_number or momentum"
         )
     low, high = _widest(gap, momentum, ages)
     return OptimalRate(1 - gap, sqrt(low * high / condition_number) / (1 - momentum), momentum)
@@ -298,5 +298,5 @@ def _checked_ages(ages: Iterable[int]) -> list[int]:
     for age in listed:
         check_integer(ages=age)
     if not listed:
-        raise ValueError("ages must name one age at least; without a buffer: 'heavy-ball'")
+        raise ValueError("ages is empty: give at least one age, or take method 'heavy-ball'")
     return listed

@@ -6,12 +6,12 @@ from steppe._engines.base.method import Method
 from steppe._engines.base.number_formats import BLOCK
 from steppe._engines.cpu.operands import (
     BYTES,
-    TABLES,
-    TOTAL_ASIDE,
+    TABLE_SCOPE,
+    TOTAL_SCOPE,
     Formats,
     Lines,
     Operand,
-    cell,
+    entry,
     format_definitions,
     inputs_of,
     operands_of,
@@ -37,14 +37,14 @@ def update_source(method: Method, formats: Formats) -> str:
 
 def norm_source(format: str, by_blocks: bool) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
-    g = Operand("g", format, 1, cell("tensors", "row", 0, 1))
+    g = Operand("g", format, 1, entry("tensors", "row", 0, 1))
     text = header(f"Sums of squares in {format}") + format_definitions([g])
     return text + _sums("square_sums", g, by_blocks) + shared_source("square_sums")
 
 
 def slot_sums_source(format: str) -> str:
     """Return the source of ``sum_slots``, into the only column of ``tensors``."""
-    body = [f"total = {cell('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
+    body = [f"total = {entry('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
     body += _summed(slot_operand(format, 1), format)
     text = header(f"Sums of slots in {format}")
     return text + chunk_source("sum_slots", [], body, True) + shared_source("sum_slots")
@@ -68,8 +68,8 @@ class _MethodSource:
         text = header(f"{title}state {', '.join(formats.state)}") + self._definitions()
         chunk = chunk_source("update", self._preparation(), self._body(), self.is_plain)
         if method.mean_square is None or formats.sharded:
-            place = FORWARD if method.buffer is None else BACKWARD
-            return text + chunk + shared_source("update", place)
+            order = FORWARD if method.buffer is None else BACKWARD
+            return text + chunk + shared_source("update", order)
         in_mean = ", ".join(self._scalar(name) for name in method.mean_scalars)
         return text + _sums("squares", self.operands[1]) + chunk + phased_source("update", in_mean)
 
@@ -87,13 +87,13 @@ class _MethodSource:
     def _preparation(self) -> Lines:
         lines = self._scalars()
         if not self.is_plain:
-            number, step = (f"uint32({cell('identities', 'row', i, 2)})" for i in range(2))
+            number, step = (f"uint32({entry('identities', 'row', i, 2)})" for i in range(2))
             lines.append(f"key = noise_key({number}, {step})")
-        lines += [line for operand in self.everything for line in operand.aside]
+        lines += [line for operand in self.everything for line in operand.staging]
         if self.slot and self.slot.is_noisy:
             lines.append(f"total = scratch({BYTES[self.wide] * BLOCK})")
         if self.method.mean_square is not None:
-            lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLES}))")
+            lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLE_SCOPE}))")
         return lines
 
     def _body(self) -> Lines:
@@ -105,10 +105,15 @@ class _MethodSource:
     def _rule(self) -> Lines:
         """Call the rule, and write what it returns."""
         inputs = self.inputs | {"total": "total_here"}
-        call = f"rule({', '.join(inputs.get(name, name) for name in self.arguments)})"
         outputs = [f"new_{operand.name}" for operand in self.written]
         outputs += ["item"] if self.method.buffer is not None else []
-        lines = [f"{', '.join(outputs)} = {call}"]
+        scalars = [name for name in self.arguments if name not in inputs]
+        lines = [
+            f"{', '.join(outputs)} = rule(",
+            *(f"    {inputs[name]}," for name in self.arguments if name in inputs),
+            f"    {', '.join(scalars)},",
+            ")",
+        ]
         for operand in self.written:
             lines += operand.store(f"new_{operand.name}")
         return lines
@@ -121,7 +126,8 @@ class _MethodSource:
         here = f"total_here = {_total(self.wide)}"
         return [
             *(_summed(slot, self.wide) if slot.is_noisy else [self._total_begin()]),
-            f"index = load(stored, row, int64, {TABLES})",
+            f"index = load(stored, row, int64, {TABLE_SCOPE})",
+            "# Where the row stores its item, it does so in the same pass.",
             "if index < 0:",
             *indented(loop_over([here, *rule])),
             "else:",
@@ -134,46 +140,46 @@ class _MethodSource:
         if slot.is_noisy:
             return [here, *rule, *slot.store("item")]
         swapped = f"swap(total_here, {slot.load()}, item)"
-        return [here, *rule, f"store(total, i, {swapped}, {TOTAL_ASIDE})", *slot.store("item")]
+        return [here, *rule, f"store(total, i, {swapped}, {TOTAL_SCOPE})", *slot.store("item")]
 
     def _total_begin(self) -> str:
         """Find the block of the slots' sum that lies in memory."""
         method = self.method
-        address = cell("tensors", "row", 2 + len(method.state), width_of(method))
+        address = entry("tensors", "row", 2 + len(method.state), width_of(method))
         return f"total = {address} + start * {BYTES[self.wide]}"
 
     def _scalars(self) -> Lines:
         """Lines of the table hold the gradient's factor, then the rule's scalars."""
         names = ["sign", *(name for name in self.method.scalar_names if name != "rms")]
-        lines = [f"line = load(lines, row, int64, {TABLES})"]
+        lines = ["# The row's scalars.", f"line = load(lines, row, int64, {TABLE_SCOPE})"]
         for i, name in enumerate(names):
-            value = cell("table", "line", i, "line_width", "float64")
+            value = entry("table", "line", i, "line_width", "float64")
             lines.append(f"{name} = {self.wide}({value})")
         return lines
 
     def _scalar(self, name: str) -> str:
         """Return the expression of one of the rule's scalars, in float64."""
-        place = 1 + self.method.scalar_names.index(name)
-        return cell("table", "line", place, "line_width", "float64")
+        column = 1 + self.method.scalar_names.index(name)
+        return entry("table", "line", column, "line_width", "float64")
 
 
 def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     """Sum the squares of a chunk of the gradient."""
     added = f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
-    conclusion = f"    store(sums, chunk, sum, {TABLES})"
+    conclusion = f"    store(sums, chunk, sum, {TABLE_SCOPE})"
     body = [*g.open(), *loop_over([added])]
     return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)
 
 
 def _total(wide: str) -> str:
-    return f"load(total, i, {wide}, {TOTAL_ASIDE})"
+    return f"load(total, i, {wide}, {TOTAL_SCOPE})"
 
 
 def _summed(slot: Operand, wide: str) -> Lines:
     """Sum the slots into ``total``, in their order."""
-    add = f"store(total, i, {_total(wide)} + {wide}({slot.load()}), {TOTAL_ASIDE})"
+    add = f"store(total, i, {_total(wide)} + {wide}({slot.load()}), {TOTAL_SCOPE})"
     return [
-        *loop_over([f"store(total, i, {wide}(0.0), {TOTAL_ASIDE})"]),
+        *loop_over([f"store(total, i, {wide}(0.0), {TOTAL_SCOPE})"]),
         "for index in range(slot_width):",
         *indented([*slot.open(), *loop_over([add])]),
     ]

@@ -4,10 +4,10 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 from rich.console import Console
 
-from steppe._shared.cli_options import Open, StudyName
+from steppe._shared.cli_options import OUTPUT, Open, StudyName
 from steppe._shared.console import make_console, refusals
 from steppe.compare.execution.stored_studies import read_study
 from steppe.compare.records.results import StudyResults
@@ -19,32 +19,44 @@ PAGE = "report.html"
 
 
 def report(
-    storage: Annotated[
-        str,
-        typer.Argument(
-            metavar="STORAGE",
-            help="A study's URL, file or directory, or a JSON file that --json has written.",
-        ),
-    ],
+    storage: str,
+    /,
+    *,
     study: StudyName = None,
-    baseline: Annotated[
-        str | None, typer.Option(help="What the others are compared with. Default: the first.")
-    ] = None,
-    brief: Annotated[
-        bool, typer.Option("--brief", help="Print the leaderboard and the differences only.")
-    ] = False,
-    page: Annotated[
-        Path | None, typer.Option(help="The page. Default: report.html beside the study's file.")
-    ] = None,
-    json: Annotated[
-        Path | None, typer.Option(help="Write the whole study to this file, for others to read.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(help="Write the key figures as PNG into this directory.")
-    ] = None,
+    baseline: Annotated[str | None, Parameter(metavar="NAME")] = None,
+    brief: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+    page: Annotated[Path | None, OUTPUT, Parameter(metavar="FILE")] = None,
+    json: Annotated[Path | None, OUTPUT, Parameter(metavar="FILE")] = None,
+    figures: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
     show: Open = False,
 ) -> None:
-    """Print what a study has come to, and write it as one self-contained page."""
+    """Print a study's results, and write them as one self-contained page.
+
+    Parameters
+    ----------
+    storage
+        A study's URL, file or directory, or a JSON file that --json has written.
+    baseline
+        The optimizer that the others are compared with. Default: the study's first.
+    brief
+        Print the leaderboard and the differences only.
+    page
+        File of the page. Default: report.html beside the study's file.
+    json
+        Write the whole study to this file, for other programs.
+    figures
+        Write the main figures as PNG into this directory.
+
+    Examples
+    --------
+    Print a study, also while it runs:
+
+        steppe report results/digits
+
+    Publish it:
+
+        steppe report results/digits --json digits.json --figures images
+    """
     console = make_console()
     with refusals():
         results = read_study(storage, study)

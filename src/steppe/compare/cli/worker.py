@@ -3,9 +3,19 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from cyclopts import Parameter
 
-from steppe._shared.cli_options import Checkpoints, Data, Device, Heartbeat, StudyName, Track
+from steppe._shared.cli_options import (
+    OUTPUT,
+    WHERE,
+    Checkpoints,
+    Data,
+    Device,
+    Heartbeat,
+    StudyName,
+    Threads,
+    Track,
+)
 from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.compare.execution.launch_group import launched_processes
 from steppe.compare.execution.stored_studies import find_study
@@ -16,35 +26,52 @@ from steppe.compare.execution.worker_pool import STORAGE_VARIABLE
 from steppe.compare.planning.study import check_place
 from steppe.compare.training.run import RunContext
 
+WorkerStorage = Annotated[
+    str,
+    WHERE,
+    Parameter(
+        metavar="URL|FILE|DIR",
+        env_var=STORAGE_VARIABLE,
+        help="Storage of the study, as steppe compare was given it.",
+    ),
+]
+WorkerOutDir = Annotated[
+    Path,
+    OUTPUT,
+    Parameter(metavar="DIR", help="Directory of checkpoints and of runs in progress."),
+]
+
 
 def worker(
-    storage: Annotated[
-        str,
-        typer.Option(
-            envvar=STORAGE_VARIABLE,
-            help="The study's URL, file or directory, as steppe compare was given it.",
-        ),
-    ],
+    *,
+    storage: WorkerStorage,
     study: StudyName = None,
     device: Device = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+    threads: Threads = 1,
     heartbeat: Heartbeat = HEARTBEAT,
-    out: Annotated[
-        Path, typer.Option(help="Directory of checkpoints and of runs in progress.")
-    ] = Path("results"),
+    out_dir: WorkerOutDir = Path("results"),
     data: Data = None,
     track: Track = "",
     checkpoints: Checkpoints = True,
 ) -> None:
     """Join a study that steppe compare has planned, on this machine or any other.
 
-    It trains trial by trial until all have ended. Killed, it loses at most the trial in hand, which
-    is taken up again; with SIGTERM or Ctrl-C it gives the trial back at once. accelerate launch -m
-    steppe worker … trains each trial on several devices.
+    A worker trains one trial after the other until all have ended. If it is killed, another worker
+    goes on with its trial; with SIGTERM or Ctrl-C it gives the trial back at once.
+
+    Examples
+    --------
+    Work at a study in a database:
+
+        steppe worker --storage postgresql://me@host/studies --device cuda
+
+    Train each trial on all devices of this machine:
+
+        accelerate launch -m steppe worker --storage postgresql://me@host/studies
     """
     console = make_console()
     with refusals():
-        place = RunContext(out, device, threads, data, track, checkpoints)
+        place = RunContext(out_dir, device, threads, data, track, checkpoints)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)
@@ -56,6 +83,6 @@ def worker(
         try:
             done = work(opened, found, place, on_trial)
         except KeyboardInterrupt:
-            raise typer.Exit(INTERRUPTED) from None
+            raise SystemExit(INTERRUPTED) from None
     if launched_processes(place).is_main_process:
         console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

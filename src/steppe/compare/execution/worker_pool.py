@@ -171,7 +171,7 @@ class WorkerPool:
             "--device": context.device,
             "--threads": context.threads,
             "--heartbeat": self._heartbeat,
-            "--out": context.out,
+            "--out-dir": context.out,
             "--data": context.data,
             "--track": context.track,
         }

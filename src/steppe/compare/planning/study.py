@@ -6,38 +6,36 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
 import steppe
+from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.devices import usable
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
+from steppe.compare.planning.options import StudyOptions, check_choice
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Contender, Metric, Settings
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
-    Precision,
     Run,
     RunContext,
     RunSettings,
-    Schedule,
 )
 from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
 
-_SCHEDULES = ("constant", "cosine", "cosine-epochs")
-_PRECISIONS = ("no", "bf16", "fp16")
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
@@ -115,53 +113,8 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a user may ask for; None takes the preset's or else the task's own.
-
-    Attributes
-    ----------
-    optimizers : sequence of str, optional
-        Names as :func:`steppe._shared.recipes.find_recipe` reads them.
-    scale : str, default "full"
-        "small" takes two cores' worth of data and epochs.
-    model, epochs, batch_size
-        What is trained, and how long.
-    samples : int, optional
-        Training samples; None is what the scale says.
-    length : int, optional
-        Tokens of a sequence.
-    budget, seeds : int, optional
-        Tuning trials and test runs of each optimizer.
-    lr, weight_decay : float, optional
-        Fixed for every optimizer, hence not searched.
-    switch_rate : float, optional
-        DualAdam's ξ, fixed, in (0, 1].
-    accumulate, precision, clip, schedule, warmup
-        See :class:`~steppe.compare.training.run.RunSettings`.
-    """
-
-    optimizers: Sequence[str] | None = None
-    scale: str = "full"
-    model: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    samples: int | None = None
-    length: int | None = None
-    budget: int | None = None
-    seeds: int | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    switch_rate: float | None = None
-    accumulate: int = 1
-    precision: Precision | None = None
-    clip: float | None = None
-    schedule: Schedule | None = None
-    warmup: float = 0.0
-
-
 def plan(
-    task: str, options: Options, preset: Preset, place: RunContext, command: str = ""
+    task: str, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
 ) -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
@@ -169,7 +122,7 @@ def plan(
     ----------
     task : str
         One of :data:`steppe.compare.tasks.TASKS`.
-    options : Options
+    options : StudyOptions
         What the user asks for.
     preset : Preset
         What else is published, or usual.
@@ -191,7 +144,8 @@ def plan(
         importlib.import_module(module)
     found = find_task(task)
     recipes = find_recipes(options.optimizers or preset.optimizers)
-    _check(options, place)
+    check_place(place)
+    options.check()
     size = _size(found, options, preset)
     setup, data = _setup(found, size, options, preset, place)
     budget = preset.budget if options.budget is None else options.budget
@@ -253,57 +207,28 @@ def check_place(place: RunContext) -> None:
     ModuleNotFoundError
         If the tracker is not installed.
     """
-    _at_least_one("threads", place.threads)
+    AT_LEAST_ONE.check("threads", place.threads)
     usable(place.device)
     if place.track:
-        _one_of("track", place.track, TRACKERS)
+        check_choice("track", place.track, TRACKERS)
         importlib.import_module(place.track)
 
 
-def _check(options: Options, place: RunContext) -> None:
-    check_place(place)
-    _at_least_one("seeds", options.seeds)
-    _at_least_one("epochs", options.epochs)
-    _at_least_one("batch-size", options.batch_size)
-    _at_least_one("samples", options.samples)
-    _at_least_one("length", options.length)
-    _at_least_one("accumulate", options.accumulate)
-    if options.budget is not None and options.budget < 0:
-        raise ValueError(f"budget must be at least 0, got {options.budget}")
-    for name, value in (("lr", options.lr), ("clip", options.clip)):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a finite number above 0, got {value}")
-    decay = options.weight_decay
-    if decay is not None and not (math.isfinite(decay) and decay >= 0):
-        raise ValueError(f"weight-decay must be a finite number, at least 0, got {decay}")
-    if options.switch_rate is not None and not 0 < options.switch_rate <= 1:
-        raise ValueError(f"switch-rate must lie in (0, 1], got {options.switch_rate}")
-    if not 0 <= options.warmup < 1:
-        raise ValueError(f"warmup must lie in [0, 1), got {options.warmup}")
-    _one_of("scale", options.scale, ("full", "small"))
-    _one_of("precision", options.precision, _PRECISIONS)
-    _one_of("schedule", options.schedule, _SCHEDULES)
-
-
-def _at_least_one(name: str, count: int | None) -> None:
-    if count is not None and count < 1:
-        raise ValueError(f"{name} must be at least 1, got {count}")
-
-
-def _one_of(name: str, value: str | None, known: Sequence[str]) -> None:
-    if value is not None and value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def _size(task: Task, options: Options, preset: Preset) -> Size:
+def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:
     """Give the sizes that the user asks for, or else the preset, or else the task."""
     size = preset.size(task, options.scale)
-    asked = {each.name: getattr(options, each.name) for each in fields(Size)}
+    asked = {
+        "model": options.model,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "samples": options.samples,
+        "length": options.seq_length,
+    }
     return replace(size, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _setup(
-    task: Task, size: Size, options: Options, preset: Preset, place: RunContext
+    task: Task, size: Size, options: StudyOptions, preset: Preset, place: RunContext
 ) -> tuple[RunSettings, Data]:
     precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
@@ -323,9 +248,9 @@ def _setup(
         epochs=size.epochs,
         steps_per_epoch=max(steps),
         batch_size=size.batch_size,
-        accumulate=options.accumulate,
+        accumulate=options.grad_accumulation,
         precision=precision,
-        clip=options.clip,
+        clip=options.max_grad_norm,
         schedule=options.schedule or preset.schedule,
         warmup=options.warmup,
         length=size.length,
@@ -334,7 +259,7 @@ def _setup(
     return setup, data
 
 
-def _fixed(options: Options, steps: int) -> dict[str, float]:
+def _fixed(options: StudyOptions, steps: int) -> dict[str, float]:
     """Give what the user has set for all."""
     fixed: dict[str, float] = {}
     if options.lr is not None:

@@ -169,7 +169,8 @@ class Training:
         if recurrent and (settings.accumulate > 1 or processes > 1):
             raise ValueError(
                 f"{settings.model} reads on from batch to batch, which cannot be split: "
-                f"accumulate and processes must be 1, got {settings.accumulate} and {processes}"
+                "grad-accumulation and processes must be 1, got "
+                f"{settings.accumulate} and {processes}"
             )
         fewest = min(len(self._validation_until(0)), len(self.data.test))
         if fewest < processes:

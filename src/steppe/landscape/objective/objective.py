@@ -178,7 +178,7 @@ class Objective:
             got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
             raise ValueError(
                 f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
-                "reduction='mean' does it"
+                "use reduction='mean'"
             )
         if require_finite and not math.isfinite(loss.item()):
             raise ValueError(
@@ -267,7 +267,7 @@ class Objective:
             if param.dtype.itemsize < 4:
                 raise ValueError(
                     f"{instrument} needs parameters in float32 or float64, and {name!r} is "
-                    f"{param.dtype}: rounding would be all there is; model.float() helps"
+                    f"{param.dtype}: rounding would hide the change; call model.float()"
                 )
 
     def _seed(self, seed: int) -> None:
@@ -324,7 +324,7 @@ def _checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[T
         if param.is_complex():
             raise ValueError(
                 f"parameter {known[id(param)]!r} is {param.dtype}: expected real parameters; "
-                "torch.view_as_real makes two of a complex one"
+                "torch.view_as_real turns a complex one into real ones"
             )
         if not param.requires_grad:
             raise ValueError(

@@ -77,4 +77,4 @@ def check_points(points: int) -> None:
         It is not.
     """
     if not isinstance(points, int) or points < 3:
-        raise ValueError(f"points={points!r} must be a whole number from 3")
+        raise ValueError(f"points={points!r} must be an integer of at least 3")

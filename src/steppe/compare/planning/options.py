@@ -1,0 +1,152 @@
+"""The options of a study, written once.
+
+From :class:`StudyOptions` come the options of ``steppe compare``, their grouped help with defaults
+(cyclopts reads the docstring), and the checks of ranges, which :func:`plan
+<steppe.compare.planning.study.plan>` makes for callers in Python too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+from cyclopts import Parameter
+
+from steppe._shared.cli_options import (
+    AT_LEAST_ONE,
+    FINITE_NOT_NEGATIVE,
+    FINITE_POSITIVE,
+    NAMES,
+    NOT_NEGATIVE,
+    SHARE_ABOVE_ZERO,
+    SHARE_BELOW_ONE,
+    Count,
+    Limit,
+    group,
+    limited,
+)
+from steppe.compare.training.run import Precision, Schedule
+
+STUDY = group("Study", 10)
+_MODEL = group("Model and data", 20)
+_TRAINING = group("Training", 30)
+_FIXED = group("Hyperparameters fixed for every optimizer, instead of searched", 40)
+
+Scale = Literal["full", "small"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class StudyOptions:
+    """What a user may ask of a study; None takes the preset's value or else the task's own.
+
+    Attributes
+    ----------
+    optimizers : sequence of str, optional
+        Names with commas between. A name is a class of steppe or torch.optim, in lower case;
+        adabelief, adabound, adan or lion of pytorch_optimizer; a variant such as
+        dualadam-scale-free or adamcm-int8 (state in 8 bits; -bf16: in bfloat16; the same of
+        dualadam); or package.module:Class. +sam after a name puts SAM around the optimizer, and
+        +warmup lets lr rise linearly until DualAdam's switch. The first one is the baseline.
+        Controls are added: adam+warmup for optimizers that switch, adam+2lr (Adam at twice the lr)
+        for critical momenta.
+    scale : {"full", "small"}, default "full"
+        Amount of data and epochs; small is for two CPU cores.
+    budget : int, optional
+        Tuning trials of each optimizer, in its own search space. The first trial is the optimizer's
+        default; 0 tunes nothing. Default: 8, or the preset's.
+    seeds : int, optional
+        Test runs of each optimizer with its best settings, each with a new seed. Default: 5, or the
+        preset's.
+    model : str, optional
+        Name of the network. For finetune: smollm2, a directory, or a name on the Hugging Face hub,
+        each also with +lora. Default: the task's.
+    epochs : int, optional
+        Passes over the training data. Default: the task's.
+    batch_size : int, optional
+        Samples in a batch. Default: the task's.
+    samples : int, optional
+        Training samples; for text sequences, for a stream images of each task. Default: the
+        scale's.
+    seq_length : int, optional
+        Tokens in a sequence of text. Default: the task's.
+    schedule : {"constant", "cosine", "cosine-epochs"}, optional
+        Schedule of lr. cosine falls to a thousandth, step by step; cosine-epochs changes lr once an
+        epoch. Default: the preset's, or cosine; for streams constant.
+    warmup : float, default 0
+        Share of the run in which lr rises linearly, for every optimizer.
+    precision : {"no", "bf16", "fp16"}, optional
+        Number format of autocast. Default: the preset's, or no; for finetune bf16.
+    grad_accumulation : int, default 1
+        Parts that a batch is cut into to save memory; their gradients are summed up.
+    max_grad_norm : float, optional
+        Clip gradients to this L2 norm. Default: no clipping.
+    lr : float, optional
+        Learning rate.
+    weight_decay : float, optional
+        Weight decay.
+    switch_rate : float, optional
+        DualAdam's ξ: its switch, and +warmup, end after 1/ξ steps. The published 8e-5 is 12 500
+        steps, 16 % of a 200-epoch run.
+
+    Examples
+    --------
+    >>> StudyOptions(["adamw", "dualadam"], max_grad_norm=0.0).check()
+    Traceback (most recent call last):
+        ...
+    ValueError: max-grad-norm must be a finite number above 0, got 0.0
+    """
+
+    optimizers: Annotated[Sequence[str] | None, STUDY, NAMES] = None
+    scale: Annotated[Scale, STUDY] = "full"
+    budget: Annotated[int | None, STUDY, NOT_NEGATIVE, limited(NOT_NEGATIVE)] = None
+    seeds: Annotated[Count, STUDY] = None
+    model: Annotated[str | None, _MODEL] = None
+    epochs: Annotated[Count, _MODEL] = None
+    batch_size: Annotated[Count, _MODEL] = None
+    samples: Annotated[Count, _MODEL] = None
+    seq_length: Annotated[Count, _MODEL] = None
+    schedule: Annotated[Schedule | None, _TRAINING] = None
+    warmup: Annotated[float, _TRAINING, SHARE_BELOW_ONE, limited(SHARE_BELOW_ONE)] = 0.0
+    precision: Annotated[Precision | None, _TRAINING] = None
+    grad_accumulation: Annotated[int, _TRAINING, AT_LEAST_ONE, limited(AT_LEAST_ONE)] = 1
+    max_grad_norm: Annotated[float | None, _TRAINING, FINITE_POSITIVE, limited(FINITE_POSITIVE)] = (
+        None
+    )
+    lr: Annotated[float | None, _FIXED, FINITE_POSITIVE, limited(FINITE_POSITIVE)] = None
+    weight_decay: Annotated[
+        float | None, _FIXED, FINITE_NOT_NEGATIVE, limited(FINITE_NOT_NEGATIVE)
+    ] = None
+    switch_rate: Annotated[float | None, _FIXED, SHARE_ABOVE_ZERO, limited(SHARE_ABOVE_ZERO)] = None
+
+    def check(self) -> None:
+        """Refuse values outside of their range.
+
+        Raises
+        ------
+        ValueError
+            With the option's name, what it must be, and what it is.
+        """
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            option, value = name.replace("_", "-"), getattr(self, name)
+            for limit in hint.__metadata__:
+                if isinstance(limit, Limit):
+                    limit.check(option, value)
+            check_choice(option, value, _choices(hint.__origin__))
+
+
+def check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:
+    """Refuse a value that is none of the choices, if there are any; None is a default.
+
+    Raises
+    ------
+    ValueError
+        With the option's name, the choices, and the value.
+    """
+    if choices and value is not None and value not in choices:
+        raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    """Return the values of a ``Literal``, or of one in a union; empty for other types."""
+    literals = [each for each in (kind, *get_args(kind)) if str(each).startswith("typing.Literal")]
+    return get_args(literals[0]) if literals else ()

@@ -1,0 +1,166 @@
+"""The command's face: what needs no extra, help, completion, and errors in arguments."""
+
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import steppe
+from helpers.command_line import run_steppe
+from steppe.cli.app import load_commands
+from steppe.cli.commands import COMMANDS
+from steppe.compare.planning.options import StudyOptions
+
+EXTRAS = ["cyclopts", "rich", "typer", "optuna", "sqlalchemy", "matplotlib", "scipy", "plotly"]
+EXTRAS += ["accelerate", "cattrs", "platformdirs", "jinja2", "sklearn", "transformers"]
+# A study's options and those of where it runs.
+OPTIONS = [f"--{each.name.replace('_', '-')}" for each in fields(StudyOptions)]
+
+
+def in_a_new_process(code: str, *missing: str) -> "subprocess.CompletedProcess[str]":
+    block = "".join(f"sys.modules[{name!r}] = None\n" for name in missing)
+    source = f"import sys\n{block}from steppe.cli import main\n{code}\n"
+    command = [sys.executable, "-W", "error", "-c", source]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("argument", ["--help", "-h", "--version", None])
+def test_help_and_version_import_neither_torch_nor_an_extra(argument: str | None) -> None:
+    """Torch takes seconds to import: without it, help is there at once."""
+    slow = ["torch", "numpy", "numba", *EXTRAS]
+    arguments = [] if argument is None else [argument]
+    code = f"main({arguments})\nprint(*sorted({set(slow)} & sys.modules.keys()), file=sys.stderr)"
+    done = in_a_new_process(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == ""
+    if argument == "--version":
+        assert done.stdout == f"steppe {steppe.__version__}\n"
+    else:
+        for name, command in COMMANDS.items():
+            assert re.search(rf"^  {name} +{re.escape(command.summary)}$", done.stdout, re.M)
+
+
+def test_the_doctor_needs_the_core_install_only() -> None:
+    done = in_a_new_process("main(['doctor'])", *EXTRAS)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^cyclopts +.* +all commands but doctor$", done.stdout, re.M)
+    assert re.search(r"^DualAdam +\w+", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("missing", ["cyclopts", "rich", "optuna", "matplotlib"])
+def test_without_an_extra_a_command_says_how_to_get_it(missing: str) -> None:
+    done = in_a_new_process("main(['compare', 'digits', '--budget', '0'])", missing)
+    assert done.returncode != 0
+    assert done.stderr == f"steppe: {missing} is missing: pip install 'steppe[compare]'\n"
+
+
+def test_an_unknown_command_gets_the_nearest_name() -> None:
+    result = run_steppe("compar")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("steppe: no command is called 'compar': did you mean compare?")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_overview_says_what_the_commands_say(name: str) -> None:
+    summary = (inspect.getdoc(COMMANDS[name].load()) or "").splitlines()[0]
+    assert COMMANDS[name].summary == summary
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_explained(name: str) -> None:
+    result = run_steppe(name, "--help", COLUMNS="300")
+    assert result.exit_code == 0
+    rows = [line.strip("│ ") for line in result.output.splitlines() if line.startswith("│")]
+    options = [row for row in rows if re.match(r"(\* +)?(--|[A-Z])", row)]
+    assert len(options) >= {"doctor": 0, "bench": 5}.get(name, 8)
+    for row in options:
+        explanation = re.split(r"\s{2,}", row.lstrip("* "))[1:]
+        assert explanation, row
+        assert re.match(r"\w", explanation[0]), row
+
+
+def test_help_groups_a_studys_options_with_their_limits_and_defaults() -> None:
+    output = run_steppe("compare", "--help", COLUMNS="300").output
+    groups = ["Study", "Model and data", "Training", "Where it runs", "What it writes"]
+    assert [output.index(f"─ {title} ─") for title in groups] == sorted(
+        output.index(f"─ {title} ─") for title in groups
+    )
+    for option in OPTIONS:
+        assert re.search(rf"│ {option} ", output), option
+    assert "--max-grad-norm X>0" in output
+    assert "[choices: no, bf16, fp16]" in output
+    assert "[default: full]" in output
+    for word in ("12 500 steps", "16 %", "+sam"):
+        assert word in output
+
+
+def examples() -> Iterator[list[str]]:
+    for command in COMMANDS.values():
+        yield from (
+            line.split()[1:]
+            for line in (inspect.getdoc(command.load()) or "").splitlines()
+            if line.startswith("    steppe ")
+        )
+
+
+@pytest.mark.parametrize("arguments", examples(), ids=" ".join)
+def test_examples_of_help_are_shown_and_can_be_typed(arguments: list[str]) -> None:
+    app = load_commands(arguments[:1])
+    app.parse_args(arguments, exit_on_error=False, print_error=False)
+    shown = run_steppe(arguments[0], "--help", COLUMNS="200").output
+    assert " ".join(["steppe", *arguments]) in shown
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--clip", "--max-grad-norm"),
+        ("--accumulate", "--grad-accumulation"),
+        ("--length", "--seq-length"),
+        ("--out", "--out-dir"),
+    ],
+)
+def test_old_names_are_refused_with_the_new_one(tmp_path: Path, old: str, new: str) -> None:
+    for typed in ([old, "3"], [f"{old}=3"]):
+        result = run_steppe("compare", "digits", "--out-dir", tmp_path / "out", *typed)
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"steppe: {old} has another name now: {new}")
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-grad-nrm", "3"], "Unknown option: --max-grad-nrm. Did you mean --max-grad-norm?"),
+        (["--seeds", "many"], 'Invalid value for --seeds: unable to convert "many" into int.'),
+        (["--seeds"], "--seeds requires an argument"),
+        (["--scale", "tiny"], 'Invalid value "tiny" for --scale. Choose from: "full", "small".'),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_said_in_one_line(arguments: list[str], message: str) -> None:
+    result = run_steppe("compare", "digits", *arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("steppe: ")
+    assert message in line
+
+
+def test_of_a_repeated_option_the_last_one_counts() -> None:
+    typed = ["compare", "--seeds", "3", "--seeds", "4", "--optimizers", "sgd", "--optimizers"]
+    _, bound, _ = load_commands(["compare"]).parse_args([*typed, "adamw,adamcm"])
+    assert bound.arguments["options"] == StudyOptions(("adamw", "adamcm"), seeds=4)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_learn_commands_and_options(tmp_path: Path, shell: str) -> None:
+    script = tmp_path / "completion"
+    result = run_steppe("--install-completion", "--shell", shell, "--output", script)
+    assert result.exit_code == 0, result.output
+    text = script.read_text()
+    for word in (*COMMANDS, *(option.lstrip("-") for option in OPTIONS)):
+        assert word in text

@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.datasets import Data, Tensors, fingerprint_of, held_out
+from steppe.compare import TASKS, Data, Run, RunContext, RunSettings, Task, train
+from steppe.compare.data.datasets import TensorSamples, fingerprint_of, held_out
 from steppe.compare.models.image_models import find_model
-from steppe.compare.tasks import TASKS, Size, Task
-from steppe.compare.training.run import Run, RunContext, RunSettings
-from steppe.compare.training.train import train
+from steppe.compare.tasks import Size
 
 
 def half_moons() -> Data:
@@ -32,7 +31,7 @@ def half_moons() -> Data:
     rest, tested = held_out(targets, 0.2)
     kept, validated = held_out(targets[rest], 0.2)
     rows = rest[kept], rest[validated], tested
-    train, validation, test = (Tensors(inputs[part], targets[part]) for part in rows)
+    train, validation, test = (TensorSamples(inputs[part], targets[part]) for part in rows)
     return Data(train, train, validation, test, fingerprint_of(train, validation, test))
 
 

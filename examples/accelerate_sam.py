@@ -111,8 +111,7 @@ def main() -> None:
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
         save(accelerator, args.out / str(epoch + 1))
 
-    found = sam.diagnostics()
-    accelerator.print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+    accelerator.print(", ".join(f"{k} {value:.4g}" for k, value in sam.diagnostics().items()))
     accelerator.end_training()
 
 

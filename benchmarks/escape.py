@@ -26,6 +26,7 @@ from steppe._shared.console import make_console
 from steppe.theory import (
     Agreement,
     Escape,
+    SecondMoment,
     Simulation,
     Well,
     agreement,
@@ -34,7 +35,6 @@ from steppe.theory import (
     path_coefficient,
     simulate_escape,
 )
-from steppe.theory.simulation import SecondMoment
 
 
 class Averages(TypedDict, total=False):

@@ -18,7 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 import steppe
-from steppe.optim import Bytes, Footprint, footprint
+from steppe.optim import ByteCounts, Footprint, footprint
 
 Shape = tuple[int, ...]
 Make = Callable[..., Optimizer]
@@ -132,7 +132,7 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.3g}"
 
 
-def _gb(sent: Bytes) -> str:
+def _gb(sent: ByteCounts) -> str:
     return f"{sent.total / 1e9:.3g}"
 
 

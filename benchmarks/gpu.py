@@ -10,9 +10,7 @@ import cyclopts
 
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
-from steppe.bench.measured import find_measured
-from steppe.bench.measurement import measure
-from steppe.bench.shapes import uniform
+from steppe.bench import find_measured, measure, uniform
 
 MOST_RATIO = 1.02
 LEAST_SHARE = 0.85
@@ -22,8 +20,8 @@ def main(millions: int = 1000, steps: int = 20, device: str = "cuda") -> None:
     """Measure once, and judge both."""
     shapes = uniform(millions, 1_000_000)
     with refusals():
-        place = usable(device)
-    found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, place)
+        torch_device = usable(device)
+    found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, torch_device)
     share = 1.0 / found.excess
     value, low, high = found.ratio
     print(f"{millions} M parameters, engine {found.engine}: {1e3 * found.seconds:.3f} ms a step")

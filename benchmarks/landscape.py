@@ -1,4 +1,4 @@
-"""Curvature of small networks: what it costs, in gradients, and how right it is, beside others.
+"""Measure time and errors of curvature of small networks, beside other libraries.
 
 python benchmarks/landscape.py [--quick] [--rounds 3]
 
@@ -12,30 +12,27 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import cyclopts
 import numpy as np
 import torch
-from libraries import LIBRARIES, STEPPE, TOLERANCE, WANTED, Data, Library, of_matrix
+from libraries import LIBRARIES, STEPPE, TOLERANCE, WANTED, Library, of_matrix
 from numpy.typing import NDArray
+from problems import CRITERION, Problem, cnn, dense, digits, layered, mlp, small
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from scipy.sparse.linalg import LinearOperator, eigsh
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import Tensor
 
 from steppe import landscape
 from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.console import make_console, refusals
 from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
-from steppe.bench.disturbance import MOST
-from steppe.bench.memory import peak_extra
-from steppe.bench.statistics import Ratio, ratio_of_medians
-from steppe.bench.timing import Action, alternate
+from steppe._shared.statistics import Ratio, ratio_of_medians
+from steppe.bench import DISTURBED_RATIO, Action, alternate, peak_extra
 
 MOST_PER_PRODUCT = 3.1
 MOST_OF_BEST_OTHER = 0.6
@@ -47,32 +44,12 @@ SEEDS = range(50)
 FEW, MANY = 30, 99
 
 _CPU = torch.device("cpu")
-_CRITERION = nn.CrossEntropyLoss()
 _GRADIENTS = 10  # in a row, so that the clock's own steps do not count
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A trained network and all its data."""
-
-    name: str
-    model: nn.Module
-    data: Data
-
-    def gradient(self) -> tuple[Tensor, ...]:
-        """Take the unit of all costs."""
-        inputs, targets = self.data[0]
-        loss = _CRITERION(self.model(inputs), targets)
-        return torch.autograd.grad(loss, list(self.model.parameters()))
-
-    def operator(self, library: Library) -> Any:
-        """Return a library's Hessian."""
-        return library.operator(self.model, _CRITERION, self.data)
-
-
-@dataclass(frozen=True)
 class Cost:
-    """Gradients that something takes, and whether other work disturbed the measurement."""
+    """Time in gradients, and whether other work of the machine disturbed the measurement."""
 
     ratio: Ratio
     is_disturbed: bool
@@ -85,7 +62,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was wanted, and what came out."""
+    """A target, and the measured value."""
 
     what: str
     wanted: str
@@ -130,7 +107,7 @@ def main(
 
 
 def present(console: Console) -> list[Library]:
-    """Return the libraries there are, and say how to install the others."""
+    """Return the installed libraries, and print how to install the others."""
     for library in LIBRARIES:
         if not library.is_installed:
             console.print(f"Without {library.name}: pip install {library.package}")
@@ -140,13 +117,13 @@ def present(console: Console) -> list[Library]:
 def judge_product(
     console: Console, problem: Problem, libraries: Sequence[Library], rounds: int
 ) -> Verdict:
-    """Time a product, by all ways there are."""
-    hessian = partial(landscape.hessian, problem.model, _CRITERION, problem.data)
+    """Time a Hessian-vector product by each method and library."""
+    hessian = partial(landscape.hessian, problem.model, CRITERION, problem.data)
     operators: dict[str, Any] = {
         "steppe, double backward": hessian(),
         "steppe, forward over reverse": hessian(product="forward-over-reverse"),
         "steppe, finite differences": hessian(product="finite-differences"),
-        "steppe, Gauss–Newton": landscape.ggn(problem.model, _CRITERION, problem.data),
+        "steppe, Gauss–Newton": landscape.ggn(problem.model, CRITERION, problem.data),
     } | {
         library.name: problem.operator(library)
         for library in libraries
@@ -289,11 +266,11 @@ def judge_density(
 
 
 def judge_memory() -> list[Verdict]:
-    """Weigh what the eigenvectors of a wide MLP take beside the model."""
+    """Measure the memory that the eigenvectors of a wide MLP take beside the model."""
     inputs, targets = digits()
     model = layered(64, 3_280, 3_280, 10)
-    # Few samples: it is vectors that are counted, and activations are none.
-    H = landscape.hessian(model, _CRITERION, [(inputs[:8], targets[:8])])
+    # Few samples, so that the memory of activations does not count.
+    H = landscape.hessian(model, CRITERION, [(inputs[:8], targets[:8])])
     extra = peak_extra(lambda: landscape.top_eigenvalues(H, k=WANTED), _CPU)
     if extra is None:
         return []
@@ -309,10 +286,10 @@ def judge_memory() -> list[Verdict]:
 
 
 def true_eigenvalues(console: Console, problem: Problem) -> NDArray[np.float64]:
-    """Find them in float64 to all digits, and have other libraries' products confirm them."""
+    """Return the eigenvalues from float64, checked by the products of other libraries."""
     inputs, targets = problem.data[0]
     exact = Problem(problem.name, deepcopy(problem.model).double(), [(inputs.double(), targets)])
-    H = landscape.hessian(exact.model, _CRITERION, exact.data)
+    H = landscape.hessian(exact.model, CRITERION, exact.data)
     product = LinearOperator(
         H.shape, matvec=lambda v: H.matvec(torch.from_numpy(v).flatten()).numpy(), dtype=np.float64
     )
@@ -349,19 +326,19 @@ def measured(problem: Problem, actions: Sequence[Action], rounds: int) -> list[C
                 taken.append(seconds)
             advance(1)
     units = [seconds / _GRADIENTS for seconds in times[0]]
-    is_disturbed = float(np.median(units)) > MOST * min(units)
+    is_disturbed = float(np.median(units)) > DISTURBED_RATIO * min(units)
     return [Cost(ratio_of_medians(taken, units), is_disturbed) for taken in times[1:]]
 
 
 def at_most(what: str, cost: Cost, most: float) -> Verdict:
-    """Judge a cost: what was disturbed meets no target."""
+    """Return the verdict on a cost; a disturbed measurement meets no target."""
     return Verdict(
         what, f"≤ {most:.3g}", str(cost), cost.ratio.value <= most and not cost.is_disturbed
     )
 
 
 def report(console: Console, verdicts: Sequence[Verdict]) -> None:
-    """Print what was wanted and what came out."""
+    """Print targets and measured values."""
     table = new_table("Targets", "what", "target", "measured", "")
     for one in verdicts:
         table.add_row(one.what, one.wanted, one.found, "met" if one.is_met else "missed")
@@ -378,69 +355,6 @@ def new_table(title: str, first: str, *others: str) -> Table:
     for heading in others:
         table.add_column(heading, justify="right")
     return table
-
-
-def mlp() -> Problem:
-    """Make an MLP of 85 002 parameters."""
-    return trained("MLP", layered(64, 256, 256, 10))
-
-
-def small() -> Problem:
-    """Make an MLP of 610 parameters, whose Hessian can be written out; it learns more slowly."""
-    return trained("small MLP", layered(64, 8, 10), epochs=50)
-
-
-def cnn() -> Problem:
-    """Make a CNN of 101 626 parameters."""
-    torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 32, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(1024, 80),
-        nn.ReLU(),
-        nn.Linear(80, 10),
-    )
-    return trained("CNN", model)
-
-
-def layered(*widths: int) -> nn.Sequential:
-    """Make an MLP."""
-    torch.manual_seed(0)
-    layers = [nn.Linear(below, above) for below, above in pairwise(widths)]
-    return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1])
-
-
-def digits() -> tuple[Tensor, Tensor]:
-    """Return all 1 797 images of 8×8 pixels as rows, and their classes."""
-    found = load_digits()
-    return torch.tensor(found.data / 16.0, dtype=torch.float32), torch.tensor(found.target)
-
-
-def trained(name: str, model: nn.Module, epochs: int = 10) -> Problem:
-    """Train with Adam, so that the curvature is that of a network in use."""
-    inputs, targets = digits()
-    optimizer = torch.optim.Adam(model.parameters())
-    for _ in range(epochs):
-        for chosen in torch.split(torch.randperm(len(inputs)), 100):
-            optimizer.zero_grad()
-            _CRITERION(model(inputs[chosen]), targets[chosen]).backward()
-            optimizer.step()
-    optimizer.zero_grad()
-    return Problem(name, model, [(inputs, targets)])
-
-
-def dense(problem: Problem) -> Tensor:
-    """Write the Hessian out, from products in float64."""
-    inputs, targets = problem.data[0]
-    H = landscape.hessian(
-        deepcopy(problem.model).double(), _CRITERION, [(inputs.double(), targets)]
-    )
-    return H.matmat(torch.eye(H.size, dtype=torch.float64)).float()
 
 
 if __name__ == "__main__":

@@ -14,18 +14,23 @@ from pathlib import Path
 import cyclopts
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from steppe._shared.console import refusals
 from steppe._shared.devices import usable
-from steppe.bench.bandwidth import Copy
-from steppe.bench.measured import MeasuredOptimizer, find_measured
-from steppe.bench.memory import peak_extra
-from steppe.bench.results import replacing
-from steppe.bench.shapes import uniform
-from steppe.bench.timing import alternate
-from steppe.bench.workload import parameters, warm_up
+from steppe._shared.files import write_text
+from steppe._shared.palette import COLOURS, GREY
+from steppe._shared.pictures import dress, new_figure, write_png
+from steppe.bench import (
+    Copy,
+    MeasuredOptimizer,
+    alternate,
+    find_measured,
+    parameters,
+    peak_extra,
+    uniform,
+    warm_up,
+)
 
 _MILLION = 1_000_000
 _SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -36,7 +41,7 @@ MOST_EXTRA = 0.01
 
 @dataclass(frozen=True)
 class Point:
-    """What a step over so many million parameters takes."""
+    """Seconds and extra memory, as a share of the parameters', of a step over some millions."""
 
     millions: int
     seconds: float
@@ -54,22 +59,17 @@ def main(
     with refusals():
         if largest < _SIZES[1]:
             raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
-        contender, place = find_measured(optimizer), usable(device)
+        measured, torch_device = find_measured(optimizer), usable(device)
         out_dir.mkdir(parents=True, exist_ok=True)
     points = []
     for millions in (size for size in _SIZES if size <= largest):
-        points.append(measure(contender, millions, steps, place))
+        points.append(measure(measured, millions, steps, torch_device))
         print(described(points[-1]), flush=True)
     growth = slope(points)
-    with replacing(out_dir / "scaling.json") as partial:
-        content = {
-            "optimizer": contender.name,
-            "growth": growth,
-            "points": list(map(asdict, points)),
-        }
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+    content = {"optimizer": measured.name, "growth": growth, "points": list(map(asdict, points))}
+    write_text(out_dir / "scaling.json", json.dumps(content, indent=2) + "\n")
     draw(
-        points, f"{contender.name}: time grows as size to the {growth:.2f}", out_dir / "scaling.png"
+        points, f"{measured.name}: time grows as size to the {growth:.2f}", out_dir / "scaling.png"
     )
     worst = max(point.extra or 0.0 for point in points)
     print(f"Time grows as size to the {growth:.2f}; it may to the {MOST_GROWTH}.")
@@ -78,9 +78,9 @@ def main(
         raise SystemExit(1)
 
 
-def measure(contender: MeasuredOptimizer, millions: int, steps: int, device: torch.device) -> Point:
+def measure(measured: MeasuredOptimizer, millions: int, steps: int, device: torch.device) -> Point:
     """Time steps over tensors of a million numbers each, from cold caches."""
-    optimizer = contender.build(parameters(uniform(millions, _MILLION), device))
+    optimizer = measured.build(parameters(uniform(millions, _MILLION), device))
     warm_up(optimizer)
     _, times = alternate((Copy(device), optimizer.step), steps, device)
     extra = peak_extra(optimizer.step, device)
@@ -89,14 +89,14 @@ def measure(contender: MeasuredOptimizer, millions: int, steps: int, device: tor
 
 
 def slope(points: list[Point]) -> float:
-    """Fit the power of the size that time grows with."""
+    """Return the power of the size that time grows with, by a fit in logarithms."""
     sizes = np.log([point.millions for point in points])
     times = np.log([point.seconds for point in points])
     return float(np.polyfit(sizes, times, 1)[0])
 
 
 def described(point: Point) -> str:
-    """Write one line."""
+    """Return a point as one line of text."""
     extra = "" if point.extra is None else f", extra memory {100 * point.extra:.2f} %"
     return f"{point.millions:>5} M parameters: {1e3 * point.seconds:9.2f} ms{extra}"
 
@@ -106,21 +106,18 @@ def draw(points: list[Point], title: str, path: Path) -> None:
     sizes = [point.millions for point in points]
     times = [1e3 * point.seconds for point in points]
     proportional = [times[-1] * size / sizes[-1] for size in sizes]
-    figure = Figure(figsize=(6, 4.2), layout="constrained")
+    figure = new_figure(title, (6, 4.2))
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.loglog(sizes, proportional, color="#7F7F7F", lw=1, label="in proportion")
-    axes.loglog(sizes, times, "o-", color="#0072B2", label="measured")
+    dress(axes, "", grid="both")
+    axes.loglog(sizes, proportional, color=GREY, lw=1, label="in proportion")
+    axes.loglog(sizes, times, "o-", color=COLOURS[0], label="measured")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("parameters, millions")
     axes.set_ylabel("ms per step")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
     axes.legend(frameon=False)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+    write_png(figure, path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Hold the time of a step on a CPU, over that of AdamW(fused=True), against what it is to be.
+"""Check the time of a step on a CPU, over the time of AdamW(fused=True), against targets.
 
 python benchmarks/targets.py [MODEL]... [--steps 40] [--threads 2]
 
@@ -9,12 +9,14 @@ import cyclopts
 import torch
 
 from steppe._shared.console import refusals
-from steppe.bench.benchmark import attempt
-from steppe.bench.disturbance import disturbed
-from steppe.bench.failure import Failure
-from steppe.bench.measured import find_measured
-from steppe.bench.measurement import Measurement
-from steppe.bench.shapes import check_models
+from steppe.bench import (
+    Failure,
+    Measurement,
+    check_models,
+    disturbed,
+    find_measured,
+    try_measure,
+)
 
 _TWO_MOMENTS = {"resnet18": 0.85, "gpt2": 1.02, "small": 0.5}
 
@@ -56,9 +58,10 @@ def main(
 
 
 def misses(model: str, steps: int) -> list[str]:
-    """Measure what has a target on a model, print a line for each, and list what missed it."""
+    """Measure the optimizers that have a target on a model; return those that missed it."""
     names = [name for name, targets in TARGETS.items() if model in targets]
-    outcomes = [attempt(model, find_measured(name), steps, torch.device("cpu")) for name in names]
+    cpu = torch.device("cpu")
+    outcomes = [try_measure(model, find_measured(name), steps, cpu) for name in names]
     doubtful = disturbed(one for one in outcomes if isinstance(one, Measurement))
     missed = []
     for outcome in outcomes:
@@ -71,7 +74,7 @@ def misses(model: str, steps: int) -> list[str]:
 
 
 def objection(outcome: Measurement | Failure, target: float, is_doubtful: bool) -> str | None:
-    """Say why the target is not met, if it is not."""
+    """Return why the target is not met, or None if it is."""
     if isinstance(outcome, Failure):
         return f"not measured: {outcome.reason}"
     if is_doubtful:
@@ -80,7 +83,7 @@ def objection(outcome: Measurement | Failure, target: float, is_doubtful: bool) 
 
 
 def described(outcome: Measurement | Failure, target: float) -> str:
-    """Write what came out beside what was wanted."""
+    """Return ratio, interval and target as text."""
     if isinstance(outcome, Failure):
         return ""
     value, low, high = outcome.ratio

@@ -25,32 +25,56 @@ from torch.utils.data import DataLoader, TensorDataset
 import steppe
 
 
-def main() -> None:
-    """Train from the first epoch or the newest that was saved."""
+def options() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")
     parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
     parser.add_argument("--out", type=Path, default=Path("runs/accelerate"))
     parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out")
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def digits() -> TensorDataset:
+    """Return scikit-learn's digits as images of one channel."""
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    return TensorDataset(images, torch.tensor(labels))
+
+
+def dual_adam_in_sam(model: nn.Module, steps: float) -> steppe.SAM:
+    """Return the optimizer. As published, DualAdam has become AdamW after 16 % of the run."""
+    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
+    return steppe.SAM(base, rho=0.05)
+
+
+def newest_epoch(out: Path) -> int:
+    """Return the newest epoch that was saved, else 0: a save that was killed is not complete."""
+    return max((int(path.parent.name) for path in out.glob("*/complete")), default=0)
+
+
+def save(accelerator: Accelerator, directory: Path) -> None:
+    """Save all that the run goes on from; last, mark it as complete."""
+    accelerator.save_state(directory)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        (directory / "complete").touch()
+
+
+def main() -> None:
+    """Train from the first epoch or the newest that was saved."""
+    args = options()
     accelerator = Accelerator(
         gradient_accumulation_steps=args.accumulate,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
-    images, labels = load_digits(return_X_y=True)
-    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
-    data = TensorDataset(images, torch.tensor(labels))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
-    batches = DataLoader(data, batch_size=args.batch_size, shuffle=True, drop_last=True)
+    batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.accumulate)
-    # As published, DualAdam has become AdamW after 16 % of the run.
-    switch_rate = accelerator.num_processes / (0.16 * steps)
-    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=switch_rate)
-    sam = steppe.SAM(base, rho=0.05)
+    sam = dual_adam_in_sam(model, steps / accelerator.num_processes)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
     model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
 
@@ -59,9 +83,7 @@ def main() -> None:
         accelerator.backward(loss)
         return loss.detach()
 
-    # A save that was killed is not complete.
-    saved = [int(path.parent.name) for path in args.out.glob("*/complete")]
-    first = max(saved, default=0) if args.resume else 0
+    first = newest_epoch(args.out) if args.resume else 0
     if first:
         accelerator.load_state(args.out / str(first))
 
@@ -87,13 +109,9 @@ def main() -> None:
                 optimizer.zero_grad()
         loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
-        accelerator.save_state(args.out / str(epoch + 1))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            (args.out / str(epoch + 1) / "complete").touch()
+        save(accelerator, args.out / str(epoch + 1))
 
-    found = sam.diagnostics()
-    accelerator.print(", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+    accelerator.print(", ".join(f"{k} {value:.4g}" for k, value in sam.diagnostics().items()))
     accelerator.end_training()
 
 

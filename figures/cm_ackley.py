@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from figures.descents import sweep
 from figures.paths import draw_sweep
 from steppe.functions import ackley
-from steppe.play.sweep import draw_starts
+from steppe.play import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ _RATES = (3e-2, 1e-1, 3e-1, 1.0, 3.0)
 def measure(
     *, steps: int = 500, seeds: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
-    """Descend from random places with every optimizer at every learning rate."""
+    """Descend from random starts with every optimizer at every learning rate."""
     return sweep(
         "ackley",
         optimizers=_OPTIMIZERS,

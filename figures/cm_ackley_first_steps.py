@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from figures.seeds import draw_intervals, intervals
-from steppe._shared.palette import COLOURS, look
+from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.recipes import find_recipe
 from steppe.functions import ackley
-from steppe.play.sweep import draw_starts
+from steppe.play import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ _WINDOW = 1.6
 
 
 def measure(*, steps: int = 10, starts: int = 100, lr: float = 0.1) -> dict[str, Any]:
-    """Step from random places; look into the buffers after every step."""
+    """Step from random starts; look into the buffers after every step."""
     begin = draw_starts(ackley().bounds, starts)
     return {
         "steps": steps,
@@ -94,15 +94,15 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         (15, 4.4),
     )
     *maps, coherence, moved = figure.subplots(1, 4, width_ratios=(1, 1, 1.1, 1.1))
-    words = {"adamcg": "remembers gradients", "adamcm": "remembers momenta"}
-    for axes, (name, said) in zip(maps, words.items(), strict=True):
+    titles = {"adamcg": "remembers gradients", "adamcm": "remembers momenta"}
+    for axes, (name, title) in zip(maps, titles.items(), strict=True):
         _draw_path(axes, data["optimizers"][name])
-        dress(axes, f"{name} {said}")
+        dress(axes, f"{name} {title}")
         axes.grid(False)
-    for place, (name, found) in enumerate(data["optimizers"].items()):
+    for index, (name, found) in enumerate(data["optimizers"].items()):
         if found["coherence"]["mean"]:
-            draw_intervals(coherence, name, found["coherence"], look(place))
-        draw_intervals(moved, name, found["moved"], look(place), first=0)
+            draw_intervals(coherence, name, found["coherence"], line_style(index))
+        draw_intervals(moved, name, found["moved"], line_style(index), first=0)
     mean = f"mean and 95 % interval over {many(data['starts'], 'start')}"
     dress(coherence, "‖sum of slots‖ / sum of ‖slot‖")
     coherence.set(xlabel=f"step; {mean}", ylim=(0, 1.05))

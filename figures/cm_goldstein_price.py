@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from figures.descents import sweep
 from figures.paths import draw_sweep
 from steppe.functions import goldstein_price
-from steppe.play.sweep import draw_starts
+from steppe.play import draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ _RATES = (1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 def measure(
     *, steps: int = 500, starts: int = 50, rates: tuple[float, ...] = _RATES
 ) -> dict[str, Any]:
-    """Descend from the same random places with every optimizer at every learning rate."""
+    """Descend from the same random starts with every optimizer at every learning rate."""
     return sweep(
         "goldstein-price",
         optimizers=_OPTIMIZERS,

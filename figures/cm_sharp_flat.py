@@ -29,8 +29,8 @@ from steppe._shared.palette import COLOURS
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
-from steppe.functions.sharp_flat import SharpFlat, sharp_flat
-from steppe.play.descent import descend
+from steppe.functions import SharpFlat, sharp_flat
+from steppe.play import descend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,9 +103,9 @@ def _run(
     """Return where each start ended, and whether it lay still there."""
     recipe = find_recipe(name)
     wall = function.sharp.point[0] + (2 * function.barrier / function.sharpness) ** 0.5
-    places = torch.from_numpy(wall * shares)[:, None]
+    starts = torch.from_numpy(wall * shares)[:, None]
     settings = {"lr": 2 * lr if recipe.doubled else lr}
-    descent = descend(function, recipe, settings, places, steps)
+    descent = descend(function, recipe, settings, starts, steps)
     tail = slice(-max(1, steps // 10), None)
     left = (descent.points[:, tail, 0] < function.top).all(1)
     stayed = (descent.points[:, tail, 0] > function.top).all(1)
@@ -137,8 +137,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     ratios[0].set_ylabel("share that ended in the flat basin")
     for axes in (*maps[len(data["optimizers"]) :], *ratios[len(data["lrs"]) :]):
         axes.set_axis_off()
-    words = {"stayed": "stayed in the sharp basin", "left": "left it for the flat one"}
-    handles: list[Any] = [Patch(color=_ENDS[end], label=words[end]) for end in words]
+    labels = {"stayed": "stayed in the sharp basin", "left": "left it for the flat one"}
+    handles: list[Any] = [Patch(color=_ENDS[end], label=labels[end]) for end in labels]
     handles.append(Patch(color=_ENDS["neither"], label="goes to and fro, or diverged"))
     still = f"still moving: over {_SETTLED:.0%} of the barrier in the last tenth"
     handles.append(Line2D([], [], marker="o", ls="", color="black", ms=3, label=still))
@@ -153,9 +153,9 @@ def _draw_map(axes: "Axes", data: Mapping[str, Any], optimizer: str, lr: float) 
     runs = _runs(data, optimizer, lr)
     codes = np.array([[list(_ENDS).index(end) for end in run["ends"]] for run in runs]).T
     moving = ~np.array([run["settled"] for run in runs]).T
-    places = range(len(runs))
+    positions = range(len(runs))
     axes.pcolormesh(
-        places,
+        positions,
         data["starts"],
         codes,
         cmap=ListedColormap(list(_ENDS.values())),
@@ -168,7 +168,7 @@ def _draw_map(axes: "Axes", data: Mapping[str, Any], optimizer: str, lr: float) 
     axes.plot(columns, np.array(data["starts"])[rows], "o", color="black", ms=2)
     dress(axes, f"{optimizer}, lr {lr:g}" + (" × 2" if optimizer.endswith("+2lr") else ""))
     axes.grid(False)
-    axes.set_xticks(places, [f"{run['sharpness']:g}" for run in runs])
+    axes.set_xticks(positions, [f"{run['sharpness']:g}" for run in runs])
     axes.set_xlabel("sharpness")
 
 

@@ -7,12 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from steppe._shared.progress import progress
-from steppe.compare import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import Function
-from steppe.play.descent import Descent
-from steppe.play.end_points import GLOBAL, ends
-from steppe.play.results import Player
-from steppe.play.sweep import plan
+from steppe.play import GLOBAL, Descent, OptimizerResult, classify_ends, plan
 
 _CONFIDENCE = 0.95
 
@@ -28,50 +24,49 @@ def sweep(
 ) -> dict[str, Any]:
     """Run every optimizer at every learning rate, and keep each one's best.
 
-    The learning rate falls to 0 along half a cosine: what explores at a constant one never settles.
+    The learning rate falls to 0 along half a cosine. At a constant one, optimizers that explore
+    never settle.
 
     Returns
     -------
     dict
         ``play``: each optimizer at the learning rate whose median final loss was the lowest, with
-        the paths of the first ``shown`` starts, see :meth:`steppe.play.results.Play.to_dict`.
+        the paths of the first ``shown`` starts, see :meth:`steppe.play.SweepResult.to_dict`.
         ``starts``: how many there are. ``rates``, and at each of them, by optimizer, ``reached``:
         the share of all starts that ended at a global minimum, and its 95 % interval (Wilson's).
     """
-    match = plan(
+    planned = plan(
         function,
         optimizers=optimizers,
         rates=rates,
         steps=steps,
         starts=starts.tolist(),
-        switch=PUBLISHED_SWITCH,
-        rho=PUBLISHED_RHO,
         schedule="cosine",
     )
     with progress(function, len(rates) * len(optimizers)) as advance:
-        tries = {recipe.name: match.tries(recipe, advance) for recipe in match.recipes}
-    players = [_first(match.best(tried), shown) for tried in tries.values()]
+        descents = {recipe.name: planned.descents(recipe, advance) for recipe in planned.recipes}
+    shown_results = [_first(planned.best(tried), shown) for tried in descents.values()]
     return {
-        "play": match.shown(players).to_dict(),
+        "play": planned.result(shown_results).to_dict(),
         "starts": len(starts),
         "rates": list(rates),
         "reached": {
-            name: [_reached(match.function, descent) for descent in tried.values()]
-            for name, tried in tries.items()
+            name: [_reached(planned.function, descent) for descent in tried.values()]
+            for name, tried in descents.items()
         },
     }
 
 
-def _first(player: Player, count: int) -> Player:
-    """Keep the paths of the first starts, and the losses of all."""
-    few = replace(player.descent, points=player.descent.points[:count])
-    return replace(player, descent=few, ends=player.ends[:count])
+def _first(optimizer: OptimizerResult, count: int) -> OptimizerResult:
+    """Return a result with the paths of the first starts only, and the losses of all."""
+    few = replace(optimizer.descent, points=optimizer.descent.points[:count])
+    return replace(optimizer, descent=few, end_points=optimizer.end_points[:count])
 
 
 def _reached(function: Function, descent: Descent) -> Mapping[str, float]:
     from scipy.stats import binomtest
 
-    found = [end.kind == GLOBAL for end in ends(function, descent)]
+    found = [end.kind == GLOBAL for end in classify_ends(function, descent)]
     counted = binomtest(sum(found), len(found))
     interval = counted.proportion_ci(_CONFIDENCE, method="wilson")
     return {"share": counted.statistic, "low": interval.low, "high": interval.high}

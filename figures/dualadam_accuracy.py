@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_intervals, intervals
-from steppe._shared.palette import look
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe.compare import StudyResults, finished
@@ -69,8 +69,8 @@ def relatives(study: StudyResults) -> list[str]:
     }
     return [
         each.name
-        for place, each in enumerate(study.contenders)
-        if place == 0 or each.name in ours or ours & set(each.control_for)
+        for index, each in enumerate(study.contenders)
+        if index == 0 or each.name in ours or ours & set(each.control_for)
     ]
 
 
@@ -93,7 +93,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         (12, 4.8),
     )
     left, right = figure.subplots(1, 2)
-    looks = {name: look(place) for place, name in enumerate(data["score"])}
+    looks = {name: line_style(index) for index, name in enumerate(data["score"])}
     for axes, group in ((left, data["score"]), (right, data["difference"])):
         for name, values in group.items():
             draw_intervals(axes, name, values, looks[name])

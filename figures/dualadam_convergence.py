@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe._shared.palette import look
+from steppe._shared.hyperparameters import PUBLISHED_SWITCH
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.progress import progress
-from steppe.compare import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe.play.descent import Descent
-from steppe.play.sweep import median_final_loss, plan
+from steppe.play import Descent, median_final_loss, plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,24 +47,24 @@ def measure(
     final: dict[str, Any] = {}
     with progress("descents", len(noises) * len(_OPTIMIZERS) * len(rates)) as advance:
         for noise in noises:
-            match = plan(
+            planned = plan(
                 "quadratic",
                 parameters={"condition_number": _CONDITION},
                 optimizers=_OPTIMIZERS,
                 rates=rates,
                 starts=np.stack([np.cos(angles), np.sin(angles)], 1).tolist(),
                 steps=steps,
-                switch=PUBLISHED_SWITCH,
-                rho=PUBLISHED_RHO,
                 noise=noise,
             )
-            tries = {recipe.name: match.tries(recipe, advance) for recipe in match.recipes}
+            descents = {
+                recipe.name: planned.descents(recipe, advance) for recipe in planned.recipes
+            }
             final[f"{noise:g}"] = {
                 name: [median_final_loss(descent) for descent in tried.values()]
-                for name, tried in tries.items()
+                for name, tried in descents.items()
             }
             if noise == noises[0]:
-                curves = {name: _curves(tried[shown]) for name, tried in tries.items()}
+                curves = {name: _curves(tried[shown]) for name, tried in descents.items()}
     return {
         "condition_number": _CONDITION,
         "starts": starts,
@@ -115,11 +114,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw(axes: "Axes", name: str, x: Any, y: Any, *, marked: bool = False) -> None:
-    place = _OPTIMIZERS.index(name)
+    index = _OPTIMIZERS.index(name)
     across, values = np.array(x, dtype=float), np.array(y, dtype=float)
-    colour, dash, marker = look(place)
+    colour, dash, marker = line_style(index)
     (line,) = axes.plot(across, np.maximum(values, _FLOOR), dash, color=colour, label=name)
     line.set(lw=1.8, marker=marker if marked else "", ms=5)
     lost = across[~np.isfinite(values)]
-    height = np.full(len(lost), 0.97 - 0.05 * place)
+    height = np.full(len(lost), 0.97 - 0.05 * index)
     axes.plot(lost, height, "X", ms=8, color=colour, transform=axes.get_xaxis_transform())

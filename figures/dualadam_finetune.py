@@ -20,7 +20,7 @@ import numpy as np
 
 from figures.dualadam_accuracy import relatives
 from figures.seeds import draw_intervals, draw_seeds, intervals
-from steppe._shared.palette import Look, look
+from steppe._shared.palette import LineStyle, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.statistics import corrected, paired
@@ -118,20 +118,20 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     above, below = figure.subfigures(2, 1, squeeze=False).flat
     curves = dict(zip(("train", "perplexity", "gap"), above.subplots(1, 3), strict=True))
     by_lr, test = below.subplots(1, 2, width_ratios=(1, 1.2))
-    for place, (name, found) in enumerate(data["optimizers"].items()):
-        style = look(place)
+    for index, (name, found) in enumerate(data["optimizers"].items()):
+        style = line_style(index)
         for key, axes in curves.items():
             draw_intervals(axes, f"{name}, lr {found['lr']:.3g}", found[key], style)
         _draw_ends(by_lr, data["by_lr"][name], found["lr"], style)
-        draw_seeds(test, place, np.array(found["test"], dtype=float).tolist(), style)
-        _write_differences(test, place, [e for e in data["differences"] if e["of"] == name])
+        draw_seeds(test, index, np.array(found["test"], dtype=float).tolist(), style)
+        _write_differences(test, index, [e for e in data["differences"] if e["of"] == name])
     _dress(data, curves, by_lr, test)
     figure.legend(*curves["train"].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
 
 
 def _draw_ends(
-    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: Look
+    axes: "Axes", by_lr: Sequence[Mapping[str, Any]], chosen: float, style: LineStyle
 ) -> None:
     """Draw means and ranges over seeds; a study's trials have one seed, and no line joins them."""
     colour, dash, marker = style
@@ -145,7 +145,7 @@ def _draw_ends(
         axes.plot(chosen, means[lrs.index(chosen)], "o", ms=13, mfc="none", mec=colour)
 
 
-def _write_differences(axes: "Axes", place: int, differences: Sequence[Mapping[str, Any]]) -> None:
+def _write_differences(axes: "Axes", row: int, differences: Sequence[Mapping[str, Any]]) -> None:
     lines = []
     for each in differences:
         if each["mean"] is None:
@@ -154,7 +154,7 @@ def _write_differences(axes: "Axes", place: int, differences: Sequence[Mapping[s
         if each["low"] is not None:
             line += f" ({each['low']:+.2g} to {each['high']:+.2g}), p = {each['p']:.2g}"
         lines.append(line)
-    where, side = (1.02, place), axes.get_yaxis_transform()
+    where, side = (1.02, row), axes.get_yaxis_transform()
     axes.annotate("\n".join(lines), where, xycoords=side, va="center", fontsize=9)
 
 

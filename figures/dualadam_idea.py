@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
-from steppe._shared.palette import COLOURS, look
+from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe.functions import sharp_flat
 from steppe.theory import escape_time, path_coefficient
@@ -121,8 +121,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     curve, heat, exponents = figure.subplots(1, 3)
     x = np.array(data["x"])
     _draw_function(curve, data, x)
-    for place, (name, values) in enumerate(data["temperature"].items()):
-        style, values = look(place), np.array(values)
+    for index, (name, values) in enumerate(data["temperature"].items()):
+        style, values = line_style(index), np.array(values)
         flat = values[np.searchsorted(x, data["places"]["flat"])]
         for axes, across, heights in (
             (heat, x, values / flat),
@@ -142,12 +142,12 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 def _draw_function(axes: "Axes", data: Mapping[str, Any], x: Any) -> None:
     axes.plot(x, data["value"], color="black", lw=2)
-    words = {"flat": ("flat", -0.24), "sharp": ("sharp", -0.24), "saddle": ("saddle", 0.1)}
-    for which, (word, shift) in words.items():
-        place, curvature = data["places"][which], data["curvatures"][which]
+    labels = {"flat": ("flat", -0.24), "sharp": ("sharp", -0.24), "saddle": ("saddle", 0.1)}
+    for which, (word, shift) in labels.items():
+        position, curvature = data["places"][which], data["curvatures"][which]
         height = data["barrier"] if which == "saddle" else 0.0
-        axes.plot([place], [height], "o", color=COLOURS[3], ms=7, zorder=3)
+        axes.plot([position], [height], "o", color=COLOURS[3], ms=7, zorder=3)
         text = f"{word}, curvature {curvature:g}".replace("-", "−")
-        axes.annotate(text, (place, height + shift), ha="center", fontsize=9)
+        axes.annotate(text, (position, height + shift), ha="center", fontsize=9)
     dress(axes, f"loss; noise of variance |curvature|/{data['batch_size']:g}")
     axes.set(xlabel="x", ylabel="loss", ylim=(-0.4, 2.1))

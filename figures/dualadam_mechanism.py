@@ -99,13 +99,13 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 def _draw_lengths(axes: "Axes", root: Any, lengths: Mapping[str, Any]) -> None:
     dashes = ("-", "--", "-.", ":")
-    for place, (name, values) in enumerate(lengths.items()):
-        mixed = place >= 2
+    for index, (name, values) in enumerate(lengths.items()):
+        mixed = index >= 2
         axes.plot(
             np.asarray(root, dtype=float),
             np.asarray(values, dtype=float),
-            dashes[(place - 2) % len(dashes)] if mixed else "-",
-            color=COLOURS[2 + (place - 2) % 4] if mixed else COLOURS[(0, 3)[place]],
+            dashes[(index - 2) % len(dashes)] if mixed else "-",
+            color=COLOURS[2 + (index - 2) % 4] if mixed else COLOURS[(0, 3)[index]],
             lw=1.6 if mixed else 3,
             alpha=1.0 if mixed else 0.55,
             label=name,

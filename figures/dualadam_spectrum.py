@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_seeds
-from steppe._shared.palette import look
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure
 from steppe._shared.plurals import many
 from steppe._shared.progress import progress
@@ -93,8 +93,8 @@ def measure(
 
 
 def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str, Any]:
-    with TemporaryDirectory() as directory, reproducible(place := RunContext(Path(directory))):
-        training = Training(run, data, place, make_accelerator(run, place))
+    with TemporaryDirectory() as directory, reproducible(context := RunContext(Path(directory))):
+        training = Training(run, data, context, make_accelerator(run, context))
         training.go_on(lambda number, epoch: None)
         model = training.model
         batches = head(data.plain, samples, batch_size_for(model))
@@ -119,13 +119,13 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         (14, 5.2),
     )
     top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.3))
-    for place, (name, found) in enumerate(runs.items()):
-        colour, dash, marker = style = look(place)
+    for index, (name, found) in enumerate(runs.items()):
+        colour, dash, marker = style = line_style(index)
         values = np.array([each["top"] for each in found])
         ranks = np.arange(1, values.shape[1] + 1)
         top.plot(ranks, values.mean(0), dash, marker=marker, ms=4, lw=1.4, color=colour, label=name)
-        draw_seeds(whole, place, [each["trace"] for each in found], style)
-        _draw_density(spread, place, found[0], colour)
+        draw_seeds(whole, index, [each["trace"] for each in found], style)
+        _draw_density(spread, index, found[0], colour)
     dress(top, "largest eigenvalues, mean over seeds")
     top.set(xlabel="rank", ylabel="eigenvalue", yscale="log")
     top.set_xticks(ranks)
@@ -139,9 +139,9 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def _draw_density(axes: "Axes", place: int, found: Mapping[str, Any], colour: str) -> None:
+def _draw_density(axes: "Axes", row: int, found: Mapping[str, Any], colour: str) -> None:
     """Fill from a floor that is so many decades below the highest density."""
     grid, values = (np.array(found[key], dtype=float) for key in ("grid", "density"))
     height = 1 + np.log10(np.maximum(values / values.max(), 10.0**-_DECADES)) / _DECADES
-    axes.fill_between(grid, place, place - 0.85 * height, color=colour, alpha=0.6, lw=0.8)
-    axes.axhline(place, color="black", lw=0.4)
+    axes.fill_between(grid, row, row - 0.85 * height, color=colour, alpha=0.6, lw=0.8)
+    axes.axhline(row, color="black", lw=0.4)

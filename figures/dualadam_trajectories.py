@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 from figures.descents import sweep
 from figures.paths import draw_paths, how
 from steppe._shared.pictures import new_figure
-from steppe.play.results import Play
-from steppe.play.sweep import draw_starts
+from steppe.play import SweepResult, draw_starts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +35,7 @@ def measure(
     rates: tuple[float, ...] = _RATES,
     reach: Mapping[str, float] = _REACH,
 ) -> dict[str, Any]:
-    """Descend on each landscape from random places, at every learning rate."""
+    """Descend on each landscape from random starts, at every learning rate."""
     return {
         name: sweep(
             name,
@@ -52,11 +51,11 @@ def measure(
 
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw a row of panels for each landscape, every optimizer at its best learning rate."""
-    plays = {name: Play.from_dict(found["play"]) for name, found in data.items()}
-    name, first = next(iter(plays.items()))
-    figure = new_figure(how(data[name], first), (13.5, 4.1 * len(plays)))
-    parts = figure.subfigures(len(plays), 1, squeeze=False)[:, 0]
-    for part, (name, play) in zip(parts, plays.items(), strict=True):
+    results = {name: SweepResult.from_dict(found["play"]) for name, found in data.items()}
+    name, first = next(iter(results.items()))
+    figure = new_figure(how(data[name], first), (13.5, 4.1 * len(results)))
+    parts = figure.subfigures(len(results), 1, squeeze=False)[:, 0]
+    for part, (name, result) in zip(parts, results.items(), strict=True):
         part.suptitle(name, x=0.01, ha="left", fontsize=11)
-        draw_paths(part, play)
+        draw_paths(part, result)
     return figure

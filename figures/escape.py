@@ -136,9 +136,9 @@ def _draw_ratios(axes: "Axes", data: Mapping[str, Any]) -> None:
         colour, marker, _ = _LOOKS[method]
         theory = np.array(found["theory"])
         # Beside one another, so that no marker hides another.
-        place = np.array(found["sharpness"]) * 1.012 ** (number - 1)
+        x = np.array(found["sharpness"]) * 1.012 ** (number - 1)
         ratios, errors = (np.array(found[name]) / theory for name in ("mean", "standard_error"))
-        _draw_points(axes, found, place, ratios, errors, colour, marker)
+        _draw_points(axes, found, x, ratios, errors, colour, marker)
         axes.plot([], [], marker, color=colour, label=_LABELS[method])
     axes.set_xscale("log")
     _mark_sharpness(axes, data)

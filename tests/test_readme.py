@@ -7,8 +7,10 @@ import pytest
 
 from helpers.warm_python import run
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [
     block
     for page in PAGES

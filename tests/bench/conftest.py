@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from steppe._shared.statistics import Ratio
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import MODELS, uniform
-from steppe.bench.statistics import Ratio
 
 FOUND = Measurement(
     model="tiny",

@@ -35,9 +35,9 @@ def test_what_is_needed_at_the_end_is_looked_for_first(monkeypatch: pytest.Monke
 
 
 def test_names_count_once() -> None:
-    setup = plan(["tiny", "tiny"], ["AdamW-fused", "adamw-fused", "invadam"])
-    assert setup.models == ("tiny",)
-    assert [contender.name for contender in setup.contenders] == ["adamw-fused", "invadam"]
+    benchmark = plan(["tiny", "tiny"], ["AdamW-fused", "adamw-fused", "invadam"])
+    assert benchmark.models == ("tiny",)
+    assert [each.name for each in benchmark.optimizers] == ["adamw-fused", "invadam"]
 
 
 def test_models_first_then_first_steps_and_failures_stop_nothing(
@@ -51,8 +51,8 @@ def test_models_first_then_first_steps_and_failures_stop_nothing(
 
     monkeypatch.setattr("steppe.bench.benchmark.first_step", one)
     before = torch.get_num_threads()
-    setup = plan(["tiny"], ["lbfgs", "dualadam"], steps=2, threads=before + 1)
-    failed, measured, *firsts = execute(setup)
+    benchmark = plan(["tiny"], ["lbfgs", "dualadam"], steps=2, threads=before + 1)
+    failed, measured, *firsts = execute(benchmark)
     assert failed == Failure("tiny", "lbfgs", failed.reason)
     assert "closure" in failed.reason
     assert isinstance(measured, Measurement)

@@ -9,6 +9,8 @@ import torch
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep, first_step
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 
 

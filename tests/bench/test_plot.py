@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
+from steppe._shared.statistics import Ratio
 from steppe.bench.plot import plot
-from steppe.bench.statistics import Ratio
 
 
 @pytest.fixture

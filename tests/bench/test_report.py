@@ -4,11 +4,11 @@ import io
 
 from rich.console import Console
 
+from steppe._shared.statistics import Ratio
 from steppe.bench.benchmark import plan
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.report import report
-from steppe.bench.statistics import Ratio
 
 
 def printed(*outcomes) -> str:

@@ -10,10 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from steppe.bench.failure import Failure
-from steppe.bench.measured import MeasuredOptimizer, find_measured
-from steppe.bench.shapes import MODELS, uniform
-from steppe.bench.statistics import Ratio
+from steppe._shared.statistics import Ratio
+from steppe.bench import MODELS, Failure, MeasuredOptimizer, find_measured, uniform
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 CPU = torch.device("cpu")
@@ -40,15 +38,15 @@ def test_targets_are_for_optimizers_and_models_that_there_are(script) -> None:
 def test_targets_that_are_missed_are_listed(script, found, monkeypatch, capsys) -> None:
     targets = script("targets")
 
-    def attempt(model: str, contender: MeasuredOptimizer, *_: object):
-        name = contender.name
+    def try_measure(model: str, optimizer: MeasuredOptimizer, *_: object):
+        name = optimizer.name
         if name == "adamcm-keeping":
             return Failure(model, name, "no memory")
         ratio = Ratio(0.55 if name == "invadam" else 0.5, 0.4, 0.6)
         held_up = 0.4 if name == "dualadam-switched" else 0.004
         return found(model=model, optimizer=name, ratio=ratio, baseline_seconds=held_up)
 
-    monkeypatch.setattr(targets, "attempt", attempt)
+    monkeypatch.setattr(targets, "try_measure", try_measure)
     with pytest.raises(SystemExit) as caught:
         targets.main(["small"])
     assert caught.value.code == 1
@@ -82,7 +80,7 @@ def test_scaling_judges_growth_and_memory(
 ) -> None:
     scaling = script("scaling")
 
-    def measure(contender: MeasuredOptimizer, millions: int, *_: object):
+    def measure(optimizer: MeasuredOptimizer, millions: int, *_: object):
         return scaling.Point(millions, 0.001 * millions**power, extra)
 
     monkeypatch.setattr(scaling, "measure", measure)

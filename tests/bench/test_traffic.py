@@ -6,7 +6,8 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 import steppe
-from steppe.bench.traffic import items_stored, least_bytes, state_bytes
+from steppe._shared.optimizer_state import state_bytes
+from steppe.bench.traffic import items_stored, least_bytes
 from steppe.bench.workload import parameters, warm_up
 
 SHAPES = [(100, 10), (24,)]

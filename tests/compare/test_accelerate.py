@@ -20,6 +20,8 @@ from steppe.compare.tasks import Size, Task
 from steppe.compare.training.run import Run, RunContext, RunSettings
 from steppe.compare.training.train import train
 
+pytestmark = pytest.mark.thorough
+
 NAMES = ("adamw", "adamcm+sam", "adam+warmup")
 
 

@@ -19,6 +19,8 @@ from steppe.compare.planning import presets
 from steppe.compare.planning.presets import PRESETS
 from steppe.compare.records.results import StudyResults, load
 
+pytestmark = pytest.mark.thorough
+
 SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1)
 UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
 

@@ -3,8 +3,6 @@
 import math
 import pickle
 import signal
-import subprocess
-import sys
 from dataclasses import astuple, replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 
 from helpers.tiny_llama import LINES, save_tiny_llama
+from helpers.warm_python import start
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
@@ -22,13 +21,17 @@ from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
+pytestmark = pytest.mark.thorough
+
 LENGTH = 7
+PATIENCE_S = 240
 
 KILLED = """
 import os, pickle, signal, sys
+from pathlib import Path
 from steppe.compare.tasks import load_data
 from steppe.compare.training.train import train
-run, context = pickle.loads(sys.stdin.buffer.read())
+run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -122,10 +125,11 @@ def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_
     run, data = run_of(study, "adamcm"), load_data(study.setup, text)
     whole = train(run, data, RunContext(tmp_path / "whole", data=text))
     context = RunContext(tmp_path / "killed", data=text)
-    command = [sys.executable, "-c", KILLED]
-    sent = pickle.dumps((run, context))
-    done = subprocess.run(command, input=sent, capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "run").write_bytes(pickle.dumps((run, context)))
+    killed = start(tmp_path / "killed.py", tmp_path / "run")
+    printed = killed.wait(PATIENCE_S)
+    assert killed.returncode == -signal.SIGKILL, printed
     assert checkpoint.progress_path(context.out, run).is_file()
     epochs: list[int] = []
     resumed = train(run, data, context, lambda number, epoch: epochs.append(number))

@@ -281,7 +281,7 @@ def test_a_batch_may_not_have_more_columns_than_the_one_before() -> None:
     model(tokens(2, 5))
     model.advance()
     before = model(tokens(2, 5))
-    with pytest.raises(ValueError, match="at most the 2 columns of the one before it, got 3"):
+    with pytest.raises(ValueError, match="at most the 2 columns of the previous batch, got 3"):
         model(tokens(3, 5))
     assert torch.equal(model(tokens(2, 5)), before)
 

@@ -18,6 +18,8 @@ from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import StudyResults
 from steppe.compare.training.run import RunContext
 
+pytestmark = pytest.mark.thorough
+
 ACCELERATE = (
     "accelerate.commands.launch",  # the module behind ``accelerate launch``
     *("--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"),

@@ -17,6 +17,8 @@ from steppe.compare.planning.study import Study, StudyOptions, plan
 from steppe.compare.records.results import Outcome
 from steppe.compare.training.run import Run, RunContext
 
+pytestmark = pytest.mark.thorough
+
 SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 
 

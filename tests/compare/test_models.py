@@ -185,10 +185,14 @@ def test_large_images_pass_through_vgg(side: int) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("vgg16-bn", (3, 28, 28), "at least 32×32: it would leave nothing of 28×28"),
-        ("small-cnn", (1, 3, 9), "at least 4×4: it would leave nothing of 3×9"),
-        ("vit", (3, 30, 32), "patches of 4×4, into which 30×32 cannot be cut"),
-        ("small-vit", (3, 224, 230), "patches of 16×16, into which 224×230 cannot be cut"),
+        ("vgg16-bn", (3, 28, 28), "must be at least 32×32 for vgg16-bn, got 28×28"),
+        ("small-cnn", (1, 3, 9), "must be at least 4×4 for small-cnn, got 3×9"),
+        ("vit", (3, 30, 32), "must be multiples of 4 for a vision transformer, got 30×32"),
+        (
+            "small-vit",
+            (3, 224, 230),
+            "must be multiples of 16 for a vision transformer, got 224×230",
+        ),
     ],
 )
 def test_what_a_model_cannot_take_is_refused(name: str, shape, message: str) -> None:

@@ -30,6 +30,8 @@ from steppe.compare.records.results import (
 from steppe.compare.report.page import page, write_page
 from steppe.compare.report.page.styles import styles
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["browser"]
 
 CURVES = ("train-loss", "validation-loss", "validation-score")

@@ -291,6 +291,6 @@ def test_a_name_that_the_hub_does_not_give_is_said_in_one_line(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match=r"^model nobody/nothing is no directory here") as caught:
+    with pytest.raises(OSError, match=r"^model nobody/nothing is neither") as caught:
         max_tokens("nobody/nothing")
     assert "\n" not in str(caught.value)

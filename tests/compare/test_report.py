@@ -139,7 +139,7 @@ def test_equal_differences_are_called_what_they_are() -> None:
     table = text.split("difference from adamw")[1]
     assert flat(table).count("+12.5 – – 3 same on every seed") == 1
     assert lines_of(table, "nadam")[0][2:] == ["–", "–", "3", "no", "difference", "seen"]
-    assert "they are no certainty" in flat(text)
+    assert "They are no certainty" in flat(text)
 
 
 def test_one_seed_gets_no_interval_and_no_claim() -> None:
@@ -212,7 +212,7 @@ def test_a_choice_at_an_end_of_its_range_is_told(space: dict, told: bool) -> Non
         trials=studies.tuning("adamw", TUNED),
         budget=4,
     )
-    assert ("At an end of what was searched: adamw lr 0.004." in printed(study)) is told
+    assert ("Chosen at an end of the searched range: adamw lr 0.004." in printed(study)) is told
 
 
 def test_a_switch_is_explained_where_there_is_one() -> None:

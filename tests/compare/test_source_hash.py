@@ -66,7 +66,7 @@ def test_the_running_package_is_hashed() -> None:
         "rules.py",
         "_engines/eager/engine.py",
         "optim/dual_adam.py",
-        "landscape/sharpness.py",
+        "landscape/surfaces/sharpness.py",
         "compare/data/datasets.py",
         "compare/models/image_models.py",
         "_shared/recipes.py",

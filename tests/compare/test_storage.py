@@ -27,6 +27,8 @@ from steppe.compare.execution.study_storage import (
     storage_url,
 )
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 

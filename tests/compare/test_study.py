@@ -89,7 +89,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     [
         ({"threads": 0}, "threads must be at least 1, got 0"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
-        ({"device": "meta"}, "device meta is not what Accelerate takes"),
+        ({"device": "meta"}, "which Accelerate uses here, got meta"),
         ({"track": "paper"}, "track must be one of tensorboard, mlflow, wandb, got 'paper'"),
     ],
     ids=str,

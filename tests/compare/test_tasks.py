@@ -2,14 +2,13 @@
 
 import math
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from helpers.torchvision_shim import torchvision  # noqa: F401
+from helpers.warm_python import run
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.models.image_models import find_model
@@ -132,7 +131,7 @@ def test_a_task_with_files_reads_them_from_the_directory(name: str, tmp_path: Pa
         find_task(name).data(tmp_path)
 
 
-def test_the_tasks_need_torchvision_and_timm_only_when_used() -> None:
+def test_the_tasks_need_torchvision_and_timm_only_when_used(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "sys.modules.update(torchvision=None, timm=None, PIL=None)\n"
@@ -141,7 +140,8 @@ def test_the_tasks_need_torchvision_and_timm_only_when_used() -> None:
         "assert len(task.data().train) == 1006\n"
         "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): task.make(name)\n"
     )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    (tmp_path / "script.py").write_text(code)
+    run(tmp_path / "script.py")
 
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import RunContext
-from steppe.compare.training.train import make_accelerator, train
+from steppe.compare.training.train import train
 
 pytest.importorskip("tensorboard")
 

@@ -17,8 +17,9 @@ from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import make_accelerator, train
+from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 
@@ -485,5 +486,5 @@ def test_an_edited_library_does_not_go_on_with_a_run(
 def test_a_device_that_accelerate_does_not_take_is_refused(
     make_run: MakeRun, context: RunContext
 ) -> None:
-    with pytest.raises(ValueError, match="device meta is not what Accelerate takes"):
+    with pytest.raises(ValueError, match="which Accelerate uses here, got meta"):
         make_accelerator(make_run(), replace(context, device="meta"))

@@ -192,7 +192,7 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunCont
     setup = study.setup
     assert (setup.stream, setup.steps_per_epoch) == (STREAM, max(STREAM))
     assert setup.steps == 2 * sum(STREAM)
-    assert [setup.part(epoch) for epoch in range(EPOCHS)] == TASK
+    assert [setup.task_index(epoch) for epoch in range(EPOCHS)] == TASK
     assert study.metric.name == "average accuracy"
     assert from_json(Study, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.

@@ -213,7 +213,7 @@ def test_batches_that_go_on_must_stay_whole(
     run: Callable[..., Run], text: Data, context: RunContext, parts: int, processes: int
 ) -> None:
     message = (
-        "lstm goes on from batch to batch, which must stay whole: "
+        "lstm reads on from batch to batch, which cannot be split: "
         f"grad-accumulation and processes must be 1, got {parts} and {processes}"
     )
     accelerator = SimpleNamespace(device=CPU, num_processes=processes)
@@ -229,7 +229,9 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
         options = StudyOptions(["adamw"], model=model, grad_accumulation=2)
         return plan("toy-text", options, USUAL, context).setup.accumulate
 
-    with pytest.raises(ValueError, match="cannot train toy-text: lstm goes on from batch to batch"):
+    with pytest.raises(
+        ValueError, match="cannot train toy-text: lstm reads on from batch to batch"
+    ):
         planned("lstm")
     assert planned("transformer") == 2
 

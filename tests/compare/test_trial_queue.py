@@ -34,6 +34,8 @@ from steppe.compare.records.results import (
 )
 from steppe.compare.training.run import RunSettings
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}

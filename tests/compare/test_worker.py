@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from helpers import warm_python
 from helpers.command_line import run_steppe
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
@@ -32,6 +33,8 @@ from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
 
+pytestmark = pytest.mark.thorough
+
 __all__ = ["opened", "postgres"]
 
 EPOCHS = 10
@@ -40,9 +43,10 @@ PATIENCE_S = 240
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 Key = tuple[str, ...]
-Start = Callable[..., "subprocess.Popen[str]"]
+Process = subprocess.Popen[str] | warm_python.WarmProcess
+Start = Callable[..., Process]
 
-# ``python -m steppe …`` with a rest after every epoch: without one, all trials may be over between
+# ``steppe …`` with a rest after every epoch: without one, all trials may be over between
 # two looks at them, and there would be nobody left to end.
 SLOWLY = """
 import sys, time
@@ -56,7 +60,7 @@ def slowly(path, content):
     time.sleep(0.05)
 
 checkpoint.write = slowly
-sys.argv = ["steppe", *sys.argv[3:]]
+sys.argv[0] = "steppe"
 main()
 """
 
@@ -97,18 +101,28 @@ def queue(where: str, study: Study, opened: Open) -> TrialQueue:
 @pytest.fixture
 def start(where: str, tmp_path: Path) -> Iterator[Start]:
     """Start processes that work at the study, and let none outlive the test."""
+    slowly = tmp_path / "slowly.py"
+    slowly.write_text(SLOWLY)
     with ExitStack() as pool:
 
-        def begin(*launcher: str) -> "subprocess.Popen[str]":
-            options = ["--storage", where, "--heartbeat", "1", "--out-dir", str(tmp_path / "out")]
-            process = subprocess.Popen(
-                [sys.executable, *(launcher or ("-c", SLOWLY)), "-m", "steppe", "worker", *options],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            pool.enter_context(process)
+        def begin(*launcher: str) -> Process:
+            command = ["worker", "--storage", where, "--heartbeat", "1"]
+            command += ["--out-dir", str(tmp_path / "out")]
+            if launcher:
+                process = subprocess.Popen(
+                    [sys.executable, *launcher, "-m", "steppe", *command],
+                    env={
+                        **os.environ,
+                        "PYTHONPATH": os.pathsep.join(sys.path),
+                        "OMP_NUM_THREADS": "1",
+                    },
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+                pool.enter_context(process)
+            else:
+                process = warm_python.start(slowly, *command)
             pool.callback(process.kill)
             return process
 
@@ -133,7 +147,7 @@ def trials(queue: TrialQueue) -> list[FrozenTrial]:
     return queue._trials._optuna_study.get_trials()
 
 
-def amid(queue: TrialQueue, worker: "subprocess.Popen[str]") -> int:
+def amid(queue: TrialQueue, worker: Process) -> int:
     """Wait until a trial is being trained and has come through two epochs."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
@@ -158,7 +172,7 @@ def caught(queue: TrialQueue, start: Start, how: signal.Signals, end: TrialState
             return found
 
 
-def ended(worker: "subprocess.Popen[str]") -> str:
+def ended(worker: Process) -> str:
     """Wait for the end of the study; return what the worker has said."""
     said, errors = worker.communicate(timeout=PATIENCE_S)
     assert worker.returncode == 0, errors

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,6 +20,8 @@ from torch.optim.lr_scheduler import LinearLR
 
 import steppe
 from helpers.process_group import join, leave, results_of_two
+
+pytestmark = pytest.mark.thorough
 
 STEPS = 8
 MAKERS: dict[str, Callable[..., Optimizer]] = {

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +17,8 @@ from torch.optim import Optimizer
 import steppe
 from helpers.optimizer_configs import REPRESENTATIVE
 from helpers.process_group import join, leave, results_of_two
+
+pytestmark = pytest.mark.thorough
 
 STEPS = 100
 RADIUS = 0.3

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -15,6 +16,8 @@ from torch.optim import Optimizer
 
 import steppe
 from helpers.process_group import join, leave, results_of_two
+
+pytestmark = pytest.mark.thorough
 
 STEPS = 12
 Wrap = Callable[[Optimizer], Optimizer]
@@ -191,9 +194,9 @@ def assert_shares_decide_alone(found: dict[str, Any]) -> None:
             share.step()
 
     groups = [group for share in shares for group in share.param_groups]
-    team: Any = type("Both", (), {"param_groups": groups, "step": staticmethod(both)})()
-    team.zero_grad = model.zero_grad
-    train(model, team, range(STEPS), None)
+    shard_group: Any = type("Both", (), {"param_groups": groups, "step": staticmethod(both)})()
+    shard_group.zero_grad = model.zero_grad
+    train(model, shard_group, range(STEPS), None)
     for p, q in zip(weights(model), found["ended"], strict=True):
         torch.testing.assert_close(p, q, rtol=1e-10, atol=1e-12)
     whole = alone(GLOBAL)
@@ -202,14 +205,14 @@ def assert_shares_decide_alone(found: dict[str, Any]) -> None:
 
 def test_numbers_that_were_loaded_onto_the_host_come_back() -> None:
     """There ZeRO puts what has no dimensions, wherever the parameters are."""
-    from steppe.optim._state import complete
+    from steppe.optim._state import add_missing_state
 
     param = torch.ones(3, requires_grad=True)
     optimizer = steppe.AdamCM([param])
     param.grad = torch.ones(3)
     optimizer.step()
     state, group = dict(optimizer.state[param]), optimizer.param_groups[0]
-    complete(state, param.to("meta"), optimizer._kernel(group), group)
+    add_missing_state(state, param.to("meta"), optimizer._method(group), group)
     assert state.pop("step").device.type == "cpu"
     assert {value.device.type for value in state.values()} == {"meta"}
 

@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from helpers.optimizer_configs import Config
-from steppe import _engines
+from steppe._engines import dispatch
 from steppe._engines.gpu import engine as gpu
 
 CASES = [
@@ -61,7 +61,7 @@ if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver(GPUTarget(backend, number, int(warp_size))))
     gpu._launch = launch
     gpu.DEVICES = ("cpu",)
-    _engines.FUSED = (gpu,)
+    dispatch.FUSED = (gpu,)
     for config, dtype, state in CASES:
         p = torch.zeros(8192, dtype=dtype, requires_grad=True)
         p.grad = torch.zeros_like(p)

@@ -1,6 +1,7 @@
 """The Numba engine: parity with plain torch, and what a process may do to it."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,11 +117,11 @@ def test_results_do_not_depend_on_the_threads(
     alone = path()
     torch.set_num_threads(2)
     assert equal(path(), alone)
-    monkeypatch.setattr(openmp, "count", lambda: 3)
-    monkeypatch.setattr(openmp, "_openmp", lambda: None)
-    assert equal(path(), alone)
-    monkeypatch.setattr(openmp, "run", lambda kernel, arguments: kernel.call(arguments))
-    assert equal(path(), alone)
+    in_pool = openmp.pool_threads(3)
+    one_of_three = openmp.Threads(3, 0, lambda kernel, *arguments: partial(kernel.call, *arguments))
+    for threads in (in_pool, one_of_three):
+        monkeypatch.setattr(openmp, "threads", lambda *_, threads=threads: threads)
+        assert equal(path(), alone)
     torch.set_num_threads(1)
 
 
@@ -185,7 +186,8 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
     if child == 0:
         torch.set_num_threads(2)
         train(optimizer, params, range(3, 6))
-        os.write(writing, f"{optimizer.engine} {openmp.count()} {equal(params, alone)}".encode())
+        count = openmp.threads(2, os.getpid()).count
+        os.write(writing, f"{optimizer.engine} {count} {equal(params, alone)}".encode())
         os._exit(0)
     os.waitpid(child, 0)
     torch.set_num_threads(1)
@@ -194,9 +196,9 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
 
 RUN = """
 import torch, steppe
-from steppe._engines import kernel_files
-compile = kernel_files._compiled
-kernel_files._compiled = lambda kernel: print("compiled") or compile(kernel)
+from steppe._engines.cpu import compile_cache
+compile = compile_cache._compiled
+compile_cache._compiled = lambda kernel: print("compiled") or compile(kernel)
 p = torch.ones(5, requires_grad=True)
 p.grad = torch.ones(5)
 steppe.InvAdam([p], lr=0.5, eps=0.0, fused=True).step()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from helpers.optimizer_configs import Config, equal, parameters, train
 from steppe import _engines
+from steppe._engines import dispatch
 from steppe._engines.base.norms import Norms, joint_norm, square_sum
 from steppe._engines.eager import engine as eager
 
@@ -77,7 +78,7 @@ class Fused(SimpleNamespace):
 @pytest.fixture
 def fused(monkeypatch: pytest.MonkeyPatch) -> Fused:
     engine = Fused(steps=0)
-    monkeypatch.setattr(_engines, "FUSED", (engine,))
+    monkeypatch.setattr(dispatch, "FUSED", (engine,))
     return engine
 
 

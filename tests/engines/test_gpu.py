@@ -21,13 +21,15 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
-from steppe import _engines
+from steppe._engines import dispatch
 from steppe._engines.base import norms, plan
 from steppe._engines.base.method import REPLACEMENTS, RESUM_EVERY
 from steppe._engines.base.sharding import Share, share_of
 from steppe._engines.gpu import engine as gpu
 from steppe._engines.gpu.table import CHUNK, SPAN
 from steppe.optim import _state as state_of_params
+
+pytestmark = pytest.mark.thorough
 
 pytest.importorskip("triton")
 
@@ -47,7 +49,7 @@ ADAM, SCALE_FREE, CRITICAL, OWN_NORMS = FEW
 def launches(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Leave no other fused engine, and count launches by kernel."""
     monkeypatch.setattr(gpu, "DEVICES", (DEVICE,))
-    monkeypatch.setattr(_engines, "FUSED", (gpu,))
+    monkeypatch.setattr(dispatch, "FUSED", (gpu,))
     found: Counter[str] = Counter()
     launch = gpu._launch
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).with_name("compile_kernels.py")

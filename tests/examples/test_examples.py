@@ -24,6 +24,8 @@ from torch.utils.data import BatchSampler, RandomSampler
 
 import steppe
 
+pytestmark = pytest.mark.thorough
+
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 START = str(HERE / "start_example.py")

@@ -15,6 +15,8 @@ def run(arguments: list[str]) -> Result:
     return run_program(lambda: run_app(app, arguments))
 
 
+pytestmark = pytest.mark.thorough
+
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 

@@ -29,20 +29,20 @@ def test_all_run_from_the_same_places_at_the_same_rates(
     module: ModuleType, sizes: Mapping[str, int]
 ) -> None:
     data = measured(module, steps=8, rates=(0.01, 0.1), **sizes)
-    players = {each["name"]: each for each in data["play"]["optimizers"]}
-    assert list(players) == ["adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"]
-    begin = [points[0] for points in players["adam"]["points"]]
-    for name, player in players.items():
-        assert [points[0] for points in player["points"]] == begin
-        assert [each["lr"] for each in player["tried"]] == [0.01, 0.1]
-        shown = data["rates"].index(player["settings"]["lr"])
-        share = sum(end["kind"] == "global" for end in player["ends"]) / 2
+    optimizers = {each["name"]: each for each in data["play"]["optimizers"]}
+    assert list(optimizers) == ["adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"]
+    begin = [points[0] for points in optimizers["adam"]["points"]]
+    for name, optimizer in optimizers.items():
+        assert [points[0] for points in optimizer["points"]] == begin
+        assert [each["lr"] for each in optimizer["tried"]] == [0.01, 0.1]
+        shown = data["rates"].index(optimizer["settings"]["lr"])
+        share = sum(end["kind"] == "global" for end in optimizer["ends"]) / 2
         found = data["reached"][name][shown]
         assert found["share"] == share
         assert 0 <= found["low"] <= share <= found["high"] <= 1
     # Adam's first step is lr long in every coordinate, at the cosine's beginning.
-    lr = players["adam"]["settings"]["lr"]
-    first = np.array([points[1] for points in players["adam"]["points"]])
+    lr = optimizers["adam"]["settings"]["lr"]
+    first = np.array([points[1] for points in optimizers["adam"]["points"]])
     assert np.abs(first - np.array(begin)) == pytest.approx(lr, rel=1e-3)
 
 

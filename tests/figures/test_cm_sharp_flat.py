@@ -10,6 +10,8 @@ from figures.cm_sharp_flat import draw, escape_ratios, measure
 from steppe.functions import find_function
 from steppe.theory import rate
 
+pytestmark = pytest.mark.thorough
+
 
 def measured(**sizes: object) -> dict:
     return json.loads(json.dumps(measure(**sizes), allow_nan=False))

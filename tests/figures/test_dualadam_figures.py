@@ -22,6 +22,8 @@ from figures import (
 from steppe._shared.json_values import plain
 from steppe.compare.records.results import StudyResults, load
 
+pytestmark = pytest.mark.thorough
+
 STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 
@@ -94,21 +96,25 @@ def test_invadam_does_not_settle_where_dualadam_does() -> None:
 
 def test_trajectories_are_those_of_each_ones_best_rate() -> None:
     data = measured(
-        dualadam_trajectories, steps=20, starts=10, rates=(1e-3, 1e-2), reach={"beale": 1.0}
+        dualadam_trajectories,
+        steps=20,
+        starts=10,
+        rates=(1e-3, 1e-2),
+        reach={"beale": 1.0},
     )
     assert list(data) == ["beale"]
-    for player in data["beale"]["play"]["optimizers"]:
-        tried = {each["lr"]: each["loss"] for each in player["tried"]}
+    for optimizer in data["beale"]["play"]["optimizers"]:
+        tried = {each["lr"]: each["loss"] for each in optimizer["tried"]}
         assert len(tried) == 2
         # Eight paths are drawn, and the losses are all starts'.
-        assert (len(player["points"]), len(player["losses"])) == (8, 10)
-        lasts = np.array([losses[-1] for losses in player["losses"]], dtype=float)
+        assert (len(optimizer["points"]), len(optimizer["losses"])) == (8, 10)
+        lasts = np.array([losses[-1] for losses in optimizer["losses"]], dtype=float)
         assert np.median(np.nan_to_num(lasts, nan=np.inf)) == pytest.approx(
             min(tried.values()), rel=1e-4
         )
-        assert player["settings"]["lr"] == min(tried, key=lambda lr: tried[lr])
-        assert np.abs([points[0] for points in player["points"]]).max() <= 1.0
-        assert len(data["beale"]["reached"][player["name"]]) == 2
+        assert optimizer["settings"]["lr"] == min(tried, key=lambda lr: tried[lr])
+        assert np.abs([points[0] for points in optimizer["points"]]).max() <= 1.0
+        assert len(data["beale"]["reached"][optimizer["name"]]) == 2
 
 
 def test_accuracy_is_that_of_the_stored_study() -> None:

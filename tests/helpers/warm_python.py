@@ -11,6 +11,7 @@ import json
 import os
 import random
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -25,19 +26,23 @@ from typing import Any
 
 _START_S = 120
 
+# Tests run side by side: threads beyond one each would wait for one another. And a process that
+# has several must not be forked.
+_SETTINGS = {"OMP_NUM_THREADS": "1"}
+
 
 class WarmProcess:
     """A process that :func:`start` has started: of ``subprocess.Popen`` what tests need."""
 
-    def __init__(self, server: Path, request: dict[str, Any]) -> None:
+    def __init__(self, server: Path, request: dict[str, Any], output: int | None) -> None:
         self.returncode: int | None = None
         self._printed = ""
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._connection = socket.socket(socket.AF_UNIX)
         self._connection.settimeout(_START_S)
         self._connection.connect(str(server))
-        output = [self._output.fileno()]
-        socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], output)
+        descriptor = self._output.fileno() if output is None else output
+        socket.send_fds(self._connection, [json.dumps(request).encode() + b"\n"], [descriptor])
         self._answers = self._connection.makefile()
         self.pid = int(self._answers.readline())
 
@@ -53,20 +58,41 @@ class WarmProcess:
                 self._printed = output.read()
         return self._printed
 
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
+        """Wait as :meth:`wait` does; nothing is left for standard error."""
+        return self.wait(timeout), ""
+
+    def poll(self) -> int | None:
+        """Return how it has ended, if it has."""
+        if self.returncode is None and select.select([self._connection], [], [], 0.0)[0]:
+            self.wait(_START_S)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
     def kill(self) -> None:
         """End it if it has not ended."""
-        if self.returncode is None:
-            os.kill(self.pid, signal.SIGKILL)
-            self.wait(_START_S)
+        self.send_signal(signal.SIGKILL)
+        self.wait(_START_S)
 
 
-def start(*command: str | Path, hash_seed: int = 0, **environment: str) -> WarmProcess:
+def start(
+    *command: str | Path, hash_seed: int = 0, output: int | None = None, **environment: str
+) -> WarmProcess:
     """Start a script with arguments.
 
+    What it writes goes to the file descriptor ``output``, or is gathered.
     Sets of names are in another order in a process with another ``hash_seed``.
     """
-    request = {"command": [str(word) for word in command], "environment": environment}
-    return WarmProcess(_server(hash_seed), {**request, "directory": str(Path.cwd())})
+    request = {
+        "command": [str(word) for word in command],
+        "directory": str(Path.cwd()),
+        "environment": {**os.environ, **_SETTINGS, **environment},
+    }
+    return WarmProcess(_server(hash_seed), request, output)
 
 
 def run(*command: str | Path, timeout: float = 300, **environment: str) -> str:
@@ -86,11 +112,9 @@ def _server(hash_seed: int) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="steppe-", ignore_cleanup_errors=True)
     environment = {
         **os.environ,
+        **_SETTINGS,
         "PYTHONPATH": os.pathsep.join(sys.path),
         "PYTHONHASHSEED": str(hash_seed),
-        # Tests run side by side: threads beyond one each would wait for one another. And a
-        # process that has several must not be forked.
-        "OMP_NUM_THREADS": "1",
     }
     path = Path(folder.name) / "socket"
     server = subprocess.Popen(
@@ -177,6 +201,7 @@ def _become(request: dict[str, Any]) -> None:
     import numpy as np
 
     os.chdir(request["directory"])
+    os.environ.clear()
     os.environ.update(request["environment"])
     # Independent of the others', as in a process of its own.
     random.seed()

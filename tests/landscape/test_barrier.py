@@ -177,7 +177,7 @@ def test_refuses_models_of_other_shapes() -> None:
 
 
 def test_refuses_fewer_points_than_three() -> None:
-    with pytest.raises(ValueError, match="points=2 must be a whole number from 3"):
+    with pytest.raises(ValueError, match="points=2 must be an integer of at least 3"):
         barrier(at(-1.0), at(1.0), double_well, ONE, points=2)
 
 

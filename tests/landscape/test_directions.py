@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from steppe.landscape._objective import Objective
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 
 

@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from helpers.process_group import join, leave, results_of_two
 from steppe import landscape
 
+pytestmark = pytest.mark.thorough
+
 Pairs = list[tuple[Tensor, Tensor]]
 
 #: Which of seven samples each process has, in which batches.

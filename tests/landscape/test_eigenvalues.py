@@ -17,7 +17,7 @@ from helpers.known_spectra import (
     small_network,
 )
 from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
-from steppe.landscape.spectra._lanczos import Basis
+from steppe.landscape.spectra._orthonormal_basis import OrthonormalBasis
 
 SPECTRA = {
     "decaying": torch.logspace(2, -4, 200),
@@ -71,7 +71,7 @@ def test_of_a_networks_hessian() -> None:
 def test_restarts_change_cost_not_the_answer(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
     dense = matrix(torch.linspace(-1.0, 1.1, 300) ** 3)
     free = top_eigenvalues(operator(dense), 4, which=which, tol=1e-5)
-    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_BASIS_BYTES", 0)
     H = operator(dense)
     small = top_eigenvalues(H, 4, which=which, tol=1e-5)
     assert small.products > free.products
@@ -108,7 +108,7 @@ def is_sound(found: Eigenvalues, dense: torch.Tensor) -> bool:
 @pytest.mark.parametrize("after", [15, 16, 17, 21, 22])
 def test_ctrl_c_about_a_restart(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After 16 products the basis is full, and the 17th comes when it has been cut."""
-    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_BASIS_BYTES", 0)
     dense = matrix(torch.linspace(0, 1, 300))
     found = top_eigenvalues(interrupting(operator(dense), after), 4)
     assert found.products == after
@@ -122,9 +122,9 @@ def test_ctrl_c_between_two_products(
     method: str, calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is put off until basis and projection are of one size."""
-    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_ROOM_BYTES", 0)
+    monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_BASIS_BYTES", 0)
     dense = matrix(torch.linspace(0, 1, 300))
-    plain, done = getattr(Basis, method), []
+    plain, done = getattr(OrthonormalBasis, method), []
 
     def pressed(*args):
         done.append(1)
@@ -132,7 +132,7 @@ def test_ctrl_c_between_two_products(
             signal.raise_signal(signal.SIGINT)
         return plain(*args)
 
-    monkeypatch.setattr(Basis, method, pressed)
+    monkeypatch.setattr(OrthonormalBasis, method, pressed)
     found = top_eigenvalues(operator(dense), 4, tol=1e-9)
     assert not found.converged.all()
     assert is_sound(found, dense)

@@ -22,7 +22,7 @@ from helpers.process_group import join, leave, results_of_two
 from helpers.stateful_model import Restless, snapshot
 from steppe.bench.memory import peak_extra
 from steppe.landscape import Operator, ggn, hessian
-from steppe.landscape._objective import Mean, Objective
+from steppe.landscape.objective.objective import Objective
 
 Pairs = list[tuple[Tensor, Tensor]]
 Call = Callable[..., Any]
@@ -456,12 +456,12 @@ def test_agrees_with_curvlinops() -> None:
 def test_adding_a_batch_takes_no_further_vector() -> None:
     """The sum is in float64, and rows are not: 4e6 elements take 32 MB there."""
     row = torch.ones(1, 4_000_000)
-    mean = Mean(Objective(nn.Linear(2000, 2000, bias=False), None, []), 1)
+    mean = Objective(nn.Linear(2000, 2000, bias=False), None, []).new_mean(1)
     for _ in range(2):
         mean.add(row, 3)
     extra = peak_extra(lambda: mean.add(row, 3), torch.device("cpu"))
     assert extra is None or extra < 16e6
-    assert torch.equal(mean.rows(), row)
+    assert torch.equal(mean.result(torch.float32)[0], row)
 
 
 @pytest.mark.parametrize("size", [7, 3])

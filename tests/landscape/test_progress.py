@@ -2,9 +2,14 @@
 
 import os
 import pty
-import subprocess
-import sys
 import threading
+from pathlib import Path
+
+import pytest
+
+from helpers.warm_python import run, start
+
+pytestmark = pytest.mark.thorough
 
 PATIENCE_S = 240
 
@@ -19,13 +24,11 @@ with {around}:
 """
 
 
-def shown(around: str, environment: dict[str, str]) -> str:
-    """Run the code with standard error on a terminal; return what came there."""
+def shown(around: str, folder: Path) -> str:
+    """Run the code on a terminal; return what came there."""
     leader, follower = pty.openpty()
-    command = [sys.executable, "-c", CODE.format(around=around)]
-    process = subprocess.Popen(
-        command, stderr=follower, env={**os.environ, "TERM": "xterm", **environment}
-    )
+    (folder / "script.py").write_text(CODE.format(around=around))
+    process = start(folder / "script.py", output=follower, TERM="xterm")
     os.close(follower)
     pieces: list[bytes] = []
 
@@ -39,35 +42,34 @@ def shown(around: str, environment: dict[str, str]) -> str:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert process.wait(timeout=PATIENCE_S) == 0
+        process.wait(PATIENCE_S)
     finally:
         process.kill()
+    assert process.returncode == 0
     reader.join()
     os.close(leader)
     return b"".join(pieces).decode()
 
 
-def test_a_terminal_sees_what_is_being_done() -> None:
-    text = shown("torch.no_grad()", {})
+def test_a_terminal_sees_what_is_being_done(tmp_path: Path) -> None:
+    text = shown("torch.no_grad()", tmp_path)
     assert "2 eigenvalues" in text
     assert "trace, hutch++" in text
 
 
-def test_a_program_with_its_own_bar_sees_none() -> None:
-    assert shown("silent()", {}) == ""
+def test_a_program_with_its_own_bar_sees_none(tmp_path: Path) -> None:
+    assert shown("silent()", tmp_path) == ""
 
 
-def test_without_rich_there_is_none(tmp_path) -> None:
+def test_without_rich_there_is_none(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise ImportError('no rich here')")
-    assert shown("torch.no_grad()", {"PYTHONPATH": str(tmp_path)}) == ""
+    assert shown("torch.no_grad()", tmp_path) == ""
 
 
-def test_elsewhere_there_is_none() -> None:
-    command = [sys.executable, "-c", CODE.format(around="torch.no_grad()")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert done.stdout == ""
+def test_elsewhere_there_is_none(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(CODE.format(around="torch.no_grad()"))
+    assert run(tmp_path / "script.py") == ""
 
 
-def test_bars_do_not_nest() -> None:
-    assert shown("progress('outer', 1)", {}).count("trace, hutch++") == 0
+def test_bars_do_not_nest(tmp_path: Path) -> None:
+    assert shown("progress('outer', 1)", tmp_path).count("trace, hutch++") == 0

@@ -5,6 +5,8 @@ import torch
 
 from helpers.optimizer_configs import Config
 
+pytestmark = pytest.mark.thorough
+
 
 def drift(optimizer: torch.optim.Optimizer, p: torch.Tensor) -> float:
     """Relative distance of the kept sum from a fresh one in float64."""

@@ -25,6 +25,8 @@ from helpers.optimizer_configs import (
 )
 from helpers.warm_python import run
 
+pytestmark = pytest.mark.thorough
+
 SAVED_AT = (1, 3, 21)
 END = 40
 

@@ -24,7 +24,7 @@ import steppe
 from helpers.optimizer_configs import CONFIGS, NAMES
 from helpers.process_group import join, leave, results_of_two
 from steppe._engines.base.number_formats import BLOCK
-from steppe.optim import Bytes, footprint
+from steppe.optim import ByteCounts, footprint
 
 ROOT = Path(__file__).parents[2]
 FORMATS: tuple[Any, ...] = (None, torch.bfloat16, "int8")
@@ -88,11 +88,11 @@ def test_one_device_holds_what_is_counted(name: str) -> None:
         params = tensors(dtype)
         optimizer = MAKERS[name](params)
         optimizer.step()
-        held = Bytes(size(params), size(p.grad for p in params), state_size(optimizer))
+        held = ByteCounts(size(params), size(p.grad for p in params), state_size(optimizer))
         counted = footprint(SHAPES, MAKERS[name], 1, dtype=dtype)
         assert counted.numel == sum(param.numel() for param in params)
         assert counted.fsdp.device == counted.fsdp.everywhere == counted.ddp.device == held
-        assert counted.fsdp.sent == counted.ddp.sent == Bytes(0, 0, 0)
+        assert counted.fsdp.sent == counted.ddp.sent == ByteCounts(0, 0, 0)
 
 
 @pytest.mark.parametrize("name", WRAPPED)
@@ -160,11 +160,13 @@ def test_seventy_billions_cost_nothing_to_count() -> None:
     share = numel // devices
     blocks = -(-share // BLOCK)
     books = 4 + 2 * 5 * 8 + 8
-    assert counted.fsdp.device == Bytes(4 * share, 4 * share, 7 * share + 7 * 4 * blocks + books)
+    assert counted.fsdp.device == ByteCounts(
+        4 * share, 4 * share, 7 * share + 7 * 4 * blocks + books
+    )
     assert counted.fsdp.everywhere.optimizer == devices * counted.fsdp.device.optimizer
     assert counted.ddp.everywhere.optimizer == devices * counted.ddp.device.optimizer
-    assert counted.fsdp.sent == Bytes(2 * 4 * share * 511, 4 * share * 511, 16)
-    assert counted.ddp.sent == Bytes(0, 2 * 4 * share * 511, 0)
+    assert counted.fsdp.sent == ByteCounts(2 * 4 * share * 511, 4 * share * 511, 16)
+    assert counted.ddp.sent == ByteCounts(0, 2 * 4 * share * 511, 0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
-from steppe.optim._options import plain
+from steppe.optim._options import to_plain
 
 Format = torch.dtype | str
 
@@ -415,7 +415,7 @@ def test_a_checkpoint_brings_its_format(saved: Format | None, own: Format | None
     for p, q in zip(others, params, strict=True):
         p.data.copy_(q)
     other.load_state_dict(optimizer.state_dict())
-    assert other.param_groups[0]["state_dtype"] == plain(saved)
+    assert other.param_groups[0]["state_dtype"] == to_plain(saved)
     for t in (optimizer, params), (other, others):
         train(*t, range(3, 6))
     assert equal(others, params)
@@ -443,7 +443,7 @@ def test_state_in_another_format_than_its_group_says_is_refused(
     checkpoint["param_groups"][0]["state_dtype"] = claimed
     with pytest.raises(ValueError, match=r"parameter 0, shape \(17, 257\): " + REFUSED[case]):
         optimizer.load_state_dict(checkpoint)
-    assert optimizer.param_groups[0]["state_dtype"] == plain(saved)
+    assert optimizer.param_groups[0]["state_dtype"] == to_plain(saved)
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)

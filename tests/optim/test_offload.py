@@ -151,7 +151,8 @@ class Elsewhere(Tensor):
 def test_steps_wait_for_what_the_device_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients and parameters are read once they are there, and the next step's come after."""
     monkeypatch.setattr(
-        "steppe.optim.offload._room", lambda tensor: torch.empty_like(tensor.as_subclass(Tensor))
+        "steppe.optim.offload._host_tensor",
+        lambda tensor: torch.empty_like(tensor.as_subclass(Tensor)),
     )
     monkeypatch.setattr(torch.accelerator, "synchronize", Elsewhere.finish)
     params = [p.detach().as_subclass(Elsewhere).requires_grad_() for p in parameters()]

@@ -7,6 +7,8 @@ import pytest
 
 from helpers.command_line import Result, run_steppe
 
+pytestmark = pytest.mark.thorough
+
 QUICK = ("--optimizers", "adam,sgd", "--steps", 20, "--starts", 2, "--lr", "0.01,0.1")
 FILES = {"play.json", "losses.png", "play.html", "paths.png", "paths.gif"}
 

@@ -7,17 +7,17 @@ import pytest
 
 from steppe.functions import Function, ackley, goldstein_price, levy, sharp_flat, six_hump_camel
 from steppe.play import Descent
-from steppe.play.end_points import EndPoint, ends, reach
+from steppe.play.end_points import EndPoint, arrival_radius, classify_ends
 
 
 def ended(function: Function, *path: object) -> EndPoint:
     points = np.array([path], dtype=float).reshape(1, len(path), function.dimension)
-    return ends(function, Descent("adam", {"lr": 0.1}, points, points[..., 0]))[0]
+    return classify_ends(function, Descent("adam", {"lr": 0.1}, points, points[..., 0]))[0]
 
 
 def test_reach_is_half_a_percent_of_the_diagonal() -> None:
-    assert reach(goldstein_price()) == pytest.approx(0.005 * math.sqrt(32))
-    assert reach(ackley(3)) == pytest.approx(0.005 * 10 * math.sqrt(3))
+    assert arrival_radius(goldstein_price()) == pytest.approx(0.005 * math.sqrt(32))
+    assert arrival_radius(ackley(3)) == pytest.approx(0.005 * 10 * math.sqrt(3))
 
 
 def test_arrival_is_when_a_run_comes_to_stay() -> None:
@@ -27,7 +27,7 @@ def test_arrival_is_when_a_run_comes_to_stay() -> None:
     )
     assert ended(goldstein_price(), near, near).arrival == 0
     assert ended(goldstein_price(), near, far).kind == "none"
-    just_outside = (0.0, -1.0 + 1.01 * reach(goldstein_price()))
+    just_outside = (0.0, -1.0 + 1.01 * arrival_radius(goldstein_price()))
     assert ended(goldstein_price(), near, just_outside) == EndPoint("none")
 
 
@@ -54,7 +54,7 @@ def test_minima_that_are_not_listed_are_found(function: Function, place: tuple[f
     point = torch.tensor(found.minimum, dtype=torch.float64)
     assert function.gradient(point).norm() < 1e-4
     assert torch.linalg.eigvalsh(function.hessian(point)).min() > 0
-    assert math.dist(found.minimum, place) <= reach(function)
+    assert math.dist(found.minimum, place) <= arrival_radius(function)
 
 
 def test_a_slope_and_a_saddle_are_no_minimum() -> None:

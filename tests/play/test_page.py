@@ -9,8 +9,10 @@ import pytest
 
 from helpers.browser import browser
 from steppe.play.page import charts, page, write_page
-from steppe.play.results import Play
+from steppe.play.results import SweepResult
 from steppe.play.sweep import plan
+
+pytestmark = pytest.mark.thorough
 
 __all__ = ["browser"]
 
@@ -20,25 +22,25 @@ HARMLESS = ("[.WebGL", "Canvas2D")
 SMALL = {"width": 400, "height": 480}
 
 
-def played(function: str, **changes: Any) -> Play:
+def played(function: str, **changes: Any) -> SweepResult:
     given: dict[str, Any] = {"optimizers": ["adam", "adamcm"], "rates": [0.1], "steps": 30}
     given |= {"drawn": 3, "switch": 0.2, "rho": 0.1}
-    return plan(function, **(given | changes)).play()
+    return plan(function, **(given | changes)).run()
 
 
 @pytest.fixture(scope="module")
 def open_page(
     browser: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[Play], Any]]:
+) -> Iterator[Callable[[SweepResult], Any]]:
     """Open a play's page, which must not complain nor ask for anything beyond its file."""
     monkeypatch = pytest.MonkeyPatch()
     # Nor are there tests of how fine the grid is.
     monkeypatch.setattr(charts, "_POINTS", {1: 41, 2: 15})
     complaints: list[str] = []
 
-    def opened(play: Play) -> Any:
+    def opened(result: SweepResult) -> Any:
         path = tmp_path_factory.mktemp("page") / "play.html"
-        write_page(play, path)
+        write_page(result, path)
         tab = browser.new_page(viewport=SMALL)
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
@@ -53,12 +55,12 @@ def open_page(
 
 
 @pytest.fixture(scope="module")
-def camel() -> Play:
+def camel() -> SweepResult:
     return played("six-hump-camel")
 
 
 @pytest.fixture(scope="module")
-def tab(open_page: Callable[[Play], Any], camel: Play) -> Any:
+def tab(open_page: Callable[[SweepResult], Any], camel: SweepResult) -> Any:
     return open_page(camel)
 
 
@@ -94,7 +96,7 @@ def until(tab: Any, true: Callable[[], bool]) -> None:
     raise AssertionError("it did not come")
 
 
-def test_table_and_charts_are_there(tab: Any, camel: Play) -> None:
+def test_table_and_charts_are_there(tab: Any, camel: SweepResult) -> None:
     rows = tab.locator("#ends tbody tr")
     assert rows.count() == 2
     assert rows.nth(0).inner_text().split()[:2] == ["adam", "0.1"]
@@ -115,14 +117,14 @@ def test_landscapes_have_the_style_sheet_s_colours(tab: Any) -> None:
             assert f"{name}: {colour};" in tab.inner_html("style")
 
 
-def test_paths_are_where_they_went(tab: Any, camel: Play) -> None:
+def test_paths_are_where_they_went(tab: Any, camel: SweepResult) -> None:
     lines = tab.evaluate(
         "() => document.getElementById('chart-contour').data"
         ".filter(trace => trace.mode === 'lines').map(trace => trace.x)"
     )
-    for line, player in zip(lines, camel.players, strict=True):
+    for line, optimizer in zip(lines, camel.optimizers, strict=True):
         starts = np.array(line, dtype=float).reshape(3, 32)
-        np.testing.assert_allclose(starts[:, :-1], player.descent.points[..., 0], rtol=1e-4)
+        np.testing.assert_allclose(starts[:, :-1], optimizer.descent.points[..., 0], rtol=1e-4)
         # A gap between one start's line and the next.
         assert np.isnan(starts[:, -1]).all()
 
@@ -179,11 +181,13 @@ def test_on_a_phone_nothing_but_tables_scrolls_sideways(tab: Any) -> None:
     tab.set_viewport_size(SMALL)
 
 
-def test_the_data_come_with_the_page(tab: Any, camel: Play) -> None:
+def test_the_data_come_with_the_page(tab: Any, camel: SweepResult) -> None:
     assert json.loads(tab.inner_html("#study")) == json.loads(json.dumps(camel.to_dict()))
 
 
-def test_functions_of_one_variable_have_a_curve_instead(open_page: Callable[[Play], Any]) -> None:
+def test_functions_of_one_variable_have_a_curve_instead(
+    open_page: Callable[[SweepResult], Any],
+) -> None:
     tab = open_page(played("sharp-flat"))
     assert tab.locator("#chart-curve g.trace").count() == 3
     assert tab.locator("#chart-places g.trace").count() == 4
@@ -194,18 +198,18 @@ def test_functions_of_one_variable_have_a_curve_instead(open_page: Callable[[Pla
 @pytest.mark.parametrize("function", ["ackley", "goldstein-price"])
 def test_pages_can_be_made_of_whatever_came_out(function: str) -> None:
     lost = played(function, optimizers=["sgd"], rates=[1e6])
-    assert lost.players[0].count("diverged") == (3 if function == "goldstein-price" else 0)
+    assert lost.optimizers[0].count("diverged") == (3 if function == "goldstein-price" else 0)
     assert "NaN" not in page(lost).split('id="charts">')[1].split("</script>")[0]
 
 
 def test_who_diverges_does_not_flatten_the_others_losses() -> None:
-    play = played("goldstein-price", optimizers=["adam", "sgd"])
-    (chart,) = charts.losses(play)
+    result = played("goldstein-price", optimizers=["adam", "sgd"])
+    (chart,) = charts.losses(result)
     lowest, highest = chart.layout["yaxis"]["range"]
-    found = play.players[0].descent.losses - 3
+    found = result.optimizers[0].descent.losses - 3
     assert 10**lowest < np.median(found, 0).min()
     assert found[:, 0].max() < 10**highest < 100 * found[:, 0].max()
-    assert np.nanmax(play.players[1].descent.losses) > 1e20
+    assert np.nanmax(result.optimizers[1].descent.losses) > 1e20
 
 
 def test_of_many_variables_there_are_the_losses() -> None:

@@ -13,10 +13,10 @@ from PIL import Image, ImageSequence
 from scipy import ndimage
 
 from steppe.play.animation import animate, check_kind
-from steppe.play.panels import scene
+from steppe.play.panels import draw_panels
 from steppe.play.pictures import plot_losses, plot_paths, quartiles
-from steppe.play.results import Play
-from steppe.play.surface_grid import surface_grid, window
+from steppe.play.results import SweepResult
+from steppe.play.surface_grid import sample_surface, shown_bounds
 from steppe.play.sweep import plan
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -28,10 +28,10 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def played(function: str, **changes: Any) -> Play:
+def played(function: str, **changes: Any) -> SweepResult:
     given: dict[str, Any] = {"optimizers": ["adam", "sgd"], "rates": [0.1], "steps": 25}
     given |= {"drawn": 3, "switch": 0.2, "rho": 0.1}
-    return plan(function, **(given | SHAPES.get(function, {}) | changes)).play()
+    return plan(function, **(given | SHAPES.get(function, {}) | changes)).run()
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 
     monkeypatch.setattr(Figure, "savefig", keep)
 
-    def draw(plot: Any, play: Play) -> Figure:
-        plot(play, tmp_path / "picture.png")
+    def draw(plot: Any, result: SweepResult) -> Figure:
+        plot(result, tmp_path / "picture.png")
         return figures[-1]
 
     return draw
@@ -66,14 +66,14 @@ def test_pngs_are_written_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_paths_run_from_start_to_end_in_a_panel_for_each(drawn: Any, name: str) -> None:
-    play = played(name)
-    figure = drawn(plot_paths, play)
+    result = played(name)
+    figure = drawn(plot_paths, result)
     titled = [axes for axes in figure.axes if axes.get_title(loc="left")]
-    assert len(titled) == len(play.players)
-    if play.function.dimension == 1:
-        titled = figure.axes[len(play.players) :]
-    for axes, player in zip(titled, play.players, strict=True):
-        x = player.descent.points[..., 0]
+    assert len(titled) == len(result.optimizers)
+    if result.function.dimension == 1:
+        titled = figure.axes[len(result.optimizers) :]
+    for axes, optimizer in zip(titled, result.optimizers, strict=True):
+        x = optimizer.descent.points[..., 0]
         lines = [line.get_xdata() for line in axes.lines]
         np.testing.assert_array_equal([line for line in lines if len(line) == 26], x)
 
@@ -89,34 +89,34 @@ def test_no_title_or_legend_covers_another_text(drawn: Any) -> None:
 
 
 def test_losses_are_quartiles_above_the_minimum(drawn: Any) -> None:
-    play = played("goldstein-price", drawn=5, optimizers=["adam"])
-    (axes,) = drawn(plot_losses, play).axes
-    gaps = play.players[0].descent.losses - 3
-    assert axes.lines[0].get_ydata()[-1] == pytest.approx(play.players[0].loss - 3)
+    result = played("goldstein-price", drawn=5, optimizers=["adam"])
+    (axes,) = drawn(plot_losses, result).axes
+    gaps = result.optimizers[0].descent.losses - 3
+    assert axes.lines[0].get_ydata()[-1] == pytest.approx(result.optimizers[0].loss - 3)
     np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(gaps, 0))
-    low, _, high = quartiles(play, play.players[0].descent.losses)
+    low, _, high = quartiles(result, result.optimizers[0].descent.losses)
     np.testing.assert_allclose([low, high], [np.sort(gaps, 0)[1], np.sort(gaps, 0)[3]])
     assert axes.get_yscale() == "log"
 
 
 def test_runs_that_diverged_count_as_infinite() -> None:
-    play = played("quadratic", drawn=4, steps=2)
+    result = played("quadratic", drawn=4, steps=2)
     losses = np.array([[1.0, 1.0], [2.0, 2.0], [3.0, np.nan], [np.nan, np.nan]])
-    np.testing.assert_allclose(quartiles(play, losses)[:, 0], [1.75, 2.5, np.nan])
-    np.testing.assert_allclose(quartiles(play, losses)[:, 1], [1.75, np.nan, np.nan])
+    np.testing.assert_allclose(quartiles(result, losses)[:, 0], [1.75, 2.5, np.nan])
+    np.testing.assert_allclose(quartiles(result, losses)[:, 1], [1.75, np.nan, np.nan])
     # Nor do they swallow the value beside them.
-    np.testing.assert_allclose(quartiles(play, losses[[0, 1, 3]])[1], [2.0, 2.0])
+    np.testing.assert_allclose(quartiles(result, losses[[0, 1, 3]])[1], [2.0, 2.0])
 
 
 def test_what_is_shown_is_where_they_went() -> None:
-    whole = window(played("ackley", starts=[[-4.5, 4.5]], steps=1))
+    whole = shown_bounds(played("ackley", starts=[[-4.5, 4.5]], steps=1))
     assert -5 <= whole[0][0] < -4.5
     assert 4.5 < whole[1][1] <= 5
     # What hardly moves is shown with its surroundings.
-    ((low, high), _) = window(played("ackley", starts=[[0.01, 0.01]], steps=1, rates=[1e-3]))
+    ((low, high), _) = shown_bounds(played("ackley", starts=[[0.01, 0.01]], steps=1, rates=[1e-3]))
     assert low < 0 < 0.01 < high
     assert high - low == pytest.approx(1.0)
-    far = window(played("goldstein-price", optimizers=["sgd"], rates=[1.0]))
+    far = shown_bounds(played("goldstein-price", optimizers=["sgd"], rates=[1.0]))
     assert far == [(-2.0, 2.0), (-2.0, 2.0)]
 
 
@@ -124,20 +124,20 @@ def test_what_is_shown_is_where_they_went() -> None:
     ("name", "wide"), [("ackley", False), ("goldstein-price", True), ("rosenbrock", True)]
 )
 def test_levels_are_logarithmic_where_the_range_is_wide(name: str, wide: bool) -> None:
-    found = surface_grid(played(name, starts=[[-1.9, -1.9], [1.9, 1.9]]), 101)
+    found = sample_surface(played(name, starts=[[-1.9, -1.9], [1.9, 1.9]]), 101)
     assert (found.unit is not None) == wide
     values = np.linspace(found.lowest, found.values.max(), 50)
-    tones = found.tone(values)
-    assert (np.diff(tones) > 0).all()
+    scaled = found.to_scale(values)
+    assert (np.diff(scaled) > 0).all()
     places, labels = found.ticks()
     for place, label in zip(places, labels, strict=True):
-        assert found.tone(np.array(float(label))) == pytest.approx(place, abs=0.01)
+        assert found.to_scale(np.array(float(label))) == pytest.approx(place, abs=0.01)
     assert len(places) >= 3
 
 
-def heads(play: Play, step: int, width: int) -> np.ndarray:
+def heads(result: SweepResult, step: int, width: int) -> np.ndarray:
     """Say where on the picture, in pixels from below, the runs are at a step."""
-    figure, tracks = scene(play)
+    figure, tracks = draw_panels(result)
     figure.set_dpi(width / figure.get_size_inches()[0])
     figure.draw_without_rendering()
     places = []
@@ -149,8 +149,8 @@ def heads(play: Play, step: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["six-hump-camel", "sharp-flat"])
 def test_a_gif_moves_and_is_small(tmp_path: Path, name: str) -> None:
-    path, play = tmp_path / "paths.gif", played(name)
-    animate(play, path)
+    path, result = tmp_path / "paths.gif", played(name)
+    animate(result, path)
     assert path.stat().st_size < 3e6
     with Image.open(path) as film:
         assert film.n_frames == 26
@@ -163,7 +163,7 @@ def test_a_gif_moves_and_is_small(tmp_path: Path, name: str) -> None:
         # Discs, not pixels of that colour where a star's edge blends into the landscape.
         rows, columns = np.nonzero(ndimage.binary_erosion(orange))
         found = np.stack([columns, len(frame) - 1 - rows], -1)
-        apart = np.linalg.norm(found[:, None] - heads(play, step, frame.shape[1]), axis=-1)
+        apart = np.linalg.norm(found[:, None] - heads(result, step, frame.shape[1]), axis=-1)
         assert apart.min(0).max() < 3
         assert apart.min(1).max() < 3
     moved = (frames[0] != frames[-1]).any(-1).mean()

@@ -28,7 +28,6 @@ from steppe._engines.base import number_formats
 from steppe._engines.base.bind import bind
 from steppe._engines.base.number_formats import BLOCK, format_of, scale_name
 from steppe._engines.base.sharding import (
-    Integers,
     Share,
     cells,
     is_sharded,
@@ -38,6 +37,7 @@ from steppe._engines.base.sharding import (
 )
 from steppe._engines.eager import bit_ops
 from steppe._engines.eager.codecs import encoded, in_blocks, in_memory_order, unordered
+from steppe._shared.array_types import Integers
 
 #: Noise of half a step rounds to nearest.
 _HALF = 0x80000000

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files atomically: readers find the whole new file, the old one, or none."""
 
 import secrets
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import IO
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8, whole or not at all, see :func:`write_whole`."""
+    """Write text as UTF-8 by :func:`write_whole`."""
 
     def write(file: IO[bytes]) -> None:
         file.write(text.encode())
@@ -16,15 +16,25 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a file beside its place, then put it there: a kill leaves the old one, or none.
+    """Write a file under a temporary name beside it, then rename it.
+
+    If writing fails or the process is killed, an old file stays as it was. Missing directories are
+    made.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    write : callable
+        Called with the open binary file to write into.
 
     Raises
     ------
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile's: those may be read by nobody else, and stay so.
+    # Not one of tempfile's files, which only their owner may read, also after the renaming.
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
         with temporary.open("xb") as file:

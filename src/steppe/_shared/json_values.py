@@ -1,4 +1,4 @@
-"""Numbers as JSON has them."""
+"""Values as JSON has them: Python's own types, and for pages rounded finite numbers."""
 
 import math
 from collections.abc import Mapping
@@ -8,25 +8,43 @@ import numpy as np
 import torch
 
 
-def plain(value: Any, digits: int = 6) -> Any:
-    """Return nested mappings, sequences, arrays and tensors as JSON's own types.
+def builtin_types(value: Any) -> Any:
+    """Return nested mappings, sequences, arrays and tensors as dicts, lists and Python's numbers.
 
-    What is not finite becomes None: JSON has no word for it. Numbers keep so many digits, six being
-    more than a picture shows.
+    Numbers are not changed: NaN and infinity stay.
+
+    Examples
+    --------
+    >>> builtin_types({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
+    {'loss': [1.0, inf], 'steps': [1, 2]}
+    """
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): builtin_types(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [builtin_types(each) for each in value]
+    return value
+
+
+def plain(value: Any, digits: int = 6) -> Any:
+    """Return what :func:`builtin_types` does, with rounded numbers, and None for non-finite ones.
+
+    JSON has no NaN and no infinity. Six digits are more than a picture shows.
 
     Examples
     --------
     >>> plain({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
     {'loss': [1.0, None], 'steps': [1, 2]}
     """
-    if isinstance(value, Mapping):
-        return {str(key): plain(each, digits) for key, each in value.items()}
-    if isinstance(value, torch.Tensor):
-        return plain(value.detach().cpu().numpy(), digits)
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist(), digits)
-    if isinstance(value, list | tuple):
-        return [plain(each, digits) for each in value]
+    return _rounded(builtin_types(value), digits)
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each, digits) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each, digits) for each in value]
     if isinstance(value, float):
         return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value

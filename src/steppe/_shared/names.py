@@ -1,4 +1,7 @@
-"""Things by name, and the error when there is none."""
+"""Look something up by its name, with an error that gives the nearest known name.
+
+Tasks, figures, schedules and all else that users name are found with it.
+"""
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -8,7 +11,7 @@ _T = TypeVar("_T")
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Give the nearest known name, and all of them.
+    """Return the message for an unknown name: the nearest known name, and all names.
 
     Examples
     --------
@@ -22,14 +25,23 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def check_name(kind: str, name: str, known: Iterable[str]) -> None:
-    """Refuse a name that is not known.
+    """Check that a name is one of the known ones.
+
+    Parameters
+    ----------
+    kind : str
+        What is named, such as "task"; for the message.
+    name : str
+        The name.
+    known : iterable of str
+        All names.
 
     Raises
     ------
     TypeError
-        It is no string.
+        The name is no string.
     ValueError
-        There is none of that name, as :func:`unknown` says it.
+        The name is not known; the message is that of :func:`unknown`.
     """
     if not isinstance(name, str):
         raise TypeError(f"{kind} must be a name, got {name!r}")
@@ -38,12 +50,17 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
 
 
 def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
-    """Find a thing by its name.
+    """Return the value of a known name.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`check_name` says.
+        The name is not known, see :func:`check_name`.
+
+    Examples
+    --------
+    >>> named("colour", "red", {"red": "#D55E00"})
+    '#D55E00'
     """
     check_name(kind, name, known)
     return known[name]

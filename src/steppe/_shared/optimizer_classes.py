@@ -1,4 +1,7 @@
-"""Optimizer classes by name."""
+"""Find optimizer classes by name or by import path.
+
+Commands use :func:`steppe._shared.optimizer_presets.find_optimizer`, which adds presets.
+"""
 
 import importlib
 import os
@@ -12,7 +15,11 @@ from steppe._shared.plurals import first_line
 
 
 def available() -> dict[str, type[Optimizer]]:
-    """Optimizers by lower-case class name: torch's, and steppe's in front of them."""
+    """Return the optimizers of torch and steppe by lower-case class name.
+
+    Where both have a name, it means steppe's. Base classes and SAM, which needs another optimizer,
+    are left out.
+    """
     found = {}
     for module in (torch.optim, steppe):
         for name in dir(module):
@@ -25,12 +32,12 @@ def available() -> dict[str, type[Optimizer]]:
 
 
 def imported(path: str) -> type[Optimizer]:
-    """Import the class at ``package.module:Class``, looked for in the current directory too.
+    """Return the optimizer class at ``package.module:Class``, also from the current directory.
 
     Raises
     ------
     ValueError
-        If it cannot be imported, or is no optimizer.
+        The class cannot be imported, or is no optimizer.
     """
     module, _, attribute = path.partition(":")
     # A console script has its own directory on the path, and not the one it is called in.

@@ -1,33 +1,34 @@
-"""Colours that colour-blind readers tell apart too, and what else tells lines apart."""
+"""Colours, dashes and markers of pictures, which colour-blind readers can tell apart too."""
 
 from typing import NamedTuple
 
-# Okabe and Ito's (https://jfly.uni-koeln.de/color), their black aside, and a grey.
+#: Okabe and Ito's colours without black (https://jfly.uni-koeln.de/color).
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 GREY = "#999999"
 
 _ALL = (*COLOURS, "#000000", GREY)
-# Alternating, so that of two lines that coincide, as DualAdam's and its control's do, both show.
+# Neighbours differ in dash, so that both lines show where two coincide, as the lines of DualAdam
+# and its control do.
 _DASHES = ("--", "-", ":")
 _MARKERS = ("o", "s", "^", "D", "v")
 
 
-class Look(NamedTuple):
-    """How one of several things is drawn."""
+class LineStyle(NamedTuple):
+    """Colour, dash and marker of one of several lines, as Matplotlib names them."""
 
     colour: str
     dash: str
     marker: str
 
 
-def look(place: int) -> Look:
-    """Return the look of the one at a place, from 0; the first 24 have lines of their own.
+def line_style(index: int) -> LineStyle:
+    """Return the style of the line at an index from 0. The first 24 differ in colour or dash.
 
     Examples
     --------
-    >>> look(1)
-    Look(colour='#E69F00', dash='-', marker='s')
+    >>> line_style(1)
+    LineStyle(colour='#E69F00', dash='-', marker='s')
     """
-    return Look(
-        _ALL[place % len(_ALL)], _DASHES[place % len(_DASHES)], _MARKERS[place % len(_MARKERS)]
+    return LineStyle(
+        _ALL[index % len(_ALL)], _DASHES[index % len(_DASHES)], _MARKERS[index % len(_MARKERS)]
     )

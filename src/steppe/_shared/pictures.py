@@ -12,20 +12,30 @@ if TYPE_CHECKING:
 DPI = 150
 
 
-def new_figure(title: str, size: tuple[float, float]) -> "Figure":
-    """Begin a figure, ``size`` inches wide and high, that lays itself out."""
-    from matplotlib.figure import Figure
+def new_figure(title: str | None, size: tuple[float, float]) -> "Figure":
+    """Begin a figure, ``size`` inches wide and high, that lays itself out.
 
+    Raises
+    ------
+    ImportError
+        Matplotlib is not installed; the message says how to install it.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as missing:
+        raise ImportError("drawing needs Matplotlib: pip install 'steppe[compare]'") from missing
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=13)
+    if title is not None:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
 
 
-def dress(axes: "Axes", title: str, grid: Literal["x", "y", "both"] = "y") -> None:
-    """Give a panel its title, and no more lines than it needs."""
+def dress(axes: "Axes", title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
+    """Give a panel its title, no frame above and to the right, and a faint grid or none."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, alpha=0.25)
+    if grid is not None:
+        axes.grid(axis=grid, alpha=0.25)
 
 
 def write_png(figure: "Figure", path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Counts and errors in words."""
+"""Write counts and errors as text for messages."""
 
 
 def many(count: int, thing: str) -> str:
-    """Write a number of things.
+    """Return a count with its noun, in the plural unless the count is 1.
 
     Examples
     --------
@@ -13,7 +13,9 @@ def many(count: int, thing: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    r"""Write an error in one line, with its kind where the message alone may say too little.
+    r"""Return an error as one line: its first line, after its class unless that is ValueError.
+
+    Messages of other classes may say too little: that of a KeyError is a key only.
 
     Examples
     --------

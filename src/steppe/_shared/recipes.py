@@ -1,4 +1,7 @@
-"""From a name on the command line to an optimizer: ``dualadam``, ``adamw+sam``, ``pkg.mod:Cls``."""
+"""Build optimizers from names of the command line: ``dualadam``, ``adamw+sam``, ``pkg.mod:Cls``.
+
+``steppe compare``, ``steppe play`` and the figures build all optimizers with it.
+"""
 
 import inspect
 import re
@@ -6,39 +9,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown
-from steppe._shared.optimizer_classes import available, imported
+from steppe._shared.optimizer_presets import find_optimizer
 from steppe._shared.source_hash import class_source
 
+#: The optimizers that are compared unless others are named; the first is the baseline.
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
 _MODIFIERS = ("warmup", "2lr", "sam")
 
-_PRESETS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "adamcm-authors": ("adamcm", {"variant": "authors"}),
-    "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
-    "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
-    "dualadam-bf16": ("dualadam", {"state_dtype": torch.bfloat16}),
-    "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
-    "dualadam-scale-free": ("dualadam", {"scale_free": True}),
-    "sgd-momentum": ("sgd", {"momentum": 0.9}),
-}
-
-# Baselines that neither torch nor steppe has.
-_OTHERS = {name.lower(): name for name in ("AdaBelief", "AdaBound", "Adan", "Lion")}
-
-# What classes call the choice between decoupled weight decay and L2.
+# Names that classes have for the choice between decoupled weight decay and L2.
 _DECOUPLING = ("decoupled_weight_decay", "weight_decouple")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An optimizer's class and what its name fixes, before its hyperparameters are known.
+    """An optimizer's class and the arguments that its name fixes; hyperparameters come later.
 
     Attributes
     ----------
@@ -47,15 +38,15 @@ class Recipe:
     cls : type
         The optimizer's class.
     preset : mapping
-        Arguments that the name stands for.
+        Arguments that the name fixes.
     warmup : bool
         Whether lr rises linearly over the first part of the run, as Adam's share in DualAdam does.
     doubled : bool
-        Whether it is the control of a critical-momenta optimizer: at twice that one's lr.
+        Whether it is the control of a critical-momenta optimizer, at twice that optimizer's lr.
     sam : bool
-        Whether SAM goes around it.
+        Whether the optimizer is wrapped in SAM.
     source : str
-        Hash of the class's source, torch's and steppe's left out.
+        Hash of the source of the class and its bases, without those of torch and steppe.
     """
 
     name: str
@@ -68,26 +59,26 @@ class Recipe:
 
     @property
     def switches(self) -> bool:
-        """Whether the optimizer switches as DualAdam does, so that it needs the control."""
+        """Whether the optimizer switches as DualAdam does, so that a study adds its control."""
         return self.accepts("switch_rate")
 
     def accepts(self, argument: str) -> bool:
-        """Whether the class takes this argument."""
+        """Return whether the class takes this argument."""
         return argument in inspect.signature(self.cls).parameters
 
     def takes(self, setting: str) -> bool:
-        """Whether a hyperparameter is one of this optimizer's."""
+        """Return whether this optimizer has the hyperparameter."""
         if setting == "switch":
             return self.switches or self.warmup
         return self.sam if setting == "rho" else self.accepts(setting)
 
     def default(self, argument: str) -> Any:
-        """Give what the name, or else the signature, sets the argument to; None if nothing."""
+        """Return the default of an argument by the name, else by the signature, else None."""
         found = inspect.signature(self.cls).parameters[argument].default
         return self.preset.get(argument, None if found is inspect.Parameter.empty else found)
 
-    def arguments(self, settings: Mapping[str, float], steps: int) -> dict[str, Any]:
-        """Keyword arguments for the class.
+    def arguments(self, settings: Settings, steps: int) -> dict[str, Any]:
+        """Return the keyword arguments for the class.
 
         Weight decay is decoupled wherever the class leaves the choice (torch's Adam, NAdam, RAdam),
         so that an equal value does the same everywhere.
@@ -95,10 +86,10 @@ class Recipe:
         Parameters
         ----------
         settings : mapping
-            Hyperparameters, see :mod:`steppe.compare.planning.search_spaces`.
-            "switch" is DualAdam's 1/ξ as a share of the run's steps.
+            Hyperparameters, of which those that the class does not take are ignored. "switch" is
+            DualAdam's 1/ξ as a share of the run's steps.
         steps : int
-            Of the whole run.
+            Number of steps of the whole run.
         """
         arguments = dict(self.preset)
         arguments |= {name: value for name, value in settings.items() if self.accepts(name)}
@@ -107,15 +98,13 @@ class Recipe:
             arguments["switch_rate"] = min(1.0, 1 / (settings["switch"] * steps))
         return arguments
 
-    def build(
-        self, parameters: Iterable[Tensor], settings: Mapping[str, float], steps: int
-    ) -> Optimizer:
-        """Construct the optimizer over ``parameters``, inside SAM if the name says so."""
+    def build(self, parameters: Iterable[Tensor], settings: Settings, steps: int) -> Optimizer:
+        """Construct the optimizer over ``parameters``, in SAM if the name ends in ``+sam``."""
         optimizer = self.cls(parameters, **self.arguments(settings, steps))
         return steppe.SAM(optimizer, rho=settings["rho"]) if self.sam else optimizer
 
     def identity(self) -> dict[str, Any]:
-        """Everything about the optimizer, hyperparameters apart, that a run's numbers depend on."""
+        """Return all of the optimizer but hyperparameters that the numbers of a run depend on."""
         accepted = inspect.signature(self.cls).parameters.values()
         defaults = {p.name: p.default for p in accepted if p.default is not p.empty}
         arguments = {**defaults, **self.preset}
@@ -129,7 +118,7 @@ class Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """Read one name.
+    """Return the recipe that a name means.
 
     Parameters
     ----------
@@ -140,7 +129,8 @@ def find_recipe(name: str) -> Recipe:
     Raises
     ------
     ValueError
-        If there is no such optimizer or modifier; the message lists those there are.
+        There is no such optimizer or modifier, and the message lists the names; or the class
+        cannot be imported.
 
     Examples
     --------
@@ -153,7 +143,9 @@ def find_recipe(name: str) -> Recipe:
         if modifier.lower() not in _MODIFIERS:
             raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
-    cls, preset = (imported(base), {}) if ":" in base else _named(base)
+    if base.lower() == "sam":
+        raise ValueError("sam goes around another optimizer: write adamw+sam")
+    cls, preset = find_optimizer(base)
     module = base.partition(":")[0] if ":" in base else cls.__module__
     return Recipe(
         name="+".join((base if ":" in base else base.lower(), *chosen)),
@@ -162,24 +154,11 @@ def find_recipe(name: str) -> Recipe:
         warmup="warmup" in chosen,
         doubled="2lr" in chosen,
         sam="sam" in chosen,
-        # Now, while the file is what was imported: it may be edited while the study runs.
+        # Hashed now, as the file may be edited while the study runs.
         source=class_source(cls, module),
     )
 
 
-def _named(name: str) -> tuple[type[Optimizer], Mapping[str, Any]]:
-    classes = available()
-    base, preset = _PRESETS.get(name.lower(), (name.lower(), {}))
-    if base == "sam":
-        raise ValueError("sam goes around another optimizer: write adamw+sam")
-    if base in _OTHERS and base not in classes:
-        return imported(f"pytorch_optimizer:{_OTHERS[base]}"), preset
-    if base not in classes:
-        message = unknown("optimizer", name.lower(), {*classes, *_PRESETS, *_OTHERS})
-        raise ValueError(f"{message}, or package.module:Class; each also with +sam or +warmup")
-    return classes[base], preset
-
-
 def _text(value: object) -> str:
-    """Write a value without the address that an object has in this process only."""
+    """Return a value's repr without addresses, which differ from process to process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))

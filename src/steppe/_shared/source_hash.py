@@ -15,6 +15,8 @@ _DECISIVE = (
     "_engines",
     "optim",
     "landscape",
+    "_shared/hyperparameters.py",
+    "_shared/optimizer_presets.py",
     "_shared/optional_packages.py",
     "_shared/recipes.py",
     "compare/data",

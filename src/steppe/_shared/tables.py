@@ -1,11 +1,11 @@
-"""The look of the commands' tables."""
+"""Make the tables that the commands print, all in one style."""
 
 from rich import box
 from rich.table import Table
 
 
 def new_table(title: str) -> Table:
-    """Begin a table with a line for each optimizer."""
+    """Return a table without rows whose first column holds the optimizers' names."""
     table = Table(
         box=box.SIMPLE_HEAD,
         collapse_padding=True,
@@ -13,6 +13,6 @@ def new_table(title: str) -> Table:
         title=title,
         title_justify="left",
     )
-    # On a narrow terminal names and intervals take two lines, so that no number is cut.
+    # On a narrow terminal names are folded, so that no number is cut.
     table.add_column("optimizer", overflow="fold")
     return table

@@ -1,1 +1,73 @@
-"""What a step costs: time against other optimizers and the machine's own speed, and memory."""
+"""Measure what a step of an optimizer costs: time, memory traffic and memory.
+
+``steppe bench`` runs a whole :class:`BenchmarkPlan`; the scripts in ``benchmarks/`` measure single
+optimizers with the same code. Other rooms and scripts import from here. A name is imported when it
+is first used, as ``import steppe`` needs nothing of it.
+
+- A benchmark: :func:`plan`, :class:`BenchmarkPlan`, :func:`execute`, :class:`FirstStep`.
+- One optimizer on one model: :class:`MeasuredOptimizer`, :func:`find_measured`,
+  :func:`default_names`, :data:`BASELINE`, :func:`measure`, :class:`Measurement`,
+  :func:`try_measure`, :class:`Failure`, :func:`disturbed`, :data:`DISTURBED_RATIO`.
+- Models as tensor shapes: :data:`MODELS`, :func:`check_models`, :func:`uniform`,
+  :func:`parameters`, :func:`warm_up`.
+- Time and memory of anything: :func:`alternate`, :class:`Copy`, :func:`peak_extra`.
+- The command of ``steppe``: :func:`bench_command`.
+"""
+
+from typing import TYPE_CHECKING
+
+from steppe._shared.lazy_imports import lazy_imports
+
+if TYPE_CHECKING:
+    from steppe.bench.bandwidth import Copy as Copy
+    from steppe.bench.benchmark import BenchmarkPlan as BenchmarkPlan
+    from steppe.bench.benchmark import execute as execute
+    from steppe.bench.benchmark import plan as plan
+    from steppe.bench.benchmark import try_measure as try_measure
+    from steppe.bench.command import bench as bench_command
+    from steppe.bench.disturbance import DISTURBED_RATIO as DISTURBED_RATIO
+    from steppe.bench.disturbance import disturbed as disturbed
+    from steppe.bench.failure import Failure as Failure
+    from steppe.bench.first_step import FirstStep as FirstStep
+    from steppe.bench.measured import BASELINE as BASELINE
+    from steppe.bench.measured import MeasuredOptimizer as MeasuredOptimizer
+    from steppe.bench.measured import default_names as default_names
+    from steppe.bench.measured import find_measured as find_measured
+    from steppe.bench.measurement import Measurement as Measurement
+    from steppe.bench.measurement import measure as measure
+    from steppe.bench.memory import peak_extra as peak_extra
+    from steppe.bench.shapes import MODELS as MODELS
+    from steppe.bench.shapes import check_models as check_models
+    from steppe.bench.shapes import uniform as uniform
+    from steppe.bench.timing import Action as Action
+    from steppe.bench.timing import alternate as alternate
+    from steppe.bench.workload import parameters as parameters
+    from steppe.bench.workload import warm_up as warm_up
+
+__all__ = [
+    "BASELINE",
+    "DISTURBED_RATIO",
+    "MODELS",
+    "Action",
+    "BenchmarkPlan",
+    "Copy",
+    "Failure",
+    "FirstStep",
+    "MeasuredOptimizer",
+    "Measurement",
+    "alternate",
+    "bench_command",
+    "check_models",
+    "default_names",
+    "disturbed",
+    "execute",
+    "find_measured",
+    "measure",
+    "parameters",
+    "peak_extra",
+    "plan",
+    "try_measure",
+    "uniform",
+    "warm_up",
+]
+__getattr__, __dir__ = lazy_imports(__name__, __file__)

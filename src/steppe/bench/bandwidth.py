@@ -1,12 +1,19 @@
-"""The machine's own speed: how fast it copies memory."""
+"""The speed at which the machine copies memory, which the time of a step is held against."""
 
 import torch
 
-_SIZE = 2**28  # bytes: far beyond any cache
+_SIZE = 2**28  # bytes: far more than any cache holds
 
 
 class Copy:
-    """A copy of a large tensor. Done before a step, it leaves the caches cold, as training does.
+    """A copy of a large tensor, made anew at each call.
+
+    A copy before a step leaves the caches cold, as the forward and backward pass of training do.
+
+    Parameters
+    ----------
+    device : torch.device
+        The device whose memory is copied.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""A benchmark: checked before anything is measured, then block after block."""
+"""Check a whole benchmark before anything is measured, then measure block after block."""
 
 import importlib
 from collections.abc import Iterator, Sequence
@@ -15,37 +15,37 @@ from steppe.bench.measured import MeasuredOptimizer, default_names, find_measure
 from steppe.bench.measurement import Measurement, measure
 from steppe.bench.shapes import MODELS, check_models
 
-# The plot needs it: better missed now than after the measurements.
+# The plot needs it. A missing package is better reported now than after minutes of measuring.
 _NEEDED_LATER = "matplotlib.figure"
 
 
 @dataclass(frozen=True)
 class BenchmarkPlan:
-    """What to measure.
+    """The models, optimizers and conditions of a benchmark, all of them checked.
 
     Attributes
     ----------
     models : tuple of str
         Names of the models.
-    contenders : tuple of MeasuredOptimizer
+    optimizers : tuple of MeasuredOptimizer
         The optimizers.
-    rounds : int
-        How many steps of each are timed.
+    steps : int
+        Number of steps of each optimizer that are timed.
     device : torch.device
-        Where.
+        The device that holds the tensors.
     threads : int
-        How many the CPU may use.
+        Number of threads that the CPU may use.
     """
 
     models: tuple[str, ...]
-    contenders: tuple[MeasuredOptimizer, ...]
-    rounds: int
+    optimizers: tuple[MeasuredOptimizer, ...]
+    steps: int
     device: torch.device
     threads: int
 
     def blocks(self) -> list[tuple[str, MeasuredOptimizer]]:
-        """List what is measured, in order: the models, then the first steps."""
-        return [(model, one) for model in (*self.models, FIRST_STEP) for one in self.contenders]
+        """Return pairs of block and optimizer; blocks are the models, then "first step"."""
+        return [(block, each) for block in (*self.models, FIRST_STEP) for each in self.optimizers]
 
 
 Outcome = Measurement | FirstStep | Failure
@@ -59,60 +59,77 @@ def plan(
     device: str = "cpu",
     threads: int | None = None,
 ) -> BenchmarkPlan:
-    """Check everything that can be checked.
+    """Check everything that can be checked before measuring.
 
     Parameters
     ----------
     models : sequence of str
         Of :data:`steppe.bench.shapes.MODELS`.
     optimizers : sequence of str or None
-        Names as :func:`steppe.bench.measured.find_measured` reads them; None takes all that
-        have a name there.
+        Names as :func:`steppe.bench.measured.find_measured` reads them; None takes
+        :func:`steppe.bench.measured.default_names`.
     steps : int, default 20
-        How many steps of each optimizer are timed.
+        Number of steps of each optimizer that are timed.
     device : str, default "cpu"
         A torch device.
     threads : int or None
-        None takes as many as torch does.
+        Number of threads that the CPU may use; None takes as many as torch does.
 
     Raises
     ------
     ValueError
-        If an option is out of its range, or a name is not known.
+        An option is out of its range, or a name is not known.
     ModuleNotFoundError
-        If a package is not installed that the plot needs.
+        A package that the plot needs is not installed.
+
+    Examples
+    --------
+    >>> plan(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
+    'small'
     """
     names = default_names() if optimizers is None else optimizers
-    contenders = {one.name: one for one in map(find_measured, names)}
+    found = {each.name: each for each in map(find_measured, names)}
     threads = torch.get_num_threads() if threads is None else threads
     for name, count in {"steps": steps, "threads": threads}.items():
         if count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
     importlib.import_module(_NEEDED_LATER)
     return BenchmarkPlan(
-        check_models(models), tuple(contenders.values()), steps, usable(device), threads
+        check_models(models), tuple(found.values()), steps, usable(device), threads
     )
 
 
-def execute(setup: BenchmarkPlan) -> Iterator[Outcome]:
-    """Yield the outcome of each of the setup's blocks, in their order."""
-    with _threads(setup.threads):
-        for block, contender in setup.blocks():
+def execute(benchmark: BenchmarkPlan) -> Iterator[Outcome]:
+    """Yield the outcome of each of the benchmark's blocks, in their order."""
+    with _threads(benchmark.threads):
+        for block, optimizer in benchmark.blocks():
             if block == FIRST_STEP:
-                yield first_step(contender.name, setup.device, setup.threads)
+                yield first_step(optimizer.name, benchmark.device, benchmark.threads)
             else:
-                yield attempt(block, contender, setup.rounds, setup.device)
+                yield try_measure(block, optimizer, benchmark.steps, benchmark.device)
 
 
-def attempt(
-    model: str, contender: MeasuredOptimizer, rounds: int, device: torch.device
+def try_measure(
+    model: str, optimizer: MeasuredOptimizer, steps: int, device: torch.device
 ) -> Measurement | Failure:
-    """Measure a contender on a model, or say why that cannot be."""
+    """Measure an optimizer on a model, or return the error as a :class:`Failure`.
+
+    Parameters
+    ----------
+    model : str
+        One of :data:`steppe.bench.shapes.MODELS`.
+    optimizer : MeasuredOptimizer
+        The optimizer.
+    steps : int
+        Number of steps that are timed.
+    device : torch.device
+        The device that holds the tensors.
+    """
     # Anything may go wrong in a step: no kernel, no memory, a closure that is missing.
     try:
-        return measure(model, MODELS[model](), contender, rounds, device)
+        return measure(model, MODELS[model](), optimizer, steps, device)
     except Exception as error:
-        return Failure(model, contender.name, first_line(error))
+        return Failure(model, optimizer.name, first_line(error))
 
 
 @contextmanager

@@ -1,18 +1,21 @@
-"""When the machine had other work to do."""
+"""Find measurements during which the machine had other work to do."""
 
 from collections.abc import Iterable
 
 from steppe.bench.measurement import Measurement
 
-#: A baseline that takes so many times as long as in its model's best block was disturbed. So was
-#: what it is compared with, but not alike: whoever starts threads more often waits for them more.
-MOST = 1.5
+#: A block is disturbed if the baseline took this many times as long as in its model's best block.
+#: The optimizer beside it was then slowed too, but not alike: AdamW(fused=True) starts its threads
+#: once a tensor, steppe once a step, and each start may have to wait for a core.
+DISTURBED_RATIO = 1.5
 
 
-def disturbed(found: Iterable[Measurement]) -> frozenset[Measurement]:
-    """Return the measurements whose ratio says nothing: the baseline was held up."""
-    found = list(found)
+def disturbed(measurements: Iterable[Measurement]) -> frozenset[Measurement]:
+    """Return the measurements whose ratio cannot be relied on, as the baseline was slowed."""
+    measurements = list(measurements)
     best: dict[str, float] = {}
-    for one in found:
-        best[one.model] = min(one.baseline_seconds, best.get(one.model, one.baseline_seconds))
-    return frozenset(one for one in found if one.baseline_seconds > MOST * best[one.model])
+    for each in measurements:
+        best[each.model] = min(each.baseline_seconds, best.get(each.model, each.baseline_seconds))
+    return frozenset(
+        each for each in measurements if each.baseline_seconds > DISTURBED_RATIO * best[each.model]
+    )

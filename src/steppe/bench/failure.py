@@ -1,20 +1,20 @@
-"""What could not be measured."""
+"""The record of an optimizer that could not be measured."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An optimizer that cannot be measured here.
+    """An optimizer that could not be measured here.
 
     Attributes
     ----------
     block : str
-        What was to be measured: a model's name, or that it was the first step.
+        A model's name, or "first step".
     optimizer : str
-        The contender's name.
+        The optimizer's name.
     reason : str
-        Why, in one line.
+        The error in one line.
     """
 
     block: str

@@ -1,4 +1,4 @@
-"""How long the first step takes in a new process: when kernels are compiled, and when cached."""
+"""Time the first step in a new process, once with empty kernel caches and once with filled ones."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from steppe.bench.workload import parameters
 
 FIRST_STEP = "first step"
 
-# Of steppe's kernels, of Numba's functions in steppe's own files, of Triton's kernels.
+# Where steppe keeps its kernels, Numba the functions of steppe's own files, Triton its kernels.
 _CACHES = ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
@@ -27,11 +27,11 @@ class FirstStep:
     Attributes
     ----------
     optimizer : str
-        The contender's name.
+        The optimizer's name.
     compiling : float
-        With nothing cached.
+        Seconds with empty caches, so that kernels are compiled.
     cached : float
-        In the next process.
+        Seconds in the next process, which finds the compiled kernels.
     """
 
     optimizer: str
@@ -40,7 +40,7 @@ class FirstStep:
 
 
 def first_step(name: str, device: torch.device, threads: int) -> FirstStep | Failure:
-    """Take a contender's first step in two processes, of which the second has a warm cache."""
+    """Take an optimizer's first step in two processes, of which the second has a warm cache."""
     with TemporaryDirectory(prefix="steppe-bench-") as cache:
         try:
             compiling = _in_new_process(name, device, threads, cache)
@@ -64,9 +64,9 @@ def _in_new_process(name: str, device: torch.device, threads: int, cache: str) -
 
 def _main(name: str, device: str, threads: str) -> None:
     torch.set_num_threads(int(threads))
-    place = torch.device(device)
-    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), place))
-    print(seconds(optimizer.step, place))
+    torch_device = torch.device(device)
+    optimizer = find_measured(name).build(parameters(uniform(4, 10_000), torch_device))
+    print(seconds(optimizer.step, torch_device))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""From a name to an optimizer to be measured: ``adamw-fused``, ``dualadam-int8``, ``mod:Cls``."""
+"""The optimizers that are measured, from their names."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,9 +9,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-import steppe
-from steppe._shared.names import unknown
-from steppe._shared.optimizer_classes import available, imported
+from steppe._shared.optimizer_presets import PRESETS, TIMING_PRESETS, find_optimizer
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class MeasuredOptimizer:
     cls : type
         The optimizer's class.
     options : mapping
-        Keyword arguments; the rest is at the class's defaults.
+        Keyword arguments for the class; other options have the class's defaults.
     """
 
     name: str
@@ -37,63 +35,55 @@ class MeasuredOptimizer:
         return self.cls(parameters, **self.options)
 
 
-#: What everything is measured against.
+#: The optimizer that every other is measured against.
 BASELINE = MeasuredOptimizer("adamw-fused", torch.optim.AdamW, {"fused": True})
 
-# The gradients stay as they are. So with keys that do not decay no step has a priority strictly
-# greater than those in a full buffer, and nothing is replaced.
-_NAMED = (
-    BASELINE,
-    MeasuredOptimizer("adamw-foreach", torch.optim.AdamW, {"foreach": True}),
-    MeasuredOptimizer("adamw-for-loop", torch.optim.AdamW, {"foreach": False}),
-    MeasuredOptimizer("dualadam", steppe.DualAdam),
-    MeasuredOptimizer("dualadam-switched", steppe.DualAdam, {"switch_rate": 1.0}),
-    MeasuredOptimizer("dualadam-scale-free", steppe.DualAdam, {"scale_free": True}),
-    MeasuredOptimizer("dualadam-bf16", steppe.DualAdam, {"state_dtype": torch.bfloat16}),
-    MeasuredOptimizer("dualadam-int8", steppe.DualAdam, {"state_dtype": "int8"}),
-    MeasuredOptimizer("invadam", steppe.InvAdam),
-    MeasuredOptimizer("adamcm-keeping", steppe.AdamCM, {"priority_decay": 1.0}),
-    MeasuredOptimizer("adamcm-replacing", steppe.AdamCM, {"replacement": "fifo"}),
+# One of each path through steppe's kernels; pytorch_optimizer's DualAdam comes last.
+_DEFAULT_NAMES = (
+    BASELINE.name,
+    "adamw-foreach",
+    "adamw-for-loop",
+    "dualadam",
+    "dualadam-switched",
+    "dualadam-scale-free",
+    "dualadam-bf16",
+    "dualadam-int8",
+    "invadam",
+    "adamcm-keeping",
+    "adamcm-replacing",
 )
-_PRESETS = {contender.name: contender for contender in _NAMED}
-
-_PEER = "pytorch_optimizer:DualAdam"
+_OTHER_DUALADAM = "pytorch_optimizer:DualAdam"
 
 
 def default_names() -> tuple[str, ...]:
-    """Return what is measured unless asked otherwise; pytorch_optimizer's if it is installed."""
-    peers = [_PEER] if find_spec("pytorch_optimizer") else []
-    return (*_PRESETS, *peers)
+    """Return the names of the optimizers that are measured unless others are asked for.
+
+    The DualAdam of pytorch_optimizer is among them if that package is installed.
+    """
+    others = [_OTHER_DUALADAM] if find_spec("pytorch_optimizer") else []
+    return (*_DEFAULT_NAMES, *others)
 
 
 def find_measured(name: str) -> MeasuredOptimizer:
-    """Read one name.
+    """Return the optimizer of that name.
 
     Parameters
     ----------
     name : str
-        One of :func:`default_names`, a class of steppe or torch.optim in any case, or
-        ``package.module:Class``.
+        A preset, a class of steppe or torch.optim in any case, or ``package.module:Class``; see
+        :func:`steppe._shared.optimizer_presets.find_optimizer`. Presets for timing are allowed.
 
     Raises
     ------
     ValueError
-        If there is no such optimizer; the message lists those there are.
+        There is no such optimizer, and the message lists the names; or the class cannot be
+        imported.
 
     Examples
     --------
-    >>> find_contender("DualAdam-switched").options
+    >>> find_measured("DualAdam-switched").options
     {'switch_rate': 1.0}
     """
     name = name.strip()
-    if ":" in name:
-        return MeasuredOptimizer(name, imported(name))
-    name = name.lower()
-    if name in _PRESETS:
-        return _PRESETS[name]
-    classes = available()
-    if name not in classes:
-        raise ValueError(
-            f"{unknown('optimizer', name, {*classes, *_PRESETS})}, or package.module:Class"
-        )
-    return MeasuredOptimizer(name, classes[name])
+    cls, options = find_optimizer(name, {**PRESETS, **TIMING_PRESETS})
+    return MeasuredOptimizer(name if ":" in name else name.lower(), cls, options)

@@ -1,4 +1,4 @@
-"""One optimizer on one model's tensors, side by side with the baseline."""
+"""Measure one optimizer on one model's tensors, side by side with the baseline."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,40 +7,41 @@ import numpy as np
 import torch
 from torch.optim import Optimizer
 
+from steppe._shared.optimizer_state import state_bytes
+from steppe._shared.statistics import Ratio, ratio_of_medians
 from steppe.bench.bandwidth import Copy
 from steppe.bench.measured import BASELINE, MeasuredOptimizer
 from steppe.bench.memory import peak_extra
 from steppe.bench.shapes import Shape
-from steppe.bench.statistics import Ratio, ratio_of_medians
 from steppe.bench.timing import alternate
-from steppe.bench.traffic import items_stored, least_bytes, state_bytes
+from steppe.bench.traffic import items_stored, least_bytes
 from steppe.bench.workload import parameters, warm_up
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a step of one optimizer costs on one model.
+    """Time, traffic and memory of a step of one optimizer on one model.
 
     Attributes
     ----------
     model, optimizer : str
         Names.
     engine : str or None
-        What runs the step, for steppe's optimizers.
+        The engine that runs the step, for steppe's optimizers.
     numbers : int
-        How many numbers the parameters have.
+        Number of the model's parameters, that is of single numbers in its tensors.
     seconds, baseline_seconds : float
-        Medians.
+        Median times of a step.
     ratio : Ratio
-        Of the medians, with its interval.
+        Ratio of the medians, with its 95 % interval.
     bandwidth : float
         Bytes that the machine copies per second, read and written; the median.
     least_bytes : float
-        That a step must move, by :func:`steppe.bench.traffic.least_bytes`.
+        Bytes that a step must move, by :func:`steppe.bench.traffic.least_bytes`.
     state_bytes : int
         Size of the optimizer's state.
     extra_bytes : int or None
-        By how much memory grows during a step; None where it cannot be measured.
+        Growth of memory during a step; None where it cannot be measured.
     parameter_bytes : int
         Size of the parameters.
     """
@@ -60,12 +61,12 @@ class Measurement:
 
     @property
     def excess(self) -> float:
-        """Bytes that could have been copied during a step, over those it must move."""
+        """Bytes that could have been copied during a step, over the bytes that it must move."""
         return self.seconds * self.bandwidth / self.least_bytes
 
     @property
     def state_per_number(self) -> float:
-        """Bytes of state per number of the parameters."""
+        """Bytes of state per parameter."""
         return self.state_bytes / self.numbers
 
     @property
@@ -77,41 +78,41 @@ class Measurement:
 def measure(
     model: str,
     shapes: Sequence[Shape],
-    contender: MeasuredOptimizer,
-    rounds: int,
+    measured: MeasuredOptimizer,
+    steps: int,
     device: torch.device,
 ) -> Measurement:
-    """Step the baseline and a contender in turn, each on its own copy of a model's tensors.
+    """Step the baseline and an optimizer in turn, each on its own copy of a model's tensors.
 
-    Before each step memory is copied: to know the bandwidth of these very moments, and to give
-    either the same cold caches.
+    Memory is copied before each step. The copies give the bandwidth of these very moments, and the
+    same cold caches to both.
 
     Parameters
     ----------
     model : str
         The model's name.
     shapes : sequence of tuples
-        Of its tensors.
-    contender : MeasuredOptimizer
-        What to measure.
-    rounds : int
-        How many steps of each are timed.
+        Shapes of the model's tensors.
+    measured : MeasuredOptimizer
+        The optimizer.
+    steps : int
+        Number of steps of each that are timed.
     device : torch.device
-        Where.
+        The device that holds the tensors.
     """
-    optimizer = contender.build(parameters(shapes, device))
+    optimizer = measured.build(parameters(shapes, device))
     warm_up(optimizer)
     baseline = BASELINE.build(parameters(shapes, device))
     warm_up(baseline)
     copy = Copy(device)
     stored = items_stored(optimizer)
     actions = (copy, baseline.step, copy, optimizer.step)
-    first_copy, baseline_times, second_copy, times = alternate(actions, rounds, device)
-    storing = (items_stored(optimizer) - stored) / rounds
+    first_copy, baseline_times, second_copy, times = alternate(actions, steps, device)
+    storing = (items_stored(optimizer) - stored) / steps
     tensors = _parameters(optimizer)
     return Measurement(
         model=model,
-        optimizer=contender.name,
+        optimizer=measured.name,
         engine=getattr(optimizer, "engine", None),
         numbers=sum(tensor.numel() for tensor in tensors),
         seconds=float(np.median(times)),

@@ -1,4 +1,4 @@
-"""How much more memory a step takes while it runs than before it."""
+"""Measure how much more memory a step takes while it runs than before."""
 
 import ctypes
 import os
@@ -8,16 +8,29 @@ import torch
 
 from steppe.bench.timing import Action
 
-# Of Linux: see proc_pid_status(5) and proc_pid_clear_refs(5).
+# Linux reports the peak of resident memory in the one file, and resets the peak when 5 is written
+# to the other: see proc_pid_status(5) and proc_pid_clear_refs(5).
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
 
 def peak_extra(action: Action, device: torch.device) -> int | None:
-    """Return the growth of the memory in use at its peak, in bytes.
+    """Return by how many bytes the peak of memory in use lies above the memory before an action.
 
-    On a CPU it is the process's resident memory; None where the system does not tell.
+    On CUDA the memory is that of torch's allocator, on a CPU the process's resident memory.
+
+    Parameters
+    ----------
+    action : callable
+        Called once, without arguments.
+    device : torch.device
+        The device whose memory is measured.
+
+    Returns
+    -------
+    int or None
+        None on other devices, and where the system does not report the peak.
     """
     if device.type == "cuda":
         return _peak_extra_cuda(action, device)
@@ -34,7 +47,7 @@ def _peak_extra_cuda(action: Action, device: torch.device) -> int:
 
 
 def _peak_extra_resident(action: Action) -> int:
-    # What earlier actions freed may still be resident, and would hide what this one takes.
+    # Memory that earlier actions freed may still be resident, and would hide what this one takes.
     library = ctypes.CDLL(None)
     if hasattr(library, "malloc_trim"):  # in glibc
         library.malloc_trim(0)

@@ -1,32 +1,32 @@
-"""The ratios as a picture."""
+"""Draw the ratios of step times as a picture."""
 
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from steppe._shared.palette import COLOURS, GREY
+from steppe._shared.pictures import dress, new_figure, write_png
 from steppe.bench.disturbance import disturbed
 from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
-from steppe.bench.results import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart by colour-blind readers too (https://jfly.uni-koeln.de/color).
-_FASTER, _UNDECIDED, _SLOWER = "#0072B2", "#7F7F7F", "#D55E00"
+_FASTER, _UNDECIDED, _SLOWER = COLOURS[0], GREY, COLOURS[3]
 
 
 def plot(found: Sequence[Measurement], path: Path) -> bool:
     """Draw each optimizer's ratio to the baseline with its interval, one panel a model.
 
-    Grey is what cannot be told from 1, or was disturbed.
+    Grey marks a ratio that cannot be told from 1, or was disturbed.
 
     Parameters
     ----------
     found : sequence of Measurement
-        What to draw.
+        The measurements to draw.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file to write. A failure leaves an old file as it was.
 
     Returns
     -------
@@ -36,26 +36,22 @@ def plot(found: Sequence[Measurement], path: Path) -> bool:
     Raises
     ------
     OSError
-        If the file cannot be written.
+        The file cannot be written.
     """
-    from matplotlib.figure import Figure
-
     if not found:
         return False
     doubtful = disturbed(found)
     models = list(dict.fromkeys(one.model for one in found))
     names = list(dict.fromkeys(one.optimizer for one in found))
     size = 3.2 + 3.6 * len(models), 1.4 + 0.34 * len(names)
-    figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(f"Time of a step over {BASELINE.name}'s", x=0.01, ha="left", fontsize=13)
+    figure = new_figure(f"Time of a step over {BASELINE.name}'s", size)
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     for axes, model in zip(panels, models, strict=True):
         for one in found:
             if one.model == model:
                 _draw(axes, names.index(one.optimizer), one, _colour(one, doubtful))
-        _dress(axes, model, names)
-    with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format="png")
+        _draw_axes(axes, model, names)
+    write_png(figure, path)
     return True
 
 
@@ -79,10 +75,10 @@ def _draw(axes: "Axes", row: int, one: Measurement, colour: str) -> None:
     )
 
 
-def _dress(axes: "Axes", model: str, names: Sequence[str]) -> None:
+def _draw_axes(axes: "Axes", model: str, names: Sequence[str]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    axes.set_title(model, loc="left", fontsize=11)
+    dress(axes, model, grid="x")
     axes.axvline(1.0, color="black", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -92,5 +88,4 @@ def _dress(axes: "Axes", model: str, names: Sequence[str]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.25)
+    axes.spines["left"].set_visible(False)

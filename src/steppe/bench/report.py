@@ -1,4 +1,4 @@
-"""The tables at the end, and what they do and do not say."""
+"""Print the tables of a benchmark, and how to read them."""
 
 from collections.abc import Container, Sequence
 
@@ -10,7 +10,7 @@ from steppe._shared.plurals import many
 from steppe._shared.tables import new_table
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import BenchmarkPlan, Outcome
-from steppe.bench.disturbance import MOST, disturbed
+from steppe.bench.disturbance import DISTURBED_RATIO, disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measured import BASELINE
@@ -27,26 +27,27 @@ _COLUMNS = (
     "extra\nmemory",
 )
 _DOUBTFUL = (
-    f"The machine was busy with other work: {BASELINE.name} took more than {MOST} times as long as "
-    "in the model's best block. Do not rely on these ratios; measure again on a machine at rest."
+    f"The machine was busy with other work: {BASELINE.name} took more than {DISTURBED_RATIO} times "
+    "as long as in the model's best block. Do not rely on these ratios; measure again on a machine "
+    "at rest."
 )
 
 
-def report(console: Console, setup: BenchmarkPlan, outcomes: Sequence[Outcome]) -> None:
+def report(console: Console, benchmark: BenchmarkPlan, outcomes: Sequence[Outcome]) -> None:
     """Print a table for each model, one for the first steps, and how to read them.
 
     Parameters
     ----------
     console : rich.console.Console
-        Where to.
-    setup : BenchmarkPlan
-        What was asked for.
+        The console to print on.
+    benchmark : BenchmarkPlan
+        The benchmark.
     outcomes : sequence
-        What came out.
+        The outcomes of its blocks so far.
     """
     measured = [one for one in outcomes if isinstance(one, Measurement)]
     doubtful = disturbed(measured)
-    for model in setup.models:
+    for model in benchmark.models:
         found = [one for one in measured if one.model == model]
         if found:
             console.print(_steps(found, doubtful))
@@ -57,7 +58,7 @@ def report(console: Console, setup: BenchmarkPlan, outcomes: Sequence[Outcome]) 
         console.print(line, highlight=False)
     if doubtful:
         console.print(f"† {_DOUBTFUL}", highlight=False)
-    for note in _notes(setup):
+    for note in _notes(benchmark):
         console.print(note, highlight=False)
 
 
@@ -85,7 +86,7 @@ def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Ta
 
 
 def _short(value: float) -> str:
-    """Write a number without digits that say nothing."""
+    """Return a number with two decimals below 100 and with none above."""
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
@@ -99,7 +100,7 @@ def _first_steps(found: Sequence[FirstStep]) -> Table:
 
 
 def _failures(outcomes: Sequence[Outcome]) -> list[str]:
-    """Say each reason once, with where it was met."""
+    """Return a line for each reason, with all blocks that it was met in."""
     blocks: dict[tuple[str, str], list[str]] = {}
     for one in outcomes:
         if isinstance(one, Failure):
@@ -110,11 +111,11 @@ def _failures(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _notes(setup: BenchmarkPlan) -> list[str]:
+def _notes(benchmark: BenchmarkPlan) -> list[str]:
     return [
-        f"Medians of {many(setup.rounds, 'step')} in turn with {BASELINE.name}'s, on "
-        f"{many(setup.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every step "
-        f"{Copy.moved >> 21} MiB are copied, which leaves cold caches.",
+        f"Medians of {many(benchmark.steps, 'step')} in turn with {BASELINE.name}'s, on "
+        f"{many(benchmark.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every "
+        f"step {Copy.moved >> 21} MiB are copied, which leaves cold caches.",
         "Least traffic is what a step must read and write at the speed of that copy. Where a model "
         "fits into caches, or a copy is not the fastest that memory can do, a step may take less.",
         "Extra memory is what a step takes while it runs, as a share of the parameters'.",

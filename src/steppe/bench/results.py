@@ -1,9 +1,8 @@
-"""The numbers of a benchmark, as a file."""
+"""Write the numbers of a benchmark to a JSON file."""
 
 import json
 import platform
-from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numba
 import torch
 
 import steppe
+from steppe._shared.files import write_text
 from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import disturbed
 from steppe.bench.failure import Failure
@@ -18,23 +18,23 @@ from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
 
 
-def write(setup: BenchmarkPlan, outcomes: Sequence[Outcome], path: Path) -> None:
-    """Write everything to a JSON file, whole or not at all.
+def write(benchmark: BenchmarkPlan, outcomes: Sequence[Outcome], path: Path) -> None:
+    """Write conditions and outcomes of a benchmark. A failure leaves an old file as it was.
 
     Raises
     ------
     OSError
-        If it cannot be written.
+        The file cannot be written.
     """
     measured = [one for one in outcomes if isinstance(one, Measurement)]
     doubtful = disturbed(measured)
     content = {
         "setup": {
-            "models": setup.models,
-            "optimizers": [contender.name for contender in setup.contenders],
-            "steps": setup.rounds,
-            "device": device_name(setup.device),
-            "threads": setup.threads,
+            "models": benchmark.models,
+            "optimizers": [each.name for each in benchmark.optimizers],
+            "steps": benchmark.steps,
+            "device": device_name(benchmark.device),
+            "threads": benchmark.threads,
             "steppe": steppe.__version__,
             "torch": torch.__version__,
             "numba": numba.__version__,
@@ -44,19 +44,7 @@ def write(setup: BenchmarkPlan, outcomes: Sequence[Outcome], path: Path) -> None
         "first_steps": [asdict(one) for one in outcomes if isinstance(one, FirstStep)],
         "failures": [asdict(one) for one in outcomes if isinstance(one, Failure)],
     }
-    with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Hand out a path beside ``path``; what was written there takes its place at the end."""
-    partial = path.with_name(f".partial-{path.name}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def device_name(device: torch.device) -> str:

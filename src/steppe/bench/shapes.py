@@ -1,4 +1,4 @@
-"""The tensor shapes of models, without the models."""
+"""Tensor shapes of the models whose parameters are stepped."""
 
 from collections.abc import Callable, Iterable
 
@@ -50,10 +50,11 @@ def uniform(count: int, size: int) -> list[Shape]:
 
 
 def small() -> list[Shape]:
-    """Return the shapes of 10 000 vectors of 100 numbers: a step is all overhead."""
+    """Return the shapes of 10 000 vectors of 100 numbers: such a step is all overhead."""
     return uniform(10_000, 100)
 
 
+#: The models that can be measured, by name.
 MODELS: dict[str, Callable[[], list[Shape]]] = {
     "resnet18": resnet18,
     "gpt2": gpt2,
@@ -67,7 +68,7 @@ def check_models(names: Iterable[str]) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        If there is no such model; the message lists those there are.
+        There is no such model; the message lists the names.
 
     Examples
     --------

@@ -1,15 +1,16 @@
-"""Timing several things in turn, so that a busy machine slows all of them alike."""
+"""Time several actions in turn, so that other work of the machine slows all of them alike."""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
 
 import torch
 
+#: An action that is timed; what it returns is ignored.
 Action = Callable[[], object]
 
 
 def alternate(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
-    """Do one after the other, ``rounds`` times over.
+    """Time each action once, one after the other, and repeat that for ``rounds`` rounds.
 
     Returns
     -------

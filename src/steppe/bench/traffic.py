@@ -1,29 +1,19 @@
-"""How many bytes an optimizer keeps, and how many a step must move at the least."""
+"""Count the bytes that a step must read and write at the least."""
 
 import re
 
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
+from steppe._engines import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
 
-# A few numbers a tensor: no traffic.
-_BOOKS = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS, MEAN})
+# State of a few numbers a tensor, whose traffic does not count.
+_SMALL_STATE = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS, MEAN})
 _SLOT = re.compile(r"slot_\d")
 
 
-def state_bytes(optimizer: Optimizer) -> int:
-    """Return the size of all tensors in the optimizer's state."""
-    return sum(
-        value.nbytes
-        for state in optimizer.state.values()
-        for value in state.values()
-        if isinstance(value, Tensor)
-    )
-
-
 def least_bytes(optimizer: Optimizer, storing: float) -> float:
-    """Return how many bytes a step must read and write at the least, given the state there is.
+    """Return how many bytes a step must read and write at the least, by the optimizer's state.
 
     Parameters are read and written, gradients read, moments read and written. Of a buffer the sum
     of the slots is read, or all slots where no sum is kept. A step that stores writes one slot;
@@ -32,7 +22,7 @@ def least_bytes(optimizer: Optimizer, storing: float) -> float:
     Parameters
     ----------
     optimizer : Optimizer
-        It has taken a step.
+        An optimizer that has taken a step, so that its state is there.
     storing : float
         The share of steps that store into a buffer, from 0 to 1.
     """
@@ -54,7 +44,7 @@ def _least_bytes(param: Tensor, state: dict[str, object], storing: float) -> flo
     sizes = {
         name: value.nbytes
         for name, value in state.items()
-        if isinstance(value, Tensor) and name not in _BOOKS
+        if isinstance(value, Tensor) and name not in _SMALL_STATE
     }
     total = sizes.pop(SLOT_SUM, 0)
     slots = sum(sizes.pop(name) for name in list(sizes) if _SLOT.match(name))

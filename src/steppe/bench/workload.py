@@ -1,4 +1,4 @@
-"""What is stepped: parameters with gradients that stay as they are."""
+"""Parameters and gradients for timing; the gradients stay as they are over all steps."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,17 @@ _FIRST_STEPS = 3
 
 
 def parameters(shapes: Iterable[Shape], device: torch.device) -> list[Parameter]:
-    """Make parameters and gradients: normal numbers of deviation 0.01, the same ones each time."""
+    """Make parameters with gradients, all normal with mean 0 and standard deviation 0.01.
+
+    The random numbers are the same at each call.
+
+    Parameters
+    ----------
+    shapes : iterable of tuples
+        Shapes of the parameters.
+    device : torch.device
+        The device that holds them.
+    """
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(shape: Shape) -> torch.Tensor:

@@ -3,14 +3,15 @@
 Other rooms, figures and scripts import from here; everything else in this package is private. A
 name is imported when it is first used, as studies need packages that ``import steppe`` does not.
 
-- Tasks and data: :data:`TASKS`, :class:`Task`, :func:`find_task`, :class:`Data`, :func:`head`.
+- Tasks: :data:`TASKS`, :class:`Task`, :class:`Size`, :func:`find_task`, :func:`find_model`.
+- Data of a task: :class:`Data`, :class:`TensorSamples`, :func:`held_out`, :func:`fingerprint_of`,
+  :func:`head`.
 - One run: :class:`Run`, :class:`RunSettings`, :class:`RunContext`, :class:`Training`,
   :func:`train`, :func:`make_accelerator`, :func:`reproducible`, :func:`load_data`,
   :func:`run_settings_from_dict`.
 - A study's results: :func:`read_study`, :func:`load`, :class:`StudyResults`, :class:`Trial`,
   :class:`Outcome`, :class:`Epoch`, :func:`finished`, :func:`print_report`.
 - Measures: :func:`perplexity`, :func:`batch_size_for`.
-- Published hyperparameters: :data:`PUBLISHED_RHO`, :data:`PUBLISHED_SWITCH`.
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from steppe.compare.cli.report import report as report_command
     from steppe.compare.cli.worker import worker as worker_command
     from steppe.compare.data.datasets import Data as Data
+    from steppe.compare.data.datasets import TensorSamples as TensorSamples
+    from steppe.compare.data.datasets import fingerprint_of as fingerprint_of
+    from steppe.compare.data.datasets import held_out as held_out
     from steppe.compare.data.loading import head as head
     from steppe.compare.execution.stored_studies import read_study as read_study
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
     from steppe.compare.metrics.scores import perplexity as perplexity
-    from steppe.compare.planning.search_spaces import PUBLISHED_RHO as PUBLISHED_RHO
-    from steppe.compare.planning.search_spaces import PUBLISHED_SWITCH as PUBLISHED_SWITCH
+    from steppe.compare.models.image_models import find_model as find_model
     from steppe.compare.records.results import TEST as TEST
     from steppe.compare.records.results import TUNE as TUNE
     from steppe.compare.records.results import Epoch as Epoch
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from steppe.compare.records.summary import finished as finished
     from steppe.compare.report.terminal import print_report as print_report
     from steppe.compare.tasks import TASKS as TASKS
+    from steppe.compare.tasks import Size as Size
     from steppe.compare.tasks import Task as Task
     from steppe.compare.tasks import find_task as find_task
     from steppe.compare.training.accelerator import make_accelerator as make_accelerator
@@ -58,8 +62,6 @@ if TYPE_CHECKING:
     from steppe.compare.training.train import train as train
 
 __all__ = [
-    "PUBLISHED_RHO",
-    "PUBLISHED_SWITCH",
     "TASKS",
     "TEST",
     "TUNE",
@@ -69,15 +71,20 @@ __all__ = [
     "Run",
     "RunContext",
     "RunSettings",
+    "Size",
     "StudyResults",
     "Task",
+    "TensorSamples",
     "Training",
     "Trial",
     "batch_size_for",
     "compare_command",
+    "find_model",
     "find_task",
+    "fingerprint_of",
     "finished",
     "head",
+    "held_out",
     "load",
     "load_data",
     "make_accelerator",

@@ -1,15 +1,18 @@
-"""Test functions of a few parameters whose minima and curvatures are known."""
+"""Test functions of a few variables, with known minima and derivatives in closed form.
 
-from steppe.functions.ackley import ackley
-from steppe.functions.beale import beale
+``steppe play`` descends on them; they depend on torch only and import no other room.
+"""
+
+from steppe.functions._ackley import ackley
+from steppe.functions._beale import beale
+from steppe.functions._goldstein_price import goldstein_price
+from steppe.functions._levy import levy
+from steppe.functions._quadratic import Quadratic, quadratic
+from steppe.functions._rosenbrock import rosenbrock
+from steppe.functions._sharp_flat import SharpFlat, sharp_flat
+from steppe.functions._six_hump_camel import six_hump_camel
 from steppe.functions.catalogue import FUNCTIONS, find_function
 from steppe.functions.function import Function, Minimum
-from steppe.functions.goldstein_price import goldstein_price
-from steppe.functions.levy import levy
-from steppe.functions.quadratic import Quadratic, quadratic
-from steppe.functions.rosenbrock import rosenbrock
-from steppe.functions.sharp_flat import SharpFlat, sharp_flat
-from steppe.functions.six_hump_camel import six_hump_camel
 
 __all__ = [
     "FUNCTIONS",

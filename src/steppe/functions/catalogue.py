@@ -1,18 +1,18 @@
-"""Test functions by name."""
+"""Test functions by the names that ``steppe play`` takes."""
 
 import inspect
 from collections.abc import Callable, Mapping
 
 from steppe._shared.names import named, unknown
-from steppe.functions.ackley import ackley
-from steppe.functions.beale import beale
+from steppe.functions._ackley import ackley
+from steppe.functions._beale import beale
+from steppe.functions._goldstein_price import goldstein_price
+from steppe.functions._levy import levy
+from steppe.functions._quadratic import quadratic
+from steppe.functions._rosenbrock import rosenbrock
+from steppe.functions._sharp_flat import sharp_flat
+from steppe.functions._six_hump_camel import six_hump_camel
 from steppe.functions.function import Function
-from steppe.functions.goldstein_price import goldstein_price
-from steppe.functions.levy import levy
-from steppe.functions.quadratic import quadratic
-from steppe.functions.rosenbrock import rosenbrock
-from steppe.functions.sharp_flat import sharp_flat
-from steppe.functions.six_hump_camel import six_hump_camel
 
 FUNCTIONS: Mapping[str, Callable[..., Function]] = {
     "ackley": ackley,
@@ -34,12 +34,14 @@ def find_function(name: str, **parameters: float) -> Function:
     name : str
         A key of ``FUNCTIONS``.
     **parameters
-        What its factory takes, such as ``dimension`` of ackley, levy, quadratic and rosenbrock.
+        Arguments of the function's factory, such as ``dimension`` of ackley, levy, quadratic and
+        rosenbrock.
 
     Raises
     ------
     TypeError, ValueError
-        There is no such function, or it does not take such a parameter.
+        The name is unknown, the factory does not take such a parameter, or its value is out of
+        range.
 
     Examples
     --------

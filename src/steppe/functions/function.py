@@ -1,4 +1,4 @@
-"""What every test function offers."""
+"""The interface of a test function, and of a minimum of one."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ class Minimum:
     Attributes
     ----------
     point : tuple of float
-        Where it is.
+        Its coordinates.
     value : float
-        The function's value there.
+        The function's value at the point.
     is_global : bool
-        Whether the function is nowhere lower.
+        Whether the function is lower nowhere else.
     """
 
     point: tuple[float, ...]
@@ -27,22 +27,32 @@ class Minimum:
 
 @dataclass(frozen=True)
 class Function(ABC):
-    """A function of a few parameters whose minima are known.
+    """A function of a few variables whose minima are known.
 
-    It takes points of shape (..., dimension), of any floating-point dtype on any device, can be
-    differentiated by autograd and ``torch.func``, and has its derivatives in closed form as well.
+    It takes points of shape (..., dimension), of any floating-point dtype on any device. Autograd
+    and ``torch.func`` can differentiate it; it also has its derivatives in closed form.
 
     Attributes
     ----------
     name : str
-        By which :func:`find_function` finds it.
+        The name for :func:`find_function`.
     formula : str
-        One line.
+        The formula in one line of text.
     bounds : tuple of (float, float)
-        The lower and upper end of the usual domain, for each coordinate. The function goes on
-        outside.
+        The lower and upper end of the usual domain, for each coordinate. The function is defined
+        outside, too.
     minima : tuple of Minimum
-        All the global ones, first. Of the others, all or none, as the function's factory says.
+        All global minima first; then all or none of the other minima, as the docstring of the
+        function's factory says.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from steppe.functions import rosenbrock
+    >>> f = rosenbrock()
+    >>> points = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    >>> f(points), f.gradient(points)[1], f.hessian(points).shape
+    (tensor([0., 1.]), tensor([-2.,  0.]), torch.Size([2, 2, 2]))
     """
 
     name: str
@@ -56,24 +66,24 @@ class Function(ABC):
         return len(self.bounds)
 
     def __call__(self, points: Tensor) -> Tensor:
-        """Return the values at points of shape (..., dimension), in the shape (...).
+        """Return the values at points of shape (..., dimension), as a tensor of shape (...).
 
         Raises
         ------
         TypeError
             The points are not floating-point numbers.
         ValueError
-            Their last dimension is not this function's.
+            The last dimension of the points is not the function's dimension.
         """
         return self._value(self._checked(points))
 
     def gradient(self, points: Tensor) -> Tensor:
-        """Return the gradients in closed form, of the shape of the points: (..., dimension).
+        """Return the gradients in closed form, of the points' shape (..., dimension).
 
         Raises
         ------
         TypeError, ValueError
-            As a call does.
+            As when the function is called.
         """
         return self._gradient(self._checked(points))
 
@@ -83,7 +93,7 @@ class Function(ABC):
         Raises
         ------
         TypeError, ValueError
-            As a call does.
+            As when the function is called.
         """
         return self._hessian(self._checked(points))
 

@@ -1,26 +1,45 @@
-"""Instruments that say how flat a minimum is; they know models and data, no optimizer."""
+"""Instruments that measure how flat a minimum is, with error bars.
+
+All are built on one operator, the Hessian of the mean loss, or on the loss at other parameters.
+They know models and data; they import no optimizer.
+"""
 
 from steppe.landscape.curvature_report import CurvatureReport, profile
+from steppe.landscape.objective.batches import Batches
+
+# steppe.theory uses these four too; they are not meant for users.
+from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.objective import derivatives as derivatives
+from steppe.landscape.objective.objective import flat_vector as flat_vector
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
-from steppe.landscape.sharpness import Sharpness, sharpness
+from steppe.landscape.result import Result
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
+from steppe.landscape.surfaces._directions import checked_direction as checked_direction
+from steppe.landscape.surfaces._interpolation import interpolate_models as interpolate_models
 from steppe.landscape.surfaces.barrier import Barrier, barrier
-from steppe.landscape.surfaces.surface import Line, Plane, line, plane
-from steppe.landscape.surfaces.trajectory import Trajectory
+from steppe.landscape.surfaces.line import Line, line
+from steppe.landscape.surfaces.plane import Plane, plane
+from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
+from steppe.landscape.surfaces.trajectory import PCA, Trajectory
 
 __all__ = [
+    "PCA",
     "Barrier",
+    "Batches",
     "CurvatureReport",
     "Density",
     "Eigenvalues",
     "Line",
+    "LossFunction",
+    "Objective",
     "Operator",
     "Plane",
     "Preconditioned",
+    "Result",
     "Sharpness",
     "Trace",
     "Trajectory",

@@ -1,7 +1,11 @@
-"""The report card of a minimum: everything that is measured about it, in one call."""
+"""The curvature report of a minimum: all that the instruments measure about it, in one call.
+
+``steppe profile`` prints it for a saved run.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,65 +13,71 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from steppe.landscape._objective import Batches, LossFunction, Objective
-from steppe.landscape._result import Result, axes_for, new_figure
+from steppe._shared.pictures import new_figure
+from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
+from steppe.landscape.objective.batches import Batches
+from steppe.landscape.objective.objective import LossFunction, Objective
 from steppe.landscape.operators.hessian import hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
-from steppe.landscape.sharpness import Sharpness, sharpness
+from steppe.landscape.result import Result
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, Which, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
 from steppe.landscape.surfaces._directions import filter_normalised
-from steppe.landscape.surfaces.surface import Line, is_wide, line
+from steppe.landscape.surfaces.line import Line, line
+from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# ASAM's radius is in units of the parameters' size, and ten times SAM's in its paper.
+# ASAM's radius is relative to the parameters' size, and ten times SAM's in its paper.
 _ADAPTIVE_RHO = 0.5
 _TRACE_PRODUCTS = 60
 _PROBES, _STEPS = 5, 40
 _POINTS = 25
 _MOST_PRODUCTS = 300
-# How far the lines go, in the parameters' unit.
+# Length of the lines on each side, in the parameters' unit.
 _REACH = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class CurvatureReport(Result):
-    """What :func:`profile` measured; None is what Ctrl-C, or the lack of an optimizer, left out.
+    """The result of :func:`profile`.
+
+    A field is None where Ctrl-C came before its measurement, or where it needs an optimizer and
+    none was given.
 
     Attributes
     ----------
     parameters, samples : int
-        How many there are.
+        Number of parameters (elements) and of samples.
     train : bool
         Whether the model was in ``train()`` mode.
     loss, gradient_norm : float
-        Where the parameters are.
+        The mean loss and its gradient's L2 norm at the model's parameters.
     top : Eigenvalues
         The Hessian's eigenvalues of largest magnitude.
     bottom : Eigenvalues
-        Its smallest one, with sign: negative at a saddle.
+        The Hessian's smallest eigenvalue, with sign: negative at a saddle.
     trace : Trace
-        Its trace.
+        The Hessian's trace.
     density : Density
-        How all its eigenvalues are distributed.
+        The density of the Hessian's eigenvalues.
     worst, adaptive, average : Sharpness
         SAM's sharpness, ASAM's at radius 0.5, and the mean rise in random directions.
     preconditioned : Eigenvalues
-        The largest eigenvalue after the optimizer's preconditioner.
+        The largest eigenvalue of the Hessian scaled by the optimizer's preconditioner.
     threshold : float
-        Where that stops being stable.
+        The value of ``preconditioned`` from which the optimizer is unstable.
     steepest, random : Line
         The loss along the first eigenvector, and along a random filter-normalised direction, to
-        distance 1; there is no random one where no parameter has filters.
+        distance 1. ``random`` is None where no parameter has filters.
     products : int
         How many products with the Hessian it took.
     complete : bool
-        Whether all was measured, and has converged.
+        Whether everything was measured and has converged.
     """
 
     parameters: int
@@ -90,16 +100,16 @@ class CurvatureReport(Result):
     random: Line | None = field(default=None, repr=False)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return the card's lines: what, its value with its error, and a remark."""
+        """Return the report's lines: a name, the value with its error, and a remark."""
         mode = "train" if self.train else "eval"
         lines = [
             ("loss", f"{self.loss:.4g}", f"{self.samples} samples, {mode}() mode"),
             ("gradient norm", f"{self.gradient_norm:.3g}", f"{self.parameters} parameters"),
         ]
-        return [*lines, *self._spectrum(), *self._rises(), *self._stability()]
+        return [*lines, *self._spectrum_rows(), *self._sharpness_rows(), *self._stability_rows()]
 
-    def table(self, title: str = "CurvatureReport") -> Any:
-        """Return the card as a ``rich.table.Table``.
+    def table(self, title: str = "Curvature report") -> Any:
+        """Return the report as a ``rich.table.Table``.
 
         Raises
         ------
@@ -118,15 +128,21 @@ class CurvatureReport(Result):
         return table
 
     def __str__(self) -> str:
-        """Lay the card out as plain text."""
+        """Return the report as lines of plain text."""
         rows = self.rows()
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows)
         return "\n".join(lines)
 
     def figure(self) -> "Figure":
-        """Draw the card: eigenvalues, spectral density, loss along two lines, and the table."""
-        figure = new_figure(11.0, 7.6)
+        """Draw eigenvalues, spectral density, the loss along two lines, and the table.
+
+        Raises
+        ------
+        ImportError
+            Matplotlib is not installed.
+        """
+        figure = new_figure(None, (11.0, 7.6))
         (first, second), (third, fourth) = figure.subplots(2, 2)
         self._draw(first, self.top, Eigenvalues.plot)
         self._draw(second, self.density, Density.plot)
@@ -141,23 +157,23 @@ class CurvatureReport(Result):
         self._draw_lines(axes)
         return axes
 
-    def _spectrum(self) -> Iterator[tuple[str, str, str]]:
+    def _spectrum_rows(self) -> Iterator[tuple[str, str, str]]:
         if self.top is not None:
-            for number, row in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
-                # The one of largest magnitude may be the most negative.
-                name = "λ_max" if number == 1 and row[0] >= 0 else f"λ_{number}"
-                yield name, _with_error(*row), _unless(self.top.converged[number - 1])
+            for rank, pair in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
+                # The eigenvalue of largest magnitude may be the most negative one.
+                name = "λ_max" if rank == 1 and pair[0] >= 0 else f"λ_{rank}"
+                yield name, _with_error(*pair), _remark(self.top.converged[rank - 1])
         if self.bottom is not None:
             value, error = self.bottom.values[0], self.bottom.errors[0]
-            yield "λ_min", _with_error(value, error), _unless(self.bottom.converged[0])
+            yield "λ_min", _with_error(value, error), _remark(self.bottom.converged[0])
         if self.trace is not None:
             found = self.trace
-            yield "trace", _with_error(found.value, found.stderr), _unless(found.converged)
+            yield "trace", _with_error(found.value, found.stderr), _remark(found.converged)
             if self.top is not None and self.top.values[0] > 0:
                 dimension = found.value / self.top.values[0]
                 yield "trace / λ_max", f"{dimension:.3g}", "directions as sharp as the sharpest"
 
-    def _rises(self) -> Iterator[tuple[str, str, str]]:
+    def _sharpness_rows(self) -> Iterator[tuple[str, str, str]]:
         kinds = (("sharpness, SAM", self.worst), ("sharpness, ASAM", self.adaptive))
         for name, found in (*kinds, ("sharpness, average", self.average)):
             if found is not None:
@@ -166,7 +182,7 @@ class CurvatureReport(Result):
                     value = _with_error(found.value, found.stderr)
                 yield name, value, f"rise at radius {found.rho:g}"
 
-    def _stability(self) -> Iterator[tuple[str, str, str]]:
+    def _stability_rows(self) -> Iterator[tuple[str, str, str]]:
         if self.preconditioned is None or self.threshold is None:
             return
         value, error = self.preconditioned.values[0], self.preconditioned.errors[0]
@@ -185,8 +201,8 @@ class CurvatureReport(Result):
     def _draw_lines(self, axes: "Axes") -> None:
         axes = axes_for(axes, "Loss along two directions")
         lines = (
-            ("first eigenvector", self.steepest, "#D55E00"),
-            ("random", self.random, "#0072B2"),
+            ("first eigenvector", self.steepest, RED),
+            ("random", self.random, BLUE),
         )
         for name, found, colour in lines:
             if found is not None:
@@ -194,7 +210,7 @@ class CurvatureReport(Result):
         if not axes.lines:
             axes.axis("off")
             return
-        if is_wide(np.concatenate([line.get_ydata() for line in axes.lines])):
+        if needs_log_scale(np.concatenate([line.get_ydata() for line in axes.lines])):
             axes.set_yscale("log")
         axes.set_xlabel("distance from the parameters")
         axes.set_ylabel("mean loss")
@@ -213,79 +229,72 @@ def profile(
     rho: float = 0.05,
     seed: int = 0,
 ) -> CurvatureReport:
-    """Measure how flat the loss is where a model's parameters are.
+    """Measure how flat the loss is at a model's parameters, with all instruments.
 
-    About 300 products with the Hessian, which are some 700 gradients over all the data: give it a
-    part of a large data set.
+    It takes about 300 products with the Hessian, which cost as much as some 700 gradients over all
+    the data: pass a part of a large data set.
 
     Parameters
     ----------
     model, loss_fn, data, params, train
         As in :func:`~steppe.landscape.hessian`.
     optimizer : Optimizer, optional
-        Its state is the preconditioner, see :func:`~steppe.landscape.preconditioned`.
+        Its state is the preconditioner, see :func:`~steppe.landscape.preconditioned`. Default: the
+        report has no preconditioned eigenvalue.
     k : int, default 5
-        How many eigenvalues.
+        Number of eigenvalues.
     rho : float, default 0.05
-        Radius of SAM's and of the average sharpness.
-    seed : int
-        Of all random vectors. Same seed, same card.
+        Radius of SAM's and of the average sharpness, in the parameters' unit.
+    seed : int, default 0
+        Seed of all random vectors: the same seed gives the same report.
 
     Returns
     -------
-    Profile
-        ``print(card)`` is the table, ``card.figure()`` the picture. On Ctrl-C the card has what was
-        measured until then.
+    CurvatureReport
+        ``print(report)`` prints the table, ``report.figure()`` draws the picture. On Ctrl-C the
+        report has what was measured until then.
 
     Raises
     ------
     ValueError
-        As the parts do: the loss is not a scalar or not finite, the data is empty, the optimizer is
-        none whose preconditioner is known, ….
+        As the instruments do: the loss is not a scalar or not finite, the data is empty, the
+        optimizer's preconditioner is unknown, ….
 
     Examples
     --------
     >>> model = nn.Linear(3, 1)
     >>> data = [(torch.randn(20, 3), torch.randn(20, 1))]
-    >>> card = profile(model, nn.functional.mse_loss, data, k=2)
-    >>> card.top.converged, card.trace.value > 0, card.complete
+    >>> report = profile(model, nn.functional.mse_loss, data, k=2)
+    >>> report.top.converged, report.trace.value > 0, report.complete
     (array([ True,  True]), True, True)
     """
     objective = Objective(model, loss_fn, data, params=params, train=train)
-    # What sharpness would say when the spectrum has been measured.
-    objective.check_width("profile")
-    with objective.at_work():
+    # sharpness() would refuse too, but only after the spectrum has been measured.
+    objective.check_precision("profile")
+    with objective.evaluation_mode():
         gradient, loss, samples = objective.gradient()
-    options = {"params": objective.params, "train": train}
-    H = hessian(model, loss_fn, data, **options)  # type: ignore[arg-type]
+    common: dict[str, Any] = {"params": objective.params, "train": train}
+    H = hessian(model, loss_fn, data, **common)
     operator = None if optimizer is None else preconditioned(H, optimizer)
-    found: dict[str, Any] = {}
-
-    def eigenvalues(of: Operator, count: int, which: Which) -> Eigenvalues:
-        return top_eigenvalues(of, count, which=which, seed=seed, max_products=_MOST_PRODUCTS)
-
-    def rise(**how: Any) -> Sharpness:
-        return sharpness(model, loss_fn, data, **options, seed=seed, **how)  # type: ignore[arg-type]
-
-    def along(direction: Tensor) -> Line:
-        unit = direction / direction.norm()
-        return line(model, loss_fn, data, direction=unit, reach=_REACH, points=_POINTS, **options)  # type: ignore[arg-type]
-
+    rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
+    along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
+    measured: dict[str, Any] = {}
+    # In the order of the report's importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {
-        "top": lambda: eigenvalues(H, min(k, H.size), "LM"),
-        "bottom": lambda: eigenvalues(H, 1, "SA"),
+        "top": lambda: _eigenvalues(H, min(k, H.size), "LM", seed),
+        "bottom": lambda: _eigenvalues(H, 1, "SA", seed),
         "trace": lambda: trace(H, products=_TRACE_PRODUCTS, seed=seed),
         "density": lambda: density(H, probes=_PROBES, steps=_STEPS, seed=seed),
         "worst": lambda: rise(rho=rho),
         "adaptive": lambda: rise(rho=_ADAPTIVE_RHO, adaptive=True),
         "average": lambda: rise(rho=rho, kind="average"),
-        "steepest": lambda: along(found["top"].vectors[:, 0]),
+        "steepest": lambda: along(direction=_unit(measured["top"].vectors[:, 0])),
     }
     if any(param.ndim > 1 and param.any() for param in objective.params):
-        stages["random"] = lambda: along(_random(objective, seed))
+        stages["random"] = lambda: along(direction=_unit(_random_direction(objective, seed)))
     if operator is not None:
-        stages["preconditioned"] = lambda: eigenvalues(operator, 1, "LA")
-    complete = _measure(stages, found)
+        stages["preconditioned"] = lambda: _eigenvalues(operator, 1, "LA", seed)
+    complete = _measure(stages, measured)
     return CurvatureReport(
         parameters=objective.size,
         samples=samples,
@@ -295,33 +304,42 @@ def profile(
         products=H.products,
         complete=complete,
         threshold=None if operator is None else operator.threshold,
-        **found,
+        **measured,
     )
 
 
-def _measure(stages: dict[str, Callable[[], Any]], found: dict[str, Any]) -> bool:
-    """Go through the stages until Ctrl-C; return whether all is there and has converged."""
+def _eigenvalues(H: Operator, count: int, which: Which, seed: int) -> Eigenvalues:
+    return top_eigenvalues(H, count, which=which, seed=seed, max_products=_MOST_PRODUCTS)
+
+
+def _unit(direction: Tensor) -> Tensor:
+    unit: Tensor = direction / direction.norm()
+    return unit
+
+
+def _measure(stages: dict[str, Callable[[], Any]], measured: dict[str, Any]) -> bool:
+    """Run the stages until Ctrl-C; return whether all have run and have converged."""
     for name, stage in stages.items():
         try:
-            found[name] = stage()
+            measured[name] = stage()
         except KeyboardInterrupt:
             return False
-        if _is_interrupted(found[name]):
+        if _is_interrupted(measured[name]):
             return False
-    return all(_is_whole(result) for result in found.values())
+    return all(_is_complete(result) for result in measured.values())
 
 
-def _is_whole(result: Any) -> bool:
+def _is_complete(result: Any) -> bool:
     return bool(np.all(getattr(result, "converged", True)) and getattr(result, "complete", True))
 
 
 def _is_interrupted(result: Any) -> bool:
-    """Whether it was Ctrl-C that ended it: eigenvalues may also have been given up."""
-    gave_up = isinstance(result, Eigenvalues) and result.products >= _MOST_PRODUCTS
-    return not (_is_whole(result) or gave_up)
+    """Whether Ctrl-C ended a measurement: eigenvalues also end at the maximum of products."""
+    at_maximum = isinstance(result, Eigenvalues) and result.products >= _MOST_PRODUCTS
+    return not (_is_complete(result) or at_maximum)
 
 
-def _random(objective: Objective, seed: int) -> Tensor:
+def _random_direction(objective: Objective, seed: int) -> Tensor:
     return filter_normalised(objective, torch.Generator().manual_seed(seed))
 
 
@@ -341,5 +359,5 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _unless(converged: bool) -> str:
+def _remark(converged: bool) -> str:
     return "" if converged else "not converged"

@@ -1,9 +1,13 @@
-"""The optimizers, as torch.optim has them, and what they cost on many devices."""
+"""The optimizers, with the interface of torch.optim, and what they cost on many devices.
+
+The optimizers and the layout of their state are stable; ``Offload``, ``footprint`` and its result
+classes are experimental. Modules that begin with an underscore are private to this package.
+"""
 
 from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
-from steppe.optim.footprints import Bytes, Costs, Footprint, footprint
+from steppe.optim.footprints import ByteCounts, Footprint, StrategyCosts, footprint
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
@@ -13,13 +17,13 @@ __all__ = [
     "SGDCM",
     "AdamCG",
     "AdamCM",
-    "Bytes",
-    "Costs",
+    "ByteCounts",
     "DualAdam",
     "DualAdamCM",
     "Footprint",
     "InvAdam",
     "Offload",
     "RMSpropCG",
+    "StrategyCosts",
     "footprint",
 ]

@@ -1,6 +1,8 @@
-"""What all optimizers share: options, state, the step, checkpoints."""
+"""The base class of all optimizers: options, parameter groups, the step and its state.
 
-from collections import defaultdict
+Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_checkpoint.py``.
+"""
+
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,81 +10,59 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.nn import Parameter
-from torch.optim.optimizer import Optimizer, ParamsT
+from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Kernel, ParamRow, Plan
-from steppe._engines.base.plan import Group, batches
-from steppe._engines.base.sharding import is_member, is_sharded
-from steppe._engines.checkpoint_scales import unpack
-from steppe.optim import _checkpoint
-from steppe.optim._flattened import check_whole
-from steppe.optim._options import check, plain
-from steppe.optim._state import check_unchanged, complete
+from steppe._engines import Demand, Group, Method, ParamRow, Plan, batches, is_sharded, unpack
+from steppe.optim._checkpoint import CheckpointedOptimizer
+from steppe.optim._fsdp1 import check_takes_fsdp1
+from steppe.optim._options import check_options, to_plain
+from steppe.optim._sharded_params import check_shards
+from steppe.optim._state import add_missing_state, check_state_unchanged
 
 Closure = Callable[[], Any]
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
-    """Keep of a constructor's ``locals()`` the options, which become the group's defaults."""
+    """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
     return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
 
 
-class RuleOptimizer(Optimizer):
+class RuleOptimizer(CheckpointedOptimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
-    A subclass names its options in its constructor and says in ``_kernel`` which rule a group's
-    options ask for. All configuration stands in ``param_groups`` and all else in ``state``, so
-    that copies, pickles and checkpoints are complete.
+    A subclass lists its options in its constructor, and ``_method`` returns the rule that a
+    group's options select. All options are in ``param_groups`` and all else is in ``state``, so
+    copies, pickles and checkpoints are complete.
 
-    NaN and infinite gradients are not repaired: they reach parameters and state as in
-    ``torch.optim``. Skip such steps with a ``GradScaler``, or clip.
+    NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
+    steps with a ``GradScaler``.
     """
 
-    # What is found again from groups and state, so that copies and pickles need not have it.
+    # Caches: computed from groups and state, so copies and pickles need not have them.
     _plan: Plan | None = None
     _plan_key: object = None
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
-        options = {name: plain(value) for name, value in options.items()}
-        check(options)
+        options = {name: to_plain(value) for name, value in options.items()}
+        check_options(options)
         super().__init__(params, options)
 
-    # A step may leave something for the next one to store; nobody is to see that.
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The state of each parameter, by name."""
-        if "state" not in vars(self):
-            # Lightning's wrappers inherit from what they wrap, and find its state by __getattr__.
-            raise AttributeError(f"{type(self).__name__} has no state of its own")
-        if self._plan is not None:
-            _engines.settle(self._plan)
-        return self._unsettled
-
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        vars(self)["state"] = value
-
-    @property
-    def _unsettled(self) -> defaultdict[Tensor, Any]:
-        found: defaultdict[Tensor, Any] = vars(self)["state"]
-        return found
-
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         raise NotImplementedError
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
-        """Whether a GradScaler may leave unscaling, and skipping the step, to the kernels.
+        """Whether a GradScaler may leave it to the step to unscale gradients, and to skip.
 
-        As in ``torch.optim``, where fused kernels are demanded: others, which clip in between,
-        would not find the gradients unscaled.
+        As in ``torch.optim``, only if ``fused=True`` asks for it: a user who clips between
+        backward and step expects gradients that ``scaler.unscale_`` has unscaled.
         """
         return all(group["fused"] is True for group in self.param_groups)
 
     @property
     def engine(self) -> str:
-        """Name of the engine that runs the step; several, if parameters differ."""
+        """Name of the engine that runs the step; several, with commas, if parameters differ."""
         return ", ".join(sorted(self._engines_of(self.param_groups)))
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -91,12 +71,14 @@ class RuleOptimizer(Optimizer):
         Raises
         ------
         ValueError
-            An option is out of its range, or a parameter is in a group already.
+            An option is out of its range, or a parameter is in another group already.
         RuntimeError
             ``fused=True`` and no fused engine takes the parameters; it says why.
         """
-        own = {name: plain(value) for name, value in param_group.items() if name in self.defaults}
-        check({**self.defaults, **own})
+        own = {
+            name: to_plain(value) for name, value in param_group.items() if name in self.defaults
+        }
+        check_options({**self.defaults, **own})
         super().add_param_group({**param_group, **own})
         if self.param_groups[-1]["fused"]:
             self._demand_fused()
@@ -132,24 +114,26 @@ class RuleOptimizer(Optimizer):
             try:
                 _engines.step(plan)
             finally:
-                plan.release_gradients()
+                # They would otherwise lie in memory beside the next ones.
+                for row in plan.rows:
+                    row.grad = row.param
         return loss
 
     @torch.no_grad()
     def preconditioner(self) -> dict[Tensor, Tensor]:
         """Return the diagonal P by which the method scales each parameter's momentum.
 
-        Per unit of learning rate, from the state as it is and with v's bias corrected: Adam's is
-        1/d, InvAdam's d, SGD's 1. What a buffer remembers counts as constant: of critical
-        gradients P has the weight of the gradient itself in the aggregate. Factors of the momentum
-        that fade with the steps, such as its bias correction, are left out.
-        :func:`steppe.landscape.preconditioned` makes an instrument of it.
+        P is that of the next step, per unit of learning rate, computed from the state: Adam's is
+        1/d with d = √v̂ + ε, InvAdam's d, SGD's 1. The contents of a buffer count as constants, so
+        with critical gradients P has the weight of the gradient itself in the aggregate as a
+        factor. Factors of the momentum that tend to 1, such as its bias correction, are left out.
+        :func:`steppe.landscape.preconditioned` computes curvature with it.
 
         Returns
         -------
         dict
-            For each parameter that has taken a step a tensor of its shape (of a complex one's
-            real view), in at least float32.
+            For each parameter that has taken a step, a tensor of its shape (a complex one's real
+            view has one more dimension), in at least float32.
 
         Examples
         --------
@@ -170,50 +154,8 @@ class RuleOptimizer(Optimizer):
     def _preconditioner(self, row: ParamRow) -> Tensor:
         raise NotImplementedError
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return options and state, by the numbers of the parameters.
-
-        Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
-        loads in any number of processes. What 8-bit state needs for that is in docs/scaling.md.
-        """
-        # A user's hooks are to see what is saved.
-        hook = self.register_state_dict_post_hook(_checkpoint.portable, prepend=True)
-        try:
-            return super().state_dict()
-        finally:
-            hook.remove()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint and go on exactly where it was saved.
-
-        Every tensor keeps the number format it was saved in: torch.optim would round the state of
-        half-precision parameters, step counts and keys included, to the parameter's own format.
-
-        Raises
-        ------
-        ValueError
-            The checkpoint does not fit; the message names the difference. Nothing has changed.
-        """
-        accepted: dict[str, Any] = {}
-
-        def inspect(_: Optimizer, incoming: dict[str, Any]) -> None:
-            _checkpoint.check_fits(self, self._kernel, incoming)
-            accepted.update(incoming)
-
-        def restore(_: Optimizer) -> None:
-            _checkpoint.restore(self, accepted)
-
-        # Hooks of the user's may change what is loaded: look after them, and restore before them.
-        before = self.register_load_state_dict_pre_hook(inspect)
-        after = self.register_load_state_dict_post_hook(restore, prepend=True)
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            before.remove()
-            after.remove()
-
     def _demand_fused(self) -> None:
-        """Take the last group back if it demands what cannot be had."""
+        """Remove the last group again if it demands a fused kernel and there is none."""
         try:
             self._engines_of(self.param_groups[-1:])
         except RuntimeError:
@@ -222,77 +164,64 @@ class RuleOptimizer(Optimizer):
 
     def _planned(self) -> Plan:
         """Check all gradients, then complete the state, and plan the step if anything changed."""
-        params = [param for group in self.param_groups for param in group["params"]]
+        groups = self.param_groups
+        params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_gradients(grads)
+        self._check_gradients(params, grads)
         key = [
             (
                 id(group),
                 len(group["params"]),
                 group.get("capacity"),
+                group.get("scope"),
                 group["state_dtype"],
-                self._demand(group),
+                group["fused"],
+                group["capturable"],
+                group["differentiable"],
             )
-            for group in self.param_groups
+            for group in groups
         ]
+        key += [self._method(group) for group in groups]
         if (
             self._plan is None
             or self._plan_key != key
-            or not self._plan.fits(params, grads, self._unsettled)
+            or not self._plan.takes(params, grads, self.state)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
-        self._plan.set_gradients(grads)
+            self._plan.set_gradients(grads)
         return self._plan
 
-    def _check_gradients(self, grads: list[Tensor | None]) -> None:
-        for number, ((param, _), grad) in enumerate(zip(self._all(), grads, strict=True)):
+    def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
+        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
             if grad is None:
                 continue
             # Types first: that is all for most, and there may be ten thousand.
-            is_usual = type(grad) is Tensor and type(param) is Parameter
+            is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
             if not is_usual and is_sharded(grad) != is_sharded(param):
                 kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
                 raise RuntimeError(
-                    f"{self._place(number)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
+                    f"{self._place(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
                     f"gradient {kinds[1]}; expected both of one kind"
                 )
             if grad.layout is not torch.strided:
                 raise RuntimeError(
                     f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(number)}, shape {tuple(grad.shape)}; "
+                    f"{self._place(index)}, shape {tuple(grad.shape)}; "
                     "use dense ones, e.g. Embedding(sparse=False)"
-                )
-
-    def _check_shards(self) -> None:
-        param: Any
-        for number, (param, group) in enumerate(self._all()):
-            if not is_sharded(param):
-                continue
-            place = f"{self._place(number)}, shape {tuple(param.shape)}"
-            if group["differentiable"]:
-                raise RuntimeError(
-                    f"differentiable=True does not take sharded parameters: {place}; use plain "
-                    "tensors"
-                )
-            if not is_member(param):
-                raise RuntimeError(
-                    f"this process has no part of {place}, on {param.device_mesh}: expected "
-                    "optimizers that hold the same parameters in all processes of a mesh, and in "
-                    "no others"
                 )
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         demands = {id(group): self._demand(group) for group in self.param_groups}
-        self._check_shards()
+        check_shards(self._all(), self._place)
         for param, group in self._all():
-            check_whole(param, demands[id(group)].kernel, group, type(self).__name__)
+            check_takes_fsdp1(param, demands[id(group)].method, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                kernel = demands[id(group)].kernel
-                check_unchanged(self.state.get(param, {}), param, kernel, group)
+                method = demands[id(group)].method
+                check_state_unchanged(self.state.get(param, {}), param, method, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                complete(self.state[param], param, demands[id(group)].kernel, group)
+                add_missing_state(self.state[param], param, demands[id(group)].method, group)
         return Plan(list(self._all()), grads, self.state, demands)
 
     def _place(self, number: int) -> str:
@@ -311,11 +240,11 @@ class RuleOptimizer(Optimizer):
 
     def _demand(self, group: Group) -> Demand:
         return Demand(
-            self._kernel(group), group["fused"], group["capturable"], group["differentiable"]
+            self._method(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
-        """Return the names of the engines that the groups' parameters would be stepped by."""
+        """Return the names of the engines that would step the groups' parameters."""
         demands = {id(group): self._demand(group) for group in groups}
         return {_engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
 
@@ -329,6 +258,6 @@ class RuleOptimizer(Optimizer):
 
     def _rows_with_state(self) -> list[ParamRow]:
         for param, _ in self._all():
-            # As in a checkpoint, where ZeroRedundancyOptimizer has loaded one.
+            # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is.
             unpack(self.state.get(param, {}), param)
         return [row for row in self._rows(self.param_groups) if row.state]

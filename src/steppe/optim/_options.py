@@ -1,19 +1,27 @@
-"""What each option of an optimizer may be, and the error when it is not."""
+"""The range of every optimizer option, written once: what is accepted, and how errors put it.
+
+Defaults stand in the constructors' signatures; docs/ and docstrings are tested against both.
+"""
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Scope = Literal["global", "tensor"]
+Replacement = Literal["priority", "fifo"]
+Variant = Literal["consistent", "authors"]
+Aggregation = Literal["sum", "mean", "mid"]
 
-class Option(NamedTuple):
-    """A test of a value, and the words for what passes it."""
+
+class OptionCheck(NamedTuple):
+    """Which values an option takes: as a test, and as the words of the error message."""
 
     accepts: Callable[[Any], bool]
-    wanted: str
+    expected: str
 
 
 def _is_number(value: Any) -> bool:
@@ -22,6 +30,7 @@ def _is_number(value: Any) -> bool:
 
 def _is_rate(value: Any) -> bool:
     if isinstance(value, Tensor):
+        # On the meta device, where footprint puts parameters, a tensor has no value to check.
         if value.numel() != 1 or value.is_complex():
             return False
         return value.is_meta or 0 <= value.item() < math.inf
@@ -40,20 +49,21 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-_FLAG = Option(lambda x: isinstance(x, bool), "True or False")
-_AMOUNT = Option(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
-_FRACTION = Option(_is_fraction, "a number in [0, 1)")
-_CLOSED_FRACTION = Option(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
+_FLAG = OptionCheck(lambda x: isinstance(x, bool), "True or False")
+_AMOUNT = OptionCheck(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
+_FRACTION = OptionCheck(_is_fraction, "a number in [0, 1)")
+_CLOSED_FRACTION = OptionCheck(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
 
 
-def _one_of(*values: Any) -> Option:
-    wanted = " or ".join(map(repr, values))
-    return Option(lambda x: any(type(x) is type(y) and x == y for y in values), wanted)
+def _one_of(*values: Any) -> OptionCheck:
+    expected = " or ".join(map(repr, values))
+    # 1 == True: of equal values only those of the same type count.
+    return OptionCheck(lambda x: any(type(x) is type(y) and x == y for y in values), expected)
 
 
-OPTIONS = {
-    "lr": Option(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
-    "betas": Option(_is_pair, "two numbers in [0, 1)"),
+OPTION_CHECKS = {
+    "lr": OptionCheck(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
+    "betas": OptionCheck(_is_pair, "two numbers in [0, 1)"),
     "eps": _AMOUNT,
     "weight_decay": _AMOUNT,
     "momentum": _FRACTION,
@@ -61,12 +71,12 @@ OPTIONS = {
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
     "kappa": _AMOUNT,
-    "capacity": Option(_is_count, "an integer ≥ 0"),
-    "priority_decay": Option(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
-    "scope": _one_of("global", "tensor"),
-    "replacement": _one_of("priority", "fifo"),
-    "variant": _one_of("consistent", "authors"),
-    "aggregation": _one_of("sum", "mean", "mid"),
+    "capacity": OptionCheck(_is_count, "an integer ≥ 0"),
+    "priority_decay": OptionCheck(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
+    "scope": _one_of(*get_args(Scope)),
+    "replacement": _one_of(*get_args(Replacement)),
+    "variant": _one_of(*get_args(Variant)),
+    "aggregation": _one_of(*get_args(Aggregation)),
     "rho": _AMOUNT,
     "adaptive": _FLAG,
     "scale_free": _FLAG,
@@ -80,32 +90,36 @@ OPTIONS = {
 }
 
 
-def plain(value: Any) -> Any:
-    """Turn NumPy scalars, as parameter sweeps make them, into what checkpoints can hold.
+def to_plain(value: Any) -> Any:
+    """Turn an option's value into one that every kind of checkpoint can hold.
 
-    A number format becomes its name: torch's distributed checkpoints refuse a ``torch.dtype`` where
-    they gather state or bring it to the host.
+    NumPy scalars, as parameter sweeps produce them, become Python's numbers: ``torch.load`` with
+    ``weights_only`` refuses them. ``torch.bfloat16`` becomes its name: torch's distributed
+    checkpoints refuse a ``torch.dtype`` when they gather state or bring it to the host.
     """
     if isinstance(value, np.generic):
         return value.item()
     if value is torch.bfloat16:
         return "bfloat16"
     if isinstance(value, tuple | list):
-        return tuple(map(plain, value))
+        return tuple(map(to_plain, value))
     return value
 
 
-def check(options: Mapping[str, Any]) -> None:
-    """Refuse option values that are out of range or do not go together.
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse option values that are out of range, or that contradict each other.
+
+    Options without a check here, such as those of another library's optimizer, pass.
 
     Raises
     ------
     ValueError
-        It names the argument, its value and what would be right.
+        The message names the argument, its value and what is expected.
     """
     for name, value in options.items():
-        if name in OPTIONS and not OPTIONS[name].accepts(value):
-            raise ValueError(f"{name}={value!r} is not valid: expected {OPTIONS[name].wanted}")
+        check = OPTION_CHECKS.get(name)
+        if check is not None and not check.accepts(value):
+            raise ValueError(f"{name}={value!r} is not valid: expected {check.expected}")
     if options.get("scale_free") and options["eps"] == 0:
         raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
     if options.get("differentiable") and options["state_dtype"] is not None:

@@ -1,73 +1,88 @@
-"""The state of one parameter: what it consists of, its first values, and whether one fits."""
+"""The state of one parameter: its layout, its first values, and whether a saved one fits.
+
+:func:`state_layout` is the one place that says which tensors a state consists of, with their shapes
+and number formats. The step, checkpoints and :func:`steppe.optim.footprint` go by it.
+"""
 
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from steppe._engines.base.method import (
+from steppe._engines import (
     BIRTHS,
+    BLOCK,
     KEYS,
     MEAN,
     REPLACEMENTS,
     SLOT_SUM,
-    Kernel,
+    SMALL,
+    Method,
+    ParamRow,
+    State,
+    is_sharded,
+    load,
+    scale_name,
+    share_of,
     slot_name,
+    spread_of,
+    unpack,
+    whole_sum,
+    wide_dtype,
 )
-from steppe._engines.base.norms import whole_sum
-from steppe._engines.base.number_formats import BLOCK, SMALL, scale_name, wide_dtype
-from steppe._engines.base.plan import ParamRow, State
-from steppe._engines.base.sharding import is_sharded, share_of
-from steppe._engines.checkpoint_scales import spread_of, unpack
-from steppe._engines.eager.codecs import load
 
-_FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
+#: Formats of a full state: which one depends on the parameter, so checkpoints may have either.
+_INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
-_OWN_SHAPE = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
+#: They have a shape of their own even where it happens to be the parameter's.
+_NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
-class Entry(NamedTuple):
+class StateEntry(NamedTuple):
     """Shape and number format of one tensor of the state."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
 
-def layout(
-    kernel: Kernel, group: dict[str, Any], param: Tensor, saved: State | None = None
-) -> dict[str, Entry]:
-    """Return what the state of a parameter consists of in a checkpoint.
+def state_layout(
+    method: Method, group: dict[str, Any], param: Tensor, saved: State | None = None
+) -> dict[str, StateEntry]:
+    """Return names, shapes and number formats of a parameter's state, as in a checkpoint.
 
-    The scales of 8-bit state go by how its codes lie, of which some may be ``saved`` already.
+    The shape of 8-bit state's scales depends on the memory format of the codes: that of the
+    ``saved`` codes where there are some, else the parameter's.
     """
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
-    capacity = group["capacity"] if kernel.buffer is not None else 0
-    like_param = [*kernel.state, *map(slot_name, range(capacity))]
-    entries = {"step": Entry((), torch.float32)}
-    entries |= dict.fromkeys(like_param, Entry(shape, dtype))
+    capacity = group["capacity"] if method.buffer is not None else 0
+    like_param = [*method.state, *map(slot_name, range(capacity))]
+    entries = {"step": StateEntry((), torch.float32)}
+    entries |= dict.fromkeys(like_param, StateEntry(shape, dtype))
     if dtype == torch.uint8:
         own = spread_of(param, param).shape
         for name in like_param:
             codes = (saved or {}).get(name)
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else spread_of(like, param).shape
-            entries[scale_name(name)] = Entry(scales, torch.float32)
-    number = torch.float32 if param.device.type == "mps" else torch.float64
-    if kernel.mean_square is not None:
-        entries[MEAN] = Entry((), number)
+            entries[scale_name(name)] = StateEntry(scales, torch.float32)
+    # MPS has no float64.
+    scalar = torch.float32 if param.device.type == "mps" else torch.float64
+    if method.mean_square is not None:
+        entries[MEAN] = StateEntry((), scalar)
     if capacity:
-        entries |= dict.fromkeys((KEYS, BIRTHS), Entry((capacity,), number))
-        entries[REPLACEMENTS] = Entry((), torch.int64)
+        entries |= dict.fromkeys((KEYS, BIRTHS), StateEntry((capacity,), scalar))
+        entries[REPLACEMENTS] = StateEntry((), torch.int64)
         if dtype == full:
-            # Slots in low precision are summed afresh in every step: it is less to read.
-            entries[SLOT_SUM] = Entry(shape, full)
+            # Slots in low precision are summed afresh in every step instead: reading C of them
+            # takes less memory traffic than reading and writing a sum in float32.
+            entries[SLOT_SUM] = StateEntry(shape, full)
     return entries
 
 
-def is_like(name: str, entry: Entry, shape: tuple[int, ...]) -> bool:
-    """Whether a tensor of the state has its parameter's shape, and is sharded as it is."""
-    has_own = name in _OWN_SHAPE or is_scale(name)
+def has_param_shape(name: str, entry: StateEntry, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of the state has its parameter's shape, and so is sharded like it."""
+    has_own = name in _NEVER_PARAM_SHAPED or is_scale(name)
     return entry.shape == shape and not has_own
 
 
@@ -77,9 +92,9 @@ def is_scale(name: str) -> bool:
 
 
 def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
-    """Return the number format of the parameter-shaped state that a group asks for.
+    """Return the number format of the parameter-shaped state, given the group's ``state_dtype``.
 
-    Complex parameters, and small ones where 8 bits are asked for, keep it in full.
+    Complex parameters keep their state in full, and so do small ones if 8 bits are asked for.
     """
     wanted = group["state_dtype"]
     if wanted is None or param.is_complex():
@@ -89,14 +104,22 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16
 
 
-def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
-    """Refuse a buffer of another size, or state in another format, than the group asks for."""
+def check_state_unchanged(
+    state: State, param: Tensor, method: Method, group: dict[str, Any]
+) -> None:
+    """Refuse ``capacity`` or ``state_dtype`` that were changed after the state was made.
+
+    Raises
+    ------
+    RuntimeError
+        The message names the option, its value now, and that of the state.
+    """
     if KEYS in state and state[KEYS].numel() != group["capacity"]:
         raise RuntimeError(
             f"capacity={group['capacity']} was changed after the buffer was made with "
             f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
         )
-    for name, entry in layout(kernel, group, param).items():
+    for name, entry in state_layout(method, group, param).items():
         if name in state and (difference := _format_mismatch(name, state[name].dtype, entry.dtype)):
             raise RuntimeError(
                 f"state_dtype={group['state_dtype']!r} was changed after the state was made: "
@@ -104,22 +127,23 @@ def check_unchanged(state: State, param: Tensor, kernel: Kernel, group: dict[str
             )
 
 
-def complete(state: State, param: Tensor, kernel: Kernel, group: dict[str, Any]) -> None:
-    """Add what the state lacks: all of it before a parameter's first step."""
-    wanted = layout(kernel, group, param)
+def add_missing_state(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> None:
+    """Add the tensors that the state lacks: all of them before a parameter's first step."""
+    wanted = state_layout(method, group, param)
     if MEAN not in wanted:
-        # Nobody brings it up to date; where it is wanted again it is made afresh.
+        # No rule updates the mean now. If it is wanted again, it is computed from v below.
         state.pop(MEAN, None)
-    # ZeroRedundancyOptimizer loads a checkpoint as it is, and what has no dimensions onto the host.
+    # ZeroRedundancyOptimizer loads a checkpoint's tensors as they are, those without dimensions to
+    # the CPU (torch/distributed/optim/zero_redundancy_optimizer.py, load_state_dict).
     for name in wanted.keys() & state.keys() - {"step"}:
         state[name] = state[name].to(param.device)
     unpack(state, param)
-    # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
+    # In the layout's order, not a set's: all ranks must gather sharded state in the same order.
     missing = [name for name in wanted if name not in state]
     for name in missing:
-        state[name] = _initial(name, wanted[name], param, group)
+        state[name] = _initial_tensor(name, wanted[name], param, group)
     if MEAN in missing and _SECOND_MOMENT not in missing:
-        # That of steps that needed no mean.
+        # Earlier steps, without scale_free, updated v but not its mean.
         state[MEAN].copy_(_mean_of_second_moment(param, state, group))
 
 
@@ -128,13 +152,15 @@ def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -
     return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
 
 
-def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
-    """Copy a saved tensor to where it belongs, in the number format it was saved in."""
+def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
+    """Copy a saved tensor to the device that it belongs on, in its number format."""
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> str | None:
-    """Return the first difference between a saved state and a parameter's layout, in words."""
+def first_mismatch(
+    state: dict[str, Any], wanted: dict[str, StateEntry], param: Tensor
+) -> str | None:
+    """Describe the first difference between a saved state and a parameter's layout, if any."""
     for name, entry in wanted.items():
         if name not in state:
             return f"{name!r} is missing"
@@ -143,7 +169,9 @@ def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> 
             return f"{name!r} is {type(value).__name__}, expected a tensor"
         if tuple(value.shape) != entry.shape:
             return f"{name!r} has shape {tuple(value.shape)}, expected {entry.shape}"
-        if name not in _OWN_SHAPE and (difference := _sharding_mismatch(name, value, param)):
+        if name not in _NEVER_PARAM_SHAPED and (
+            difference := _sharding_mismatch(name, value, param)
+        ):
             return difference
         if difference := _format_mismatch(name, value.dtype, entry.dtype):
             return difference
@@ -151,11 +179,11 @@ def mismatch(state: dict[str, Any], wanted: dict[str, Entry], param: Tensor) -> 
 
 
 def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
-    """Say that state is not sharded as its parameter is."""
+    """Describe how state and parameter are sharded, if they are not sharded alike."""
     if not is_sharded(value) and not is_sharded(param):
         return None
     if is_sharded(value) and is_sharded(param):
-        # Scales lie as the lines of the parameter do.
+        # Scales have placements of their own, which follow the lines of the parameter.
         is_placed = is_scale(name) or value.placements == param.placements
         if is_placed and value.device_mesh == param.device_mesh:
             return None
@@ -170,20 +198,23 @@ def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
 
 
 def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
-    """Let formats that are full for some parameter stand for each other: others lose or gain."""
-    alike = any({found, wanted} <= formats for formats in _FULL)
+    """Describe a format that is not the wanted one; full formats may stand for each other."""
+    alike = any({found, wanted} <= formats for formats in _INTERCHANGEABLE)
     if name == REPLACEMENTS or found == wanted or alike:
         return None
     return f"{name!r} is {found}, expected {wanted}"
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:
-    """Step counts stay on the CPU, where reading them is free, unless a graph captures them."""
+    """Step counts stay on the CPU, so that reading them does not wait for the device.
+
+    CUDA graphs can capture only what is on the device: with ``capturable`` they are there.
+    """
     return torch.device("cpu") if name == "step" and not group["capturable"] else param.device
 
 
-def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> Tensor:
-    if is_like(name, entry, tuple(param.shape)):
+def _initial_tensor(name: str, entry: StateEntry, param: Tensor, group: dict[str, Any]) -> Tensor:
+    if has_param_shape(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
         return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)

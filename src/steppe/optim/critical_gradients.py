@@ -1,22 +1,17 @@
 """SGDCG, AdamCG and RMSpropCG: torch's optimizers on an aggregate of remembered gradients."""
 
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
-from steppe._engines.base.method import Buffer, Function
-from steppe._engines.base.plan import Group
-from steppe._engines.eager.codecs import widened
-from steppe.optim import _diagnostics
+from steppe._engines import Buffer, Function, Group, Method, ParamRow, widened
+from steppe.optim import _preconditioners
 from steppe.optim._base import arguments
-from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer
-
-Aggregation = Literal["sum", "mean", "mid"]
+from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
+from steppe.optim._options import Aggregation, Replacement, Scope
 
 _AGGREGATE = {
     "sum": rules.aggregate_sum,
@@ -33,80 +28,84 @@ _RMSPROP: dict[tuple[bool, bool], Function] = {
 
 
 def _buffer(group: Group) -> Buffer:
-    return buffer(_AGGREGATE[group["aggregation"]], group["replacement"])
+    return describe_buffer(_AGGREGATE[group["aggregation"]], group["replacement"])
 
 
 def _own_weight(row: ParamRow) -> float:
-    return _diagnostics.own_weight(row, _AGGREGATE[row.group["aggregation"]])
+    return _preconditioners.own_weight(row, _AGGREGATE[row.group["aggregation"]])
 
 
 @cache
-def _sgd(has_momentum: bool, memory: Buffer) -> Kernel:
+def _sgd(has_momentum: bool, memory: Buffer) -> Method:
     if has_momentum:
-        return Kernel(rules.sgd_cg_momentum, ("momentum_buffer",), rules.sgd_scalars, memory)
-    return Kernel(rules.sgd_cg, (), rules.plain_sgd_scalars, memory)
+        return Method(rules.sgd_cg_momentum, ("momentum_buffer",), rules.sgd_scalars, memory)
+    return Method(rules.sgd_cg, (), rules.plain_sgd_scalars, memory)
 
 
 @cache
-def _adam(amsgrad: bool, memory: Buffer) -> Kernel:
+def _adam(amsgrad: bool, memory: Buffer) -> Method:
     state = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
     if amsgrad:
-        return Kernel(rules.adam_cg_amsgrad, state, rules.adam_scalars, memory)
-    return Kernel(rules.adam_cg, state[:2], rules.adam_scalars, memory)
+        return Method(rules.adam_cg_amsgrad, state, rules.adam_scalars, memory)
+    return Method(rules.adam_cg, state[:2], rules.adam_scalars, memory)
 
 
 @cache
-def _rmsprop(centered: bool, has_momentum: bool, memory: Buffer) -> Kernel:
+def _rmsprop(centered: bool, has_momentum: bool, memory: Buffer) -> Method:
     state = ("square_avg", *["grad_avg"] * centered, *["momentum_buffer"] * has_momentum)
     scalars = rules.rmsprop_momentum_scalars if has_momentum else rules.rmsprop_scalars
-    return Kernel(_RMSPROP[centered, has_momentum], state, scalars, memory)
+    return Method(_RMSPROP[centered, has_momentum], state, scalars, memory)
 
 
 class SGDCG(BufferOptimizer):
     r"""SGD with critical gradients.
 
-    torch's SGD on the aggregate a of the gradient and the n remembered ones::
+    Each parameter keeps a buffer of C gradients, those with the largest norms of late. torch's SGD
+    steps along an aggregate a of the gradient g and the n remembered gradients::
 
-        "sum":   a = g + κ·mean(slots)
-        "mean":  a = (g + κ·Σ slots)/(n + 1)
-        "mid":   a = ½·(g + κ·mean(slots))
+        aggregation="sum":    a = g + κ·mean(slots)
+        aggregation="mean":   a = (g + κ·Σ slots)/(n + 1)
+        aggregation="mid":    a = ½·(g + κ·mean(slots))
 
-    and a = g while the buffer is empty. The buffer remembers g.
+        m ← momentum·m + (1 − dampening)·(a + weight_decay·p)
+        p ← p − lr·m
+
+    While the buffer is empty a = g. Then g is offered to the buffer, with the rule by which
+    :class:`AdamCM` stores a momentum.
 
     Parameters
     ----------
-    params
-        Parameters, named parameters, or groups of them whose options differ.
-    lr
-        Learning rate, a number or a tensor of one; ≥ 0.
+    params, lr
+        As in :class:`DualAdam`.
     momentum
-        In [0, 1). Switched on in mid-run, it starts from a buffer of zeros.
+        The decay rate of m; in [0, 1). If it is raised from 0 in mid-run, m starts from zeros.
+        Default: 0.0.
     dampening
-        In [0, 1]; without effect on the first step and where momentum is 0, as in torch's SGD.
+        By how much the aggregate is damped in m; in [0, 1]. As in torch's SGD it has no effect on
+        the first step, nor if ``momentum`` is 0. Default: 0.0.
     weight_decay
-        L2 penalty, added to the aggregate; ≥ 0.
+        L2 penalty, added to the aggregate; ≥ 0. Default: 0.0.
     aggregation
-        "sum", "mean" or "mid".
+        How to aggregate, as above: "sum", "mean" or "mid". Default: "sum".
     capacity
-        C, the number of slots, each the size of the parameter; ≥ 0. 0 is no buffer.
-    priority_decay
-        λ, by which keys are multiplied each step; in (0, 1].
-    kappa
-        κ, the weight of what is remembered; ≥ 0.
-    scope
-        "global": the priority is the L2 norm over all parameters of all groups, and all shards.
-        "tensor": each tensor's own.
-    replacement
-        "priority" replaces the smallest key, "fifo" the oldest slot at every step.
+        C, the number of slots, each of the parameter's size; an integer ≥ 0. With 0 there is no
+        buffer. Default: 10.
+    priority_decay, kappa, scope, replacement
+        As in :class:`AdamCM`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`AdamCM`, without its moments, and with ``momentum_buffer`` (m) if
+    ``momentum`` is not 0.
 
     References
     ----------
@@ -146,7 +145,7 @@ class SGDCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _sgd(group["momentum"] > 0, _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
@@ -154,33 +153,39 @@ class SGDCG(BufferOptimizer):
 
 
 class AdamCG(BufferOptimizer):
-    r"""AdamW with critical gradients: both its moments are the aggregate's.
+    r"""AdamW with critical gradients: both its moments are made of the aggregate.
 
-    The aggregate is :class:`SGDCG`'s, by default its "mean".
+    With the aggregate a of :class:`SGDCG`, whose default here is "mean"::
+
+        m ← β1·m + (1−β1)·a,    m̂ = m/(1−β1ᵗ)
+        v ← β2·v + (1−β2)·a²,   v̂ = v/(1−β2ᵗ)
+        p ← p·(1 − lr·weight_decay) − lr·m̂/(√v̂ + ε)
 
     Parameters
     ----------
-    params, lr
-        As in :class:`SGDCG`.
-    betas
-        Decay rates of the first and second moment; each in [0, 1).
-    eps
-        Added to √v̂; ≥ 0.
-    weight_decay
-        Decoupled weight decay; ≥ 0.
+    params, lr, betas, eps, weight_decay
+        As in :class:`AdamCM`.
     amsgrad
-        Divide by the running maximum of v.
-    aggregation, capacity, priority_decay, kappa, scope, replacement
-        The buffer, as in :class:`SGDCG`.
+        As in :class:`AdamCM`.
+    aggregation
+        As in :class:`SGDCG`. Default: "mean".
+    capacity
+        As in :class:`SGDCG`.
+    priority_decay, kappa, scope, replacement
+        As in :class:`AdamCM`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`AdamCM`; the slots hold gradients.
 
     References
     ----------
@@ -220,43 +225,60 @@ class AdamCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam(group["amsgrad"], _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.two_way_preconditioner(row) * _own_weight(row)
+        return _preconditioners.two_way_preconditioner(row) * _own_weight(row)
 
 
 class RMSpropCG(BufferOptimizer):
     r"""torch's RMSprop with critical gradients.
 
-    The aggregate is :class:`SGDCG`'s, by default its "mean".
+    With the aggregate a of :class:`SGDCG`, whose default here is "mean"::
+
+        b = a + weight_decay·p
+        v ← alpha·v + (1−alpha)·b²
+        d = √v + ε                          centered: d = √(v − μ²) + ε,  μ ← alpha·μ + (1−alpha)·b
+        p ← p − lr·b/d                      with momentum: m ← momentum·m + b/d,  p ← p − lr·m
 
     Parameters
     ----------
-    params, lr
-        As in :class:`SGDCG`.
+    params
+        As in :class:`DualAdam`.
+    lr
+        Learning rate, a number or a tensor of one number; ≥ 0. Default: 1e-2.
     alpha
-        Decay rate of the squared aggregate; in [0, 1).
+        The decay rate of v; in [0, 1). Default: 0.99.
     eps
-        Added to the root; ≥ 0.
+        ε, added to the root; ≥ 0. Default: 1e-8.
     weight_decay
-        L2 penalty, added to the aggregate; ≥ 0.
+        L2 penalty, added to the aggregate; ≥ 0. Default: 0.0.
     momentum
-        In [0, 1).
+        The decay rate of m; in [0, 1). Default: 0.0.
     centered
-        Divide by the standard deviation instead of the root mean square.
-    aggregation, capacity, priority_decay, kappa, scope, replacement
-        The buffer, as in :class:`SGDCG`.
+        Whether to divide by the standard deviation in place of the root mean square.
+        Default: False.
+    aggregation
+        As in :class:`SGDCG`. Default: "mean".
+    capacity
+        As in :class:`SGDCG`.
+    priority_decay, kappa, scope, replacement
+        As in :class:`AdamCM`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`AdamCM`, with ``square_avg`` (v), if ``centered`` ``grad_avg`` (μ),
+    and if ``momentum`` is not 0 ``momentum_buffer`` (m) in the place of its moments.
 
     References
     ----------
@@ -297,8 +319,8 @@ class RMSpropCG(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.rmsprop_preconditioner(row) * _own_weight(row)
+        return _preconditioners.rmsprop_preconditioner(row) * _own_weight(row)

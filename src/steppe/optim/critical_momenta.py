@@ -1,22 +1,17 @@
-"""AdamCM, DualAdamCM and SGDCM: a buffer of critical momenta that overshoots narrow basins."""
+"""AdamCM, DualAdamCM and SGDCM: steps along remembered momenta overshoot narrow basins."""
 
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
-from steppe._engines.base.method import Function
-from steppe._engines.base.plan import Group
-from steppe._engines.eager.codecs import widened
-from steppe.optim import _diagnostics
+from steppe._engines import Function, Group, Method, ParamRow, widened
+from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import arguments
-from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer
-
-Variant = Literal["consistent", "authors"]
+from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
+from steppe.optim._options import Replacement, Scope, Variant
 
 _SCALARS: dict[tuple[bool, Variant], Function] = {
     # (two-way, variant)
@@ -35,91 +30,104 @@ _RULES: dict[tuple[Variant, bool], Function] = {
 
 
 @cache
-def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replacement) -> Kernel:
+def _adam_cm(two_way: bool, variant: Variant, amsgrad: bool, replacement: Replacement) -> Method:
     state = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    return Kernel(
+    return Method(
         _RULES[variant, amsgrad],
         state if amsgrad else state[:2],
         _SCALARS[two_way, variant],
-        buffer(rules.critical_mean, replacement),
-        item=rules.corrected_momentum if variant == "consistent" else None,
+        describe_buffer(rules.critical_mean, replacement),
+        norm_by_blocks=variant == "consistent",
     )
 
 
 @cache
-def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Kernel:
-    return Kernel(
+def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Method:
+    return Method(
         rules.sgd_cm,
         ("momentum_buffer",),
         rules.sgd_scalars if has_momentum else rules.undamped_sgd_scalars,
-        buffer(rules.critical_mean, replacement),
-        item=rules.kept_momentum,
+        describe_buffer(rules.critical_mean, replacement),
+        norm_by_blocks=True,
     )
 
 
 class AdamCM(BufferOptimizer):
     r"""Adam with critical momenta (Adam+CM).
 
-    Each parameter remembers C momenta, those with the largest gradient norms of late, and steps
-    along the current one plus κ times their mean::
+    Each parameter keeps a buffer of C momenta, those of the steps with the largest gradient norms
+    of late, and steps along the current momentum plus κ times their mean::
 
-        m̂ = m/(1 − β1ᵗ),   a = m̂ + κ·mean(slots)
-        v ← β2·v + (1 − β2)·a²
+        m ← β1·m + (1−β1)·g,    m̂ = m/(1−β1ᵗ)
+        a = m̂ + κ·mean(filled slots)                (a = m̂ while the buffer is empty)
+        v ← β2·v + (1−β2)·a²,   v̂ = v/(1−β2ᵗ)
         p ← p·(1 − lr·weight_decay) − lr·a/(√v̂ + ε)
 
-    The current momentum is stored after the step; see Notes. The second moment is the aggregate's,
-    not the gradient's: ``kappa=0`` is Adam with v of m̂², not Adam.
+    Then m̂ is offered to the buffer with the priority ‖g‖₂. It goes into a free slot; if there is
+    none, it replaces the slot with the smallest key, provided its priority is strictly greater. Its
+    key is the priority. Then all keys are multiplied by λ; the momenta stay as they are. A priority
+    that is not finite stores nothing.
+
+    v is made of the aggregate a, not of the gradient: ``kappa=0`` is Adam with v of m̂², not Adam.
 
     Parameters
     ----------
     params
         Parameters, named parameters, or groups of them whose options differ.
     lr
-        Learning rate, a number or a tensor of one; ≥ 0. Adam's, or a tenth of it.
+        Learning rate, a number or a tensor of one number; ≥ 0. Try Adam's and a tenth of it.
+        Default: 1e-3.
     betas
-        Decay rates of momentum and of the aggregate's second moment; each in [0, 1).
+        β1 and β2, the decay rates of m and v; each in [0, 1). Default: (0.9, 0.999).
     eps
-        Added to √v̂; ≥ 0.
+        ε, added to √v̂; ≥ 0. Default: 1e-8.
     weight_decay
-        Decoupled weight decay; ≥ 0.
+        Decoupled weight decay; ≥ 0. Default: 0.0.
     amsgrad
-        Divide by the running maximum of v.
+        Whether to divide by the running maximum of v in place of v. Default: False.
     capacity
-        C, the number of slots, each the size of the parameter; ≥ 0, sensibly 5, 10 or 20. 0 is no
-        buffer.
+        C, the number of slots, each of the parameter's size; an integer ≥ 0. Try 5, 10 and 20;
+        with 0 there is no buffer. Default: 5.
     priority_decay
-        λ, by which keys are multiplied each step; in (0, 1], sensibly 0.7 or 0.99.
+        λ, by which keys are multiplied in each step; in (0, 1]. Try 0.7 and 0.99. Default: 0.7.
     kappa
-        κ, the weight of the mean of the slots; ≥ 0.
+        κ, the weight of the mean of the slots; ≥ 0. Default: 1.0.
     scope
-        "global": the priority is the L2 norm over all parameters of all groups, and all shards.
-        "tensor": each tensor's own.
+        Over what ‖g‖₂ is taken. "global": all parameters of all groups and all their shards, so
+        that all parameters decide alike. "tensor": each tensor by itself. Default: "global".
     replacement
-        "priority" replaces the smallest key, "fifo" the oldest slot at every step.
+        Which slot a full buffer replaces. "priority": that of the smallest key, as above. "fifo":
+        the oldest, in every step. Default: "priority".
     variant
-        "consistent" is the above. "authors" is the arithmetic of the paper's released code: its
-        first step only remembers the raw gradient, later ones remember the uncorrected m and
-        scale the aggregate by m's correction. Its second step is about 7 lr long.
+        "consistent" is the above. "authors" is the arithmetic of the paper's released code, to
+        reproduce its results: the first step only stores the raw gradient, later steps aggregate
+        and store the uncorrected m, and 1/(1−β1ᵗ) multiplies the whole step, so that the second
+        step is about 7 lr long. Default: "consistent".
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
 
     Notes
     -----
-    A step's priority is ‖g‖₂. If a slot is free m̂ goes there; else it replaces the slot with the
-    smallest key if its priority is strictly greater. Then all keys are multiplied by λ. A priority
-    that is not finite stores nothing.
+    The state of each parameter: ``step``, a float32 number; ``exp_avg`` (m), ``exp_avg_sq`` (v),
+    with ``amsgrad`` ``max_exp_avg_sq``, and ``slot_0`` … ``slot_{C−1}``, of the parameter's shape
+    in ``state_dtype``; ``slot_sum``, of the same shape, unless ``state_dtype`` is smaller than
+    float32; ``slot_keys`` and ``slot_births`` (the step that stored the slot), C float64 numbers
+    each (float32 on MPS), −∞ while free; ``replacements``, how many items were stored, an int64.
+    With C = 5 in float32 that is 32 bytes per parameter.
+
+    ``scope="global"`` needs one all-reduce of 8 bytes per step where parameters are sharded.
 
     References
     ----------
-    Malviya et al., *Promoting Exploration in Memory-Augmented Adam using Critical Momenta*,
-    TMLR 2024, arXiv 2307.09638.
+    Malviya, Mordido, Baratin, Babanezhad, Huang, Lacoste-Julien, Pascanu, Chandar, *Promoting
+    Exploration in Memory-Augmented Adam using Critical Momenta*, TMLR 2024, arXiv 2307.09638.
 
     Examples
     --------
@@ -157,19 +165,22 @@ class AdamCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam_cm(False, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.two_way_preconditioner(row)
+        return _preconditioners.two_way_preconditioner(row)
 
 
 class DualAdamCM(BufferOptimizer):
-    r"""Both papers at once: AdamCM with DualAdam's two-way update of the aggregate.
+    r"""AdamCM with DualAdam's two-way update of the aggregate. Experimental.
 
-    With a, v as in :class:`AdamCM`, d = √v̂ + ε, and α = max(0, 1 − switch_rate·t)::
+    With the aggregate a and its second moment v as in :class:`AdamCM`, and d = √v̂ + ε::
 
+        α = max(0, 1 − switch_rate·t)
         p ← p·(1 − lr·weight_decay) − lr·[(1−α)·a/d + α·a·d]
+
+    From step 1/switch_rate on it is AdamCM, exactly.
 
     Parameters
     ----------
@@ -178,20 +189,25 @@ class DualAdamCM(BufferOptimizer):
     amsgrad, capacity, priority_decay, kappa, scope, replacement, variant
         As in :class:`AdamCM`.
     switch_rate
-        ξ, by how much α falls each step; in [0, 1].
+        As in :class:`DualAdam`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`AdamCM`.
 
     References
     ----------
-    Shi et al., arXiv 2603.07122; Malviya et al., arXiv 2307.09638. The combination is ours.
+    Shi et al., arXiv 2603.07122, 2026; Malviya et al., TMLR 2024, arXiv 2307.09638. The combination
+    is this library's own, and has no published results.
 
     Examples
     --------
@@ -228,11 +244,11 @@ class DualAdamCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _adam_cm(True, group["variant"], group["amsgrad"], group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.two_way_preconditioner(row)
+        return _preconditioners.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, the inverse part's share of the update, and the state of the buffers.
@@ -240,53 +256,59 @@ class DualAdamCM(BufferOptimizer):
         Returns
         -------
         dict
-            What :meth:`DualAdam.diagnostics` and :meth:`AdamCM.diagnostics` return. The share is
-            that of an update along the current momentum and the buffer as it is now.
+            The entries of :meth:`DualAdam.diagnostics` and :meth:`AdamCM.diagnostics`.
+            ``inverse_share`` is that of an update along the current momentum and the current
+            buffer.
         """
-        share = _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.critical_parts)
+        share = _diagnostics.inverse_share(
+            self._rows_with_state(), _diagnostics.dual_adam_cm_update
+        )
         return share | super().diagnostics()
 
 
 class SGDCM(BufferOptimizer):
     r"""SGD with critical momenta.
 
-    ::
+    With m torch's momentum buffer, which in the first step is g + weight_decay·p::
 
-        m ← momentum·m + (1 − dampening)·(g + weight_decay·p)      (first step: m = g + …)
-        a = m + κ·mean(slots)
+        m ← momentum·m + (1 − dampening)·(g + weight_decay·p)
+        a = m + κ·mean(filled slots)                (a = m while the buffer is empty)
         p ← p − lr·a
 
-    The buffer remembers m. A steady gradient makes the step 1 + κ times SGD's: take lr/(1 + κ) to
-    compare at equal step length.
+    Then m is offered to the buffer, as in :class:`AdamCM`. Under a steady gradient the step is
+    1 + κ times SGD's: give SGDCM lr/(1 + κ) to compare at equal step length.
 
     Parameters
     ----------
-    params
-        Parameters, named parameters, or groups of them whose options differ.
-    lr
-        Learning rate, a number or a tensor of one; ≥ 0.
+    params, lr
+        As in :class:`DualAdam`.
     momentum
-        In [0, 1).
+        The decay rate of m; in [0, 1). Default: 0.9.
     dampening
-        In [0, 1]; without effect on the first step and where momentum is 0, as in torch's SGD.
-        The convention m ← βm + (1−β)g is dampening = momentum.
+        By how much the gradient is damped in m; in [0, 1]. As in torch's SGD it has no effect on
+        the first step, nor if ``momentum`` is 0. The convention m ← β·m + (1−β)·g is
+        ``dampening=momentum``. Default: 0.0.
     weight_decay
-        L2 penalty, added to the gradient; ≥ 0.
+        L2 penalty, added to the gradient; ≥ 0. Default: 0.0.
     capacity, priority_decay, kappa, scope, replacement
-        The buffer, as in :class:`AdamCM`.
+        As in :class:`AdamCM`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`AdamCM`, with ``momentum_buffer`` (m) in the place of its moments.
 
     References
     ----------
-    Malviya et al., arXiv 2307.09638.
+    Malviya et al., TMLR 2024, arXiv 2307.09638.
 
     Examples
     --------
@@ -321,7 +343,7 @@ class SGDCM(BufferOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _sgd_cm(group["momentum"] > 0, group["replacement"])
 
     def _preconditioner(self, row: ParamRow) -> Tensor:

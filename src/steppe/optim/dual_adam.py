@@ -5,15 +5,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Kernel, ParamRow
-from steppe._engines.base.plan import Group
-from steppe.optim import _diagnostics
+from steppe._engines import Group, Method, ParamRow
+from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import RuleOptimizer, arguments
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_INVERSE = Kernel(rules.inv_adam, _MOMENTS, rules.adam_scalars)
-_DUAL = Kernel(rules.dual_adam, _MOMENTS, rules.dual_adam_scalars)
-_SCALE_FREE = Kernel(
+_INVERSE = Method(rules.inv_adam, _MOMENTS, rules.adam_scalars)
+_DUAL = Method(rules.dual_adam, _MOMENTS, rules.dual_adam_scalars)
+_SCALE_FREE = Method(
     rules.dual_adam_scale_free,
     _MOMENTS,
     rules.dual_adam_scalars,
@@ -22,65 +21,82 @@ _SCALE_FREE = Kernel(
 
 
 class DualAdam(RuleOptimizer):
-    r"""Adam and its inverse in one step: it explores early and converges late.
+    r"""Adam and its inverse in one step: the inverse explores early, Adam converges late.
 
-    With m̂, v̂ Adam's corrected moments, d = √v̂ + ε, and t the parameter's own step count::
+    With g the gradient and t the parameter's own step count, from 1::
 
+        m ← β1·m + (1−β1)·g,    m̂ = m/(1−β1ᵗ)
+        v ← β2·v + (1−β2)·g²,   v̂ = v/(1−β2ᵗ),   d = √v̂ + ε
         α = max(0, 1 − switch_rate·t)
         p ← p·(1 − lr·weight_decay) − lr·[(1−α)·m̂/d + α·m̂·d]
 
-    After 1/switch_rate steps it is AdamW, exactly.
+    From step 1/switch_rate on it is AdamW, exactly.
 
-    The inverse part is to the Adam part as the squared gradient RMS is to 1: 1e-6 at gradient RMS
-    1e-3, 1 at 1, 100 at 10. With small gradients the inverse part vanishes, and what is left is
-    AdamW under a linear warm-up of 1/switch_rate steps; compare against that too.
-    :meth:`diagnostics` tells the inverse part's share. ``scale_free=True`` removes the dependence:
-    with r = √(mean of v̂ over the tensor) + ε and q = d/r the update is
-    lr·(m̂/r)·[(1−α)/q + α·q], which does not change when the loss is rescaled.
+    The ratio of the inverse part to the Adam part is about the squared RMS of the gradient: 1e-6
+    at gradient RMS 1e-3, 1 at 1, 100 at 10. With small gradients the inverse part vanishes, and
+    DualAdam is AdamW under a linear learning-rate warm-up of 1/switch_rate steps: compare with that
+    too. :meth:`diagnostics` reports the inverse part's share of the update.
 
     Parameters
     ----------
     params
         Parameters, named parameters, or groups of them whose options differ.
     lr
-        Learning rate, a number or a tensor of one; ≥ 0.
+        Learning rate, a number or a tensor of one number; ≥ 0. Default: 1e-3.
     betas
-        Decay rates of the first and second moment; each in [0, 1).
+        β1 and β2, the decay rates of m and v; each in [0, 1). Default: (0.9, 0.999).
     eps
-        Added to √v̂; ≥ 0, and > 0 with ``scale_free``.
+        ε, added to √v̂; ≥ 0, and > 0 with ``scale_free``. Default: 1e-8.
     weight_decay
-        Decoupled weight decay; ≥ 0.
+        Decoupled weight decay; ≥ 0. Default: 0.0.
     switch_rate
-        ξ, by how much α falls each step; in [0, 1]. The default is the published experiments':
-        12 500 steps, 16 % of their run. 0 is InvAdam for ever.
+        ξ, by which α falls in each step; in [0, 1]. It should be 1 over 16 % of your steps: the
+        default is that of the published experiments, 12 500 steps. 0 is InvAdam for ever.
+        Default: 8e-5.
     scale_free
-        Make the update independent of the gradient's scale.
+        Whether to make the update independent of the gradient's scale. With
+        r = √(mean of v̂ over the tensor) + ε and q = d/r the update is
+        lr·(m̂/r)·[(1−α)/q + α·q], which does not change when the loss is rescaled. Experimental.
+        Default: False.
     maximize
-        Ascend instead of descend.
+        Whether to ascend instead of descend: g is negated. Default: False.
     fused
-        None takes the fastest engine, True demands a fused one, False is plain torch.
+        Which engine steps: None takes the fastest that supports the tensors, True demands a fused
+        kernel, False takes plain torch operations. Default: None.
     capturable
-        Keep step counts and decisions on the device, for CUDA graphs.
+        Whether CUDA graphs may capture the step: step counts and decisions then stay on the device.
+        Default: False.
     differentiable
-        Let gradients flow through the step.
+        Whether gradients flow through the step. It needs ``state_dtype=None`` and parameters that
+        are not sharded. Default: False.
     state_dtype
-        Number format of the state. None is the parameter's, and at least float32.
-        ``torch.bfloat16`` takes half the memory, and is ``"bfloat16"`` in groups; ``"int8"`` a
-        quarter, in blocks of 256 numbers with a scale each, for tensors of at least 4096 numbers.
-        Both are rounded stochastically.
-        Complex parameters keep their state in full.
+        Number format of the state that has the parameter's shape. None is the parameter's format,
+        and at least float32. ``torch.bfloat16``, stored in groups as ``"bfloat16"``, takes half of
+        float32's memory. ``"int8"`` takes a quarter: 8 bits a number and a float32 scale for each
+        block of 256. Both are rounded stochastically. Complex parameters, and with ``"int8"`` those
+        of fewer than 4096 numbers, keep their state as with None. Default: None.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state of each parameter: ``step``, a float32 number; ``exp_avg`` (m) and ``exp_avg_sq`` (v),
+    of the parameter's shape in ``state_dtype``; with ``scale_free`` ``exp_avg_sq_mean``, the mean
+    of v, a float64 number (float32 on MPS). With ``"int8"``, ``exp_avg`` has its float32 scales in
+    ``exp_avg_scale``, and so on.
+
+    NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
+    steps with a ``GradScaler``.
 
     References
     ----------
     Shi, Chen, Jin, Zhou, *Combining Adam and its Inverse Counterpart to Enhance Generalization of
-    Deep Learning Optimizers*, arXiv 2603.07122, 2026. ``scale_free`` is ours.
+    Deep Learning Optimizers*, arXiv 2603.07122, 2026. ``scale_free`` is this library's own.
 
     Examples
     --------
@@ -111,45 +127,55 @@ class DualAdam(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _SCALE_FREE if group["scale_free"] else _DUAL
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.two_way_preconditioner(row)
+        return _preconditioners.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
-        """Report what the last step was made of, from the state alone.
+        """Report α and the inverse part's share of the last update, from the state alone.
 
         Returns
         -------
         dict
-            ``alpha``: α, averaged over parameters. ``inverse_share``: ‖α·m̂·d‖ over the norm of
-            the whole update before lr, both over all parameters. NaN before the first step.
+            ``alpha``: α, averaged over the parameters. ``inverse_share``: ‖α·m̂·d‖₂ over the L2 norm
+            of the whole update, both over all parameters and before lr. Both are NaN before the
+            first step.
         """
-        return _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.adam_parts)
+        return _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.dual_adam_update)
 
 
 class InvAdam(RuleOptimizer):
-    r"""Adam's inverse: it multiplies by the root of the second moment instead of dividing.
+    r"""Adam's inverse: multiply the momentum by the root of the second moment, not divide by it.
 
-    ::
+    With m̂ and v̂ Adam's bias-corrected moments::
 
-        p ← p·(1 − lr·weight_decay) − lr·m̂·d,   d = √v̂ + eps
+        p ← p·(1 − lr·weight_decay) − lr·m̂·d,   d = √v̂ + ε
 
-    Steep directions take the longest steps, so sharp minima are left soonest; it does not
-    converge by itself. :class:`DualAdam` hands over to Adam.
+    Its steps are longest along steep directions, so it leaves sharp minima soonest. They shrink
+    with the square of the gradient, so it does not converge by itself: :class:`DualAdam` hands over
+    to Adam.
 
     Parameters
     ----------
-    params, lr, betas, eps, weight_decay, maximize, fused, capturable, differentiable, state_dtype
+    params, lr, betas, weight_decay
+        As in :class:`DualAdam`.
+    eps
+        ε, added to √v̂; ≥ 0. Default: 1e-8.
+    maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
 
     Raises
     ------
     ValueError
-        An option is out of its range.
+        An option is out of its range, or two options contradict each other.
     RuntimeError
-        ``fused=True`` and no fused engine takes the parameters.
+        ``fused=True`` and no fused engine takes the parameters; the message says why.
+
+    Notes
+    -----
+    The state is that of :class:`DualAdam` without ``scale_free``.
 
     References
     ----------
@@ -184,12 +210,12 @@ class InvAdam(RuleOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()))
 
-    def _kernel(self, group: Group) -> Kernel:
+    def _method(self, group: Group) -> Method:
         return _INVERSE
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return _diagnostics.adam_denominator(row)
+        return _preconditioners.adam_denominator(row)
 
     def diagnostics(self) -> dict[str, float]:
-        """Report α, which is 1, and the inverse part's share of the update, which is all."""
+        """Report α and the inverse part's share of the update: both are 1."""
         return {"alpha": 1.0, "inverse_share": 1.0}

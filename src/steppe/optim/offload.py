@@ -1,4 +1,4 @@
-"""An optimizer whose state and arithmetic are on the host, for a model on an accelerator."""
+"""CPU offload: an optimizer whose state and arithmetic are on the host, the model on a device."""
 
 import reprlib
 from collections import defaultdict
@@ -11,52 +11,54 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from steppe.optim._wrapper import Wrapper, check_step, share_hooks
+from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
 
-# They ask for a step without the host, which this one is about.
-_NOT_HERE = ("capturable", "differentiable")
+# These options need a step on the device.
+_UNSUPPORTED = ("capturable", "differentiable")
 
 
-class Offload(Wrapper):
-    """Keep any optimizer's state on the host, and take its steps there.
+class Offload(OptimizerWrapper):
+    """Keep any optimizer's state on the host (the CPU), and take its steps there. Experimental.
 
-    The accelerator holds parameters and gradients alone. A step copies both to pinned memory, lets
-    the optimizer step the copies, those of this library with their CPU kernels, and copies the
-    parameters back. It is one optimizer over all parameters, so that what it shares among them, as
-    critical momenta do the norm of all gradients, is as without it: on one device the steps are
-    those of the optimizer itself, bit for bit.
+    The accelerator holds only parameters and gradients. A step copies both to pinned memory, steps
+    the copies (this library's optimizers with their CPU kernels), and copies the parameters back.
+    One optimizer has all parameters, so a norm over all gradients, which critical momenta need, is
+    the same as without offload. The steps are those of the optimizer on the CPU, bit for bit.
 
     ``param_groups`` hold the model's parameters: clipping, ``GradScaler``, schedulers and
-    ``zero_grad`` act as on any optimizer. ``state_dict`` is the optimizer's own, with or without
-    this wrapper.
+    ``zero_grad`` work as with any optimizer. ``state_dict`` is that of the optimizer without
+    offload, so checkpoints pass between both.
 
     Parameters
     ----------
     params
-        The model's parameters, named parameters, or groups of them whose options differ. Of FSDP2
-        models none: ``fully_shard(…, offload_policy=CPUOffloadPolicy())`` keeps parameters on the
-        host itself, where optimizers find them.
+        The model's parameters, named parameters, or groups of them whose options differ; none on
+        the meta device. For FSDP2 models use ``offload_policy=CPUOffloadPolicy()`` of
+        ``fully_shard`` in place of this class: it keeps the parameters themselves on the host.
     optimizer_class
         A class of this library, of torch, or with their interface, whose step needs no closure.
     **options
-        Its options.
+        The options of that class. ``capturable`` and ``differentiable`` must be False, their
+        default.
 
     Raises
     ------
     TypeError
-        A parameter is a ``DTensor`` or on the meta device; ``optimizer_class`` makes no optimizer;
-        or the optimizer's step cannot do without a closure.
+        A parameter is a ``DTensor`` or on the meta device; ``optimizer_class`` is not the class of
+        an optimizer; or the optimizer's step needs a closure.
     ValueError
-        An option is out of its range, or ``capturable`` or ``differentiable``.
+        An option is out of its range, or ``capturable`` or ``differentiable`` is True.
 
     Notes
     -----
-    Each step moves three times the parameters' bytes: gradients and parameters down, parameters up.
-    Parameters go down too, as anything may have changed them since the last step: a loaded
-    checkpoint, an average of weights. The host holds the state, parameters and gradients.
-    Steps wait for the copies; they do not overlap with the backward pass, after which gradients may
-    still be clipped. torchao's ``CPUOffloadOptimizer`` does overlap: it makes an optimizer for each
-    parameter, and does not see what is clipped.
+    Each step copies three times the parameters' bytes: gradients and parameters to the host, then
+    parameters to the device. Parameters are copied to the host in every step, because a loaded
+    checkpoint or weight averaging may have changed them. The host holds the state, and copies of
+    parameters and gradients.
+
+    The copies begin after the backward pass, because gradients may be clipped after it. torchao's
+    ``CPUOffloadOptimizer`` copies during the backward pass: it makes an optimizer for each
+    parameter, and clipping has no effect on it.
 
     Examples
     --------
@@ -73,7 +75,7 @@ class Offload(Wrapper):
         self, params: ParamsT, optimizer_class: Callable[..., Optimizer], **options: Any
     ) -> None:
         super().__init__(params, options)
-        copies = [_copies(group) for group in self.param_groups]
+        copies = [_group_on_host(group) for group in self.param_groups]
         base: Any = optimizer_class(copies, **options) if callable(optimizer_class) else None
         if not isinstance(base, Optimizer):
             raise TypeError(
@@ -103,7 +105,7 @@ class Offload(Wrapper):
 
     @state.setter
     def state(self, value: defaultdict[Tensor, Any]) -> None:
-        """Take no other: torch's constructor begins with an empty one."""
+        """Ignore the empty state that torch's constructor assigns."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options that differ from the defaults where the group names them.
@@ -117,19 +119,19 @@ class Offload(Wrapper):
         if "base_optimizer" not in vars(self):
             return
         try:
-            self.base_optimizer.add_param_group(_copies(self.param_groups[-1]))
+            self.base_optimizer.add_param_group(_group_on_host(self.param_groups[-1]))
         except BaseException:
             self.param_groups.pop()
             raise
         _share_options(self.base_optimizer.param_groups[-1:], self.param_groups[-1:])
 
     def preconditioner(self) -> dict[Tensor, Tensor]:
-        """Return the optimizer's diagonal preconditioner, if it is one of this library.
+        """Return the optimizer's diagonal preconditioner, on the parameters' devices.
 
         Raises
         ------
         AttributeError
-            It has no such method.
+            The optimizer is not one of this library.
         """
         base: Any = self.base_optimizer
         found = base.preconditioner()
@@ -138,12 +140,12 @@ class Offload(Wrapper):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the optimizer's state, on the host."""
+        """Return the checkpoint of the optimizer; its tensors are on the host."""
         _share_options(self.param_groups, self.base_optimizer.param_groups)
         return self.base_optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint of the optimizer, whether or not it was offloaded.
+        """Load a checkpoint of the optimizer, saved with or without offload.
 
         Raises
         ------
@@ -174,10 +176,10 @@ class Offload(Wrapper):
         _share_options(self.param_groups, self.base_optimizer.param_groups)
         pairs = [(param, copy) for param, copy in self._pairs() if param.grad is not None]
         with torch.no_grad():
-            self._fetch()
+            self._copy_to_host()
             self.base_optimizer.step()
             for param, copy in pairs:
-                # Later work on the device waits for it, and so does the next step's copy down.
+                # Later work on the device waits for this copy, and so does the next step's.
                 param.copy_(copy, non_blocking=True)
         _share_options(self.base_optimizer.param_groups, self.param_groups)
         return loss
@@ -187,14 +189,14 @@ class Offload(Wrapper):
         for group, copies in zip(self.param_groups, self.base_optimizer.param_groups, strict=True):
             yield from zip(group["params"], copies["params"], strict=True)
 
-    def _fetch(self) -> None:
-        """Bring the host's copies up to date, and wait until they are."""
+    def _copy_to_host(self) -> None:
+        """Copy parameters and gradients to the host, and wait for the copies."""
         devices = set()
         for param, copy in self._pairs():
             if copy.dtype != param.dtype:
-                # The model has been converted. Its gradients have no room in the old format either.
-                copy.grad, copy.data = None, _room(param)
-            copy.grad = _fetched_gradient(param.grad, copy.grad)
+                # The model was converted to another format: allocate the copies anew.
+                copy.grad, copy.data = None, _host_tensor(param)
+            copy.grad = _gradient_on_host(param.grad, copy.grad)
             if param.grad is not None:
                 copy.copy_(param, non_blocking=True)
                 devices.add(param.device)
@@ -203,18 +205,18 @@ class Offload(Wrapper):
                 torch.accelerator.synchronize(device)
 
 
-def _copies(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the group with parameters on the host."""
-    for name in _NOT_HERE:
+def _group_on_host(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the group with copies of its parameters on the host."""
+    for name in _UNSUPPORTED:
         if group.get(name):
             raise ValueError(
-                f"{name}=True is not valid in Offload, whose steps are the host's: expected False"
+                f"{name}=True is not valid in Offload, which steps on the CPU: expected False"
             )
-    return {**group, "params": [_copy(param) for param in group["params"]]}
+    return {**group, "params": [_param_on_host(param) for param in group["params"]]}
 
 
-def _copy(param: Tensor) -> nn.Parameter:
-    """Make room for a parameter on the host; every step fills it."""
+def _param_on_host(param: Tensor) -> nn.Parameter:
+    """Allocate the copy of a parameter on the host; every step fills it."""
     if hasattr(param, "full_tensor"):
         raise TypeError(
             "Offload does not take DTensors: fully_shard(…, offload_policy=CPUOffloadPolicy()) "
@@ -222,29 +224,29 @@ def _copy(param: Tensor) -> nn.Parameter:
         )
     if param.is_meta:
         raise TypeError(
-            "Offload does not take parameters on the meta device: make it when they are where they "
-            "will be trained"
+            "Offload does not take parameters on the meta device: make it when the model is on the "
+            "device that trains it"
         )
-    return nn.Parameter(_room(param), requires_grad=param.requires_grad)
+    return nn.Parameter(_host_tensor(param), requires_grad=param.requires_grad)
 
 
-def _fetched_gradient(grad: Tensor | None, room: Tensor | None) -> Tensor | None:
+def _gradient_on_host(grad: Tensor | None, reused: Tensor | None) -> Tensor | None:
     if grad is None:
         return None
     if grad.layout is not torch.strided:
         return grad.cpu()
-    if room is None or room.layout is not torch.strided:
-        room = _room(grad)
-    return room.copy_(grad, non_blocking=True)
+    if reused is None or reused.layout is not torch.strided:
+        reused = _host_tensor(grad)
+    return reused.copy_(grad, non_blocking=True)
 
 
-def _room(tensor: Tensor) -> Tensor:
-    """Allocate memory on the host, pinned if it is for an accelerator that copies by itself."""
+def _host_tensor(tensor: Tensor) -> Tensor:
+    """Allocate a tensor on the host; pinned if the device's own copy engine will fill it."""
     pinned = tensor.device.type not in ("cpu", "mps")
     return torch.empty_like(tensor, device="cpu", pin_memory=pinned, requires_grad=False)
 
 
 def _share_options(source: list[dict[str, Any]], target: list[dict[str, Any]]) -> None:
-    """Give the groups the options of others, whose parameters are their own."""
+    """Copy the options of the source's groups to the target's, which keep their parameters."""
     for theirs, ours in zip(source, target, strict=True):
         ours.update({name: value for name, value in theirs.items() if name != "params"})

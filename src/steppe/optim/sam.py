@@ -1,82 +1,77 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
-import math
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe import rules
-from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Function
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.base.plan import held
-from steppe._engines.base.sharding import ShardGroup, local, shard_group_of
-from steppe._engines.eager.codecs import widened
-from steppe.optim._flattened import refuse_flattened
-from steppe.optim._options import check
-from steppe.optim._training_buffers import TrainingBuffers
-from steppe.optim._wrapper import Wrapper, check_step, share_hooks
+from steppe.optim._fsdp1 import refuse_fsdp1
+from steppe.optim._optimizer_wrapper import TransparentWrapper, check_step, share_hooks
+from steppe.optim._options import check_options
+from steppe.optim._sam_ascent import Member, ascend, rho_name
+from steppe.optim._sam_restore import RestorePoint
 
 
-class SAM(Wrapper):
-    r"""Sharpness-aware minimisation, and its adaptive form, around a base optimizer.
+class SAM(TransparentWrapper):
+    r"""Sharpness-aware minimisation (SAM), and adaptive SAM, around a base optimizer.
 
-    The base optimizer steps from p along the gradient taken at p + e, where over all parameters::
+    A step takes two forward and backward passes. The first gives g at the parameters p; over all
+    parameters the perturbation is::
 
-        e = ρ·g/(‖g‖₂ + 1e-12)                adaptive:  e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
+        SAM:               e = ρ·g/(‖g‖₂ + 1e-12)
+        adaptive (ASAM):   e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
 
-    g being the gradient of the loss, or in groups that ``maximize`` of minus the objective. Each
-    step costs two forward and backward passes. The parameters keep their storage and are
-    restored bit for bit. ``param_groups``, ``state`` and ``defaults`` are the base optimizer's
-    own, ρ included, so schedulers act on both and ``state_dict`` is complete. Buffers keep what the
-    first pass made of them, such as running statistics or the vectors of spectral norm: all dense
-    ones of every layer in training, in all modules that hold one of the parameters, compiled ones
-    too.
+    The second pass gives the gradient at p + e. Then p is restored bit for bit, and the base
+    optimizer steps along the second gradient. Groups that ``maximize`` have −g in place of g. If
+    the norm is zero or not finite, as under a ``GradScaler``, e is zero.
 
-    Three ways to use it:
+    There are three ways to use it:
 
-    * ``step(closure)``, where the closure clears gradients, runs forward and backward, and returns
-      the loss. The loss of the first pass is returned.
-    * ``perturb()`` between the backward passes and ``step()`` after the second. ``perturb`` clears
-      the gradients, and each pass may accumulate over several batches.
+    * ``step(closure)``: the closure clears gradients, runs forward and backward, and returns the
+      loss. It is called twice; the loss of the first pass is returned.
+    * ``perturb()`` between the two backward passes and ``step()`` after the second. ``perturb``
+      clears the gradients, and each pass may accumulate over several batches.
     * ``with sam.perturbed():`` around the second pass, then ``step()``. It restores the parameters
-      even if the step is skipped or the pass raises: use it with ``GradScaler``.
+      even if the pass raises or the step is skipped: use it with ``GradScaler``.
 
-    ``step()`` with neither a closure nor a perturbation before it is the plain step of the base.
-
-    Where the gradient's norm is zero or not finite, as a ``GradScaler`` may have it, e is zero.
+    ``step()`` with neither a closure nor a perturbation before it is the base optimizer's step.
 
     Parameters
     ----------
     base_optimizer
         Any optimizer of this library, of torch, or with their interface, whose step needs no
-        closure: not ``torch.optim.LBFGS``.
+        closure; so not ``torch.optim.LBFGS``.
     rho
-        ρ, the radius; ≥ 0. None is 0.05, with ``adaptive`` 0.5. A group may have its own, under
-        the same name; around ``Adadelta``, which has a rho too, its name is ``sam_rho``.
+        ρ, the L2 norm of e over all parameters (of e/|p| if ``adaptive``); ≥ 0. Default: None,
+        which is 0.05, or 0.5 if ``adaptive``. A group may have its own ``rho``; around
+        ``torch.optim.Adadelta``, which has a rho too, its name is ``sam_rho``.
     adaptive
-        Scale the neighbourhood by the parameters (ASAM). A group may have its own.
+        Whether to scale e by the size of each parameter (ASAM). A group may have its own.
+        Default: False.
 
     Raises
     ------
     TypeError
-        ``base_optimizer`` is not an optimizer, or its step cannot do without a closure.
+        ``base_optimizer`` is not an optimizer, or its step needs a closure.
     ValueError
         ``rho`` is out of its range, or ``base_optimizer`` is in a SAM already.
 
     Notes
     -----
-    Parameters in half precision hold only what of e their spacing shows: of a million bfloat16
-    weights of size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
-    Random layers draw anew in the second pass. Besides the parameters, a copy of the buffers is
-    held between the passes; a buffer that the second pass replaces by one of another shape, as a
-    cache that grows, stays replaced.
+    ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, with ``rho`` and
+    ``adaptive`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
+    no state of its own; between the passes it holds a copy of the parameters and module buffers.
+
+    Module buffers, such as running statistics, stay as the first pass left them: all dense ones of
+    every module in training that holds one of the parameters, compiled modules included. A buffer
+    that the second pass replaces by one of another shape, such as a growing cache, stays replaced.
+    Random layers such as dropout draw anew in the second pass.
+
+    Half-precision parameters hold p + e only to their precision: of a million bfloat16 weights of
+    size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
 
     References
     ----------
@@ -110,18 +105,8 @@ class SAM(Wrapper):
     def __init__(
         self, base_optimizer: Optimizer, rho: float | None = None, *, adaptive: bool = False
     ) -> None:
-        if not isinstance(base_optimizer, Optimizer):
-            raise TypeError(
-                f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
-                "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
-            )
-        check_step(base_optimizer, "SAM")
+        _check_base(base_optimizer)
         defaults = base_optimizer.defaults
-        if "adaptive" in defaults:
-            raise ValueError(
-                f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
-                "a SAM or in one already; expected an optimizer that is not"
-            )
         rho = (0.5 if adaptive else 0.05) if rho is None else rho
         options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
         for group in base_optimizer.param_groups:
@@ -134,7 +119,7 @@ class SAM(Wrapper):
         self.__setstate__({"base_optimizer": base_optimizer})
 
     def __getstate__(self) -> dict[str, Any]:
-        if self._undo:
+        if self._restore_point.is_set:
             raise RuntimeError(
                 "SAM cannot be copied or pickled while its parameters are perturbed, as the copy "
                 "could not restore them: call restore() first"
@@ -143,46 +128,32 @@ class SAM(Wrapper):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.base_optimizer = state["base_optimizer"]
-        #: What puts back each tensor that the perturbation or the second pass changes.
-        self._undo: list[Callable[[], Any]] = []
-        #: Not empty while the gradients are a second pass's. A list, as wrappers that inherit from
-        #: what they wrap, Lightning's for one, call methods with themselves in SAM's place.
-        self._second: list[bool] = []
-        self._buffers = TrainingBuffers()
+        self._restore_point = RestorePoint()
+        #: Not empty while the gradients are those of a second pass. It is a list because wrappers
+        #: that copy SAM's attributes, such as Lightning's LightningOptimizer, call SAM's methods on
+        #: themselves: they would set a bool on the wrapper, but share the list.
+        self._second_pass: list[bool] = []
         share_hooks(self, self.base_optimizer)
-        # Optimizer.__init__ would make groups and state of its own beside the base's; its
-        # __setstate__ makes only the hooks that are missing.
+        # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
+        # makes only the hooks that are missing.
         super().__setstate__({})
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base optimizer's groups."""
-        return self.base_optimizer.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base optimizer's state."""
-        return self.base_optimizer.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's defaults, and ``rho`` and ``adaptive``."""
-        return self.base_optimizer.defaults
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters to the base optimizer."""
+        """Add parameters to the base optimizer; the group may name its own ``rho``, ``adaptive``.
+
+        Raises
+        ------
+        ValueError
+            An option is out of its range. Nothing has changed then.
+        """
         _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
-        if not self._undo:
-            self._second.clear()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's state, ρ included."""
-        return self.base_optimizer.state_dict()
+        if not self._restore_point.is_set:
+            self._second_pass.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint into the base optimizer.
@@ -192,69 +163,52 @@ class SAM(Wrapper):
         ValueError
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
-        refuse = "checkpoint does not fit SAM: "
-        if "param_groups" not in state_dict:
-            raise ValueError(f"{refuse}'param_groups' is missing")
-        for number, group in enumerate(state_dict["param_groups"]):
-            for name in (_rho(self.defaults), "adaptive"):
-                if name not in group:
-                    raise ValueError(f"{refuse}option {name!r} of group {number} is missing")
-            _check(group)
+        _check_checkpoint(state_dict, (rho_name(self.defaults), "adaptive"))
         self.base_optimizer.load_state_dict(state_dict)
 
-    def preconditioner(self) -> dict[Tensor, Tensor]:
-        """Return the base optimizer's diagonal preconditioner, if it is one of this library.
-
-        Raises
-        ------
-        AttributeError
-            The base optimizer has no such method.
-        """
-        base: Any = self.base_optimizer
-        return dict(base.preconditioner())
-
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Step from the original parameters along the gradient at the perturbed ones.
+        """Step from p along the gradient at p + e.
 
         Parameters
         ----------
         closure
-            Runs one pass, and is called twice. None after :meth:`perturb` and a second backward
-            pass; without those, this is the base optimizer's plain step. After those, a closure
-            that leaves the gradients as they are is called once: some frameworks pass one.
+            Runs one forward and backward pass; it is called twice. Default: None, for use after
+            :meth:`perturb` and a second backward pass, or for a step of the base optimizer. After
+            :meth:`perturb` a closure is called once, and should leave the gradients as they are:
+            some frameworks pass such a closure.
 
         Returns
         -------
-        The loss at the original parameters, or None without a closure.
+        The loss at the unperturbed parameters, or None without a closure.
 
         Raises
         ------
         RuntimeError
-            A gradient is sparse, FSDP1 has flattened a parameter, or the closure runs no pass. No
-            parameter has changed then.
+            A gradient is sparse, FSDP1 has flattened a parameter, or the closure computes no
+            gradients. No parameter has changed then.
         """
         self.restore()
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-            if not self._second:
-                self._pass_again(closure, silent=loss is None)
-        self._second.clear()
+            if not self._second_pass:
+                self._run_second_pass(closure, returned_loss=loss is not None)
+        self._second_pass.clear()
         self.base_optimizer.step()
         return loss
 
-    def _pass_again(self, closure: Callable[[], Any], *, silent: bool) -> None:
-        """Run the second pass; refuse a closure that does not compute gradients.
+    def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
+        """Call the closure at p + e; refuse one that returns no loss and computes no gradients.
 
-        One that returns a loss may skip a pass, as Lightning's does if ``training_step`` returns
-        None.
+        A closure that returned a loss may skip the second pass, as Lightning's does if
+        ``training_step`` returns None.
         """
         before = self._has_gradients()
         with self.perturbed(), torch.enable_grad():
             closure()
-        if silent and before and not self._has_gradients():
-            self._second.clear()
+        if not returned_loss and before and not self._has_gradients():
+            self._second_pass.clear()
             raise RuntimeError(
                 "the closure computed no gradients: expected one that runs forward and backward. "
                 "Where a framework passes an empty one, as Lightning does in manual optimization, "
@@ -285,26 +239,22 @@ class SAM(Wrapper):
         self.restore()
         params = [param for group in self.param_groups for param in group["params"]]
         for param in params:
-            refuse_flattened(param, "SAM")
+            refuse_fsdp1(param, "SAM")
         active = [
             (param, param.grad, group)
             for group in self.param_groups
             for param in group["params"]
             if param.grad is not None
         ]
-        for param, grad, _ in active:
-            if grad.layout != torch.strided:
-                raise RuntimeError(
-                    f"SAM does not take {grad.layout} gradients: parameter of shape "
-                    f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
-                )
+        _refuse_sparse(active)
         try:
-            self._undo.extend(self._buffers.save(params))
-            self._ascend(active)
-            # Within one autocast region a weight is cast once, and would be seen as it was.
+            self._restore_point.save_buffers(params)
+            ascend(active, self._restore_point.save_param)
+            # Within one autocast region a weight is cast once: the second pass would use the
+            # cached cast of p instead of p + e.
             torch.clear_autocast_cache()
             self.zero_grad()
-            self._second[:] = [True]
+            self._second_pass[:] = [True]
         except BaseException:
             self.restore()
             raise
@@ -312,71 +262,43 @@ class SAM(Wrapper):
     @torch.no_grad()
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        if not self._undo:
-            return
-        # Last in, first out: a parameter that is in a group twice was moved twice.
-        while self._undo:
-            self._undo[-1]()
-            self._undo.pop()
-        torch.clear_autocast_cache()
-
-    def _ascend(self, active: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
-        ascents = [
-            _Ascent(*held(param, grad), shard_group_of(param), group)
-            for param, grad, group in active
-        ]
-        length = joint_norm((each.length, each.team) for each in ascents) + 1e-12
-        if isinstance(length, float) and not math.isfinite(length):
-            return
-        for (param, _, _), each in zip(active, ascents, strict=True):
-            self._undo.append(partial(_write, param, local(param).clone()))
-            each.ascend(length)
-
-
-class _Ascent(NamedTuple):
-    """A parameter on its way up: what this process holds of it, and who holds the rest."""
-
-    param: Tensor
-    grad: Tensor
-    team: ShardGroup | None
-    group: dict[str, Any]
-
-    @property
-    def length(self) -> Tensor:
-        """What the norm is taken of."""
-        if not self.group["adaptive"]:
-            return self.grad
-        length: Tensor = rules.asam_length(widened(self.param), widened(self.grad))
-        return length
-
-    def ascend(self, length: Tensor | float) -> None:
-        """Move the parameter, given the norm of all lengths."""
-        rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
-        # What is maximised is minus the loss.
-        scale = self.group[_rho(self.group)] / length * (-1 if self.group.get("maximize") else 1)
-        for p, g in pieces(self.param, self.grad):
-            p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
-
-
-def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
-    if isinstance(scale, float):
-        moved: Tensor = rule(p, g, scale)
-        return moved
-    # On an accelerator nobody waits to see whether the norm is finite.
-    scale = scale.to(p.device)
-    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)
-
-
-def _write(param: Tensor, here: Tensor) -> None:
-    """Put back what this process holds of a parameter."""
-    local(param).copy_(here)
-
-
-def _rho(options: dict[str, Any]) -> str:
-    """Name of ρ among the options: Adadelta has a rho of its own."""
-    return "sam_rho" if "sam_rho" in options else "rho"
+        self._restore_point.restore()
 
 
 def _check(options: dict[str, Any]) -> None:
-    """Check SAM's options. The others are the base optimizer's, which may not be ours."""
-    check({"rho": options[_rho(options)], "adaptive": options["adaptive"]})
+    """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest."""
+    check_options({"rho": options[rho_name(options)], "adaptive": options["adaptive"]})
+
+
+def _check_base(base_optimizer: Any) -> None:
+    if not isinstance(base_optimizer, Optimizer):
+        raise TypeError(
+            f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
+            "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
+        )
+    check_step(base_optimizer, "SAM")
+    if "adaptive" in base_optimizer.defaults:
+        raise ValueError(
+            f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
+            "a SAM or in one already; expected an optimizer that is not"
+        )
+
+
+def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str]) -> None:
+    refuse = "checkpoint does not fit SAM: "
+    if "param_groups" not in state_dict:
+        raise ValueError(f"{refuse}'param_groups' is missing")
+    for index, group in enumerate(state_dict["param_groups"]):
+        for name in option_names:
+            if name not in group:
+                raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
+        _check(group)
+
+
+def _refuse_sparse(members: list[Member]) -> None:
+    for param, grad, _ in members:
+        if grad.layout != torch.strided:
+            raise RuntimeError(
+                f"SAM does not take {grad.layout} gradients: parameter of shape "
+                f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
+            )

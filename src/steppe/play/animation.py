@@ -1,4 +1,4 @@
-"""Descents in motion: a GIF, or an MP4 where ffmpeg is installed."""
+"""Write descents as an animation: a GIF, or an MP4 where ffmpeg is installed."""
 
 import shutil
 import subprocess
@@ -10,8 +10,8 @@ import numpy as np
 
 from steppe._shared.files import write_whole
 from steppe._shared.progress import progress
-from steppe.play.panels import Track, scene
-from steppe.play.results import Play
+from steppe.play.panels import Track, draw_panels
+from steppe.play.results import SweepResult
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("gif", "mp4", "none")
 
 _FRAMES = 72
-# How many times the last frame is shown.
+# The last frame is shown this many times.
 _HOLD = 15
 _PER_SECOND = 15
 _DPI = 80
@@ -34,12 +34,12 @@ Frame = np.ndarray
 
 
 def check_kind(kind: str) -> None:
-    """Refuse an animation that cannot be made.
+    """Check that an animation of this kind, "gif", "mp4" or "none", can be made.
 
     Raises
     ------
     ValueError
-        There is no such kind, or it needs a program that is not installed.
+        There is no such kind, or ffmpeg is not installed and the kind is "mp4".
     """
     if kind not in KINDS:
         raise ValueError(f"animation must be one of {', '.join(KINDS)}, got {kind!r}")
@@ -50,36 +50,36 @@ def check_kind(kind: str) -> None:
         )
 
 
-def animate(play: Play, path: Path) -> None:
-    """Write the descents as a film, whole or not at all: GIF or MP4, by the file's suffix.
+def animate(result: SweepResult, path: Path) -> None:
+    """Write the descents as a GIF or MP4, by the file's suffix. A failure leaves an old file.
 
-    Steps are thinned to some 70 frames, closer together at the beginning, where most happens.
+    At most 72 steps are shown, closer together at the beginning, where the paths move most.
 
     Raises
     ------
     OSError
-        It cannot be written.
+        The file cannot be written.
     ValueError
         ffmpeg failed.
     """
     write = _write_mp4 if path.suffix == ".mp4" else _write_gif
     with progress("Animation", None):
-        frames = list(_frames(play))
+        frames = list(_frames(result))
     write_whole(path, lambda file: write(frames, file))
 
 
-def _frames(play: Play) -> Iterator[Frame]:
-    """Draw the landscape once, and over it, frame by frame, what has moved."""
+def _frames(result: SweepResult) -> Iterator[Frame]:
+    """Draw the loss surface once, and over a copy of it the paths up to each frame's step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure, tracks = scene(play)
+    figure, tracks = draw_panels(result)
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     clock = figure.text(0.995, 0.995, "", ha="right", va="top", fontsize=11)
     moving: list[tuple[Artist, Axes | Figure]] = [(clock, figure)]
     trails, heads = [], []
     for track in tracks:
-        trails.append([_trail(track) for _ in track.x] if track.trail else [])
+        trails.append([_trail(track) for _ in track.x] if track.has_line else [])
         (head,) = track.axes.plot([], [], "o", ms=5, color=_HEAD, mec="black", mew=0.6, zorder=5)
         heads.append(head)
         moving += [(artist, track.axes) for artist in (*trails[-1], head)]
@@ -87,7 +87,7 @@ def _frames(play: Play) -> Iterator[Frame]:
         artist.set_animated(True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
-    for step in _chosen(play.steps):
+    for step in _frame_steps(result.steps):
         canvas.restore_region(background)
         clock.set_text(f"step {step}")
         for track, lines, head in zip(tracks, trails, heads, strict=True):
@@ -100,11 +100,11 @@ def _frames(play: Play) -> Iterator[Frame]:
 
 
 def _trail(track: Track) -> "Line2D":
-    (line,) = track.axes.plot([], [], color=track.ink, lw=1.0, alpha=0.85)
+    (line,) = track.axes.plot([], [], color=track.colour, lw=1.0, alpha=0.85)
     return line
 
 
-def _chosen(steps: int) -> list[int]:
+def _frame_steps(steps: int) -> list[int]:
     shares = np.linspace(0, 1, min(_FRAMES, steps + 1))
     power = 1.0 if steps < _FRAMES else 1.5
     return sorted({round(steps * share**power) for share in shares})
@@ -113,7 +113,8 @@ def _chosen(steps: int) -> list[int]:
 def _write_gif(frames: list[Frame], file: IO[bytes]) -> None:
     from PIL import Image, ImageColor
 
-    # One palette for all, or the landscape would flicker; what is small keeps its colours too.
+    # One palette for all frames, or the surface would flicker. Quantizing by area would drop the
+    # colours of small marks, so these are added.
     palette = Image.fromarray(frames[-1]).quantize(_PALETTE)
     counted = (palette.getpalette() or [])[: 3 * _PALETTE]
     palette.putpalette([*counted, *(part for ink in _INKS for part in ImageColor.getrgb(ink))])
@@ -130,7 +131,7 @@ def _write_gif(frames: list[Frame], file: IO[bytes]) -> None:
 def _write_mp4(frames: list[Frame], file: IO[bytes]) -> None:
     height, width = frames[0].shape[:2]
     raw = f"-f rawvideo -pix_fmt rgb24 -s {width}x{height} -r {_PER_SECOND} -i -"
-    # Players want 4:2:0 and even sides, and the index in front.
+    # Many video players need 4:2:0 colours and even sides, and browsers an index in front.
     coded = (
         "-vf crop=trunc(iw/2)*2:trunc(ih/2)*2 -pix_fmt yuv420p -movflags frag_keyframe+empty_moov"
     )

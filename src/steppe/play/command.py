@@ -9,15 +9,15 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, Open, group, limited
 from steppe._shared.console import make_console, refusals
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.progress import progress
-from steppe.compare import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe.functions import FUNCTIONS
 from steppe.play.animation import KINDS, animate, check_kind
 from steppe.play.descent import SCHEDULES
 from steppe.play.page import write_page
 from steppe.play.pictures import plot_losses, plot_paths
 from steppe.play.report import report
-from steppe.play.results import Play
+from steppe.play.results import SweepResult
 from steppe.play.sweep import plan
 
 _DEFAULT = ("adam", "dualadam-scale-free", "adamcm", "adam+sam")
@@ -118,7 +118,7 @@ def play(
         out = out_dir or Path("results", "play", function)
         out.mkdir(parents=True, exist_ok=True)
         with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
-            played = match.play(advance)
+            played = match.run(advance)
     console = make_console()
     report(console, played)
     with refusals():
@@ -129,7 +129,7 @@ def play(
         webbrowser.open((out / "play.html").resolve().as_uri())
 
 
-def _write(played: Play, out: Path, animation: str) -> list[Path]:
+def _write(played: SweepResult, out: Path, animation: str) -> list[Path]:
     """Write all files; return where they are."""
     written = [out / "play.json", out / "losses.png", out / "play.html"]
     played.save(written[0])

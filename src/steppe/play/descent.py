@@ -1,4 +1,4 @@
-"""Descents of one optimizer from several starts."""
+"""Run one optimizer on a test function from several starts."""
 
 import inspect
 import math
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.array_types import Floats
 from steppe._shared.names import named
 from steppe._shared.recipes import Recipe
 from steppe.functions import Function
-from steppe.landscape.spectra._lanczos import Floats
 
-# Packages whose optimizers treat each parameter by itself, but for those that take a closure.
+# Packages whose optimizers treat each parameter by itself. Those that need a closure do not, and
+# are refused.
 _ONE_BY_ONE = ("torch", "steppe")
 
-
-#: The factor on lr when a share of the run is done.
+#: Schedules by name: the factor on lr after a share of the run, from 0 to 1.
 SCHEDULES: Mapping[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
@@ -31,7 +31,7 @@ SCHEDULES: Mapping[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True, eq=False)
 class Descent:
-    """Where one optimizer went from several starts.
+    """The points and losses of one optimizer from several starts.
 
     Attributes
     ----------
@@ -40,9 +40,10 @@ class Descent:
     settings : dict
         Its hyperparameters.
     points : ndarray
-        Shape (starts, steps + 1, dimension), the starts first; NaN from where a run overflowed.
+        Shape (starts, steps + 1, dimension); index 0 along the steps is the start, and points are
+        NaN from the step at which a run overflowed.
     losses : ndarray
-        The function's values there, without noise, shape (starts, steps + 1).
+        The function's values at the points, without noise, shape (starts, steps + 1).
     """
 
     optimizer: str
@@ -64,33 +65,33 @@ def descend(
 ) -> Descent:
     """Run an optimizer from each of several starts.
 
-    Each start is a run of its own: buffers decide and SAM's ascent is normalised for each by
-    itself. The gradients are autograd's.
+    Each start is a run of its own: critical buffers and SAM's norm are of that start alone. The
+    gradients are computed by autograd.
 
     Parameters
     ----------
     function : Function
-        What is minimised.
+        The function that is minimised.
     recipe : Recipe
         The optimizer.
     settings : mapping
         Its hyperparameters: "lr", and "rho" or "switch" where it takes them.
     starts : Tensor
-        Shape (starts, dimension); its dtype is what is computed in.
+        Starting points, shape (starts, dimension), in the dtype to compute in.
     steps : int
-        How many, from 1.
+        Number of steps, at least 1.
     schedule : str, default "constant"
-        Of lr over the run: "constant", or "cosine" down to 0.
+        Schedule of lr over the run: "constant", or "cosine" down to 0.
     noise : float, default 0.0
         Standard deviation of Gaussian noise that is added to every component of the gradient. SAM's
-        two gradients get the same, as those of one batch would.
+        two gradients of a step get the same noise, as two gradients of one batch would.
     seed : int, default 0
-        Of the noise. Same seed, same draws, whatever the optimizer.
+        Seed of the noise. All optimizers get the same noise from the same seed.
 
     Returns
     -------
     Descent
-        Runs that overflow are NaN from there on, and do not disturb the others.
+        The runs. One that overflows is NaN from there on, and does not change the others.
 
     Raises
     ------
@@ -100,8 +101,8 @@ def descend(
 
     Examples
     --------
-    >>> from steppe._shared.recipes import find_recipe
     >>> from steppe.functions import quadratic
+    >>> from steppe.play import find_recipe
     >>> starts = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
     >>> descend(quadratic(2.0), find_recipe("sgd"), {"lr": 0.5}, starts, 2).points[0]
     array([[1.  , 1.  ],
@@ -117,7 +118,7 @@ def descend(
     optimizers = _build(recipe, {**settings, "scope": "tensor"}, parameters, steps)
     path = [starts]
     for step, draw in enumerate((noise * draws).to(starts.dtype)):
-        _set_lr(optimizers, settings["lr"] * _rate(recipe, settings, schedule, step, steps))
+        _set_lr(optimizers, settings["lr"] * _lr_factor(recipe, settings, schedule, step, steps))
         _fill_gradients(function, parameters, draw)
         with ExitStack() as perturbed:
             for optimizer in optimizers:
@@ -153,12 +154,12 @@ def _check(function: Function, recipe: Recipe, starts: Tensor, steps: int, noise
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Refuse an optimizer that is not comparable step by step.
+    """Check that an optimizer takes one gradient a step, at a given learning rate.
 
     Raises
     ------
     ValueError
-        It takes no lr, or needs a closure.
+        The optimizer takes no lr, or needs a closure.
     """
     if not recipe.takes("lr"):
         raise ValueError(f"{recipe.name} takes no lr: expected an optimizer that does")
@@ -173,18 +174,18 @@ def check_recipe(recipe: Recipe) -> None:
 def _build(
     recipe: Recipe, settings: Mapping[str, Any], parameters: Sequence[Tensor], steps: int
 ) -> list[Optimizer]:
-    """Make one optimizer for all starts where it treats each by itself, else one for each."""
+    """Make one optimizer over all starts if it treats each by itself, else one for each start."""
     if not recipe.sam and recipe.cls.__module__.partition(".")[0] in _ONE_BY_ONE:
         return [recipe.build(parameters, settings, steps)]
     return [recipe.build([parameter], settings, steps) for parameter in parameters]
 
 
-def _rate(
+def _lr_factor(
     recipe: Recipe, settings: Mapping[str, Any], schedule: str, step: int, steps: int
 ) -> float:
-    """Return the factor on lr at a step, counted from 0."""
-    rising = min(1.0, (step + 1) / (settings["switch"] * steps)) if recipe.warmup else 1.0
-    return rising * SCHEDULES[schedule](step / steps)
+    """Return the factor on lr at a step, counted from 0: warm-up times schedule."""
+    warmup = min(1.0, (step + 1) / (settings["switch"] * steps)) if recipe.warmup else 1.0
+    return warmup * SCHEDULES[schedule](step / steps)
 
 
 def _set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
@@ -194,7 +195,7 @@ def _set_lr(optimizers: Sequence[Optimizer], lr: float) -> None:
 
 
 def _fill_gradients(function: Function, parameters: Sequence[Tensor], draw: Tensor) -> None:
-    """Differentiate at all points together: none's loss depends on another's."""
+    """Set the gradients of all points by one backward pass, as the points are independent."""
     points = torch.stack(list(parameters)).detach().requires_grad_(True)
     (gradients,) = torch.autograd.grad(function(points).sum(), points)
     for parameter, gradient in zip(parameters, gradients + draw, strict=True):

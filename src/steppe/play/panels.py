@@ -1,4 +1,7 @@
-"""The landscape in a panel for each optimizer, and the tracks that run over it."""
+"""Draw the loss surface in a panel for each optimizer, ready for the paths that run over it.
+
+``pictures`` draws whole paths into the panels, ``animation`` draws them step by step.
+"""
 
 import math
 from dataclasses import dataclass
@@ -6,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.pictures import dress, new_figure
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.end_points import DIVERGED
 from steppe.play.report import heading
-from steppe.play.results import Play, Player
-from steppe.play.surface_grid import SurfaceGrid, surface_grid
+from steppe.play.results import OptimizerResult, SweepResult
+from steppe.play.surface_grid import SurfaceGrid, sample_surface
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,111 +29,119 @@ _LEVELS = 25
 
 @dataclass(frozen=True, eq=False)
 class Track:
-    """What all starts of one optimizer draw in one panel.
+    """The paths of one optimizer from all starts, in one panel.
 
     Attributes
     ----------
     axes : Axes
         The panel.
-    player : Player
-        Whose track it is.
+    optimizer : OptimizerResult
+        The optimizer.
     x, y : ndarray
-        Shape (starts, steps + 1); NaN where there is nothing.
-    trail : bool
-        Whether it leaves a line behind.
-    ink : str
+        Coordinates in the panel, shape (starts, steps + 1); NaN after a run has diverged.
+    has_line : bool
+        Whether the path is drawn as a line; else only its current point is.
+    colour : str
         The line's colour.
     """
 
     axes: "Axes"
-    player: Player
+    optimizer: OptimizerResult
     x: Floats
     y: Floats
-    trail: bool
-    ink: str
+    has_line: bool
+    colour: str
 
 
-def scene(play: Play) -> "tuple[Figure, list[Track]]":
-    """Draw the landscape of one variable or two, and nothing yet that moves."""
-    drawn = surface_grid(play, _POINTS[play.function.dimension])
-    return (_plan_view if play.function.dimension == 2 else _section)(play, drawn)
+def draw_panels(result: SweepResult) -> "tuple[Figure, list[Track]]":
+    """Draw the function of one variable or two in a panel for each optimizer.
+
+    Returns
+    -------
+    Figure, list of Track
+        The figure without paths, and the paths to draw into it.
+    """
+    drawn = sample_surface(result, _POINTS[result.function.dimension])
+    return (_draw_two_variables if result.function.dimension == 2 else _draw_one_variable)(
+        result, drawn
+    )
 
 
-def _plan_view(play: Play, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
-    """Two variables: contours, and paths over them."""
-    rows = math.ceil(len(play.players) / _COLUMNS)
-    columns = math.ceil(len(play.players) / rows)
+def _draw_two_variables(result: SweepResult, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
+    """Draw contours for paths over two variables."""
+    rows = math.ceil(len(result.optimizers) / _COLUMNS)
+    columns = math.ceil(len(result.optimizers) / rows)
     size = (max(_PANEL * columns + 0.9, 7.0), _PANEL * rows + 1.1)
-    figure = new_figure(heading(play), size)
+    figure = new_figure(heading(result), size)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     tracks = []
-    for axes, player in zip(grid.flat, play.players, strict=False):
-        filled, track = plan_panel(axes, play, drawn, player)
+    for axes, optimizer in zip(grid.flat, result.optimizers, strict=False):
+        filled, track = draw_contour_panel(axes, result, drawn, optimizer)
         tracks.append(track)
-    for axes in grid.flat[len(play.players) :]:
+    for axes in grid.flat[len(result.optimizers) :]:
         axes.set_axis_off()
     # The last row may be shorter.
-    for axes in grid.flat[len(play.players) - columns : len(play.players)]:
+    for axes in grid.flat[len(result.optimizers) - columns : len(result.optimizers)]:
         axes.set_xlabel("x")
         axes.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("y")
-    places, labels = drawn.ticks()
+    positions, labels = drawn.ticks()
     bar = figure.colorbar(filled, ax=grid, shrink=0.85, pad=0.015)
-    bar.set_ticks(list(places), labels=labels)
+    bar.set_ticks(list(positions), labels=labels)
     bar.set_label("f(x, y)" + (", logarithmic above its minimum" if drawn.unit else ""))
     return figure, tracks
 
 
-def plan_panel(
-    axes: "Axes", play: Play, drawn: SurfaceGrid, player: Player
+def draw_contour_panel(
+    axes: "Axes", result: SweepResult, drawn: SurfaceGrid, optimizer: OptimizerResult
 ) -> "tuple[QuadContourSet, Track]":
-    """Draw the contours under one optimizer's paths; return them, and what is to run over them."""
-    tones, levels = drawn.tone(drawn.values), drawn.levels(_LEVELS)
-    filled = axes.contourf(*drawn.axes, tones, levels, cmap="viridis")
-    axes.contour(*drawn.axes, tones, levels[1::2], colors="white", linewidths=0.4, alpha=0.4)
-    _mark_minima(axes, play)
-    _name(axes, player)
+    """Draw contours into one panel; return them, and the paths that belong over them."""
+    scaled, levels = drawn.to_scale(drawn.values), drawn.levels(_LEVELS)
+    filled = axes.contourf(*drawn.axes, scaled, levels, cmap="viridis")
+    axes.contour(*drawn.axes, scaled, levels[1::2], colors="white", linewidths=0.4, alpha=0.4)
+    _mark_minima(axes, result)
+    _title_panel(axes, optimizer)
     axes.set(xlim=drawn.axes[0][[0, -1]], ylim=drawn.axes[1][[0, -1]])
-    x, y = player.descent.points.transpose(2, 0, 1)
-    return filled, Track(axes, player, x, y, True, "white")
+    x, y = optimizer.descent.points.transpose(2, 0, 1)
+    return filled, Track(axes, optimizer, x, y, True, "white")
 
 
-def _section(play: Play, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
-    """One variable: the curve with the points on it, and below where they are at each step."""
-    columns = len(play.players)
-    figure = new_figure(heading(play), (max(_PANEL * columns, 7.0), 5.6))
+def _draw_one_variable(result: SweepResult, drawn: SurfaceGrid) -> "tuple[Figure, list[Track]]":
+    """Draw the curve for points on one variable, and below it axes for their position by step."""
+    columns = len(result.optimizers)
+    figure = new_figure(heading(result), (max(_PANEL * columns, 7.0), 5.6))
     grid = figure.subplots(
         2, columns, squeeze=False, sharex=True, sharey="row", height_ratios=[2, 3]
     )
     tracks = []
-    for (above, below), player in zip(grid.T, play.players, strict=True):
+    for (above, below), optimizer in zip(grid.T, result.optimizers, strict=True):
         above.plot(drawn.axes[0], drawn.values, color="0.45", lw=1.3)
-        # Points that rise far out of the picture do not decide its height.
+        # A run that diverges rises far above the curve, and would shrink it to a line.
         above.autoscale(False)
-        _mark_minima(above, play)
-        _name(above, player)
-        for minimum in play.function.minima:
+        _mark_minima(above, result)
+        _title_panel(above, optimizer)
+        for minimum in result.function.minima:
             below.axvline(minimum.point[0], color="0.8", lw=0.8)
         dress(below, "", grid="x")
-        below.set(xlabel="x", ylim=(play.steps, 0), xlim=drawn.axes[0][[0, -1]])
-        x = player.descent.points[..., 0]
-        steps = np.broadcast_to(np.arange(play.steps + 1.0), x.shape)
-        tracks.append(Track(above, player, x, player.descent.losses, False, "#0072B2"))
-        tracks.append(Track(below, player, x, steps, True, "#0072B2"))
+        below.set(xlabel="x", ylim=(result.steps, 0), xlim=drawn.axes[0][[0, -1]])
+        x = optimizer.descent.points[..., 0]
+        steps = np.broadcast_to(np.arange(result.steps + 1.0), x.shape)
+        tracks.append(Track(above, optimizer, x, optimizer.descent.losses, False, "#0072B2"))
+        tracks.append(Track(below, optimizer, x, steps, True, "#0072B2"))
     grid[0, 0].set_ylabel("f(x)")
     grid[1, 0].set_ylabel("step")
     return figure, tracks
 
 
-def _name(axes: "Axes", player: Player) -> None:
-    lost = player.count(DIVERGED)
-    dress(axes, f"{player.name}, lr {player.lr:g}" + (f"; {lost} diverged" if lost else ""))
+def _title_panel(axes: "Axes", optimizer: OptimizerResult) -> None:
+    lost = optimizer.count(DIVERGED)
+    dress(axes, f"{optimizer.name}, lr {optimizer.lr:g}" + (f"; {lost} diverged" if lost else ""))
     axes.grid(False)
 
 
-def _mark_minima(axes: "Axes", play: Play) -> None:
-    for minimum in play.function.minima:
-        place = minimum.point if len(minimum.point) == 2 else (*minimum.point, minimum.value)
+def _mark_minima(axes: "Axes", result: SweepResult) -> None:
+    for minimum in result.function.minima:
+        position = minimum.point if len(minimum.point) == 2 else (*minimum.point, minimum.value)
         marker, size = ("*", 14) if minimum.is_global else ("P", 7)
-        axes.plot(*place, marker, ms=size, color="#D55E00", mec="white", mew=0.8, zorder=3)
+        axes.plot(*position, marker, ms=size, color="#D55E00", mec="white", mew=0.8, zorder=3)

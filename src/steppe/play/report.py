@@ -1,4 +1,4 @@
-"""The table in the terminal, and how to read it."""
+"""Print the table of a sweep, and how to read it; the page shows the same cells and footnotes."""
 
 from collections import Counter
 
@@ -6,8 +6,8 @@ from rich.console import Console
 
 from steppe._shared.plurals import many
 from steppe._shared.tables import new_table
-from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, reach
-from steppe.play.results import Play, Player
+from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
+from steppe.play.results import OptimizerResult, SweepResult
 
 COLUMNS = (
     "lr",
@@ -20,82 +20,83 @@ COLUMNS = (
 )
 
 
-def report(console: Console, play: Play) -> None:
-    """Print where each optimizer's starts led."""
-    table = new_table(heading(play))
+def report(console: Console, result: SweepResult) -> None:
+    """Print a table with a line for each optimizer, and its footnotes."""
+    table = new_table(heading(result))
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
-    for player in play.players:
-        table.add_row(player.name, *cells(play, player))
+    for optimizer in result.optimizers:
+        table.add_row(optimizer.name, *table_cells(result, optimizer))
     console.print(table)
-    for note in notes(play):
+    for note in footnotes(result):
         console.print(note, highlight=False, markup=False)
 
 
-def heading(play: Play) -> str:
-    """Say what was played, in one line."""
-    with_noise = f", noise {play.noise:g}" if play.noise else ""
-    starts = many(len(play.starts), "start")
-    steps = many(play.steps, "step")
-    return f"{title(play)}: {starts}, {steps}, {play.schedule} lr{with_noise}"
+def heading(result: SweepResult) -> str:
+    """Return function, starts, steps, schedule and noise in one line."""
+    with_noise = f", noise {result.noise:g}" if result.noise else ""
+    starts = many(len(result.starts), "start")
+    steps = many(result.steps, "step")
+    return f"{title(result)}: {starts}, {steps}, {result.schedule} lr{with_noise}"
 
 
-def title(play: Play) -> str:
-    """Name the function, with what it was made with."""
-    made = ", ".join(f"{name} {value:g}" for name, value in play.parameters.items())
-    return f"{play.function.name} ({made})" if made else play.function.name
+def title(result: SweepResult) -> str:
+    """Return the function's name with its parameters."""
+    parameters = ", ".join(f"{name} {value:g}" for name, value in result.parameters.items())
+    return f"{result.function.name} ({parameters})" if parameters else result.function.name
 
 
-def cells(play: Play, player: Player) -> list[str]:
-    """Write an optimizer's line, a text for each of ``COLUMNS``."""
+def table_cells(result: SweepResult, optimizer: OptimizerResult) -> list[str]:
+    """Return an optimizer's row as texts, one for each of ``COLUMNS``."""
     return [
-        f"{player.lr:g}",
-        _global(play, player),
-        str(player.count(OTHER)),
-        str(player.count(NONE)),
-        str(player.count(DIVERGED)),
-        f"{player.loss:.4g}",
-        f"{player.arrival:.0f}" if player.count(GLOBAL) else "–",
+        f"{optimizer.lr:g}",
+        _arrivals(result, optimizer),
+        str(optimizer.count(OTHER)),
+        str(optimizer.count(NONE)),
+        str(optimizer.count(DIVERGED)),
+        f"{optimizer.loss:.4g}",
+        f"{optimizer.arrival:.0f}" if optimizer.count(GLOBAL) else "–",
     ]
 
 
-def notes(play: Play) -> list[str]:
-    """Say how it was done and counted."""
-    wide = f"{reach(play.function):.2g}"
-    rates = ", ".join(f"{lr:g}" for lr in play.rates)
-    falling = ", falling to 0 along a cosine" if play.schedule == "cosine" else ""
-    said = [
+def footnotes(result: SweepResult) -> list[str]:
+    """Return sentences that tell how the runs were made and counted."""
+    wide = f"{arrival_radius(result.function):.2g}"
+    rates = ", ".join(f"{lr:g}" for lr in result.rates)
+    falling = ", falling to 0 along a cosine" if result.schedule == "cosine" else ""
+    sentences = [
         f"Every optimizer ran at lr {rates}{falling}, and is shown at its own best by median final "
         "loss.",
         f"A minimum is reached by ending within {wide} of it (0.5 % of the domain’s diagonal); "
         "arrival is when a run stays so near a global one.",
     ]
-    if at_end := [f"{player.name} {player.lr:g}" for player in play.players if player.at_end]:
-        said.append(
-            f"At an end of the lr that were tried, so better may lie beyond: {', '.join(at_end)}."
+    if at_edge := [f"{each.name} {each.lr:g}" for each in result.optimizers if each.is_at_edge]:
+        sentences.append(
+            "The best lr is the lowest or highest that was tried, so a better one may lie beyond: "
+            f"{', '.join(at_edge)}."
         )
-    if any("+sam" in player.name for player in play.players):
-        said.append("SAM takes two gradients in each step.")
-    lowest = _lowest(play)
+    if any("+sam" in optimizer.name for optimizer in result.optimizers):
+        sentences.append("SAM takes two gradients in each step.")
+    lowest = _global_minima(result)
     if len(lowest) > 1:
-        places = ", ".join(_written(point) for point in lowest)
-        said.append(f"Global minima, in the order of the sums: {places}.")
-    return said
+        places = ", ".join(_point_text(point) for point in lowest)
+        sentences.append(f"Global minima, in the order of the sums: {places}.")
+    return sentences
 
 
-def _lowest(play: Play) -> list[tuple[float, ...]]:
-    return [minimum.point for minimum in play.function.minima if minimum.is_global]
+def _global_minima(result: SweepResult) -> list[tuple[float, ...]]:
+    return [minimum.point for minimum in result.function.minima if minimum.is_global]
 
 
-def _global(play: Play, player: Player) -> str:
-    """Count the arrivals, for each global minimum where there are several."""
-    total, lowest = str(player.count(GLOBAL)), _lowest(play)
+def _arrivals(result: SweepResult, optimizer: OptimizerResult) -> str:
+    """Return how many runs reached a global minimum, minimum by minimum if there are several."""
+    total, lowest = str(optimizer.count(GLOBAL)), _global_minima(result)
     if len(lowest) == 1:
         return total
-    at = Counter(end.minimum for end in player.ends)
+    at = Counter(end.minimum for end in optimizer.end_points)
     return f"{total} = {' + '.join(str(at[point]) for point in lowest)}"
 
 
-def _written(point: tuple[float, ...]) -> str:
+def _point_text(point: tuple[float, ...]) -> str:
     numbers = ", ".join(f"{x:.4g}" for x in point)
     return f"({numbers})" if len(point) > 1 else numbers

@@ -1,4 +1,4 @@
-"""What came of playing: everything that tables and pictures are made from."""
+"""The results of a sweep: all that tables, pictures and the page are made from, and its JSON."""
 
 import json
 import math
@@ -9,33 +9,33 @@ from typing import Any, Self
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.files import write_text
 from steppe._shared.json_values import plain
 from steppe.functions import Function, find_function
-from steppe.landscape.spectra._lanczos import Floats
 from steppe.play.descent import Descent
-from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, reach
+from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, arrival_radius
 
 _DIGITS = 8  # of paths
-_EXACT = 17  # what says all of a float
+_EXACT = 17  # digits that determine a float64
 
 
 @dataclass(frozen=True, eq=False)
-class Player:
-    """One optimizer at its own best learning rate.
+class OptimizerResult:
+    """One optimizer at its own best learning rate, by median final loss.
 
     Attributes
     ----------
     descent : Descent
-        Its runs at the learning rate whose median final loss was the lowest.
-    ends : sequence of EndPoint
-        How each of them ended.
+        The runs at the learning rate whose median final loss was the lowest.
+    end_points : sequence of EndPoint
+        How the run from each start ended.
     tried : mapping of float to float
-        The median final loss of each learning rate; infinite where half of the runs diverged.
+        The median final loss at each learning rate; infinite where half of the runs diverged.
     """
 
     descent: Descent
-    ends: Sequence[EndPoint]
+    end_points: Sequence[EndPoint]
     tried: Mapping[float, float]
 
     @property
@@ -45,55 +45,55 @@ class Player:
 
     @property
     def lr(self) -> float:
-        """The learning rate it is shown at."""
+        """The best learning rate."""
         return float(self.descent.settings["lr"])
 
     def count(self, kind: str) -> int:
-        """How many runs ended so."""
-        return sum(end.kind == kind for end in self.ends)
+        """Return the number of runs whose end point is of that kind."""
+        return sum(end.kind == kind for end in self.end_points)
 
     @property
     def arrival(self) -> float:
-        """The mean number of steps to a global minimum, of the runs that came to one; else NaN."""
-        steps = [end.arrival for end in self.ends if end.arrival is not None]
+        """The mean number of steps to a global minimum over the runs that reached one; else NaN."""
+        steps = [end.arrival for end in self.end_points if end.arrival is not None]
         return math.fsum(steps) / len(steps) if steps else math.nan
 
     @property
-    def at_end(self) -> bool:
-        """Whether better may lie beyond the learning rates that were tried."""
+    def is_at_edge(self) -> bool:
+        """Whether the best of several learning rates is the lowest or highest of those tried."""
         return len(self.tried) > 1 and self.lr in (min(self.tried), max(self.tried))
 
     @property
     def loss(self) -> float:
-        """The median final loss."""
+        """The median final loss at the best learning rate."""
         return self.tried[self.lr]
 
 
 @dataclass(frozen=True, eq=False)
-class Play:
-    """Optimizers on one function, all from the same starts.
+class SweepResult:
+    """Optimizers on one function, all from the same starts: the result of a ``Sweep``.
 
     Attributes
     ----------
     function : Function
-        What they descend on.
+        The function that is minimised.
     parameters : mapping
-        What it was made with.
-    players : sequence of Player
-        In the order they were named.
+        The function's parameters, such as its dimension.
+    optimizers : sequence of OptimizerResult
+        The optimizers, in the order of their names on the command line.
     steps : int
-        Of every run.
+        Number of steps of every run.
     schedule : str
-        Of lr: "constant" or "cosine".
+        Schedule of lr: "constant" or "cosine".
     noise : float
-        Standard deviation of what was added to every component of the gradients.
+        Standard deviation of the noise in every component of the gradients.
     seed : int
-        Of the noise, and of the starts where they were drawn.
+        Seed of the noise, and of the starts if they were drawn.
     """
 
     function: Function
     parameters: Mapping[str, float]
-    players: Sequence[Player]
+    optimizers: Sequence[OptimizerResult]
     steps: int
     schedule: str
     noise: float
@@ -101,37 +101,37 @@ class Play:
 
     @property
     def starts(self) -> Floats:
-        """Where all begin, shape (starts, dimension)."""
-        return self.players[0].descent.points[:, 0]
+        """The points where all runs begin, shape (starts, dimension)."""
+        return self.optimizers[0].descent.points[:, 0]
 
     @property
     def rates(self) -> list[float]:
         """The learning rates that every optimizer was tried at."""
-        return list(self.players[0].tried)
+        return list(self.optimizers[0].tried)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data, from which all pictures can be drawn; what is not finite is None."""
+        """Return all as JSON's own types; numbers that are not finite become None."""
         return {
             "function": self.function.name,
             "parameters": dict(self.parameters),
             "formula": self.function.formula,
             "bounds": [list(pair) for pair in self.function.bounds],
             "minima": [asdict(minimum) for minimum in self.function.minima],
-            "reach": reach(self.function),
+            "reach": arrival_radius(self.function),
             "steps": self.steps,
             "schedule": self.schedule,
             "noise": self.noise,
             "seed": self.seed,
-            "optimizers": [_player(player) for player in self.players],
+            "optimizers": [_optimizer_to_dict(optimizer) for optimizer in self.optimizers],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read what :meth:`to_dict` has written."""
+        """Return the result that :meth:`to_dict` made a dictionary of."""
         return cls(
             find_function(data["function"], **data["parameters"]),
             data["parameters"],
-            [_read_player(each) for each in data["optimizers"]],
+            [_optimizer_from_dict(each) for each in data["optimizers"]],
             data["steps"],
             data["schedule"],
             data["noise"],
@@ -139,36 +139,38 @@ class Play:
         )
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, whole or not at all.
+        """Write the result as JSON. A failure leaves an old file as it was.
 
         Raises
         ------
         OSError
-            It cannot be written.
+            The file cannot be written.
         """
         write_text(path, json.dumps(self.to_dict(), allow_nan=False) + "\n")
 
 
-def _player(player: Player) -> dict[str, Any]:
+def _optimizer_to_dict(optimizer: OptimizerResult) -> dict[str, Any]:
     return {
-        "name": player.name,
-        "settings": player.descent.settings,
-        "tried": [{"lr": lr, "loss": plain(loss, _EXACT)} for lr, loss in player.tried.items()],
-        "ends": [asdict(end) for end in player.ends],
-        "counts": {kind: player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED)},
-        "arrival": plain(player.arrival, _DIGITS),
-        "points": plain(player.descent.points, _DIGITS),
-        "losses": plain(player.descent.losses, _DIGITS),
+        "name": optimizer.name,
+        "settings": optimizer.descent.settings,
+        "tried": [{"lr": lr, "loss": plain(loss, _EXACT)} for lr, loss in optimizer.tried.items()],
+        "ends": [asdict(end) for end in optimizer.end_points],
+        "counts": {kind: optimizer.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED)},
+        "arrival": plain(optimizer.arrival, _DIGITS),
+        "points": plain(optimizer.descent.points, _DIGITS),
+        "losses": plain(optimizer.descent.losses, _DIGITS),
     }
 
 
-def _read_player(data: Mapping[str, Any]) -> Player:
+def _optimizer_from_dict(data: Mapping[str, Any]) -> OptimizerResult:
     points, losses = (np.array(data[key], dtype=float) for key in ("points", "losses"))
-    ends = [
+    end_points = [
         EndPoint(each["kind"], each["minimum"] and tuple(each["minimum"]), each["arrival"])
         for each in data["ends"]
     ]
     tried = {
         each["lr"]: math.inf if each["loss"] is None else each["loss"] for each in data["tried"]
     }
-    return Player(Descent(data["name"], dict(data["settings"]), points, losses), ends, tried)
+    return OptimizerResult(
+        Descent(data["name"], dict(data["settings"]), points, losses), end_points, tried
+    )

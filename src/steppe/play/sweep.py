@@ -1,4 +1,4 @@
-"""Let optimizers descend on one function, each tried at the same learning rates."""
+"""Run optimizers on one function, each at the same learning rates from the same starts."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -9,43 +9,44 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.names import named
 from steppe._shared.plurals import many
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
-from steppe.play.end_points import ends
-from steppe.play.results import Play, Player
+from steppe.play.end_points import classify_ends
+from steppe.play.results import OptimizerResult, SweepResult
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is to be played; everything has been checked.
+    """A function, optimizers, learning rates and starts to run; everything has been checked.
 
     Attributes
     ----------
     function : Function
-        What is minimised.
+        The function that is minimised.
     parameters : mapping
-        What it was made with.
+        The function's parameters, such as its dimension.
     recipes : sequence of Recipe
         The optimizers.
     rates : sequence of float
-        The learning rates, which every optimizer is tried at.
+        The learning rates that every optimizer is tried at.
     starts : Tensor
-        Shape (starts, dimension), float64.
+        The points where all runs begin, shape (starts, dimension), float64.
     steps : int
-        Of every run.
+        Number of steps of every run.
     switch : float
-        1/ξ as a share of the steps, for what takes it.
+        1/ξ of DualAdam as a share of the steps, for optimizers that take it.
     rho : float
-        SAM's radius, for what takes it.
+        SAM's radius, for optimizers that take it.
     schedule : str
-        Of lr: "constant" or "cosine".
+        Schedule of lr: "constant" or "cosine".
     noise : float
-        Standard deviation of the noise of the gradient's components.
+        Standard deviation of the noise in each component of the gradient.
     seed : int
-        Of the noise.
+        Seed of the noise.
     """
 
     function: Function
@@ -60,38 +61,38 @@ class Sweep:
     noise: float
     seed: int
 
-    def play(self, advance: Callable[[int], None] = lambda descents: None) -> Play:
-        """Run all, and keep of each optimizer what had the lowest median final loss.
+    def run(self, advance: Callable[[int], None] = lambda descents: None) -> SweepResult:
+        """Run all optimizers; keep each one's learning rate with the lowest median final loss.
 
         Parameters
         ----------
         advance : callable
             Called with 1 after each of the ``len(recipes)·len(rates)`` descents.
         """
-        return self.shown([self.best(self.tries(recipe, advance)) for recipe in self.recipes])
+        return self.result([self.best(self.descents(recipe, advance)) for recipe in self.recipes])
 
-    def tries(
+    def descents(
         self, recipe: Recipe, advance: Callable[[int], None] = lambda descents: None
     ) -> dict[float, Descent]:
-        """Run one optimizer at every learning rate."""
+        """Run one optimizer at every learning rate; return a descent for each rate."""
         tried = {}
         for lr in self.rates:
             tried[lr] = self._descent(recipe, lr)
             advance(1)
         return tried
 
-    def best(self, tried: Mapping[float, Descent]) -> Player:
-        """Take the descent with the lowest median final loss."""
+    def best(self, tried: Mapping[float, Descent]) -> OptimizerResult:
+        """Return one optimizer's descent with the lowest median final loss, and how it ended."""
         losses = {lr: median_final_loss(descent) for lr, descent in tried.items()}
         best = tried[min(losses, key=lambda lr: losses[lr])]
-        return Player(best, ends(self.function, best), losses)
+        return OptimizerResult(best, classify_ends(self.function, best), losses)
 
-    def shown(self, players: Sequence[Player]) -> Play:
-        """Put together what is shown."""
-        return Play(
+    def result(self, optimizers: Sequence[OptimizerResult]) -> SweepResult:
+        """Return the optimizers' results together with the sweep's conditions."""
+        return SweepResult(
             self.function,
             self.parameters,
-            players,
+            optimizers,
             self.steps,
             self.schedule,
             self.noise,
@@ -122,13 +123,13 @@ def plan(
     starts: Sequence[Sequence[float]] = (),
     drawn: int = 10,
     parameters: Mapping[str, float] | None = None,
-    switch: float,
-    rho: float,
+    switch: float = PUBLISHED_SWITCH,
+    rho: float = PUBLISHED_RHO,
     schedule: str = "constant",
     noise: float = 0.0,
     seed: int = 0,
 ) -> Sweep:
-    """Find everything by name, and check it.
+    """Find function and optimizers by name, and check everything before it is run.
 
     Parameters
     ----------
@@ -137,18 +138,26 @@ def plan(
     optimizers : sequence of str
         See :func:`steppe._shared.recipes.find_recipe`.
     starts : sequence of points
-        None: ``drawn`` of them, evenly from the function's bounds.
+        Without any, ``drawn`` starts are drawn evenly from the function's bounds.
+    drawn : int, default 10
+        Number of starts to draw.
     rates, steps, switch, rho, schedule, noise, seed
-        See :class:`Sweep`.
+        See :class:`Sweep`; switch and rho are the published ones by default.
 
     Raises
     ------
     ValueError
-        Something is unknown or out of range.
+        A name is unknown, or an argument is out of range.
+
+    Examples
+    --------
+    >>> sweep = plan("quadratic", optimizers=["sgd"], rates=[0.01], steps=3, drawn=2)
+    >>> sweep.run().optimizers[0].descent.points.shape
+    (2, 4, 2)
     """
     parameters = dict(parameters or {})
     try:
-        made = find_function(function, **parameters)
+        found = find_function(function, **parameters)
     except TypeError as error:  # such as a dimension of 2.5, which was typed in
         raise ValueError(str(error)) from error
     recipes = _recipes(optimizers)
@@ -165,11 +174,11 @@ def plan(
     named("schedule", schedule, SCHEDULES)
     if seed < 0:
         raise ValueError(f"seed must be at least 0, got {seed}")
-    points = _given(made, starts) if starts else draw_starts(made.bounds, drawn, seed)
-    # Each once, however often it was named.
+    points = _checked_starts(found, starts) if starts else draw_starts(found.bounds, drawn, seed)
+    # A learning rate that was named twice is tried once.
     distinct = list(dict.fromkeys(rates))
     return Sweep(
-        made, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed
+        found, parameters, recipes, distinct, points, steps, switch, rho, schedule, noise, seed
     )
 
 
@@ -185,7 +194,7 @@ def _recipes(names: Sequence[str]) -> list[Recipe]:
     return list(recipes.values())
 
 
-def _given(function: Function, starts: Sequence[Sequence[float]]) -> Tensor:
+def _checked_starts(function: Function, starts: Sequence[Sequence[float]]) -> Tensor:
     for start in starts:
         written = ",".join(f"{value:g}" for value in start)
         if len(start) != function.dimension:
@@ -199,12 +208,31 @@ def _given(function: Function, starts: Sequence[Sequence[float]]) -> Tensor:
 
 
 def draw_starts(bounds: Sequence[tuple[float, float]], count: int, seed: int = 0) -> Tensor:
-    """Draw starting points evenly from within bounds, one pair for each coordinate.
+    """Draw starting points from the uniform distribution within bounds.
+
+    Parameters
+    ----------
+    bounds : sequence of (float, float)
+        Lower and upper bound of each coordinate.
+    count : int
+        Number of points, at least 1.
+    seed : int, default 0
+        Seed of the draws.
+
+    Returns
+    -------
+    Tensor
+        Shape (count, coordinates), float64.
 
     Raises
     ------
     ValueError
         ``count`` is below 1.
+
+    Examples
+    --------
+    >>> draw_starts([(0.0, 1.0), (5.0, 6.0)], 3).shape
+    torch.Size([3, 2])
     """
     if count < 1:
         raise ValueError(f"starts must be at least 1, got {count}")
@@ -213,5 +241,5 @@ def draw_starts(bounds: Sequence[tuple[float, float]], count: int, seed: int = 0
 
 
 def median_final_loss(descent: Descent) -> float:
-    """Return the median over the starts; those that diverged count as infinite."""
+    """Return the median final loss over the starts; runs that diverged count as infinite."""
     return float(np.median(np.nan_to_num(descent.losses[:, -1], nan=math.inf)))

@@ -1,18 +1,25 @@
-"""Theory of the methods: how long minima hold them, and how fast they converge on quadratics."""
+"""How long minima hold an optimizer, and how fast it converges on quadratics.
 
-from steppe.theory.comparison import Agreement, Well, agreement, limit_well
-from steppe.theory.formula import Escape, escape_time, path_coefficient
+Formulas, simulations by the optimizers' own rules, and measurements of what the formulas assume. It
+uses :mod:`steppe.landscape` and :mod:`steppe.rules`; it imports no optimizer.
+"""
+
+from steppe.theory.escape_comparison import Agreement, Well, agreement, limit_well
+from steppe.theory.escape_formula import Escape, Noise, Regime, escape_time, path_coefficient
+from steppe.theory.escape_prediction import Prediction, predict_escape
+from steppe.theory.escape_simulation import SecondMoment, Simulation, simulate_escape
 from steppe.theory.noise import GradientNoise, gradient_noise
-from steppe.theory.prediction import Prediction, predict_escape
 from steppe.theory.quadratic import OptimalRate, optimal_rate, rate
-from steppe.theory.simulation import Simulation, simulate_escape
 
 __all__ = [
     "Agreement",
     "Escape",
     "GradientNoise",
+    "Noise",
     "OptimalRate",
     "Prediction",
+    "Regime",
+    "SecondMoment",
     "Simulation",
     "Well",
     "agreement",

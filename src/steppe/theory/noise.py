@@ -1,38 +1,41 @@
-"""How noisy a model's gradients are along directions, beside the curvature there."""
+"""The variance of a model's gradients along directions, and its ratio to the curvature there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from steppe.landscape._objective import Batches, LossFunction, Objective, derivatives
-from steppe.landscape._result import Result
-from steppe.landscape.operators.hessian import hessian
-from steppe.landscape.surfaces._directions import checked_direction
-
-Floats = NDArray[np.float64]
+from steppe._shared.array_types import Floats
+from steppe.landscape import (
+    Batches,
+    LossFunction,
+    Objective,
+    Result,
+    checked_direction,
+    derivatives,
+    hessian,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class GradientNoise(Result):
-    """What :func:`gradient_noise` found, of one sample's gradient along unit vectors.
+    """The result of :func:`gradient_noise`: the noise of single samples' gradients.
 
     Attributes
     ----------
     variance : float or ndarray
-        σ²; that of a batch's mean gradient is σ²/B. Of k directions the covariance matrix C, shape
-        (k, k).
+        σ², the variance of one sample's gradient along the unit vector; the mean gradient of a
+        batch of B samples has σ²/B. For k directions their covariance matrix C, shape (k, k).
     standard_error : float or ndarray
-        Of the variance, or of each of the covariances, by the jackknife over batches.
+        Standard error of the variance, or of each covariance, by the jackknife over batches.
     slope : float or ndarray
-        The mean gradient along the vector; 0 at a minimum. Of k directions of shape (k,).
+        The mean gradient along the unit vector, 0 at a minimum. For k directions of shape (k,).
     curvature : float or ndarray
-        h, that of the mean loss. Of k directions dᵢᵀHdⱼ, shape (k, k).
+        h, the curvature of the mean loss along it. For k directions dᵢᵀHdⱼ, shape (k, k).
     batches, samples : int
-        How many it is taken from.
+        Number of batches and of samples that it is estimated from.
     """
 
     variance: float | Floats
@@ -44,16 +47,16 @@ class GradientNoise(Result):
 
     @property
     def ratio(self) -> float | Floats:
-        """σ²/|h|, which the theory of escape takes to be 1; infinite where h is 0.
+        """σ²/|h|, which the theory of escape assumes to be 1; infinite where h is 0.
 
-        Of k directions that of each, shape (k,).
+        For k directions the ratio along each, shape (k,).
         """
-        return _over(self.variance, self.curvature, np.inf)
+        return _diagonal_ratio(self.variance, self.curvature, np.inf)
 
     @property
     def ratio_standard_error(self) -> float | Floats:
-        """Standard error of the ratio, the curvature being exact."""
-        return _over(self.standard_error, self.curvature, np.nan)
+        """Standard error of the ratio; the curvature has none."""
+        return _diagonal_ratio(self.standard_error, self.curvature, np.nan)
 
 
 def gradient_noise(
@@ -69,35 +72,41 @@ def gradient_noise(
     .. math:: C_{ij} = \frac{1}{K - 1} \sum_{k=1}^{K} n_k \,
         (g_{ki} - \bar g_i)(g_{kj} - \bar g_j), \qquad g_{ki} = d_i^⊤ ∇L_k / ‖d_i‖
 
-    with L_k the mean loss over batch k of n_k samples, and ḡ the mean over all samples; σ² = C of
-    one direction. It is unbiased where samples fall into batches at random, whatever the sizes:
-    shuffle. The smaller the batches, the more there are, and the smaller the standard error is;
-    batches of one sample give the covariance of the samples themselves. The model is left as found.
+    with L_k the mean loss over batch k of n_k samples, and ḡ the mean over all samples; for one
+    direction σ² = C. The estimate is unbiased if samples are assigned to batches at random, so
+    shuffle the data; batches may differ in size. Smaller batches give a smaller standard error, as
+    there are more of them; batches of one sample give the samples' own covariance. The model is
+    restored afterwards.
 
     Parameters
     ----------
     model, loss_fn, data, train
         As in :func:`steppe.landscape.hessian`; at least three batches.
     direction : Tensor
-        d, of shape (size,), in the order of the parameters that require a gradient; of any length.
-        Or k of them, of shape (k, size); they need not be orthogonal.
+        d, of shape (size,) and any length, in the order of the parameters that require a gradient;
+        or k directions, of shape (k, size), which need not be orthogonal.
 
     Returns
     -------
     GradientNoise
-        Its ``ratio`` σ²/\|h\| is what :func:`escape_time` takes as ``noise``.
+        Its ``ratio``, σ²/\|h\|, can be passed to :func:`escape_time` as ``noise``.
 
     Raises
     ------
     TypeError
         ``direction`` is no tensor.
     ValueError
-        There are fewer than three batches, ``model`` is distributed over processes, ``direction``
-        is of another shape, zero or not finite, or as :func:`steppe.landscape.hessian` says.
+        There are fewer than three batches; ``model`` is distributed over processes; ``direction``
+        has another shape, is zero or not finite; or model or data is not as
+        :func:`steppe.landscape.hessian` asks.
+
+    References
+    ----------
+    Efron and Stein, *The jackknife estimate of variance*, Annals of Statistics 9 (1981).
 
     Examples
     --------
-    The gradients of ½(w − y)² at w = 0 are −y, and its curvature is 1:
+    The gradient of ½(w − y)² at w = 0 is −y, and its curvature is 1:
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(model.weight)
@@ -116,18 +125,18 @@ def gradient_noise(
         raise ValueError(f"data has {len(sizes)} batches: the variance needs at least 3")
     K, samples = len(sizes), sizes.sum()
     slope = sizes @ slopes / samples
-    away = slopes - slope
-    deviations = sizes[:, None, None] * away[:, :, None] * away[:, None, :]
+    centred = slopes - slope
+    deviations = sizes[:, None, None] * centred[:, :, None] * centred[:, None, :]
     total = deviations.sum(axis=0)
-    # What is left of the sum, about its own mean, without each batch in turn.
+    # The jackknife: the estimate without each batch in turn, about the mean without that batch.
     factors = samples / (samples - sizes)
-    left = (total - deviations * factors[:, None, None]) / (K - 2)
+    estimates = (total - deviations * factors[:, None, None]) / (K - 2)
     is_one = direction.ndim == 1
     return GradientNoise(
-        variance=_alone(total / (K - 1), is_one),
-        standard_error=_alone(np.sqrt((K - 1) * left.var(axis=0)), is_one),
-        slope=_alone(slope, is_one),
-        curvature=_alone(curvature_along(model, loss_fn, data, units, train=train), is_one),
+        variance=_scalar_if_one(total / (K - 1), is_one),
+        standard_error=_scalar_if_one(np.sqrt((K - 1) * estimates.var(axis=0)), is_one),
+        slope=_scalar_if_one(slope, is_one),
+        curvature=_scalar_if_one(curvature_along(model, loss_fn, data, units, train=train), is_one),
         batches=K,
         samples=int(samples),
     )
@@ -148,7 +157,7 @@ def curvature_along(
 
 
 def _units(objective: Objective, direction: Tensor) -> Tensor:
-    """Return the directions as rows of length 1."""
+    """Return the directions as rows of length 1, shape (k, size)."""
     several = isinstance(direction, Tensor) and direction.ndim == 2 and len(direction) > 0
     rows = [
         checked_direction(objective, "direction", row)
@@ -161,10 +170,10 @@ def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats]:
     """Return each batch's mean gradient along each unit, (batches, k), and the batches' sizes."""
     along = [objective.split(unit) for unit in units]
     slopes, sizes = [], []
-    with objective.at_work():
+    with objective.evaluation_mode():
         for batch in objective.batches():
             with torch.enable_grad():
-                loss = objective.loss_of(batch, objective.outputs(batch))
+                loss = objective.batch_loss(batch, objective.outputs(batch))
                 gradient = derivatives(loss, objective.params)
             slopes.append([_product(gradient, parts) for parts in along])
             sizes.append(batch.size)
@@ -176,13 +185,15 @@ def _product(gradient: Sequence[Tensor], parts: Sequence[Tensor]) -> float:
     return sum((g.double() * d.double()).sum().item() for g, d in pairs)
 
 
-def _alone(values: Floats, is_one: bool) -> float | Floats:
+def _scalar_if_one(values: Floats, is_one: bool) -> float | Floats:
     return float(values.item()) if is_one else values
 
 
-def _over(spread: float | Floats, curvature: float | Floats, otherwise: float) -> float | Floats:
-    """Return diagonals' quotients, and something else where the curvature is 0."""
+def _diagonal_ratio(
+    spread: float | Floats, curvature: float | Floats, otherwise: float
+) -> float | Floats:
+    """Return spread/|curvature| of each direction, and ``otherwise`` where the curvature is 0."""
     own, h = (np.diagonal(np.atleast_2d(x)) for x in (spread, curvature))
-    found = np.full(len(h), otherwise)
-    np.divide(own, np.abs(h), out=found, where=h != 0)
-    return float(found[0]) if np.ndim(spread) == 0 else found
+    ratios = np.full(len(h), otherwise)
+    np.divide(own, np.abs(h), out=ratios, where=h != 0)
+    return float(ratios[0]) if np.ndim(spread) == 0 else ratios

@@ -1,4 +1,4 @@
-"""How fast momentum converges on a quadratic, with critical momenta and without.
+"""How fast momentum converges on a quadratic loss, with critical momenta and without.
 
 With v ≡ 1 the iteration is linear. For curvature h and step α::
 
@@ -15,17 +15,18 @@ from dataclasses import dataclass
 from math import exp, expm1, inf, log, log1p, sqrt
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_number, check_positive
 from steppe.theory.root_locus import spectral_radius, windows
 
 METHODS = ("heavy-ball", "critical-momenta")
 
-# Of a buffer, where none are given.
+# Default number of a buffer's slots.
 _SLOTS = 5
-# 1 − rate below which float64 tells little.
+# Smallest 1 − rate that float64 can tell from 0 with some precision.
 _SMALLEST = 1e-13
 # Relative precision to which 1 − rate is solved for.
 _PRECISION = 1e-10
@@ -41,25 +42,26 @@ def rate(
     lr: float,
     momentum: float,
     ages: Iterable[int] | None = None,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Return the factor by which the distance from a quadratic's minimum shrinks each step.
 
-    It is the largest |z| of the module's equation: in the limit of many steps, below 1 where the
-    iteration converges.
+    It is the largest |z| of this module's equation, the factor in the limit of many steps; below 1
+    where the iteration converges.
 
     Parameters
     ----------
     method : {"heavy-ball", "critical-momenta"}
-        Without a buffer, or with one whose slots have fixed ages.
+        Momentum without a buffer, or with a buffer whose slots have fixed ages.
     curvature : array_like
-        h, of any shape; ≥ 0.
+        h, of any shape; at least 0.
     lr : float
-        α of m ← βm + (1−β)g; > 0. torch's SGD, whose momentum is not damped, takes α(1−β).
+        α, the learning rate for m ← βm + (1−β)g; positive. torch's SGD, whose momentum is
+        m ← βm + g, takes α(1−β).
     momentum : float
         β, in [0, 1).
     ages : iterable of int, optional
-        τ_1 … τ_C, each ≥ 1: how many steps ago the remembered momenta were current. By default
-        1 … 5, a buffer of five slots that always replaces the oldest. None for heavy ball.
+        τ_1 … τ_C, each at least 1: how many steps ago the remembered momenta were current. Default:
+        1 … 5, as of a buffer of five slots that always replaces the oldest. Not for heavy ball.
 
     Returns
     -------
@@ -70,9 +72,9 @@ def rate(
     Raises
     ------
     ValueError
-        A value is out of its range, or the method unknown.
+        An argument is out of its range, ``method`` is unknown, or ``ages`` is given for heavy ball.
     TypeError
-        An age is no integer, or ``ages`` no sequence of them; another argument is no number.
+        ``ages`` is no sequence of integers, or another argument is no number.
 
     Notes
     -----
@@ -100,7 +102,7 @@ def rate(
     _check_momentum(momentum)
     steps = lr * (1 - momentum) * h
     if method == "critical-momenta":
-        remembered = range(1, _SLOTS + 1) if ages is None else _checked(ages)
+        remembered = range(1, _SLOTS + 1) if ages is None else _checked_ages(ages)
         return spectral_radius(steps, momentum, remembered)[()]
     if ages is not None:
         raise ValueError(f"heavy-ball remembers no momenta: leave ages out, got {ages}")
@@ -116,7 +118,7 @@ class OptimalRate:
     rate : float
         ρ*, the largest rate over all curvatures of the spectrum.
     lr : float
-        α, for a smallest curvature μ of 1; divide by μ for another.
+        α for a smallest curvature of 1; divide it by another smallest curvature.
     momentum : float
         β.
     """
@@ -140,34 +142,37 @@ def optimal_rate(
     method : {"heavy-ball", "critical-momenta"}
         As in :func:`rate`.
     condition_number : float
-        κ, the largest curvature over the smallest; ≥ 1.
+        κ, the largest curvature over the smallest; at least 1.
     capacity : int, optional
-        C ≥ 1, the slots of critical momenta: ages 1 … C. By default 5. None for heavy ball.
+        C, the number of slots of critical momenta, whose ages are 1 … C; at least 1. Default: 5.
+        Not for heavy ball.
     momentum : float, optional
-        β, in [0, 1). Without it the best is sought, from 0 to 0.999 with critical momenta.
+        β, in [0, 1). Default: the best one, which with critical momenta is searched from 0 to
+        0.999.
 
     Returns
     -------
     OptimalRate
-        1 − rate is right to 1e-6 of itself down to 1e-10. Where a range of lr reaches it, one from
-        its inside.
+        1 − rate has a relative error of 1e-6 as long as it is above 1e-10. Where a range of lr
+        reaches the rate, ``lr`` is from its inside.
 
     Raises
     ------
     ValueError
-        A value is out of its range, or the method unknown; or 1 − rate is lost in rounding.
+        An argument is out of its range, ``method`` is unknown, ``capacity`` is given for heavy
+        ball, or 1 − rate is lost in rounding.
     TypeError
         ``capacity`` is no integer, or another argument no number.
 
     Notes
     -----
-    Heavy ball's rate falls, stays and rises with h, so that the ends decide. With s = lr(1−β)h they
-    are best where s_1 + s_κ = 2(1+β), which is lr = 2(1+β)/((1−β)(1+κ)); and at best
-    √β = ρ* = (√κ−1)/(√κ+1) (Polyak, 1964).
+    Heavy ball's rate falls, is constant and rises with h, so that the smallest and the largest
+    curvature decide. With s = lr(1−β)h their larger rate is least where s_1 + s_κ = 2(1+β), which
+    is lr = 2(1+β)/((1−β)(1+κ)); with the best β, √β = ρ* = (√κ−1)/(√κ+1) (Polyak, 1964).
 
-    With critical momenta the rate goes up and down with h, and the steps of a given rate are
-    several intervals (:mod:`steppe.theory.root_locus`): the whole spectrum has to fit into one. ρ*
-    is the smallest rate that has an interval whose ends are a factor κ apart.
+    With critical momenta the rate rises and falls several times with h, and the steps that reach a
+    given rate are several intervals (:mod:`steppe.theory.root_locus`); the whole spectrum has to
+    fit into one. ρ* is the smallest rate with an interval whose ends are a factor κ apart.
 
     Examples
     --------
@@ -192,7 +197,7 @@ def optimal_rate(
     return _best_heavy_ball(condition_number, momentum)
 
 
-def _heavy_ball(steps: NDArray[np.float64], momentum: float) -> NDArray[np.float64]:
+def _heavy_ball(steps: Floats, momentum: float) -> Floats:
     """Return the larger root of z² − (1 + β − s)z + β, whose discriminant is factored."""
     root = sqrt(momentum)
     discriminant = (steps - (1 - root) ** 2) * (steps - (1 + root) ** 2)
@@ -210,7 +215,7 @@ def _best_heavy_ball(condition_number: float, momentum: float | None) -> Optimal
 
 
 def _balanced(condition_number: float, momentum: float) -> float:
-    """Return the step at the smallest curvature for which both ends are equally fast."""
+    """Return the step s at the smallest curvature at which both ends have the same rate."""
     return 2 * (1 + momentum) / (1 + condition_number)
 
 
@@ -228,14 +233,14 @@ def _best_critical(
     if gap <= _SMALLEST:
         raise ValueError(
             f"1 − rate is below {_SMALLEST:g} and lost in rounding at "
-            f"condition_number={condition_number:g}: it must be smaller, or momentum"
+            f"condition_number={condition_number:g}: take a smaller condition_number or momentum"
         )
     low, high = _widest(gap, momentum, ages)
     return OptimalRate(1 - gap, sqrt(low * high / condition_number) / (1 - momentum), momentum)
 
 
 def _widest(gap: float, momentum: float, ages: Sequence[int]) -> tuple[float, float]:
-    """Return the steps of a rate of 1 − gap: the interval whose ends are farthest apart."""
+    """Return the widest interval, by the ratio of its ends, of steps with a rate of 1 − gap."""
     found = windows(1 - gap, momentum, ages)
     return max(found, key=lambda window: window[1] / window[0], default=(1.0, 0.0))
 
@@ -243,7 +248,10 @@ def _widest(gap: float, momentum: float, ages: Sequence[int]) -> tuple[float, fl
 def _largest_gap(
     reaches: Callable[[float, float], bool], momentum: float, known: float = _SMALLEST
 ) -> float:
-    """Bisect log(1 − ρ) from one that is known to be reached, as what it needs grows with it."""
+    """Return the largest 1 − ρ that is reached, by bisecting its logarithm from a known one.
+
+    It can be bisected because the intervals of steps shrink as 1 − ρ grows.
+    """
     low, high = log(known), 0.0
     while high - low > _PRECISION:
         middle = (low + high) / 2
@@ -254,8 +262,8 @@ def _largest_gap(
 def _search(reaches: Callable[[float, float], bool]) -> tuple[float, float]:
     """Return the largest 1 − ρ over β, and that β: a grid in −log(1 − β), refined by halving.
 
-    The best β may lie on an edge, where two intervals are about to part, so no derivative is
-    used. Most β are dismissed by one look at whether they are better than the best.
+    No derivative is used, because the best β may lie where two intervals are about to separate and
+    the rate has a kink. Most β cost a single test of whether they are better than the best so far.
     """
     best, gap, spacing = 0.0, _SMALLEST, _SPACING
 
@@ -282,7 +290,7 @@ def _check_momentum(momentum: float) -> None:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
 
 
-def _checked(ages: Iterable[int]) -> list[int]:
+def _checked_ages(ages: Iterable[int]) -> list[int]:
     if not isinstance(ages, Iterable):
         raise TypeError(f"ages must be a sequence of integers, got {ages!r}")
     listed = list(ages)
@@ -290,5 +298,5 @@ def _checked(ages: Iterable[int]) -> list[int]:
     for age in listed:
         check_integer(ages=age)
     if not listed:
-        raise ValueError("ages must name one age at least; without a buffer: 'heavy-ball'")
+        raise ValueError("ages is empty: give at least one age, or take method 'heavy-ball'")
     return listed

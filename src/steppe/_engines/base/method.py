@@ -42,7 +42,7 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Method:
     """One method as engines see it. Equal kernels share one compilation and one launch.
 
     Attributes
@@ -61,9 +61,9 @@ class Kernel:
         For rules whose last scalar is ``rms``: ``(mean, square, *scalars) -> (mean, rms²)``, of
         numbers in float64. ``mean`` is the tensor's own in the state, ``square`` that of its
         squared gradient, and ``scalars`` are some of the rule's.
-    item
-        Where what is remembered follows from the state that a step leaves behind: an element
-        function of some of that state and of the step's scalars. It can be stored later then.
+    norm_by_blocks
+        Whether the CPU's norm of gradients adds up blocks of 256 where the kernel rounds by blocks
+        and stores its items in full: an order of additions that saved keys have been made in.
     """
 
     rule: Function
@@ -71,7 +71,7 @@ class Kernel:
     scalars: Function
     buffer: Buffer | None = None
     mean_square: Function | None = None
-    item: Function | None = None
+    norm_by_blocks: bool = False
 
     @cached_property
     def scalar_names(self) -> tuple[str, ...]:
@@ -88,3 +88,18 @@ class Kernel:
     def options(self) -> tuple[str, ...]:
         """Names of the group options that ``scalars`` reads."""
         return tuple(signature(self.scalars).parameters)[1:]
+
+
+def goes_by_whole(method: Method, group: dict[str, Any]) -> bool:
+    """Whether the parameters of a group go by the norm of all gradients."""
+    return _has_buffer(method, group) and group["scope"] == "global"
+
+
+def goes_by_own(method: Method, group: dict[str, Any]) -> bool:
+    """Whether each parameter of a group goes by the norm of its own gradient."""
+    is_scoped = _has_buffer(method, group) and group["scope"] == "tensor"
+    return method.mean_square is not None or is_scoped
+
+
+def _has_buffer(method: Method, group: dict[str, Any]) -> bool:
+    return method.buffer is not None and group["capacity"] > 0

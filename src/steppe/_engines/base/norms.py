@@ -2,110 +2,78 @@
 
 import atexit
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Kernel
-from steppe._engines.base.plan import Group, ParamBatch
-from steppe._engines.base.scalars import groups, precise
+from steppe._engines.base.number_formats import accumulator
+from steppe._engines.base.plan import ParamBatch
 from steppe._engines.base.sharding import ShardGroup, Share
 
 Sum = Callable[[], Tensor]
 
 
-class Counts(Protocol):
-    """What an engine offers for norms."""
-
-    def square_sums(self, batch: ParamBatch) -> Tensor:
-        """Return the sum of the squared gradient of each row here, and last that of all."""
-
-
-def needs_whole(batch: ParamBatch) -> bool:
-    """Whether a row of the batch goes by the norm of all gradients."""
-    return any(goes_by_whole(batch.kernel, group) for group in groups(batch)[0])
-
-
-def needs_own(batch: ParamBatch) -> bool:
-    """Whether a row of the batch goes by the norm of its own gradient."""
-    return any(goes_by_own(batch.kernel, group) for group in groups(batch)[0])
-
-
-def goes_by_whole(kernel: Kernel, group: Group) -> bool:
-    """Whether the parameters of a group go by the norm of all gradients."""
-    return _has_buffer(kernel, group) and group["scope"] == "global"
-
-
-def goes_by_own(kernel: Kernel, group: Group) -> bool:
-    """Whether each parameter of a group goes by the norm of its own gradient."""
-    is_scoped = _has_buffer(kernel, group) and group["scope"] == "tensor"
-    return kernel.mean_square is not None or is_scoped
-
-
-def _has_buffer(kernel: Kernel, group: Group) -> bool:
-    return kernel.buffer is not None and group["capacity"] > 0
-
-
+@dataclass
 class Norms:
     """The norms that the batches of one step need, and no others.
 
     What lies in several processes is added up by one all-reduce for each device mesh, of one
-    number, and one more for each tensor that needs its own. It is waited for when it is asked for.
-    It is begun at once, on all processes alike.
+    number, and one more for each tensor that needs its own. :meth:`begin` begins it, on all
+    processes alike; it is waited for when a norm is asked for.
 
-    Parameters
+    Attributes
     ----------
-    pairs
-        The batches of a step, and the engine of each.
+    sums
+        Batches, and of each the sum of the squared gradient of each row here, and last that of all.
+    has_whole
+        Whether a batch needs the norm of all gradients; the sums are then those of all batches.
     """
 
-    def __init__(self, pairs: Sequence[tuple[Counts, ParamBatch]]) -> None:
-        self.has_whole = any(needs_whole(batch) for _, batch in pairs)
-        self._plain: list[Tensor] = []
-        self._sums: dict[Any, Sum] = {}
-        self._places: dict[int, tuple[Any, int]] = {}
-        self._whole: Tensor | float | None = None
-        shared: dict[Any, list[tuple[Tensor, ParamBatch]]] = {}
-        for engine, batch in pairs:
-            if batch.team is None:
-                if self.has_whole:
-                    self._plain.append(_unscaled(engine.square_sums(batch)[-1], batch))
-            elif self.has_whole or needs_own(batch):
-                shared.setdefault(batch.team.mesh, []).append((engine.square_sums(batch), batch))
-        for mesh, found in shared.items():
-            self._begin(mesh, found)
+    sums: list[tuple[ParamBatch, Tensor]]
+    has_whole: bool
+    _begun: dict[Any, Sum] = field(default_factory=dict)
+    _rows_at: dict[int, tuple[Any, int]] = field(default_factory=dict)
+    _whole: Tensor | float | None = None
 
-    def _begin(self, mesh: Any, found: list[tuple[Tensor, ParamBatch]]) -> None:
-        counted = [
-            (_counted(sums, batch.team), batch) for sums, batch in found if batch.team is not None
-        ]
-        whole = [_unscaled(sums[-1], batch) for sums, batch in counted]
-        parts = [torch.stack(whole).sum(0, keepdim=True)]
-        begin = 1
-        for sums, batch in counted:
-            if needs_own(batch):
-                parts.append(sums[:-1])
-                self._places[id(batch)] = mesh, begin
-                begin += len(sums) - 1
-        self._sums[mesh] = _begin_sum(torch.cat(parts), mesh)
+    def begin(self) -> None:
+        """Begin to add up what lies in several processes."""
+        shared: dict[Any, list[tuple[ParamBatch, Tensor]]] = {}
+        for batch, sums in self.sums:
+            if batch.shard_group is not None:
+                counted = _counted(sums, batch.shard_group)
+                shared.setdefault(batch.shard_group.mesh, []).append((batch, counted))
+        for mesh, found in shared.items():
+            whole = [_unscaled(sums[-1], batch) for batch, sums in found]
+            parts = [torch.stack(whole).sum(0, keepdim=True)]
+            length = 1
+            for batch, sums in found:
+                if batch.goes_by_own:
+                    parts.append(sums[:-1])
+                    self._rows_at[id(batch)] = mesh, length
+                    length += len(sums) - 1
+            self._begun[mesh] = _begin_sum(torch.cat(parts), mesh)
 
     def whole(self) -> Tensor | float:
         """Return the norm of all gradients: a number, where all is on the host."""
         if self._whole is None:
-            squares = [*self._plain, *(finish()[0] for finish in self._sums.values())]
+            squares = [
+                _unscaled(sums[-1], batch) for batch, sums in self.sums if batch.shard_group is None
+            ]
+            squares += [finish()[0] for finish in self._begun.values()]
             self._whole = _root_of_sum(squares)
         return self._whole
 
     def squares(self, batch: ParamBatch) -> Tensor | None:
         """Return the sum of each row's squared gradient, not unscaled; None if all is here."""
-        if id(batch) not in self._places:
+        if id(batch) not in self._rows_at:
             return None
-        mesh, begin = self._places[id(batch)]
-        return self._sums[mesh]()[begin : begin + len(batch.rows)]
+        mesh, begin = self._rows_at[id(batch)]
+        return self._begun[mesh]()[begin : begin + len(batch.rows)]
 
 
 @torch.no_grad()
@@ -116,12 +84,12 @@ def joint_norm(parts: Iterable[tuple[Tensor, ShardGroup | None]]) -> Tensor | fl
     """
     plain: list[Tensor] = []
     shared: dict[Any, list[Tensor]] = {}
-    for part, team in parts:
+    for part, shard_group in parts:
         square = square_sum(part)
-        if team is None:
+        if shard_group is None:
             plain.append(square)
         else:
-            shared.setdefault(team.mesh, []).append(_counted(square, team))
+            shared.setdefault(shard_group.mesh, []).append(_counted(square, shard_group))
     sums = [_begin_sum(torch.stack(squares).sum(), mesh) for mesh, squares in shared.items()]
     return _root_of_sum([*plain, *(finish() for finish in sums)])
 
@@ -129,15 +97,15 @@ def joint_norm(parts: Iterable[tuple[Tensor, ShardGroup | None]]) -> Tensor | fl
 @torch.no_grad()
 def whole_sum(part: Tensor, share: Share) -> Tensor:
     """Sum of a tensor's elements over all its shards, accumulated in float64."""
-    total, team = part.sum(dtype=precise(part.device)), share.team
-    if team is None:
+    total, shard_group = part.sum(dtype=accumulator(part.device)), share.shard_group
+    if shard_group is None:
         return total
-    return _begin_sum(_counted(total, team), team.mesh)().to(part.device)
+    return _begin_sum(_counted(total, shard_group), shard_group.mesh)().to(part.device)
 
 
 def square_sum(tensor: Tensor) -> Tensor:
     """Sum of the squares of this process's elements, accumulated in float64."""
-    dtype = precise(tensor.device)
+    dtype = accumulator(tensor.device)
     norms: list[Tensor] = [
         torch.linalg.vector_norm(piece, dtype=dtype) for (piece,) in pieces(tensor)
     ]
@@ -145,10 +113,10 @@ def square_sum(tensor: Tensor) -> Tensor:
     return whole.square().sum()
 
 
-def _counted(value: Tensor, team: ShardGroup) -> Tensor:
-    """Return what this process adds to a sum over its team's mesh, and where it is added up."""
-    counted = value if team.speaks else torch.zeros_like(value)
-    return counted.to(team.mesh.device_type)
+def _counted(value: Tensor, shard_group: ShardGroup) -> Tensor:
+    """Return what this process adds to a sum over its group's mesh, where it is added up."""
+    counted = value if shard_group.speaks else torch.zeros_like(value)
+    return counted.to(shard_group.mesh.device_type)
 
 
 def _begin_sum(values: Tensor, mesh: Any) -> Sum:

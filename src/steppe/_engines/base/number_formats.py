@@ -52,6 +52,14 @@ def wide_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def accumulator(device: torch.device) -> torch.dtype:
+    """Return what sums and scalars are computed in: float64, where the device has it.
+
+    In float32, 1 − β2ᵗ loses three digits at t = 1.
+    """
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def scale_name(name: str) -> str:
     """Name of the state that holds the scales of the 8-bit state ``name``."""
     return f"{name}_scale"

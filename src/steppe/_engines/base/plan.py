@@ -9,10 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Kernel, slot_name
+from steppe._engines.base.method import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    Method,
+    goes_by_own,
+    goes_by_whole,
+    slot_name,
+)
 from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
 from steppe._engines.base.sharding import (
-    Integers,
     ShardGroup,
     Share,
     is_sharded,
@@ -21,6 +29,7 @@ from steppe._engines.base.sharding import (
     real,
     share_of,
 )
+from steppe._shared.array_types import Integers
 
 Group = dict[str, Any]
 State = dict[str, Tensor]
@@ -82,16 +91,16 @@ class ParamRow:
         """Number of slots of the parameter's buffer; 0 without one."""
         return self.state[KEYS].numel() if KEYS in self.state else 0
 
-    def formats(self, kernel: Kernel) -> tuple[str, ...]:
+    def formats(self, method: Method) -> tuple[str, ...]:
         """Return the number formats of the state, and of the slots where there are some."""
-        names = [*kernel.state, *([slot_name(0)] if self.capacity else [])]
+        names = [*method.state, *([slot_name(0)] if self.capacity else [])]
         return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
 
 
 class Demand(NamedTuple):
     """What a group asks of the engines. Rows that ask the same may share a launch."""
 
-    kernel: Kernel
+    method: Method
     fused: bool | None
     capturable: bool
     differentiable: bool
@@ -103,20 +112,23 @@ def _nothing() -> Tensor:
 
 @dataclass
 class ParamBatch:
-    """Rows that share a demand, a device, number formats, a team and, on the CPU, a capacity.
+    """Rows that share a demand, a device, number formats, a shard group and a capacity on the CPU.
+
+    What does not change while the rows are the same is found out once, when the batch is made: a
+    step reads it as plain attributes.
 
     Attributes
     ----------
     demand
-        The kernel, and how to run it.
+        The method, and how to run it.
     device
         Where all parameters lie.
     formats
         Of the state, and of the slots; those of the parameters are alike too.
-    team
+    shard_group
         The processes that hold the other parts of the parameters; None where this one holds all.
     rows
-        The parameters.
+        The parameters; at least one.
     steps
         Their step counts side by side, this step included; each row's ``step`` is a view of it.
         Empty where CUDA graphs may hold on to each row's own.
@@ -131,13 +143,21 @@ class ParamBatch:
         device.
     cache
         What an engine keeps as long as the rows are the same.
+    method
+        The demand's.
+    capacity
+        Number of slots of the first row's buffer, and on the CPU of each; 0 without one.
+    groups, group_of_row
+        The rows' parameter groups, and the position of each row's among them.
+    goes_by_whole, goes_by_own
+        Whether a row needs the norm of all gradients; of its own.
     """
 
     demand: Demand
     device: torch.device
-    formats: tuple[str, ...] = ()
-    team: ShardGroup | None = None
-    rows: list[ParamRow] = field(default_factory=list)
+    formats: tuple[str, ...]
+    shard_group: ShardGroup | None
+    rows: list[ParamRow]
     steps: Tensor = field(default_factory=_nothing)
     keys: Tensor = field(default_factory=_nothing)
     births: Tensor = field(default_factory=_nothing)
@@ -146,32 +166,39 @@ class ParamBatch:
     unscale: float = 1.0
     amp: tuple[Tensor | None, Tensor | None] | None = None
     cache: dict[str, Any] = field(default_factory=dict)
+    method: Method = field(init=False)
+    capacity: int = field(init=False)
+    groups: list[Group] = field(init=False)
+    group_of_row: Integers = field(init=False)
+    goes_by_whole: bool = field(init=False)
+    goes_by_own: bool = field(init=False)
 
-    @property
-    def kernel(self) -> Kernel:
-        """The method."""
-        return self.demand.kernel
-
-    @property
-    def capacity(self) -> int:
-        """Number of slots of each row's buffer; 0 without one."""
-        return self.rows[0].capacity
+    def __post_init__(self) -> None:
+        """Find out what the rows have in common."""
+        self.method = self.demand.method
+        self.capacity = self.rows[0].capacity
+        members = {id(row.group): row.group for row in self.rows}
+        position = {key: i for i, key in enumerate(members)}
+        self.groups = list(members.values())
+        self.group_of_row = np.array([position[id(row.group)] for row in self.rows])
+        self.goes_by_whole = any(goes_by_whole(self.method, group) for group in self.groups)
+        self.goes_by_own = any(goes_by_own(self.method, group) for group in self.groups)
 
     @property
     def is_noisy(self) -> bool:
         """Whether something is rounded stochastically."""
         return any(map(is_noisy, (format_of("", self.rows[0].param), *self.formats)))
 
-    def pieces(self, length: int) -> Integers:
-        """Cut all rows; where blocks matter, as the whole tensors are cut.
+    def chunks(self, length: int) -> Integers:
+        """Cut all rows into chunks; where blocks matter, as the whole tensors are cut.
 
         Returns
         -------
         array
-            Of each piece: its row, its first element and number of elements, where that element
+            Of each chunk: its row, its first element and number of elements, where that element
             lies in the whole tensor, and how many blocks come before it here.
         """
-        if self.team is not None and self.is_noisy:
+        if self.shard_group is not None and self.is_noisy:
             shares = [row.share.cut(length, BLOCK) for row in self.rows]
             parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
             return np.concatenate(parts)
@@ -188,30 +215,21 @@ class ParamBatch:
         So it is under CUDA graphs, where gradients flow through the step, and where a decision
         would otherwise have to be read back from an accelerator.
         """
-        reads_accelerator = self.kernel.buffer is not None and self.device.type != "cpu"
+        reads_accelerator = self.method.buffer is not None and self.device.type != "cpu"
         return self.demand.capturable or self.demand.differentiable or reads_accelerator
-
-    def count(self) -> None:
-        """Count this step."""
-        if self.demand.capturable:
-            torch._foreach_add_([row.state["step"] for row in self.rows], 1.0)
-        else:
-            self.steps += 1.0
 
 
 def batches(rows: Iterable[ParamRow], demands: dict[int, Demand]) -> list[ParamBatch]:
     """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
-    found: dict[tuple[Any, ...], ParamBatch] = {}
+    found: dict[tuple[Any, ...], list[ParamRow]] = {}
     for row in rows:
         demand = demands[id(row.group)]
-        formats, device = row.formats(demand.kernel), row.param.device
+        formats, device = row.formats(demand.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
-        team = row.share.team
-        key = demand, device, formats, capacity, row.param.dtype, team
-        if key not in found:
-            found[key] = ParamBatch(demand, device, formats, team)
-        found[key].rows.append(row)
-    return list(found.values())
+        shard_group = row.share.shard_group
+        key = demand, device, formats, shard_group, capacity, row.param.dtype
+        found.setdefault(key, []).append(row)
+    return [ParamBatch(*key[:4], members) for key, members in found.items()]
 
 
 # What lies side by side, by its name in the state: the batch's attribute.
@@ -244,7 +262,7 @@ class Plan:
         demands: dict[int, Demand],
     ) -> None:
         self._params = [param for param, _ in members]
-        self._absent = _absent(grads)
+        self._absent = [grad is None for grad in grads]
         self._states = list(states.values())
         self.rows = [
             ParamRow.of(number, param, states[param], group, grads[number])
@@ -256,33 +274,43 @@ class Plan:
         for batch in self.batches:
             if not batch.demand.capturable:
                 _pack(batch)
-        self._books = _books(self._states)
+        self._packed = [
+            (state, name, state[name])
+            for state in self._states
+            for name in ("step", *_PACKED)
+            if name in state
+        ]
+        self._steps = [row.state["step"] for row in self.rows]
+        self._step_addresses = list(map(Tensor.data_ptr, self._steps))
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
 
-    def fits(
+    def takes(
         self,
         params: Sequence[Tensor],
         grads: Sequence[Tensor | None],
         states: Mapping[Tensor, State],
     ) -> bool:
-        """Whether these are the parameters, gradients and states it was made for, untouched."""
-        return (
-            _are(params, self._params)
-            and _absent(grads) == self._absent
-            and _are(states.values(), self._states)
-            and _are(_books(self._states), self._books)
-        )
+        """Take the gradients of a step if the plan is still the right one for it.
 
-    def release_gradients(self) -> None:
-        """Let go of the gradients, which would otherwise lie in memory beside the next ones."""
-        for row in self.rows:
-            row.grad = row.param
+        It is for the parameters and states that it was made for, if nobody has replaced any, and
+        if the same parameters have gradients.
+        """
+        is_right = (
+            _are(params, self._params)
+            and [grad is None for grad in grads] == self._absent
+            and _are(states.values(), self._states)
+            and all(state.get(name) is value for state, name, value in self._packed)
+            # A copy of the optimizer that shares its state may have packed it anew.
+            and list(map(Tensor.data_ptr, self._steps)) == self._step_addresses
+        )
+        if is_right:
+            self.set_gradients(grads)
+        return is_right
 
     def set_gradients(self, grads: Sequence[Tensor | None]) -> None:
-        """Take the gradients of this step."""
-        present = [grad for grad in grads if grad is not None]
-        for row, grad in zip(self.rows, present, strict=True):
+        """Give each row its gradient of this step."""
+        for row, grad in zip(self.rows, [grad for grad in grads if grad is not None], strict=True):
             row.grad = grad
         for row in self._unusual:
             row.refresh(self._params[row.number], row.grad)
@@ -309,19 +337,8 @@ def _sharded_alike(grad: Any, param: Any) -> Tensor:
     return moved
 
 
-def _absent(grads: Sequence[Tensor | None]) -> list[bool]:
-    return [grad is None for grad in grads]
-
-
 def _are(found: Collection[Any], expected: Collection[Any]) -> bool:
     return len(found) == len(expected) and all(map(is_, found, expected))
-
-
-def _books(states: Sequence[State]) -> list[Tensor | None]:
-    """Return what batches keep side by side."""
-    names = (*_PACKED, "step")
-    kept = {name for name in names if any(name in state for state in states)}
-    return [state.get(name) for name in names if name in kept for state in states]
 
 
 def _pack(batch: ParamBatch) -> None:
@@ -341,6 +358,7 @@ def _side_by_side(batch: ParamBatch, name: str) -> Tensor:
     parts = [row.state[name] for row in batch.rows]
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])
-    for row, part in zip(batch.rows, packed.unbind(), strict=True):
-        row.state[name] = part
+    # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
+    for part, place in zip(parts, packed.unbind(), strict=True):
+        part.data = place
     return packed

@@ -5,26 +5,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import KEYS
+from steppe._engines.base.number_formats import accumulator
 from steppe._engines.base.plan import Group, ParamBatch, ParamRow
+from steppe._shared.array_types import Floats, Integers
 
 Scalar = float | Tensor
-Floats64 = NDArray[np.float64]
-Integers = NDArray[np.int64]
-
-
-class Floats:
-    """The vocabulary of :mod:`steppe.rules`' scalars for Python floats."""
-
-    @staticmethod
-    def clip(value: float, low: float | None, high: float | None) -> float:
-        """Keep a value in a range."""
-        value = value if low is None else max(value, low)
-        return value if high is None else min(value, high)
 
 
 def scalars(batch: ParamBatch) -> Iterator[tuple[Scalar, ...]]:
@@ -35,7 +24,7 @@ def scalars(batch: ParamBatch) -> Iterator[tuple[Scalar, ...]]:
     return (tuple(values[line].tolist()) for line in lines)
 
 
-def table(batch: ParamBatch) -> tuple[Floats64, Integers]:
+def table(batch: ParamBatch) -> tuple[Floats, Integers]:
     """Compute the scalars of a batch that need not stay on its device.
 
     Parameters
@@ -49,27 +38,28 @@ def table(batch: ParamBatch) -> tuple[Floats64, Integers]:
         Lines of the gradient's factor, the rule's scalars, and the buffer's aggregate weights; and
         which line is each row's: rows of one group that have come equally far share one.
     """
-    members, group_of_row = groups(batch)
-    steps = batch.steps.tolist()
-    counts = [0] * len(steps)
+    method, steps = batch.method, batch.steps.tolist()
+    filled = [0] * len(steps)
     if batch.capacity:
-        counts = np.count_nonzero(batch.keys.numpy() > -np.inf, axis=1).tolist()
-    if steps.count(steps[0]) == counts.count(counts[0]) == len(steps):
-        lines = [_line(batch, group, steps[0], counts[0]) for group in members]
-        return np.array(lines), group_of_row
-    kinds = list(zip(group_of_row.tolist(), steps, counts, strict=True))
-    line_of = {kind: i for i, kind in enumerate(dict.fromkeys(kinds))}
-    lines = [_line(batch, members[number], t, count) for number, t, count in line_of]
-    return np.array(lines), np.array([line_of[kind] for kind in kinds])
-
-
-def _line(batch: ParamBatch, group: Group, t: float, filled: float) -> tuple[float, ...]:
-    kernel = batch.kernel
-    options = {name: _numbers(group, name) for name in kernel.options}
-    values: tuple[float, ...] = bind(kernel.scalars, Floats)(t, **options)
-    if kernel.buffer is not None:
-        values = (*values, *bind(kernel.buffer.aggregate, Floats)(filled, float(group["kappa"])))
-    return factor(batch, group), *values
+        filled = (batch.keys.numpy() > -np.inf).sum(1).tolist()
+    if steps.count(steps[0]) == filled.count(filled[0]) == len(steps):
+        kinds = [(i, steps[0], filled[0]) for i in range(len(batch.groups))]
+        line_of_row = batch.group_of_row
+    else:
+        of_row = list(zip(batch.group_of_row.tolist(), steps, filled, strict=True))
+        line_of = {kind: i for i, kind in enumerate(dict.fromkeys(of_row))}
+        kinds, line_of_row = list(line_of), np.array([line_of[kind] for kind in of_row])
+    options = [{name: _numbers(group, name) for name in method.options} for group in batch.groups]
+    factors = [factor(batch, group) for group in batch.groups]
+    compute, weigh, kappas = bind(method.scalars, np), None, []
+    if method.buffer is not None:
+        weigh = bind(method.buffer.aggregate, np)
+        kappas = [float(group["kappa"]) for group in batch.groups]
+    lines = []
+    for i, t, count in kinds:
+        line = factors[i], *compute(np.float64(t), **options[i])
+        lines.append(line if weigh is None else (*line, *weigh(np.float64(count), kappas[i])))
+    return np.array(lines, dtype=np.float64), line_of_row
 
 
 def factor(batch: ParamBatch, group: Group) -> float:
@@ -79,40 +69,23 @@ def factor(batch: ParamBatch, group: Group) -> float:
 
 def column(batch: ParamBatch, name: str) -> Any:
     """Return one option of every row; a pair of options as two rows."""
-    members, group_of_row = groups(batch)
-    values = [_numbers(group, name) for group in members]
-    return np.array(values, dtype=np.float64)[group_of_row].T
-
-
-def precise(device: torch.device) -> torch.dtype:
-    """Return float64, where the device has it: 1 − β2ᵗ loses three digits at t = 1."""
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def groups(batch: ParamBatch) -> tuple[list[Group], Integers]:
-    """Return the batch's groups, and the position of each row's among them."""
-    if "groups" not in batch.cache:
-        members = {id(row.group): row.group for row in batch.rows}
-        position = {key: i for i, key in enumerate(members)}
-        of_row = np.array([position[id(row.group)] for row in batch.rows])
-        batch.cache["groups"] = list(members.values()), of_row
-    found: tuple[list[Group], Integers] = batch.cache["groups"]
-    return found
+    values = [_numbers(group, name) for group in batch.groups]
+    return np.array(values, dtype=np.float64)[batch.group_of_row].T
 
 
 def _tensors(batch: ParamBatch, row: ParamRow) -> tuple[Scalar, ...]:
     """One row's scalars as 0-dim tensors on its device, and options that are plain as they are."""
-    kernel, group = batch.kernel, row.group
+    method, group = batch.method, row.group
     device = row.param.device
-    t = row.state["step"].to(device, precise(device))
-    values = bind(kernel.scalars, torch)(
-        t, **{name: _as_is(group[name]) for name in kernel.options}
+    t = row.state["step"].to(device, accumulator(device))
+    values = bind(method.scalars, torch)(
+        t, **{name: _as_is(group[name]) for name in method.options}
     )
-    if kernel.buffer is not None:
+    if method.buffer is not None:
         filled = torch.zeros_like(t)
         if row.capacity:
             filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
-        values = (*values, *bind(kernel.buffer.aggregate, torch)(filled, group["kappa"]))
+        values = (*values, *bind(method.buffer.aggregate, torch)(filled, group["kappa"]))
     return factor(batch, group), *values
 
 

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-Integers = NDArray[np.int64]
+from steppe._shared.array_types import Integers
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -118,7 +117,7 @@ class Share:
         return math.prod(self.shape)
 
     @property
-    def team(self) -> ShardGroup | None:
+    def shard_group(self) -> ShardGroup | None:
         """The processes that hold the other parts; None where this one holds all."""
         return ShardGroup.of(self.mesh, self.placements)
 

@@ -2,16 +2,16 @@
 
 from inspect import signature
 
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.number_formats import BLOCK
 from steppe._engines.cpu.operands import (
     BYTES,
-    TABLES,
-    TOTAL_ASIDE,
+    TABLE_SCOPE,
+    TOTAL_SCOPE,
     Formats,
     Lines,
     Operand,
-    cell,
+    entry,
     format_definitions,
     inputs_of,
     operands_of,
@@ -30,113 +30,90 @@ from steppe._engines.cpu.templates import (
 )
 
 
-def update_source(kernel: Kernel, formats: Formats) -> str:
+def update_source(method: Method, formats: Formats) -> str:
     """Return the source of ``update``."""
-    return _Method(kernel, formats).update()
+    return _MethodSource(method, formats).update()
 
 
-def settle_source(kernel: Kernel, formats: Formats) -> str:
-    """Return the source of ``settle``, which stores what a deferring step has left to store."""
-    return _Method(kernel, formats).settle()
-
-
-def norm_source(format: str) -> str:
+def norm_source(format: str, by_blocks: bool) -> str:
     """Return the source of ``square_sums``, of gradients at the only column of ``tensors``."""
-    g = Operand("g", format, 1, cell("tensors", "row", 0, 1))
+    g = Operand("g", format, 1, entry("tensors", "row", 0, 1))
     text = header(f"Sums of squares in {format}") + format_definitions([g])
-    return text + _sums("square_sums", g) + shared_source("square_sums")
+    return text + _sums("square_sums", g, by_blocks) + shared_source("square_sums")
 
 
 def slot_sums_source(format: str) -> str:
     """Return the source of ``sum_slots``, into the only column of ``tensors``."""
-    body = [f"total = {cell('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
+    body = [f"total = {entry('tensors', 'row', 0, 1)} + start * {BYTES[format]}"]
     body += _summed(slot_operand(format, 1), format)
     text = header(f"Sums of slots in {format}")
     return text + chunk_source("sum_slots", [], body, True) + shared_source("sum_slots")
 
 
-class _Method:
+class _MethodSource:
     """A method's kernels for given number formats, and what they have in common."""
 
-    def __init__(self, kernel: Kernel, formats: Formats) -> None:
-        self.kernel, self.formats, self.wide = kernel, formats, formats.wide
-        self.defers = formats.defers(kernel)
-        self.arguments = list(signature(kernel.rule).parameters)
-        self.operands, self.slot = operands_of(self.arguments, kernel, formats)
+    def __init__(self, method: Method, formats: Formats) -> None:
+        self.method, self.formats, self.wide = method, formats, formats.wide
+        self.arguments = list(signature(method.rule).parameters)
+        self.operands, self.slot = operands_of(self.arguments, method, formats)
         self.written = [self.operands[0], *self.operands[2:]]
         self.everything = [*self.operands, *([self.slot] if self.slot else [])]
         self.is_plain = not any(operand.is_noisy for operand in self.everything)
         self.inputs = inputs_of(self.operands, formats)
-        self.of_item = list(signature(kernel.item).parameters) if kernel.item else []
 
     def update(self) -> str:
-        kernel, formats = self.kernel, self.formats
-        title = f"The rule {kernel.rule.__name__} in {formats.param}, "
+        method, formats = self.method, self.formats
+        title = f"The rule {method.rule.__name__} in {formats.param}, "
         text = header(f"{title}state {', '.join(formats.state)}") + self._definitions()
-        preparation, conclusion = self._preparation(), _STORE_SUM if self.defers else ""
-        chunk = chunk_source("update", preparation, self._body(), self.is_plain, conclusion)
-        if kernel.mean_square is None or formats.sharded:
-            place = FORWARD if kernel.buffer is None or self.defers else BACKWARD
-            return text + chunk + shared_source("update", place)
-        in_mean = ", ".join(self._scalar(name) for name in kernel.mean_scalars)
+        chunk = chunk_source("update", self._preparation(), self._body(), self.is_plain)
+        if method.mean_square is None or formats.sharded:
+            order = FORWARD if method.buffer is None else BACKWARD
+            return text + chunk + shared_source("update", order)
+        in_mean = ", ".join(self._scalar(name) for name in method.mean_scalars)
         return text + _sums("squares", self.operands[1]) + chunk + phased_source("update", in_mean)
-
-    def settle(self) -> str:
-        assert self.slot is not None
-        needed = [operand for operand in self.operands if operand.name in self.of_item]
-        body = [line for operand in (*needed, self.slot) for line in operand.open()]
-        body += [self._total_begin(), *loop_over(self._storing("past_item", self.slot))]
-        preparation = [_INDEX, *self._past_scalars()]
-        text = header(f"What {self.kernel.rule.__name__} remembers, in {self.formats.param}")
-        text += self._buffer_definitions() + format_definitions(needed)
-        text += chunk_source("settle", preparation, body, is_plain=True)
-        return text + shared_source("settle")
 
     def _definitions(self) -> str:
         """Compile what the kernel calls, and no more: it is what the first step waits for."""
-        kernel = self.kernel
-        lines = [f'rule = compiled("{kernel.rule.__name__}")']
-        if kernel.mean_square is not None and not self.formats.sharded:
-            lines.append(f'mean_rule = compiled("{kernel.mean_square.__name__}")')
+        method = self.method
+        lines = [f'rule = compiled("{method.rule.__name__}")']
+        if method.mean_square is not None and not self.formats.sharded:
+            lines.append(f'mean_rule = compiled("{method.mean_square.__name__}")')
+        if method.buffer is not None:
+            lines.append('swap = compiled("swap")')
         text = "\n" + "\n".join(lines) + "\n"
-        return text + self._buffer_definitions() + format_definitions(self.everything)
-
-    def _buffer_definitions(self) -> str:
-        if self.kernel.buffer is None:
-            return ""
-        item = self.kernel.item
-        return 'swap = compiled("swap")\n' + (
-            f'item_of = compiled("{item.__name__}")\n' if item else ""
-        )
+        return text + format_definitions(self.everything)
 
     def _preparation(self) -> Lines:
         lines = self._scalars()
-        lines += ["sum = 0.0"] if self.defers else []
         if not self.is_plain:
-            number, step = (f"uint32({cell('identities', 'row', i, 2)})" for i in range(2))
+            number, step = (f"uint32({entry('identities', 'row', i, 2)})" for i in range(2))
             lines.append(f"key = noise_key({number}, {step})")
-        lines += [line for operand in self.everything for line in operand.aside]
+        lines += [line for operand in self.everything for line in operand.staging]
         if self.slot and self.slot.is_noisy:
             lines.append(f"total = scratch({BYTES[self.wide] * BLOCK})")
-        if self.kernel.mean_square is not None:
-            lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLES}))")
+        if self.method.mean_square is not None:
+            lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLE_SCOPE}))")
         return lines
 
     def _body(self) -> Lines:
         lines = [line for operand in self.operands for line in operand.open()]
         lines += [line for operand in self.written for line in operand.open_store()]
-        lines += self._with_buffer() if self.kernel.buffer else loop_over(self._rule())
-        lines += [line for operand in self.written for line in operand.close()]
-        # In a loop of its own, so that it adds up in the same order whether the row stores or not.
-        return lines + (loop_over([_sum(self.operands[1])]) if self.defers else [])
+        lines += self._with_buffer() if self.method.buffer else loop_over(self._rule())
+        return lines + [line for operand in self.written for line in operand.close()]
 
     def _rule(self) -> Lines:
         """Call the rule, and write what it returns."""
         inputs = self.inputs | {"total": "total_here"}
-        call = f"rule({', '.join(inputs.get(name, name) for name in self.arguments)})"
         outputs = [f"new_{operand.name}" for operand in self.written]
-        outputs += ["item"] if self.kernel.buffer is not None else []
-        lines = [f"{', '.join(outputs)} = {call}"]
+        outputs += ["item"] if self.method.buffer is not None else []
+        scalars = [name for name in self.arguments if name not in inputs]
+        lines = [
+            f"{', '.join(outputs)} = rule(",
+            *(f"    {inputs[name]}," for name in self.arguments if name in inputs),
+            f"    {', '.join(scalars)},",
+            ")",
+        ]
         for operand in self.written:
             lines += operand.store(f"new_{operand.name}")
         return lines
@@ -149,86 +126,60 @@ class _Method:
         here = f"total_here = {_total(self.wide)}"
         return [
             *(_summed(slot, self.wide) if slot.is_noisy else [self._total_begin()]),
-            _INDEX,
+            f"index = load(stored, row, int64, {TABLE_SCOPE})",
+            "# Where the row stores its item, it does so in the same pass.",
             "if index < 0:",
             *indented(loop_over([here, *rule])),
             "else:",
             *indented([*slot.open(), *slot.open_store()]),
-            *indented(self._past_scalars() if self.defers else []),
             *indented(loop_over(self._with_storing(here, rule, slot))),
             *indented(slot.close()),
         ]
 
     def _with_storing(self, here: str, rule: Lines, slot: Operand) -> Lines:
-        if self.defers:
-            return [*self._storing("past_item", slot), *rule]
-        swapped = [] if slot.is_noisy else self._swapped("item", slot)
-        return [here, *rule, *swapped, *slot.store("item")]
-
-    def _storing(self, name: str, slot: Operand) -> Lines:
-        """Store what the step before was to remember, before its state is overwritten."""
-        item = f"item_of({', '.join(self.inputs.get(x, f'past_{x}') for x in self.of_item)})"
-        return [f"{name} = {item}", *self._swapped(name, slot), *slot.store(name)]
-
-    def _swapped(self, item: str, slot: Operand) -> Lines:
-        return [
-            f"total_here = swap({_total(self.wide)}, {slot.load()}, {item})",
-            f"store(total, i, total_here, {TOTAL_ASIDE})",
-        ]
+        if slot.is_noisy:
+            return [here, *rule, *slot.store("item")]
+        swapped = f"swap(total_here, {slot.load()}, item)"
+        return [here, *rule, f"store(total, i, {swapped}, {TOTAL_SCOPE})", *slot.store("item")]
 
     def _total_begin(self) -> str:
         """Find the block of the slots' sum that lies in memory."""
-        kernel = self.kernel
-        address = cell("tensors", "row", 2 + len(kernel.state), width_of(kernel))
+        method = self.method
+        address = entry("tensors", "row", 2 + len(method.state), width_of(method))
         return f"total = {address} + start * {BYTES[self.wide]}"
 
     def _scalars(self) -> Lines:
         """Lines of the table hold the gradient's factor, then the rule's scalars."""
-        names = ["sign", *(name for name in self.kernel.scalar_names if name != "rms")]
-        lines = [f"line = load(lines, row, int64, {TABLES})"]
+        names = ["sign", *(name for name in self.method.scalar_names if name != "rms")]
+        lines = ["# The row's scalars.", f"line = load(lines, row, int64, {TABLE_SCOPE})"]
         for i, name in enumerate(names):
-            value = cell("table", "line", i, "line_width", "float64")
+            value = entry("table", "line", i, "line_width", "float64")
             lines.append(f"{name} = {self.wide}({value})")
         return lines
 
-    def _past_scalars(self) -> Lines:
-        """Read what the item takes of the scalars of the step before."""
-        lines = [f"past_line = load(past_lines, row, int64, {TABLES})"]
-        for name in self.of_item:
-            if name in self.kernel.scalar_names:
-                value = self._scalar(name, "past_table", "past_line")
-                lines.append(f"past_{name} = {self.wide}({value})")
-        return lines
-
-    def _scalar(self, name: str, table: str = "table", line: str = "line") -> str:
+    def _scalar(self, name: str) -> str:
         """Return the expression of one of the rule's scalars, in float64."""
-        place = 1 + self.kernel.scalar_names.index(name)
-        return cell(table, line, place, "line_width", "float64")
+        column = 1 + self.method.scalar_names.index(name)
+        return entry("table", "line", column, "line_width", "float64")
 
 
-_INDEX = f"index = load(stored, row, int64, {TABLES})"
-_STORE_SUM = f"    store(sums, chunk, sum, {TABLES})"
-
-
-def _sums(name: str, g: Operand) -> str:
+def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     """Sum the squares of a chunk of the gradient."""
-    body = [*g.open(), *loop_over([_sum(g)])]
-    return chunk_source(name, ["sum = 0.0"], body, is_plain=True, conclusion=_STORE_SUM)
-
-
-def _sum(g: Operand) -> str:
-    return f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
+    added = f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
+    conclusion = f"    store(sums, chunk, sum, {TABLE_SCOPE})"
+    body = [*g.open(), *loop_over([added])]
+    return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)
 
 
 def _total(wide: str) -> str:
-    return f"load(total, i, {wide}, {TOTAL_ASIDE})"
+    return f"load(total, i, {wide}, {TOTAL_SCOPE})"
 
 
 def _summed(slot: Operand, wide: str) -> Lines:
     """Sum the slots into ``total``, in their order."""
-    add = f"store(total, i, {_total(wide)} + {wide}({slot.load()}), {TOTAL_ASIDE})"
+    add = f"store(total, i, {_total(wide)} + {wide}({slot.load()}), {TOTAL_SCOPE})"
     return [
-        *loop_over([f"store(total, i, {wide}(0.0), {TOTAL_ASIDE})"]),
+        *loop_over([f"store(total, i, {wide}(0.0), {TOTAL_SCOPE})"]),
         "for index in range(slot_width):",
         *indented([*slot.open(), *loop_over([add])]),
     ]

@@ -24,14 +24,9 @@ from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 
 from steppe import rules
 from steppe._engines.base import number_formats
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.cpu import bit_ops, intrinsics
-from steppe._engines.cpu.codegen import (
-    norm_source,
-    settle_source,
-    slot_sums_source,
-    update_source,
-)
+from steppe._engines.cpu.codegen import norm_source, slot_sums_source, update_source
 from steppe._engines.cpu.operands import Formats
 
 
@@ -55,23 +50,16 @@ class Native:
 
 
 @cache
-def update_kernel(kernel: Kernel, formats: Formats) -> Native:
+def update_kernel(method: Method, formats: Formats) -> Native:
     """Return ``update`` of a method in given number formats."""
-    name = "_".join([kernel.rule.__name__, formats.param, *dict.fromkeys(formats.state)])
-    return _native(name, "update", update_source(kernel, formats))
+    name = "_".join([method.rule.__name__, formats.param, *dict.fromkeys(formats.state)])
+    return _native(name, "update", update_source(method, formats))
 
 
 @cache
-def settle_kernel(kernel: Kernel, formats: Formats) -> Native:
-    """Return ``settle`` of a method that defers, in given number formats."""
-    name = "_".join(["settle", kernel.rule.__name__, formats.param])
-    return _native(name, "settle", settle_source(kernel, formats))
-
-
-@cache
-def norm_kernel(format: str) -> Native:
+def norm_kernel(format: str, by_blocks: bool) -> Native:
     """Return ``square_sums``, of gradients in a number format."""
-    return _native(f"norm_{format}", "square_sums", norm_source(format))
+    return _native(f"norm_{format}", "square_sums", norm_source(format, by_blocks))
 
 
 @cache

@@ -1,10 +1,12 @@
-"""Run a compiled kernel on several threads: torch's own OpenMP, where it has one."""
+"""The threads that a compiled kernel runs on: torch's own OpenMP, where it has one."""
 
 import ctypes
-import os
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,55 +18,68 @@ from steppe._engines.cpu.compile_cache import Native
 _started_in: int | None = None
 
 
-def count() -> int:
-    """Return how many threads a kernel runs on: as many as torch uses, but 1 after a fork."""
-    return torch.get_num_threads() if _started_in in (None, os.getpid()) else 1
+@dataclass(frozen=True, eq=False)
+class Threads:
+    """A number of threads, and how to call a kernel on all of them.
+
+    Attributes
+    ----------
+    count
+        Their number.
+    number_function
+        The address of the C function that tells a thread its number; 0 if there is none.
+    prepare
+        Given a kernel and the address of its arguments, return the C function of no arguments that
+        calls ``kernel(arguments)`` on all threads, and waits for them.
+    """
+
+    count: int
+    number_function: int
+    prepare: Callable[[Native, int], Callable[[], Any]]
 
 
-def numbers() -> int:
-    """Return the address of the C function that tells a thread its number, 0 if there is none."""
-    library = _openmp()
-    if library is None or count() == 1:
-        return 0
-    return ctypes.cast(library.omp_get_thread_num, ctypes.c_void_p).value or 0
-
-
-def run(kernel: Native, arguments: int) -> None:
-    """Call ``kernel(arguments)`` on :func:`count` threads, and wait for all.
+# Kept, so that a step finds its threads without a Python call.
+@cache
+def threads(wanted: int, process: int) -> Threads:
+    """Return as many threads as torch uses, but one after a fork.
 
     Parameters
     ----------
-    kernel
-        A compiled function of one address, which shares the work out by itself.
-    arguments
-        The address.
+    wanted
+        The number of torch's threads.
+    process
+        This process's identity.
     """
     global _started_in
-    threads = count()
-    if threads == 1:
-        kernel.call(arguments)
-        return
-    _started_in = os.getpid()
-    if library := _openmp():
-        library.GOMP_parallel(kernel.address, arguments, threads, 0)
-        return
-    list(_pool(threads).map(kernel.call, [arguments] * threads))
+    if wanted == 1 or _started_in not in (None, process):
+        return Threads(1, 0, lambda kernel, arguments: partial(kernel.call, arguments))
+    _started_in = process
+    return openmp_threads(wanted) or pool_threads(wanted)
 
 
-@cache
-def _openmp() -> ctypes.CDLL | None:
-    """Return the library in which torch finds its OpenMP, or None."""
+def openmp_threads(count: int) -> Threads | None:
+    """Return threads of the OpenMP that torch uses; None where it uses another library."""
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         library = ctypes.CDLL(str(path))
-        library.GOMP_parallel.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint] * 2
-        library.GOMP_parallel.restype = None
-        library.omp_get_thread_num.restype = ctypes.c_int
+        parallel, number = library.GOMP_parallel, library.omp_get_thread_num
     except (OSError, AttributeError):
         return None
-    return library
+    parallel.argtypes = [ctypes.c_void_p] * 2 + [ctypes.c_uint] * 2
+    parallel.restype = None
+    address = ctypes.cast(number, ctypes.c_void_p).value or 0
+    return Threads(
+        count,
+        address,
+        lambda kernel, arguments: partial(parallel, kernel.address, arguments, count, 0),
+    )
 
 
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="steppe")
+def pool_threads(count: int) -> Threads:
+    """Return threads of Python's."""
+    pool = ThreadPoolExecutor(count, thread_name_prefix="steppe")
+
+    def call(kernel: Native, arguments: Iterable[int]) -> None:
+        list(pool.map(kernel.call, arguments))
+
+    return Threads(count, 0, lambda kernel, arguments: partial(call, kernel, [arguments] * count))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, is_noisy
 from steppe._engines.cpu.intrinsics import SCOPES
 
@@ -11,9 +11,9 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, 
 
 Lines = list[str]
 
-# Scopes of operands, of what each puts aside, of the slots' sum, and of all tables.
+# Scopes of operands, of the numbers that each stages, of the slots' sum, and of all tables.
 _MOST_OPERANDS = SCOPES // 2
-TOTAL_ASIDE, TABLES = SCOPES - 2, SCOPES - 1
+TOTAL_SCOPE, TABLE_SCOPE = SCOPES - 2, SCOPES - 1
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Operand:
         Its name in the rule.
     format
         Its number format.
-    number
+    index
         Which operand it is; no two overlap.
     address, scale
         Expressions of where its elements, and in 8 bits its scales, begin.
@@ -36,7 +36,7 @@ class Operand:
 
     name: str
     format: str
-    number: int
+    index: int
     address: str
     scale: str = ""
     stream: int = 0
@@ -55,73 +55,75 @@ class Operand:
         """Find the block."""
         lines = [f"{self.name} = {self.address} + start * {BYTES[self.format]}"]
         if self.is_coded:
-            scale = f"load({self.scale}, block, float32, {self.number})"
+            scale = f"load({self.scale}, block, float32, {self.index})"
             lines.append(f"{self.name}_scale = {scale}")
         return lines
 
     def load(self) -> str:
         """Return the expression of element ``i``."""
         if self.format == "float16":
-            return f"load_float16({self.name}, i, {self.number})"
+            return f"load_float16({self.name}, i, {self.index})"
         if self.format == "bfloat16":
-            return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.number})))"
+            return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.index})))"
         if self.is_coded:
-            code = f"word8(load({self.name}, i, uint8, {self.number}))"
+            code = f"word8(load({self.name}, i, uint8, {self.index}))"
             return f"from_{self.format}({code}, {self.name}_scale)"
-        return f"load({self.name}, i, {self.format}, {self.number})"
+        return f"load({self.name}, i, {self.format}, {self.index})"
 
     def open_store(self) -> Lines:
         """Prepare to write the block."""
         lines = []
         if self.is_noisy:
-            lines.append(f"{self.name}_offset = noise_offset(key, uint32({self.stream}), cell)")
+            lines.append(
+                f"{self.name}_offset = noise_offset(key, uint32({self.stream}), whole_block)"
+            )
         if self.is_coded:
             lines.append(f"{self.name}_largest = uint32(0)")
         return lines
 
     def store(self, value: str) -> Lines:
-        """Write element ``i``; in 8 bits, put it aside until the block's scale is known."""
+        """Write element ``i``; in 8 bits, stage it until the block's scale is known."""
         if self.format == "float16":
-            return [f"store_float16({self.name}, i, float32({value}), {self.number})"]
+            return [f"store_float16({self.name}, i, float32({value}), {self.index})"]
         if self.format == "bfloat16":
             word = f"to_bfloat16(float32({value}), {self._noise})"
-            return [f"store({self.name}, i, half({word}), {self.number})"]
+            return [f"store({self.name}, i, half({word}), {self.index})"]
         if not self.is_coded:
-            return [f"store({self.name}, i, {self.format}({value}), {self.number})"]
+            return [f"store({self.name}, i, {self.format}({value}), {self.index})"]
         largest = f"{self.name}_largest"
         return [
             f"{self.name}_new = float32({value})",
-            f"store({self.name}_aside, i, {self.name}_new, {self._aside})",
+            f"store({self.name}_staged, i, {self.name}_new, {self._staged})",
             f"{largest} = larger({largest}, size_word({self.name}_new))",
         ]
 
     def close(self) -> Lines:
-        """Write what was put aside."""
+        """Write what was staged."""
         if not self.is_coded:
             return []
         scale, inverse = f"{self.name}_new_scale", f"{self.name}_inverse"
-        number = f"load({self.name}_aside, i, float32, {self._aside})"
+        number = f"load({self.name}_staged, i, float32, {self._staged})"
         code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
         return [
             f"{scale} = scale_{self.format}({self.name}_largest)",
             f"{inverse} = float32(1.0) / {scale}",
-            f"store({self.scale}, block, {scale}, {self.number})",
+            f"store({self.scale}, block, {scale}, {self.index})",
             "for i in range(size):",
-            f"    store({self.name}, i, {code}, {self.number})",
+            f"    store({self.name}, i, {code}, {self.index})",
         ]
 
     @property
-    def aside(self) -> Lines:
-        """Make room for what is put aside."""
-        return [f"{self.name}_aside = scratch({4 * BLOCK})"] if self.is_coded else []
+    def staging(self) -> Lines:
+        """Make room for a block's numbers, which are rounded when the largest is known."""
+        return [f"{self.name}_staged = scratch({4 * BLOCK})"] if self.is_coded else []
 
     @property
-    def _aside(self) -> int:
-        return self.number + _MOST_OPERANDS
+    def _staged(self) -> int:
+        return self.index + _MOST_OPERANDS
 
     @property
     def _noise(self) -> str:
-        return f"noise({self.name}_offset, uint32(at + i))"
+        return f"noise({self.name}_offset, uint32(whole_start + i))"
 
 
 @dataclass(frozen=True)
@@ -147,44 +149,42 @@ class Formats:
         """What is computed in."""
         return "float64" if self.param == "float64" else "float32"
 
-    def defers(self, kernel: Kernel) -> bool:
-        """Whether a step stores what the step before it was to remember.
-
-        The norm that decides it is then summed up in passing; before the step it would take a
-        pass over all gradients. Slots in low precision would be given a momentum that has itself
-        been rounded.
-        """
-        in_full = len(self.state) == len(kernel.state) or self.state[-1] == self.wide
-        return kernel.item is not None and in_full
+    def norm_by_blocks(self, method: Method) -> bool:
+        """Whether gradients are summed up block by block for their norm."""
+        rounds = any(map(is_noisy, (self.param, *self.state)))
+        in_full = len(self.state) == len(method.state) or self.state[-1] == self.wide
+        return method.norm_by_blocks and in_full and rounds
 
 
 def operands_of(
-    arguments: list[str], kernel: Kernel, formats: Formats
+    arguments: list[str], method: Method, formats: Formats
 ) -> tuple[list[Operand], Operand | None]:
     """Return the parameter, the gradient and the state; and the slots, where there are some."""
-    count = len(kernel.state)
-    width = width_of(kernel)
+    count = len(method.state)
+    width = width_of(method)
     operands = [
-        Operand("p", formats.param, 0, cell("tensors", "row", 0, width)),
-        Operand("g", formats.param, 1, cell("tensors", "row", 1, width)),
+        Operand("p", formats.param, 0, entry("tensors", "row", 0, width)),
+        Operand("g", formats.param, 1, entry("tensors", "row", 1, width)),
     ]
     for i, (name, format) in enumerate(zip(arguments[2 : 2 + count], formats.state, strict=False)):
-        address, scale = cell("tensors", "row", 2 + i, width), cell("scales", "row", i, count)
+        address, scale = entry("tensors", "row", 2 + i, width), entry("scales", "row", i, count)
         operands.append(Operand(name, format, 2 + i, address, scale, stream=1 + i))
     if len(formats.state) == count:
         return operands, None
     return operands, slot_operand(formats.state[count], 2 + count)
 
 
-def slot_operand(format: str, number: int) -> Operand:
+def slot_operand(format: str, index: int) -> Operand:
     """Return slot ``index`` of the row."""
-    address, scale = (cell(name, "row", "index", "slot_width") for name in ("slots", "slot_scales"))
-    return Operand("slot", format, number, address, scale, stream=number - 1)
+    address, scale = (
+        entry(name, "row", "index", "slot_width") for name in ("slots", "slot_scales")
+    )
+    return Operand("slot", format, index, address, scale, stream=index - 1)
 
 
-def width_of(kernel: Kernel) -> int:
+def width_of(method: Method) -> int:
     """Return the number of addresses in a row of ``tensors``."""
-    return 2 + len(kernel.state) + (kernel.buffer is not None)
+    return 2 + len(method.state) + (method.buffer is not None)
 
 
 def inputs_of(operands: list[Operand], formats: Formats) -> dict[str, str]:
@@ -204,6 +204,6 @@ def format_definitions(operands: list[Operand]) -> str:
     return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
 
 
-def cell(table: str, row: str, column: int | str, width: int | str, number: str = "int64") -> str:
+def entry(table: str, row: str, column: int | str, width: int | str, dtype: str = "int64") -> str:
     """Return the expression of a table's entry."""
-    return f"load({table}, {row} * {width} + {column}, {number}, {TABLES})"
+    return f"load({table}, {row} * {width} + {column}, {dtype}, {TABLE_SCOPE})"

@@ -1,10 +1,11 @@
 """Templates of the CPU's kernels: how threads share out chunks, and what is done to one."""
 
+from re import findall
 from textwrap import indent
 from typing import Any
 
 from steppe._engines.base.number_formats import BLOCK
-from steppe._engines.cpu.operands import TABLES, Lines, cell
+from steppe._engines.cpu.operands import TABLE_SCOPE, Lines, entry
 
 _HEADER = '''"""{title}: written by steppe, may be deleted at any time."""
 
@@ -29,13 +30,15 @@ from steppe._engines.cpu.intrinsics import (
 )
 '''
 
-# What is done to one chunk. What it reads of its arguments is named as in ``ARGUMENTS``. Blocks,
-# where they matter, are those of the whole tensor; a shard may begin in the middle of one.
+# What is done to one chunk. Blocks, where they matter, are those of the whole tensor; a shard may
+# begin in the middle of one.
 _CHUNK = """
 
 @njit(error_model="numpy")
 def {name}_chunk(arguments, chunk):
+    # Where the tables lie.
 {arguments}
+    # Which elements of which row this chunk is.
     row = {row}
     begin = {begin}
     end = begin + {size}
@@ -54,19 +57,20 @@ _SHARED = """
 def {name}(arguments):
 {arguments}
     own = thread_number(thread_numbers, arrivals)
+    # This thread's own queue first, then what is left of the others'.
     for turn in range(threads):
         queue = (own + turn) % threads
         origin = count * queue // threads
         length = count * (queue + 1) // threads - origin
-        place = take(counters + 64 * queue)
-        while place < length:
-            {name}_chunk(arguments, origin + {place})
-            place = take(counters + 64 * queue)
+        position = take(counters + 64 * queue)
+        while position < length:
+            {name}_chunk(arguments, origin + {position})
+            position = take(counters + 64 * queue)
 """
 
 # Where a pass over the gradients goes before, a queue is worked through from its end: that is what
 # the pass has read last.
-FORWARD, BACKWARD = "place", "length - 1 - place"
+FORWARD, BACKWARD = "position", "length - 1 - position"
 
 # Where a tensor's mean is needed, chunks go in waves that fit into the cache: each is summed up
 # before the one before it is updated, so that nobody waits for the last of a sum. Who takes a
@@ -75,19 +79,20 @@ FORWARD, BACKWARD = "place", "length - 1 - place"
 _IN_PHASES = """
 
 @njit
-def nth(place, queue, threads):
-    return (place // {run} * threads + queue) * {run} + place % {run}
+def nth(position, queue, threads):
+    return (position // {run} * threads + queue) * {run} + position % {run}
 
 
 @njit
 def sum_until(arguments, queue, end):
 {arguments}
-    place = take(counters + 64 * queue)
-    chunk = nth(place, queue, threads)
+    position = take(counters + 64 * queue)
+    chunk = nth(position, queue, threads)
     while chunk < count:
         squares_chunk(arguments, chunk)
         row = load(chunks, 5 * chunk, int64, {tables})
         if lower(pending + 8 * row) == 1:
+            # The row's last chunk: add all of them up, and tell the others.
             sum = 0.0
             begin = load(bounds, row, int64, {tables})
             for i in range(begin, load(bounds, row + 1, int64, {tables})):
@@ -99,33 +104,35 @@ def sum_until(arguments, queue, end):
             store(means, row, mean, {tables})
             store(roots, row, sqrt(mean_square), {tables})
             publish(pending + 8 * row)
-        if nth(place + 1, queue, threads) >= end:
+        if nth(position + 1, queue, threads) >= end:
             return
-        place = take(counters + 64 * queue)
-        chunk = nth(place, queue, threads)
+        position = take(counters + 64 * queue)
+        chunk = nth(position, queue, threads)
 
 
 @njit
 def {name}_until(arguments, queue, end):
 {arguments}
-    place = take(counters + 64 * (threads + queue))
-    chunk = nth(place, queue, threads)
+    position = take(counters + 64 * (threads + queue))
+    chunk = nth(position, queue, threads)
     while chunk < count:
         row = load(chunks, 5 * chunk, int64, {tables})
         while not is_published(pending + 8 * row):
+            # Help with the sums while the row's mean is not known.
             for other in range(threads):
                 sum_until(arguments, other, 0)
         {name}_chunk(arguments, chunk)
-        if nth(place + 1, queue, threads) >= end:
+        if nth(position + 1, queue, threads) >= end:
             return
-        place = take(counters + 64 * (threads + queue))
-        chunk = nth(place, queue, threads)
+        position = take(counters + 64 * (threads + queue))
+        chunk = nth(position, queue, threads)
 
 
 @cfunc(void(int64))
 def {name}(arguments):
 {arguments}
     own = thread_number(thread_numbers, arrivals)
+    # Sum up a wave while the one before it is updated.
     for wave in range(waves + 1):
         if wave < waves:
             sum_until(arguments, own, load(wave_ends, wave, int64, {tables}))
@@ -140,7 +147,7 @@ _RUN = 64
 
 #: What a kernel is given, as one array of integers: what tells threads apart, see
 #: :mod:`steppe._engines.cpu.openmp`; the numbers of chunks and waves; the widths of two tables;
-#: and the addresses of tables.
+#: and the addresses of the arrays that :class:`steppe._engines.cpu.table.CpuTable` describes.
 ARGUMENTS = (
     "thread_numbers",
     "arrivals",
@@ -155,8 +162,6 @@ ARGUMENTS = (
     "slots",
     "slot_scales",
     "stored",
-    "past_lines",
-    "past_table",
     "identities",
     "chunks",
     "lines",
@@ -175,14 +180,15 @@ _AT_ONCE = """\
         size = end - start
 """
 _BY_BLOCKS = """\
-    place = {place}
-    lane = place % {block}
-    for edge in range(begin - lane, end, {block}):
+    # Block by block of the whole tensor; the first and the last may be partly elsewhere.
+    whole_begin = {whole_begin}
+    lead = whole_begin % {block}
+    for edge in range(begin - lead, end, {block}):
         start = max(edge, begin)
         size = min(edge + {block}, end) - start
-        nth = (start - begin + lane) // {block}
-        at = place + start - begin
-        cell = uint32(place // {block} + nth)
+        nth = (start - begin + lead) // {block}
+        whole_start = whole_begin + start - begin
+        whole_block = uint32(whole_begin // {block} + nth)
         block = {before} + nth
 """
 
@@ -196,8 +202,8 @@ def chunk_source(
     name: str, preparation: Lines, body: Lines, is_plain: bool, conclusion: str = ""
 ) -> str:
     """Return what is done to a chunk; blocks matter only where they share scales or noise."""
-    row, begin, size, place, before = (cell("chunks", "chunk", i, 5) for i in range(5))
-    loop = _AT_ONCE if is_plain else _BY_BLOCKS.format(place=place, before=before, block=BLOCK)
+    row, begin, size, whole_begin, before = (entry("chunks", "chunk", i, 5) for i in range(5))
+    by_blocks = _BY_BLOCKS.format(whole_begin=whole_begin, before=before, block=BLOCK)
     return _filled(
         _CHUNK,
         name,
@@ -205,15 +211,15 @@ def chunk_source(
         begin=begin,
         size=size,
         preparation=indent("\n".join(preparation), " " * 4),
-        loop=loop.rstrip(),
+        loop=(_AT_ONCE if is_plain else by_blocks).rstrip(),
         body=indent("\n".join(body), " " * 8),
         conclusion=conclusion,
     )
 
 
-def shared_source(name: str, place: str = FORWARD) -> str:
+def shared_source(name: str, order: str = FORWARD) -> str:
     """Return the kernel of which each thread does its own queue's chunks, and then the others'."""
-    return _filled(_SHARED, name, place=place)
+    return _filled(_SHARED, name, position=order)
 
 
 def phased_source(name: str, scalars: str) -> str:
@@ -221,10 +227,26 @@ def phased_source(name: str, scalars: str) -> str:
     return _filled(_IN_PHASES, name, run=_RUN, scalars=scalars)
 
 
-def _filled(template: str, name: str, **pieces: Any) -> str:
-    lines = [f"{x} = load(arguments, {i}, int64, {TABLES})" for i, x in enumerate(ARGUMENTS)]
-    arguments = indent("\n".join(lines), " " * 4)
-    return template.format(name=name, arguments=arguments, tables=TABLES, **pieces)
+def _filled(template: str, name: str, **parts: Any) -> str:
+    """Fill a template in; each of its functions loads the arguments that it uses."""
+    text = template.format(name=name, arguments=_ARGUMENTS_HERE, tables=TABLE_SCOPE, **parts)
+    functions = [function.rstrip() for function in text.split("\n\n\n")]
+    filled = [
+        function.replace(_ARGUMENTS_HERE, "\n".join(_loads(function))) for function in functions
+    ]
+    return "\n\n\n".join(filled) + "\n"
+
+
+_ARGUMENTS_HERE = "<arguments>"
+
+
+def _loads(function: str) -> Lines:
+    used = set(findall(r"\w+", function))
+    return [
+        f"    {name} = load(arguments, {i}, int64, {TABLE_SCOPE})"
+        for i, name in enumerate(ARGUMENTS)
+        if name in used
+    ]
 
 
 def loop_over(lines: Lines) -> Lines:

@@ -14,7 +14,7 @@ from steppe._engines.base.method import (
     RESUM_EVERY,
     SLOT_SUM,
     Buffer,
-    Kernel,
+    Method,
     slot_name,
 )
 from steppe._engines.base.norms import Norms, square_sum
@@ -69,11 +69,11 @@ def _advance(
     norms: Norms,
     square: Tensor | None,
 ) -> None:
-    kernel = batch.kernel
+    method = batch.method
     factor, *scalars = values
     p, g = widened(row.param), widened(row.grad) * factor
-    state = [load(row, key) for key in kernel.state]
-    if kernel.buffer is not None:
+    state = [load(row, key) for key in method.state]
+    if method.buffer is not None:
         state.append(slot_sum(row))
     if batch.demand.differentiable:
         # What the rule reads is overwritten below, and backward still needs it.
@@ -82,18 +82,18 @@ def _advance(
     def own_square() -> Tensor:
         return square_sum(g) if square is None else square * factor**2
 
-    if kernel.mean_square is not None:
-        scalars.append(_rms(kernel, row, own_square(), scalars))
+    if method.mean_square is not None:
+        scalars.append(_rms(method, row, own_square(), scalars))
 
-    new_p, *results = bind(kernel.rule, torch)(p, g, *state, *scalars)
+    new_p, *results = bind(method.rule, torch)(p, g, *state, *scalars)
 
-    if kernel.buffer is not None:
+    if method.buffer is not None:
         item = results.pop()
         if row.capacity:
             is_shared = row.group["scope"] == "global"
             priority = norms.whole() if is_shared else own_square().detach().sqrt()
-            _remember(batch, kernel.buffer, row, item, priority)
-    for stream, (key, value) in enumerate(zip(kernel.state, results, strict=True), start=1):
+            _remember(batch, method.buffer, row, item, priority)
+    for stream, (key, value) in enumerate(zip(method.state, results, strict=True), start=1):
         store(row, key, value, stream)
     store_param(row, new_p)
 
@@ -102,7 +102,7 @@ def _remember(
     batch: ParamBatch, buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float
 ) -> None:
     remember = _remember_on_device if batch.on_device else _remember_on_host
-    remember(buffer, row, item, priority, 1 + len(batch.kernel.state))
+    remember(buffer, row, item, priority, 1 + len(batch.method.state))
 
 
 def _remember_on_host(
@@ -153,13 +153,13 @@ def _remember_on_device(
         row.part(SLOT_SUM).copy_(fresh_sum(row))
 
 
-def _rms(kernel: Kernel, row: ParamRow, square: Tensor, scalars: list[Scalar]) -> Tensor:
+def _rms(method: Method, row: ParamRow, square: Tensor, scalars: list[Scalar]) -> Tensor:
     """Bring the row's mean up to date; return what the rule is to divide by."""
-    assert kernel.mean_square is not None
-    known = dict(zip(kernel.scalar_names, scalars, strict=False))
+    assert method.mean_square is not None
+    known = dict(zip(method.scalar_names, scalars, strict=False))
     mean = row.state[MEAN].clone()
-    mean, mean_square = bind(kernel.mean_square, torch)(
-        mean, square / max(row.share.numel, 1), *map(known.get, kernel.mean_scalars)
+    mean, mean_square = bind(method.mean_square, torch)(
+        mean, square / max(row.share.numel, 1), *map(known.get, method.mean_scalars)
     )
     row.state[MEAN].copy_(mean)
     rms: Tensor = mean_square.sqrt()

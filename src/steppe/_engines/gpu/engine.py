@@ -20,10 +20,10 @@ from steppe._engines.base.method import (
     REPLACEMENTS,
     SLOT_SUM,
     Function,
-    Kernel,
+    Method,
     slot_name,
 )
-from steppe._engines.base.norms import Norms, needs_own, needs_whole
+from steppe._engines.base.norms import Norms
 from steppe._engines.base.number_formats import format_of, wide_dtype
 from steppe._engines.base.plan import ParamBatch, ParamRow
 from steppe._engines.gpu.scalar_program import Program, options, record
@@ -70,9 +70,9 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table, squares = _table(batch), norms.squares(batch)
     if squares is not None:
         table.sums[:-1].copy_(squares)
-    elif needs_own(batch) and not norms.has_whole:
+    elif batch.goes_by_own and not norms.has_whole:
         _reduce(batch, table)
-    whole = norms.whole() if needs_whole(batch) else None
+    whole = norms.whole() if batch.goes_by_whole else None
     _update(batch, table, whole)
     found_inf = amp(batch)[1]
     if found_inf is not None:
@@ -124,11 +124,11 @@ def _state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit; None if it does."""
     param, state = row.param, row.parts
     wide = wide_dtype(param)
-    if param.dtype != batch.rows[0].param.dtype or row.formats(batch.kernel) != batch.formats:
+    if param.dtype != batch.rows[0].param.dtype or row.formats(batch.method) != batch.formats:
         return "parameters or state have changed their format"
     slots = [slot_name(i) for i in range(row.capacity)]
     sums = [SLOT_SUM] if slots and row.part(slots[0]).dtype == wide else []
-    for part in map(row.part, (*batch.kernel.state, *slots, *sums)):
+    for part in map(row.part, (*batch.method.state, *slots, *sums)):
         if part.shape != param.shape or part.dtype not in (*_STATE, wide):
             return "state differs from its parameter in shape or format"
         if not is_alike(part, param):
@@ -170,7 +170,7 @@ def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) ->
         len(table.chunks),
         batch.device,
         *(table.rows, sent.lines, sent.options, table.chunks),
-        *(table.sums if needs_own(batch) else None, on(priority, batch.device), table.arrivals),
+        *(table.sums if batch.goes_by_own else None, on(priority, batch.device), table.arrivals),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,
@@ -195,32 +195,32 @@ def _kernels() -> ModuleType:
 
 def _constants(batch: ParamBatch) -> dict[str, Any]:
     """Return what the update is compiled for."""
-    kernel, first = batch.kernel, batch.rows[0]
+    method, first = batch.method, batch.rows[0]
     most = max(row.capacity for row in batch.rows)
-    program = record(kernel, first.group)
+    program = record(method, first.group)
     return {
-        "OPTIONS": len(options(kernel, first.group)),
+        "OPTIONS": len(options(method, first.group)),
         "OPERATIONS": program.operations,
         "LEFT": program.left,
         "RIGHT": program.right,
         "RESULTS": program.results,
         "PARAM": format_of("", first.param),
-        "STATE": batch.formats[: len(kernel.state)],
+        "STATE": batch.formats[: len(method.state)],
         "WIDE": _kernels().WIDE[first.param.dtype == torch.float64],
-        "RULE": _bound(kernel.rule),
-        "REMEMBER": None if kernel.buffer is None else _bound(kernel.buffer.remember),
-        "MEAN_SQUARE": _bound(kernel.mean_square),
-        "IN_MEAN": _in_mean(kernel, program),
+        "RULE": _bound(method.rule),
+        "REMEMBER": None if method.buffer is None else _bound(method.buffer.remember),
+        "MEAN_SQUARE": _bound(method.mean_square),
+        "IN_MEAN": _in_mean(method, program),
         "SLOT": batch.formats[-1] if most else "float32",
         "SLOTS": max(16, 1 << (most - 1).bit_length()) if most else 0,
         "KEEPS_SUM": SLOT_SUM in first.state and most > 0,
     }
 
 
-def _in_mean(kernel: Kernel, program: Program) -> tuple[int, ...]:
+def _in_mean(method: Method, program: Program) -> tuple[int, ...]:
     """Return where among a program's values those lie that the mean takes."""
-    names = kernel.mean_scalars
-    return tuple(program.results[kernel.scalar_names.index(name)] for name in names)
+    names = method.mean_scalars
+    return tuple(program.results[method.scalar_names.index(name)] for name in names)
 
 
 def _bound(function: Function | None) -> Any:

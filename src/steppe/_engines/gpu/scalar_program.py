@@ -8,7 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 from steppe._engines.base.bind import bind
-from steppe._engines.base.method import Kernel
+from steppe._engines.base.method import Method
 from steppe._engines.base.plan import Group
 
 
@@ -91,7 +91,7 @@ def clip(x: _Value, low: float | None, high: float | None) -> _Value:
     return x
 
 
-def record(kernel: Kernel, group: Group) -> Program:
+def record(method: Method, group: Group) -> Program:
     """Write down how a method's scalars come about.
 
     The inputs are the step count, the number of filled slots, and what :func:`options` returns; of
@@ -101,21 +101,21 @@ def record(kernel: Kernel, group: Group) -> Program:
     t, filled = tape.input(), tape.input()
     arguments = {
         name: tuple(tape.input() for _ in group[name]) if _is_pair(group[name]) else tape.input()
-        for name in kernel.options
+        for name in method.options
     }
     kappa = tape.input()
-    found = bind(kernel.scalars, sys.modules[__name__])(t, **arguments)
-    if kernel.buffer is not None:
-        found = (*found, *bind(kernel.buffer.aggregate, sys.modules[__name__])(filled, kappa))
+    found = bind(method.scalars, sys.modules[__name__])(t, **arguments)
+    if method.buffer is not None:
+        found = (*found, *bind(method.buffer.aggregate, sys.modules[__name__])(filled, kappa))
     results = tuple(tape.value(number).place for number in found)
     operations, left, right = zip(*tape.lines, strict=True) if tape.lines else ((), (), ())
     return Program(operations, left, right, results)
 
 
-def options(kernel: Kernel, group: Group) -> list[Any]:
+def options(method: Method, group: Group) -> list[Any]:
     """Return the options that a program reads: numbers, or tensors of one."""
     values: list[Any] = []
-    for name in kernel.options:
+    for name in method.options:
         values += group[name] if _is_pair(group[name]) else [group[name]]
     return [*values, group.get("kappa", 0.0)]
 

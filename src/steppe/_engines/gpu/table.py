@@ -7,21 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
 from steppe._engines.base.plan import Group, ParamBatch, State
-from steppe._engines.base.scalars import factor, groups
+from steppe._engines.base.scalars import factor
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
+from steppe._shared.array_types import Array, Floats, Integers, Integers32
 
 #: Elements that a program of the update, and of the reduction, takes.
 CHUNK = 4096
 SPAN = 32_768
 
-Integers = NDArray[np.int64]
 
 # A CUDA graph may read again at any time what it was captured with.
 _captured: list[Any] = []
@@ -148,7 +147,7 @@ def capturing() -> bool:
     return started and torch.cuda.is_current_stream_capturing()
 
 
-def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+def upload(array: Array, device: torch.device) -> Tensor:
     """Copy an array to the device, without waiting for it."""
     host = torch.from_numpy(array)
     if device.type == "cpu":
@@ -182,9 +181,9 @@ def addresses(batch: ParamBatch) -> list[list[int]]:
     states = [row.parts for row in batch.rows]
     nothing = [0] * len(states)
     has_scales = not EIGHT_BITS.isdisjoint(batch.formats)
-    names = [*batch.kernel.state]
+    names = [*batch.method.state]
     columns = [nothing] * 5
-    if batch.kernel.buffer is not None or batch.kernel.mean_square is not None:
+    if batch.method.buffer is not None or batch.method.mean_square is not None:
         names += map(slot_name, range(max(row.capacity for row in batch.rows)))
         books = (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM, MEAN)
         columns = [_column(states, name) for name in books]
@@ -208,7 +207,7 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
         [row.number for row in rows],
         sizes,
         [row.share.numel for row in rows],
-        groups(batch)[1],
+        batch.group_of_row,
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
         np.bincount(chunks[:, PieceColumn.ROW], minlength=len(rows)),
         [row.capacity for row in rows],
@@ -229,16 +228,16 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
 
 def _chunks(batch: ParamBatch) -> Integers:
     """Return what the programs of the update take, as :class:`PieceColumn` says."""
-    pieces = batch.pieces(CHUNK)
+    chunks = batch.chunks(CHUNK)
     # An empty tensor has one too: it decides as others do.
-    empty = np.setdiff1d(np.arange(len(batch.rows)), pieces[:, 0])
-    pieces = np.concatenate([pieces, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
-    row, first, size, place, block = pieces.T
+    empty = np.setdiff1d(np.arange(len(batch.rows)), chunks[:, 0])
+    chunks = np.concatenate([chunks, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
+    row, first, size, place, block = chunks.T
     lower = place % BLOCK
     return np.stack([row, first - lower, lower, lower + size, place // BLOCK, block], axis=1)
 
 
-def _spans(sizes: Integers) -> NDArray[np.int32]:
+def _spans(sizes: Integers) -> Integers32:
     """Return row and place of what the programs of the reduction take, one of an empty tensor."""
     counts = np.maximum(-(-sizes // SPAN), 1)
     return np.stack(numbered(counts), axis=1).astype(np.int32)
@@ -275,9 +274,9 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
     return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
 
 
-def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, int], Tensor]]:
+def _options(batch: ParamBatch) -> tuple[Floats, dict[tuple[int, int], Tensor]]:
     """Return the groups' options, and by their places those that are tensors on the device."""
-    found = [[*_leading(batch, group), *options(batch.kernel, group)] for group in groups(batch)[0]]
+    found = [[*_leading(batch, group), *options(batch.method, group)] for group in batch.groups]
     tensors = {
         (i, j): value
         for i, line in enumerate(found)
@@ -291,7 +290,7 @@ def _options(batch: ParamBatch) -> tuple[NDArray[np.float64], dict[tuple[int, in
 
 def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
     sign = factor(batch, group)
-    if batch.kernel.buffer is None:
+    if batch.method.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]
 

@@ -1,43 +1,70 @@
-"""Pages that are one HTML file: they ask nothing of the network, and no other script runs."""
+"""Fill a page's template. The page asks nothing of the network and runs no script but its own."""
 
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from steppe._shared.page.parts import Chart
 
-def render(packages: Sequence[str], scripts: Sequence[str], **content: Any) -> str:
-    """Fill the first package's ``template.html``.
+_SHARED = "steppe._shared.page"
+
+
+def render(
+    package: str,
+    charts: Sequence[Chart],
+    /,
+    *,
+    scripts: Sequence[str] = (),
+    style: str = "",
+    **content: Any,
+) -> str:
+    """Fill a package's ``template.html``, which can import ``macros.html`` of all pages.
 
     Parameters
     ----------
-    packages : sequence of str
-        Where templates are looked for, one after the other.
+    package : str
+        The package that holds ``template.html``.
+    charts : sequence of Chart
+        The page's charts. The template gets them as ``chart_data``; without any, plotly.js, which
+        takes 5 MB, is left out.
     scripts : sequence of str
-        The scripts that may run. The template gets them as ``scripts``, and as ``hashes`` what its
-        content security policy names them by.
+        The package's own scripts, run after the ones that all pages have. The template gets all of
+        them as ``scripts``, and as ``hashes`` the names that its content security policy allows
+        them by.
+    style : str, default ""
+        The package's own style sheet, added to the one that all pages have.
     **content
-        What else it gets. Texts are escaped.
+        Further variables of the template. Texts are escaped.
     """
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+    from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(*name.rsplit(".", 1)) for name in packages]),
+        loader=ChoiceLoader(
+            [PackageLoader(*name.rsplit(".", 1)) for name in (package, __package__)]
+        ),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # What is saved keeps its order.
+    # Jinja would sort the keys of JSON, and so put a study's optimizers into another order.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    scripts = [*([get_plotlyjs()] if charts else []), read(_SHARED, "page.js"), *scripts]
     return environment.get_template("template.html").render(
-        scripts=scripts, hashes=[_hash(script) for script in scripts], **content
+        scripts=scripts,
+        hashes=[_hash(script) for script in scripts],
+        style=read(_SHARED, "style.css") + style,
+        chart_data=[asdict(chart) for chart in charts],
+        **content,
     )
 
 
 def read(package: str, name: str) -> str:
-    """Read a file that lies in a package."""
+    """Return the text of a file in a package."""
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -107,7 +107,7 @@ def _batches(
     """Return the first training samples of the run, without augmentation, on the device."""
     trained, length = content.get("samples"), content.get("length")
     data = task.data(directory, trained, length=length, model=network)
-    few = head(data.plain, samples or task.probe.samples, batch_size_for(model))
+    few = head(data.plain, samples or task.curvature.samples, batch_size_for(model))
     return [(inputs.to(device), targets.to(device)) for inputs, targets in few]
 
 

@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from steppe._shared.array_types import Array, Bytes, Floats, Integers
 from steppe._shared.cache import cached_tensors
 from steppe.compare.data.idx_files import read_idx
 
@@ -184,8 +184,7 @@ def subsample(data: Data, samples: int) -> Data:
     """
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} that there are to train on, "
-            f"got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training samples, got {samples}"
         )
     trained = _stratified(data.train.targets)[:samples]
     validated = _stratified(data.validation.targets)[: samples // 2]
@@ -218,7 +217,7 @@ def held_out(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
     return rows[count:], rows[:count]
 
 
-def fingerprint(*values: NDArray[Any]) -> str:
+def fingerprint(*values: Array) -> str:
     """Hash arrays, their shapes included."""
     digest = hashlib.sha256()
     for each in values:
@@ -244,7 +243,7 @@ def require_files(paths: Sequence[Path], command: str) -> None:
 def _stratified(targets: Tensor) -> Tensor:
     """Order rows at random so that every stretch holds the classes in their proportions.
 
-    The k-th of a class of n goes to the place (k + ½)/n of the whole.
+    The k-th sample of a class of n goes to the relative position (k + ½)/n.
     """
     shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(_SPLIT_SEED))
     by_class = shuffled[targets[shuffled].argsort(stable=True)]
@@ -261,7 +260,7 @@ def _read_mnist_5k() -> dict[str, Tensor]:
     return {"inputs": inputs.byte(), "targets": targets}
 
 
-def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _images_and_labels(directory: Path, part: str) -> tuple[Bytes, Bytes]:
     paths = [directory / f"{part}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
     for path in paths:
         if not path.is_file():
@@ -275,7 +274,7 @@ def _images_and_labels(directory: Path, part: str) -> tuple[NDArray[np.uint8], N
     return images[:, None], labels
 
 
-def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: float) -> Data:
+def _split(inputs: Floats, targets: Integers, tested: float) -> Data:
     from sklearn.model_selection import train_test_split
 
     train_inputs, test_inputs, train_targets, test_targets = train_test_split(
@@ -285,7 +284,7 @@ def _split(inputs: NDArray[np.float64], targets: NDArray[np.int64], tested: floa
     return _standardised(train, test, validated=1 / 5)
 
 
-def _tensors(inputs: NDArray[Any], targets: NDArray[Any]) -> TensorSamples:
+def _tensors(inputs: Array, targets: Array) -> TensorSamples:
     return TensorSamples(
         torch.tensor(inputs, dtype=torch.float32), torch.tensor(targets, dtype=torch.int64)
     )

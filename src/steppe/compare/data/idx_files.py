@@ -6,12 +6,13 @@ import struct
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+
+from steppe._shared.array_types import Bytes
 
 _UNSIGNED_BYTE = 0x08
 
 
-def read_idx(path: Path) -> NDArray[np.uint8]:
+def read_idx(path: Path) -> Bytes:
     """Read one gzipped IDX file of unsigned bytes.
 
     The format is two zero bytes, the type code, the number of dimensions, each dimension as a

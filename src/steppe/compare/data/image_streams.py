@@ -72,8 +72,8 @@ def five_dataset(directory: Path = DATA_DIRECTORY) -> Data:
         for parts in zip(*((task.plain, task.validation, task.test) for task in tasks), strict=True)
     )
     prints = "".join(task.fingerprint for task in tasks).encode()
-    whole = fingerprint(np.frombuffer(prints, dtype=np.uint8))
-    return arrange_stream(train, validation, test, classes=FIVE_CLASSES, fingerprint=whole)
+    joint = fingerprint(np.frombuffer(prints, dtype=np.uint8))
+    return arrange_stream(train, validation, test, classes=FIVE_CLASSES, fingerprint=joint)
 
 
 def tiny_imagenet_stream(directory: Path = DATA_DIRECTORY) -> Data:
@@ -82,13 +82,13 @@ def tiny_imagenet_stream(directory: Path = DATA_DIRECTORY) -> Data:
     The classes come in the order of ``wnids.txt``. Parts, files and errors are those of
     :func:`steppe.compare.data.images.tiny_imagenet`.
     """
-    whole = tiny_imagenet(directory)
+    images = tiny_imagenet(directory)
     return arrange_stream(
-        whole.plain,
-        whole.validation,
-        whole.test,
+        images.plain,
+        images.validation,
+        images.test,
         classes=TINY_CLASSES,
-        fingerprint=f"{whole.fingerprint}-stream",
+        fingerprint=f"{images.fingerprint}-stream",
     )
 
 
@@ -131,17 +131,17 @@ def _notmnist(directory: Path) -> Data:
         for path in sorted(letter.glob("*.png"))
         if path.name not in _DAMAGED
     ]
-    whole = from_files(samples, _to_colour_tensor(*_NOTMNIST))
-    rest, tested = held_out(whole.targets, 1 / 10)
+    images = from_files(samples, _to_colour_tensor(*_NOTMNIST))
+    rest, tested = held_out(images.targets, 1 / 10)
     return hold_out_validation(
-        whole.take(rest), whole.take(tested), 1 / 10, hash_names_and_sizes(folder, samples)
+        images.take(rest), images.take(tested), 1 / 10, hash_names_and_sizes(folder, samples)
     )
 
 
 def _from_arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tensor]) -> Data:
     train, test = (from_pixels(pixels, targets, transform) for pixels, targets in values)
-    whole = fingerprint(*(array for part in values for array in part))
-    return hold_out_validation(train, test, 1 / 10, whole)
+    of_all = fingerprint(*(array for part in values for array in part))
+    return hold_out_validation(train, test, 1 / 10, of_all)
 
 
 def _to_colour_tensor(

@@ -16,7 +16,7 @@ def loader(
     workers: int = 0,
     batches: Sequence[Sequence[int]] | None = None,
 ) -> DataLoader[Any]:
-    """Make the batches of a data set, the last one as small as it comes.
+    """Return a loader of a data set's batches; the last batch may be smaller.
 
     Each pass draws from ``order`` what it needs, its order and the seeds of its workers, so the
     state of ``order`` when a pass starts decides it: workers are started anew for each. Torch's

@@ -44,13 +44,13 @@ def split_mnist() -> Data:
     >>> [task.targets.unique().tolist() for task in split_mnist().stream]
     [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
-    whole = mnist_5k()
+    mnist = mnist_5k()
     return arrange_stream(
-        whole.plain,
-        whole.validation,
-        whole.test,
+        mnist.plain,
+        mnist.validation,
+        mnist.test,
         classes=SPLIT_CLASSES,
-        fingerprint=f"{whole.fingerprint}-split",
+        fingerprint=f"{mnist.fingerprint}-split",
     )
 
 
@@ -93,12 +93,12 @@ def rotated_mnist() -> Data:
     return _all_digits(partial(_rotated, degrees=task * step) for task in range(ROTATED_TASKS))
 
 
-def _all_digits(views: Iterable[Callable[[Tensor], Tensor]]) -> Data:
-    """Make a stream whose n-th task is the whole of MNIST-5k as the n-th view shows it."""
-    whole, looks = mnist_5k(), list(views)
+def _all_digits(changes: Iterable[Callable[[Tensor], Tensor]]) -> Data:
+    """Make a stream whose n-th task is all of MNIST-5k, changed by the n-th function."""
+    mnist, each_change = mnist_5k(), list(changes)
     train, validation, test = (
-        _joined([replace(part, inputs=look(part.inputs)) for look in looks])
-        for part in cast(list[TensorSamples], [whole.plain, whole.validation, whole.test])
+        _joined([replace(part, inputs=change(part.inputs)) for change in each_change])
+        for part in cast(list[TensorSamples], [mnist.plain, mnist.validation, mnist.test])
     )
     fingerprint = fingerprint_of(train, validation, test)
     return arrange_stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)

@@ -172,7 +172,7 @@ def subsample(data: Data, samples: int) -> Data:
     most = max(map(len, data.stream))
     if not 2 <= samples <= most:
         raise ValueError(
-            f"samples must be between 2 and the {most} that the largest task has to train on, "
+            f"samples must be between 2 and the {most} training samples of the largest task, "
             f"got {samples}"
         )
     rows, held = (

@@ -116,8 +116,7 @@ def subsample_scattered(data: Data, samples: int) -> Data:
 def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
     if not 2 <= samples <= len(data.train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} blocks that there are to train "
-            f"on, got {samples}"
+            f"samples must be between 2 and the {len(data.train)} training blocks, got {samples}"
         )
 
     def kept(part: Samples, count: int) -> Samples:
@@ -168,13 +167,11 @@ def blocks(tokens: Tensor, length: int) -> TensorSamples:
     count = (len(tokens) - 1) // length
     if count < 1:
         raise ValueError(
-            f"length must be less than the {len(tokens)} tokens that a part of the text has, "
+            f"length must be less than the {len(tokens)} tokens of each part of the text, "
             f"got {length}"
         )
-    whole = count * length
-    return TensorSamples(
-        tokens[:whole].view(count, length), tokens[1 : whole + 1].view(count, length)
-    )
+    end = count * length
+    return TensorSamples(tokens[:end].view(count, length), tokens[1 : end + 1].view(count, length))
 
 
 def cut_into_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
@@ -216,7 +213,7 @@ def lines(text: str) -> list[str]:
 
 
 def vocabulary(words: Iterable[str], size: int) -> dict[str, int]:
-    """Give numbers to ``<unk>``, which is 0, and to the most frequent words.
+    """Assign numbers to ``<unk>``, which is 0, and to the most frequent words.
 
     Of words that are as frequent the first to appear comes first.
 
@@ -237,7 +234,7 @@ def _data(corpus: Corpus, split: Split, words: int, length: int) -> Data:
 
 
 def _numbered(corpus: Corpus, split: Split, words: int) -> dict[str, Tensor]:
-    """Make numbers of the words of each part, by the vocabulary of the first."""
+    """Replace the words of each part by their numbers in the training part's vocabulary."""
     parts = {"train": corpus.train, "validation": corpus.validation, "test": corpus.test}
     numbered = {}
     with progress("numbering words", len(parts)) as advance:

@@ -22,8 +22,8 @@ def hardware_label(device: str, threads: int, processes: int = 1) -> str:
 
     Examples
     --------
-    >>> hardware_label("xla", 2)
-    '2 threads of a xla'
+    >>> hardware_label("mps", 2)
+    '2 threads of a mps'
     """
     if processes > 1:
         return f"{processes} × {hardware_label(device, threads)}"

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from steppe._shared.hyperparameters import Settings
 from steppe.compare.execution.study_storage import expendable, persistent, revive
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import TEST, TUNE, Contender, Settings
+from steppe.compare.records.results import TEST, TUNE, Contender
 
 if TYPE_CHECKING:
     import optuna
@@ -94,7 +95,7 @@ class OptunaTrials:
         # Optuna keeps the trials that have ended in memory, and reads the others only.
         for trial in persistent(partial(self._optuna_study.get_trials, deepcopy=False)):
             # Trials of other contenders are from a study that differs in its contenders alone.
-            if name := names.get(trial.user_attrs.get(_KEY)):
+            if name := names.get(trial.user_attrs.get(_KEY, "")):
                 by_part[name, trial.user_attrs["phase"]].append(trial)
         return {
             (each.name, phase): _counting(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import find_recipe
 from steppe.compare.execution.optuna_trials import (
     MAX_LOST_WORKERS,
@@ -27,7 +28,6 @@ from steppe.compare.records.results import (
     Contender,
     Epoch,
     Outcome,
-    Settings,
     StudyResults,
     Trial,
     trial_label,

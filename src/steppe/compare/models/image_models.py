@@ -100,8 +100,8 @@ class VisionTransformer(nn.Module):
         patch = 4 if max(sides) <= _SMALL_SIDE else 16
         if any(side % patch for side in sides):
             raise ValueError(
-                f"a vision transformer cuts images into patches of {patch}×{patch}, into which "
-                f"{sides[0]}×{sides[1]} cannot be cut"
+                f"image sides must be multiples of {patch} for a vision transformer, "
+                f"got {sides[0]}×{sides[1]}"
             )
         patches = (sides[0] // patch) * (sides[1] // patch)
         self.patches = nn.Conv2d(channels, width, patch, stride=patch)
@@ -178,8 +178,7 @@ def _is_small(shape: Shape) -> bool:
 def _require_side(name: str, shape: Shape, side: int) -> None:
     if min(shape[1:]) < side:
         raise ValueError(
-            f"{name} needs images of at least {side}×{side}: "
-            f"it would leave nothing of {shape[1]}×{shape[2]}"
+            f"images must be at least {side}×{side} for {name}, got {shape[1]}×{shape[2]}"
         )
 
 

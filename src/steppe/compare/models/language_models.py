@@ -20,7 +20,7 @@ MAX_TOKENS = 512
 
 
 def find_language_model(name: str, vocabulary: int) -> nn.Module:
-    """Make the model of that name, its weights drawn from torch's global generator.
+    """Return a new model of that name, with weights from torch's global generator.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ class Recurrent(nn.Module, ABC):
         hidden, cells = self._start
         if size > hidden.shape[1]:
             raise ValueError(
-                f"the batch must have at most the {hidden.shape[1]} columns of the one before it, "
+                f"the batch must have at most the {hidden.shape[1]} columns of the previous batch, "
                 f"got {size}"
             )
         return hidden[:, :size].contiguous(), cells[:, :size].contiguous()

@@ -137,7 +137,7 @@ def _read(kind: str, name: str, **options: Any) -> Any:
         if local:
             raise
         raise OSError(
-            f"model {source} is no directory here, nor found on the Hugging Face Hub: "
+            f"model {source} is neither a directory here nor a model on the Hugging Face Hub: "
             f"{first_line(error)}"
         ) from error
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 import steppe
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe, find_recipe
-from steppe.compare.records.results import Settings
 
 
 def controls_of(recipe: Recipe) -> tuple[str, ...]:

@@ -3,16 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
 from steppe._shared.names import named
 from steppe._shared.recipes import DEFAULT, Recipe
 from steppe.compare.planning.search_spaces import (
-    PUBLISHED_SWITCH,
     Choice,
     Range,
     find_defaults,
     find_space,
 )
-from steppe.compare.records.results import Settings
 from steppe.compare.tasks import Size, Task
 from steppe.compare.training.run import Precision, Schedule
 

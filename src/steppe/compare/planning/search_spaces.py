@@ -5,14 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH, Settings
 from steppe._shared.recipes import Recipe
-from steppe.compare.records.results import Settings
-
-# DualAdam's published switch takes 1/8e-5 = 12 500 steps, 16 % of its 200 epochs on CIFAR.
-PUBLISHED_SWITCH = 0.16
-
-# SAM's radius.
-PUBLISHED_RHO = 0.05
 
 _DECADE = 10.0
 _DESIGN_SEED = 0

@@ -15,6 +15,7 @@ import torch
 import steppe
 from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.devices import usable
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
@@ -24,16 +25,14 @@ from steppe.compare.planning.options import StudyOptions, check_choice
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import Contender, Metric, Settings
+from steppe.compare.records.results import Contender, Metric
 from steppe.compare.tasks import Size, Task, find_task
-from steppe.compare.training.accelerator import make_accelerator
-from steppe.compare.training.reproducibility import reproducible
 from steppe.compare.training.run import (
     Run,
     RunContext,
     RunSettings,
 )
-from steppe.compare.training.train import Training
+from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
@@ -186,9 +185,7 @@ def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) 
     recipe = find_recipe(contender.name)
     run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
     try:
-        with reproducible(place):
-            quiet = replace(place, track="")
-            Training(run, data, quiet, make_accelerator(run, quiet)).take_trial_step()
+        take_trial_step(run, data, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
@@ -221,7 +218,7 @@ def check_place(place: RunContext) -> None:
 def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:
     """Give the sizes that the user asks for, or else the preset, or else the task."""
     size = preset.size(task, options.scale)
-    asked = {
+    asked: dict[str, Any] = {
         "model": options.model,
         "epochs": options.epochs,
         "batch_size": options.batch_size,

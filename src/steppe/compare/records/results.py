@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe._shared.hyperparameters import Settings
 from steppe.compare.records.json_format import from_json, register_format, to_json
 
 TUNE, TEST = "tune", "test"
-
-# Values of hyperparameters by name, such as {"lr": 1e-3, "switch": 0.16}.
-Settings = Mapping[str, float]
 
 
 @dataclass(frozen=True)

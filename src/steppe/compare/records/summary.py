@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown
 from steppe._shared.statistics import Comparison, Interval, compare, corrected, interval, paired
 from steppe.compare.records.results import (
@@ -15,7 +16,6 @@ from steppe.compare.records.results import (
     TUNE,
     Metric,
     Outcome,
-    Settings,
     StudyResults,
     Trial,
 )

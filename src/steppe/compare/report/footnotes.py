@@ -15,10 +15,10 @@ from steppe.compare.report.formatting import format_settings, join_with_and
 from steppe.compare.report.verdicts import SAME_ON_EVERY_SEED, verdict
 
 _CURVATURE = (
-    "Curvature is that of the train loss. Sharpness: its rise one SAM step of 0.05 away. λ_max, "
-    "trace: the Hessian's. λ_max(PH): after the optimizer's preconditioner P; steps are stable "
-    "below the threshold, at the first lr. All shrink with the train loss: compare optimizers that "
-    "fit equally well."
+    "Curvature is that of the train loss. Sharpness is how much the loss rises in a SAM step of "
+    "0.05. λ_max and trace are the Hessian's. λ_max(PH) is after the optimizer's preconditioner P; "
+    "steps are stable while it is below the threshold, at the run's first lr. All shrink with the "
+    "train loss: compare optimizers that fit equally well."
 )
 _SWITCH = (
     "switch is the share of the run's steps until DualAdam is Adam, or the warm-up ends. The "
@@ -36,8 +36,8 @@ _SCENARIOS = {
     True: "a sample's task is not known: all have the same classes and share the outputs",
 }
 _EQUAL = (
-    "Differences that are the same on every seed have no interval and no test: scores come in "
-    "steps of one test sample, so they are no certainty."
+    "Differences that are the same on every seed have no interval and no test. They are no "
+    "certainty: scores come in steps of one test sample."
 )
 
 
@@ -84,7 +84,7 @@ def _budget(results: StudyResults) -> str:
         f"its default first, judged by the {results.metric.name} on validation data, "
         f"{_samples(results, 'validation')}. The best settings run on "
         f"{many(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
-        "validation score of many flatters; the test score does not."
+        "of many validation scores is too good on average; the test score is not."
     )
     follows = [
         f"{each.name} takes over the settings of {each.follows}"
@@ -119,10 +119,10 @@ def _comparisons(rows: Sequence[OptimizerSummary]) -> list[str]:
         return []
     found = [
         f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected after Holm for "
-        "the number of optimizers, or of readings against controls; score and test loss each for "
-        "itself. The intervals are not corrected. effect is the mean difference over its standard "
-        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen is not "
-        "no difference: more seeds see smaller ones."
+        "the number of optimizers, or of comparisons with controls, separately for score and loss. "
+        "The intervals are not corrected. effect is the mean difference over its standard "
+        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen does "
+        "not mean that there is none: more seeds show smaller ones."
     ]
     if any(verdict(change, True) == SAME_ON_EVERY_SEED for change in changes):
         found.append(_EQUAL)
@@ -180,7 +180,7 @@ def _ends_of_ranges(results: StudyResults, rows: Iterable[OptimizerSummary]) -> 
         for name, space in spaces[row.name].items()
         if name in row.settings and "low" in space and _is_at_an_end(row.settings[name], space)
     ]
-    return [f"At an end of what was searched: {join_with_and(found)}."] if found else []
+    return [f"Chosen at an end of the searched range: {join_with_and(found)}."] if found else []
 
 
 def _is_at_an_end(value: float, space: Mapping[str, Any]) -> bool:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import Metric, Settings
+from steppe.compare.records.results import Metric
 
 #: Stands where there is no number.
 MISSING = "–"

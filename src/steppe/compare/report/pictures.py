@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steppe._shared.palette import look
+from steppe._shared.palette import line_style
 from steppe._shared.pictures import dress, new_figure, write_png
 from steppe._shared.plurals import many
 from steppe._shared.statistics import Comparison
@@ -30,7 +30,7 @@ _LABEL_HEIGHT = 0.07
 # Ticks of each decade, by how many times its lowest an axis's highest number is at most.
 _LOG_TICKS = {8: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000: (1.0, 2.0, 5.0), math.inf: (1.0,)}
 
-# A number of an epoch, or of a whole run.
+# A number of an epoch, or of a run.
 OfEpoch = Callable[[Epoch], float]
 OfRun = Callable[[Outcome], float]
 
@@ -46,7 +46,7 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------
@@ -100,7 +100,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
     baseline : str or None, default None
         None takes the first contender.
 
@@ -155,7 +155,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     results : StudyResults
         A study, finished or not.
     path : Path
-        The PNG file to write, whole or not at all.
+        The PNG file, written atomically.
 
     Returns
     -------
@@ -180,7 +180,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     for axes, (title, found) in zip(panels, points.items(), strict=True):
         for index, (name, each) in enumerate(found.items()):
             if len(each):
-                colour, _, marker = look(index)
+                colour, _, marker = line_style(index)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
         dress(axes, "")
         axes.set_xlabel(title)
@@ -219,7 +219,7 @@ def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:
 
 
 def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, index: int) -> None:
-    colour, dash, _ = look(index)
+    colour, dash, _ = line_style(index)
     epochs = np.arange(1, by_seed.shape[1] + 1)
     axes.fill_between(epochs, by_seed.min(0), by_seed.max(0), color=colour, alpha=0.13, lw=0)
     (line,) = axes.plot(epochs, by_seed.mean(0), dash, color=colour, label=name, lw=1.7)

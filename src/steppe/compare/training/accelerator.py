@@ -45,7 +45,7 @@ def make_accelerator(run: Run, context: RunContext) -> "Accelerator":
     )
     if accelerator.device.type != device.type:
         raise ValueError(
-            f"device {context.device} is not what Accelerate takes: {accelerator.device}"
+            f"device must be {accelerator.device}, which Accelerate uses here, got {context.device}"
         )
     if context.track:
         accelerator.init_trackers(

@@ -29,7 +29,7 @@ def progress_path(directory: Path, run: Run) -> Path:
 
 
 def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write a finished run's checkpoint, whole or not at all.
+    """Write a finished run's checkpoint atomically.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values, whole or not at all."""
+    """Write tensors and plain values atomically: a killed run leaves the previous file."""
     write_whole(path, lambda file: torch.save(dict(content), file))
 
 

@@ -33,7 +33,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 def seed_epoch(seed: int, epoch: int, process: int) -> None:
     """Seed torch for an epoch, so that a run can go on from any epoch.
 
-    Initial weights are the same in all processes of a launch; dropout is not.
+    Processes of a launch draw different numbers, as their dropout must differ.
 
     Parameters
     ----------
@@ -42,7 +42,6 @@ def seed_epoch(seed: int, epoch: int, process: int) -> None:
     process : int
         The process's index in a distributed launch.
     """
-    process = 0 if epoch < 0 else process
     torch.manual_seed(epoch_seed(seed, epoch) + process * _BETWEEN_PROCESSES)
 
 

@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.results import TEST, Settings
+from steppe.compare.records.results import TEST
 from steppe.compare.tasks import find_task
 
 Precision = Literal["no", "bf16", "fp16"]

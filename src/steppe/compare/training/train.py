@@ -6,19 +6,20 @@ see that an optimizer can train a model at all.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from operator import truediv
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for, measure, measure_quickly
@@ -85,6 +86,24 @@ def train(
         return training.outcome()
 
 
+def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
+    """Take one step with a new model and leave nothing behind, to see that a run can be trained.
+
+    Parameters
+    ----------
+    run, data, context
+        As in :func:`train`; the step is not tracked.
+
+    Raises
+    ------
+    Exception
+        Whatever the model, the optimizer or the launch raises.
+    """
+    with reproducible(context):
+        untracked = replace(context, track="")
+        Training(run, data, untracked, make_accelerator(run, untracked)).take_step()
+
+
 class Training:
     """One run between its first step and its last.
 
@@ -119,7 +138,8 @@ class Training:
         self.diverged = False
         self._seconds: list[float] = []
         self._peak_bytes = 0.0
-        seed_epoch(run.seed, -1, accelerator.process_index)
+        # The same weights in all processes.
+        torch.manual_seed(epoch_seed(run.seed, -1))
         model = self.task.make(run.run_settings.model)
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
@@ -149,7 +169,7 @@ class Training:
         recurrent = isinstance(self._unwrapped_model, Recurrent)
         if recurrent and (settings.accumulate > 1 or processes > 1):
             raise ValueError(
-                f"{settings.model} goes on from batch to batch, which must stay whole: "
+                f"{settings.model} reads on from batch to batch, which cannot be split: "
                 "grad-accumulation and processes must be 1, got "
                 f"{settings.accumulate} and {processes}"
             )
@@ -160,8 +180,8 @@ class Training:
                 f"processes, got {fewest}"
             )
 
-    def take_trial_step(self) -> None:
-        """Take one step and save nothing: whatever cannot be trained raises its error."""
+    def take_step(self) -> None:
+        """Take one step on the first batch."""
         self._step.take(*next(iter(self._loaders[0])))
 
     def go_on(self, on_epoch: OnEpoch) -> None:
@@ -336,8 +356,7 @@ class Training:
 
 def state_bytes_per_parameter(optimizer: Optimizer, model: nn.Module) -> float:
     """Return the bytes of all tensors in the optimizer's state, per trainable parameter."""
-    size = sum(tensor.nbytes for tensor in _tensors([*optimizer.state.values()]))
-    return size / sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return state_bytes(optimizer) / sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def _named_numbers(epoch: Epoch) -> dict[str, float]:
@@ -345,17 +364,6 @@ def _named_numbers(epoch: Epoch) -> dict[str, float]:
     numbers = asdict(epoch)
     tasks = numbers.pop("tasks")
     return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, dict):
-        for branch in tree.values():
-            yield from _tensors(branch)
-    elif isinstance(tree, list | tuple):
-        for branch in tree:
-            yield from _tensors(branch)
 
 
 def _now(device: torch.device) -> float:

@@ -1,1 +1,1 @@
-"""Symmetric operators known by their products with vectors."""
+"""Symmetric matrices too large to store, known by their products with vectors."""

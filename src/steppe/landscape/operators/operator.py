@@ -1,4 +1,4 @@
-"""A symmetric linear map that is known by its products with vectors."""
+"""The interface between curvature and spectra: a symmetric matrix known by its products."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -8,31 +8,35 @@ from torch import Tensor
 
 
 class Operator:
-    """A symmetric matrix of which only products are known.
+    """A symmetric matrix of which only products with vectors are known.
 
     Parameters
     ----------
     size : int
         Number of rows, and of columns.
     product : callable
-        Maps a block of vectors, as rows of shape (count, size), to their products.
-    dtype, device
-        Of vectors: float32 or float64.
+        Maps a block of vectors, the rows of a tensor of shape (count, size), to their products, in
+        the same shape.
+    dtype : torch.dtype, default torch.float32
+        Number format of vectors: float32 or float64.
+    device : torch.device or str, default "cpu"
+        Device of vectors.
     params : sequence of Tensor, optional
-        The parameters that vectors are over, in the order of their elements, where there are some.
+        The model's parameters that the vectors' elements belong to, in their order. Default: the
+        operator does not come from a model.
     held : callable, optional
-        Returns a context in which nothing that products depend on changes, so that they may share
-        what they have in common.
+        Returns a context manager. Inside it the caller promises that the matrix does not change, so
+        that products may reuse intermediate results. Default: nothing is reused.
 
     Attributes
     ----------
     products : int
-        How many products have been taken so far.
+        Number of products so far: of a block, the number of its vectors.
 
     Raises
     ------
     ValueError
-        ``dtype`` is another.
+        ``dtype`` is neither float32 nor float64.
 
     Examples
     --------
@@ -80,7 +84,7 @@ class Operator:
     def matmat(self, block: Tensor) -> Tensor:
         """Return the products with the columns of a block of shape (size, count).
 
-        Cheaper than one by one: they share what does not depend on the vector.
+        It costs less than one by one: what does not depend on the vector is computed once.
 
         Raises
         ------
@@ -92,11 +96,11 @@ class Operator:
         return self.rows(block.T).T
 
     def rows(self, block: Tensor) -> Tensor:
-        """Return the products with the rows of a block, as rows."""
+        """Return the products with the rows of a block of shape (count, size), as rows."""
         images = self._product(block.to(self.device, self.dtype))
         self.products += len(block)
         return images
 
     def __matmul__(self, other: Tensor) -> Tensor:
-        """Return the product with a vector, or with a block's columns."""
+        """Return the product with a vector of shape (size,), or with a block's columns."""
         return self.matvec(other) if other.ndim == 1 else self.matmat(other)

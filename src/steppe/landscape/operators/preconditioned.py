@@ -1,4 +1,7 @@
-"""The Hessian as an optimizer's diagonal preconditioner scales it, and where steps get unstable."""
+"""The Hessian as an optimizer's preconditioner scales it, and the sharpness that is still stable.
+
+It reads an optimizer's state by the names in its groups; it imports no optimizer of this library.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -7,26 +10,26 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from steppe.landscape._objective import flat
+from steppe.landscape.objective.objective import flat_vector
 from steppe.landscape.operators.operator import Operator
 
-Group = dict[str, Any]
-State = dict[str, Any]
+# A parameter group, or a parameter's state.
+_GroupOrState = dict[str, Any]
 
 
 class Preconditioned(Operator):
-    """The operator P^½ H P^½, with what its largest eigenvalue is to be compared with.
+    """The operator P^½ H P^½, with the threshold that its largest eigenvalue must stay below.
 
-    Its eigenvalues are those of PH. An eigenvector y of it is P^½y in the parameters' space.
+    Its eigenvalues are those of PH. Its eigenvector y corresponds to P^½y in the parameters' space.
 
     Attributes
     ----------
     diagonal : Tensor
         P, of shape (size,).
     threshold : float
-        The largest eigenvalue at which the method is still stable.
+        The eigenvalue above which the method is unstable on a quadratic loss.
     learning_rate : float
-        That of the first parameter's group.
+        Learning rate of the first parameter's group.
     momentum : float
         β, by which the method's momentum decays each step.
     """
@@ -74,25 +77,25 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
         From :func:`~steppe.landscape.hessian` or :func:`~steppe.landscape.ggn`, of the loss that
         the optimizer minimises.
     optimizer : Optimizer
-        One of this library, or ``torch.optim``'s SGD, Adam, AdamW, NAdam, RMSprop, Adagrad or
-        derived from them; also inside :class:`steppe.SAM`. It has taken a step.
+        One of this library; ``torch.optim``'s SGD, Adam, AdamW, NAdam, RMSprop or Adagrad, or a
+        subclass; or one of these inside :class:`steppe.SAM`. It must have taken a step.
 
     Returns
     -------
     Preconditioned
-        An operator. The state is read now: ask again after further steps.
+        An operator of H's size. It uses the optimizer's present state: call again after steps.
 
     Raises
     ------
     ValueError
-        The optimizer is another, has no state yet, maximises, or does not have all of H's
-        parameters; they differ in momentum; the learning rate is 0; P is not finite; or H does
+        The optimizer is of an unknown class, has no state yet, maximises, or does not have all of
+        H's parameters; these differ in momentum; the learning rate is 0; P is not finite; or H does
         not come from a model.
 
     Notes
     -----
     * P is 1/d for Adam, d for InvAdam, (1−α)/d + α·d for DualAdam, and so on, with d = √v̂ + ε;
-      1 for SGD. The papers on the edge of stability write P for what divides, here it multiplies.
+      1 for SGD. The papers on the edge of stability call the divisor P, here P multiplies.
     * Where parameters differ in ηc, its ratio to the first parameter's is part of P, so that one
       threshold serves all.
     * The slots of critical momenta and gradients are taken as constants, which they are between
@@ -133,7 +136,7 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
         )
     while hasattr(optimizer, "base_optimizer"):
         optimizer = optimizer.base_optimizer
-    groups = [_group_of(optimizer, number, param) for number, param in enumerate(H.params)]
+    groups = [_group_of(optimizer, index, param) for index, param in enumerate(H.params)]
     diagonals = _diagonals(optimizer, H.params, groups)
     motions = [
         _motion(optimizer.state.get(param, {}), group)
@@ -142,16 +145,16 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
     rate, momentum = motions[0]
     if rate == 0.0:
         raise ValueError("the learning rate of H's first parameter is 0: there is no threshold")
-    for number, (_, other) in enumerate(motions):
+    for index, (_, other) in enumerate(motions):
         if other != momentum:
             raise ValueError(
-                f"parameters 0 and {number} of H differ in momentum ({momentum} and {other}), and "
+                f"parameters 0 and {index} of H differ in momentum ({momentum} and {other}), and "
                 "one threshold cannot serve both: take H over params of one kind"
             )
     diagonal = [part * (own / rate) for part, (own, _) in zip(diagonals, motions, strict=True)]
     return Preconditioned(
         H,
-        flat(diagonal),
+        flat_vector(diagonal),
         threshold=momentum.threshold(rate),
         learning_rate=float(groups[0]["lr"]),
         momentum=momentum.decay,
@@ -174,8 +177,8 @@ class _Momentum(NamedTuple):
         return 2 * (1 + self.decay) / (rate * (self.direct * (1 + self.decay) + self.through))
 
 
-def _motion(state: State, group: Group) -> tuple[float, _Momentum]:
-    """Return the rate ηc, and the momentum; methods are known by their options."""
+def _motion(state: _GroupOrState, group: _GroupOrState) -> tuple[float, _Momentum]:
+    """Return the rate ηc, and the momentum; the names of a group's options tell the method."""
     lr = float(group["lr"])
     if "lr_decay" in group:
         return lr / (1 + (float(state["step"]) - 1) * group["lr_decay"]), _Momentum(0.0)
@@ -193,28 +196,33 @@ def _motion(state: State, group: Group) -> tuple[float, _Momentum]:
 
 
 def _nadam(decay: float, step: float, momentum_decay: float) -> _Momentum:
-    """Return Dozat's schedule as it is now: (1 − μₜ)·g + μₜ₊₁·m, m being (1 − β)·Σ βᵏg."""
+    """Return NAdam's present momentum: it moves along (1 − μₜ)·g + μₜ₊₁·m, m being (1 − β)·Σ βᵏg.
+
+    μ follows Dozat's schedule, as in :class:`torch.optim.NAdam`.
+    """
     now, later = (decay * (1 - 0.5 * 0.96 ** (t * momentum_decay)) for t in (step, step + 1))
     return _Momentum(decay, direct=(1 - now) / (1 - decay), through=later)
 
 
-def _group_of(optimizer: Optimizer, number: int, param: Tensor) -> Group:
+def _group_of(optimizer: Optimizer, index: int, param: Tensor) -> _GroupOrState:
     for group in optimizer.param_groups:
         if any(param is own for own in group["params"]):
             if group.get("maximize"):
                 raise ValueError(
-                    "the optimizer maximises, and the threshold is one of minimising: minimise "
-                    "minus the objective, and take H of that"
+                    "the optimizer maximises, and the threshold holds for minimising: minimise "
+                    "the negative objective, and take H of that"
                 )
             return group
     raise ValueError(
-        f"parameter {number} of H, of shape {tuple(param.shape)}, is not among the optimizer's: "
+        f"parameter {index} of H, of shape {tuple(param.shape)}, is not among the optimizer's: "
         "take H over params that it steps"
     )
 
 
 @torch.no_grad()
-def _diagonals(optimizer: Any, params: Sequence[Tensor], groups: Sequence[Group]) -> list[Tensor]:
+def _diagonals(
+    optimizer: Any, params: Sequence[Tensor], groups: Sequence[_GroupOrState]
+) -> list[Tensor]:
     """Return each parameter's P."""
     if hasattr(optimizer, "preconditioner"):
         known = optimizer.preconditioner()
@@ -227,20 +235,18 @@ def _diagonals(optimizer: Any, params: Sequence[Tensor], groups: Sequence[Group]
             for param, group in zip(params, groups, strict=True)
             if optimizer.state.get(param)
         }
-    for number, param in enumerate(params):
+    for index, param in enumerate(params):
         if param not in known:
-            raise ValueError(
-                f"the optimizer has no state for parameter {number}: take a step first"
-            )
+            raise ValueError(f"the optimizer has no state for parameter {index}: take a step first")
         if not known[param].isfinite().all():
             raise ValueError(
-                f"the preconditioner of parameter {number} is not finite: its second moment is 0 "
+                f"the preconditioner of parameter {index} is not finite: its second moment is 0 "
                 "somewhere and eps too, or it is not finite itself"
             )
     return [known[param] for param in params]
 
 
-def _reader(optimizer: Optimizer) -> Callable[[State, Group], Tensor]:
+def _reader(optimizer: Optimizer) -> Callable[[_GroupOrState, _GroupOrState], Tensor]:
     for kind, read in _READERS.items():
         if isinstance(optimizer, kind):
             return read
@@ -251,27 +257,27 @@ def _reader(optimizer: Optimizer) -> Callable[[State, Group], Tensor]:
     )
 
 
-def _adam(state: State, group: Group) -> Tensor:
+def _adam(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     v = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
     correction = 1 - float(group["betas"][1]) ** float(state["step"])
     return _inverse_root(v / correction, group)
 
 
-def _rmsprop(state: State, group: Group) -> Tensor:
+def _rmsprop(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     v = state["square_avg"]
     return _inverse_root(v - state["grad_avg"] ** 2 if group["centered"] else v, group)
 
 
-def _adagrad(state: State, group: Group) -> Tensor:
+def _adagrad(state: _GroupOrState, group: _GroupOrState) -> Tensor:
     return _inverse_root(state["sum"], group)
 
 
-def _inverse_root(v: Tensor, group: Group) -> Tensor:
+def _inverse_root(v: Tensor, group: _GroupOrState) -> Tensor:
     inverse: Tensor = 1 / (v.sqrt() + group["eps"])
     return inverse
 
 
-_READERS: dict[type[Optimizer], Callable[[State, Group], Tensor]] = {
+_READERS: dict[type[Optimizer], Callable[[_GroupOrState, _GroupOrState], Tensor]] = {
     Adam: _adam,
     AdamW: _adam,
     NAdam: _adam,

@@ -1,1 +1,1 @@
-"""Eigenvalues, traces and spectral densities of operators."""
+"""Eigenvalues, trace and spectral density of an operator, each with an error estimate."""

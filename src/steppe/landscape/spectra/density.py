@@ -8,48 +8,52 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
-from steppe.landscape._result import Result, axes_for
+from steppe.landscape._drawing import BLUE, axes_for
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.spectra._lanczos import ROUNDING, Basis, Floats
+from steppe.landscape.result import Result
+from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Probes that advance together share forward passes and gradients, and keep all their vectors.
+# Probes that advance together share forward passes and gradients. Their vectors take at most this.
 _TOGETHER_BYTES = 1 << 28
 
-# Where Gaussians end, in bandwidths: 1e-9 of each is cut off. And how finely they are drawn: sums
-# over equal steps of half a bandwidth are integrals to 1e-30.
+# The grid goes this many bandwidths beyond the eigenvalues: 1e-9 of a Gaussian is cut off.
 _REACH = 6.0
+# Sums over equal steps of half a bandwidth are integrals to 1e-30 already (Poisson's formula).
 _POINTS_PER_BANDWIDTH = 4
 _POINTS, _MOST_POINTS = 1001, 200_001
 
 
 @dataclass(frozen=True, eq=False)
 class Density(Result):
-    """What :func:`density` estimated.
+    """The result of :func:`density`.
 
     Attributes
     ----------
     grid : ndarray
         Eigenvalues, evenly spaced, shape (points,).
     density : ndarray
-        Their density, 1 over an eigenvalue's unit; its integral over the grid is 1.
+        Their density φ, in 1/(an eigenvalue's unit), shape (points,); its integral over the grid
+        is 1.
     stderr : ndarray
-        Standard error of the density over probes; NaN with one probe.
+        Standard error of the density over probes, shape (points,); NaN with one probe.
     nodes, weights : ndarray
-        The quadrature of each probe, shape (probes, steps): eigenvalues of its tridiagonal matrix,
-        and the probe's share along each. Rows that ended early are filled up with weight 0.
+        θ and w of each probe's quadrature, shape (probes, steps): eigenvalues of its tridiagonal
+        matrix, and the share of the probe along each. Probes that ended early have weights of 0 at
+        the end.
     bandwidth : float
-        Standard deviation of the Gaussian that stands for each node.
+        σ, the standard deviation of the Gaussian that represents each node.
     size : int
         Number of eigenvalues.
     products : int
         How many products it took.
     converged : bool
-        Whether all probes took all steps, or exhausted the operator.
+        Whether every probe took all steps, or ended at an invariant subspace.
     """
 
     grid: Floats
@@ -63,7 +67,7 @@ class Density(Result):
     converged: bool
 
     def moment(self, power: int) -> tuple[float, float]:
-        """Return the mean of the eigenvalues' powers, and its standard error over probes."""
+        """Return the mean of the eigenvalues' ``power``, and its standard error over probes."""
         each = (self.weights * self.nodes**power).sum(axis=1)
         error = each.std(ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
         return float(each.mean()), float(error)
@@ -79,17 +83,17 @@ class Density(Result):
         return self.size * self.moment(1)[1]
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Draw the density on a logarithmic scale, with two standard errors about it."""
+        """Draw the density on a logarithmic scale, with a band of two standard errors."""
         axes = axes_for(axes, "Spectral density")
-        # Below one eigenvalue's own peak there is nothing to see.
+        # A hundredth of the peak that a single eigenvalue makes: less is not shown.
         floor = 1e-2 / (self.size * self.bandwidth * math.sqrt(2.0 * math.pi))
         low, high = self.density - 2 * self.stderr, self.density + 2 * self.stderr
         if np.isfinite(high).all():
             axes.fill_between(
                 self.grid, np.maximum(low, floor), np.maximum(high, floor),
-                color="#0072B2", alpha=0.2, lw=0,
+                color=BLUE, alpha=0.2, lw=0,
             )  # fmt: skip
-        axes.plot(self.grid, np.maximum(self.density, floor), color="#0072B2", lw=1.4)
+        axes.plot(self.grid, np.maximum(self.density, floor), color=BLUE, lw=1.4)
         axes.set_yscale("log")
         axes.set_ylim(bottom=floor)
         axes.set_xlabel("eigenvalue")
@@ -107,28 +111,28 @@ def density(
 ) -> Density:
     r"""Estimate how the eigenvalues of a symmetric operator are distributed.
 
-    Each random unit vector's own spectrum is that of a Lanczos run of some steps from it, with full
-    reorthogonalisation; the mean over vectors is the operator's.
+    Lanczos' method from a random unit vector gives a quadrature of that vector's spectral density;
+    the mean over random vectors estimates the operator's. Vectors are fully reorthogonalised.
 
     .. math:: φ(λ) = \frac{1}{\text{probes}} \sum_j \sum_i w_{ji} \, N(λ; θ_{ji}, σ^2)
 
     Parameters
     ----------
     H : Operator
-        Such as :func:`hessian` returns.
+        A symmetric operator, such as :func:`~steppe.landscape.hessian` returns.
     probes : int, default 10
-        Random vectors; at least 1. The error falls as 1/√probes.
+        Number of random vectors, at least 1. The error falls as 1/√probes.
     steps : int, default 60
-        Lanczos steps of each; at least 2. As many vectors are kept.
+        Lanczos steps for each probe, at least 2. As many vectors are kept in memory.
     bandwidth : float, optional
-        σ; positive. Default: a hundredth of the range that was found.
-    seed : int
-        Same seed, same answer.
+        σ, positive. Default: a hundredth of the range of the nodes.
+    seed : int, default 0
+        Seed of the random vectors: the same seed gives the same result.
 
     Returns
     -------
     Density
-        On Ctrl-C what there is so far, marked as not converged.
+        On Ctrl-C the estimate from the steps done so far, with ``converged=False``.
 
     Raises
     ------
@@ -153,17 +157,19 @@ def density(
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth={bandwidth} must be above 0")
     before, source = H.products, Probes(H, seed)
-    runs: list[_Run] = []
+    runs: list[_LanczosRun] = []
     steps = min(steps, H.size)
     together = max(1, _TOGETHER_BYTES // (steps * H.size * H.dtype.itemsize))
     complete = True
     with progress("density", probes * steps) as advance, H.held():
         try:
             while len(runs) < probes:
-                new = [_Run(H, row) for row in source.sphere(min(together, probes - len(runs)))]
-                for number in range(steps):
-                    _advance(H, [run for run in new if not run.is_exhausted])
-                    if number == 0:
+                new = [
+                    _LanczosRun(H, row) for row in source.sphere(min(together, probes - len(runs)))
+                ]
+                for step in range(steps):
+                    _extend_runs(H, [run for run in new if not run.is_exhausted])
+                    if step == 0:
                         runs += new
                     advance(len(new))
                 for run in new:
@@ -175,14 +181,14 @@ def density(
     return _density(H, runs, bandwidth, H.products - before, complete)
 
 
-class _Run:
-    """One probe's basis and tridiagonal matrix."""
+class _LanczosRun:
+    """One probe's Lanczos run: its basis and its tridiagonal matrix."""
 
     def __init__(self, H: Operator, start: Tensor) -> None:
         self.next = start.clone()
-        self.basis = Basis(start)
+        self.basis = OrthonormalBasis(start)
         self.diagonal: list[float] = []
-        self.beside: list[float] = []
+        self.off_diagonal: list[float] = []
         self.smallest = ROUNDING[H.dtype]
         self.is_exhausted = False
 
@@ -192,26 +198,26 @@ class _Run:
         self.diagonal.append(components[-1].item())
         if not math.isfinite(self.diagonal[-1]):
             raise ValueError("a product is not finite: the operator overflows")
-        scale = max(map(abs, (*self.diagonal, *self.beside)))
+        scale = max(map(abs, (*self.diagonal, *self.off_diagonal)))
         self.is_exhausted = left <= self.smallest * scale
         if not self.is_exhausted:
-            self.beside.append(left)
+            self.off_diagonal.append(left)
             self.next = product.div_(left)
 
     def release(self) -> None:
-        """Let go of the vectors: the matrix is what is wanted of them."""
+        """Free the vectors: only the tridiagonal matrix is needed from here on."""
         del self.basis, self.next
 
     def quadrature(self) -> tuple[Floats, Floats]:
         """Return nodes and weights: eigenvalues, and squared first components of their vectors."""
         count = len(self.diagonal)
-        beside = np.array(self.beside[: count - 1])
-        matrix = np.diag(self.diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+        off_diagonal = np.array(self.off_diagonal[: count - 1])
+        matrix = np.diag(self.diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1)
         nodes, vectors = np.linalg.eigh(matrix)
         return nodes, vectors[0] ** 2
 
 
-def _advance(H: Operator, runs: list[_Run]) -> None:
+def _extend_runs(H: Operator, runs: list[_LanczosRun]) -> None:
     if not runs:
         return
     products = H.rows(torch.stack([run.next for run in runs]))
@@ -220,7 +226,7 @@ def _advance(H: Operator, runs: list[_Run]) -> None:
 
 
 def _density(
-    H: Operator, runs: list[_Run], bandwidth: float | None, products: int, complete: bool
+    H: Operator, runs: list[_LanczosRun], bandwidth: float | None, products: int, complete: bool
 ) -> Density:
     found = [run.quadrature() for run in runs]
     steps = max(len(nodes) for nodes, _ in found)
@@ -241,7 +247,7 @@ def _density(
 
 def _default_bandwidth(low: float, high: float) -> float:
     size = max(abs(low), abs(high))
-    # Equal eigenvalues have no range: theirs is rounding.
+    # Nodes of equal eigenvalues differ by rounding only, which is no range.
     has_range = high - low > 1e-4 * size
     return 0.01 * (high - low if has_range else size or 1.0)
 

@@ -1,4 +1,4 @@
-"""The trace of an operator, from products with random vectors."""
+"""The trace of an operator, from products with random vectors, with its standard error."""
 
 import math
 from collections.abc import Iterator
@@ -9,32 +9,32 @@ import torch
 from torch import Tensor
 
 from steppe._shared.progress import progress
-from steppe.landscape._result import Result
 from steppe.landscape.operators.operator import Operator
-from steppe.landscape.spectra._lanczos import ROUNDING, Basis
+from steppe.landscape.result import Result
+from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes, blocks
 
-Method = Literal["hutch++", "hutchinson", "xtrace"]
+TraceMethod = Literal["hutch++", "hutchinson", "xtrace"]
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
 @dataclass(frozen=True)
 class Trace(Result):
-    """What :func:`trace` estimated.
+    """The result of :func:`trace`.
 
     Attributes
     ----------
     value : float
-        The estimate.
+        The estimated trace, in the eigenvalues' unit.
     stderr : float
-        Its standard error, from the spread of its parts.
+        Standard error of the estimate, from the spread of its samples.
     products : int
         How many products it took.
     method : str
-        How it was estimated.
+        The method of estimation.
     converged : bool
-        Whether ``tol`` was reached; without one, whether all products were taken.
+        Whether ``tol`` was reached; if none was given, whether all products were computed.
     """
 
     value: float
@@ -53,7 +53,7 @@ class _Estimate:
 def trace(
     H: Operator,
     *,
-    method: Method = "hutch++",
+    method: TraceMethod = "hutch++",
     products: int = 99,
     tol: float | None = None,
     seed: int = 0,
@@ -63,35 +63,37 @@ def trace(
     Parameters
     ----------
     H : Operator
-        Such as :func:`hessian` returns.
-    method : str
-        "hutchinson": the mean of xᵀHx over random signs x; its error falls as 1/√products.
-        "hutch++": the trace over the range of a third of the products exactly, the rest by
-        Hutchinson; its error falls as 1/products. "xtrace": the same idea, each probe in turn left
-        out of the range and tested on the rest; it is the most exact, and what it says of its error
-        about a quarter too small, as its parts share their range. The two keep a third or twice
-        ``products`` vectors in memory.
+        A symmetric operator, such as :func:`~steppe.landscape.hessian` returns.
+    method : str, default "hutch++"
+        "hutchinson": the mean of xᵀHx over random sign vectors x; its error falls as 1/√products.
+        "hutch++": the exact trace over the subspace that a third of the products span, and
+        Hutchinson's estimate of the rest; its error falls as 1/products where the spectrum decays.
+        "xtrace": the same idea, but each probe in turn is left out of the subspace and used for the
+        rest. It is the most exact, and its standard error about a quarter too small, as its samples
+        share their subspace. "hutch++" keeps a third of ``products`` vectors in memory, "xtrace"
+        twice ``products``.
     products : int, default 99
-        How many products to take at the most; at least 2, for "hutch++" 6, for "xtrace" 4.
+        Maximum number of products; at least 2, for "hutch++" 6, for "xtrace" 4.
     tol : float, optional
-        Stop as soon as the standard error is at most ``tol``·\|value\|.
-    seed : int
-        Same seed, same answer.
+        Stop as soon as the standard error is at most ``tol``·\|value\|. Default: take all products.
+    seed : int, default 0
+        Seed of the random vectors: the same seed gives the same result.
 
     Returns
     -------
     Trace
-        On Ctrl-C what there is so far, marked as not converged.
+        On Ctrl-C the estimate from the products done so far, with ``converged=False``.
 
     Raises
     ------
     ValueError
-        An argument is out of range, or a product is not finite.
+        An argument is out of range or unknown, or a product is not finite.
 
     References
     ----------
-    Hutchinson (1989); Meyer, Musco, Musco and Woodruff, *Hutch++*, arXiv 2010.09649; Epperly, Tropp
-    and Webber, *XTrace*, arXiv 2301.07825.
+    Hutchinson, *A stochastic estimator of the trace of the influence matrix*, Communications in
+    Statistics 18 (1989); Meyer, Musco, Musco and Woodruff, *Hutch++*, arXiv 2010.09649; Epperly,
+    Tropp and Webber, *XTrace*, arXiv 2301.07825.
 
     Examples
     --------
@@ -134,35 +136,36 @@ def _hutchinson(H: Operator, products: int, probes: Probes) -> Iterator[_Estimat
     samples = torch.zeros(0, dtype=torch.float64)
     for count in blocks(H, products):
         rows = probes.signs(count)
-        samples = torch.cat([samples, _forms(rows, H.rows(rows)).cpu()])
+        samples = torch.cat([samples, _quadratic_forms(rows, H.rows(rows)).cpu()])
         yield _mean(samples)
 
 
 def _hutch_plus_plus(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
     third = min(products // 3, H.size)
-    span = Basis(probes.like(), kept=third)
+    span = OrthonormalBasis(probes.like(), kept=third)
     for count in blocks(H, third):
         _extend(span, H.rows(probes.signs(count)), probes)
     basis = span.first(third)
     inside = 0.0
     for piece in torch.split(basis, max(blocks(H, third), default=1)):
-        inside += _forms(piece, H.rows(piece)).sum().item()
+        inside += _quadratic_forms(piece, H.rows(piece)).sum().item()
     samples = torch.zeros(0, dtype=torch.float64)
     for count in blocks(H, products - 2 * third):
-        rows = _outside(probes.signs(count), basis)
-        samples = torch.cat([samples, _forms(rows, H.rows(rows)).cpu()])
+        rows = _orthogonal_part(probes.signs(count), basis)
+        samples = torch.cat([samples, _quadratic_forms(rows, H.rows(rows)).cpu()])
         outside = _mean(samples)
         yield _Estimate(inside + outside.value, outside.stderr)
 
 
 def _xtrace(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
-    """Leave each probe ω out of the range Q of all images in turn, and test the rest on it.
+    """Leave each probe ω in turn out of the subspace Q of all images, and use it for the rest.
 
-    With R = QᵀY and s the normalised column of R⁻ᵀ, the range without ω is Q(I − ssᵀ)Qᵀ.
+    With R = QᵀY and s the normalised column of R⁻ᵀ, the projection onto the subspace without ω's
+    image is Q(I − ssᵀ)Qᵀ.
     """
     tests = images = products_of_basis = probes.signs(0)
     most = min(products // 2, H.size)
-    span, radius = Basis(probes.like(), kept=most), math.sqrt(H.size)
+    span, radius = OrthonormalBasis(probes.like(), kept=most), math.sqrt(H.size)
     for count in blocks(H, most):
         new = radius * probes.sphere(count)
         new_images = H.rows(new)
@@ -171,26 +174,27 @@ def _xtrace(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
         basis = span.first(len(tests))
         products_of_basis = torch.cat([products_of_basis, H.rows(basis[-count:])])
         if len(tests) > 1:
-            yield _left_out(tests, images, basis, products_of_basis)
+            yield _leave_one_out(tests, images, basis, products_of_basis)
 
 
-def _left_out(tests: Tensor, images: Tensor, basis: Tensor, products: Tensor) -> _Estimate:
+def _leave_one_out(tests: Tensor, images: Tensor, basis: Tensor, products: Tensor) -> _Estimate:
     count, size = tests.shape
     inner = (basis @ products.T).double()
     coefficients = (basis @ tests.T).double()
-    left, is_needed = _directions_of_one(basis, images)
+    left, is_needed = _own_directions(basis, images)
     kept = coefficients - left * (left * coefficients).sum(0)
     weights = kept.T.to(tests.dtype)
     outside, image = tests - weights @ basis, images - weights @ products
-    # A test vector's share outside the range is that of a random one there.
+    # The part of a probe outside the subspace is scaled to the length of a random vector there,
+    # which XTrace's authors found to lower the variance.
     dimensions = size - count + is_needed.double()
     scale = dimensions / outside.double().square().sum(1).clamp(min=_TINY)
     whole = inner.trace() - (left * (inner @ left)).sum(0)
-    return _mean((whole + scale * _forms(outside, image)).cpu())
+    return _mean((whole + scale * _quadratic_forms(outside, image)).cpu())
 
 
-def _directions_of_one(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what each image alone adds to the range, as columns; 0 where others span it too."""
+def _own_directions(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the direction that each image alone adds to the subspace, as columns, or 0 if none."""
     triangle = (basis @ images.T).double()
     inverse = torch.linalg.pinv(triangle, rtol=100 * torch.finfo(images.dtype).eps)
     is_needed = (inverse @ triangle).diagonal() > 0.99
@@ -198,26 +202,26 @@ def _directions_of_one(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
     return left / left.norm(dim=0).clamp(min=_TINY), is_needed
 
 
-def _extend(basis: Basis, images: Tensor, probes: Probes) -> None:
-    """Add to a basis what each image has outside it; where that is nothing, a random direction."""
+def _extend(basis: OrthonormalBasis, images: Tensor, probes: Probes) -> None:
+    """Add to a basis each image's part outside it, or a random direction where that is nothing."""
     for image in images:
         row = image.clone()
         least = ROUNDING[row.dtype] * float(torch.linalg.vector_norm(row, dtype=torch.float64))
         _, left = basis.orthogonalise(row)
         if left <= least:
-            # What rounding leaves may lie in the basis: its directions would count twice.
+            # What rounding leaves may lie in the basis: that direction would count twice.
             row = probes.sphere(1)[0]
             _, left = basis.orthogonalise(row)
         basis.append(row.div_(left))
 
 
-def _outside(rows: Tensor, basis: Tensor) -> Tensor:
-    """Take away what lies in a subspace."""
+def _orthogonal_part(rows: Tensor, basis: Tensor) -> Tensor:
+    """Return the rows' parts orthogonal to a subspace, given by an orthonormal basis."""
     return rows - (rows @ basis.T) @ basis
 
 
-def _forms(rows: Tensor, images: Tensor) -> Tensor:
-    """Return each row's inner product with its image, in float64."""
+def _quadratic_forms(rows: Tensor, images: Tensor) -> Tensor:
+    """Return each row's inner product with its image, xᵀHx, in float64."""
     pairs = zip(rows, images, strict=True)
     return torch.stack([row.double() @ image.double() for row, image in pairs])
 

@@ -1,1 +1,1 @@
-"""The loss along lines, planes, paths and trajectories."""
+"""The loss at other points: along lines, on planes, between models, and in a small ball."""

@@ -1,9 +1,9 @@
-"""Directions in the space of parameters, as vectors in an objective's order and format."""
+"""Directions in parameter space: random ones that are filter-normalised, and checked ones."""
 
 import torch
 from torch import Tensor
 
-from steppe.landscape._objective import Objective, flat
+from steppe.landscape.objective.objective import Objective, flat_vector
 
 
 def filter_normalised(objective: Objective, generator: torch.Generator) -> Tensor:
@@ -11,17 +11,18 @@ def filter_normalised(objective: Objective, generator: torch.Generator) -> Tenso
 
     .. math:: d_{ij} ← \frac{d_{ij}}{‖d_{ij}‖} ‖w_{ij}‖
 
-    for filter j of parameter i: what produces one output of a convolution, a row of a linear
-    layer's matrix; every index of the first dimension. So a step of the same length means the same
-    to networks that differ in scale only, as networks with BatchNorm do. Parameters with fewer than
-    two dimensions, biases and the scales of normalisations, get 0.
+    for filter j of parameter i. A filter is one index of the first dimension: what produces one
+    output channel of a convolution, or a row of a linear layer's matrix. A step of a given length
+    then has the same effect on networks that differ in the scale of their weights only, as networks
+    with BatchNorm may. Parameters with fewer than two dimensions (biases, and the scales of
+    normalisations) get 0.
 
     Parameters
     ----------
     objective : Objective
-        Its parameters are w.
+        The objective whose parameters are w.
     generator : torch.Generator
-        On the CPU, so that a seed means the same on every device.
+        A generator on the CPU, so that a seed gives the same direction on every device.
 
     Returns
     -------
@@ -48,8 +49,8 @@ def filter_normalised(objective: Objective, generator: torch.Generator) -> Tenso
     >>> weight.norm(dim=1).round(decimals=4), bias
     (tensor([5., 1.]), tensor([0., 0.]))
     """
-    parts = [_like_filters_of(param.detach(), generator) for param in objective.params]
-    direction = flat(parts).to(objective.device, objective.dtype)
+    parts = [_random_filters_like(param.detach(), generator) for param in objective.params]
+    direction = flat_vector(parts).to(objective.device, objective.dtype)
     if not direction.any():
         raise ValueError(
             "no parameter has a filter to draw a random direction for: all have fewer than two "
@@ -64,9 +65,10 @@ def checked_direction(objective: Objective, name: str, direction: Tensor) -> Ten
     Raises
     ------
     TypeError
-        It is no tensor.
+        The direction is no tensor.
     ValueError
-        It has another shape than (objective.size,), is not finite, or is zero; ``name`` says which.
+        Its shape is not (objective.size,), it is not finite, or it is zero. The message calls it by
+        ``name``.
     """
     if not isinstance(direction, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(direction).__name__}")
@@ -82,7 +84,7 @@ def checked_direction(objective: Objective, name: str, direction: Tensor) -> Ten
     return direction.detach().to(objective.device, objective.dtype)
 
 
-def _like_filters_of(param: Tensor, generator: torch.Generator) -> Tensor:
+def _random_filters_like(param: Tensor, generator: torch.Generator) -> Tensor:
     if param.ndim < 2:
         return torch.zeros(param.shape, dtype=torch.float64)
     drawn = torch.randn(param.shape, dtype=torch.float64, generator=generator)

@@ -1,42 +1,51 @@
-"""The loss at one place after another."""
+"""The loss at one point after another, as lines, planes and barriers need it."""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
-from steppe.landscape._objective import Objective
-from steppe.landscape.spectra._lanczos import Floats
+from steppe.landscape.objective.objective import Objective
 
 
-def scan(
-    objective: Objective, what: str, count: int, go_to: Callable[[int], None]
+def scan_losses(
+    objective: Objective, label: str, count: int, go_to: Callable[[int], None]
 ) -> tuple[Floats, bool]:
-    """Take the loss at places 0 to count − 1; return the losses, and whether these are all.
-
-    Where the loss overflows it is infinite. NaN stands for what was not computed, after Ctrl-C; if
-    nothing was, KeyboardInterrupt goes on.
+    """Evaluate the mean loss at points 0 to count − 1.
 
     Parameters
     ----------
-    objective
-        At work, with what ``go_to`` moves protected.
-    what
-        What the bar says.
-    count
-        Number of places.
-    go_to
-        Puts the parameters at a place, given its number.
+    objective : Objective
+        In its :meth:`~Objective.evaluation_mode`, which restores what ``go_to`` changes.
+    label : str
+        Text of the progress bar.
+    count : int
+        Number of points.
+    go_to : callable
+        ``go_to(index)`` sets the parameters to a point.
+
+    Returns
+    -------
+    losses : ndarray
+        Shape (count,). Infinite where the loss overflows; NaN where Ctrl-C came first.
+    complete : bool
+        Whether all points were evaluated.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C before the first loss.
     """
     losses = np.full(count, np.nan)
-    with progress(what, count) as advance:
+    with progress(label, count) as advance:
         try:
-            for place in range(count):
-                go_to(place)
-                loss, _ = objective.loss(finite=False)
+            for index in range(count):
+                go_to(index)
+                loss, _ = objective.loss(require_finite=False)
                 # An overflow shows as NaN too, where infinities have been subtracted.
-                losses[place] = math.inf if math.isnan(loss) else loss
+                losses[index] = math.inf if math.isnan(loss) else loss
                 advance(1)
         except KeyboardInterrupt:
             if np.isnan(losses).all():
@@ -45,13 +54,27 @@ def scan(
     return losses, True
 
 
-def check_points(points: int) -> None:
-    """Refuse a number of points.
+def symmetric_steps(reach: float, points: int) -> Floats:
+    """Return evenly spaced steps from −reach to reach, symmetric to the last bit, shape (points,).
 
     Raises
     ------
     ValueError
-        It is not a whole number from 3.
+        ``points`` is not an integer of at least 3, or ``reach`` not a finite positive number.
+    """
+    check_points(points)
+    if not (math.isfinite(reach) and reach > 0):
+        raise ValueError(f"reach must be a finite number above 0, got {reach}")
+    return reach * (np.arange(1 - points, points, 2) / (points - 1))
+
+
+def check_points(points: int) -> None:
+    """Refuse a number of points that is not an integer of at least 3.
+
+    Raises
+    ------
+    ValueError
+        It is not.
     """
     if not isinstance(points, int) or points < 3:
-        raise ValueError(f"points={points!r} must be a whole number from 3")
+        raise ValueError(f"points={points!r} must be an integer of at least 3")

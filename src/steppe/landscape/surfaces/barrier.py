@@ -1,4 +1,4 @@
-"""How high the loss rises on the straight way from one model to another."""
+"""How high the loss rises on the straight line from one model to another."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from steppe.landscape._objective import Batches, LossFunction, Objective
-from steppe.landscape._result import Result, axes_for
-from steppe.landscape.spectra._lanczos import Floats
-from steppe.landscape.surfaces._interpolation import between
-from steppe.landscape.surfaces._scan import check_points, scan
+from steppe._shared.array_types import Floats
+from steppe.landscape._drawing import BLUE, RED, axes_for
+from steppe.landscape.objective.batches import Batches
+from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.result import Result
+from steppe.landscape.surfaces._interpolation import interpolate_models
+from steppe.landscape.surfaces._scan import check_points, scan_losses
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,25 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Barrier(Result):
-    """What :func:`barrier` found.
+    """The result of :func:`barrier`.
 
     Attributes
     ----------
     height : float
-        How far the loss rises above the straight line between its ends, in the loss's own unit; 0
-        if it stays below.
+        How far the loss rises above the linear interpolation of the two models' losses, in the
+        loss's own unit; 0 if it never rises above it.
     where : float
-        The t at which it does; 0 is the first model, 1 the second.
+        The t of the highest rise; 0 is the first model, 1 the second.
     coordinates : ndarray
         The t of each point, shape (points,).
     losses : ndarray
-        The mean loss at each; infinite where it overflows, NaN where it was not computed.
+        The mean loss at each point; infinite where it overflows, NaN where it was not computed.
     samples : int
         How many samples the means are over.
     train : bool
         Whether the models were evaluated in ``train()`` mode.
     complete : bool
-        Whether all points were computed; height and where are of those that were.
+        Whether all points were computed. If not, ``height`` and ``where`` are those of the points
+        that were.
     """
 
     height: float
@@ -48,19 +51,19 @@ class Barrier(Result):
     complete: bool
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
-        """Draw the loss on the way, the straight line between its ends, and the height."""
+        """Draw the loss between the models, its linear interpolation, and the height."""
         axes = axes_for(axes, "Loss between two models")
         shown = np.isfinite(self.losses)
-        axes.plot(self.coordinates[shown], self.losses[shown], color="#0072B2", lw=1.7)
-        ends = self.losses[[0, -1]]
-        axes.plot([0, 1], ends, "o--", color="0.45", lw=1.0, ms=5)
+        axes.plot(self.coordinates[shown], self.losses[shown], color=BLUE, lw=1.7)
+        model_losses = self.losses[[0, -1]]
+        axes.plot([0, 1], model_losses, "o--", color="0.45", lw=1.0, ms=5)
         if 0 < self.height < np.inf:
-            foot = np.interp(self.where, [0, 1], ends)
+            base = np.interp(self.where, [0, 1], model_losses)
             axes.plot(
                 [self.where] * 2,
-                [foot, foot + self.height],
+                [base, base + self.height],
                 "-",
-                color="#D55E00",
+                color=RED,
                 lw=1.5,
                 label=f"barrier {self.height:.3g}",
             )
@@ -79,42 +82,44 @@ def barrier(
     points: int = 25,
     train: bool = False,
 ) -> Barrier:
-    r"""Measure the loss barrier on the straight way from one model to another.
+    r"""Measure the loss barrier on the straight line from one model to another.
 
     .. math:: \max_t \; L(t) - \bigl((1 - t) \, L(0) + t \, L(1)\bigr), \qquad t ∈ [0, 1]
 
-    with L(t) the mean loss at (1 − t)·a + t·b, of all parameters and all floating-point buffers a
-    and b of the models; other buffers are those of ``model_a``. Models without a barrier are
-    linearly mode-connected. It is evaluated on a copy of ``model_a``: neither model is changed.
+    with L(t) the mean loss at (1 − t)·a + t·b, where a and b are all parameters and all
+    floating-point buffers of the two models; other buffers are those of ``model_a``. Models without
+    a barrier are linearly mode-connected. Losses are evaluated on a copy of ``model_a``: neither
+    model is changed.
 
     Parameters
     ----------
     model_a, model_b : nn.Module
-        Two models of one architecture, called as :func:`hessian` says.
+        Two models of one architecture, called as in :func:`~steppe.landscape.hessian`.
     loss_fn, data
-        As in :func:`hessian`. One pass over the data for each point.
+        As in :func:`~steppe.landscape.hessian`. Each point takes one forward pass over the data.
     points : int, default 25
-        Number of points, evenly spaced, with both ends; from 3.
+        Number of evenly spaced points, both models included; at least 3.
     train : bool, default False
-        Evaluate in ``train()`` mode, and not in ``eval()``.
+        Evaluate in ``train()`` mode. Default: ``eval()`` mode.
 
     Returns
     -------
     Barrier
-        On Ctrl-C, what there is so far, marked as not complete.
+        On Ctrl-C the points evaluated so far, with ``complete=False``.
 
     Raises
     ------
     ValueError
-        The models' parameters or buffers differ in name or shape, ``points`` is out of range, the
-        loss of ``model_a`` or ``model_b`` is not finite, or as :func:`hessian` says of the data.
+        The models' parameters or buffers differ in name or shape; ``points`` is out of range; the
+        loss of ``model_a`` or ``model_b`` is not finite; or the data is not as
+        :func:`~steppe.landscape.hessian` asks.
 
     Notes
     -----
-    With BatchNorm, ``eval()`` uses running statistics that are interpolated as well. On the way
-    these are not the statistics of the interpolated network, whose activations vary less than
-    either end's: part of such a barrier comes from that alone, and goes away when the statistics
-    are computed afresh (REPAIR). ``train=True`` uses each batch's own statistics instead.
+    With BatchNorm, ``eval()`` uses running statistics that are interpolated as well. These are not
+    the statistics of the interpolated network, whose activations vary less than either model's:
+    part of such a barrier comes from that alone, and disappears when the statistics are computed
+    anew (REPAIR). ``train=True`` uses each batch's own statistics instead.
 
     References
     ----------
@@ -135,14 +140,14 @@ def barrier(
     (1.0, 0.5)
     """
     check_points(points)
-    model, go_to = between(model_a, model_b)
+    model, go_to = interpolate_models(model_a, model_b)
     objective = Objective(model, loss_fn, data, train=train)
     coordinates = np.arange(points) / (points - 1)
-    with objective.at_work():
+    with objective.evaluation_mode():
         loss_a, samples = objective.loss()
         go_to(1.0)
         loss_b, _ = objective.loss()
-        inner, complete = scan(
+        inner, complete = scan_losses(
             objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
         )
     losses = np.array([loss_a, *inner, loss_b])

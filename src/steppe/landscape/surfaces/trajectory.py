@@ -1,4 +1,4 @@
-"""Where training went: the parameters recorded on the way, and the plane that shows most of it."""
+"""The parameters recorded during training, and the plane that shows most of their movement."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steppe.landscape._objective import flat
-from steppe.landscape._result import Result
-from steppe.landscape.spectra._lanczos import Floats
+from steppe._shared.array_types import Floats
+from steppe.landscape.objective.objective import flat_vector
+from steppe.landscape.result import Result
 
 Center = Literal["last", "mean"]
 
-# Elements in float64 at a time, for each record: what is computed with takes little memory.
+# Elements of each record that are converted to float64 at a time, to bound the memory.
 _BLOCK = 1 << 18
 
 
@@ -27,10 +27,9 @@ class PCA(Result):
     directions : Tensor
         Orthonormal rows of shape (2, size), in float64; not in :meth:`to_dict`.
     coordinates : ndarray
-        Shape (records, 2): each record's place in the plane, from the centre.
+        Each record's coordinates in the plane, from the centre; shape (records, 2).
     explained : ndarray
-        Shape (2,): the part of the records' squared distance from the centre that lies along each
-        direction.
+        The share of the records' squared distance from the centre along each direction; shape (2,).
     center : Tensor
         The point that the plane goes through, shape (size,), in float64; not in :meth:`to_dict`.
     """
@@ -44,7 +43,9 @@ class PCA(Result):
 
 
 class Trajectory:
-    """The parameters at moments of training, in float32 on the CPU: 4 bytes an element and record.
+    """The parameters at moments of training, which :func:`~steppe.landscape.plane` can show.
+
+    Records are kept in float32 on the CPU: each takes 4 bytes per element.
 
     Examples
     --------
@@ -72,24 +73,25 @@ class Trajectory:
         return torch.stack(self._records) if self._records else torch.zeros(0, 0)
 
     def record(self, model_or_params: nn.Module | Iterable[Tensor]) -> None:
-        """Append a copy of the parameters.
+        """Append a copy of the parameters to the records.
 
         Parameters
         ----------
         model_or_params : nn.Module or iterable of Tensor
-            A model's parameters that require a gradient, or these tensors; each time the same.
+            A model, of which the parameters that require a gradient are recorded, or the tensors to
+            record; the same at each call.
 
         Raises
         ------
         ValueError
-            There is no parameter, or the number of elements is not that of the records so far.
+            There is no parameter, or the number of elements differs from that of earlier records.
         """
         if isinstance(model_or_params, nn.Module):
             model_or_params = (p for p in model_or_params.parameters() if p.requires_grad)
         parts = [param.detach().to("cpu", torch.float32) for param in model_or_params]
         if not parts:
             raise ValueError("there is no parameter to record: none requires a gradient")
-        point = flat(parts)
+        point = flat_vector(parts)
         if self._records and len(point) != len(self._records[0]):
             raise ValueError(
                 f"the parameters have {len(point)} elements, those of the records so far "
@@ -98,22 +100,22 @@ class Trajectory:
         self._records.append(point)
 
     def pca(self, center: Center = "last") -> PCA:
-        r"""Return the plane that shows most of the way.
+        r"""Return the plane that shows most of the movement, by principal component analysis.
 
         Its directions are the first two right singular vectors of the matrix X whose rows are the
-        records less the centre. They come from the eigenvectors of :math:`X X^⊤`, which has a row
-        for each record only, so that little memory is needed beside that of the records.
+        records minus the centre. They are computed from the eigenvectors of :math:`X X^⊤`, whose
+        size is the number of records, so that little memory is needed beside that of the records.
 
         Parameters
         ----------
         center : str, default "last"
-            "last": the plane goes through the last record, as in Li et al. "mean": through the mean
-            of the records.
+            "last": the plane goes through the last record, as in Li et al. "mean": it goes through
+            the mean of the records.
 
         Returns
         -------
         PCA
-            The sign of each direction is such that the first record's coordinate is not negative.
+            Directions point so that the first record's coordinates are not negative.
 
         Raises
         ------
@@ -127,14 +129,14 @@ class Trajectory:
         """
         if center not in ("last", "mean"):
             raise ValueError(f"center={center!r} is not one of last, mean")
-        for number, record in enumerate(self._records):
+        for index, record in enumerate(self._records):
             if not record.isfinite().all():
-                raise ValueError(f"record {number} is not finite")
+                raise ValueError(f"record {index} is not finite")
         gram = torch.zeros(len(self), len(self), dtype=torch.float64)
         for rows, _ in self._centred(center):
             gram.addmm_(rows, rows.T)
         squares, vectors = np.linalg.eigh(gram.numpy())
-        # What is smaller than the rounding of the largest is no direction.
+        # A singular value below the rounding error of the largest tells no direction.
         if len(self) < 3 or squares[-2] <= len(self) * np.finfo(float).eps * squares[-1]:
             raise ValueError(
                 f"the {len(self)} records span no plane: it takes three that do not lie on a "
@@ -156,12 +158,14 @@ class Trajectory:
         return {"records": list(self._records)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the records of :meth:`state_dict`, as ``torch.load(..., weights_only=True)`` gives.
+        """Replace the records by those of a :meth:`state_dict`.
+
+        It may come from ``torch.load(..., weights_only=True)``.
 
         Raises
         ------
         ValueError
-            They are not float32 vectors of one length; the records so far stay.
+            They are not float32 vectors of one length; the present records are then kept.
         """
         records = state.get("records")
         if not isinstance(records, list) or not all(map(_is_record, records)):
@@ -171,7 +175,7 @@ class Trajectory:
         self._records = [record.cpu() for record in records]
 
     def _centred(self, center: Center) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go through the columns: the records less the centre, and the centre, in float64."""
+        """Yield blocks of columns in float64: the records minus the centre, and the centre."""
         size = len(self._records[0]) if self._records else 0
         for first in range(0, size, _BLOCK):
             rows = torch.stack([record[first : first + _BLOCK] for record in self._records])

@@ -1,6 +1,6 @@
-"""What training with an optimizer costs on many devices, counted without allocating any of it."""
+"""Count what training with an optimizer costs on many devices, without allocating anything."""
 
-from steppe.optim.footprints.costs import Bytes, Costs, Footprint
+from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts
 from steppe.optim.footprints.count import footprint
 
-__all__ = ["Bytes", "Costs", "Footprint", "footprint"]
+__all__ = ["ByteCounts", "Footprint", "StrategyCosts", "footprint"]

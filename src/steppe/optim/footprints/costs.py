@@ -1,11 +1,19 @@
-"""The costs that :func:`steppe.optim.footprint` counts, and their table."""
+"""The result of :func:`steppe.optim.footprint`: bytes held and sent, and their table."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Bytes by what they are for."""
+class ByteCounts:
+    """Numbers of bytes, by what they hold.
+
+    Attributes
+    ----------
+    parameters, gradients
+        Those of the model.
+    optimizer
+        The optimizer's state; of what is sent, what the optimizer itself sends.
+    """
 
     parameters: int
     gradients: int
@@ -13,13 +21,13 @@ class Bytes:
 
     @property
     def total(self) -> int:
-        """Return the sum."""
+        """Sum of all three."""
         return self.parameters + self.gradients + self.optimizer
 
 
 @dataclass(frozen=True)
-class Costs:
-    """What one way to use many devices costs.
+class StrategyCosts:
+    """What one parallelism strategy, such as FSDP2, costs in memory and traffic.
 
     Attributes
     ----------
@@ -31,14 +39,14 @@ class Costs:
         Bytes that the busiest device sends in a step.
     """
 
-    device: Bytes
-    everywhere: Bytes
-    sent: Bytes
+    device: ByteCounts
+    everywhere: ByteCounts
+    sent: ByteCounts
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What :func:`footprint` counts. It prints as a table.
+    """The result of :func:`footprint`; ``print`` shows it as a table.
 
     Attributes
     ----------
@@ -47,19 +55,19 @@ class Footprint:
     world_size
         Number of devices.
     message
-        Bytes of the numbers that the optimizer itself adds up over the devices in a step under
-        FSDP2; under DDP it needs none.
+        Bytes of the numbers that the optimizer itself sums over the devices in a step under FSDP2;
+        under DDP there are none.
     fsdp
-        Parameters, gradients and state are sharded, as ``fully_shard`` does (ZeRO-3).
+        Costs under FSDP2, whose ``fully_shard`` shards parameters, gradients and state (ZeRO-3).
     ddp
-        Every device holds all, as under ``DistributedDataParallel``.
+        Costs under ``DistributedDataParallel``, where every device holds everything.
     """
 
     numel: int
     world_size: int
     message: int
-    fsdp: Costs
-    ddp: Costs
+    fsdp: StrategyCosts
+    ddp: StrategyCosts
 
     def __str__(self) -> str:
         columns = [self.fsdp.device, self.fsdp.everywhere, self.ddp.device]
@@ -67,10 +75,10 @@ class Footprint:
         lines = [
             f"{self.numel:,} parameters, {self.world_size:,} devices",
             _line("held", "FSDP2, each", "FSDP2, all", "DDP, each"),
-            *(_line(name, *(_memory(x[name]) for x in map(vars, columns))) for name in _ROWS),
+            *(_line(name, *(_held_bytes(x[name]) for x in map(vars, columns))) for name in _ROWS),
             _line("sent per step", "FSDP2, each", "", "DDP, each"),
             *(
-                _line(name, _traffic(fsdp[name]), "", _traffic(ddp[name]))
+                _line(name, _sent_bytes(fsdp[name]), "", _sent_bytes(ddp[name]))
                 for fsdp, ddp in [map(vars, sent)]
                 for name in _ROWS
             ),
@@ -86,11 +94,11 @@ def _line(name: str, *cells: str) -> str:
     return f"{indent + name:<14}" + "".join(f"{cell:>14}" for cell in cells)
 
 
-def _memory(size: int) -> str:
+def _held_bytes(size: int) -> str:
     return _readable(size, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
 
 
-def _traffic(size: int) -> str:
+def _sent_bytes(size: int) -> str:
     return _readable(size, 1000, ("B", "kB", "MB", "GB", "TB"))
 
 

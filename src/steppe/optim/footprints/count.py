@@ -1,4 +1,4 @@
-"""Counting what is held and what is sent: parameters, gradients and state, by device."""
+"""Count the bytes that each device holds and sends: parameters, gradients, optimizer state."""
 
 import math
 import reprlib
@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.number_formats import blocks
-from steppe.optim._state import Entry, is_like, is_scale
-from steppe.optim.footprints import meta
-from steppe.optim.footprints.costs import Bytes, Costs, Footprint
+from steppe._engines import blocks
+from steppe.optim._state import StateEntry, has_param_shape, is_scale
+from steppe.optim.footprints import meta_optimizer
+from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts
 from steppe.optim.sam import SAM
 
 if TYPE_CHECKING:  # builds of torch without distributed have none
@@ -26,80 +26,82 @@ Counts = int | Iterable[Shape] | Mapping[str, Shape]
 
 def footprint(
     model_or_counts: Module | Counts,
-    optimizer: Optimizer | meta.Make,
+    optimizer: Optimizer | meta_optimizer.OptimizerFactory,
     world_size: int,
     *,
     dtype: torch.dtype | None = None,
     mp_policy: "MixedPrecisionPolicy | None" = None,
 ) -> Footprint:
-    """Count what a model's training holds on each of many devices, and what it sends per step.
+    """Count the bytes that training holds on each of many devices, and sends per step.
 
-    Nothing is allocated: models may be on the meta device.
+    Experimental. Nothing is allocated: models may be on the meta device.
 
-    What is held is parameters, gradients and the optimizer's state; beside the state, SAM's copy of
-    the parameters during the second pass. Activations, a model's buffers, and what is gathered
-    for the moment are not counted. Under FSDP2 each tensor is cut along its first dimension
+    Held are parameters, gradients and the optimizer's state; SAM's copy of the parameters during
+    the second pass counts as state. Activations, module buffers, and parameters that FSDP2 gathers
+    for a layer's pass are not counted. Under FSDP2 each tensor is cut along its first dimension
     into pieces of ⌈rows/W⌉ rows, W being ``world_size``: the first device holds the most.
 
-    What is sent, by each device and for P bytes of parameters and G of gradients::
+    With P bytes of parameters and G bytes of gradients, each device sends in a step::
 
         FSDP2:  2·P·(W−1)/W  all-gathers, in the forward and in the backward pass
                   G·(W−1)/W  reduce-scatter
         DDP:    2·G·(W−1)/W  all-reduce, as a ring: a reduce-scatter and an all-gather
 
-    where FSDP2 fills all pieces up to ⌈rows/W⌉ rows. SAM's second pass makes that twice as much,
-    unless the first runs under DDP's ``no_sync``.
-    The optimizer's own ``message``, under FSDP2 only and all-reduced as above, is
+    where FSDP2 pads all pieces to ⌈rows/W⌉ rows. SAM, with its second pass, sends twice as much;
+    under DDP only if its first pass does not run under ``no_sync``.
 
-    * with critical momenta or gradients one float64, whatever the model's size: the squared norm
-      of all gradients;
-    * with ``scope="tensor"``, and ``DualAdam(scale_free=True)``, one more for each tensor;
-    * with SAM one for its own norm.
+    Under FSDP2 the optimizer itself sums numbers over all devices, 8 bytes each (``message``):
 
-    Other optimizers of this library send nothing. Of what those of other libraries send, nothing
-    is counted.
+    * critical momenta or gradients: one, the squared norm of all gradients, whatever the model;
+    * ``scope="tensor"`` and ``DualAdam(scale_free=True)``: one more for each tensor;
+    * SAM: one, for its own norm.
+
+    Other optimizers of this library send nothing. What optimizers of other libraries send is not
+    counted.
 
     Parameters
     ----------
     model_or_counts
-        A model, of which parameters that need no gradient have no gradient and no state; shapes of
-        parameters, with or without names; or a number of parameters, taken for one vector.
+        A model; parameters with ``requires_grad=False`` have neither gradient nor state. Or the
+        shapes of the parameters, in a list or a dict by name. Or the number of parameters, counted
+        as one vector.
     optimizer
-        A class, or a function of the parameters that makes an optimizer: it is called with
-        parameters on the meta device, for which ``fused=True`` cannot be had. Or an optimizer: of
-        the model, or with one group, whose options are then taken for all.
-        Other libraries' state is what a step on the meta device leaves in ``state``.
+        A class, or a function that makes an optimizer of parameters: it is called with parameters
+        on the meta device, where there is no kernel for ``fused=True``. Or an optimizer: that of
+        the model, or one with a single group, whose options then apply to all parameters. The state
+        of another library's optimizer is found by a step on the meta device.
     world_size
         W, the number of devices; ≥ 1.
     dtype
-        Number format of the parameters. None is the model's own, and torch's default for counts.
+        Number format of the parameters. None is the model's own, or torch's default dtype for
+        shapes and numbers. Default: None.
     mp_policy
-        That of ``fully_shard``, for what FSDP2 sends. None sends parameters and gradients in the
-        parameters' format.
+        The ``MixedPrecisionPolicy`` of ``fully_shard``, with the formats in which FSDP2 sends. None
+        sends parameters and gradients in the parameters' format. Default: None.
 
     Returns
     -------
     Footprint
-        Bytes by device and in all, and bytes sent, for both FSDP2 and DDP.
+        Bytes on the fullest device and on all together, and bytes sent, for FSDP2 and for DDP.
 
     Raises
     ------
     TypeError
-        An argument is not of a kind named above.
+        An argument is of another type than those above.
     ValueError
-        ``world_size`` is not an integer ≥ 1; the optimizer has groups of other parameters; or its
-        step cannot be taken on the meta device.
+        ``world_size`` is not an integer ≥ 1; the optimizer has several groups of other parameters,
+        or is an ``Offload``; or another library's optimizer cannot step on the meta device.
 
     Notes
     -----
-    ``fully_shard`` keeps what its outermost call has wrapped gathered between the passes, unless
-    told ``reshard_after_forward=True``: of that, P is sent once. DDP holds the gradients a second
-    time, in its buckets, unless told ``gradient_as_bucket_view=True``.
+    Without ``reshard_after_forward=True`` the outermost ``fully_shard`` keeps its parameters
+    gathered between forward and backward: they are sent once, not twice. Without
+    ``gradient_as_bucket_view=True`` DDP holds the gradients a second time, in its buckets.
 
     References
     ----------
     Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, SC
-    2020, arXiv 1910.02054, for what is held and sent; Thakur, Rabenseifner, Gropp, *Optimization of
+    2020, arXiv 1910.02054, for memory and traffic; Thakur, Rabenseifner, Gropp, *Optimization of
     Collective Communication Operations in MPICH*, IJHPCA 2005, for collectives of (W−1)/W.
 
     Examples
@@ -118,23 +120,23 @@ def footprint(
       gradients         58.73 MB                   117.47 MB
       optimizer             14 B                         0 B
     """
-    _check(world_size, dtype, mp_policy)
+    _check_arguments(world_size, dtype, mp_policy)
     originals = list(_parameters(model_or_counts))
     params = [_on_meta(param, dtype) for param in originals]
-    made = meta.made(optimizer, originals, params)
-    state, message = meta.state_of(made), meta.message(made)
+    made = meta_optimizer.optimizer_on_meta(optimizer, originals, params)
+    state, message = meta_optimizer.state_of(made), meta_optimizer.message_bytes(made)
     passes = 2 if isinstance(made, SAM) else 1
-    tensors = Counter(_Part.of(param, state.get(param, {}), passes - 1) for param in params)
+    kinds = Counter(_ParamKind.of(param, state.get(param, {}), passes - 1) for param in params)
     return Footprint(
         numel=sum(param.numel() for param in params),
         world_size=world_size,
         message=message,
-        fsdp=_sharded(tensors, world_size, passes, message, mp_policy),
-        ddp=_replicated(tensors, world_size, passes),
+        fsdp=_sharded(kinds, world_size, passes, message, mp_policy),
+        ddp=_replicated(kinds, world_size, passes),
     )
 
 
-def _check(world_size: Any, dtype: Any, policy: Any) -> None:
+def _check_arguments(world_size: Any, dtype: Any, policy: Any) -> None:
     if not isinstance(world_size, int) or isinstance(world_size, bool) or world_size < 1:
         raise ValueError(f"world_size={world_size!r} is not valid: expected an integer ≥ 1")
     if not isinstance(dtype, torch.dtype | None):
@@ -145,23 +147,24 @@ def _check(world_size: Any, dtype: Any, policy: Any) -> None:
         )
 
 
-class _Part(NamedTuple):
-    """What of a parameter and its state is to be counted; of many it is the same."""
+class _ParamKind(NamedTuple):
+    """What counts of a parameter and its state. Parameters of one kind are counted together."""
 
     shape: Shape
     dtype: torch.dtype
     is_trained: bool
-    state: tuple[tuple[str, Entry], ...]
-    #: How many copies of the parameter the optimizer holds for a while.
+    state: tuple[tuple[str, StateEntry], ...]
+    #: How many copies of the parameter the optimizer holds during a step.
     copies: int
 
     @classmethod
-    def of(cls, param: Parameter, state: dict[str, Entry], copies: int) -> Self:
+    def of(cls, param: Parameter, state: dict[str, StateEntry], copies: int) -> Self:
+        """Return the kind of a parameter, given the layout of its state."""
         shape = tuple(param.shape)
         return cls(shape, param.dtype, param.requires_grad, tuple(state.items()), copies)
 
     def held(self, elements: int) -> tuple[int, int, int]:
-        """Return the bytes of so many of its elements, of their gradients, and of their state."""
+        """Return the bytes of a number of its elements, of their gradients and of their state."""
         own = elements * self.dtype.itemsize
         trained = own * self.is_trained
         state = sum(
@@ -169,72 +172,75 @@ class _Part(NamedTuple):
         )
         return own, trained, state + self.copies * trained
 
-    def _count(self, name: str, entry: Entry, elements: int) -> int:
+    def _count(self, name: str, entry: StateEntry, elements: int) -> int:
         if is_scale(name):
             return blocks(elements)
-        return elements if is_like(name, entry, self.shape) else math.prod(entry.shape)
+        return elements if has_param_shape(name, entry, self.shape) else math.prod(entry.shape)
 
 
-# Numbers of elements, and of devices that hold so many.
-Shares = list[tuple[int, int]]
+# Pairs: a number of elements, and how many devices hold so many.
+Cut = list[tuple[int, int]]
 
 
-def _shares(shape: Shape, devices: int) -> Shares:
+def _cut_like_fsdp2(shape: Shape, devices: int) -> Cut:
     """Cut a tensor as ``fully_shard`` does; the largest share comes first."""
-    rows, row = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
-    piece = -(-rows // devices)
-    whole, rest = divmod(rows, piece) if piece else (0, 0)
-    filled = whole + (rest > 0)
-    shares = [(piece * row, whole), (rest * row, filled - whole), (0, devices - filled)]
-    return [(elements, count) for elements, count in shares if count]
+    rows, row_size = (shape[0], math.prod(shape[1:])) if shape else (1, 1)
+    # Each device takes ⌈rows/devices⌉ rows as long as there are some; the last may take fewer.
+    most = -(-rows // devices)
+    full, rest = divmod(rows, most) if most else (0, 0)
+    filled = full + (rest > 0)
+    cut = [(most * row_size, full), (rest * row_size, filled - full), (0, devices - filled)]
+    return [(elements, count) for elements, count in cut if count]
 
 
 def _sharded(
-    tensors: Counter[_Part],
+    kinds: Counter[_ParamKind],
     devices: int,
     passes: int,
     message: int,
     policy: "MixedPrecisionPolicy | None",
-) -> Costs:
-    shares = {part: _shares(part.shape, devices) for part in tensors}
+) -> StrategyCosts:
+    cuts = {kind: _cut_like_fsdp2(kind.shape, devices) for kind in kinds}
     gathered = reduced = 0
-    for part, number in tensors.items():
-        largest = number * shares[part][0][0]
-        gather, reduce = _formats(part.dtype, policy)
+    for kind, number in kinds.items():
+        largest = number * cuts[kind][0][0]
+        gather, reduce = _formats(kind.dtype, policy)
         gathered += largest * gather.itemsize
-        reduced += largest * reduce.itemsize * part.is_trained
-    # FSDP2 fills up what devices hold less than the first, so that all send alike.
+        reduced += largest * reduce.itemsize * kind.is_trained
+    # FSDP2 pads the smaller pieces to the size of the first device's, so all send the same.
     others = passes * (devices - 1)
-    sent = Bytes(2 * others * gathered, others * reduced, _ring(message, devices))
-    return Costs(*_held(tensors, shares), sent)
+    sent = ByteCounts(2 * others * gathered, others * reduced, _ring_bytes(message, devices))
+    return StrategyCosts(*_held(kinds, cuts), sent)
 
 
-def _replicated(tensors: Counter[_Part], devices: int, passes: int) -> Costs:
-    shares = {part: [(math.prod(part.shape), devices)] for part in tensors}
-    device, everywhere = _held(tensors, shares)
-    return Costs(device, everywhere, Bytes(0, passes * _ring(device.gradients, devices), 0))
+def _replicated(kinds: Counter[_ParamKind], devices: int, passes: int) -> StrategyCosts:
+    cuts = {kind: [(math.prod(kind.shape), devices)] for kind in kinds}
+    device, everywhere = _held(kinds, cuts)
+    return StrategyCosts(
+        device, everywhere, ByteCounts(0, passes * _ring_bytes(device.gradients, devices), 0)
+    )
 
 
-def _held(tensors: Counter[_Part], shares: dict[_Part, Shares]) -> tuple[Bytes, Bytes]:
-    """Return what the fullest device holds, and what all do."""
+def _held(kinds: Counter[_ParamKind], cuts: dict[_ParamKind, Cut]) -> tuple[ByteCounts, ByteCounts]:
+    """Return the bytes on the fullest device, and on all devices together."""
     device, everywhere = [0, 0, 0], [0, 0, 0]
-    for part, number in tensors.items():
-        for i, (elements, count) in enumerate(shares[part]):
-            for kind, size in enumerate(part.held(elements)):
-                device[kind] += number * size * (i == 0)
-                everywhere[kind] += number * size * count
-    return Bytes(*device), Bytes(*everywhere)
+    for kind, number in kinds.items():
+        for i, (elements, count) in enumerate(cuts[kind]):
+            for column, size in enumerate(kind.held(elements)):
+                device[column] += number * size * (i == 0)
+                everywhere[column] += number * size * count
+    return ByteCounts(*device), ByteCounts(*everywhere)
 
 
-def _ring(size: int, devices: int) -> int:
-    """Return what each device sends in an all-reduce."""
+def _ring_bytes(size: int, devices: int) -> int:
+    """Return the bytes that each device sends in a ring all-reduce of ``size`` bytes."""
     return -(-2 * size * (devices - 1) // devices)
 
 
 def _formats(
     own: torch.dtype, policy: "MixedPrecisionPolicy | None"
 ) -> tuple[torch.dtype, torch.dtype]:
-    """Return what FSDP2 gathers a parameter in, and what it reduces the gradient in."""
+    """Return the formats in which FSDP2 gathers a parameter and reduces its gradient."""
     if policy is None:
         return own, own
     gather = policy.param_dtype or own
@@ -272,6 +278,6 @@ def _is_shape(shape: Any) -> bool:
 
 
 def _on_meta(param: Tensor, dtype: torch.dtype | None) -> Parameter:
-    """Return a parameter on the meta device; of a sharded one, the whole."""
+    """Return a parameter on the meta device; for a sharded one, of the whole tensor's shape."""
     empty = torch.empty(param.shape, dtype=dtype or param.dtype, device="meta")
     return Parameter(empty, requires_grad=param.requires_grad)

@@ -1,4 +1,4 @@
-"""A play as one HTML file."""
+"""Write a sweep's result as one self-contained HTML file."""
 
 from steppe.play.page.document import page, write_page
 

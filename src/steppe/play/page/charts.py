@@ -1,53 +1,53 @@
-"""The charts of the page: for each its traces and layout, as plotly.js takes them."""
+"""Make the charts of the page, each with its traces and layout as plotly.js takes them."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from steppe._shared.array_types import Floats
 from steppe._shared.json_values import plain
-from steppe.compare.report.page.charts import Chart
-from steppe.compare.report.page.styles import INK, Style, styles_of
-from steppe.landscape.spectra._lanczos import Floats
-from steppe.play.pictures import extent, quartiles
-from steppe.play.results import Play, Player
-from steppe.play.surface_grid import SurfaceGrid, surface_grid
+from steppe._shared.page.parts import Chart
+from steppe._shared.page.styles import INK, Style, styles_of
+from steppe.play.pictures import quartiles, shown_range
+from steppe.play.results import OptimizerResult, SweepResult
+from steppe.play.surface_grid import SurfaceGrid, sample_surface
 
-# The style sheet's greys, on which all colours of the paths show.
+# Greys of the style sheet, on which all colours of the paths can be seen.
 _SCALE = [[0.0, "var(--low)"], [0.5, "var(--middle)"], [1.0, "var(--high)"]]
 _POINTS = {1: 801, 2: 101}
-# Steps of a path that are drawn, at most.
+# The largest number of steps of a path that are drawn.
 _STEPS = 300
 _DIGITS = 5
 _MINIMUM = "#D55E00"
 _FEW_DECADES = 2
-# How far a path lies above the surface, as a part of its height, lest it be half hidden.
+# Distance of a path above the surface, as a share of the surface's height.
 _LIFT = 0.015
 
 
-def landscape(play: Play) -> list[Chart]:
-    """Draw the function and the paths: of one variable or two, else nothing."""
-    if play.function.dimension > 2:
+def landscape(result: SweepResult) -> list[Chart]:
+    """Return the charts of the function and the paths; none for more than two variables."""
+    if result.function.dimension > 2:
         return []
-    drawn = surface_grid(play, _POINTS[play.function.dimension])
-    if play.function.dimension == 1:
-        return [_curve(play, drawn), _places(play)]
-    return [_contour(play, drawn), _surface(play, drawn)]
+    drawn = sample_surface(result, _POINTS[result.function.dimension])
+    if result.function.dimension == 1:
+        return [_curve(result, drawn), _positions(result)]
+    return [_contour(result, drawn), _surface(result, drawn)]
 
 
-def losses(play: Play) -> list[Chart]:
-    """Draw the medians over the starts of the loss above the minimum, and their middle half."""
+def losses(result: SweepResult) -> list[Chart]:
+    """Return the chart of the loss above the minimum: medians and quartiles over the starts."""
     traces: list[dict[str, Any]] = []
-    steps = _thinned(play.steps)
-    found = [quartiles(play, player.descent.losses) for player in play.players]
-    for (player, style), each in zip(_styled(play), found, strict=True):
+    steps = _thinned(result.steps)
+    found = [quartiles(result, optimizer.descent.losses) for optimizer in result.optimizers]
+    for (optimizer, style), each in zip(_styled(result), found, strict=True):
         low, middle, high = each[:, steps]
-        sound = np.isfinite(high)
+        finite = np.isfinite(high)
         traces.append(
             {
-                **_identity(player),
-                "x": [*steps[sound].tolist(), *steps[sound][::-1].tolist()],
-                "y": plain(np.concatenate([high[sound], low[sound][::-1]]), _DIGITS),
+                **_identity(optimizer),
+                "x": [*steps[finite].tolist(), *steps[finite][::-1].tolist()],
+                "y": plain(np.concatenate([high[finite], low[finite][::-1]]), _DIGITS),
                 "mode": "lines",
                 "line": {"width": 0},
                 "fill": "toself",
@@ -58,7 +58,7 @@ def losses(play: Play) -> list[Chart]:
         )
         traces.append(
             {
-                **_identity(player),
+                **_identity(optimizer),
                 "x": steps.tolist(),
                 "y": plain(middle, _DIGITS),
                 "mode": "lines",
@@ -66,7 +66,7 @@ def losses(play: Play) -> list[Chart]:
                 "hovertemplate": "%{y:.3g} at step %{x}",
             }
         )
-    lowest, highest = np.log10(extent(found)) + np.array([-0.1, 0.1])
+    lowest, highest = np.log10(shown_range(found)) + np.array([-0.1, 0.1])
     layout = {
         "xaxis": {"title": {"text": "step"}},
         "yaxis": {
@@ -74,27 +74,27 @@ def losses(play: Play) -> list[Chart]:
             "type": "log",
             "exponentformat": "power",
             "range": [float(lowest), float(highest)],
-            # Where a decade is high, Plotly would write all nine of its digits.
+            # Over few decades Plotly would label all nine digits of each.
             **({"dtick": "D2"} if highest - lowest < _FEW_DECADES else {}),
         },
     }
     return [Chart("losses", "Losses by step", traces, layout)]
 
 
-def _contour(play: Play, drawn: SurfaceGrid) -> Chart:
+def _contour(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     x, y = drawn.axes
-    places, labels = drawn.ticks()
+    positions, labels = drawn.ticks()
     background = {
         "type": "contour",
         "x": plain(x, _DIGITS),
         "y": plain(y, _DIGITS),
-        "z": plain(drawn.tone(drawn.values), _DIGITS),
+        "z": plain(drawn.to_scale(drawn.values), _DIGITS),
         "customdata": plain(drawn.values, _DIGITS),
         "colorscale": _SCALE,
         "ncontours": 25,
         "line": {"width": 0.5, "color": "var(--contour)"},
         "colorbar": {
-            "tickvals": plain(places, _DIGITS),
+            "tickvals": plain(positions, _DIGITS),
             "ticktext": labels,
             "thickness": 10,
             "len": 0.9,
@@ -102,10 +102,10 @@ def _contour(play: Play, drawn: SurfaceGrid) -> Chart:
         },
         "hovertemplate": "f(%{x:.3g}, %{y:.3g}) = %{customdata:.4g}<extra></extra>",
     }
-    traces: list[dict[str, Any]] = [background, _minima(play)]
-    for player, style in _styled(play):
-        path = _near(player.descent.points[:, _thinned(play.steps)], drawn)
-        traces += _path(player, style, path[..., 0], path[..., 1])
+    traces: list[dict[str, Any]] = [background, _minima(result)]
+    for optimizer, style in _styled(result):
+        path = _near(optimizer.descent.points[:, _thinned(result.steps)], drawn)
+        traces += _path(optimizer, style, path[..., 0], path[..., 1])
     layout = {
         "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
         "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
@@ -113,62 +113,22 @@ def _contour(play: Play, drawn: SurfaceGrid) -> Chart:
     return Chart("contour", "The paths from above", traces, layout)
 
 
-def _surface(play: Play, drawn: SurfaceGrid) -> Chart:
+def _surface(result: SweepResult, drawn: SurfaceGrid) -> Chart:
+    # Paths and minima lie a little above the surface, or half of each line would be hidden in it.
+    lift = _LIFT * float(np.ptp(drawn.to_scale(drawn.values)))
+    traces = [
+        _surface_background(drawn),
+        *_surface_paths(result, drawn, lift),
+        *_surface_minima(result, drawn, lift),
+    ]
     x, y = drawn.axes
-    tones = drawn.tone(drawn.values)
-    lift = _LIFT * np.ptp(tones)
-    places, labels = drawn.ticks()
-    background = {
-        "type": "surface",
-        "x": plain(x, _DIGITS),
-        "y": plain(y, _DIGITS),
-        "z": plain(tones, _DIGITS),
-        "customdata": plain(drawn.values, _DIGITS),
-        "colorscale": _SCALE,
-        "showscale": False,
-        "lighting": {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
-        "hovertemplate": "f(%{x:.3g}, %{y:.3g}) = %{customdata:.4g}<extra></extra>",
-    }
-    traces: list[dict[str, Any]] = [background]
-    steps = _thinned(play.steps)
-    for player, style in _styled(play):
-        path = _within(player.descent.points[:, steps], drawn)
-        height = drawn.tone(player.descent.losses[:, steps]) + lift
-        traces.append(
-            {
-                **_identity(player),
-                "type": "scatter3d",
-                "mode": "lines",
-                "x": _joined(path[..., 0]),
-                "y": _joined(path[..., 1]),
-                "z": _joined(np.where(np.isfinite(path[..., 0]), height, np.nan)),
-                "line": {"color": style.colour, "width": 5},
-                "hoverinfo": "name",
-            }
-        )
-    for minimum in play.function.minima:
-        traces.append(
-            {
-                "type": "scatter3d",
-                "mode": "markers",
-                "x": [minimum.point[0]],
-                "y": [minimum.point[1]],
-                "z": [float(drawn.tone(np.array(minimum.value))) + lift],
-                "marker": {
-                    "symbol": "diamond" if minimum.is_global else "cross",
-                    "size": 6 if minimum.is_global else 4,
-                    "color": _MINIMUM,
-                    "line": {"color": "white", "width": 1},
-                },
-                "hovertemplate": f"minimum {minimum.value:.4g}<extra></extra>",
-            }
-        )
+    positions, labels = drawn.ticks()
     scene = {
         "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
         "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
         "zaxis": {
             "title": {"text": "f"},
-            "tickvals": plain(places, _DIGITS),
+            "tickvals": plain(positions, _DIGITS),
             "ticktext": labels,
         },
         "aspectmode": "manual",
@@ -181,7 +141,63 @@ def _surface(play: Play, drawn: SurfaceGrid) -> Chart:
     return Chart("surface", "The paths on the surface", traces, {"scene": scene})
 
 
-def _curve(play: Play, drawn: SurfaceGrid) -> Chart:
+def _surface_background(drawn: SurfaceGrid) -> dict[str, Any]:
+    x, y = drawn.axes
+    return {
+        "type": "surface",
+        "x": plain(x, _DIGITS),
+        "y": plain(y, _DIGITS),
+        "z": plain(drawn.to_scale(drawn.values), _DIGITS),
+        "customdata": plain(drawn.values, _DIGITS),
+        "colorscale": _SCALE,
+        "showscale": False,
+        "lighting": {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
+        "hovertemplate": "f(%{x:.3g}, %{y:.3g}) = %{customdata:.4g}<extra></extra>",
+    }
+
+
+def _surface_paths(result: SweepResult, drawn: SurfaceGrid, lift: float) -> list[dict[str, Any]]:
+    steps = _thinned(result.steps)
+    traces = []
+    for optimizer, style in _styled(result):
+        path = _within(optimizer.descent.points[:, steps], drawn)
+        height = drawn.to_scale(optimizer.descent.losses[:, steps]) + lift
+        traces.append(
+            {
+                **_identity(optimizer),
+                "type": "scatter3d",
+                "mode": "lines",
+                "x": _joined(path[..., 0]),
+                "y": _joined(path[..., 1]),
+                "z": _joined(np.where(np.isfinite(path[..., 0]), height, np.nan)),
+                "line": {"color": style.colour, "width": 5},
+                "hoverinfo": "name",
+            }
+        )
+    return traces
+
+
+def _surface_minima(result: SweepResult, drawn: SurfaceGrid, lift: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "scatter3d",
+            "mode": "markers",
+            "x": [minimum.point[0]],
+            "y": [minimum.point[1]],
+            "z": [float(drawn.to_scale(np.array(minimum.value))) + lift],
+            "marker": {
+                "symbol": "diamond" if minimum.is_global else "cross",
+                "size": 6 if minimum.is_global else 4,
+                "color": _MINIMUM,
+                "line": {"color": "white", "width": 1},
+            },
+            "hovertemplate": f"minimum {minimum.value:.4g}<extra></extra>",
+        }
+        for minimum in result.function.minima
+    ]
+
+
+def _curve(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     x = drawn.axes[0]
     background = {
         "type": "scatter",
@@ -193,14 +209,14 @@ def _curve(play: Play, drawn: SurfaceGrid) -> Chart:
     }
     ends = [
         {
-            **_identity(player),
-            "x": plain(player.descent.points[:, -1, 0], _DIGITS),
-            "y": plain(player.descent.losses[:, -1], _DIGITS),
+            **_identity(optimizer),
+            "x": plain(optimizer.descent.points[:, -1, 0], _DIGITS),
+            "y": plain(optimizer.descent.losses[:, -1], _DIGITS),
             "mode": "markers",
             "marker": {"symbol": style.marker, "color": style.colour, "size": 10, "opacity": 0.75},
             "hovertemplate": "ended at %{x:.4g}, f = %{y:.3g}",
         }
-        for player, style in _styled(play)
+        for optimizer, style in _styled(result)
     ]
     layout = {
         "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
@@ -209,13 +225,13 @@ def _curve(play: Play, drawn: SurfaceGrid) -> Chart:
     return Chart("curve", "The function, and where they ended", [background, *ends], layout)
 
 
-def _places(play: Play) -> Chart:
-    steps = _thinned(play.steps)
+def _positions(result: SweepResult) -> Chart:
+    steps = _thinned(result.steps)
     traces = []
-    for player, style in _styled(play):
-        x = player.descent.points[:, steps, 0]
-        traces += _path(player, style, np.broadcast_to(steps.astype(float), x.shape), x)
-    ((low, high),) = play.function.bounds
+    for optimizer, style in _styled(result):
+        x = optimizer.descent.points[:, steps, 0]
+        traces += _path(optimizer, style, np.broadcast_to(steps.astype(float), x.shape), x)
+    ((low, high),) = result.function.bounds
     layout = {
         "xaxis": {"title": {"text": "step"}},
         "yaxis": {"title": {"text": "x"}, "range": [low, high]},
@@ -223,10 +239,10 @@ def _places(play: Play) -> Chart:
     return Chart("places", "Where they are at each step", traces, layout)
 
 
-def _path(player: Player, style: Style, x: Floats, y: Floats) -> list[dict[str, Any]]:
-    """Return all starts' lines, and the marks of where they begin and end."""
+def _path(optimizer: OptimizerResult, style: Style, x: Floats, y: Floats) -> list[dict[str, Any]]:
+    """Return the trace of all lines, and the trace of the marks at starts and ends."""
     line = {
-        **_identity(player),
+        **_identity(optimizer),
         "x": _joined(x),
         "y": _joined(y),
         "mode": "lines",
@@ -234,7 +250,7 @@ def _path(player: Player, style: Style, x: Floats, y: Floats) -> list[dict[str, 
         "hoverinfo": "name",
     }
     ends = {
-        **_identity(player),
+        **_identity(optimizer),
         "x": plain(np.concatenate([x[:, 0], x[:, -1]]), _DIGITS),
         "y": plain(np.concatenate([y[:, 0], y[:, -1]]), _DIGITS),
         "mode": "markers",
@@ -249,16 +265,16 @@ def _path(player: Player, style: Style, x: Floats, y: Floats) -> list[dict[str, 
     return [line, ends]
 
 
-def _minima(play: Play) -> dict[str, Any]:
+def _minima(result: SweepResult) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "x": [minimum.point[0] for minimum in play.function.minima],
-        "y": [minimum.point[1] for minimum in play.function.minima],
-        "text": [f"{minimum.value:.4g}" for minimum in play.function.minima],
+        "x": [minimum.point[0] for minimum in result.function.minima],
+        "y": [minimum.point[1] for minimum in result.function.minima],
+        "text": [f"{minimum.value:.4g}" for minimum in result.function.minima],
         "marker": {
-            "symbol": ["star" if each.is_global else "cross" for each in play.function.minima],
-            "size": [16 if each.is_global else 9 for each in play.function.minima],
+            "symbol": ["star" if each.is_global else "cross" for each in result.function.minima],
+            "size": [16 if each.is_global else 9 for each in result.function.minima],
             "color": _MINIMUM,
             "line": {"color": "white", "width": 1},
         },
@@ -266,13 +282,13 @@ def _minima(play: Play) -> dict[str, Any]:
     }
 
 
-def _styled(play: Play) -> list[tuple[Player, Style]]:
-    looks = styles_of(player.name for player in play.players)
-    return [(player, looks[player.name]) for player in play.players]
+def _styled(result: SweepResult) -> list[tuple[OptimizerResult, Style]]:
+    styles = styles_of(optimizer.name for optimizer in result.optimizers)
+    return [(optimizer, styles[optimizer.name]) for optimizer in result.optimizers]
 
 
-def _identity(player: Player) -> dict[str, Any]:
-    return {"type": "scatter", "name": player.name, "meta": player.name}
+def _identity(optimizer: OptimizerResult) -> dict[str, Any]:
+    return {"type": "scatter", "name": optimizer.name, "meta": optimizer.name}
 
 
 def _thinned(steps: int) -> Any:
@@ -280,21 +296,21 @@ def _thinned(steps: int) -> Any:
 
 
 def _joined(values: Floats) -> list[float | None]:
-    """Put all starts into one line with gaps."""
+    """Join the paths of all starts into one line with gaps, as one trace draws faster than many."""
     gaps = np.full((len(values), 1), np.nan)
     joined: Sequence[float | None] = plain(np.hstack([values, gaps]).ravel(), _DIGITS)
     return list(joined)
 
 
 def _near(points: Floats, drawn: SurfaceGrid) -> Floats:
-    """Leave out what lies so far outside that it would only slow the chart down."""
+    """Replace points far outside the chart by NaN: they would only slow it down."""
     low, high = np.array([axis[[0, -1]] for axis in drawn.axes]).T
     far = np.abs(points - (low + high) / 2) > 10 * (high - low)
     return np.where(far.any(-1, keepdims=True), np.nan, points)
 
 
 def _within(points: Floats, drawn: SurfaceGrid) -> Floats:
-    """Leave out what lies beside the surface."""
+    """Replace points beside the surface by NaN."""
     low, high = np.array([axis[[0, -1]] for axis in drawn.axes]).T
     inside = ((low <= points) & (points <= high)).all(-1, keepdims=True)
     return np.where(inside, points, np.nan)

@@ -1,76 +1,69 @@
-"""The HTML document: what it holds, put into its template."""
+"""Fill the page's template with table, charts and data."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from steppe._shared.files import write_text
+from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.page.render import read, render
-from steppe.compare.report.page.styles import styles_of
-from steppe.compare.report.page.tables import HtmlCell, HtmlTable
+from steppe._shared.page.styles import styles_of
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER
 from steppe.play.page import charts
-from steppe.play.report import cells, heading, notes, title
-from steppe.play.results import Play, Player
-
-# Its script, its style and its macros are this page's too.
-_SHARED = "steppe.compare.report.page"
+from steppe.play.report import footnotes, heading, table_cells, title
+from steppe.play.results import OptimizerResult, SweepResult
 
 _COLUMNS = {
-    "lr": "of those tried, the one with the lowest median final loss",
-    "global minimum": "starts that led to a global minimum",
-    "another minimum": "starts that led to another one",
-    "none": "starts that led to no minimum",
-    "diverged": "starts from which it left all numbers behind",
-    "median final loss": "over the starts; those that diverged count as infinite",
-    "mean steps to arrive": "of the starts that led to a global minimum",
+    "lr": "the learning rate with the lowest median final loss of all that were tried",
+    "global minimum": "runs that ended at a global minimum",
+    "another minimum": "runs that ended at another minimum",
+    "none": "runs that ended at no minimum",
+    "diverged": "runs that overflowed",
+    "median final loss": "over all runs; those that diverged count as infinite",
+    "mean steps to arrive": "over the runs that ended at a global minimum",
 }
 
 
-def write_page(play: Play, path: Path) -> None:
-    """Write :func:`page` to a file, whole or not at all.
+def write_page(result: SweepResult, path: Path) -> None:
+    """Write :func:`page` to a file. A failure leaves an old file as it was.
 
     Raises
     ------
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
-    write_text(path, page(play))
+    write_text(path, page(result))
 
 
-def page(play: Play) -> str:
-    """Make one HTML document that asks nothing of the network, about 5 MB.
+def page(result: SweepResult) -> str:
+    """Return one HTML document, of about 5 MB, that asks nothing of the network.
 
-    Its charts can be zoomed, the surface turned, and each optimizer hidden; the data are in it.
+    Readers can zoom charts, turn the surface, hide optimizers and download the data as JSON.
     """
-    from plotly.offline import get_plotlyjs
-
-    drawn = charts.landscape(play)
-    losses = charts.losses(play)
-    scripts = [get_plotlyjs(), read(_SHARED, "page.js"), read(__package__, "orbit.js")]
+    drawn = charts.landscape(result)
+    losses = charts.losses(result)
     return render(
-        [__package__, _SHARED],
-        scripts,
-        title=f"{title(play)}: {len(play.players)} optimizers",
-        subtitle=heading(play).partition(": ")[2],
-        formula=play.function.formula,
+        __package__,
+        [*drawn, *losses],
+        scripts=[read(__package__, "orbit.js")],
+        style=read(__package__, "style.css"),
+        title=f"{title(result)}: {len(result.optimizers)} optimizers",
+        subtitle=heading(result).partition(": ")[2],
+        formula=result.function.formula,
         table=HtmlTable(
-            "Where they ended", _COLUMNS, [(p.name, _row(play, p)) for p in play.players]
+            "Where they ended", _COLUMNS, [(p.name, _row(result, p)) for p in result.optimizers]
         ),
-        notes=notes(play),
-        styles=styles_of(player.name for player in play.players),
+        notes=footnotes(result),
+        styles=styles_of(optimizer.name for optimizer in result.optimizers),
         drawn=drawn,
         losses=losses,
-        chart_data=[asdict(chart) for chart in (*drawn, *losses)],
-        play=play.to_dict(),
-        style=read(_SHARED, "style.css") + read(__package__, "style.css"),
+        result=result.to_dict(),
     )
 
 
-def _row(play: Play, player: Player) -> list[HtmlCell]:
-    keys = [player.lr, *(player.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED))]
-    keys += [player.loss, player.arrival]
-    # What is not finite stays last, whichever way a column is sorted.
+def _row(result: SweepResult, optimizer: OptimizerResult) -> list[HtmlCell]:
+    keys = [optimizer.lr, *(optimizer.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED))]
+    keys += [optimizer.loss, optimizer.arrival]
+    # A key of None stays last, whichever way a column is sorted.
     return [
         HtmlCell(text, key if abs(key) < float("inf") else None)
-        for text, key in zip(cells(play, player), keys, strict=True)
+        for text, key in zip(table_cells(result, optimizer), keys, strict=True)
     ]

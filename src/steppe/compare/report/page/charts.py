@@ -5,15 +5,16 @@ Learning curves are in :mod:`steppe.compare.report.page.learning_curves`.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import filterfalse
 from typing import Any
 
+from steppe._shared.page.parts import Chart
+from steppe._shared.page.styles import INK, Style
 from steppe._shared.statistics import Interval
 from steppe.compare.records.results import TUNE, StudyResults, Trial
 from steppe.compare.records.summary import OptimizerSummary, chosen_trial, finished
 from steppe.compare.report.formatting import unit_of_change
-from steppe.compare.report.page.styles import INK, Style, styles
+from steppe.compare.report.page.styles import styles
 from steppe.compare.report.page.traces import (
     linear_and_log,
     null_for_not_finite,
@@ -32,43 +33,6 @@ _UNSCORED_AXIS = {
     "categoryarray": ["failed", "diverged"],
     "range": [-0.6, 1.6],
 }
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart for ``Plotly.newPlot``.
-
-    Attributes
-    ----------
-    name : str
-        Its element's id.
-    label : str
-        What it shows, for those who do not see it.
-    traces : sequence of mapping
-        Each with its optimizer's name as ``meta``, by which the legend hides and shows it.
-    layout : mapping
-        Without what depends on light and dark.
-    variants : mapping
-        What a switch of the page changes, by its value: axes of the layout, and ``x`` of every
-        trace.
-    rows : int
-        Number of optimizers that stand below each other; 0 for a chart of fixed height.
-    late : bool
-        Whether the vertical axis is fitted to the lines without their beginning.
-    """
-
-    name: str
-    label: str
-    traces: Sequence[Mapping[str, Any]]
-    layout: Mapping[str, Any]
-    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: int = 0
-    late: bool = False
-
-    @property
-    def choices(self) -> dict[str, str]:
-        """The measures of curvature that it can show, by the value of their switch."""
-        return {each: _MEASURES[each][0] for each in self.variants if each in _MEASURES}
 
 
 def differences(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[Chart]:
@@ -165,6 +129,11 @@ _MEASURES = {
     "trace": ("trace", "trace of the Hessian"),
     "preconditioned": ("λ_max(PH)", "λ_max(PH), after the optimizer's preconditioner"),
 }
+
+
+def measures_of(chart: Chart) -> dict[str, str]:
+    """Return the names of the measures of curvature that a chart can show, by its variants."""
+    return {each: _MEASURES[each][0] for each in chart.variants}
 
 
 def flatness(results: StudyResults) -> list[Chart]:

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
-from steppe._shared.page.render import read, render
+from steppe._shared.page.render import render
 from steppe._shared.plurals import many
 from steppe.compare.records.results import TEST, TUNE, StudyResults
 from steppe.compare.records.summary import baseline_of, summarise
@@ -19,7 +18,7 @@ from steppe.compare.report.page.styles import styles
 
 
 def write_page(results: StudyResults, path: Path, baseline: str | None = None) -> None:
-    """Write :func:`page` to a file, whole or not at all.
+    """Write :func:`page` to a file, atomically.
 
     Raises
     ------
@@ -48,8 +47,6 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
     ValueError
         No contender is called ``baseline``.
     """
-    from plotly.offline import get_plotlyjs
-
     baseline = baseline_of(results, baseline)
     rows = summarise(results, baseline)
     drawn = {
@@ -62,10 +59,9 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         "sensitivity": charts.sensitivity(results),
     }
     costs, unsuccessful = tables.costs(rows), tables.unsuccessful_runs(results)
-    scripts = [*([get_plotlyjs()] if any(drawn.values()) else []), read(__package__, "page.js")]
     return render(
-        [__package__],
-        scripts,
+        __package__,
+        [chart for each in drawn.values() for chart in each],
         results=results,
         title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
@@ -85,10 +81,9 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         styles=styles(results),
         charts=drawn,
         along=_horizontal_axes(results),
-        chart_data=[asdict(chart) for each in drawn.values() for chart in each],
+        measures=charts.measures_of(drawn["flatness"][0]) if drawn["flatness"] else {},
         facts=_facts(results),
         study=results.to_dict(),
-        style=read(__package__, "style.css"),
     )
 
 
@@ -96,17 +91,17 @@ def _roles(results: StudyResults, baseline: str) -> dict[str, str]:
     """Return each contender's role: baseline, control for others, or none."""
     roles = {}
     for each in results.contenders:
-        said = ["baseline"] if each.name == baseline else []
-        said += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
-        roles[each.name] = "; ".join(said)
+        roles_of = ["baseline"] if each.name == baseline else []
+        roles_of += [f"control for {', '.join(each.control_for)}"] if each.control_for else []
+        roles[each.name] = "; ".join(roles_of)
     return roles
 
 
 def _subtitle(results: StudyResults) -> str:
     tuned = many(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
     model = results.setup.get("model")
-    said = [str(model)] if model else []
-    return ", ".join([*said, tuned, many(results.seeds, "test seed")])
+    parts = [str(model)] if model else []
+    return ", ".join([*parts, tuned, many(results.seeds, "test seed")])
 
 
 def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
+from steppe._shared.page.parts import Chart
+from steppe._shared.page.styles import Style
 from steppe.compare.records.results import Epoch, StudyResults
 from steppe.compare.records.summary import finished
-from steppe.compare.report.page.charts import Chart
-from steppe.compare.report.page.styles import Style, styles
+from steppe.compare.report.page.styles import styles
 from steppe.compare.report.page.traces import (
     linear_and_log,
     null_for_not_finite,

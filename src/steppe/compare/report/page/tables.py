@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Comparison, Interval
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.records.summary import (
@@ -30,54 +30,6 @@ from steppe.compare.report.verdicts import verdict
 _MEBIBYTE = 2**20
 
 _FORGETTING = "how much lower a task's accuracy is at the end than at its best, on validation data"
-
-
-@dataclass(frozen=True)
-class HtmlCell:
-    """What stands in a place of a table.
-
-    Attributes
-    ----------
-    text : str
-        The value.
-    key : float or str or None
-        What its column is sorted by; None comes last.
-    aside : str, default ""
-        What stands below it, such as the value's interval.
-    share : float or None, default None
-        Length of its bar, from 0 to 1; None for no bar.
-    """
-
-    text: str
-    key: float | str | None
-    aside: str = ""
-    share: float | None = None
-
-
-@dataclass(frozen=True)
-class HtmlTable:
-    """A table, a row for an optimizer.
-
-    Attributes
-    ----------
-    caption : str
-        What it shows.
-    columns : mapping
-        Heading to what it means, of all columns but the first, which holds the names.
-    rows : sequence of (str, sequence of HtmlCell)
-        Optimizer and cells.
-    order : tuple of (str, str)
-        Heading that the rows are sorted by, and which way.
-    """
-
-    caption: str
-    columns: Mapping[str, str]
-    rows: Sequence[tuple[str, Sequence[HtmlCell]]]
-    order: tuple[str, str] = ("", "")
-
-    def is_text(self, column: int) -> bool:
-        """Whether a column is sorted as words."""
-        return any(isinstance(cells[column].key, str) for _, cells in self.rows)
 
 
 def leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTable:
@@ -279,8 +231,8 @@ def _count_unsuccessful(trials: Sequence[Trial]) -> tuple[int, int]:
 
 def _runs_cell(ended: int, diverged: int, failed: int) -> HtmlCell:
     losses = ((diverged, "diverged"), (failed, "failed"))
-    said = ", ".join(f"{count} {how}" for count, how in losses if count)
-    return HtmlCell(str(ended), float(ended - diverged - failed), said)
+    aside = ", ".join(f"{count} {how}" for count, how in losses if count)
+    return HtmlCell(str(ended), float(ended - diverged - failed), aside)
 
 
 def _change_cells(found: Comparison, digits: int, higher_is_better: bool) -> list[HtmlCell]:

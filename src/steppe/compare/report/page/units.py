@@ -11,7 +11,7 @@ _DIGITS = 4
 
 
 def score_label(metric: Metric, which: str) -> str:
-    """Name a score with its unit.
+    """Return a score's name with its unit.
 
     Examples
     --------

@@ -1,0 +1,222 @@
+"""How many small faults, drawn at random, the tests catch.
+
+``python benchmarks/mutants.py draw`` draws them with cosmic-ray's operators and writes
+``benchmarks/mutants.json``; ``run`` plants one after the other in a copy of the source and runs the
+tests of its room, until one fails. A mutant is kept as the line that it changes, so that the same
+set can be run against an older checkout with other files: ``run --tree ../older``.
+
+It needs ``pip install cosmic-ray`` for ``draw`` alone. Expect one to two hours on two cores.
+"""
+
+import argparse
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DRAWN = ROOT / "benchmarks" / "mutants.json"
+LIMIT_S = 900
+
+#: Where mutants are drawn, how many, and what is run against them: in this checkout, and in one of
+#: the layout before (0.1.0's first, flat one).
+ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
+    "rules": (("rules.py",), 20, ("tests/optim/test_reference.py", "tests/engines")),
+    "engines": (
+        ("_engines/base", "_engines/cpu", "_engines/eager", "_engines/dispatch.py"),
+        40,
+        ("tests/engines", "tests/optim"),
+    ),
+    "sam": (("optim/sam.py", "optim/_sam*.py"), 20, ("tests/optim/sam",)),
+    "study": (
+        ("compare/planning", "compare/execution", "compare/training", "compare/records"),
+        40,
+        ("tests/compare",),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: in which room and function, which lines it replaces, and by what."""
+
+    room: str
+    scope: str
+    old: str
+    new: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class MutableLine:
+    """A line of a file, and the mutants it has: cosmic-ray's operators, and which occurrence."""
+
+    path: Path
+    number: int
+    ways: tuple[tuple[str, int], ...]
+
+
+def main() -> None:
+    """Draw mutants, or run the tests against them."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    drawing = commands.add_parser("draw", help="Draw mutants into benchmarks/mutants.json.")
+    drawing.add_argument("--seed", type=int, default=17)
+    drawing.add_argument("--also-in", type=Path, help="Keep those that this checkout has too.")
+    drawing.set_defaults(call=lambda given: draw(given.seed, given.also_in))
+    running = commands.add_parser("run", help="Run each room's tests against its mutants.")
+    running.add_argument("--tree", type=Path, default=ROOT, help="The checkout to mutate.")
+    running.add_argument("--out", type=Path, default=Path("results/mutants.json"))
+    running.set_defaults(call=lambda given: run(given.tree.resolve(), given.out))
+    given = parser.parse_args()
+    given.call(given)
+
+
+def draw(seed: int, also_in: Path | None) -> None:
+    """Draw each room's number of mutants, and write them down."""
+    generator = random.Random(seed)
+    trees = [ROOT, *([also_in] if also_in else [])]
+    drawn: list[Mutant] = []
+    for room, (patterns, count, _) in ROOMS.items():
+        # Lines first: an addition has eleven mutants, and would be drawn eleven times as often.
+        lines = [line for path in _sources(patterns) for line in _mutable_lines(path)]
+        generator.shuffle(lines)
+        found = (_drawn(room, line, generator) for line in lines)
+        kept = (m for m in found if m is not None and all(_find(tree, m) for tree in trees))
+        drawn += islice(kept, count)
+    text = json.dumps({"seed": seed, "mutants": [asdict(m) for m in drawn]}, indent=1)
+    DRAWN.write_text(text + "\n", encoding="utf-8")
+    print(f"{len(drawn)} mutants: {DRAWN}")
+
+
+def _sources(patterns: tuple[str, ...]) -> Iterator[Path]:
+    package = ROOT / "src" / "steppe"
+    for pattern in patterns:
+        for path in sorted(package.glob(pattern)):
+            yield from sorted(path.rglob("*.py")) if path.is_dir() else [path]
+
+
+def _mutable_lines(path: Path) -> list[MutableLine]:
+    """Return the lines within functions that cosmic-ray can change."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = path.read_text(encoding="utf-8")
+    nodes, scopes = list(ast_nodes(get_ast(source))), _scopes(source)
+    ways: dict[int, list[tuple[str, int]]] = defaultdict(list)
+    for name in sorted(operator_names()):
+        operator = get_operator(name)
+        if operator.arguments():
+            continue
+        starts = [start[0] for node in nodes for start, _ in operator().mutation_positions(node)]
+        for occurrence, line in enumerate(starts):
+            if line in scopes:
+                ways[line].append((name, occurrence))
+    return [MutableLine(path, line, tuple(found)) for line, found in sorted(ways.items())]
+
+
+def _drawn(room: str, line: MutableLine, generator: random.Random) -> Mutant | None:
+    """Return one of a line's mutants; None where it changes other lines too, or nothing."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = line.path.read_text(encoding="utf-8")
+    name, occurrence = generator.choice(line.ways)
+    before = source.splitlines()
+    after = (mutate_code(source, get_operator(name)(), occurrence) or source).splitlines()
+    if len(after) != len(before):
+        return None
+    changed = [i for i, pair in enumerate(zip(before, after, strict=True)) if len({*pair}) > 1]
+    if changed != [line.number - 1]:
+        return None
+    scope = _scopes(source)[line.number]
+    return Mutant(room, scope, before[line.number - 1], after[line.number - 1], name)
+
+
+@cache
+def _scopes(source: str) -> dict[int, str]:
+    """Return the innermost function of each line, docstrings and signatures left out."""
+    found: dict[int, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            for statement in body:
+                for line in range(statement.lineno, (statement.end_lineno or 0) + 1):
+                    found[line] = node.name
+    return found
+
+
+def _find(tree: Path, mutant: Mutant) -> tuple[Path, int] | None:
+    """Return where a checkout has the mutant's line, if it has it once."""
+    places = []
+    for path in sorted((tree / "src" / "steppe").rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if mutant.old not in source:
+            continue
+        scopes = _scopes(source)
+        places += [
+            (path, number)
+            for number, line in enumerate(source.splitlines(), 1)
+            if line == mutant.old and scopes.get(number) == mutant.scope
+        ]
+    return places[0] if len(places) == 1 else None
+
+
+def run(tree: Path, out: Path) -> None:
+    """Plant each mutant in a copy of a checkout, run its room's tests, and write what came out."""
+    drawn = [Mutant(**each) for each in json.loads(DRAWN.read_text(encoding="utf-8"))["mutants"]]
+    done = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(directory) / "tree"
+        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "results")
+        shutil.copytree(tree, copy, ignore=ignored)
+        for mutant in drawn[len(done) :]:
+            done.append({**asdict(mutant), "came_out": _plant(copy, mutant)})
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+            print(len(done), done[-1]["came_out"], mutant.room, mutant.scope, flush=True)
+    for room in ROOMS:
+        counts = Counter(each["came_out"] for each in done if each["room"] == room)
+        print(f"{room}: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
+
+
+def _plant(copy: Path, mutant: Mutant) -> str:
+    """Return whether a test fails with the mutant in place: caught, too slow, survived, absent."""
+    place = _find(copy, mutant)
+    if place is None:
+        return "absent"
+    path, number = place
+    source = path.read_text(encoding="utf-8")
+    lines = source.splitlines()
+    lines[number - 1] = mutant.new
+    tests = [each for each in ROOMS[mutant.room][2] if (copy / each).exists()]
+    options = ["-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
+    try:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options],
+            cwd=copy,
+            env={**os.environ, "PYTHONPATH": f"{copy / 'src'}:{copy}"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=LIMIT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return "too slow"
+    finally:
+        path.write_text(source, encoding="utf-8")
+    return "caught" if done.returncode else "survived"
+
+
+if __name__ == "__main__":
+    main()

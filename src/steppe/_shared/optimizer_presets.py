@@ -1,0 +1,78 @@
+"""Optimizers by name, the same names for all commands.
+
+A name is a preset of this file, a class of steppe or torch.optim, a baseline of pytorch_optimizer,
+or the path of any class.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from steppe._shared.names import unknown
+from steppe._shared.optimizer_classes import available, imported
+
+Preset = tuple[str, Mapping[str, Any]]
+
+#: From a name to a class, in lower case, and the arguments that the name stands for.
+PRESETS: Mapping[str, Preset] = {
+    "adamcm-authors": ("adamcm", {"variant": "authors"}),
+    "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
+    "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
+    "dualadam-bf16": ("dualadam", {"state_dtype": torch.bfloat16}),
+    "dualadam-int8": ("dualadam", {"state_dtype": "int8"}),
+    "dualadam-scale-free": ("dualadam", {"scale_free": True}),
+    "sgd-momentum": ("sgd", {"momentum": 0.9}),
+}
+
+#: Presets for timing only: they choose which path a step takes, not how a model is trained well.
+#: ``steppe bench`` keeps the gradients as they are. So with keys that do not decay no step has a
+#: priority strictly greater than those in a full buffer, and nothing is replaced.
+TIMING_PRESETS: Mapping[str, Preset] = {
+    "adamcm-keeping": ("adamcm", {"priority_decay": 1.0}),
+    "adamcm-replacing": ("adamcm", {"replacement": "fifo"}),
+    "adamw-for-loop": ("adamw", {"foreach": False}),
+    "adamw-foreach": ("adamw", {"foreach": True}),
+    "adamw-fused": ("adamw", {"fused": True}),
+    "dualadam-switched": ("dualadam", {"switch_rate": 1.0}),
+}
+
+# Baselines that neither torch nor steppe has.
+_IN_PYTORCH_OPTIMIZER = {name.lower(): name for name in ("AdaBelief", "AdaBound", "Adan", "Lion")}
+
+
+def find_optimizer(
+    name: str, presets: Mapping[str, Preset] = PRESETS
+) -> tuple[type[Optimizer], Mapping[str, Any]]:
+    """Return the class that a name means, and the arguments that the name stands for.
+
+    Parameters
+    ----------
+    name : str
+        A preset, a class of steppe or torch.optim, or one of AdaBelief, AdaBound, Adan and Lion of
+        the package pytorch_optimizer, all in any case; or ``package.module:Class``.
+    presets : mapping, default PRESETS
+        The presets that are allowed.
+
+    Raises
+    ------
+    ValueError
+        There is no such optimizer, and the message lists the names; or the class cannot be
+        imported.
+
+    Examples
+    --------
+    >>> find_optimizer("DualAdam-int8")
+    (<class 'steppe.optim.dual_adam.DualAdam'>, {'state_dtype': 'int8'})
+    """
+    if ":" in name:
+        return imported(name), {}
+    classes = available()
+    base, arguments = presets.get(name.lower(), (name.lower(), {}))
+    if base in classes:
+        return classes[base], arguments
+    if base in _IN_PYTORCH_OPTIMIZER:
+        return imported(f"pytorch_optimizer:{_IN_PYTORCH_OPTIMIZER[base]}"), arguments
+    known = {*classes, *presets, *_IN_PYTORCH_OPTIMIZER}
+    raise ValueError(f"{unknown('optimizer', name.lower(), known)}, or package.module:Class")

@@ -1,0 +1,86 @@
+"""What pages are made of: charts that Plotly draws, and tables with a row for each optimizer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart for ``Plotly.newPlot``.
+
+    Attributes
+    ----------
+    name : str
+        The chart is drawn in the element whose id is ``chart-NAME``.
+    label : str
+        A description of the chart for screen readers.
+    traces : sequence of mapping
+        Plotly's traces. Each has its optimizer's name as ``meta``, by which the legend hides and
+        shows it.
+    layout : mapping
+        Plotly's layout without colours, which depend on the reader's light or dark mode.
+    variants : mapping
+        Changes that a switch of the page makes, by the switch's value: axes of the layout, and
+        ``x`` of every trace.
+    rows : int
+        Number of optimizers that stand below each other; 0 for a chart of fixed height.
+    late : bool
+        Whether the vertical axis is fitted to the lines without their beginning.
+    """
+
+    name: str
+    label: str
+    traces: Sequence[Mapping[str, Any]]
+    layout: Mapping[str, Any]
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: int = 0
+    late: bool = False
+
+
+@dataclass(frozen=True)
+class HtmlCell:
+    """A cell of a table.
+
+    Attributes
+    ----------
+    text : str
+        The value as it is shown.
+    key : float or str or None
+        The value that the column is sorted by; None comes last.
+    aside : str, default ""
+        Smaller text below the value, such as its interval.
+    share : float or None, default None
+        Length of a bar below the value, from 0 to 1; None for no bar.
+    """
+
+    text: str
+    key: float | str | None
+    aside: str = ""
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class HtmlTable:
+    """A table with a row for each optimizer, which readers can sort by any column.
+
+    Attributes
+    ----------
+    caption : str
+        A description of the table for screen readers.
+    columns : mapping
+        From heading to its explanation, for all columns but the first, which holds the names.
+    rows : sequence of (str, sequence of HtmlCell)
+        Optimizer and cells.
+    order : tuple of (str, str)
+        The heading that the rows are sorted by at first, and "ascending" or "descending".
+    """
+
+    caption: str
+    columns: Mapping[str, str]
+    rows: Sequence[tuple[str, Sequence[HtmlCell]]]
+    order: tuple[str, str] = ("", "")
+
+    def is_text(self, column: int) -> bool:
+        """Return whether a column is sorted as text."""
+        return any(isinstance(cells[column].key, str) for _, cells in self.rows)

@@ -1,0 +1,300 @@
+"""How much the loss rises within a small ball around the parameters: SAM's and ASAM's sharpness."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from steppe._shared.progress import progress
+from steppe.landscape.objective.batches import Batches
+from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.sample_groups import sample_groups
+from steppe.landscape.objective.sample_mean import nonzero_samples
+from steppe.landscape.result import Result
+
+SharpnessKind = Literal["worst", "average"]
+
+
+@dataclass(frozen=True)
+class Sharpness(Result):
+    """The result of :func:`sharpness`.
+
+    Attributes
+    ----------
+    value : float
+        The rise, ``perturbed_loss - loss``, in the loss's own unit.
+    loss : float
+        Mean loss over the samples at the model's own parameters.
+    perturbed_loss : float
+        Mean loss at the perturbed parameters, averaged over groups or draws; infinite if it
+        overflows.
+    rho : float
+        The radius, in the parameters' unit; if ``adaptive``, relative to each parameter's size.
+    samples : int
+        How many samples the means are over.
+    stderr : float or None
+        Standard error of ``value`` over draws, or over groups; None where there is only one.
+    kind, adaptive, m, ascent_steps, train
+        The arguments of the call.
+    draws : int or None
+        Number of random perturbations; None for ``kind="worst"``.
+    complete : bool
+        False if Ctrl-C left out draws or groups.
+    """
+
+    value: float
+    loss: float
+    perturbed_loss: float
+    rho: float
+    samples: int
+    stderr: float | None
+    kind: SharpnessKind
+    adaptive: bool
+    m: int | None
+    ascent_steps: int
+    train: bool
+    draws: int | None
+    complete: bool
+
+
+def sharpness(
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    data: Batches,
+    *,
+    rho: float = 0.05,
+    adaptive: bool = False,
+    m: int | None = None,
+    ascent_steps: int = 1,
+    kind: SharpnessKind = "worst",
+    draws: int = 10,
+    params: Iterable[Tensor] | None = None,
+    train: bool = False,
+    seed: int = 0,
+) -> Sharpness:
+    r"""Measure sharpness at radius ρ: SAM's worst case, ASAM's, m-sharpness, or the average.
+
+    .. math::
+        \text{worst:}\quad L(w + ρ \, T^2∇L / ‖T∇L‖_2) - L(w) \qquad
+        \text{average:}\quad E_u \, L(w + ρ \, T u) - L(w)
+
+    with u uniform on the unit sphere, and T = 1, or for ``adaptive`` the diagonal matrix of |w|.
+    Perturbations e lie in the ball ‖T⁻¹e‖₂ ≤ ρ. Adaptive sharpness does not change when layers are
+    rescaled in a way that leaves the model's function unchanged.
+
+    L and ∇L are means over samples: batches are weighted by their sizes, so a smaller last batch is
+    treated correctly. Losses, the gradient and its norm are summed in float64. The model is
+    restored afterwards: parameters, buffers, gradients, modes and random state.
+
+    Parameters
+    ----------
+    model, loss_fn, data, params, train
+        As in :func:`~steppe.landscape.hessian`; only ``params`` are perturbed.
+    rho : float, default 0.05
+        ρ, in the parameters' unit. The default is the SAM paper's; the ASAM paper takes 0.5.
+    adaptive : bool, default False
+        Measure distances relative to each parameter's size (ASAM).
+    m : int, optional
+        m-sharpness: the mean over groups of m samples, each with an ascent of its own, weighted
+        by their sizes. Samples are grouped in the data's order, independently of its batches; the
+        last group may be smaller. Default: one group of all samples. Under
+        ``DistributedDataParallel`` each process groups its own samples.
+    ascent_steps : int, default 1
+        Number k of steps up the gradient. Each is ρ/k long, along the gradient at the point
+        reached, so that they stay in the ball.
+    kind : {"worst", "average"}, default "worst"
+        Perturb along the gradient, or in random directions.
+    draws : int, default 10
+        Number of random directions for ``kind="average"``.
+    seed : int, default 0
+        Seed of the random directions: the same seed gives the same ones on every device.
+
+    Returns
+    -------
+    Sharpness
+        Where the gradient is zero, ``value`` of the worst case is 0. On Ctrl-C the mean over the
+        groups or draws done so far, with ``complete=False``.
+
+    Raises
+    ------
+    ValueError
+        ``rho``, ``m``, ``ascent_steps``, ``draws`` or ``kind`` is out of its range; ``m`` or
+        ``ascent_steps`` is given for ``kind="average"``; the data is empty or cannot be gone
+        through twice; no parameter requires a gradient, or one is narrower than float32; or the
+        loss or its gradient is not finite.
+
+    References
+    ----------
+    Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*,
+    arXiv 2010.01412, equation 2. Kwon et al., *ASAM*, arXiv 2102.11600. Andriushchenko and
+    Flammarion, *Towards Understanding Sharpness-Aware Minimization*, arXiv 2206.06232, on m and
+    on several steps.
+
+    Examples
+    --------
+    For L = w²/2 the worst rise is ρ·|w| + ρ²/2, and the average rise ρ²/2:
+
+    >>> model = nn.Linear(1, 1, bias=False).double()
+    >>> _ = nn.init.constant_(model.weight, 2.0)
+    >>> half_square = lambda outputs, targets: (outputs - targets).square().mean() / 2
+    >>> batch = (torch.ones(4, 1).double(), torch.zeros(4, 1).double())
+    >>> result = sharpness(model, half_square, [batch], rho=0.1)
+    >>> round(result.value, 6), result.samples
+    (0.205, 4)
+    >>> average = sharpness(model, half_square, [batch], rho=0.1, kind="average", draws=500)
+    >>> abs(average.value - 0.005) < 3 * average.stderr
+    True
+    """
+    _check_arguments(rho, m, ascent_steps, kind, draws)
+    objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective.check_precision("sharpness")
+    average = kind == "average"
+    with objective.evaluation_mode(moves_params=True):
+        ball = _Ball.around(objective, rho, adaptive)
+        if average:
+            rises = _random_directions(objective, ball, draws, seed)
+        elif m is None:
+            rises = iter([_gradient_ascent(objective, ball, ascent_steps)])
+        else:
+            rises = _ascent_per_group(objective, ball, ascent_steps, m)
+        done, complete = _collect(rises, draws if average else None)
+    # Each process has its own groups. Without groups, rises are means over all processes already.
+    mean = _mean_rise(done, objective if m is not None else None)
+    return Sharpness(
+        value=mean.perturbed_loss - mean.loss,
+        loss=mean.loss,
+        perturbed_loss=mean.perturbed_loss,
+        rho=rho,
+        samples=done[0].samples if average else mean.samples,
+        stderr=mean.stderr,
+        kind=kind,
+        adaptive=adaptive,
+        m=m,
+        ascent_steps=ascent_steps,
+        train=train,
+        draws=len(done) if average else None,
+        complete=complete,
+    )
+
+
+def _check_arguments(rho: float, m: int | None, ascent_steps: int, kind: str, draws: int) -> None:
+    if kind not in ("worst", "average"):
+        raise ValueError(f'kind={kind!r} is not one of "worst", "average"')
+    if not (math.isfinite(rho) and rho > 0):
+        raise ValueError(f"rho must be a finite number above 0, got {rho}")
+    for name, count in {"m": m, "ascent_steps": ascent_steps, "draws": draws}.items():
+        if count is not None and not (isinstance(count, Integral) and count >= 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
+    if kind == "average" and (m is not None or ascent_steps != 1):
+        raise ValueError(
+            'kind="average" follows no gradient: m and ascent_steps belong to kind="worst", got '
+            f"m={m}, ascent_steps={ascent_steps}"
+        )
+
+
+class _Ball(NamedTuple):
+    """The points w + e with ‖T⁻¹e‖ ≤ ρ, T being |w| or 1, in float64."""
+
+    center: Tensor
+    scale: Tensor | float
+    rho: float
+
+    @classmethod
+    def around(cls, objective: Objective, rho: float, adaptive: bool) -> "_Ball":
+        center = objective.parameter_vector().double()
+        return cls(center, center.abs() if adaptive else 1.0, rho)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """Return the e on the boundary along which a linear function rises most: ρT²g/‖Tg‖."""
+        scaled = self.scale * gradient
+        norm = scaled.norm().item()
+        if not math.isfinite(norm):
+            raise ValueError(f"the gradient of the loss is not finite (norm {norm})")
+        return self.scale * scaled * (self.rho / norm if norm else 0.0)
+
+
+class _Rise(NamedTuple):
+    loss: float
+    perturbed_loss: float
+    samples: int
+
+
+def _gradient_ascent(objective: Objective, ball: _Ball, steps: int) -> _Rise:
+    objective.set_parameters(ball.center)
+    gradient, loss, samples = objective.gradient()
+    offset = ball.steepest(gradient) / steps
+    for _ in range(1, steps):
+        objective.set_parameters(ball.center + offset)
+        gradient, reached, _ = objective.gradient(require_finite=False)
+        if not math.isfinite(reached):
+            break
+        offset += ball.steepest(gradient) / steps
+    objective.set_parameters(ball.center + offset)
+    return _Rise(loss, objective.loss(require_finite=False)[0], samples)
+
+
+def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> Iterator[_Rise]:
+    for group in sample_groups(objective.batches(), m):
+        group_objective = Objective(
+            objective.model,
+            objective.loss_fn,
+            group,
+            params=objective.params,
+            train=objective.train,
+        )
+        yield _gradient_ascent(group_objective, ball, steps)
+
+
+def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int) -> Iterator[_Rise]:
+    loss, samples = objective.loss()
+    # Drawn on the CPU, so that a seed gives the same directions on every device.
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        direction = torch.randn(objective.size, generator=generator, dtype=torch.float64)
+        unit = direction.div_(direction.norm()).to(objective.device)
+        objective.set_parameters(ball.center + ball.scale * unit * ball.rho)
+        yield _Rise(loss, objective.loss(require_finite=False)[0], samples)
+
+
+def _collect(rises: Iterator[_Rise], total: int | None) -> tuple[list[_Rise], bool]:
+    """Return the rises of an iterator until Ctrl-C, and whether these are all."""
+    done: list[_Rise] = []
+    try:
+        with progress("sharpness", total) as advance:
+            for rise in rises:
+                done.append(rise)
+                advance(1)
+    except KeyboardInterrupt:
+        if not done:
+            raise
+        return done, False
+    return done, True
+
+
+class _MeanRise(NamedTuple):
+    loss: float
+    perturbed_loss: float
+    samples: int
+    stderr: float | None
+
+
+def _mean_rise(rises: list[_Rise], distributed: Objective | None) -> _MeanRise:
+    """Average rises, weighted by their samples, and over an objective's processes if given one."""
+
+    def total(values: Tensor) -> Tensor:
+        return values if distributed is None else distributed.sum_over_ranks(values)
+
+    columns = torch.tensor(rises, dtype=torch.float64).reshape(-1, len(_Rise._fields))
+    losses, perturbed, samples = columns.T
+    counted = torch.stack([samples.sum(), torch.tensor(len(rises)).double()])
+    all_samples, count = total(counted).tolist()
+    weights = samples / nonzero_samples(all_samples)
+    loss, perturbed_loss = total(torch.stack([weights @ losses, weights @ perturbed])).tolist()
+    deviations = weights * (perturbed - losses - (perturbed_loss - loss))
+    spread = total(deviations.square().sum()).item()
+    stderr = math.sqrt(spread * count / (count - 1)) if count > 1 else None
+    return _MeanRise(loss, perturbed_loss, int(all_samples), stderr)

@@ -1,0 +1,81 @@
+"""SAM's way up: compute the perturbation e over all parameters, and move each parameter by it."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steppe import rules
+from steppe._engines import (
+    Function,
+    Group,
+    ShardGroup,
+    held,
+    joint_norm,
+    pieces,
+    shard_group_of,
+    widened,
+)
+
+#: A parameter, its gradient and its group's options.
+Member = tuple[Tensor, Tensor, Group]
+
+
+def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> None:
+    """Move every parameter from p to p + e, after ``save`` has been called with it.
+
+    The norm is that over all parameters, and over all shards of sharded ones. Where it is zero or
+    not finite no parameter moves.
+    """
+    ascents = [
+        (param, _Ascent(*held(param, grad), shard_group_of(param), group))
+        for param, grad, group in members
+    ]
+    norm = joint_norm((ascent.scaled_grad, ascent.shard_group) for _, ascent in ascents) + 1e-12
+    if isinstance(norm, float) and not math.isfinite(norm):
+        return
+    for param, ascent in ascents:
+        save(param)
+        ascent.move(norm)
+
+
+def rho_name(options: dict[str, Any]) -> str:
+    """Name of ρ among the options: ``torch.optim.Adadelta`` has a rho of its own."""
+    return "sam_rho" if "sam_rho" in options else "rho"
+
+
+class _Ascent(NamedTuple):
+    """Part of a parameter and its gradient in this process, and the processes with the rest."""
+
+    param: Tensor
+    grad: Tensor
+    shard_group: ShardGroup | None
+    group: Group
+
+    @property
+    def scaled_grad(self) -> Tensor:
+        """The tensor whose norm is taken: g, for adaptive SAM |p|·g."""
+        if not self.group["adaptive"]:
+            return self.grad
+        scaled: Tensor = rules.asam_length(widened(self.param), widened(self.grad))
+        return scaled
+
+    def move(self, norm: Tensor | float) -> None:
+        """Add e to the parameter, given the norm of all scaled gradients."""
+        rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
+        # A group that maximises its objective minimises minus the objective.
+        sign = -1 if self.group.get("maximize") else 1
+        scale = self.group[rho_name(self.group)] / norm * sign
+        for p, g in pieces(self.param, self.grad):
+            p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
+
+
+def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
+    if isinstance(scale, float):
+        moved: Tensor = rule(p, g, scale)
+        return moved
+    # Reading the norm back from an accelerator would wait for it, so the device itself decides.
+    scale = scale.to(p.device)
+    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)

@@ -1,0 +1,50 @@
+"""What puts parameters and module buffers back after SAM's second pass, bit for bit."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from steppe._engines import local
+from steppe.optim._module_buffers import ModuleBuffers
+
+
+class RestorePoint:
+    """Copies of the tensors that a perturbation or the second pass changes.
+
+    ``SAM`` and the wrappers that copy its attributes share one object, so it is changed in place.
+    """
+
+    def __init__(self) -> None:
+        self._buffers = ModuleBuffers()
+        self._undo: list[Callable[[], object]] = []
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is something to restore."""
+        return bool(self._undo)
+
+    def save_buffers(self, params: Sequence[Tensor]) -> None:
+        """Copy the buffers of all modules in training that hold one of the parameters."""
+        self._undo.extend(self._buffers.save(params))
+
+    def save_param(self, param: Tensor) -> None:
+        """Copy a parameter; of a sharded one, this process's part."""
+        self._undo.append(partial(_write_back, param, local(param).clone()))
+
+    def restore(self) -> None:
+        """Write everything back; nothing happens if nothing is saved."""
+        if not self._undo:
+            return
+        # Last in, first out: a parameter that is in a group twice was moved twice. What has been
+        # written back is dropped only then, so that after an error the rest can be tried again.
+        while self._undo:
+            self._undo[-1]()
+            self._undo.pop()
+        # Within one autocast region a weight is cast once, and the cast one would be the moved one.
+        torch.clear_autocast_cache()
+
+
+def _write_back(param: Tensor, original: Tensor) -> None:
+    local(param).copy_(original)

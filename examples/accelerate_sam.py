@@ -3,7 +3,7 @@
 In one process, or in several; in mixed precision, where the device has it::
 
     pip install steppe accelerate scikit-learn
-    accelerate launch examples/accelerate_sam.py --epochs 10 --out runs/accelerate
+    accelerate launch examples/accelerate_sam.py --epochs 10 --out-dir runs/accelerate
     accelerate launch --num_processes 2 --mixed_precision bf16 examples/accelerate_sam.py
 
 With ``--resume`` the same command goes on from the last epoch that was saved.
@@ -30,9 +30,9 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train with SAM around DualAdam by Accelerate.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=16, help="images in a process's batch")
-    parser.add_argument("--accumulate", type=int, default=2, help="batches in a step")
-    parser.add_argument("--out", type=Path, default=Path("runs/accelerate"))
-    parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out")
+    parser.add_argument("--grad-accumulation", type=int, default=2, help="batches in a step")
+    parser.add_argument("--out-dir", type=Path, default=Path("runs/accelerate"))
+    parser.add_argument("--resume", action="store_true", help="from the newest epoch in --out-dir")
     return parser.parse_args()
 
 
@@ -66,14 +66,14 @@ def main() -> None:
     """Train from the first epoch or the newest that was saved."""
     args = options()
     accelerator = Accelerator(
-        gradient_accumulation_steps=args.accumulate,
+        gradient_accumulation_steps=args.grad_accumulation,
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
     batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
-    steps = args.epochs * math.ceil(len(batches) / args.accumulate)
+    steps = args.epochs * math.ceil(len(batches) / args.grad_accumulation)
     sam = dual_adam_in_sam(model, steps / accelerator.num_processes)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
     model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
@@ -83,9 +83,9 @@ def main() -> None:
         accelerator.backward(loss)
         return loss.detach()
 
-    first = newest_epoch(args.out) if args.resume else 0
+    first = newest_epoch(args.out_dir) if args.resume else 0
     if first:
-        accelerator.load_state(args.out / str(first))
+        accelerator.load_state(args.out_dir / str(first))
 
     for epoch in range(first, args.epochs):
         batches.set_epoch(epoch)
@@ -109,7 +109,7 @@ def main() -> None:
                 optimizer.zero_grad()
         loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
-        save(accelerator, args.out / str(epoch + 1))
+        save(accelerator, args.out_dir / str(epoch + 1))
 
     accelerator.print(", ".join(f"{k} {value:.4g}" for k, value in sam.diagnostics().items()))
     accelerator.end_training()

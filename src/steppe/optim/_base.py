@@ -10,10 +10,17 @@ from torch.nn import Parameter
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Method, ParamRow, Plan
-from steppe._engines.base.plan import Group, batches
-from steppe._engines.base.sharding import is_member, is_sharded
-from steppe._engines.checkpoint_scales import unpack
+from steppe._engines import (
+    EngineRequest,
+    Group,
+    Method,
+    ParamRow,
+    Plan,
+    batches_of,
+    is_member,
+    is_sharded,
+    unpack_scales,
+)
 from steppe.optim import _checkpoint
 from steppe.optim._flattened import check_whole
 from steppe.optim._options import check, plain
@@ -144,7 +151,7 @@ class RuleOptimizer(Optimizer):
         """
         params = [param for param, _ in self._all()]
         return {
-            params[row.number]: row.share.like(self._preconditioner(row))
+            params[row.index]: row.shard.like(self._preconditioner(row))
             for row in self._rows_with_state()
         }
 
@@ -194,7 +201,7 @@ class RuleOptimizer(Optimizer):
             after.remove()
 
     def _demand_fused(self) -> None:
-        """Take the last group back if it demands what cannot be had."""
+        """Take the last group back if it requests what cannot be had."""
         try:
             self._engines_of(self.param_groups[-1:])
         except RuntimeError:
@@ -268,18 +275,18 @@ class RuleOptimizer(Optimizer):
                 )
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
-        demands = {id(group): self._demand(group) for group in self.param_groups}
+        requests = {id(group): self._request(group) for group in self.param_groups}
         self._check_shards()
         for param, group in self._all():
-            check_whole(param, demands[id(group)].method, group, type(self).__name__)
+            check_whole(param, requests[id(group)].method, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                method = demands[id(group)].method
+                method = requests[id(group)].method
                 check_unchanged(self.state.get(param, {}), param, method, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                complete(self.state[param], param, demands[id(group)].method, group)
-        return Plan(list(self._all()), grads, self.state, demands)
+                complete(self.state[param], param, requests[id(group)].method, group)
+        return Plan(list(self._all()), grads, self.state, requests)
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
@@ -295,15 +302,15 @@ class RuleOptimizer(Optimizer):
             for param in group["params"]:
                 yield param, group
 
-    def _demand(self, group: Group) -> Demand:
-        return Demand(
+    def _request(self, group: Group) -> EngineRequest:
+        return EngineRequest(
             self._method(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
         """Return the names of the engines that the groups' parameters would be stepped by."""
-        demands = {id(group): self._demand(group) for group in groups}
-        return {_engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
+        requests = {id(group): self._request(group) for group in groups}
+        return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
@@ -316,5 +323,5 @@ class RuleOptimizer(Optimizer):
     def _rows_with_state(self) -> list[ParamRow]:
         for param, _ in self._all():
             # As in a checkpoint, where ZeroRedundancyOptimizer has loaded one.
-            unpack(self.state.get(param, {}), param)
+            unpack_scales(self.state.get(param, {}), param)
         return [row for row in self._rows(self.param_groups) if row.state]

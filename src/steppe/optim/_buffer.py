@@ -3,8 +3,7 @@
 from typing import Literal
 
 from steppe import rules
-from steppe._engines import Buffer
-from steppe._engines.base.method import Function
+from steppe._engines import Buffer, Function
 from steppe.optim import _diagnostics
 from steppe.optim._base import RuleOptimizer
 

@@ -6,9 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines import Method
-from steppe._engines.base.plan import Group
-from steppe._engines.checkpoint_scales import pack, unpack
+from steppe._engines import Group, Method, pack_scales, unpack_scales
 from steppe.optim._options import check
 from steppe.optim._state import layout, mismatch, place
 
@@ -59,7 +57,7 @@ def restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             name: place(name, value, param, group) if isinstance(value, Tensor) else value
             for name, value in state.items()
         }
-        unpack(own, param)
+        unpack_scales(own, param)
         optimizer.state[param] = own
 
 
@@ -67,7 +65,7 @@ def portable(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]
     """Return a checkpoint that does not depend on how the parameters are sharded."""
     states = dict(state_dict["state"])
     for number, param, _, state in _pairs(optimizer, state_dict):
-        states[number] = pack(state, param)
+        states[number] = pack_scales(state, param)
     return {**state_dict, "state": states}
 
 

@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import ParamRow, bind
-from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, Function
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.eager.codecs import load, slot_sum
+from steppe._engines import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    Function,
+    ParamRow,
+    bind,
+    joint_norm,
+    load_state,
+    slot_sum,
+)
 
 _NAN = float("nan")
 
@@ -27,7 +35,7 @@ class TwoWay(NamedTuple):
 
 def adam_parts(row: ParamRow) -> TwoWay:
     """m̂, d and α of DualAdam; with ``scale_free`` divided by r."""
-    direction = load(row, "exp_avg") * _corrections(row)[0]
+    direction = load_state(row, "exp_avg") * _corrections(row)[0]
     r = _unit(row)
     return TwoWay(direction / r, adam_denominator(row) / r, _alpha(row))
 
@@ -35,13 +43,13 @@ def adam_parts(row: ParamRow) -> TwoWay:
 def critical_parts(row: ParamRow) -> TwoWay:
     """m̂ + κ·mean(slots), d and α of DualAdamCM."""
     correction = 1.0 if row.group["variant"] == "authors" else _corrections(row)[0]
-    direction = load(row, "exp_avg") * correction + _remembered(row)
+    direction = load_state(row, "exp_avg") * correction + _remembered(row)
     return TwoWay(direction, adam_denominator(row), _alpha(row))
 
 
 def adam_denominator(row: ParamRow) -> Tensor:
     """InvAdam's preconditioner, d = √v̂ + ε."""
-    v = load(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
+    v = load_state(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
     d: Tensor = bind(rules.denominator, torch)(v, _corrections(row)[1], row.group["eps"])
     return d
 
@@ -55,8 +63,8 @@ def two_way_preconditioner(row: ParamRow) -> Tensor:
 
 def rmsprop_preconditioner(row: ParamRow) -> Tensor:
     """1/(√v + ε); centered, one over the standard deviation + ε."""
-    mean = load(row, "grad_avg") if row.group["centered"] else 0.0
-    v, eps = load(row, "square_avg"), row.group["eps"]
+    mean = load_state(row, "grad_avg") if row.group["centered"] else 0.0
+    v, eps = load_state(row, "square_avg"), row.group["eps"]
     d: Tensor = bind(rules.centered_denominator, torch)(v, mean, eps)
     return 1.0 / d
 
@@ -71,7 +79,7 @@ def inverse_share(
     rows: Iterable[ParamRow], parts: Callable[[ParamRow], TwoWay]
 ) -> dict[str, float]:
     """α averaged over parameters, and the norm of α·m̂·d over the norm of the whole update."""
-    each = [(parts(row), row.share.shard_group) for row in rows]
+    each = [(parts(row), row.shard.shard_group) for row in rows]
     if not each:
         return {"alpha": _NAN, "inverse_share": _NAN}
     inverse = float(joint_norm((rules.inverse_part(*part), team) for part, team in each))

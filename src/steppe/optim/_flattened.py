@@ -2,9 +2,7 @@
 
 from torch import Tensor
 
-from steppe._engines import Method
-from steppe._engines.base.method import goes_by_own, goes_by_whole
-from steppe._engines.base.plan import Group
+from steppe._engines import Group, Method, goes_by_own, goes_by_whole
 
 _ADVICE = (
     "parameters that FSDP1 (FullyShardedDataParallel) has flattened: each process would take its "

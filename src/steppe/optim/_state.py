@@ -5,21 +5,27 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steppe._engines.base.method import (
+from steppe._engines import (
     BIRTHS,
+    BLOCK,
     KEYS,
     MEAN,
     REPLACEMENTS,
     SLOT_SUM,
+    SMALL,
     Method,
+    ParamRow,
+    State,
+    is_sharded,
+    load_state,
+    local_shard_of,
+    scale_layout_of,
+    scale_name,
     slot_name,
+    unpack_scales,
+    whole_sum,
+    wide_dtype,
 )
-from steppe._engines.base.norms import whole_sum
-from steppe._engines.base.number_formats import BLOCK, SMALL, scale_name, wide_dtype
-from steppe._engines.base.plan import ParamRow, State
-from steppe._engines.base.sharding import is_sharded, share_of
-from steppe._engines.checkpoint_scales import spread_of, unpack
-from steppe._engines.eager.codecs import load
 
 _FULL = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
 _SECOND_MOMENT = "exp_avg_sq"
@@ -47,11 +53,11 @@ def layout(
     entries = {"step": Entry((), torch.float32)}
     entries |= dict.fromkeys(like_param, Entry(shape, dtype))
     if dtype == torch.uint8:
-        own = spread_of(param, param).shape
+        own = scale_layout_of(param, param).shape
         for name in like_param:
             codes = (saved or {}).get(name)
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
-            scales = own if like is None else spread_of(like, param).shape
+            scales = own if like is None else scale_layout_of(like, param).shape
             entries[scale_name(name)] = Entry(scales, torch.float32)
     number = torch.float32 if param.device.type == "mps" else torch.float64
     if method.mean_square is not None:
@@ -113,7 +119,7 @@ def complete(state: State, param: Tensor, method: Method, group: dict[str, Any])
     # ZeroRedundancyOptimizer loads a checkpoint as it is, and what has no dimensions onto the host.
     for name in wanted.keys() & state.keys() - {"step"}:
         state[name] = state[name].to(param.device)
-    unpack(state, param)
+    unpack_scales(state, param)
     # In the layout's order, not in a set's: ranks that gather sharded state go through it alike.
     missing = [name for name in wanted if name not in state]
     for name in missing:
@@ -125,7 +131,7 @@ def complete(state: State, param: Tensor, method: Method, group: dict[str, Any])
 
 def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
     row = ParamRow.of(0, param, state, group)
-    return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
+    return whole_sum(load_state(row, _SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
 
 
 def place(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
@@ -186,6 +192,6 @@ def _initial(name: str, entry: Entry, param: Tensor, group: dict[str, Any]) -> T
     if is_like(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
-        return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)
+        return torch.zeros(local_shard_of(param).blocks(BLOCK), device=param.device)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -8,10 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Method, ParamRow
-from steppe._engines.base.method import Buffer, Function
-from steppe._engines.base.plan import Group
-from steppe._engines.eager.codecs import widened
+from steppe._engines import Buffer, Function, Group, Method, ParamRow, widened
 from steppe.optim import _diagnostics
 from steppe.optim._base import arguments
 from steppe.optim._buffer import BufferOptimizer, Replacement, Scope, buffer

@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Method, ParamRow
-from steppe._engines.base.plan import Group
+from steppe._engines import Group, Method, ParamRow
 from steppe.optim import _diagnostics
 from steppe.optim._base import RuleOptimizer, arguments
 

@@ -12,12 +12,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from steppe import rules
-from steppe._engines.base.cache_chunks import pieces
-from steppe._engines.base.method import Function
-from steppe._engines.base.norms import joint_norm
-from steppe._engines.base.plan import held
-from steppe._engines.base.sharding import ShardGroup, local, shard_group_of
-from steppe._engines.eager.codecs import widened
+from steppe._engines import (
+    Function,
+    ShardGroup,
+    cache_chunks,
+    joint_norm,
+    local_param_and_grad,
+    local_part,
+    shard_group_of,
+    widened,
+)
 from steppe.optim._flattened import refuse_flattened
 from steppe.optim._options import check
 from steppe.optim._training_buffers import TrainingBuffers
@@ -322,14 +326,14 @@ class SAM(Wrapper):
 
     def _ascend(self, active: list[tuple[Tensor, Tensor, dict[str, Any]]]) -> None:
         ascents = [
-            _Ascent(*held(param, grad), shard_group_of(param), group)
+            _Ascent(*local_param_and_grad(param, grad), shard_group_of(param), group)
             for param, grad, group in active
         ]
         length = joint_norm((each.length, each.team) for each in ascents) + 1e-12
         if isinstance(length, float) and not math.isfinite(length):
             return
         for (param, _, _), each in zip(active, ascents, strict=True):
-            self._undo.append(partial(_write, param, local(param).clone()))
+            self._undo.append(partial(_write, param, local_part(param).clone()))
             each.ascend(length)
 
 
@@ -354,7 +358,7 @@ class _Ascent(NamedTuple):
         rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
         # What is maximised is minus the loss.
         scale = self.group[_rho(self.group)] / length * (-1 if self.group.get("maximize") else 1)
-        for p, g in pieces(self.param, self.grad):
+        for p, g in cache_chunks(self.param, self.grad):
             p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
 
 
@@ -369,7 +373,7 @@ def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -
 
 def _write(param: Tensor, here: Tensor) -> None:
     """Put back what this process holds of a parameter."""
-    local(param).copy_(here)
+    local_part(param).copy_(here)
 
 
 def _rho(options: dict[str, Any]) -> str:

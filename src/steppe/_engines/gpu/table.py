@@ -54,8 +54,8 @@ class ChunkColumn(IntEnum):
     """What a program of the update takes.
 
     It starts ``LOWER`` elements before the first one, with a block of the whole tensor, and ends
-    before its ``UPPER``. That block's index is ``WHOLE_BLOCK`` in the whole tensor, and ``BLOCK`` in
-    this process.
+    before its ``UPPER``. That block's index is ``WHOLE_BLOCK`` in the whole tensor, and ``BLOCK``
+    in this process.
     """
 
     ROW = 0
@@ -205,9 +205,9 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
     spans, chunks = _spans(sizes), _chunks(batch)
     facts = [
-        [row.number for row in rows],
+        [row.index for row in rows],
         sizes,
-        [row.share.numel for row in rows],
+        [row.shard.numel for row in rows],
         batch.group_of_row,
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
         np.bincount(chunks[:, ChunkColumn.ROW], minlength=len(rows)),
@@ -298,7 +298,7 @@ def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
 
 def _is_counted_on_device(batch: ParamBatch) -> bool:
     """Whether the device counts: under CUDA graphs, and from when a GradScaler may skip steps."""
-    if batch.demand.capturable:
+    if batch.request.capturable:
         return True
     if batch.amp is not None and batch.steps.device != batch.device:
         batch.steps = upload(batch.steps.numpy(), batch.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.number_formats import blocks
+from steppe._engines import block_count
 from steppe.optim._state import Entry, is_like, is_scale
 from steppe.optim.footprints import meta
 from steppe.optim.footprints.costs import Bytes, Costs, Footprint
@@ -171,7 +171,7 @@ class _Part(NamedTuple):
 
     def _count(self, name: str, entry: Entry, elements: int) -> int:
         if is_scale(name):
-            return blocks(elements)
+            return block_count(elements)
         return elements if is_like(name, entry, self.shape) else math.prod(entry.shape)
 
 

@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from steppe._engines.base.method import goes_by_own, goes_by_whole
-from steppe._engines.base.plan import Group
+from steppe._engines import Group, goes_by_own, goes_by_whole
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._state import Entry, layout
 from steppe.optim.offload import Offload

@@ -126,7 +126,7 @@ def in_shares(make: Make, rank: int) -> dict[str, Any]:
 
 
 def unusual(rank: int) -> dict[str, Any]:
-    """Share one parameter among two processes, and ask for an overlap that cannot be had."""
+    """LocalShard one parameter among two processes, and ask for an overlap that cannot be had."""
     sharing(steppe.AdamCM, rank, lambda base: base)
     from torch.distributed.optim import ZeroRedundancyOptimizer
 

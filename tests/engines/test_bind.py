@@ -79,3 +79,50 @@ def test_wrap_is_applied_to_the_rule_and_its_helpers_once_each() -> None:
 
     bind(rules.adam_cg, np, note)
     assert sorted(wrapped) == ["adam", "adam_cg", "denominator", "ema"]
+
+
+FACTOR = 2.0
+
+
+def reads_a_constant(x: float) -> float:
+    return FACTOR * x
+
+
+def has_a_default(x: float, *, factor: float = 2.0) -> float:
+    return factor * x
+
+
+def has_a_comprehension(x: float) -> float:
+    return sum([abs(y) for y in (x, x)])
+
+
+def closes_over() -> Callable[..., Any]:
+    factor = 2.0
+    return lambda x: factor * x
+
+
+def calls_one_that_reads_a_constant(x: float) -> float:
+    return reads_a_constant(x)
+
+
+@pytest.mark.parametrize(
+    ("rule", "why"),
+    [
+        (closes_over(), "uses 'factor' of an enclosing function; expected a function of a module"),
+        (has_a_default, "defaults of the keyword-only arguments 'factor'; expected none"),
+        (has_a_comprehension, "has a lambda, a comprehension or a function within it"),
+        (reads_a_constant, "reads the global 'FACTOR', which is not a function"),
+        (calls_one_that_reads_a_constant, r"reads_a_constant reads the global 'FACTOR'"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_what_a_copy_would_lack_is_refused(rule: Callable[..., Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        bind(rule, np)
+
+
+def test_defaults_are_kept() -> None:
+    def scaled(x: float, factor: float = 2.0) -> float:
+        return factor * x
+
+    assert bind(scaled, np)(3.0) == 6.0

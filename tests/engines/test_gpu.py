@@ -24,7 +24,7 @@ from helpers.optimizer_configs import (
 from steppe._engines import dispatch
 from steppe._engines.base import norms, plan
 from steppe._engines.base.method import REPLACEMENTS, RESUM_EVERY
-from steppe._engines.base.sharding import Share, share_of
+from steppe._engines.base.sharding import LocalShard, local_shard_of
 from steppe._engines.gpu import engine as gpu
 from steppe._engines.gpu.table import CHUNK, SPAN
 from steppe.optim import _state as state_of_params
@@ -156,10 +156,12 @@ def test_parts_are_rounded_as_in_the_whole(
     (whole,) = leaves(torch.float32, [shape])
     part = whole.detach()[place].clone().contiguous().requires_grad_()
     offsets = tuple((at.start or 0) for at in place)
-    share = Share(shape, whole.stride(), offsets, tuple(part.shape), Mesh(), (Shard(dim),))
+    share = LocalShard(shape, whole.stride(), offsets, tuple(part.shape), Mesh(), (Shard(dim),))
     for module in (plan, state_of_params):
-        held = functools.partial(lambda p, known: share if p is part else known(p), known=share_of)
-        monkeypatch.setattr(module, "share_of", held)
+        held = functools.partial(
+            lambda p, known: share if p is part else known(p), known=local_shard_of
+        )
+        monkeypatch.setattr(module, "local_shard_of", held)
     monkeypatch.setattr(norms, "_begin_sum", lambda values, mesh: lambda: values)
     for p in (whole, part):
         train(CRITICAL([p], fused=True, state_dtype=state, replacement="fifo"), [p], range(2))

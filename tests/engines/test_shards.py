@@ -15,15 +15,15 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 import steppe
 from steppe._engines.base.number_formats import BLOCK
-from steppe._engines.base.sharding import Share, share_of
-from steppe._engines.checkpoint_scales import spread
+from steppe._engines.base.sharding import LocalShard, local_shard_of
+from steppe._engines.checkpoint_scales import scale_layout
 from steppe._engines.eager.codecs import encoded
 
 KINDS = ("signed8", "square8")
 
 
 @st.composite
-def shares(draw: st.DrawFn) -> Share:
+def shares(draw: st.DrawFn) -> LocalShard:
     """Draw a rectangle of a dense tensor, whatever the order of its dimensions in memory."""
     shape = tuple(draw(st.lists(st.integers(1, 6), min_size=0, max_size=4)))
     order = draw(st.permutations(range(len(shape))))
@@ -32,10 +32,10 @@ def shares(draw: st.DrawFn) -> Share:
         strides[dim], step = step, step * shape[dim]
     offsets = tuple(draw(st.integers(0, size)) for size in shape)
     sizes = tuple(draw(st.integers(0, size - at)) for size, at in zip(shape, offsets, strict=True))
-    return Share(shape, tuple(strides), offsets, sizes)
+    return LocalShard(shape, tuple(strides), offsets, sizes)
 
 
-def places(share: Share) -> list[int]:
+def places(share: LocalShard) -> list[int]:
     """Return where the part's elements lie in the whole's memory, in the order of the part's."""
     whole = torch.empty(share.shape).as_strided(share.shape, share.stride)
     order = sorted(range(whole.dim()), key=lambda dim: (-share.stride[dim], dim))
@@ -52,7 +52,7 @@ def places(share: Share) -> list[int]:
 
 @given(shares())
 @settings(max_examples=300)
-def test_runs_are_the_elements_places(share: Share) -> None:
+def test_runs_are_the_elements_places(share: LocalShard) -> None:
     starts, length = share.runs
     found = [start + i for start in starts.tolist() for i in range(length)]
     assert found == places(share)
@@ -60,7 +60,7 @@ def test_runs_are_the_elements_places(share: Share) -> None:
 
 @given(shares(), st.integers(1, 4), st.integers(1, 5))
 @settings(max_examples=300)
-def test_pieces_end_where_the_whole_is_cut(share: Share, block: int, times: int) -> None:
+def test_pieces_end_where_the_whole_is_cut(share: LocalShard, block: int, times: int) -> None:
     length = block * times
     pieces = share.cut(length, block)
     expected = places(share)
@@ -95,18 +95,18 @@ def third(mesh: DeviceMesh, part: Tensor, stride: tuple[int, ...]) -> DTensor:
 
 
 def test_complex_shares_are_their_real_views(mesh: DeviceMesh) -> None:
-    share = share_of(third(mesh, torch.zeros(2, 3, dtype=torch.complex64), (3, 1)))
+    share = local_shard_of(third(mesh, torch.zeros(2, 3, dtype=torch.complex64), (3, 1)))
     assert (share.shape, share.stride) == ((8, 3, 2), (6, 2, 1))
     assert (share.offsets, share.sizes, share.numel) == ((4, 0, 0), (2, 3, 2), 48)
-    whole = share_of(torch.zeros(8, 3, dtype=torch.complex64))
+    whole = local_shard_of(torch.zeros(8, 3, dtype=torch.complex64))
     assert (whole.shape, whole.stride) == (share.shape, share.stride)
 
 
 def test_contiguous_parts_make_up_a_contiguous_whole(mesh: DeviceMesh) -> None:
-    starts, length = share_of(third(mesh, torch.zeros(2, 3), (1, 8))).runs
+    starts, length = local_shard_of(third(mesh, torch.zeros(2, 3), (1, 8))).runs
     assert [start + i for start in starts for i in range(length)] == [12, 13, 14, 15, 16, 17]
     columns = torch.zeros(3, 2).t()
-    starts, length = share_of(third(mesh, columns, (1, 8))).runs
+    starts, length = local_shard_of(third(mesh, columns, (1, 8))).runs
     assert [start + i for start in starts for i in range(length)] == [4, 5, 12, 13, 20, 21]
 
 
@@ -140,13 +140,13 @@ def test_state_of_other_shards_is_refused(mesh: DeviceMesh) -> None:
         optimizers[1].load_state_dict(optimizers[0].state_dict())
 
 
-def rows_of(share: Share, begin: int, end: int) -> Share:
+def rows_of(share: LocalShard, begin: int, end: int) -> LocalShard:
     """Return the share of some rows."""
     sizes = (end - begin, *share.sizes[1:])
-    return Share(share.shape, share.stride, (begin, *(0 for _ in sizes[1:])), sizes)
+    return LocalShard(share.shape, share.stride, (begin, *(0 for _ in sizes[1:])), sizes)
 
 
-def in_blocks(share: Share, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
+def in_blocks(share: LocalShard, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield where each block of a part lies in it, and the block, filled up with 0."""
     pieces = share.cut(BLOCK, BLOCK)
     for first, size, place in zip(pieces.first, pieces.size, pieces.place, strict=True):
@@ -156,7 +156,7 @@ def in_blocks(share: Share, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
         yield where, row
 
 
-def rounded(kind: str, share: Share, values: Tensor) -> tuple[Tensor, Tensor]:
+def rounded(kind: str, share: LocalShard, values: Tensor) -> tuple[Tensor, Tensor]:
     """Round to nearest; return codes and scales, block by block."""
     codes, scales = torch.zeros(values.numel(), dtype=torch.uint8), []
     half = torch.full((), 0x80000000)
@@ -170,7 +170,7 @@ def rounded(kind: str, share: Share, values: Tensor) -> tuple[Tensor, Tensor]:
     return codes.view(values.shape), torch.cat([*scales, torch.empty(0)])
 
 
-def numbers(kind: str, share: Share, codes: Tensor, scales: Tensor) -> Tensor:
+def numbers(kind: str, share: LocalShard, codes: Tensor, scales: Tensor) -> Tensor:
     """Return the numbers of codes, by the description of the formats in float64."""
     scale = torch.zeros(codes.numel(), dtype=torch.float64)
     for (where, _), value in zip(in_blocks(share, codes), scales.double(), strict=True):
@@ -202,23 +202,23 @@ def test_scales_are_dealt_out_anew(kind: str, data: st.DataObject) -> None:
     others = sorted({0, rows, *data.draw(st.lists(st.integers(0, rows), max_size=3))})
     values = torch.randn(shape, generator=torch.Generator().manual_seed(rows)) * 10.0
     values = values.square() if kind == "square8" else values
-    whole = share_of(values)
+    whole = local_shard_of(values)
 
     codes, lines, before = [], [], []
     for begin, end in pairwise(cuts):
         share = rows_of(whole, begin, end)
         code, scales = rounded(kind, share, values[begin:end])
         codes.append(code)
-        lines.append(spread(share).whole(scales))
+        lines.append(scale_layout(share).whole(scales))
         before.append(numbers(kind, share, code, scales))
     saved, scales, known = torch.cat(codes), torch.cat(lines), torch.cat(before)
-    assert scales.shape == spread(whole).shape
+    assert scales.shape == scale_layout(whole).shape
 
     line = values[0].numel()
     seams = {(cut * line) // BLOCK for cut in cuts[1:-1] if cut * line % BLOCK}
     for begin, end in pairwise(others):
         share = rows_of(whole, begin, end)
-        code, own = spread(share).part(kind, saved[begin:end], scales[begin:end])
+        code, own = scale_layout(share).part(kind, saved[begin:end], scales[begin:end])
         assert len(own) == share.blocks(BLOCK)
         found = numbers(kind, share, code, own)
         apart = (found - known[begin:end]).abs().reshape(-1)

@@ -1,11 +1,12 @@
-"""Engines run one rule over many tensors. They know number formats and launches, no method.
+"""Engines run one rule over many tensors. They know number formats and launches, no optimizer.
 
-What they run is a :class:`Method`; what they run it on is a :class:`ParamBatch`; which of them runs
-which batch is :mod:`steppe._engines.dispatch`'s to say.
+This is the face of the room: optimizers, benchmarks and tests import from here, and nothing is
+meant for users. A :class:`Method` says what is computed, a :class:`ParamBatch` on which tensors;
+:mod:`steppe._engines.dispatch` chooses the engine that runs it.
 """
 
 from steppe._engines.base.bind import bind
-from steppe._engines.base.cache_chunks import pieces
+from steppe._engines.base.cache_chunks import cache_chunks
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -20,28 +21,34 @@ from steppe._engines.base.method import (
     slot_name,
 )
 from steppe._engines.base.norms import joint_norm, whole_sum
-from steppe._engines.base.number_formats import BLOCK, SMALL, blocks, scale_name, wide_dtype
+from steppe._engines.base.number_formats import (
+    BLOCK,
+    SMALL,
+    block_count,
+    scale_name,
+    wide_dtype,
+)
 from steppe._engines.base.plan import (
-    Demand,
+    EngineRequest,
     Group,
     ParamBatch,
     ParamRow,
     Plan,
     State,
-    batches,
-    held,
+    batches_of,
+    local_param_and_grad,
 )
 from steppe._engines.base.sharding import (
     ShardGroup,
     is_member,
     is_sharded,
-    local,
+    local_part,
+    local_shard_of,
     shard_group_of,
-    share_of,
 )
-from steppe._engines.checkpoint_scales import pack, spread_of, unpack
+from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
 from steppe._engines.dispatch import FUSED, Engine, choose, step
-from steppe._engines.eager.codecs import load, slot_sum, widened
+from steppe._engines.eager.codecs import load_state, slot_sum, widened
 
 __all__ = [
     "BIRTHS",
@@ -53,8 +60,8 @@ __all__ = [
     "SLOT_SUM",
     "SMALL",
     "Buffer",
-    "Demand",
     "Engine",
+    "EngineRequest",
     "Function",
     "Group",
     "Method",
@@ -63,28 +70,28 @@ __all__ = [
     "Plan",
     "ShardGroup",
     "State",
-    "batches",
+    "batches_of",
     "bind",
-    "blocks",
+    "block_count",
+    "cache_chunks",
     "choose",
     "goes_by_own",
     "goes_by_whole",
-    "held",
     "is_member",
     "is_sharded",
     "joint_norm",
-    "load",
-    "local",
-    "pack",
-    "pieces",
+    "load_state",
+    "local_param_and_grad",
+    "local_part",
+    "local_shard_of",
+    "pack_scales",
+    "scale_layout_of",
     "scale_name",
     "shard_group_of",
-    "share_of",
     "slot_name",
     "slot_sum",
-    "spread_of",
     "step",
-    "unpack",
+    "unpack_scales",
     "whole_sum",
     "wide_dtype",
     "widened",

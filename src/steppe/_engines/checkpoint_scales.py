@@ -28,12 +28,12 @@ from steppe._engines.base import number_formats
 from steppe._engines.base.bind import bind
 from steppe._engines.base.number_formats import BLOCK, format_of, scale_name
 from steppe._engines.base.sharding import (
-    Share,
+    LocalShard,
     cells,
     is_sharded,
-    local,
+    local_part,
+    local_shard_of,
     sharded,
-    share_of,
 )
 from steppe._engines.eager import bit_ops
 from steppe._engines.eager.codecs import encoded, in_blocks, in_memory_order, unordered
@@ -44,16 +44,16 @@ _HALF = 0x80000000
 
 
 @dataclass(frozen=True)
-class Spread:
+class ScaleLayout:
     """How the scales of a tensor lie in a checkpoint.
 
     Attributes
     ----------
-    share
+    shard
         Which part of the tensor this process holds.
     parts
         Into how many parts at most a process's share of a line is cut.
-    teams
+    line_shards
         How many processes share a line.
     width
         How many scales each part of a line has.
@@ -63,9 +63,9 @@ class Spread:
         Whether the tensor's elements lie in the order of its indices.
     """
 
-    share: Share
+    shard: LocalShard
     parts: int
-    teams: int
+    line_shards: int
     width: int
     by_lines: bool
     in_order: bool
@@ -73,10 +73,10 @@ class Spread:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the whole tensor's scales."""
-        lines = self.share.shape[self.share.order[0]]
+        lines = self.shard.shape[self.shard.order[0]]
         if self.by_lines:
-            return lines, self.width * self.teams, *self._mark
-        return lines, self.parts * self.teams, self.width, *self._mark
+            return lines, self.width * self.line_shards, *self._mark
+        return lines, self.parts * self.line_shards, self.width, *self._mark
 
     @property
     def _mark(self) -> tuple[int, ...]:
@@ -87,11 +87,11 @@ class Spread:
         index, _ = self._index()
         held = self._padded(scales[index.to(scales.device)])
         held = held.view(*held.shape, *self._mark)
-        if self.share.mesh is None:
+        if self.shard.mesh is None:
             return held
-        placements = tuple(self._placement(each) for each in self.share.placements)
+        placements = tuple(self._placement(each) for each in self.shard.placements)
         stride = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
-        return sharded(held, self.share.mesh, placements, self.shape, stride)
+        return sharded(held, self.shard.mesh, placements, self.shape, stride)
 
     def part(self, kind: str, codes: Tensor, whole: Tensor) -> tuple[Tensor, Tensor]:
         """Return this process's codes and scales, of those of a checkpoint.
@@ -106,8 +106,8 @@ class Spread:
             The scales, as :meth:`whole` returned them somewhere.
         """
         index, is_real = (each.to(codes.device) for each in self._index())
-        held = self._parted(local(whole), len(index))
-        count = self.share.blocks(BLOCK)
+        held = self._parted(local_part(whole), len(index))
+        count = self.shard.blocks(BLOCK)
         ends = [held.new_full((count,), end) for end in (torch.inf, -torch.inf)]
         least, most = (
             end.scatter_reduce(0, index[is_real], held[is_real], how)
@@ -116,23 +116,23 @@ class Spread:
         if torch.equal(least, most):
             return codes, most
         decode = bind(getattr(number_formats, f"from_{kind}"), bit_ops)
-        lanes, blocks, scale = self._of_elements(held, codes)
+        positions, blocks, scale = self._of_elements(held, codes)
         numbers = decode(in_memory_order(codes).long(), scale)
-        padded = in_blocks(numbers, lanes, count)
+        padded = in_blocks(numbers, positions, count)
         fresh, scales = encoded(kind, padded, torch.full((), _HALF, device=codes.device))
         joined = least != most
-        changed = unordered(fresh.view(-1)[lanes], codes)
+        changed = unordered(fresh.view(-1)[positions], codes)
         is_joined = unordered(joined[blocks], codes)
         return torch.where(is_joined, changed, codes), torch.where(joined, scales, most)
 
     def _segments(self) -> tuple[Integers, int, Integers]:
         """Return where lines, or parts of them, begin in the whole; their length; first blocks."""
-        share = self.share
-        starts, length = share.runs
-        if any(self._cuts_line(placement) for placement in share.placements):
+        shard = self.shard
+        starts, length = shard.runs
+        if any(self._cuts_line(placement) for placement in shard.placements):
             counts = cells(starts, length, BLOCK)[1]
             return starts, length, np.cumsum(counts) - counts
-        lines = share.sizes[share.order[0]]
+        lines = shard.sizes[shard.order[0]]
         length = length // lines if lines else 0
         starts = starts[0] + np.arange(lines) * length
         return starts, length, starts // BLOCK - starts[:1] // BLOCK
@@ -151,17 +151,17 @@ class Spread:
         place = starts[:, None] + np.arange(length)
         nth = place // BLOCK - starts[:, None] // BLOCK
         block = first[:, None] + nth
-        lanes, blocks, nths = (
+        positions, blocks, nths = (
             torch.from_numpy(each).to(codes.device)
             for each in (block * BLOCK + place % BLOCK, block, nth)
         )
-        return lanes.view(-1), blocks.view(-1), held.gather(1, nths).view(-1)
+        return positions.view(-1), blocks.view(-1), held.gather(1, nths).view(-1)
 
     def _padded(self, held: Tensor) -> Tensor:
         """Give a process's scales the shape of a checkpoint's."""
         if self.by_lines:
             return held
-        lines = self.share.sizes[self.share.order[0]]
+        lines = self.shard.sizes[self.shard.order[0]]
         parts = held.view(lines, len(held) // max(lines, 1), self.width)
         return pad(parts, (0, 0, 0, self.parts - parts.shape[1]))
 
@@ -169,11 +169,11 @@ class Spread:
         """Invert :meth:`_padded`."""
         if self.by_lines:
             return held.reshape(count, self.width)
-        lines = max(self.share.sizes[self.share.order[0]], 1)
+        lines = max(self.shard.sizes[self.shard.order[0]], 1)
         return held[:, : count // lines].reshape(count, self.width)
 
     def _cuts_line(self, placement: Any) -> bool:
-        return not placement.is_replicate() and placement.dim != self.share.order[0]
+        return not placement.is_replicate() and placement.dim != self.shard.order[0]
 
     def _placement(self, placement: Any) -> Any:
         from torch.distributed.tensor import Shard
@@ -185,51 +185,51 @@ class Spread:
         return placement if placement.dim == 0 else Shard(0)
 
 
-def spread(share: Share) -> Spread:
+def scale_layout(shard: LocalShard) -> ScaleLayout:
     """Return how the scales of a tensor lie in a checkpoint."""
-    outermost, *inner = share.order
-    most, teams, is_even = list(share.shape), 1, True
-    for i, placement in enumerate(share.placements):
+    outermost, *inner = shard.order
+    most, line_shards, is_even = list(shard.shape), 1, True
+    for i, placement in enumerate(shard.placements):
         if placement.is_replicate():
             continue
-        ranks, dim = share.mesh.size(i), placement.dim
+        ranks, dim = shard.mesh.size(i), placement.dim
         if dim != outermost:
-            teams *= ranks
+            line_shards *= ranks
             is_even &= most[dim] % ranks == 0
         most[dim] = -(-most[dim] // ranks)
-    cut = [k for k, dim in enumerate(inner) if most[dim] < share.shape[dim]]
+    cut = [k for k, dim in enumerate(inner) if most[dim] < shard.shape[dim]]
     before, within = (inner[: cut[-1]], inner[cut[-1] :]) if cut else ([], inner)
     parts, length = math.prod(most[dim] for dim in before), math.prod(most[dim] for dim in within)
     # As many blocks as a length can touch, which begins at some multiple of itself, or anywhere.
     step = math.gcd(length, BLOCK) if is_even else 1
     width = (BLOCK - step + length - 1) // BLOCK + 1
     is_aligned = is_even and length % BLOCK == 0
-    by_lines = teams == 1 or (parts == 1 and is_aligned)
-    long = [dim for dim in share.order if share.shape[dim] > 1]
-    return Spread(share, parts, teams, width, by_lines, long == sorted(long))
+    by_lines = line_shards == 1 or (parts == 1 and is_aligned)
+    long = [dim for dim in shard.order if shard.shape[dim] > 1]
+    return ScaleLayout(shard, parts, line_shards, width, by_lines, long == sorted(long))
 
 
-def spread_of(codes: Tensor, param: Tensor) -> Spread:
+def scale_layout_of(codes: Tensor, param: Tensor) -> ScaleLayout:
     """Return how the scales of codes lie in a checkpoint, of a parameter or a shard of one."""
     # Loaded codes lie as they were saved, and parameters may be laid out anew.
-    return spread(share_of(param if is_sharded(param) else codes))
+    return scale_layout(local_shard_of(param if is_sharded(param) else codes))
 
 
-def unpack(state: dict[str, Any], param: Tensor) -> None:
+def unpack_scales(state: dict[str, Any], param: Tensor) -> None:
     """Put the scales of this process's blocks in the place of a checkpoint's."""
     for name in coded(state):
-        scales, codes = state[scale_name(name)], local(state[name])
+        scales, codes = state[scale_name(name)], local_part(state[name])
         if is_packed(scales):
-            found, state[scale_name(name)] = spread_of(state[name], param).part(
+            found, state[scale_name(name)] = scale_layout_of(state[name], param).part(
                 format_of(name, codes), codes, scales
             )
             codes.copy_(found)
 
 
-def pack(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
+def pack_scales(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
     """Return a state whose scales are as they are in a checkpoint."""
     packed = {
-        scale_name(name): spread_of(state[name], param).whole(state[scale_name(name)])
+        scale_name(name): scale_layout_of(state[name], param).whole(state[scale_name(name)])
         for name in coded(state)
         if not is_packed(state[scale_name(name)])
     }

@@ -52,7 +52,7 @@ def choose(batch: ParamBatch) -> Engine:
     RuntimeError
         ``fused=True`` and no fused engine can run the batch; it says why.
     """
-    fused = batch.demand.fused
+    fused = batch.request.fused
     if fused is False:
         return FALLBACK
     objections = {}
@@ -89,7 +89,7 @@ def step(plan: Plan) -> None:
     for batch in plan.batches:
         has_whole |= batch.goes_by_whole
         is_sharded |= batch.shard_group is not None
-        if batch.demand.capturable:
+        if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
         else:
             batch.steps += 1.0

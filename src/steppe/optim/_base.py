@@ -13,7 +13,16 @@ from torch.nn import Parameter
 from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
-from steppe._engines import Demand, Group, Method, ParamRow, Plan, batches, is_sharded, unpack
+from steppe._engines import (
+    EngineRequest,
+    Group,
+    Method,
+    ParamRow,
+    Plan,
+    batches_of,
+    is_sharded,
+    unpack_scales,
+)
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._options import check_options, to_plain
@@ -147,7 +156,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         """
         params = [param for param, _ in self._all()]
         return {
-            params[row.number]: row.share.like(self._preconditioner(row))
+            params[row.index]: row.shard.like(self._preconditioner(row))
             for row in self._rows_with_state()
         }
 
@@ -168,7 +177,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
         self._check_gradients(params, grads)
-        key = [
+        key: list[object] = [
             (
                 id(group),
                 len(group["params"]),
@@ -211,18 +220,18 @@ class RuleOptimizer(CheckpointedOptimizer):
                 )
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
-        demands = {id(group): self._demand(group) for group in self.param_groups}
+        requests = {id(group): self._request(group) for group in self.param_groups}
         check_shards(self._all(), self._place)
         for param, group in self._all():
-            check_takes_fsdp1(param, demands[id(group)].method, group, type(self).__name__)
+            check_takes_fsdp1(param, requests[id(group)].method, group, type(self).__name__)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                method = demands[id(group)].method
+                method = requests[id(group)].method
                 check_state_unchanged(self.state.get(param, {}), param, method, group)
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
-                add_missing_state(self.state[param], param, demands[id(group)].method, group)
-        return Plan(list(self._all()), grads, self.state, demands)
+                add_missing_state(self.state[param], param, requests[id(group)].method, group)
+        return Plan(list(self._all()), grads, self.state, requests)
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
@@ -238,15 +247,15 @@ class RuleOptimizer(CheckpointedOptimizer):
             for param in group["params"]:
                 yield param, group
 
-    def _demand(self, group: Group) -> Demand:
-        return Demand(
+    def _request(self, group: Group) -> EngineRequest:
+        return EngineRequest(
             self._method(group), group["fused"], group["capturable"], group["differentiable"]
         )
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
         """Return the names of the engines that would step the groups' parameters."""
-        demands = {id(group): self._demand(group) for group in groups}
-        return {_engines.choose(batch).name for batch in batches(self._rows(groups), demands)}
+        requests = {id(group): self._request(group) for group in groups}
+        return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
@@ -259,5 +268,5 @@ class RuleOptimizer(CheckpointedOptimizer):
     def _rows_with_state(self) -> list[ParamRow]:
         for param, _ in self._all():
             # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is.
-            unpack(self.state.get(param, {}), param)
+            unpack_scales(self.state.get(param, {}), param)
         return [row for row in self._rows(self.param_groups) if row.state]

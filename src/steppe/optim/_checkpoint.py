@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from steppe._engines import Group, Method, pack, unpack
+from steppe._engines import Group, Method, pack_scales, unpack_scales
 from steppe.optim._options import check_options
 from steppe.optim._state import copied_to_device, first_mismatch, state_layout
 
@@ -118,7 +118,7 @@ def _restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
             name: copied_to_device(name, x, param, group) if isinstance(x, Tensor) else x
             for name, x in state.items()
         }
-        unpack(restored, param)
+        unpack_scales(restored, param)
         optimizer.state[param] = restored
 
 
@@ -126,7 +126,7 @@ def _with_checkpoint_scales(optimizer: Optimizer, state_dict: dict[str, Any]) ->
     """Return a checkpoint whose scales do not depend on how the parameters are sharded."""
     states = dict(state_dict["state"])
     for index, param, _, state in _params_with_saved_state(optimizer, state_dict):
-        states[index] = pack(state, param)
+        states[index] = pack_scales(state, param)
     return {**state_dict, "state": states}
 
 

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import BIRTHS, KEYS, REPLACEMENTS, ParamRow, bind, joint_norm, load, slot_sum
+from steppe._engines import (
+    BIRTHS,
+    KEYS,
+    REPLACEMENTS,
+    ParamRow,
+    bind,
+    joint_norm,
+    load_state,
+    slot_sum,
+)
 from steppe.optim._preconditioners import (
     adam_denominator,
     bias_corrections,
@@ -30,7 +39,7 @@ class TwoWayUpdate(NamedTuple):
 
 def dual_adam_update(row: ParamRow) -> TwoWayUpdate:
     """DualAdam's update along m̂; with ``scale_free`` m̂ and d are divided by r."""
-    direction = load(row, "exp_avg") * bias_corrections(row)[0]
+    direction = load_state(row, "exp_avg") * bias_corrections(row)[0]
     r = scale_free_unit(row)
     return TwoWayUpdate(direction / r, adam_denominator(row) / r, inverse_weight(row))
 
@@ -39,7 +48,7 @@ def dual_adam_cm_update(row: ParamRow) -> TwoWayUpdate:
     """DualAdamCM's update along m̂ + κ·mean(slots)."""
     # The released code stores the uncorrected m and corrects the step's length instead.
     correction = 1.0 if row.group["variant"] == "authors" else bias_corrections(row)[0]
-    direction = load(row, "exp_avg") * correction + _weighted_slot_mean(row)
+    direction = load_state(row, "exp_avg") * correction + _weighted_slot_mean(row)
     return TwoWayUpdate(direction, adam_denominator(row), inverse_weight(row))
 
 
@@ -47,7 +56,7 @@ def inverse_share(
     rows: Iterable[ParamRow], update_of: Callable[[ParamRow], TwoWayUpdate]
 ) -> dict[str, float]:
     """α averaged over parameters, and ‖inverse part‖₂ / ‖whole update‖₂ over all parameters."""
-    updates = [(update_of(row), row.share.shard_group) for row in rows]
+    updates = [(update_of(row), row.shard.shard_group) for row in rows]
     if not updates:
         return {"alpha": _NAN, "inverse_share": _NAN}
     inverse = float(

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import KEYS, MEAN, Function, ParamRow, bind, load
+from steppe._engines import KEYS, MEAN, Function, ParamRow, bind, load_state
 
 
 def adam_denominator(row: ParamRow) -> Tensor:
     """D = √v̂ + ε: Adam divides by it, InvAdam multiplies by it."""
-    v = load(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
+    v = load_state(row, "max_exp_avg_sq" if row.group.get("amsgrad") else "exp_avg_sq")
     d: Tensor = bind(rules.denominator, torch)(v, bias_corrections(row)[1], row.group["eps"])
     return d
 
@@ -30,8 +30,8 @@ def two_way_preconditioner(row: ParamRow) -> Tensor:
 
 def rmsprop_preconditioner(row: ParamRow) -> Tensor:
     """1/(√v + ε); if ``centered``, one over the standard deviation + ε."""
-    mean = load(row, "grad_avg") if row.group["centered"] else 0.0
-    v, eps = load(row, "square_avg"), row.group["eps"]
+    mean = load_state(row, "grad_avg") if row.group["centered"] else 0.0
+    v, eps = load_state(row, "square_avg"), row.group["eps"]
     d: Tensor = bind(rules.centered_denominator, torch)(v, mean, eps)
     return 1.0 / d
 

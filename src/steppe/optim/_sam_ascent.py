@@ -12,9 +12,9 @@ from steppe._engines import (
     Function,
     Group,
     ShardGroup,
-    held,
+    cache_chunks,
     joint_norm,
-    pieces,
+    local_param_and_grad,
     shard_group_of,
     widened,
 )
@@ -30,7 +30,7 @@ def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> None:
     not finite no parameter moves.
     """
     ascents = [
-        (param, _Ascent(*held(param, grad), shard_group_of(param), group))
+        (param, _Ascent(*local_param_and_grad(param, grad), shard_group_of(param), group))
         for param, grad, group in members
     ]
     norm = joint_norm((ascent.scaled_grad, ascent.shard_group) for _, ascent in ascents) + 1e-12
@@ -68,7 +68,7 @@ class _Ascent(NamedTuple):
         # A group that maximises its objective minimises minus the objective.
         sign = -1 if self.group.get("maximize") else 1
         scale = self.group[rho_name(self.group)] / norm * sign
-        for p, g in pieces(self.param, self.grad):
+        for p, g in cache_chunks(self.param, self.grad):
             p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from steppe._engines import local
+from steppe._engines import local_part
 from steppe.optim._module_buffers import ModuleBuffers
 
 
@@ -31,7 +31,7 @@ class RestorePoint:
 
     def save_param(self, param: Tensor) -> None:
         """Copy a parameter; of a sharded one, this process's part."""
-        self._undo.append(partial(_write_back, param, local(param).clone()))
+        self._undo.append(partial(_write_back, param, local_part(param).clone()))
 
     def restore(self) -> None:
         """Write everything back; nothing happens if nothing is saved."""
@@ -47,4 +47,4 @@ class RestorePoint:
 
 
 def _write_back(param: Tensor, original: Tensor) -> None:
-    local(param).copy_(original)
+    local_part(param).copy_(original)

@@ -21,12 +21,12 @@ from steppe._engines import (
     ParamRow,
     State,
     is_sharded,
-    load,
+    load_state,
+    local_shard_of,
+    scale_layout_of,
     scale_name,
-    share_of,
     slot_name,
-    spread_of,
-    unpack,
+    unpack_scales,
     whole_sum,
     wide_dtype,
 )
@@ -60,11 +60,11 @@ def state_layout(
     entries = {"step": StateEntry((), torch.float32)}
     entries |= dict.fromkeys(like_param, StateEntry(shape, dtype))
     if dtype == torch.uint8:
-        own = spread_of(param, param).shape
+        own = scale_layout_of(param, param).shape
         for name in like_param:
             codes = (saved or {}).get(name)
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
-            scales = own if like is None else spread_of(like, param).shape
+            scales = own if like is None else scale_layout_of(like, param).shape
             entries[scale_name(name)] = StateEntry(scales, torch.float32)
     # MPS has no float64.
     scalar = torch.float32 if param.device.type == "mps" else torch.float64
@@ -137,7 +137,7 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
     # the CPU (torch/distributed/optim/zero_redundancy_optimizer.py, load_state_dict).
     for name in wanted.keys() & state.keys() - {"step"}:
         state[name] = state[name].to(param.device)
-    unpack(state, param)
+    unpack_scales(state, param)
     # In the layout's order, not a set's: all ranks must gather sharded state in the same order.
     missing = [name for name in wanted if name not in state]
     for name in missing:
@@ -149,7 +149,7 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
 
 def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
     row = ParamRow.of(0, param, state, group)
-    return whole_sum(load(row, _SECOND_MOMENT).detach(), row.share) / max(row.share.numel, 1)
+    return whole_sum(load_state(row, _SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
 
 
 def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:
@@ -217,6 +217,6 @@ def _initial_tensor(name: str, entry: StateEntry, param: Tensor, group: dict[str
     if has_param_shape(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
-        return torch.zeros(share_of(param).blocks(BLOCK), device=param.device)
+        return torch.zeros(local_shard_of(param).blocks(BLOCK), device=param.device)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

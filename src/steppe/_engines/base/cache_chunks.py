@@ -10,14 +10,14 @@ from torch import Tensor
 PIECE = 1 << 17
 
 
-def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def cache_chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield tensors of one shape as views of their pieces; on accelerators, whole.
 
     Examples
     --------
     >>> import torch
-    >>> from steppe._engines.base.cache_chunks import PIECE, pieces
-    >>> [len(x) - PIECE for x, y in pieces(torch.ones(PIECE + 1), torch.ones(PIECE + 1))]
+    >>> from steppe._engines.base.cache_chunks import PIECE, cache_chunks
+    >>> [len(x) - PIECE for x, y in cache_chunks(torch.ones(PIECE + 1), torch.ones(PIECE + 1))]
     [0, -131071]
     """
     first: Any = tensors[0]

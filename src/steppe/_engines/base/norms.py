@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steppe._engines.base.cache_chunks import pieces
+from steppe._engines.base.cache_chunks import cache_chunks
 from steppe._engines.base.number_formats import accumulator
 from steppe._engines.base.plan import ParamBatch
-from steppe._engines.base.sharding import ShardGroup, Share
+from steppe._engines.base.sharding import LocalShard, ShardGroup
 
 Sum = Callable[[], Tensor]
 
@@ -95,9 +95,9 @@ def joint_norm(parts: Iterable[tuple[Tensor, ShardGroup | None]]) -> Tensor | fl
 
 
 @torch.no_grad()
-def whole_sum(part: Tensor, share: Share) -> Tensor:
+def whole_sum(part: Tensor, shard: LocalShard) -> Tensor:
     """Sum of a tensor's elements over all its shards, accumulated in float64."""
-    total, shard_group = part.sum(dtype=accumulator(part.device)), share.shard_group
+    total, shard_group = part.sum(dtype=accumulator(part.device)), shard.shard_group
     if shard_group is None:
         return total
     return _begin_sum(_counted(total, shard_group), shard_group.mesh)().to(part.device)
@@ -107,7 +107,7 @@ def square_sum(tensor: Tensor) -> Tensor:
     """Sum of the squares of this process's elements, accumulated in float64."""
     dtype = accumulator(tensor.device)
     norms: list[Tensor] = [
-        torch.linalg.vector_norm(piece, dtype=dtype) for (piece,) in pieces(tensor)
+        torch.linalg.vector_norm(piece, dtype=dtype) for (piece,) in cache_chunks(tensor)
     ]
     whole = norms[0] if len(norms) == 1 else torch.stack(norms)
     return whole.square().sum()
@@ -115,7 +115,7 @@ def square_sum(tensor: Tensor) -> Tensor:
 
 def _counted(value: Tensor, shard_group: ShardGroup) -> Tensor:
     """Return what this process adds to a sum over its group's mesh, where it is added up."""
-    counted = value if shard_group.speaks else torch.zeros_like(value)
+    counted = value if shard_group.is_counted else torch.zeros_like(value)
     return counted.to(shard_group.mesh.device_type)
 
 

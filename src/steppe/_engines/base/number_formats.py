@@ -77,7 +77,7 @@ def is_noisy(format: str) -> bool:
     return format in EIGHT_BITS or format == "bfloat16"
 
 
-def blocks(size: int) -> int:
+def block_count(size: int) -> int:
     """Return how many scales ``size`` elements have."""
     return -(-size // BLOCK)
 

@@ -21,13 +21,13 @@ from steppe._engines.base.method import (
 )
 from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
 from steppe._engines.base.sharding import (
+    LocalShard,
     ShardGroup,
-    Share,
     is_sharded,
-    local,
+    local_part,
+    local_shard_of,
     numbered,
     real,
-    share_of,
 )
 from steppe._shared.array_types import Integers
 
@@ -41,46 +41,46 @@ class ParamRow:
 
     Attributes
     ----------
-    number
-        Its place among all parameters of the optimizer.
+    index
+        Its position among all parameters of the optimizer.
     param, grad
         The parameter and its gradient.
     state
         Its state in the optimizer.
     group
         The options of its group.
-    share
+    shard
         Which part of the parameter this process holds.
     parts
         The state, of which sharded tensors are what this process holds of them.
     """
 
-    number: int
+    index: int
     param: Tensor
     grad: Tensor
     state: State
     group: Group
-    share: Share
+    shard: LocalShard
     parts: State
     _localised: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(
-        cls, number: int, param: Tensor, state: State, group: Group, grad: Tensor | None = None
+        cls, index: int, param: Tensor, state: State, group: Group, grad: Tensor | None = None
     ) -> Self:
         """Make the row of a parameter; without a gradient, of as much as can be known."""
-        here = real(local(param))
-        row = cls(number, here, here, state, group, share_of(param), state)
+        here = real(local_part(param))
+        row = cls(index, here, here, state, group, local_shard_of(param), state)
         row.refresh(param, grad)
         return row
 
     def refresh(self, param: Tensor, grad: Tensor | None = None) -> None:
         """Look anew at what may be exchanged from step to step."""
         if is_sharded(param) and not _are(self.state.values(), self._localised):
-            self.parts = {name: local(value) for name, value in self.state.items()}
+            self.parts = {name: local_part(value) for name, value in self.state.items()}
             self._localised = list(self.state.values())
         if grad is not None:
-            self.param, self.grad = held(param, grad)
+            self.param, self.grad = local_param_and_grad(param, grad)
 
     def part(self, name: str) -> Tensor:
         """Return a tensor of the state; a complex one as its real view."""
@@ -97,7 +97,7 @@ class ParamRow:
         return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
 
 
-class Demand(NamedTuple):
+class EngineRequest(NamedTuple):
     """What a group asks of the engines. Rows that ask the same may share a launch."""
 
     method: Method
@@ -112,14 +112,14 @@ def _nothing() -> Tensor:
 
 @dataclass
 class ParamBatch:
-    """Rows that share a demand, a device, number formats, a shard group and a capacity on the CPU.
+    """Rows that share a request, a device, number formats, a shard group and a capacity on the CPU.
 
     What does not change while the rows are the same is found out once, when the batch is made: a
     step reads it as plain attributes.
 
     Attributes
     ----------
-    demand
+    request
         The method, and how to run it.
     device
         Where all parameters lie.
@@ -144,7 +144,7 @@ class ParamBatch:
     cache
         What an engine keeps as long as the rows are the same.
     method
-        The demand's.
+        The request's.
     capacity
         Number of slots of the first row's buffer, and on the CPU of each; 0 without one.
     groups, group_of_row
@@ -153,7 +153,7 @@ class ParamBatch:
         Whether a row needs the norm of all gradients; of its own.
     """
 
-    demand: Demand
+    request: EngineRequest
     device: torch.device
     formats: tuple[str, ...]
     shard_group: ShardGroup | None
@@ -175,7 +175,7 @@ class ParamBatch:
 
     def __post_init__(self) -> None:
         """Find out what the rows have in common."""
-        self.method = self.demand.method
+        self.method = self.request.method
         self.capacity = self.rows[0].capacity
         members = {id(row.group): row.group for row in self.rows}
         position = {key: i for i, key in enumerate(members)}
@@ -199,7 +199,7 @@ class ParamBatch:
             lies in the whole tensor, and how many blocks come before it here.
         """
         if self.shard_group is not None and self.is_noisy:
-            shares = [row.share.cut(length, BLOCK) for row in self.rows]
+            shares = [row.shard.cut(length, BLOCK) for row in self.rows]
             parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
             return np.concatenate(parts)
         sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
@@ -216,20 +216,23 @@ class ParamBatch:
         would otherwise have to be read back from an accelerator.
         """
         reads_accelerator = self.method.buffer is not None and self.device.type != "cpu"
-        return self.demand.capturable or self.demand.differentiable or reads_accelerator
+        return self.request.capturable or self.request.differentiable or reads_accelerator
 
 
-def batches(rows: Iterable[ParamRow], demands: dict[int, Demand]) -> list[ParamBatch]:
-    """Sort rows into batches; ``demands`` are the groups', by the group's identity."""
+def batches_of(rows: Iterable[ParamRow], requests: dict[int, EngineRequest]) -> list[ParamBatch]:
+    """Sort rows into batches; ``requests`` are the groups', by the group's identity."""
     found: dict[tuple[Any, ...], list[ParamRow]] = {}
     for row in rows:
-        demand = demands[id(row.group)]
-        formats, device = row.formats(demand.method), row.param.device
+        request = requests[id(row.group)]
+        formats, device = row.formats(request.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
-        shard_group = row.share.shard_group
-        key = demand, device, formats, shard_group, capacity, row.param.dtype
+        shard_group = row.shard.shard_group
+        key = request, device, formats, shard_group, capacity, row.param.dtype
         found.setdefault(key, []).append(row)
-    return [ParamBatch(*key[:4], members) for key, members in found.items()]
+    return [
+        ParamBatch(request, device, formats, shard_group, members)
+        for (request, device, formats, shard_group, *_), members in found.items()
+    ]
 
 
 # What lies side by side, by its name in the state: the batch's attribute.
@@ -250,8 +253,8 @@ class Plan:
         The gradients, None where there is none.
     states
         The optimizer's state, complete for parameters with gradients.
-    demands
-        What each group demands, by the group's identity.
+    requests
+        What each group requests, by the group's identity.
     """
 
     def __init__(
@@ -259,20 +262,20 @@ class Plan:
         members: Sequence[tuple[Tensor, Group]],
         grads: Sequence[Tensor | None],
         states: Mapping[Tensor, State],
-        demands: dict[int, Demand],
+        requests: dict[int, EngineRequest],
     ) -> None:
         self._params = [param for param, _ in members]
         self._absent = [grad is None for grad in grads]
         self._states = list(states.values())
         self.rows = [
-            ParamRow.of(number, param, states[param], group, grads[number])
-            for number, (param, group) in enumerate(members)
-            if grads[number] is not None
+            ParamRow.of(index, param, states[param], group, grads[index])
+            for index, (param, group) in enumerate(members)
+            if grads[index] is not None
         ]
-        self._unusual = [row for row in self.rows if _is_unusual(self._params[row.number])]
-        self.batches = batches(self.rows, demands)
+        self._unusual = [row for row in self.rows if _is_unusual(self._params[row.index])]
+        self.batches = batches_of(self.rows, requests)
         for batch in self.batches:
-            if not batch.demand.capturable:
+            if not batch.request.capturable:
                 _pack(batch)
         self._packed = [
             (state, name, state[name])
@@ -313,7 +316,7 @@ class Plan:
         for row, grad in zip(self.rows, [grad for grad in grads if grad is not None], strict=True):
             row.grad = grad
         for row in self._unusual:
-            row.refresh(self._params[row.number], row.grad)
+            row.refresh(self._params[row.index], row.grad)
 
 
 def _is_unusual(param: Tensor) -> bool:
@@ -321,11 +324,11 @@ def _is_unusual(param: Tensor) -> bool:
     return param.is_complex() or is_sharded(param)
 
 
-def held(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+def local_param_and_grad(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return what this process holds of a parameter and its gradient, as real numbers."""
     if is_sharded(param):
         grad = _sharded_alike(grad, param)
-    return real(local(param)), real(local(grad))
+    return real(local_part(param)), real(local_part(grad))
 
 
 def _sharded_alike(grad: Any, param: Any) -> Tensor:
@@ -347,7 +350,7 @@ def _pack(batch: ParamBatch) -> None:
     Where some step counts have come to lie on a device, as a GradScaler makes them, all do.
     """
     batch.steps = _side_by_side(batch, "step")
-    if batch.device.type != "cpu" or batch.demand.differentiable:
+    if batch.device.type != "cpu" or batch.request.differentiable:
         return
     for name, attribute in _PACKED.items():
         if name in batch.rows[0].state:

@@ -28,14 +28,14 @@ def real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
-def local(tensor: Any) -> Tensor:
+def local_part(tensor: Any) -> Tensor:
     """Return what this process holds of a DTensor, and a plain tensor itself."""
     if not is_sharded(tensor):
         plain: Tensor = tensor
         return plain
     if torch.is_grad_enabled():
         with torch.no_grad():  # a step has done so, once for all of its tensors
-            return local(tensor)
+            return local_part(tensor)
     part: Any = tensor.to_local()
     # What has just been communicated may still be under way.
     found: Tensor = part.wait() if hasattr(part, "wait") else part
@@ -63,13 +63,13 @@ class ShardGroup(NamedTuple):
         return cls(mesh, cuts) if any(cuts) else None
 
     @property
-    def speaks(self) -> bool:
+    def is_counted(self) -> bool:
         """Whether this process's part counts: of copies, the first one's does."""
         place = self.mesh.get_coordinate()
         return all(cut or index == 0 for cut, index in zip(self.cuts, place, strict=True))
 
 
-class Pieces(NamedTuple):
+class ShardChunks(NamedTuple):
     """A tensor's elements here, cut where multiples of a length lie in the whole's memory.
 
     Attributes
@@ -89,7 +89,7 @@ class Pieces(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Share:
+class LocalShard:
     """The part of a tensor that this process holds; of a plain one, all of it.
 
     The elements are real numbers: two for each of a complex tensor's.
@@ -147,7 +147,7 @@ class Share:
         whole = math.prod(self.sizes[dim] for dim in self.order[len(outer) :])
         return starts + begin, whole
 
-    def cut(self, length: int, block: int) -> Pieces:
+    def cut(self, length: int, block: int) -> ShardChunks:
         """Cut the elements at multiples of ``length``, itself a multiple of ``block``."""
         starts, size = self.runs
         if not size:
@@ -159,7 +159,7 @@ class Share:
         end = np.minimum((cell + 1) * length, starts[run] + size)
         first_blocks, blocks = cells(starts, size, block)
         before = np.cumsum(blocks) - blocks
-        return Pieces(
+        return ShardChunks(
             first=run * size + place - starts[run],
             size=end - place,
             place=place,
@@ -199,22 +199,22 @@ def shard_group_of(tensor: Any) -> ShardGroup | None:
     return ShardGroup.of(tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None
 
 
-def share_of(tensor: Any) -> Share:
+def local_shard_of(tensor: Any) -> LocalShard:
     """Return which part of a tensor this process holds; of a complex one, of its real view."""
     if not is_sharded(tensor):
         plain = real(tensor)
         shape = tuple(plain.shape)
-        return Share(shape, tuple(plain.stride()), (0,) * len(shape), shape)
+        return LocalShard(shape, tuple(plain.stride()), (0,) * len(shape), shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     mesh, placements = tensor.device_mesh, tuple(tensor.placements)
     sizes, offsets = compute_local_shape_and_global_offset(tensor.shape, mesh, placements)
     # Parts are often contiguous where the whole is not: then so is the whole that they make up.
-    is_plain = local(tensor).is_contiguous()
+    is_plain = local_part(tensor).is_contiguous()
     like = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
     whole = real(like if is_plain else like.as_strided(tensor.shape, tensor.stride()))
     pair = len(whole.shape) - len(sizes)
-    return Share(
+    return LocalShard(
         shape=tuple(whole.shape),
         stride=tuple(whole.stride()),
         offsets=(*offsets, *[0] * pair),

@@ -32,7 +32,7 @@ def objection(batch: ParamBatch) -> str | None:
     """
     if batch.device.type != "cpu":
         return f"parameters lie on {batch.device}"
-    if batch.demand.capturable or batch.demand.differentiable:
+    if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
     table: CpuTable | None = batch.cache.get("cpu")
     if table is None and not any(row.state for row in batch.rows):
@@ -95,6 +95,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     if squares is not None:
         table.roots[:] = _roots(batch, squares, values[table.lines])
     if priorities is not None:
+        assert method.buffer is not None
         keys, births = batch.keys.numpy().T, batch.births.numpy().T
         slots = np.arange(batch.capacity)[:, None]
         mask, keys[:], births[:] = bind(method.buffer.remember, np)(
@@ -149,7 +150,7 @@ def _priorities(batch: ParamBatch, norms: Norms) -> Floats:
 def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> Floats:
     """Bring the means of sharded rows up to date, given sums of squares; return their roots."""
     method, means = batch.method, batch.means.numpy()
-    sizes = np.array([max(row.share.numel, 1) for row in batch.rows])
+    sizes = np.array([max(row.shard.numel, 1) for row in batch.rows])
     sign, *rule_scalars = values.T
     known = dict(zip(method.scalar_names, rule_scalars, strict=False))
     means[:], mean_squares = bind(method.mean_square, np)(

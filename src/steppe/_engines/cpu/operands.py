@@ -105,6 +105,7 @@ class Operand:
         number = f"load({self.name}_staged, i, float32, {self._staged})"
         code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
         return [
+            "# The block's largest number is known now, and so its scale.",
             f"{scale} = scale_{self.format}({self.name}_largest)",
             f"{inverse} = float32(1.0) / {scale}",
             f"store({self.scale}, block, {scale}, {self.index})",

@@ -12,7 +12,7 @@ from steppe._engines.base.memory_layout import is_alike, param_objection
 from steppe._engines.base.method import SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
 from steppe._engines.base.plan import ParamBatch, ParamRow
-from steppe._engines.base.sharding import local
+from steppe._engines.base.sharding import local_part
 from steppe._engines.cpu.compile_cache import Native
 from steppe._engines.cpu.openmp import Threads
 from steppe._engines.cpu.operands import Formats
@@ -220,7 +220,7 @@ def _new_table(batch: ParamBatch, names: list[str], fixed: list[list[int]]) -> C
         scales=np.ascontiguousarray(scales),
         slots=np.ascontiguousarray(slots),
         slot_scales=np.ascontiguousarray(slot_scales),
-        identities=np.array([(row.number, 0) for row in rows], dtype=np.int64),
+        identities=np.array([(row.index, 0) for row in rows], dtype=np.int64),
         chunks=chunks,
         sums=np.zeros(len(chunks)),
         sizes=np.array([row.param.numel() for row in rows], dtype=np.int64),
@@ -266,7 +266,7 @@ def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
 def _is_scales(scales: Tensor | None, row: ParamRow) -> bool:
     return (
         scales is not None
-        and scales.shape == (row.share.blocks(BLOCK),)
+        and scales.shape == (row.shard.blocks(BLOCK),)
         and scales.dtype == torch.float32
         and scales.is_contiguous()
     )
@@ -279,8 +279,8 @@ def find_slot(batch: ParamBatch, table: CpuTable, i: int, index: int) -> None:
     if slot.stride() != table.strides[i] or slot.dtype != row.part(SLOT_SUM).dtype:
         # Somebody has put another tensor in its place.
         fresh = torch.empty_like(row.state[SLOT_SUM])
-        local(fresh).copy_(row.parts[name])
-        row.state[name], row.parts[name] = fresh, local(fresh)
+        local_part(fresh).copy_(row.parts[name])
+        row.state[name], row.parts[name] = fresh, local_part(fresh)
     table.slots[i, index] = row.part(name).data_ptr()
 
 

@@ -7,7 +7,13 @@ from torch import Tensor
 from steppe._engines.base import number_formats
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import SLOT_SUM, slot_name
-from steppe._engines.base.number_formats import BLOCK, blocks, format_of, scale_name, wide_dtype
+from steppe._engines.base.number_formats import (
+    BLOCK,
+    block_count,
+    format_of,
+    scale_name,
+    wide_dtype,
+)
 from steppe._engines.base.plan import ParamRow
 from steppe._engines.eager import bit_ops
 
@@ -20,19 +26,19 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.to(wide_dtype(tensor))
 
 
-def load(row: ParamRow, name: str) -> Tensor:
+def load_state(row: ParamRow, name: str) -> Tensor:
     """Return the state ``name`` as numbers to compute with, in the parameter's wide format."""
     value = row.part(name)
     if value.dtype != torch.uint8:
         return value.to(torch.promote_types(value.dtype, wide_dtype(row.param)))
     decode = bind(getattr(number_formats, f"from_{format_of(name, value)}"), bit_ops)
-    lanes, cells = _grid(row, value)
-    codes = in_blocks(in_memory_order(value).long(), lanes, len(cells))
-    numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[lanes]
+    positions, whole_blocks = _grid(row, value)
+    codes = in_blocks(in_memory_order(value).long(), positions, len(whole_blocks))
+    numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[positions]
     return unordered(numbers, value).to(wide_dtype(row.param))
 
 
-def store(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
+def store_state(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     """Write the state ``name`` in its number format; ``stream`` tells its noise from others'."""
     target = row.part(name)
     if target.dtype == torch.bfloat16:
@@ -47,7 +53,7 @@ def store_where(row: ParamRow, name: str, mask: Tensor, value: Tensor, stream: i
     """Write the state ``name`` if the 0-dim ``mask`` says so, without reading it back."""
     tensors = [row.part(key) for key in (name, scale_name(name)) if key in row.state]
     before = [tensor.clone() for tensor in tensors]
-    store(row, name, value, stream)
+    store_state(row, name, value, stream)
     for tensor, old in zip(tensors, before, strict=True):
         tensor.copy_(torch.where(mask, tensor, old))
 
@@ -71,27 +77,27 @@ def slot_sum(row: ParamRow) -> Tensor:
 
 def fresh_sum(row: ParamRow) -> Tensor:
     """Sum the slots, in their order."""
-    total = load(row, slot_name(0)).clone()
+    total = load_state(row, slot_name(0)).clone()
     for i in range(1, row.capacity):
-        total = total + load(row, slot_name(i))
+        total = total + load_state(row, slot_name(i))
     return total
 
 
 def _store_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -> None:
-    lanes, cells = _grid(row, target)
-    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
-    upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, cells))
-    target.copy_(unordered(bit_ops.number(upper << 16).view(-1)[lanes], target))
+    positions, whole_blocks = _grid(row, target)
+    numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
+    upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, whole_blocks))
+    target.copy_(unordered(bit_ops.number(upper << 16).view(-1)[positions], target))
 
 
 def _store_8_bits(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     target = row.part(name)
     kind = format_of(name, target)
-    lanes, cells = _grid(row, target)
-    numbers = in_blocks(in_memory_order(value, target), lanes, len(cells))
-    codes, scale = encoded(kind, numbers, _noise(row, stream, cells))
+    positions, whole_blocks = _grid(row, target)
+    numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
+    codes, scale = encoded(kind, numbers, _noise(row, stream, whole_blocks))
     row.part(scale_name(name)).copy_(scale)
-    target.copy_(unordered(codes.view(-1)[lanes], target))
+    target.copy_(unordered(codes.view(-1)[positions], target))
 
 
 def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,31 +110,31 @@ def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     return codes.to(torch.uint8), scale
 
 
-def _noise(row: ParamRow, stream: int, cells: Tensor) -> Tensor:
+def _noise(row: ParamRow, stream: int, whole_blocks: Tensor) -> Tensor:
     """Return the noise of whole blocks, by their numbers in the whole tensor."""
-    step = row.state["step"].to(cells.device, torch.int64)
-    number = torch.tensor(row.number, device=cells.device)
+    step = row.state["step"].to(whole_blocks.device, torch.int64)
+    number = torch.tensor(row.index, device=whole_blocks.device)
     key = bind(number_formats.noise_key, bit_ops)(number, step)
-    offsets = bind(number_formats.noise_offset, bit_ops)(key, stream, cells)
-    places = cells[:, None] * BLOCK + torch.arange(BLOCK, device=cells.device)
+    offsets = bind(number_formats.noise_offset, bit_ops)(key, stream, whole_blocks)
+    places = whole_blocks[:, None] * BLOCK + torch.arange(BLOCK, device=whole_blocks.device)
     noise: Tensor = bind(number_formats.noise, bit_ops)(offsets[:, None], places)
     return noise
 
 
 def _grid(row: ParamRow, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return where each element stands in rows of blocks, and the blocks' numbers in the whole."""
-    share, device = row.share, target.device
-    starts, size = share.runs
+    shard, device = row.shard, target.device
+    starts, size = shard.runs
     if len(starts) == 1:
         # Made on the device, where a CUDA graph may be recording.
-        cell, lane = divmod(int(starts[0]), BLOCK) if size else (0, 0)
-        lanes = torch.arange(size, device=device) + lane
-        return lanes, torch.arange(blocks(size + lane), device=device) + cell
-    pieces = share.cut(BLOCK, BLOCK)
-    begin = pieces.block * BLOCK + pieces.place % BLOCK - pieces.first
-    places = np.repeat(begin, pieces.size) + np.arange(target.numel())
-    cells = torch.from_numpy(pieces.place // BLOCK).to(device)
-    return torch.from_numpy(places).to(device), cells
+        first_block, lead = divmod(int(starts[0]), BLOCK) if size else (0, 0)
+        positions = torch.arange(size, device=device) + lead
+        return positions, torch.arange(block_count(size + lead), device=device) + first_block
+    chunks = shard.cut(BLOCK, BLOCK)
+    begin = chunks.block * BLOCK + chunks.place % BLOCK - chunks.first
+    places = np.repeat(begin, chunks.size) + np.arange(target.numel())
+    whole_blocks = torch.from_numpy(chunks.place // BLOCK).to(device)
+    return torch.from_numpy(places).to(device), whole_blocks
 
 
 def _order(tensor: Tensor) -> list[int]:
@@ -149,6 +155,6 @@ def unordered(flat: Tensor, like: Tensor) -> Tensor:
     return flat[: like.numel()].view(shape).permute(back)
 
 
-def in_blocks(flat: Tensor, lanes: Tensor, count: int) -> Tensor:
+def in_blocks(flat: Tensor, positions: Tensor, count: int) -> Tensor:
     """Put elements at their places in rows of blocks, and 0 at the others."""
-    return flat.new_zeros(count * BLOCK).scatter(0, lanes, flat).view(-1, BLOCK)
+    return flat.new_zeros(count * BLOCK).scatter(0, positions, flat).view(-1, BLOCK)

@@ -23,10 +23,10 @@ from steppe._engines.base.scalars import Scalar
 from steppe._engines.base.scalars import scalars as scalars_of
 from steppe._engines.eager.codecs import (
     fresh_sum,
-    load,
+    load_state,
     slot_sum,
-    store,
     store_param,
+    store_state,
     store_where,
     widened,
 )
@@ -72,10 +72,10 @@ def _advance(
     method = batch.method
     factor, *scalars = values
     p, g = widened(row.param), widened(row.grad) * factor
-    state = [load(row, key) for key in method.state]
+    state = [load_state(row, key) for key in method.state]
     if method.buffer is not None:
         state.append(slot_sum(row))
-    if batch.demand.differentiable:
+    if batch.request.differentiable:
         # What the rule reads is overwritten below, and backward still needs it.
         p, state = p.clone(), [value.clone() for value in state]
 
@@ -94,7 +94,7 @@ def _advance(
             priority = norms.whole() if is_shared else own_square().detach().sqrt()
             _remember(batch, method.buffer, row, item, priority)
     for stream, (key, value) in enumerate(zip(method.state, results, strict=True), start=1):
-        store(row, key, value, stream)
+        store_state(row, key, value, stream)
     store_param(row, new_p)
 
 
@@ -126,7 +126,7 @@ def _remember_on_host(
     if SLOT_SUM in state and not is_due:
         total = row.part(SLOT_SUM)
         total.copy_(rules.swap(total, row.part(name), item))
-    store(row, name, item, stream)
+    store_state(row, name, item, stream)
     if SLOT_SUM in state and is_due:
         row.part(SLOT_SUM).copy_(fresh_sum(row))
 
@@ -159,7 +159,7 @@ def _rms(method: Method, row: ParamRow, square: Tensor, scalars: list[Scalar]) -
     known = dict(zip(method.scalar_names, scalars, strict=False))
     mean = row.state[MEAN].clone()
     mean, mean_square = bind(method.mean_square, torch)(
-        mean, square / max(row.share.numel, 1), *map(known.get, method.mean_scalars)
+        mean, square / max(row.shard.numel, 1), *map(known.get, method.mean_scalars)
     )
     row.state[MEAN].copy_(mean)
     rms: Tensor = mean_square.sqrt()

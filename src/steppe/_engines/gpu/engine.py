@@ -51,7 +51,7 @@ def objection(batch: ParamBatch) -> str | None:
         return f"parameters lie on {batch.device}"
     if why := _triton_objection():
         return why
-    if batch.demand.differentiable:
+    if batch.request.differentiable:
         return "a differentiable step is plain torch's"
     if any(row.state for row in batch.rows):
         return _refresh(batch)
@@ -101,7 +101,7 @@ def _table(batch: ParamBatch) -> GpuTable:
 
 def _refresh(batch: ParamBatch) -> str | None:
     """Bring the batch's table up to date; where a tensor has moved, check it first."""
-    if capturing() and not batch.demand.capturable:
+    if capturing() and not batch.request.capturable:
         raise RuntimeError("a step that a CUDA graph captures needs capturable=True")
     found = addresses(batch)
     table: GpuTable | None = batch.cache.get("gpu")
@@ -137,7 +137,7 @@ def _state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
         return "the buffer's keys and births are not float64"
     if MEAN in state and state[MEAN].dtype != torch.float64:
         return "the mean of the second moment is not float64"
-    on_host = set() if batch.demand.capturable else {"step"}
+    on_host = set() if batch.request.capturable else {"step"}
     if any(state[key].device != param.device for key in state.keys() - on_host):
         return "state lies on another device than its parameter"
     return None

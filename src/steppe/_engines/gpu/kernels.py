@@ -11,241 +11,47 @@ import triton.language as tl
 
 from steppe import rules
 from steppe._engines.base import number_formats
-from steppe._engines.base.bind import bind
 from steppe._engines.base.method import RESUM_EVERY
-from steppe._engines.gpu import bit_ops
 from steppe._engines.gpu import table as gpu_table
-
-
-def jit(function):
-    """Compile a bound function; Triton's interpreter looks for the language among its names."""
-    function.__globals__.update(tl=tl, Any=tl.constexpr)
-    return triton.jit(function)
-
-
-def bound(function):
-    """Return a function of rules or of number formats in Triton."""
-    return bind(function, bit_ops, jit)
-
+from steppe._engines.gpu.elements import (
+    BLOCK,
+    ROWS,
+    bound,
+    elements_of,
+    load_elements,
+    pointer_to,
+    read,
+    scales_at,
+    start_of,
+    state_at,
+    store_elements,
+    write,
+)
+from steppe._engines.gpu.scalars import pick, run_program, sign_of, step_count
 
 _swap = bound(rules.swap)
 _noise_key = bound(number_formats.noise_key)
-_noise_offset = bound(number_formats.noise_offset)
-_noise = bound(number_formats.noise)
-_to_bfloat16 = bound(number_formats.to_bfloat16)
-_size_word = bound(number_formats.size_word)
-_to_signed8, _from_signed8 = bound(number_formats.to_signed8), bound(number_formats.from_signed8)
-_to_square8, _from_square8 = bound(number_formats.to_square8), bound(number_formats.from_square8)
-_scale_signed8, _scale_square8 = (
-    bound(number_formats.scale_signed8),
-    bound(number_formats.scale_square8),
-)
 
 CHUNK = tl.constexpr(gpu_table.CHUNK // number_formats.BLOCK)
 SPAN = tl.constexpr(gpu_table.SPAN // number_formats.BLOCK)
-BLOCK = tl.constexpr(number_formats.BLOCK)
-ROWS = tl.constexpr(4)
 AT_ONCE = tl.constexpr(1024)
 RESUM = tl.constexpr(RESUM_EVERY)
 
 _Column = gpu_table.RowColumn
 (
-    NUMBER, NUMEL, WHOLE_NUMEL, GROUP, FIRST_SPAN, PROGRAMS, CAPACITY,
+    INDEX, NUMEL, WHOLE_NUMEL, GROUP, FIRST_SPAN, PROGRAMS, CAPACITY,
     KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, STATE_AT,
 ) = map(tl.constexpr, map(int, _Column))  # fmt: skip
-PIECE = tl.constexpr(len(gpu_table.PieceColumn))
-ROW, START, LOWER, UPPER, CELL, FIRST_BLOCK = map(tl.constexpr, map(int, gpu_table.PieceColumn))
-SIGN, OWN, DECAY, OPTIONS_AT = map(tl.constexpr, map(int, gpu_table.OptionColumn))
+CHUNK_WIDTH = tl.constexpr(len(gpu_table.ChunkColumn))
+ROW, START, LOWER, UPPER, WHOLE_BLOCK, FIRST_BLOCK = map(
+    tl.constexpr, map(int, gpu_table.ChunkColumn)
+)
+OWN = tl.constexpr(int(gpu_table.OptionColumn.OWN))
+DECAY = tl.constexpr(int(gpu_table.OptionColumn.DECAY))
 
 
 #: What the arithmetic is done in, by whether parameters are float64.
 WIDE = (tl.float32, tl.float64)
-
-# What lies where
-
-
-@triton.jit
-def _typed(address, FORMAT: tl.constexpr):
-    """Make an address a pointer to numbers of a format."""
-    if FORMAT == "float32":
-        pointer = address.to(tl.pointer_type(tl.float32))
-    elif FORMAT == "float64":
-        pointer = address.to(tl.pointer_type(tl.float64))
-    elif FORMAT == "bfloat16":
-        pointer = address.to(tl.pointer_type(tl.bfloat16))
-    elif FORMAT == "float16":
-        pointer = address.to(tl.pointer_type(tl.float16))
-    else:
-        pointer = address.to(tl.pointer_type(tl.uint8))
-    return pointer
-
-
-@triton.jit
-def _part(address, start, FORMAT: tl.constexpr, ALIGNED: tl.constexpr):
-    """Return a pointer to a tensor's element ``start``; addresses from a table lack alignment."""
-    pointer = _typed(address, FORMAT) + start
-    if ALIGNED:
-        pointer = tl.multiple_of(pointer, 16)
-    return pointer
-
-
-@triton.jit
-def _scales(address, block):
-    """Return a pointer to the scale of a block."""
-    return _typed(address, "float32") + block
-
-
-@triton.jit
-def _state(line, start, first_block, STATE: tl.constexpr, ALIGNED: tl.constexpr):
-    """Return pointers to the state, and to its scales."""
-    parts = ()
-    scales = ()
-    for i in tl.static_range(len(STATE)):
-        at = line + STATE_AT + 2 * i
-        parts = parts + (_part(tl.load(at), start, tl.constexpr(STATE[i]), ALIGNED),)
-        scales = scales + (_scales(tl.load(at + 1), first_block),)
-    return parts, scales
-
-
-@triton.jit
-def _places(first):
-    """Return blocks, and their elements."""
-    block = first + tl.arange(0, ROWS)
-    return block, block[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
-
-
-@triton.jit
-def _read(pointer, has, MASKED: tl.constexpr):
-    if MASKED:
-        value = tl.load(pointer, has, other=0)
-    else:
-        value = tl.load(pointer)
-    return value
-
-
-@triton.jit
-def _write(pointer, value, has, MASKED: tl.constexpr):
-    if MASKED:
-        tl.store(pointer, value, has)
-    else:
-        tl.store(pointer, value)
-
-
-# Number formats
-
-
-@triton.jit
-def _load(
-    part, scales, block, place, has, left,
-    FORMAT: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Return numbers to compute with."""
-    value = _read(part + place, has, MASKED)
-    if FORMAT == "signed8":
-        value = _from_signed8(
-            value.to(tl.uint32), _read(scales + block, block * BLOCK < left, MASKED)[:, None]
-        )
-    elif FORMAT == "square8":
-        value = _from_square8(
-            value.to(tl.uint32), _read(scales + block, block * BLOCK < left, MASKED)[:, None]
-        )
-    return value.to(WIDE)
-
-
-@triton.jit
-def _store(
-    part, scales, x, cell, block, place, has, left, key,
-    STREAM: tl.constexpr, FORMAT: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Round and write numbers; ``STREAM`` tells their noise from others'."""
-    if FORMAT == "bfloat16":
-        noise = _noise_of(cell, block, place, key, STREAM)
-        x = _to_bfloat16(x.to(tl.float32), noise).to(tl.uint16).to(tl.bfloat16, bitcast=True)
-    elif (FORMAT == "signed8") | (FORMAT == "square8"):
-        x = x.to(tl.float32)
-        if MASKED:
-            x = tl.where(has, x, 0.0)
-        largest = tl.max(_size_word(x), axis=1)
-        noise = _noise_of(cell, block, place, key, STREAM)
-        if FORMAT == "signed8":
-            scale = _scale_signed8(largest)
-            x = _to_signed8(x, tl.div_rn(1.0, scale)[:, None], noise).to(tl.uint8)
-        else:
-            scale = _scale_square8(largest)
-            x = _to_square8(x, tl.div_rn(1.0, scale)[:, None], noise).to(tl.uint8)
-        _write(scales + block, scale, block * BLOCK < left, MASKED)
-    _write(part + place, x.to(part.dtype.element_ty), has, MASKED)
-
-
-@triton.jit
-def _noise_of(cell, block, place, key, STREAM: tl.constexpr):
-    offset = _noise_offset(key, STREAM, cell + block)
-    return _noise(offset[:, None], cell * BLOCK + place)
-
-
-# Scalars
-
-
-@triton.jit
-def _count(line, COUNTED: tl.constexpr):
-    """Return the row's step count, or if the device counts, what lies at that address."""
-    value = tl.load(line + 1)
-    if COUNTED:
-        t = tl.load(_typed(value, "float32")).to(tl.float64)
-    else:
-        t = value.to(tl.float64, bitcast=True)
-    return t
-
-
-@triton.jit
-def _sign(group, grad_scale):
-    """Return what gradients are multiplied by."""
-    sign = tl.load(group + SIGN)
-    if grad_scale is not None:
-        sign = sign / tl.load(grad_scale).to(tl.float64)
-    return sign
-
-
-@triton.jit
-def _values(
-    t, filled, group,
-    OPTIONS: tl.constexpr, OPERATIONS: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr,
-):  # fmt: skip
-    """Go through a :class:`steppe._engines.gpu.scalar_program.Program` in float64."""
-    values = (t, filled)
-    for i in tl.static_range(OPTIONS):
-        values = values + (tl.load(group + OPTIONS_AT + i),)
-    for i in tl.static_range(len(OPERATIONS)):
-        if OPERATIONS[i] == "constant":
-            value = tl.full((), LEFT[i], tl.float64)
-        elif OPERATIONS[i] == "add":
-            value = values[LEFT[i]] + values[RIGHT[i]]
-        elif OPERATIONS[i] == "subtract":
-            value = values[LEFT[i]] - values[RIGHT[i]]
-        elif OPERATIONS[i] == "multiply":
-            value = values[LEFT[i]] * values[RIGHT[i]]
-        elif OPERATIONS[i] == "divide":
-            value = values[LEFT[i]] / values[RIGHT[i]]
-        elif OPERATIONS[i] == "larger":
-            value = tl.maximum(values[LEFT[i]], values[RIGHT[i]])
-        elif OPERATIONS[i] == "smaller":
-            value = tl.minimum(values[LEFT[i]], values[RIGHT[i]])
-        else:
-            tl.static_assert(OPERATIONS[i] == "power")
-            # Of a base of 0, that of the smallest number is as good as 0.
-            base = tl.log2(tl.maximum(values[LEFT[i]], 2.0**-1022))
-            value = tl.exp2(base * values[RIGHT[i]])
-        values = values + (value,)
-    return values
-
-
-@triton.jit
-def _chosen(values, PLACES: tl.constexpr, TYPE: tl.constexpr):
-    chosen = ()
-    for i in tl.static_range(len(PLACES)):
-        chosen = chosen + (values[PLACES[i]].to(TYPE),)
-    return chosen
-
 
 # Waiting for all programs
 
@@ -288,9 +94,9 @@ def reduce(
     row = tl.load(spans + 2 * tl.program_id(0)).to(tl.int64)
     start = tl.load(spans + 2 * tl.program_id(0) + 1).to(tl.int64) * (SPAN * BLOCK)
     line = table + row * width
-    sign = _sign(settings + tl.load(line + GROUP) * setting_width, grad_scale)
+    sign = sign_of(settings + tl.load(line + GROUP) * setting_width, grad_scale)
     numel = tl.load(line + NUMEL)
-    grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
+    grad = start_of(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
 
     total = tl.zeros((ROWS, BLOCK), tl.float64)
     if start + SPAN * BLOCK <= numel:
@@ -311,8 +117,8 @@ def reduce(
 
 @triton.jit
 def _squares(grad, sign, first, left, MASKED: tl.constexpr):
-    _, place = _places(first)
-    g = _read(grad + place, place < left, MASKED).to(tl.float64) * sign
+    _, element = elements_of(first)
+    g = read(grad + element, element < left, MASKED).to(tl.float64) * sign
     return g * g
 
 
@@ -334,124 +140,141 @@ def update(
     if found_inf is not None:
         if tl.load(found_inf) != 0.0:
             return
-    piece = chunks + PIECE * tl.program_id(0)
-    row = tl.load(piece + ROW)
-    start = tl.load(piece + START)
-    lower = tl.load(piece + LOWER).to(tl.int32)
-    upper = tl.load(piece + UPPER).to(tl.int32)
-    cell = tl.load(piece + CELL)
-    first_block = tl.load(piece + FIRST_BLOCK)
+    chunk = chunks + CHUNK_WIDTH * tl.program_id(0)
+    row = tl.load(chunk + ROW)
     line = table + row * width
     group = settings + tl.load(line + GROUP) * setting_width
-    sign = _sign(group, grad_scale).to(WIDE)
-    t = _count(lines + 2 * row, COUNTED)
-    key = _noise_key(tl.load(line + NUMBER), t.to(tl.int64))
-
+    t = step_count(lines + 2 * row, COUNTED)
     programs = tl.load(line + PROGRAMS).to(tl.int32)
-    capacity = tl.load(line + CAPACITY).to(tl.int32)
+
     chosen = -1
     due = False
     filled = tl.full((), 0.0, tl.float64)
     if SLOTS > 0:
-        if priority is None:
-            size = tl.sqrt(tl.load(sums + row))
-        elif sums is None:
-            size = tl.load(priority)
-        else:
-            is_own = tl.load(group + OWN) != 0.0
-            size = tl.where(is_own, tl.sqrt(tl.load(sums + row)), tl.load(priority))
+        size = _priority(sums, priority, group, row)
         decay = tl.load(group + DECAY)
         chosen, due, filled = _decide(
-            line, capacity, size, t, decay, arrivals + row, programs, REMEMBER, SLOTS
+            line, size, t, decay, arrivals + row, programs, REMEMBER, SLOTS
         )
 
-    values = _values(t, filled, group, OPTIONS, OPERATIONS, LEFT, RIGHT)
-    scalars = _chosen(values, RESULTS, WIDE)
+    values = run_program(t, filled, group, OPTIONS, OPERATIONS, LEFT, RIGHT)
+    scalars = pick(values, RESULTS, WIDE)
     if MEAN_SQUARE is not None:
-        mean_at = _typed(tl.load(line + MEAN), "float64")
-        square = tl.load(sums + row) / tl.maximum(tl.load(line + WHOLE_NUMEL), 1).to(tl.float64)
-        in_mean = _chosen(values, IN_MEAN, tl.float64)
-        mean, mean_square = MEAN_SQUARE(tl.load(mean_at), square, *in_mean)
-        if _is_last(arrivals + row, programs):
-            tl.store(mean_at, mean)
-        scalars = scalars + (tl.sqrt(mean_square).to(WIDE),)
+        in_mean = pick(values, IN_MEAN, tl.float64)
+        rms = _rms(line, sums + row, in_mean, arrivals + row, programs, MEAN_SQUARE)
+        scalars = scalars + (rms.to(WIDE),)
 
-    param = _part(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
-    grad = _part(tl.load(lines + 2 * row), start, PARAM, ALIGNED)
-    total = _part(tl.load(line + SUM), start, SLOT, ALIGNED)
-    parts, scales = _state(line, start, first_block, STATE, ALIGNED)
+    sign = sign_of(group, grad_scale).to(WIDE)
+    key = _noise_key(tl.load(line + INDEX), t.to(tl.int64))
+    _advance_chunk(
+        line, tl.load(lines + 2 * row), chunk, sign, scalars, chosen, due, key,
+        RULE, PARAM, STATE, SLOT, SLOTS, REMEMBER is not None, KEEPS_SUM, WIDE, ALIGNED,
+    )  # fmt: skip
+
+
+@triton.jit
+def _priority(sums, priority, group, row):
+    """Return the norm by which the row's item is remembered: of all gradients, or of its own."""
+    if priority is None:
+        size = tl.sqrt(tl.load(sums + row))
+    elif sums is None:
+        size = tl.load(priority)
+    else:
+        is_own = tl.load(group + OWN) != 0.0
+        size = tl.where(is_own, tl.sqrt(tl.load(sums + row)), tl.load(priority))
+    return size
+
+
+@triton.jit
+def _rms(line, sum_at, in_mean, counter, programs, MEAN_SQUARE: tl.constexpr):
+    """Bring the mean of the row's second moment up to date; return its root."""
+    mean_at = pointer_to(tl.load(line + MEAN), "float64")
+    square = tl.load(sum_at) / tl.maximum(tl.load(line + WHOLE_NUMEL), 1).to(tl.float64)
+    mean, mean_square = MEAN_SQUARE(tl.load(mean_at), square, *in_mean)
+    if _is_last(counter, programs):
+        tl.store(mean_at, mean)
+    return tl.sqrt(mean_square)
+
+
+@triton.jit
+def _advance_chunk(
+    line, grad_address, chunk, sign, scalars, chosen, due, key,
+    RULE: tl.constexpr, PARAM: tl.constexpr, STATE: tl.constexpr, SLOT: tl.constexpr,
+    SLOTS: tl.constexpr, HAS_BUFFER: tl.constexpr, KEEPS_SUM: tl.constexpr, WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+):  # fmt: skip
+    """Advance a program's chunk of a tensor, without a mask if it is a whole one."""
+    start = tl.load(chunk + START)
+    lower = tl.load(chunk + LOWER).to(tl.int32)
+    upper = tl.load(chunk + UPPER).to(tl.int32)
+    whole_block = tl.load(chunk + WHOLE_BLOCK)
+    first_block = tl.load(chunk + FIRST_BLOCK)
+    capacity = tl.load(line + CAPACITY).to(tl.int32)
+    param = start_of(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
+    grad = start_of(grad_address, start, PARAM, ALIGNED)
+    total = start_of(tl.load(line + SUM), start, SLOT, ALIGNED)
+    parts, scales = state_at(line, start, first_block, STATE, ALIGNED)
     slots = line + STATE_AT + 2 * len(STATE)
     if (lower == 0) & (upper == CHUNK * BLOCK):
         for first in range(0, CHUNK, ROWS):
             _advance(
                 param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, cell, first_block, first, 0, CHUNK * BLOCK,
-                RULE, PARAM, STATE, SLOT, SLOTS, REMEMBER is not None, KEEPS_SUM, WIDE, ALIGNED,
-                False,
+                key, start, whole_block, first_block, first, 0, CHUNK * BLOCK,
+                RULE, PARAM, STATE, SLOT, SLOTS, HAS_BUFFER, KEEPS_SUM, WIDE, ALIGNED, False,
             )  # fmt: skip
     else:
         for first in range(0, tl.cdiv(upper, BLOCK), ROWS):
             _advance(
                 param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, cell, first_block, first, lower, upper,
-                RULE, PARAM, STATE, SLOT, SLOTS, REMEMBER is not None, KEEPS_SUM, WIDE, ALIGNED,
-                True,
+                key, start, whole_block, first_block, first, lower, upper,
+                RULE, PARAM, STATE, SLOT, SLOTS, HAS_BUFFER, KEEPS_SUM, WIDE, ALIGNED, True,
             )  # fmt: skip
 
 
 @triton.jit
 def _advance(
     param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-    key, start, cell, first_block, first, lower, upper,
+    key, start, whole_block, first_block, first, lower, upper,
     RULE: tl.constexpr, PARAM: tl.constexpr, STATE: tl.constexpr, SLOT: tl.constexpr,
     SLOTS: tl.constexpr, HAS_BUFFER: tl.constexpr, KEEPS_SUM: tl.constexpr, WIDE: tl.constexpr,
     ALIGNED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Advance one block of one tensor."""
-    block, place = _places(first)
-    has = (place >= lower) & (place < upper)
-    p = _read(param + place, has, MASKED).to(WIDE)
-    g = _read(grad + place, has, MASKED).to(WIDE) * sign
+    block, element = elements_of(first)
+    has = (element >= lower) & (element < upper)
+    p = read(param + element, has, MASKED).to(WIDE)
+    g = read(grad + element, has, MASKED).to(WIDE) * sign
     operands = (p, g)
     for i in tl.static_range(len(STATE)):
-        value = _load(
-            parts[i], scales[i], block, place, has, upper, tl.constexpr(STATE[i]), WIDE, MASKED
+        value = load_elements(
+            parts[i], scales[i], block, element, has, upper, tl.constexpr(STATE[i]), WIDE, MASKED
         )  # fmt: skip
         operands = operands + (value,)
     if HAS_BUFFER:
         if SLOTS == 0:
             remembered = tl.zeros_like(p)
         elif KEEPS_SUM:
-            remembered = _read(total + place, has, MASKED)
+            remembered = read(total + element, has, MASKED)
         else:
             remembered = _slot_sum(
-                slots, capacity, -1, p, start, first_block, block, place, has, upper,
+                slots, capacity, -1, p, start, first_block, block, element, has, upper,
                 SLOT, WIDE, ALIGNED, MASKED,
             )  # fmt: skip
         operands = operands + (remembered,)
     results = RULE(*operands, *scalars)
     if SLOTS > 0:
         if chosen >= 0:
-            item = results[len(STATE) + 1]
-            at = slots + 2 * chosen
-            slot = _part(tl.load(at), start, SLOT, ALIGNED)
-            if KEEPS_SUM:
-                if due:
-                    total_now = _slot_sum(
-                        slots, capacity, chosen, item, start, first_block, block, place, has, upper,
-                        SLOT, WIDE, ALIGNED, MASKED,
-                    )  # fmt: skip
-                else:
-                    total_now = _swap(remembered, _read(slot + place, has, MASKED), item)
-                _write(total + place, total_now, has, MASKED)
-            _store(
-                slot, _scales(tl.load(at + 1), first_block), item, cell, block, place, has,
-                upper, key, len(STATE) + 1, SLOT, MASKED,
+            _remember(
+                results[len(STATE) + 1], remembered, total, slots, capacity, chosen, due,
+                key, start, whole_block, first_block, block, element, has, upper,
+                len(STATE) + 1, SLOT, KEEPS_SUM, WIDE, ALIGNED, MASKED,
             )  # fmt: skip
-    _store(param, None, results[0], cell, block, place, has, upper, key, 0, PARAM, MASKED)
+    store_elements(
+        param, None, results[0], whole_block, block, element, has, upper, key, 0, PARAM, MASKED
+    )
     for i in tl.static_range(len(STATE)):
-        _store(
-            parts[i], scales[i], results[i + 1], cell, block, place, has, upper, key,
+        store_elements(
+            parts[i], scales[i], results[i + 1], whole_block, block, element, has, upper, key,
             i + 1, tl.constexpr(STATE[i]), MASKED,
         )  # fmt: skip
 
@@ -460,8 +283,33 @@ def _advance(
 
 
 @triton.jit
+def _remember(
+    item, remembered, total, slots, capacity, chosen, due,
+    key, start, whole_block, first_block, block, element, has, upper,
+    STREAM: tl.constexpr, SLOT: tl.constexpr, KEEPS_SUM: tl.constexpr, WIDE: tl.constexpr,
+    ALIGNED: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Store the item in its slot, and its share in the slots' sum where that is kept."""
+    at = slots + 2 * chosen
+    slot = start_of(tl.load(at), start, SLOT, ALIGNED)
+    if KEEPS_SUM:
+        if due:
+            total_now = _slot_sum(
+                slots, capacity, chosen, item, start, first_block, block, element, has, upper,
+                SLOT, WIDE, ALIGNED, MASKED,
+            )  # fmt: skip
+        else:
+            total_now = _swap(remembered, read(slot + element, has, MASKED), item)
+        write(total + element, total_now, has, MASKED)
+    store_elements(
+        slot, scales_at(tl.load(at + 1), first_block), item, whole_block, block, element, has,
+        upper, key, STREAM, SLOT, MASKED,
+    )  # fmt: skip
+
+
+@triton.jit
 def _decide(
-    line, capacity, priority, t, decay, counter, programs,
+    line, priority, t, decay, counter, programs,
     REMEMBER: tl.constexpr, SLOTS: tl.constexpr,
 ):  # fmt: skip
     """Choose the slot for this step's item, −1 for none, as every program of the tensor does.
@@ -469,9 +317,9 @@ def _decide(
     Returns it, whether the slots are then due to be summed afresh, and how many are filled.
     """
     index = tl.arange(0, SLOTS)
-    there = index < capacity
-    keys_at = _typed(tl.load(line + KEYS), "float64") + index
-    births_at = _typed(tl.load(line + BIRTHS), "float64") + index
+    there = index < tl.load(line + CAPACITY).to(tl.int32)
+    keys_at = pointer_to(tl.load(line + KEYS), "float64") + index
+    births_at = pointer_to(tl.load(line + BIRTHS), "float64") + index
     replacements_at = tl.load(line + REPLACEMENTS).to(tl.pointer_type(tl.int64))
     keys = tl.load(keys_at, there, float("inf"))
     births = tl.load(births_at, there, float("inf"))
@@ -490,15 +338,15 @@ def _decide(
 
 @triton.jit
 def _slot_sum(
-    slots, capacity, chosen, item, start, first_block, block, place, has, left,
+    slots, capacity, chosen, item, start, first_block, block, element, has, left,
     SLOT: tl.constexpr, WIDE: tl.constexpr, ALIGNED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Sum the slots in their order, with ``item`` in the place of the chosen one."""
+    """Sum the slots in their order, with ``item`` in the element of the chosen one."""
     total = tl.zeros_like(item)
     for i in range(capacity):
         at = slots + 2 * i
-        part = _part(tl.load(at), start, SLOT, ALIGNED)
-        scales = _scales(tl.load(at + 1), first_block)
-        value = _load(part, scales, block, place, has, left, SLOT, WIDE, MASKED)
+        part = start_of(tl.load(at), start, SLOT, ALIGNED)
+        scales = scales_at(tl.load(at + 1), first_block)
+        value = load_elements(part, scales, block, element, has, left, SLOT, WIDE, MASKED)
         total += tl.where(i == chosen, item, value)
     return total

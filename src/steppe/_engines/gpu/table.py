@@ -33,7 +33,7 @@ class RowColumn(IntEnum):
     scales; then likewise those of the slots. What a row does not have lies at 0.
     """
 
-    NUMBER = 0
+    INDEX = 0
     NUMEL = 1
     WHOLE_NUMEL = 2
     GROUP = 3
@@ -49,19 +49,19 @@ class RowColumn(IntEnum):
     STATE = 13
 
 
-class PieceColumn(IntEnum):
+class ChunkColumn(IntEnum):
     """What a program of the update takes.
 
     It starts ``LOWER`` elements before the first one, with a block of the whole tensor, and ends
-    before its ``UPPER``. ``CELL`` is the number of that block in the whole tensor, ``BLOCK`` in
-    this process.
+    before its ``UPPER``. That block's index is ``WHOLE_BLOCK`` in the whole tensor, and ``BLOCK``
+    in this process.
     """
 
     ROW = 0
     START = 1
     LOWER = 2
     UPPER = 3
-    CELL = 4
+    WHOLE_BLOCK = 4
     BLOCK = 5
 
 
@@ -90,7 +90,7 @@ class GpuTable:
     aligned
         Whether all of them are multiples of 16.
     chunks, spans
-        What each program of the update takes, as :class:`PieceColumn` says; row and place of what
+        What each program of the update takes, as :class:`ChunkColumn` says; row and place of what
         each program of the reduction takes.
     partials, sums
         Results of the reduction: each program's; each row's, then that of all.
@@ -98,7 +98,7 @@ class GpuTable:
         How many programs of each row, and how many rows, have come; 0 between launches.
     constants
         What the update is compiled for.
-    sent, words
+    sent, copy
         What the host sent last, and the same on the device.
     """
 
@@ -113,7 +113,7 @@ class GpuTable:
     arrivals: Tensor
     constants: dict[str, Any] = field(default_factory=dict)
     sent: Integers | None = None
-    words: Tensor = field(default_factory=lambda: torch.empty(0))
+    copy: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def holds(self, found: list[list[int]]) -> bool:
         """Whether it is as good as new for tensors that lie there."""
@@ -204,12 +204,12 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
     sizes = np.array([row.param.numel() for row in rows], dtype=np.int64)
     spans, chunks = _spans(sizes), _chunks(batch)
     facts = [
-        [row.number for row in rows],
+        [row.index for row in rows],
         sizes,
-        [row.share.numel for row in rows],
+        [row.shard.numel for row in rows],
         batch.group_of_row,
         np.searchsorted(spans[:, 0], np.arange(len(rows))),
-        np.bincount(chunks[:, PieceColumn.ROW], minlength=len(rows)),
+        np.bincount(chunks[:, ChunkColumn.ROW], minlength=len(rows)),
         [row.capacity for row in rows],
     ]
     columns = np.array([*facts, *found], dtype=np.int64)
@@ -217,7 +217,7 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
         addresses=found,
         captured=capturing(),
         rows=upload(np.ascontiguousarray(columns.T), device),
-        aligned=_is_aligned(columns[len(facts) :]) and _is_aligned(chunks[:, PieceColumn.START]),
+        aligned=_is_aligned(columns[len(facts) :]) and _is_aligned(chunks[:, ChunkColumn.START]),
         chunks=upload(chunks, device),
         spans=upload(spans, device),
         partials=torch.empty(len(spans), dtype=torch.float64, device=device),
@@ -227,14 +227,14 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
 
 
 def _chunks(batch: ParamBatch) -> Integers:
-    """Return what the programs of the update take, as :class:`PieceColumn` says."""
+    """Return what the programs of the update take, as :class:`ChunkColumn` says."""
     chunks = batch.chunks(CHUNK)
     # An empty tensor has one too: it decides as others do.
     empty = np.setdiff1d(np.arange(len(batch.rows)), chunks[:, 0])
     chunks = np.concatenate([chunks, np.stack([empty, *[np.zeros_like(empty)] * 4], axis=1)])
-    row, first, size, place, block = chunks.T
-    lower = place % BLOCK
-    return np.stack([row, first - lower, lower, lower + size, place // BLOCK, block], axis=1)
+    row, first, size, whole_first, block = chunks.T
+    lower = whole_first % BLOCK
+    return np.stack([row, first - lower, lower, lower + size, whole_first // BLOCK, block], axis=1)
 
 
 def _spans(sizes: Integers) -> Integers32:
@@ -265,13 +265,13 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
         _captured.append(table)
         table.sent = None
     if table.sent is None or not np.array_equal(host, table.sent):
-        table.words = upload(host, batch.device)
+        table.copy = upload(host, batch.device)
         table.sent = None if capturing() else host
-    sent_options = table.words[lines.size :].view(torch.float64).view(values.shape)
+    sent_options = table.copy[lines.size :].view(torch.float64).view(values.shape)
     for (group, place), value in tensors.items():
         sent_options[group, place].copy_(value.reshape(()))
     aligned = table.aligned and _is_aligned(lines[:, 0])
-    return Sent(table.words[: lines.size], counted_here, sent_options, aligned)
+    return Sent(table.copy[: lines.size], counted_here, sent_options, aligned)
 
 
 def _options(batch: ParamBatch) -> tuple[Floats, dict[tuple[int, int], Tensor]]:
@@ -297,7 +297,7 @@ def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
 
 def _is_counted_on_device(batch: ParamBatch) -> bool:
     """Whether the device counts: under CUDA graphs, and from when a GradScaler may skip steps."""
-    if batch.demand.capturable:
+    if batch.request.capturable:
         return True
     if batch.amp is not None and batch.steps.device != batch.device:
         batch.steps = upload(batch.steps.numpy(), batch.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
-from steppe._engines import blocks
+from steppe._engines import block_count
 from steppe.optim._state import StateEntry, has_param_shape, is_scale
 from steppe.optim.footprints import meta_optimizer
 from steppe.optim.footprints.costs import ByteCounts, Footprint, StrategyCosts
@@ -174,7 +174,7 @@ class _ParamKind(NamedTuple):
 
     def _count(self, name: str, entry: StateEntry, elements: int) -> int:
         if is_scale(name):
-            return blocks(elements)
+            return block_count(elements)
         return elements if has_param_shape(name, entry, self.shape) else math.prod(entry.shape)
 
 

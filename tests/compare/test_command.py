@@ -313,7 +313,7 @@ def test_workers_that_cannot_work_are_explained(
         (["--optimizers", "adamw,dualadm"], "did you mean dualadam"),
         (["--preset", "dual-adam"], "did you mean dualadam"),
         (["--model", "mpl"], "did you mean mlp"),
-        (["--scale", "tiny"], "scale must be one of full, small, got 'tiny'"),
+        (["--scale", "tiny"], 'Invalid value "tiny" for --scale. Choose from: "full", "small".'),
         (["--seeds", "0"], "seeds must be at least 1, got 0"),
         (["--budget", "-1"], "budget must be at least 0, got -1"),
         (["--workers", "-1"], "workers must be at least 0, got -1"),

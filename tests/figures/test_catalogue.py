@@ -33,13 +33,13 @@ def test_the_list_names_them_all() -> None:
     listed = run([])
     assert listed.exit_code == 0
     for name in NAMES:
-        assert name in listed.stdout
+        assert name in listed.output
 
 
 def test_a_figure_is_written_with_its_numbers_and_drawn_again_from_them(tmp_path: Path) -> None:
     done = run(["dualadam-mechanism", "--out-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert "Claim" in done.stdout
+    assert "Claim" in done.output
     picture, numbers = tmp_path / "dualadam-mechanism.png", tmp_path / "dualadam-mechanism.json"
     first = picture.read_bytes()
     assert first.startswith(b"\x89PNG")

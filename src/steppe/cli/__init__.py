@@ -7,10 +7,10 @@ it is called.
 Why cyclopts, of the libraries that make a command line from annotations and dataclasses. It reads
 the help of options from NumPy docstrings, where it stands for Python's users as well, puts options
 in groups, shows defaults and choices, guesses at misspelt options, and writes completion for bash,
-zsh and fish. tyro has no groups within a dataclass, and prints ``{None}|FLOAT`` for what may be
-left out; jsonargparse wants two more packages for help and completion. All three are released
-every few weeks. cyclopts adds three small pure-Python packages to rich, which the commands use
-anyway, and 0.1 s to the time of a command's help.
+zsh and fish. tyro groups options by nested dataclasses only, and prints ``{None}|FLOAT`` for what
+may be left out; jsonargparse needs more packages for help and completion. All three are released
+every few weeks. cyclopts adds three pure-Python packages of 6 MB to rich and attrs, and 0.1 s to
+the time of a command's help.
 """
 
 import sys

@@ -32,7 +32,9 @@ def play(
     function: Annotated[str, Parameter(help=f"{_FUNCTIONS}.")],
     /,
     *,
-    optimizers: Annotated[Sequence[str], _OPTIMIZERS, NAMES] = _DEFAULT,
+    optimizers: Annotated[
+        Sequence[str], _OPTIMIZERS, NAMES, Parameter(show_default=",".join)
+    ] = _DEFAULT,
     lr: Annotated[str, _OPTIMIZERS, Parameter(metavar="X,X…")] = "0.01,0.1,1",
     schedule: Annotated[str, _OPTIMIZERS, Parameter(choices=SCHEDULES)] = "cosine",
     switch: Annotated[float, _OPTIMIZERS] = PUBLISHED_SWITCH,

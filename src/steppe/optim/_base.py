@@ -214,7 +214,7 @@ class RuleOptimizer(Optimizer):
         params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
         self._check_gradients(params, grads)
-        key = [
+        key: list[Any] = [
             (
                 id(group),
                 len(group["params"]),

@@ -29,7 +29,7 @@ from steppe._engines.base.bind import bind
 from steppe._engines.base.number_formats import BLOCK, format_of, scale_name
 from steppe._engines.base.sharding import (
     LocalShard,
-    cells,
+    blocks_touched,
     is_sharded,
     local_part,
     local_shard_of,
@@ -130,7 +130,7 @@ class ScaleLayout:
         shard = self.shard
         starts, length = shard.runs
         if any(self._cuts_line(placement) for placement in shard.placements):
-            counts = cells(starts, length, BLOCK)[1]
+            counts = blocks_touched(starts, length, BLOCK)[1]
             return starts, length, np.cumsum(counts) - counts
         lines = shard.sizes[shard.order[0]]
         length = length // lines if lines else 0
@@ -140,7 +140,7 @@ class ScaleLayout:
     def _index(self) -> tuple[Tensor, Tensor]:
         """Return which of this process's scales stand where, and whether there is such a block."""
         starts, length, first = self._segments()
-        counts = cells(starts, length, BLOCK)[1]
+        counts = blocks_touched(starts, length, BLOCK)[1]
         nth = np.arange(self.width)
         index = first[:, None] + np.minimum(nth, counts[:, None] - 1)
         return torch.from_numpy(index), torch.from_numpy(nth < counts[:, None])

@@ -177,7 +177,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         params = [param for group in groups for param in group["params"]]
         grads = [param.grad for param in params]
         self._check_gradients(params, grads)
-        key: list[object] = [
+        key: list[Any] = [
             (
                 id(group),
                 len(group["params"]),

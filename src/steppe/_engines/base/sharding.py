@@ -152,12 +152,12 @@ class LocalShard:
         starts, size = self.runs
         if not size:
             starts = starts[:0]
-        firsts, counts = cells(starts, size, length)
+        firsts, counts = blocks_touched(starts, size, length)
         run, nth = numbered(counts)
-        cell = firsts[run] + nth
-        place = np.maximum(cell * length, starts[run])
-        end = np.minimum((cell + 1) * length, starts[run] + size)
-        first_blocks, blocks = cells(starts, size, block)
+        nth_cut = firsts[run] + nth
+        place = np.maximum(nth_cut * length, starts[run])
+        end = np.minimum((nth_cut + 1) * length, starts[run] + size)
+        first_blocks, blocks = blocks_touched(starts, size, block)
         before = np.cumsum(blocks) - blocks
         return ShardChunks(
             first=run * size + place - starts[run],
@@ -169,7 +169,7 @@ class LocalShard:
     def blocks(self, block: int) -> int:
         """Return into how many blocks the elements are cut at multiples of ``block``."""
         starts, size = self.runs
-        return int(cells(starts, size, block)[1].sum()) if size else 0
+        return int(blocks_touched(starts, size, block)[1].sum()) if size else 0
 
     def like(self, part: Tensor) -> Tensor:
         """Return this process's part as the DTensor that it is one of, or itself if it is whole."""
@@ -230,7 +230,7 @@ def numbered(counts: Integers) -> tuple[Integers, Integers]:
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def cells(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:
+def blocks_touched(starts: Integers, size: int, length: int) -> tuple[Integers, Integers]:
     """Return the first multiple of ``length`` at or before each run, and how many it touches."""
     first = starts // length
     return first, (starts + size - 1) // length - first + 1

@@ -94,8 +94,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table.pending[:] = table.chunk_counts
     if squares is not None:
         table.roots[:] = _roots(batch, squares, values[table.lines])
-    if priorities is not None:
-        assert method.buffer is not None
+    if method.buffer is not None and priorities is not None:
         keys, births = batch.keys.numpy().T, batch.births.numpy().T
         slots = np.arange(batch.capacity)[:, None]
         mask, keys[:], births[:] = bind(method.buffer.remember, np)(

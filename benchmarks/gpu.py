@@ -9,7 +9,7 @@ moves its bytes at less than 85 % of the speed at which the device copies.
 import cyclopts
 
 from steppe._shared.console import refusals
-from steppe._shared.devices import usable
+from steppe._shared.devices import find_device
 from steppe.bench import find_measured, measure, uniform
 
 MOST_RATIO = 1.02
@@ -20,7 +20,7 @@ def main(millions: int = 1000, steps: int = 20, device: str = "cuda") -> None:
     """Measure once, and judge both."""
     shapes = uniform(millions, 1_000_000)
     with refusals():
-        torch_device = usable(device)
+        torch_device = find_device(device)
     found = measure(f"{millions} M", shapes, find_measured("dualadam"), steps, torch_device)
     share = 1.0 / found.excess
     value, low, high = found.ratio

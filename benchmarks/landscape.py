@@ -32,7 +32,7 @@ from steppe._shared.console import make_console, refusals
 from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
 from steppe._shared.statistics import Ratio, ratio_of_medians
-from steppe.bench import DISTURBED_RATIO, Action, alternate, peak_extra
+from steppe.bench import DISTURBED_RATIO, Action, peak_extra, time_in_turn
 
 MOST_PER_PRODUCT = 3.1
 MOST_OF_BEST_OTHER = 0.6
@@ -322,7 +322,9 @@ def measured(problem: Problem, actions: Sequence[Action], rounds: int) -> list[C
     times: list[list[float]] = [[] for _ in range(1 + len(actions))]
     with progress(problem.name, rounds) as advance:
         for _ in range(rounds):
-            for taken, (seconds,) in zip(times, alternate([unit, *actions], 1, _CPU), strict=True):
+            for taken, (seconds,) in zip(
+                times, time_in_turn([unit, *actions], 1, _CPU), strict=True
+            ):
                 taken.append(seconds)
             advance(1)
     units = [seconds / _GRADIENTS for seconds in times[0]]

@@ -17,17 +17,17 @@ import torch
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from steppe._shared.console import refusals
-from steppe._shared.devices import usable
+from steppe._shared.devices import find_device
 from steppe._shared.files import write_text
 from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import dress, new_figure, write_png
 from steppe.bench import (
     Copy,
     MeasuredOptimizer,
-    alternate,
     find_measured,
     parameters,
     peak_extra,
+    time_in_turn,
     uniform,
     warm_up,
 )
@@ -59,7 +59,7 @@ def main(
     with refusals():
         if largest < _SIZES[1]:
             raise ValueError(f"largest must be at least {_SIZES[1]}, got {largest}")
-        measured, torch_device = find_measured(optimizer), usable(device)
+        measured, torch_device = find_measured(optimizer), find_device(device)
         out_dir.mkdir(parents=True, exist_ok=True)
     points = []
     for millions in (size for size in _SIZES if size <= largest):
@@ -82,7 +82,7 @@ def measure(measured: MeasuredOptimizer, millions: int, steps: int, device: torc
     """Time steps over tensors of a million numbers each, from cold caches."""
     optimizer = measured.build(parameters(uniform(millions, _MILLION), device))
     warm_up(optimizer)
-    _, times = alternate((Copy(device), optimizer.step), steps, device)
+    _, times = time_in_turn((Copy(device), optimizer.step), steps, device)
     extra = peak_extra(optimizer.step, device)
     share = None if extra is None else extra / (4 * _MILLION * millions)
     return Point(millions, float(np.median(times)), share)

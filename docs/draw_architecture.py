@@ -6,6 +6,7 @@ are what the source has on the day; nothing of them is written here.
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, permutations, product
@@ -33,6 +34,7 @@ FAINT_TOP = {"color": FAINT, "va": "top"}
 BESIDE: dict[str, Any] = {"color": INK, "va": "center", "fontsize": 9.5, "linespacing": 1.25}
 
 Arrow = tuple[str, str]
+_MODULE = r"steppe(\.\w+)+(:\w+)?"
 
 
 # What there is: rooms, their sizes, and who imports whom
@@ -81,6 +83,9 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (_room(f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (_room(alias.name) for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(_MODULE, str(node.value)):
+            # A command names the module that is imported when it is called.
+            yield _room(node.value)
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             yield _room(f"{node.value.id}.{node.attr}")
 
@@ -90,7 +95,7 @@ def _room(name: str) -> str:
     package, _, rest = name.partition(".")
     if package != "steppe" or not rest or rest.startswith("__"):
         return ""
-    first = rest.split(".")[0]
+    first = re.split(r"[.:]", rest)[0]
     return "optim" if first[0].isupper() else first
 
 

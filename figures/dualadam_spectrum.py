@@ -95,7 +95,7 @@ def measure(
 def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str, Any]:
     with TemporaryDirectory() as directory, reproducible(context := RunContext(Path(directory))):
         training = Training(run, data, context, make_accelerator(run, context))
-        training.go_on(lambda number, epoch: None)
+        training.resume(lambda number, epoch: None)
         model = training.model
         batches = head(data.plain, samples, batch_size_for(model))
         H = hessian(model, find_task(run.run_settings.task).loss, batches)

@@ -6,14 +6,14 @@ from steppe._shared.recipes import DEFAULT, find_recipe
 from steppe.compare.planning.controls import (
     control_for,
     controls_of,
-    find_recipes,
     followed,
     followed_settings,
+    recipes_with_controls,
 )
 
 
 def names(*asked: str) -> list[str]:
-    return [recipe.name for recipe in find_recipes(asked)]
+    return [recipe.name for recipe in recipes_with_controls(asked)]
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_repeated_names_count_once() -> None:
 
 def test_there_must_be_one() -> None:
     with pytest.raises(ValueError, match="no optimizer is named"):
-        find_recipes([])
+        recipes_with_controls([])
 
 
 def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
-    recipes = find_recipes(["adamw", "adamcm", "sgdcm+sam"])
+    recipes = recipes_with_controls(["adamw", "adamcm", "sgdcm+sam"])
     leaders = {recipe.name: followed(recipe, recipes) for recipe in recipes}
     assert leaders == {
         "adamw": "",
@@ -97,7 +97,7 @@ def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
         "sgdcm+sam": "",
     }
     with pytest.raises(ValueError, match=r"adam\+2lr is at twice the lr of critical momenta"):
-        followed(find_recipe("adam+2lr"), find_recipes(["adamw", "adam+2lr"]))
+        followed(find_recipe("adam+2lr"), recipes_with_controls(["adamw", "adam+2lr"]))
 
 
 def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
@@ -108,7 +108,7 @@ def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
 
 
 def test_a_control_knows_beside_what_it_is_read() -> None:
-    recipes = find_recipes(["adamw", "dualadam", "dualadamcm"])
+    recipes = recipes_with_controls(["adamw", "dualadam", "dualadamcm"])
     beside = {recipe.name: control_for(recipe, recipes) for recipe in recipes}
     assert beside["adam+warmup"] == ("dualadam", "dualadamcm")
     assert beside["adamcm+warmup"] == ("dualadamcm",)

@@ -19,7 +19,7 @@ from steppe.compare.records.results import (
     Contender,
     Curvature,
     Epoch,
-    Final,
+    FinalScores,
     Metric,
     Outcome,
     RunCosts,
@@ -56,7 +56,7 @@ CONTENDERS = (
     Contender("adamw+sam", "AdamW under SAM, rho 0.05", LR, {"lr": 1e-3}),
 )
 SEEDS, BUDGET, EPOCHS = 5, 8, 12
-DIVERGED = Outcome((), True, Final(), Curvature(), RunCosts(2.0, 1.0, 8.0))
+DIVERGED = Outcome((), True, FinalScores(), Curvature(), RunCosts(2.0, 1.0, 8.0))
 
 
 def run(random: np.random.Generator, place: int, score: float, density: bool = True) -> Outcome:
@@ -80,7 +80,7 @@ def run(random: np.random.Generator, place: int, score: float, density: bool = T
     return Outcome(
         curve,
         False,
-        Final(float(train[-1]), 0.99, float(validation[-1]), float(reached[-1]), loss, score),
+        FinalScores(float(train[-1]), 0.99, float(validation[-1]), float(reached[-1]), loss, score),
         Curvature(
             largest / 200,
             largest,

@@ -19,11 +19,11 @@ from helpers.postgresql_server import KINDS, Server, postgres
 from helpers.study_storages import Open, away, forget, opened
 from steppe.compare.execution import study_storage as module
 from steppe.compare.execution.study_storage import (
-    alive,
-    expendable,
+    fail_stale_trials,
+    ignore_unreachable,
     open_storage,
-    persistent,
-    revive,
+    retry_while_unreachable,
+    send_heartbeats,
     storage_url,
 )
 
@@ -165,9 +165,9 @@ def test_who_gives_signs_of_life_keeps_the_trial(
         storage.set_trial_state_values(trial, TrialState.RUNNING)
     forget(storage, *trials[:2])
     given = watched(storage, monkeypatch)
-    with alive(storage, trials[0]):
+    with send_heartbeats(storage, trials[0]):
         next(given)
-        revive(study)
+        fail_stale_trials(study)
     states = [trial.state for trial in study.trials]
     assert states[:3] == [TrialState.RUNNING, TrialState.FAIL, TrialState.RUNNING]
     assert states[3:] == [TrialState.WAITING] * 3
@@ -185,9 +185,9 @@ def test_a_sign_of_life_that_cannot_be_given_is_followed_by_the_next(
     storage.set_trial_state_values(trial, TrialState.RUNNING)
     forget(storage, trial)
     given = watched(storage, monkeypatch, fail=2)
-    with alive(storage, trial):
+    with send_heartbeats(storage, trial):
         next(given)
-    revive(study)
+    fail_stale_trials(study)
     assert study.trials[0].state == TrialState.RUNNING
 
 
@@ -233,7 +233,7 @@ def test_what_must_be_written_waits_for_the_storage(
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
     with ExitStack() as outage:
         outage.enter_context(away(study._storage._backend, request))
-        persistent(lambda: storage.set_trial_state_values(trial, TrialState.RUNNING))
+        retry_while_unreachable(lambda: storage.set_trial_state_values(trial, TrialState.RUNNING))
     assert len(pauses) == 2
     assert study.trials[0].state == TrialState.RUNNING
 
@@ -254,8 +254,8 @@ def test_a_storage_that_stays_away_is_said_so_in_one_line(
 
     with away(study._storage._backend, request):
         with pytest.raises(ConnectionError, match=r"the storage cannot be reached: .+") as refusal:
-            persistent(take)
-        with expendable():
+            retry_while_unreachable(take)
+        with ignore_unreachable():
             take()
     assert "\n" not in str(refusal.value)
     assert study.trials[0].state == TrialState.WAITING
@@ -263,6 +263,6 @@ def test_a_storage_that_stays_away_is_said_so_in_one_line(
 
 def test_an_error_that_is_not_the_storages_is_not_waited_for() -> None:
     with pytest.raises(ZeroDivisionError):
-        persistent(lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError), expendable():
+        retry_while_unreachable(lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError), ignore_unreachable():
         1 / 0  # noqa: B018

@@ -78,7 +78,7 @@ NAN, INF = float("nan"), float("inf")
 def test_what_is_wrong_is_said_before_anything_is_trained(
     toy_task: Task, context: RunContext, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr("steppe.compare.training.train.Training.go_on", None)
+    monkeypatch.setattr("steppe.compare.training.train.Training.resume", None)
     with pytest.raises(ValueError, match=message):
         plan("toy", StudyOptions(**{"optimizers": ["adamw"], **options}), USUAL, context)
     assert not context.out.exists()

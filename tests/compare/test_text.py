@@ -14,9 +14,9 @@ from steppe.compare.data.corpora import Corpus
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.text import (
     blocks,
-    prose,
     ptb,
     shakespeare,
+    split_prose,
     subsample,
     vocabulary,
     wikitext2,
@@ -93,7 +93,7 @@ def test_wikitext_keeps_its_empty_lines(write: Callable[..., Path]) -> None:
     ],
 )
 def test_prose_is_split_as_the_treebank_was(printed: str, words: str) -> None:
-    assert prose(printed) == words.split()
+    assert split_prose(printed) == words.split()
 
 
 def test_a_vocabulary_leaves_out_the_rarest() -> None:

@@ -13,7 +13,7 @@ from steppe.compare.records.results import (
     Contender,
     Curvature,
     Epoch,
-    Final,
+    FinalScores,
     Metric,
     Outcome,
     RunCosts,
@@ -43,7 +43,7 @@ def outcome(
     score: float = 0.9, test_loss: float = 0.3, train_loss: float = 0.1, **changes: Any
 ) -> Outcome:
     """Make a run of two epochs that ended in these; validation like the test."""
-    final = Final(train_loss, 0.95, test_loss, score, test_loss, score)
+    final = FinalScores(train_loss, 0.95, test_loss, score, test_loss, score)
     first = Epoch(2.0, 2.2, 0.1, 1e-3, 1.0)
     defaults: dict[str, Any] = {
         "curve": (first, Epoch(train_loss, test_loss, score, 0.0, 2.0)),
@@ -57,7 +57,7 @@ def outcome(
 
 def diverged() -> Outcome:
     """Make a run whose loss stopped being finite in its first epoch."""
-    return outcome(curve=(), diverged=True, final=Final(), curvature=Curvature())
+    return outcome(curve=(), diverged=True, final=FinalScores(), curvature=Curvature())
 
 
 def learnt(*accuracies: Sequence[float], **changes: Any) -> Outcome:
@@ -234,7 +234,9 @@ def _plausible(random: np.random.Generator, score: float, place: int, epochs: in
     return Outcome(
         curve=curve,
         diverged=False,
-        final=Final(float(train[-1]), 0.96, float(validation[-1]), float(reached[-1]), loss, score),
+        final=FinalScores(
+            float(train[-1]), 0.96, float(validation[-1]), float(reached[-1]), loss, score
+        ),
         curvature=Curvature(sharp, 2_000 * sharp, 9_000 * sharp, 3.1e4 * sharp, 3.8e4),
         costs=RunCosts(12.0 + place, 2.0 * epochs, 4.0 * (1 + place % 3), 2.0**28),
     )

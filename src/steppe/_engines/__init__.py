@@ -16,8 +16,8 @@ from steppe._engines.base.method import (
     Buffer,
     Function,
     Method,
-    goes_by_own,
-    goes_by_whole,
+    needs_global_norm,
+    needs_tensor_norm,
     slot_name,
 )
 from steppe._engines.base.norms import joint_norm, whole_sum
@@ -75,8 +75,6 @@ __all__ = [
     "block_count",
     "cache_chunks",
     "choose",
-    "goes_by_own",
-    "goes_by_whole",
     "is_member",
     "is_sharded",
     "joint_norm",
@@ -84,6 +82,8 @@ __all__ = [
     "local_param_and_grad",
     "local_part",
     "local_shard_of",
+    "needs_global_norm",
+    "needs_tensor_norm",
     "pack_scales",
     "scale_layout_of",
     "scale_name",

@@ -36,7 +36,7 @@ from steppe._engines.base.sharding import (
     sharded,
 )
 from steppe._engines.eager import bit_ops
-from steppe._engines.eager.codecs import encoded, in_blocks, in_memory_order, unordered
+from steppe._engines.eager.codecs import encoded, from_memory_order, in_blocks, in_memory_order
 from steppe._shared.array_types import Integers
 
 #: Noise of half a step rounds to nearest.
@@ -121,8 +121,8 @@ class ScaleLayout:
         padded = in_blocks(numbers, positions, count)
         fresh, scales = encoded(kind, padded, torch.full((), _HALF, device=codes.device))
         joined = least != most
-        changed = unordered(fresh.view(-1)[positions], codes)
-        is_joined = unordered(joined[blocks], codes)
+        changed = from_memory_order(fresh.view(-1)[positions], codes)
+        is_joined = from_memory_order(joined[blocks], codes)
         return torch.where(is_joined, changed, codes), torch.where(joined, scales, most)
 
     def _segments(self) -> tuple[Integers, int, Integers]:
@@ -217,7 +217,7 @@ def scale_layout_of(codes: Tensor, param: Tensor) -> ScaleLayout:
 
 def unpack_scales(state: dict[str, Any], param: Tensor) -> None:
     """Put the scales of this process's blocks in the place of a checkpoint's."""
-    for name in coded(state):
+    for name in eight_bit_names(state):
         scales, codes = state[scale_name(name)], local_part(state[name])
         if is_packed(scales):
             found, state[scale_name(name)] = scale_layout_of(state[name], param).part(
@@ -230,13 +230,13 @@ def pack_scales(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
     """Return a state whose scales are as they are in a checkpoint."""
     packed = {
         scale_name(name): scale_layout_of(state[name], param).whole(state[scale_name(name)])
-        for name in coded(state)
+        for name in eight_bit_names(state)
         if not is_packed(state[scale_name(name)])
     }
     return state | packed if packed else state
 
 
-def coded(state: dict[str, Any]) -> list[str]:
+def eight_bit_names(state: dict[str, Any]) -> list[str]:
     """Return which tensors of a state have 8 bits, and scales."""
     return [name for name in state if scale_name(name) in state]
 

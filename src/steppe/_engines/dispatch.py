@@ -87,7 +87,7 @@ def step(plan: Plan) -> None:
         return
     has_whole = is_sharded = False
     for batch in plan.batches:
-        has_whole |= batch.goes_by_whole
+        has_whole |= batch.needs_global_norm
         is_sharded |= batch.shard_group is not None
         if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
@@ -95,7 +95,7 @@ def step(plan: Plan) -> None:
             batch.steps += 1.0
     sums = []
     for engine, batch in pairs:
-        if has_whole or (batch.goes_by_own and batch.shard_group is not None):
+        if has_whole or (batch.needs_tensor_norm and batch.shard_group is not None):
             sums.append((batch, engine.square_sums(batch)))
     norms = Norms(sums, has_whole)
     if is_sharded:

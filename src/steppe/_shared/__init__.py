@@ -1,1 +1,5 @@
-"""What the commands share: optimizers and devices by name, words, the console."""
+"""Helpers for every room: files, caches, console, statistics, optimizers by name.
+
+Each module is a face of its own. They import nothing of the rooms; what makes optimizers by name
+takes them from the package's own face, when it is called.
+"""

@@ -1,9 +1,9 @@
-"""Devices by name."""
+"""Get a torch device by its name, or say why it cannot be used."""
 
 import torch
 
 
-def usable(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
     """Return the device of that name.
 
     Raises

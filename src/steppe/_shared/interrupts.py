@@ -1,4 +1,4 @@
-"""Ctrl-C at a moment when what has been computed fits together."""
+"""Delay Ctrl-C until a block has finished, so that what has been computed fits together."""
 
 import signal
 import threading

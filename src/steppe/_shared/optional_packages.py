@@ -8,7 +8,7 @@ import torch
 from steppe._shared.plurals import first_line
 
 
-def needed(module: str) -> Any:
+def import_optional(module: str) -> Any:
     """Import a module of an optional package.
 
     Raises

@@ -10,7 +10,7 @@ is first used, as ``import steppe`` needs nothing of it.
   :func:`try_measure`, :class:`Failure`, :func:`disturbed`, :data:`DISTURBED_RATIO`.
 - Models as tensor shapes: :data:`MODELS`, :func:`check_models`, :func:`uniform`,
   :func:`parameters`, :func:`warm_up`.
-- Time and memory of anything: :func:`alternate`, :class:`Copy`, :func:`peak_extra`.
+- Time and memory of anything: :func:`time_in_turn`, :class:`Copy`, :func:`peak_extra`.
 - The command of ``steppe``: :func:`bench_command`.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from steppe.bench.shapes import check_models as check_models
     from steppe.bench.shapes import uniform as uniform
     from steppe.bench.timing import Action as Action
-    from steppe.bench.timing import alternate as alternate
+    from steppe.bench.timing import time_in_turn as time_in_turn
     from steppe.bench.workload import parameters as parameters
     from steppe.bench.workload import warm_up as warm_up
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from steppe._shared.devices import usable
+from steppe._shared.devices import find_device
 from steppe._shared.plurals import first_line
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
@@ -95,7 +95,7 @@ def plan(
             raise ValueError(f"{name} must be at least 1, got {count}")
     importlib.import_module(_NEEDED_LATER)
     return BenchmarkPlan(
-        check_models(models), tuple(found.values()), steps, usable(device), threads
+        check_models(models), tuple(found.values()), steps, find_device(device), threads
     )
 
 

@@ -13,7 +13,7 @@ from steppe.bench.bandwidth import Copy
 from steppe.bench.measured import BASELINE, MeasuredOptimizer
 from steppe.bench.memory import peak_extra
 from steppe.bench.shapes import Shape
-from steppe.bench.timing import alternate
+from steppe.bench.timing import time_in_turn
 from steppe.bench.traffic import items_stored, least_bytes
 from steppe.bench.workload import parameters, warm_up
 
@@ -107,7 +107,7 @@ def measure(
     copy = Copy(device)
     stored = items_stored(optimizer)
     actions = (copy, baseline.step, copy, optimizer.step)
-    first_copy, baseline_times, second_copy, times = alternate(actions, steps, device)
+    first_copy, baseline_times, second_copy, times = time_in_turn(actions, steps, device)
     storing = (items_stored(optimizer) - stored) / steps
     tensors = _parameters(optimizer)
     return Measurement(

@@ -9,7 +9,7 @@ import torch
 Action = Callable[[], object]
 
 
-def alternate(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
+def time_in_turn(actions: Sequence[Action], rounds: int, device: torch.device) -> list[list[float]]:
     """Time each action once, one after the other, and repeat that for ``rounds`` rounds.
 
     Returns

@@ -6,7 +6,7 @@ these parameters; the others step them exactly.
 
 from torch import Tensor
 
-from steppe._engines import Group, Method, goes_by_own, goes_by_whole
+from steppe._engines import Group, Method, needs_global_norm, needs_tensor_norm
 
 _ADVICE = (
     "parameters that FSDP1 (FullyShardedDataParallel) has flattened: each process would take its "
@@ -22,7 +22,7 @@ def check_takes_fsdp1(param: Tensor, method: Method, group: Group, name: str) ->
     RuntimeError
         FSDP1 has flattened it, and the method has a buffer or takes a mean over the tensor.
     """
-    if goes_by_whole(method, group) or goes_by_own(method, group):
+    if needs_global_norm(method, group) or needs_tensor_norm(method, group):
         refuse_fsdp1(param, name)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_number, check_positive
-from steppe.theory.root_locus import spectral_radius, windows
+from steppe.theory.root_locus import convergent_steps, spectral_radius
 
 METHODS = ("heavy-ball", "critical-momenta")
 
@@ -241,7 +241,7 @@ def _best_critical(
 
 def _widest(gap: float, momentum: float, ages: Sequence[int]) -> tuple[float, float]:
     """Return the widest interval, by the ratio of its ends, of steps with a rate of 1 − gap."""
-    found = windows(1 - gap, momentum, ages)
+    found = convergent_steps(1 - gap, momentum, ages)
     return max(found, key=lambda window: window[1] / window[0], default=(1.0, 0.0))
 
 

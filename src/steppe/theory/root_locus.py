@@ -35,7 +35,9 @@ def spectral_radius(steps: Floats, momentum: float, ages: Sequence[int]) -> Floa
     return np.asarray(np.abs(np.linalg.eigvals(companion)).max(axis=-1))
 
 
-def windows(radius: float, momentum: float, ages: Sequence[int]) -> list[tuple[float, float]]:
+def convergent_steps(
+    radius: float, momentum: float, ages: Sequence[int]
+) -> list[tuple[float, float]]:
     """Return the intervals of s for which every root has |z| ≤ ``radius`` < 1, in order."""
     steps = _crossings(radius, momentum, ages)
     middles = np.sqrt(steps[1:] * steps[:-1])

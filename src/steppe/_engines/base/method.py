@@ -90,12 +90,12 @@ class Method:
         return tuple(signature(self.scalars).parameters)[1:]
 
 
-def goes_by_whole(method: Method, group: dict[str, Any]) -> bool:
+def needs_global_norm(method: Method, group: dict[str, Any]) -> bool:
     """Whether the parameters of a group go by the norm of all gradients."""
     return _has_buffer(method, group) and group["scope"] == "global"
 
 
-def goes_by_own(method: Method, group: dict[str, Any]) -> bool:
+def needs_tensor_norm(method: Method, group: dict[str, Any]) -> bool:
     """Whether each parameter of a group goes by the norm of its own gradient."""
     is_scoped = _has_buffer(method, group) and group["scope"] == "tensor"
     return method.mean_square is not None or is_scoped

@@ -1,4 +1,4 @@
-"""Norms over all shards: of a step's gradients, of all of them or of single ones."""
+"""Gradient norms of one step, over all parameters or per parameter, summed over processes."""
 
 import atexit
 import math
@@ -52,7 +52,7 @@ class Norms:
             parts = [torch.stack(whole).sum(0, keepdim=True)]
             length = 1
             for batch, sums in found:
-                if batch.goes_by_own:
+                if batch.needs_tensor_norm:
                     parts.append(sums[:-1])
                     self._rows_at[id(batch)] = mesh, length
                     length += len(sums) - 1

@@ -72,7 +72,7 @@ def format_of(name: str, value: Tensor) -> str:
     return _NAMES.get(value.dtype, str(value.dtype))
 
 
-def is_noisy(format: str) -> bool:
+def rounds_stochastically(format: str) -> bool:
     """Whether numbers in a format are rounded stochastically."""
     return format in EIGHT_BITS or format == "bfloat16"
 

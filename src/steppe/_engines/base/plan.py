@@ -15,11 +15,11 @@ from steppe._engines.base.method import (
     MEAN,
     REPLACEMENTS,
     Method,
-    goes_by_own,
-    goes_by_whole,
+    needs_global_norm,
+    needs_tensor_norm,
     slot_name,
 )
-from steppe._engines.base.number_formats import BLOCK, format_of, is_noisy
+from steppe._engines.base.number_formats import BLOCK, format_of, rounds_stochastically
 from steppe._engines.base.sharding import (
     LocalShard,
     ShardGroup,
@@ -170,8 +170,8 @@ class ParamBatch:
     capacity: int = field(init=False)
     groups: list[Group] = field(init=False)
     group_of_row: Integers = field(init=False)
-    goes_by_whole: bool = field(init=False)
-    goes_by_own: bool = field(init=False)
+    needs_global_norm: bool = field(init=False)
+    needs_tensor_norm: bool = field(init=False)
 
     def __post_init__(self) -> None:
         """Find out what the rows have in common."""
@@ -181,13 +181,13 @@ class ParamBatch:
         position = {key: i for i, key in enumerate(members)}
         self.groups = list(members.values())
         self.group_of_row = np.array([position[id(row.group)] for row in self.rows])
-        self.goes_by_whole = any(goes_by_whole(self.method, group) for group in self.groups)
-        self.goes_by_own = any(goes_by_own(self.method, group) for group in self.groups)
+        self.needs_global_norm = any(needs_global_norm(self.method, group) for group in self.groups)
+        self.needs_tensor_norm = any(needs_tensor_norm(self.method, group) for group in self.groups)
 
     @property
-    def is_noisy(self) -> bool:
+    def rounds_stochastically(self) -> bool:
         """Whether something is rounded stochastically."""
-        return any(map(is_noisy, (format_of("", self.rows[0].param), *self.formats)))
+        return any(map(rounds_stochastically, (format_of("", self.rows[0].param), *self.formats)))
 
     def chunks(self, length: int) -> Integers:
         """Cut all rows into chunks; where blocks matter, as the whole tensors are cut.
@@ -198,7 +198,7 @@ class ParamBatch:
             Of each chunk: its row, its first element and number of elements, where that element
             lies in the whole tensor, and how many blocks come before it here.
         """
-        if self.shard_group is not None and self.is_noisy:
+        if self.shard_group is not None and self.rounds_stochastically:
             shares = [row.shard.cut(length, BLOCK) for row in self.rows]
             parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
             return np.concatenate(parts)

@@ -59,7 +59,7 @@ class _MethodSource:
         self.operands, self.slot = operands_of(self.arguments, method, formats)
         self.written = [self.operands[0], *self.operands[2:]]
         self.everything = [*self.operands, *([self.slot] if self.slot else [])]
-        self.is_plain = not any(operand.is_noisy for operand in self.everything)
+        self.is_plain = not any(operand.rounds_stochastically for operand in self.everything)
         self.inputs = inputs_of(self.operands, formats)
 
     def update(self) -> str:
@@ -90,7 +90,7 @@ class _MethodSource:
             number, step = (f"uint32({entry('identities', 'row', i, 2)})" for i in range(2))
             lines.append(f"key = noise_key({number}, {step})")
         lines += [line for operand in self.everything for line in operand.staging]
-        if self.slot and self.slot.is_noisy:
+        if self.slot and self.slot.rounds_stochastically:
             lines.append(f"total = scratch({BYTES[self.wide] * BLOCK})")
         if self.method.mean_square is not None:
             lines.append(f"rms = {self.wide}(load(roots, row, float64, {TABLE_SCOPE}))")
@@ -125,7 +125,7 @@ class _MethodSource:
             return loop_over([f"total_here = {self.wide}(0.0)", *rule])
         here = f"total_here = {_total(self.wide)}"
         return [
-            *(_summed(slot, self.wide) if slot.is_noisy else [self._total_begin()]),
+            *(_summed(slot, self.wide) if slot.rounds_stochastically else [self._total_begin()]),
             f"index = load(stored, row, int64, {TABLE_SCOPE})",
             "# Where the row stores its item, it does so in the same pass.",
             "if index < 0:",
@@ -137,7 +137,7 @@ class _MethodSource:
         ]
 
     def _with_storing(self, here: str, rule: Lines, slot: Operand) -> Lines:
-        if slot.is_noisy:
+        if slot.rounds_stochastically:
             return [here, *rule, *slot.store("item")]
         swapped = f"swap(total_here, {slot.load()}, item)"
         return [here, *rule, f"store(total, i, {swapped}, {TOTAL_SCOPE})", *slot.store("item")]
@@ -165,7 +165,7 @@ class _MethodSource:
 
 def _sums(name: str, g: Operand, by_blocks: bool = False) -> str:
     """Sum the squares of a chunk of the gradient."""
-    added = f"sum = accumulated(sum, float64({g.load()}) * float64({g.load()}))"
+    added = f"sum = add_reassociable(sum, float64({g.load()}) * float64({g.load()}))"
     conclusion = f"    store(sums, chunk, sum, {TABLE_SCOPE})"
     body = [*g.open(), *loop_over([added])]
     return chunk_source(name, ["sum = 0.0"], body, not by_blocks, conclusion)

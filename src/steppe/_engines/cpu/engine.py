@@ -134,11 +134,11 @@ def _launch(batch: ParamBatch, table: CpuTable, kernel: str) -> Launch:
 
 def _priorities(batch: ParamBatch, norms: Norms) -> Floats:
     """Return the norm of all gradients, and in its place of those that go by their own."""
-    if not batch.goes_by_own:
+    if not batch.needs_tensor_norm:
         return np.full(len(batch.rows), float(norms.whole()))
     is_own = np.array([group["scope"] == "tensor" for group in batch.groups])[batch.group_of_row]
     own = _square_sums(batch) if batch.shard_group is None else None
-    whole = float(norms.whole()) if batch.goes_by_whole else 0.0
+    whole = float(norms.whole()) if batch.needs_global_norm else 0.0
     if own is None:
         squares = norms.squares(batch)
         assert squares is not None

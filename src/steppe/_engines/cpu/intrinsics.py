@@ -34,7 +34,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @njit(forceinline=True, fastmath=_SUMMING)
-def accumulated(total: float, value: float) -> Any:
+def add_reassociable(total: float, value: float) -> Any:
     """Add a value to a sum whose order does not matter."""
     return total + value
 

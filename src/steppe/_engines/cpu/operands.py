@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from steppe._engines.base.method import Method
-from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, is_noisy
+from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, rounds_stochastically
 from steppe._engines.cpu.intrinsics import SCOPES
 
 #: Bytes of a number in each format, by the names that ``number_formats.format_of`` gives.
@@ -47,9 +47,9 @@ class Operand:
         return self.format in EIGHT_BITS
 
     @property
-    def is_noisy(self) -> bool:
+    def rounds_stochastically(self) -> bool:
         """Whether it is rounded stochastically."""
-        return is_noisy(self.format)
+        return rounds_stochastically(self.format)
 
     def open(self) -> Lines:
         """Find the block."""
@@ -73,7 +73,7 @@ class Operand:
     def open_store(self) -> Lines:
         """Prepare to write the block."""
         lines = []
-        if self.is_noisy:
+        if self.rounds_stochastically:
             lines.append(
                 f"{self.name}_offset = noise_offset(key, uint32({self.stream}), whole_block)"
             )
@@ -152,7 +152,7 @@ class Formats:
 
     def norm_by_blocks(self, method: Method) -> bool:
         """Whether gradients are summed up block by block for their norm."""
-        rounds = any(map(is_noisy, (self.param, *self.state)))
+        rounds = any(map(rounds_stochastically, (self.param, *self.state)))
         in_full = len(self.state) == len(method.state) or self.state[-1] == self.wide
         return method.norm_by_blocks and in_full and rounds
 

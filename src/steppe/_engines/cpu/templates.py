@@ -15,7 +15,7 @@ from numba import cfunc, float32, float64, int64, njit, uint8, uint16, uint32, v
 
 from steppe._engines.cpu.bit_ops import byte, compiled_format, half, larger, word8, word16
 from steppe._engines.cpu.intrinsics import (
-    accumulated,
+    add_reassociable,
     compiled,
     is_published,
     load,

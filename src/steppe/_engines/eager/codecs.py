@@ -35,7 +35,7 @@ def load_state(row: ParamRow, name: str) -> Tensor:
     positions, whole_blocks = _grid(row, value)
     codes = in_blocks(in_memory_order(value).long(), positions, len(whole_blocks))
     numbers = decode(codes, row.part(scale_name(name))[:, None]).view(-1)[positions]
-    return unordered(numbers, value).to(wide_dtype(row.param))
+    return from_memory_order(numbers, value).to(wide_dtype(row.param))
 
 
 def store_state(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
@@ -87,7 +87,7 @@ def _store_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -
     positions, whole_blocks = _grid(row, target)
     numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
     upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, whole_blocks))
-    target.copy_(unordered(bit_ops.number(upper << 16).view(-1)[positions], target))
+    target.copy_(from_memory_order(bit_ops.number(upper << 16).view(-1)[positions], target))
 
 
 def _store_8_bits(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
@@ -97,7 +97,7 @@ def _store_8_bits(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
     codes, scale = encoded(kind, numbers, _noise(row, stream, whole_blocks))
     row.part(scale_name(name)).copy_(scale)
-    target.copy_(unordered(codes.view(-1)[positions], target))
+    target.copy_(from_memory_order(codes.view(-1)[positions], target))
 
 
 def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +147,7 @@ def in_memory_order(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     return tensor.permute(_order(tensor if like is None else like)).reshape(-1)
 
 
-def unordered(flat: Tensor, like: Tensor) -> Tensor:
+def from_memory_order(flat: Tensor, like: Tensor) -> Tensor:
     """Return the tensor of which :func:`in_memory_order` made ``flat``."""
     order = _order(like)
     shape = [like.shape[i] for i in order]

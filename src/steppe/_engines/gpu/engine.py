@@ -70,9 +70,9 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table, squares = _table(batch), norms.squares(batch)
     if squares is not None:
         table.sums[:-1].copy_(squares)
-    elif batch.goes_by_own and not norms.has_whole:
+    elif batch.needs_tensor_norm and not norms.has_whole:
         _reduce(batch, table)
-    whole = norms.whole() if batch.goes_by_whole else None
+    whole = norms.whole() if batch.needs_global_norm else None
     _update(batch, table, whole)
     found_inf = amp(batch)[1]
     if found_inf is not None:
@@ -170,7 +170,11 @@ def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) ->
         len(table.chunks),
         batch.device,
         *(table.rows, sent.lines, sent.options, table.chunks),
-        *(table.sums if batch.goes_by_own else None, on(priority, batch.device), table.arrivals),
+        *(
+            table.sums if batch.needs_tensor_norm else None,
+            on(priority, batch.device),
+            table.arrivals,
+        ),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),
         COUNTED=sent.counted_here,
         ALIGNED=sent.aligned,

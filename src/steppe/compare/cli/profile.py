@@ -1,4 +1,4 @@
-"""The command ``steppe profile``: the report card of a saved run."""
+"""The command ``steppe profile``: the curvature report of a saved run."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from steppe._shared.cli_options import AT_LEAST_ONE, OUTPUT, WHERE, Count, Data, Device
 from steppe._shared.console import make_console, refusals
-from steppe._shared.devices import usable
+from steppe._shared.devices import find_device
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.loading import head
@@ -71,7 +71,7 @@ def profile(
     with refusals():
         AT_LEAST_ONE.check("samples", samples)
         AT_LEAST_ONE.check("threads", threads)
-        found, where = find_task(task), usable(device)
+        found, where = find_task(task), find_device(device)
         torch.set_num_threads(threads or found.threads or torch.get_num_threads())
         content = _load(checkpoint_file, where, task)
         name = network or content.get("network", found.full.model)

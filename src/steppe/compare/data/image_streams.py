@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from steppe._shared.optional_packages import needed
+from steppe._shared.optional_packages import import_optional
 from steppe.compare.data.datasets import DATA_DIRECTORY, Data, fingerprint, held_out, require_files
 from steppe.compare.data.images import (
     cifar10,
@@ -95,7 +95,7 @@ def tiny_imagenet_stream(directory: Path = DATA_DIRECTORY) -> Data:
 def _mnist(
     name: str, directory: Path, mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Data:
-    dataset = getattr(needed("torchvision.datasets"), name)
+    dataset = getattr(import_optional("torchvision.datasets"), name)
     folder = directory / name / "raw"
     names = [archive.removesuffix(".gz") for archive, _ in dataset.resources]
     require_files(
@@ -107,7 +107,7 @@ def _mnist(
 
 
 def _svhn(directory: Path) -> Data:
-    dataset = needed("torchvision.datasets").SVHN
+    dataset = import_optional("torchvision.datasets").SVHN
     command = download_command("SVHN", directory, "'train', download=True", "'test', download=True")
     files = [directory / dataset.split_list[split][1] for split in ("train", "test")]
     require_files(files, command)
@@ -147,7 +147,7 @@ def _from_arrays(values: list[tuple[Any, Any]], transform: Callable[[Any], Tenso
 def _to_colour_tensor(
     mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Callable[[Any], Tensor]:
-    transforms = needed("torchvision.transforms")
+    transforms = import_optional("torchvision.transforms")
     made: Callable[[Any], Tensor] = transforms.Compose(
         [
             transforms.Resize((_SIDE, _SIDE)),

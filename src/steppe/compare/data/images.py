@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._shared.optional_packages import needed
+from steppe._shared.optional_packages import import_optional
 from steppe.compare.data.datasets import (
     DATA_DIRECTORY,
     Data,
@@ -154,11 +154,13 @@ def imagenet(directory: Path = DATA_DIRECTORY / "imagenet") -> Data:
     )
     folders = [directory / "train", directory / "val"]
     require_files(folders, command)
-    train, test = (needed("torchvision.datasets").ImageFolder(folder) for folder in folders)
+    train, test = (
+        import_optional("torchvision.datasets").ImageFolder(folder) for folder in folders
+    )
     if train.classes != test.classes:
         odd = sorted({*train.classes} ^ {*test.classes})
         raise ValueError(f"{folders[0]} and {folders[1]} differ in their classes: {odd[0]}")
-    transforms = needed("torchvision.transforms")
+    transforms = import_optional("torchvision.transforms")
     to_tensor = _to_standardised_tensor(*_IMAGENET)
     plain = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224), to_tensor])
     augmented = transforms.Compose(
@@ -177,7 +179,7 @@ def from_pixels(
     values: Any, targets: list[int], transform: Callable[[Any], Tensor]
 ) -> ImageSamples:
     """Make samples of arrays of unsigned bytes, one an image, and their class indices."""
-    read = needed("PIL.Image").fromarray
+    read = import_optional("PIL.Image").fromarray
     return ImageSamples(values, torch.arange(len(targets)), torch.tensor(targets), read, transform)
 
 
@@ -185,7 +187,7 @@ def from_files(
     samples: Sequence[tuple[Path | str, int]], transform: Callable[[Any], Tensor]
 ) -> ImageSamples:
     """Make samples of files of images, each with its class index."""
-    read = needed("torchvision.datasets.folder").default_loader
+    read = import_optional("torchvision.datasets.folder").default_loader
     paths, targets = zip(*samples, strict=True)
     return ImageSamples(paths, torch.arange(len(paths)), torch.tensor(targets), read, transform)
 
@@ -241,7 +243,7 @@ def _tiny_imagenet_files(
 def _cifar(
     name: str, directory: Path, mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Data:
-    dataset = getattr(needed("torchvision.datasets"), name)
+    dataset = getattr(import_optional("torchvision.datasets"), name)
     folder = directory / dataset.base_folder
     command = download_command(name, directory, "download=True")
     files = [file for file, _ in dataset.train_list + dataset.test_list]
@@ -261,7 +263,7 @@ def _cifar(
 def _to_standardised_tensor(
     mean: tuple[float, ...], deviation: tuple[float, ...]
 ) -> Callable[[Any], Tensor]:
-    transforms = needed("torchvision.transforms")
+    transforms = import_optional("torchvision.transforms")
     to_tensor: Callable[[Any], Tensor] = transforms.Compose(
         [transforms.ToTensor(), transforms.Normalize(mean, deviation)]
     )
@@ -271,7 +273,7 @@ def _to_standardised_tensor(
 def _crop_and_mirror(
     side: int, padding: int, to_tensor: Callable[[Any], Tensor]
 ) -> Callable[[Any], Tensor]:
-    transforms = needed("torchvision.transforms")
+    transforms = import_optional("torchvision.transforms")
     augmented: Callable[[Any], Tensor] = transforms.Compose(
         [
             transforms.RandomCrop(side, padding=padding),

@@ -38,10 +38,10 @@ Split = Callable[[str], list[str]]
 def shakespeare(*, length: int) -> Data:
     """Shakespeare's works in words: see :func:`steppe.compare.data.corpora.shakespeare`.
 
-    Split by :func:`prose` into 1 045 394 words to train on, 133 383 for validation and 129 500 to
-    test. The vocabulary is ``<unk>`` and the 9 999 most frequent words; of the three parts 1.9 %,
-    4.3 % and 4.8 % are not in it. A model of these words' frequencies alone has a perplexity of 285
-    on validation and test.
+    Split by :func:`split_prose` into 1 045 394 words to train on, 133 383 for validation and
+    129 500 to test. The vocabulary is ``<unk>`` and the 9 999 most frequent words; of the three
+    parts 1.9 %, 4.3 % and 4.8 % are not in it. A model of these words' frequencies alone has a
+    perplexity of 285 on validation and test.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def shakespeare(*, length: int) -> Data:
     ValueError
         If ``length`` is not at least 1, or a part is too short for one block.
     """
-    return _data(corpora.shakespeare(), prose, SHAKESPEARE_WORDS, length)
+    return _data(corpora.shakespeare(), split_prose, SHAKESPEARE_WORDS, length)
 
 
 def ptb(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
@@ -181,7 +181,7 @@ def cut_into_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
     return Data(train, train, validation, test, fingerprint_of(train, validation, test))
 
 
-def prose(text: str) -> list[str]:
+def split_prose(text: str) -> list[str]:
     r"""Split a text as it is printed, much as the Penn Treebank was prepared.
 
     Words are in lower case and keep the apostrophes inside them, numbers are ``N``, a line that is
@@ -190,7 +190,7 @@ def prose(text: str) -> list[str]:
 
     Examples
     --------
-    >>> prose("Enter 2 Lords.\n\nTo-night he's dead--")
+    >>> split_prose("Enter 2 Lords.\n\nTo-night he's dead--")
     ['enter', 'N', 'lords', '.', '<eos>', 'to', '-', 'night', "he's", 'dead', '--', '<eos>']
     """
     words = []

@@ -81,7 +81,7 @@ class LaunchGroup:
         return answer
 
     @contextmanager
-    def error_of_all(self, assignment: Assignment) -> Iterator[None]:
+    def raise_if_all_failed(self, assignment: Assignment) -> Iterator[None]:
         """Raise an error of the block as the trial's own only if all processes failed in it.
 
         If one process is killed, the others fail in their next collective operation. That says

@@ -13,7 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.execution.study_storage import expendable, persistent, revive
+from steppe.compare.execution.study_storage import (
+    fail_stale_trials,
+    ignore_unreachable,
+    retry_while_unreachable,
+)
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import TEST, TUNE, Contender
 
@@ -57,7 +61,7 @@ class OptunaTrials:
 
     def fail_trials_of_silent_workers(self) -> None:
         """Mark the running trials as failed whose workers give no heartbeat any more."""
-        persistent(partial(revive, self._optuna_study))
+        retry_while_unreachable(partial(fail_stale_trials, self._optuna_study))
 
     def add(
         self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
@@ -84,7 +88,7 @@ class OptunaTrials:
                 _KEY: self._keys[contender.name],
             },
         )
-        persistent(partial(self._optuna_study.add_trial, trial))
+        retry_while_unreachable(partial(self._optuna_study.add_trial, trial))
 
     def read(self) -> StoredTrials:
         """Read, for each contender and phase, the trial that counts for each number."""
@@ -93,7 +97,9 @@ class OptunaTrials:
             (name, phase): [] for name in self._keys for phase in (TUNE, TEST)
         }
         # Optuna keeps the trials that have ended in memory, and reads the others only.
-        for trial in persistent(partial(self._optuna_study.get_trials, deepcopy=False)):
+        for trial in retry_while_unreachable(
+            partial(self._optuna_study.get_trials, deepcopy=False)
+        ):
             # Trials of other contenders are from a study that differs in its contenders alone.
             if name := names.get(trial.user_attrs.get(_KEY, "")):
                 by_part[name, trial.user_attrs["phase"]].append(trial)
@@ -134,7 +140,7 @@ class OptunaTrials:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            with expendable():
+            with ignore_unreachable():
                 self.storage.set_trial_intermediate_value(trial_id, epoch, score)
         except UpdateFinishedTrialError:
             return False
@@ -163,7 +169,7 @@ class OptunaTrials:
             self.storage.set_trial_state_values(trial_id, state, values)
 
         try:
-            persistent(write)
+            retry_while_unreachable(write)
         except UpdateFinishedTrialError:
             return False
         return True

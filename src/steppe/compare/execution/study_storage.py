@@ -91,7 +91,7 @@ def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False
         raise ValueError(f"{where} cannot be used as a storage: {reason}") from error
 
 
-def persistent(attempt: Callable[[], _T]) -> _T:
+def retry_while_unreachable(attempt: Callable[[], _T]) -> _T:
     """Do what needs the storage; while it is away, or busy, try again for about a minute.
 
     Raises
@@ -112,7 +112,7 @@ def persistent(attempt: Callable[[], _T]) -> _T:
 
 
 @contextmanager
-def expendable() -> Iterator[None]:
+def ignore_unreachable() -> Iterator[None]:
     """Go on without what is done in here if the storage is away."""
     try:
         yield
@@ -120,7 +120,7 @@ def expendable() -> Iterator[None]:
         return
 
 
-def revive(study: "Study") -> None:
+def fail_stale_trials(study: "Study") -> None:
     """Mark the trials as failed whose worker has not been heard of for too long."""
     from optuna.storages import fail_stale_trials
 
@@ -129,7 +129,7 @@ def revive(study: "Study") -> None:
 
 
 @contextmanager
-def alive(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
+def send_heartbeats(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
     """Give signs of life for a trial while it is worked at."""
     done = threading.Event()
     interval = storage.get_heartbeat_interval()
@@ -137,7 +137,7 @@ def alive(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
     def beat() -> None:
         while not done.wait(interval):
             # One that cannot be given is no reason to end: the next may be, in time.
-            with expendable():
+            with ignore_unreachable():
                 storage.record_heartbeat(trial_id)
 
     thread = threading.Thread(target=beat, daemon=True)
@@ -192,7 +192,7 @@ def _opened(url: "URL", heartbeat: int, options: dict[str, Any], *, create: bool
     text = url.render_as_string(hide_password=False)
     for _ in range(_COLLISIONS if create else 0):
         # If others are making the tables at the same time, all but one fail, and find them later.
-        with expendable():
+        with ignore_unreachable():
             return attempt()
         time.sleep(_PAUSE_S)
     return attempt()

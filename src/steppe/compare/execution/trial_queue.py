@@ -18,7 +18,7 @@ from steppe.compare.execution.optuna_trials import (
     StoredTrials,
     ended,
 )
-from steppe.compare.execution.study_storage import persistent
+from steppe.compare.execution.study_storage import retry_while_unreachable
 from steppe.compare.planning.controls import followed_settings
 from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import from_json, to_json
@@ -112,7 +112,7 @@ class TrialQueue:
         """Take the next trial that is waiting and can be run; None if there is none."""
         stored = self._trials.read()
         for contender, phase, trial in self._waiting(stored):
-            if not persistent(partial(self._trials.claim, trial._trial_id)):
+            if not retry_while_unreachable(partial(self._trials.claim, trial._trial_id)):
                 continue
             settings = trial.user_attrs["settings"]
             if phase == TEST:

@@ -7,7 +7,7 @@ What becomes of the trial in hand when a worker is killed:
   after a minute (:meth:`~steppe.compare.execution.trial_queue.TrialQueue.add_missing_trials`).
 
 Either way it goes on from the last epoch that was saved
-(:meth:`~steppe.compare.training.train.Training.go_on`).
+(:meth:`~steppe.compare.training.train.Training.resume`).
 """
 
 import signal
@@ -21,7 +21,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
-from steppe.compare.execution.study_storage import alive
+from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.study import Study, rehearse, versions
 from steppe.compare.records.results import Epoch
@@ -159,9 +159,13 @@ def _train_trial(
         if not group.ask_queue(lambda queue: queue.record_epoch(assignment, number, epoch)):
             raise TakenOverError
 
-    heartbeats = alive(queue.storage, assignment.trial_id) if queue else nullcontext()
+    heartbeats = send_heartbeats(queue.storage, assignment.trial_id) if queue else nullcontext()
     try:
-        with _released_if_stopped(queue, assignment), heartbeats, group.error_of_all(assignment):
+        with (
+            _released_if_stopped(queue, assignment),
+            heartbeats,
+            group.raise_if_all_failed(assignment),
+        ):
             outcome = train(run, data, context, on_epoch)
             kept = group.ask_queue(lambda queue: queue.finish(assignment, outcome, hardware))
     except TakenOverError:

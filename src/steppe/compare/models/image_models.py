@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.names import named
-from steppe._shared.optional_packages import needed
+from steppe._shared.optional_packages import import_optional
 
 # Channels, height, width.
 Shape = tuple[int, int, int]
@@ -135,7 +135,7 @@ class VisionTransformer(nn.Module):
 
 def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
     """Torchvision's ResNet (He et al. 2016), for small images with the stem of their CIFAR nets."""
-    model: nn.Module = getattr(needed("torchvision.models"), name)(num_classes=classes)
+    model: nn.Module = getattr(import_optional("torchvision.models"), name)(num_classes=classes)
     channels = shape[0]
     if _is_small(shape):
         model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
@@ -150,7 +150,7 @@ def _resnet(name: str, shape: Shape, classes: int) -> nn.Module:
 def _vgg16_bn(shape: Shape, classes: int) -> nn.Module:
     """Torchvision's VGG-16 with batch normalisation; for small images one linear layer on top."""
     _require_side("vgg16-bn", shape, 32)
-    vgg = needed("torchvision.models.vgg")
+    vgg = import_optional("torchvision.models.vgg")
     features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
     features[0] = nn.Conv2d(shape[0], 64, 3, padding=1)
     if _is_small(shape):
@@ -165,7 +165,7 @@ def _vgg16_bn(shape: Shape, classes: int) -> nn.Module:
 
 def _efficientnet_b0(shape: Shape, classes: int) -> nn.Module:
     """EfficientNet-B0 as timm builds it."""
-    model: nn.Module = needed("timm").create_model(
+    model: nn.Module = import_optional("timm").create_model(
         "efficientnet_b0", num_classes=classes, in_chans=shape[0]
     )
     return model

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.cache import cached_directory
-from steppe._shared.optional_packages import needed
+from steppe._shared.optional_packages import import_optional
 from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
 
@@ -89,7 +89,7 @@ def load_causal_model(name: str) -> CausalModel:
     """
     model = _read("AutoModelForCausalLM", name, dtype=torch.float32)
     if name.endswith(_LORA):
-        peft = needed("peft")
+        peft = import_optional("peft")
         lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", lora_dropout=0.0)
         model = peft.inject_adapter_in_model(lora, model)
     return CausalModel(model).train()
@@ -175,7 +175,7 @@ def _gguf() -> Path:
 
 def _unpack(gguf: Path, folder: Path) -> None:
     """Write float32 weights and the tokenizer, which load 50 times faster than 4-bit weights."""
-    needed("gguf")
+    import_optional("gguf")
     read = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     transformers = _transformers()
     # Standard error is redirected, as transformers cannot turn off its progress bar here.
@@ -196,9 +196,9 @@ def _transformers() -> Any:
     transformers checks that torchvision is installed, not that it can be imported, and then cannot
     import language models either.
     """
-    transformers = needed("transformers")
+    transformers = import_optional("transformers")
     try:
-        needed("torchvision")
+        import_optional("torchvision")
     except ImportError:
         available = transformers.utils.is_torchvision_available
         available.cache_clear()

@@ -1,4 +1,4 @@
-"""What an optimizer is read against, and that it is always there."""
+"""Control optimizers that a study adds by itself, such as adam+warmup beside dualadam."""
 
 from collections.abc import Iterable
 
@@ -34,7 +34,7 @@ def controls_of(recipe: Recipe) -> tuple[str, ...]:
     return ()
 
 
-def find_recipes(names: Iterable[str]) -> tuple[Recipe, ...]:
+def recipes_with_controls(names: Iterable[str]) -> tuple[Recipe, ...]:
     """Read the names, drop repetitions, and add the controls that are not named.
 
     They come before what needs them, but never first: the first is the baseline, and that is the

@@ -14,13 +14,18 @@ import torch
 
 import steppe
 from steppe._shared.cli_options import AT_LEAST_ONE
-from steppe._shared.devices import usable
+from steppe._shared.devices import find_device
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.plurals import first_line
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
-from steppe.compare.planning.controls import control_for, find_recipes, followed, followed_settings
+from steppe.compare.planning.controls import (
+    control_for,
+    followed,
+    followed_settings,
+    recipes_with_controls,
+)
 from steppe.compare.planning.options import StudyOptions, check_choice
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
@@ -144,7 +149,7 @@ def plan(
     for module in _NEEDED:
         importlib.import_module(module)
     found = find_task(task)
-    recipes = find_recipes(options.optimizers or preset.optimizers)
+    recipes = recipes_with_controls(options.optimizers or preset.optimizers)
     check_place(place)
     options.check()
     size = _size(found, options, preset)
@@ -209,7 +214,7 @@ def check_place(place: RunContext) -> None:
         If the tracker is not installed.
     """
     AT_LEAST_ONE.check("threads", place.threads)
-    usable(place.device)
+    find_device(place.device)
     if place.track:
         check_choice("track", place.track, TRACKERS)
         importlib.import_module(place.track)

@@ -44,7 +44,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalScores:
     """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation.
 
     Those of the test set are NaN in tuning, which never looks at it.
@@ -114,7 +114,7 @@ class Outcome:
 
     curve: tuple[Epoch, ...]
     diverged: bool
-    final: Final
+    final: FinalScores
     curvature: Curvature
     costs: RunCosts
 

@@ -28,7 +28,7 @@ from steppe.compare.records.results import (
     TEST,
     Curvature,
     Epoch,
-    Final,
+    FinalScores,
     Outcome,
     RunCosts,
 )
@@ -82,7 +82,7 @@ def train(
     with reproducible(context):
         accelerator = accelerator or make_accelerator(run, context)
         training = Training(run, data, context, accelerator)
-        training.go_on(on_epoch)
+        training.resume(on_epoch)
         return training.outcome()
 
 
@@ -184,7 +184,7 @@ class Training:
         """Take one step on the first batch."""
         self._step.take(*next(iter(self._loaders[0])))
 
-    def go_on(self, on_epoch: OnEpoch) -> None:
+    def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
 
         Parameters
@@ -205,7 +205,7 @@ class Training:
 
     def outcome(self) -> Outcome:
         """Measure the trained model, and save it as a checkpoint."""
-        final = Final() if self.diverged else self._final()
+        final = FinalScores() if self.diverged else self._final()
         curvature = Curvature() if self.diverged else self._curvature()
         if self.accelerator.is_main_process:
             if self.context.keep and not self.diverged:
@@ -271,12 +271,12 @@ class Training:
             workers=self._loader_workers,
         )
 
-    def _final(self) -> Final:
+    def _final(self) -> FinalScores:
         train, last = self._evaluate(self.data.plain)[:2], self.curve[-1]
         validation = last.validation_loss, last.validation_score
         if self.run.phase != TEST:
-            return Final(*train, *validation)
-        return Final(*train, *validation, *self._evaluate(self.data.test)[:2])
+            return FinalScores(*train, *validation)
+        return FinalScores(*train, *validation, *self._evaluate(self.data.test)[:2])
 
     def _curvature(self) -> Curvature:
         # Autocast would round second derivatives away; everything else that uses it is done.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from steppe._engines import Group, goes_by_own, goes_by_whole
+from steppe._engines import Group, needs_global_norm, needs_tensor_norm
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._state import StateEntry, state_layout
 from steppe.optim.offload import Offload
@@ -129,6 +129,8 @@ def message_bytes(optimizer: Optimizer) -> int:
     base, norms = _base(optimizer), int(isinstance(optimizer, SAM))
     if isinstance(base, RuleOptimizer):
         kinds = [(base._method(group), group) for group in base.param_groups]
-        own = sum(len(group["params"]) for method, group in kinds if goes_by_own(method, group))
-        norms += own + (own > 0 or any(goes_by_whole(*kind) for kind in kinds))
+        own = sum(
+            len(group["params"]) for method, group in kinds if needs_tensor_norm(method, group)
+        )
+        norms += own + (own > 0 or any(needs_global_norm(*kind) for kind in kinds))
     return _BYTES_PER_NORM * norms

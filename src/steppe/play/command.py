@@ -24,6 +24,7 @@ _DEFAULT = ("adam", "dualadam-scale-free", "adamcm", "adam+sam")
 _FUNCTIONS = ", ".join(FUNCTIONS)
 _OPTIMIZERS = group("Optimizers", 10)
 _DESCENT = group("Descent", 20)
+_WITH_COMMAS = Parameter(show_default=",".join)
 # A start may begin with a minus sign.
 _REPEATED = Parameter(negative="", allow_leading_hyphen=True)
 
@@ -32,9 +33,7 @@ def play(
     function: Annotated[str, Parameter(help=f"{_FUNCTIONS}.")],
     /,
     *,
-    optimizers: Annotated[
-        Sequence[str], _OPTIMIZERS, NAMES, Parameter(show_default=",".join)
-    ] = _DEFAULT,
+    optimizers: Annotated[Sequence[str], _OPTIMIZERS, NAMES, _WITH_COMMAS] = _DEFAULT,
     lr: Annotated[str, _OPTIMIZERS, Parameter(metavar="X,X…")] = "0.01,0.1,1",
     schedule: Annotated[str, _OPTIMIZERS, Parameter(choices=SCHEDULES)] = "cosine",
     switch: Annotated[float, _OPTIMIZERS] = PUBLISHED_SWITCH,

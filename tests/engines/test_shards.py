@@ -62,20 +62,22 @@ def test_runs_are_the_elements_places(share: LocalShard) -> None:
 @settings(max_examples=300)
 def test_pieces_end_where_the_whole_is_cut(share: LocalShard, block: int, times: int) -> None:
     length = block * times
-    pieces = share.cut(length, block)
+    chunks = share.cut(length, block)
     expected = places(share)
     found = [
-        at + i for at, size in zip(pieces.place, pieces.size, strict=True) for i in range(size)
+        at + i
+        for at, size in zip(chunks.whole_first, chunks.size, strict=True)
+        for i in range(size)
     ]
     assert found == expected
-    assert pieces.first.tolist() == [0, *np.cumsum(pieces.size)][: len(pieces.size)]
-    for at, size in zip(pieces.place.tolist(), pieces.size.tolist(), strict=True):
+    assert chunks.first.tolist() == [0, *np.cumsum(chunks.size)][: len(chunks.size)]
+    for at, size in zip(chunks.whole_first.tolist(), chunks.size.tolist(), strict=True):
         assert at // length == (at + size - 1) // length
     # Blocks are counted anew where a run ends, even if its next one goes on in the same.
     starts, run = share.runs
     blocks = [(i // run, place // block) for i, place in enumerate(expected)]
     number = {key: i for i, key in enumerate(dict.fromkeys(blocks))}
-    assert pieces.block.tolist() == [number[blocks[i]] for i in pieces.first.tolist()]
+    assert chunks.block.tolist() == [number[blocks[i]] for i in chunks.first.tolist()]
     assert share.blocks(block) == len(number)
     assert len(starts) * run == len(expected)
 
@@ -148,8 +150,8 @@ def rows_of(share: LocalShard, begin: int, end: int) -> LocalShard:
 
 def in_blocks(share: LocalShard, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield where each block of a part lies in it, and the block, filled up with 0."""
-    pieces = share.cut(BLOCK, BLOCK)
-    for first, size, place in zip(pieces.first, pieces.size, pieces.place, strict=True):
+    chunks = share.cut(BLOCK, BLOCK)
+    for first, size, place in zip(chunks.first, chunks.size, chunks.whole_first, strict=True):
         where = slice(int(first), int(first + size))
         row = values.new_zeros(BLOCK)
         row[int(place % BLOCK) :][: int(size)] = values.reshape(-1)[where]
@@ -161,7 +163,7 @@ def rounded(kind: str, share: LocalShard, values: Tensor) -> tuple[Tensor, Tenso
     codes, scales = torch.zeros(values.numel(), dtype=torch.uint8), []
     half = torch.full((), 0x80000000)
     for (where, row), place in zip(
-        in_blocks(share, values), share.cut(BLOCK, BLOCK).place, strict=True
+        in_blocks(share, values), share.cut(BLOCK, BLOCK).whole_first, strict=True
     ):
         code, scale = encoded(kind, row[None], half)
         begin = int(place % BLOCK)

@@ -362,6 +362,6 @@ def _side_by_side(batch: ParamBatch, name: str) -> Tensor:
     device = next((part.device for part in parts if part.device.type != "cpu"), None)
     packed = torch.stack([part.to(device) for part in parts])
     # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
-    for part, place in zip(parts, packed.unbind(), strict=True):
-        part.data = place
+    for part, view in zip(parts, packed.unbind(), strict=True):
+        part.data = view
     return packed

@@ -65,8 +65,8 @@ class ShardGroup(NamedTuple):
     @property
     def is_counted(self) -> bool:
         """Whether this process's part counts: of copies, the first one's does."""
-        place = self.mesh.get_coordinate()
-        return all(cut or index == 0 for cut, index in zip(self.cuts, place, strict=True))
+        coordinate = self.mesh.get_coordinate()
+        return all(cut or index == 0 for cut, index in zip(self.cuts, coordinate, strict=True))
 
 
 class ShardChunks(NamedTuple):
@@ -76,7 +76,7 @@ class ShardChunks(NamedTuple):
     ----------
     first, size
         Where each piece begins in this process's memory, and its number of elements.
-    place
+    whole_first
         Where it begins in the whole's.
     block
         How many of the blocks, cut likewise, come before it in this process.
@@ -84,7 +84,7 @@ class ShardChunks(NamedTuple):
 
     first: Integers
     size: Integers
-    place: Integers
+    whole_first: Integers
     block: Integers
 
 
@@ -155,15 +155,15 @@ class LocalShard:
         firsts, counts = blocks_touched(starts, size, length)
         run, nth = numbered(counts)
         nth_cut = firsts[run] + nth
-        place = np.maximum(nth_cut * length, starts[run])
+        whole_first = np.maximum(nth_cut * length, starts[run])
         end = np.minimum((nth_cut + 1) * length, starts[run] + size)
         first_blocks, blocks = blocks_touched(starts, size, block)
         before = np.cumsum(blocks) - blocks
         return ShardChunks(
-            first=run * size + place - starts[run],
-            size=end - place,
-            place=place,
-            block=before[run] + place // block - first_blocks[run],
+            first=run * size + whole_first - starts[run],
+            size=end - whole_first,
+            whole_first=whole_first,
+            block=before[run] + whole_first // block - first_blocks[run],
         )
 
     def blocks(self, block: int) -> int:

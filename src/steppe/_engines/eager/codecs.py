@@ -131,9 +131,9 @@ def _grid(row: ParamRow, target: Tensor) -> tuple[Tensor, Tensor]:
         positions = torch.arange(size, device=device) + lead
         return positions, torch.arange(block_count(size + lead), device=device) + first_block
     chunks = shard.cut(BLOCK, BLOCK)
-    begin = chunks.block * BLOCK + chunks.place % BLOCK - chunks.first
+    begin = chunks.block * BLOCK + chunks.whole_first % BLOCK - chunks.first
     places = np.repeat(begin, chunks.size) + np.arange(target.numel())
-    whole_blocks = torch.from_numpy(chunks.place // BLOCK).to(device)
+    whole_blocks = torch.from_numpy(chunks.whole_first // BLOCK).to(device)
     return torch.from_numpy(places).to(device), whole_blocks
 
 

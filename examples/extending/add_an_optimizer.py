@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
-from steppe._engines import Method, ParamRow
-from steppe._engines.eager.codecs import load
+from steppe._engines import Method, ParamRow, load_state
 from steppe.optim._base import RuleOptimizer, arguments
 
 # 1. The rule: one element's update, in src/steppe/rules.py. `xp` is torch, NumPy or Triton; each
@@ -78,11 +77,11 @@ class AdaMax(RuleOptimizer):
         return _ADAMAX
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
-        return 1.0 / load(row, "exp_inf")
+        return 1.0 / load_state(row, "exp_inf")
 
     def diagnostics(self) -> dict[str, float]:
         """Report the largest gradient of late, or nothing before the first step."""
-        peaks = [load(row, "exp_inf").max().item() for row in self._rows_with_state()]
+        peaks = [load_state(row, "exp_inf").max().item() for row in self._rows_with_state()]
         return {"largest_gradient": max(peaks)} if peaks else {}
 
 

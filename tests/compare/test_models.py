@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.torchvision_shim import torchvision
-from steppe._shared.optional_packages import needed
+from steppe._shared.optional_packages import import_optional
 from steppe.compare.models.image_models import MODELS, VisionTransformer, find_model
 
 
@@ -225,4 +225,4 @@ def test_a_package_that_does_not_fit_torch_is_named(
     (tmp_path / "unfitting.py").write_text("raise RuntimeError('operator x::y does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match=r"unfitting does not fit torch .*operator x::y does not"):
-        needed("unfitting")
+        import_optional("unfitting")

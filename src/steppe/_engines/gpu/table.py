@@ -221,7 +221,7 @@ def new_table(batch: ParamBatch, found: list[list[int]]) -> GpuTable:
         chunks=upload(chunks, device),
         spans=upload(spans, device),
         partials=torch.empty(len(spans), dtype=torch.float64, device=device),
-        # Zeros: where kernels are compiled without a device, nobody writes them before they are read.
+        # Zeros: where kernels are only compiled, they are read before anything is written.
         sums=torch.zeros(len(rows) + 1, dtype=torch.float64, device=device),
         arrivals=torch.zeros(len(rows) + 1, dtype=torch.int32, device=device),
     )

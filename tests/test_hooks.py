@@ -64,7 +64,7 @@ def test_a_failing_check_stops_the_commit(repository: Path) -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="make")
 def test_make_runs_the_linters_and_the_type_checker_of_the_lock() -> None:
     process = subprocess.run(
-        ["make", "--dry-run", "lint", "types"],
+        ["make", "--no-print-directory", "--dry-run", "lint", "types"],
         cwd=ROOT,
         env={**os.environ, "MAKEFLAGS": ""},
         capture_output=True,

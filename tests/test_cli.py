@@ -108,6 +108,7 @@ class Mine(torch.optim.SGD):
 TINY_STUDY = ("compare", "digits", "--budget", "0", "--seeds", "1", "--epochs", "1")
 
 
+@pytest.mark.thorough
 def test_a_class_of_the_current_directory_is_found_by_workers_too(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(OWN_CLASS)
     done = subprocess.run(
@@ -166,6 +167,7 @@ def waited_for(path: Path) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ def copied(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.thorough
 def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
     """What training imports, however indirectly, is hashed, or is known to change no number."""
     harmless = {

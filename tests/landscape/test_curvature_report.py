@@ -29,6 +29,7 @@ def trained() -> tuple[nn.Module, Any, list[Any], torch.optim.Optimizer]:
     return model, loss_fn, [(inputs[:20], targets[:20]), (inputs[20:], targets[20:])], optimizer
 
 
+@pytest.mark.thorough
 def test_is_the_dense_hessians() -> None:
     card = profile(*small_network())
     dense = dense_hessian()

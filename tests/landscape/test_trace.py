@@ -28,6 +28,7 @@ def test_is_within_its_own_error(method: str, dtype: torch.dtype) -> None:
     assert {each.products for each in found} == {30}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "bound"), [("hutch++", 0.004), ("xtrace", 0.004)])
 def test_of_a_small_network_with_99_products(method: str, bound: float) -> None:
     H = operator(dense_hessian())

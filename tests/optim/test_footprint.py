@@ -350,6 +350,7 @@ def work(rank: int, folder: Path) -> None:
 
 
 # One test, since each worker of a parallel run would start processes of its own.
+@pytest.mark.thorough
 def test_two_processes_hold_and_send_what_is_counted(tmp_path: Path) -> None:
     processes = results_of_two(__file__, tmp_path)
     assert all(each["alike"] for each in processes), "a sharded model is counted otherwise"

@@ -245,6 +245,7 @@ def test_no_limit_well_beyond_the_range_of_floats() -> None:
         limit_well("adam", "a")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "batch_size"), [("sgd", 1), ("adam", 16), ("invadam", 16)])
 def test_walkers_follow_the_theory(method: str, batch_size: int) -> None:
     # With saddles as sharp as the minimum, every method would walk the same way up to a scale.

@@ -62,13 +62,13 @@ def class_source(cls: type, module: str) -> str:
 def _hash(files: Iterable[tuple[str, Path]]) -> str:
     digest = hashlib.sha256()
     for name, path in files:
-        content = source_behaviour(path)
+        content = _source_behaviour(path)
         digest.update(f"{name} {len(content)}\n".encode())
         digest.update(content)
     return digest.hexdigest()[:16]
 
 
-def source_behaviour(path: Path) -> bytes:
+def _source_behaviour(path: Path) -> bytes:
     """Return a file's syntax tree without docstrings, comments and layout; of others the bytes.
 
     So prose can be mended without breaking the studies that are under way.

@@ -149,7 +149,7 @@ class ParamBatch:
         Number of slots of the first row's buffer, and on the CPU of each; 0 without one.
     groups, group_of_row
         The rows' parameter groups, and the position of each row's among them.
-    goes_by_whole, goes_by_own
+    needs_global_norm, needs_tensor_norm
         Whether a row needs the norm of all gradients; of its own.
     """
 

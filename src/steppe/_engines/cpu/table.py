@@ -180,11 +180,10 @@ def names_of(batch: ParamBatch) -> list[str]:
     if method.buffer is None:
         return names
     names.append(SLOT_SUM)
-    if keeps_sum(batch):
-        return names
     slots = _slot_names(batch)
-    # Without slots there may be no state either, and so no format.
-    has_scales = bool(slots) and formats[-1] in EIGHT_BITS
+    if not slots or keeps_sum(batch):
+        return names
+    has_scales = formats[-1] in EIGHT_BITS
     return [*names, *slots, *(scale_name(name) if has_scales else "" for name in slots)]
 
 

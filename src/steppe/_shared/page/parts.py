@@ -38,6 +38,18 @@ class Chart:
     late: bool = False
 
 
+def filled_range(colour: str) -> dict[str, Any]:
+    """Return how a trace is drawn that goes around the range of several runs: as a faint area."""
+    return {
+        "mode": "lines",
+        "line": {"width": 0},
+        "fill": "toself",
+        "fillcolor": colour,
+        "opacity": 0.15,
+        "hoverinfo": "skip",
+    }
+
+
 @dataclass(frozen=True)
 class HtmlCell:
     """A cell of a table.

@@ -7,7 +7,7 @@ import numpy as np
 
 from steppe._shared.array_types import Floats
 from steppe._shared.json_values import plain
-from steppe._shared.page.parts import Chart
+from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.page.styles import INK, Style, styles_of
 from steppe.play.pictures import quartiles, shown_range
 from steppe.play.results import OptimizerResult, SweepResult
@@ -48,12 +48,7 @@ def losses(result: SweepResult) -> list[Chart]:
                 **_identity(optimizer),
                 "x": [*steps[finite].tolist(), *steps[finite][::-1].tolist()],
                 "y": plain(np.concatenate([high[finite], low[finite][::-1]]), _DIGITS),
-                "mode": "lines",
-                "line": {"width": 0},
-                "fill": "toself",
-                "fillcolor": style.colour,
-                "opacity": 0.15,
-                "hoverinfo": "skip",
+                **filled_range(style.colour),
             }
         )
         traces.append(

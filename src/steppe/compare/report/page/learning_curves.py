@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from steppe._shared.page.parts import Chart
+from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.page.styles import Style
 from steppe.compare.records.results import Epoch, StudyResults
 from steppe.compare.records.summary import finished
@@ -137,10 +137,5 @@ def _range_band(
         **optimizer_of_trace(optimizer),
         "x": [*x, *reversed(x)],
         "y": null_for_not_finite([*high, *reversed(low)]),
-        "mode": "lines",
-        "line": {"width": 0},
-        "fill": "toself",
-        "fillcolor": style.colour,
-        "opacity": 0.15,
-        "hoverinfo": "skip",
+        **filled_range(style.colour),
     }

@@ -27,7 +27,12 @@ from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import add_missing_state, check_state_unchanged
+from steppe.optim._state import (
+    add_missing_state,
+    check_state_unchanged,
+    first_mismatch,
+    state_layout,
+)
 
 Closure = Callable[[], Any]
 
@@ -117,16 +122,26 @@ class RuleOptimizer(CheckpointedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            plan = self._planned()
-            plan.grad_scale = getattr(self, "grad_scale", None)
-            plan.found_inf = getattr(self, "found_inf", None)
-            try:
-                _engines.step(plan)
-            finally:
-                # They would otherwise lie in memory beside the next ones.
-                for row in plan.rows:
-                    row.grad = row.param
+            if not self._step_by(self._planned()):
+                # A parameter or its state has another shape, format or layout since.
+                self._plan = None
+                if not self._step_by(self._planned()):
+                    raise RuntimeError(
+                        "parameters or state were changed while the step was planned; "
+                        "do not change them in another thread"
+                    )
         return loss
+
+    def _step_by(self, plan: Plan) -> bool:
+        """Take the step by a plan, if what it was made for is still as it was."""
+        plan.grad_scale = getattr(self, "grad_scale", None)
+        plan.found_inf = getattr(self, "found_inf", None)
+        try:
+            return _engines.step(plan)
+        finally:
+            # They would otherwise lie in memory beside the next ones.
+            for batch in plan.batches:
+                batch.grads = []
 
     @torch.no_grad()
     def preconditioner(self) -> dict[Tensor, Tensor]:
@@ -197,7 +212,7 @@ class RuleOptimizer(CheckpointedOptimizer):
             or not self._plan.takes(params, grads, self.state)
         ):
             self._plan, self._plan_key = self._new_plan(grads), key
-            self._plan.set_gradients(grads)
+            self._plan.takes(params, grads, self.state)
         return self._plan
 
     def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
@@ -221,6 +236,7 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}
+        params = [param for param, _ in self._all()]
         check_shards(self._all(), self._place)
         for param, group in self._all():
             check_takes_fsdp1(param, requests[id(group)].method, group, type(self).__name__)
@@ -231,16 +247,37 @@ class RuleOptimizer(CheckpointedOptimizer):
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
                 add_missing_state(self.state[param], param, requests[id(group)].method, group)
-        return Plan(list(self._all()), grads, self.state, requests)
+        plan = Plan(self._plannable_rows(grads, requests), params, self.state, requests)
+        _engines.prepare(plan)
+        return plan
+
+    def _plannable_rows(
+        self, grads: list[Tensor | None], requests: dict[int, EngineRequest]
+    ) -> list[ParamRow]:
+        """Return the rows of parameters with gradients, and of those with complete state.
+
+        So the plan stays the same when other parameters have gradients in the next step.
+        """
+        rows = []
+        for row, grad in zip(self._rows(self.param_groups), grads, strict=True):
+            method = requests[id(row.group)].method
+            is_complete = row.state and not first_mismatch(
+                row.state, state_layout(method, row.group, row.whole, row.state), row.whole
+            )
+            if grad is not None or is_complete:
+                rows.append(row)
+        return rows
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
-        places = [
+        return self._places()[number]
+
+    def _places(self) -> list[str]:
+        return [
             f"parameter {index} of group {position}"
             for position, group in enumerate(self.param_groups)
             for index in range(len(group["params"]))
         ]
-        return places[number]
 
     def _all(self) -> Iterator[tuple[Tensor, Group]]:
         for group in self.param_groups:
@@ -259,10 +296,11 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
+        wanted, places = set(map(id, groups)), self._places()
         return [
-            ParamRow.of(number, param, self.state.get(param, {}), group)
+            ParamRow.of(number, param, self.state.get(param, {}), group, places[number])
             for number, (param, group) in enumerate(self._all())
-            if any(group is wanted for wanted in groups)
+            if id(group) in wanted
         ]
 
     def _rows_with_state(self) -> list[ParamRow]:

@@ -57,7 +57,9 @@ def state_layout(
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if method.buffer is not None else 0
     like_param = [*method.state, *map(slot_name, range(capacity))]
-    entries = {"step": StateEntry((), torch.float32)}
+    # MPS has no float64. In float32 a count would stop at 2²⁴.
+    scalar = torch.float32 if param.device.type == "mps" else torch.float64
+    entries = {"step": StateEntry((), scalar)}
     entries |= dict.fromkeys(like_param, StateEntry(shape, dtype))
     if dtype == torch.uint8:
         own = scale_layout_of(param, param).shape
@@ -66,8 +68,6 @@ def state_layout(
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else scale_layout_of(like, param).shape
             entries[scale_name(name)] = StateEntry(scales, torch.float32)
-    # MPS has no float64.
-    scalar = torch.float32 if param.device.type == "mps" else torch.float64
     if method.mean_square is not None:
         entries[MEAN] = StateEntry((), scalar)
     if capacity:

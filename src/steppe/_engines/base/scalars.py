@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import KEYS
 from steppe._engines.base.number_formats import accumulator
-from steppe._engines.base.plan import Group, ParamBatch, ParamRow
+from steppe._engines.base.param_row import Group, ParamRow
 from steppe._shared.array_types import Floats, Integers
 
 Scalar = float | Tensor

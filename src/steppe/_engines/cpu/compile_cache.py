@@ -68,6 +68,12 @@ def slot_kernel(format: str) -> Native:
     return _native(f"slots_{format}", "sum_slots", slot_sums_source(format))
 
 
+@cache
+def kernel_of(name: str, function: str, text: str) -> Native:
+    """Return a function of one address, of a source that is no method's."""
+    return _native(name, function, text)
+
+
 def _native(name: str, function: str, text: str) -> Native:
     path = _directory() / f"steppe_{name}_{_digest(text)}.py"
     code = path.with_suffix(".o")

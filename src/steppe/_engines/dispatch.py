@@ -121,10 +121,10 @@ def step(plan: Plan) -> bool:
     for batch in plan.batches:
         has_whole |= batch.needs_global_norm
         is_sharded |= batch.shard_group is not None
-        if batch.is_gathered:
-            packing.gather(batch)
         if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
+        elif batch.is_gathered:
+            packing.count(batch)
         else:
             batch.steps += 1.0
     sums = []
@@ -139,9 +139,7 @@ def step(plan: Plan) -> bool:
         if batch.engine is not FALLBACK:
             # Kernels write where autograd does not see it: a backward pass through what has been
             # stepped in between must find out.
-            increment_version([row.whole for row in batch.rows])
-        if batch.is_gathered:
-            packing.scatter(batch)
+            increment_version(batch.params)
     return True
 
 
@@ -158,7 +156,7 @@ def _holds(batch: ParamBatch) -> bool:
         batch.grads = grads = resolve_negatives(grads)
     if any(map(Tensor.is_neg, held.tensors[:count])):
         return False
-    if not (held.is_plain and all(map(_is_tensor, grads))):
+    if not held.is_plain or set(map(type, grads)) != {Tensor}:
         return fit_gradients(batch, batch.engine is not FALLBACK)
     facts = tensor_reader.read([*held.tensors, *grads], held.dims)
     fixed, found = facts[:-count], facts[-count:]
@@ -177,10 +175,6 @@ def _holds(batch: ParamBatch) -> bool:
         found = tensor_reader.read(batch.grads, held.dims)
     batch.grad_addresses = found[:, Fact.ADDRESS]
     return True
-
-
-def _is_tensor(tensor: Tensor) -> bool:
-    return type(tensor) is Tensor
 
 
 def _hand_on_amp(plan: Plan) -> bool:

@@ -122,26 +122,23 @@ class RuleOptimizer(CheckpointedOptimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            if not self._step_by(self._planned()):
-                # A parameter or its state has another shape, format or layout since.
+            for _ in range(2):
+                plan = self._planned()
+                plan.grad_scale = getattr(self, "grad_scale", None)
+                plan.found_inf = getattr(self, "found_inf", None)
+                try:
+                    if _engines.step(plan):
+                        return loss
+                finally:
+                    # They would otherwise lie in memory beside the next ones.
+                    for batch in plan.batches:
+                        batch.grads = []
+                # A parameter or its state has another shape, format or layout since: plan anew.
                 self._plan = None
-                if not self._step_by(self._planned()):
-                    raise RuntimeError(
-                        "parameters or state were changed while the step was planned; "
-                        "do not change them in another thread"
-                    )
-        return loss
-
-    def _step_by(self, plan: Plan) -> bool:
-        """Take the step by a plan, if what it was made for is still as it was."""
-        plan.grad_scale = getattr(self, "grad_scale", None)
-        plan.found_inf = getattr(self, "found_inf", None)
-        try:
-            return _engines.step(plan)
-        finally:
-            # They would otherwise lie in memory beside the next ones.
-            for batch in plan.batches:
-                batch.grads = []
+        raise RuntimeError(
+            "parameters or state changed while a step was planned; do not change them in another "
+            "thread meanwhile"
+        )
 
     @torch.no_grad()
     def preconditioner(self) -> dict[Tensor, Tensor]:

@@ -99,6 +99,10 @@ class ParamBatch:
     copied
         By the batch's attribute, what does not lie side by side in the state: each step copies it
         here and back. So it is with tensors in shared memory, which other processes look at.
+    is_gathered
+        Whether there is a parent, or something to copy.
+    params
+        The parameters as the user has them.
     method
         The request's.
     capacity
@@ -132,7 +136,9 @@ class ParamBatch:
     parent: "ParamBatch | None" = None
     picked: Tensor = field(default_factory=_nothing)
     copied: dict[str, list[Tensor]] = field(default_factory=dict)
+    is_gathered: bool = False
     held: HeldTensors | None = None
+    params: list[Tensor] = field(init=False)
     method: Method = field(init=False)
     capacity: int = field(init=False)
     keeps_sum: bool = field(init=False)
@@ -144,6 +150,7 @@ class ParamBatch:
     def __post_init__(self) -> None:
         """Find out what the rows have in common."""
         self.method = self.request.method
+        self.params = [row.whole for row in self.rows]
         self.capacity = self.rows[0].capacity
         self.keeps_sum = self.capacity > 0 and self.formats[-1] in ("float32", "float64")
         members = {id(row.group): row.group for row in self.rows}
@@ -162,13 +169,8 @@ class ParamBatch:
         slots = [slot_name(i) for i in range(row.capacity)]
         names = [*self.method.state, SLOT_SUM, *slots]
         if not EIGHT_BITS.isdisjoint(self.formats):
-            names += map(scale_name, names)
+            names += [scale_name(name) for name in names]
         return tuple(name for name in names if name in row.state)
-
-    @property
-    def is_gathered(self) -> bool:
-        """Whether numbers are copied from the state for a step, and back after it."""
-        return self.parent is not None or bool(self.copied)
 
     @property
     def rounds_stochastically(self) -> bool:

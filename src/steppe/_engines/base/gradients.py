@@ -72,6 +72,6 @@ def _as_plain(row: ParamRow, grad: Any) -> Tensor:
         own: Tensor = grad.as_subclass(Tensor)
         return own
     raise RuntimeError(
-        f"{row.place}, shape {tuple(row.param.shape)}, is a {type(row.param).__name__} and its "
-        f"gradient a {kind.__name__}, whose memory is not its own; expected a plain tensor"
+        f"the gradient of {row.place}, shape {tuple(row.param.shape)}, is a {kind.__name__}, which "
+        f"keeps its numbers in other tensors; expected a {type(row.param).__name__}'s, a plain one"
     )

@@ -20,7 +20,7 @@ def pack(batch: ParamBatch) -> None:
             continue
         parts = [row.state[name] for row in batch.rows]
         if any(part.device.type == "cpu" and part.is_shared() for part in parts):
-            batch.copied[attribute] = parts
+            batch.copied[attribute], batch.is_gathered = parts, True
         setattr(batch, attribute, _stacked(parts))
         if attribute not in batch.copied:
             # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
@@ -49,43 +49,58 @@ def pick(batch: ParamBatch, rows: Sequence[int]) -> ParamBatch:
         picked=torch.tensor(rows),
         copied={name: [tensors[i] for i in rows] for name, tensors in batch.copied.items()},
         held=batch.held.pick(rows),
+        is_gathered=True,
     )
     gather(part)
     return part
 
 
+def count(batch: ParamBatch) -> None:
+    """Raise the step counts of a gathered batch by 1, here and in the state."""
+    _gather(batch, "steps")
+    batch.steps += 1.0
+    _scatter(batch, "steps")
+
+
 def gather(batch: ParamBatch) -> None:
-    """Copy what does not lie side by side to where the engines look for it."""
-    for attribute, tensors in batch.copied.items():
-        _put(batch, attribute, _stacked(tensors))
-    if batch.parent is not None:
-        for attribute in _lent(batch):
-            source: Tensor = getattr(batch.parent, attribute)
-            _put(batch, attribute, source[batch.picked.to(source.device)])
+    """Copy what does not lie side by side to where the CPU engine looks for it."""
+    for attribute in PACKED.values():
+        _gather(batch, attribute)
 
 
 def scatter(batch: ParamBatch) -> None:
     """Copy it back after a step."""
-    for attribute, tensors in batch.copied.items():
-        for tensor, value in zip(tensors, getattr(batch, attribute).unbind(), strict=True):
-            tensor.copy_(value)
-    if batch.parent is not None:
-        for attribute in _lent(batch):
-            target: Tensor = getattr(batch.parent, attribute)
-            value = getattr(batch, attribute).to(target.device)
-            target.index_copy_(0, batch.picked.to(target.device), value)
+    for attribute in PACKED.values():
+        _scatter(batch, attribute)
 
 
-def _lent(batch: ParamBatch) -> list[str]:
-    """Return the attributes that the batch has of its parent."""
-    lent = [name for name in PACKED.values() if name not in batch.copied]
-    return [name for name in lent if getattr(batch.parent, name).numel()]
-
-
-def _put(batch: ParamBatch, attribute: str, value: Tensor) -> None:
-    # In place: kernels have noted where it lies.
-    own: Tensor = getattr(batch, attribute)
-    if own.shape == value.shape and own.device == value.device:
-        own.copy_(value)
+def _gather(batch: ParamBatch, attribute: str) -> None:
+    if attribute in batch.copied:
+        found = _stacked(batch.copied[attribute])
     else:
-        setattr(batch, attribute, value)
+        source = _lent(batch, attribute)
+        if source is None:
+            return
+        found = source[batch.picked.to(source.device)]
+    own: Tensor = getattr(batch, attribute)
+    if own.shape == found.shape and own.device == found.device:
+        own.copy_(found)  # kernels have noted where it lies
+    else:
+        setattr(batch, attribute, found)
+
+
+def _scatter(batch: ParamBatch, attribute: str) -> None:
+    own: Tensor = getattr(batch, attribute)
+    for tensor, value in zip(batch.copied.get(attribute, ()), own.unbind(), strict=False):
+        tensor.copy_(value)
+    target = _lent(batch, attribute)
+    if target is not None:
+        target.index_copy_(0, batch.picked.to(target.device), own.to(target.device))
+
+
+def _lent(batch: ParamBatch, attribute: str) -> Tensor | None:
+    """Return the parent's tensor of which the batch has some lines, if there is one."""
+    if batch.parent is None or attribute in batch.copied:
+        return None
+    found: Tensor = getattr(batch.parent, attribute)
+    return found if found.numel() else None

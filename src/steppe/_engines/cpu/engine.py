@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base import scalars
+from steppe._engines.base import packing, scalars
 from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
 from steppe._engines.base.memory_layout import param_objection
@@ -74,6 +74,8 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     comes after them is therefore done here, and not in functions.
     """
     method, table = batch.method, batch.cache["cpu"]
+    if batch.is_gathered:
+        packing.gather(batch)
     launch = _launch(batch, table, "update")
     priorities = _priorities(batch, norms) if batch.capacity else None
     squares = None if method.mean_square is None else norms.squares(batch)
@@ -99,6 +101,8 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
         if due.any():
             _sum_slots(batch, table, due)
+    if batch.is_gathered:
+        packing.scatter(batch)
 
 
 def _launch(batch: ParamBatch, table: CpuTable, kernel: str) -> Launch:

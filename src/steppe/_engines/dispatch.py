@@ -124,6 +124,7 @@ def step(plan: Plan) -> bool:
         if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
         elif batch.is_gathered:
+            packing.gather(batch)
             packing.count(batch)
         else:
             batch.steps += 1.0

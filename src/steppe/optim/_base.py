@@ -30,8 +30,7 @@ from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import (
     add_missing_state,
     check_state_unchanged,
-    first_mismatch,
-    state_layout,
+    has_complete_state,
 )
 
 Closure = Callable[[], Any]
@@ -40,6 +39,15 @@ Closure = Callable[[], Any]
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
     """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
     return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
+
+
+def places_of(groups: list[Group]) -> list[str]:
+    """Say where each parameter stands, as the user counts them."""
+    return [
+        f"parameter {index} of group {position}"
+        for position, group in enumerate(groups)
+        for index in range(len(group["params"]))
+    ]
 
 
 class RuleOptimizer(CheckpointedOptimizer):
@@ -244,37 +252,19 @@ class RuleOptimizer(CheckpointedOptimizer):
         for (param, group), grad in zip(self._all(), grads, strict=True):
             if grad is not None:
                 add_missing_state(self.state[param], param, requests[id(group)].method, group)
-        plan = Plan(self._plannable_rows(grads, requests), params, self.state, requests)
+        # Of all with state, so that the plan stays when other parameters have gradients.
+        rows = [
+            row
+            for row, grad in zip(self._rows(self.param_groups), grads, strict=True)
+            if grad is not None or has_complete_state(row, requests[id(row.group)].method)
+        ]
+        plan = Plan(rows, params, self.state, requests)
         _engines.prepare(plan)
         return plan
 
-    def _plannable_rows(
-        self, grads: list[Tensor | None], requests: dict[int, EngineRequest]
-    ) -> list[ParamRow]:
-        """Return the rows of parameters with gradients, and of those with complete state.
-
-        So the plan stays the same when other parameters have gradients in the next step.
-        """
-        rows = []
-        for row, grad in zip(self._rows(self.param_groups), grads, strict=True):
-            method = requests[id(row.group)].method
-            is_complete = row.state and not first_mismatch(
-                row.state, state_layout(method, row.group, row.whole, row.state), row.whole
-            )
-            if grad is not None or is_complete:
-                rows.append(row)
-        return rows
-
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
-        return self._places()[number]
-
-    def _places(self) -> list[str]:
-        return [
-            f"parameter {index} of group {position}"
-            for position, group in enumerate(self.param_groups)
-            for index in range(len(group["params"]))
-        ]
+        return places_of(self.param_groups)[number]
 
     def _all(self) -> Iterator[tuple[Tensor, Group]]:
         for group in self.param_groups:
@@ -293,7 +283,7 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, also those that have no state yet."""
-        wanted, places = set(map(id, groups)), self._places()
+        wanted, places = set(map(id, groups)), places_of(self.param_groups)
         return [
             ParamRow.of(number, param, self.state.get(param, {}), group, places[number])
             for number, (param, group) in enumerate(self._all())

@@ -178,6 +178,12 @@ def first_mismatch(
     return None
 
 
+def has_complete_state(row: ParamRow, method: Method) -> bool:
+    """Whether a parameter has all the state of its method, as it should be."""
+    layout = state_layout(method, row.group, row.whole, row.state)
+    return bool(row.state) and not first_mismatch(row.state, layout, row.whole)
+
+
 def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
     """Describe how state and parameter are sharded, if they are not sharded alike."""
     if not is_sharded(value) and not is_sharded(param):

@@ -101,8 +101,9 @@ class ParamBatch:
         here and back. So it is with tensors in shared memory, which other processes look at.
     is_gathered
         Whether there is a parent, or something to copy.
-    params
-        The parameters as the user has them.
+    params, indices, sizes
+        The parameters as the user has them, their positions among all of the optimizer, and how
+        many elements this process holds of each.
     method
         The request's.
     capacity
@@ -139,6 +140,8 @@ class ParamBatch:
     is_gathered: bool = False
     held: HeldTensors | None = None
     params: list[Tensor] = field(init=False)
+    indices: Integers = field(init=False)
+    sizes: Integers = field(init=False)
     method: Method = field(init=False)
     capacity: int = field(init=False)
     keeps_sum: bool = field(init=False)
@@ -151,6 +154,8 @@ class ParamBatch:
         """Find out what the rows have in common."""
         self.method = self.request.method
         self.params = [row.whole for row in self.rows]
+        self.indices = np.array([row.index for row in self.rows], dtype=np.int64)
+        self.sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
         self.capacity = self.rows[0].capacity
         self.keeps_sum = self.capacity > 0 and self.formats[-1] in ("float32", "float64")
         members = {id(row.group): row.group for row in self.rows}
@@ -190,7 +195,7 @@ class ParamBatch:
             shares = [row.shard.cut(length, BLOCK) for row in self.rows]
             parts = [np.stack([np.full_like(x.first, i), *x], 1) for i, x in enumerate(shares)]
             return np.concatenate(parts)
-        sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
+        sizes = self.sizes
         row, nth = numbered(-(-sizes // length))
         first = nth * length
         size = np.minimum(length, sizes[row] - first)

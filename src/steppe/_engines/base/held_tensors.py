@@ -1,8 +1,8 @@
 """The tensors that kernels find at fixed addresses, and what has been verified of them."""
 
-from collections.abc import Sequence
+from copy import copy
 from functools import cache
-from itertools import chain
+from itertools import chain, compress
 from operator import call, itemgetter
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from steppe._engines.base import tensor_facts
 from steppe._engines.base.memory_layout import is_plain
 from steppe._engines.base.param_row import ParamRow
-from steppe._shared.array_types import Integers
+from steppe._shared.array_types import Flags, Integers
 from steppe._shared.identity import are_same
 
 
@@ -53,6 +53,12 @@ class HeldTensors:
         self._readers = [_reader(own, rest) for own, rest in zip(names, others, strict=True)]
         self.has_unusual = any(row.is_unusual for row in rows)
         self._found = self._state()
+        # The rows whose each tensor of the state is, and each that must stay.
+        rows_of = np.arange(len(rows))
+        self._owner = rows_of.repeat([*map(len, names)])
+        self._owner_found = rows_of.repeat(
+            [2 + len(own) + len(rest) for own, rest in zip(names, others, strict=True)]
+        )
         self.tensors = self._tensors()
         self.is_plain = all(map(is_plain, self.tensors))
         self.dims = max(tensor.dim() for tensor in self.tensors)
@@ -91,21 +97,19 @@ class HeldTensors:
         self.facts, self.spans = facts, tensor_facts.span(self.tensors, facts)
         self.items = np.array([tensor.element_size() for tensor in self.tensors], dtype=np.int64)
 
-    def pick(self, rows: Sequence[int]) -> "HeldTensors":
+    def pick(self, is_picked: Flags) -> "HeldTensors":
         """Return those of some rows, with what was verified of them."""
-        part = HeldTensors.__new__(HeldTensors)
-        names = [self.names[i] for i in rows]
-        part._rows, part.names = [self._rows[i] for i in rows], names
-        part._states = [self._states[i] for i in rows]
-        part._readers = [self._readers[i] for i in rows]
-        part.has_unusual, part.is_plain = self.has_unusual, self.is_plain
-        part._found = part._state()
-        part.tensors = part._tensors()
-        ends = np.cumsum([len(self._rows), *map(len, self.names)])
-        state = [np.arange(ends[i], ends[i + 1]) for i in rows]
-        lines = np.concatenate([np.asarray(rows), *state])
+        part = copy(self)
+        in_state = is_picked[self._owner]
+        part._rows = [*compress(self._rows, is_picked)]
+        part.names = [*compress(self.names, is_picked)]
+        part._states = [*compress(self._states, is_picked)]
+        part._readers = [*compress(self._readers, is_picked)]
+        part._found = [*compress(self._found, is_picked[self._owner_found])]
+        part._owner, part._owner_found = self._owner[in_state], self._owner_found
+        lines = np.concatenate([is_picked, in_state])
+        part.tensors = [*compress(self.tensors, lines)]
         part.facts, part.spans, part.items = self.facts[lines], self.spans[lines], self.items[lines]
-        part.dims = self.dims
         return part
 
 

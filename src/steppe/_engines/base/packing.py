@@ -1,11 +1,14 @@
 """Step counts and buffers' keys side by side, so that reading or changing all is one operation."""
 
-from collections.abc import Sequence
+from copy import copy
+from itertools import compress
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steppe._engines.base.batch import PACKED, ParamBatch
+from steppe._shared.array_types import Flags
 
 
 def pack(batch: ParamBatch) -> None:
@@ -35,41 +38,38 @@ def _stacked(parts: list[Tensor]) -> Tensor:
     return stacked.double() if is_short else stacked
 
 
-def pick(batch: ParamBatch, rows: Sequence[int]) -> ParamBatch:
+def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
     """Return a batch of some of the rows."""
     assert batch.held is not None
-    part = ParamBatch(
-        batch.request,
-        batch.device,
-        batch.formats,
-        batch.shard_group,
-        [batch.rows[i] for i in rows],
-        engine=batch.engine,
-        parent=batch,
-        picked=torch.tensor(rows),
-        copied={name: [tensors[i] for i in rows] for name, tensors in batch.copied.items()},
-        held=batch.held.pick(rows),
-        is_gathered=True,
-    )
+    part = copy(batch)
+    part.parent, part.is_gathered, part.cache = batch, True, {}
+    part.rows = [*compress(batch.rows, is_picked)]
+    part.params = [*compress(batch.params, is_picked)]
+    part.picked = torch.from_numpy(np.flatnonzero(is_picked))
+    part.indices, part.sizes = batch.indices[is_picked], batch.sizes[is_picked]
+    part.group_of_row = batch.group_of_row[is_picked]
+    part.copied = {name: [*compress(tensors, is_picked)] for name, tensors in batch.copied.items()}
+    part.held = batch.held.pick(is_picked)
+    for attribute in PACKED.values():
+        setattr(part, attribute, torch.empty(0))
     gather(part)
     return part
 
 
-def count(batch: ParamBatch) -> None:
-    """Raise the step counts of a gathered batch by 1, here and in the state."""
-    _gather(batch, "steps")
-    batch.steps += 1.0
-    _scatter(batch, "steps")
-
-
 def gather(batch: ParamBatch) -> None:
-    """Copy what does not lie side by side to where the CPU engine looks for it."""
+    """Copy what does not lie side by side to where the engines look for it."""
     for attribute in PACKED.values():
         _gather(batch, attribute)
 
 
+def count(batch: ParamBatch) -> None:
+    """Raise the step counts of a gathered batch by 1, here and in the state."""
+    batch.steps += 1.0
+    _scatter(batch, "steps")
+
+
 def scatter(batch: ParamBatch) -> None:
-    """Copy it back after a step."""
+    """Copy it back, for an engine that has changed it here and not in the state."""
     for attribute in PACKED.values():
         _scatter(batch, attribute)
 
@@ -91,8 +91,9 @@ def _gather(batch: ParamBatch, attribute: str) -> None:
 
 def _scatter(batch: ParamBatch, attribute: str) -> None:
     own: Tensor = getattr(batch, attribute)
-    for tensor, value in zip(batch.copied.get(attribute, ()), own.unbind(), strict=False):
-        tensor.copy_(value)
+    if attribute in batch.copied:
+        for tensor, value in zip(batch.copied[attribute], own.unbind(), strict=True):
+            tensor.copy_(value)
     target = _lent(batch, attribute)
     if target is not None:
         target.index_copy_(0, batch.picked.to(target.device), own.to(target.device))

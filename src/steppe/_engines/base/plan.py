@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.packing import pack, pick
 from steppe._engines.base.param_row import ParamRow, State
 from steppe._engines.base.sharding import is_sharded, local_part, real
+from steppe._shared.array_types import Flags
 from steppe._shared.identity import are_same
 
 # Parameters may have gradients in turns, as several heads do: batches for so many turns are kept.
@@ -57,8 +59,10 @@ class Plan:
                 pack(batch)
         self._steps = [row.state["step"] for row in rows]
         self._step_addresses = list(map(Tensor.data_ptr, self._steps))
+        self._has_row = np.zeros(len(self._params), dtype=bool)
+        self._has_row[[row.index for row in rows]] = True
         self._has_gradient: list[bool] = []
-        self._kept: dict[tuple[bool, ...], list[ParamBatch]] = {}
+        self._kept: dict[bytes, list[ParamBatch]] = {}
         self.batches: list[ParamBatch] = []
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
@@ -85,7 +89,7 @@ class Plan:
         if has_gradient != self._has_gradient and not self._select(has_gradient):
             return False
         for batch in self.batches:
-            batch.grads = [grads[row.index] for row in batch.rows]  # type: ignore[misc]
+            batch.grads = [grads[i] for i in batch.indices.tolist()]  # type: ignore[misc]
         for batch in self.batches:
             assert batch.held is not None
             if not batch.held.are_same():
@@ -100,11 +104,10 @@ class Plan:
 
     def _select(self, has_gradient: list[bool]) -> bool:
         """Choose the batches for those parameters that have gradients, if all have rows."""
-        rows = {row.index for batch in self.whole for row in batch.rows}
-        wanted = {index for index, has in enumerate(has_gradient) if has}
-        if not wanted <= rows:
+        wanted = np.array(has_gradient, dtype=bool)
+        if (wanted & ~self._has_row).any():
             return False
-        kind = tuple(has_gradient)
+        kind = wanted.tobytes()
         if kind not in self._kept:
             if len(self._kept) == _KEPT:
                 del self._kept[next(iter(self._kept))]
@@ -113,12 +116,12 @@ class Plan:
         return True
 
 
-def _part(batch: ParamBatch, wanted: set[int]) -> list[ParamBatch]:
+def _part(batch: ParamBatch, wanted: Flags) -> list[ParamBatch]:
     """Return the batch of the rows whose parameters are wanted; none without rows."""
-    rows = [i for i, row in enumerate(batch.rows) if row.index in wanted]
-    if len(rows) == len(batch.rows):
+    is_picked = wanted[batch.indices]
+    if is_picked.all():
         return [batch]
-    return [pick(batch, rows)] if rows else []
+    return [pick(batch, is_picked)] if is_picked.any() else []
 
 
 def local_grad(param: Tensor, grad: Tensor) -> Tensor:

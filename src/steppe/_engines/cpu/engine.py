@@ -74,8 +74,6 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     comes after them is therefore done here, and not in functions.
     """
     method, table = batch.method, batch.cache["cpu"]
-    if batch.is_gathered:
-        packing.gather(batch)
     launch = _launch(batch, table, "update")
     priorities = _priorities(batch, norms) if batch.capacity else None
     squares = None if method.mean_square is None else norms.squares(batch)

@@ -157,8 +157,11 @@ def _holds(batch: ParamBatch) -> bool:
         batch.grads = grads = resolve_negatives(grads)
     if any(map(Tensor.is_neg, held.tensors[:count])):
         return False
-    if not held.is_plain or set(map(type, grads)) != {Tensor}:
-        return fit_gradients(batch, batch.engine is not FALLBACK)
+    if not held.is_plain:
+        return fit_gradients(batch, for_kernel=False)
+    if set(map(type, grads)) != {Tensor}:
+        fit_gradients(batch, batch.engine is not FALLBACK)
+        grads = batch.grads
     facts = tensor_reader.read([*held.tensors, *grads], held.dims)
     fixed, found = facts[:-count], facts[-count:]
     if not np.array_equal(fixed, held.facts):

@@ -116,4 +116,4 @@ class HeldTensors:
 @cache
 def _reader(names: tuple[str, ...], others: tuple[str, ...]) -> Any:
     # Twice, since of one name alone it would return no tuple.
-    return itemgetter("step", "step", *names, *others)
+    return itemgetter(*("step", "step", *names, *others))

@@ -22,13 +22,18 @@ def pack(batch: ParamBatch) -> None:
         if name not in batch.rows[0].state or (name != "step" and not is_packed):
             continue
         parts = [row.state[name] for row in batch.rows]
-        if any(part.device.type == "cpu" and part.is_shared() for part in parts):
+        if any(map(_is_shared, parts)):
             batch.copied[attribute], batch.is_gathered = parts, True
         setattr(batch, attribute, _stacked(parts))
         if attribute not in batch.copied:
             # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
             for part, view in zip(parts, getattr(batch, attribute).unbind(), strict=True):
                 part.data = view
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory that other processes look at."""
+    return tensor.device.type == "cpu" and tensor.untyped_storage().is_shared()
 
 
 def _stacked(parts: list[Tensor]) -> Tensor:

@@ -89,7 +89,7 @@ class Plan:
         if has_gradient != self._has_gradient and not self._select(has_gradient):
             return False
         for batch in self.batches:
-            batch.grads = [grads[i] for i in batch.indices.tolist()]  # type: ignore[misc]
+            batch.grads = [grads[i] for i in batch.indices.tolist()]
         for batch in self.batches:
             assert batch.held is not None
             if not batch.held.are_same():

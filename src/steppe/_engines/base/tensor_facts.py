@@ -74,7 +74,7 @@ def _line(tensor: Tensor, dims: int) -> list[int]:
     return [
         tensor.data_ptr(),
         tensor.untyped_storage().nbytes(),
-        tensor.storage_offset(),
+        int(tensor.storage_offset()),
         _DTYPES.get(tensor.dtype, _OTHER),
         _DEVICES.get(tensor.device.type, _OTHER),
         len(sizes),

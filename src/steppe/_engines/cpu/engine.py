@@ -33,6 +33,8 @@ def objection(batch: ParamBatch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
+    if batch.held is not None and not batch.held.is_plain:
+        return "a parameter or its state is of a subclass of Tensor"
     for row in batch.rows:
         if why := param_objection(row.param):
             return why

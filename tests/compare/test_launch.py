@@ -99,7 +99,7 @@ def test_workers_are_refused_in_a_launch(tmp_path: Path, monkeypatch: pytest.Mon
     class Launch:
         num_processes, is_main_process = 2, True
 
-    monkeypatch.setattr("steppe.compare.cli.compare.launched_processes", lambda context: Launch)
+    monkeypatch.setattr("steppe.compare.cli.run_study.launched_processes", lambda context: Launch)
     arguments = [*STUDY, "--workers", "2", "--out-dir", str(tmp_path / "out")]
     result = run_steppe(*arguments)
     assert result.exit_code == 2

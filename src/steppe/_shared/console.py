@@ -66,7 +66,22 @@ def add_command(app: App, function: Callable[..., Any], name: str | None = None)
         app.help_epilogue = epilogue
         app.default(function)
     else:
-        app.command(function, name=name, help_epilogue=epilogue)
+        usage = _usage(f"{app.name[0]} {name}", function)
+        app.command(function, name=name, help_epilogue=epilogue, usage=usage)
+
+
+def _usage(command: str, function: Callable[..., Any]) -> str:
+    """Return a command's usage line; cyclopts writes [ARGS] for arguments that may be left out."""
+    words = [f"Usage: {command}"]
+    for parameter in inspect.signature(function).parameters.values():
+        label, needed = parameter.name.upper(), parameter.default is inspect.Parameter.empty
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append(f"[{label}...]")
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            words.append(label if needed else f"[{label}]")
+        elif needed:
+            words.append(f"--{parameter.name.replace('_', '-')} {label}")
+    return " ".join([*words, "[OPTIONS]"])
 
 
 def run_app(app: App, arguments: Sequence[str]) -> None:

@@ -15,9 +15,9 @@ name is imported when it is first used, as studies need packages that ``import s
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
 
-Inside, imports run one way: ``records`` and ``models`` know nothing of the others; above them are
-``metrics`` and ``data``, ``tasks``, ``training``, ``planning``, ``execution``, ``report`` (which
-reads ``records`` only), and ``cli`` on top.
+Inside, imports run one way: ``choices``, ``records`` and ``models`` know nothing of the others;
+above them are ``metrics`` and ``data``, ``tasks``, ``training``, ``planning``, ``execution``,
+``report`` (which reads ``records`` only), and ``cli`` on top.
 """
 
 from typing import TYPE_CHECKING

@@ -16,6 +16,7 @@ from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
 from steppe.play.end_points import classify_ends
+from steppe.play.options import check_numbers
 from steppe.play.results import OptimizerResult, SweepResult
 
 
@@ -161,19 +162,8 @@ def plan(
     except TypeError as error:  # such as a dimension of 2.5, which was typed in
         raise ValueError(str(error)) from error
     recipes = _recipes(optimizers)
-    for lr in rates:
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr must be a finite number > 0, got {lr}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 < switch <= 1:
-        raise ValueError(f"switch must be in (0, 1], got {switch}")
-    for name, value in (("rho", rho), ("noise", noise)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number ≥ 0, got {value}")
+    check_numbers(rates, steps=steps, switch=switch, rho=rho, noise=noise, seed=seed)
     named("schedule", schedule, SCHEDULES)
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
     points = _checked_starts(found, starts) if starts else draw_starts(found.bounds, drawn, seed)
     # A learning rate that was named twice is tried once.
     distinct = list(dict.fromkeys(rates))

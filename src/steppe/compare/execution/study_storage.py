@@ -23,6 +23,10 @@ _SUFFIXES = (".sqlite", ".sqlite3", ".db")
 HEARTBEAT = 10
 MISSED = 6
 
+#: Environment variable that tells workers the storage. Every user of a machine can read command
+#: lines, and a storage's URL may hold a password.
+STORAGE_VARIABLE = "STEPPE_STORAGE"
+
 _TIMEOUT_S = 60  # how long to wait for another process that has the file locked
 _CONNECT_S = 10  # how long a server may take to answer
 _PATIENCE_S = 60  # how long a storage may be away before a worker ends

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
 from steppe._shared.names import named
 from steppe._shared.recipes import DEFAULT, Recipe
+from steppe.compare.choices import Precision, Schedule
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
@@ -13,7 +14,6 @@ from steppe.compare.planning.search_spaces import (
     find_space,
 )
 from steppe.compare.tasks import Size, Task
-from steppe.compare.training.run import Precision, Schedule
 
 
 @dataclass(frozen=True)

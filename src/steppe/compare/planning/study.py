@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 import steppe
-from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.devices import find_device
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.plurals import first_line
@@ -26,7 +25,7 @@ from steppe.compare.planning.controls import (
     followed_settings,
     recipes_with_controls,
 )
-from steppe.compare.planning.options import StudyOptions, check_choice
+from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, described, design
 from steppe.compare.records.json_format import to_json
@@ -41,8 +40,6 @@ from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
-
-TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -213,10 +210,9 @@ def check_place(place: RunContext) -> None:
     ModuleNotFoundError
         If the tracker is not installed.
     """
-    AT_LEAST_ONE.check("threads", place.threads)
+    check_where(place.threads, place.track)
     find_device(place.device)
     if place.track:
-        check_choice("track", place.track, TRACKERS)
         importlib.import_module(place.track)
 
 

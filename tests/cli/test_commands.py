@@ -62,7 +62,10 @@ def test_the_doctor_needs_the_core_install_only() -> None:
 def test_without_an_extra_a_command_says_how_to_get_it(missing: str) -> None:
     done = in_a_new_process("main(['report', 'nothing.sqlite'])", missing)
     assert done.returncode != 0
-    assert done.stderr == f"steppe: {missing} is missing: pip install 'steppe[compare]'\n"
+    assert (
+        done.stderr
+        == f"steppe: {missing} is missing: pip install '.[compare]' in a checkout of steppe\n"
+    )
 
 
 def test_an_unknown_command_gets_the_nearest_name() -> None:

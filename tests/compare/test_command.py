@@ -358,7 +358,10 @@ def test_a_missing_package_is_named_with_a_remedy(
     result = run("compare", "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     package = module.split(".")[0]
-    assert result.stderr == f"steppe: {package} is missing: pip install 'steppe[compare]'\n"
+    assert (
+        result.stderr
+        == f"steppe: {package} is missing: pip install '.[compare]' in a checkout of steppe\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from steppe._shared.extras import install_command
 from steppe._shared.plurals import first_line
 
 FAILED = 1
@@ -16,21 +17,6 @@ USAGE = 2
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 _WIDTH = 100
-
-_EXTRA = "'steppe[compare]'"
-
-# What brings a package that is no part of the command's own extra.
-_REMEDIES = {
-    "torchvision": "'steppe[vision]'",
-    "timm": "'steppe[vision]'",
-    "transformers": "'steppe[language]'",
-    "peft": "'steppe[language]'",
-    "gguf": "'steppe[language]'",
-    "psycopg": "'steppe[postgresql]'",
-    "tensorboard": "tensorboard",
-    "mlflow": "mlflow",
-    "wandb": "wandb",
-}
 
 # Options that had another name before 0.2.
 _RENAMED = {
@@ -120,7 +106,7 @@ def refusals() -> Iterator[None]:
         yield
     except ModuleNotFoundError as missing:
         package = (missing.name or str(missing)).partition(".")[0]
-        fail(f"{package} is missing: pip install {_REMEDIES.get(package, _EXTRA)}")
+        fail(f"{package} is missing: {install_command(package)}")
     except ImportError as broken:
         fail(first_line(broken))
     except (ValueError, OSError) as error:

@@ -7,6 +7,8 @@ takes two seconds. Tests hold that the lists are those of
 
 from typing import Literal
 
+from steppe._shared.names import check_name
+
 #: The tasks, as ``steppe compare TASK`` takes them.
 TASK_NAMES = (
     "digits",
@@ -48,3 +50,25 @@ Precision = Literal["no", "bf16", "fp16"]
 
 #: Course of lr over a run.
 Schedule = Literal["constant", "cosine", "cosine-epochs"]
+
+
+def check_task(name: str) -> None:
+    """Refuse a task that is not known.
+
+    Raises
+    ------
+    ValueError
+        The message has the nearest name, and all names.
+    """
+    check_name("task", name, TASK_NAMES)
+
+
+def check_preset(name: str) -> None:
+    """Refuse a preset that is not known.
+
+    Raises
+    ------
+    ValueError
+        The message has the nearest name, and all names.
+    """
+    check_name("preset", name, PRESET_NAMES)

@@ -1,6 +1,5 @@
 """The command ``steppe play``."""
 
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +17,9 @@ from steppe._shared.cli_options import (
     group,
     limited,
 )
-from steppe._shared.console import make_console, refusals
+from steppe._shared.console import refusals
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
 from steppe._shared.names import check_name
-from steppe._shared.progress import progress
 from steppe.play.options import ANIMATION_FORMATS, FUNCTION_NAMES, SCHEDULE_NAMES, check_numbers
 
 _DEFAULT = ("adam", "dualadam-scale-free", "adamcm", "adam+sam")
@@ -112,8 +110,7 @@ def play(
         AT_LEAST_ONE.check("starts", starts)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.play.animation import check_format
-        from steppe.play.files import PAGE, write_files
-        from steppe.play.report import report
+        from steppe.play.show import run_and_report
         from steppe.play.sweep import plan
 
         check_format(animation)
@@ -131,18 +128,8 @@ def play(
             noise=noise,
             seed=seed,
         )
-        out = out_dir or Path("results", "play", function)
-        out.mkdir(parents=True, exist_ok=True)
-        with progress("Descents", len(sweep.recipes) * len(sweep.rates)) as advance:
-            result = sweep.run(advance)
-    console = make_console()
-    report(console, result)
-    with refusals():
-        console.print()
-        for path in write_files(result, out, animation):
-            console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
-    if show:
-        webbrowser.open((out / PAGE).resolve().as_uri())
+    out = out_dir or Path("results", "play", function)
+    run_and_report(sweep, out, animation, show=show)
 
 
 def _numbers(name: str, text: str) -> list[float]:

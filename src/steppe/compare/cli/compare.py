@@ -20,8 +20,7 @@ from steppe._shared.cli_options import (
     limited,
 )
 from steppe._shared.console import refusals
-from steppe._shared.names import check_name
-from steppe.compare.choices import PRESET_NAMES, TASK_NAMES
+from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task
 from steppe.compare.execution.study_storage import FILE, HEARTBEAT
 from steppe.compare.planning.options import STUDY, StudyOptions, check_where
 
@@ -90,9 +89,9 @@ def compare(
     """
     with refusals():
         if task is not None:
-            check_name("task", task, TASK_NAMES)
+            check_task(task)
         if preset is not None:
-            check_name("preset", preset, PRESET_NAMES)
+            check_preset(preset)
         options.check()
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)

@@ -7,8 +7,7 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import AT_LEAST_ONE, OUTPUT, WHERE, Count, Data, Device
 from steppe._shared.console import refusals
-from steppe._shared.names import check_name
-from steppe.compare.choices import TASK_NAMES
+from steppe.compare.choices import check_task
 
 
 def profile(
@@ -40,8 +39,8 @@ def profile(
     network
         Name of the model. Default: what the checkpoint says, or the task's.
     samples
-        Number of training samples to measure on; the first ones are taken. Default: the number that
-        steppe compare measures on.
+        Number of training samples to measure on; the first ones are taken. Default: as
+        many as a study measures on.
     seed
         Seed of the random vectors that eigenvalues, trace and density start from.
     threads
@@ -56,7 +55,7 @@ def profile(
         steppe profile results/digits/checkpoints/digits-adamw-test-seed0-1a2b3c4d.pt --task digits
     """
     with refusals():
-        check_name("task", task, TASK_NAMES)
+        check_task(task)
         AT_LEAST_ONE.check("samples", samples)
         AT_LEAST_ONE.check("threads", threads)
         # Imported here because torch takes two seconds: help and misspelt options do without.

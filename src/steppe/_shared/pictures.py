@@ -31,7 +31,7 @@ def new_figure(title: str | None, size: tuple[float, float]) -> "Figure":
     return figure
 
 
-def dress(axes: "Axes", title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
+def style_axes(axes: "Axes", title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
     """Give a panel its title, no frame above and to the right, and a faint grid or none."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

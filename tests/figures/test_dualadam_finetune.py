@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from figures.dualadam_finetune import draw, measure
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.compare.records.results import TEST, TUNE, StudyResults, load
 
 
@@ -28,7 +28,7 @@ def study() -> StudyResults:
 
 @pytest.fixture(scope="module")
 def data(study: StudyResults) -> dict:
-    return json.loads(json.dumps(plain(measure(study=study)), allow_nan=False))
+    return json.loads(json.dumps(json_ready(measure(study=study)), allow_nan=False))
 
 
 def test_it_takes_the_runs_of_dual_adams_relatives(study: StudyResults, data: dict) -> None:

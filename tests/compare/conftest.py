@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
 from steppe.compare import choices, tasks
 from steppe.compare.data import text
@@ -78,7 +78,7 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
         "noisy": lambda: Noisy(1, 2),
     }
     size = Size("linear", epochs=2, batch_size=5)
-    task = Task("toy", _toy_data, lambda name: named("model", name, models)(), size, size)
+    task = Task("toy", _toy_data, lambda name: look_up("model", name, models)(), size, size)
     make_known(monkeypatch, task)
     return task
 
@@ -106,7 +106,7 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
     task = Task(
         "toy-text",
         _toy_text,
-        lambda name: named("model", name, models)(),
+        lambda name: look_up("model", name, models)(),
         size,
         size,
         loss=token_loss,
@@ -145,7 +145,7 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
         _toy_stream,
         tasks=3,
         classes=2,
-        make=lambda name: named("model", name, models)(),
+        make=lambda name: look_up("model", name, models)(),
         full=size,
         small=size,
     )

@@ -49,7 +49,7 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
         raise ValueError(unknown(kind, name, known))
 
 
-def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
+def look_up(kind: str, name: str, known: Mapping[str, _T]) -> _T:
     """Return the value of a known name.
 
     Raises
@@ -59,7 +59,7 @@ def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
 
     Examples
     --------
-    >>> named("colour", "red", {"red": "#D55E00"})
+    >>> look_up("colour", "red", {"red": "#D55E00"})
     '#D55E00'
     """
     check_name(kind, name, known)

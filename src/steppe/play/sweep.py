@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.plurals import many
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
@@ -163,7 +163,7 @@ def plan(
         raise ValueError(str(error)) from error
     recipes = _recipes(optimizers)
     check_numbers(rates, steps=steps, switch=switch, rho=rho, noise=noise, seed=seed)
-    named("schedule", schedule, SCHEDULES)
+    look_up("schedule", schedule, SCHEDULES)
     points = _checked_starts(found, starts) if starts else draw_starts(found.bounds, drawn, seed)
     # A learning rate that was named twice is tried once.
     distinct = list(dict.fromkeys(rates))

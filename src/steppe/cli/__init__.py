@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from steppe import __version__
 from steppe._shared.extras import install_command
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 from steppe.cli.commands import COMMANDS, overview
 
 __all__ = ["main"]
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:
-        print(f"steppe: {unknown('command', first, COMMANDS)}", file=sys.stderr)
+        print(f"steppe: {unknown_name_message('command', first, COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
 
 

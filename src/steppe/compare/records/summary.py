@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import Comparison, Interval, compare, corrected, interval, paired
 from steppe.compare.records.results import (
     TEST,
@@ -149,7 +149,7 @@ def baseline_of(results: StudyResults, baseline: str | None) -> str:
     if baseline is None:
         return names[0]
     if baseline not in names:
-        raise ValueError(f"baseline: {unknown('contender', baseline, names)}")
+        raise ValueError(f"baseline: {unknown_name_message('contender', baseline, names)}")
     return baseline
 
 

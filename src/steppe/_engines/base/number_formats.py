@@ -85,7 +85,7 @@ def block_count(size: int) -> int:
 # Noise
 
 
-def mixed(x: Any) -> Any:
+def hash_word(x: Any) -> Any:
     """Hash a word: C. Wellons' "lowbias32", two multiplications between three xor-shifts."""
     x = xp.bitwise_xor(x, xp.right_shift(x, 16))
     x = xp.multiply(x, 0x7FEB352D)
@@ -96,12 +96,12 @@ def mixed(x: Any) -> Any:
 
 def noise_key(number: Any, step: Any) -> Any:
     """Return the key of all noise of one parameter in one step."""
-    return mixed(xp.bitwise_xor(mixed(xp.add(number, 0x5BD1E995)), step))
+    return hash_word(xp.bitwise_xor(hash_word(xp.add(number, 0x5BD1E995)), step))
 
 
 def noise_offset(key: Any, stream: Any, block: Any) -> Any:
     """Return the noise that a block starts from; parameter and state each are a stream."""
-    return mixed(xp.bitwise_xor(mixed(xp.add(key, stream)), block))
+    return hash_word(xp.bitwise_xor(hash_word(xp.add(key, stream)), block))
 
 
 def noise(offset: Any, index: Any) -> Any:

@@ -57,7 +57,7 @@ def recipes_with_controls(names: Iterable[str]) -> tuple[Recipe, ...]:
     return tuple(ordered)
 
 
-def followed(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
+def followed_contender(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
     """Name the contender whose lr is doubled for this one; "" if it has an lr of its own.
 
     Raises

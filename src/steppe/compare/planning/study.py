@@ -21,7 +21,7 @@ from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import (
     control_for,
-    followed,
+    followed_contender,
     followed_settings,
     recipes_with_controls,
 )
@@ -280,7 +280,7 @@ def _contender(
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
     space = preset.space_for(recipe, own)
-    follows = followed(recipe, recipes)
+    follows = followed_contender(recipe, recipes)
     return Contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",

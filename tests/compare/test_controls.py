@@ -4,7 +4,7 @@ import pytest
 
 from steppe._shared.recipes import DEFAULT, find_recipe
 from steppe.compare.planning.controls import (
-    control_for,
+    contenders_controlled_by,
     controls_of,
     followed_contender,
     followed_settings,
@@ -109,7 +109,7 @@ def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
 
 def test_a_control_knows_beside_what_it_is_read() -> None:
     recipes = recipes_with_controls(["adamw", "dualadam", "dualadamcm"])
-    beside = {recipe.name: control_for(recipe, recipes) for recipe in recipes}
+    beside = {recipe.name: contenders_controlled_by(recipe, recipes) for recipe in recipes}
     assert beside["adam+warmup"] == ("dualadam", "dualadamcm")
     assert beside["adamcm+warmup"] == ("dualadamcm",)
     assert beside["adamw"] == beside["dualadam"] == ()

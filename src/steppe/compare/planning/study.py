@@ -20,7 +20,7 @@ from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import (
-    control_for,
+    contenders_controlled_by,
     followed_contender,
     followed_settings,
     recipes_with_controls,
@@ -286,7 +286,7 @@ def _contender(
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
         space={} if follows else described(space),
         defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
-        control_for=control_for(recipe, recipes),
+        control_for=contenders_controlled_by(recipe, recipes),
         follows=follows,
     )
 

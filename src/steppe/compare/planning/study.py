@@ -172,11 +172,11 @@ def plan(
         versions=versions(found.packages),
     )
     for contender in contenders:
-        rehearse(study, contender, data, place)
+        check_trainable(study, contender, data, place)
     return study
 
 
-def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
+def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
     Raises

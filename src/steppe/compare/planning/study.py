@@ -27,7 +27,7 @@ from steppe.compare.planning.controls import (
 )
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.search_spaces import Choice, Range, described, design
+from steppe.compare.planning.search_spaces import Choice, Range, described, search_points
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Contender, Metric
 from steppe.compare.tasks import Size, Task, find_task
@@ -91,7 +91,7 @@ class Study:
         if contender.follows:
             return []
         space = {name: _dimension(each) for name, each in contender.space.items()}
-        return design(space, contender.defaults, self.budget)
+        return search_points(space, contender.defaults, self.budget)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""

@@ -12,10 +12,10 @@ from steppe._shared.recipes import Recipe, find_recipe
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
-    described,
     find_defaults,
     find_space,
     search_points,
+    space_as_json,
 )
 
 WEIGHT_DECAY = Range(1e-5, 1e-1, log=True)
@@ -139,6 +139,6 @@ def test_a_range_runs_evenly_or_by_the_logarithm() -> None:
 
 
 def test_a_description_is_the_same_after_json() -> None:
-    content = described({"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10))})
+    content = space_as_json({"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10))})
     assert content == {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "C": {"choices": [5, 10]}}
     assert json.loads(json.dumps(content)) == content

@@ -130,7 +130,7 @@ def search_points(space: Space, defaults: Settings, budget: int) -> list[dict[st
     return [{**defaults, **point} for point in ({}, *points)]
 
 
-def described(space: Space) -> dict[str, dict[str, Any]]:
+def space_as_json(space: Space) -> dict[str, dict[str, Any]]:
     """Give a space as plain values, which JSON leaves as they are: lists for tuples."""
     plain: dict[str, dict[str, Any]] = json.loads(
         json.dumps({name: asdict(dimension) for name, dimension in space.items()})

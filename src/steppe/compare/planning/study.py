@@ -27,7 +27,7 @@ from steppe.compare.planning.controls import (
 )
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.search_spaces import Choice, Range, described, search_points
+from steppe.compare.planning.search_spaces import Choice, Range, search_points, space_as_json
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Contender, Metric
 from steppe.compare.tasks import Size, Task, find_task
@@ -284,7 +284,7 @@ def _contender(
     return Contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
-        space={} if follows else described(space),
+        space={} if follows else space_as_json(space),
         defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),
         follows=follows,

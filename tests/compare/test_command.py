@@ -250,7 +250,7 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
         asked.extend(given)
         raise ValueError("enough")
 
-    monkeypatch.setattr("steppe.compare.cli.run_study.plan", refused)
+    monkeypatch.setattr("steppe.compare.cli.run_study.plan_study", refused)
     result = run(
         "compare", *arguments, "--seq-length", 20, "--no-checkpoints", "--out-dir", tmp_path
     )

@@ -17,7 +17,7 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
-from steppe.compare.planning.study import Study, plan
+from steppe.compare.planning.study import Study, plan_study
 from steppe.compare.report.terminal import print_report
 from steppe.compare.training.run import RunContext
 
@@ -53,7 +53,7 @@ def run_study(
     Parameters
     ----------
     task, options, preset, context
-        See :func:`steppe.compare.planning.study.plan`.
+        See :func:`steppe.compare.planning.study.plan_study`.
     workers : int or None
         Processes that train here; None is one for each core on a CPU, else 1.
     storage : str
@@ -72,7 +72,7 @@ def run_study(
     with refusals():
         launch = launched_processes(context)
         _check_workers(workers, launch.num_processes)
-        study = plan(task, options, preset, context, command=_typed())
+        study = plan_study(task, options, preset, context, command=_typed())
         if not launch.is_main_process:
             raise SystemExit(join_launch(study, context))
         queue = _open_queue(storage, heartbeat, study)

@@ -1,8 +1,8 @@
 """The options of a study, written once.
 
 From :class:`StudyOptions` come the options of ``steppe compare``, their grouped help with defaults
-(cyclopts reads the docstring), and the checks of ranges, which :func:`plan
-<steppe.compare.planning.study.plan>` makes for callers in Python too.
+(cyclopts reads the docstring), and the checks of ranges, which :func:`plan_study
+<steppe.compare.planning.study.plan_study>` makes for callers in Python too.
 """
 
 from collections.abc import Sequence

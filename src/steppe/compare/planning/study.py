@@ -116,7 +116,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def plan(
+def plan_study(
     task: str, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
 ) -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.

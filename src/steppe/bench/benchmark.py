@@ -51,7 +51,7 @@ class BenchmarkPlan:
 Outcome = Measurement | FirstStep | Failure
 
 
-def plan(
+def plan_benchmark(
     models: Sequence[str] = ("resnet18", "small"),
     optimizers: Sequence[str] | None = None,
     *,
@@ -84,7 +84,7 @@ def plan(
 
     Examples
     --------
-    >>> plan(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
+    >>> plan_benchmark(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
     'small'
     """
     names = default_names() if optimizers is None else optimizers

@@ -53,10 +53,10 @@ def bench(
         AT_LEAST_ONE.check("steps", steps)
         AT_LEAST_ONE.check("threads", threads)
         # Imported here because torch takes two seconds: help and misspelt options do without.
-        from steppe.bench.benchmark import plan
+        from steppe.bench.benchmark import plan_benchmark
         from steppe.bench.show import measure_and_report
 
-        benchmark = plan(
+        benchmark = plan_benchmark(
             names,
             None if optimizers is None else list(optimizers),
             steps=steps,

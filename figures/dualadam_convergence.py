@@ -21,7 +21,7 @@ from steppe._shared.hyperparameters import PUBLISHED_SWITCH
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
-from steppe.play import Descent, median_final_loss, plan
+from steppe.play import Descent, median_final_loss, plan_sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def measure(
     final: dict[str, Any] = {}
     with progress("descents", len(noises) * len(_OPTIMIZERS) * len(rates)) as advance:
         for noise in noises:
-            planned = plan(
+            planned = plan_sweep(
                 "quadratic",
                 parameters={"condition_number": _CONDITION},
                 optimizers=_OPTIMIZERS,

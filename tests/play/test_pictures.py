@@ -17,7 +17,7 @@ from steppe.play.panels import draw_panels
 from steppe.play.pictures import plot_losses, plot_paths, quartiles
 from steppe.play.results import SweepResult
 from steppe.play.surface_grid import sample_surface, shown_bounds
-from steppe.play.sweep import plan
+from steppe.play.sweep import plan_sweep
 
 SHAPES: dict[str, dict[str, Any]] = {
     "ackley": {},
@@ -31,7 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def played(function: str, **changes: Any) -> SweepResult:
     given: dict[str, Any] = {"optimizers": ["adam", "sgd"], "rates": [0.1], "steps": 25}
     given |= {"drawn": 3, "switch": 0.2, "rho": 0.1}
-    return plan(function, **(given | SHAPES.get(function, {}) | changes)).run()
+    return plan_sweep(function, **(given | SHAPES.get(function, {}) | changes)).run()
 
 
 @pytest.fixture

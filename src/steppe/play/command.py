@@ -111,10 +111,10 @@ def play(
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.play.animation import check_format
         from steppe.play.show import run_and_report
-        from steppe.play.sweep import plan
+        from steppe.play.sweep import plan_sweep
 
         check_format(animation)
-        sweep = plan(
+        sweep = plan_sweep(
             function,
             optimizers=list(optimizers),
             rates=rates,

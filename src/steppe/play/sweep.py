@@ -115,7 +115,7 @@ class Sweep:
         )
 
 
-def plan(
+def plan_sweep(
     function: str,
     *,
     optimizers: Sequence[str],
@@ -152,7 +152,7 @@ def plan(
 
     Examples
     --------
-    >>> sweep = plan("quadratic", optimizers=["sgd"], rates=[0.01], steps=3, drawn=2)
+    >>> sweep = plan_sweep("quadratic", optimizers=["sgd"], rates=[0.01], steps=3, drawn=2)
     >>> sweep.run().optimizers[0].descent.points.shape
     (2, 4, 2)
     """

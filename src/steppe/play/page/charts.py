@@ -25,7 +25,7 @@ _FEW_DECADES = 2
 _LIFT = 0.015
 
 
-def landscape(result: SweepResult) -> list[Chart]:
+def surface_charts(result: SweepResult) -> list[Chart]:
     """Return the charts of the function and the paths; none for more than two variables."""
     if result.function.dimension > 2:
         return []

@@ -89,7 +89,7 @@ def _differences(
 
 def _by_lr(study: StudyResults, name: str) -> list[dict[str, Any]]:
     ends: dict[float, list[float]] = {}
-    for trial in study.of(name, TUNE):
+    for trial in study.trials_of(name, TUNE):
         if trial.outcome is not None and not trial.outcome.diverged:
             end = perplexity(trial.outcome.final.validation_loss)
             ends.setdefault(trial.settings["lr"], []).append(end)

@@ -150,12 +150,12 @@ def test_tuning_comes_before_testing(tmp_path: Path) -> None:
     ]
     results = kept(tmp_path)
     for name in ("adamw", "sgd"):
-        (test,) = results.of(name, "test")
-        ends = [(t.outcome.final, t.settings) for t in results.of(name, "tune")]
+        (test,) = results.trials_of(name, "test")
+        ends = [(t.outcome.final, t.settings) for t in results.trials_of(name, "tune")]
         # Of equal scores, the lower loss.
         best = max(ends, key=lambda end: (end[0].validation_score, -end[0].validation_loss))
         assert test.settings == best[1]
-        assert test.seed not in {t.seed for t in results.of(name, "tune")}
+        assert test.seed not in {t.seed for t in results.trials_of(name, "tune")}
 
 
 def test_a_report_is_read_from_the_study_and_from_its_json(tmp_path: Path) -> None:

@@ -137,7 +137,9 @@ def _row_notes(results: StudyResults, row: OptimizerSummary) -> list[str]:
             "finite), in no mean."
         )
     if row.failed:
-        error = next(trial.error for trial in results.of(row.name, TEST) if trial.outcome is None)
+        error = next(
+            trial.error for trial in results.trials_of(row.name, TEST) if trial.outcome is None
+        )
         found.append(
             f"† {row.name}: {row.failed} of {many(row.runs, 'test run')} failed, in no mean: "
             f"{error}"
@@ -166,7 +168,8 @@ def _unsuccessful_tuning(results: StudyResults) -> list[str]:
 
 def _count_by_contender(results: StudyResults, condition: Callable[[Trial], bool]) -> list[str]:
     counts = {
-        each.name: sum(map(condition, results.of(each.name, TUNE))) for each in results.contenders
+        each.name: sum(map(condition, results.trials_of(each.name, TUNE)))
+        for each in results.contenders
     }
     return [f"{name} {count}" for name, count in counts.items() if count]
 
@@ -216,7 +219,7 @@ def _unfinished(results: StudyResults) -> list[str]:
 def _missing(results: StudyResults, contender: Contender) -> str:
     """Return how many trials of a contender have ended; empty if all have."""
     budget = contender.tuning_trials(results.budget)
-    tuned, tested = (len(results.of(contender.name, phase)) for phase in (TUNE, TEST))
+    tuned, tested = (len(results.trials_of(contender.name, phase)) for phase in (TUNE, TEST))
     if tuned >= budget and tested >= results.seeds:
         return ""
     tuning = f"{tuned} of {many(budget, 'tuning trial')}, " if budget else ""

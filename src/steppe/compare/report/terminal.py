@@ -170,7 +170,7 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
     """Return how many trials there were, and the default's and the best's validation score."""
     if contender.follows:
         return [f"as {contender.follows}", MISSING, MISSING]
-    trials = results.of(contender.name, TUNE)
+    trials = results.trials_of(contender.name, TUNE)
     cells = []
     for trial in (trials[0] if trials else None, chosen_trial(results, contender.name)):
         outcome = trial and trial.outcome

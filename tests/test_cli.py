@@ -15,7 +15,7 @@ from helpers.command_line import run_steppe as run
 from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.command_line import run_steppe as run
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning import presets

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.command_line import run_steppe
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work

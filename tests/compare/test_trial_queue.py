@@ -18,7 +18,7 @@ from helpers.concurrent_processes import together, work_off
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, forget, opened
 from helpers.synthetic_studies import diverged, outcome
-from steppe.compare.execution.stored_studies import find_study, save_study
+from steppe.compare.execution.study_registry import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
 from steppe.compare.planning.study import Study

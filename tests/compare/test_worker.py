@@ -23,7 +23,7 @@ from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
-from steppe.compare.execution.stored_studies import save_study
+from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work

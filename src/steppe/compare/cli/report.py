@@ -52,7 +52,7 @@ def report(
     with refusals():
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.publish import PAGE, draw_figures, publish
-        from steppe.compare.execution.stored_studies import read_study
+        from steppe.compare.execution.study_registry import read_study
         from steppe.compare.report.terminal import print_report
 
         results = read_study(storage, study)

@@ -11,7 +11,7 @@ from rich.console import Console
 from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.compare.cli.publish import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
-from steppe.compare.execution.stored_studies import save_study
+from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch

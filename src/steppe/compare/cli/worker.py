@@ -71,7 +71,7 @@ def worker(
         check_where(threads, track)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.execution.launch_group import launched_processes
-        from steppe.compare.execution.stored_studies import find_study
+        from steppe.compare.execution.study_registry import find_study
         from steppe.compare.execution.worker import work
         from steppe.compare.planning.study import check_place
         from steppe.compare.training.run import RunContext

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from steppe.bench.disturbance import disturbed as disturbed
     from steppe.bench.failure import Failure as Failure
     from steppe.bench.first_step import FirstStep as FirstStep
-    from steppe.bench.measured import BASELINE as BASELINE
-    from steppe.bench.measured import MeasuredOptimizer as MeasuredOptimizer
-    from steppe.bench.measured import default_names as default_names
-    from steppe.bench.measured import find_measured as find_measured
     from steppe.bench.measurement import Measurement as Measurement
     from steppe.bench.measurement import measure as measure
     from steppe.bench.memory import peak_extra as peak_extra
+    from steppe.bench.optimizers import BASELINE as BASELINE
+    from steppe.bench.optimizers import MeasuredOptimizer as MeasuredOptimizer
+    from steppe.bench.optimizers import default_names as default_names
+    from steppe.bench.optimizers import find_measured as find_measured
     from steppe.bench.shapes import MODELS as MODELS
     from steppe.bench.shapes import check_models as check_models
     from steppe.bench.shapes import uniform as uniform

@@ -11,8 +11,8 @@ from steppe._shared.devices import find_device
 from steppe._shared.plurals import first_line
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
-from steppe.bench.measured import MeasuredOptimizer, default_names, find_measured
 from steppe.bench.measurement import Measurement, measure
+from steppe.bench.optimizers import MeasuredOptimizer, default_names, find_measured
 from steppe.bench.shapes import MODELS, check_models
 
 # The plot needs it. A missing package is better reported now than after minutes of measuring.
@@ -66,8 +66,8 @@ def plan_benchmark(
     models : sequence of str
         Of :data:`steppe.bench.shapes.MODELS`.
     optimizers : sequence of str or None
-        Names as :func:`steppe.bench.measured.find_measured` reads them; None takes
-        :func:`steppe.bench.measured.default_names`.
+        Names as :func:`steppe.bench.optimizers.find_measured` reads them; None takes
+        :func:`steppe.bench.optimizers.default_names`.
     steps : int, default 20
         Number of steps of each optimizer that are timed.
     device : str, default "cpu"

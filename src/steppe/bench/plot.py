@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe.bench.disturbance import disturbed
-from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

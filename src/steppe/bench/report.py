@@ -13,8 +13,8 @@ from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import DISTURBED_RATIO, disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
-from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import BASELINE
 from steppe.bench.shapes import MODELS
 
 _COLUMNS = (

@@ -9,8 +9,8 @@ from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe.bench.benchmark import BenchmarkPlan, Outcome, execute
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
-from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import BASELINE
 from steppe.bench.plot import plot
 from steppe.bench.report import report
 from steppe.bench.results import write

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from figures.seeds import draw_intervals, intervals
+from steppe._shared.messages import many
 from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe._shared.plurals import many
 from steppe._shared.recipes import find_recipe
 from steppe.functions import ackley
 from steppe.play import draw_starts

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_intervals, intervals
+from steppe._shared.messages import many
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe._shared.plurals import many
 from steppe.compare import StudyResults, finished
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import numpy as np
 
 from figures.dualadam_accuracy import relatives
 from figures.seeds import draw_intervals, draw_seeds, intervals
+from steppe._shared.messages import many
 from steppe._shared.palette import LineStyle, line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe._shared.plurals import many
 from steppe._shared.statistics import corrected, paired
 from steppe.compare import TUNE, Epoch, Outcome, StudyResults, finished, perplexity
 

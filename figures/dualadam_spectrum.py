@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_seeds
+from steppe._shared.messages import many
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe._shared.plurals import many
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
 from steppe.compare import (

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steppe._shared.messages import many
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe._shared.plurals import many
 from steppe.play import (
     SweepResult,
     draw_contour_panel,

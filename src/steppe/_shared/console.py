@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from steppe._shared.extras import install_command
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 FAILED = 1
 USAGE = 2

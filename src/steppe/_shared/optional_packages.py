@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 
 def import_optional(module: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from steppe._shared.devices import find_device
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
 from steppe.bench.measurement import Measurement, measure

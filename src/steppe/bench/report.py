@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import many
 from steppe._shared.tables import new_table
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import BenchmarkPlan, Outcome

@@ -4,7 +4,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import many
 from steppe._shared.tables import new_table
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
 from steppe.play.results import OptimizerResult, SweepResult

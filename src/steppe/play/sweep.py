@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
+from steppe._shared.messages import many
 from steppe._shared.names import look_up
-from steppe._shared.plurals import many
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend

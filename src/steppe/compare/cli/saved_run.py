@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from steppe._shared.console import make_console
 from steppe._shared.devices import find_device
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for

@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import many
 
 
 def hardware_label(device: str, threads: int, processes: int = 1) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.execution.hardware import hardware_label

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import many
 from steppe._shared.statistics import LEVEL
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.records.summary import OptimizerSummary

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from steppe._shared.messages import many
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes, write_png
-from steppe._shared.plurals import many
 from steppe._shared.statistics import Comparison
 from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.records.summary import baseline_of, finished, summarise

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import many
 from steppe._shared.statistics import Comparison
 from steppe._shared.tables import new_table
 from steppe.compare.records.results import TUNE, Contender, StudyResults

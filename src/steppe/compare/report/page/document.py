@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe._shared.messages import many
 from steppe._shared.page.render import render
-from steppe._shared.plurals import many
 from steppe.compare.records.results import TEST, TUNE, StudyResults
 from steppe.compare.records.summary import baseline_of, summarise
 from steppe.compare.report.footnotes import footnotes

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from figures.seeds import draw_intervals, intervals
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import COLOURS, line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.recipes import find_recipe
@@ -89,8 +89,8 @@ def _coherence(slots: Tensor) -> float:
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw one start's steps with what was remembered at each, and means over all starts."""
     figure = new_figure(
-        f"Ackley, the first {many(data['steps'], 'step')} at lr {data['lr']:g}, "
-        f"{many(data['capacity'], 'slot')}",
+        f"Ackley, the first {plural(data['steps'], 'step')} at lr {data['lr']:g}, "
+        f"{plural(data['capacity'], 'slot')}",
         (15, 4.4),
     )
     *maps, coherence, moved = figure.subplots(1, 4, width_ratios=(1, 1, 1.1, 1.1))
@@ -103,7 +103,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         if found["coherence"]["mean"]:
             draw_intervals(coherence, name, found["coherence"], line_style(index))
         draw_intervals(moved, name, found["moved"], line_style(index), first=0)
-    mean = f"mean and 95 % interval over {many(data['starts'], 'start')}"
+    mean = f"mean and 95 % interval over {plural(data['starts'], 'start')}"
     style_axes(coherence, "‖sum of slots‖ / sum of ‖slot‖")
     coherence.set(xlabel=f"step; {mean}", ylim=(0, 1.05))
     style_axes(moved, "distance from the start")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_intervals, intervals
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe.compare import StudyResults, finished
@@ -89,7 +89,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     unit = f", {metric['unit']}" if metric["unit"] else ""
     points = " points" if metric["unit"] == "%" else ""
     figure = new_figure(
-        f"{data['task']}, {data['model']}: {many(data['seeds'], 'seed')}, mean and 95 % interval",
+        f"{data['task']}, {data['model']}: {plural(data['seeds'], 'seed')}, mean and 95 % interval",
         (12, 4.8),
     )
     left, right = figure.subplots(1, 2)

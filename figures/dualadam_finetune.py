@@ -20,7 +20,7 @@ import numpy as np
 
 from figures.dualadam_accuracy import relatives
 from figures.seeds import draw_intervals, draw_seeds, intervals
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import LineStyle, line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.statistics import corrected, paired
@@ -112,7 +112,7 @@ def _curves(runs: Mapping[int, Outcome]) -> dict[str, Any]:
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw the curves over epochs, validation perplexity by lr, and the test perplexities."""
     figure = new_figure(
-        f"{data['task']}, {data['model']}: {many(data['seeds'], 'seed')}, mean and 95 % interval",
+        f"{data['task']}, {data['model']}: {plural(data['seeds'], 'seed')}, mean and 95 % interval",
         (13, 8),
     )
     above, below = figure.subfigures(2, 1, squeeze=False).flat

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_seeds
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
@@ -115,7 +115,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     runs = data["optimizers"]
     figure = new_figure(
         f"{data['task']}, {data['model']} ({data['parameters']} parameters): Hessian of the mean "
-        f"loss over {many(data['samples'], 'training sample')}, {many(data['seeds'], 'seed')}",
+        f"loss over {plural(data['samples'], 'training sample')}, {plural(data['seeds'], 'seed')}",
         (14, 5.2),
     )
     top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.3))

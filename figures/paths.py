@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe.play import (
@@ -58,7 +58,7 @@ def how(data: Mapping[str, Any], result: SweepResult) -> str:
     """Return starts, steps, schedule and learning rates of a sweep in one line."""
     twice = " (SAM takes two gradients in each)" if "adam+sam" in data["reached"] else ""
     return (
-        f"{many(data['starts'], 'start')}, {len(result.starts)} drawn; "
+        f"{plural(data['starts'], 'start')}, {len(result.starts)} drawn; "
         f"{result.steps} steps{twice}, cosine lr; each at its best of {len(data['rates'])} lr"
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.names import look_up
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
@@ -189,7 +189,7 @@ def _checked_starts(function: Function, starts: Sequence[Sequence[float]]) -> Te
         written = ",".join(f"{value:g}" for value in start)
         if len(start) != function.dimension:
             raise ValueError(
-                f"a start on {function.name} has {many(function.dimension, 'coordinate')}, "
+                f"a start on {function.name} has {plural(function.dimension, 'coordinate')}, "
                 f"got {written}"
             )
         if not all(map(math.isfinite, start)):

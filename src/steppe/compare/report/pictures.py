@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from steppe._shared.messages import many
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe._shared.statistics import Comparison
@@ -71,7 +71,7 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     }
     if not runs:
         return False
-    seeds = many(results.seeds, "test seed")
+    seeds = plural(results.seeds, "test seed")
     figure = new_figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
     for axes, (title, measure) in zip(figure.subplots(1, 3), panels, strict=True):
         for index, (name, outcomes) in runs.items():

@@ -28,8 +28,9 @@ ROOT = Path(__file__).parents[1]
 DRAWN = ROOT / "benchmarks" / "mutants.json"
 LIMIT_S = 900
 
-#: Where mutants are drawn, how many, and what is run against them: in this checkout, and in one of
-#: the layout before (0.1.0's first, flat one).
+#: For each room the files that mutants are drawn from (as globs under src/steppe), how many, and the
+#: tests that are run against each. Another checkout runs the tests at these paths too, so it must
+#: have them.
 ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "rules": (("rules.py",), 20, ("tests/optim/test_reference.py", "tests/engines")),
     "engines": (

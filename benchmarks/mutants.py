@@ -29,8 +29,8 @@ DRAWN = ROOT / "benchmarks" / "mutants.json"
 LIMIT_S = 900
 
 #: For each room the files that mutants are drawn from (as globs under src/steppe), how many, and the
-#: tests that are run against each. Another checkout runs the tests at these paths too, so it must
-#: have them.
+#: tests that are run against each. In another checkout the same paths are taken, as far as it has
+#: them.
 ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "rules": (("rules.py",), 20, ("tests/optim/test_reference.py", "tests/engines")),
     "engines": (

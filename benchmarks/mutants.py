@@ -28,9 +28,8 @@ ROOT = Path(__file__).parents[1]
 DRAWN = ROOT / "benchmarks" / "mutants.json"
 LIMIT_S = 900
 
-#: For each room the files that mutants are drawn from (as globs under src/steppe), how many, and the
-#: tests that are run against each. In another checkout the same paths are taken, as far as it has
-#: them.
+#: For each room: the files that mutants are drawn from (as globs under src/steppe), how many are
+#: drawn, and the tests that are run against each. Tests that an older checkout lacks are left out.
 ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     "rules": (("rules.py",), 20, ("tests/optim/test_reference.py", "tests/engines")),
     "engines": (

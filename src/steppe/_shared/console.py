@@ -44,7 +44,7 @@ def add_command(app: App, function: Callable[..., Any], name: str | None = None)
     function : callable
         The command. Its docstring's section "Examples" stands at the end of its help.
     name : str, optional
-        What it is called on the command line.
+        The command's name on the command line.
     """
     examples = (inspect.getdoc(function) or "").partition("Examples\n--------\n")[2]
     epilogue = f"Examples:\n\n{examples}" if examples else None
@@ -71,7 +71,7 @@ def _usage(command: str, function: Callable[..., Any]) -> str:
 
 
 def run_app(app: App, arguments: Sequence[str]) -> None:
-    """Run a program with arguments; what is wrong with them is said in one line.
+    """Run a program with arguments; print one line about what is wrong with them.
 
     Raises
     ------
@@ -101,7 +101,10 @@ def fail(message: str, status: int = USAGE) -> NoReturn:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """End the command with one line for an error that its user can put right."""
+    """End the command with one line, not a traceback, for errors that its user can put right.
+
+    Those are missing packages, wrong values (ValueError) and files (OSError).
+    """
     try:
         yield
     except ModuleNotFoundError as missing:

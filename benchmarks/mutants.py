@@ -45,6 +45,14 @@ ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
     ),
 }
 
+#: Functions that have another name now than when ``mutants.json`` was drawn.
+RENAMED = {
+    "design": "search_points",
+    "followed": "followed_contender",
+    "mixed": "hash_word",
+    "rehearse": "check_trainable",
+}
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -158,7 +166,7 @@ def _scopes(source: str) -> dict[int, str]:
 
 def _find(tree: Path, mutant: Mutant) -> tuple[Path, int] | None:
     """Return where a checkout has the mutant's line, if it has it once."""
-    places = []
+    places, names = [], {mutant.scope, RENAMED.get(mutant.scope, mutant.scope)}
     for path in sorted((tree / "src" / "steppe").rglob("*.py")):
         source = path.read_text(encoding="utf-8")
         if mutant.old not in source:
@@ -167,7 +175,7 @@ def _find(tree: Path, mutant: Mutant) -> tuple[Path, int] | None:
         places += [
             (path, number)
             for number, line in enumerate(source.splitlines(), 1)
-            if line == mutant.old and scopes.get(number) == mutant.scope
+            if line == mutant.old and scopes.get(number) in names
         ]
     return places[0] if len(places) == 1 else None
 

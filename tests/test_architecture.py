@@ -28,6 +28,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 #: The same within ``compare``; each of them also imports from those before it.
 COMPARE_ORDER = (
+    "choices",
     "records",
     "models",
     "data",
@@ -234,5 +235,5 @@ def test_the_core_runs_without_the_extras() -> None:
 def test_training_imports_without_what_only_studies_need() -> None:
     """A study's optional packages are imported where they are used."""
     run_without(
-        STUDY_PACKAGES, "import steppe.compare.training.train, steppe.compare.cli.compare\n"
+        STUDY_PACKAGES, "import steppe.compare.training.train, steppe.compare.cli.run_study\n"
     )

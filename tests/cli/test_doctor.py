@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 import steppe
-from steppe.cli.doctor import devices, doctor, engine_of, installed
-from steppe.compare.planning.study import TRACKERS
+from steppe.cli.doctor import doctor
+from steppe.cli.machine import devices, engine_of, installed
+from steppe.compare.choices import TRACKERS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from steppe import __version__
-from steppe._shared.names import unknown
+from steppe._shared.extras import install_command
+from steppe._shared.names import unknown_name_message
 from steppe.cli.commands import COMMANDS, overview
 
 __all__ = ["main"]
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:
-        print(f"steppe: {unknown('command', first, COMMANDS)}", file=sys.stderr)
+        print(f"steppe: {unknown_name_message('command', first, COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -64,7 +65,7 @@ def _run(first: str, arguments: Sequence[str]) -> None:
         from steppe.cli.app import load_commands
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
-        raise SystemExit(f"steppe: {package} is missing: pip install 'steppe[compare]'") from None
+        raise SystemExit(f"steppe: {package} is missing: {install_command(package)}") from None
     with refusals():
         # A completion script knows the options of all commands.
         app = load_commands(COMMANDS if first == _COMPLETION else (first,))

@@ -55,20 +55,20 @@ def scratch(typing_context: Any, size: Any) -> Any:
 
 
 @intrinsic
-def take(typing_context: Any, counter: Any) -> Any:
-    """Return the int64 at an address and raise it by 1, no other thread coming between."""
+def fetch_increment(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and add 1 to it, as one atomic operation."""
     return types.int64(types.int64), _change("add", "monotonic")
 
 
 @intrinsic
-def lower(typing_context: Any, counter: Any) -> Any:
-    """Return the int64 at an address and lower it by 1; threads see what was written before."""
+def fetch_decrement(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and subtract 1, atomically; orders memory both ways."""
     return types.int64(types.int64), _change("sub", "acq_rel")
 
 
 @intrinsic
 def publish(typing_context: Any, flag: Any) -> Any:
-    """Write -1 at an address; who finds it there sees what was written before."""
+    """Write -1 at an address; a thread that reads it sees all that was written before."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         builder.store_atomic(_WORD(-1), _word(builder, arguments[0]), "release", 8)
@@ -79,7 +79,7 @@ def publish(typing_context: Any, flag: Any) -> Any:
 
 @intrinsic
 def is_published(typing_context: Any, flag: Any) -> Any:
-    """Whether there is -1 at an address."""
+    """Whether :func:`publish` has written -1 at an address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         found = builder.load_atomic(_word(builder, arguments[0]), "acquire", 8)
@@ -238,4 +238,4 @@ def _mark(builder: ir.IRBuilder, instruction: Any, scope: int) -> None:
 @njit(forceinline=True)
 def thread_number(function: int, arrivals: int) -> Any:
     """Return which thread this is: what a C function says, or else in the order of arrival."""
-    return _called(function) if function else take(arrivals)  # type: ignore[call-arg]
+    return _called(function) if function else fetch_increment(arrivals)  # type: ignore[call-arg]

@@ -13,7 +13,7 @@ from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
 from steppe._engines.base.param_row import Group, State
-from steppe._engines.base.scalars import factor
+from steppe._engines.base.scalars import gradient_factor
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
 from steppe._shared.array_types import Array, Floats, Integers, Integers32
@@ -290,7 +290,7 @@ def _options(batch: ParamBatch) -> tuple[Floats, dict[tuple[int, int], Tensor]]:
 
 
 def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
-    sign = factor(batch, group)
+    sign = gradient_factor(batch, group)
     if batch.method.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]

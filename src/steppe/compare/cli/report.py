@@ -1,21 +1,12 @@
 """The command ``steppe report``."""
 
-import webbrowser
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from steppe._shared.cli_options import OUTPUT, Open, StudyName
 from steppe._shared.console import make_console, refusals
-from steppe.compare.execution.stored_studies import read_study
-from steppe.compare.records.results import StudyResults
-from steppe.compare.report.page import write_page
-from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
-from steppe.compare.report.terminal import print_report
-
-PAGE = "report.html"
 
 
 def report(
@@ -35,17 +26,17 @@ def report(
     Parameters
     ----------
     storage
-        A study's URL, file or directory, or a JSON file that --json has written.
+        The study's URL, file or directory, or a JSON file that --json has written.
     baseline
         The optimizer that the others are compared with. Default: the study's first.
     brief
-        Print the leaderboard and the differences only.
+        Print only the leaderboard and the differences to the baseline.
     page
-        File of the page. Default: report.html beside the study's file.
+        HTML file for the page. Default: report.html beside the study's file.
     json
-        Write the whole study to this file, for other programs.
+        Write all results to this JSON file, for other programs.
     figures
-        Write the main figures as PNG into this directory.
+        Write learning curves, differences and flatness as PNG files into this directory.
 
     Examples
     --------
@@ -59,28 +50,18 @@ def report(
     """
     console = make_console()
     with refusals():
+        # Imported here because torch takes two seconds: help and misspelt options do without.
+        from steppe.compare.cli.publish import PAGE, draw_figures, publish
+        from steppe.compare.execution.study_registry import read_study
+        from steppe.compare.report.terminal import print_report
+
         results = read_study(storage, study)
         print_report(console, results, baseline, brief=brief)
         if json is not None:
             results.save(json)
         if figures is not None:
-            _draw(results, figures, baseline)
+            draw_figures(results, figures, baseline)
         publish(console, results, page or _beside(storage) / PAGE, baseline, show=show)
-
-
-def publish(
-    console: Console,
-    results: StudyResults,
-    path: Path,
-    baseline: str | None = None,
-    *,
-    show: bool = False,
-) -> None:
-    """Write the page, say where it is, and open it if asked."""
-    write_page(results, path, baseline)
-    console.print(f"\nPage: {path}", soft_wrap=True, highlight=False, markup=False)
-    if show:
-        webbrowser.open(path.resolve().as_uri())
 
 
 def _beside(storage: str) -> Path:
@@ -89,10 +70,3 @@ def _beside(storage: str) -> Path:
         return Path()
     path = Path(storage)
     return path if path.is_dir() else path.parent
-
-
-def _draw(results: StudyResults, directory: Path, baseline: str | None) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    plot_curves(results, directory / f"{results.task}-curves.png")
-    plot_differences(results, directory / f"{results.task}-differences.png", baseline)
-    plot_flatness(results, directory / f"{results.task}-flatness.png")

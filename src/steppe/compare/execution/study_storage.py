@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -22,6 +22,10 @@ _SUFFIXES = (".sqlite", ".sqlite3", ".db")
 #: was at is given to another.
 HEARTBEAT = 10
 MISSED = 6
+
+#: Environment variable that tells workers the storage. Every user of a machine can read command
+#: lines, and a storage's URL may hold a password.
+STORAGE_VARIABLE = "STEPPE_STORAGE"
 
 _TIMEOUT_S = 60  # how long to wait for another process that has the file locked
 _CONNECT_S = 10  # how long a server may take to answer

@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.study import Study, rehearse, versions
+from steppe.compare.planning.study import Study, check_trainable, versions
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks import find_task
 from steppe.compare.training.run import Run, RunContext, load_data
@@ -83,7 +83,7 @@ def work(
     if group.size > 1:
         # The study may have been planned for one process: every trial would fail, and not be tried
         # again.
-        rehearse(study, study.contenders[0], data, context)
+        check_trainable(study, study.contenders[0], data, context)
     ended_here = 0
     with exit_on_sigterm():
         while (assignment := _wait_for_trial(group)) is not None:

@@ -260,14 +260,14 @@ class StudyResults:
         tuning = sum(each.tuning_trials(self.budget) for each in self.contenders)
         return len(self.trials) >= tuning + len(self.contenders) * self.seeds
 
-    def of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
+    def trials_of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
         """Return a contender's trials in one phase, by number."""
         found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
         return tuple(sorted(found, key=lambda trial: trial.number))
 
     def chosen(self, optimizer: str) -> Settings:
         """Return the settings of a contender's test runs; empty if none has ended."""
-        tests = self.of(optimizer, TEST)
+        tests = self.trials_of(optimizer, TEST)
         return tests[0].settings if tests else {}
 
     def to_dict(self) -> dict[str, Any]:

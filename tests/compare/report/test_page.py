@@ -265,7 +265,7 @@ def test_every_section_is_there_and_every_chart_drawn(tab: Any) -> None:
 
 def test_the_leaderboard_holds_the_means(show: Callable[..., Any]) -> None:
     board = table(show(STUDY), "leaderboard")
-    runs = {name: [t.outcome for t in STUDY.of(name, "test")] for name in board}
+    runs = {name: [t.outcome for t in STUDY.trials_of(name, "test")] for name in board}
     whole = {name: [o for o in each if o and not o.diverged] for name, each in runs.items()}
     scores = {name: 100 * np.mean([o.final.test_score for o in whole[name]]) for name in whole}
     # Best first.
@@ -319,7 +319,7 @@ def test_what_has_no_value_stays_last(tab: Any, clicks: int) -> None:
 def test_lines_are_means_and_bands_reach_from_the_lowest_to_the_highest(
     tab: Any,
 ) -> None:
-    curves = [t.outcome.curve for t in STUDY.of("adamcg", "test") if t.outcome != DIVERGED]
+    curves = [t.outcome.curve for t in STUDY.trials_of("adamcg", "test") if t.outcome != DIVERGED]
     losses = np.array([[epoch.validation_loss for epoch in curve] for curve in curves])
     band, line = (each for each in data(tab, "validation-loss") if each["meta"] == "adamcg")
     assert line["y"] == pytest.approx(losses.mean(0))
@@ -353,7 +353,7 @@ def test_losses_switch_to_a_linear_axis_and_back(tab: Any) -> None:
 
 def test_curves_switch_from_epochs_to_training_time(tab: Any) -> None:
     tab.get_by_label("training time").check()
-    seconds = [epoch.seconds for epoch in STUDY.of("adamw", "test")[0].outcome.curve]
+    seconds = [epoch.seconds for epoch in STUDY.trials_of("adamw", "test")[0].outcome.curve]
     for chart in CURVES:
         line = next(each for each in data(tab, chart) if each["mode"] == "lines+markers")
         assert line["x"] == pytest.approx(seconds)
@@ -375,7 +375,7 @@ def test_the_score_axis_is_fitted_to_what_is_shown(tab: Any) -> None:
 def test_each_measure_of_curvature_can_be_set_against_the_test_loss(
     tab: Any,
 ) -> None:
-    runs = [trial.outcome for trial in STUDY.of("adamw", "test")]
+    runs = [trial.outcome for trial in STUDY.trials_of("adamw", "test")]
     for label, measure in (
         ("λ_max", "largest"),
         ("trace", "trace"),
@@ -388,7 +388,7 @@ def test_each_measure_of_curvature_can_be_set_against_the_test_loss(
 
 
 def test_diverged_tuning_trials_stand_in_their_own_strip(tab: Any) -> None:
-    lost = [t.settings["lr"] for t in STUDY.of("adamcm", "tune") if t.outcome == DIVERGED]
+    lost = [t.settings["lr"] for t in STUDY.trials_of("adamcm", "tune") if t.outcome == DIVERGED]
     assert lost
     points = [each for each in data(tab, "sensitivity") if each["meta"] == "adamcm"]
     assert points[1]["x"] == lost
@@ -501,7 +501,7 @@ def stream_tab(open_page: Callable[..., Any]) -> Any:
 def test_each_task_of_a_stream_has_its_chart(stream_tab: Any) -> None:
     tab = stream_tab
     assert tab.locator("#tasks .chart").count() == 3
-    runs = [trial.outcome.curve for trial in STREAM.of("adamw", "test")]
+    runs = [trial.outcome.curve for trial in STREAM.trials_of("adamw", "test")]
     for task in range(3):
         rows = [[100 * epoch.tasks[task] for epoch in curve[2 * task :]] for curve in runs]
         band, line, *sgd = data(tab, f"task-{task + 1}")
@@ -523,7 +523,7 @@ def test_the_score_axis_of_a_stream_shows_its_first_tasks_too(stream_tab: Any) -
     scores = [
         100 * epoch.validation_score
         for name in ("adamw", "sgd")
-        for trial in STREAM.of(name, "test")
+        for trial in STREAM.trials_of(name, "test")
         for epoch in trial.outcome.curve
     ]
     assert low < min(scores) < max(scores) < high

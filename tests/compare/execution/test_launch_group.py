@@ -13,7 +13,7 @@ from steppe.compare.execution import launch_group, worker
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.results import Outcome
 from steppe.compare.training.run import Run, RunContext
 
@@ -24,7 +24,7 @@ SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
 
 def planned() -> Study:
     options = StudyOptions(optimizers=["adamw", "sgd-momentum"], **SIZES)
-    return plan("digits", options, USUAL, RunContext(Path()))
+    return plan_study("digits", options, USUAL, RunContext(Path()))
 
 
 def test_a_trial_is_given_back_by_those_that_a_killed_process_leaves(tmp_path: Path) -> None:

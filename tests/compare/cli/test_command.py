@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from helpers.command_line import run_steppe as run
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning import presets
@@ -150,12 +150,12 @@ def test_tuning_comes_before_testing(tmp_path: Path) -> None:
     ]
     results = kept(tmp_path)
     for name in ("adamw", "sgd"):
-        (test,) = results.of(name, "test")
-        ends = [(t.outcome.final, t.settings) for t in results.of(name, "tune")]
+        (test,) = results.trials_of(name, "test")
+        ends = [(t.outcome.final, t.settings) for t in results.trials_of(name, "tune")]
         # Of equal scores, the lower loss.
         best = max(ends, key=lambda end: (end[0].validation_score, -end[0].validation_loss))
         assert test.settings == best[1]
-        assert test.seed not in {t.seed for t in results.of(name, "tune")}
+        assert test.seed not in {t.seed for t in results.trials_of(name, "tune")}
 
 
 def test_a_report_is_read_from_the_study_and_from_its_json(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
         asked.extend(given)
         raise ValueError("enough")
 
-    monkeypatch.setattr("steppe.compare.cli.compare.plan", refused)
+    monkeypatch.setattr("steppe.compare.cli.run_study.plan_study", refused)
     result = run(
         "compare", *arguments, "--seq-length", 20, "--no-checkpoints", "--out-dir", tmp_path
     )
@@ -358,7 +358,10 @@ def test_a_missing_package_is_named_with_a_remedy(
     result = run("compare", "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     package = module.split(".")[0]
-    assert result.stderr == f"steppe: {package} is missing: pip install 'steppe[compare]'\n"
+    assert (
+        result.stderr
+        == f"steppe: {package} is missing: pip install '.[compare]' in a checkout of steppe\n"
+    )
     assert not (tmp_path / "out").exists()
 
 

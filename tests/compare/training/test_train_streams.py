@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, Samples, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
@@ -188,7 +188,7 @@ def test_trackers_get_each_task_as_a_number(
 
 
 def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunContext) -> None:
-    study = plan("toy-stream", StudyOptions(["adamw"]), USUAL, context)
+    study = plan_study("toy-stream", StudyOptions(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.stream, setup.steps_per_epoch) == (STREAM, max(STREAM))
     assert setup.steps == 2 * sum(STREAM)
@@ -196,7 +196,7 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunCont
     assert study.metric.name == "average accuracy"
     assert from_json(Study, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.
-    few = plan("toy-stream", StudyOptions(["adamw"], samples=8), USUAL, context)
+    few = plan_study("toy-stream", StudyOptions(["adamw"], samples=8), USUAL, context)
     assert few.setup.stream == (2, 2, 2)
     assert few.facts["train_samples"] == 8 + 5 + 8
 
@@ -205,5 +205,5 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunCont
 def test_every_task_gets_as_many_epochs(toy_stream: Task, context: RunContext, epochs: int) -> None:
     message = f"epochs must be a multiple of the 3 tasks of toy-stream, got {epochs}"
     with pytest.raises(ValueError, match=message):
-        plan("toy-stream", StudyOptions(["adamw"], epochs=epochs), USUAL, context)
+        plan_study("toy-stream", StudyOptions(["adamw"], epochs=epochs), USUAL, context)
     assert not context.out.exists()

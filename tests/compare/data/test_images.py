@@ -254,7 +254,7 @@ def test_the_command_that_the_error_names_downloads_cifar(tmp_path: Path) -> Non
         [sys.executable, "-c", stub + code[1]],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )
     assert done.stdout == f"downloads to {tmp_path}\n"
 

@@ -18,7 +18,7 @@ from steppe.compare.planning.study import (
     Study,
     StudyOptions,
     check_place,
-    plan,
+    plan_study,
     versions,
 )
 from steppe.compare.records.json_format import from_json
@@ -33,7 +33,7 @@ def planned(toy_task: Task, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
     def make(*optimizers: str, **options: Any) -> Study:
-        return plan("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
+        return plan_study("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
 
     return make
 
@@ -80,7 +80,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.resume", None)
     with pytest.raises(ValueError, match=message):
-        plan("toy", StudyOptions(**{"optimizers": ["adamw"], **options}), USUAL, context)
+        plan_study("toy", StudyOptions(**{"optimizers": ["adamw"], **options}), USUAL, context)
     assert not context.out.exists()
 
 
@@ -98,7 +98,7 @@ def test_a_place_where_nothing_can_be_trained_is_refused(
     toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        plan("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
+        plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
     if changes != {"device": "meta"}:
         with pytest.raises(ValueError, match=message):
             check_place(replace(context, **changes))
@@ -106,7 +106,7 @@ def test_a_place_where_nothing_can_be_trained_is_refused(
 
 def test_an_unknown_task_gets_the_nearest_name(context: RunContext) -> None:
     with pytest.raises(ValueError, match="did you mean digits"):
-        plan("digit", StudyOptions(), USUAL, context)
+        plan_study("digit", StudyOptions(), USUAL, context)
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,14 @@ def test_a_tracker_that_is_not_installed_is_missed_too(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
-        plan("toy", StudyOptions(["adamw"]), USUAL, replace(context, track="wandb"))
+        plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, track="wandb"))
 
 
 def test_a_device_that_is_not_there_is_refused(context: RunContext) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
     with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
-        plan("digits", StudyOptions(["adamw"]), USUAL, replace(context, device="cuda"))
+        plan_study("digits", StudyOptions(["adamw"]), USUAL, replace(context, device="cuda"))
 
 
 def test_planning_leaves_no_trace(planned: Planned, context: RunContext) -> None:
@@ -167,7 +167,7 @@ def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> No
 
 
 def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
-    study = plan("digits", StudyOptions(["adamw"]), USUAL, context)
+    study = plan_study("digits", StudyOptions(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
     assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
@@ -205,7 +205,7 @@ def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monk
     small = replace(toy_task.small, epochs=1, samples=10)
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
-        setup = plan("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
+        setup = plan_study("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
         assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
 
 
@@ -259,7 +259,7 @@ def through_json(study: Study) -> Study:
 def test_a_study_is_the_same_after_json(
     toy_task: Task, context: RunContext, preset: str | None
 ) -> None:
-    study = plan(
+    study = plan_study(
         "toy",
         StudyOptions(epochs=2),
         find_preset(preset) if preset else USUAL,

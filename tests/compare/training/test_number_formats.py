@@ -6,7 +6,7 @@ import pytest
 
 from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import StudyOptions, plan
+from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.tasks import find_task
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -22,7 +22,7 @@ def test_digits_are_learnt_alike_in_every_format(
     the parameters are in tensors large enough for 8 bits: 8 bytes of Adam's state become 2.6.
     """
     names = [name, f"{name}-bf16", f"{name}-int8"]
-    study = plan("digits", StudyOptions(names, epochs=4, budget=0), USUAL, context)
+    study = plan_study("digits", StudyOptions(names, epochs=4, budget=0), USUAL, context)
     data = find_task("digits").data()
     defaults = {each.name: each.defaults for each in study.contenders}
     full, *rounded = (

@@ -4,9 +4,9 @@ import pytest
 
 from steppe._shared.recipes import DEFAULT, find_recipe
 from steppe.compare.planning.controls import (
-    control_for,
+    contenders_controlled_by,
     controls_of,
-    followed,
+    followed_contender,
     followed_settings,
     recipes_with_controls,
 )
@@ -88,7 +88,7 @@ def test_there_must_be_one() -> None:
 
 def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
     recipes = recipes_with_controls(["adamw", "adamcm", "sgdcm+sam"])
-    leaders = {recipe.name: followed(recipe, recipes) for recipe in recipes}
+    leaders = {recipe.name: followed_contender(recipe, recipes) for recipe in recipes}
     assert leaders == {
         "adamw": "",
         "adam+2lr": "adamcm",
@@ -97,7 +97,7 @@ def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
         "sgdcm+sam": "",
     }
     with pytest.raises(ValueError, match=r"adam\+2lr is at twice the lr of critical momenta"):
-        followed(find_recipe("adam+2lr"), recipes_with_controls(["adamw", "adam+2lr"]))
+        followed_contender(find_recipe("adam+2lr"), recipes_with_controls(["adamw", "adam+2lr"]))
 
 
 def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
@@ -109,7 +109,7 @@ def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
 
 def test_a_control_knows_beside_what_it_is_read() -> None:
     recipes = recipes_with_controls(["adamw", "dualadam", "dualadamcm"])
-    beside = {recipe.name: control_for(recipe, recipes) for recipe in recipes}
+    beside = {recipe.name: contenders_controlled_by(recipe, recipes) for recipe in recipes}
     assert beside["adam+warmup"] == ("dualadam", "dualadamcm")
     assert beside["adamcm+warmup"] == ("dualadamcm",)
     assert beside["adamw"] == beside["dualadam"] == ()

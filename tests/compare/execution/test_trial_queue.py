@@ -18,7 +18,7 @@ from helpers.concurrent_processes import together, work_off
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, forget, opened
 from helpers.synthetic_studies import diverged, outcome
-from steppe.compare.execution.stored_studies import find_study, save_study
+from steppe.compare.execution.study_registry import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
 from steppe.compare.planning.study import Study
@@ -199,7 +199,7 @@ def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", [late, "RuntimeError: no", outcome(0.1)]))
     assert taken[-1].settings == study.points(ADAMW)[2]
-    errors = [trial.error for trial in queue.results().of("adamw", TUNE)]
+    errors = [trial.error for trial in queue.results().trials_of("adamw", TUNE)]
     assert errors == ["", "RuntimeError: no", ""]
 
 
@@ -210,7 +210,7 @@ def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: l
     taken = run(queue, numbered(study, "adamw", ends))
     assert ("adamw", TEST) not in {key(each)[:2] for each in taken}
     assert queue.all_ended()
-    tests = queue.results().of("adamw", TEST)
+    tests = queue.results().trials_of("adamw", TEST)
     assert [trial.error for trial in tests] == ["no tuning trial ended with a finite loss"] * 2
     assert [trial.outcome for trial in tests] == [None] * 2
     assert len([each for each in taken if each.contender == ADAMCM]) == 5
@@ -236,7 +236,7 @@ def test_a_control_waits_for_its_leader(where: str, opened: Open) -> None:
     assert other.take() is None
     one.fail(leading, "no", "here")
     assert other.take() is None
-    assert {trial.error for trial in one.results().of("adam+2lr", TEST)} == {
+    assert {trial.error for trial in one.results().trials_of("adam+2lr", TEST)} == {
         "no tuning trial ended with a finite loss"
     }
 
@@ -346,7 +346,7 @@ def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
         else:
             queue.finish(taken, outcome(), "here")
     assert lost == 3
-    tests = queue.results().of("adamw", TEST)
+    tests = queue.results().trials_of("adamw", TEST)
     assert [trial.error for trial in tests] == ["its worker was lost 3 times", ""]
     assert [trial.settings for trial in tests] == [ADAMW.defaults] * 2
 
@@ -383,7 +383,7 @@ def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None
         assert other.record_epoch(again, 0, EPOCH)
         assert other.finish(again, outcome(0.8), "awake")
         again = None
-    (found,) = other.results().of("adamw", TUNE)
+    (found,) = other.results().trials_of("adamw", TUNE)
     assert found.outcome == outcome(0.8)
     assert found.where == "awake"
     assert other.take() is not None
@@ -408,7 +408,7 @@ def test_a_result_whose_end_is_missing_is_none(
     forget(storage, taken.trial_id)
     queue.add_missing_trials()
     run(queue, lambda taken: outcome(0.4))
-    assert queue.results().of("adamw", TUNE)[0].outcome == outcome(0.4)
+    assert queue.results().trials_of("adamw", TUNE)[0].outcome == outcome(0.4)
 
 
 def test_a_result_waits_for_a_storage_and_a_note_does_not(
@@ -439,7 +439,7 @@ def test_a_result_waits_for_a_storage_and_a_note_does_not(
     assert list(storage.get_trial(taken.trial_id).intermediate_values) == [2]
     assert queue.finish(taken, outcome(0.7), "here")
     assert max(flaky.values()) < 0
-    assert queue.results().of("adamw", TUNE)[0].outcome == outcome(0.7)
+    assert queue.results().trials_of("adamw", TUNE)[0].outcome == outcome(0.7)
 
 
 def test_epochs_are_counted_as_they_pass(storage: Any) -> None:
@@ -463,7 +463,7 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     ends = [outcome(0.7), diverged(), "RuntimeError: no"]
     run(queue, numbered(study, "adamw", ends))
     results = queue.results()
-    kept, gone, failed = results.of("adamw", TUNE)
+    kept, gone, failed = results.trials_of("adamw", TUNE)
     assert kept.outcome == ends[0]
     assert gone.outcome is not None
     assert gone.outcome.diverged
@@ -472,7 +472,7 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     content = results.to_dict()
     again = from_json(StudyResults, json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
-    assert again.of("adamw", TUNE)[0] == kept
+    assert again.trials_of("adamw", TUNE)[0] == kept
     reader = TrialQueue(storage, find_study(storage), plan=False)
     assert reader.results().to_dict() == content
 

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import StudyOptions, plan
+from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
@@ -227,7 +227,7 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
 ) -> None:
     def planned(model: str) -> int:
         options = StudyOptions(["adamw"], model=model, grad_accumulation=2)
-        return plan("toy-text", options, USUAL, context).setup.accumulate
+        return plan_study("toy-text", options, USUAL, context).setup.accumulate
 
     with pytest.raises(
         ValueError, match="cannot train toy-text: lstm reads on from batch to batch"
@@ -240,10 +240,10 @@ def test_a_study_of_text_knows_its_length_and_its_steps(
     toy_text: Task, context: RunContext
 ) -> None:
     asked = StudyOptions(["adamw"], seq_length=40, samples=10, epochs=5)
-    study = plan("toy-text", asked, USUAL, context)
+    study = plan_study("toy-text", asked, USUAL, context)
     # ⌊1 100/40⌋ blocks to train on, of which the first ten; ⌊600/40⌋ and ⌊397/40⌋, at most five.
     counts = [study.facts[f"{part}_samples"] for part in ("train", "validation", "test")]
     assert counts == [10, 5, 5]
     assert (study.setup.length, study.setup.steps_per_epoch, study.setup.steps) == (40, 3, 15)
     assert study.setup.stream == ()
-    assert plan("toy-text", StudyOptions(["adamw"]), USUAL, context).setup.length == LENGTH
+    assert plan_study("toy-text", StudyOptions(["adamw"]), USUAL, context).setup.length == LENGTH

@@ -15,7 +15,7 @@ from steppe._shared.recipes import Recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import StudyOptions, plan
+from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
@@ -135,5 +135,5 @@ def test_curvature_is_that_of_what_is_trained(
 
 
 def test_a_study_tells_how_many_are_trained(context: RunContext) -> None:
-    facts = plan("toy", StudyOptions(["adamw"]), USUAL, context).facts
+    facts = plan_study("toy", StudyOptions(["adamw"]), USUAL, context).facts
     assert (facts["parameters"], facts["trained_parameters"]) == (ALL, TRAINED)

@@ -12,10 +12,10 @@ from steppe._shared.recipes import Recipe, find_recipe
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
-    described,
-    design,
     find_defaults,
     find_space,
+    search_points,
+    space_as_json,
 )
 
 WEIGHT_DECAY = Range(1e-5, 1e-1, log=True)
@@ -93,7 +93,7 @@ def test_the_defaults_come_first_then_the_same_points_of_the_cube(budget: int) -
     for recipe in recipes:
         space = find_space(recipe)
         defaults = {**find_defaults(recipe, space), "capacity": 5.0}
-        points = design(space, defaults, budget)
+        points = search_points(space, defaults, budget)
         assert len(points) == budget
         assert points[:1] == [defaults][:budget]
         assert all(point["capacity"] == 5.0 for point in points)
@@ -116,15 +116,15 @@ def test_a_smaller_budgets_points_are_the_first_of_a_larger_one() -> None:
     recipe = find_recipe("dualadamcm+sam")
     space = find_space(recipe)
     defaults = find_defaults(recipe, space)
-    most = design(space, defaults, 40)
+    most = search_points(space, defaults, 40)
     for budget in range(41):
-        assert design(space, defaults, budget) == most[:budget]
+        assert search_points(space, defaults, budget) == most[:budget]
     assert len({tuple(point.values()) for point in most}) == 40
 
 
 def test_all_points_are_inside_and_spread() -> None:
     space = {"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10, 20)), "λ": Range(0.7, 0.99)}
-    points = design(space, {"lr": 1e-3, "C": 5, "λ": 0.7}, 49)[1:]
+    points = search_points(space, {"lr": 1e-3, "C": 5, "λ": 0.7}, 49)[1:]
     assert all(1e-4 <= point["lr"] <= 1e-2 and 0.7 <= point["λ"] <= 0.99 for point in points)
     # Of 48 points, the first of a sequence that fills the cube evenly, each third holds 16 or so,
     # and each half of the decades 24.
@@ -139,6 +139,6 @@ def test_a_range_runs_evenly_or_by_the_logarithm() -> None:
 
 
 def test_a_description_is_the_same_after_json() -> None:
-    content = described({"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10))})
+    content = space_as_json({"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10))})
     assert content == {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "C": {"choices": [5, 10]}}
     assert json.loads(json.dumps(content)) == content

@@ -14,7 +14,7 @@ from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.records.json_format import from_json, to_json
 from steppe.compare.records.results import Outcome, load
 
-RESULTS = Path(__file__).parents[2] / "docs" / "results"
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
 FILES = sorted(RESULTS.glob("*.json"))
 
 

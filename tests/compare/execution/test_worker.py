@@ -23,12 +23,12 @@ from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
-from steppe.compare.execution.stored_studies import save_study
+from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Outcome, StudyResults
 from steppe.compare.training.run import RunContext
@@ -70,7 +70,7 @@ def study() -> Study:
     options = StudyOptions(
         optimizers=["adamw", "sgd-momentum"], samples=128, epochs=EPOCHS, budget=2, seeds=2
     )
-    return plan("digits", options, USUAL, RunContext(Path()))
+    return plan_study("digits", options, USUAL, RunContext(Path()))
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     where: str, opened: Open, start: Start
 ) -> None:
     options = StudyOptions(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
-    small = plan("digits", options, USUAL, RunContext(Path()))
+    small = plan_study("digits", options, USUAL, RunContext(Path()))
     storage = opened(where, create=True)
     save_study(storage, small)
     queue = TrialQueue(storage, small)

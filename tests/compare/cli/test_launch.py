@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.command_line import run_steppe
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
@@ -99,7 +99,7 @@ def test_workers_are_refused_in_a_launch(tmp_path: Path, monkeypatch: pytest.Mon
     class Launch:
         num_processes, is_main_process = 2, True
 
-    monkeypatch.setattr("steppe.compare.cli.compare.launched_processes", lambda context: Launch)
+    monkeypatch.setattr("steppe.compare.cli.run_study.launched_processes", lambda context: Launch)
     arguments = [*STUDY, "--workers", "2", "--out-dir", str(tmp_path / "out")]
     result = run_steppe(*arguments)
     assert result.exit_code == 2

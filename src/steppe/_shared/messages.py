@@ -1,12 +1,12 @@
 """Write counts and errors as text for messages."""
 
 
-def many(count: int, thing: str) -> str:
+def plural(count: int, thing: str) -> str:
     """Return a count with its noun, in the plural unless the count is 1.
 
     Examples
     --------
-    >>> many(1, "seed"), many(3, "seed")
+    >>> plural(1, "seed"), plural(3, "seed")
     ('1 seed', '3 seeds')
     """
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -14,7 +14,7 @@ from helpers.warm_python import start
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
-from steppe.compare.planning.study import Study, StudyOptions, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.results import Outcome
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext, load_data
@@ -65,7 +65,7 @@ def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Pat
         seq_length=LENGTH,
         samples=20,
     )
-    return plan(
+    return plan_study(
         "finetune", options, usual_for("finetune"), RunContext(tmp_path / "plan", data=text)
     )
 

@@ -8,7 +8,7 @@ import pytest
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
-from steppe.compare.planning.study import Study, StudyOptions, plan
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.tasks import TASKS
 from steppe.compare.training.run import Run, RunContext
 
@@ -20,7 +20,7 @@ def planned(toy_task, context: RunContext) -> Planned:
     """Plan a study of the toy task by a preset."""
 
     def make(preset: str | None, **options: object) -> Study:
-        return plan(
+        return plan_study(
             "toy", StudyOptions(**options), find_preset(preset) if preset else USUAL, context
         )
 
@@ -111,7 +111,7 @@ def test_critical_momentas_search(planned: Planned) -> None:
 
 
 def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, context: RunContext) -> None:
-    study = plan("toy-text", StudyOptions(), find_preset("dualadam-finetune"), context)
+    study = plan_study("toy-text", StudyOptions(), find_preset("dualadam-finetune"), context)
     assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
     assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
     assert [each.name for each in study.contenders] == ["adamw", "adam+warmup", "dualadam"]
@@ -133,7 +133,7 @@ def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, context: Run
 
 def test_what_is_fixed_is_not_first_either(toy_text, context: RunContext) -> None:
     asked = StudyOptions(lr=1e-3, switch_rate=0.25)
-    study = plan("toy-text", asked, find_preset("dualadam-finetune"), context)
+    study = plan_study("toy-text", asked, find_preset("dualadam-finetune"), context)
     for each in study.contenders:
         assert each.space == {}
         assert each.defaults["lr"] == 1e-3
@@ -154,7 +154,7 @@ def test_critical_momentas_search_on_language_and_streams(
 ) -> None:  # fmt: skip
     language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
     monkeypatch.setitem(TASKS, "ptb", language)
-    study = plan(task, StudyOptions(seeds=1), find_preset(name), context)
+    study = plan_study(task, StudyOptions(seeds=1), find_preset(name), context)
     assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
     spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
     buffers = {"lr", "capacity", "priority_decay"}
@@ -203,7 +203,7 @@ def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:
     assert usual["finetune"] is find_preset("dualadam-finetune")
     assert usual["digits"] is usual["imagenet"] is USUAL
     for name in online:
-        study = plan("toy-stream", StudyOptions(["adamw"], budget=0), usual[name], context)
+        study = plan_study("toy-stream", StudyOptions(["adamw"], budget=0), usual[name], context)
         assert study.setup.schedule == "constant"
         assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
             "5-dataset",
@@ -215,7 +215,7 @@ def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:
 def test_language_is_searched_at_larger_learning_rates(
     toy_text, context: RunContext, name: str
 ) -> None:
-    study = plan("toy-text", StudyOptions(["adamw", "dualadam"]), usual_for(name), context)
+    study = plan_study("toy-text", StudyOptions(["adamw", "dualadam"]), usual_for(name), context)
     assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
     for each in study.contenders:
         assert each.space["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}

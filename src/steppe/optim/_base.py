@@ -3,13 +3,17 @@
 Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_checkpoint.py``.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from operator import is_
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.nn import Parameter
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
@@ -19,17 +23,22 @@ from steppe._engines import (
     Method,
     ParamRow,
     Plan,
+    State,
     batches_of,
     is_sharded,
-    unpack_scales,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._options import check_options, to_plain
+from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import add_missing_state, check_state_unchanged
+from steppe.optim._state import add_missing_state, completed
+from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
+
+_MISSING = object()
+#: Options that a plan goes by, besides those that select the method.
+_PLANNED_OPTIONS = ("capacity", "scope", "state_dtype", "fused", "capturable", "differentiable")
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +60,8 @@ class RuleOptimizer(CheckpointedOptimizer):
     # Caches: computed from groups and state, so copies and pickles need not have them.
     _plan: Plan | None = None
     _plan_key: object = None
+    # Of each group, by its identity: its options as they were checked, and what a plan goes by.
+    _options_seen: Mapping[int, tuple[list[Any], tuple[Any, ...]]] = MappingProxyType({})
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         options = {name: to_plain(value) for name, value in options.items()}
@@ -109,23 +120,26 @@ class RuleOptimizer(CheckpointedOptimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, ``fused=True`` cannot be had, or FSDP1 has flattened parameters
-            of a method that needs whole ones. Nothing has changed then.
+            A gradient is sparse, ``fused=True`` cannot be had, FSDP1 has flattened parameters of a
+            method that needs whole ones, or the state does not fit its parameter or the options.
+            Nothing has changed then.
+        ValueError
+            An option of a group was set to a value out of its range. Nothing has changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            plan = self._planned()
-            plan.grad_scale = getattr(self, "grad_scale", None)
-            plan.found_inf = getattr(self, "found_inf", None)
-            try:
-                _engines.step(plan)
-            finally:
-                # They would otherwise lie in memory beside the next ones.
-                for row in plan.rows:
-                    row.grad = row.param
+            for plan in self._plans():
+                plan.grad_scale = getattr(self, "grad_scale", None)
+                plan.found_inf = getattr(self, "found_inf", None)
+                try:
+                    _engines.step(plan)
+                finally:
+                    # They would otherwise lie in memory beside the next ones.
+                    for row in plan.rows:
+                        row.grad = row.param
         return loss
 
     @torch.no_grad()
@@ -171,34 +185,60 @@ class RuleOptimizer(CheckpointedOptimizer):
             self.param_groups.pop()
             raise
 
-    def _planned(self) -> Plan:
-        """Check all gradients, then complete the state, and plan the step if anything changed."""
-        groups = self.param_groups
-        params = [param for group in groups for param in group["params"]]
+    def _plans(self) -> Iterator[Plan]:
+        """Check everything, then yield the plan of the step.
+
+        A parameter that is listed twice in a group takes two steps, one after the other, as in
+        torch.optim; then there is a plan for each.
+        """
+        options = self._settled_options()
+        params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
         self._check_gradients(params, grads)
-        key: list[Any] = [
-            (
-                id(group),
-                len(group["params"]),
-                group.get("capacity"),
-                group.get("scope"),
-                group["state_dtype"],
-                group["fused"],
-                group["capturable"],
-                group["differentiable"],
-            )
-            for group in groups
-        ]
-        key += [self._method(group) for group in groups]
-        if (
-            self._plan is None
-            or self._plan_key != key
-            or not self._plan.takes(params, grads, self.state)
-        ):
+        key = [(id(group), len(group["params"])) for group in self.param_groups], options
+        is_right = self._plan is not None and self._plan_key == key
+        if self._plan is not None and is_right and self._plan.takes(params, grads, self.state):
+            yield self._plan
+            return
+        turns = _turns(params)
+        if not any(turns):
             self._plan, self._plan_key = self._new_plan(grads), key
             self._plan.set_gradients(grads)
-        return self._plan
+            yield self._plan
+            return
+        self._plan = None
+        for turn in range(max(turns) + 1):
+            own = [grad if i == turn else None for i, grad in zip(turns, grads, strict=True)]
+            plan = self._new_plan(own)
+            plan.set_gradients(own)
+            yield plan
+
+    def _settled_options(self) -> list[tuple[Any, ...]]:
+        """Check the options that have changed, make them plain; return those that a plan goes by.
+
+        Who changes a group in mid-run is told here, and not when the checkpoint is to be loaded.
+
+        Raises
+        ------
+        ValueError
+            An option is out of its range.
+        """
+        names, seen = self.defaults.keys(), self._options_seen
+        found: dict[int, tuple[Any, ...]] = {}
+        for number, group in enumerate(self.param_groups):
+            values = [group.get(name, _MISSING) for name in names]
+            last = seen.get(id(group))
+            if last is None or not all(map(is_, values, last[0])):
+                known = {**self.defaults, **class_defaults(type(self)), **group}
+                plain = {name: to_plain(known[name]) for name in names}
+                check_options(plain, in_a_run=True, where=f" in group {number}")
+                group.update(plain)
+                values = [group[name] for name in names]
+                chosen = [group.get(name) for name in _PLANNED_OPTIONS]
+                last = values, (*chosen, self._method(group))
+            found[id(group)] = last
+        self._options_seen = found
+        return [last[1] for last in found.values()]
 
     def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
         for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
@@ -221,17 +261,19 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}
-        check_shards(self._all(), self._place)
-        for param, group in self._all():
-            check_takes_fsdp1(param, requests[id(group)].method, group, type(self).__name__)
-        for (param, group), grad in zip(self._all(), grads, strict=True):
-            if grad is not None:
-                method = requests[id(group)].method
-                check_state_unchanged(self.state.get(param, {}), param, method, group)
-        for (param, group), grad in zip(self._all(), grads, strict=True):
+        members = list(self._all())
+        check_shards(members, self._place)
+        for index, (param, group) in enumerate(members):
+            method = requests[id(group)].method
+            check_takes_fsdp1(param, method, group, type(self).__name__)
+            # Also where there is no gradient: what is stepped beside can be loaded, too.
+            if state := self.state.get(param):
+                name = self._place(index)
+                check_state(state, param, method, group, name, self._optional_state)
+        for (param, group), grad in zip(members, grads, strict=True):
             if grad is not None:
                 add_missing_state(self.state[param], param, requests[id(group)].method, group)
-        return Plan(list(self._all()), grads, self.state, requests)
+        return Plan(members, grads, self.state, requests)
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
@@ -258,15 +300,29 @@ class RuleOptimizer(CheckpointedOptimizer):
         return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
-        """Return a row for every parameter of the groups, also those that have no state yet."""
+        """Return a row for every parameter of the groups, with its state as of the next step.
+
+        Those that have taken no step have none yet; those of a lazy module, no shape.
+        """
+        self._settled_options()
         return [
-            ParamRow.of(number, param, self.state.get(param, {}), group)
+            ParamRow.of(number, param, self._completed_state(param, group), group)
             for number, (param, group) in enumerate(self._all())
-            if any(group is wanted for wanted in groups)
+            if any(group is wanted for wanted in groups) and not is_lazy(param)
         ]
 
+    def _completed_state(self, param: Tensor, group: Group) -> State:
+        return completed(self.state.get(param, {}), param, self._method(group), group)
+
     def _rows_with_state(self) -> list[ParamRow]:
-        for param, _ in self._all():
-            # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is.
-            unpack_scales(self.state.get(param, {}), param)
-        return [row for row in self._rows(self.param_groups) if row.state]
+        return [row for row in self._rows(self.param_groups) if "step" in row.state]
+
+
+def _turns(params: list[Tensor]) -> list[int]:
+    """Return how often each parameter has been listed before."""
+    counts: Counter[int] = Counter()
+    turns = []
+    for param in params:
+        turns.append(counts[id(param)])
+        counts[id(param)] += 1
+    return turns

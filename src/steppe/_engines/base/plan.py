@@ -280,8 +280,8 @@ class Plan:
         self._packed = [
             (state, name, state[name])
             for state in self._states
-            for name in ("step", *_PACKED)
-            if name in state
+            # A user's own entries are no dictionaries of tensors.
+            for name in (state if isinstance(state, dict) else ())
         ]
         self._steps = [row.state["step"] for row in self.rows]
         self._step_addresses = list(map(Tensor.data_ptr, self._steps))

@@ -5,7 +5,7 @@ Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_c
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from operator import is_
+from operator import is_, itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -29,14 +29,19 @@ from steppe._engines import (
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._options import check_options, class_defaults, to_plain
+from steppe.optim._options import (
+    check_options,
+    class_defaults,
+    is_live,
+    settle_options,
+    to_plain,
+)
 from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import add_missing_state, completed
 from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
 
-_MISSING = object()
 #: Options that a plan goes by, besides those that select the method.
 _PLANNED_OPTIONS = ("capacity", "scope", "state_dtype", "fused", "capturable", "differentiable")
 
@@ -61,10 +66,10 @@ class RuleOptimizer(CheckpointedOptimizer):
     _plan: Plan | None = None
     _plan_key: object = None
     # Of each group, by its identity: its options as they were checked, and what a plan goes by.
-    _options_seen: Mapping[int, tuple[list[Any], tuple[Any, ...]]] = MappingProxyType({})
+    _options_seen: Mapping[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = MappingProxyType({})
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
-        options = {name: to_plain(value) for name, value in options.items()}
+        options = {name: to_plain(value, name) for name, value in options.items()}
         check_options(options)
         super().__init__(params, options)
 
@@ -96,7 +101,9 @@ class RuleOptimizer(CheckpointedOptimizer):
             ``fused=True`` and no fused engine takes the parameters; it says why.
         """
         own = {
-            name: to_plain(value) for name, value in param_group.items() if name in self.defaults
+            name: to_plain(value, name)
+            for name, value in param_group.items()
+            if name in self.defaults
         }
         check_options({**self.defaults, **own})
         super().add_param_group({**param_group, **own})
@@ -181,7 +188,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         """Remove the last group again if it demands a fused kernel and there is none."""
         try:
             self._engines_of(self.param_groups[-1:])
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             self.param_groups.pop()
             raise
 
@@ -223,22 +230,34 @@ class RuleOptimizer(CheckpointedOptimizer):
         ValueError
             An option is out of its range.
         """
-        names, seen = self.defaults.keys(), self._options_seen
-        found: dict[int, tuple[Any, ...]] = {}
+        names, seen = tuple(self.defaults), self._options_seen
+        values_of = itemgetter(*names)
+        found = {}
         for number, group in enumerate(self.param_groups):
-            values = [group.get(name, _MISSING) for name in names]
+            try:
+                values = values_of(group)
+            except KeyError:
+                self._add_missing_options(group)
+                values = values_of(group)
             last = seen.get(id(group))
             if last is None or not all(map(is_, values, last[0])):
-                known = {**self.defaults, **class_defaults(type(self)), **group}
-                plain = {name: to_plain(known[name]) for name in names}
-                check_options(plain, in_a_run=True, where=f" in group {number}")
-                group.update(plain)
-                values = [group[name] for name in names]
-                chosen = [group.get(name) for name in _PLANNED_OPTIONS]
-                last = values, (*chosen, self._method(group))
+                before = (None,) * len(names) if last is None else last[0]
+                changed = [n for n, x, y in zip(names, values, before, strict=True) if x is not y]
+                settle_options(group, names if last is None else changed, f" in group {number}")
+                is_planned_alike = last is not None and all(map(is_live, changed))
+                last = values_of(group), last[1] if is_planned_alike else self._plan_options(group)
             found[id(group)] = last
         self._options_seen = found
-        return [last[1] for last in found.values()]
+        return [planned for _, planned in found.values()]
+
+    def _plan_options(self, group: Group) -> tuple[Any, ...]:
+        """Return what a plan goes by of a group's options."""
+        return (*(group.get(name) for name in _PLANNED_OPTIONS), self._method(group))
+
+    def _add_missing_options(self, group: Group) -> None:
+        """Give a group the options that it lacks, as torch.optim does where it loads groups."""
+        for name, value in {**self.defaults, **class_defaults(type(self))}.items():
+            group.setdefault(name, value)
 
     def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
         for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
@@ -296,6 +315,7 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
         """Return the names of the engines that would step the groups' parameters."""
+        self._settled_options()
         requests = {id(group): self._request(group) for group in groups}
         return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
 

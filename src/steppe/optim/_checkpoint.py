@@ -30,6 +30,7 @@ from steppe.optim._warm_start import (
     warm_started_state,
 )
 
+
 class CheckpointedOptimizer(Optimizer):
     """An optimizer whose checkpoints are checked as a whole and restored exactly."""
 
@@ -192,7 +193,7 @@ def _fitted_group(
     except ValueError as error:
         raise ValueError(f"{_refusal(optimizer)}{error}") from None
     group = {**optimizer.defaults, **class_defaults(type(optimizer)), **saved}
-    group |= {name: to_plain(group[name]) for name in names}
+    group |= {name: to_plain(group[name], name) for name in names}
     check_options({name: group[name] for name in names}, in_a_run=True, where=f" in {where}")
     return group
 
@@ -276,7 +277,9 @@ def _as_saved(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
         states[index] = pack_scales(state, param)
     groups = [
         {
-            name: to_plain(x) if name in optimizer.defaults or isinstance(x, np.generic) else x
+            name: to_plain(x, name)
+            if name in optimizer.defaults or isinstance(x, np.generic)
+            else x
             for name, x in group.items()
         }
         for group in state_dict["param_groups"]

@@ -4,7 +4,7 @@ Defaults stand in the constructors' signatures; docs/ and docstrings are tested 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple, get_args
@@ -56,12 +56,10 @@ def _is_count(value: Any) -> bool:
 _FLAG = OptionCheck(lambda x: isinstance(x, bool), "True or False")
 _NUMBER = OptionCheck(_is_number, "a finite number", is_live=True)
 _AMOUNT = OptionCheck(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0", is_live=True)
-# Schedulers end a hair below 0, as torch's own do: a run must not end there.
+# Schedules end a hair below 0 or go beyond 1, as in torch.optim: a run must not end there.
 _SCHEDULED = _AMOUNT._replace(in_a_run=_NUMBER)
 _FRACTION = OptionCheck(_is_fraction, "a number in [0, 1)", is_live=True)
-_CLOSED_FRACTION = OptionCheck(
-    lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]", is_live=True
-)
+_CLOSED_FRACTION = OptionCheck(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
 
 
 def _one_of(*values: Any) -> OptionCheck:
@@ -76,18 +74,18 @@ OPTION_CHECKS = {
     "eps": _AMOUNT,
     "weight_decay": _SCHEDULED,
     # It selects the rule, so no step may find another one in a tensor.
-    "momentum": _CLOSED_FRACTION._replace(is_live=False),
-    "dampening": _CLOSED_FRACTION,
+    "momentum": _CLOSED_FRACTION._replace(in_a_run=_AMOUNT._replace(is_live=False)),
+    "dampening": _CLOSED_FRACTION._replace(is_live=True),
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
-    "kappa": _AMOUNT,
+    "kappa": _AMOUNT._replace(is_live=False),
     "capacity": OptionCheck(_is_count, "an integer ≥ 0"),
     "priority_decay": OptionCheck(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
     "scope": _one_of(*get_args(Scope)),
     "replacement": _one_of(*get_args(Replacement)),
     "variant": _one_of(*get_args(Variant)),
     "aggregation": _one_of(*get_args(Aggregation)),
-    "rho": _AMOUNT,
+    "rho": _AMOUNT._replace(is_live=False),
     "adaptive": _FLAG,
     "scale_free": _FLAG,
     "amsgrad": _FLAG,
@@ -100,29 +98,60 @@ OPTION_CHECKS = {
 }
 
 
-def to_plain(value: Any) -> Any:
+#: Options that may contradict another.
+_CONTRADICTING = frozenset({"eps", "scale_free", "differentiable", "state_dtype"})
+
+
+def to_plain(value: Any, name: str = "") -> Any:
     """Turn an option's value into one that engines read and every kind of checkpoint can hold.
 
     NumPy's scalars and arrays of one number, as parameter sweeps and schedules produce them, become
     Python's numbers: ``torch.load`` with ``weights_only`` refuses them. ``torch.bfloat16`` becomes
     its name: torch's distributed checkpoints refuse a ``torch.dtype`` when they gather state or
-    bring it to the host. Lists, other sequences, arrays and tensors of several values become
-    tuples; tensors of one value stay, as options that may change in place.
+    bring it to the host. Of ``betas``, every sequence becomes a tuple: a list of a configuration
+    file, an array, a tensor. Tensors of one number stay, as options that may change in place.
     """
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size == 1):
-        return value.item()
+        found = value.item()
+        # Of a longdouble it is one again.
+        return float(found) if isinstance(found, np.floating) else found
     if value is torch.bfloat16:
         return "bfloat16"
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return tuple(map(to_plain, value))
-    if isinstance(value, np.ndarray | Tensor) and len(value.shape) == 1 and len(value) > 1:
-        return tuple(map(to_plain, value))
+    if name == "betas" and _is_sequence(value):
+        # A tensor of one number may have dimensions, as in torch.optim.
+        return tuple(
+            x.reshape(()) if isinstance(x, Tensor) and x.numel() == 1 else x
+            for x in map(to_plain, value)
+        )
     return value
 
 
-def plain_options(group: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Return the options of a parameter group that an optimizer reads, as :func:`to_plain` does."""
-    return {name: to_plain(group[name]) for name in names}
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 1 and len(value) > 1
+    # By what it can do: the lists of configuration files need not be registered as sequences.
+    is_indexed = hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
+    return is_indexed and not isinstance(value, str | bytes | Mapping)
+
+
+def is_live(name: str) -> bool:
+    """Whether every step reads an option anew, so that it selects no rule and no layout."""
+    return name in OPTION_CHECKS and OPTION_CHECKS[name].is_live
+
+
+def settle_options(group: dict[str, Any], changed: Iterable[str], where: str) -> None:
+    """Make the options of a group plain that have changed in mid-run; refuse them out of range.
+
+    Raises
+    ------
+    ValueError
+        As :func:`check_options` does; the group is as it was.
+    """
+    plain = {name: to_plain(group[name], name) for name in changed}
+    is_whole = not _CONTRADICTING.isdisjoint(plain)
+    options = {n: group[n] for n in _CONTRADICTING & group.keys()} | plain if is_whole else plain
+    check_options(options, in_a_run=True, where=where)
+    group.update(plain)
 
 
 def check_options(options: Mapping[str, Any], *, in_a_run: bool = False, where: str = "") -> None:

@@ -177,9 +177,7 @@ def _step_mismatch(value: Any) -> Mismatch | None:
     return None
 
 
-def _converts(
-    name: str, state: dict[str, Any], wanted: torch.dtype, *, is_other: bool
-) -> bool:
+def _converts(name: str, state: dict[str, Any], wanted: torch.dtype, *, is_other: bool) -> bool:
     """Whether the next step can bring a tensor into its number format, if it is in another."""
     found = state[name] if name == "step" else state[name].dtype
     if name == "step" or stands_for(name, found, wanted):

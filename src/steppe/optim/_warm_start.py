@@ -106,9 +106,7 @@ def check_method(
         )
 
 
-def warm_started_group(
-    saved: Group, own: Group, names: Collection[str], where: str
-) -> Group:
+def warm_started_group(saved: Group, own: Group, names: Collection[str], where: str) -> Group:
     """Return the options with which to go on from a group of torch's optimizer.
 
     Those that both have are the checkpoint's; how to step, and what torch does not know, stays this

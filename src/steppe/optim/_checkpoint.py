@@ -276,15 +276,16 @@ def _as_saved(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any
     for index, param, _, state in _params_with_saved_state(optimizer, state_dict):
         states[index] = pack_scales(state, param)
     groups = [
-        {
-            name: to_plain(x, name)
-            if name in optimizer.defaults or isinstance(x, np.generic)
-            else x
-            for name, x in group.items()
-        }
+        {name: _plain_entry(optimizer, name, x) for name, x in group.items()}
         for group in state_dict["param_groups"]
     ]
     return {**state_dict, "param_groups": groups, "state": states}
+
+
+def _plain_entry(optimizer: Optimizer, name: str, value: Any) -> Any:
+    """Return an option in plain form; of a user's own entries only NumPy's numbers change."""
+    is_option = name in optimizer.defaults or isinstance(value, np.generic)
+    return to_plain(value, name) if is_option else value
 
 
 def _params_with_saved_state(

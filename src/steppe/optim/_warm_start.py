@@ -21,6 +21,8 @@ _OURS = frozenset(
 )
 #: How to step, and not what: it stays that of the optimizer that loads.
 _EXECUTION = frozenset({"fused", "capturable", "differentiable"})
+#: What tells groups whose rules begin with Adam, SGD or RMSprop from each other.
+_TELLTALES = frozenset({"betas", "dampening", "centered"})
 #: What torch's groups have besides.
 _THEIRS = frozenset({"foreach", "nesterov", "decoupled_weight_decay", "amsgrad"})
 
@@ -83,11 +85,12 @@ def check_method(
     Raises
     ------
     ValueError
-        It has none of the options that this optimizer has added to torch's, or its buffers are of
-        another kind.
+        It has none of the options that this optimizer has, or has added to torch's; or its buffers
+        are of another kind.
     """
     added = _OURS.intersection(names) - {"state_dtype"}
-    if added and not added & saved.keys():
+    found, expected = _TELLTALES & saved.keys(), _TELLTALES.intersection(names)
+    if (added and not added & saved.keys()) or (found and not found & expected):
         raise ValueError(_other_optimizer(where, names))
     if not any(KEYS in state for state in states):
         return

@@ -5,14 +5,12 @@ Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_c
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from operator import is_, itemgetter
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.nn import Parameter
 from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
@@ -25,25 +23,17 @@ from steppe._engines import (
     Plan,
     State,
     batches_of,
-    is_sharded,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._options import (
-    check_options,
-    class_defaults,
-    is_live,
-    settle_options,
-    to_plain,
-)
+from steppe.optim._gradients import check_gradients
+from steppe.optim._group_options import GroupOptions, settled_options
+from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import add_missing_state, completed
 from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
-
-#: Options that a plan goes by, besides those that select the method.
-_PLANNED_OPTIONS = ("capacity", "scope", "state_dtype", "fused", "capturable", "differentiable")
 
 
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +55,8 @@ class RuleOptimizer(CheckpointedOptimizer):
     # Caches: computed from groups and state, so copies and pickles need not have them.
     _plan: Plan | None = None
     _plan_key: object = None
-    # Of each group, by its identity: its options as they were checked, and what a plan goes by.
-    _options_seen: Mapping[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = MappingProxyType({})
+    # Of each group, by its identity.
+    _options: Mapping[int, GroupOptions] = MappingProxyType({})
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         options = {name: to_plain(value, name) for name, value in options.items()}
@@ -201,7 +191,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         options = self._settled_options()
         params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_gradients(params, grads)
+        check_gradients(params, grads, type(self).__name__, self._place)
         key = [(id(group), len(group["params"])) for group in self.param_groups], options
         is_right = self._plan is not None and self._plan_key == key
         if self._plan is not None and is_right and self._plan.takes(params, grads, self.state):
@@ -221,62 +211,10 @@ class RuleOptimizer(CheckpointedOptimizer):
             yield plan
 
     def _settled_options(self) -> list[tuple[Any, ...]]:
-        """Check the options that have changed, make them plain; return those that a plan goes by.
-
-        Who changes a group in mid-run is told here, and not when the checkpoint is to be loaded.
-
-        Raises
-        ------
-        ValueError
-            An option is out of its range.
-        """
-        names, seen = tuple(self.defaults), self._options_seen
-        values_of = itemgetter(*names)
-        found = {}
-        for number, group in enumerate(self.param_groups):
-            try:
-                values = values_of(group)
-            except KeyError:
-                self._add_missing_options(group)
-                values = values_of(group)
-            last = seen.get(id(group))
-            if last is None or not all(map(is_, values, last[0])):
-                before = (None,) * len(names) if last is None else last[0]
-                changed = [n for n, x, y in zip(names, values, before, strict=True) if x is not y]
-                settle_options(group, names if last is None else changed, f" in group {number}")
-                is_planned_alike = last is not None and all(map(is_live, changed))
-                last = values_of(group), last[1] if is_planned_alike else self._plan_options(group)
-            found[id(group)] = last
-        self._options_seen = found
-        return [planned for _, planned in found.values()]
-
-    def _plan_options(self, group: Group) -> tuple[Any, ...]:
-        """Return what a plan goes by of a group's options."""
-        return (*(group.get(name) for name in _PLANNED_OPTIONS), self._method(group))
-
-    def _add_missing_options(self, group: Group) -> None:
-        """Give a group the options that it lacks, as torch.optim does where it loads groups."""
-        for name, value in {**self.defaults, **class_defaults(type(self))}.items():
-            group.setdefault(name, value)
-
-    def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
-        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            if grad is None:
-                continue
-            # Types first: that is all for most, and there may be ten thousand.
-            is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
-            if not is_usual and is_sharded(grad) != is_sharded(param):
-                kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
-                raise RuntimeError(
-                    f"{self._place(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
-                    f"gradient {kinds[1]}; expected both of one kind"
-                )
-            if grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(index)}, shape {tuple(grad.shape)}; "
-                    "use dense ones, e.g. Embedding(sparse=False)"
-                )
+        """Check the options that have changed in mid-run; return those that a plan goes by."""
+        defaults = {**self.defaults, **class_defaults(type(self))}
+        self._options = settled_options(self.param_groups, defaults, self._options, self._method)
+        return [options.planned for options in self._options.values()]
 
     def _new_plan(self, grads: list[Tensor | None]) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}

@@ -4,7 +4,7 @@ Defaults stand in the constructors' signatures; docs/ and docstrings are tested 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from inspect import Parameter, signature
 from typing import Any, Literal, NamedTuple, get_args
@@ -98,10 +98,6 @@ OPTION_CHECKS = {
 }
 
 
-#: Options that may contradict another.
-_CONTRADICTING = frozenset({"eps", "scale_free", "differentiable", "state_dtype"})
-
-
 def to_plain(value: Any, name: str = "") -> Any:
     """Turn an option's value into one that engines read and every kind of checkpoint can hold.
 
@@ -137,21 +133,6 @@ def _is_sequence(value: Any) -> bool:
 def is_live(name: str) -> bool:
     """Whether every step reads an option anew, so that it selects no rule and no layout."""
     return name in OPTION_CHECKS and OPTION_CHECKS[name].is_live
-
-
-def settle_options(group: dict[str, Any], changed: Iterable[str], where: str) -> None:
-    """Make the options of a group plain that have changed in mid-run; refuse them out of range.
-
-    Raises
-    ------
-    ValueError
-        As :func:`check_options` does; the group is as it was.
-    """
-    plain = {name: to_plain(group[name], name) for name in changed}
-    is_whole = not _CONTRADICTING.isdisjoint(plain)
-    options = {n: group[n] for n in _CONTRADICTING & group.keys()} | plain if is_whole else plain
-    check_options(options, in_a_run=True, where=where)
-    group.update(plain)
 
 
 def check_options(options: Mapping[str, Any], *, in_a_run: bool = False, where: str = "") -> None:

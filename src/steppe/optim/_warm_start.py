@@ -12,13 +12,13 @@ import torch
 from steppe._engines import KEYS, Group
 from steppe.optim._options import OPTION_CHECKS
 
-#: Options that only this library's groups have.
-_OURS = frozenset(
-    {
-        *("switch_rate", "scale_free", "capacity", "priority_decay", "kappa", "scope"),
-        *("replacement", "variant", "aggregation", "state_dtype"),
-    }
+#: Options of buffers, and of the two-way update.
+_BUFFERS = frozenset(
+    {"capacity", "priority_decay", "kappa", "scope", "replacement", "variant", "aggregation"}
 )
+_SWITCHES = frozenset({"switch_rate", "scale_free"})
+#: Options that only this library's groups have.
+_OURS = _BUFFERS | _SWITCHES | {"state_dtype"}
 #: How to step, and not what: it stays that of the optimizer that loads.
 _EXECUTION = frozenset({"fused", "capturable", "differentiable"})
 #: What tells groups whose rules begin with Adam, SGD or RMSprop from each other.
@@ -88,7 +88,7 @@ def check_method(
         It has none of the options that this optimizer has, or has added to torch's; or its buffers
         are of another kind.
     """
-    added = _OURS.intersection(names) - {"state_dtype"}
+    added = _BUFFERS.intersection(names) or _SWITCHES.intersection(names)
     found, expected = _TELLTALES & saved.keys(), _TELLTALES.intersection(names)
     if (added and not added & saved.keys()) or (found and not found & expected):
         raise ValueError(_other_optimizer(where, names))

@@ -137,8 +137,31 @@ def test_numbers_put_in_the_place_of_codes_are_kept() -> None:
     torch.testing.assert_close(p.detach(), -wanted / 2, rtol=0, atol=0.016)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@every_config
+def test_all_state_may_be_stored_in_another_format_for_a_while(
+    config: Config, dtype: torch.dtype
+) -> None:
+    """As who saves memory or a checkpoint does: numbers that fit come back as they were."""
+    params = parameters(torch.float32, SHAPES)
+    optimizer = config(params)
+    train(optimizer, params, range(3))
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if value.is_floating_point():
+                state[name] = value.to(dtype)
+    assert_resumes(config, optimizer, params)
+    train(optimizer, params, range(3, 5))
+    formats = {x.dtype for state in optimizer.state.values() for x in state.values()}
+    assert formats <= {torch.float32, torch.float64, torch.int64}
+
+
 SPOILT: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another shape": (lambda s: s.update(exp_avg=torch.zeros(7)), r"'exp_avg' has shape \(7,\)"),
+    "sparse": (
+        lambda s: s.update(exp_avg=torch.zeros(3, 4).to_sparse()),
+        r"'exp_avg' is torch.sparse_coo, expected a dense tensor",
+    ),
     "a number": (lambda s: s.update(exp_avg=0.0), r"'exp_avg' is float, expected a tensor"),
     "gone": (lambda s: s.pop("exp_avg"), r"'exp_avg' is missing"),
     "a slot gone": (lambda s: s.pop("slot_1"), r"'slot_1' is missing"),

@@ -28,7 +28,7 @@ from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._gradients import check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
-from steppe.optim._options import check_options, class_defaults, to_plain
+from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import add_missing_state, completed
 from steppe.optim._state_checks import check_state
@@ -212,7 +212,7 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _settled_options(self) -> list[tuple[Any, ...]]:
         """Check the options that have changed in mid-run; return those that a plan goes by."""
-        defaults = {**self.defaults, **class_defaults(type(self))}
+        defaults = {**self.defaults, **self._class_defaults}
         self._options = settled_options(self.param_groups, defaults, self._options, self._method)
         return [options.planned for options in self._options.values()]
 

@@ -5,8 +5,9 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,13 @@ class CheckpointedOptimizer(Optimizer):
     # State that an option adds when it is switched on: a checkpoint made before may lack it.
     _optional_state: tuple[str, ...] = ("max_exp_avg_sq", "grad_avg", "exp_avg_sq_mean")
 
+    _class_defaults: Mapping[str, Any] = MappingProxyType({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note the defaults of the class's constructor."""
+        super().__init_subclass__(**options)
+        cls._class_defaults = class_defaults(cls)
+
     def _method(self, group: Group) -> Method:
         raise NotImplementedError
 
@@ -44,7 +52,7 @@ class CheckpointedOptimizer(Optimizer):
         """Take over groups; an option that they lack, because it is newer, has its default."""
         super().__setstate__(state)
         for options in (self.defaults, *self.param_groups):
-            for name, value in class_defaults(type(self)).items():
+            for name, value in self._class_defaults.items():
                 options.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
@@ -192,7 +200,7 @@ def _fitted_group(
             check_method(saved, [x for x in theirs if isinstance(x, dict)], names, where)
     except ValueError as error:
         raise ValueError(f"{_refusal(optimizer)}{error}") from None
-    group = {**optimizer.defaults, **class_defaults(type(optimizer)), **saved}
+    group = {**optimizer.defaults, **optimizer._class_defaults, **saved}
     group |= {name: to_plain(group[name], name) for name in names}
     check_options({name: group[name] for name in names}, in_a_run=True, where=f" in {where}")
     return group
@@ -213,7 +221,7 @@ def _fitted_state(
         kind = type(state).__name__
         raise ValueError(f"{refuse}state of parameter {index} is {kind}, expected a dictionary")
     if not state:
-        return state
+        return {}
     if is_lazy(param):
         raise ValueError(
             f"{refuse}parameter {index}, of a lazy module, has no shape yet: load the checkpoint "
@@ -229,10 +237,10 @@ def _fitted_state(
         raise ValueError(
             f"{refuse}state of parameter {index}, shape {tuple(param.shape)}: {difference.text}"
         )
-    if is_theirs and state:
-        state = dict(state)
-        add_missing_state(state, param, method, group)
-    return state
+    fitted = dict(state)
+    if is_theirs and fitted:
+        add_missing_state(fitted, param, method, group)
+    return fitted
 
 
 def _check_others(

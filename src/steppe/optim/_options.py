@@ -5,8 +5,7 @@ Defaults stand in the constructors' signatures; docs/ and docstrings are tested 
 
 import math
 from collections.abc import Callable, Mapping
-from functools import cache
-from inspect import Parameter, signature
+from inspect import Parameter, isfunction, signature
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -186,12 +185,12 @@ def _accepts(check: OptionCheck, name: str, value: Any, *, reads: bool) -> bool:
     return not reads or value.is_meta or check.accepts(value.item())
 
 
-@cache
 def class_defaults(optimizer: type) -> dict[str, Any]:
     """Return the defaults in the constructor of an optimizer's class, by the options' names."""
     found = {}
     for each in reversed(optimizer.__mro__):
-        for parameter in signature(each.__init__).parameters.values():
-            if parameter.name in OPTION_CHECKS and parameter.default is not Parameter.empty:
-                found[parameter.name] = parameter.default
+        if isfunction(constructor := vars(each).get("__init__")):
+            for parameter in signature(constructor).parameters.values():
+                if parameter.name in OPTION_CHECKS and parameter.default is not Parameter.empty:
+                    found[parameter.name] = parameter.default
     return found

@@ -169,7 +169,7 @@ def as_step_count(value: Any) -> Tensor:
 def _convert(
     state: State, name: str, entry: StateEntry, param: Tensor, group: dict[str, Any]
 ) -> None:
-    """Bring a parameter-shaped tensor of the state into its number format."""
+    """Bring a tensor of the state into its number format."""
     value = state[name]
     if entry.dtype != torch.uint8:
         state[name] = value.to(entry.dtype)

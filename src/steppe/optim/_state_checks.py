@@ -153,6 +153,8 @@ def _mismatch(name: str, value: Any, entry: StateEntry, param: Tensor) -> Mismat
         return _step_mismatch(value)
     if not isinstance(value, Tensor):
         return Mismatch(f"{name!r} is {type(value).__name__}, expected a tensor")
+    if value.layout is not torch.strided:
+        return Mismatch(f"{name!r} is {value.layout}, expected a dense tensor")
     shape = entry.shape
     if is_scale(name) and value.ndim == 1:
         shape = (local_shard_of(param).blocks(BLOCK),)  # as a step has them, not a checkpoint
@@ -178,11 +180,13 @@ def _step_mismatch(value: Any) -> Mismatch | None:
 
 
 def _converts(name: str, state: dict[str, Any], wanted: torch.dtype, *, is_other: bool) -> bool:
-    """Whether the next step can bring a tensor into its number format, if it is in another."""
-    found = state[name] if name == "step" else state[name].dtype
-    if name == "step" or stands_for(name, found, wanted):
+    """Whether a tensor is in its number format, or the next step can bring it into that."""
+    if name == "step":
         return True
-    if is_other or name in NEVER_PARAM_SHAPED or is_scale(name) or found == torch.uint8:
+    found: torch.dtype = state[name].dtype
+    if stands_for(name, found, wanted):
+        return True
+    if is_other or found == torch.uint8:
         return False
     if wanted == torch.uint8:
         return found.is_floating_point and scale_name(name) in state

@@ -167,6 +167,18 @@ UNFIT = {
         lambda s: s["state"][0].update(slot_1=torch.zeros(3, 4, dtype=torch.complex64)),
         r"'slot_1' is torch.complex64, expected torch.float64",
     ),
+    "another number": (
+        lambda s: s["state"].update({7: s["state"].pop(0)}),
+        r"state of 7 belongs to no parameter",
+    ),
+    "state's type": (
+        lambda s: s["state"].update({0: [1]}),
+        r"state of parameter 0 is list, expected a dictionary",
+    ),
+    "group's type": (
+        lambda s: s["param_groups"].__setitem__(0, 5),
+        r"group 0 is int, expected a dictionary",
+    ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
 }
 

@@ -13,7 +13,7 @@ from helpers.optimizer_configs import NAMES, Config, parameters, train
 
 BAD: dict[str, list[Any]] = {
     "lr": [
-        *(-1e-3, math.nan, math.inf, "0.1", None),
+        *(-1e-3, math.nan, math.inf, "0.1", None, 10**400),
         *(torch.tensor(-1.0), torch.ones(2), torch.tensor(math.inf), torch.tensor(1j)),
     ],
     "betas": [(1.0, 0.999), (0.9, 1.0), (-0.1, 0.999), (0.9,), 0.9, (math.nan, 0.9)],

@@ -232,6 +232,7 @@ STEPS: dict[str, Callable[[float], Any]] = {
     "one element": lambda t: torch.tensor([t]),
     "NumPy": np.float64,
     "NumPy's int": np.int64,
+    "array": lambda t: np.array([t], dtype=np.float32),
 }
 
 
@@ -261,10 +262,21 @@ def test_a_step_count_may_be_of_any_format(config: Config, kind: str) -> None:
     assert equal(others, truth)
 
 
-OWN_ENTRIES = [3, None, torch.zeros(1), [1], {"a": 1}, "text", np.ones(2), (1, 2), object]
+OWN_ENTRIES = [
+    {"step": 3, "exp_avg": torch.ones(2)},
+    3,
+    None,
+    torch.zeros(1),
+    [1],
+    {"a": 1},
+    "text",
+    np.ones(2),
+    (1, 2),
+    object,
+]
 
 
-@pytest.mark.parametrize("key", ["note", 17, ("a", 1), None], ids=str)
+@pytest.mark.parametrize("key", ["note", ("a", 1), None], ids=str)
 @every_optimizer
 def test_a_users_own_entries_in_state_are_kept(name: str, key: Any) -> None:
     """Under keys that are no parameters, as torch.optim keeps them."""
@@ -330,6 +342,16 @@ def test_state_of_a_parameter_that_was_replaced_is_left_out() -> None:
     assert old in optimizer.state
     assert optimizer.diagnostics()["buffer_fill"] == (1 + 2 + 2 + 2) / 4
     steppe.AdamCM(model.parameters()).load_state_dict(saved)
+
+
+def test_an_entry_under_a_parameters_number_does_not_replace_its_state() -> None:
+    params = parameters()
+    optimizer = Config("AdamCM")(params)
+    train(optimizer, params, range(2))
+    optimizer.state[1] = "a note"
+    saved = optimizer.state_dict()
+    assert saved["state"][1]["exp_avg"] is optimizer.state[params[1]]["exp_avg"]
+    assert optimizer.state[1] == "a note"
 
 
 @every_optimizer

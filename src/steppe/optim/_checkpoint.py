@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from steppe._engines import Group, Method, pack_scales, unpack_scales
+from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
     add_missing_state,
@@ -65,13 +65,14 @@ class CheckpointedOptimizer(Optimizer):
         -------
         dict
             ``param_groups`` and ``state`` as in ``torch.optim``; parameters are numbered in the
-            order of the groups. Entries of ``state`` under keys that are no tensors are saved as
-            they are; those of tensors that no group has any more are left out.
+            order of the groups. Entries of ``state`` under other keys than parameters are saved as
+            they are, unless the key is the number of a parameter, or a tensor that no group has
+            any more.
         """
         # First among the hooks, so that a user's hooks see what is saved.
         hook = self.register_state_dict_post_hook(_as_saved, prepend=True)
         try:
-            with _without_unlisted_tensors(self):
+            with _only_what_is_saved(self):
                 return super().state_dict()
         finally:
             hook.remove()
@@ -117,22 +118,24 @@ class CheckpointedOptimizer(Optimizer):
 
 
 @contextmanager
-def _without_unlisted_tensors(optimizer: Optimizer) -> Iterator[None]:
+def _only_what_is_saved(optimizer: Optimizer) -> Iterator[None]:
     """Put the state aside of parameters that were replaced in their group, or whose group is gone.
 
-    torch.optim raises a KeyError for them.
+    torch.optim raises a KeyError for them. Entries under the number of a parameter are put aside
+    too: torch.optim would save one of both.
     """
     everything = optimizer.state
     listed = {id(param) for group in optimizer.param_groups for param in group["params"]}
-    if all(id(key) in listed for key in everything if isinstance(key, Tensor)):
+    numbers = range(sum(len(group["params"]) for group in optimizer.param_groups))
+
+    def is_saved(key: Any) -> bool:
+        return id(key) in listed if isinstance(key, Tensor) else key not in numbers
+
+    if all(map(is_saved, everything)):
         yield
         return
     optimizer.state = defaultdict(dict)
-    optimizer.state.update(
-        (key, value)
-        for key, value in everything.items()
-        if not isinstance(key, Tensor) or id(key) in listed
-    )
+    optimizer.state.update((key, value) for key, value in everything.items() if is_saved(key))
     try:
         yield
     finally:
@@ -177,6 +180,9 @@ def _check_groups_match(optimizer: Optimizer, saved: list[Group]) -> None:
     if len(saved) != len(own):
         raise ValueError(f"{refuse}it has {len(saved)} parameter groups, expected {len(own)}")
     for index, (theirs, ours) in enumerate(zip(saved, own, strict=True)):
+        if not isinstance(theirs, dict):
+            kind = type(theirs).__name__
+            raise ValueError(f"{refuse}group {index} is {kind}, expected a dictionary")
         if "params" not in theirs:
             raise ValueError(f"{refuse}'params' of group {index} is missing")
         if len(theirs["params"]) != len(ours["params"]):
@@ -251,12 +257,17 @@ def _check_others(
     Raises
     ------
     ValueError
-        An entry under another key has the names of a parameter's state.
+        An entry has the names of a parameter's state, and its key is another parameter's number,
+        or all keys are of another kind, such as the parameters' names.
     """
     known = {index for group in groups for index in group["params"]}
-    ours = {"step", *(name for group in groups for name in optimizer._method(group).state)}
+    ours = {KEYS, *(name for group in groups for name in optimizer._method(group).state)}
+    has_none = known.isdisjoint(states)
     for key, value in states.items():
-        if key not in known and isinstance(value, dict) and ours & value.keys():
+        is_number = isinstance(key, int) or (isinstance(key, str) and key.isdigit())
+        if key in known or not (is_number or has_none):
+            continue
+        if isinstance(value, dict) and ours & value.keys():
             raise ValueError(
                 f"{_refusal(optimizer)}state of {key!r} belongs to no parameter of its groups"
             )

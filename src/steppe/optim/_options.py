@@ -3,7 +3,7 @@
 Defaults stand in the constructors' signatures; docs/ and docstrings are tested against both.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from inspect import Parameter, isfunction, signature
 from typing import Any, Literal, NamedTuple, get_args
@@ -41,7 +41,8 @@ class OptionCheck(NamedTuple):
 
 def _is_number(value: Any) -> bool:
     # Not math.isfinite, which overflows on a long integer.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _is_fraction(value: Any) -> bool:

@@ -161,7 +161,7 @@ def as_step_count(value: Any) -> Tensor:
     """
     if isinstance(value, Tensor) and stands_for("step", value.dtype, torch.float32):
         return value if value.ndim == 0 else value.reshape(())
-    count = float(value)
+    count = float(value if isinstance(value, int | float) else value.item())
     found = torch.tensor(count, dtype=torch.float32 if count < 2**24 else torch.float64)
     return found.to(value.device) if isinstance(value, Tensor) else found
 

@@ -125,7 +125,7 @@ def first_mismatch(
         difference = _mismatch(name, state[name], entry, param)
         if difference is None and not _converts(name, state, entry.dtype, is_other=is_other):
             found = f"{name!r} is {state[name].dtype}, expected {entry.dtype}"
-            difference = Mismatch(found, is_format=True)
+            difference = Mismatch(found, is_format=_may_be_an_options(state[name], entry.dtype))
         if difference is not None:
             return difference
     return None
@@ -173,6 +173,8 @@ def _step_mismatch(value: Any) -> Mismatch | None:
         if value.device.type != "cpu":
             return None  # Reading it would wait for the device.
         value = value.item()
+    if isinstance(value, np.ndarray) and value.size == 1:
+        value = value.item()
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
     if not is_number or not 0 <= value < math.inf or value != int(value):
         return Mismatch(f"'step' is {value!r}, expected a whole number ≥ 0")
@@ -192,6 +194,14 @@ def _converts(name: str, state: dict[str, Any], wanted: torch.dtype, *, is_other
         return found.is_floating_point and scale_name(name) in state
     kinds = (found, wanted)
     return all(x.is_floating_point for x in kinds) or all(x.is_complex for x in kinds)
+
+
+def _may_be_an_options(value: Tensor, wanted: torch.dtype) -> bool:
+    """Whether ``state_dtype`` may have asked for the format of a tensor when it was made."""
+    return (value.is_floating_point() and wanted.is_floating_point) or torch.uint8 in (
+        value.dtype,
+        wanted,
+    )
 
 
 def _sharding_mismatch(name: str, value: Any, param: Any) -> Mismatch | None:

@@ -41,7 +41,7 @@ from steppe._engines.base.sharding import (
 )
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
 from steppe._engines.dispatch import FUSED, Engine, choose, prepare, step
-from steppe._engines.eager.codecs import load_state, slot_sum, widened
+from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
 
 __all__ = [
     "BIRTHS",
@@ -85,6 +85,7 @@ __all__ = [
     "slot_name",
     "slot_sum",
     "step",
+    "store_state",
     "unpack_scales",
     "whole_sum",
     "wide_dtype",

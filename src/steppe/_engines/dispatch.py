@@ -101,8 +101,8 @@ def step(plan: Plan) -> bool:
     Returns
     -------
     bool
-        Whether the step was taken. False if a parameter or its state has changed its shape, format
-        or layout: nothing has changed then, and the step is to be planned anew.
+        False if a parameter or its state has changed its shape, format or layout: nothing has
+        changed then, and the step is to be planned anew.
 
     Raises
     ------

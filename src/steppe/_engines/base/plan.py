@@ -52,7 +52,7 @@ class Plan:
     ) -> None:
         for row in rows:
             row.check(requests[id(row.group)].method)
-        self._params, self._states = list(params), list(states.values())
+        self._params, self._states = list(params), _dictionaries(states)
         self.whole = batches_of(rows, requests)
         for batch in self.whole:
             if not batch.request.capturable:
@@ -80,7 +80,7 @@ class Plan:
         """
         if not (
             are_same(params, self._params)
-            and are_same(states.values(), self._states)
+            and are_same(_dictionaries(states), self._states)
             # A copy of the optimizer that shares its state may have packed it anew.
             and list(map(Tensor.data_ptr, self._steps)) == self._step_addresses
         ):
@@ -114,6 +114,11 @@ class Plan:
             self._kept[kind] = [part for batch in self.whole for part in _part(batch, wanted)]
         self.batches, self._has_gradient = self._kept[kind], has_gradient
         return True
+
+
+def _dictionaries(states: Mapping[Tensor, State]) -> list[State]:
+    """Return the states of parameters, without a user's own entries, which may be anything."""
+    return [state for state in states.values() if type(state) is dict]
 
 
 def _part(batch: ParamBatch, wanted: Flags) -> list[ParamBatch]:

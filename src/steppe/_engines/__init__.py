@@ -12,6 +12,7 @@ from steppe._engines.base.method import (
     KEYS,
     MEAN,
     REPLACEMENTS,
+    RESUM_EVERY,
     SLOT_SUM,
     Buffer,
     Function,
@@ -47,6 +48,8 @@ from steppe._engines.base.sharding import (
     shard_group_of,
 )
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
+from steppe._engines.cpu.compile_cache import unkept_kernels
+from steppe._engines.cpu.kernel_files import kernel_directory
 from steppe._engines.dispatch import FUSED, Engine, choose, step
 from steppe._engines.eager.codecs import load_state, slot_sum, widened
 
@@ -57,6 +60,7 @@ __all__ = [
     "KEYS",
     "MEAN",
     "REPLACEMENTS",
+    "RESUM_EVERY",
     "SLOT_SUM",
     "SMALL",
     "Buffer",
@@ -78,6 +82,7 @@ __all__ = [
     "is_member",
     "is_sharded",
     "joint_norm",
+    "kernel_directory",
     "load_state",
     "local_param_and_grad",
     "local_part",
@@ -91,6 +96,7 @@ __all__ = [
     "slot_name",
     "slot_sum",
     "step",
+    "unkept_kernels",
     "unpack_scales",
     "whole_sum",
     "wide_dtype",

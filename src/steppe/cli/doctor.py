@@ -11,6 +11,7 @@ from torch import nn
 
 import steppe
 from steppe._shared.optimizer_classes import available
+from steppe.cli.kernel_warming import warm_kernels
 
 _NEEDED = ("torch", "numpy", "numba")
 _OPTIONAL = {
@@ -42,11 +43,24 @@ _OPTIONAL = {
 }
 
 
-def doctor() -> None:
+def doctor(*, warm: bool = False) -> None:
     """Print versions, devices, and which engine each optimizer would use.
 
     A package that is missing is needed by what stands beside it only.
+
+    Parameters
+    ----------
+    warm : bool
+        Compile the CPU kernels of all optimizers ahead, as for a container, instead of each in
+        the first step that needs it. Kernels are for this machine's processor and these versions.
+
+    Raises
+    ------
+    SystemExit
+        Kernels cannot be kept; it says why.
     """
+    if warm:
+        return warm_kernels()
     print(_table("Installed", ["what", "version", "needed for"], _versions()))
     found = devices()
     labels = [_label(device) for device in found]

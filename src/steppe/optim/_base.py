@@ -24,6 +24,7 @@ from steppe._engines import (
     unpack_scales,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
+from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
@@ -55,6 +56,7 @@ class RuleOptimizer(CheckpointedOptimizer):
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         options = {name: to_plain(value) for name, value in options.items()}
         check_options(options)
+        import_dynamo()
         super().__init__(params, options)
 
     def _method(self, group: Group) -> Method:

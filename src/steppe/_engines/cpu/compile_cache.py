@@ -146,7 +146,8 @@ def _behaviour(function: Function) -> tuple[Any, ...]:
 
 # What kernels are compiled by; read at once, before anybody can edit it.
 _COMPILER = [
-    Path(str(module.__file__)).read_bytes() for module in (bind, number_formats, intrinsics, bit_ops)
+    Path(str(module.__file__)).read_bytes()
+    for module in (bind, number_formats, intrinsics, bit_ops)
 ]
 
 # Settings of Numba's that change the code.

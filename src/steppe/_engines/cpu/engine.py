@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import torch
+from numba.core import config
 from torch import Tensor
 
 from steppe._engines.base import scalars
@@ -34,6 +35,8 @@ def objection(batch: ParamBatch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
+    if config.DISABLE_JIT:
+        return "NUMBA_DISABLE_JIT switches the compiler off"
     table: CpuTable | None = batch.cache.get("cpu")
     if table is None and not any(row.state for row in batch.rows):
         return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)

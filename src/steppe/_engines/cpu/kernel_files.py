@@ -65,7 +65,9 @@ def read_kernel(path: Path, made_of: bytes) -> bytes | None:
         The digest that it was written with.
     """
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _READ_FLAGS)) as file:  # noqa: PTH123
+        with open(
+            path, "rb", opener=lambda name, flags: os.open(name, flags | _READ_FLAGS)
+        ) as file:
             status = os.fstat(file.fileno())
             _check_status(path, status)
             content = file.read() if stat.S_ISREG(status.st_mode) else b""

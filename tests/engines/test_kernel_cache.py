@@ -29,14 +29,14 @@ CONTENT = b"machine code"
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of this test's."""
+    """Return the empty cache of a test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "steppe"
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A whole file."""
+    """Write a whole file."""
     write_kernel(tmp_path / "kernel.o", MADE_OF, CONTENT, "source")
     assert read_kernel(tmp_path / "kernel.o", MADE_OF) == CONTENT
     return tmp_path / "kernel.o"

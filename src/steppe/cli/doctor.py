@@ -60,7 +60,8 @@ def doctor(*, warm: bool = False) -> None:
         Kernels cannot be kept; it says why.
     """
     if warm:
-        return warm_kernels()
+        warm_kernels()
+        return
     print(_table("Installed", ["what", "version", "needed for"], _versions()))
     found = devices()
     labels = [_label(device) for device in found]

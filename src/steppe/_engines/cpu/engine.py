@@ -35,7 +35,7 @@ def objection(batch: ParamBatch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
-    if config.DISABLE_JIT:
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return "NUMBA_DISABLE_JIT switches the compiler off"
     table: CpuTable | None = batch.cache.get("cpu")
     if table is None and not any(row.state for row in batch.rows):

@@ -17,7 +17,6 @@ from steppe._shared.files import write_text, write_whole
 _DIGEST_BYTES = 32
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
-# A link is not followed, and a pipe not waited for.
 _READ_FLAGS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
@@ -65,9 +64,7 @@ def read_kernel(path: Path, made_of: bytes) -> bytes | None:
         The digest that it was written with.
     """
     try:
-        with open(
-            path, "rb", opener=lambda name, flags: os.open(name, flags | _READ_FLAGS)
-        ) as file:
+        with open(path, "rb", opener=_open_itself) as file:  # noqa: PTH123
             status = os.fstat(file.fileno())
             _check_status(path, status)
             content = file.read() if stat.S_ISREG(status.st_mode) else b""
@@ -77,6 +74,11 @@ def read_kernel(path: Path, made_of: bytes) -> bytes | None:
     if digest != hashlib.sha256(content).digest() or not content.startswith(made_of):
         return None
     return content[len(made_of) :]
+
+
+def _open_itself(path: str, flags: int) -> int:
+    """Open a file, following no link and waiting for no pipe."""
+    return os.open(path, flags | _READ_FLAGS)
 
 
 def write_kernel(path: Path, made_of: bytes, content: bytes, source: str) -> None:

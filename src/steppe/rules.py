@@ -418,6 +418,11 @@ def asam_length(p, g):
     return p * g
 
 
+def asam_direction(p, g):
+    """p²g, along which the adaptive ascent goes."""
+    return p * p * g
+
+
 def asam_ascent(p, g, scale):
     """The point p + ρ·p²g/‖|p|·g‖."""
-    return p + p * p * g * scale
+    return p + asam_direction(p, g) * scale

@@ -64,7 +64,7 @@ def read_kernel(path: Path, made_of: bytes) -> bytes | None:
         The digest that it was written with.
     """
     try:
-        with open(path, "rb", opener=_open_itself) as file:  # noqa: PTH123
+        with open(path, "rb", opener=_open_itself) as file:
             status = os.fstat(file.fileno())
             _check_status(path, status)
             content = file.read() if stat.S_ISREG(status.st_mode) else b""

@@ -1,7 +1,7 @@
 """Save the module buffers that SAM's second pass may change, such as BatchNorm's statistics.
 
-Where the module is not named, modules are found from the optimizer's parameters alone. Momentum buffers with slots are another
-thing: see :mod:`steppe.optim._buffer_optimizer`.
+Where no module is named, modules are found from the optimizer's parameters alone. Momentum buffers
+with slots are another thing: see :mod:`steppe.optim._buffer_optimizer`.
 """
 
 import gc

@@ -1,28 +1,21 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
 import reprlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from steppe.optim._fsdp1 import refuse_fsdp1
-from steppe.optim._optimizer_wrapper import (
-    TransparentWrapper,
-    check_step,
-    share_hooks,
-    step_within,
-)
+from steppe.optim._optimizer_wrapper import check_step, share_hooks, step_within
 from steppe.optim._options import check_options
-from steppe.optim._sam_ascent import Member, ascend, rho_name
-from steppe.optim._sam_passes import AccumulationGuard, Passes, check_second_pass, gradients
-from steppe.optim._sam_restore import RestorePoint
+from steppe.optim._sam_ascent import rho_name
+from steppe.optim._sam_passes import AccumulationGuard, check_second_pass, gradients
+from steppe.optim._sam_perturbing import PerturbingWrapper
 
 
-class SAM(TransparentWrapper):
+class SAM(PerturbingWrapper):
     r"""Sharpness-aware minimisation (SAM), and adaptive SAM, around a base optimizer.
 
     A step takes two forward and backward passes. The first gives g at the parameters p; over all
@@ -161,8 +154,7 @@ class SAM(TransparentWrapper):
         self.module, self.required = state["module"], state["required"]
         names = (rho_name(self.base_optimizer.defaults), "adaptive")
         self.own_options = {name: self.base_optimizer.defaults[name] for name in names}
-        self._restore_point = RestorePoint(self.module)
-        self._passes = Passes()
+        self._begin_perturbing()
         share_hooks(self, self.base_optimizer)
         # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
         # makes only the hooks that are missing.
@@ -178,13 +170,6 @@ class SAM(TransparentWrapper):
         """
         _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients as the base optimizer does."""
-        self.base_optimizer.zero_grad(set_to_none=set_to_none)
-        self._passes.has_cleared = True
-        if not self._restore_point.is_set:
-            self._passes.is_second = False
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint into the base optimizer.
@@ -249,63 +234,6 @@ class SAM(TransparentWrapper):
                 "run the second pass under perturbed() before step()"
             )
 
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """Perturb the parameters for the second pass, and restore them whatever happens."""
-        self.perturb()
-        try:
-            yield
-        finally:
-            self.restore()
-
-    @torch.no_grad()
-    def perturb(self) -> None:
-        """Move the parameters to p + e and clear the gradients.
-
-        Raises
-        ------
-        RuntimeError
-            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
-        """
-        self.restore()
-        params = [param for group in self.param_groups for param in group["params"]]
-        for param in params:
-            refuse_fsdp1(param, "SAM")
-        active = [
-            (param, param.grad, group)
-            for group in self.param_groups
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        _refuse_sparse(active)
-        try:
-            self._restore_point.save_buffers(params)
-            moves = ascend(active, self._restore_point.save_param)
-            # Within one autocast region a weight is cast once: the second pass would use the
-            # cached cast of p instead of p + e.
-            torch.clear_autocast_cache()
-            self.zero_grad()
-            self._passes.begin_second(moves)
-        except BaseException:
-            self.restore()
-            raise
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        if not gradients(self.param_groups):
-            # No pass has run at p + e: what comes now is not the second.
-            self._passes.is_second = False
-        self._restore_point.restore()
-
-    def diagnostics(self) -> dict[str, float]:
-        """Return the base optimizer's, the number of ascents, and ‖e‖₂ of the last one.
-
-        ``ascents`` are counted since SAM was made, copied or unpickled, and ``perturbation_norm``
-        is NaN before the first. It is zero where the gradient's norm was zero or not finite.
-        """
-        return super().diagnostics() | self._passes.diagnostics()
-
 
 def _check(options: dict[str, Any]) -> None:
     """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest."""
@@ -351,12 +279,3 @@ def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str])
             if name not in group:
                 raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
         _check(group)
-
-
-def _refuse_sparse(members: list[Member]) -> None:
-    for param, grad, _ in members:
-        if grad.layout != torch.strided:
-            raise RuntimeError(
-                f"SAM does not take {grad.layout} gradients: parameter of shape "
-                f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
-            )

@@ -186,6 +186,7 @@ class Offload(OptimizerWrapper):
         if wanted != [[id(copy) for copy in group["params"]] for group in base.param_groups]:
             # Somebody has assigned other groups.
             base.param_groups = [self._group_on_host(group) for group in groups]
+            self._copies = {p: self._copies[p] for group in groups for p in group["params"]}
         _share_options(groups, base.param_groups)
         _share_state(self.state, base.state, self._copies)
 
@@ -202,10 +203,9 @@ class Offload(OptimizerWrapper):
                 raise ValueError(
                     f"{name}=True is not valid in Offload, which steps on the CPU: expected False"
                 )
-        new = {
-            param: _param_on_host(param) for param in group["params"] if param not in self._copies
-        }
-        self._copies |= new
+        for param in group["params"]:
+            if param not in self._copies:
+                self._copies[param] = _param_on_host(param)
         return {**group, "params": [self._copies[param] for param in group["params"]]}
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -405,12 +405,12 @@ def swap(total, slot, item):
 
 
 # Sharpness-aware minimisation: where the second gradient is taken. ``scale`` is ρ over the norm
-# of ``g``, or of the adaptive length.
+# of ``g``, or of the adaptive length; ``direction`` is ``g``, or the adaptive one.
 
 
-def sam_ascent(p, g, scale):
-    """The point p + ρ·g/‖g‖."""
-    return p + g * scale
+def sam_ascent(p, direction, scale):
+    """The point p + ρ·g/‖g‖, adaptive p + ρ·p²g/‖|p|·g‖."""
+    return p + direction * scale
 
 
 def asam_length(p, g):
@@ -421,8 +421,3 @@ def asam_length(p, g):
 def asam_direction(p, g):
     """p²g, along which the adaptive ascent goes."""
     return p * p * g
-
-
-def asam_ascent(p, g, scale):
-    """The point p + ρ·p²g/‖|p|·g‖."""
-    return p + asam_direction(p, g) * scale

@@ -192,6 +192,13 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
     assert os.read(reading, 100) == b"cpu 1 True"
 
 
+def test_without_numba_s_compiler_steps_are_plain_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.config.DISABLE_JIT", True)
+    assert Config("DualAdam")(parameters()).engine == "eager"
+    with pytest.raises(RuntimeError, match="cpu: NUMBA_DISABLE_JIT switches the compiler off"):
+        Config("DualAdam")(parameters(), fused=True)
+
+
 def test_what_it_does_not_take_is_said() -> None:
     gaps = torch.zeros(4, 4)[:, ::2].requires_grad_()
     with pytest.raises(RuntimeError, match="gaps between its elements"):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from steppe import rules
 from steppe._engines import (
-    Function,
     Group,
     ShardGroup,
     cache_chunks,
@@ -71,26 +70,27 @@ class _Ascent(NamedTuple):
 
     def move(self, norm: Tensor | float) -> Tensor:
         """Add e to the parameter, given the norm of all scaled gradients; return the norm of e."""
-        is_adaptive = self.group["adaptive"]
-        rule: Function = rules.asam_ascent if is_adaptive else rules.sam_ascent
         # A group that maximises its objective minimises minus the objective.
         sign = -1 if self.group.get("maximize") else 1
         scale = self.group[rho_name(self.group)] / norm * sign
         lengths = []
         for p, g in cache_chunks(self.param, self.grad):
-            wide_p, wide_g = widened(p), widened(g)
-            along = rules.asam_direction(wide_p, wide_g) if is_adaptive else wide_g
-            lengths.append(torch.linalg.vector_norm(along))
-            p.copy_(_where_finite(scale, rule, wide_p, wide_g))
+            start, direction = widened(p), widened(g)
+            if self.group["adaptive"]:
+                direction = rules.asam_direction(start, direction)
+            lengths.append(torch.linalg.vector_norm(direction))
+            p.copy_(_where_finite(scale, start, direction))
+        length = torch.linalg.vector_norm(torch.stack(lengths))
+        length *= scale if isinstance(scale, float) else scale.to(length.device)
         # What a norm that is not finite has not moved counts as zero.
-        length = torch.linalg.vector_norm(torch.stack(lengths)) * scale
         return torch.nan_to_num(length, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
+def _where_finite(scale: Tensor | float, start: Tensor, direction: Tensor) -> Tensor:
     if isinstance(scale, float):
-        moved: Tensor = rule(p, g, scale)
+        moved: Tensor = rules.sam_ascent(start, direction, scale)
         return moved
     # Reading the norm back from an accelerator would wait for it, so the device itself decides.
-    scale = scale.to(p.device)
-    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)
+    scale = scale.to(start.device)
+    moved = rules.sam_ascent(start, direction, scale.to(start.dtype))
+    return torch.where(scale.isfinite() & (scale != 0), moved, start)

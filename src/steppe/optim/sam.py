@@ -57,7 +57,8 @@ class SAM(PerturbingWrapper):
         modules that hold one of the parameters.
     required
         Whether a step whose gradients come from no second pass raises. Default: True. False allows
-        phases without SAM, in which ``step()`` is the base optimizer's.
+        phases without SAM, in which ``step()`` is the base optimizer's. The attribute of this name
+        may be assigned.
 
     Raises
     ------

@@ -9,6 +9,7 @@ permissions are those of ``ssh`` for keys.
 import hashlib
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -103,7 +104,8 @@ def write_kernel(path: Path, made_of: bytes, content: bytes, source: str) -> Non
         os.fsync(file.fileno())
 
     write_whole(path, write)
-    write_text(path.with_suffix(".py"), source)
+    with suppress(OSError):
+        write_text(path.with_suffix(".py"), source)
 
 
 def _check_status(path: Path, status: os.stat_result) -> None:

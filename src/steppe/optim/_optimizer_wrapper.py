@@ -52,7 +52,7 @@ class TransparentWrapper(OptimizerWrapper):
     own_options: dict[str, Any]
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base optimizer's groups."""
         return self.base_optimizer.param_groups
 
@@ -63,7 +63,7 @@ class TransparentWrapper(OptimizerWrapper):
         self.base_optimizer.param_groups = groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The base optimizer's state."""
         return self.base_optimizer.state
 
@@ -72,7 +72,7 @@ class TransparentWrapper(OptimizerWrapper):
         self.base_optimizer.state = state
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """The base optimizer's defaults, and this wrapper's options."""
         return self.base_optimizer.defaults
 
@@ -108,7 +108,7 @@ def share_hooks(wrapper: Optimizer, base: Optimizer) -> None:
 
 
 # What torch puts around the step of every class: all of these functions share one code.
-_HOOKED: Any = Optimizer.profile_hook_step(Optimizer.step).__code__  # type: ignore[attr-defined]
+_HOOKED: Any = Optimizer.profile_hook_step(Optimizer.step).__code__
 
 
 def step_within(base: Optimizer) -> None:

@@ -79,6 +79,7 @@ OPTION_CHECKS = {
     "aggregation": _one_of(*get_args(Aggregation)),
     "rho": _AMOUNT,
     "adaptive": _FLAG,
+    "required": _FLAG,
     "scale_free": _FLAG,
     "amsgrad": _FLAG,
     "centered": _FLAG,

@@ -105,6 +105,6 @@ class AccumulationGuard:
             if grad._version != version:
                 raise RuntimeError(
                     "the closure added to gradients that were there before, which SAM's second "
-                    "pass would leave out: call zero_grad() first in the closure; to accumulate "
+                    "pass would leave out: call SAM's zero_grad() first in the closure; to accumulate "
                     "over several batches, run them all once more under perturbed() before step()"
                 )

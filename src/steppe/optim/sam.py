@@ -65,8 +65,8 @@ class SAM(PerturbingWrapper):
     TypeError
         ``base_optimizer`` is not an optimizer, or its step needs a closure; ``module`` is none.
     ValueError
-        ``rho`` is out of its range, ``module`` holds none of the parameters, or ``base_optimizer``
-        is in a SAM already.
+        ``rho`` or a flag is out of its range, ``module`` holds none of the parameters, or
+        ``base_optimizer`` is in a SAM already.
 
     Notes
     -----
@@ -122,6 +122,7 @@ class SAM(PerturbingWrapper):
     ) -> None:
         _check_base(base_optimizer)
         _check_module(module, base_optimizer)
+        check_options({"required": required})
         defaults = base_optimizer.defaults
         rho = (0.5 if adaptive else 0.05) if rho is None else rho
         options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}

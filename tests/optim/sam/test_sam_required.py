@@ -150,7 +150,7 @@ def test_a_closure_that_adds_to_other_batches_is_refused() -> None:
         return loss
 
     closure()
-    with pytest.raises(RuntimeError, match=r"added to gradients.*zero_grad\(\) first"):
+    with pytest.raises(RuntimeError, match=r"added to gradients.*SAM's zero_grad\(\) first"):
         sam.step(closure)
     assert same(values(model), before)
     sam.zero_grad()
@@ -271,6 +271,11 @@ def test_what_is_no_module_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"module=(.|\n)* is not valid: expected the torch.nn.Modu"):
         SAM(base, module=wrong)
     assert "adaptive" not in base.defaults
+
+
+def test_required_is_true_or_false() -> None:
+    with pytest.raises(ValueError, match="required=1 is not valid"):
+        SAM(torch.optim.SGD(network().parameters()), required=1)  # type: ignore[arg-type]
 
 
 def test_a_module_of_other_parameters_is_refused() -> None:

@@ -105,6 +105,7 @@ class AccumulationGuard:
             if grad._version != version:
                 raise RuntimeError(
                     "the closure added to gradients that were there before, which SAM's second "
-                    "pass would leave out: call SAM's zero_grad() first in the closure; to accumulate "
-                    "over several batches, run them all once more under perturbed() before step()"
+                    "pass would leave out: call SAM's zero_grad() first in the closure; to "
+                    "accumulate over several batches, run them all once more under perturbed() "
+                    "before step()"
                 )

@@ -12,38 +12,40 @@ Moves = list[tuple[Tensor, ShardGroup | None]]
 
 
 class Passes:
-    """What SAM knows of its passes; not part of a checkpoint.
+    """What SAM knows of its passes.
 
     ``SAM`` and the wrappers that copy its attributes, such as Lightning's LightningOptimizer, share
     one object, so it is changed in place.
 
     Attributes
     ----------
+    ascents
+        Number of ascents so far.
     is_second
         Whether the gradients are those of a second pass, or will be.
     has_cleared
         Whether gradients have been cleared since a closure was called.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ascents: int) -> None:
+        self.ascents = ascents
         self.is_second = False
         self.has_cleared = False
-        self._ascents = 0
-        self._moves: Moves = []
+        self._moves: Moves | None = None
 
     def begin_second(self, moves: Moves) -> None:
         """Note an ascent."""
         self.is_second = True
-        self._ascents += 1
+        self.ascents += 1
         self._moves = moves
 
     def diagnostics(self) -> dict[str, float]:
-        """Return the number of ascents, and ‖e‖₂ of the last one: NaN before the first."""
-        norm = float(joint_norm(self._moves)) if self._moves else 0.0
-        return {
-            "ascents": float(self._ascents),
-            "perturbation_norm": norm if self._ascents else float("nan"),
-        }
+        """Return the number of ascents, and ‖e‖₂ of the last one: NaN if none was here."""
+        if self._moves is None:
+            norm = float("nan")
+        else:
+            norm = float(joint_norm(self._moves)) if self._moves else 0.0
+        return {"ascents": float(self.ascents), "perturbation_norm": norm}
 
 
 def gradients(groups: Iterable[Group]) -> list[Tensor]:

@@ -26,9 +26,9 @@ class PerturbingWrapper(TransparentWrapper):
     _restore_point: RestorePoint
     _passes: Passes
 
-    def _begin_perturbing(self) -> None:
+    def _begin_perturbing(self, ascents: int) -> None:
         self._restore_point = RestorePoint(self.module)
-        self._passes = Passes()
+        self._passes = Passes(ascents)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
@@ -89,8 +89,8 @@ class PerturbingWrapper(TransparentWrapper):
     def diagnostics(self) -> dict[str, float]:
         """Return the base optimizer's, the number of ascents, and ‖e‖₂ of the last one.
 
-        ``ascents`` are counted since SAM was made, copied or unpickled, and ``perturbation_norm``
-        is NaN before the first. It is zero where the gradient's norm was zero or not finite.
+        ``ascents`` goes on where a checkpoint is loaded; ``perturbation_norm`` is NaN until the
+        next ascent. It is zero where the gradient's norm was zero or not finite.
         """
         return super().diagnostics() | self._passes.diagnostics()
 

@@ -72,7 +72,8 @@ class SAM(PerturbingWrapper):
     -----
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, with ``rho`` and
     ``adaptive`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
-    no state of its own; between the passes it holds a copy of the parameters and module buffers.
+    no state of its own but the number of ascents; between the passes it holds a copy of the
+    parameters and module buffers.
 
     Module buffers, such as running statistics, stay as the first pass left them: all dense ones of
     modules in training, compiled modules included. A buffer
@@ -144,7 +145,7 @@ class SAM(PerturbingWrapper):
                 "could not restore them: call restore() first"
             )
         names = ("base_optimizer", "module", "required")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"ascents": self._passes.ascents}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base_optimizer" not in state:
@@ -156,7 +157,7 @@ class SAM(PerturbingWrapper):
         self.module, self.required = state["module"], state["required"]
         names = (rho_name(self.base_optimizer.defaults), "adaptive")
         self.own_options = {name: self.base_optimizer.defaults[name] for name in names}
-        self._begin_perturbing()
+        self._begin_perturbing(state.get("ascents", 0))
         share_hooks(self, self.base_optimizer)
         # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
         # makes only the hooks that are missing.
@@ -173,6 +174,12 @@ class SAM(PerturbingWrapper):
         _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's checkpoint, SAM's options and ``ascents`` in its groups."""
+        saved = super().state_dict()
+        ascents = {"ascents": self._passes.ascents}
+        return {**saved, "param_groups": [group | ascents for group in saved["param_groups"]]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint into the base optimizer.
 
@@ -182,7 +189,10 @@ class SAM(PerturbingWrapper):
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
         _check_checkpoint(state_dict, (rho_name(self.defaults), "adaptive"))
-        self.base_optimizer.load_state_dict(state_dict)
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        ascents = [group.pop("ascents", 0) for group in groups]
+        self.base_optimizer.load_state_dict({**state_dict, "param_groups": groups})
+        self._passes.ascents = max(ascents, default=0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step from p along the gradient at p + e.

@@ -206,6 +206,26 @@ def test_diagnostics_tell_the_ascents_and_the_last_length(
     assert found.items() >= sam.base_optimizer.diagnostics().items()  # type: ignore[operator]
 
 
+def test_the_number_of_ascents_goes_on() -> None:
+    model = network()
+    sam = SAM(steppe.AdamCM(model.parameters()))
+    train(model, sam, steps=3)
+    resumed = SAM(steppe.AdamCM(model.parameters()))
+    resumed.load_state_dict(copy.deepcopy(sam.state_dict()))
+    assert "ascents" not in resumed.param_groups[0]
+    for again in (resumed, copy.deepcopy(sam), pickle.loads(pickle.dumps(sam))):
+        assert again.diagnostics()["ascents"] == 3
+        assert np.isnan(again.diagnostics()["perturbation_norm"])
+    train(model, resumed, steps=1)
+    assert resumed.diagnostics()["ascents"] == 4
+    # One that was saved before they were counted.
+    saved = sam.state_dict()
+    for group in saved["param_groups"]:
+        del group["ascents"]
+    resumed.load_state_dict(saved)
+    assert resumed.diagnostics()["ascents"] == 0
+
+
 def test_the_length_is_that_of_all_groups() -> None:
     params = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
     groups = [{"params": params[:1], "rho": 0.5}, {"params": params[1:], "rho": 2.0}]

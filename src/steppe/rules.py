@@ -427,13 +427,13 @@ def swap(total, slot, item):
     return total + (item - slot)
 
 
-# Sharpness-aware minimisation: the point where the second gradient is taken. ``scale`` is ρ/‖g‖ for
-# SAM and ρ/‖|p|·g‖ for ASAM, with norms over all parameters.
+# Sharpness-aware minimisation: where the second gradient is taken. ``scale`` is ρ over the norm
+# of ``g``, or of the adaptive length; ``direction`` is ``g``, or the adaptive one.
 
 
-def sam_ascent(p, g, scale):
-    """SAM's point p + ρ·g/‖g‖."""
-    return p + g * scale
+def sam_ascent(p, direction, scale):
+    """The point p + ρ·g/‖g‖, adaptive p + ρ·p²g/‖|p|·g‖."""
+    return p + direction * scale
 
 
 def asam_length(p, g):
@@ -441,6 +441,6 @@ def asam_length(p, g):
     return p * g
 
 
-def asam_ascent(p, g, scale):
-    """ASAM's point p + ρ·p²·g/‖|p|·g‖."""
-    return p + p * p * g * scale
+def asam_direction(p, g):
+    """p²g, along which the adaptive ascent goes."""
+    return p * p * g

@@ -13,6 +13,7 @@ from steppe._engines.base.method import (
     KEYS,
     MEAN,
     REPLACEMENTS,
+    RESUM_EVERY,
     SLOT_SUM,
     Buffer,
     Function,
@@ -40,6 +41,8 @@ from steppe._engines.base.sharding import (
     shard_group_of,
 )
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
+from steppe._engines.cpu.compile_cache import unkept_kernels
+from steppe._engines.cpu.kernel_files import kernel_directory
 from steppe._engines.dispatch import FUSED, Engine, choose, prepare, step
 from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
 
@@ -50,6 +53,7 @@ __all__ = [
     "KEYS",
     "MEAN",
     "REPLACEMENTS",
+    "RESUM_EVERY",
     "SLOT_SUM",
     "SMALL",
     "Buffer",
@@ -71,6 +75,7 @@ __all__ = [
     "is_member",
     "is_sharded",
     "joint_norm",
+    "kernel_directory",
     "load_state",
     "local_param_and_grad",
     "local_part",
@@ -86,6 +91,7 @@ __all__ = [
     "slot_sum",
     "step",
     "store_state",
+    "unkept_kernels",
     "unpack_scales",
     "whole_sum",
     "wide_dtype",

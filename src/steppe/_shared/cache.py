@@ -1,7 +1,8 @@
 """Files that take long to make, kept in the user's cache directory: prepared data and models.
 
-Kernels are kept by :mod:`steppe._engines.cpu.compile_cache`, which finds its directory without
-platformdirs, as the core install has none. On Linux both are the same directory.
+Kernels are kept by :mod:`steppe._engines.cpu.kernel_files`, which finds its directory without
+platformdirs, as the core install has none. On Linux both are the same directory, and kernels are
+not loaded from one that a group may write: it is made without that permission.
 """
 
 import secrets
@@ -26,6 +27,10 @@ def cache_directory() -> Path:
     return user_cache_path("steppe", appauthor=False)
 
 
+def _make_cache_directory() -> None:
+    cache_directory().mkdir(mode=0o755, parents=True, exist_ok=True)
+
+
 def cached_tensors(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return tensors from the cache; make and store them first if they are not in it.
 
@@ -47,6 +52,7 @@ def cached_tensors(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str
         return found
     made = make()
     with suppress(OSError):  # on a full or read-only disk the tensors are made each time
+        _make_cache_directory()
         write_whole(path, lambda file: torch.save(made, file))
     return made
 
@@ -70,6 +76,7 @@ def cached_directory(name: str, fill: Callable[[Path], None]) -> Path:
     if path.is_dir():
         return path
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    _make_cache_directory()
     temporary.mkdir(parents=True)
     try:
         fill(temporary)

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(overview())
     elif first == "--version":
         print(f"steppe {__version__}")
-    elif list(arguments) == ["doctor"]:
-        COMMANDS["doctor"].load()()
+    elif list(arguments) in (["doctor"], ["doctor", "--warm"]):
+        COMMANDS["doctor"].load()(warm="--warm" in arguments)
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:

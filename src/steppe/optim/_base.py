@@ -26,6 +26,7 @@ from steppe._engines import (
     batches_of,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
+from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._gradients import check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
@@ -71,6 +72,7 @@ class RuleOptimizer(CheckpointedOptimizer):
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         options = {name: to_plain(value, name) for name, value in options.items()}
         check_options(options)
+        import_dynamo()
         super().__init__(params, options)
 
     def _method(self, group: Group) -> Method:

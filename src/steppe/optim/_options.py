@@ -87,6 +87,7 @@ OPTION_CHECKS = {
     "aggregation": _one_of(*get_args(Aggregation)),
     "rho": _AMOUNT._replace(is_live=False),
     "adaptive": _FLAG,
+    "required": _FLAG,
     "scale_free": _FLAG,
     "amsgrad": _FLAG,
     "centered": _FLAG,

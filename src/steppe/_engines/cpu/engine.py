@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 import torch
+from numba.core import config
 from torch import Tensor
 
 from steppe._engines.base import packing, scalars
@@ -33,6 +34,8 @@ def objection(batch: ParamBatch) -> str | None:
         return f"parameters lie on {batch.device}"
     if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return "NUMBA_DISABLE_JIT switches the compiler off"
     if batch.held is not None and not batch.held.is_plain:
         return "a parameter or its state is of a subclass of Tensor"
     for row in batch.rows:

@@ -9,7 +9,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from steppe import rules
 from steppe._engines.base.bind import bind
 
 #: What a sum needs to run in parallel lanes. Nothing else is fast: with contraction or approximate
@@ -22,9 +21,9 @@ _SUMMING = {"reassoc"}
 SCOPES = 17
 
 
-def compiled(name: str) -> Callable[..., Any]:
+def compiled(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a rule for single elements, to be inlined into a kernel's loop."""
-    return bind(getattr(rules, name), np, inlined)
+    return bind(rule, np, inlined)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:

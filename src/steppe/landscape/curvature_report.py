@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from steppe._shared.pictures import new_figure
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.operators.hessian import hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
@@ -225,6 +226,7 @@ def profile(
     *,
     params: Iterable[Tensor] | None = None,
     train: bool = False,
+    weight: Weight | None = None,
     k: int = 5,
     rho: float = 0.05,
     seed: int = 0,
@@ -236,7 +238,7 @@ def profile(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train
+    model, loss_fn, data, params, train, weight
         As in :func:`~steppe.landscape.hessian`.
     optimizer : Optimizer, optional
         Its state is the preconditioner, see :func:`~steppe.landscape.preconditioned`. Default: the
@@ -268,12 +270,12 @@ def profile(
     >>> report.top.converged, report.trace.value > 0, report.complete
     (array([ True,  True]), True, True)
     """
-    objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     # sharpness() would refuse too, but only after the spectrum has been measured.
     objective.check_precision("profile")
     with objective.evaluation_mode():
-        gradient, loss, samples = objective.gradient()
-    common: dict[str, Any] = {"params": objective.params, "train": train}
+        gradient, loss, samples, _ = objective.gradient()
+    common: dict[str, Any] = {"params": objective.params, "train": train, "weight": weight}
     H = hessian(model, loss_fn, data, **common)
     operator = None if optimizer is None else preconditioned(H, optimizer)
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)

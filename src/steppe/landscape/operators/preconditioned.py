@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from steppe.landscape.objective.objective import flat_vector
+from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.operators.operator import Operator
 
 # A parameter group, or a parameter's state.

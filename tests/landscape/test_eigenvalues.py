@@ -155,7 +155,7 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k=0 must lie between 1 and the operator's size 4"),
+        ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 5}, "k=5 must lie between 1 and the operator's size 4"),
         ({"which": "SM"}, "which='SM' is not one of LM, LA, SA"),
         ({"tol": 0.0}, "tol=0.0 must be above 0"),

@@ -132,6 +132,15 @@ class Objective:
         return widest
 
     @property
+    def precision(self) -> float:
+        """ε of the number format of fewest bits that is computed in, known after a gradient."""
+        precision = torch.finfo(self.narrowest or self.dtype).eps
+        has_tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        if self.device.type == "cuda" and precision > 1e-8 and has_tf32:
+            return max(precision, 2.0**-10)
+        return precision
+
+    @property
     def size(self) -> int:
         """Number of elements of all parameters, the length of vectors."""
         return sum(param.numel() for param in self.params)

@@ -51,6 +51,7 @@ class Preconditioned(Operator):
             device=H.device,
             params=H.params,
             held=H.held,
+            rounding=lambda: H.rounding,
         )
         self.diagonal, self.threshold = diagonal, threshold
         self.learning_rate, self.momentum = learning_rate, momentum

@@ -18,7 +18,7 @@ from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
-from steppe.landscape.operators.hessian import hessian
+from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
 from steppe.landscape.result import Result
@@ -163,13 +163,13 @@ class CurvatureReport(Result):
             for rank, pair in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
                 # The eigenvalue of largest magnitude may be the most negative one.
                 name = "λ_max" if rank == 1 and pair[0] >= 0 else f"λ_{rank}"
-                yield name, _with_error(*pair), _remark(self.top.converged[rank - 1])
+                yield name, _with_error(*pair), _remark(self.top, rank - 1)
         if self.bottom is not None:
             value, error = self.bottom.values[0], self.bottom.errors[0]
-            yield "λ_min", _with_error(value, error), _remark(self.bottom.converged[0])
+            yield "λ_min", _with_error(value, error), _remark(self.bottom)
         if self.trace is not None:
             found = self.trace
-            yield "trace", _with_error(found.value, found.stderr), _remark(found.converged)
+            yield "trace", _with_error(found.value, found.stderr), _remark(found)
             if self.top is not None and self.top.values[0] > 0:
                 dimension = found.value / self.top.values[0]
                 yield "trace / λ_max", f"{dimension:.3g}", "directions as sharp as the sharpest"
@@ -189,7 +189,8 @@ class CurvatureReport(Result):
         value, error = self.preconditioned.values[0], self.preconditioned.errors[0]
         share = value / self.threshold
         verdict = "stable" if share < 1.0 else "unstable"
-        yield "λ_max(PH)", _with_error(value, error), "after the optimizer's preconditioner"
+        remark = _remark(self.preconditioned) or "after the optimizer's preconditioner"
+        yield "λ_max(PH)", _with_error(value, error), remark
         yield "threshold", f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
 
     @staticmethod
@@ -227,6 +228,7 @@ def profile(
     params: Iterable[Tensor] | None = None,
     train: bool = False,
     weight: Weight | None = None,
+    product: Product = "double-backward",
     k: int = 5,
     rho: float = 0.05,
     seed: int = 0,
@@ -238,7 +240,7 @@ def profile(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train, weight
+    model, loss_fn, data, params, train, weight, product
         As in :func:`~steppe.landscape.hessian`.
     optimizer : Optimizer, optional
         Its state is the preconditioner, see :func:`~steppe.landscape.preconditioned`. Default: the
@@ -276,7 +278,7 @@ def profile(
     with objective.evaluation_mode():
         gradient, loss, samples, _ = objective.gradient()
     common: dict[str, Any] = {"params": objective.params, "train": train, "weight": weight}
-    H = hessian(model, loss_fn, data, **common)
+    H = hessian(model, loss_fn, data, product=product, **common)
     operator = None if optimizer is None else preconditioned(H, optimizer)
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
     along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
@@ -338,7 +340,8 @@ def _is_complete(result: Any) -> bool:
 def _is_interrupted(result: Any) -> bool:
     """Whether Ctrl-C ended a measurement: eigenvalues also end at the maximum of products."""
     at_maximum = isinstance(result, Eigenvalues) and result.products >= _MOST_PRODUCTS
-    return not (_is_complete(result) or at_maximum)
+    is_doubtful = getattr(result, "reason", "") not in ("", "interrupted")
+    return not (_is_complete(result) or at_maximum or is_doubtful)
 
 
 def _random_direction(objective: Objective, seed: int) -> Tensor:
@@ -361,5 +364,8 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _remark(converged: bool) -> str:
-    return "" if converged else "not converged"
+def _remark(found: Any, index: int = 0) -> str:
+    if np.ravel(found.converged)[index]:
+        return ""
+    reason = getattr(found, "reason", "")
+    return f"not converged: {reason}" if reason else "not converged"

@@ -49,9 +49,9 @@ def narrowest_format(loss: Tensor) -> torch.dtype:
     for node in graph_nodes([loss]):
         for metadata in getattr(node, "_input_metadata", ()):
             dtype = getattr(metadata, "dtype", None)
-            if dtype is not None and dtype.is_floating_point:
-                if torch.finfo(dtype).eps > torch.finfo(narrowest).eps:
-                    narrowest = dtype
+            is_float = dtype is not None and dtype.is_floating_point
+            if is_float and torch.finfo(dtype).eps > torch.finfo(narrowest).eps:
+                narrowest = dtype
     return narrowest
 
 

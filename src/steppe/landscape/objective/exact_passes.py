@@ -48,9 +48,9 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
     Inside the block:
 
     * Attention runs by the math kernel: torch's fused ones have no second derivative ("derivative
-      for aten::_scaled_dot_product_flash_attention_for_cpu_backward is not implemented"). Transformer
-      layers leave out their fast path, which without gradients computes another function of padded
-      sequences.
+      for aten::_scaled_dot_product_flash_attention_for_cpu_backward is not implemented").
+      Transformer layers leave out their fast path, which without gradients computes another
+      function of padded sequences.
     * An outer ``torch.autocast`` is off: it caches the weights that it has rounded, and would go on
       with these when parameters change. So is an outer ``torch.inference_mode``.
     * What ``torch.compile`` has compiled runs as it was written: compiled graphs have no second

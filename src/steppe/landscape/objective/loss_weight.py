@@ -34,9 +34,9 @@ _IGNORED = -100
 class LossWeight:
     """Finds by what to weight a batch: the number that its loss has been divided by.
 
-    torch's losses say it (``reduction``, ``weight``, ``ignore_index``), and of Hugging Face's models
-    the labels and logits do. Of any other loss it is verified, where data has several batches, that
-    it is a mean over samples: the loss of a batch is then the mean of those of its halves.
+    torch's losses say it (``reduction``, ``weight``, ``ignore_index``), and of Hugging Face's
+    models the labels and logits do. Of any other loss it is verified, where data has several
+    batches, that it is a mean over samples: a batch's loss is then the mean of its halves' losses.
 
     Parameters
     ----------

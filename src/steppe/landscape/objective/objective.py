@@ -26,7 +26,7 @@ from steppe.landscape.objective.parameters import checked_params
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
-from steppe.landscape.objective.sample_mean import SampleMean, nonzero_weight
+from steppe.landscape.objective.sample_mean import SampleMean
 
 
 class MeanLoss(NamedTuple):

@@ -33,9 +33,10 @@ _ELEMENTS, _OBJECTS = 100, 10_000
 class RandomState:
     """All random generators that data and model may draw from.
 
-    These are the global ones of torch, NumPy and Python, and those that the data (loaders, samplers,
-    data sets, transforms) and the modules hold. Worker processes are seeded by their loader, which
-    draws from one of these; they are started anew for each pass, as persistent ones go on drawing.
+    These are the global ones of torch, NumPy and Python, and those that the data (loaders,
+    samplers, data sets, transforms) and the modules hold. Worker processes are seeded by their
+    loader, which draws from one of these; they are started anew for each pass, as persistent ones
+    go on drawing.
 
     Parameters
     ----------

@@ -5,7 +5,7 @@ Used by every instrument through :meth:`Objective.evaluation_mode`.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ _PLAIN = (int, float, str, type(None), Tensor)
 
 
 @contextmanager
-def restore_on_exit(
-    model: nn.Module, moved: Iterable[Tensor] = ()
-) -> Iterator[Callable[[], None]]:
+def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[Callable[[], None]]:
     """Restore a model when the block ends, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
@@ -121,8 +119,3 @@ def _is_expanded(buffer: Tensor) -> bool:
     return is_strided and any(
         step == 0 and count > 1 for step, count in zip(buffer.stride(), buffer.shape, strict=True)
     )
-
-
-def changed_parameters(before: list[tuple[Tensor, Any]]) -> list[Tensor]:
-    """Return the parameters that differ from their copies."""
-    return [param for param, value in before if not torch.equal(param, value)]

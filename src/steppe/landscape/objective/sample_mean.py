@@ -106,5 +106,7 @@ def nonzero_weight(samples: float, weight: float) -> float:
     if samples == 0:
         raise ValueError("data is empty: there is no loss to take the mean of")
     if weight == 0:
-        raise ValueError("all targets are ignored, or weigh 0: there is no loss to take the mean of")
+        raise ValueError(
+            "all targets are ignored, or weigh 0: there is no loss to take the mean of"
+        )
     return weight

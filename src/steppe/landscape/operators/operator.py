@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-
 # Measured on networks of all kinds, products are at most ten times their format's precision from
 # symmetric; a thousandth of noise in the data makes 3e-4 in float32.
 _ROUNDINGS = 64

@@ -206,7 +206,7 @@ class ThickRestartLanczos:
         elif self.begin is not None:
             found = np.linalg.eigvalsh(self.projected[self.begin :, self.begin :])
             if (ORDER[self.which](found) < self._edge()).any():
-                self.begin = None
+                self.begin, self.suspects = None, []
             else:
                 self.is_verified = is_exhausted or self._has_seen_enough()
         elif self._has_converged_so_far():
@@ -270,8 +270,10 @@ class ThickRestartLanczos:
         if self.begin is not None:
             # The round goes on in the complement of the wanted pairs, which contains it.
             self.begin = self.k
+            count = len(mixing)
             self.suspects = [
-                (value, np.append(mixing[:, :kept].T @ c[:-1], c[-1])) for value, c in self.suspects
+                (value, np.append(mixing[:, :kept].T @ c[:count], c[count:]))
+                for value, c in self.suspects
             ]
 
     def _start_sequence(self) -> None:

@@ -27,7 +27,8 @@ class SymmetryCheck:
 
     def compare(self, found: Floats, expected: Floats, scale: float) -> None:
         """Take note of components that should be equal, given the largest eigenvalue so far."""
-        if len(found) and scale > 0.0:
+        # What is not finite is refused where it is used.
+        if len(found) and 0.0 < scale < np.inf and np.isfinite(found).all():
             self.asymmetry = max(self.asymmetry, float(np.abs(found - expected).max()) / scale)
 
     @property

@@ -174,7 +174,8 @@ def density(
         try:
             while len(runs) < probes:
                 new = [
-                    _LanczosRun(H, row, symmetry) for row in source.sphere(min(together, probes - len(runs)))
+                    _LanczosRun(H, row, symmetry)
+                    for row in source.sphere(min(together, probes - len(runs)))
                 ]
                 for step in range(steps):
                     _extend_runs(H, [run for run in new if not run.is_exhausted])

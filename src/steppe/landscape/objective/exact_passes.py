@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrizations import _WeightNorm
@@ -143,7 +144,9 @@ class _WeightNormByFormula(TorchFunctionMode):
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
-    return v * (g / torch.norm_except_dim(v, 2, dim))
+    # −1 stands for no dimension: one norm of all.
+    others = [other for other in range(v.ndim) if other != dim] if dim != -1 else None
+    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1))
 
 
 def _has_weight_norm(model: nn.Module) -> bool:
@@ -190,6 +193,9 @@ def _without_reentrant_checkpoints() -> Iterator[None]:
     function = torch.utils.checkpoint.CheckpointFunction
 
     def recompute(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        # Dual numbers are not recomputed ("a different number of tensors was saved").
+        if forward_ad._current_level >= 0:
+            return run(*args)
         return torch.utils.checkpoint.checkpoint(
             run, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state
         )

@@ -178,14 +178,12 @@ class LossWeight:
             # A loss that cannot be computed of half a batch cannot be verified in this way.
             return ""
         mean = (half * first + (size - half) * second) / size
-        tolerance = max(1e-4, min(0.05, 100 * torch.finfo(loss.dtype).eps)) * max(
-            abs(whole), abs(first), abs(second)
-        )
-        # The loss itself may draw random numbers.
-        if (
-            not abs(whole - mean) > tolerance
-            or abs(whole - self._part(batch, outputs, 0, size)) > 1e-3 * tolerance
-        ):
+        largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
+        tolerance = max(1e-4, min(0.05, 100 * torch.finfo(loss.dtype).eps)) * largest
+        if abs(whole - mean) <= tolerance:
+            return ""
+        if abs(whole - self._part(batch, outputs, 0, size)) > 1e-3 * tolerance:
+            # The loss itself draws random numbers.
             return ""
         advice = (
             'weight="sum" adds the batches up'

@@ -95,6 +95,10 @@ class SampleMean:
         return mean.to(dtype), losses / divisor, int(samples), weight
 
 
+class NothingWeighsError(ValueError):
+    """There is no loss: no sample, or none that weighs anything."""
+
+
 def nonzero_weight(samples: float, weight: float) -> float:
     """Return the weight of all samples, to divide by.
 
@@ -104,9 +108,9 @@ def nonzero_weight(samples: float, weight: float) -> float:
         It is 0.
     """
     if samples == 0:
-        raise ValueError("data is empty: there is no loss to take the mean of")
+        raise NothingWeighsError("data is empty: there is no loss to take the mean of")
     if weight == 0:
-        raise ValueError(
+        raise NothingWeighsError(
             "all targets are ignored, or weigh 0: there is no loss to take the mean of"
         )
     return weight

@@ -244,4 +244,6 @@ _UNDIFFERENTIABLE = (
     "once_differentiable",
     "differentiate twice",
     "double backward",
+    # Checkpointing cannot recompute dual numbers.
+    "torch.utils.checkpoint",
 )

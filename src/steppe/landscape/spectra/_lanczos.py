@@ -80,9 +80,11 @@ class ThickRestartLanczos:
         # Values that may be repeated unseen, with the components of such an eigenvector along the
         # basis, relative to that along the round's first vector.
         self.suspects: list[tuple[float, Floats]] = []
+        # Bounds on errors when the round began. They hold on: it can only make values better, while
+        # values of its own that are far from converged make the present bounds worse.
+        self.before_round: Floats = np.full(k, np.inf)
         # A single eigenvalue is right whether it is repeated or not.
         self.is_verified = k == 1
-        self.rounds = 0
         self._start_sequence()
 
     def extend(self) -> None:
@@ -110,8 +112,7 @@ class ThickRestartLanczos:
             return False
         if self.symmetry.is_broken:
             return True
-        tol = self.tol if self.rounds else _CAUTION * self.tol
-        return self.is_verified and bool(self._have_converged(tol).all())
+        return self.is_verified and self._has_converged_so_far()
 
     def converged(self) -> Flags:
         """Return which of the wanted pairs can be relied on."""
@@ -144,7 +145,7 @@ class ThickRestartLanczos:
 
     def errors(self) -> Floats:
         """Return bounds on the errors of the wanted values."""
-        return error_bounds(self.values, self.residuals, self.k)
+        return np.minimum(error_bounds(self.values, self.residuals, self.k), self.before_round)
 
     def _choose(self) -> int:
         """Return which pending vector comes next: the one that residuals owe most to."""
@@ -207,10 +208,12 @@ class ThickRestartLanczos:
             found = np.linalg.eigvalsh(self.projected[self.begin :, self.begin :])
             if (ORDER[self.which](found) < self._edge()).any():
                 self.begin, self.suspects = None, []
+                self.before_round = np.full(self.k, np.inf)
             else:
                 self.is_verified = is_exhausted or self._has_seen_enough()
         elif self._has_converged_so_far():
             self.begin, self.last = count, float(self.values[self.k - 1])
+            self.before_round = self.errors()
             # A copy of the last wanted value, or of one as large, would change nothing.
             wanted = self.values[: self.k]
             before = wanted[ORDER[self.which](wanted) < self._edge()]

@@ -14,7 +14,7 @@ from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.sample_groups import sample_groups
-from steppe.landscape.objective.sample_mean import nonzero_weight
+from steppe.landscape.objective.sample_mean import NothingWeighsError, nonzero_weight
 from steppe.landscape.result import Result
 
 SharpnessKind = Literal["worst", "average"]
@@ -250,7 +250,11 @@ def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> 
             train=objective.train,
             weight=objective.weight,
         )
-        yield _gradient_ascent(group_objective, ball, steps)
+        try:
+            yield _gradient_ascent(group_objective, ball, steps)
+        except NothingWeighsError:
+            # All targets of the group are ignored.
+            continue
 
 
 def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int) -> Iterator[_Rise]:

@@ -48,9 +48,8 @@ def narrowest_format(loss: Tensor) -> torch.dtype:
     narrowest = loss.dtype
     for node in graph_nodes([loss]):
         for metadata in getattr(node, "_input_metadata", ()):
-            dtype = getattr(metadata, "dtype", None)
-            is_float = dtype is not None and dtype.is_floating_point
-            if is_float and torch.finfo(dtype).eps > torch.finfo(narrowest).eps:
+            dtype: torch.dtype = getattr(metadata, "dtype", narrowest)
+            if dtype.is_floating_point and torch.finfo(dtype).eps > torch.finfo(narrowest).eps:
                 narrowest = dtype
     return narrowest
 

@@ -94,17 +94,17 @@ def renormed_embeddings(model: nn.Module) -> Iterator[bool]:
     bool
         Whether there is such an embedding.
     """
-    modules = [
-        module
-        for module in model.modules()
-        if isinstance(module, _EMBEDDINGS) and module.max_norm is not None
+    modules = [module for module in model.modules() if isinstance(module, _EMBEDDINGS)]
+    found = [
+        (module, module.max_norm, module.weight.detach().clone())
+        for module in modules
+        if module.max_norm is not None
     ]
-    found = [(module, module.max_norm, module.weight.detach().clone()) for module in modules]
     try:
         for module, most, _ in found:
             rows = torch.arange(len(module.weight), device=module.weight.device)
             with torch.no_grad():
-                torch.embedding_renorm_(module.weight, rows, most, module.norm_type)
+                torch.embedding_renorm_(module.weight, rows, float(most), module.norm_type)
             module.max_norm = None
         yield bool(found)
     finally:
@@ -146,7 +146,8 @@ class _WeightNormByFormula(TorchFunctionMode):
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     # −1 stands for no dimension: one norm of all.
     others = [other for other in range(v.ndim) if other != dim] if dim != -1 else None
-    return v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1))
+    weight: Tensor = v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1))
+    return weight
 
 
 def _has_weight_norm(model: nn.Module) -> bool:
@@ -202,7 +203,7 @@ def _without_reentrant_checkpoints() -> Iterator[None]:
 
     # checkpoint() calls the class's inherited apply; an attribute of the class itself goes before.
     before = vars(function).get("apply")
-    function.apply = staticmethod(recompute)  # type: ignore[method-assign, assignment]
+    function.apply = staticmethod(recompute)  # type: ignore[method-assign]
     try:
         yield
     finally:

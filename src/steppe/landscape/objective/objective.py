@@ -326,8 +326,8 @@ class Objective:
                     batch.size,
                     loss.item(),
                 )
-        rows, *others = mean.result(torch.float64)
-        return MeanGradient(rows[0], *others)
+        rows, mean_loss, samples, all_weight = mean.result(torch.float64)
+        return MeanGradient(rows[0], mean_loss, samples, all_weight)
 
     def new_mean(self, count: int) -> SampleMean:
         """Begin a mean of ``count`` vectors over the samples of all processes."""

@@ -142,7 +142,7 @@ def _seed_all(generators: Iterable[_Generator], seed: int) -> None:
             generator.manual_seed(seed)
         elif isinstance(generator, np.random.Generator):
             bits = generator.bit_generator
-            bits.state = type(bits)(seed).state  # type: ignore[call-arg]
+            bits.state = type(bits)(seed).state
         else:
             generator.seed(seed)
 

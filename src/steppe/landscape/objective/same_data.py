@@ -80,9 +80,9 @@ def _checksum(value: Any, start: int = 0) -> int:
         if value.layout != torch.strided or value.is_nested:
             return start
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
-        return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy(), start)
+        return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data, start)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), start)
+        return zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, start)
     if isinstance(value, Mapping):
         value = list(value.items())
     if isinstance(value, tuple | list):

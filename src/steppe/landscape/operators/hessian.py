@@ -198,4 +198,4 @@ def _operator(
 
 def _of_differences(precision: float) -> float:
     # Measured: at most 1e-3 in float32 and 1e-7 in float64, with a step that grows as ε^⅓.
-    return min(MOST_ASYMMETRY, 6 * precision ** (1 / 3))
+    return min(MOST_ASYMMETRY, 6 * float(precision ** (1 / 3)))

@@ -149,14 +149,21 @@ def trace(
 
 
 def _checked(H: Operator, symmetry: SymmetryCheck) -> Operator:
-    """Return an operator whose products within a block are compared: xᵀHy is yᵀHx."""
+    """Return an operator whose products are compared, as xᵀHy is yᵀHx.
+
+    Those of a block are, and the first of each block with the very first: blocks have their own
+    passes over the data.
+    """
+    first: list[tuple[Tensor, Tensor]] = []
 
     def product(rows: Tensor) -> Tensor:
         images = H.rows(rows)
-        if len(rows) > 1:
-            inner = (rows.double() @ images.double().T).cpu().numpy()
-            lengths = rows.double().norm(dim=1).max() * images.double().norm(dim=1).max()
-            symmetry.compare(inner.ravel(), inner.T.ravel(), float(lengths))
+        if not first:
+            first.append((rows[:1].clone(), images[:1].clone()))
+        left, right = torch.cat([first[0][0], rows]), torch.cat([first[0][1], images])
+        inner = (left.double() @ right.double().T).cpu().numpy()
+        scale = left.double().norm(dim=1).max() * right.double().norm(dim=1).max()
+        symmetry.compare(inner.ravel(), inner.T.ravel(), float(scale))
         return images
 
     return Operator(H.size, product, dtype=H.dtype, device=H.device)

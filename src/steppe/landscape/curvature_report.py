@@ -273,7 +273,6 @@ def profile(
     (array([ True,  True]), True, True)
     """
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
-    # sharpness() would refuse too, but only after the spectrum has been measured.
     objective.check_precision("profile")
     with objective.evaluation_mode():
         gradient, loss, samples, _ = objective.gradient()
@@ -283,7 +282,7 @@ def profile(
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
     along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
     measured: dict[str, Any] = {}
-    # In the order of the report's importance, as Ctrl-C may end it.
+    # In the order of importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {
         "top": lambda: _eigenvalues(H, min(k, H.size), "LM", seed),
         "bottom": lambda: _eigenvalues(H, 1, "SA", seed),
@@ -298,15 +297,14 @@ def profile(
         stages["random"] = lambda: along(direction=_unit(_random_direction(objective, seed)))
     if operator is not None:
         stages["preconditioned"] = lambda: _eigenvalues(operator, 1, "LA", seed)
-    complete = _measure(stages, measured)
     return CurvatureReport(
+        complete=_measure(stages, measured),
         parameters=objective.size,
         samples=samples,
         train=train,
         loss=loss,
         gradient_norm=gradient.norm().item(),
         products=H.products,
-        complete=complete,
         threshold=None if operator is None else operator.threshold,
         **measured,
     )

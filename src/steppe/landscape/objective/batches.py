@@ -127,7 +127,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 def _moved(value: Any, device: torch.device) -> Any:
     """Move tensors to a device, and whatever has a method ``to``, inside containers too."""
     if isinstance(value, PackedSequence):
-        return value.to(device=device)
+        return value.to(device)  # type: ignore[arg-type]
 
     def move(tensor: Tensor) -> Tensor:
         # A view of its own: a model that calls requires_grad_() on its inputs, as checkpointing

@@ -114,6 +114,14 @@ def renormed_embeddings(model: nn.Module) -> Iterator[bool]:
                 module.weight.copy_(weight)
 
 
+def has_renormed_embeddings(model: nn.Module) -> bool:
+    """Whether an embedding renormalises its weight in the forward pass."""
+    return any(
+        isinstance(module, _EMBEDDINGS) and module.max_norm is not None
+        for module in model.modules()
+    )
+
+
 @contextmanager
 def without_gradients(model: nn.Module) -> Iterator[None]:
     """Let parameters require no gradient, so that no graph is kept, while gradients are enabled.

@@ -122,7 +122,7 @@ class LossWeight:
         if kind == "elements":
             if self._options.get("reduction") == "batchmean":
                 return float(len(outputs))
-            return float(torch.broadcast_tensors(outputs, batch.targets)[0].numel())
+            return float(max(outputs.numel(), batch.targets.numel()))
         return None
 
     def _is_the_models_own(self, outputs: Any, loss: Tensor) -> bool:

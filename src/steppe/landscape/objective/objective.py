@@ -17,12 +17,13 @@ from steppe.landscape.objective.batches import Batch, Batches, check_data, read_
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import (
     exact_passes,
+    has_renormed_embeddings,
     renormed_embeddings,
     unwrapped,
     without_gradients,
 )
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight, part_named
-from steppe.landscape.objective.parameters import checked_params
+from steppe.landscape.objective.parameters import ParameterSpace
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
@@ -46,7 +47,7 @@ class MeanGradient(NamedTuple):
     weight: float
 
 
-class Objective:
+class Objective(ParameterSpace):
     """The mean loss over the samples of ``data``: batches are weighted by what it is a mean over.
 
     Under :class:`~torch.nn.parallel.DistributedDataParallel` each process has its own part of the
@@ -100,15 +101,16 @@ class Objective:
         weight: Weight | None = None,
     ) -> None:
         check_data(data)
-        self.model = unwrapped(model)
+        super().__init__(unwrapped(model), params)
         self.is_distributed = any(
             isinstance(each, DistributedDataParallel) for each in _wrappers(model)
         )
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
-        self.params = checked_params(self.model, params)
         self._loss_weight = LossWeight(
             loss_fn, weight, None if train else self.outputs, is_single=_has_one_batch(data)
         )
+        #: Whether the loss is a sum over samples, and not a mean.
+        self.is_sum = self._loss_weight.is_sum
         self._random = RandomState(self.model, data)
         self._same_data = SameData(data)
         self._reset: Callable[[], None] = lambda: None
@@ -117,44 +119,6 @@ class Objective:
         self._changed_by_forward: list[Tensor] | None = None
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Device of the parameters."""
-        return self.params[0].device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Number format of vectors: the parameters' widest, at least float32."""
-        widest = torch.float32
-        for param in self.params:
-            widest = torch.promote_types(widest, param.dtype)
-        return widest
-
-    @property
-    def precision(self) -> float:
-        """ε of the number format of fewest bits that is computed in, known after a gradient."""
-        precision = torch.finfo(self.narrowest or self.dtype).eps
-        has_tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        if self.device.type == "cuda" and precision > 1e-8 and has_tf32:
-            return max(precision, 2.0**-10)
-        return precision
-
-    @property
-    def size(self) -> int:
-        """Number of elements of all parameters, the length of vectors."""
-        return sum(param.numel() for param in self.params)
-
-    @property
-    def is_sum(self) -> bool:
-        """Whether the loss is a sum over samples, and not a mean."""
-        return self._loss_weight.is_sum
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the parameters in the model."""
-        name_of = {id(param): name for name, param in self.model.named_parameters()}
-        return [name_of[id(param)] for param in self.params]
 
     @contextmanager
     def evaluation_mode(
@@ -200,10 +164,7 @@ class Objective:
     def is_changed_by_forward(self) -> bool:
         """Whether forward passes change parameters, which are restored afterwards."""
         embeddings = (nn.Embedding, nn.EmbeddingBag)
-        return bool(self._changed_by_forward) or any(
-            isinstance(each, embeddings) and each.max_norm is not None
-            for each in self.model.modules()
-        )
+        return bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.
@@ -341,39 +302,6 @@ class Objective:
             torch.distributed.all_reduce(on_device)
             return on_device
         return values
-
-    def split(self, vector: Tensor) -> list[Tensor]:
-        """Cut a vector of shape (size,) into tensors of the parameters' shapes and formats."""
-        parts = torch.split(vector, [param.numel() for param in self.params])
-        return [
-            part.reshape(param.shape).to(param.dtype)
-            for part, param in zip(parts, self.params, strict=True)
-        ]
-
-    def parameter_vector(self) -> Tensor:
-        """Return a copy of the parameters as a vector of shape (size,)."""
-        return flat_vector([param.detach() for param in self.params]).to(self.dtype)
-
-    def set_parameters(self, vector: Tensor) -> None:
-        """Copy a vector of shape (size,) into the parameters."""
-        with torch.no_grad():
-            for param, part in zip(self.params, self.split(vector), strict=True):
-                param.copy_(part)
-
-    def check_precision(self, instrument: str) -> None:
-        """Refuse parameters in which a small step would be lost to rounding.
-
-        Raises
-        ------
-        ValueError
-            A parameter is narrower than float32; the error names the instrument.
-        """
-        for name, param in zip(self.names, self.params, strict=True):
-            if param.dtype.itemsize < 4:
-                raise ValueError(
-                    f"{instrument} needs parameters in float32 or float64, and {name!r} is "
-                    f"{param.dtype}: rounding would hide the change; call model.float()"
-                )
 
 
 def _has_one_batch(data: Batches) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from steppe.landscape.objective.batches import Batches
@@ -192,8 +193,17 @@ def _operator(
         device=objective.device,
         params=objective.params,
         held=held,
-        rounding=lambda: asymmetry(objective.precision),
+        rounding=lambda: asymmetry(_precision(objective)),
     )
+
+
+def _precision(objective: Objective) -> float:
+    """Return ε of the number format of fewest bits that is computed in, known after a gradient."""
+    precision = torch.finfo(objective.narrowest or objective.dtype).eps
+    has_tf32 = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    if objective.device.type == "cuda" and precision > 1e-8 and has_tf32:
+        return max(precision, 2.0**-10)
+    return precision
 
 
 def _of_differences(precision: float) -> float:

@@ -205,7 +205,7 @@ class ThickRestartLanczos:
         if count == self.H.size:
             self.is_verified = True
         elif self.begin is not None:
-            found: Floats = np.linalg.eigvalsh(self.projected[self.begin :, self.begin :])
+            found = np.linalg.eigvalsh(self.projected[self.begin :, self.begin :]).astype(float)
             if (ORDER[self.which](found) < self._edge()).any():
                 self.begin, self.suspects = None, []
                 self.before_round = np.full(self.k, np.inf)

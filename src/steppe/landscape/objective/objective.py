@@ -109,13 +109,11 @@ class Objective(ParameterSpace):
         self._loss_weight = LossWeight(
             loss_fn, weight, None if train else self.outputs, is_single=_has_one_batch(data)
         )
-        #: Whether the loss is a sum over samples, and not a mean.
         self.is_sum = self._loss_weight.is_sum
         self._random = RandomState(self.model, data)
         self._same_data = SameData(data)
         self._reset: Callable[[], None] = lambda: None
-        # Parameters that the forward pass itself changes, as weights that are masked or clipped in
-        # it: unknown until a pass has been made.
+        # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
@@ -163,7 +161,6 @@ class Objective(ParameterSpace):
     @property
     def is_changed_by_forward(self) -> bool:
         """Whether forward passes change parameters, which are restored afterwards."""
-        embeddings = (nn.Embedding, nn.EmbeddingBag)
         return bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
 
     def batches(self) -> Iterator[Batch]:
@@ -174,8 +171,7 @@ class Objective(ParameterSpace):
         ValueError
             A batch is neither a pair nor a mapping, or is another one than in the first pass.
         """
-        # All passes must measure one function: with the same samples, augmented alike, where a
-        # shuffled loader with drop_last leaves some out.
+        # A shuffled loader with drop_last leaves out the same samples in every pass.
         self._random.begin_pass()
         source, position = iter(self.data), 0
         while True:
@@ -279,8 +275,7 @@ class Objective(ParameterSpace):
         for batch in self.batches():
             with torch.enable_grad():
                 loss, weight = self.weighted_loss(batch, self.outputs(batch), require_finite)
-                # Passed on without a variable: a variable would keep this batch's gradient alive
-                # while the next is computed.
+                # A variable would keep this batch's gradient alive while the next is computed.
                 mean.add(
                     flat_vector(derivatives(loss, self.params)).unsqueeze(0),
                     weight,

@@ -211,7 +211,7 @@ def test_repeated_ones_at_both_ends(
 def test_without_products_left_to_verify_only_the_first_has_converged() -> None:
     dense = matrix(torch.cat([torch.full((3,), 5.0), torch.linspace(0, 1, 197)]))
     whole = top_eigenvalues(operator(dense), 3)
-    np.testing.assert_allclose(whole.values, 5.0)
+    np.testing.assert_allclose(whole.values, 5.0, rtol=1e-3)
     found = top_eigenvalues(operator(dense), 3, max_products=whole.products - 1)
     assert not found.converged[1:].all()
     assert "raise max_products" in found.reason

@@ -401,8 +401,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_loaded(
     assert not list((tmp_path / "steppe").glob("*.o"))
     first, second = (run(script, "", XDG_CACHE_HOME=str(tmp_path)) for _ in range(2))
     assert first == second == RESULT
-    (kept,) = (tmp_path / "steppe").glob("*.o")
-    assert kept.name.startswith("steppe_inv_adam_float32_")
+    assert len(list((tmp_path / "steppe").glob("steppe_inv_adam_float32_*.o"))) == 1
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -417,8 +416,9 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
         text=True,
     )
     assert (done.returncode, done.stdout) == (0, RESULT), done.stderr
-    first, second = done.stderr.splitlines()
+    first, *others = done.stderr.splitlines()
     assert "steppe is compiling CPU kernels" in first
-    assert "not kept: [Errno 27] File too large" in second
+    assert others
+    assert all("not kept: [Errno 27] File too large" in each for each in others)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert {path.name for path in tmp_path.iterdir()} == {"cache", "temporary"}

@@ -53,12 +53,8 @@ class HeldTensors:
         self._readers = [_reader(own, rest) for own, rest in zip(names, others, strict=True)]
         self.has_unusual = any(row.is_unusual for row in rows)
         self._found = self._state()
-        # The rows whose each tensor of the state is, and each that must stay.
-        rows_of = np.arange(len(rows))
-        self._owner = rows_of.repeat([*map(len, names)])
-        self._owner_found = rows_of.repeat(
-            [2 + len(own) + len(rest) for own, rest in zip(names, others, strict=True)]
-        )
+        # The row whose each tensor of the state is.
+        self._owner = np.arange(len(rows)).repeat([*map(len, names)])
         self.tensors = self._tensors()
         self.is_plain = all(map(is_plain, self.tensors))
         self.dims = max(tensor.dim() for tensor in self.tensors)
@@ -78,7 +74,7 @@ class HeldTensors:
         return params + parts
 
     def are_same(self) -> bool:
-        """Whether nobody has put another tensor into the state, or taken one out."""
+        """Whether nobody has put another tensor into the state of any row, or taken one out."""
         try:
             return are_same(self._state(), self._found)
         except KeyError:
@@ -103,10 +99,6 @@ class HeldTensors:
         in_state = is_picked[self._owner]
         part._rows = [*compress(self._rows, is_picked)]
         part.names = [*compress(self.names, is_picked)]
-        part._states = [*compress(self._states, is_picked)]
-        part._readers = [*compress(self._readers, is_picked)]
-        part._found = [*compress(self._found, is_picked[self._owner_found])]
-        part._owner, part._owner_found = self._owner[in_state], self._owner_found
         lines = np.concatenate([is_picked, in_state])
         part.tensors = [*compress(self.tensors, lines)]
         part.facts, part.spans, part.items = self.facts[lines], self.spans[lines], self.items[lines]

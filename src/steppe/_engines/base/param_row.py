@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steppe._engines.base.memory_layout import memory_objection
 from steppe._engines.base.method import KEYS, SLOT_SUM, Method, slot_name
-from steppe._engines.base.number_formats import format_of
+from steppe._engines.base.number_formats import format_of, scale_name
 from steppe._engines.base.sharding import (
     LocalShard,
     is_sharded,
@@ -107,8 +107,8 @@ class ParamRow:
         Raises
         ------
         RuntimeError
-            Shapes differ, or a tensor has no memory, or lies in it with its sign turned. The
-            message names the parameter, and what is to be done.
+            A tensor has no memory, or the parameter lies in it with its sign turned. The message
+            names the parameter, and what is to be done.
         """
         shape, slots = self.param.shape, map(slot_name, range(self.capacity))
         if self.param.is_neg():
@@ -117,16 +117,11 @@ class ParamRow:
                 "be changed in place; use param.data = param.data.resolve_neg()"
             )
         _check_memory(self.param, self.place)
-        for name in (*method.state, *slots, SLOT_SUM):
+        names = [*method.state, *slots, SLOT_SUM]
+        for name in (*names, *map(scale_name, names)):
             if name not in self.parts:
                 continue
             value = self.part(name)
-            if value.shape != shape:
-                raise RuntimeError(
-                    f"{self.place} has shape {tuple(shape)}, its state {name!r} "
-                    f"{tuple(value.shape)}: cut the state as the parameter was cut, or remove "
-                    "the parameter from optimizer.state, to begin it anew"
-                )
             if value.is_neg():
                 self.parts[name] = self.state[name] = self.state[name].resolve_neg()
             _check_memory(value, f"state {name!r} of {self.place}")

@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
+from steppe._engines.base.held_tensors import HeldTensors
 from steppe._engines.base.packing import pack, pick
 from steppe._engines.base.param_row import ParamRow, State
 from steppe._engines.base.sharding import is_sharded, local_part, real
@@ -57,6 +58,7 @@ class Plan:
         for batch in self.whole:
             if not batch.request.capturable:
                 pack(batch)
+        self._held = [batch.held for batch in self.whole if batch.held is not None]
         self._steps = [row.state["step"] for row in rows]
         self._step_addresses = list(map(Tensor.data_ptr, self._steps))
         self._has_row = np.zeros(len(self._params), dtype=bool)
@@ -90,10 +92,11 @@ class Plan:
             return False
         for batch in self.batches:
             batch.grads = [grads[i] for i in batch.indices.tolist()]
+        # Also of parameters that have no gradient: their state goes into the checkpoint.
+        if not all(map(HeldTensors.are_same, self._held)):
+            return False
         for batch in self.batches:
             assert batch.held is not None
-            if not batch.held.are_same():
-                return False
             if batch.held.has_unusual:
                 batch.held.refresh()
                 batch.grads = [

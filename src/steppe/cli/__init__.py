@@ -61,11 +61,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(first: str, arguments: Sequence[str]) -> None:
     try:
         from steppe._shared.console import refusals, run_app
+        from steppe._shared.interrupts import ending_at_once
         from steppe.cli.app import load_commands
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         raise SystemExit(f"steppe: {package} is missing: pip install 'steppe[compare]'") from None
-    with refusals():
+    with refusals(), ending_at_once():
         # A completion script knows the options of all commands.
         app = load_commands(COMMANDS if first == _COMPLETION else (first,))
     run_app(app, arguments)

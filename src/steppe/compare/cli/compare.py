@@ -25,6 +25,7 @@ from steppe._shared.cli_options import (
     limited,
 )
 from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.cli.report import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
 from steppe.compare.execution.stored_studies import save_study
@@ -98,7 +99,7 @@ def compare(
 
         accelerate launch -m steppe compare cifar10 --device cuda
     """
-    with refusals():
+    with refusals(), ending_at_once():
         name, published = _task_and_preset(task, preset, options.scale)
         out_dir = out_dir or Path("results", name)
         context = RunContext(out_dir, device, threads, data, track, checkpoints)

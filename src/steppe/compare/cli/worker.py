@@ -16,7 +16,8 @@ from steppe._shared.cli_options import (
     Threads,
     Track,
 )
-from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe._shared.console import make_console, refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.execution.launch_group import launched_processes
 from steppe.compare.execution.stored_studies import find_study
 from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
@@ -70,7 +71,7 @@ def worker(
         accelerate launch -m steppe worker --storage postgresql://me@host/studies
     """
     console = make_console()
-    with refusals():
+    with refusals(), ending_at_once():
         place = RunContext(out_dir, device, threads, data, track, checkpoints)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
@@ -80,9 +81,6 @@ def worker(
         def on_trial(assignment: Assignment, how: str) -> None:
             console.out(f"{assignment.label}: {how}", highlight=False)
 
-        try:
-            done = work(opened, found, place, on_trial)
-        except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
+        done = work(opened, found, place, on_trial)
     if launched_processes(place).is_main_process:
         console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

@@ -1,6 +1,5 @@
 """Starts a study's workers on this machine, shows its progress, and stops them in the end."""
 
-import contextlib
 import os
 import shlex
 import subprocess
@@ -20,8 +19,14 @@ from rich.progress import (
 )
 
 from steppe._shared.console import FAILED, INTERRUPTED
+from steppe._shared.interrupts import (
+    StoppedError,
+    stop_requests,
+    stop_signals,
+    stopping_at_once,
+)
 from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.execution.worker import OnTrial, exit_on_sigterm, work
+from steppe.compare.execution.worker import OnTrial, work
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import TUNE, Trial, trial_label
 from steppe.compare.training.run import RunContext
@@ -35,6 +40,7 @@ STORAGE_VARIABLE = "STEPPE_STORAGE"
 
 _POLL_S = 2.0
 _STOP_WAIT_S = 30.0
+_STOP_POLL_S = 0.1
 
 
 class WorkerPool:
@@ -76,14 +82,17 @@ class WorkerPool:
             line = f"To work at it: {shlex.join([*self._command(), '--storage', self._storage])}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         workers: list[subprocess.Popen[bytes]] = []
-        # SIGTERM must reach the workers too: in sessions of their own, they would outlive this
-        # process.
-        with exit_on_sigterm():
+        # A signal must reach the workers too: in sessions of their own, they would outlive this
+        # process. And none may come between a worker's start and its place in the list.
+        with stop_signals():
             try:
                 for index in range(count):
                     workers.append(self._start(index))
-                return self._watch(console, workers)
-            except KeyboardInterrupt:
+                with stopping_at_once():
+                    return self._watch(console, workers)
+            except StoppedError as stopped:
+                if stopped.code != INTERRUPTED:
+                    raise
                 return INTERRUPTED
             finally:
                 _stop_workers(workers)
@@ -195,22 +204,25 @@ def join_launch(
     """
     try:
         work(storage, study, context, on_trial)
-    except KeyboardInterrupt:
+    except StoppedError as stopped:
+        if stopped.code != INTERRUPTED:
+            raise
         return INTERRUPTED
     return 0
 
 
 def _stop_workers(workers: "list[subprocess.Popen[bytes]]") -> None:
-    """Stop workers: each has half a minute to give its trial back."""
+    """Stop workers: each has half a minute to give its trial back, unless another signal comes."""
     for worker in workers:
         worker.terminate()
-    try:
-        for worker in workers:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(_STOP_WAIT_S)
-    finally:
-        for worker in workers:
-            worker.kill()
+    asked, until = stop_requests(), time.monotonic() + _STOP_WAIT_S
+    while any(worker.poll() is None for worker in workers):
+        if time.monotonic() > until or stop_requests() > asked:
+            break
+        time.sleep(_STOP_POLL_S)
+    for worker in workers:
+        worker.kill()
+        worker.wait()
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

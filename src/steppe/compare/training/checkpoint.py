@@ -3,6 +3,7 @@
 ``steppe profile`` loads the latter.
 """
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,14 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "optimizer_state": optimizer.state_dict(),
         },
     )
+
+
+def import_formats() -> None:
+    """Import what torch reads and writes files with, which it does at the first file otherwise."""
+    file = io.BytesIO()
+    torch.save({}, file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -5,6 +5,8 @@ cut into parts differently by everyone who reads it. So of a URL nothing is show
 """
 
 import re
+import shlex
+from collections.abc import Iterable
 from urllib.parse import unquote, unquote_plus
 
 #: Stands for what is not shown.
@@ -35,6 +37,23 @@ def shown(text: str) -> str:
         scheme = _SCHEME.search(before)
         return f"{scheme.group() if scheme else ''}://{HIDDEN}"
     return HIDDEN if _CREDENTIALS.search(text) else text
+
+
+def without_credentials(message: str, words: Iterable[str]) -> str:
+    """Return a message about a command line without the credentials in its words.
+
+    Examples
+    --------
+    >>> url = "postgresql://me:secret@host/db"
+    >>> without_credentials(f"unused: ['{url}']", ["report", url])
+    "unused: ['postgresql://…']"
+    """
+    for word in words:
+        for each in (word, word.partition("=")[2]):
+            if shown(each) != each:
+                for spelt in (each, repr(each)[1:-1], shlex.quote(each)):
+                    message = message.replace(spelt, shown(each))
+    return message
 
 
 def scrubbed(message: str, where: str) -> str:

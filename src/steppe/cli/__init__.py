@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from steppe import __version__
 from steppe._shared.names import unknown
+from steppe._shared.printable import accept_all_text, printable
 from steppe.cli.commands import COMMANDS, overview
 
 __all__ = ["main"]
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steppe ...
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    accept_all_text(sys.stdout, sys.stderr)
     first = arguments[0] if arguments else "--help"
     if first in ("--help", "-h"):
         print(overview())
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:
-        print(f"steppe: {unknown('command', first, COMMANDS)}", file=sys.stderr)
+        print(f"steppe: {printable(unknown('command', first, COMMANDS))}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 
 from steppe._shared.plurals import many
-from steppe._shared.tables import new_table
+from steppe._shared.tables import TextTable
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
 from steppe.play.results import OptimizerResult, SweepResult
 
@@ -22,7 +22,7 @@ COLUMNS = (
 
 def report(console: Console, result: SweepResult) -> None:
     """Print a table with a line for each optimizer, and its footnotes."""
-    table = new_table(heading(result))
+    table = TextTable(heading(result))
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for optimizer in result.optimizers:

@@ -1,7 +1,6 @@
 """The command ``steppe compare``."""
 
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -25,17 +24,18 @@ from steppe._shared.cli_options import (
     limited,
 )
 from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe._shared.credentials import shown
 from steppe._shared.interrupts import ending_at_once
 from steppe.compare.cli.report import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
+from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.stored_studies import save_study
-from steppe.compare.execution.study_storage import FILE, HEARTBEAT, open_storage
+from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.options import STUDY, StudyOptions
 from steppe.compare.planning.presets import PRESETS, Preset, find_preset, usual_for
 from steppe.compare.planning.study import Study, plan
-from steppe.compare.report.terminal import print_report
 from steppe.compare.tasks import TASKS, find_task
 from steppe.compare.training.run import RunContext
 
@@ -116,7 +116,8 @@ def compare(
         with refusals():
             status = pool.train_in_launch(console)
     else:
-        status = pool.run(console, _cores(device) if workers is None else workers)
+        with refusals():
+            status = pool.run(console, _cores(device) if workers is None else workers)
     _report(console, queue, out_dir / PAGE, status, show=show)
 
 
@@ -152,7 +153,6 @@ def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, sho
         If not all trials have ended.
     """
     results = queue.results()
-    print_report(console, results)
     with refusals():
         publish(console, results, page, show=show)
     if status:
@@ -163,8 +163,7 @@ def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, sho
 
 def _typed() -> str:
     """Return what was typed, for all who read the study: without a database's password."""
-    typed = shlex.join(["steppe", *sys.argv[1:]])
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:…@", typed)
+    return shlex.join(["steppe", *map(shown, sys.argv[1:])])
 
 
 def _cores(device: str) -> int:

@@ -1,5 +1,6 @@
 """The command ``steppe report``."""
 
+import re
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -60,12 +61,12 @@ def report(
     console = make_console()
     with refusals():
         results = read_study(storage, study)
-        print_report(console, results, baseline, brief=brief)
         if json is not None:
             results.save(json)
         if figures is not None:
             _draw(results, figures, baseline)
-        publish(console, results, page or _beside(storage) / PAGE, baseline, show=show)
+        path = page or _beside(storage) / PAGE
+        publish(console, results, path, baseline, brief=brief, show=show)
 
 
 def publish(
@@ -74,10 +75,18 @@ def publish(
     path: Path,
     baseline: str | None = None,
     *,
+    brief: bool = False,
     show: bool = False,
 ) -> None:
-    """Write the page, say where it is, and open it if asked."""
-    write_page(results, path, baseline)
+    """Write the page, print the tables and where the page is, and open it if asked.
+
+    In this order: whatever the output is connected to, the page is there. Where it cannot be
+    written, the tables are printed all the same.
+    """
+    try:
+        write_page(results, path, baseline)
+    finally:
+        print_report(console, results, baseline, brief=brief)
     console.print(f"\nPage: {path}", soft_wrap=True, highlight=False, markup=False)
     if show:
         webbrowser.open(path.resolve().as_uri())
@@ -93,6 +102,8 @@ def _beside(storage: str) -> Path:
 
 def _draw(results: StudyResults, directory: Path, baseline: str | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    plot_curves(results, directory / f"{results.task}-curves.png")
-    plot_differences(results, directory / f"{results.task}-differences.png", baseline)
-    plot_flatness(results, directory / f"{results.task}-flatness.png")
+    # The task's name comes from a file, which may be somebody else's.
+    task = re.sub(r"[^\w.-]", "_", results.task)
+    plot_curves(results, directory / f"{task}-curves.png")
+    plot_differences(results, directory / f"{task}-differences.png", baseline)
+    plot_flatness(results, directory / f"{task}-flatness.png")

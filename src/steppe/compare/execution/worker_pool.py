@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from steppe._shared.console import FAILED, INTERRUPTED
+from steppe._shared.credentials import shown
 from steppe._shared.interrupts import (
     StoppedError,
     stop_requests,
@@ -79,7 +80,8 @@ class WorkerPool:
         if self._queue.all_ended():
             return 0
         if count == 0:
-            line = f"To work at it: {shlex.join([*self._command(), '--storage', self._storage])}"
+            command = shlex.join([*self._command(), "--storage", shown(self._storage)])
+            line = f"To work at it: {command}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         workers: list[subprocess.Popen[bytes]] = []
         # A signal must reach the workers too: in sessions of their own, they would outlive this

@@ -140,12 +140,8 @@ def _is_number(value: Any) -> bool:
 def _check_trial(trial: "Trial", field: str, setup: _Setup) -> None:
     _require(trial.seed >= 0, f"{field}.seed", "at least 0", trial.seed)
     _check_settings(trial.settings, f"{field}.settings")
-    _require(
-        (trial.outcome is None) == bool(trial.error),
-        f"{field}.error",
-        "empty, or there must be no outcome",
-        repr(trial.error),
-    )
+    failed = trial.outcome is None
+    _require(bool(trial.error) or not failed, f"{field}.error", "why there is no outcome", "''")
     if trial.outcome is not None:
         _check_outcome(trial.outcome, f"{field}.outcome", setup)
 

@@ -33,6 +33,8 @@ _REMEDIES = {
     "peft": "'steppe[language]'",
     "gguf": "'steppe[language]'",
     "psycopg": "'steppe[postgresql]'",
+    "pymysql": "pymysql",
+    "MySQLdb": "mysqlclient",
     "tensorboard": "tensorboard",
     "mlflow": "mlflow",
     "wandb": "wandb",

@@ -82,8 +82,10 @@ def scrubbed(message: str, where: str) -> str:
 def _secrets(where: str) -> set[str]:
     """Return all that may be a password in a URL, in every spelling, and its parts."""
     rest = where.partition("://")[2] or where
-    before, at, _ = rest.rpartition("@")
+    before, at, after = rest.rpartition("@")
     values = [(before if at else rest).partition(":")[2]]
+    # Where a port stands, it may be a part of the password.
+    values += [each for each in re.findall(r":([^/?#]*)", after) if not each.isdigit()]
     for pair in re.split(r"[?&;#]", rest)[1:]:
         name, _, value = pair.partition("=")
         if name.strip().lower() not in _HARMLESS:

@@ -17,6 +17,11 @@ _FOLDED = 10
 _UNLIMITED = 100_000
 
 
+def print_text(console: Console, text: str) -> None:
+    """Print a text as it is, without markup, folded where the console ends."""
+    console.print(Text(encodable(text, console.encoding)))
+
+
 class TextTable:
     """A table of texts, whose first column holds the optimizers' names.
 

@@ -121,10 +121,14 @@ def play(
         with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
             played = match.run(advance)
     console = make_console()
-    report(console, played)
     with refusals():
+        try:
+            written = _write(played, out, animation)
+        finally:
+            # Whatever becomes of the files, and they are there whatever becomes of the output.
+            report(console, played)
         console.print()
-        for path in _write(played, out, animation):
+        for path in written:
             console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
     if show:
         webbrowser.open((out / "play.html").resolve().as_uri())

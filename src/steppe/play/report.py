@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 
 from steppe._shared.plurals import many
-from steppe._shared.tables import TextTable
+from steppe._shared.tables import TextTable, print_text
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
 from steppe.play.results import OptimizerResult, SweepResult
 
@@ -29,7 +29,7 @@ def report(console: Console, result: SweepResult) -> None:
         table.add_row(optimizer.name, *table_cells(result, optimizer))
     console.print(table)
     for note in footnotes(result):
-        console.print(note, highlight=False, markup=False)
+        print_text(console, note)
 
 
 def heading(result: SweepResult) -> str:

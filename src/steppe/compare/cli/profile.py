@@ -13,6 +13,7 @@ from steppe._shared.cli_options import AT_LEAST_ONE, OUTPUT, WHERE, Count, Data,
 from steppe._shared.console import make_console, refusals
 from steppe._shared.devices import find_device
 from steppe._shared.plurals import first_line
+from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for
@@ -29,6 +30,7 @@ def profile(
     /,
     *,
     task: str,
+    own: Annotated[str | None, Parameter("--optimizer", metavar="MODULE:CLASS")] = None,
     network: Annotated[str | None, Parameter("--model", metavar="NAME")] = None,
     samples: Count = None,
     seed: int = 0,
@@ -50,6 +52,9 @@ def profile(
         model, saved with torch.save.
     task
         What it was trained on: digits, mnist-5k, …
+    own
+        The checkpoint's optimizer, if it is a class of your own. Code that a file names is imported
+        only if you name it too.
     network
         Its network. Default: what the checkpoint says, or the task's.
     samples
@@ -76,13 +81,13 @@ def profile(
         content = _load(checkpoint_file, where, task)
         name = network or content.get("network", found.full.model)
         model = found.make(name).to(where)
-        optimizer = _restored(model, content, checkpoint_file, task)
+        optimizer = _restored(model, content, checkpoint_file, task, console, own)
         batches = _batches(found, model, name, content, samples, data, where)
         optimizer = _with_preconditioner(console, optimizer, model, found, batches)
         curvature = measure(model, found.loss, batches, optimizer, seed=seed)
         picture = out or checkpoint_file.with_suffix(".png")
-        console.print(curvature.table(f"{checkpoint_file.name}, {task}"))
         curvature.figure().savefig(picture, dpi=150)
+    console.print(curvature.table(printable(f"{checkpoint_file.name}, {task}")))
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
     if not curvature.complete:
         console.print("Not all has converged, or was measured: see the table.")
@@ -124,16 +129,37 @@ def _with_preconditioner(
     return optimizer
 
 
-def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) -> Optimizer | None:
-    """Fill the model from a checkpoint; return its optimizer if it has one."""
+def _may_import(console: Console, name: str, own: str | None) -> bool:
+    """Return whether the checkpoint's optimizer may be imported; if not, say how it could be."""
+    if ":" not in name or name.partition("+")[0] == own:
+        return True
+    console.print(
+        f"Without its optimizer: {name} is not imported unless you name it by --optimizer.",
+        markup=False,
+        highlight=False,
+    )
+    return False
+
+
+def _restored(
+    model: nn.Module,
+    content: dict[str, Any],
+    path: Path,
+    task: str,
+    console: Console,
+    own: str | None,
+) -> Optimizer | None:
+    """Fill the model from a checkpoint; return its optimizer if it has one that may be imported."""
     try:
         model.load_state_dict(content["model"])
-        if "optimizer" not in content:
+        if "optimizer" not in content or not _may_import(console, content["optimizer"], own):
             return None
         recipe = find_recipe(content["optimizer"])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = recipe.build(trained, content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
-    except (RuntimeError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # what a file holds may be anything
         raise ValueError(f"{path} does not fit {task}: {first_line(error)}") from error
     return optimizer

@@ -45,7 +45,7 @@ def save_study(storage: "RDBStorage", study: Study) -> None:
         The study. ``TrialQueue`` adds its trials.
     """
     kept = optuna_study(storage, study)
-    kept.set_user_attr(_KEYS, contender_keys(study))
+    kept.set_user_attr(_KEYS, list(contender_keys(study).values()))
     kept.set_user_attr(_ATTRIBUTE, study.to_dict())
 
 
@@ -103,7 +103,7 @@ def _read(storage: "RDBStorage", study: str | None) -> StudyResults:
     name, attributes = _find(storage, study)
     described = _described(name, attributes)
     trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    keys = attributes.get(_KEYS) or _latest_keys(trials)
+    keys = _saved_keys(described, attributes) or _latest_keys(described, trials)
     results = results_of(described, counting_trials(described, keys, trials))
     # The name that it has here, whatever its description has become.
     results = replace(results, name=printable(name))
@@ -111,10 +111,20 @@ def _read(storage: "RDBStorage", study: str | None) -> StudyResults:
     return results
 
 
-def _latest_keys(trials: "list[FrozenTrial]") -> dict[str, str]:
+def _saved_keys(study: Study, attributes: Mapping[str, Any]) -> dict[str, str]:
+    keys = attributes.get(_KEYS, [])
+    if keys and len(keys) != len(study.contenders):
+        raise ValueError(f"{_KEYS} must hold {len(study.contenders)} keys, got {len(keys)}")
+    return {each.name: key for each, key in zip(study.contenders, keys, strict=False)}
+
+
+def _latest_keys(study: Study, trials: "list[FrozenTrial]") -> dict[str, str]:
     """Return the keys of the contenders' last trials, where an earlier version has saved none."""
-    attributes = [trial.user_attrs for trial in trials]
-    return {each["optimizer"]: each[CONTENDER_KEY] for each in attributes if CONTENDER_KEY in each}
+    names = {each.name for each in study.contenders}
+    attributes = [trial.user_attrs for trial in trials if CONTENDER_KEY in trial.user_attrs]
+    return {
+        each["optimizer"]: each[CONTENDER_KEY] for each in attributes if each["optimizer"] in names
+    }
 
 
 def _find(storage: "RDBStorage", name: str | None) -> tuple[str, Mapping[str, Any]]:

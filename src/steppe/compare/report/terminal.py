@@ -7,7 +7,7 @@ from rich.console import Console
 
 from steppe._shared.plurals import many
 from steppe._shared.statistics import Comparison
-from steppe._shared.tables import TextTable
+from steppe._shared.tables import TextTable, print_text
 from steppe.compare.records.results import TUNE, Contender, StudyResults
 from steppe.compare.records.summary import (
     OptimizerSummary,
@@ -73,12 +73,12 @@ def print_report(
         for table in _differences(results, ended, baseline):
             console.print(table)
         for line in _control_lines(results):
-            console.print(line, highlight=False, markup=False)
+            print_text(console, line)
         console.print()
     if brief:
         return
     for note in footnotes(results, rows):
-        console.print(note, highlight=False, markup=False)
+        print_text(console, note)
 
 
 def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> TextTable:

@@ -112,7 +112,7 @@ def _read(storage: "RDBStorage", study: str | None) -> StudyResults:
 
 
 def _saved_keys(study: Study, attributes: Mapping[str, Any]) -> dict[str, str]:
-    keys = attributes.get(_KEYS, [])
+    keys = from_json(list[str], attributes.get(_KEYS, []))
     if keys and len(keys) != len(study.contenders):
         raise ValueError(f"{_KEYS} must hold {len(study.contenders)} keys, got {len(keys)}")
     return {each.name: key for each, key in zip(study.contenders, keys, strict=False)}

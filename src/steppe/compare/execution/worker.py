@@ -134,6 +134,8 @@ def _given_back_if_stopped(queue: TrialQueue | None, assignment: Assignment) -> 
             if queue:
                 queue.release(assignment)
             raise_if_stopped()
+        if _is_killed_loader(error):
+            raise ConnectionError(first_line(error)) from error
         raise
 
 

@@ -18,6 +18,8 @@ from steppe.compare.report.terminal import print_report
 
 PAGE = "report.html"
 
+_LONGEST_NAME = 50  # of a file, before its ending
+
 
 def report(
     storage: str,
@@ -103,7 +105,7 @@ def _beside(storage: str) -> Path:
 def _draw(results: StudyResults, directory: Path, baseline: str | None) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
-    task = re.sub(r"[^\w.-]", "_", results.task)
+    task = re.sub(r"[^\w.-]", "_", results.task)[:_LONGEST_NAME]
     plot_curves(results, directory / f"{task}-curves.png")
     plot_differences(results, directory / f"{task}-differences.png", baseline)
     plot_flatness(results, directory / f"{task}-flatness.png")

@@ -187,8 +187,9 @@ def _open_file(path: Path, heartbeat: int, *, create: bool) -> "RDBStorage":
     if not create or path.exists():
         _check_file(path)
     options = {
-        # By its path: in a URL %, ? and # mean something else, by SQLAlchemy's version.
-        "creator": partial(sqlite3.connect, path, timeout=_TIMEOUT_S),
+        # By its path: in a URL %, ? and # mean something else, by SQLAlchemy's version; and a name
+        # that begins with "file:" is a URL to SQLite.
+        "creator": partial(sqlite3.connect, path.absolute(), timeout=_TIMEOUT_S),
         # A connection that is kept would be left to the garbage collector, which complains.
         "poolclass": NullPool,
     }

@@ -52,7 +52,7 @@ def test_any_encoding_can_show_numbers(encoding: str, study: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode(encoding)
     minus = "−" if encoding == "utf-8" else "-"
-    assert f"{minus}0.0334" in text or f"{minus}0.033" in text
+    assert f"{minus}0.057" in text  # the mean gap
     assert "?" not in text
     assert study.with_name("report.html").is_file()
 
@@ -84,11 +84,13 @@ def on_terminal(study: Path, columns: int, term: str) -> list[str]:
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
 def test_a_narrow_terminal_cuts_no_number(term: str, study: Path) -> None:
     wide, narrow = (on_terminal(study, columns, term) for columns in (200, 40))
-    assert max(map(len, narrow)) <= 40
-    assert not any("…" in line for line in narrow)
+    # The path of the page is one piece, which the terminal breaks.
+    tables = [line for line in narrow if not line.startswith("Page: ")]
+    assert max(map(len, tables)) <= 40
+    assert not any("…" in line for line in tables)
 
     def numbers(lines: list[str]) -> list[str]:
-        return sorted(re.findall(r"[−+]?\d+\.\d+", "\n".join(lines)))
+        return sorted(re.findall(r"[−+]?\d+\.\d+(?!\w)", "\n".join(lines)))
 
     assert numbers(narrow) == numbers(wide)
 
@@ -104,7 +106,7 @@ def test_a_closed_pipe_stops_nothing(study: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 def test_a_full_disk_is_told_and_stops_nothing(study: Path) -> None:
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = report(study, stdout=full.fileno())
     assert done.returncode == 0
     assert re.fullmatch(rb"steppe: standard output cannot be written: [^\n]*\n", done.stderr)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from shutil import get_terminal_size
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn, TextIO, cast
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
@@ -100,7 +100,8 @@ def make_console() -> Console:
     Where the width is not known, or too small for a number beside a name, it is one that fits the
     tables. A reader that goes away stops nothing.
     """
-    console = Console(file=_Output(sys.stdout), markup=False, emoji=False)
+    output = cast("TextIO", _Output(sys.stdout))
+    console = Console(file=output, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _WIDTH
     elif console.is_dumb_terminal or console.width < _NARROWEST:
@@ -119,7 +120,7 @@ class _Output(io.TextIOBase):
         self._stream = stream
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def fileno(self) -> int:

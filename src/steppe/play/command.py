@@ -120,18 +120,22 @@ def play(
         out.mkdir(parents=True, exist_ok=True)
         with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
             played = match.run(advance)
-    console = make_console()
     with refusals():
-        try:
-            written = _write(played, out, animation)
-        finally:
-            # Whatever becomes of the files, and they are there whatever becomes of the output.
-            report(console, played)
-        console.print()
-        for path in written:
-            console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
+        _show(played, out, animation)
     if show:
         webbrowser.open((out / "play.html").resolve().as_uri())
+
+
+def _show(played: SweepResult, out: Path, animation: str) -> None:
+    """Write all files, then print; if one cannot be written, the table is printed all the same."""
+    console = make_console()
+    try:
+        written = _write(played, out, animation)
+    finally:
+        report(console, played)
+    console.print()
+    for path in written:
+        console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _write(played: SweepResult, out: Path, animation: str) -> list[Path]:

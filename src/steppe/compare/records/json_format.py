@@ -130,7 +130,8 @@ def _exactly(kind: type, description: str) -> Callable[[Any, Any], Any]:
     """Return a hook that takes values of a type as they are; cattrs itself would convert others."""
 
     def check(value: Any, _: Any) -> Any:
-        if type(value) is not kind or (kind is int and abs(value) >= _LARGEST_INTEGER):
+        too_large = isinstance(value, int) and abs(value) >= _LARGEST_INTEGER
+        if type(value) is not kind or too_large:
             raise TypeError(f"must be {description}, got {_short(value)}")
         return value
 

@@ -13,7 +13,8 @@ from typing import Any
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
 from steppe.compare.records.json_format import from_json, read_json, register_format, to_json
-from steppe.compare.records.phases import TEST, TUNE
+from steppe.compare.records.phases import TEST as TEST
+from steppe.compare.records.phases import TUNE as TUNE
 from steppe.compare.records.validation import check_results
 
 

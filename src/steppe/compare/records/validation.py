@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.phases import PHASES, TEST
@@ -132,7 +132,7 @@ def _is_choice(choices: Any) -> bool:
     return isinstance(choices, list | tuple) and bool(choices) and all(map(_is_number, choices))
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)
 

@@ -1,5 +1,6 @@
 """Starts a study's workers on this machine, shows its progress, and stops them in the end."""
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -218,13 +219,13 @@ def _stop_workers(workers: "list[subprocess.Popen[bytes]]") -> None:
     for worker in workers:
         worker.terminate()
     asked, until = stop_requests(), time.monotonic() + _STOP_WAIT_S
-    while any(worker.poll() is None for worker in workers):
-        if time.monotonic() > until or stop_requests() > asked:
-            break
-        time.sleep(_STOP_POLL_S)
+    for worker in workers:
+        while stop_requests() == asked and time.monotonic() < until:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.wait(_STOP_POLL_S)
+                break
     for worker in workers:
         worker.kill()
-        worker.wait()
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from steppe import landscape
 from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.console import make_console, refusals
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.progress import progress
 from steppe._shared.statistics import Ratio, ratio_of_medians
 from steppe.bench import DISTURBED_RATIO, Action, peak_extra, time_in_turn

@@ -20,7 +20,7 @@ from steppe._shared.console import refusals
 from steppe._shared.devices import find_device
 from steppe._shared.files import write_text
 from steppe._shared.palette import COLOURS, GREY
-from steppe._shared.pictures import dress, new_figure, write_png
+from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe.bench import (
     Copy,
     MeasuredOptimizer,
@@ -108,7 +108,7 @@ def draw(points: list[Point], title: str, path: Path) -> None:
     proportional = [times[-1] * size / sizes[-1] for size in sizes]
     figure = new_figure(title, (6, 4.2))
     axes = figure.subplots()
-    dress(axes, "", grid="both")
+    style_axes(axes, "", grid="both")
     axes.loglog(sizes, proportional, color=GREY, lw=1, label="in proportion")
     axes.loglog(sizes, times, "o-", color=COLOURS[0], label="measured")
     for axis in (axes.xaxis, axes.yaxis):

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -79,7 +79,7 @@ def find_figure(name: str) -> Figure:
     "How large the inverse part of DualAdam's update is, by the size of the gradients."
     """
     if name not in NAMES:
-        raise ValueError(unknown("figure", name, NAMES))
+        raise ValueError(unknown_name_message("figure", name, NAMES))
     module = import_module(f"figures.{name.replace('-', '_')}")
     study = getattr(module, "STUDY", None)
     text = inspect.cleandoc(module.__doc__ or "")

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from figures.seeds import draw_intervals, intervals
+from steppe._shared.messages import plural
 from steppe._shared.palette import COLOURS, line_style
-from steppe._shared.pictures import dress, new_figure
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.recipes import find_recipe
 from steppe.functions import ackley
 from steppe.play import draw_starts
@@ -89,24 +89,24 @@ def _coherence(slots: Tensor) -> float:
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw one start's steps with what was remembered at each, and means over all starts."""
     figure = new_figure(
-        f"Ackley, the first {many(data['steps'], 'step')} at lr {data['lr']:g}, "
-        f"{many(data['capacity'], 'slot')}",
+        f"Ackley, the first {plural(data['steps'], 'step')} at lr {data['lr']:g}, "
+        f"{plural(data['capacity'], 'slot')}",
         (15, 4.4),
     )
     *maps, coherence, moved = figure.subplots(1, 4, width_ratios=(1, 1, 1.1, 1.1))
     titles = {"adamcg": "remembers gradients", "adamcm": "remembers momenta"}
     for axes, (name, title) in zip(maps, titles.items(), strict=True):
         _draw_path(axes, data["optimizers"][name])
-        dress(axes, f"{name} {title}")
+        style_axes(axes, f"{name} {title}")
         axes.grid(False)
     for index, (name, found) in enumerate(data["optimizers"].items()):
         if found["coherence"]["mean"]:
             draw_intervals(coherence, name, found["coherence"], line_style(index))
         draw_intervals(moved, name, found["moved"], line_style(index), first=0)
-    mean = f"mean and 95 % interval over {many(data['starts'], 'start')}"
-    dress(coherence, "‖sum of slots‖ / sum of ‖slot‖")
+    mean = f"mean and 95 % interval over {plural(data['starts'], 'start')}"
+    style_axes(coherence, "‖sum of slots‖ / sum of ‖slot‖")
     coherence.set(xlabel=f"step; {mean}", ylim=(0, 1.05))
-    dress(moved, "distance from the start")
+    style_axes(moved, "distance from the start")
     moved.set(xlabel="step", ylim=(0, None))
     for axes in (coherence, moved):
         axes.legend(frameon=False)

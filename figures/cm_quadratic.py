@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 import steppe
 from steppe._shared.palette import COLOURS, GREY
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
 from steppe.theory import OptimalRate, optimal_rate, rate
 
@@ -182,7 +182,7 @@ def _draw_theory(axes: "Axes", data: Mapping[str, Any]) -> None:
                 mfc="white",
                 label=f"SGDCM, fifo, {_beta(run)}",
             )
-    dress(axes, f"Best worst-case rate, {data['capacity']} slots (fifo)", grid="both")
+    style_axes(axes, f"Best worst-case rate, {data['capacity']} slots (fifo)", grid="both")
     axes.set(xscale="log", yscale="log", xlabel="condition number κ", ylabel="1 − ρ*, per step")
     _legend(axes)
 
@@ -206,7 +206,7 @@ def _draw_runs(axes: "Axes", data: Mapping[str, Any]) -> None:
             label=f"{name}, {_beta(run)}",
         )
     axes.axhline(1.0, color=GREY, lw=0.8, zorder=0)
-    dress(axes, "SGDCM at those settings: measured share of fifo's 1 − ρ", grid="both")
+    style_axes(axes, "SGDCM at those settings: measured share of fifo's 1 − ρ", grid="both")
     axes.set(xscale="log", yscale="log", xlabel="condition number κ", ylabel="measured / theory")
     _legend(axes)
 

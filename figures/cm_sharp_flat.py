@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from steppe._shared.palette import COLOURS
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
 from steppe.functions import SharpFlat, sharp_flat
@@ -166,7 +166,7 @@ def _draw_map(axes: "Axes", data: Mapping[str, Any], optimizer: str, lr: float) 
     )
     rows, columns = np.nonzero(moving)
     axes.plot(columns, np.array(data["starts"])[rows], "o", color="black", ms=2)
-    dress(axes, f"{optimizer}, lr {lr:g}" + (" × 2" if optimizer.endswith("+2lr") else ""))
+    style_axes(axes, f"{optimizer}, lr {lr:g}" + (" × 2" if optimizer.endswith("+2lr") else ""))
     axes.grid(False)
     axes.set_xticks(positions, [f"{run['sharpness']:g}" for run in runs])
     axes.set_xlabel("sharpness")
@@ -183,7 +183,7 @@ def _draw_ratios(axes: "Axes", data: Mapping[str, Any], lr: float) -> None:
             mfc="white",
             label=optimizer,
         )
-    dress(axes, f"lr {lr:g}", grid="both")
+    style_axes(axes, f"lr {lr:g}", grid="both")
     axes.set(xscale="log", xlabel="sharpness", ylim=(-0.04, 1.04))
 
 

@@ -13,7 +13,7 @@ from figures.catalogue import NAMES, Figure, find_figure
 from steppe._shared.cli_options import AT_LEAST_ONE, limited
 from steppe._shared.console import make_console, refusals
 from steppe._shared.files import write_text, write_whole
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe._shared.pictures import write_png
 from steppe.compare import read_study
 
@@ -82,7 +82,7 @@ def _make(
             raise ValueError("--redraw draws what has been measured: leave --results out")
         data = json.loads(file.read_text())
     else:
-        data = plain(found.measure(**_sources(found, results)))
+        data = json_ready(found.measure(**_sources(found, results)))
         write_text(file, json.dumps(data, allow_nan=False) + "\n")
     write_png(found.draw(data), picture)
     if docs:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steppe._shared.progress import progress
 from steppe.functions import Function
-from steppe.play import GLOBAL, Descent, OptimizerResult, classify_ends, plan
+from steppe.play import GLOBAL, Descent, OptimizerResult, classify_ends, plan_sweep
 
 _CONFIDENCE = 0.95
 
@@ -35,7 +35,7 @@ def sweep(
         ``starts``: how many there are. ``rates``, and at each of them, by optimizer, ``reached``:
         the share of all starts that ended at a global minimum, and its 95 % interval (Wilson's).
     """
-    planned = plan(
+    planned = plan_sweep(
         function,
         optimizers=optimizers,
         rates=rates,

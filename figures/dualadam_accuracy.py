@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_intervals, intervals
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import dress, new_figure
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.compare import StudyResults, finished
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     unit = f", {metric['unit']}" if metric["unit"] else ""
     points = " points" if metric["unit"] == "%" else ""
     figure = new_figure(
-        f"{data['task']}, {data['model']}: {many(data['seeds'], 'seed')}, mean and 95 % interval",
+        f"{data['task']}, {data['model']}: {plural(data['seeds'], 'seed')}, mean and 95 % interval",
         (12, 4.8),
     )
     left, right = figure.subplots(1, 2)
@@ -99,8 +99,8 @@ def draw(data: Mapping[str, Any]) -> "Figure":
             draw_intervals(axes, name, values, looks[name])
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-    dress(left, f"validation {metric['name']}{unit}")
-    dress(right, f"minus {baseline}'s, seed by seed{',' + points if points else ''}")
+    style_axes(left, f"validation {metric['name']}{unit}")
+    style_axes(right, f"minus {baseline}'s, seed by seed{',' + points if points else ''}")
     right.axhline(0, color="black", lw=0.8)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

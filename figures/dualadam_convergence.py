@@ -19,9 +19,9 @@ import numpy as np
 
 from steppe._shared.hyperparameters import PUBLISHED_SWITCH
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
-from steppe.play import Descent, median_final_loss, plan
+from steppe.play import Descent, median_final_loss, plan_sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def measure(
     final: dict[str, Any] = {}
     with progress("descents", len(noises) * len(_OPTIMIZERS) * len(rates)) as advance:
         for noise in noises:
-            planned = plan(
+            planned = plan_sweep(
                 "quadratic",
                 parameters={"condition_number": _CONDITION},
                 optimizers=_OPTIMIZERS,
@@ -101,14 +101,16 @@ def draw(data: Mapping[str, Any]) -> "Figure":
             _draw(axes, name, curve["step"], curve[measured])
         axes.axvline(data["switch"], color="black", lw=0.8, ls=":")
         axes.set(xlabel="step", yscale="log", ylabel=measured)
-        dress(axes, f"lr {data['shown']:g}, no noise; dotted: DualAdam's switch ends", grid="both")
+        style_axes(
+            axes, f"lr {data['shown']:g}, no noise; dotted: DualAdam's switch ends", grid="both"
+        )
     distance.set_ylabel("distance to the minimum")
     for axes, (noise, final) in zip(finals, data["final"].items(), strict=True):
         for name, losses in final.items():
             _draw(axes, name, data["rates"], losses, marked=True)
         axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="final loss")
         title = f"noise {noise} on the gradients" if float(noise) else "no noise"
-        dress(axes, f"{title}; a cross: diverged", grid="both")
+        style_axes(axes, f"{title}; a cross: diverged", grid="both")
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from figures.dualadam_accuracy import relatives
 from figures.seeds import draw_intervals, draw_seeds, intervals
+from steppe._shared.messages import plural
 from steppe._shared.palette import LineStyle, line_style
-from steppe._shared.pictures import dress, new_figure
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.statistics import corrected, paired
 from steppe.compare import TUNE, Epoch, Outcome, StudyResults, finished, perplexity
 
@@ -89,7 +89,7 @@ def _differences(
 
 def _by_lr(study: StudyResults, name: str) -> list[dict[str, Any]]:
     ends: dict[float, list[float]] = {}
-    for trial in study.of(name, TUNE):
+    for trial in study.trials_of(name, TUNE):
         if trial.outcome is not None and not trial.outcome.diverged:
             end = perplexity(trial.outcome.final.validation_loss)
             ends.setdefault(trial.settings["lr"], []).append(end)
@@ -112,7 +112,7 @@ def _curves(runs: Mapping[int, Outcome]) -> dict[str, Any]:
 def draw(data: Mapping[str, Any]) -> "Figure":
     """Draw the curves over epochs, validation perplexity by lr, and the test perplexities."""
     figure = new_figure(
-        f"{data['task']}, {data['model']}: {many(data['seeds'], 'seed')}, mean and 95 % interval",
+        f"{data['task']}, {data['model']}: {plural(data['seeds'], 'seed')}, mean and 95 % interval",
         (13, 8),
     )
     above, below = figure.subfigures(2, 1, squeeze=False).flat
@@ -162,18 +162,18 @@ def _dress(
     data: Mapping[str, Any], curves: Mapping[str, "Axes"], by_lr: "Axes", test: "Axes"
 ) -> None:
     names = list(data["optimizers"])
-    dress(curves["train"], "training loss, mean over the epoch")
-    dress(curves["perplexity"], "validation perplexity")
-    dress(curves["gap"], "gap: validation loss − training loss")
+    style_axes(curves["train"], "training loss, mean over the epoch")
+    style_axes(curves["perplexity"], "validation perplexity")
+    style_axes(curves["gap"], "gap: validation loss − training loss")
     for key, axes in curves.items():
         axes.set(xlabel="epoch", ylabel="exp(loss)" if key == "perplexity" else "nats")
         axes.locator_params(axis="x", integer=True)
-    dress(by_lr, "validation perplexity at the end (ring: chosen)")
+    style_axes(by_lr, "validation perplexity at the end (ring: chosen)")
     by_lr.set(xscale="log", xlabel="peak learning rate", ylabel="exp(loss)")
     lrs = sorted({each["lr"] for found in data["by_lr"].values() for each in found})
     if len(lrs) <= _FEW:
         by_lr.set_xticks(lrs, [f"{lr:g}" for lr in lrs])
         by_lr.set_xticks([], minor=True)
-    dress(test, "test perplexity at the chosen lr: mean, interval, each seed", "x")
+    style_axes(test, "test perplexity at the chosen lr: mean, interval, each seed", "x")
     test.set_yticks(range(len(names)), names)
     test.set(xlabel="exp(loss)", ylim=(len(names) - 0.5, -0.5))

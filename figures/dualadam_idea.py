@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.palette import COLOURS, line_style
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.functions import sharp_flat
 from steppe.theory import escape_time, path_coefficient
 
@@ -129,11 +129,11 @@ def draw(data: Mapping[str, Any]) -> "Figure":
             (exponents, data["saddles"], data["exponents"][name]),
         ):
             axes.plot(across, heights, style.dash, color=style.colour, lw=2.2, label=name)
-    dress(heat, "temperature lr·P·C/2, relative to the flat minimum", grid="both")
+    style_axes(heat, "temperature lr·P·C/2, relative to the flat minimum", grid="both")
     heat.set(xlabel="x", yscale="log", yticks=(1, 2, 5, 10, 20), yticklabels=(1, 2, 5, 10, 20))
     exponents.axvline(-data["curvatures"]["saddle"], color="black", lw=0.8, ls=":")
     exponents.axhline(1, color="black", lw=0.8)
-    dress(exponents, "exponent of the time to leave: sharp / flat", grid="both")
+    style_axes(exponents, "exponent of the time to leave: sharp / flat", grid="both")
     exponents.set(xscale="log", xlabel="|curvature| of the saddle; dotted: as drawn on the left")
     exponents.set_ylim(0, None)
     figure.legend(*heat.get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -149,5 +149,5 @@ def _draw_function(axes: "Axes", data: Mapping[str, Any], x: Any) -> None:
         axes.plot([position], [height], "o", color=COLOURS[3], ms=7, zorder=3)
         text = f"{word}, curvature {curvature:g}".replace("-", "−")
         axes.annotate(text, (position, height + shift), ha="center", fontsize=9)
-    dress(axes, f"loss; noise of variance |curvature|/{data['batch_size']:g}")
+    style_axes(axes, f"loss; noise of variance |curvature|/{data['batch_size']:g}")
     axes.set(xlabel="x", ylabel="loss", ylim=(-0.4, 2.1))

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.palette import COLOURS
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         root = ((1 - alpha) / alpha) ** 0.5
         length = (1 - alpha) / root + alpha * root
         given.plot([root], [length], "o", color="black", ms=5, zorder=5)
-    dress(given, "momentum m̂ = 1, whatever the second moment", grid="both")
+    style_axes(given, "momentum m̂ = 1, whatever the second moment", grid="both")
     given.set_ylabel("|Δp| / lr")
     given.set_ylim(1e-3, 1e3)
     given.annotate(
@@ -91,7 +91,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         va="top",
         fontsize=9,
     )
-    dress(steady, "steady gradient, m̂ = √v̂", grid="both")
+    style_axes(steady, "steady gradient, m̂ = √v̂", grid="both")
     steady.set_ylim(1e-3, 1e3)
     figure.legend(*given.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from figures.seeds import draw_seeds
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import dress, new_figure
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
 from steppe.compare import (
@@ -115,7 +115,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     runs = data["optimizers"]
     figure = new_figure(
         f"{data['task']}, {data['model']} ({data['parameters']} parameters): Hessian of the mean "
-        f"loss over {many(data['samples'], 'training sample')}, {many(data['seeds'], 'seed')}",
+        f"loss over {plural(data['samples'], 'training sample')}, {plural(data['seeds'], 'seed')}",
         (14, 5.2),
     )
     top, whole, spread = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.3))
@@ -126,13 +126,13 @@ def draw(data: Mapping[str, Any]) -> "Figure":
         top.plot(ranks, values.mean(0), dash, marker=marker, ms=4, lw=1.4, color=colour, label=name)
         draw_seeds(whole, index, [each["trace"] for each in found], style)
         _draw_density(spread, index, found[0], colour)
-    dress(top, "largest eigenvalues, mean over seeds")
+    style_axes(top, "largest eigenvalues, mean over seeds")
     top.set(xlabel="rank", ylabel="eigenvalue", yscale="log")
     top.set_xticks(ranks)
-    dress(whole, "trace: mean, range and each seed", grid="x")
+    style_axes(whole, "trace: mean, range and each seed", grid="x")
     whole.set_yticks(range(len(runs)), list(runs))
     whole.set(xlabel="trace", ylim=(len(runs) - 0.4, -0.9))
-    dress(spread, f"spectral density, seed 0: {_DECADES} powers of ten high", grid="x")
+    style_axes(spread, f"spectral density, seed 0: {_DECADES} powers of ten high", grid="x")
     spread.set_xscale("symlog", linthresh=_LINEAR, linscale=0.4)
     spread.set(xlabel="eigenvalue", ylim=whole.get_ylim(), yticks=[])
     figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=4)

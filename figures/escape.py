@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steppe._shared.palette import COLOURS, GREY
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.theory import (
     Well,
     agreement,
@@ -109,7 +109,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
 
 
 def _draw_times(axes: "Axes", data: Mapping[str, Any]) -> None:
-    dress(axes, "Mean time, equal in the flattest well (lines: theory)", "both")
+    style_axes(axes, "Mean time, equal in the flattest well (lines: theory)", "both")
     for method, found in data.items():
         colour, marker, dashes = _LOOKS[method]
         sharpness, line = np.array(found["sharpness"]), found["line"]
@@ -130,7 +130,7 @@ def _draw_times(axes: "Axes", data: Mapping[str, Any]) -> None:
 
 
 def _draw_ratios(axes: "Axes", data: Mapping[str, Any]) -> None:
-    dress(axes, "Simulated over predicted time", "both")
+    style_axes(axes, "Simulated over predicted time", "both")
     axes.axhline(1.0, color=GREY, lw=1.2)
     for number, (method, found) in enumerate(data.items()):
         colour, marker, _ = _LOOKS[method]
@@ -155,7 +155,7 @@ def _mark_sharpness(axes: "Axes", data: Mapping[str, Any]) -> None:
 
 
 def _draw_fit(axes: "Axes", data: Mapping[str, Any]) -> None:
-    dress(axes, "Simulated times over the exponent", "both")
+    style_axes(axes, "Simulated times over the exponent", "both")
     ends = [min(min(x["exponent"]) for x in data.values()), 2.0 * _FLATTEST_TERM]
     axes.plot(ends, ends, color=GREY, lw=1.2, label="slope 1")
     for method, found in data.items():
@@ -189,7 +189,7 @@ def _draw_points(
 def _draw_survival(axes: "Axes", found: Mapping[str, Any]) -> None:
     colour, _, _ = _LOOKS[_SHOWN]
     count, factor = found["walkers"][-1], found["sharpness"][-1]
-    dress(
+    style_axes(
         axes, f"Still in the well: {_LABELS[_SHOWN]}, sharpness {factor:g}, {count} walkers", "both"
     )
     tau = found["theory"][-1]

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 import steppe
 from steppe._shared.palette import COLOURS
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.compare import find_task, head
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     left.plot(scales, share, color="black", lw=1, label="αv̂ / ((1 − α) + αv̂)")
     left.plot(scales, data["share"], "o", color=COLOURS[0], ms=5, label="DualAdam")
     left.plot(scales, data["scale_free"], "s", color=COLOURS[3], ms=5, label="DualAdam, scale-free")
-    dress(left, f"gradients of one size, α = {alpha:g}", grid="both")
+    style_axes(left, f"gradients of one size, α = {alpha:g}", grid="both")
     left.set(
         xscale="log",
         yscale="log",
@@ -114,7 +114,7 @@ def draw(data: Mapping[str, Any]) -> "Figure":
     right.plot(steps, digits["alpha"], "--", color="black", lw=1.2, label="α")
     right.plot(steps, rms, color=COLOURS[2], lw=1.2, label="root mean square of the gradient")
     right.plot(steps, digits["share"], color=COLOURS[0], lw=1.6, label="inverse part's share")
-    dress(right, "digits, a small network, lr 1e-3", grid="both")
+    style_axes(right, "digits, a small network, lr 1e-3", grid="both")
     right.set(yscale="log", xlabel="step")
     right.legend(frameon=False)
     return figure

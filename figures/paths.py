@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import dress, new_figure
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.play import (
     SweepResult,
     draw_contour_panel,
@@ -35,7 +35,7 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
     draw_paths(above, result)
     losses, finals, reached = below.subplots(1, 3)
     draw_losses(losses, result)
-    dress(losses, "loss above the minimum: median and middle half", grid="both")
+    style_axes(losses, "loss above the minimum: median and middle half", grid="both")
     losses.set(xlabel="step", yscale="log")
     lowest = result.function.minima[0].value
     for index, optimizer in enumerate(result.optimizers):
@@ -46,9 +46,9 @@ def draw_sweep(data: Mapping[str, Any]) -> "Figure":
         share, low, high = (np.array([each[key] for each in shares]) for key in _SHARE)
         _draw_line(reached, index, optimizer.name, rates, share)
         reached.vlines(rates, low, high, color=line_style(index).colour, lw=1, alpha=0.6)
-    dress(finals, "final loss above the minimum, median", grid="both")
+    style_axes(finals, "final loss above the minimum, median", grid="both")
     finals.set(xscale="log", yscale="log", xlabel="learning rate")
-    dress(reached, "share of all starts that ended at a global minimum", grid="both")
+    style_axes(reached, "share of all starts that ended at a global minimum", grid="both")
     reached.set(xscale="log", xlabel="learning rate", ylim=(-0.03, 1.03))
     below.legend(*losses.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return figure
@@ -58,7 +58,7 @@ def how(data: Mapping[str, Any], result: SweepResult) -> str:
     """Return starts, steps, schedule and learning rates of a sweep in one line."""
     twice = " (SAM takes two gradients in each)" if "adam+sam" in data["reached"] else ""
     return (
-        f"{many(data['starts'], 'start')}, {len(result.starts)} drawn; "
+        f"{plural(data['starts'], 'start')}, {len(result.starts)} drawn; "
         f"{result.steps} steps{twice}, cosine lr; each at its best of {len(data['rates'])} lr"
     )
 

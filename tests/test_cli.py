@@ -15,11 +15,11 @@ from helpers.command_line import run_steppe as run
 from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
-from steppe.compare.execution.stored_studies import find_study
+from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import StudyOptions, plan
+from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks import find_task
 from steppe.compare.training.run import Run, RunContext
@@ -208,7 +208,9 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     data = find_task("digits").data()
-    study = plan("digits", StudyOptions(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out))
+    study = plan_study(
+        "digits", StudyOptions(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out)
+    )
     for trial in results.trials:
         run = Run(study.setup, find_recipe(trial.optimizer), trial.settings, trial.seed)
         quiet = train(run, data, RunContext(tmp_path / "quiet"))

@@ -39,9 +39,9 @@ def test_a_block_that_is_not_true_is_seen() -> None:
 def test_studies_are_whole_and_fair(path: Path) -> None:
     study = load(path)
     assert study.complete
-    tuned = {each.name: len(study.of(each.name, "tune")) for each in study.contenders}
+    tuned = {each.name: len(study.trials_of(each.name, "tune")) for each in study.contenders}
     assert {count for name, count in tuned.items() if not _follows(study, name)} == {study.budget}
-    assert {len(study.of(each.name, "test")) for each in study.contenders} == {study.seeds}
+    assert {len(study.trials_of(each.name, "test")) for each in study.contenders} == {study.seeds}
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist-5k", "fashion-mnist"])
@@ -69,7 +69,7 @@ def test_fine_tuning_tries_the_same_learning_rates_for_all(name: str) -> None:
     study = load(ROOT / "docs" / "results" / f"{name}.json")
     assert {"adamw", "adam+warmup", "dualadam"} <= {each.name for each in study.contenders}
     tuned = [each.name for each in study.contenders if not each.follows]
-    rates = [{trial.settings["lr"] for trial in study.of(each, "tune")} for each in tuned]
+    rates = [{trial.settings["lr"] for trial in study.trials_of(each, "tune")} for each in tuned]
     assert len(rates[0]) >= 3
     assert all(each == rates[0] for each in rates)
 

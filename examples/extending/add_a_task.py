@@ -1,8 +1,8 @@
 """Add a task for ``steppe compare``: two half-moons in the plane, and a small network.
 
-In the package a task is one record in src/steppe/compare/tasks.py, and a function in
-src/steppe/compare/data that loads its data. Everything else (tuning, seeds, statistics, the page)
-comes from the record::
+In the package a task is one record in src/steppe/compare/tasks.py, its name in choices.py beside
+it, and a function in src/steppe/compare/data that loads its data. Everything else (tuning, seeds,
+statistics, the page) comes from the record::
 
     python examples/extending/add_a_task.py
 """

@@ -35,19 +35,23 @@ class NumpyEngine:
             return "a step is plain arithmetic in full precision"
         return None
 
+    def prepare(self, batch: ParamBatch) -> None:
+        """Note where the step's tensors lie, which NumPy's arrays know by themselves."""
+
     def square_sums(self, batch: ParamBatch) -> Tensor:
         """Sum the squares of each row's gradient, and of all: for norms over several batches."""
-        sums = torch.stack([row.grad.double().square().sum() for row in batch.rows])
+        sums = torch.stack([grad.double().square().sum() for grad in batch.grads])
         return torch.cat([sums, sums.sum(0, keepdim=True)])
 
     def step(self, batch: ParamBatch, norms: Norms) -> None:
         """Load, call the rule, store: of every row of the batch, in place."""
         rule = bind(batch.method.rule, np)
-        for row, (factor, *values) in zip(batch.rows, scalars(batch), strict=True):
+        lines = zip(batch.rows, batch.grads, scalars(batch), strict=True)
+        for row, grad, (factor, *values) in lines:
             tensors = [row.param.detach(), *(row.part(name) for name in batch.method.state)]
             p, *state = (tensor.numpy().astype(np.float64) for tensor in tensors)
             # The factor is −1 for maximize, and 1 over a GradScaler's scale.
-            g = row.grad.numpy().astype(np.float64) * factor
+            g = grad.numpy().astype(np.float64) * factor
             for tensor, new in zip(tensors, rule(p, g, *state, *values), strict=True):
                 tensor.numpy()[...] = new
 

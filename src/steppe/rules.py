@@ -1,20 +1,38 @@
 """The arithmetic of every optimizer, each written once, for every engine.
 
-A function here is pure and knows neither tensors nor kernels: its arguments may be Python floats,
+Functions here are pure and do elementwise arithmetic only. Their arguments may be Python floats,
 NumPy arrays, torch tensors, one element inside a Numba loop or one block inside a Triton kernel.
 The only outside name is ``xp``, which :func:`steppe._engines.bind` replaces by the module that the
-engine computes with. Three kinds of function stand here.
+engine computes with. There are three kinds of functions.
 
 * **Rules** update one element. They take the parameter ``p``, the gradient ``g``, the method's
   state (``m``, ``v``, …), for methods with a buffer the sum ``total`` of its slots, and then
-  scalars; they return the new ``p``, the new state and, with a buffer, the item to remember.
-  They may use ``xp.sqrt``, ``xp.abs`` and ``xp.maximum``, and do no arithmetic among scalars: in
-  float32, 1 − β2 would be wrong by 5e-5, so both come as scalars (``keep2``, ``take2``).
-* **Scalars** turn a group's options and a parameter's own step count ``t``, from 1, into the
-  scalars of its rule, in the rule's order. They may use ``xp.clip``.
-* **Buffer decisions** work on the C keys of one buffer; ``xp.argmin`` and ``xp.where``.
+  scalars. They return the new ``p``, the new state and, with a buffer, the item to remember.
+  They may use ``xp.sqrt``, ``xp.abs`` and ``xp.maximum``. They do no arithmetic among scalars: in
+  float32, 1 − β2 would be wrong by 5e-5, so β2 and 1 − β2 are two scalars.
+* **Scalar functions** turn a group's options and a parameter's own step count ``t``, which starts
+  at 1, into the scalars of its rule, in the rule's order. They may use ``xp.clip``.
+* **Buffer decisions** choose the slot to replace, from the keys of one buffer's C slots. They may
+  use ``xp.argmin`` and ``xp.where``.
 
-Notation and sources: DualAdam is Shi et al. 2026 (arXiv 2603.07122), critical momenta Malviya et
+Names and the symbols of the papers:
+
+======================= ==========================================================================
+``p``, ``g``            parameter and gradient
+``m``, ``v``            moving averages of g, or of what the step goes along, and of its square
+``peak``                running maximum of v (AMSGrad)
+``keep1``, ``take1``    β1 and 1 − β1; with 2 at the end for β2, without a digit for RMSprop's α
+``correction1``         1/(1 − β1ᵗ), by which m̂ = m·correction1; ``correction2`` likewise for v̂
+``d``                   √v̂ + ε
+``decay``               1 − lr·weight_decay
+``direct``, ``inverse`` 1 − α and α of DualAdam, where α = max(0, 1 − ξ·t) and ξ = ``switch_rate``
+``total``               sum of a buffer's slots
+``own``, ``share``      weights of g and of ``total`` in the aggregate; κ is in ``share``
+``a``                   the aggregate, which the step goes along
+``gain``                1 − dampening of SGD's momentum
+======================= ==========================================================================
+
+Sources: DualAdam is Shi et al. 2026 (arXiv 2603.07122), critical momenta Malviya et
 al. 2024 (arXiv 2307.09638), critical gradients McRae et al. 2022 (arXiv 2106.10708), SAM Foret et
 al. 2021 (arXiv 2010.01412), ASAM Kwon et al. 2021 (arXiv 2102.11600).
 """
@@ -26,7 +44,7 @@ xp = None  # replaced by bind
 
 
 def ema(average, value, keep, take):
-    """β·average + (1−β)·value, with β and 1−β given."""
+    """Exponential moving average: β·average + (1−β)·value, with β and 1−β given."""
     return average * keep + value * take
 
 
@@ -36,26 +54,26 @@ def denominator(v, correction2, eps):
 
 
 def inverse_part(direction, d, inverse):
-    """α·m̂·d: the share of a two-way update that multiplies by the second moment."""
+    """α·m̂·d: the part of DualAdam's update that multiplies by the root of the second moment."""
     return direction * d * inverse
 
 
 def two_way(direction, d, direct, inverse):
-    """(1−α)·m̂/d + α·m̂·d, with 1−α and α given."""
+    """DualAdam's update: (1−α)·m̂/d + α·m̂·d, with 1−α and α given."""
     return direction / d * direct + inverse_part(direction, d, inverse)
 
 
 def switch_weights(t, switch_rate):
-    """1 − α and α, where α = max(0, 1 − ξ·t)."""
+    """1 − α and α, the weights of the two parts, where α = max(0, 1 − ξ·t)."""
     direct = xp.clip(switch_rate * t, None, 1.0)
     return direct, 1.0 - direct
 
 
-# Adam, its inverse, and both at once
+# Adam, InvAdam (its inverse), and DualAdam (both at once)
 
 
 def adam(p, g, m, v, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2):
-    """AdamW: p·(1 − lr·wd) − lr·m̂/d."""
+    """AdamW: p·(1 − lr·wd) − lr·m̂/d (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
     m = ema(m, g, keep1, take1)
     v = ema(v, g * g, keep2, take2)
     p = p * decay - m * correction1 / denominator(v, correction2, eps) * lr
@@ -66,7 +84,10 @@ def adam_amsgrad(
     p, g, m, v, peak,
     lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2,
 ):  # fmt: skip
-    """AdamW on the running maximum of the uncorrected v, corrected afterwards as torch does."""
+    """AdamW with max(v) over the steps so far in d (AMSGrad, Reddi et al., arXiv 1904.09237).
+
+    As in torch the maximum is of the uncorrected v, and the bias correction comes afterwards.
+    """
     m = ema(m, g, keep1, take1)
     v = ema(v, g * g, keep2, take2)
     peak = xp.maximum(peak, v)
@@ -100,7 +121,8 @@ def dual_adam_scale_free(
 ):  # fmt: skip
     """DualAdam on q = d/r, r = rms + ε: p·(1 − lr·wd) − lr·(m̂/r)·[(1−α)/q + α·q].
 
-    That is m̂·[(1−α)/d + α/r²·d], with one division by an element in the place of three.
+    ``rms`` is the root of the tensor's mean of v̂, so that q is about 1 whatever the loss's scale.
+    Computed as m̂·[(1−α)/d + α/r²·d], with one division by an element in the place of three.
     """
     m = ema(m, g, keep1, take1)
     v = ema(v, g * g, keep2, take2)
@@ -111,9 +133,9 @@ def dual_adam_scale_free(
 
 
 def mean_square(mean, square, keep2, take2, correction2):
-    """Means of v and of v̂ over a tensor, given that of g²; ``rms`` above is the root of v̂'s.
+    """Means of v and of v̂ over a tensor, from the mean of g² over it, ``square``.
 
-    The mean of an average is the average of the means: v itself need not be read for it.
+    The mean of a moving average is the moving average of the means: v itself need not be read.
     """
     mean = ema(mean, square, keep2, take2)
     return mean, mean * correction2
@@ -155,7 +177,7 @@ def kept_momentum(m):
 
 
 def critical_move(p, a, v, lr, eps, decay, correction2, direct, inverse):
-    """The two-way update along the aggregate a."""
+    """DualAdam's update along the aggregate a: p·decay − lr·[(1−α)·a/d + α·a·d]."""
     return p * decay - two_way(a, denominator(v, correction2, eps), direct, inverse) * lr
 
 
@@ -175,7 +197,7 @@ def adam_cm_amsgrad(
     p, g, m, v, peak, total,
     lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, direct, inverse, share,
 ):  # fmt: skip
-    """The same on the running maximum of v."""
+    """AdamCM and DualAdamCM with max(v) over the steps so far in d."""
     m = ema(m, g, keep1, take1)
     item = corrected_momentum(m, correction1)
     a = item + total * share
@@ -194,7 +216,7 @@ def adam_cm_authors(
     p, g, m, v, total,
     lr, keep1, take1, keep2, take2, eps, decay, correction2, direct, inverse, first, share,
 ):  # fmt: skip
-    """AdamCM and DualAdamCM as released."""
+    """AdamCM and DualAdamCM as in the released code: a = m + κ·mean(slots); remembers m."""
     m = ema(m, g, keep1, take1)
     a = m + total * share
     v = ema(v, a * a, keep2, take2)
@@ -206,7 +228,7 @@ def adam_cm_authors_amsgrad(
     p, g, m, v, peak, total,
     lr, keep1, take1, keep2, take2, eps, decay, correction2, direct, inverse, first, share,
 ):  # fmt: skip
-    """The same on the running maximum of v."""
+    """The released AdamCM and DualAdamCM with max(v) over the steps so far in d."""
     m = ema(m, g, keep1, take1)
     a = m + total * share
     v = ema(v, a * a, keep2, take2)
@@ -221,12 +243,12 @@ def adam_cm_scalars(t, lr, betas, eps, weight_decay):
 
 
 def authors_scalars(t, lr, betas, eps, weight_decay):
-    """Scalars of the released AdamCM; lr carries m's correction."""
+    """Scalars of the released AdamCM: its lr is lr/(1 − β1ᵗ), as m stays uncorrected."""
     return dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate=1.0)
 
 
 def dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate):
-    """Scalars of the released arithmetic with the two-way update; m starts at t = 2."""
+    """Scalars of DualAdamCM in the released arithmetic; m stays 0 at t = 1."""
     first = 1.0 - xp.clip(t - 1.0, 0.0, 1.0)
     _, _, take1, keep2, take2, eps, decay, correction1, correction2 = adam_scalars(
         t, lr, betas, eps, weight_decay
@@ -249,38 +271,38 @@ def dual_authors_scalars(t, lr, betas, eps, weight_decay, switch_rate):
 
 
 def sgd_cm(p, g, m, total, lr, momentum, gain, weight_decay, share):
-    """SGDCM: torch's SGD, along a = m + κ·mean(slots); remembers m."""
+    """SGDCM: p − lr·a along a = m + κ·mean(slots), with torch's m of SGD; remembers m."""
     m = m * momentum + (g + p * weight_decay) * gain
     a = m + total * share
     return p - a * lr, m, kept_momentum(m)
 
 
 def sgd_scalars(t, lr, momentum, dampening, weight_decay):
-    """Scalars of SGD with momentum; its first step takes the gradient undampened, as torch's."""
+    """Scalars of SGD with momentum; as in torch the first gradient is not dampened."""
     return lr, momentum, 1.0 - dampening * xp.clip(t - 1.0, 0.0, 1.0), weight_decay
 
 
 def undamped_sgd_scalars(t, lr, momentum, weight_decay):
-    """Scalars of SGD without dampening, which torch ignores where momentum is 0."""
+    """Scalars of SGD without dampening; torch ignores dampening where momentum is 0."""
     return lr, momentum, 1.0, weight_decay
 
 
 def critical_mean(filled, kappa):
-    """Weight of the slots' sum in g + κ·mean(slots); their sum is 0 while none is filled."""
+    """``share`` in m + κ·mean(slots): κ/n of n filled slots; their sum is 0 while n is 0."""
     return (kappa / xp.clip(filled, 1.0, None),)
 
 
-# Critical gradients: torch's SGD, AdamW and RMSprop on an aggregate of g and the remembered
-# gradients. ``own`` and ``share`` weigh g and the sum of the slots.
+# Critical gradients: torch's SGD, AdamW and RMSprop along an aggregate of g and the remembered
+# gradients, own·g + share·total, in the place of the gradient. All of them remember g.
 
 
 def sgd_cg(p, g, total, lr, weight_decay, own, share):
-    """SGDCG without momentum."""
+    """SGDCG without momentum: p − lr·(own·g + share·Σ slots + wd·p)."""
     return p - (g * own + total * share + p * weight_decay) * lr, g
 
 
 def sgd_cg_momentum(p, g, m, total, lr, momentum, gain, weight_decay, own, share):
-    """SGDCG with momentum."""
+    """SGDCG with momentum: m ← momentum·m + gain·(own·g + share·Σ slots + wd·p), p − lr·m."""
     m = m * momentum + (g * own + total * share + p * weight_decay) * gain
     return p - m * lr, m, g
 
@@ -294,7 +316,7 @@ def adam_cg(
     p, g, m, v, total,
     lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, own, share,
 ):  # fmt: skip
-    """AdamCG: AdamW on the aggregate."""
+    """AdamCG: AdamW with a = own·g + share·Σ slots as gradient."""
     a = g * own + total * share
     p, m, v = adam(p, a, m, v, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2)
     return p, m, v, g
@@ -304,7 +326,7 @@ def adam_cg_amsgrad(
     p, g, m, v, peak, total,
     lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, own, share,
 ):  # fmt: skip
-    """AdamCG on the running maximum of v."""
+    """AdamCG with max(v) over the steps so far in d."""
     a = g * own + total * share
     p, m, v, peak = adam_amsgrad(
         p, a, m, v, peak, lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2
@@ -318,14 +340,14 @@ def centered_denominator(v, mean, eps):
 
 
 def rmsprop_cg(p, g, v, total, lr, keep, take, eps, weight_decay, own, share):
-    """RMSpropCG: v ← α·v + (1−α)·a², p − lr·a/(√v + ε)."""
+    """RMSpropCG: v ← α·v + (1−α)·a², p − lr·a/(√v + ε), with a of the aggregate and wd·p."""
     a = g * own + total * share + p * weight_decay
     v = ema(v, a * a, keep, take)
     return p - a / (xp.sqrt(v) + eps) * lr, v, g
 
 
 def rmsprop_cg_centered(p, g, v, mean, total, lr, keep, take, eps, weight_decay, own, share):
-    """RMSpropCG divided by the standard deviation."""
+    """Centered RMSpropCG: p − lr·a/(√(v − mean²) + ε), with the moving average of a as mean."""
     a = g * own + total * share + p * weight_decay
     v = ema(v, a * a, keep, take)
     mean = ema(mean, a, keep, take)
@@ -336,7 +358,7 @@ def rmsprop_cg_momentum(
     p, g, v, buffer, total,
     lr, keep, take, eps, weight_decay, momentum, own, share,
 ):  # fmt: skip
-    """RMSpropCG with momentum of the scaled step."""
+    """RMSpropCG with momentum: buffer ← momentum·buffer + a/(√v + ε), p − lr·buffer."""
     a = g * own + total * share + p * weight_decay
     v = ema(v, a * a, keep, take)
     buffer = buffer * momentum + a / (xp.sqrt(v) + eps)
@@ -347,7 +369,7 @@ def rmsprop_cg_centered_momentum(
     p, g, v, mean, buffer, total,
     lr, keep, take, eps, weight_decay, momentum, own, share,
 ):  # fmt: skip
-    """RMSpropCG, centered and with momentum."""
+    """Centered RMSpropCG with momentum: the same with √(v − mean²) + ε."""
     a = g * own + total * share + p * weight_decay
     v = ema(v, a * a, keep, take)
     mean = ema(mean, a, keep, take)
@@ -366,29 +388,30 @@ def rmsprop_momentum_scalars(t, lr, alpha, eps, weight_decay, momentum):
 
 
 def aggregate_sum(filled, kappa):
-    """g + κ·mean(slots)."""
+    """``own`` and ``share`` of the aggregate g + κ·mean(slots), with n = ``filled`` slots."""
     return 1.0, kappa / xp.clip(filled, 1.0, None)
 
 
 def aggregate_mean(filled, kappa):
-    """(g + κ·Σ slots)/(n + 1)."""
+    """``own`` and ``share`` of the aggregate (g + κ·Σ slots)/(n + 1)."""
     own = 1.0 / (filled + 1.0)
     return own, kappa * own
 
 
 def aggregate_mid(filled, kappa):
-    """½(g + κ·mean(slots)), and g while no slot is filled."""
+    """``own`` and ``share`` of the aggregate ½(g + κ·mean(slots)); g while no slot is filled."""
     own = 1.0 - 0.5 * xp.clip(filled, 0.0, 1.0)
     return own, kappa / xp.clip(filled, 1.0, None) * own
 
 
-# The buffer. ``keys`` and ``births`` are −∞ where a slot is empty, so that an empty slot is the
-# smallest of all; ``index`` is 0…C−1. Each returns the mask of the slot to store in, if any, and
-# the new keys and births. A priority that is not finite stores nothing.
+# The buffer: C slots, each with a key and the step ``births`` in which it was filled. Both are −∞
+# where a slot is empty, so that empty slots are filled first; ``index`` is 0…C−1. Each function
+# returns the mask of the slot to store in, if any, and the new keys and births. ``priority`` is the
+# gradient's norm; one that is not finite stores nothing.
 
 
 def remember_priority(keys, births, index, priority, t, decay):
-    """Replace the smallest key if the priority exceeds it; then decay all keys."""
+    """Replace the slot of the smallest key if the priority exceeds it; then decay all keys."""
     store = (index == xp.argmin(keys, 0)) & (priority > keys) & (priority < float("inf"))
     return store, xp.where(store, priority, keys) * decay, xp.where(store, t, births)
 
@@ -400,24 +423,24 @@ def remember_fifo(keys, births, index, priority, t, decay):
 
 
 def swap(total, slot, item):
-    """The slots' sum after ``item`` takes the place of ``slot``."""
+    """Sum of the slots after ``item`` has replaced ``slot``: total + (item − slot)."""
     return total + (item - slot)
 
 
 # Sharpness-aware minimisation: where the second gradient is taken. ``scale`` is ρ over the norm
-# of ``g``, or of the adaptive length.
+# of ``g``, or of the adaptive length; ``direction`` is ``g``, or the adaptive one.
 
 
-def sam_ascent(p, g, scale):
-    """The point p + ρ·g/‖g‖."""
-    return p + g * scale
+def sam_ascent(p, direction, scale):
+    """The point p + ρ·g/‖g‖, adaptive p + ρ·p²g/‖|p|·g‖."""
+    return p + direction * scale
 
 
 def asam_length(p, g):
-    """|p|·g up to sign, whose norm scales the adaptive ascent."""
+    """p·g, whose norm over all parameters is ‖|p|·g‖ of ASAM."""
     return p * g
 
 
-def asam_ascent(p, g, scale):
-    """The point p + ρ·p²g/‖|p|·g‖."""
-    return p + p * p * g * scale
+def asam_direction(p, g):
+    """p²g, along which the adaptive ascent goes."""
+    return p * p * g

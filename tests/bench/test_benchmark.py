@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from steppe.bench.benchmark import execute, plan
+from steppe.bench.benchmark import execute, plan_benchmark
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.measurement import Measurement
@@ -25,17 +25,17 @@ from steppe.bench.measurement import Measurement
 )
 def test_mistakes_are_named(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan(**options)
+        plan_benchmark(**options)
 
 
 def test_what_is_needed_at_the_end_is_looked_for_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match="matplotlib"):
-        plan(["tiny"])
+        plan_benchmark(["tiny"])
 
 
 def test_names_count_once() -> None:
-    benchmark = plan(["tiny", "tiny"], ["AdamW-fused", "adamw-fused", "invadam"])
+    benchmark = plan_benchmark(["tiny", "tiny"], ["AdamW-fused", "adamw-fused", "invadam"])
     assert benchmark.models == ("tiny",)
     assert [each.name for each in benchmark.optimizers] == ["adamw-fused", "invadam"]
 
@@ -51,7 +51,7 @@ def test_models_first_then_first_steps_and_failures_stop_nothing(
 
     monkeypatch.setattr("steppe.bench.benchmark.first_step", one)
     before = torch.get_num_threads()
-    benchmark = plan(["tiny"], ["lbfgs", "dualadam"], steps=2, threads=before + 1)
+    benchmark = plan_benchmark(["tiny"], ["lbfgs", "dualadam"], steps=2, threads=before + 1)
     failed, measured, *firsts = execute(benchmark)
     assert failed == Failure("tiny", "lbfgs", failed.reason)
     assert "closure" in failed.reason

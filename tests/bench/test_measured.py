@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steppe
-from steppe.bench.measured import BASELINE, default_names, find_measured
+from steppe.bench.optimizers import BASELINE, default_names, find_measured
 from steppe.bench.workload import parameters, warm_up
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ def test_a_peer_is_measured_if_it_is_installed(monkeypatch: pytest.MonkeyPatch) 
     assert default_names()[0] == BASELINE.name
     assert default_names()[-1] == "pytorch_optimizer:DualAdam"
     monkeypatch.delitem(sys.modules, "pytorch_optimizer", raising=False)
-    monkeypatch.setattr("steppe.bench.measured.find_spec", lambda name: None)
+    monkeypatch.setattr("steppe.bench.optimizers.find_spec", lambda name: None)
     assert all(":" not in name for name in default_names())
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from steppe.bench.measured import find_measured
 from steppe.bench.measurement import measure
+from steppe.bench.optimizers import find_measured
 from steppe.bench.shapes import uniform
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from steppe._shared.statistics import Ratio
-from steppe.bench.benchmark import plan
+from steppe.bench.benchmark import plan_benchmark
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.report import report
@@ -13,7 +13,7 @@ from steppe.bench.report import report
 
 def printed(*outcomes) -> str:
     text = io.StringIO()
-    setup = plan(["tiny", "small"], ["dualadam"], steps=20, threads=2)
+    setup = plan_benchmark(["tiny", "small"], ["dualadam"], steps=20, threads=2)
     report(Console(file=text, width=100), setup, outcomes)
     return text.getvalue()
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from steppe.bench.benchmark import plan
+from steppe.bench.benchmark import plan_benchmark
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
 from steppe.bench.results import write
 
 
 def test_everything_is_in_the_file(tmp_path: Path, found) -> None:
-    setup = plan(["tiny"], ["dualadam", "lbfgs"], steps=7, threads=1)
+    setup = plan_benchmark(["tiny"], ["dualadam", "lbfgs"], steps=7, threads=1)
     failure = Failure("tiny", "lbfgs", "no closure")
     outcomes = [found(), failure, FirstStep("dualadam", 2.0, 0.5)]
     write(setup, outcomes, tmp_path / "bench.json")
@@ -30,7 +30,7 @@ def test_everything_is_in_the_file(tmp_path: Path, found) -> None:
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path, found) -> None:
     path = tmp_path / "bench.json"
     path.write_text("old")
-    benchmark = plan(["tiny"], ["dualadam"], steps=7, threads=1)
+    benchmark = plan_benchmark(["tiny"], ["dualadam"], steps=7, threads=1)
     with pytest.raises(ValueError, match="Out of range float values are not JSON compliant"):
         write(benchmark, [found(seconds=float("nan"))], path)
     assert path.read_text() == "old"

@@ -14,7 +14,13 @@ import steppe
 from helpers.command_line import run_steppe
 from steppe.cli.app import load_commands
 from steppe.cli.commands import COMMANDS
+from steppe.compare.choices import PRESET_NAMES, TASK_NAMES
 from steppe.compare.planning.options import StudyOptions
+from steppe.compare.planning.presets import PRESETS
+from steppe.compare.tasks import TASKS
+from steppe.functions import FUNCTIONS
+from steppe.play.descent import SCHEDULES
+from steppe.play.options import FUNCTION_NAMES, SCHEDULE_NAMES
 
 EXTRAS = ["cyclopts", "rich", "optuna", "sqlalchemy", "matplotlib", "scipy", "plotly"]
 EXTRAS += ["accelerate", "cattrs", "platformdirs", "jinja2", "sklearn", "transformers"]
@@ -56,7 +62,10 @@ def test_the_doctor_needs_the_core_install_only() -> None:
 def test_without_an_extra_a_command_says_how_to_get_it(missing: str) -> None:
     done = in_a_new_process("main(['report', 'nothing.sqlite'])", missing)
     assert done.returncode != 0
-    assert done.stderr == f"steppe: {missing} is missing: pip install 'steppe[compare]'\n"
+    assert (
+        done.stderr
+        == f"steppe: {missing} is missing: pip install '.[compare]' in a checkout of steppe\n"
+    )
 
 
 def test_an_unknown_command_gets_the_nearest_name() -> None:
@@ -77,7 +86,7 @@ def test_every_option_is_explained(name: str) -> None:
     assert result.exit_code == 0
     rows = [line.strip("│ ") for line in result.output.splitlines() if line.startswith("│")]
     options = [row for row in rows if re.match(r"(\* +)?(--|[A-Z])", row)]
-    assert len(options) >= {"doctor": 0, "bench": 5}.get(name, 8)
+    assert len(options) >= {"doctor": 1, "bench": 5}.get(name, 8)
     for row in options:
         explanation = re.split(r"\s{2,}", row.lstrip("* "))[1:]
         assert explanation, row
@@ -166,3 +175,67 @@ def test_shells_learn_commands_and_options(tmp_path: Path, shell: str) -> None:
     text = script.read_text()
     for word in (*COMMANDS, *(option.lstrip("-") for option in OPTIONS)):
         assert word in text
+
+
+SLOW = ["torch", "numba", "optuna", "matplotlib", "scipy"]
+SLOW_IMPORTS = f"print(*sorted({set(SLOW)} & sys.modules.keys()), file=sys.stderr)"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_commands_help_does_not_wait_for_torch(name: str) -> None:
+    done = in_a_new_process(f"main([{name!r}, '--help'])\n{SLOW_IMPORTS}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"Usage: steppe {name}")
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "digit"],
+        ["compare", "--preset", "dual"],
+        ["compare", "--seeds", "0"],
+        ["compare", "--threads", "0"],
+        ["compare", "--workers", "-1"],
+        ["compare", "--track", "paper"],
+        ["worker", "--storage", "study.sqlite", "--track", "paper"],
+        ["profile", "run.pt", "--task", "digit"],
+        ["profile", "run.pt", "--task", "digits", "--samples", "0"],
+        ["play", "akley"],
+        ["play", "ackley", "--lr", "fast"],
+        ["play", "ackley", "--switch", "2"],
+        ["play", "ackley", "--starts", "0"],
+        ["bench", "resnet"],
+        ["bench", "--steps", "0"],
+        ["report"],
+    ],
+    ids=" ".join,
+)
+def test_a_usage_error_does_not_wait_for_torch(arguments: list[str]) -> None:
+    code = f"try:\n    main({arguments})\nfinally:\n    {SLOW_IMPORTS}"
+    done = in_a_new_process(code)
+    assert done.returncode == 2
+    message, imported = done.stderr.splitlines()
+    assert message.startswith("steppe: ")
+    assert imported == ""
+
+
+def test_names_that_help_lists_are_the_names_there_are() -> None:
+    assert tuple(TASKS) == TASK_NAMES
+    assert tuple(PRESETS) == PRESET_NAMES
+    assert tuple(FUNCTIONS) == FUNCTION_NAMES
+    assert tuple(SCHEDULES) == SCHEDULE_NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "usage"),
+    [
+        ("compare", "[TASK] [OPTIONS]"),
+        ("bench", "[MODELS...] [OPTIONS]"),
+        ("play", "FUNCTION [OPTIONS]"),
+        ("profile", "CHECKPOINT --task TASK [OPTIONS]"),
+    ],
+)
+def test_usage_names_the_arguments(name: str, usage: str) -> None:
+    first = run_steppe(name, "--help").output.splitlines()[0]
+    assert first == f"Usage: steppe {name} {usage}"

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
-from steppe.compare import tasks
+from steppe.compare import choices, tasks
 from steppe.compare.data import text
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.streams import arrange_stream
@@ -64,6 +64,12 @@ def toy_data() -> Data:
     return _toy_data()
 
 
+def make_known(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+    """Let a task be found by its name, and the commands take the name."""
+    monkeypatch.setitem(tasks.TASKS, task.name, task)
+    monkeypatch.setattr(choices, "TASK_NAMES", (*choices.TASK_NAMES, task.name))
+
+
 @pytest.fixture
 def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
     """Make the task "toy" known, and its models: "linear" with 10 parameters, and "noisy"."""
@@ -72,8 +78,8 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
         "noisy": lambda: Noisy(1, 2),
     }
     size = Size("linear", epochs=2, batch_size=5)
-    task = Task("toy", _toy_data, lambda name: named("model", name, models)(), size, size)
-    monkeypatch.setitem(tasks.TASKS, "toy", task)
+    task = Task("toy", _toy_data, lambda name: look_up("model", name, models)(), size, size)
+    make_known(monkeypatch, task)
     return task
 
 
@@ -100,7 +106,7 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
     task = Task(
         "toy-text",
         _toy_text,
-        lambda name: named("model", name, models)(),
+        lambda name: look_up("model", name, models)(),
         size,
         size,
         loss=token_loss,
@@ -108,7 +114,7 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
         subsample=text.subsample,
         curvature=CurvatureSettings(samples=2, tol=0.1, max_products=12, tuning=False, full=False),
     )
-    monkeypatch.setitem(tasks.TASKS, "toy-text", task)
+    make_known(monkeypatch, task)
     return task
 
 
@@ -139,11 +145,11 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
         _toy_stream,
         tasks=3,
         classes=2,
-        make=lambda name: named("model", name, models)(),
+        make=lambda name: look_up("model", name, models)(),
         full=size,
         small=size,
     )
-    monkeypatch.setitem(tasks.TASKS, "toy-stream", task)
+    make_known(monkeypatch, task)
     return task
 
 

@@ -2,7 +2,6 @@
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +19,7 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
-from helpers.warm_python import run
-from steppe._engines.cpu import compile_cache, openmp
+from steppe._engines.cpu import openmp
 from steppe._engines.cpu.table import CHUNK
 
 SHAPES = [(301,), (3, 4), ()]
@@ -194,36 +192,11 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
     assert os.read(reading, 100) == b"cpu 1 True"
 
 
-RUN = """
-import torch, steppe
-from steppe._engines.cpu import compile_cache
-compile = compile_cache._compiled
-compile_cache._compiled = lambda kernel: print("compiled") or compile(kernel)
-p = torch.ones(5, requires_grad=True)
-p.grad = torch.ones(5)
-steppe.InvAdam([p], lr=0.5, eps=0.0, fused=True).step()
-print(p.tolist())
-"""
-
-
-def test_kernels_are_compiled_once_and_kept(tmp_path: Path) -> None:
-    (tmp_path / "step.py").write_text(RUN)
-    found = [
-        run(tmp_path / "step.py", XDG_CACHE_HOME=str(tmp_path)).split("\n", 1) for _ in range(2)
-    ]
-    assert found == [["compiled", "[0.5, 0.5, 0.5, 0.5, 0.5]\n"], ["[0.5, 0.5, 0.5, 0.5, 0.5]", ""]]
-    assert len(list((tmp_path / "steppe").glob("steppe_inv_adam_float32_*.o"))) == 1
-
-
-def test_kernels_go_elsewhere_where_the_cache_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    elsewhere = compile_cache._directory.__wrapped__()
-    assert elsewhere.is_dir()
-    assert elsewhere.stat().st_mode & 0o077 == 0
-    elsewhere.rmdir()
+def test_without_numba_s_compiler_steps_are_plain_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.config.DISABLE_JIT", True)
+    assert Config("DualAdam")(parameters()).engine == "eager"
+    with pytest.raises(RuntimeError, match="cpu: NUMBA_DISABLE_JIT switches the compiler off"):
+        Config("DualAdam")(parameters(), fused=True)
 
 
 def test_what_it_does_not_take_is_said() -> None:

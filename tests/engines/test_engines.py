@@ -67,6 +67,9 @@ class Fused(SimpleNamespace):
     def objection(self, batch: _engines.ParamBatch) -> str | None:
         return "too many parameters" if len(batch.rows) > 1 else None
 
+    def prepare(self, batch: _engines.ParamBatch) -> None:
+        eager.prepare(batch)
+
     def square_sums(self, batch: _engines.ParamBatch) -> Tensor:
         return eager.square_sums(batch)
 

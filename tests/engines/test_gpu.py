@@ -22,7 +22,7 @@ from helpers.optimizer_configs import (
     values,
 )
 from steppe._engines import dispatch
-from steppe._engines.base import norms, plan
+from steppe._engines.base import norms, param_row
 from steppe._engines.base.method import REPLACEMENTS, RESUM_EVERY
 from steppe._engines.base.sharding import LocalShard, local_shard_of
 from steppe._engines.gpu import engine as gpu
@@ -157,7 +157,7 @@ def test_parts_are_rounded_as_in_the_whole(
     part = whole.detach()[place].clone().contiguous().requires_grad_()
     offsets = tuple((at.start or 0) for at in place)
     share = LocalShard(shape, whole.stride(), offsets, tuple(part.shape), Mesh(), (Shard(dim),))
-    for module in (plan, state_of_params):
+    for module in (param_row, state_of_params):
         held = functools.partial(
             lambda p, known: share if p is part else known(p), known=local_shard_of
         )

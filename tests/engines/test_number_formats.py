@@ -349,4 +349,4 @@ def test_noise_within_a_block_is_a_lattice() -> None:
 
 def test_words_hold_no_number_twice() -> None:
     """The hash is a bijection: different steps never share their noise."""
-    assert len(set(call("mixed", torch.arange(2**18)).tolist())) == 2**18
+    assert len(set(call("hash_word", torch.arange(2**18)).tolist())) == 2**18

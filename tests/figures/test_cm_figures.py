@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from figures import cm_ackley, cm_ackley_first_steps, cm_goldstein_price
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.functions import ackley
 
 
 def measured(module: ModuleType, **sizes: Any) -> Mapping[str, Any]:
-    data = json.loads(json.dumps(plain(module.measure(**sizes)), allow_nan=False))
+    data = json.loads(json.dumps(json_ready(module.measure(**sizes)), allow_nan=False))
     module.draw(data).canvas.draw()
     return data
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from figures.cm_quadratic import decay, draw, fitted_rate, measure
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.theory import OptimalRate, rate
 
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, object]:
     found = measure(condition_numbers=(1, 10, 100), measured=(3, 20), curvatures=3, steps=700)
-    return json.loads(json.dumps(plain(found), allow_nan=False))
+    return json.loads(json.dumps(json_ready(found), allow_nan=False))
 
 
 @pytest.mark.parametrize("capacity", [1, 3])

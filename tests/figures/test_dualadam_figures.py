@@ -19,7 +19,7 @@ from figures import (
     dualadam_trajectories,
     inverse_share,
 )
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.compare.records.results import StudyResults, load
 
 pytestmark = pytest.mark.thorough
@@ -29,7 +29,7 @@ STUDIES = Path(__file__).parents[2] / "docs" / "results"
 
 def measured(module: ModuleType, **sizes: Any) -> Mapping[str, Any]:
     """Measure, go through JSON, and draw."""
-    data = json.loads(json.dumps(plain(module.measure(**sizes)), allow_nan=False))
+    data = json.loads(json.dumps(json_ready(module.measure(**sizes)), allow_nan=False))
     module.draw(data).canvas.draw()
     return data
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from figures.dualadam_finetune import draw, measure
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.compare.records.results import TEST, TUNE, StudyResults, load
 
 
@@ -28,19 +28,19 @@ def study() -> StudyResults:
 
 @pytest.fixture(scope="module")
 def data(study: StudyResults) -> dict:
-    return json.loads(json.dumps(plain(measure(study=study)), allow_nan=False))
+    return json.loads(json.dumps(json_ready(measure(study=study)), allow_nan=False))
 
 
 def test_it_takes_the_runs_of_dual_adams_relatives(study: StudyResults, data: dict) -> None:
     assert next(iter(data["optimizers"])) == "adamw"
     for name, found in data["optimizers"].items():
-        runs = [trial.outcome for trial in study.of(name, TEST)]
+        runs = [trial.outcome for trial in study.trials_of(name, TEST)]
         validation = np.array([[each.validation_loss for each in run.curve] for run in runs])
         trained = np.array([[each.train_loss for each in run.curve] for run in runs])
         assert found["perplexity"]["mean"] == pytest.approx(np.exp(validation).mean(0), rel=1e-4)
         assert found["gap"]["mean"] == pytest.approx((validation - trained).mean(0), abs=1e-5)
         assert found["test"] == pytest.approx([math.exp(r.final.test_loss) for r in runs], rel=1e-4)
-        tuning = {trial.settings["lr"]: trial for trial in study.of(name, TUNE)}
+        tuning = {trial.settings["lr"]: trial for trial in study.trials_of(name, TUNE)}
         for each in data["by_lr"][name]:
             loss = tuning[each["lr"]].outcome.final.validation_loss
             assert each["ends"] == pytest.approx([math.exp(loss)], rel=1e-4)

@@ -148,3 +148,12 @@ def assert_close(ours: list[Tensor], theirs: list[Tensor], gradients: list[Tenso
         for tensors in (ours, theirs, gradients or theirs)
     )
     assert (a - b).norm() <= 1e-6 * max(b.norm(), 0.3 * g.norm())
+
+
+def assert_same_state(a: dict[int, dict[str, Any]], b: dict[int, dict[str, Any]]) -> None:
+    """Assert that two states of optimizers hold the same tensors and numbers."""
+    assert a.keys() == b.keys()
+    for number in a:
+        assert a[number].keys() == b[number].keys()
+        for name, value in a[number].items():
+            assert equal([value], [b[number][name]]), name

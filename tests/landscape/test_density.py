@@ -90,9 +90,9 @@ def test_ctrl_c_returns_what_there_is() -> None:
 
 def test_bad_input() -> None:
     H = operator(matrix(torch.linspace(0, 1, 20)))
-    with pytest.raises(ValueError, match="probes=0 must be at least 1"):
+    with pytest.raises(ValueError, match="probes must be at least 1, got 0"):
         density(H, probes=0)
-    with pytest.raises(ValueError, match="steps=1 must be at least 2"):
+    with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
         density(H, steps=1)
     with pytest.raises(ValueError, match=r"bandwidth=0.0 must be above 0"):
         density(H, bandwidth=0.0)

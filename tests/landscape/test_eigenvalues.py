@@ -155,7 +155,7 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"k": 0}, "k=0 must lie between 1 and the operator's size 4"),
+        ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 5}, "k=5 must lie between 1 and the operator's size 4"),
         ({"which": "SM"}, "which='SM' is not one of LM, LA, SA"),
         ({"tol": 0.0}, "tol=0.0 must be above 0"),
@@ -175,3 +175,52 @@ def test_can_be_written_and_drawn() -> None:
     assert len(found.plot().containers) == 1
     many = top_eigenvalues(operator(matrix(torch.linspace(1, 3, 80))), 60)
     assert len(many.plot().get_xticks()) < 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_a_linear_layer_are_found_as_often_as_they_are_there(seed: int) -> None:
+    torch.manual_seed(seed)
+    x, y, model = torch.randn(200, 20), torch.randn(200, 10), torch.nn.Linear(20, 10)
+    H = hessian(model, torch.nn.MSELoss(), [(x, y)])
+    second = torch.cat([x, torch.ones(200, 1)], dim=1).double()
+    # Each eigenvalue of the inputs' second moment, ten times.
+    truth = np.repeat(np.linalg.eigvalsh((second.T @ second).numpy())[::-1], 10) * 2 / 2000
+    for k in (1, 5, 12):
+        found = top_eigenvalues(H, k)
+        assert found.is_done
+        np.testing.assert_allclose(found.values, truth[:k], rtol=1e-3)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+def test_repeated_ones_at_both_ends(
+    which: str, restarts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if restarts:
+        monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_BASIS_BYTES", 0)
+    ends = torch.tensor([5.0, 5.0, -5.0, -5.0, 4.0, 4.0, 4.0, -3.0])
+    dense = matrix(torch.cat([ends, torch.linspace(-1, 1, 192)]))
+    for seed in range(5):
+        found = top_eigenvalues(operator(dense), 4, which=which, seed=seed)
+        assert found.is_done, found.reason
+        np.testing.assert_allclose(
+            np.sort(found.values), np.sort(outermost(dense, 4, which)), rtol=1e-3
+        )
+
+
+def test_without_products_left_to_verify_only_the_first_has_converged() -> None:
+    dense = matrix(torch.cat([torch.full((3,), 5.0), torch.linspace(0, 1, 197)]))
+    whole = top_eigenvalues(operator(dense), 3)
+    np.testing.assert_allclose(whole.values, 5.0, rtol=1e-3)
+    found = top_eigenvalues(operator(dense), 3, max_products=whole.products - 1)
+    assert not found.converged[1:].all()
+    assert "raise max_products" in found.reason
+
+
+def test_products_that_are_not_symmetric_are_marked() -> None:
+    dense = matrix(torch.linspace(0, 1, 100) ** 4)
+    dense[3, 70] += 0.05
+    found = top_eigenvalues(Operator(100, lambda rows: rows @ dense.T, dtype=torch.float64), 3)
+    assert not found.converged.any()
+    assert found.asymmetry > 1e-6
+    assert "no symmetric matrix" in found.reason

@@ -387,7 +387,8 @@ def test_leaves_the_model_as_found(product: Any, train: bool, fails: bool) -> No
         return outputs.square().mean()
 
     make = ggn if product == "gauss-newton" else functools.partial(hessian, product=product)
-    H = make(model, loss_fn, split((x, x), 3), train=train)
+    # Given the weight, the loss is not called to find it.
+    H = make(model, loss_fn, split((x, x), 3), train=train, weight="samples")
     vector = torch.ones(H.size)
     if fails:
         with pytest.raises(KeyError, match="no more"):
@@ -458,8 +459,8 @@ def test_adding_a_batch_takes_no_further_vector() -> None:
     row = torch.ones(1, 4_000_000)
     mean = Objective(nn.Linear(2000, 2000, bias=False), None, []).new_mean(1)
     for _ in range(2):
-        mean.add(row, 3)
-    extra = peak_extra(lambda: mean.add(row, 3), torch.device("cpu"))
+        mean.add(row, 3.0, 3)
+    extra = peak_extra(lambda: mean.add(row, 3.0, 3), torch.device("cpu"))
     assert extra is None or extra < 16e6
     assert torch.equal(mean.result(torch.float32)[0], row)
 

@@ -225,7 +225,9 @@ def test_leaves_the_model_as_found(surface: Callable[..., Line | Plane], how: st
         return outputs.square().mean()
 
     def measure() -> None:
-        surface(model, loss_fn, [(inputs[:4], inputs), (inputs[4:], inputs)], points=3, train=True)
+        data = [(inputs[:4], inputs), (inputs[4:], inputs)]
+        # Given the weight, the loss is not called to find it.
+        surface(model, loss_fn, data, points=3, train=True, weight="samples")
 
     if how == "ends":
         measure()
@@ -262,7 +264,7 @@ def test_where_the_loss_overflows_it_is_infinite() -> None:
 
 def test_ctrl_c_leaves_what_there_is() -> None:
     # Three batches each: three calls at the centre, six at the first two places.
-    found = line(linear(), interrupting(11), DATA, direction=D1, points=5)
+    found = line(linear(), interrupting(11), DATA, direction=D1, points=5, weight="samples")
     whole = line(linear(), half_square, DATA, direction=D1, points=5)
     assert not found.complete
     np.testing.assert_array_equal(found.losses[:2], whole.losses[:2])
@@ -273,7 +275,8 @@ def test_ctrl_c_leaves_what_there_is() -> None:
 @pytest.mark.parametrize("done", [1, 3, 7])
 def test_ctrl_c_leaves_rows_of_a_plane(done: int) -> None:
     directions = (D1, D2)
-    found = plane(linear(), interrupting(3 + 3 * done + 1), DATA, directions=directions, points=5)
+    loss_fn = interrupting(3 + 3 * done + 1)
+    found = plane(linear(), loss_fn, DATA, directions=directions, points=5, weight="samples")
     whole = plane(linear(), half_square, DATA, directions=directions, points=5)
     assert not found.complete
     np.testing.assert_array_equal(found.losses.ravel()[:done], whole.losses.ravel()[:done])

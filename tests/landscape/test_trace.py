@@ -133,5 +133,6 @@ def test_bad_input() -> None:
 def test_can_be_written() -> None:
     found = trace(operator(torch.eye(4)), method="hutchinson", products=8)
     assert json.loads(json.dumps(found.to_dict())) == {
-        "value": 4.0, "stderr": 0.0, "products": 8, "method": "hutchinson", "converged": True
+        "value": 4.0, "stderr": 0.0, "products": 8, "method": "hutchinson", "converged": True,
+        "asymmetry": 0.0, "reason": "",
     }  # fmt: skip

@@ -346,7 +346,7 @@ def closures(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 @pytest.mark.parametrize("run", [scaled, closures])
-@pytest.mark.parametrize("wrap", [lambda base: base, steppe.SAM])
+@pytest.mark.parametrize("wrap", [lambda base: base, partial(steppe.SAM, required=False)])
 def test_closures_clipping_scalers_and_sam(
     run: Callable[..., None], wrap: Callable[[Optimizer], Optimizer]
 ) -> None:

@@ -13,13 +13,13 @@ from helpers.optimizer_configs import NAMES, Config, parameters, train
 
 BAD: dict[str, list[Any]] = {
     "lr": [
-        *(-1e-3, math.nan, math.inf, "0.1", None),
+        *(-1e-3, math.nan, math.inf, "0.1", None, 10**400),
         *(torch.tensor(-1.0), torch.ones(2), torch.tensor(math.inf), torch.tensor(1j)),
     ],
     "betas": [(1.0, 0.999), (0.9, 1.0), (-0.1, 0.999), (0.9,), 0.9, (math.nan, 0.9)],
     "eps": [-1e-8, math.nan, math.inf],
     "weight_decay": [-0.1, math.nan, True],
-    "momentum": [-0.1, 1.0, math.nan],
+    "momentum": [-0.1, 1.1, math.nan],
     "dampening": [-0.1, 1.1],
     "alpha": [-0.1, 1.0],
     "switch_rate": [-1e-5, 1.5, math.nan],
@@ -81,7 +81,7 @@ def test_the_limits_themselves_are_taken(name: str) -> None:
         "lr": 0.0,
         "betas": (0.0, 0.0),
         "eps": 0.0,
-        "momentum": 0.0,
+        "momentum": 1.0,
         "dampening": 1.0,
         "alpha": 0.0,
         "switch_rate": 0.0,

@@ -10,7 +10,7 @@ import pytest
 from helpers.browser import browser
 from steppe.play.page import charts, page, write_page
 from steppe.play.results import SweepResult
-from steppe.play.sweep import plan
+from steppe.play.sweep import plan_sweep
 
 pytestmark = pytest.mark.thorough
 
@@ -25,7 +25,7 @@ SMALL = {"width": 400, "height": 480}
 def played(function: str, **changes: Any) -> SweepResult:
     given: dict[str, Any] = {"optimizers": ["adam", "adamcm"], "rates": [0.1], "steps": 30}
     given |= {"drawn": 3, "switch": 0.2, "rho": 0.1}
-    return plan(function, **(given | changes)).run()
+    return plan_sweep(function, **(given | changes)).run()
 
 
 @pytest.fixture(scope="module")

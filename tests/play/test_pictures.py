@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageSequence
 from scipy import ndimage
 
-from steppe.play.animation import animate, check_kind
+from steppe.play.animation import animate, check_format
 from steppe.play.panels import draw_panels
 from steppe.play.pictures import plot_losses, plot_paths, quartiles
 from steppe.play.results import SweepResult
 from steppe.play.surface_grid import sample_surface, shown_bounds
-from steppe.play.sweep import plan
+from steppe.play.sweep import plan_sweep
 
 SHAPES: dict[str, dict[str, Any]] = {
     "ackley": {},
@@ -31,7 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 def played(function: str, **changes: Any) -> SweepResult:
     given: dict[str, Any] = {"optimizers": ["adam", "sgd"], "rates": [0.1], "steps": 25}
     given |= {"drawn": 3, "switch": 0.2, "rho": 0.1}
-    return plan(function, **(given | SHAPES.get(function, {}) | changes)).run()
+    return plan_sweep(function, **(given | SHAPES.get(function, {}) | changes)).run()
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> No
 
 def test_an_mp4_goes_through_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, tmp_path, FFMPEG)
-    check_kind("mp4")
+    check_format("mp4")
     animate(played("six-hump-camel", steps=3), tmp_path / "paths.mp4")
     # Four steps, and the last held for a second.
     assert (tmp_path / "paths.mp4").read_bytes() == b"19 frames"
@@ -211,8 +211,8 @@ def test_what_ffmpeg_complains_of_is_said_and_no_file_left(
 
 def test_an_animation_that_cannot_be_made_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="one of gif, mp4, none, got 'webm'"):
-        check_kind("webm")
+        check_format("webm")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match=r"ffmpeg.*not installed.*--animation gif"):
-        check_kind("mp4")
-    check_kind("gif")
+        check_format("mp4")
+    check_format("gif")

@@ -10,14 +10,14 @@ import torch
 
 from steppe.play import descend
 from steppe.play.results import SweepResult
-from steppe.play.sweep import plan
+from steppe.play.sweep import plan_sweep
 
 GIVEN = {"optimizers": ["adam", "sgd"], "rates": [0.01, 0.1], "steps": 30}
 GIVEN |= {"switch": 0.2, "rho": 0.1, "drawn": 4}
 
 
 def make_sweep(function: str = "beale", **changes: Any) -> Any:
-    return plan(function, **(GIVEN | changes))
+    return plan_sweep(function, **(GIVEN | changes))
 
 
 def test_everybody_runs_all_rates_and_is_kept_at_the_best_median() -> None:

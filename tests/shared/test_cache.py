@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from steppe._engines import kernel_directory
 from steppe._shared.cache import cache_directory, cached_directory, cached_tensors
 
 # From Python 3.12 on, for any process that has threads, which torch's has.
@@ -72,6 +73,16 @@ def test_the_cache_is_where_the_user_has_it(
     else:
         monkeypatch.setenv("XDG_CACHE_HOME", unset)
     assert cache_directory() == tmp_path / "home" / ".cache" / "steppe"
+
+
+def test_kernels_may_be_kept_beside_what_is_prepared(cache: Path, make) -> None:
+    """Also for users whose new files their group may write."""
+    before = os.umask(0o002)
+    try:
+        cached_tensors("words", make[0])
+    finally:
+        os.umask(before)
+    assert kernel_directory() == cache
 
 
 def test_tensors_are_made_once(cache: Path, make) -> None:

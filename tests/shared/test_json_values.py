@@ -6,7 +6,7 @@ import math
 import numpy as np
 import torch
 
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 
 
 def test_everything_becomes_what_json_has() -> None:
@@ -17,7 +17,7 @@ def test_everything_becomes_what_json_has() -> None:
         "nested": ({"value": -math.inf}, [True, None, "text", 3]),
         0.5: np.int64(7),
     }
-    assert json.loads(json.dumps(plain(data), allow_nan=False)) == {
+    assert json.loads(json.dumps(json_ready(data), allow_nan=False)) == {
         "array": [[1.0, None], [None, 2.0]],
         "tensor": [1, 2],
         "scalar": 0.123457,

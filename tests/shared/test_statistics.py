@@ -1,4 +1,4 @@
-"""The ratio of two medians and its interval; tests of studies check means and differences."""
+"""The ratio of two medians and its interval; test_comparisons.py checks means and differences."""
 
 import numpy as np
 import pytest

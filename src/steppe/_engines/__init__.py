@@ -5,6 +5,7 @@ meant for users. A :class:`Method` says what is computed, a :class:`ParamBatch` 
 :mod:`steppe._engines.dispatch` chooses the engine that runs it.
 """
 
+from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.bind import bind
 from steppe._engines.base.cache_chunks import cache_chunks
 from steppe._engines.base.method import (
@@ -12,6 +13,7 @@ from steppe._engines.base.method import (
     KEYS,
     MEAN,
     REPLACEMENTS,
+    RESUM_EVERY,
     SLOT_SUM,
     Buffer,
     Function,
@@ -28,16 +30,8 @@ from steppe._engines.base.number_formats import (
     scale_name,
     wide_dtype,
 )
-from steppe._engines.base.plan import (
-    EngineRequest,
-    Group,
-    ParamBatch,
-    ParamRow,
-    Plan,
-    State,
-    batches_of,
-    local_param_and_grad,
-)
+from steppe._engines.base.param_row import Group, ParamRow, State
+from steppe._engines.base.plan import Plan, local_param_and_grad
 from steppe._engines.base.sharding import (
     ShardGroup,
     is_member,
@@ -47,8 +41,10 @@ from steppe._engines.base.sharding import (
     shard_group_of,
 )
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
-from steppe._engines.dispatch import FUSED, Engine, choose, step
-from steppe._engines.eager.codecs import load_state, slot_sum, widened
+from steppe._engines.cpu.compile_cache import unkept_kernels
+from steppe._engines.cpu.kernel_files import kernel_directory
+from steppe._engines.dispatch import FUSED, Engine, choose, prepare, step
+from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
 
 __all__ = [
     "BIRTHS",
@@ -57,6 +53,7 @@ __all__ = [
     "KEYS",
     "MEAN",
     "REPLACEMENTS",
+    "RESUM_EVERY",
     "SLOT_SUM",
     "SMALL",
     "Buffer",
@@ -78,6 +75,7 @@ __all__ = [
     "is_member",
     "is_sharded",
     "joint_norm",
+    "kernel_directory",
     "load_state",
     "local_param_and_grad",
     "local_part",
@@ -85,12 +83,15 @@ __all__ = [
     "needs_global_norm",
     "needs_tensor_norm",
     "pack_scales",
+    "prepare",
     "scale_layout_of",
     "scale_name",
     "shard_group_of",
     "slot_name",
     "slot_sum",
     "step",
+    "store_state",
+    "unkept_kernels",
     "unpack_scales",
     "whole_sum",
     "wide_dtype",

@@ -238,7 +238,12 @@ def pack_scales(state: dict[str, Any], param: Tensor) -> dict[str, Any]:
 
 def eight_bit_names(state: dict[str, Any]) -> list[str]:
     """Return which tensors of a state have 8 bits, and scales."""
-    return [name for name in state if scale_name(name) in state]
+    # Who resets a moment to zeros of another format leaves its scales behind.
+    return [
+        name
+        for name, value in state.items()
+        if isinstance(value, Tensor) and value.dtype == torch.uint8 and scale_name(name) in state
+    ]
 
 
 def is_packed(scales: Tensor) -> bool:

@@ -6,12 +6,19 @@ This is the only place that knows all engines. Who adds one adds its folder, and
 
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from steppe._engines.base import packing
+from steppe._engines.base.batch import ParamBatch
+from steppe._engines.base.gradients import fit_gradients, resolve_negatives
 from steppe._engines.base.norms import Norms
-from steppe._engines.base.plan import ParamBatch, Plan
+from steppe._engines.base.plan import Plan
+from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory
 from steppe._engines.cpu import engine as cpu
+from steppe._engines.cpu import tensor_reader
 from steppe._engines.eager import engine as eager
 from steppe._engines.gpu import engine as gpu
 
@@ -29,6 +36,9 @@ class Engine(Protocol):
 
     def objection(self, batch: ParamBatch) -> str | None:
         """Return why this engine cannot run the batch, or None if it can."""
+
+    def prepare(self, batch: ParamBatch) -> None:
+        """Take note of where the tensors of this step lie, before anything is changed."""
 
     def square_sums(self, batch: ParamBatch) -> Tensor:
         """Return the sum of the squared gradient of each row here, and last that of all."""
@@ -68,52 +78,120 @@ def choose(batch: ParamBatch) -> Engine:
     return FALLBACK
 
 
-def step(plan: Plan) -> None:
+def prepare(plan: Plan) -> None:
+    """Choose the engine of each batch of a new plan, and note the facts that it goes by.
+
+    Raises
+    ------
+    RuntimeError
+        As :func:`choose` does.
+    """
+    for batch in plan.whole:
+        batch.engine, held = choose(batch), batch.held
+        if held is not None and held.is_plain:
+            held.note(tensor_reader.read(held.tensors, held.dims))
+
+
+def step(plan: Plan) -> bool:
     """Count and take one step, with one gradient norm over all batches if any needs it.
 
     Norms come first: by them it is decided what a buffer remembers, and each batch stores that in
     the same pass that updates it.
 
+    Returns
+    -------
+    bool
+        False if a parameter or its state has changed its shape, format or layout: nothing has
+        changed then, and the step is to be planned anew.
+
     Raises
     ------
     RuntimeError
-        As :func:`choose` does, before anything has changed.
+        A gradient does not fit its parameter. Nothing has changed then.
     """
-    pairs = [(choose(batch), batch) for batch in plan.batches]
+    if not all(map(_holds, plan.batches)):
+        return False
     for batch in plan.batches:
+        batch.engine.prepare(batch)
         batch.amp, batch.unscale = None, 1.0
     has_scaler = plan.grad_scale is not None or plan.found_inf is not None
-    if has_scaler and not _hand_on_amp(plan, pairs):
-        return
+    if has_scaler and not _hand_on_amp(plan):
+        return True
     has_whole = is_sharded = False
     for batch in plan.batches:
         has_whole |= batch.needs_global_norm
         is_sharded |= batch.shard_group is not None
         if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
+        elif batch.is_gathered:
+            packing.gather(batch)
+            packing.count(batch)
         else:
             batch.steps += 1.0
     sums = []
-    for engine, batch in pairs:
+    for batch in plan.batches:
         if has_whole or (batch.needs_tensor_norm and batch.shard_group is not None):
-            sums.append((batch, engine.square_sums(batch)))
+            sums.append((batch, batch.engine.square_sums(batch)))
     norms = Norms(sums, has_whole)
     if is_sharded:
         norms.begin()
-    for engine, batch in pairs:
-        engine.step(batch, norms)
+    for batch in plan.batches:
+        batch.engine.step(batch, norms)
+        if batch.engine is not FALLBACK:
+            # Kernels write where autograd does not see it: a backward pass through what has been
+            # stepped in between must find out.
+            increment_version(batch.params)
+    return True
 
 
-def _hand_on_amp(plan: Plan, pairs: list[tuple[Engine, ParamBatch]]) -> bool:
+def _holds(batch: ParamBatch) -> bool:
+    """Whether what was checked of a batch's tensors still holds; and see to its gradients.
+
+    It reads anew what the kernels rely on, and compares: this costs less than to check, and what a
+    tensor's address says of it is not enough (see :mod:`steppe._engines.base.tensor_facts`).
+    """
+    held, grads = batch.held, batch.grads
+    assert held is not None
+    count = len(grads)
+    if any(map(Tensor.is_neg, grads)):
+        batch.grads = grads = resolve_negatives(grads)
+    if any(map(Tensor.is_neg, held.tensors[:count])):
+        return False
+    if not held.is_plain:
+        return fit_gradients(batch, for_kernel=False)
+    if set(map(type, grads)) != {Tensor}:
+        fit_gradients(batch, batch.engine is not FALLBACK)
+        grads = batch.grads
+    facts = tensor_reader.read([*held.tensors, *grads], held.dims)
+    fixed, found = facts[:-count], facts[-count:]
+    if not np.array_equal(fixed, held.facts):
+        if not np.array_equal(fixed[:, LAYOUT:], held.facts[:, LAYOUT:]):
+            return False
+        # They have only moved: is there memory, and on the device?
+        devices = {tensor.device for tensor in held.tensors}
+        if devices != {batch.device} or not have_memory(fixed, held.spans, held.items):
+            return False
+        held.facts = fixed
+    spans, items = held.spans[:count], held.items[:count]
+    is_alike = np.array_equal(found[:, LAYOUT:], fixed[:count, LAYOUT:])
+    if not (is_alike and have_memory(found, spans, items)):
+        fit_gradients(batch, batch.engine is not FALLBACK)
+        found = tensor_reader.read(batch.grads, held.dims)
+    batch.grad_addresses = found[:, Fact.ADDRESS]
+    return True
+
+
+def _hand_on_amp(plan: Plan) -> bool:
     """Hand on what a GradScaler has left to do; return whether to take the step.
 
     For engines of the host the scale becomes a number; others read it where it is.
     """
     scale, found_inf = plan.grad_scale, plan.found_inf
-    reads_all = all(engine.reads_amp for engine, _ in pairs)
+    reads_all = all(batch.engine.reads_amp for batch in plan.batches)
     if not reads_all and found_inf is not None and found_inf.item():
         return False
-    for engine, batch in pairs:
-        batch.amp = (scale, found_inf) if engine.reads_amp else None
-        batch.unscale = 1.0 if engine.reads_amp or scale is None else 1.0 / scale.item()
+    for batch in plan.batches:
+        reads_amp = batch.engine.reads_amp
+        batch.amp = (scale, found_inf) if reads_amp else None
+        batch.unscale = 1.0 if reads_amp or scale is None else 1.0 / scale.item()
     return True

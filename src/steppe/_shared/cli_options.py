@@ -86,7 +86,7 @@ Storage = Annotated[
     WHERE,
     Parameter(
         metavar="URL|FILE",
-        help="Storage of the study: a URL such as postgresql://me@host/studies, or a file. "
+        help="Where the study is kept: a URL such as postgresql://me@host/studies, or a file. "
         "Default: OUT_DIR/study.sqlite.",
     ),
 ]
@@ -94,12 +94,20 @@ StudyName = Annotated[
     str | None,
     Parameter("--study", metavar="NAME", help="Name of the study, if the storage holds several."),
 ]
-Device = Annotated[str, WHERE, Parameter(help="A torch device, such as cuda.")]
-Threads = Annotated[int, WHERE, limited(AT_LEAST_ONE), Parameter(help="CPU threads.")]
+Device = Annotated[
+    str, WHERE, Parameter(metavar="DEVICE", help="A torch device, such as cpu, cuda or cuda:1.")
+]
+Threads = Annotated[
+    int, WHERE, limited(AT_LEAST_ONE), Parameter(help="CPU threads of each process.")
+]
 Data = Annotated[
     Path | None,
     WHERE,
-    Parameter(metavar="DIR", help="Directory of the task's files, for tasks that read files."),
+    Parameter(
+        metavar="DIR",
+        help="Directory with the files of the data set, for tasks that read files. Default: data; "
+        "for imagenet data/imagenet, for fashion-mnist /usr/share/datasets/fashion-mnist.",
+    ),
 ]
 Track = Annotated[
     str,
@@ -107,13 +115,14 @@ Track = Annotated[
     Parameter(
         metavar="TRACKER",
         show_default=False,
-        help="Log every run to tensorboard, mlflow or wandb as well.",
+        help="Also log every run to this tracker: tensorboard, mlflow or wandb.",
     ),
 ]
 Checkpoints = Annotated[
     bool,
     OUTPUT,
     Parameter(
+        show_default=lambda kept: "--checkpoints" if kept else "--no-checkpoints",
         help="Save each run's weights and optimizer state in OUT_DIR/checkpoints, for steppe "
         "profile. A large model takes gigabytes.",
     ),
@@ -123,20 +132,20 @@ Heartbeat = Annotated[
     WHERE,
     Parameter(
         metavar="SECONDS",
-        help="Seconds between a worker's signs of life. A worker that misses six of them loses its "
-        "trial to another worker.",
+        help="Seconds between the heartbeats that a worker writes to the storage. A worker that "
+        "misses six of them loses its trial to another worker.",
     ),
 ]
 Open = Annotated[
     bool,
     OUTPUT,
-    Parameter("--open", negative="", show_default=False, help="Open the page in a browser."),
+    Parameter("--open", negative="", show_default=False, help="Open the page in a web browser."),
 ]
 OutDir = Annotated[
     Path | None,
     OUTPUT,
     Parameter(
         metavar="DIR",
-        help="Directory of the study, its page and its checkpoints. Default: results/TASK.",
+        help="Directory for the study, its page and its checkpoints. Default: results/TASK.",
     ),
 ]

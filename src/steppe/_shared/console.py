@@ -13,7 +13,8 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from steppe._shared.credentials import without_credentials
-from steppe._shared.plurals import first_line
+from steppe._shared.extras import install_command
+from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 
 FAILED = 1
@@ -22,23 +23,6 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 _WIDTH = 100
 _NARROWEST = 30
-
-_EXTRA = "'steppe[compare]'"
-
-# What brings a package that is no part of the command's own extra.
-_REMEDIES = {
-    "torchvision": "'steppe[vision]'",
-    "timm": "'steppe[vision]'",
-    "transformers": "'steppe[language]'",
-    "peft": "'steppe[language]'",
-    "gguf": "'steppe[language]'",
-    "psycopg": "'steppe[postgresql]'",
-    "pymysql": "pymysql",
-    "MySQLdb": "mysqlclient",
-    "tensorboard": "tensorboard",
-    "mlflow": "mlflow",
-    "wandb": "wandb",
-}
 
 # Options that had another name before 0.2.
 _RENAMED = {
@@ -66,7 +50,7 @@ def add_command(app: App, function: Callable[..., Any], name: str | None = None)
     function : callable
         The command. Its docstring's section "Examples" stands at the end of its help.
     name : str, optional
-        What it is called on the command line.
+        The command's name on the command line.
     """
     examples = (inspect.getdoc(function) or "").partition("Examples\n--------\n")[2]
     epilogue = f"Examples:\n\n{examples}" if examples else None
@@ -74,11 +58,26 @@ def add_command(app: App, function: Callable[..., Any], name: str | None = None)
         app.help_epilogue = epilogue
         app.default(function)
     else:
-        app.command(function, name=name, help_epilogue=epilogue)
+        usage = _usage(f"{app.name[0]} {name}", function)
+        app.command(function, name=name, help_epilogue=epilogue, usage=usage)
+
+
+def _usage(command: str, function: Callable[..., Any]) -> str:
+    """Return a command's usage line; cyclopts writes [ARGS] for arguments that may be left out."""
+    words = [f"Usage: {command}"]
+    for parameter in inspect.signature(function).parameters.values():
+        label, needed = parameter.name.upper(), parameter.default is inspect.Parameter.empty
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            words.append(f"[{label}...]")
+        elif parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            words.append(label if needed else f"[{label}]")
+        elif needed:
+            words.append(f"--{parameter.name.replace('_', '-')} {label}")
+    return " ".join([*words, "[OPTIONS]"])
 
 
 def run_app(app: App, arguments: Sequence[str]) -> None:
-    """Run a program with arguments; what is wrong with them is said in one line.
+    """Run a program with arguments; print one line about what is wrong with them.
 
     Raises
     ------
@@ -166,12 +165,15 @@ def warn(message: str) -> None:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """End the command with one line for an error that its user can put right."""
+    """End the command with one line, not a traceback, for errors that its user can put right.
+
+    Those are missing packages, wrong values (ValueError) and files (OSError).
+    """
     try:
         yield
     except ModuleNotFoundError as missing:
         package = (missing.name or str(missing)).partition(".")[0]
-        fail(f"{package} is missing: pip install {_REMEDIES.get(package, _EXTRA)}")
+        fail(f"{package} is missing: {install_command(package)}")
     except ImportError as broken:
         fail(first_line(broken))
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Get a torch device by its name, or say why it cannot be used."""
+"""Find a torch device by its name, or explain why it cannot be used."""
 
 import torch
 
@@ -9,7 +9,7 @@ def find_device(name: str) -> torch.device:
     Raises
     ------
     ValueError
-        If there is none, or this build of torch cannot use it.
+        There is no such device, or this build of torch cannot use it.
     """
     try:
         device = torch.device(name)

@@ -86,9 +86,9 @@ def raise_if_stopped() -> None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Put Ctrl-C off until the block is through.
+    """Delay Ctrl-C until the block has finished.
 
-    Python handles signals in the main thread only, so elsewhere there is nothing to put off.
+    Python handles signals in the main thread only, so in other threads there is nothing to delay.
 
     Examples
     --------

@@ -27,14 +27,14 @@ def builtin_types(value: Any) -> Any:
     return value
 
 
-def plain(value: Any, digits: int = 6) -> Any:
+def json_ready(value: Any, digits: int = 6) -> Any:
     """Return what :func:`builtin_types` does, with rounded numbers, and None for non-finite ones.
 
     JSON has no NaN and no infinity. Six digits are more than a picture shows.
 
     Examples
     --------
-    >>> plain({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
+    >>> json_ready({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
     {'loss': [1.0, None], 'steps': [1, 2]}
     """
     return _rounded(builtin_types(value), digits)

@@ -10,12 +10,12 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name_message(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for an unknown name: the nearest known name, and all names.
 
     Examples
     --------
-    >>> unknown("task", "digit", ["digits", "mnist-5k"])
+    >>> unknown_name_message("task", "digit", ["digits", "mnist-5k"])
     "no task is called 'digit': did you mean digits? There are digits, mnist-5k"
     """
     known = sorted(known)
@@ -41,15 +41,15 @@ def check_name(kind: str, name: str, known: Iterable[str]) -> None:
     TypeError
         The name is no string.
     ValueError
-        The name is not known; the message is that of :func:`unknown`.
+        The name is not known; the message is that of :func:`unknown_name_message`.
     """
     if not isinstance(name, str):
         raise TypeError(f"{kind} must be a name, got {name!r}")
     if name not in known:
-        raise ValueError(unknown(kind, name, known))
+        raise ValueError(unknown_name_message(kind, name, known))
 
 
-def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
+def look_up(kind: str, name: str, known: Mapping[str, _T]) -> _T:
     """Return the value of a known name.
 
     Raises
@@ -59,7 +59,7 @@ def named(kind: str, name: str, known: Mapping[str, _T]) -> _T:
 
     Examples
     --------
-    >>> named("colour", "red", {"red": "#D55E00"})
+    >>> look_up("colour", "red", {"red": "#D55E00"})
     '#D55E00'
     """
     check_name(kind, name, known)

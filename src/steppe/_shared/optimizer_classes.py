@@ -11,7 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 import steppe
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 
 def available() -> dict[str, type[Optimizer]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 from steppe._shared.optimizer_classes import available, imported
 
 Preset = tuple[str, Mapping[str, Any]]
@@ -75,4 +75,6 @@ def find_optimizer(
     if base in _IN_PYTORCH_OPTIMIZER:
         return imported(f"pytorch_optimizer:{_IN_PYTORCH_OPTIMIZER[base]}"), arguments
     known = {*classes, *presets, *_IN_PYTORCH_OPTIMIZER}
-    raise ValueError(f"{unknown('optimizer', name.lower(), known)}, or package.module:Class")
+    raise ValueError(
+        f"{unknown_name_message('optimizer', name.lower(), known)}, or package.module:Class"
+    )

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 
 
 def import_optional(module: str) -> Any:
@@ -16,7 +16,7 @@ def import_optional(module: str) -> Any:
     ModuleNotFoundError
         If the package is not installed.
     ImportError
-        If it is, and does not fit this torch.
+        If it is installed, but was built for another torch.
     """
     try:
         return importlib.import_module(module)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
+from steppe._shared.extras import install_command
 from steppe._shared.files import write_whole
 
 if TYPE_CHECKING:
@@ -23,14 +24,14 @@ def new_figure(title: str | None, size: tuple[float, float]) -> "Figure":
     try:
         from matplotlib.figure import Figure
     except ImportError as missing:
-        raise ImportError("drawing needs Matplotlib: pip install 'steppe[compare]'") from missing
+        raise ImportError(f"drawing needs Matplotlib: {install_command('matplotlib')}") from missing
     figure = Figure(figsize=size, layout="constrained")
     if title is not None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure
 
 
-def dress(axes: "Axes", title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
+def style_axes(axes: "Axes", title: str, grid: Literal["x", "y", "both"] | None = "y") -> None:
     """Give a panel its title, no frame above and to the right, and a faint grid or none."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,4 +1,4 @@
-"""A bar on a terminal while something takes long."""
+"""Progress bars for work that takes seconds or more, where standard error is a terminal."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Show no bars meanwhile: a program may show its own."""
+    """Show no bars inside the block, for programs that show one of their own."""
     token = _SILENT.set(True)
     try:
         yield
@@ -20,17 +20,17 @@ def silent() -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show a bar; yield what is called with the number of steps done since.
+    """Show a bar; yield a function to call with the number of steps done since its last call.
 
-    Nothing is shown where standard error is no terminal, where Rich is not installed, and inside
+    Nothing is shown if standard error is no terminal, if Rich is not installed, or inside
     :func:`silent`.
 
     Parameters
     ----------
     what : str
-        What is being done.
+        Text before the bar, such as "Descents".
     total : int or None
-        How many steps there are at most, if that is known.
+        The largest number of steps there can be; None if it is not known.
     """
     if _SILENT.get() or not sys.stderr.isatty():
         yield lambda steps: None

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 from steppe._shared.optimizer_presets import find_optimizer
 from steppe._shared.source_hash import class_source
 
@@ -141,7 +141,7 @@ def find_recipe(name: str) -> Recipe:
     base, *modifiers = name.strip().split("+")
     for modifier in modifiers:
         if modifier.lower() not in _MODIFIERS:
-            raise ValueError(unknown(f"modifier of {base}", modifier, _MODIFIERS))
+            raise ValueError(unknown_name_message(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
     if base.lower() == "sam":
         raise ValueError("sam goes around another optimizer: write adamw+sam")

@@ -10,7 +10,7 @@ from functools import lru_cache
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-#: Probability of a false alarm of a test; confidence intervals have one minus it.
+#: Significance level of tests; confidence intervals have the level 1 − LEVEL.
 LEVEL = 0.05
 
 # Of larger numbers sums of squares overflow.
@@ -126,12 +126,12 @@ def mean(values: Iterable[float]) -> float:
 
 
 def compare(values: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Comparison]:
-    """Compare everyone else with the baseline by :func:`paired`, corrected by :func:`holm`.
+    """Compare every other optimizer with the baseline by :func:`paired`, corrected by :func:`holm`.
 
     Parameters
     ----------
     values : mapping of str to mapping of int to float
-        From name to seed to value.
+        The values by optimizer and seed.
     baseline : str
         One of the names.
 
@@ -164,7 +164,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Compar
     Parameters
     ----------
     values, baseline : mapping of int to float
-        From seed to value.
+        The values by seed.
     """
     from scipy.stats import ttest_rel
 

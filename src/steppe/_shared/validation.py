@@ -1,4 +1,4 @@
-"""What arguments may be, and the error when they are not: it names the argument and the value."""
+"""Check arguments that are numbers; errors name the argument, its value and what is right."""
 
 import math
 from numbers import Integral, Real
@@ -10,7 +10,7 @@ def check_number(**values: float) -> None:
     Raises
     ------
     TypeError
-        It is a string, a truth value, a sequence …
+        A value is a string, a bool, a sequence or anything else that is no real number.
     """
     for name, value in values.items():
         if not isinstance(value, Real) or isinstance(value, bool):

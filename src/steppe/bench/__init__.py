@@ -4,7 +4,7 @@
 optimizers with the same code. Other rooms and scripts import from here. A name is imported when it
 is first used, as ``import steppe`` needs nothing of it.
 
-- A benchmark: :func:`plan`, :class:`BenchmarkPlan`, :func:`execute`, :class:`FirstStep`.
+- A benchmark: :func:`plan_benchmark`, :class:`BenchmarkPlan`, :func:`execute`, :class:`FirstStep`.
 - One optimizer on one model: :class:`MeasuredOptimizer`, :func:`find_measured`,
   :func:`default_names`, :data:`BASELINE`, :func:`measure`, :class:`Measurement`,
   :func:`try_measure`, :class:`Failure`, :func:`disturbed`, :data:`DISTURBED_RATIO`.
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from steppe.bench.bandwidth import Copy as Copy
     from steppe.bench.benchmark import BenchmarkPlan as BenchmarkPlan
     from steppe.bench.benchmark import execute as execute
-    from steppe.bench.benchmark import plan as plan
+    from steppe.bench.benchmark import plan_benchmark as plan_benchmark
     from steppe.bench.benchmark import try_measure as try_measure
     from steppe.bench.command import bench as bench_command
     from steppe.bench.disturbance import DISTURBED_RATIO as DISTURBED_RATIO
     from steppe.bench.disturbance import disturbed as disturbed
     from steppe.bench.failure import Failure as Failure
     from steppe.bench.first_step import FirstStep as FirstStep
-    from steppe.bench.measured import BASELINE as BASELINE
-    from steppe.bench.measured import MeasuredOptimizer as MeasuredOptimizer
-    from steppe.bench.measured import default_names as default_names
-    from steppe.bench.measured import find_measured as find_measured
     from steppe.bench.measurement import Measurement as Measurement
     from steppe.bench.measurement import measure as measure
     from steppe.bench.memory import peak_extra as peak_extra
+    from steppe.bench.optimizers import BASELINE as BASELINE
+    from steppe.bench.optimizers import MeasuredOptimizer as MeasuredOptimizer
+    from steppe.bench.optimizers import default_names as default_names
+    from steppe.bench.optimizers import find_measured as find_measured
     from steppe.bench.shapes import MODELS as MODELS
     from steppe.bench.shapes import check_models as check_models
     from steppe.bench.shapes import uniform as uniform
@@ -65,7 +65,7 @@ __all__ = [
     "measure",
     "parameters",
     "peak_extra",
-    "plan",
+    "plan_benchmark",
     "try_measure",
     "uniform",
     "warm_up",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from steppe._shared.devices import find_device
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FIRST_STEP, FirstStep, first_step
-from steppe.bench.measured import MeasuredOptimizer, default_names, find_measured
 from steppe.bench.measurement import Measurement, measure
+from steppe.bench.optimizers import MeasuredOptimizer, default_names, find_measured
 from steppe.bench.shapes import MODELS, check_models
 
 # The plot needs it. A missing package is better reported now than after minutes of measuring.
@@ -51,7 +51,7 @@ class BenchmarkPlan:
 Outcome = Measurement | FirstStep | Failure
 
 
-def plan(
+def plan_benchmark(
     models: Sequence[str] = ("resnet18", "small"),
     optimizers: Sequence[str] | None = None,
     *,
@@ -66,8 +66,8 @@ def plan(
     models : sequence of str
         Of :data:`steppe.bench.shapes.MODELS`.
     optimizers : sequence of str or None
-        Names as :func:`steppe.bench.measured.find_measured` reads them; None takes
-        :func:`steppe.bench.measured.default_names`.
+        Names as :func:`steppe.bench.optimizers.find_measured` reads them; None takes
+        :func:`steppe.bench.optimizers.default_names`.
     steps : int, default 20
         Number of steps of each optimizer that are timed.
     device : str, default "cpu"
@@ -84,7 +84,7 @@ def plan(
 
     Examples
     --------
-    >>> plan(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
+    >>> plan_benchmark(["small"], ["adamw-fused"], threads=1).blocks()[0][0]
     'small'
     """
     names = default_names() if optimizers is None else optimizers

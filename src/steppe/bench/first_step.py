@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from steppe.bench.failure import Failure
-from steppe.bench.measured import find_measured
+from steppe.bench.optimizers import find_measured
 from steppe.bench.shapes import uniform
 from steppe.bench.timing import seconds
 from steppe.bench.workload import parameters

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from steppe._shared.optimizer_state import state_bytes
 from steppe._shared.statistics import Ratio, ratio_of_medians
 from steppe.bench.bandwidth import Copy
-from steppe.bench.measured import BASELINE, MeasuredOptimizer
 from steppe.bench.memory import peak_extra
+from steppe.bench.optimizers import BASELINE, MeasuredOptimizer
 from steppe.bench.shapes import Shape
 from steppe.bench.timing import time_in_turn
 from steppe.bench.traffic import items_stored, least_bytes

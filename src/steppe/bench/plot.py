@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steppe._shared.palette import COLOURS, GREY
-from steppe._shared.pictures import dress, new_figure, write_png
+from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe.bench.disturbance import disturbed
-from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import BASELINE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +78,7 @@ def _draw(axes: "Axes", row: int, one: Measurement, colour: str) -> None:
 def _draw_axes(axes: "Axes", model: str, names: Sequence[str]) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    dress(axes, model, grid="x")
+    style_axes(axes, model, grid="x")
     axes.axvline(1.0, color="black", lw=0.8, zorder=0)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))

@@ -5,15 +5,15 @@ from collections.abc import Container, Sequence
 import numpy as np
 from rich.console import Console
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
 from steppe._shared.tables import TextTable
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import DISTURBED_RATIO, disturbed
 from steppe.bench.failure import Failure
 from steppe.bench.first_step import FirstStep
-from steppe.bench.measured import BASELINE
 from steppe.bench.measurement import Measurement
+from steppe.bench.optimizers import BASELINE
 from steppe.bench.shapes import MODELS
 
 _COLUMNS = (
@@ -65,7 +65,7 @@ def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Te
     model, numbers = found[0].model, found[0].numbers
     bandwidth = np.median([one.bandwidth for one in found])
     table = TextTable(
-        f"{model}: {many(len(MODELS[model]()), 'tensor')}, {numbers / 1e6:.1f} M parameters; "
+        f"{model}: {plural(len(MODELS[model]()), 'tensor')}, {numbers / 1e6:.1f} M parameters; "
         f"copies at {bandwidth / 1e9:.1f} GB/s"
     )
     for heading in _COLUMNS:
@@ -112,8 +112,8 @@ def _failures(outcomes: Sequence[Outcome]) -> list[str]:
 
 def _notes(benchmark: BenchmarkPlan) -> list[str]:
     return [
-        f"Medians of {many(benchmark.steps, 'step')} in turn with {BASELINE.name}'s, on "
-        f"{many(benchmark.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every "
+        f"Medians of {plural(benchmark.steps, 'step')} in turn with {BASELINE.name}'s, on "
+        f"{plural(benchmark.threads, 'thread')}; the interval is 95 %, by bootstrap. Before every "
         f"step {Copy.moved >> 21} MiB are copied, which leaves cold caches.",
         "Least traffic is what a step must read and write at the speed of that copy. Where a model "
         "fits into caches, or a copy is not the fastest that memory can do, a step may take less.",

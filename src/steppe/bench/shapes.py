@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 
 Shape = tuple[int, ...]
 
@@ -78,7 +78,7 @@ def check_models(names: Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(names))
     for name in names:
         if name not in MODELS:
-            raise ValueError(unknown("model", name, MODELS))
+            raise ValueError(unknown_name_message("model", name, MODELS))
     return names
 
 

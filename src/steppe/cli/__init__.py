@@ -17,7 +17,8 @@ import sys
 from collections.abc import Sequence
 
 from steppe import __version__
-from steppe._shared.names import unknown
+from steppe._shared.extras import install_command
+from steppe._shared.names import unknown_name_message
 from steppe._shared.printable import accept_all_text, printable
 from steppe.cli.commands import COMMANDS, overview
 
@@ -51,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(overview())
     elif first == "--version":
         print(f"steppe {__version__}")
-    elif list(arguments) == ["doctor"]:
-        COMMANDS["doctor"].load()()
+    elif list(arguments) in (["doctor"], ["doctor", "--warm"]):
+        COMMANDS["doctor"].load()(warm="--warm" in arguments)
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:
-        print(f"steppe: {printable(unknown('command', first, COMMANDS))}", file=sys.stderr)
+        message = unknown_name_message("command", first, COMMANDS)
+        print(f"steppe: {printable(message)}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -67,7 +69,7 @@ def _run(first: str, arguments: Sequence[str]) -> None:
         from steppe.cli.app import load_commands
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
-        raise SystemExit(f"steppe: {package} is missing: pip install 'steppe[compare]'") from None
+        raise SystemExit(f"steppe: {package} is missing: {install_command(package)}") from None
     with refusals(), ending_at_once():
         # A completion script knows the options of all commands.
         app = load_commands(COMMANDS if first == _COMPLETION else (first,))

@@ -15,9 +15,9 @@ name is imported when it is first used, as studies need packages that ``import s
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
 
-Inside, imports run one way: ``records`` and ``models`` know nothing of the others; above them are
-``metrics`` and ``data``, ``tasks``, ``training``, ``planning``, ``execution``, ``report`` (which
-reads ``records`` only), and ``cli`` on top.
+Inside, imports run one way: ``choices``, ``records`` and ``models`` know nothing of the others;
+above them are ``metrics`` and ``data``, ``tasks``, ``training``, ``planning``, ``execution``,
+``report`` (which reads ``records`` only), and ``cli`` on top.
 """
 
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from steppe.compare.data.datasets import fingerprint_of as fingerprint_of
     from steppe.compare.data.datasets import held_out as held_out
     from steppe.compare.data.loading import head as head
-    from steppe.compare.execution.stored_studies import read_study as read_study
+    from steppe.compare.execution.study_registry import read_study as read_study
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model

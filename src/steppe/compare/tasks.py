@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe.compare.data import (
     datasets,
     finetuning,
@@ -315,4 +315,4 @@ def find_task(name: str) -> Task:
     >>> find_task("digits").full.epochs
     50
     """
-    return named("task", name, TASKS)
+    return look_up("task", name, TASKS)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 
-from steppe._shared.names import named, unknown
+from steppe._shared.names import look_up, unknown_name_message
 from steppe.functions._ackley import ackley
 from steppe.functions._beale import beale
 from steppe.functions._goldstein_price import goldstein_price
@@ -48,11 +48,11 @@ def find_function(name: str, **parameters: float) -> Function:
     >>> find_function("ackley", dimension=5).dimension
     5
     """
-    factory = named("function", name, FUNCTIONS)
+    factory = look_up("function", name, FUNCTIONS)
     taken = inspect.signature(factory).parameters
     for parameter in parameters:
         if not taken:
             raise ValueError(f"{name} takes no parameter, got {parameter}")
         if parameter not in taken:
-            raise ValueError(unknown(f"parameter of {name}", parameter, taken))
+            raise ValueError(unknown_name_message(f"parameter of {name}", parameter, taken))
     return factory(**parameters)

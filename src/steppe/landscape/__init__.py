@@ -6,11 +6,12 @@ They know models and data; they import no optimizer.
 
 from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.objective.batches import Batches
+from steppe.landscape.objective.differentiate import derivatives as derivatives
+from steppe.landscape.objective.differentiate import flat_vector as flat_vector
 
 # steppe.theory uses these four too; they are not meant for users.
-from steppe.landscape.objective.objective import LossFunction, Objective
-from steppe.landscape.objective.objective import derivatives as derivatives
-from steppe.landscape.objective.objective import flat_vector as flat_vector
+from steppe.landscape.objective.loss_weight import LossFunction
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned

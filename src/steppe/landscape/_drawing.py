@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from steppe._shared.array_types import Floats
 from steppe._shared.palette import COLOURS
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def axes_for(axes: "Axes | None", title: str) -> "Axes":
     """
     if axes is None:
         axes = new_figure(None, (6.4, 4.2)).subplots()
-    dress(axes, title, grid=None)
+    style_axes(axes, title, grid=None)
     return axes
 
 

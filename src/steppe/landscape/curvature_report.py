@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from steppe._shared.pictures import new_figure
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
-from steppe.landscape.operators.hessian import hessian
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
+from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
 from steppe.landscape.result import Result
@@ -162,13 +163,13 @@ class CurvatureReport(Result):
             for rank, pair in enumerate(zip(self.top.values, self.top.errors, strict=True), 1):
                 # The eigenvalue of largest magnitude may be the most negative one.
                 name = "λ_max" if rank == 1 and pair[0] >= 0 else f"λ_{rank}"
-                yield name, _with_error(*pair), _remark(self.top.converged[rank - 1])
+                yield name, _with_error(*pair), _remark(self.top, rank - 1)
         if self.bottom is not None:
             value, error = self.bottom.values[0], self.bottom.errors[0]
-            yield "λ_min", _with_error(value, error), _remark(self.bottom.converged[0])
+            yield "λ_min", _with_error(value, error), _remark(self.bottom)
         if self.trace is not None:
             found = self.trace
-            yield "trace", _with_error(found.value, found.stderr), _remark(found.converged)
+            yield "trace", _with_error(found.value, found.stderr), _remark(found)
             if self.top is not None and self.top.values[0] > 0:
                 dimension = found.value / self.top.values[0]
                 yield "trace / λ_max", f"{dimension:.3g}", "directions as sharp as the sharpest"
@@ -188,7 +189,8 @@ class CurvatureReport(Result):
         value, error = self.preconditioned.values[0], self.preconditioned.errors[0]
         share = value / self.threshold
         verdict = "stable" if share < 1.0 else "unstable"
-        yield "λ_max(PH)", _with_error(value, error), "after the optimizer's preconditioner"
+        remark = _remark(self.preconditioned) or "after the optimizer's preconditioner"
+        yield "λ_max(PH)", _with_error(value, error), remark
         yield "threshold", f"{self.threshold:.4g}", f"λ_max(PH) is {share:.1%} of it: {verdict}"
 
     @staticmethod
@@ -225,6 +227,8 @@ def profile(
     *,
     params: Iterable[Tensor] | None = None,
     train: bool = False,
+    weight: Weight | None = None,
+    product: Product = "double-backward",
     k: int = 5,
     rho: float = 0.05,
     seed: int = 0,
@@ -236,7 +240,7 @@ def profile(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train
+    model, loss_fn, data, params, train, weight, product
         As in :func:`~steppe.landscape.hessian`.
     optimizer : Optimizer, optional
         Its state is the preconditioner, see :func:`~steppe.landscape.preconditioned`. Default: the
@@ -268,18 +272,17 @@ def profile(
     >>> report.top.converged, report.trace.value > 0, report.complete
     (array([ True,  True]), True, True)
     """
-    objective = Objective(model, loss_fn, data, params=params, train=train)
-    # sharpness() would refuse too, but only after the spectrum has been measured.
+    objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     objective.check_precision("profile")
     with objective.evaluation_mode():
-        gradient, loss, samples = objective.gradient()
-    common: dict[str, Any] = {"params": objective.params, "train": train}
-    H = hessian(model, loss_fn, data, **common)
+        gradient, loss, samples, _ = objective.gradient()
+    common: dict[str, Any] = {"params": objective.params, "train": train, "weight": weight}
+    H = hessian(model, loss_fn, data, product=product, **common)
     operator = None if optimizer is None else preconditioned(H, optimizer)
     rise = partial(sharpness, model, loss_fn, data, seed=seed, **common)
     along = partial(line, model, loss_fn, data, reach=_REACH, points=_POINTS, **common)
     measured: dict[str, Any] = {}
-    # In the order of the report's importance, as Ctrl-C may end it.
+    # In the order of importance, as Ctrl-C may end it.
     stages: dict[str, Callable[[], Any]] = {
         "top": lambda: _eigenvalues(H, min(k, H.size), "LM", seed),
         "bottom": lambda: _eigenvalues(H, 1, "SA", seed),
@@ -294,15 +297,14 @@ def profile(
         stages["random"] = lambda: along(direction=_unit(_random_direction(objective, seed)))
     if operator is not None:
         stages["preconditioned"] = lambda: _eigenvalues(operator, 1, "LA", seed)
-    complete = _measure(stages, measured)
     return CurvatureReport(
+        complete=_measure(stages, measured),
         parameters=objective.size,
         samples=samples,
         train=train,
         loss=loss,
         gradient_norm=gradient.norm().item(),
         products=H.products,
-        complete=complete,
         threshold=None if operator is None else operator.threshold,
         **measured,
     )
@@ -336,7 +338,8 @@ def _is_complete(result: Any) -> bool:
 def _is_interrupted(result: Any) -> bool:
     """Whether Ctrl-C ended a measurement: eigenvalues also end at the maximum of products."""
     at_maximum = isinstance(result, Eigenvalues) and result.products >= _MOST_PRODUCTS
-    return not (_is_complete(result) or at_maximum)
+    is_doubtful = getattr(result, "reason", "") not in ("", "interrupted")
+    return not (_is_complete(result) or at_maximum or is_doubtful)
 
 
 def _random_direction(objective: Objective, seed: int) -> Tensor:
@@ -359,5 +362,8 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def _remark(converged: bool) -> str:
-    return "" if converged else "not converged"
+def _remark(found: Any, index: int = 0) -> str:
+    if np.ravel(found.converged)[index]:
+        return ""
+    reason = getattr(found, "reason", "")
+    return f"not converged: {reason}" if reason else "not converged"

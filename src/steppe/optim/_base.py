@@ -3,13 +3,16 @@
 Each optimizer file derives from :class:`RuleOptimizer`; checkpoints are in ``_checkpoint.py``.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
-from torch.nn import Parameter
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import ParamsT
 
 from steppe import _engines
@@ -19,15 +22,18 @@ from steppe._engines import (
     Method,
     ParamRow,
     Plan,
+    State,
     batches_of,
-    is_sharded,
-    unpack_scales,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
+from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
+from steppe.optim._gradients import check_gradients
+from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import add_missing_state, check_state_unchanged
+from steppe.optim._state import add_missing_state, completed, has_complete_state
+from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
 
@@ -35,6 +41,15 @@ Closure = Callable[[], Any]
 def arguments(names: dict[str, Any]) -> dict[str, Any]:
     """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
     return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
+
+
+def places_of(groups: list[Group]) -> list[str]:
+    """Say where each parameter stands, as the user counts them."""
+    return [
+        f"parameter {index} of group {position}"
+        for position, group in enumerate(groups)
+        for index in range(len(group["params"]))
+    ]
 
 
 class RuleOptimizer(CheckpointedOptimizer):
@@ -51,10 +66,13 @@ class RuleOptimizer(CheckpointedOptimizer):
     # Caches: computed from groups and state, so copies and pickles need not have them.
     _plan: Plan | None = None
     _plan_key: object = None
+    # Of each group, by its identity.
+    _options: Mapping[int, GroupOptions] = MappingProxyType({})
 
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
-        options = {name: to_plain(value) for name, value in options.items()}
+        options = {name: to_plain(value, name) for name, value in options.items()}
         check_options(options)
+        import_dynamo()
         super().__init__(params, options)
 
     def _method(self, group: Group) -> Method:
@@ -85,7 +103,9 @@ class RuleOptimizer(CheckpointedOptimizer):
             ``fused=True`` and no fused engine takes the parameters; it says why.
         """
         own = {
-            name: to_plain(value) for name, value in param_group.items() if name in self.defaults
+            name: to_plain(value, name)
+            for name, value in param_group.items()
+            if name in self.defaults
         }
         check_options({**self.defaults, **own})
         super().add_param_group({**param_group, **own})
@@ -109,24 +129,37 @@ class RuleOptimizer(CheckpointedOptimizer):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, ``fused=True`` cannot be had, or FSDP1 has flattened parameters
-            of a method that needs whole ones. Nothing has changed then.
+            A gradient is sparse, ``fused=True`` cannot be had, FSDP1 has flattened parameters of a
+            method that needs whole ones, or the state does not fit its parameter or the options.
+            Nothing has changed then.
+        ValueError
+            An option of a group was set to a value out of its range. Nothing has changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         with torch.set_grad_enabled(self.defaults["differentiable"]):
-            plan = self._planned()
-            plan.grad_scale = getattr(self, "grad_scale", None)
-            plan.found_inf = getattr(self, "found_inf", None)
-            try:
-                _engines.step(plan)
-            finally:
-                # They would otherwise lie in memory beside the next ones.
-                for row in plan.rows:
-                    row.grad = row.param
-        return loss
+            # Once more where a parameter or its state has another shape, format or layout now.
+            for _ in range(2):
+                plan = self._planned()
+                if plan is None:
+                    self._step_in_turns()
+                    return loss
+                plan.grad_scale = getattr(self, "grad_scale", None)
+                plan.found_inf = getattr(self, "found_inf", None)
+                try:
+                    if _engines.step(plan):
+                        return loss
+                finally:
+                    # They would otherwise lie in memory beside the next ones.
+                    for batch in plan.batches:
+                        batch.grads = []
+                self._plan = None
+        raise RuntimeError(
+            "parameters or state changed while a step was planned; do not change them in another "
+            "thread meanwhile"
+        )
 
     @torch.no_grad()
     def preconditioner(self) -> dict[Tensor, Tensor]:
@@ -167,80 +200,73 @@ class RuleOptimizer(CheckpointedOptimizer):
         """Remove the last group again if it demands a fused kernel and there is none."""
         try:
             self._engines_of(self.param_groups[-1:])
-        except RuntimeError:
+        except (RuntimeError, ValueError):
             self.param_groups.pop()
             raise
 
-    def _planned(self) -> Plan:
-        """Check all gradients, then complete the state, and plan the step if anything changed."""
-        groups = self.param_groups
-        params = [param for group in groups for param in group["params"]]
+    def _planned(self) -> Plan | None:
+        """Check everything, and return the plan of the step; None if it goes in turns."""
+        params = [param for group in self.param_groups for param in group["params"]]
         grads = [param.grad for param in params]
-        self._check_gradients(params, grads)
-        key: list[Any] = [
-            (
-                id(group),
-                len(group["params"]),
-                group.get("capacity"),
-                group.get("scope"),
-                group["state_dtype"],
-                group["fused"],
-                group["capturable"],
-                group["differentiable"],
-            )
-            for group in groups
-        ]
-        key += [self._method(group) for group in groups]
-        if (
-            self._plan is None
-            or self._plan_key != key
-            or not self._plan.takes(params, grads, self.state)
-        ):
-            self._plan, self._plan_key = self._new_plan(grads), key
-            self._plan.set_gradients(grads)
+        groups = [(id(group), len(group["params"])) for group in self.param_groups]
+        key = groups, self._settled_options()
+        check_gradients(params, grads, type(self).__name__, self._place)
+        if self._plan is None or self._plan_key != key:
+            if any(_turns(params)):
+                return None
+        elif self._plan.takes(params, grads, self.state):
+            return self._plan
+        self._plan, self._plan_key = self._new_plan(grads), key
+        self._plan.takes(params, grads, self.state)
         return self._plan
 
-    def _check_gradients(self, params: list[Tensor], grads: list[Tensor | None]) -> None:
-        for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
-            if grad is None:
-                continue
-            # Types first: that is all for most, and there may be ten thousand.
-            is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
-            if not is_usual and is_sharded(grad) != is_sharded(param):
-                kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
-                raise RuntimeError(
-                    f"{self._place(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
-                    f"gradient {kinds[1]}; expected both of one kind"
-                )
-            if grad.layout is not torch.strided:
-                raise RuntimeError(
-                    f"{type(self).__name__} does not take {grad.layout} gradients: "
-                    f"{self._place(index)}, shape {tuple(grad.shape)}; "
-                    "use dense ones, e.g. Embedding(sparse=False)"
-                )
+    def _step_in_turns(self) -> None:
+        """Take two steps, one after the other, with what is listed twice, as in torch.optim."""
+        params = [param for param, _ in self._all()]
+        turns = _turns(params)
+        for turn in range(max(turns) + 1):
+            grads = [p.grad if i == turn else None for i, p in zip(turns, params, strict=True)]
+            plan = self._new_plan(grads, only_present=True)
+            plan.grad_scale = getattr(self, "grad_scale", None)
+            plan.found_inf = getattr(self, "found_inf", None)
+            plan.takes(params, grads, self.state)
+            _engines.step(plan)
 
-    def _new_plan(self, grads: list[Tensor | None]) -> Plan:
+    def _settled_options(self) -> list[tuple[Any, ...]]:
+        """Check the options that have changed in mid-run; return those that a plan goes by."""
+        defaults = {**self.defaults, **self._class_defaults}
+        self._options = settled_options(self.param_groups, defaults, self._options, self._method)
+        return [*map(_planned_of, self._options.values())]
+
+    def _new_plan(self, grads: list[Tensor | None], *, only_present: bool = False) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}
-        check_shards(self._all(), self._place)
-        for param, group in self._all():
-            check_takes_fsdp1(param, requests[id(group)].method, group, type(self).__name__)
-        for (param, group), grad in zip(self._all(), grads, strict=True):
+        members, places = list(self._all()), places_of(self.param_groups)
+        check_shards(members, self._place)
+        for place, (param, group) in zip(places, members, strict=True):
+            method = requests[id(group)].method
+            check_takes_fsdp1(param, method, group, type(self).__name__)
+            # Also where there is no gradient: what is stepped beside can be loaded, too.
+            if state := self.state.get(param):
+                check_state(state, param, method, group, place, self._optional_state)
+        rows = []
+        for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
+            method = requests[id(group)].method
             if grad is not None:
-                method = requests[id(group)].method
-                check_state_unchanged(self.state.get(param, {}), param, method, group)
-        for (param, group), grad in zip(self._all(), grads, strict=True):
-            if grad is not None:
-                add_missing_state(self.state[param], param, requests[id(group)].method, group)
-        return Plan(list(self._all()), grads, self.state, requests)
+                add_missing_state(self.state[param], param, method, group)
+            # Of all with state, so that the plan stays when other parameters have gradients.
+            elif only_present or not has_complete_state(
+                self.state.get(param, {}), param, method, group
+            ):
+                continue
+            state = self.state[param]
+            rows.append(ParamRow.of(index, param, state, group, places[index]))
+        plan = Plan(rows, [param for param, _ in members], self.state, requests)
+        _engines.prepare(plan)
+        return plan
 
     def _place(self, number: int) -> str:
         """Say where a parameter stands, as the user counts them."""
-        places = [
-            f"parameter {index} of group {position}"
-            for position, group in enumerate(self.param_groups)
-            for index in range(len(group["params"]))
-        ]
-        return places[number]
+        return places_of(self.param_groups)[number]
 
     def _all(self) -> Iterator[tuple[Tensor, Group]]:
         for group in self.param_groups:
@@ -254,19 +280,39 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
         """Return the names of the engines that would step the groups' parameters."""
+        self._settled_options()
         requests = {id(group): self._request(group) for group in groups}
         return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
-        """Return a row for every parameter of the groups, also those that have no state yet."""
+        """Return a row for every parameter of the groups, with its state as of the next step.
+
+        Those that have taken no step have none yet; those of a lazy module, no shape.
+        """
+        self._settled_options()
+        wanted, places = set(map(id, groups)), places_of(self.param_groups)
         return [
-            ParamRow.of(number, param, self.state.get(param, {}), group)
+            ParamRow.of(number, param, self._completed_state(param, group), group, places[number])
             for number, (param, group) in enumerate(self._all())
-            if any(group is wanted for wanted in groups)
+            if id(group) in wanted and not is_lazy(param)
         ]
 
+    def _completed_state(self, param: Tensor, group: Group) -> State:
+        return completed(self.state.get(param, {}), param, self._method(group), group)
+
     def _rows_with_state(self) -> list[ParamRow]:
-        for param, _ in self._all():
-            # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is.
-            unpack_scales(self.state.get(param, {}), param)
-        return [row for row in self._rows(self.param_groups) if row.state]
+        return [row for row in self._rows(self.param_groups) if "step" in row.state]
+
+
+# What a plan goes by of a group's options.
+_planned_of = attrgetter("planned")
+
+
+def _turns(params: list[Tensor]) -> list[int]:
+    """Return how often each parameter has been listed before."""
+    counts: Counter[int] = Counter()
+    turns = []
+    for param in params:
+        turns.append(counts[id(param)])
+        counts[id(param)] += 1
+    return turns

@@ -3,22 +3,57 @@
 :class:`CheckpointedOptimizer` has ``state_dict`` and ``load_state_dict`` for all of them.
 """
 
-from collections.abc import Iterator
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from steppe._engines import Group, Method, pack_scales, unpack_scales
-from steppe.optim._options import check_options
-from steppe.optim._state import copied_to_device, first_mismatch, state_layout
+from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
+from steppe.optim._options import check_options, class_defaults, to_plain
+from steppe.optim._state import (
+    add_missing_state,
+    as_step_count,
+    copied_to_device,
+    state_layout,
+)
+from steppe.optim._state_checks import first_mismatch
+from steppe.optim._warm_start import (
+    check_method,
+    is_torchs,
+    warm_started_group,
+    warm_started_state,
+)
 
 
 class CheckpointedOptimizer(Optimizer):
     """An optimizer whose checkpoints are checked as a whole and restored exactly."""
 
+    # State that an option adds when it is switched on: a checkpoint made before may lack it.
+    _optional_state: tuple[str, ...] = ("max_exp_avg_sq", "grad_avg", "exp_avg_sq_mean")
+
+    _class_defaults: Mapping[str, Any] = MappingProxyType({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note the defaults of the class's constructor."""
+        super().__init_subclass__(**options)
+        cls._class_defaults = class_defaults(cls)
+
     def _method(self, group: Group) -> Method:
         raise NotImplementedError
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over groups; an option that they lack, because it is newer, has its default."""
+        super().__setstate__(state)
+        for options in (self.defaults, *self.param_groups):
+            for name, value in self._class_defaults.items():
+                options.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the options of all groups and the state of all parameters.
@@ -30,12 +65,15 @@ class CheckpointedOptimizer(Optimizer):
         -------
         dict
             ``param_groups`` and ``state`` as in ``torch.optim``; parameters are numbered in the
-            order of the groups.
+            order of the groups. Entries of ``state`` under other keys than parameters are saved as
+            they are, unless the key is the number of a parameter, or a tensor that no group has
+            any more.
         """
         # First among the hooks, so that a user's hooks see what is saved.
-        hook = self.register_state_dict_post_hook(_with_checkpoint_scales, prepend=True)
+        hook = self.register_state_dict_post_hook(_as_saved, prepend=True)
         try:
-            return super().state_dict()
+            with _only_what_is_saved(self):
+                return super().state_dict()
         finally:
             hook.remove()
 
@@ -45,6 +83,12 @@ class CheckpointedOptimizer(Optimizer):
         Every tensor keeps the number format it was saved in: torch.optim would round the state of
         half-precision parameters, step counts and keys included, to the parameter's own format.
 
+        Options that a checkpoint lacks, because it is older than they are, take the class's
+        default. Checkpoints of torch's Adam and AdamW warm-start the optimizers whose state begins
+        with Adam's moments, those of SGD warm-start SGDCM and SGDCG, those of RMSprop RMSpropCG:
+        with an empty buffer, with the checkpoint's options where torch has them, and this
+        optimizer's own where it has not.
+
         Raises
         ------
         ValueError
@@ -52,9 +96,12 @@ class CheckpointedOptimizer(Optimizer):
         """
         accepted: dict[str, Any] = {}
 
-        def inspect(_: Optimizer, incoming: dict[str, Any]) -> None:
-            _check_fits(self, incoming)
-            accepted.update(incoming)
+        def inspect(_: Optimizer, incoming: dict[str, Any]) -> dict[str, Any]:
+            accepted.update(_fitted(self, incoming))
+            # What belongs to parameters is restored below, in the formats it was saved in.
+            theirs = {index for group in accepted["param_groups"] for index in group["params"]}
+            others = {k: v for k, v in accepted["state"].items() if k not in theirs}
+            return {**accepted, "state": others}
 
         def restore(_: Optimizer) -> None:
             _restore(self, accepted)
@@ -70,35 +117,72 @@ class CheckpointedOptimizer(Optimizer):
             after.remove()
 
 
-def _check_fits(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> None:
-    """Refuse a checkpoint that does not fit.
+@contextmanager
+def _only_what_is_saved(optimizer: Optimizer) -> Iterator[None]:
+    """Put the state aside of parameters that were replaced in their group, or whose group is gone.
+
+    torch.optim raises a KeyError for them. Entries under the number of a parameter are put aside
+    too: torch.optim would save one of both.
+    """
+    everything = optimizer.state
+    listed = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    numbers = range(sum(len(group["params"]) for group in optimizer.param_groups))
+
+    def is_saved(key: Any) -> bool:
+        return id(key) in listed if isinstance(key, Tensor) else key not in numbers
+
+    if all(map(is_saved, everything)):
+        yield
+        return
+    optimizer.state = defaultdict(dict)
+    optimizer.state.update((key, value) for key, value in everything.items() if is_saved(key))
+    try:
+        yield
+    finally:
+        optimizer.state = everything
+
+
+def _fitted(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint as this optimizer would have saved it; refuse one that does not fit.
 
     Raises
     ------
     ValueError
         It names the first difference: keys, groups, options, or the state of a parameter.
     """
-    refuse = f"checkpoint does not fit this {type(optimizer).__name__}: "
     for key in ("state", "param_groups"):
         if key not in state_dict:
-            raise ValueError(f"{refuse}{key!r} is missing")
-    _check_groups_fit(optimizer, state_dict["param_groups"], refuse)
-    known = {index for group in state_dict["param_groups"] for index in group["params"]}
-    if unknown := [key for key in state_dict["state"] if key not in known]:
-        raise ValueError(f"{refuse}state of {unknown[0]!r} belongs to no parameter of its groups")
-    for index, param, group, state in _params_with_saved_state(optimizer, state_dict):
-        wanted = state_layout(optimizer._method(group), group, param, state)
-        if difference := first_mismatch(state, wanted, param):
-            raise ValueError(
-                f"{refuse}state of parameter {index}, shape {tuple(param.shape)}: {difference}"
-            )
+            raise ValueError(f"{_refusal(optimizer)}{key!r} is missing")
+    _check_groups_match(optimizer, state_dict["param_groups"])
+    states = dict(state_dict["state"])
+    groups = [
+        _fitted_group(optimizer, number, group, states)
+        for number, group in enumerate(state_dict["param_groups"])
+    ]
+    for number, group in enumerate(groups):
+        is_theirs = is_torchs(state_dict["param_groups"][number])
+        own = optimizer.param_groups[number]["params"]
+        for index, param in zip(group["params"], own, strict=True):
+            if index in states:
+                states[index] = _fitted_state(
+                    optimizer, index, param, group, states[index], is_theirs=is_theirs
+                )
+    _check_others(optimizer, groups, states)
+    return {**state_dict, "param_groups": groups, "state": states}
 
 
-def _check_groups_fit(optimizer: Optimizer, saved: list[Group], refuse: str) -> None:
-    own = optimizer.param_groups
+def _refusal(optimizer: Optimizer) -> str:
+    return f"checkpoint does not fit this {type(optimizer).__name__}: "
+
+
+def _check_groups_match(optimizer: Optimizer, saved: list[Group]) -> None:
+    refuse, own = _refusal(optimizer), optimizer.param_groups
     if len(saved) != len(own):
         raise ValueError(f"{refuse}it has {len(saved)} parameter groups, expected {len(own)}")
     for index, (theirs, ours) in enumerate(zip(saved, own, strict=True)):
+        if not isinstance(theirs, dict):
+            kind = type(theirs).__name__
+            raise ValueError(f"{refuse}group {index} is {kind}, expected a dictionary")
         if "params" not in theirs:
             raise ValueError(f"{refuse}'params' of group {index} is missing")
         if len(theirs["params"]) != len(ours["params"]):
@@ -106,28 +190,121 @@ def _check_groups_fit(optimizer: Optimizer, saved: list[Group], refuse: str) -> 
                 f"{refuse}group {index} has {len(theirs['params'])} parameters, "
                 f"expected {len(ours['params'])}"
             )
-        if missing := optimizer.defaults.keys() - theirs.keys():
-            raise ValueError(f"{refuse}option {min(missing)!r} of group {index} is missing")
-        check_options({name: theirs[name] for name in optimizer.defaults})
 
 
-def _restore(optimizer: Optimizer, state_dict: dict[str, Any]) -> None:
+def _fitted_group(
+    optimizer: CheckpointedOptimizer, number: int, saved: Group, states: dict[Any, Any]
+) -> Group:
+    """Return a group of a checkpoint with every option of this optimizer."""
+    own, names = optimizer.param_groups[number], optimizer.defaults.keys()
+    where = f"group {number}"
+    try:
+        if is_torchs(saved):
+            saved = warm_started_group(saved, own, names, where)
+        else:
+            theirs = [states.get(index) for index in saved["params"]]
+            check_method(saved, [x for x in theirs if isinstance(x, dict)], names, where)
+    except ValueError as error:
+        raise ValueError(f"{_refusal(optimizer)}{error}") from None
+    group = {**optimizer.defaults, **optimizer._class_defaults, **saved}
+    group |= {name: to_plain(group[name], name) for name in names}
+    check_options({name: group[name] for name in names}, in_a_run=True, where=f" in {where}")
+    return group
+
+
+def _fitted_state(
+    optimizer: CheckpointedOptimizer,
+    index: int,
+    param: Tensor,
+    group: Group,
+    state: Any,
+    *,
+    is_theirs: bool,
+) -> dict[str, Any]:
+    """Return a parameter's state in a checkpoint, if it fits."""
+    refuse = _refusal(optimizer)
+    if not isinstance(state, dict):
+        kind = type(state).__name__
+        raise ValueError(f"{refuse}state of parameter {index} is {kind}, expected a dictionary")
+    if not state:
+        return {}
+    if is_lazy(param):
+        raise ValueError(
+            f"{refuse}parameter {index}, of a lazy module, has no shape yet: load the checkpoint "
+            "after the model's first forward pass"
+        )
+    method = optimizer._method(group)
+    # Torch's state is in full, whatever this optimizer's is to be.
+    saved_in = {**group, "state_dtype": None} if is_theirs else group
+    wanted = state_layout(method, saved_in, param, state)
+    if is_theirs:
+        state = warm_started_state(state, optimizer.defaults, wanted)
+    if difference := first_mismatch(state, wanted, param, optimizer._optional_state):
+        raise ValueError(
+            f"{refuse}state of parameter {index}, shape {tuple(param.shape)}: {difference.text}"
+        )
+    fitted = dict(state)
+    if is_theirs and fitted:
+        add_missing_state(fitted, param, method, group)
+    return fitted
+
+
+def _check_others(
+    optimizer: CheckpointedOptimizer, groups: list[Group], states: dict[Any, Any]
+) -> None:
+    """Refuse state of parameters that no group has; a user's own entries pass, as in torch.optim.
+
+    Raises
+    ------
+    ValueError
+        An entry has the names of a parameter's state, and its key is another parameter's number,
+        or all keys are of another kind, such as the parameters' names.
+    """
+    known = {index for group in groups for index in group["params"]}
+    ours = {KEYS, *(name for group in groups for name in optimizer._method(group).state)}
+    has_none = known.isdisjoint(states)
+    for key, value in states.items():
+        is_number = isinstance(key, int) or (isinstance(key, str) and key.isdigit())
+        if key in known or not (is_number or has_none):
+            continue
+        if isinstance(value, dict) and ours & value.keys():
+            raise ValueError(
+                f"{_refusal(optimizer)}state of {key!r} belongs to no parameter of its groups"
+            )
+
+
+def _restore(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> None:
     """Give the parameters copies of the saved tensors, in the formats they were saved in."""
     for _, param, group, state in _params_with_saved_state(optimizer, state_dict):
         restored = {
-            name: copied_to_device(name, x, param, group) if isinstance(x, Tensor) else x
+            name: copied_to_device(name, as_step_count(x) if name == "step" else x, param, group)
+            if isinstance(x, Tensor) or name == "step"
+            else copy.deepcopy(x)
             for name, x in state.items()
         }
         unpack_scales(restored, param)
         optimizer.state[param] = restored
 
 
-def _with_checkpoint_scales(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint whose scales do not depend on how the parameters are sharded."""
+def _as_saved(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint that does not depend on how parameters are sharded, without NumPy.
+
+    ``torch.load`` with ``weights_only`` refuses NumPy's numbers, which schedules leave in groups.
+    """
     states = dict(state_dict["state"])
     for index, param, _, state in _params_with_saved_state(optimizer, state_dict):
         states[index] = pack_scales(state, param)
-    return {**state_dict, "state": states}
+    groups = [
+        {name: _plain_entry(optimizer, name, x) for name, x in group.items()}
+        for group in state_dict["param_groups"]
+    ]
+    return {**state_dict, "param_groups": groups, "state": states}
+
+
+def _plain_entry(optimizer: Optimizer, name: str, value: Any) -> Any:
+    """Return an option in plain form; of a user's own entries only NumPy's numbers change."""
+    is_option = name in optimizer.defaults or isinstance(value, np.generic)
+    return to_plain(value, name) if is_option else value
 
 
 def _params_with_saved_state(

@@ -1,12 +1,12 @@
 """Save the module buffers that SAM's second pass may change, such as BatchNorm's statistics.
 
-The modules are found from the optimizer's parameters alone. Momentum buffers with slots are another
-thing: see :mod:`steppe.optim._buffer_optimizer`.
+Where no module is named, modules are found from the optimizer's parameters alone. Momentum buffers
+with slots are another thing: see :mod:`steppe.optim._buffer_optimizer`.
 """
 
 import gc
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -21,12 +21,13 @@ class ModuleBuffers:
     All buffers are saved, whatever their names: besides running statistics, a forward pass may
     change the vectors of spectral norm's power iteration, or a codebook.
 
-    An optimizer is not given its modules, so they are searched once among all objects that the
-    garbage collector knows. Global module hooks would find them too, but make compiled modules
-    warn, recompile, or not compile at all.
+    A module that is given is searched, and nothing else. Without one, modules are searched once
+    among all objects that the garbage collector knows. Global module hooks would find them too, but
+    make compiled modules warn, recompile, or not compile at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, module: Module | None) -> None:
+        self._module = module
         self._layers: list[weakref.ref[Module]] = []
         self._searched: list[int] | None = None
 
@@ -48,6 +49,8 @@ class ModuleBuffers:
 
     def _find(self, params: Sequence[Tensor]) -> list[Module]:
         """Search once, and again when parameters were added or a layer is gone."""
+        if self._module is not None:
+            return _with_buffers(self._module.modules())
         # Modules hold only Parameters, and the search is slow: skip it where there are none.
         ids = [id(param) for param in params if isinstance(param, Parameter)]
         layers = [layer for ref in self._layers if (layer := ref()) is not None]
@@ -59,18 +62,33 @@ class ModuleBuffers:
 
 
 def _search(params: set[int]) -> list[Module]:
+    holders = _holders(params)
+    held = {id(param) for holder in holders for param in Module.parameters(holder)}
+    if params - held and gc.get_freeze_count():
+        # After gc.freeze() the collector does not list what was there before.
+        gc.unfreeze()
+        holders = _holders(params)
+        gc.freeze()
+    parts = {id(part): part for holder in holders for part in holder.modules()}
+    return _with_buffers(parts.values())
+
+
+def _holders(params: set[int]) -> list[Module]:
+    """Return all modules that hold one of the parameters."""
     modules = [
         candidate
         for candidate in gc.get_objects()
         if issubclass(type(candidate), Module) and "_modules" in vars(candidate)
     ]
-    holders = [
+    return [
         module
         for module in modules
         if any(id(param) in params for param in Module.parameters(module))
     ]
-    parts = {id(part): part for holder in holders for part in holder.modules()}
-    return [part for part in parts.values() if len(part._buffers)]
+
+
+def _with_buffers(modules: Iterable[Module]) -> list[Module]:
+    return [module for module in modules if len(module._buffers)]
 
 
 def _is_writable(buffer: Tensor) -> bool:

@@ -38,22 +38,52 @@ class OptimizerWrapper(Optimizer):
 
 
 class TransparentWrapper(OptimizerWrapper):
-    """A wrapper whose parameter groups, state and defaults are the base optimizer's own."""
+    """A wrapper whose parameter groups, state and defaults are the base optimizer's own.
+
+    They can be assigned, as frameworks do; groups and defaults that lack this wrapper's options are
+    given them.
+
+    Attributes
+    ----------
+    own_options
+        This wrapper's options, which the base optimizer does not know.
+    """
+
+    own_options: dict[str, Any]
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         """The base optimizer's groups."""
         return self.base_optimizer.param_groups
 
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
+            self._complete(group)
+        self.base_optimizer.param_groups = groups
+
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         """The base optimizer's state."""
         return self.base_optimizer.state
 
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base_optimizer.state = state
+
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         """The base optimizer's defaults, and this wrapper's options."""
         return self.base_optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self._complete(defaults)
+        self.base_optimizer.defaults = defaults
+
+    def _complete(self, options: dict[str, Any]) -> None:
+        for name, value in self.own_options.items():
+            options.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's checkpoint, this wrapper's options included."""
@@ -75,6 +105,34 @@ def share_hooks(wrapper: Optimizer, base: Optimizer) -> None:
     """Give a wrapper the base's checkpoint hooks: the base makes and loads the checkpoints."""
     for name in _HOOKS:
         setattr(wrapper, name, getattr(base, name))
+
+
+# What torch puts around the step of every class: all of these functions share one code.
+_HOOKED: Any = Optimizer.profile_hook_step(Optimizer.step).__code__
+
+
+def step_within(base: Optimizer) -> None:
+    """Step a wrapper's base optimizer, without what its wrapper's step has done already.
+
+    torch calls the hooks of all optimizers, and marks a profile, around the step of each class:
+    step counters would count a wrapper's steps twice. The base's own hooks are called.
+    """
+    step: Any = vars(base).get("step", type(base).step)
+    # A scheduler of the base puts a function of its own around the step, which notes the call.
+    is_watched = hasattr(step, "_wrapped_by_lr_sched")
+    hooked = step.__wrapped__ if is_watched else step
+    if getattr(hooked, "__code__", None) is not _HOOKED:
+        base.step()
+        return
+    watched: Any = base
+    if is_watched:
+        watched._opt_called = True
+    arguments, keywords = (base,), dict[str, Any]()
+    for before in tuple(watched._optimizer_step_pre_hooks.values()):
+        arguments, keywords = before(base, arguments, keywords) or (arguments, keywords)
+    hooked.__wrapped__(*arguments, **keywords)
+    for after in tuple(watched._optimizer_step_post_hooks.values()):
+        after(base, arguments, keywords)
 
 
 def check_step(base: Optimizer, wrapper: str) -> None:

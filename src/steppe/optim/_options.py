@@ -3,8 +3,9 @@
 Defaults stand in the constructors' signatures; docs/ and docstrings are tested against both.
 """
 
-import math
+import sys
 from collections.abc import Callable, Mapping
+from inspect import Parameter, isfunction, signature
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -18,31 +19,34 @@ Aggregation = Literal["sum", "mean", "mid"]
 
 
 class OptionCheck(NamedTuple):
-    """Which values an option takes: as a test, and as the words of the error message."""
+    """Which values an option takes: as a test, and as the words of the error message.
+
+    Attributes
+    ----------
+    accepts
+        Whether a value is in the option's range.
+    expected
+        The range in words.
+    is_live
+        Whether it may also be a tensor of one real number, which every step reads anew.
+    in_a_run
+        The check of a group that is stepped with, where it is not the constructor's.
+    """
 
     accepts: Callable[[Any], bool]
     expected: str
+    is_live: bool = False
+    in_a_run: "OptionCheck | None" = None
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_rate(value: Any) -> bool:
-    if isinstance(value, Tensor):
-        # On the meta device, where footprint puts parameters, a tensor has no value to check.
-        if value.numel() != 1 or value.is_complex():
-            return False
-        return value.is_meta or 0 <= value.item() < math.inf
-    return _is_number(value) and value >= 0
+    # Not math.isfinite, which overflows on a long integer.
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) <= sys.float_info.max
 
 
 def _is_fraction(value: Any) -> bool:
     return _is_number(value) and 0 <= value < 1
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and all(map(_is_fraction, value))
 
 
 def _is_count(value: Any) -> bool:
@@ -50,8 +54,11 @@ def _is_count(value: Any) -> bool:
 
 
 _FLAG = OptionCheck(lambda x: isinstance(x, bool), "True or False")
-_AMOUNT = OptionCheck(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0")
-_FRACTION = OptionCheck(_is_fraction, "a number in [0, 1)")
+_NUMBER = OptionCheck(_is_number, "a finite number", is_live=True)
+_AMOUNT = OptionCheck(lambda x: _is_number(x) and x >= 0, "a finite number ≥ 0", is_live=True)
+# Schedules end a hair below 0 or go beyond 1, as in torch.optim: a run must not end there.
+_SCHEDULED = _AMOUNT._replace(in_a_run=_NUMBER)
+_FRACTION = OptionCheck(_is_fraction, "a number in [0, 1)", is_live=True)
 _CLOSED_FRACTION = OptionCheck(lambda x: _is_number(x) and 0 <= x <= 1, "a number in [0, 1]")
 
 
@@ -62,23 +69,25 @@ def _one_of(*values: Any) -> OptionCheck:
 
 
 OPTION_CHECKS = {
-    "lr": OptionCheck(_is_rate, "a finite number ≥ 0 or a tensor of one such number"),
-    "betas": OptionCheck(_is_pair, "two numbers in [0, 1)"),
+    "lr": _SCHEDULED._replace(expected="a finite number ≥ 0 or a tensor of one such number"),
+    "betas": _FRACTION._replace(expected="two numbers in [0, 1)"),
     "eps": _AMOUNT,
-    "weight_decay": _AMOUNT,
-    "momentum": _FRACTION,
-    "dampening": _CLOSED_FRACTION,
+    "weight_decay": _SCHEDULED,
+    # It selects the rule, so no step may find another one in a tensor.
+    "momentum": _CLOSED_FRACTION._replace(in_a_run=_AMOUNT._replace(is_live=False)),
+    "dampening": _CLOSED_FRACTION._replace(is_live=True),
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
-    "kappa": _AMOUNT,
+    "kappa": _AMOUNT._replace(is_live=False),
     "capacity": OptionCheck(_is_count, "an integer ≥ 0"),
     "priority_decay": OptionCheck(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),
     "scope": _one_of(*get_args(Scope)),
     "replacement": _one_of(*get_args(Replacement)),
     "variant": _one_of(*get_args(Variant)),
     "aggregation": _one_of(*get_args(Aggregation)),
-    "rho": _AMOUNT,
+    "rho": _AMOUNT._replace(is_live=False),
     "adaptive": _FLAG,
+    "required": _FLAG,
     "scale_free": _FLAG,
     "amsgrad": _FLAG,
     "centered": _FLAG,
@@ -90,26 +99,57 @@ OPTION_CHECKS = {
 }
 
 
-def to_plain(value: Any) -> Any:
-    """Turn an option's value into one that every kind of checkpoint can hold.
+def to_plain(value: Any, name: str = "") -> Any:
+    """Turn an option's value into one that engines read and every kind of checkpoint can hold.
 
-    NumPy scalars, as parameter sweeps produce them, become Python's numbers: ``torch.load`` with
-    ``weights_only`` refuses them. ``torch.bfloat16`` becomes its name: torch's distributed
-    checkpoints refuse a ``torch.dtype`` when they gather state or bring it to the host.
+    NumPy's scalars and arrays of one number, as parameter sweeps and schedules produce them, become
+    Python's numbers: ``torch.load`` with ``weights_only`` refuses them. ``torch.bfloat16`` becomes
+    its name: torch's distributed checkpoints refuse a ``torch.dtype`` when they gather state or
+    bring it to the host. Of ``betas``, every sequence becomes a tuple: a list of a configuration
+    file, an array, a tensor. Tensors of one number stay, as options that may change in place.
     """
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.size == 1):
+        found = value.item()
+        # Of a longdouble it is one again.
+        return float(found) if isinstance(found, np.floating) else found
     if value is torch.bfloat16:
         return "bfloat16"
-    if isinstance(value, tuple | list):
-        return tuple(map(to_plain, value))
+    if name == "betas" and _is_sequence(value):
+        # A tensor of one number may have dimensions, as in torch.optim.
+        return tuple(
+            x.reshape(()) if isinstance(x, Tensor) and x.numel() == 1 else x
+            for x in map(to_plain, value)
+        )
     return value
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def _is_sequence(value: Any) -> bool:
+    if isinstance(value, np.ndarray | Tensor):
+        return value.ndim == 1 and len(value) > 1
+    # By what it can do: the lists of configuration files need not be registered as sequences.
+    is_indexed = hasattr(type(value), "__len__") and hasattr(type(value), "__getitem__")
+    return is_indexed and not isinstance(value, str | bytes | Mapping)
+
+
+def is_live(name: str) -> bool:
+    """Whether every step reads an option anew, so that it selects no rule and no layout."""
+    return name in OPTION_CHECKS and OPTION_CHECKS[name].is_live
+
+
+def check_options(options: Mapping[str, Any], *, in_a_run: bool = False, where: str = "") -> None:
     """Refuse option values that are out of range, or that contradict each other.
 
     Options without a check here, such as those of another library's optimizer, pass.
+
+    Parameters
+    ----------
+    options
+        Values by their names.
+    in_a_run
+        Whether they are those of a run, of a step or a checkpoint, and not of a constructor. The
+        numbers in tensors are not read then: that would wait for their device.
+    where
+        Says in the message whose options they are.
 
     Raises
     ------
@@ -118,12 +158,41 @@ def check_options(options: Mapping[str, Any]) -> None:
     """
     for name, value in options.items():
         check = OPTION_CHECKS.get(name)
-        if check is not None and not check.accepts(value):
-            raise ValueError(f"{name}={value!r} is not valid: expected {check.expected}")
-    if options.get("scale_free") and options["eps"] == 0:
-        raise ValueError("eps=0 is not valid with scale_free=True: expected a number > 0")
+        if check is None:
+            continue
+        if in_a_run and check.in_a_run is not None:
+            check = check.in_a_run
+        if not _accepts(check, name, value, reads=not in_a_run):
+            raise ValueError(f"{name}={value!r} is not valid{where}: expected {check.expected}")
+    eps = options.get("eps")
+    if options.get("scale_free") and not isinstance(eps, Tensor) and eps == 0:
+        raise ValueError(f"eps=0 is not valid with scale_free=True{where}: expected a number > 0")
     if options.get("differentiable") and options["state_dtype"] is not None:
         raise ValueError(
-            f"state_dtype={options['state_dtype']!r} is not valid with differentiable=True: "
+            f"state_dtype={options['state_dtype']!r} is not valid with differentiable=True{where}: "
             "gradients cannot flow through rounded state; expected state_dtype=None"
         )
+
+
+def _accepts(check: OptionCheck, name: str, value: Any, *, reads: bool) -> bool:
+    if name == "betas":
+        if not isinstance(value, tuple | list) or len(value) != 2:
+            return False
+        return all(_accepts(check, "beta", each, reads=reads) for each in value)
+    if not isinstance(value, Tensor) or not check.is_live:
+        return check.accepts(value)
+    if value.numel() != 1 or value.is_complex() or value.dtype == torch.bool:
+        return False
+    # On the meta device, where footprint puts parameters, a tensor has no value to check.
+    return not reads or value.is_meta or check.accepts(value.item())
+
+
+def class_defaults(optimizer: type) -> dict[str, Any]:
+    """Return the defaults in the constructor of an optimizer's class, by the options' names."""
+    found = {}
+    for each in reversed(optimizer.__mro__):
+        if isfunction(constructor := vars(each).get("__init__")):
+            for parameter in signature(constructor).parameters.values():
+                if parameter.name in OPTION_CHECKS and parameter.default is not Parameter.empty:
+                    found[parameter.name] = parameter.default
+    return found

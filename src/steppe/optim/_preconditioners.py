@@ -60,7 +60,7 @@ def bias_corrections(row: ParamRow) -> tuple[float, float]:
     group = row.group
     t = row.state["step"].item()
     *_, correction1, correction2 = rules.adam_scalars(t, 0.0, group["betas"], group["eps"], 0.0)
-    return correction1, correction2
+    return float(correction1), float(correction2)
 
 
 def filled_slots(row: ParamRow) -> int:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from steppe import rules
 from steppe._engines import (
-    Function,
     Group,
     ShardGroup,
     cache_chunks,
@@ -18,16 +17,21 @@ from steppe._engines import (
     shard_group_of,
     widened,
 )
+from steppe.optim._sam_passes import Moves
 
 #: A parameter, its gradient and its group's options.
 Member = tuple[Tensor, Tensor, Group]
 
 
-def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> None:
+def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> Moves:
     """Move every parameter from p to p + e, after ``save`` has been called with it.
 
     The norm is that over all parameters, and over all shards of sharded ones. Where it is zero or
     not finite no parameter moves.
+
+    Returns
+    -------
+    The norm of what each parameter was moved by, where it is.
     """
     ascents = [
         (param, _Ascent(*local_param_and_grad(param, grad), shard_group_of(param), group))
@@ -35,10 +39,12 @@ def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> None:
     ]
     norm = joint_norm((ascent.scaled_grad, ascent.shard_group) for _, ascent in ascents) + 1e-12
     if isinstance(norm, float) and not math.isfinite(norm):
-        return
+        return []
+    moves: Moves = []
     for param, ascent in ascents:
         save(param)
-        ascent.move(norm)
+        moves.append((ascent.move(norm), ascent.shard_group))
+    return moves
 
 
 def rho_name(options: dict[str, Any]) -> str:
@@ -62,20 +68,29 @@ class _Ascent(NamedTuple):
         scaled: Tensor = rules.asam_length(widened(self.param), widened(self.grad))
         return scaled
 
-    def move(self, norm: Tensor | float) -> None:
-        """Add e to the parameter, given the norm of all scaled gradients."""
-        rule: Function = rules.asam_ascent if self.group["adaptive"] else rules.sam_ascent
+    def move(self, norm: Tensor | float) -> Tensor:
+        """Add e to the parameter, given the norm of all scaled gradients; return the norm of e."""
         # A group that maximises its objective minimises minus the objective.
         sign = -1 if self.group.get("maximize") else 1
         scale = self.group[rho_name(self.group)] / norm * sign
+        lengths = []
         for p, g in cache_chunks(self.param, self.grad):
-            p.copy_(_where_finite(scale, rule, widened(p), widened(g)))
+            start, direction = widened(p), widened(g)
+            if self.group["adaptive"]:
+                direction = rules.asam_direction(start, direction)
+            lengths.append(torch.linalg.vector_norm(direction))
+            p.copy_(_where_finite(scale, start, direction))
+        length = torch.linalg.vector_norm(torch.stack(lengths))
+        length *= scale if isinstance(scale, float) else scale.to(length.device)
+        # What a norm that is not finite has not moved counts as zero.
+        return torch.nan_to_num(length, nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _where_finite(scale: Tensor | float, rule: Function, p: Tensor, g: Tensor) -> Tensor:
+def _where_finite(scale: Tensor | float, start: Tensor, direction: Tensor) -> Tensor:
     if isinstance(scale, float):
-        moved: Tensor = rule(p, g, scale)
+        moved: Tensor = rules.sam_ascent(start, direction, scale)
         return moved
     # Reading the norm back from an accelerator would wait for it, so the device itself decides.
-    scale = scale.to(p.device)
-    return torch.where(scale.isfinite() & (scale != 0), rule(p, g, scale.to(p.dtype)), p)
+    scale = scale.to(start.device)
+    moved = rules.sam_ascent(start, direction, scale.to(start.dtype))
+    return torch.where(scale.isfinite() & (scale != 0), moved, start)

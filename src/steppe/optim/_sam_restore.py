@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from steppe._engines import local_part
 from steppe.optim._module_buffers import ModuleBuffers
@@ -16,8 +17,8 @@ class RestorePoint:
     ``SAM`` and the wrappers that copy its attributes share one object, so it is changed in place.
     """
 
-    def __init__(self) -> None:
-        self._buffers = ModuleBuffers()
+    def __init__(self, module: Module | None) -> None:
+        self._buffers = ModuleBuffers(module)
         self._undo: list[Callable[[], object]] = []
 
     @property

@@ -1,7 +1,8 @@
-"""The state of one parameter: its layout, its first values, and whether a saved one fits.
+"""The state of one parameter: its layout and its first values.
 
 :func:`state_layout` is the one place that says which tensors a state consists of, with their shapes
-and number formats. The step, checkpoints and :func:`steppe.optim.footprint` go by it.
+and number formats. The step, checkpoints and :func:`steppe.optim.footprint` go by it. Whether a
+state fits is asked in ``_state_checks.py``.
 """
 
 from typing import Any, NamedTuple
@@ -20,12 +21,13 @@ from steppe._engines import (
     Method,
     ParamRow,
     State,
-    is_sharded,
     load_state,
+    local_part,
     local_shard_of,
     scale_layout_of,
     scale_name,
     slot_name,
+    store_state,
     unpack_scales,
     whole_sum,
     wide_dtype,
@@ -36,7 +38,7 @@ _INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.comp
 _SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
 #: They have a shape of their own even where it happens to be the parameter's.
-_NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
+NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
 class StateEntry(NamedTuple):
@@ -57,7 +59,9 @@ def state_layout(
     shape, dtype, full = tuple(param.shape), state_dtype(param, group), wide_dtype(param)
     capacity = group["capacity"] if method.buffer is not None else 0
     like_param = [*method.state, *map(slot_name, range(capacity))]
-    entries = {"step": StateEntry((), torch.float32)}
+    # MPS has no float64. In float32 a count would stop at 2²⁴.
+    scalar = torch.float32 if param.device.type == "mps" else torch.float64
+    entries = {"step": StateEntry((), scalar)}
     entries |= dict.fromkeys(like_param, StateEntry(shape, dtype))
     if dtype == torch.uint8:
         own = scale_layout_of(param, param).shape
@@ -66,8 +70,6 @@ def state_layout(
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else scale_layout_of(like, param).shape
             entries[scale_name(name)] = StateEntry(scales, torch.float32)
-    # MPS has no float64.
-    scalar = torch.float32 if param.device.type == "mps" else torch.float64
     if method.mean_square is not None:
         entries[MEAN] = StateEntry((), scalar)
     if capacity:
@@ -82,7 +84,7 @@ def state_layout(
 
 def has_param_shape(name: str, entry: StateEntry, shape: tuple[int, ...]) -> bool:
     """Whether a tensor of the state has its parameter's shape, and so is sharded like it."""
-    has_own = name in _NEVER_PARAM_SHAPED or is_scale(name)
+    has_own = name in NEVER_PARAM_SHAPED or is_scale(name)
     return entry.shape == shape and not has_own
 
 
@@ -104,31 +106,12 @@ def state_dtype(param: Tensor, group: dict[str, Any]) -> torch.dtype:
     return torch.bfloat16
 
 
-def check_state_unchanged(
-    state: State, param: Tensor, method: Method, group: dict[str, Any]
-) -> None:
-    """Refuse ``capacity`` or ``state_dtype`` that were changed after the state was made.
-
-    Raises
-    ------
-    RuntimeError
-        The message names the option, its value now, and that of the state.
-    """
-    if KEYS in state and state[KEYS].numel() != group["capacity"]:
-        raise RuntimeError(
-            f"capacity={group['capacity']} was changed after the buffer was made with "
-            f"{state[KEYS].numel()} slots; set it back, or start a new optimizer"
-        )
-    for name, entry in state_layout(method, group, param).items():
-        if name in state and (difference := _format_mismatch(name, state[name].dtype, entry.dtype)):
-            raise RuntimeError(
-                f"state_dtype={group['state_dtype']!r} was changed after the state was made: "
-                f"{difference}; set it back, or start a new optimizer"
-            )
-
-
 def add_missing_state(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> None:
-    """Add the tensors that the state lacks: all of them before a parameter's first step."""
+    """Bring a state into the layout that the options ask for.
+
+    Tensors that it lacks are added, all of them before a parameter's first step; those that a user
+    has replaced, such as moments reset to ``zeros_like(p.data)``, get their number format again.
+    """
     wanted = state_layout(method, group, param)
     if MEAN not in wanted:
         # No rule updates the mean now. If it is wanted again, it is computed from v below.
@@ -138,13 +121,68 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
     for name in wanted.keys() & state.keys() - {"step"}:
         state[name] = state[name].to(param.device)
     unpack_scales(state, param)
+    if "step" in state:
+        state["step"] = as_step_count(state["step"])
     # In the layout's order, not a set's: all ranks must gather sharded state in the same order.
     missing = [name for name in wanted if name not in state]
     for name in missing:
         state[name] = _initial_tensor(name, wanted[name], param, group)
+    for name, entry in wanted.items():
+        if not stands_for(name, state[name].dtype, entry.dtype):
+            _convert(state, name, entry, param, group)
     if MEAN in missing and _SECOND_MOMENT not in missing:
         # Earlier steps, without scale_free, updated v but not its mean.
         state[MEAN].copy_(_mean_of_second_moment(param, state, group))
+
+
+def completed(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> State:
+    """Return the state as the next step will find it; the optimizer's own stays as it is."""
+    if "step" not in state:
+        return state
+    # ZeroRedundancyOptimizer puts a checkpoint's state, scales by lines, in as it is. Those are
+    # unpacked in their place, because their codes are.
+    unpack_scales(state, param)
+    complete = dict(state)
+    add_missing_state(complete, param, method, group)
+    return complete
+
+
+def stands_for(name: str, found: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether a tensor of the state can stay in the format that it has."""
+    alike = any({found, wanted} <= formats for formats in _INTERCHANGEABLE)
+    return name == REPLACEMENTS or found == wanted or alike
+
+
+def as_step_count(value: Any) -> Tensor:
+    """Return a step count, a number or a tensor of any format, as the tensor that steps count in.
+
+    It is a float64 tensor without dimensions: in float32, as in ``torch.optim`` and in checkpoints
+    before 0.2, a count would stop at 2²⁴. MPS has no float64.
+    """
+    if not isinstance(value, Tensor):
+        return torch.tensor(
+            float(value if isinstance(value, int | float) else value.item())
+        ).double()
+    wanted = torch.float32 if value.device.type == "mps" else torch.float64
+    if value.dtype.is_floating_point and value.ndim == 0:
+        # Only the storage changes, not the tensor: who holds it sees the count go on.
+        value.data = value.data.to(wanted)
+        return value
+    return value.reshape(()).to(wanted)
+
+
+def _convert(
+    state: State, name: str, entry: StateEntry, param: Tensor, group: dict[str, Any]
+) -> None:
+    """Bring a tensor of the state into its number format."""
+    value = state[name]
+    if entry.dtype != torch.uint8:
+        state[name] = value.to(entry.dtype)
+        return
+    for each in (name, scale_name(name)):
+        state[each] = _initial_tensor(each, entry, param, group)
+    row = ParamRow.of(0, param, state, group)
+    store_state(row, name, local_part(value).to(wide_dtype(param)), 0)
 
 
 def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
@@ -157,52 +195,15 @@ def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, A
     return value.detach().to(_device(name, param, group), copy=True)
 
 
-def first_mismatch(
-    state: dict[str, Any], wanted: dict[str, StateEntry], param: Tensor
-) -> str | None:
-    """Describe the first difference between a saved state and a parameter's layout, if any."""
-    for name, entry in wanted.items():
-        if name not in state:
-            return f"{name!r} is missing"
-        value = state[name]
-        if not isinstance(value, Tensor):
-            return f"{name!r} is {type(value).__name__}, expected a tensor"
-        if tuple(value.shape) != entry.shape:
-            return f"{name!r} has shape {tuple(value.shape)}, expected {entry.shape}"
-        if name not in _NEVER_PARAM_SHAPED and (
-            difference := _sharding_mismatch(name, value, param)
-        ):
-            return difference
-        if difference := _format_mismatch(name, value.dtype, entry.dtype):
-            return difference
-    return None
-
-
-def _sharding_mismatch(name: str, value: Any, param: Any) -> str | None:
-    """Describe how state and parameter are sharded, if they are not sharded alike."""
-    if not is_sharded(value) and not is_sharded(param):
-        return None
-    if is_sharded(value) and is_sharded(param):
-        # Scales have placements of their own, which follow the lines of the parameter.
-        is_placed = is_scale(name) or value.placements == param.placements
-        if is_placed and value.device_mesh == param.device_mesh:
-            return None
-    kinds = [
-        f"sharded over {x.device_mesh} as {x.placements}" if is_sharded(x) else "whole"
-        for x in (value, param)
-    ]
-    return (
-        f"{name!r} is {kinds[0]}, its parameter {kinds[1]}: load it with set_optimizer_state_dict "
-        "of torch.distributed.checkpoint.state_dict"
+def has_complete_state(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> bool:
+    """Whether a parameter has all the state of its method, in the right formats."""
+    if "step" not in state or not isinstance(state["step"], Tensor):
+        return False
+    layout = state_layout(method, group, param, state)
+    return all(
+        name in state and stands_for(name, state[name].dtype, entry.dtype)
+        for name, entry in layout.items()
     )
-
-
-def _format_mismatch(name: str, found: torch.dtype, wanted: torch.dtype) -> str | None:
-    """Describe a format that is not the wanted one; full formats may stand for each other."""
-    alike = any({found, wanted} <= formats for formats in _INTERCHANGEABLE)
-    if name == REPLACEMENTS or found == wanted or alike:
-        return None
-    return f"{name!r} is {found}, expected {wanted}"
 
 
 def _device(name: str, param: Tensor, group: dict[str, Any]) -> torch.device:

@@ -78,7 +78,7 @@ class SGDCG(BufferOptimizer):
     params, lr
         As in :class:`DualAdam`.
     momentum
-        The decay rate of m; in [0, 1). If it is raised from 0 in mid-run, m starts from zeros.
+        The decay rate of m; in [0, 1]. If it is raised from 0 in mid-run, m starts from zeros.
         Default: 0.0.
     dampening
         By how much the aggregate is damped in m; in [0, 1]. As in torch's SGD it has no effect on
@@ -144,6 +144,8 @@ class SGDCG(BufferOptimizer):
         state_dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
+
+    _optional_state = ("momentum_buffer",)
 
     def _method(self, group: Group) -> Method:
         return _sgd(group["momentum"] > 0, _buffer(group))
@@ -255,7 +257,7 @@ class RMSpropCG(BufferOptimizer):
     weight_decay
         L2 penalty, added to the aggregate; ≥ 0. Default: 0.0.
     momentum
-        The decay rate of m; in [0, 1). Default: 0.0.
+        The decay rate of m; in [0, 1]. Default: 0.0.
     centered
         Whether to divide by the standard deviation in place of the root mean square.
         Default: False.
@@ -318,6 +320,8 @@ class RMSpropCG(BufferOptimizer):
         state_dtype: torch.dtype | str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
+
+    _optional_state = ("grad_avg", "momentum_buffer")
 
     def _method(self, group: Group) -> Method:
         return _rmsprop(group["centered"], group["momentum"] > 0, _buffer(group))

@@ -283,7 +283,7 @@ class SGDCM(BufferOptimizer):
     params, lr
         As in :class:`DualAdam`.
     momentum
-        The decay rate of m; in [0, 1). Default: 0.9.
+        The decay rate of m; in [0, 1]. Default: 0.9.
     dampening
         By how much the gradient is damped in m; in [0, 1]. As in torch's SGD it has no effect on
         the first step, nor if ``momentum`` is 0. The convention m ← β·m + (1−β)·g is

@@ -1,8 +1,7 @@
 """CPU offload: an optimizer whose state and arithmetic are on the host, the model on a device."""
 
 import reprlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks
+from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks, step_within
 
 # These options need a step on the device.
 _UNSUPPORTED = ("capturable", "differentiable")
@@ -25,9 +24,9 @@ class Offload(OptimizerWrapper):
     One optimizer has all parameters, so a norm over all gradients, which critical momenta need, is
     the same as without offload. The steps are those of the optimizer on the CPU, bit for bit.
 
-    ``param_groups`` hold the model's parameters: clipping, ``GradScaler``, schedulers and
-    ``zero_grad`` work as with any optimizer. ``state_dict`` is that of the optimizer without
-    offload, so checkpoints pass between both.
+    ``param_groups`` and ``state`` are those of the model's parameters, and may be changed or
+    assigned: clipping, ``GradScaler``, schedulers and ``zero_grad`` work as with any optimizer.
+    ``state_dict`` is that of the optimizer without offload, so checkpoints pass between both.
 
     Parameters
     ----------
@@ -74,9 +73,10 @@ class Offload(OptimizerWrapper):
     def __init__(
         self, params: ParamsT, optimizer_class: Callable[..., Optimizer], **options: Any
     ) -> None:
+        self._copies: dict[Tensor, nn.Parameter] = {}
         super().__init__(params, options)
-        copies = [_group_on_host(group) for group in self.param_groups]
-        base: Any = optimizer_class(copies, **options) if callable(optimizer_class) else None
+        groups = [self._group_on_host(group) for group in self.param_groups]
+        base: Any = optimizer_class(groups, **options) if callable(optimizer_class) else None
         if not isinstance(base, Optimizer):
             raise TypeError(
                 f"optimizer_class={reprlib.repr(optimizer_class)} is not valid in Offload: "
@@ -88,24 +88,12 @@ class Offload(OptimizerWrapper):
         _share_options(base.param_groups, self.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("defaults", "param_groups", "base_optimizer")}
+        names = ("defaults", "param_groups", "state", "base_optimizer", "_copies")
+        return {name: vars(self)[name] for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         share_hooks(self, self.base_optimizer)
-
-    @property
-    def state(self) -> defaultdict[Tensor, Any]:
-        """The state of each parameter, on the host."""
-        found: defaultdict[Tensor, Any] = defaultdict(dict)
-        if "base_optimizer" in vars(self):
-            state = self.base_optimizer.state
-            found |= {param: state[copy] for param, copy in self._pairs() if copy in state}
-        return found
-
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        """Ignore the empty state that torch's constructor assigns."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters, with options that differ from the defaults where the group names them.
@@ -119,7 +107,7 @@ class Offload(OptimizerWrapper):
         if "base_optimizer" not in vars(self):
             return
         try:
-            self.base_optimizer.add_param_group(_group_on_host(self.param_groups[-1]))
+            self.base_optimizer.add_param_group(self._group_on_host(self.param_groups[-1]))
         except BaseException:
             self.param_groups.pop()
             raise
@@ -133,15 +121,21 @@ class Offload(OptimizerWrapper):
         AttributeError
             The optimizer is not one of this library.
         """
+        self._lend()
         base: Any = self.base_optimizer
         found = base.preconditioner()
         return {
             param: found[copy].to(param.device) for param, copy in self._pairs() if copy in found
         }
 
+    def diagnostics(self) -> dict[str, float]:
+        """Return the optimizer's diagnostics; empty if it has none."""
+        self._lend()
+        return super().diagnostics()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the checkpoint of the optimizer; its tensors are on the host."""
-        _share_options(self.param_groups, self.base_optimizer.param_groups)
+        self._lend()
         return self.base_optimizer.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -152,8 +146,9 @@ class Offload(OptimizerWrapper):
         ValueError
             The checkpoint does not fit. Nothing has changed.
         """
+        self._lend()
         self.base_optimizer.load_state_dict(state_dict)
-        _share_options(self.base_optimizer.param_groups, self.param_groups)
+        self._take_back()
 
     # As torch does for its own step: dynamo cannot follow the copies.
     @_disable_dynamo
@@ -173,21 +168,51 @@ class Offload(OptimizerWrapper):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        _share_options(self.param_groups, self.base_optimizer.param_groups)
+        self._lend()
         pairs = [(param, copy) for param, copy in self._pairs() if param.grad is not None]
         with torch.no_grad():
             self._copy_to_host()
-            self.base_optimizer.step()
+            step_within(self.base_optimizer)
             for param, copy in pairs:
                 # Later work on the device waits for this copy, and so does the next step's.
                 param.copy_(copy, non_blocking=True)
-        _share_options(self.base_optimizer.param_groups, self.param_groups)
+        self._take_back()
         return loss
+
+    def _lend(self) -> None:
+        """Give the optimizer the groups and the state, with its copies in the parameters' place."""
+        base, groups = self.base_optimizer, self.param_groups
+        wanted = [[id(self._copies.get(param)) for param in group["params"]] for group in groups]
+        if wanted != [[id(copy) for copy in group["params"]] for group in base.param_groups]:
+            # Somebody has assigned other groups.
+            base.param_groups = [self._group_on_host(group) for group in groups]
+            self._copies = {p: self._copies[p] for group in groups for p in group["params"]}
+        _share_options(groups, base.param_groups)
+        _share_state(self.state, base.state, self._copies)
+
+    def _take_back(self) -> None:
+        """Take over what the optimizer has made of the groups' options and of the state."""
+        _share_options(self.base_optimizer.param_groups, self.param_groups)
+        params = {copy: param for param, copy in self._copies.items()}
+        _share_state(self.base_optimizer.state, self.state, params)
+
+    def _group_on_host(self, group: dict[str, Any]) -> dict[str, Any]:
+        """Return the group with copies of its parameters on the host."""
+        for name in _UNSUPPORTED:
+            if group.get(name):
+                raise ValueError(
+                    f"{name}=True is not valid in Offload, which steps on the CPU: expected False"
+                )
+        for param in group["params"]:
+            if param not in self._copies:
+                self._copies[param] = _param_on_host(param)
+        return {**group, "params": [self._copies[param] for param in group["params"]]}
 
     def _pairs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each parameter and its copy on the host."""
-        for group, copies in zip(self.param_groups, self.base_optimizer.param_groups, strict=True):
-            yield from zip(group["params"], copies["params"], strict=True)
+        for group in self.param_groups:
+            for param in group["params"]:
+                yield param, self._copies[param]
 
     def _copy_to_host(self) -> None:
         """Copy parameters and gradients to the host, and wait for the copies."""
@@ -203,16 +228,6 @@ class Offload(OptimizerWrapper):
         for device in devices:
             if device.type != "cpu":
                 torch.accelerator.synchronize(device)
-
-
-def _group_on_host(group: dict[str, Any]) -> dict[str, Any]:
-    """Return the group with copies of its parameters on the host."""
-    for name in _UNSUPPORTED:
-        if group.get(name):
-            raise ValueError(
-                f"{name}=True is not valid in Offload, which steps on the CPU: expected False"
-            )
-    return {**group, "params": [_param_on_host(param) for param in group["params"]]}
 
 
 def _param_on_host(param: Tensor) -> nn.Parameter:
@@ -250,3 +265,16 @@ def _share_options(source: list[dict[str, Any]], target: list[dict[str, Any]]) -
     """Copy the options of the source's groups to the target's, which keep their parameters."""
     for theirs, ours in zip(source, target, strict=True):
         ours.update({name: value for name, value in theirs.items() if name != "params"})
+
+
+def _share_state(
+    source: dict[Any, Any], target: dict[Any, Any], names: Mapping[Any, Tensor]
+) -> None:
+    """Let the target hold the source's states, each by the parameter's name there, and no others.
+
+    The dictionaries of the states are shared, so what is changed in one is changed in both.
+    """
+    wanted = {names.get(key, key): state for key, state in source.items()}
+    for key in [key for key in target if key not in wanted]:
+        del target[key]
+    target.update(wanted)

@@ -1,21 +1,21 @@
 """SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
 
 import reprlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.nn import Module
 from torch.optim import Optimizer
 
-from steppe.optim._fsdp1 import refuse_fsdp1
-from steppe.optim._optimizer_wrapper import TransparentWrapper, check_step, share_hooks
+from steppe.optim._optimizer_wrapper import check_step, share_hooks, step_within
 from steppe.optim._options import check_options
-from steppe.optim._sam_ascent import Member, ascend, rho_name
-from steppe.optim._sam_restore import RestorePoint
+from steppe.optim._sam_ascent import rho_name
+from steppe.optim._sam_passes import AccumulationGuard, check_second_pass, gradients
+from steppe.optim._sam_perturbing import PerturbingWrapper
 
 
-class SAM(TransparentWrapper):
+class SAM(PerturbingWrapper):
     r"""Sharpness-aware minimisation (SAM), and adaptive SAM, around a base optimizer.
 
     A step takes two forward and backward passes. The first gives g at the parameters p; over all
@@ -37,7 +37,8 @@ class SAM(TransparentWrapper):
     * ``with sam.perturbed():`` around the second pass, then ``step()``. It restores the parameters
       even if the pass raises or the step is skipped: use it with ``GradScaler``.
 
-    ``step()`` with neither a closure nor a perturbation before it is the base optimizer's step.
+    A step whose gradients come from no second pass is refused, so that a training loop or framework
+    that takes one pass does not train without SAM unnoticed.
 
     Parameters
     ----------
@@ -51,22 +52,31 @@ class SAM(TransparentWrapper):
     adaptive
         Whether to scale e by the size of each parameter (ASAM). A group may have its own.
         Default: False.
+    module
+        The model. Its buffers are put back after the second pass. Default: None, which finds all
+        modules that hold one of the parameters.
+    required
+        Whether a step whose gradients come from no second pass raises. Default: True. False allows
+        phases without SAM, in which ``step()`` is the base optimizer's. The attribute of this name
+        may be assigned.
 
     Raises
     ------
     TypeError
-        ``base_optimizer`` is not an optimizer, or its step needs a closure.
+        ``base_optimizer`` is not an optimizer, or its step needs a closure; ``module`` is none.
     ValueError
-        ``rho`` is out of its range, or ``base_optimizer`` is in a SAM already.
+        ``rho`` or a flag is out of its range, ``module`` holds none of the parameters, or
+        ``base_optimizer`` is in a SAM already.
 
     Notes
     -----
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, with ``rho`` and
     ``adaptive`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
-    no state of its own; between the passes it holds a copy of the parameters and module buffers.
+    no state of its own but the number of ascents; between the passes it holds a copy of the
+    parameters and module buffers.
 
     Module buffers, such as running statistics, stay as the first pass left them: all dense ones of
-    every module in training that holds one of the parameters, compiled modules included. A buffer
+    modules in training, compiled modules included. A buffer
     that the second pass replaces by one of another shape, such as a growing cache, stays replaced.
     Random layers such as dropout draw anew in the second pass.
 
@@ -103,9 +113,17 @@ class SAM(TransparentWrapper):
     """
 
     def __init__(
-        self, base_optimizer: Optimizer, rho: float | None = None, *, adaptive: bool = False
+        self,
+        base_optimizer: Optimizer,
+        rho: float | None = None,
+        *,
+        adaptive: bool = False,
+        module: Module | None = None,
+        required: bool = True,
     ) -> None:
         _check_base(base_optimizer)
+        _check_module(module, base_optimizer)
+        check_options({"required": required})
         defaults = base_optimizer.defaults
         rho = (0.5 if adaptive else 0.05) if rho is None else rho
         options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
@@ -116,7 +134,9 @@ class SAM(TransparentWrapper):
         for group in base_optimizer.param_groups:
             for name, value in options.items():
                 group.setdefault(name, value)
-        self.__setstate__({"base_optimizer": base_optimizer})
+        self.__setstate__(
+            {"base_optimizer": base_optimizer, "module": module, "required": required}
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         if self._restore_point.is_set:
@@ -124,15 +144,20 @@ class SAM(TransparentWrapper):
                 "SAM cannot be copied or pickled while its parameters are perturbed, as the copy "
                 "could not restore them: call restore() first"
             )
-        return {"base_optimizer": self.base_optimizer}
+        names = ("base_optimizer", "module", "required")
+        return {name: getattr(self, name) for name in names} | {"ascents": self._passes.ascents}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if "base_optimizer" not in state:
+            # Frameworks give optimizers new state and groups so.
+            self.base_optimizer.__setstate__(state)
+            self.param_groups = self.base_optimizer.param_groups
+            return
         self.base_optimizer = state["base_optimizer"]
-        self._restore_point = RestorePoint()
-        #: Not empty while the gradients are those of a second pass. It is a list because wrappers
-        #: that copy SAM's attributes, such as Lightning's LightningOptimizer, call SAM's methods on
-        #: themselves: they would set a bool on the wrapper, but share the list.
-        self._second_pass: list[bool] = []
+        self.module, self.required = state["module"], state["required"]
+        names = (rho_name(self.base_optimizer.defaults), "adaptive")
+        self.own_options = {name: self.base_optimizer.defaults[name] for name in names}
+        self._begin_perturbing(state.get("ascents", 0))
         share_hooks(self, self.base_optimizer)
         # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
         # makes only the hooks that are missing.
@@ -149,11 +174,11 @@ class SAM(TransparentWrapper):
         _check({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients as the base optimizer does."""
-        self.base_optimizer.zero_grad(set_to_none=set_to_none)
-        if not self._restore_point.is_set:
-            self._second_pass.clear()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the base optimizer's checkpoint, SAM's options and ``ascents`` in its groups."""
+        saved = super().state_dict()
+        ascents = {"ascents": self._passes.ascents}
+        return {**saved, "param_groups": [group | ascents for group in saved["param_groups"]]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a checkpoint into the base optimizer.
@@ -164,7 +189,10 @@ class SAM(TransparentWrapper):
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
         _check_checkpoint(state_dict, (rho_name(self.defaults), "adaptive"))
-        self.base_optimizer.load_state_dict(state_dict)
+        groups = [dict(group) for group in state_dict["param_groups"]]
+        ascents = [group.pop("ascents", 0) for group in groups]
+        self.base_optimizer.load_state_dict({**state_dict, "param_groups": groups})
+        self._passes.ascents = max(ascents, default=0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step from p along the gradient at p + e.
@@ -173,9 +201,8 @@ class SAM(TransparentWrapper):
         ----------
         closure
             Runs one forward and backward pass; it is called twice. Default: None, for use after
-            :meth:`perturb` and a second backward pass, or for a step of the base optimizer. After
-            :meth:`perturb` a closure is called once, and should leave the gradients as they are:
-            some frameworks pass such a closure.
+            :meth:`perturb` and a second backward pass. After :meth:`perturb` a closure is called
+            once, and should leave the gradients as they are: some frameworks pass such a closure.
 
         Returns
         -------
@@ -184,18 +211,23 @@ class SAM(TransparentWrapper):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, FSDP1 has flattened a parameter, or the closure computes no
-            gradients. No parameter has changed then.
+            The gradients come from no second pass, and SAM is ``required``; a gradient is sparse;
+            FSDP1 has flattened a parameter; or the closure computes no gradients, or adds to those
+            of other batches. No parameter has changed then.
         """
         self.restore()
         loss = None
         if closure is not None:
+            guard = AccumulationGuard(self.param_groups, self._passes)
             with torch.enable_grad():
                 loss = closure()
-            if not self._second_pass:
+            if not self._passes.is_second:
+                guard.check()
                 self._run_second_pass(closure, returned_loss=loss is not None)
-        self._second_pass.clear()
-        self.base_optimizer.step()
+        elif self.required and not self._passes.is_second:
+            check_second_pass(self.param_groups)
+        self._passes.is_second = False
+        step_within(self.base_optimizer)
         return loss
 
     def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
@@ -204,65 +236,15 @@ class SAM(TransparentWrapper):
         A closure that returned a loss may skip the second pass, as Lightning's does if
         ``training_step`` returns None.
         """
-        before = self._has_gradients()
+        before = gradients(self.param_groups)
         with self.perturbed(), torch.enable_grad():
             closure()
-        if not returned_loss and before and not self._has_gradients():
-            self._second_pass.clear()
+        if not returned_loss and before and not gradients(self.param_groups):
             raise RuntimeError(
                 "the closure computed no gradients: expected one that runs forward and backward. "
                 "Where a framework passes an empty one, as Lightning does in manual optimization, "
                 "run the second pass under perturbed() before step()"
             )
-
-    def _has_gradients(self) -> bool:
-        return any(p.grad is not None for group in self.param_groups for p in group["params"])
-
-    @contextmanager
-    def perturbed(self) -> Iterator[None]:
-        """Perturb the parameters for the second pass, and restore them whatever happens."""
-        self.perturb()
-        try:
-            yield
-        finally:
-            self.restore()
-
-    @torch.no_grad()
-    def perturb(self) -> None:
-        """Move the parameters to p + e and clear the gradients.
-
-        Raises
-        ------
-        RuntimeError
-            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
-        """
-        self.restore()
-        params = [param for group in self.param_groups for param in group["params"]]
-        for param in params:
-            refuse_fsdp1(param, "SAM")
-        active = [
-            (param, param.grad, group)
-            for group in self.param_groups
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        _refuse_sparse(active)
-        try:
-            self._restore_point.save_buffers(params)
-            ascend(active, self._restore_point.save_param)
-            # Within one autocast region a weight is cast once: the second pass would use the
-            # cached cast of p instead of p + e.
-            torch.clear_autocast_cache()
-            self.zero_grad()
-            self._second_pass[:] = [True]
-        except BaseException:
-            self.restore()
-            raise
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        self._restore_point.restore()
 
 
 def _check(options: dict[str, Any]) -> None:
@@ -284,6 +266,22 @@ def _check_base(base_optimizer: Any) -> None:
         )
 
 
+def _check_module(module: Any, base_optimizer: Optimizer) -> None:
+    if module is None:
+        return
+    if not isinstance(module, Module):
+        raise TypeError(
+            f"module={reprlib.repr(module)} is not valid: expected the torch.nn.Module that is "
+            "trained, or None"
+        )
+    params = {id(param) for group in base_optimizer.param_groups for param in group["params"]}
+    if not any(id(param) in params for param in module.parameters()):
+        raise ValueError(
+            f"module={type(module).__name__} holds none of the optimizer's parameters: expected "
+            "the model that is trained"
+        )
+
+
 def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str]) -> None:
     refuse = "checkpoint does not fit SAM: "
     if "param_groups" not in state_dict:
@@ -293,12 +291,3 @@ def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str])
             if name not in group:
                 raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
         _check(group)
-
-
-def _refuse_sparse(members: list[Member]) -> None:
-    for param, grad, _ in members:
-        if grad.layout != torch.strided:
-            raise RuntimeError(
-                f"SAM does not take {grad.layout} gradients: parameter of shape "
-                f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
-            )

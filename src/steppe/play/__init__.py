@@ -5,7 +5,7 @@ is imported when it is first used, as drawing needs packages that ``import stepp
 
 - One optimizer: :func:`find_recipe`, :func:`descend`, :class:`Descent`, :func:`classify_ends`,
   :class:`EndPoint`, :data:`GLOBAL`, :func:`median_final_loss`.
-- Several optimizers and learning rates: :func:`plan`, :class:`Sweep`, :func:`draw_starts`,
+- Several optimizers and learning rates: :func:`plan_sweep`, :class:`Sweep`, :func:`draw_starts`,
   :class:`SweepResult`, :class:`OptimizerResult`.
 - Pictures: :func:`sample_surface`, :class:`SurfaceGrid`, :func:`draw_contour_panel`,
   :func:`draw_track`, :func:`draw_losses`, :func:`legend_handles`.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from steppe.play.sweep import Sweep as Sweep
     from steppe.play.sweep import draw_starts as draw_starts
     from steppe.play.sweep import median_final_loss as median_final_loss
-    from steppe.play.sweep import plan as plan
+    from steppe.play.sweep import plan_sweep as plan_sweep
 
 __all__ = [
     "GLOBAL",
@@ -54,7 +54,7 @@ __all__ = [
     "find_recipe",
     "legend_handles",
     "median_final_loss",
-    "plan",
+    "plan_sweep",
     "play_command",
     "sample_surface",
 ]

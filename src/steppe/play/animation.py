@@ -10,6 +10,7 @@ import numpy as np
 
 from steppe._shared.files import write_whole
 from steppe._shared.progress import progress
+from steppe.play.options import ANIMATION_FORMATS
 from steppe.play.panels import Track, draw_panels
 from steppe.play.results import SweepResult
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-
-KINDS = ("gif", "mp4", "none")
 
 _FRAMES = 72
 # The last frame is shown this many times.
@@ -33,17 +32,17 @@ _INKS = (_HEAD, "#D55E00", "#0072B2", "#FFFFFF", "#000000")
 Frame = np.ndarray
 
 
-def check_kind(kind: str) -> None:
-    """Check that an animation of this kind, "gif", "mp4" or "none", can be made.
+def check_format(name: str) -> None:
+    """Check that an animation of this format, "gif", "mp4" or "none", can be made.
 
     Raises
     ------
     ValueError
-        There is no such kind, or ffmpeg is not installed and the kind is "mp4".
+        There is no such format, or it is "mp4" and ffmpeg is not installed.
     """
-    if kind not in KINDS:
-        raise ValueError(f"animation must be one of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "mp4" and shutil.which("ffmpeg") is None:
+    if name not in ANIMATION_FORMATS:
+        raise ValueError(f"animation must be one of {', '.join(ANIMATION_FORMATS)}, got {name!r}")
+    if name == "mp4" and shutil.which("ffmpeg") is None:
         raise ValueError(
             "animation mp4 needs the program ffmpeg, which is not installed: install it (such as "
             "apt-get install ffmpeg), or take --animation gif"

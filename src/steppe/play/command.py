@@ -1,27 +1,29 @@
 """The command ``steppe play``."""
 
-import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, Open, group, limited
-from steppe._shared.console import make_console, refusals
+from steppe._shared.cli_options import (
+    AT_LEAST_ONE,
+    FINITE_NOT_NEGATIVE,
+    NAMES,
+    NOT_NEGATIVE,
+    OUTPUT,
+    SHARE_ABOVE_ZERO,
+    Open,
+    group,
+    limited,
+)
+from steppe._shared.console import refusals
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe._shared.progress import progress
-from steppe.functions import FUNCTIONS
-from steppe.play.animation import KINDS, animate, check_kind
-from steppe.play.descent import SCHEDULES
-from steppe.play.page import write_page
-from steppe.play.pictures import plot_losses, plot_paths
-from steppe.play.report import report
-from steppe.play.results import SweepResult
-from steppe.play.sweep import plan
+from steppe._shared.interrupts import ending_at_once
+from steppe._shared.names import check_name
+from steppe.play.options import ANIMATION_FORMATS, FUNCTION_NAMES, SCHEDULE_NAMES, check_numbers
 
 _DEFAULT = ("adam", "dualadam-scale-free", "adamcm", "adam+sam")
-_FUNCTIONS = ", ".join(FUNCTIONS)
 _OPTIMIZERS = group("Optimizers", 10)
 _DESCENT = group("Descent", 20)
 _WITH_COMMAS = Parameter(show_default=",".join)
@@ -30,23 +32,23 @@ _REPEATED = Parameter(negative="", allow_leading_hyphen=True)
 
 
 def play(
-    function: Annotated[str, Parameter(help=f"{_FUNCTIONS}.")],
+    function: Annotated[str, Parameter(help=f"What is minimised: {', '.join(FUNCTION_NAMES)}.")],
     /,
     *,
     optimizers: Annotated[Sequence[str], _OPTIMIZERS, NAMES, _WITH_COMMAS] = _DEFAULT,
     lr: Annotated[str, _OPTIMIZERS, Parameter(metavar="X,X…")] = "0.01,0.1,1",
-    schedule: Annotated[str, _OPTIMIZERS, Parameter(choices=SCHEDULES)] = "cosine",
-    switch: Annotated[float, _OPTIMIZERS] = PUBLISHED_SWITCH,
-    rho: Annotated[float, _OPTIMIZERS] = PUBLISHED_RHO,
+    schedule: Annotated[str, _OPTIMIZERS, Parameter(choices=SCHEDULE_NAMES)] = "cosine",
+    switch: Annotated[float, _OPTIMIZERS, limited(SHARE_ABOVE_ZERO)] = PUBLISHED_SWITCH,
+    rho: Annotated[float, _OPTIMIZERS, limited(FINITE_NOT_NEGATIVE)] = PUBLISHED_RHO,
     steps: Annotated[int, _DESCENT, limited(AT_LEAST_ONE)] = 300,
     starts: Annotated[int, _DESCENT, limited(AT_LEAST_ONE)] = 10,
     start: Annotated[list[str] | None, _DESCENT, _REPEATED, Parameter(metavar="X,Y")] = None,
     parameters: Annotated[
         list[str] | None, _DESCENT, _REPEATED, Parameter("--set", metavar="NAME=VALUE")
     ] = None,
-    noise: Annotated[float, _DESCENT] = 0.0,
-    seed: Annotated[int, _DESCENT] = 0,
-    animation: Annotated[str, OUTPUT, Parameter(choices=KINDS)] = "gif",
+    noise: Annotated[float, _DESCENT, limited(FINITE_NOT_NEGATIVE)] = 0.0,
+    seed: Annotated[int, _DESCENT, limited(NOT_NEGATIVE)] = 0,
+    animation: Annotated[str, OUTPUT, Parameter(choices=ANIMATION_FORMATS)] = "gif",
     out_dir: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
     show: Open = False,
 ) -> None:
@@ -59,36 +61,36 @@ def play(
     Parameters
     ----------
     optimizers
-        Names with commas between, as steppe compare takes them. The steps of DualAdam and InvAdam
-        grow with the square of the gradient, which is large on most of these functions; those of
-        dualadam-scale-free do not.
+        Optimizers with commas between, named as for steppe compare. The steps of DualAdam and
+        InvAdam grow with the square of the gradient, which is large on most of these functions;
+        those of dualadam-scale-free do not.
     lr
         Learning rates with commas between. Every optimizer runs all of them, and is shown at its
         own best by median final loss.
     schedule
-        Schedule of lr, the same for all. cosine falls to 0: critical momenta settle then too; at a
+        Course of lr, the same for all. cosine falls to 0, so that critical momenta settle too; at a
         constant lr they mostly circle around the minimum.
     switch
         Share of the run after which DualAdam has switched (1/ξ).
     rho
-        SAM's radius.
+        SAM's radius ρ.
     steps
-        Steps of every run.
+        Number of steps of every run.
     starts
-        Number of starts, drawn evenly from the function's domain.
+        Number of starting points, drawn uniformly from the function's domain.
     start
-        A start of your own, instead; may be repeated.
+        Starting point to use instead of drawn ones; may be repeated.
     parameters
         A parameter of the function, such as condition_number=1000 of quadratic, sharpness=50 of
         sharp-flat, dimension=5 of ackley; may be repeated.
     noise
         Standard deviation of Gaussian noise in each gradient component.
     seed
-        Seed of the starts and the noise.
+        Seed of the starting points and the noise.
     animation
         Format of the animation; mp4 needs ffmpeg.
     out_dir
-        Directory of all files. Default: results/play/FUNCTION.
+        Directory for all files. Default: results/play/FUNCTION.
 
     Examples
     --------
@@ -100,58 +102,35 @@ def play(
 
         steppe play quadratic --set condition_number=1000 --start 1,-2 --start 0.5,0.5
     """
-    with refusals():
-        check_kind(animation)
-        match = plan(
+    with refusals(), ending_at_once():
+        check_name("function", function, FUNCTION_NAMES)
+        rates = _numbers("lr", lr)
+        own_starts = [_numbers("start", each) for each in start or []]
+        function_parameters = dict(_parameter(each) for each in parameters or [])
+        check_numbers(rates, steps=steps, switch=switch, rho=rho, noise=noise, seed=seed)
+        AT_LEAST_ONE.check("starts", starts)
+        # Imported here because torch takes two seconds: help and misspelt options do without.
+        from steppe.play.animation import check_format
+        from steppe.play.show import run_and_report
+        from steppe.play.sweep import plan_sweep
+
+        check_format(animation)
+        sweep = plan_sweep(
             function,
             optimizers=list(optimizers),
-            rates=_numbers("lr", lr),
+            rates=rates,
             steps=steps,
-            starts=[_numbers("start", each) for each in start or []],
+            starts=own_starts,
             drawn=starts,
-            parameters=dict(_parameter(each) for each in parameters or []),
+            parameters=function_parameters,
             switch=switch,
             rho=rho,
             schedule=schedule,
             noise=noise,
             seed=seed,
         )
-        out = out_dir or Path("results", "play", function)
-        out.mkdir(parents=True, exist_ok=True)
-        with progress("Descents", len(match.recipes) * len(match.rates)) as advance:
-            played = match.run(advance)
-    with refusals():
-        _show(played, out, animation)
-    if show:
-        webbrowser.open((out / "play.html").resolve().as_uri())
-
-
-def _show(played: SweepResult, out: Path, animation: str) -> None:
-    """Write all files, then print; if one cannot be written, the table is printed all the same."""
-    console = make_console()
-    try:
-        written = _write(played, out, animation)
-    finally:
-        report(console, played)
-    console.print()
-    for path in written:
-        console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _write(played: SweepResult, out: Path, animation: str) -> list[Path]:
-    """Write all files; return where they are."""
-    written = [out / "play.json", out / "losses.png", out / "play.html"]
-    played.save(written[0])
-    plot_losses(played, written[1])
-    write_page(played, written[2])
-    if played.function.dimension > 2:
-        return written
-    plot_paths(played, out / "paths.png")
-    written.append(out / "paths.png")
-    if animation != "none":
-        animate(played, out / f"paths.{animation}")
-        written.append(out / f"paths.{animation}")
-    return written
+    out = out_dir or Path("results", "play", function)
+    run_and_report(sweep, out, animation, show=show)
 
 
 def _numbers(name: str, text: str) -> list[float]:

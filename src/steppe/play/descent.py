@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.array_types import Floats
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.recipes import Recipe
 from steppe.functions import Function
 
@@ -110,7 +110,7 @@ def descend(
            [0.25, 0.  ]])
     """
     _check(function, recipe, starts, steps, noise)
-    named("schedule", schedule, SCHEDULES)
+    look_up("schedule", schedule, SCHEDULES)
     generator = torch.Generator().manual_seed(seed)
     draws = torch.randn((steps, *starts.shape), dtype=torch.float64, generator=generator)
     parameters = [start.clone().requires_grad_(True) for start in starts]

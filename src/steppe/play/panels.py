@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from steppe._shared.array_types import Floats
-from steppe._shared.pictures import dress, new_figure
+from steppe._shared.pictures import new_figure, style_axes
 from steppe.play.end_points import DIVERGED
 from steppe.play.report import heading
 from steppe.play.results import OptimizerResult, SweepResult
@@ -123,7 +123,7 @@ def _draw_one_variable(result: SweepResult, drawn: SurfaceGrid) -> "tuple[Figure
         _title_panel(above, optimizer)
         for minimum in result.function.minima:
             below.axvline(minimum.point[0], color="0.8", lw=0.8)
-        dress(below, "", grid="x")
+        style_axes(below, "", grid="x")
         below.set(xlabel="x", ylim=(result.steps, 0), xlim=drawn.axes[0][[0, -1]])
         x = optimizer.descent.points[..., 0]
         steps = np.broadcast_to(np.arange(result.steps + 1.0), x.shape)
@@ -136,7 +136,9 @@ def _draw_one_variable(result: SweepResult, drawn: SurfaceGrid) -> "tuple[Figure
 
 def _title_panel(axes: "Axes", optimizer: OptimizerResult) -> None:
     lost = optimizer.count(DIVERGED)
-    dress(axes, f"{optimizer.name}, lr {optimizer.lr:g}" + (f"; {lost} diverged" if lost else ""))
+    style_axes(
+        axes, f"{optimizer.name}, lr {optimizer.lr:g}" + (f"; {lost} diverged" if lost else "")
+    )
     axes.grid(False)
 
 

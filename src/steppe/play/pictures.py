@@ -8,7 +8,7 @@ import numpy as np
 
 from steppe._shared.array_types import Floats
 from steppe._shared.palette import COLOURS, line_style
-from steppe._shared.pictures import dress, new_figure, write_png
+from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe.play.end_points import GLOBAL, NONE, OTHER
 from steppe.play.panels import Track, draw_panels
 from steppe.play.report import heading
@@ -63,7 +63,7 @@ def plot_losses(result: SweepResult, path: Path) -> None:
     figure = new_figure(heading(result), (8.6, 4.6))
     axes = figure.subplots()
     found = draw_losses(axes, result)
-    dress(axes, "Median over the starts, and their middle half")
+    style_axes(axes, "Median over the starts, and their middle half")
     axes.set(xlabel="step", ylabel="f − its global minimum", xlim=(0, result.steps))
     low, high = shown_range(found)
     wide = high > _WIDE * low

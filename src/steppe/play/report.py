@@ -4,7 +4,7 @@ from collections import Counter
 
 from rich.console import Console
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
 from steppe._shared.tables import TextTable, print_text
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
 from steppe.play.results import OptimizerResult, SweepResult
@@ -35,8 +35,8 @@ def report(console: Console, result: SweepResult) -> None:
 def heading(result: SweepResult) -> str:
     """Return function, starts, steps, schedule and noise in one line."""
     with_noise = f", noise {result.noise:g}" if result.noise else ""
-    starts = many(len(result.starts), "start")
-    steps = many(result.steps, "step")
+    starts = plural(len(result.starts), "start")
+    steps = plural(result.steps, "step")
     return f"{title(result)}: {starts}, {steps}, {result.schedule} lr{with_noise}"
 
 

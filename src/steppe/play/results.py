@@ -11,7 +11,7 @@ import numpy as np
 
 from steppe._shared.array_types import Floats
 from steppe._shared.files import write_text
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe.functions import Function, find_function
 from steppe.play.descent import Descent
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, arrival_radius
@@ -153,12 +153,14 @@ def _optimizer_to_dict(optimizer: OptimizerResult) -> dict[str, Any]:
     return {
         "name": optimizer.name,
         "settings": optimizer.descent.settings,
-        "tried": [{"lr": lr, "loss": plain(loss, _EXACT)} for lr, loss in optimizer.tried.items()],
+        "tried": [
+            {"lr": lr, "loss": json_ready(loss, _EXACT)} for lr, loss in optimizer.tried.items()
+        ],
         "ends": [asdict(end) for end in optimizer.end_points],
         "counts": {kind: optimizer.count(kind) for kind in (GLOBAL, OTHER, NONE, DIVERGED)},
-        "arrival": plain(optimizer.arrival, _DIGITS),
-        "points": plain(optimizer.descent.points, _DIGITS),
-        "losses": plain(optimizer.descent.losses, _DIGITS),
+        "arrival": json_ready(optimizer.arrival, _DIGITS),
+        "points": json_ready(optimizer.descent.points, _DIGITS),
+        "losses": json_ready(optimizer.descent.losses, _DIGITS),
     }
 
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe._shared.names import named
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
+from steppe._shared.names import look_up
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
 from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
 from steppe.play.end_points import classify_ends
+from steppe.play.options import check_numbers
 from steppe.play.results import OptimizerResult, SweepResult
 
 
@@ -114,7 +115,7 @@ class Sweep:
         )
 
 
-def plan(
+def plan_sweep(
     function: str,
     *,
     optimizers: Sequence[str],
@@ -151,7 +152,7 @@ def plan(
 
     Examples
     --------
-    >>> sweep = plan("quadratic", optimizers=["sgd"], rates=[0.01], steps=3, drawn=2)
+    >>> sweep = plan_sweep("quadratic", optimizers=["sgd"], rates=[0.01], steps=3, drawn=2)
     >>> sweep.run().optimizers[0].descent.points.shape
     (2, 4, 2)
     """
@@ -161,19 +162,8 @@ def plan(
     except TypeError as error:  # such as a dimension of 2.5, which was typed in
         raise ValueError(str(error)) from error
     recipes = _recipes(optimizers)
-    for lr in rates:
-        if not 0 < lr < math.inf:
-            raise ValueError(f"lr must be a finite number > 0, got {lr}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 < switch <= 1:
-        raise ValueError(f"switch must be in (0, 1], got {switch}")
-    for name, value in (("rho", rho), ("noise", noise)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be a finite number ≥ 0, got {value}")
-    named("schedule", schedule, SCHEDULES)
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    check_numbers(rates, steps=steps, switch=switch, rho=rho, noise=noise, seed=seed)
+    look_up("schedule", schedule, SCHEDULES)
     points = _checked_starts(found, starts) if starts else draw_starts(found.bounds, drawn, seed)
     # A learning rate that was named twice is tried once.
     distinct = list(dict.fromkeys(rates))
@@ -199,7 +189,7 @@ def _checked_starts(function: Function, starts: Sequence[Sequence[float]]) -> Te
         written = ",".join(f"{value:g}" for value in start)
         if len(start) != function.dimension:
             raise ValueError(
-                f"a start on {function.name} has {many(function.dimension, 'coordinate')}, "
+                f"a start on {function.name} has {plural(function.dimension, 'coordinate')}, "
                 f"got {written}"
             )
         if not all(map(math.isfinite, start)):

@@ -11,7 +11,7 @@ from typing import Any
 
 from steppe import rules
 from steppe._engines import bind
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.validation import check_number, check_positive
 
 Scalars = tuple[float, ...]
@@ -75,7 +75,7 @@ def find_method(name: str, alpha: float | None) -> EscapeMethod:
         The name is unknown; or α is missing for "dualadam", outside [0, 1], or given for another
         method.
     """
-    method = named("method", name, METHODS)
+    method = look_up("method", name, METHODS)
     if not method.takes_alpha:
         if alpha is not None:
             raise ValueError(f"alpha={alpha} is given for {name!r}: only 'dualadam' takes one")

@@ -34,10 +34,10 @@ def test_engine_and_diagnostics_are_the_bases() -> None:
     sam = SAM(steppe.DualAdam(model.parameters()))
     train(model, sam)
     assert sam.engine == sam.base_optimizer.engine != "torch.optim"  # type: ignore[attr-defined]
-    assert sam.diagnostics() == sam.base_optimizer.diagnostics()  # type: ignore[operator]
+    assert sam.diagnostics().items() >= sam.base_optimizer.diagnostics().items()  # type: ignore[operator]
     sgd = SAM(torch.optim.SGD(model.parameters()))
     assert sgd.engine == "torch.optim"
-    assert sgd.diagnostics() == {}
+    assert sgd.diagnostics().keys() == {"ascents", "perturbation_norm"}
 
 
 def test_added_parameters_are_trained_and_perturbed() -> None:

@@ -9,13 +9,11 @@ from torch import Tensor, nn
 
 import steppe
 from helpers.sam_cases import (
-    Make,
     batch,
     bits,
     bits_of_state,
     closure_of,
     either_form,
-    every_base,
     network,
     same,
     train,
@@ -148,16 +146,6 @@ def test_two_calls_are_one_step_with_a_closure() -> None:
         sam.perturb()
         two(batch()).square().mean().backward()
         assert sam.step() is None
-    assert same(values(one), values(two))
-
-
-@every_base
-def test_a_step_alone_is_the_base_s(make: Make) -> None:
-    one, two = network(), network()
-    plain, sam = make(one.parameters()), SAM(make(two.parameters()), rho=1.0)
-    for model, opt in ((one, plain), (two, sam)):
-        closure_of(model, opt, batch())()
-        assert opt.step() is None
     assert same(values(one), values(two))
 
 

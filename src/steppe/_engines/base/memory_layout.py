@@ -40,3 +40,29 @@ def is_alike(a: Tensor, b: Tensor) -> bool:
         size == 1 or ours == theirs
         for size, ours, theirs in zip(a.shape, a.stride(), b.stride(), strict=True)
     )
+
+
+def memory_objection(tensor: Tensor) -> str | None:
+    """Say why a tensor's elements may not be read where it says that they lie; None if they may.
+
+    Of torch's own tensors on a CPU or GPU alone; others look after theirs.
+    """
+    if not is_plain(tensor) or tensor.device.type not in ("cpu", "cuda") or not tensor.numel():
+        return None
+    if tensor.data_ptr() == 0:
+        return "has no memory: its storage was freed"
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    end = (tensor.storage_offset() + last + 1) * tensor.element_size()
+    if end > tensor.untyped_storage().nbytes():
+        return f"ends {end - tensor.untyped_storage().nbytes()} bytes behind its storage"
+    return None
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is torch's own: not of a subclass, and no wrapper of a transform."""
+    return (
+        type(tensor) in (Tensor, Parameter)
+        and tensor.layout is torch.strided
+        and not torch._is_functional_tensor(tensor)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )

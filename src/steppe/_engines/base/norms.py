@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.cache_chunks import cache_chunks
 from steppe._engines.base.number_formats import accumulator
-from steppe._engines.base.plan import ParamBatch
 from steppe._engines.base.sharding import LocalShard, ShardGroup
 
 Sum = Callable[[], Tensor]

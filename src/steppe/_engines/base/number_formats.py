@@ -1,14 +1,15 @@
 """Number formats of parameters and state, each written once, for every engine.
 
 Like the rules, these functions are pure and :func:`steppe._engines.bind` gives them their only
-outside name, ``xp``: here a vocabulary of 32-bit words. ``xp.bits`` and ``xp.number`` see a float32
-as its word and back, ``xp.real`` converts a small word to the float32 of the same value,
-``xp.single`` makes a constant float32; words wrap around as unsigned integers do.
+outside name, ``xp``: here a module of operations on 32-bit words, which wrap around as unsigned
+integers do. ``xp.bits`` reinterprets a float32 as a word and ``xp.number`` a word as a float32;
+``xp.real`` converts a small word to the float32 of the same value; ``xp.single`` makes a constant a
+float32.
 
 **Rounding is stochastic**: up or down with the probabilities that make it right on average. A
 moving average with β2 = 0.999 changes by less than half a step of an 8-bit or bfloat16 number, and
-rounded to nearest it would stand still. The noise is a function of the parameter's number, its step
-count and the element's index alone, so that a resumed run, another number of threads and another
+rounded to nearest it would stand still. The noise is a function of the parameter's index, its step
+count and the element's position only, so that a resumed run, another number of threads and another
 engine round alike.
 
 **The 8-bit formats** keep a scale for each block of 256 numbers and spend their steps evenly over
@@ -85,8 +86,8 @@ def block_count(size: int) -> int:
 # Noise
 
 
-def mixed(x: Any) -> Any:
-    """Hash a word: C. Wellons' "lowbias32", two multiplications between three xor-shifts."""
+def hash_word(x: Any) -> Any:
+    """Hash a word by C. Wellons' lowbias32 (https://github.com/skeeto/hash-prospector)."""
     x = xp.bitwise_xor(x, xp.right_shift(x, 16))
     x = xp.multiply(x, 0x7FEB352D)
     x = xp.bitwise_xor(x, xp.right_shift(x, 15))
@@ -95,17 +96,17 @@ def mixed(x: Any) -> Any:
 
 
 def noise_key(number: Any, step: Any) -> Any:
-    """Return the key of all noise of one parameter in one step."""
-    return mixed(xp.bitwise_xor(mixed(xp.add(number, 0x5BD1E995)), step))
+    """Return the seed of all noise of one parameter, the ``number``-th, in one step."""
+    return hash_word(xp.bitwise_xor(hash_word(xp.add(number, 0x5BD1E995)), step))
 
 
 def noise_offset(key: Any, stream: Any, block: Any) -> Any:
-    """Return the noise that a block starts from; parameter and state each are a stream."""
-    return mixed(xp.bitwise_xor(mixed(xp.add(key, stream)), block))
+    """Return a block's random offset; the parameter and each of its state tensors is a stream."""
+    return hash_word(xp.bitwise_xor(hash_word(xp.add(key, stream)), block))
 
 
 def noise(offset: Any, index: Any) -> Any:
-    """Return an element's noise, uniform over the words as ``offset`` is: a shifted lattice.
+    """Return an element's noise, a word that is uniform because ``offset`` is.
 
     Within a block it is the golden ratio's sequence from a random start, fresh for each block,
     stream and step (a Cranley–Patterson rotation), at the cost of one addition.

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import KEYS
 from steppe._engines.base.number_formats import accumulator
-from steppe._engines.base.plan import Group, ParamBatch, ParamRow
+from steppe._engines.base.param_row import Group, ParamRow
 from steppe._shared.array_types import Floats, Integers
 
 Scalar = float | Tensor
@@ -50,7 +51,7 @@ def table(batch: ParamBatch) -> tuple[Floats, Integers]:
         line_of = {kind: i for i, kind in enumerate(dict.fromkeys(of_row))}
         kinds, line_of_row = list(line_of), np.array([line_of[kind] for kind in of_row])
     options = [{name: _numbers(group, name) for name in method.options} for group in batch.groups]
-    factors = [factor(batch, group) for group in batch.groups]
+    factors = [gradient_factor(batch, group) for group in batch.groups]
     compute, weigh, kappas = bind(method.scalars, np), None, []
     if method.buffer is not None:
         weigh = bind(method.buffer.aggregate, np)
@@ -62,7 +63,7 @@ def table(batch: ParamBatch) -> tuple[Floats, Integers]:
     return np.array(lines, dtype=np.float64), line_of_row
 
 
-def factor(batch: ParamBatch, group: Group) -> float:
+def gradient_factor(batch: ParamBatch, group: Group) -> float:
     """Return what a group's gradients are multiplied by."""
     return -batch.unscale if group["maximize"] else batch.unscale
 
@@ -86,7 +87,7 @@ def _tensors(batch: ParamBatch, row: ParamRow) -> tuple[Scalar, ...]:
         if row.capacity:
             filled += torch.count_nonzero(row.state[KEYS] > -torch.inf)
         values = (*values, *bind(method.buffer.aggregate, torch)(filled, group["kappa"]))
-    return factor(batch, group), *values
+    return gradient_factor(batch, group), *values
 
 
 def _numbers(group: Group, name: str) -> Any:

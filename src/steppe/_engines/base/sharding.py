@@ -1,4 +1,4 @@
-"""Sharded tensors: which part of one lies in this process, and where that lies in the whole."""
+"""Sharded tensors: which elements this process holds, and where they lie in the whole tensor."""
 
 import math
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ def real(tensor: Tensor) -> Tensor:
 
 
 def local_part(tensor: Any) -> Tensor:
-    """Return what this process holds of a DTensor, and a plain tensor itself."""
+    """Return the part of a DTensor that this process holds; a plain tensor itself."""
     if not is_sharded(tensor):
         plain: Tensor = tensor
         return plain
@@ -225,7 +225,10 @@ def local_shard_of(tensor: Any) -> LocalShard:
 
 
 def numbered(counts: Integers) -> tuple[Integers, Integers]:
-    """Return whose each of so many pieces is, and which of its pieces it is."""
+    """Return for each piece the index of its owner, and its number among the owner's pieces.
+
+    Owner i has ``counts[i]`` pieces; both arrays have the shape (sum of counts,).
+    """
     owner = np.repeat(np.arange(len(counts)), counts)
     return owner, np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
 

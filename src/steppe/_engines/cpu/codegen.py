@@ -2,7 +2,7 @@
 
 from inspect import signature
 
-from steppe._engines.base.method import Method
+from steppe._engines.base.method import Function, Method
 from steppe._engines.base.number_formats import BLOCK
 from steppe._engines.cpu.operands import (
     BYTES,
@@ -28,11 +28,25 @@ from steppe._engines.cpu.templates import (
     phased_source,
     shared_source,
 )
+from steppe.rules import swap
 
 
 def update_source(method: Method, formats: Formats) -> str:
     """Return the source of ``update``."""
     return _MethodSource(method, formats).update()
+
+
+def rules_of(method: Method, formats: Formats) -> dict[str, Function]:
+    """Return the functions that the source of ``update`` knows as ``rules``, by their names in it.
+
+    Given as they are, not found by name: an optimizer's rule may stand in any module.
+    """
+    rules = {"rule": method.rule}
+    if method.mean_square is not None and not formats.sharded:
+        rules["mean_rule"] = method.mean_square
+    if method.buffer is not None:
+        rules["swap"] = swap
+    return rules
 
 
 def norm_source(format: str, by_blocks: bool) -> str:
@@ -75,13 +89,8 @@ class _MethodSource:
 
     def _definitions(self) -> str:
         """Compile what the kernel calls, and no more: it is what the first step waits for."""
-        method = self.method
-        lines = [f'rule = compiled("{method.rule.__name__}")']
-        if method.mean_square is not None and not self.formats.sharded:
-            lines.append(f'mean_rule = compiled("{method.mean_square.__name__}")')
-        if method.buffer is not None:
-            lines.append('swap = compiled("swap")')
-        text = "\n" + "\n".join(lines) + "\n"
+        names = rules_of(self.method, self.formats)
+        text = "\n" + "".join(f'{name} = compiled(rules["{name}"])\n' for name in names)
         return text + format_definitions(self.everything)
 
     def _preparation(self) -> Lines:

@@ -6,27 +6,28 @@ NumPy's functions, which these kernels do not call.
 
 import ctypes
 import hashlib
-import importlib.util
+import logging
 import os
 import sys
-import tempfile
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from time import perf_counter
+from types import FunctionType
 from typing import Any
 
 import llvmlite
 import llvmlite.binding as llvm
 import numba
 from numba import _helperlib
+from numba.core import config
 from numba.core.runtime import _nrt_python  # type: ignore[attr-defined]
 
-from steppe import rules
-from steppe._engines.base import number_formats
-from steppe._engines.base.method import Method
+from steppe._engines.base import bind, number_formats
+from steppe._engines.base.method import Function, Method
 from steppe._engines.cpu import bit_ops, intrinsics
-from steppe._engines.cpu.codegen import norm_source, slot_sums_source, update_source
+from steppe._engines.cpu.codegen import norm_source, rules_of, slot_sums_source, update_source
+from steppe._engines.cpu.kernel_files import kernel_directory, read_kernel, write_kernel
 from steppe._engines.cpu.operands import Formats
 
 
@@ -52,56 +53,159 @@ class Native:
 @cache
 def update_kernel(method: Method, formats: Formats) -> Native:
     """Return ``update`` of a method in given number formats."""
-    name = "_".join([method.rule.__name__, formats.param, *dict.fromkeys(formats.state)])
-    return _native(name, "update", update_source(method, formats))
+    name = "_".join([method.rule.__name__, *dict.fromkeys([formats.param, *formats.state])])
+    rules = rules_of(method, formats)
+    return _native(_Source(name, "update", update_source(method, formats), rules))
 
 
 @cache
 def norm_kernel(format: str, by_blocks: bool) -> Native:
     """Return ``square_sums``, of gradients in a number format."""
-    return _native(f"norm_{format}", "square_sums", norm_source(format, by_blocks))
+    return _native(_Source(f"norm_{format}", "square_sums", norm_source(format, by_blocks)))
 
 
 @cache
 def slot_kernel(format: str) -> Native:
     """Return ``sum_slots``, of slots in full precision."""
-    return _native(f"slots_{format}", "sum_slots", slot_sums_source(format))
-
-
-def _native(name: str, function: str, text: str) -> Native:
-    path = _directory() / f"steppe_{name}_{_digest(text)}.py"
-    code = path.with_suffix(".o")
-    if not code.exists():
-        _write(path, text.encode())
-        _write(code, _compiled(getattr(_module(path), function)))
-    names, _, machine_code = code.read_bytes().partition(b"\n")
-    symbol, *called = names.decode().split()
-    _make_ready()
-    # LLVM leaves every call unresolved, and says nothing, if it does not find one of them.
-    if any(llvm.address_of_symbol(each) is None for each in called):
-        kernel = getattr(_module(path), function)
-        return Native(kernel.address, kernel.ctypes, kernel)
-    return _loaded(symbol, machine_code)
-
-
-def _digest(text: str) -> str:
-    """Hash all that a kernel is made of, and for."""
-    versions = numba.__version__, llvmlite.__version__, sys.version
-    machine = llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
-    return hashlib.sha256(repr((text, _inlined(), versions, machine)).encode()).hexdigest()[:16]
+    return _native(_Source(f"slots_{format}", "sum_slots", slot_sums_source(format)))
 
 
 @cache
-def _inlined() -> str:
-    """Return the source of the modules whose functions are inlined into kernels.
+def kernel_of(name: str, function: str, text: str) -> Native:
+    """Return a function of one address, of a source that is no method's."""
+    return _native(_Source(name, function, text))
 
-    As text: to leave out the prose, as a study's identity does, takes 15 to 20 ms in each process.
+
+@dataclass(frozen=True)
+class _Source:
+    """What a kernel is made of.
+
+    Attributes
+    ----------
+    name
+        What files and messages call it.
+    function
+        The kernel's name in the text.
+    text
+        Python source.
+    rules
+        What the text knows as ``rules``.
     """
-    modules = (rules, number_formats, intrinsics, bit_ops)
-    return "".join(Path(str(module.__file__)).read_text() for module in modules)
+
+    name: str
+    function: str
+    text: str
+    rules: dict[str, Function] = field(default_factory=dict)
+
+    def digest(self) -> bytes:
+        """Hash all that the kernel is made of, and for."""
+        rules = [(name, _behaviour(rule)) for name, rule in self.rules.items()]
+        return hashlib.sha256(repr((self.text, rules, _surroundings())).encode()).digest()
+
+    def compile(self) -> Any:
+        """Return the kernel as a C function of Numba's."""
+        # Not read from a file: what is compiled is what has been hashed.
+        scope = {"__name__": f"steppe_{self.name}", "rules": self.rules}
+        exec(compile(self.text, f"<kernel {self.name}>", "exec"), scope)
+        return scope[self.function]
 
 
-def _compiled(kernel: Any) -> bytes:
+def _native(source: _Source) -> Native:
+    """Load a kernel, or compile it and keep it where that is possible."""
+    digest = source.digest()
+    why_not = None
+    try:
+        path = kernel_directory() / f"steppe_{source.name}_{digest.hex()[:16]}.o"
+    except OSError as error:
+        why_not = error
+    else:
+        content = read_kernel(path, digest)
+        if content is not None and (native := _loaded(content)):
+            return native
+    _announce()
+    start = perf_counter()
+    kernel = source.compile()
+    seconds = perf_counter() - start
+    if why_not is None:
+        try:
+            write_kernel(path, digest, _content(kernel), source.text)
+        except OSError as error:
+            why_not = error
+    _report(source.name, seconds, why_not)
+    return Native(kernel.address, kernel.ctypes, kernel)
+
+
+def _behaviour(function: Function) -> tuple[Any, ...]:
+    """Return what a rule does: its code and that of the helpers that ``bind`` copies with it.
+
+    The code that runs, not the text of its file, which may have been edited since.
+    """
+    code, outer = function.__code__, function.__globals__
+    helpers = [
+        (name, _behaviour(outer[name]))
+        for name in code.co_names
+        if isinstance(outer.get(name), FunctionType)
+    ]
+    arguments = code.co_varnames, code.co_argcount, code.co_flags, function.__defaults__
+    return code.co_name, code.co_code, code.co_consts, code.co_names, arguments, helpers
+
+
+# What kernels are compiled by; read at once, before anybody can edit it.
+_COMPILER = [
+    Path(str(module.__file__)).read_bytes()
+    for module in (bind, number_formats, intrinsics, bit_ops)
+]
+
+# Settings of Numba's that change the code.
+_SETTINGS = (
+    "BOUNDSCHECK",
+    "CPU_FEATURES",
+    "CPU_NAME",
+    "DEBUGINFO_DEFAULT",
+    "LOOP_VECTORIZE",
+    "OPT",
+    "SLP_VECTORIZE",
+)
+
+
+@cache
+def _surroundings() -> tuple[Any, ...]:
+    """Return what all kernels depend on: who compiles them, how, and for which processor."""
+    versions = numba.__version__, llvmlite.__version__, llvm.llvm_version_info, sys.version
+    settings = [repr(getattr(config, name)) for name in _SETTINGS]
+    machine = (
+        llvm.get_process_triple(),
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+    )
+    return _COMPILER, versions, settings, machine
+
+
+_logger = logging.getLogger("steppe")
+
+#: Of kernels that this process could not keep: why, by name.
+unkept_kernels: dict[str, str] = {}
+
+
+@cache
+def _announce() -> None:
+    """Say once why a step takes seconds.
+
+    A warning, as that is what Python prints where logging has not been set up.
+    """
+    _logger.warning("steppe is compiling CPU kernels, which takes seconds once on a machine")
+
+
+def _report(name: str, seconds: float, why_not: OSError | None) -> None:
+    """Say for how long a kernel has been compiled, and whether later processes will find it."""
+    if why_not is None:
+        _logger.warning("steppe has compiled %s in %.1f s", name, seconds)
+        return
+    unkept_kernels[name] = str(why_not)
+    _logger.warning("steppe has compiled %s in %.1f s, not kept: %s", name, seconds, why_not)
+
+
+def _content(kernel: Any) -> bytes:
     """Return a Numba C function's symbol, those that it refers to, and its machine code."""
     module = kernel._library._final_module
     parts = [*module.functions, *module.global_variables]
@@ -110,7 +214,14 @@ def _compiled(kernel: Any) -> bytes:
     return f"{names}\n".encode() + bytes(kernel._library._get_compiled_object())
 
 
-def _loaded(symbol: str, machine_code: bytes) -> Native:
+def _loaded(content: bytes) -> Native | None:
+    """Load what :func:`_content` has returned, if all that it refers to is there."""
+    names, _, machine_code = content.partition(b"\n")
+    symbol, *called = names.decode().split()
+    _make_ready()
+    # LLVM leaves every call unresolved, and says nothing, if it does not find one of them.
+    if any(llvm.address_of_symbol(each) is None for each in called):
+        return None
     target = llvm.Target.from_default_triple()
     machine = target.create_target_machine(codemodel="jitdefault", jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
@@ -137,31 +248,3 @@ def _make_ready() -> None:
         symbols[name] = ctypes.cast(library[name], ctypes.c_void_p).value or 0
     for name, address in symbols.items():
         llvm.add_symbol(name, address)
-
-
-@cache
-def _directory() -> Path:
-    """Return the user's cache, or a directory for this process where that cannot be written."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "steppe"
-    try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="steppe-"))
-    # Not a name in a shared directory: somebody else could have put code there.
-    return place if os.access(place, os.W_OK) else Path(tempfile.mkdtemp(prefix="steppe-"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Put the whole file in place at once: other processes may be doing the same."""
-    with tempfile.NamedTemporaryFile("wb", dir=path.parent, delete=False) as file:
-        file.write(content)
-    Path(file.name).replace(path)
-
-
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

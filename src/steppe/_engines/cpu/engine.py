@@ -4,61 +4,56 @@ import os
 
 import numpy as np
 import torch
+from numba.core import config
 from torch import Tensor
 
-from steppe._engines.base import scalars
+from steppe._engines.base import packing, scalars
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
 from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import RESUM_EVERY
 from steppe._engines.base.norms import Norms
-from steppe._engines.base.plan import ParamBatch
 from steppe._engines.cpu import openmp
 from steppe._engines.cpu.compile_cache import norm_kernel, slot_kernel, update_kernel
-from steppe._engines.cpu.table import CpuTable, Launch, find_slot, names_of, refresh
+from steppe._engines.cpu.table import (
+    CpuTable,
+    Launch,
+    new_table,
+    note_addresses,
+    state_objection,
+)
 from steppe._shared.array_types import Flags, Floats
 
 name = "cpu"
 reads_amp = False
 
 
-# It lies at address 0.
-_NOWHERE = torch.empty(0)
-
-
 def objection(batch: ParamBatch) -> str | None:
-    """Return why this engine cannot run the batch, or None if it can.
-
-    What has been checked is checked again only where a tensor has moved.
-    """
+    """Return why this engine cannot run the batch, or None if it can."""
     if batch.device.type != "cpu":
         return f"parameters lie on {batch.device}"
     if batch.request.capturable or batch.request.differentiable:
         return "a capturable or differentiable step is plain torch's"
-    table: CpuTable | None = batch.cache.get("cpu")
-    if table is None and not any(row.state for row in batch.rows):
-        return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
-    if table is None or table.fixed != _addresses(batch, table.names):
-        names = names_of(batch)
-        if why := refresh(batch, names, _addresses(batch, names)):
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return "NUMBA_DISABLE_JIT switches the compiler off"
+    if batch.held is not None and not batch.held.is_plain:
+        return "a parameter or its state is of a subclass of Tensor"
+    for row in batch.rows:
+        if why := param_objection(row.param):
             return why
-        table = batch.cache["cpu"]
-    for row, stride in zip(batch.rows, table.strides, strict=True):
-        if row.grad.stride() != stride or row.grad.dtype is not table.dtype:
-            # One that is laid out unlike its parameter, or in another format.
-            row.grad = torch.empty_like(row.param).copy_(row.grad)
-    table.gradients[:] = [row.grad.data_ptr() for row in batch.rows]
-    table.tensors[:, 1] = table.gradients
+        if row.state and (why := state_objection(batch, row)):
+            return why
     return None
 
 
-def _addresses(batch: ParamBatch, names: list[str]) -> list[list[int]]:
-    """Return the addresses of all parameters, and of their state of each name.
-
-    A complex tensor lies where its real view does. This is most of a step over many small tensors.
-    """
-    params = [row.param.data_ptr() for row in batch.rows]
-    parts = [row.parts for row in batch.rows]
-    return [params, *([part.get(name, _NOWHERE).data_ptr() for part in parts] for name in names)]
+def prepare(batch: ParamBatch) -> None:
+    """Take note of where the tensors of this step lie."""
+    table: CpuTable | None = batch.cache.get("cpu")
+    if table is None:
+        table = batch.cache["cpu"] = new_table(batch)
+    elif batch.held is not None and table.facts is not batch.held.facts:
+        note_addresses(batch, table)
+    table.gradients[:] = table.tensors[:, 1] = batch.grad_addresses
 
 
 def square_sums(batch: ParamBatch) -> Tensor:
@@ -103,18 +98,14 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         is_new = mask.any(0)
         batch.replacements.numpy()[is_new] += 1
         table.stored[:] = np.where(is_new, mask.argmax(0), -1)
-        if table.keeps_sum:
-            for i in np.flatnonzero(is_new).tolist():
-                index = int(table.stored[i])
-                slot = batch.rows[i].parts[table.slot_names[index]]
-                if slot.data_ptr() != table.slots[i, index]:
-                    find_slot(batch, table, i, index)
     table.counters.fill(0)
     launch.run()
-    if table.keeps_sum:
+    if batch.keeps_sum:
         due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
         if due.any():
             _sum_slots(batch, table, due)
+    if batch.is_gathered:
+        packing.scatter(batch)
 
 
 def _launch(batch: ParamBatch, table: CpuTable, kernel: str) -> Launch:
@@ -161,9 +152,6 @@ def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> Floats:
 
 def _sum_slots(batch: ParamBatch, table: CpuTable, due: Flags) -> None:
     """Sum the slots of the rows afresh whose sum has taken in so many replacements."""
-    for i in np.flatnonzero(due).tolist():
-        for index in range(batch.capacity):
-            find_slot(batch, table, i, index)
     chunks = table.chunks[due[table.chunks[:, 0]]]
     sums = np.ascontiguousarray(table.tensors[:, -1])
     launch = table.prepare(slot_kernel(table.formats.wide), chunks=chunks, tensors=sums)

@@ -9,7 +9,6 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from steppe import rules
 from steppe._engines.base.bind import bind
 
 #: What a sum needs to run in parallel lanes. Nothing else is fast: with contraction or approximate
@@ -22,9 +21,9 @@ _SUMMING = {"reassoc"}
 SCOPES = 17
 
 
-def compiled(name: str) -> Callable[..., Any]:
+def compiled(rule: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a rule for single elements, to be inlined into a kernel's loop."""
-    return bind(getattr(rules, name), np, inlined)
+    return bind(rule, np, inlined)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,20 +54,20 @@ def scratch(typing_context: Any, size: Any) -> Any:
 
 
 @intrinsic
-def take(typing_context: Any, counter: Any) -> Any:
-    """Return the int64 at an address and raise it by 1, no other thread coming between."""
+def fetch_increment(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and add 1 to it, as one atomic operation."""
     return types.int64(types.int64), _change("add", "monotonic")
 
 
 @intrinsic
-def lower(typing_context: Any, counter: Any) -> Any:
-    """Return the int64 at an address and lower it by 1; threads see what was written before."""
+def fetch_decrement(typing_context: Any, counter: Any) -> Any:
+    """Return the int64 at an address and subtract 1, atomically; orders memory both ways."""
     return types.int64(types.int64), _change("sub", "acq_rel")
 
 
 @intrinsic
 def publish(typing_context: Any, flag: Any) -> Any:
-    """Write -1 at an address; who finds it there sees what was written before."""
+    """Write -1 at an address; a thread that reads it sees all that was written before."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         builder.store_atomic(_WORD(-1), _word(builder, arguments[0]), "release", 8)
@@ -79,7 +78,7 @@ def publish(typing_context: Any, flag: Any) -> Any:
 
 @intrinsic
 def is_published(typing_context: Any, flag: Any) -> Any:
-    """Whether there is -1 at an address."""
+    """Whether :func:`publish` has written -1 at an address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         found = builder.load_atomic(_word(builder, arguments[0]), "acquire", 8)
@@ -98,6 +97,40 @@ def _called(typing_context: Any, function: Any) -> Any:
         return builder.sext(found, _WORD)
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def status_of(typing_context: Any, function: Any, handle: Any, out: Any) -> Any:
+    """Call the C function at an address with a handle and an address to write to."""
+    return types.int64(types.int64, types.int64, types.int64), _foreign(ir.IntType(32), 2)
+
+
+@intrinsic
+def pointer_of(typing_context: Any, function: Any, capsule: Any) -> Any:
+    """Return the pointer in a Python capsule without a name, given where the C function is."""
+    generate = _foreign(_WORD, 2)
+    return types.int64(
+        types.int64, types.int64
+    ), lambda context, builder, signature, arguments: generate(
+        context, builder, signature, [*arguments, _WORD(0)]
+    )
+
+
+@intrinsic
+def give_back(typing_context: Any, function: Any, handle: Any) -> Any:
+    """Call the C function at an address with a handle."""
+    return types.int64(types.int64, types.int64), _foreign(ir.IntType(32), 1)
+
+
+def _foreign(result: Any, count: int) -> Any:
+    """Generate the call of a C function of ``count`` 64-bit arguments at an address."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(result, [_WORD] * count)
+        found = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
+        return found if result is _WORD else builder.sext(found, _WORD)
+
+    return generate
 
 
 _WORD = ir.IntType(64)
@@ -204,4 +237,4 @@ def _mark(builder: ir.IRBuilder, instruction: Any, scope: int) -> None:
 @njit(forceinline=True)
 def thread_number(function: int, arrivals: int) -> Any:
     """Return which thread this is: what a C function says, or else in the order of arrival."""
-    return _called(function) if function else take(arrivals)  # type: ignore[call-arg]
+    return _called(function) if function else fetch_increment(arrivals)  # type: ignore[call-arg]

@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.memory_layout import is_alike, param_objection
+from steppe._engines.base.batch import ParamBatch
+from steppe._engines.base.memory_layout import is_alike
 from steppe._engines.base.method import SLOT_SUM, slot_name
-from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, format_of, scale_name, wide_dtype
-from steppe._engines.base.plan import ParamBatch, ParamRow
-from steppe._engines.base.sharding import local_part
+from steppe._engines.base.number_formats import BLOCK, format_of, scale_name, wide_dtype
+from steppe._engines.base.param_row import ParamRow
+from steppe._engines.base.tensor_facts import Fact
 from steppe._engines.cpu.compile_cache import Native
 from steppe._engines.cpu.openmp import Threads
 from steppe._engines.cpu.operands import Formats
@@ -61,11 +62,8 @@ class CpuTable:
     ----------
     formats
         Number formats of parameters and state.
-    names
-        State whose addresses must not have changed: "" stands for what there is not.
-    fixed
-        The addresses of parameters and of this state, as the lists they were read as: while they
-        are equal, so are the shapes, strides and formats that have been checked.
+    facts
+        The batch's facts that the addresses were taken from.
     tensors
         Addresses of each row's parameter, gradient, state, and the sum of its slots.
     gradients
@@ -86,8 +84,6 @@ class CpuTable:
         there are.
     wave_ends
         Where groups of tensors end that are summed up before they are updated.
-    dtype, strides
-        Of the parameters; one format, and each row's strides.
     lines, table
         Which line of the scalars is each row's; lines of a gradient's factor and the rule's
         scalars.
@@ -95,8 +91,6 @@ class CpuTable:
         The slot in which each row stores this step's item, -1 where there is none.
     means, roots
         Means of each row's second moment, and roots of them.
-    slot_names, keeps_sum
-        The slots, and whether their sum is kept: they are then found where they are written to.
     pending
         How many of each row's chunks are still to be summed up.
     threads
@@ -109,8 +103,7 @@ class CpuTable:
     """
 
     formats: Formats
-    names: list[str]
-    fixed: list[list[int]]
+    facts: Integers
     tensors: Integers
     gradients: Integers
     scales: Integers
@@ -123,16 +116,12 @@ class CpuTable:
     bounds: Integers
     chunk_counts: Integers
     wave_ends: Integers
-    dtype: torch.dtype
-    strides: list[tuple[int, ...]]
     lines: Integers
     table: Floats
     stored: Integers
     means: Floats
     roots: Floats
     pending: Integers
-    slot_names: list[str]
-    keeps_sum: bool
     threads: Threads | None = None
     counters: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     launches: dict[str, Launch] = field(default_factory=dict)
@@ -160,91 +149,70 @@ class CpuTable:
         return Launch(self.threads.prepare(kernel, _address_of(arguments)), arguments, arrays)
 
 
-def refresh(batch: ParamBatch, names: list[str], fixed: list[list[int]]) -> str | None:
-    """Lay out a batch whose tensors lie at the ``fixed`` addresses, if a kernel can take them."""
-    for row in batch.rows:
-        if found := param_objection(row.param) or state_objection(batch, row):
-            return found
-    batch.cache["cpu"] = _new_table(batch, names, fixed)
-    return None
-
-
-def names_of(batch: ParamBatch) -> list[str]:
-    """Return the names of state as :attr:`CpuTable.names` has them."""
-    method, formats = batch.method, batch.formats
-    scales = [
-        scale_name(name) if format in EIGHT_BITS else ""
-        for name, format in zip(method.state, formats, strict=False)
-    ]
-    names = [*method.state, *scales]
-    if method.buffer is None:
-        return names
-    names.append(SLOT_SUM)
-    slots = _slot_names(batch)
-    if not slots or keeps_sum(batch):
-        return names
-    has_scales = formats[-1] in EIGHT_BITS
-    return [*names, *slots, *(scale_name(name) if has_scales else "" for name in slots)]
-
-
-def _slot_names(batch: ParamBatch) -> list[str]:
-    return [slot_name(i) for i in range(batch.capacity)]
-
-
-def keeps_sum(batch: ParamBatch) -> bool:
-    """Whether the slots are in full precision: then only those written to need be found."""
-    return batch.capacity > 0 and batch.formats[-1] in ("float32", "float64")
-
-
-def _new_table(batch: ParamBatch, names: list[str], fixed: list[list[int]]) -> CpuTable:
-    """Lay out a batch whose tensors lie at the ``fixed`` addresses."""
+def new_table(batch: ParamBatch) -> CpuTable:
+    """Lay out a batch whose facts have been noted."""
     rows, method = batch.rows, batch.method
-    count = len(method.state)
-    slot_width = 0 if keeps_sum(batch) else batch.capacity
-    widths = [1 + count, count, int(method.buffer is not None), slot_width]
-    columns = np.array(fixed, dtype=np.int64).T
-    tensors, scales, sums, slots, slot_scales = np.split(columns, np.cumsum(widths), axis=1)
-    if keeps_sum(batch):
-        found = [[row.parts[name].data_ptr() for name in _slot_names(batch)] for row in rows]
-        slots = np.array(found, dtype=np.int64)
+    assert batch.held is not None
+    count, has_buffer = len(method.state), method.buffer is not None
     chunks = batch.chunks(CHUNK)
     bounds = np.searchsorted(chunks[:, 0], np.arange(len(rows) + 1))
     scalars = 1 + len([name for name in method.scalar_names if name != "rms"])
-    empty = np.zeros((len(rows), 1), dtype=np.int64)
-    return CpuTable(
+
+    def addresses(width: int) -> Integers:
+        return np.zeros((len(rows), width), dtype=np.int64)
+
+    table = CpuTable(
         formats=Formats(format_of("", rows[0].param), batch.formats, batch.shard_group is not None),
-        names=names,
-        fixed=fixed,
-        tensors=np.ascontiguousarray(np.hstack([tensors[:, :1], empty, tensors[:, 1:], sums])),
+        facts=batch.held.facts,
+        tensors=addresses(2 + count + has_buffer),
         gradients=np.zeros(len(rows), dtype=np.int64),
-        scales=np.ascontiguousarray(scales),
-        slots=np.ascontiguousarray(slots),
-        slot_scales=np.ascontiguousarray(slot_scales),
-        identities=np.array([(row.index, 0) for row in rows], dtype=np.int64),
+        scales=addresses(count),
+        slots=addresses(batch.capacity),
+        slot_scales=addresses(batch.capacity),
+        identities=np.stack([batch.indices, np.zeros_like(batch.indices)], axis=1),
         chunks=chunks,
         sums=np.zeros(len(chunks)),
-        sizes=np.array([row.param.numel() for row in rows], dtype=np.int64),
+        sizes=batch.sizes,
         bounds=bounds,
         chunk_counts=np.diff(bounds),
         wave_ends=_wave_ends(chunks),
-        dtype=rows[0].param.dtype,
-        strides=[row.param.stride() for row in rows],
         lines=np.zeros(len(rows), dtype=np.int64),
         table=np.zeros((len(rows), scalars)),
         stored=np.full(len(rows), -1, dtype=np.int64),
         means=batch.means.numpy(),
         roots=np.zeros(len(rows)),
         pending=np.zeros(len(rows), dtype=np.int64),
-        slot_names=_slot_names(batch),
-        keeps_sum=keeps_sum(batch),
     )
+    note_addresses(batch, table)
+    return table
+
+
+def note_addresses(batch: ParamBatch, table: CpuTable) -> None:
+    """Write down where the parameters and their state lie."""
+    assert batch.held is not None
+    table.facts = batch.held.facts
+    found = table.facts[:, Fact.ADDRESS]
+    rows, method = len(batch.rows), batch.method
+    names = batch.held.names[0]
+    state = found[rows:].reshape(rows, len(names))
+    column = {name: state[:, i] for i, name in enumerate(names)}
+    nowhere = np.zeros(rows, dtype=np.int64)
+    table.tensors[:, 0] = found[:rows]
+    for i, name in enumerate(method.state):
+        table.tensors[:, 2 + i] = column[name]
+        table.scales[:, i] = column.get(scale_name(name), nowhere)
+    if method.buffer is not None:
+        table.tensors[:, -1] = column.get(SLOT_SUM, nowhere)
+    for i in range(batch.capacity):
+        table.slots[:, i] = column[slot_name(i)]
+        table.slot_scales[:, i] = column.get(scale_name(slot_name(i)), nowhere)
 
 
 def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit a kernel; None if it does."""
     if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.method) != batch.formats:
         return "parameters or state have changed their format"
-    slots = _slot_names(batch)
+    slots = [slot_name(i) for i in range(batch.capacity)]
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
     for name in (*batch.method.state, *sums, *slots):
         value = row.part(name)
@@ -255,7 +223,7 @@ def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
             return "the scales of 8-bit state are not one for each block"
     if slots and len({row.part(name).dtype for name in slots}) > 1:
         return "slots differ in number format"
-    if slots and keeps_sum(batch) != bool(sums):
+    if slots and batch.keeps_sum != bool(sums):
         return "the sum of the slots is kept for slots in full precision only"
     wide = wide_dtype(row.param)
     if sums and {row.part(name).dtype for name in (SLOT_SUM, *slots)} != {wide}:
@@ -270,18 +238,6 @@ def _is_scales(scales: Tensor | None, row: ParamRow) -> bool:
         and scales.dtype == torch.float32
         and scales.is_contiguous()
     )
-
-
-def find_slot(batch: ParamBatch, table: CpuTable, i: int, index: int) -> None:
-    """Note where slot ``index`` of row ``i`` has come to lie."""
-    row, name = batch.rows[i], slot_name(index)
-    slot = row.part(name)
-    if slot.stride() != table.strides[i] or slot.dtype != row.part(SLOT_SUM).dtype:
-        # Somebody has put another tensor in its place.
-        fresh = torch.empty_like(row.state[SLOT_SUM])
-        local_part(fresh).copy_(row.parts[name])
-        row.state[name], row.parts[name] = fresh, local_part(fresh)
-    table.slots[i, index] = row.part(name).data_ptr()
 
 
 def _wave_ends(chunks: Integers) -> Integers:

@@ -17,15 +17,15 @@ from steppe._engines.cpu.bit_ops import byte, compiled_format, half, larger, wor
 from steppe._engines.cpu.intrinsics import (
     add_reassociable,
     compiled,
+    fetch_decrement,
+    fetch_increment,
     is_published,
     load,
     load_float16,
-    lower,
     publish,
     scratch,
     store,
     store_float16,
-    take,
     thread_number,
 )
 '''
@@ -62,10 +62,10 @@ def {name}(arguments):
         queue = (own + turn) % threads
         origin = count * queue // threads
         length = count * (queue + 1) // threads - origin
-        position = take(counters + 64 * queue)
+        position = fetch_increment(counters + 64 * queue)
         while position < length:
             {name}_chunk(arguments, origin + {position})
-            position = take(counters + 64 * queue)
+            position = fetch_increment(counters + 64 * queue)
 """
 
 # Where a pass over the gradients goes before, a queue is worked through from its end: that is what
@@ -86,12 +86,12 @@ def nth(position, queue, threads):
 @njit
 def sum_until(arguments, queue, end):
 {arguments}
-    position = take(counters + 64 * queue)
+    position = fetch_increment(counters + 64 * queue)
     chunk = nth(position, queue, threads)
     while chunk < count:
         squares_chunk(arguments, chunk)
         row = load(chunks, 5 * chunk, int64, {tables})
-        if lower(pending + 8 * row) == 1:
+        if fetch_decrement(pending + 8 * row) == 1:
             # The row's last chunk: add all of them up, and tell the others.
             sum = 0.0
             begin = load(bounds, row, int64, {tables})
@@ -106,14 +106,14 @@ def sum_until(arguments, queue, end):
             publish(pending + 8 * row)
         if nth(position + 1, queue, threads) >= end:
             return
-        position = take(counters + 64 * queue)
+        position = fetch_increment(counters + 64 * queue)
         chunk = nth(position, queue, threads)
 
 
 @njit
 def {name}_until(arguments, queue, end):
 {arguments}
-    position = take(counters + 64 * (threads + queue))
+    position = fetch_increment(counters + 64 * (threads + queue))
     chunk = nth(position, queue, threads)
     while chunk < count:
         row = load(chunks, 5 * chunk, int64, {tables})
@@ -124,7 +124,7 @@ def {name}_until(arguments, queue, end):
         {name}_chunk(arguments, chunk)
         if nth(position + 1, queue, threads) >= end:
             return
-        position = take(counters + 64 * (threads + queue))
+        position = fetch_increment(counters + 64 * (threads + queue))
         chunk = nth(position, queue, threads)
 
 

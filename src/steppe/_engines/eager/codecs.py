@@ -14,7 +14,7 @@ from steppe._engines.base.number_formats import (
     scale_name,
     wide_dtype,
 )
-from steppe._engines.base.plan import ParamRow
+from steppe._engines.base.param_row import ParamRow
 from steppe._engines.eager import bit_ops
 
 #: Streams of noise: the parameter's, then the state's in the rule's order, then the item's.

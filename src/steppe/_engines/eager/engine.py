@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from steppe import rules
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import (
     BIRTHS,
@@ -18,7 +19,7 @@ from steppe._engines.base.method import (
     slot_name,
 )
 from steppe._engines.base.norms import Norms, square_sum
-from steppe._engines.base.plan import ParamBatch, ParamRow
+from steppe._engines.base.param_row import ParamRow
 from steppe._engines.base.scalars import Scalar
 from steppe._engines.base.scalars import scalars as scalars_of
 from steppe._engines.eager.codecs import (
@@ -40,10 +41,14 @@ def objection(batch: ParamBatch) -> str | None:
     return None
 
 
+def prepare(batch: ParamBatch) -> None:
+    """Take note of nothing: torch finds its tensors."""
+
+
 @torch.no_grad()
 def square_sums(batch: ParamBatch) -> Tensor:
     """Return the sum of the squared gradient of each row here, and last that of all."""
-    sums = torch.stack([square_sum(row.grad) for row in batch.rows])
+    sums = torch.stack(list(map(square_sum, batch.grads)))
     return torch.cat([sums, sums.sum(0, keepdim=True)])
 
 
@@ -58,20 +63,22 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         Those of this step's gradients.
     """
     squares = norms.squares(batch)
-    for i, (row, values) in enumerate(zip(batch.rows, scalars_of(batch), strict=True)):
-        _advance(batch, row, values, norms, None if squares is None else squares[i])
+    lines = zip(batch.rows, batch.grads, scalars_of(batch), strict=True)
+    for i, (row, grad, values) in enumerate(lines):
+        _advance(batch, row, grad, values, norms, None if squares is None else squares[i])
 
 
 def _advance(
     batch: ParamBatch,
     row: ParamRow,
+    grad: Tensor,
     values: tuple[Scalar, ...],
     norms: Norms,
     square: Tensor | None,
 ) -> None:
     method = batch.method
     factor, *scalars = values
-    p, g = widened(row.param), widened(row.grad) * factor
+    p, g = widened(row.param), widened(grad) * factor
     state = [load_state(row, key) for key in method.state]
     if method.buffer is not None:
         state.append(slot_sum(row))

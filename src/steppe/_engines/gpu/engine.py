@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.memory_layout import is_alike, param_objection
 from steppe._engines.base.method import (
     BIRTHS,
@@ -25,7 +26,7 @@ from steppe._engines.base.method import (
 )
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.number_formats import format_of, wide_dtype
-from steppe._engines.base.plan import ParamBatch, ParamRow
+from steppe._engines.base.param_row import ParamRow
 from steppe._engines.gpu.scalar_program import Program, options, record
 from steppe._engines.gpu.table import GpuTable, addresses, amp, capturing, new_table, on, send
 
@@ -40,22 +41,38 @@ _BOOKS = {KEYS: torch.float64, BIRTHS: torch.float64, REPLACEMENTS: torch.int64}
 
 
 def objection(batch: ParamBatch) -> str | None:
-    """Return why this engine cannot run the batch, or None if it can.
-
-    Raises
-    ------
-    RuntimeError
-        A CUDA graph is being captured, and could not count the steps that it replays.
-    """
+    """Return why this engine cannot run the batch, or None if it can."""
     if batch.device.type not in DEVICES:
         return f"parameters lie on {batch.device}"
     if why := _triton_objection():
         return why
     if batch.request.differentiable:
         return "a differentiable step is plain torch's"
-    if any(row.state for row in batch.rows):
-        return _refresh(batch)
-    return next(filter(None, (param_objection(row.param) for row in batch.rows)), None)
+    if batch.held is not None and not batch.held.is_plain:
+        return "a parameter or its state is of a subclass of Tensor"
+    for row in batch.rows:
+        if why := param_objection(row.param):
+            return why
+        if row.state and (why := _state_objection(batch, row)):
+            return why
+    return None
+
+
+def prepare(batch: ParamBatch) -> None:
+    """Bring the batch's table up to date.
+
+    Raises
+    ------
+    RuntimeError
+        A CUDA graph is being captured, and could not count the steps that it replays.
+    """
+    if capturing() and not batch.request.capturable:
+        raise RuntimeError("a step that a CUDA graph captures needs capturable=True")
+    found = addresses(batch)
+    table: GpuTable | None = batch.cache.get("gpu")
+    if table is None or not table.holds(found):
+        table = batch.cache["gpu"] = new_table(batch, found)
+        table.constants = _constants(batch)
 
 
 def square_sums(batch: ParamBatch) -> Tensor:
@@ -97,27 +114,6 @@ def _triton_objection() -> str | None:
 def _table(batch: ParamBatch) -> GpuTable:
     table: GpuTable = batch.cache["gpu"]
     return table
-
-
-def _refresh(batch: ParamBatch) -> str | None:
-    """Bring the batch's table up to date; where a tensor has moved, check it first."""
-    if capturing() and not batch.request.capturable:
-        raise RuntimeError("a step that a CUDA graph captures needs capturable=True")
-    found = addresses(batch)
-    table: GpuTable | None = batch.cache.get("gpu")
-    if table is None or not table.holds(found):
-        batch.cache.pop("gpu", None)
-        for row in batch.rows:
-            if why := param_objection(row.param) or _state_objection(batch, row):
-                return why
-        table = batch.cache["gpu"] = new_table(batch, found)
-        table.constants = _constants(batch)
-    for row in batch.rows:
-        if row.grad.dtype != row.param.dtype:
-            return f"a gradient is {row.grad.dtype}, its parameter {row.param.dtype}"
-        if not is_alike(row.grad, row.param):
-            row.grad = torch.empty_like(row.param).copy_(row.grad)
-    return None
 
 
 def _state_objection(batch: ParamBatch, row: ParamRow) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from steppe._engines.base.bind import bind
 from steppe._engines.base.method import Method
-from steppe._engines.base.plan import Group
+from steppe._engines.base.param_row import Group
 
 
 class Program(NamedTuple):

@@ -15,7 +15,7 @@ def step_count(line, COUNTED: tl.constexpr):
     """Return the row's step count, or if the device counts, what lies at that address."""
     value = tl.load(line + 1)
     if COUNTED:
-        t = tl.load(pointer_to(value, "float32")).to(tl.float64)
+        t = tl.load(pointer_to(value, "float64"))
     else:
         t = value.to(tl.float64, bitcast=True)
     return t

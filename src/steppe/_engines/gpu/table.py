@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
-from steppe._engines.base.plan import Group, ParamBatch, State
-from steppe._engines.base.scalars import factor
+from steppe._engines.base.param_row import Group, State
+from steppe._engines.base.scalars import gradient_factor
 from steppe._engines.base.sharding import numbered
 from steppe._engines.gpu.scalar_program import options
 from steppe._shared.array_types import Array, Floats, Integers, Integers32
@@ -81,8 +82,7 @@ class GpuTable:
     Attributes
     ----------
     addresses
-        Of all tensors but the gradients, as they were read: while they are equal, so are the
-        formats and layouts that have been checked.
+        Of all tensors but the gradients, as they were read.
     captured
         Whether it is filled when a CUDA graph is replayed, not before.
     rows
@@ -255,7 +255,7 @@ def send(batch: ParamBatch, table: GpuTable) -> Sent:
     """Bring to the device what has changed since it was sent last."""
     counted_here = _is_counted_on_device(batch)
     lines = np.zeros((len(batch.rows), 2), dtype=np.int64)
-    lines[:, 0] = [row.grad.data_ptr() for row in batch.rows]
+    lines[:, 0] = batch.grad_addresses
     if counted_here:
         lines[:, 1] = [row.state["step"].data_ptr() for row in batch.rows]
     else:
@@ -290,7 +290,7 @@ def _options(batch: ParamBatch) -> tuple[Floats, dict[tuple[int, int], Tensor]]:
 
 
 def _leading(batch: ParamBatch, group: Group) -> tuple[float, float, float]:
-    sign = factor(batch, group)
+    sign = gradient_factor(batch, group)
     if batch.method.buffer is None:
         return sign, 0.0, 0.0
     return sign, group["scope"] == "tensor", group["priority_decay"]

@@ -1,13 +1,9 @@
-"""The command ``steppe compare``."""
+"""The command ``steppe compare``: its options, and their checks that need no torch."""
 
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from steppe._shared.cli_options import (
     NOT_NEGATIVE,
@@ -23,29 +19,23 @@ from steppe._shared.cli_options import (
     Track,
     limited,
 )
-from steppe._shared.console import INTERRUPTED, make_console, refusals
-from steppe._shared.credentials import shown
+from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.cli.report import PAGE, publish
-from steppe.compare.execution.launch_group import launched_processes
+from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task
 from steppe.compare.execution.storage_names import FILE
-from steppe.compare.execution.stored_studies import save_study
-from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.execution.worker_pool import WorkerPool, join_launch
-from steppe.compare.planning.options import STUDY, StudyOptions
-from steppe.compare.planning.presets import PRESETS, Preset, find_preset, usual_for
-from steppe.compare.planning.study import Study, plan
-from steppe.compare.tasks import TASKS, find_task
-from steppe.compare.training.run import RunContext
+from steppe.compare.execution.study_storage import HEARTBEAT
+from steppe.compare.planning.options import STUDY, StudyOptions, check_where
 
 TaskName = Annotated[
-    str | None, Parameter(help=f"{', '.join(TASKS)}. Default: the preset's, or digits.")
+    str | None,
+    Parameter(help=f"What to train on: {', '.join(TASK_NAMES)}. Default: the preset's, or digits."),
 ]
 PresetName = Annotated[
     str | None,
     STUDY,
-    Parameter(metavar="NAME", help=f"A paper's optimizers and settings: {', '.join(PRESETS)}."),
+    Parameter(
+        metavar="NAME", help=f"A paper's optimizers and settings: {', '.join(PRESET_NAMES)}."
+    ),
 ]
 Workers = Annotated[
     int | None,
@@ -100,72 +90,26 @@ def compare(
         accelerate launch -m steppe compare cifar10 --device cuda
     """
     with refusals(), ending_at_once():
-        name, published = _task_and_preset(task, preset, options.scale)
-        out_dir = out_dir or Path("results", name)
-        context = RunContext(out_dir, device, threads, data, track, checkpoints)
-        launch = launched_processes(context)
-        _check_workers(workers, launch.num_processes)
-        study = plan(name, options, published, context, command=_typed())
-        if not launch.is_main_process:
-            raise SystemExit(join_launch(study, context))
-        where = storage or str(out_dir / FILE)
-        queue = _open_queue(where, heartbeat, study)
-    console = make_console()
-    pool = WorkerPool(queue, context, where, heartbeat)
-    if launch.num_processes > 1:
-        with refusals():
-            status = pool.train_in_launch(console)
-    else:
-        with refusals():
-            status = pool.run(console, _cores(device) if workers is None else workers)
-    _report(console, queue, out_dir / PAGE, status, show=show)
+        if task is not None:
+            check_task(task)
+        if preset is not None:
+            check_preset(preset)
+        options.check()
+        check_where(threads, track)
+        NOT_NEGATIVE.check("workers", workers)
+        # Imported here because torch takes two seconds: help and misspelt options do without.
+        from steppe.compare.cli.run_study import choose_preset, run_study
+        from steppe.compare.training.run import RunContext
 
-
-def _task_and_preset(task: str | None, preset: str | None, scale: str) -> tuple[str, Preset]:
-    if preset is None:
-        name = find_task(task or "digits").name
-        return name, usual_for(name)
-    published = find_preset(preset)
-    return find_task(task or published.task_at(scale)).name, published
-
-
-def _check_workers(workers: int | None, launched: int) -> None:
-    NOT_NEGATIVE.check("workers", workers)
-    if workers is not None and launched > 1:
-        raise ValueError(
-            f"workers must be left out in a launch of {launched} processes, which train each trial "
-            f"together, got {workers}"
-        )
-
-
-def _open_queue(storage: str, heartbeat: int, study: Study) -> TrialQueue:
-    opened = open_storage(storage, heartbeat=heartbeat, create=True)
-    save_study(opened, study)
-    return TrialQueue(opened, study)
-
-
-def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, show: bool) -> None:
-    """Print and write the results so far, and end with the status of the workers.
-
-    Raises
-    ------
-    SystemExit
-        If not all trials have ended.
-    """
-    results = queue.results()
-    with refusals():
-        publish(console, results, page, show=show)
-    if status:
-        why = "Interrupted" if status == INTERRUPTED else "No worker is left"
-        console.print(f"{why}. What has finished is kept: run again to go on.")
-        raise SystemExit(status)
-
-
-def _typed() -> str:
-    """Return what was typed, for all who read the study: without a database's password."""
-    return shlex.join(["steppe", *map(shown, sys.argv[1:])])
-
-
-def _cores(device: str) -> int:
-    """Return how many workers train at once without slowing each other down."""
-    return len(os.sched_getaffinity(0)) if device == "cpu" else 1
+    name, published = choose_preset(task, preset, options.scale)
+    out_dir = out_dir or Path("results", name)
+    run_study(
+        name,
+        options,
+        published,
+        RunContext(out_dir, device, threads, data, track, checkpoints),
+        workers=workers,
+        storage=storage or str(out_dir / FILE),
+        heartbeat=heartbeat,
+        show=show,
+    )

@@ -1,7 +1,7 @@
 """The command ``steppe worker``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -18,14 +18,11 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import make_console, refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.execution.launch_group import launched_processes
-from steppe.compare.execution.stored_studies import find_study
-from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import Assignment
-from steppe.compare.execution.worker import work
-from steppe.compare.execution.worker_pool import STORAGE_VARIABLE
-from steppe.compare.planning.study import check_place
-from steppe.compare.training.run import RunContext
+from steppe.compare.execution.study_storage import HEARTBEAT, STORAGE_VARIABLE, open_storage
+from steppe.compare.planning.options import check_where
+
+if TYPE_CHECKING:
+    from steppe.compare.execution.trial_queue import Assignment
 
 WorkerStorage = Annotated[
     str,
@@ -33,13 +30,13 @@ WorkerStorage = Annotated[
     Parameter(
         metavar="URL|FILE|DIR",
         env_var=STORAGE_VARIABLE,
-        help="Storage of the study, as steppe compare was given it.",
+        help="Where the study is kept, as steppe compare was told.",
     ),
 ]
 WorkerOutDir = Annotated[
     Path,
     OUTPUT,
-    Parameter(metavar="DIR", help="Directory of checkpoints and of runs in progress."),
+    Parameter(metavar="DIR", help="Directory for checkpoints and for runs in progress."),
 ]
 
 
@@ -72,13 +69,21 @@ def worker(
     """
     console = make_console()
     with refusals(), ending_at_once():
+        check_where(threads, track)
+        # Imported here because torch takes two seconds: help and misspelt options do without.
+        from steppe.compare.execution.launch_group import launched_processes
+        from steppe.compare.execution.study_registry import find_study
+        from steppe.compare.execution.worker import work
+        from steppe.compare.planning.study import check_place
+        from steppe.compare.training.run import RunContext
+
         place = RunContext(out_dir, device, threads, data, track, checkpoints)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)
         found = find_study(opened, study)
 
-        def on_trial(assignment: Assignment, how: str) -> None:
+        def on_trial(assignment: "Assignment", how: str) -> None:
             console.out(f"{assignment.label}: {how}", highlight=False)
 
         done = work(opened, found, place, on_trial)

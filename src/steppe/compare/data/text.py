@@ -75,7 +75,7 @@ def ptb(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
     ValueError
         If a file is no text, ``length`` is not at least 1, or a part is too short for one block.
     """
-    return _data(corpora.ptb(directory), lines, PTB_WORDS, length)
+    return _data(corpora.ptb(directory), words_with_line_ends, PTB_WORDS, length)
 
 
 def wikitext2(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
@@ -83,7 +83,7 @@ def wikitext2(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
 
     Arguments and errors are those of :func:`ptb`.
     """
-    return _data(corpora.wikitext2(directory), lines, WIKITEXT2_WORDS, length)
+    return _data(corpora.wikitext2(directory), words_with_line_ends, WIKITEXT2_WORDS, length)
 
 
 def subsample(data: Data, samples: int) -> Data:
@@ -200,12 +200,12 @@ def split_prose(text: str) -> list[str]:
     return words
 
 
-def lines(text: str) -> list[str]:
+def words_with_line_ends(text: str) -> list[str]:
     r"""Split a text whose words are apart already; each line ends with ``<eos>``.
 
     Examples
     --------
-    >>> lines(" no <unk> \n\n it was\n")
+    >>> words_with_line_ends(" no <unk> \n\n it was\n")
     ['no', '<unk>', '<eos>', '<eos>', 'it', 'was', '<eos>']
     """
     found = (line.split() for line in text.removesuffix("\n").split("\n"))

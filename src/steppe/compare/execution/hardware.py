@@ -5,7 +5,7 @@ import platform
 
 import torch
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
 
 
 def hardware_label(device: str, threads: int, processes: int = 1) -> str:
@@ -30,4 +30,4 @@ def hardware_label(device: str, threads: int, processes: int = 1) -> str:
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(torch.device(device)))
     kind = f"{platform.machine()} CPU with {os.cpu_count()} cores" if device == "cpu" else device
-    return f"{many(threads, 'thread')} of a {kind}"
+    return f"{plural(threads, 'thread')} of a {kind}"

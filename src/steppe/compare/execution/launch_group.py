@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steppe._shared.interrupts import raise_if_stopped
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.study import Study
 from steppe.compare.training.run import RunContext

@@ -4,7 +4,7 @@ Each trial's user attributes say whose it is (``optimizer``), its ``phase``, ``n
 and ``settings``, so that ``optuna-dashboard`` on the storage shows a study as a user thinks of it.
 
 Only :class:`~steppe.compare.execution.trial_queue.TrialQueue` and
-:mod:`~steppe.compare.execution.stored_studies` use this module. They decide what is run next; here
+:mod:`~steppe.compare.execution.study_registry` use this module. They decide what is run next; here
 is how a trial is added, taken, found lost, and ended in the database.
 """
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from steppe._shared.credentials import scrubbed, shown
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe.compare.execution.sqlite_copies import copy_database
 from steppe.compare.execution.storage_names import parse_storage
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 #: was at is given to another.
 HEARTBEAT = 10
 MISSED = 6
+
+#: Environment variable that tells workers the storage. Every user of a machine can read command
+#: lines, and a storage's URL may hold a password.
+STORAGE_VARIABLE = "STEPPE_STORAGE"
 
 _TIMEOUT_S = 60  # how long to wait for another process that has the file locked
 _CONNECT_S = 10  # how long a server may take to answer

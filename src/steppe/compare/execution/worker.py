@@ -24,14 +24,14 @@ from steppe._shared.interrupts import (
     stop_signals,
     stopping_at_once,
 )
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.study import Study, rehearse, versions
+from steppe.compare.planning.study import Study, check_trainable, versions
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks import find_task
 from steppe.compare.training import checkpoint
@@ -114,7 +114,7 @@ def _prepare(study: Study, data: Data, context: RunContext) -> None:
     for one process: every trial would fail, and not be tried again.
     """
     for contender in study.contenders:
-        rehearse(study, contender, data, context)
+        check_trainable(study, contender, data, context)
     checkpoint.import_formats()
 
 

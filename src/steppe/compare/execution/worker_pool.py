@@ -27,6 +27,7 @@ from steppe._shared.interrupts import (
     stop_signals,
     stopping_at_once,
 )
+from steppe.compare.execution.study_storage import STORAGE_VARIABLE
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import OnTrial, work
 from steppe.compare.planning.study import Study
@@ -35,10 +36,6 @@ from steppe.compare.training.run import RunContext
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
-
-#: Environment variable that tells workers the storage. Every user of a machine can read command
-#: lines, and a storage's URL may hold a password.
-STORAGE_VARIABLE = "STEPPE_STORAGE"
 
 _POLL_S = 2.0
 _STOP_WAIT_S = 30.0

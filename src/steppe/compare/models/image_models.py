@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.optional_packages import import_optional
 
 # Channels, height, width.
@@ -37,7 +37,7 @@ def find_model(name: str) -> Callable[[Shape, int], nn.Module]:
     >>> sum(p.numel() for p in model.parameters())
     8970
     """
-    return named("model", name, MODELS)
+    return look_up("model", name, MODELS)
 
 
 def _mlp(shape: Shape, classes: int) -> nn.Module:

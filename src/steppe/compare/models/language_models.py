@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 
 # Layers, columns of the batch, width: hidden values and cells.
 State = tuple[Tensor, Tensor]
@@ -45,7 +45,7 @@ def find_language_model(name: str, vocabulary: int) -> nn.Module:
     >>> model(torch.zeros(2, 5, dtype=torch.long)).shape
     torch.Size([2, 5, 100])
     """
-    return named("model", name, LANGUAGE_MODELS)(vocabulary)
+    return look_up("model", name, LANGUAGE_MODELS)(vocabulary)
 
 
 def columns(blocks: int, batch_size: int) -> list[list[int]]:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.cache import cached_directory
+from steppe._shared.messages import first_line
 from steppe._shared.optional_packages import import_optional
-from steppe._shared.plurals import first_line
 from steppe._shared.progress import progress
 
 SMOLLM2 = "smollm2"

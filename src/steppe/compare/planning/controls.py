@@ -57,7 +57,7 @@ def recipes_with_controls(names: Iterable[str]) -> tuple[Recipe, ...]:
     return tuple(ordered)
 
 
-def followed(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
+def followed_contender(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
     """Name the contender whose lr is doubled for this one; "" if it has an lr of its own.
 
     Raises
@@ -81,6 +81,6 @@ def followed_settings(recipe: Recipe, settings: Settings) -> dict[str, float]:
     return {**taken, "lr": 2 * settings["lr"]}
 
 
-def control_for(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[str, ...]:
+def contenders_controlled_by(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[str, ...]:
     """Name the contenders that are to be read beside this one."""
     return tuple(other.name for other in recipes if recipe.name in controls_of(other))

@@ -1,13 +1,13 @@
 """The options of a study, written once.
 
 From :class:`StudyOptions` come the options of ``steppe compare``, their grouped help with defaults
-(cyclopts reads the docstring), and the checks of ranges, which :func:`plan
-<steppe.compare.planning.study.plan>` makes for callers in Python too.
+(cyclopts reads the docstring), and the checks of ranges, which :func:`plan_study
+<steppe.compare.planning.study.plan_study>` makes for callers in Python too.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Parameter
 
@@ -24,33 +24,32 @@ from steppe._shared.cli_options import (
     group,
     limited,
 )
-from steppe.compare.training.run import Precision, Schedule
+from steppe.compare.choices import TRACKERS, Precision, Scale, Schedule
 
 STUDY = group("Study", 10)
 _MODEL = group("Model and data", 20)
 _TRAINING = group("Training", 30)
 _FIXED = group("Hyperparameters fixed for every optimizer, instead of searched", 40)
 
-Scale = Literal["full", "small"]
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class StudyOptions:
-    """What a user may ask of a study; None takes the preset's value or else the task's own.
+    """What a user may choose of a study; None takes the preset's value or else the task's own.
 
     Attributes
     ----------
     optimizers : sequence of str, optional
-        Names with commas between. A name is a class of steppe or torch.optim, in lower case;
-        adabelief, adabound, adan or lion of pytorch_optimizer; a variant such as
-        dualadam-scale-free or adamcm-int8 (state in 8 bits; -bf16: in bfloat16; the same of
-        dualadam); or package.module:Class. +sam after a name puts SAM around the optimizer, and
-        +warmup lets lr rise linearly until DualAdam's switch. The first one is the baseline.
-        Controls are added: adam+warmup for optimizers that switch, adam+2lr (Adam at twice the lr)
-        for critical momenta.
+        Optimizers to compare, with commas between; the first one is the baseline. A name is a class
+        of steppe or torch.optim in lower case, such as dualadam or adamw; adabelief, adabound, adan
+        or lion of pytorch_optimizer; a variant such as dualadam-scale-free, or dualadam-int8 and
+        adamcm-bf16 with state in 8 bits or bfloat16; or package.module:Class. Append +sam to wrap
+        the optimizer in SAM, and +warmup to let lr rise linearly until DualAdam's switch. Control
+        optimizers are added: adam+warmup beside optimizers that switch, adam+2lr (Adam at twice the
+        lr) beside critical momenta.
     scale : {"full", "small"}, default "full"
-        Amount of data and epochs; small is for two CPU cores.
+        Amount of data and epochs. full is the size of published runs: it takes hours for most
+        tasks, days without a GPU. small is for two CPU cores.
     budget : int, optional
         Tuning trials of each optimizer, in its own search space. The first trial is the optimizer's
         default; 0 tunes nothing. Default: 8, or the preset's.
@@ -58,26 +57,27 @@ class StudyOptions:
         Test runs of each optimizer with its best settings, each with a new seed. Default: 5, or the
         preset's.
     model : str, optional
-        Name of the network. For finetune: smollm2, a directory, or a name on the Hugging Face hub,
+        Name of the model. For finetune: smollm2, a directory, or a name on the Hugging Face hub,
         each also with +lora. Default: the task's.
     epochs : int, optional
         Passes over the training data. Default: the task's.
     batch_size : int, optional
         Samples in a batch. Default: the task's.
     samples : int, optional
-        Training samples; for text sequences, for a stream images of each task. Default: the
-        scale's.
+        Number of training samples: of sequences for text, of images in each task for a stream.
+        Default: what --scale says.
     seq_length : int, optional
         Tokens in a sequence of text. Default: the task's.
     schedule : {"constant", "cosine", "cosine-epochs"}, optional
-        Schedule of lr. cosine falls to a thousandth, step by step; cosine-epochs changes lr once an
+        Course of lr. cosine falls to a thousandth, step by step; cosine-epochs changes lr once an
         epoch. Default: the preset's, or cosine; for streams constant.
     warmup : float, default 0
-        Share of the run in which lr rises linearly, for every optimizer.
+        Share of the run in which lr rises linearly to its peak, for every optimizer.
     precision : {"no", "bf16", "fp16"}, optional
-        Number format of autocast. Default: the preset's, or no; for finetune bf16.
+        Number format of autocast; no is float32 throughout. Default: the preset's, or no; for
+        finetune bf16.
     grad_accumulation : int, default 1
-        Parts that a batch is cut into to save memory; their gradients are summed up.
+        Number of parts that each batch is split into to save memory; their gradients are summed.
     max_grad_norm : float, optional
         Clip gradients to this L2 norm. Default: no clipping.
     lr : float, optional
@@ -85,8 +85,8 @@ class StudyOptions:
     weight_decay : float, optional
         Weight decay.
     switch_rate : float, optional
-        DualAdam's ξ: its switch, and +warmup, end after 1/ξ steps. The published 8e-5 is 12 500
-        steps, 16 % of a 200-epoch run.
+        DualAdam's ξ: after 1/ξ steps it has switched to Adam, and +warmup has ended. The published
+        8e-5 is 12 500 steps, 16 % of a 200-epoch run.
 
     Examples
     --------
@@ -100,7 +100,7 @@ class StudyOptions:
     scale: Annotated[Scale, STUDY] = "full"
     budget: Annotated[int | None, STUDY, NOT_NEGATIVE, limited(NOT_NEGATIVE)] = None
     seeds: Annotated[Count, STUDY] = None
-    model: Annotated[str | None, _MODEL] = None
+    model: Annotated[str | None, _MODEL, Parameter(metavar="NAME")] = None
     epochs: Annotated[Count, _MODEL] = None
     batch_size: Annotated[Count, _MODEL] = None
     samples: Annotated[Count, _MODEL] = None
@@ -144,6 +144,18 @@ def check_choice(option: str, value: str | None, choices: Sequence[str]) -> None
     """
     if choices and value is not None and value not in choices:
         raise ValueError(f"{option} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def check_where(threads: int, track: str) -> None:
+    """Refuse a run without CPU threads, or a tracker that is not known.
+
+    Raises
+    ------
+    ValueError
+        With the option's name, what it must be, and what it is.
+    """
+    AT_LEAST_ONE.check("threads", threads)
+    check_choice("track", track or None, TRACKERS)
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
-from steppe._shared.names import named
+from steppe._shared.names import look_up
 from steppe._shared.recipes import DEFAULT, Recipe
+from steppe.compare.choices import Precision, Schedule
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
@@ -13,7 +14,6 @@ from steppe.compare.planning.search_spaces import (
     find_space,
 )
 from steppe.compare.tasks import Size, Task
-from steppe.compare.training.run import Precision, Schedule
 
 
 @dataclass(frozen=True)
@@ -216,4 +216,4 @@ def find_preset(name: str) -> Preset:
     >>> find_preset("dualadam").optimizers[-1]
     'dualadam'
     """
-    return named("preset", name, PRESETS)
+    return look_up("preset", name, PRESETS)

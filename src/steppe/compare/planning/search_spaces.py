@@ -100,7 +100,7 @@ def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
     return {name: other[name] if name in other else recipe.default(name) for name in space}
 
 
-def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, float]]:
+def search_points(space: Space, defaults: Settings, budget: int) -> list[dict[str, float]]:
     """Choose the points to try: the defaults, then Sobol's, scrambled once and for all.
 
     The points of the unit cube are the same for every optimizer, as far as it has dimensions, and
@@ -130,7 +130,7 @@ def design(space: Space, defaults: Settings, budget: int) -> list[dict[str, floa
     return [{**defaults, **point} for point in ({}, *points)]
 
 
-def described(space: Space) -> dict[str, dict[str, Any]]:
+def space_as_json(space: Space) -> dict[str, dict[str, Any]]:
     """Give a space as plain values, which JSON leaves as they are: lists for tuples."""
     plain: dict[str, dict[str, Any]] = json.loads(
         json.dumps({name: asdict(dimension) for name, dimension in space.items()})

@@ -13,22 +13,21 @@ from typing import Any
 import torch
 
 import steppe
-from steppe._shared.cli_options import AT_LEAST_ONE
 from steppe._shared.devices import find_device
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.plurals import first_line
+from steppe._shared.messages import first_line
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import (
-    control_for,
-    followed,
+    contenders_controlled_by,
+    followed_contender,
     followed_settings,
     recipes_with_controls,
 )
-from steppe.compare.planning.options import StudyOptions, check_choice
+from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.search_spaces import Choice, Range, described, design
+from steppe.compare.planning.search_spaces import Choice, Range, search_points, space_as_json
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Contender, Metric
 from steppe.compare.tasks import Size, Task, find_task
@@ -41,8 +40,6 @@ from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
-
-TRACKERS = ("tensorboard", "mlflow", "wandb")
 
 
 @dataclass(frozen=True)
@@ -94,7 +91,7 @@ class Study:
         if contender.follows:
             return []
         space = {name: _dimension(each) for name, each in contender.space.items()}
-        return design(space, contender.defaults, self.budget)
+        return search_points(space, contender.defaults, self.budget)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""
@@ -119,7 +116,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
     }
 
 
-def plan(
+def plan_study(
     task: str, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
 ) -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.
@@ -175,11 +172,11 @@ def plan(
         versions=versions(found.packages),
     )
     for contender in contenders:
-        rehearse(study, contender, data, place)
+        check_trainable(study, contender, data, place)
     return study
 
 
-def rehearse(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
+def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
     Raises
@@ -213,10 +210,9 @@ def check_place(place: RunContext) -> None:
     ModuleNotFoundError
         If the tracker is not installed.
     """
-    AT_LEAST_ONE.check("threads", place.threads)
+    check_where(place.threads, place.track)
     find_device(place.device)
     if place.track:
-        check_choice("track", place.track, TRACKERS)
         importlib.import_module(place.track)
 
 
@@ -284,13 +280,13 @@ def _contender(
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
     space = preset.space_for(recipe, own)
-    follows = followed(recipe, recipes)
+    follows = followed_contender(recipe, recipes)
     return Contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
-        space={} if follows else described(space),
+        space={} if follows else space_as_json(space),
         defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
-        control_for=control_for(recipe, recipes),
+        control_for=contenders_controlled_by(recipe, recipes),
         follows=follows,
     )
 

@@ -261,7 +261,7 @@ class StudyResults:
         tuning = sum(each.tuning_trials(self.budget) for each in self.contenders)
         return len(self.trials) >= tuning + len(self.contenders) * self.seeds
 
-    def of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
+    def trials_of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
         """Return a contender's trials in one phase, by number."""
         found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
         return tuple(sorted(found, key=lambda trial: trial.number))
@@ -269,7 +269,7 @@ class StudyResults:
     def chosen(self, optimizer: str) -> Settings:
         """Return the settings of a contender's test runs; empty if none has ended."""
         # Runs that were given up have none in studies of an earlier version.
-        settings = (trial.settings for trial in self.of(optimizer, TEST) if trial.settings)
+        settings = (each.settings for each in self.trials_of(optimizer, TEST) if each.settings)
         return next(settings, {})
 
     def to_dict(self) -> dict[str, Any]:

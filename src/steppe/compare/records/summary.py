@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.names import unknown
+from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import (
     Comparison,
     Interval,
@@ -157,7 +157,7 @@ def baseline_of(results: StudyResults, baseline: str | None) -> str:
     if baseline is None:
         return names[0]
     if baseline not in names:
-        raise ValueError(f"baseline: {unknown('contender', baseline, names)}")
+        raise ValueError(f"baseline: {unknown_name_message('contender', baseline, names)}")
     return baseline
 
 
@@ -165,7 +165,7 @@ def finished(results: StudyResults, name: str) -> dict[int, Outcome]:
     """Return a contender's test runs that neither diverged nor failed, by seed."""
     return {
         trial.seed: trial.outcome
-        for trial in results.of(name, TEST)
+        for trial in results.trials_of(name, TEST)
         if trial.outcome is not None and not trial.outcome.diverged
     }
 
@@ -216,14 +216,14 @@ def forgetting(curve: Sequence[Sequence[float]]) -> float:
 def chosen_trial(results: StudyResults, name: str) -> Trial | None:
     """Return the tuning trial whose settings the test runs took over; None before the first."""
     chosen = results.chosen(name)
-    trials = (trial for trial in results.of(name, TUNE) if trial.settings == chosen)
+    trials = (trial for trial in results.trials_of(name, TUNE) if trial.settings == chosen)
     return next(trials, None)
 
 
 def _summarise_contender(
     results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
 ) -> OptimizerSummary:
-    trials = results.of(name, TEST)
+    trials = results.trials_of(name, TEST)
     ended = [trial.outcome for trial in trials if trial.outcome is not None]
     successful = list(finished(results, name).values())
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
 from steppe._shared.statistics import LEVEL
 from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
 from steppe.compare.records.summary import OptimizerSummary
@@ -80,10 +80,10 @@ def _budget(results: StudyResults) -> str:
             "say as much about defaults as about optimizers."
         )
     tuned = (
-        f"{trained}. Equal budgets: every optimizer has {many(results.budget, 'tuning trial')}, "
+        f"{trained}. Equal budgets: every optimizer has {plural(results.budget, 'tuning trial')}, "
         f"its default first, judged by the {results.metric.name} on validation data, "
         f"{_samples(results, 'validation')}. The best settings run on "
-        f"{many(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
+        f"{plural(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
         "of many validation scores is too good on average; the test score is not."
     )
     follows = [
@@ -133,13 +133,15 @@ def _row_notes(results: StudyResults, row: OptimizerSummary) -> list[str]:
     found = []
     if row.diverged:
         found.append(
-            f"† {row.name}: {row.diverged} of {many(row.runs, 'test run')} diverged (loss not "
+            f"† {row.name}: {row.diverged} of {plural(row.runs, 'test run')} diverged (loss not "
             "finite), in no mean."
         )
     if row.failed:
-        error = next(trial.error for trial in results.of(row.name, TEST) if trial.outcome is None)
+        error = next(
+            trial.error for trial in results.trials_of(row.name, TEST) if trial.outcome is None
+        )
         found.append(
-            f"† {row.name}: {row.failed} of {many(row.runs, 'test run')} failed, in no mean: "
+            f"† {row.name}: {row.failed} of {plural(row.runs, 'test run')} failed, in no mean: "
             f"{error}"
         )
     if math.isfinite(row.score.mean) and math.isnan(row.sharpness.mean):
@@ -166,7 +168,8 @@ def _unsuccessful_tuning(results: StudyResults) -> list[str]:
 
 def _count_by_contender(results: StudyResults, condition: Callable[[Trial], bool]) -> list[str]:
     counts = {
-        each.name: sum(map(condition, results.of(each.name, TUNE))) for each in results.contenders
+        each.name: sum(map(condition, results.trials_of(each.name, TUNE)))
+        for each in results.contenders
     }
     return [f"{name} {count}" for name, count in counts.items() if count]
 
@@ -216,11 +219,11 @@ def _unfinished(results: StudyResults) -> list[str]:
 def _missing(results: StudyResults, contender: Contender) -> str:
     """Return how many trials of a contender have ended; empty if all have."""
     budget = contender.tuning_trials(results.budget)
-    tuned, tested = (len(results.of(contender.name, phase)) for phase in (TUNE, TEST))
+    tuned, tested = (len(results.trials_of(contender.name, phase)) for phase in (TUNE, TEST))
     if tuned >= budget and tested >= results.seeds:
         return ""
-    tuning = f"{tuned} of {many(budget, 'tuning trial')}, " if budget else ""
-    return f"{contender.name} {tuning}{tested} of {many(results.seeds, 'test run')}"
+    tuning = f"{tuned} of {plural(budget, 'tuning trial')}, " if budget else ""
+    return f"{contender.name} {tuning}{tested} of {plural(results.seeds, 'test run')}"
 
 
 def _count(samples: int) -> str:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import dress, new_figure, write_png
-from steppe._shared.plurals import many
+from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe._shared.statistics import Comparison
 from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.records.summary import baseline_of, finished, summarise
@@ -71,13 +71,13 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     }
     if not runs:
         return False
-    seeds = many(results.seeds, "test seed")
+    seeds = plural(results.seeds, "test seed")
     figure = new_figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
     for axes, (title, measure) in zip(figure.subplots(1, 3), panels, strict=True):
         for index, (name, outcomes) in runs.items():
             by_seed = [[measure(epoch) for epoch in outcome.curve] for outcome in outcomes]
             _draw_curve(axes, name, np.array(by_seed), index)
-        dress(axes, title)
+        style_axes(axes, title)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, axes.dataLim.xmax)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -133,7 +133,7 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
     axes.axvline(0.0, color="black", lw=0.8, zorder=0)
     for row, (_, change) in enumerate(changes):
         _draw_difference(axes, row, change, verdict(change, metric.higher_is_better))
-    dress(axes, "", grid="x")
+    style_axes(axes, "", grid="x")
     axes.set_xlabel(
         f"{'higher' if metric.higher_is_better else 'lower'} is better; 95 % bootstrap interval "
         "over seeds, p of the paired t-test after Holm"
@@ -182,7 +182,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
             if len(each):
                 colour, _, marker = line_style(index)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
-        dress(axes, "")
+        style_axes(axes, "")
         axes.set_xlabel(title)
         _log_if_wide(axes, "x")
     panels[0].set_ylabel("test loss")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 
-from steppe._shared.plurals import many
+from steppe._shared.messages import plural
 from steppe._shared.statistics import Comparison
 from steppe._shared.tables import TextTable, print_text
 from steppe.compare.records.results import TUNE, Contender, StudyResults
@@ -83,9 +83,8 @@ def print_report(
 
 def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> TextTable:
     metric, setup = results.metric, results.setup
-    table = TextTable(
-        f"{results.task}, {setup['model']}: {many(results.seeds, 'test seed')}, {_length(results)}"
-    )
+    runs = plural(results.seeds, "test seed")
+    table = TextTable(f"{results.task}, {setup['model']}: {runs}, {_length(results)}")
     score = f"test\n{metric.name} {metric.unit}".rstrip()
     forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
     for heading in (score, "test\nloss", *(["forget-\nting"] if forgets else [])):
@@ -114,8 +113,10 @@ def _length(results: StudyResults) -> str:
     if stream := setup.get("stream"):
         passes = setup["epochs"] // len(stream)
         each = "seen once" if passes == 1 else f"seen {passes} times"
-        return f"{many(len(stream), 'task')} {each}, {many(passes * sum(stream), 'step')} in all"
-    return f"{many(setup['epochs'], 'epoch')} of {many(setup['steps_per_epoch'], 'step')}"
+        return (
+            f"{plural(len(stream), 'task')} {each}, {plural(passes * sum(stream), 'step')} in all"
+        )
+    return f"{plural(setup['epochs'], 'epoch')} of {plural(setup['steps_per_epoch'], 'step')}"
 
 
 def _why_no_numbers(row: OptimizerSummary) -> str:
@@ -169,7 +170,7 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
     """Return how many trials there were, and the default's and the best's validation score."""
     if contender.follows:
         return [f"as {contender.follows}", MISSING, MISSING]
-    trials = results.of(contender.name, TUNE)
+    trials = results.trials_of(contender.name, TUNE)
     cells = []
     for trial in (trials[0] if trials else None, chosen_trial(results, contender.name)):
         outcome = trial and trial.outcome

@@ -7,20 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
+from steppe.compare.choices import Precision, Schedule
 from steppe.compare.data.datasets import Data
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import TEST
 from steppe.compare.tasks import find_task
-
-Precision = Literal["no", "bf16", "fp16"]
-Schedule = Literal["constant", "cosine", "cosine-epochs"]
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
 _LAST_LR = 1e-3

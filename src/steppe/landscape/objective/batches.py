@@ -1,10 +1,13 @@
 """Read a user's batches: how to call the model on each, what to compare with, and its size."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import is_dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 #: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
 Batches = Iterable[Any]
@@ -47,7 +50,7 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
     if isinstance(batch, Batch):
         return batch
     if isinstance(batch, Mapping):
-        keywords = {name: _moved(value, device) for name, value in batch.items()}
+        keywords = _moved(batch, device)
         return Batch(position, (), keywords, keywords, _size(position, list(keywords.values())))
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(
@@ -55,9 +58,11 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
         )
     inputs, targets = (_moved(part, device) for part in batch)
     size = _size(position, [targets, inputs])
-    if isinstance(inputs, Mapping):
+    # A tuple that is a type of its own (PackedSequence, a named tuple) is one argument, and so is a
+    # mapping that is one (the outputs of a model): only plain ones are several arguments.
+    if isinstance(inputs, Mapping) and not is_dataclass(inputs):
         return Batch(position, (), inputs, targets, size)
-    positional = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    positional = tuple(inputs) if type(inputs) in (tuple, list) else (inputs,)
     return Batch(position, positional, {}, targets, size)
 
 
@@ -80,37 +85,66 @@ def check_data(data: Any) -> None:
         )
 
 
-def shuffle_generators(data: Any) -> list[torch.Generator]:
-    """Return a DataLoader's own random generators; without one it uses torch's global state."""
-    owners = data, getattr(data, "sampler", None)
-    generators = (getattr(owner, "generator", None) for owner in owners)
-    return [generator for generator in generators if isinstance(generator, torch.Generator)]
+def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
+    """Return a copy of nested tuples, lists and mappings, of the same types, with changed tensors.
+
+    Parameters
+    ----------
+    value : object
+        Anything; what is neither a tensor nor a container is returned as it is.
+    change : callable
+        What becomes of a tensor.
+
+    Examples
+    --------
+    >>> map_tensors({"a": [torch.ones(2), 3]}, torch.neg)
+    {'a': [tensor([-1., -1.]), 3]}
+    """
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        copied = copy.copy(value)
+        for name, part in value.items():
+            copied[name] = map_tensors(part, change)
+        return copied
+    if isinstance(value, Mapping):
+        return {name: map_tensors(part, change) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        parts = [map_tensors(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return value
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_of(part)
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Move tensors to a device, inside tuples, lists and mappings too."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {name: _moved(part, device) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_moved(part, device) for part in value]
-    return value
+    """Move tensors to a device, and whatever has a method ``to``, inside containers too."""
+    if isinstance(value, PackedSequence):
+        return value.to(device)  # type: ignore[arg-type]
+
+    def move(tensor: Tensor) -> Tensor:
+        # A view of its own: a model that calls requires_grad_() on its inputs, as checkpointing
+        # asks for, would change the user's tensor.
+        return tensor.to(device).detach().requires_grad_(tensor.requires_grad)
+
+    if isinstance(value, Tensor | Mapping | tuple | list):
+        return map_tensors(value, move)
+    return value.to(device) if callable(getattr(value, "to", None)) else value
 
 
 def _size(position: int, values: list[Any]) -> int:
     """Return how many samples a batch has: the first dimension of its first tensor."""
-    first = next((part for part in _tensors(values) if part.ndim), None)
-    if first is None:
-        raise ValueError(
-            f"batch {position} has no tensor whose first dimension could be its samples"
-        )
-    return len(first)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(part)
+    for value in values:
+        if isinstance(value, PackedSequence):
+            return int(value.batch_sizes[0])
+        first = next((part for part in tensors_of(value) if part.ndim), None)
+        if first is not None:
+            return len(first)
+    raise ValueError(f"batch {position} has no tensor whose first dimension could be its samples")

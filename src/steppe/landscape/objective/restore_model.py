@@ -1,25 +1,25 @@
-"""Restore a model after it has been measured: parameters, buffers, modes and random state.
+"""Restore a model after it has been measured: parameters, buffers, attributes and modes.
 
 Used by every instrument through :meth:`Objective.evaluation_mode`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+_PLAIN = (int, float, str, type(None), Tensor)
+
 
 @contextmanager
-def restore_on_exit(
-    model: nn.Module, moved: Iterable[Tensor] = (), generators: Iterable[torch.Generator] = ()
-) -> Iterator[None]:
+def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[Callable[[], None]]:
     """Restore a model when the block ends, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
-    module gets its mode back, and torch its random state (on the CPU, and for a model on CUDA there
-    too). Gradients are not saved: take derivatives with :func:`torch.autograd.grad`, which does not
-    touch ``.grad``.
+    module gets its mode and its attributes back. Gradients are not saved: take derivatives with
+    :func:`torch.autograd.grad`, which does not touch ``.grad``.
 
     Parameters
     ----------
@@ -27,8 +27,11 @@ def restore_on_exit(
         The model to protect.
     moved : iterable of Tensor
         The parameters that the block changes; others are not copied.
-    generators : iterable of torch.Generator
-        Generators other than torch's own whose state the block changes.
+
+    Yields
+    ------
+    callable
+        Puts back buffers and attributes, as before a forward pass that is to compute the same.
 
     Examples
     --------
@@ -42,33 +45,72 @@ def restore_on_exit(
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.detach().clone()) for p in moved]
     buffers = [
-        (module, name, buffer, buffer.detach().clone())
+        _Buffer(module, name, buffer, buffer.detach().clone(), _version(buffer))
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
         if not _is_expanded(buffer)
     ]
-    states = [(generator, generator.get_state()) for generator in generators]
-    on_cuda = any(p.device.type == "cuda" for p in model.parameters())
-    # Objective seeds every device that holds a parameter.
-    devices = range(torch.cuda.device_count() if on_cuda else 0)
+    attributes = [
+        (vars(module), name, value)
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name != "training" and isinstance(value, _PLAIN)
+    ]
+
+    def reset() -> None:
+        for each in buffers:
+            if not each.is_untouched:
+                each.restore()
+        for owner, name, value in attributes:
+            if owner.get(name) is not value:
+                owner[name] = value
+
     try:
-        with torch.random.fork_rng(devices=devices):
-            yield
+        yield reset
     finally:
         with torch.no_grad():
             for parameter, value in parameters:
-                parameter.copy_(value)
-            for module, name, buffer, value in buffers:
-                # A write raises the version that autograd checks: a graph which saved the buffer
-                # could no longer be differentiated, even where the value stays the same.
-                if buffer.layout != torch.strided or not torch.equal(buffer, value):
-                    buffer.copy_(value)
-                # A forward pass may have assigned a new tensor to the buffer's name.
-                setattr(module, name, buffer)
+                # As with buffers: a graph may refer to it.
+                if not torch.equal(parameter, value):
+                    parameter.copy_(value)
+        for each in buffers:
+            # Also where the write was made by way of .data, which counts no version.
+            each.restore()
+        reset()
         for module, training in modes:
             module.training = training
-        for generator, state in states:
-            generator.set_state(state)
+
+
+class _Buffer(NamedTuple):
+    """A buffer of a module, and a copy of its value."""
+
+    module: nn.Module
+    name: str
+    tensor: Tensor
+    value: Tensor
+    version: int
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether it is the module's still, and nothing was written to it since the copy."""
+        is_own = self.module._buffers.get(self.name) is self.tensor
+        return is_own and self.version == _version(self.tensor) >= 0
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the tensor back under its name, and its value into the tensor."""
+        # A write raises the version that autograd checks: a graph which saved the buffer could no
+        # longer be differentiated, even where the value stays the same.
+        is_comparable = self.tensor.layout == torch.strided
+        if not is_comparable or not torch.equal(self.tensor, self.value):
+            self.tensor.copy_(self.value)
+        # A forward pass may have assigned a new tensor to the buffer's name.
+        self.module._buffers[self.name] = self.tensor
+
+
+def _version(tensor: Tensor) -> int:
+    # Tensors made in inference mode count no versions.
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def _is_expanded(buffer: Tensor) -> bool:

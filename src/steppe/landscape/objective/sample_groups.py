@@ -1,11 +1,11 @@
 """Regroup batches into groups of a given number of samples, as m-sharpness needs them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from steppe.landscape.objective.batches import Batch
+from steppe.landscape.objective.batches import Batch, map_tensors
 
 
 def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -27,7 +27,7 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         begin = 0
         while begin < batch.size:
             end = min(begin + missing, batch.size)
-            held.append(_part(batch, begin, end))
+            held.append(part_of(batch, begin, end))
             missing -= end - begin
             begin = end
             if missing == 0:
@@ -37,17 +37,25 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
         yield held
 
 
-def _part(batch: Batch, begin: int, end: int) -> Batch:
-    def cut(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            # A tensor without a dimension of samples, such as a shared mask, goes to every part.
-            per_sample = value.ndim and len(value) == batch.size
-            return value[begin:end] if per_sample else value
-        if isinstance(value, Mapping):
-            return {name: cut(part) for name, part in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(cut(part) for part in value)
-        return value
-
-    inputs, keywords, targets = cut(batch.inputs), cut(batch.keywords), cut(batch.targets)
+def part_of(batch: Batch, begin: int, end: int) -> Batch:
+    """Return samples ``begin`` to ``end`` of a batch, as a batch."""
+    inputs, keywords, targets = (
+        cut(value, batch.size, begin, end)
+        for value in (batch.inputs, batch.keywords, batch.targets)
+    )
     return Batch(batch.position, inputs, keywords, targets, end - begin)
+
+
+def cut(value: Any, size: int, begin: int, end: int) -> Any:
+    """Cut the tensors in nested containers that have ``size`` samples.
+
+    A tensor without a dimension of samples, such as a shared mask, goes to every part.
+    """
+    if isinstance(value, PackedSequence):
+        # By samples, not by rows of its data, which stand in the order of time.
+        return pack_sequence(unpack_sequence(value)[begin:end], enforce_sorted=False)
+    if type(value) in (tuple, list):
+        return type(value)(cut(part, size, begin, end) for part in value)
+    return map_tensors(
+        value, lambda tensor: tensor[begin:end] if tensor.ndim and len(tensor) == size else tensor
+    )

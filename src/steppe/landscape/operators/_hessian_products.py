@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -14,20 +14,26 @@ import torch.autograd.forward_ad as forward
 from torch import Tensor
 
 from steppe.landscape.objective.batches import Batch
-from steppe.landscape.objective.objective import Objective, derivatives, flat_vector
+from steppe.landscape.objective.differentiate import derivatives, flat_vector, graph_nodes
+from steppe.landscape.objective.objective import Objective
 
-#: Products of one batch's matrix with the rows of a block.
-_BatchProducts = Callable[[Objective, Batch, Tensor], list[Tensor]]
+#: Products of one batch's matrix with the rows of a block, and the batch's weight in the mean.
+_BatchProducts = Callable[[Objective, Batch, Tensor], tuple[list[Tensor], float]]
 
 
 def mean_over_batches(objective: Objective, batch_products: _BatchProducts, rows: Tensor) -> Tensor:
     """Return the mean over all samples of each batch's products, shape (count, size)."""
     mean = objective.new_mean(len(rows))
-    with objective.evaluation_mode(), torch.enable_grad(), _explain_errors():
+    with (
+        objective.evaluation_mode(differentiates_twice=True),
+        torch.enable_grad(),
+        _explain_errors(),
+    ):
         for batch in objective.batches():
-            # Passed on without a variable: a variable would keep these products alive while the
-            # next batch's are computed.
-            mean.add(_as_rows(batch_products(objective, batch, rows)), batch.size)
+            products, weight = batch_products(objective, batch, rows)
+            mean.add(_as_rows(products), weight, batch.size)
+            # They would stay alive while the next batch's are computed.
+            del products
     return mean.result(objective.dtype)[0]
 
 
@@ -49,7 +55,7 @@ class DoubleBackward:
         is_small = objective.size * objective.dtype.itemsize <= _HELD_BYTES
         self._may_hold = is_small and not objective.train
         self._is_held = False
-        self._kept: tuple[tuple[Tensor, ...], int] | None = None
+        self._kept: tuple[tuple[Tensor, ...], float, int] | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -64,18 +70,24 @@ class DoubleBackward:
         """Return the products with a block's rows."""
         objective, mean = self._objective, self._objective.new_mean(len(rows))
         if self._kept is not None:
-            grads, size = self._kept
-            mean.add(_as_rows(self._differentiate(grads, rows)), size)
+            grads, weight, samples = self._kept
+            mean.add(_as_rows(self._differentiate(grads, rows)), weight, samples)
             return mean.result(objective.dtype)[0]
-        with objective.evaluation_mode(), torch.enable_grad(), _explain_errors():
-            kept = None
+        kept = None
+        with (
+            objective.evaluation_mode(differentiates_twice=True),
+            torch.enable_grad(),
+            _explain_errors(),
+        ):
             for index, batch in enumerate(objective.batches()):
-                loss = objective.batch_loss(batch, objective.outputs(batch))
+                loss, weight = objective.weighted_loss(batch, objective.outputs(batch))
                 grads = derivatives(loss, objective.params, create_graph=True)
                 _check_graph(grads)
-                mean.add(_as_rows(self._differentiate(grads, rows)), batch.size)
-                kept = (grads, batch.size) if self._is_held and index == 0 else None
-        self._kept = kept
+                mean.add(_as_rows(self._differentiate(grads, rows)), weight, batch.size)
+                kept = (grads, weight, batch.size) if self._is_held and index == 0 else None
+        # The graph refers to the parameters, which have been put back where the forward pass had
+        # changed them.
+        self._kept = None if objective.is_changed_by_forward else kept
         return mean.result(objective.dtype)[0]
 
     def _differentiate(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:
@@ -102,28 +114,31 @@ class DoubleBackward:
 _HELD_BYTES = 1 << 24
 
 
-def forward_over_reverse(objective: Objective, batch: Batch, rows: Tensor) -> list[Tensor]:
+def forward_over_reverse(
+    objective: Objective, batch: Batch, rows: Tensor
+) -> tuple[list[Tensor], float]:
     """Differentiate the gradient along each row."""
-    products = []
+    products, weight = [], 0.0
     for row in rows:
         with forward.dual_level():
             duals = _duals(objective, row)
-            loss = objective.batch_loss(batch, objective.outputs(batch, duals))
+            loss, weight = objective.weighted_loss(batch, objective.outputs(batch, duals))
             grads = derivatives(loss, list(duals.values()))
             tangents = [_unpacked(grad)[1] for grad in grads]
             products.append(flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
-    return products
+    return products, weight
 
 
-def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> list[Tensor]:
+def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> tuple[list[Tensor], float]:
     """Multiply by G = Jᵀ·∇²ℓ·J: one pass of dual numbers gives Jv, and the graph that Jᵀ needs."""
-    products = []
+    products, weight = [], 0.0
     for row in rows:
         with forward.dual_level():
             duals = _duals(objective, row)
             outputs, tangent = _unpacked(_tensor_of(objective.outputs(batch, duals)))
             leaf = outputs.detach().requires_grad_()
-            slopes = derivatives(objective.batch_loss(batch, leaf), [leaf], create_graph=True)
+            loss, weight = objective.weighted_loss(batch, leaf)
+            slopes = derivatives(loss, [leaf], create_graph=True)
             # The outputs do not depend on the parameters, or the loss is linear in the outputs.
             if tangent is None or not slopes[0].requires_grad:
                 products.append(torch.zeros_like(row))
@@ -134,7 +149,7 @@ def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> list[Tenso
                 outputs, list(duals.values()), curved, allow_unused=True, materialize_grads=True
             )
             products.append(flat_vector(parts).detach())
-    return products
+    return products, weight
 
 
 def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
@@ -143,7 +158,7 @@ def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
     The step h ∝ ε^⅓ balances the truncation error, which grows as h², and the rounding error, which
     grows as ε/h (Nocedal and Wright, *Numerical Optimization*, section 8.1).
     """
-    with objective.evaluation_mode(moves_params=True):
+    with objective.evaluation_mode(moves_params=True, differentiates_twice=True):
         start = flat_vector([param.detach() for param in objective.params]).to(
             objective.dtype, copy=True
         )
@@ -159,21 +174,14 @@ def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
     return torch.stack(products)
 
 
-def _check_graph(grads: Iterable[Tensor]) -> None:
+def _check_graph(grads: Sequence[Tensor]) -> None:
     """Refuse functions marked ``once_differentiable``: autograd would take them for constants.
 
     Their backward puts a node named Error into the graph, which raises only if it is reached.
     """
-    waiting: list[Any] = [grad.grad_fn for grad in grads]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
+    for node in graph_nodes(grads):
         if node.name() == "torch::autograd::Error":
             raise RuntimeError("a torch.autograd.Function is marked once_differentiable")
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
 
 
 @cache
@@ -236,4 +244,6 @@ _UNDIFFERENTIABLE = (
     "once_differentiable",
     "differentiate twice",
     "double backward",
+    # Checkpointing cannot recompute dual numbers.
+    "torch.utils.checkpoint",
 )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
-from steppe.landscape.objective.objective import flat_vector
+from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.operators.operator import Operator
 
 # A parameter group, or a parameter's state.
@@ -51,6 +51,7 @@ class Preconditioned(Operator):
             device=H.device,
             params=H.params,
             held=H.held,
+            rounding=lambda: H.rounding,
         )
         self.diagonal, self.threshold = diagonal, threshold
         self.learning_rate, self.momentum = learning_rate, momentum
@@ -78,7 +79,9 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
         the optimizer minimises.
     optimizer : Optimizer
         One of this library; ``torch.optim``'s SGD, Adam, AdamW, NAdam, RMSprop or Adagrad, or a
-        subclass; or one of these inside :class:`steppe.SAM`. It must have taken a step.
+        subclass; or one of these inside of a wrapper, such as :class:`steppe.SAM`,
+        :class:`steppe.optim.Offload` and those of Accelerate and Lightning. It must have taken a
+        step.
 
     Returns
     -------
@@ -134,13 +137,18 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
             "H does not say which parameters it is over: expected an operator from hessian() or "
             "ggn()"
         )
-    while hasattr(optimizer, "base_optimizer"):
-        optimizer = optimizer.base_optimizer
-    groups = [_group_of(optimizer, index, param) for index, param in enumerate(H.params)]
-    diagonals = _diagonals(optimizer, H.params, groups)
+    params: list[Tensor] = list(H.params)
+    groups = [_group_of(optimizer, index, param) for index, param in enumerate(params)]
+    while (inner := _wrapped(optimizer)) is not None:
+        params = _params_inside(optimizer, inner, params)
+        inside = [_group_of(inner, index, param) for index, param in enumerate(params)]
+        # A wrapper's group has what a scheduler has set since the last step.
+        groups = [own | group for own, group in zip(inside, groups, strict=True)]
+        optimizer = inner
+    diagonals = [part.to(H.device) for part in _diagonals(optimizer, params, groups)]
     motions = [
         _motion(optimizer.state.get(param, {}), group)
-        for param, group in zip(H.params, groups, strict=True)
+        for param, group in zip(params, groups, strict=True)
     ]
     rate, momentum = motions[0]
     if rate == 0.0:
@@ -159,6 +167,25 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
         learning_rate=float(groups[0]["lr"]),
         momentum=momentum.decay,
     )
+
+
+def _wrapped(optimizer: Any) -> Any:
+    """Return the optimizer inside of a wrapper, as SAM, Offload, or Accelerate's; or None."""
+    for name in ("base_optimizer", "optimizer", "_optimizer"):
+        inner = getattr(optimizer, name, None)
+        if isinstance(inner, Optimizer):
+            return inner
+    return None
+
+
+def _params_inside(outer: Any, inner: Any, params: Sequence[Tensor]) -> list[Tensor]:
+    """Return the tensors that a wrapped optimizer steps in the place of parameters, as copies."""
+    pairs = {
+        id(param): own
+        for group, copies in zip(outer.param_groups, inner.param_groups, strict=True)
+        for param, own in zip(group["params"], copies["params"], strict=True)
+    }
+    return [pairs[id(param)] for param in params]
 
 
 class _Momentum(NamedTuple):

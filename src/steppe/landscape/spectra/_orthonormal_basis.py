@@ -85,10 +85,10 @@ class OrthonormalBasis:
 
     def _subtract_projection(self, vector: Tensor) -> Tensor:
         used = self._used()
-        dots = [_dots(rows, vector) for rows in used]
-        for rows, each in zip(used, dots, strict=True):
+        inner = [dots(rows, vector) for rows in used]
+        for rows, each in zip(used, inner, strict=True):
             vector.addmv_(rows.T, each.to(rows.dtype), alpha=-1.0)
-        return torch.cat(dots).cpu()
+        return torch.cat(inner).cpu()
 
     def _used(self) -> list[Tensor]:
         used, left = [], self.count
@@ -102,7 +102,7 @@ class OrthonormalBasis:
         return self._like.new_empty(rows, len(self._like))
 
 
-def _dots(rows: Tensor, vector: Tensor) -> Tensor:
+def dots(rows: Tensor, vector: Tensor) -> Tensor:
     """Return the rows' inner products with a vector, summed in float64."""
     total = torch.zeros(len(rows), dtype=torch.float64, device=vector.device)
     for start in range(0, len(vector), _PIECE):

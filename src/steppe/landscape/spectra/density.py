@@ -10,11 +10,13 @@ from torch import Tensor
 
 from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
+from steppe._shared.validation import check_integer
 from steppe.landscape._drawing import BLUE, axes_for
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes
+from steppe.landscape.spectra._symmetry import SymmetryCheck
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +55,13 @@ class Density(Result):
     products : int
         How many products it took.
     converged : bool
-        Whether every probe took all steps, or ended at an invariant subspace.
+        Whether every probe took all steps, or ended at an invariant subspace, and products were
+        those of a symmetric matrix.
+    asymmetry : float
+        The largest component of a product that a symmetric operator's has not, relative to the
+        largest eigenvalue.
+    reason : str
+        Why it has not converged; empty if it has.
     """
 
     grid: Floats
@@ -65,6 +73,8 @@ class Density(Result):
     size: int
     products: int
     converged: bool
+    asymmetry: float = 0.0
+    reason: str = ""
 
     def moment(self, power: int) -> tuple[float, float]:
         """Return the mean of the eigenvalues' ``power``, and its standard error over probes."""
@@ -151,21 +161,21 @@ def density(
     >>> abs(found.trace - 10) < 3 * found.trace_stderr
     True
     """
-    for name, value, least in (("probes", probes, 1), ("steps", steps, 2)):
-        if value < least:
-            raise ValueError(f"{name}={value} must be at least {least}")
+    check_integer(probes=probes)
+    check_integer(2, steps=steps)
     if bandwidth is not None and not bandwidth > 0:
         raise ValueError(f"bandwidth={bandwidth} must be above 0")
     before, source = H.products, Probes(H, seed)
     runs: list[_LanczosRun] = []
     steps = min(steps, H.size)
     together = max(1, _TOGETHER_BYTES // (steps * H.size * H.dtype.itemsize))
-    complete = True
+    symmetry, reason = SymmetryCheck(H), ""
     with progress("density", probes * steps) as advance, H.held():
         try:
             while len(runs) < probes:
                 new = [
-                    _LanczosRun(H, row) for row in source.sphere(min(together, probes - len(runs)))
+                    _LanczosRun(H, row, symmetry)
+                    for row in source.sphere(min(together, probes - len(runs)))
                 ]
                 for step in range(steps):
                     _extend_runs(H, [run for run in new if not run.is_exhausted])
@@ -177,14 +187,17 @@ def density(
         except KeyboardInterrupt:
             if not runs:
                 raise
-            complete = False
-    return _density(H, runs, bandwidth, H.products - before, complete)
+            reason = "interrupted"
+        if symmetry.is_broken:
+            reason = symmetry.reason(source.sphere(1)[0])
+    return _density(H, runs, bandwidth, H.products - before, symmetry.asymmetry, reason)
 
 
 class _LanczosRun:
     """One probe's Lanczos run: its basis and its tridiagonal matrix."""
 
-    def __init__(self, H: Operator, start: Tensor) -> None:
+    def __init__(self, H: Operator, start: Tensor, symmetry: SymmetryCheck) -> None:
+        self.symmetry = symmetry
         self.next = start.clone()
         self.basis = OrthonormalBasis(start)
         self.diagonal: list[float] = []
@@ -199,6 +212,9 @@ class _LanczosRun:
         if not math.isfinite(self.diagonal[-1]):
             raise ValueError("a product is not finite: the operator overflows")
         scale = max(map(abs, (*self.diagonal, *self.off_diagonal)))
+        expected = np.zeros(len(components) - 1)
+        expected[-1:] = self.off_diagonal[-1:]
+        self.symmetry.compare(components[:-1].numpy(), expected, scale)
         self.is_exhausted = left <= self.smallest * scale
         if not self.is_exhausted:
             self.off_diagonal.append(left)
@@ -226,7 +242,12 @@ def _extend_runs(H: Operator, runs: list[_LanczosRun]) -> None:
 
 
 def _density(
-    H: Operator, runs: list[_LanczosRun], bandwidth: float | None, products: int, complete: bool
+    H: Operator,
+    runs: list[_LanczosRun],
+    bandwidth: float | None,
+    products: int,
+    asymmetry: float,
+    reason: str,
 ) -> Density:
     found = [run.quadrature() for run in runs]
     steps = max(len(nodes) for nodes, _ in found)
@@ -241,7 +262,17 @@ def _density(
     count = len(each)
     error = each.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(grid), math.nan)
     return Density(
-        grid, each.mean(0), error, nodes, weights, float(width), H.size, products, complete
+        grid=grid,
+        density=each.mean(0),
+        stderr=error,
+        nodes=nodes,
+        weights=weights,
+        bandwidth=float(width),
+        size=H.size,
+        products=products,
+        converged=not reason,
+        asymmetry=asymmetry,
+        reason=reason,
     )
 
 

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from steppe._shared.progress import progress
+from steppe._shared.validation import check_integer
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes, blocks
+from steppe.landscape.spectra._symmetry import SymmetryCheck
 
 TraceMethod = Literal["hutch++", "hutchinson", "xtrace"]
 
@@ -34,7 +36,12 @@ class Trace(Result):
     method : str
         The method of estimation.
     converged : bool
-        Whether ``tol`` was reached; if none was given, whether all products were computed.
+        Whether ``tol`` was reached, or if none was given, whether all products were computed; and
+        products were those of a symmetric matrix.
+    asymmetry : float
+        How far they were from these, relative to the largest product.
+    reason : str
+        Why it has not converged; empty if it has.
     """
 
     value: float
@@ -42,6 +49,8 @@ class Trace(Result):
     products: int
     method: str
     converged: bool
+    asymmetry: float = 0.0
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +113,7 @@ def trace(
     """
     if method not in _METHODS:
         raise ValueError(f"method={method!r} is not one of {', '.join(_METHODS)}")
+    check_integer(products=products)
     least = _LEAST[method]
     if products < least:
         raise ValueError(f"products={products} must be at least {least} for method={method!r}")
@@ -111,25 +121,52 @@ def trace(
         raise ValueError(f"tol={tol} must be above 0")
     before = H.products
     last: _Estimate | None = None
-    converged = False
+    reason = f"the standard error is above tol={tol}: raise products"
+    symmetry = SymmetryCheck(H)
+    checked = _checked(H, symmetry)
     with progress(f"trace, {method}", products) as advance, H.held():
         try:
             done = before
-            for last in _METHODS[method](H, products, Probes(H, seed)):
+            for last in _METHODS[method](checked, products, Probes(H, seed)):
                 advance(H.products - done)
                 done = H.products
                 if not math.isfinite(last.value):
                     raise ValueError("a product is not finite: the operator overflows")
                 if tol is not None and last.stderr <= tol * abs(last.value):
-                    converged = True
+                    reason = ""
                     break
             else:
-                converged = tol is None
+                reason = reason if tol else ""
         except KeyboardInterrupt:
             if last is None:
                 raise
+            reason = "interrupted"
+        taken = H.products - before
+        if symmetry.is_broken:
+            reason = symmetry.reason(Probes(H, seed).sphere(1)[0])
     assert last is not None
-    return Trace(last.value, last.stderr, H.products - before, method, converged)
+    return Trace(last.value, last.stderr, taken, method, not reason, symmetry.asymmetry, reason)
+
+
+def _checked(H: Operator, symmetry: SymmetryCheck) -> Operator:
+    """Return an operator whose products are compared, as xᵀHy is yᵀHx.
+
+    Those of a block are, and the first of each block with the very first: blocks have their own
+    passes over the data.
+    """
+    first: list[tuple[Tensor, Tensor]] = []
+
+    def product(rows: Tensor) -> Tensor:
+        images = H.rows(rows)
+        if not first:
+            first.append((rows[:1].clone(), images[:1].clone()))
+        left, right = torch.cat([first[0][0], rows]), torch.cat([first[0][1], images])
+        inner = (left.double() @ right.double().T).cpu().numpy()
+        scale = left.double().norm(dim=1).max() * right.double().norm(dim=1).max()
+        symmetry.compare(inner.ravel(), inner.T.ravel(), float(scale))
+        return images
+
+    return Operator(H.size, product, dtype=H.dtype, device=H.device)
 
 
 def _hutchinson(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from steppe.landscape.objective.objective import Objective, flat_vector
+from steppe.landscape.objective.differentiate import flat_vector
+from steppe.landscape.objective.objective import Objective
 
 
 def filter_normalised(objective: Objective, generator: torch.Generator) -> Tensor:

@@ -43,7 +43,7 @@ def scan_losses(
         try:
             for index in range(count):
                 go_to(index)
-                loss, _ = objective.loss(require_finite=False)
+                loss = objective.loss(require_finite=False).loss
                 # An overflow shows as NaN too, where infinities have been subtracted.
                 losses[index] = math.inf if math.isnan(loss) else loss
                 advance(1)

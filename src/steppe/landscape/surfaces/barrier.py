@@ -9,7 +9,8 @@ from torch import nn
 from steppe._shared.array_types import Floats
 from steppe.landscape._drawing import BLUE, RED, axes_for
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._interpolation import interpolate_models
 from steppe.landscape.surfaces._scan import check_points, scan_losses
@@ -81,6 +82,7 @@ def barrier(
     *,
     points: int = 25,
     train: bool = False,
+    weight: Weight | None = None,
 ) -> Barrier:
     r"""Measure the loss barrier on the straight line from one model to another.
 
@@ -95,7 +97,7 @@ def barrier(
     ----------
     model_a, model_b : nn.Module
         Two models of one architecture, called as in :func:`~steppe.landscape.hessian`.
-    loss_fn, data
+    loss_fn, data, weight
         As in :func:`~steppe.landscape.hessian`. Each point takes one forward pass over the data.
     points : int, default 25
         Number of evenly spaced points, both models included; at least 3.
@@ -141,12 +143,12 @@ def barrier(
     """
     check_points(points)
     model, go_to = interpolate_models(model_a, model_b)
-    objective = Objective(model, loss_fn, data, train=train)
+    objective = Objective(model, loss_fn, data, train=train, weight=weight)
     coordinates = np.arange(points) / (points - 1)
-    with objective.evaluation_mode():
-        loss_a, samples = objective.loss()
+    with objective.evaluation_mode(moves_params=True, moves_buffers=True):
+        loss_a, samples, _ = objective.loss()
         go_to(1.0)
-        loss_b, _ = objective.loss()
+        loss_b = objective.loss().loss
         inner, complete = scan_losses(
             objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
         )

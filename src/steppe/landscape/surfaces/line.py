@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from steppe._shared.array_types import Floats
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 from steppe.landscape.surfaces._scan import scan_losses, symmetric_steps
@@ -73,6 +74,7 @@ def line(
     points: int = 41,
     params: Iterable[Tensor] | None = None,
     train: bool = False,
+    weight: Weight | None = None,
     seed: int = 0,
 ) -> Line:
     r"""Evaluate the mean loss along a line through the parameters.
@@ -84,7 +86,7 @@ def line(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train
+    model, loss_fn, data, params, train, weight
         As in :func:`~steppe.landscape.hessian`.
     direction : Tensor, optional
         d, of shape (size,), in the order of ``params``; for example an eigenvector of the Hessian,
@@ -123,14 +125,14 @@ def line(
     >>> found.coordinates, found.losses
     (array([-1. , -0.5,  0. ,  0.5,  1. ]), array([2. , 0.5, 0. , 0.5, 2. ]))
     """
-    objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     coordinates = symmetric_steps(reach, points)
     if direction is None:
         direction = filter_normalised(objective, torch.Generator().manual_seed(seed))
     direction = checked_direction(objective, "direction", direction)
     with objective.evaluation_mode(moves_params=True):
         centre = objective.parameter_vector()
-        loss, samples = objective.loss()
+        loss, samples, _ = objective.loss()
         losses, complete = scan_losses(
             objective,
             "Line",

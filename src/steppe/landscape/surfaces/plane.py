@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from steppe._shared.array_types import Floats
 from steppe.landscape._drawing import RED, axes_for, spans_wide_range
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._directions import checked_direction, filter_normalised
 from steppe.landscape.surfaces._scan import check_points, scan_losses, symmetric_steps
@@ -98,6 +99,7 @@ def plane(
     points: int = 21,
     params: Iterable[Tensor] | None = None,
     train: bool = False,
+    weight: Weight | None = None,
     seed: int = 0,
 ) -> Plane:
     r"""Evaluate the mean loss on a square grid in a plane.
@@ -109,7 +111,7 @@ def plane(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train
+    model, loss_fn, data, params, train, weight
         As in :func:`~steppe.landscape.hessian`.
     directions : pair of Tensor or Trajectory, optional
         d₁ and d₂, each of shape (size,), in the order of ``params``; the centre c is then at the
@@ -153,7 +155,7 @@ def plane(
            [1., 0., 1.],
            [5., 4., 5.]])
     """
-    objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     check_points(points)
     pca = _principal(objective, directions) if isinstance(directions, Trajectory) else None
     if pca is None:
@@ -166,7 +168,7 @@ def plane(
         if pca is not None:
             objective.set_parameters(pca.center.to(objective.device))
         centre = objective.parameter_vector()
-        loss, samples = objective.loss()
+        loss, samples, _ = objective.loss()
 
         def go_to(index: int) -> None:
             row, column = divmod(index, points)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from steppe._shared.progress import progress
 from steppe.landscape.objective.batches import Batches
-from steppe.landscape.objective.objective import LossFunction, Objective
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.sample_groups import sample_groups
-from steppe.landscape.objective.sample_mean import nonzero_samples
+from steppe.landscape.objective.sample_mean import NothingWeighsError, nonzero_weight
 from steppe.landscape.result import Result
 
 SharpnessKind = Literal["worst", "average"]
@@ -74,6 +75,7 @@ def sharpness(
     draws: int = 10,
     params: Iterable[Tensor] | None = None,
     train: bool = False,
+    weight: Weight | None = None,
     seed: int = 0,
 ) -> Sharpness:
     r"""Measure sharpness at radius ρ: SAM's worst case, ASAM's, m-sharpness, or the average.
@@ -92,7 +94,7 @@ def sharpness(
 
     Parameters
     ----------
-    model, loss_fn, data, params, train
+    model, loss_fn, data, params, train, weight
         As in :func:`~steppe.landscape.hessian`; only ``params`` are perturbed.
     rho : float, default 0.05
         ρ, in the parameters' unit. The default is the SAM paper's; the ASAM paper takes 0.5.
@@ -100,7 +102,7 @@ def sharpness(
         Measure distances relative to each parameter's size (ASAM).
     m : int, optional
         m-sharpness: the mean over groups of m samples, each with an ascent of its own, weighted
-        by their sizes. Samples are grouped in the data's order, independently of its batches; the
+        as batches are. Samples are grouped in the data's order, independently of its batches; the
         last group may be smaller. Default: one group of all samples. Under
         ``DistributedDataParallel`` each process groups its own samples.
     ascent_steps : int, default 1
@@ -150,7 +152,7 @@ def sharpness(
     True
     """
     _check_arguments(rho, m, ascent_steps, kind, draws)
-    objective = Objective(model, loss_fn, data, params=params, train=train)
+    objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     objective.check_precision("sharpness")
     average = kind == "average"
     with objective.evaluation_mode(moves_params=True):
@@ -221,20 +223,21 @@ class _Rise(NamedTuple):
     loss: float
     perturbed_loss: float
     samples: int
+    weight: float
 
 
 def _gradient_ascent(objective: Objective, ball: _Ball, steps: int) -> _Rise:
     objective.set_parameters(ball.center)
-    gradient, loss, samples = objective.gradient()
+    gradient, loss, samples, weight = objective.gradient()
     offset = ball.steepest(gradient) / steps
     for _ in range(1, steps):
         objective.set_parameters(ball.center + offset)
-        gradient, reached, _ = objective.gradient(require_finite=False)
+        gradient, reached, *_ = objective.gradient(require_finite=False)
         if not math.isfinite(reached):
             break
         offset += ball.steepest(gradient) / steps
     objective.set_parameters(ball.center + offset)
-    return _Rise(loss, objective.loss(require_finite=False)[0], samples)
+    return _Rise(loss, objective.loss(require_finite=False).loss, samples, weight)
 
 
 def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> Iterator[_Rise]:
@@ -245,19 +248,24 @@ def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> 
             group,
             params=objective.params,
             train=objective.train,
+            weight=objective.weight,
         )
-        yield _gradient_ascent(group_objective, ball, steps)
+        try:
+            yield _gradient_ascent(group_objective, ball, steps)
+        except NothingWeighsError:
+            # All targets of the group are ignored.
+            continue
 
 
 def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int) -> Iterator[_Rise]:
-    loss, samples = objective.loss()
+    loss, samples, weight = objective.loss()
     # Drawn on the CPU, so that a seed gives the same directions on every device.
     generator = torch.Generator().manual_seed(seed)
     for _ in range(draws):
         direction = torch.randn(objective.size, generator=generator, dtype=torch.float64)
         unit = direction.div_(direction.norm()).to(objective.device)
         objective.set_parameters(ball.center + ball.scale * unit * ball.rho)
-        yield _Rise(loss, objective.loss(require_finite=False)[0], samples)
+        yield _Rise(loss, objective.loss(require_finite=False).loss, samples, weight)
 
 
 def _collect(rises: Iterator[_Rise], total: int | None) -> tuple[list[_Rise], bool]:
@@ -282,19 +290,25 @@ class _MeanRise(NamedTuple):
     stderr: float | None
 
 
-def _mean_rise(rises: list[_Rise], distributed: Objective | None) -> _MeanRise:
-    """Average rises, weighted by their samples, and over an objective's processes if given one."""
+def _mean_rise(rises: list[_Rise], groups: Objective | None) -> _MeanRise:
+    """Average rises by their weights; those of groups of samples also over all processes.
+
+    Groups' rises are added up where the loss is a sum over samples.
+    """
 
     def total(values: Tensor) -> Tensor:
-        return values if distributed is None else distributed.sum_over_ranks(values)
+        return values if groups is None else groups.sum_over_ranks(values)
 
-    columns = torch.tensor(rises, dtype=torch.float64).reshape(-1, len(_Rise._fields))
-    losses, perturbed, samples = columns.T
-    counted = torch.stack([samples.sum(), torch.tensor(len(rises)).double()])
-    all_samples, count = total(counted).tolist()
-    weights = samples / nonzero_samples(all_samples)
-    loss, perturbed_loss = total(torch.stack([weights @ losses, weights @ perturbed])).tolist()
-    deviations = weights * (perturbed - losses - (perturbed_loss - loss))
+    losses, perturbed, samples, weights = torch.tensor(rises, dtype=torch.float64).reshape(-1, 4).T
+    is_sum = groups is not None and groups.is_sum
+    if is_sum:
+        weights = torch.ones_like(weights)
+    counted = torch.stack([samples.sum(), weights.sum(), torch.tensor(len(rises)).double()])
+    all_samples, all_weight, count = total(counted).tolist()
+    shares = weights / nonzero_weight(all_samples, all_weight)
+    loss, perturbed_loss = total(torch.stack([shares @ losses, shares @ perturbed])).tolist()
+    deviations = shares * (perturbed - losses - (perturbed_loss - loss))
     spread = total(deviations.square().sum()).item()
-    stderr = math.sqrt(spread * count / (count - 1)) if count > 1 else None
-    return _MeanRise(loss, perturbed_loss, int(all_samples), stderr)
+    factor = count if is_sum else 1.0
+    stderr = factor * math.sqrt(spread * count / (count - 1)) if count > 1 else None
+    return _MeanRise(factor * loss, factor * perturbed_loss, int(all_samples), stderr)

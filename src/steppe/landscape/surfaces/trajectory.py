@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.array_types import Floats
-from steppe.landscape.objective.objective import flat_vector
+from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.result import Result
 
 Center = Literal["last", "mean"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from steppe._shared.array_types import Floats
-from steppe._shared.json_values import plain
+from steppe._shared.json_values import json_ready
 from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.page.styles import INK, Style, styles_of
 from steppe.play.pictures import quartiles, shown_range
@@ -25,7 +25,7 @@ _FEW_DECADES = 2
 _LIFT = 0.015
 
 
-def landscape(result: SweepResult) -> list[Chart]:
+def surface_charts(result: SweepResult) -> list[Chart]:
     """Return the charts of the function and the paths; none for more than two variables."""
     if result.function.dimension > 2:
         return []
@@ -47,7 +47,7 @@ def losses(result: SweepResult) -> list[Chart]:
             {
                 **_identity(optimizer),
                 "x": [*steps[finite].tolist(), *steps[finite][::-1].tolist()],
-                "y": plain(np.concatenate([high[finite], low[finite][::-1]]), _DIGITS),
+                "y": json_ready(np.concatenate([high[finite], low[finite][::-1]]), _DIGITS),
                 **filled_range(style.colour),
             }
         )
@@ -55,7 +55,7 @@ def losses(result: SweepResult) -> list[Chart]:
             {
                 **_identity(optimizer),
                 "x": steps.tolist(),
-                "y": plain(middle, _DIGITS),
+                "y": json_ready(middle, _DIGITS),
                 "mode": "lines",
                 "line": {"color": style.colour, "dash": style.dash, "width": 2},
                 "hovertemplate": "%{y:.3g} at step %{x}",
@@ -81,15 +81,15 @@ def _contour(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     positions, labels = drawn.ticks()
     background = {
         "type": "contour",
-        "x": plain(x, _DIGITS),
-        "y": plain(y, _DIGITS),
-        "z": plain(drawn.to_scale(drawn.values), _DIGITS),
-        "customdata": plain(drawn.values, _DIGITS),
+        "x": json_ready(x, _DIGITS),
+        "y": json_ready(y, _DIGITS),
+        "z": json_ready(drawn.to_scale(drawn.values), _DIGITS),
+        "customdata": json_ready(drawn.values, _DIGITS),
         "colorscale": _SCALE,
         "ncontours": 25,
         "line": {"width": 0.5, "color": "var(--contour)"},
         "colorbar": {
-            "tickvals": plain(positions, _DIGITS),
+            "tickvals": json_ready(positions, _DIGITS),
             "ticktext": labels,
             "thickness": 10,
             "len": 0.9,
@@ -102,8 +102,8 @@ def _contour(result: SweepResult, drawn: SurfaceGrid) -> Chart:
         path = _near(optimizer.descent.points[:, _thinned(result.steps)], drawn)
         traces += _path(optimizer, style, path[..., 0], path[..., 1])
     layout = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
-        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
+        "xaxis": {"title": {"text": "x"}, "range": json_ready(x[[0, -1]], _DIGITS)},
+        "yaxis": {"title": {"text": "y"}, "range": json_ready(y[[0, -1]], _DIGITS)},
     }
     return Chart("contour", "The paths from above", traces, layout)
 
@@ -119,11 +119,11 @@ def _surface(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     x, y = drawn.axes
     positions, labels = drawn.ticks()
     scene = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
-        "yaxis": {"title": {"text": "y"}, "range": plain(y[[0, -1]], _DIGITS)},
+        "xaxis": {"title": {"text": "x"}, "range": json_ready(x[[0, -1]], _DIGITS)},
+        "yaxis": {"title": {"text": "y"}, "range": json_ready(y[[0, -1]], _DIGITS)},
         "zaxis": {
             "title": {"text": "f"},
-            "tickvals": plain(positions, _DIGITS),
+            "tickvals": json_ready(positions, _DIGITS),
             "ticktext": labels,
         },
         "aspectmode": "manual",
@@ -140,10 +140,10 @@ def _surface_background(drawn: SurfaceGrid) -> dict[str, Any]:
     x, y = drawn.axes
     return {
         "type": "surface",
-        "x": plain(x, _DIGITS),
-        "y": plain(y, _DIGITS),
-        "z": plain(drawn.to_scale(drawn.values), _DIGITS),
-        "customdata": plain(drawn.values, _DIGITS),
+        "x": json_ready(x, _DIGITS),
+        "y": json_ready(y, _DIGITS),
+        "z": json_ready(drawn.to_scale(drawn.values), _DIGITS),
+        "customdata": json_ready(drawn.values, _DIGITS),
         "colorscale": _SCALE,
         "showscale": False,
         "lighting": {"ambient": 0.75, "diffuse": 0.5, "specular": 0.05},
@@ -196,8 +196,8 @@ def _curve(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     x = drawn.axes[0]
     background = {
         "type": "scatter",
-        "x": plain(x, _DIGITS),
-        "y": plain(drawn.values, _DIGITS),
+        "x": json_ready(x, _DIGITS),
+        "y": json_ready(drawn.values, _DIGITS),
         "mode": "lines",
         "line": {"color": INK, "width": 1.5},
         "hovertemplate": "f(%{x:.3g}) = %{y:.4g}<extra></extra>",
@@ -205,8 +205,8 @@ def _curve(result: SweepResult, drawn: SurfaceGrid) -> Chart:
     ends = [
         {
             **_identity(optimizer),
-            "x": plain(optimizer.descent.points[:, -1, 0], _DIGITS),
-            "y": plain(optimizer.descent.losses[:, -1], _DIGITS),
+            "x": json_ready(optimizer.descent.points[:, -1, 0], _DIGITS),
+            "y": json_ready(optimizer.descent.losses[:, -1], _DIGITS),
             "mode": "markers",
             "marker": {"symbol": style.marker, "color": style.colour, "size": 10, "opacity": 0.75},
             "hovertemplate": "ended at %{x:.4g}, f = %{y:.3g}",
@@ -214,7 +214,7 @@ def _curve(result: SweepResult, drawn: SurfaceGrid) -> Chart:
         for optimizer, style in _styled(result)
     ]
     layout = {
-        "xaxis": {"title": {"text": "x"}, "range": plain(x[[0, -1]], _DIGITS)},
+        "xaxis": {"title": {"text": "x"}, "range": json_ready(x[[0, -1]], _DIGITS)},
         "yaxis": {"title": {"text": "f(x)"}, "range": [-0.05, 1.05 * float(drawn.values.max())]},
     }
     return Chart("curve", "The function, and where they ended", [background, *ends], layout)
@@ -246,8 +246,8 @@ def _path(optimizer: OptimizerResult, style: Style, x: Floats, y: Floats) -> lis
     }
     ends = {
         **_identity(optimizer),
-        "x": plain(np.concatenate([x[:, 0], x[:, -1]]), _DIGITS),
-        "y": plain(np.concatenate([y[:, 0], y[:, -1]]), _DIGITS),
+        "x": json_ready(np.concatenate([x[:, 0], x[:, -1]]), _DIGITS),
+        "y": json_ready(np.concatenate([y[:, 0], y[:, -1]]), _DIGITS),
         "mode": "markers",
         "marker": {
             "symbol": ["circle-open"] * len(x) + [style.marker] * len(x),
@@ -293,7 +293,7 @@ def _thinned(steps: int) -> Any:
 def _joined(values: Floats) -> list[float | None]:
     """Join the paths of all starts into one line with gaps, as one trace draws faster than many."""
     gaps = np.full((len(values), 1), np.nan)
-    joined: Sequence[float | None] = plain(np.hstack([values, gaps]).ravel(), _DIGITS)
+    joined: Sequence[float | None] = json_ready(np.hstack([values, gaps]).ravel(), _DIGITS)
     return list(joined)
 
 

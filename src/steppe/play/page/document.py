@@ -38,7 +38,7 @@ def page(result: SweepResult) -> str:
 
     Readers can zoom charts, turn the surface, hide optimizers and download the data as JSON.
     """
-    drawn = charts.landscape(result)
+    drawn = charts.surface_charts(result)
     losses = charts.losses(result)
     return render(
         __package__,

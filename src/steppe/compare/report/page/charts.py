@@ -210,7 +210,7 @@ def sensitivity(results: StudyResults) -> list[Chart]:
     """
     scored, unscored = [], []
     for name, style in styles(results).items():
-        trials = [trial for trial in results.of(name, TUNE) if "lr" in trial.settings]
+        trials = [trial for trial in results.trials_of(name, TUNE) if "lr" in trial.settings]
         scored.append(_trial_points(results, name, style, filter(_has_score, trials)))
         unscored.append(
             _trial_points(results, name, style, filterfalse(_has_score, trials)) | {"yaxis": "y2"}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
+from steppe._shared.messages import plural
 from steppe._shared.page.render import render
-from steppe._shared.plurals import many
 from steppe.compare.records.results import TEST, TUNE, StudyResults
 from steppe.compare.records.summary import baseline_of, summarise
 from steppe.compare.report.footnotes import footnotes
@@ -63,7 +63,7 @@ def page(results: StudyResults, baseline: str | None = None) -> str:
         __package__,
         [chart for each in drawn.values() for chart in each],
         results=results,
-        title=f"{results.task}: {many(len(results.contenders), 'optimizer')} compared",
+        title=f"{results.task}: {plural(len(results.contenders), 'optimizer')} compared",
         subtitle=_subtitle(results),
         sections=_sections(
             baseline, drawn | {"costs": costs.rows, "unsuccessful": unsuccessful.rows}
@@ -98,10 +98,10 @@ def _roles(results: StudyResults, baseline: str) -> dict[str, str]:
 
 
 def _subtitle(results: StudyResults) -> str:
-    tuned = many(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
+    tuned = plural(results.budget, "tuning trial") + " each" if results.budget else "nothing tuned"
     model = results.setup.get("model")
     parts = [str(model)] if model else []
-    return ", ".join([*parts, tuned, many(results.seeds, "test seed")])
+    return ", ".join([*parts, tuned, plural(results.seeds, "test seed")])
 
 
 def _sections(baseline: str, contents: Mapping[str, Sequence[Any]]) -> dict[str, str]:

@@ -152,7 +152,7 @@ def settings(results: StudyResults) -> HtmlTable:
 
 
 def _settings_cells(results: StudyResults, contender: Contender) -> list[HtmlCell]:
-    trials = results.of(contender.name, TUNE)
+    trials = results.trials_of(contender.name, TUNE)
     default, best = trials[0] if trials else None, chosen_trial(results, contender.name)
     return [
         _text_cell(_searched(contender)),

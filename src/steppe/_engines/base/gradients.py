@@ -1,0 +1,77 @@
+"""Gradients that do not lie as their parameters do: made to fit, or refused by name."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steppe._engines.base.batch import ParamBatch
+from steppe._engines.base.memory_layout import is_alike, memory_objection
+from steppe._engines.base.param_row import ParamRow
+
+
+def resolve_negatives(grads: list[Tensor]) -> list[Tensor]:
+    """Return gradients without lazy negatives, which autograd makes of complex numbers' parts."""
+    return [grad.resolve_neg() for grad in grads]
+
+
+def fit_gradients(batch: ParamBatch, for_kernel: bool) -> bool:
+    """Make a batch's gradients such as its engine can read.
+
+    Parameters
+    ----------
+    batch
+        Its gradients are replaced where they must be.
+    for_kernel
+        Whether they must have their parameters' formats and layouts, too.
+
+    Returns
+    -------
+    bool
+        Whether the parameters still have the shapes that the batch was made for.
+
+    Raises
+    ------
+    RuntimeError
+        A gradient has another shape, has no memory, or is of a subclass that its parameter isn't.
+        The message names the parameter.
+    """
+    batch.grads = [
+        _fitting(row, grad, for_kernel) for row, grad in zip(batch.rows, batch.grads, strict=True)
+    ]
+    return all(tuple(row.param.shape) == row.shard.sizes for row in batch.rows)
+
+
+def _fitting(row: ParamRow, grad: Tensor, for_kernel: bool) -> Tensor:
+    grad = _as_plain(row, grad)
+    shape = tuple(row.param.shape)
+    if tuple(grad.shape) != shape:
+        raise RuntimeError(
+            f"{row.place} has shape {shape}, its gradient {tuple(grad.shape)}: "
+            "expected the same shape; compute the gradient anew (zero_grad, then backward)"
+        )
+    if why := memory_objection(grad):
+        raise RuntimeError(f"the gradient of {row.place}, shape {shape}, {why}")
+    if for_kernel and (grad.dtype != row.param.dtype or not is_alike(grad, row.param)):
+        return torch.empty_like(row.param).copy_(grad)
+    return grad
+
+
+def _as_plain(row: ParamRow, grad: Any) -> Tensor:
+    """Return a gradient as a tensor of torch's own, unless its parameter is none either."""
+    kind = type(grad)
+    if kind is Tensor or kind is type(row.param):
+        whole: Tensor = grad
+        return whole
+    if hasattr(grad, "trigger_wait"):
+        # What a functional collective has not finished: AsyncCollectiveTensor.
+        waited: Tensor = grad.trigger_wait()
+        return waited
+    if kind.__torch_dispatch__ is Tensor.__torch_dispatch__:
+        # A subclass of functions alone: the memory is its own.
+        own: Tensor = grad.as_subclass(Tensor)
+        return own
+    raise RuntimeError(
+        f"the gradient of {row.place}, shape {tuple(row.param.shape)}, is a {kind.__name__}, which "
+        f"keeps its numbers in other tensors; expected a {type(row.param).__name__}'s, a plain one"
+    )

@@ -1,0 +1,112 @@
+"""Step counts and buffers' keys side by side, so that reading or changing all is one operation."""
+
+from copy import copy
+from itertools import compress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from steppe._engines.base.batch import PACKED, ParamBatch
+from steppe._shared.array_types import Flags
+
+
+def pack(batch: ParamBatch) -> None:
+    """Lay step counts side by side; on the CPU what the rows have of :data:`PACKED` too.
+
+    Where some step counts have come to lie on a device, as a GradScaler makes them, all do. Step
+    counts of checkpoints before 0.2, in float32, become float64: float32 ends at 2²⁴.
+    """
+    is_packed = batch.device.type == "cpu" and not batch.request.differentiable
+    for name, attribute in PACKED.items():
+        if name not in batch.rows[0].state or (name != "step" and not is_packed):
+            continue
+        parts = [row.state[name] for row in batch.rows]
+        if any(map(_is_shared, parts)):
+            batch.copied[attribute], batch.is_gathered = parts, True
+        setattr(batch, attribute, _stacked(parts))
+        if attribute not in batch.copied:
+            # Only the storage moves, not the tensor: a state_dict taken before stays the live one.
+            for part, view in zip(parts, getattr(batch, attribute).unbind(), strict=True):
+                part.data = view
+
+
+def _is_shared(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory that other processes look at."""
+    return tensor.device.type == "cpu" and tensor.untyped_storage().is_shared()
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    device = next((part.device for part in parts if part.device.type != "cpu"), None)
+    stacked = torch.stack([part.to(device) for part in parts])
+    is_short = stacked.dtype == torch.float32 and stacked.device.type != "mps"
+    return stacked.double() if is_short else stacked
+
+
+def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
+    """Return a batch of some of the rows."""
+    assert batch.held is not None
+    part = copy(batch)
+    part.parent, part.is_gathered, part.cache = batch, True, {}
+    part.rows = [*compress(batch.rows, is_picked)]
+    part.params = [*compress(batch.params, is_picked)]
+    part.picked = torch.from_numpy(np.flatnonzero(is_picked))
+    part.indices, part.sizes = batch.indices[is_picked], batch.sizes[is_picked]
+    part.group_of_row = batch.group_of_row[is_picked]
+    part.copied = {name: [*compress(tensors, is_picked)] for name, tensors in batch.copied.items()}
+    part.held = batch.held.pick(is_picked)
+    for attribute in PACKED.values():
+        setattr(part, attribute, torch.empty(0))
+    gather(part)
+    return part
+
+
+def gather(batch: ParamBatch) -> None:
+    """Copy what does not lie side by side to where the engines look for it."""
+    for attribute in PACKED.values():
+        _gather(batch, attribute)
+
+
+def count(batch: ParamBatch) -> None:
+    """Raise the step counts of a gathered batch by 1, here and in the state."""
+    batch.steps += 1.0
+    _scatter(batch, "steps")
+
+
+def scatter(batch: ParamBatch) -> None:
+    """Copy it back, for an engine that has changed it here and not in the state."""
+    for attribute in PACKED.values():
+        _scatter(batch, attribute)
+
+
+def _gather(batch: ParamBatch, attribute: str) -> None:
+    if attribute in batch.copied:
+        found = _stacked(batch.copied[attribute])
+    else:
+        source = _lent(batch, attribute)
+        if source is None:
+            return
+        found = source[batch.picked.to(source.device)]
+    own: Tensor = getattr(batch, attribute)
+    if own.shape == found.shape and own.device == found.device:
+        own.copy_(found)  # kernels have noted where it lies
+    else:
+        setattr(batch, attribute, found)
+
+
+def _scatter(batch: ParamBatch, attribute: str) -> None:
+    own: Tensor = getattr(batch, attribute)
+    if attribute in batch.copied:
+        for tensor, value in zip(batch.copied[attribute], own.unbind(), strict=True):
+            tensor.copy_(value)
+    target = _lent(batch, attribute)
+    if target is not None:
+        target.index_copy_(0, batch.picked.to(target.device), own.to(target.device))
+
+
+def _lent(batch: ParamBatch, attribute: str) -> Tensor | None:
+    """Return the parent's tensor of which the batch has some lines, if there is one."""
+    if batch.parent is None or attribute in batch.copied:
+        return None
+    found: Tensor = getattr(batch.parent, attribute)
+    return found if found.numel() else None

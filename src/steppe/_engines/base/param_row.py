@@ -1,0 +1,137 @@
+"""One parameter of an optimizer, as this process holds it, and what makes it unfit for a step."""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import Tensor
+
+from steppe._engines.base.memory_layout import memory_objection
+from steppe._engines.base.method import KEYS, SLOT_SUM, Method, slot_name
+from steppe._engines.base.number_formats import format_of
+from steppe._engines.base.sharding import (
+    LocalShard,
+    is_sharded,
+    local_part,
+    local_shard_of,
+    real,
+)
+from steppe._shared.identity import are_same
+
+Group = dict[str, Any]
+State = dict[str, Tensor]
+
+
+@dataclass(slots=True)
+class ParamRow:
+    """One parameter, as this process holds it; a complex one as its real view.
+
+    Attributes
+    ----------
+    index
+        Its position among all parameters of the optimizer.
+    whole, param
+        The parameter as the user has it, and what of it a step changes.
+    state
+        Its state in the optimizer.
+    group
+        The options of its group.
+    shard
+        Which part of the parameter this process holds.
+    parts
+        The state, of which sharded tensors are what this process holds of them.
+    place
+        Where the parameter stands, in the user's words.
+    """
+
+    index: int
+    whole: Tensor
+    param: Tensor
+    state: State
+    group: Group
+    shard: LocalShard
+    parts: State
+    place: str = ""
+    _localised: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, index: int, param: Tensor, state: State, group: Group, place: str = "") -> Self:
+        """Make the row of a parameter."""
+        part, shard = real(local_part(param)), local_shard_of(param)
+        row = cls(index, param, part, state, group, shard, state, place or f"parameter {index}")
+        row.refresh()
+        return row
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether the parameter is not in its row as it is."""
+        return self.whole.is_complex() or is_sharded(self.whole)
+
+    def refresh(self) -> None:
+        """Look anew at what may be exchanged from step to step.
+
+        Raises
+        ------
+        RuntimeError
+            The parameter is a lazy conjugate: what is written into its real view would be lost.
+        """
+        if not self.is_unusual:
+            return
+        if is_sharded(self.whole) and not are_same(self.state.values(), self._localised):
+            self.parts = {name: local_part(value) for name, value in self.state.items()}
+            self._localised = list(self.state.values())
+        part = local_part(self.whole)
+        if part.is_conj():
+            raise RuntimeError(
+                f"{self.place}, shape {tuple(part.shape)}, is a lazy conjugate (is_conj()), which "
+                "cannot be changed in place; use param.data = param.data.resolve_conj()"
+            )
+        self.param = real(part)
+
+    def part(self, name: str) -> Tensor:
+        """Return a tensor of the state; a complex one as its real view."""
+        return real(self.parts[name])
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots of the parameter's buffer; 0 without one."""
+        return self.state[KEYS].numel() if KEYS in self.state else 0
+
+    def formats(self, method: Method) -> tuple[str, ...]:
+        """Return the number formats of the state, and of the slots where there are some."""
+        names = [*method.state, *([slot_name(0)] if self.capacity else [])]
+        return tuple(format_of(name, self.part(name)) for name in names if name in self.state)
+
+    def check(self, method: Method) -> None:
+        """Refuse a parameter or state that no engine may step.
+
+        Raises
+        ------
+        RuntimeError
+            Shapes differ, or a tensor has no memory, or lies in it with its sign turned. The
+            message names the parameter, and what is to be done.
+        """
+        shape, slots = self.param.shape, map(slot_name, range(self.capacity))
+        if self.param.is_neg():
+            raise RuntimeError(
+                f"{self.place}, shape {tuple(shape)}, is a lazy negative (is_neg()), which cannot "
+                "be changed in place; use param.data = param.data.resolve_neg()"
+            )
+        _check_memory(self.param, self.place)
+        for name in (*method.state, *slots, SLOT_SUM):
+            if name not in self.parts:
+                continue
+            value = self.part(name)
+            if value.shape != shape:
+                raise RuntimeError(
+                    f"{self.place} has shape {tuple(shape)}, its state {name!r} "
+                    f"{tuple(value.shape)}: cut the state as the parameter was cut, or remove "
+                    "the parameter from optimizer.state, to begin it anew"
+                )
+            if value.is_neg():
+                self.parts[name] = self.state[name] = self.state[name].resolve_neg()
+            _check_memory(value, f"state {name!r} of {self.place}")
+
+
+def _check_memory(tensor: Tensor, place: str) -> None:
+    if why := memory_objection(tensor):
+        raise RuntimeError(f"{place}, shape {tuple(tensor.shape)}, {why}")

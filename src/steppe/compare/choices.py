@@ -1,0 +1,74 @@
+"""The names that a study's options take, apart from what the names mean.
+
+``steppe compare --help`` shows them, and a misspelt one is refused, without importing torch, which
+takes two seconds. Tests hold that the lists are those of
+:data:`steppe.compare.tasks.TASKS` and :data:`steppe.compare.planning.presets.PRESETS`.
+"""
+
+from typing import Literal
+
+from steppe._shared.names import check_name
+
+#: The tasks, as ``steppe compare TASK`` takes them.
+TASK_NAMES = (
+    "digits",
+    "mnist-5k",
+    "fashion-mnist",
+    "cifar10",
+    "cifar100",
+    "tiny-imagenet",
+    "imagenet",
+    "shakespeare",
+    "ptb",
+    "wikitext2",
+    "finetune",
+    "split-mnist",
+    "permuted-mnist",
+    "rotated-mnist",
+    "5-dataset",
+    "tiny-imagenet-stream",
+)
+
+#: The papers' comparisons, as ``steppe compare --preset`` takes them.
+PRESET_NAMES = (
+    "dualadam",
+    "dualadam-authors",
+    "dualadam-finetune",
+    "critical-momenta",
+    "critical-momenta-language",
+    "critical-momenta-online",
+)
+
+#: The programs that runs are logged to, as ``steppe compare --track`` takes them.
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+#: Amount of data and epochs.
+Scale = Literal["full", "small"]
+
+#: Number format of autocast; "no" is float32 throughout.
+Precision = Literal["no", "bf16", "fp16"]
+
+#: Course of lr over a run.
+Schedule = Literal["constant", "cosine", "cosine-epochs"]
+
+
+def check_task(name: str) -> None:
+    """Refuse a task that is not known.
+
+    Raises
+    ------
+    ValueError
+        The message has the nearest name, and all names.
+    """
+    check_name("task", name, TASK_NAMES)
+
+
+def check_preset(name: str) -> None:
+    """Refuse a preset that is not known.
+
+    Raises
+    ------
+    ValueError
+        The message has the nearest name, and all names.
+    """
+    check_name("preset", name, PRESET_NAMES)

@@ -1,0 +1,233 @@
+"""Make every pass compute one function, with right first and second derivatives.
+
+Fast kernels, low precision and compilers are chosen by what surrounds a pass: whether gradients are
+recorded, autocast, an optimizer's step. Measuring needs the plain operations.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.parametrizations import _WeightNorm
+from torch.nn.utils.weight_norm import WeightNorm
+from torch.overrides import TorchFunctionMode
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside of DataParallel, DistributedDataParallel and ``torch.compile``.
+
+    Their hooks and graphs are made for training's first derivatives.
+
+    Examples
+    --------
+    >>> inner = nn.Linear(1, 1)
+    >>> unwrapped(nn.DataParallel(inner)) is inner
+    True
+    """
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
+@contextmanager
+def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Run a model's passes by operations that can be differentiated twice, in its own precision.
+
+    Inside the block:
+
+    * Attention runs by the math kernel: torch's fused ones have no second derivative ("derivative
+      for aten::_scaled_dot_product_flash_attention_for_cpu_backward is not implemented").
+      Transformer layers leave out their fast path, which without gradients computes another
+      function of padded sequences.
+    * An outer ``torch.autocast`` is off: it caches the weights that it has rounded, and would go on
+      with these when parameters change. So is an outer ``torch.inference_mode``.
+    * What ``torch.compile`` has compiled runs as it was written: compiled graphs have no second
+      derivative.
+    * ``torch.utils.checkpoint`` recomputes without its reentrant backward, which leaves out
+      parameters where gradients are taken by ``torch.autograd.grad``.
+    * ``weight_norm`` is computed from its formula: the second derivative of torch's fused operation
+      is wrong (it is not symmetric; found in torch 2.13 for the first and the last dimension).
+    * Embeddings have dense gradients, and cuDNN's recurrent kernels, which have no second
+      derivative, are off.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_without_autocasts_cache())
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(_without_fast_path())
+        stack.enter_context(_without_reentrant_checkpoints())
+        stack.enter_context(_dense_embeddings(model))
+        # Where nothing has been compiled, Dynamo is not loaded, which takes seconds.
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(_without_cudnn())
+        if _has_weight_norm(model):
+            stack.enter_context(_WeightNormByFormula())
+        yield
+
+
+@contextmanager
+def renormed_embeddings(model: nn.Module) -> Iterator[bool]:
+    """Keep embeddings from renormalising their weight (``max_norm``) in the forward pass.
+
+    Instead it is done once, on entering: derivatives are those at the weights that a forward pass
+    leaves behind, as in training. On leaving the weights are put back.
+
+    Yields
+    ------
+    bool
+        Whether there is such an embedding.
+    """
+    modules = [module for module in model.modules() if isinstance(module, _EMBEDDINGS)]
+    found = [
+        (module, module.max_norm, module.weight.detach().clone())
+        for module in modules
+        if module.max_norm is not None
+    ]
+    try:
+        for module, most, _ in found:
+            rows = torch.arange(len(module.weight), device=module.weight.device)
+            with torch.no_grad():
+                torch.embedding_renorm_(module.weight, rows, float(most), module.norm_type)
+            module.max_norm = None
+        yield bool(found)
+    finally:
+        for module, most, weight in found:
+            module.max_norm = most
+            with torch.no_grad():
+                module.weight.copy_(weight)
+
+
+def has_renormed_embeddings(model: nn.Module) -> bool:
+    """Whether an embedding renormalises its weight in the forward pass."""
+    return any(
+        isinstance(module, _EMBEDDINGS) and module.max_norm is not None
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Let parameters require no gradient, so that no graph is kept, while gradients are enabled.
+
+    ``torch.no_grad`` would change the function of a model that differentiates by its inputs, or
+    that asks whether gradients are enabled.
+    """
+    params = [param for param in model.parameters() if param.requires_grad]
+    try:
+        for param in params:
+            param.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for param in params:
+            param.requires_grad_(True)
+
+
+class _WeightNormByFormula(TorchFunctionMode):
+    """Compute w = g·v/‖v‖ by operations whose second derivatives are right."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch._weight_norm:
+            return _weight_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+    # −1 stands for no dimension: one norm of all.
+    others = [other for other in range(v.ndim) if other != dim] if dim != -1 else None
+    weight: Tensor = v * (g / torch.linalg.vector_norm(v, dim=others, keepdim=dim != -1))
+    return weight
+
+
+def _has_weight_norm(model: nn.Module) -> bool:
+    return any(
+        isinstance(module, _WeightNorm)
+        or any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values())
+        for module in model.modules()
+    )
+
+
+@contextmanager
+def _without_autocasts_cache() -> Iterator[None]:
+    # An autocast inside of forward clears the cache only when there is none around it.
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
+
+
+@contextmanager
+def _without_reentrant_checkpoints() -> Iterator[None]:
+    function = torch.utils.checkpoint.CheckpointFunction
+
+    def recompute(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
+        # Dual numbers are not recomputed ("a different number of tensors was saved").
+        if forward_ad._current_level >= 0:
+            return run(*args)
+        return torch.utils.checkpoint.checkpoint(
+            run, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state
+        )
+
+    # checkpoint() calls the class's inherited apply; an attribute of the class itself goes before.
+    before = vars(function).get("apply")
+    function.apply = staticmethod(recompute)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        if before is None:
+            del function.apply
+        else:
+            function.apply = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def _dense_embeddings(model: nn.Module) -> Iterator[None]:
+    sparse = [each for each in model.modules() if isinstance(each, _EMBEDDINGS) and each.sparse]
+    for module in sparse:
+        module.sparse = False
+    try:
+        yield
+    finally:
+        for module in sparse:
+            module.sparse = True

@@ -1,0 +1,119 @@
+"""Choose the parameters that a loss is a function of, and write them as vectors."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from steppe.landscape.objective.differentiate import flat_vector
+
+
+class ParameterSpace:
+    """Some parameters of a model, and the vectors of their elements.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    params : iterable of Tensor, optional
+        Its parameters. Default: those that require a gradient.
+    """
+
+    def __init__(self, model: nn.Module, params: Iterable[Tensor] | None) -> None:
+        self.model, self.params = model, checked_params(model, params)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.params[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of vectors: the parameters' widest, at least float32."""
+        widest = torch.float32
+        for param in self.params:
+            widest = torch.promote_types(widest, param.dtype)
+        return widest
+
+    @property
+    def size(self) -> int:
+        """Number of elements of all parameters, the length of vectors."""
+        return sum(param.numel() for param in self.params)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the parameters in the model."""
+        name_of = {id(param): name for name, param in self.model.named_parameters()}
+        return [name_of[id(param)] for param in self.params]
+
+    def split(self, vector: Tensor) -> list[Tensor]:
+        """Cut a vector of shape (size,) into tensors of the parameters' shapes and formats."""
+        parts = torch.split(vector, [param.numel() for param in self.params])
+        return [
+            part.reshape(param.shape).to(param.dtype)
+            for part, param in zip(parts, self.params, strict=True)
+        ]
+
+    def parameter_vector(self) -> Tensor:
+        """Return a copy of the parameters as a vector of shape (size,)."""
+        return flat_vector([param.detach() for param in self.params]).to(self.dtype)
+
+    def set_parameters(self, vector: Tensor) -> None:
+        """Copy a vector of shape (size,) into the parameters."""
+        with torch.no_grad():
+            for param, part in zip(self.params, self.split(vector), strict=True):
+                param.copy_(part)
+
+    def check_precision(self, instrument: str) -> None:
+        """Refuse parameters in which a small step would be lost to rounding.
+
+        Raises
+        ------
+        ValueError
+            A parameter is narrower than float32; the error names the instrument.
+        """
+        for name, param in zip(self.names, self.params, strict=True):
+            if param.dtype.itemsize < 4:
+                raise ValueError(
+                    f"{instrument} needs parameters in float32 or float64, and {name!r} is "
+                    f"{param.dtype}: rounding would hide the change; call model.float()"
+                )
+
+
+def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
+    """Return the given parameters of a model, or those that require a gradient.
+
+    Raises
+    ------
+    ValueError
+        A parameter requires no gradient, is complex, does not belong to the model, is given twice,
+        or lies on another device; or no parameter is left.
+    """
+    known = {id(param): name for name, param in model.named_parameters()}
+    every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
+    chosen = list(every if params is None else params)
+    if not chosen:
+        raise ValueError("no parameter of the model requires a gradient: there is nothing to vary")
+    seen: set[int] = set()
+    for position, param in enumerate(chosen):
+        if id(param) not in known:
+            raise ValueError(f"params[{position}] is not a parameter of the model")
+        if id(param) in seen:
+            raise ValueError(f"parameter {known[id(param)]!r} is in params twice")
+        seen.add(id(param))
+        if param.is_complex():
+            raise ValueError(
+                f"parameter {known[id(param)]!r} is {param.dtype}: expected real parameters; "
+                "torch.view_as_real turns a complex one into real ones"
+            )
+        if not param.requires_grad:
+            raise ValueError(
+                f"parameter {known[id(param)]!r} does not require a gradient: "
+                "call requires_grad_(True), or leave it out of params"
+            )
+        if param.device != chosen[0].device:
+            raise ValueError(
+                f"parameter {known[id(param)]!r} lies on {param.device}, others on "
+                f"{chosen[0].device}: choose params on one device"
+            )
+    return chosen

@@ -1,0 +1,163 @@
+"""Give every pass over the data the same random numbers, and put all generators back afterwards.
+
+Instruments compare passes with each other: a Hessian's product with the next, the loss here with
+the loss there. Data and model must be the same in each, whatever they draw from.
+"""
+
+import functools
+import inspect
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+# A generator: torch's, NumPy's, Python's, or the module that holds the global one.
+_Generator = Any
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+# What cannot lead to a generator, or is not to be looked into.
+_LEAVES = (Tensor, np.ndarray, str, bytes, int, float, type, ModuleType, _BaseDataLoaderIter)
+_PLAIN = (int, float, str, type(None))
+
+# Of large containers the first elements are looked at, and no more objects than this.
+_ELEMENTS, _OBJECTS = 100, 10_000
+
+
+class RandomState:
+    """All random generators that data and model may draw from.
+
+    These are the global ones of torch, NumPy and Python, and those that the data (loaders,
+    samplers, data sets, transforms) and the modules hold. Worker processes are seeded by their
+    loader, which draws from one of these; they are started anew for each pass, as persistent ones
+    go on drawing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    data : iterable
+        The batches.
+    """
+
+    def __init__(self, model: nn.Module, data: Iterable[Any]) -> None:
+        in_data = list(_reachable(data))
+        self._global: list[_Generator] = [torch.default_generator, np.random, random]
+        if any(tensor.is_cuda for tensor in model.parameters()):
+            self._global += torch.cuda.default_generators
+        self._of_data = [each for each in in_data if _is_generator(each)]
+        self._of_model = [
+            each for module in model.modules() for each in vars(module).values()
+            if _is_generator(each)
+        ]  # fmt: skip
+        # Samplers count epochs, on which the order of their samples depends.
+        self._counters = [
+            (vars(each), {n: v for n, v in vars(each).items() if isinstance(v, _PLAIN)})
+            for each in in_data
+            if isinstance(each, Sampler | DataLoader)
+        ]
+        self._loaders = [vars(each) for each in in_data if isinstance(each, DataLoader)]
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put all generators and samplers back when the block ends."""
+        every = [*self._global, *self._of_data, *self._of_model]
+        states = [_state(generator) for generator in every]
+        try:
+            yield
+        finally:
+            for generator, state in zip(every, states, strict=True):
+                _set_state(generator, state)
+            self._reset_counters()
+
+    def begin_pass(self) -> None:
+        """Set everything that the data draw from to the state in which each pass begins."""
+        self._reset_counters()
+        for loader in self._loaders:
+            # Persistent workers keep their generators from pass to pass; and masks of dropout
+            # belong to a batch's position.
+            loader["persistent_workers"], loader["in_order"] = False, True
+        _seed_all([*self._global, *self._of_data], 0)
+
+    def begin_batch(self, position: int) -> None:
+        """Set the global generators before a batch is fetched: the model has drawn from them."""
+        _seed_all(self._global, 2 * position)
+
+    def begin_forward(self, position: int) -> None:
+        """Set what the model draws from before it is run on a batch."""
+        _seed_all([*self._global, *self._of_model], 2 * position + 1)
+
+    def _reset_counters(self) -> None:
+        for attributes, values in self._counters:
+            attributes.update(values)
+
+
+def _reachable(root: object) -> Iterator[object]:
+    """Yield an object and those that it holds: attributes, elements, what functions close over."""
+    waiting, seen = [root], set[int]()
+    while waiting and len(seen) < _OBJECTS:
+        value = waiting.pop()
+        if id(value) not in seen and not isinstance(value, _LEAVES):
+            seen.add(id(value))
+            yield value
+            waiting += _parts(value)
+
+
+def _parts(value: object) -> list[object]:
+    if isinstance(value, Mapping):
+        return [part for part, _ in zip(value.values(), range(_ELEMENTS), strict=False)]
+    if isinstance(value, tuple | list):
+        return list(value[:_ELEMENTS])
+    if isinstance(value, MethodType):
+        return [value.__self__]
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, FunctionType):
+        return [*_variables(value), *(value.__defaults__ or ())]
+    return list(getattr(value, "__dict__", {}).values())
+
+
+def _variables(function: FunctionType) -> list[object]:
+    """Return what a function refers to: variables around it, and global ones."""
+    try:
+        known = inspect.getclosurevars(function)
+    except ValueError:  # a variable that has no value yet
+        return []
+    return [*known.nonlocals.values(), *known.globals.values()]
+
+
+def _is_generator(value: object) -> bool:
+    return isinstance(value, _GENERATORS) and not isinstance(value, random.SystemRandom)
+
+
+def _seed_all(generators: Iterable[_Generator], seed: int) -> None:
+    for generator in generators:
+        if isinstance(generator, torch.Generator):
+            generator.manual_seed(seed)
+        elif isinstance(generator, np.random.Generator):
+            bits = generator.bit_generator
+            bits.state = type(bits)(seed).state
+        else:
+            generator.seed(seed)
+
+
+def _state(generator: _Generator) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    is_pythons = generator is random or isinstance(generator, random.Random)
+    return generator.getstate() if is_pythons else generator.get_state()
+
+
+def _set_state(generator: _Generator, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif generator is random or isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)

@@ -1,0 +1,50 @@
+"""Gradients that no engine takes, refused before a step changes anything."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from steppe._engines import is_sharded
+
+
+def check_gradients(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    optimizer: str,
+    name_of: Callable[[int], str],
+) -> None:
+    """Refuse sparse gradients, and those that are sharded where their parameter is not.
+
+    Parameters
+    ----------
+    params, grads
+        All parameters of the optimizer and their gradients.
+    optimizer
+        Its name, for the message.
+    name_of
+        Returns the name of a parameter for the message, given its index among all.
+
+    Raises
+    ------
+    RuntimeError
+        The message names the parameter, and what is expected.
+    """
+    for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        if grad is None:
+            continue
+        # Types first: that is all for most, and there may be ten thousand.
+        is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
+        if not is_usual and is_sharded(grad) != is_sharded(param):
+            kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
+            raise RuntimeError(
+                f"{name_of(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "
+                f"gradient {kinds[1]}; expected both of one kind"
+            )
+        if grad.layout is not torch.strided:
+            raise RuntimeError(
+                f"{optimizer} does not take {grad.layout} gradients: "
+                f"{name_of(index)}, shape {tuple(grad.shape)}; "
+                "use dense ones, e.g. Embedding(sparse=False)"
+            )

@@ -1,0 +1,242 @@
+"""What the papers ran, down to the arguments that optimizers are given."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from steppe._shared.recipes import find_recipe
+from steppe.compare.models.language_models import find_language_model
+from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
+from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.tasks import TASKS
+from steppe.compare.training.run import Run, RunContext
+
+Planned = Callable[..., Study]
+
+
+@pytest.fixture
+def planned(toy_task, context: RunContext) -> Planned:
+    """Plan a study of the toy task by a preset."""
+
+    def make(preset: str | None, **options: object) -> Study:
+        return plan_study(
+            "toy", StudyOptions(**options), find_preset(preset) if preset else USUAL, context
+        )
+
+    return make
+
+
+def arguments(study: Study) -> dict[str, dict[str, float]]:
+    """Give what each contender's class gets where nothing is tuned."""
+    return {
+        each.name: find_recipe(each.name).arguments(each.defaults, study.setup.steps)
+        for each in study.contenders
+    }
+
+
+@pytest.mark.parametrize("name", ["dualadam", "dualadam-authors"])
+def test_dual_adams_runs(planned: Planned, name: str) -> None:
+    study = planned(name)
+    setup = study.setup
+    assert (setup.epochs, setup.batch_size, setup.schedule) == (200, 128, "cosine-epochs")
+    assert (study.budget, study.seeds) == (0, 5)
+    given = arguments(study)
+    assert list(given) == ["adamw", "adam", "radam", "nadam", "adam+warmup", "dualadam"]
+    assert all(each["lr"] == 1e-2 for each in given.values())
+    assert given["dualadam"]["switch_rate"] == pytest.approx(8e-5, rel=1e-12)
+    assert given["nadam"]["momentum_decay"] == 4e-3
+    assert all(given[name]["decoupled_weight_decay"] for name in ("adam", "radam", "nadam"))
+    decays = {name: each["weight_decay"] for name, each in given.items()}
+    authors = {"adamw": 1e-2, "radam": 1e-2} if name == "dualadam-authors" else {}
+    assert decays == {**dict.fromkeys(given, 0.0), **authors}
+
+
+def test_dual_adams_control_ends_its_warm_up_at_the_same_step(planned: Planned) -> None:
+    study = planned("dualadam")
+    control = next(each for each in study.contenders if each.name == "adam+warmup")
+    run = Run(study.setup, find_recipe("adam+warmup"), control.defaults, 0)
+    # Within the first epoch the cosine is 1, and Adam's share after t steps is ξ·t.
+    assert run.lr_factor(0) == pytest.approx(8e-5)
+
+
+def test_at_small_scale_the_switch_takes_16_percent(planned: Planned) -> None:
+    study = planned("dualadam", scale="small")
+    assert (study.setup.epochs, study.setup.steps) == (2, 10)
+    assert study.setup.schedule == "cosine-epochs"
+    assert arguments(study)["dualadam"]["switch_rate"] == pytest.approx(1 / (0.16 * 10))
+
+
+def test_what_the_user_says_comes_before_the_preset(planned: Planned) -> None:
+    study = planned("dualadam-authors", lr=0.5, weight_decay=0.1, switch_rate=0.02, epochs=3)
+    given = arguments(study)
+    assert study.setup.epochs == 3
+    assert {each["lr"] for each in given.values()} == {0.5}
+    assert {each["weight_decay"] for each in given.values()} == {0.1}
+    assert given["dualadam"]["switch_rate"] == pytest.approx(0.02)
+
+
+def test_half_precision_is_for_accelerators() -> None:
+    preset = find_preset("dualadam")
+    assert (preset.precision_on("cuda"), preset.precision_on("cpu")) == ("fp16", "no")
+    assert USUAL.precision_on("cuda") == "no"
+    assert find_preset("dualadam-finetune").precision_on("cpu") == "bf16"
+
+
+def test_critical_momentas_search(planned: Planned) -> None:
+    study = planned("critical-momenta", seeds=1)
+    assert study.setup.schedule == "constant"
+    spaces = {each.name: dict(each.space) for each in study.contenders}
+    leaders = {each.name: each.follows for each in study.contenders if each.follows}
+    assert leaders == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+    assert not any(spaces.pop(name) for name in leaders)
+    assert list(spaces) == ["adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"]
+    lr = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    buffers = {"capacity": {"choices": [5, 10, 20]}, "priority_decay": {"choices": [0.7, 0.99]}}
+    rho = {"rho": {"low": 0.01, "high": 0.2, "log": True}}
+    assert spaces == {
+        "adam": lr,
+        "adamcg": {**lr, **buffers},
+        "adam+sam": {**lr, **rho},
+        "adamcm": {**lr, **buffers},
+        "adamcm+sam": {**lr, **buffers, **rho},
+    }
+    for each in study.contenders:
+        for point in study.points(each):
+            assert point["weight_decay"] == 0.0
+            assert point.get("capacity", 5) in (5, 10, 20)
+            assert find_recipe(each.name).arguments(point, 10)["lr"] == point["lr"]
+    tried = [point for each in study.contenders for point in study.points(each)]
+    assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
+
+
+def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, context: RunContext) -> None:
+    study = plan_study("toy-text", StudyOptions(), find_preset("dualadam-finetune"), context)
+    assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
+    assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
+    assert [each.name for each in study.contenders] == ["adamw", "adam+warmup", "dualadam"]
+    for each in study.contenders:
+        # The switch is at its published share, and nobody searches it.
+        own = {} if each.name == "adamw" else {"switch": 0.16}
+        assert each.defaults == {"lr": 5e-4, "weight_decay": 0.01, **own}
+        assert each.space == {"lr": {"low": 5e-5, "high": 2e-3, "log": True}}
+        first, *others = study.points(each)
+        assert first == each.defaults
+        assert len(others) == 2
+        for point in others:
+            assert 5e-5 <= point["lr"] <= 2e-3
+            assert {**point, "lr": 5e-4} == first
+    tried = [[point["lr"] for point in study.points(each)] for each in study.contenders]
+    assert tried[0] == tried[1] == tried[2]
+    assert len(set(tried[0])) == 3
+
+
+def test_what_is_fixed_is_not_first_either(toy_text, context: RunContext) -> None:
+    asked = StudyOptions(lr=1e-3, switch_rate=0.25)
+    study = plan_study("toy-text", asked, find_preset("dualadam-finetune"), context)
+    for each in study.contenders:
+        assert each.space == {}
+        assert each.defaults["lr"] == 1e-3
+    # 18 steps: the switch takes 1/ξ = 4 of them.
+    assert study.contenders[-1].defaults["switch"] == pytest.approx(4 / 18)
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "model"),
+    [
+        ("critical-momenta-language", "ptb", "lstm-200"),
+        ("critical-momenta-online", "toy-stream", "net"),
+    ],
+)
+def test_critical_momentas_search_on_language_and_streams(
+    toy_text, toy_stream, context: RunContext, monkeypatch: pytest.MonkeyPatch,
+    name: str, task: str, model: str,
+) -> None:  # fmt: skip
+    language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
+    monkeypatch.setitem(TASKS, "ptb", language)
+    study = plan_study(task, StudyOptions(seeds=1), find_preset(name), context)
+    assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
+    spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
+    buffers = {"lr", "capacity", "priority_decay"}
+    assert spaces == {
+        "adam": {"lr"},
+        "adamcg": buffers,
+        "adam+sam": {"lr", "rho"},
+        "adamcm": buffers,
+        "adamcm+sam": {*buffers, "rho"},
+    }
+    followed = {each.name: each.follows for each in study.contenders if each.follows}
+    assert followed == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+
+
+def test_the_model_that_is_published_for_a_task_is_for_that_task() -> None:
+    preset = find_preset("critical-momenta-language")
+    assert preset.size(TASKS["ptb"], "full").model == "lstm-200"
+    assert preset.size(TASKS["finetune"], "full").model == "smollm2"
+
+
+def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
+    scales = {
+        "dualadam-finetune": ("finetune", "finetune"),
+        "critical-momenta-language": ("ptb", "shakespeare"),
+        "critical-momenta-online": ("5-dataset", "split-mnist"),
+    }
+    for name, (full, small) in scales.items():
+        preset = find_preset(name)
+        assert (preset.task_at("full"), preset.task_at("small")) == (full, small)
+    # A preset's own model is that of the full scale.
+    language, ptb = find_preset("critical-momenta-language"), TASKS["ptb"]
+    assert language.size(ptb, "full").model == "lstm-200"
+    assert language.size(ptb, "small") == ptb.small
+
+
+def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:
+    usual = {name: usual_for(name) for name in TASKS}
+    online = {name for name, each in usual.items() if each.schedule == "constant"}
+    assert online == {
+        "split-mnist",
+        "permuted-mnist",
+        "rotated-mnist",
+        "5-dataset",
+        "tiny-imagenet-stream",
+    }
+    assert usual["finetune"] is find_preset("dualadam-finetune")
+    assert usual["digits"] is usual["imagenet"] is USUAL
+    for name in online:
+        study = plan_study("toy-stream", StudyOptions(["adamw"], budget=0), usual[name], context)
+        assert study.setup.schedule == "constant"
+        assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
+            "5-dataset",
+            "split-mnist",
+        ]
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "ptb", "wikitext2"])
+def test_language_is_searched_at_larger_learning_rates(
+    toy_text, context: RunContext, name: str
+) -> None:
+    study = plan_study("toy-text", StudyOptions(["adamw", "dualadam"]), usual_for(name), context)
+    assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
+    for each in study.contenders:
+        assert each.space["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}
+        assert each.defaults["lr"] == 3e-3
+        # All else is searched as it is everywhere.
+        assert "weight_decay" in each.space
+    assert "switch" in study.contenders[-1].space
+
+
+def test_untuned_nobody_decays_unless_all_do(planned: Planned) -> None:
+    study = planned(None, budget=0, optimizers=["adamw", "sgd"])
+    assert {each.defaults["weight_decay"] for each in study.contenders} == {0.0}
+    tuned = planned(None, budget=1, optimizers=["adamw", "sgd"])
+    assert [each.defaults["weight_decay"] for each in tuned.contenders] == [1e-2, 0]
+
+
+def test_tasks_and_names_of_presets_are_there() -> None:
+    for name, preset in PRESETS.items():
+        assert find_preset(name) is preset
+        assert preset.task_at("full") in TASKS
+        assert preset.task_at("small") in TASKS
+    assert usual_for("digits") is USUAL
+    with pytest.raises(ValueError, match="did you mean dualadam"):
+        find_preset("dual-adam")

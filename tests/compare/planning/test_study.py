@@ -1,0 +1,309 @@
+"""A study is checked before it starts, and is the same wherever it is read."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch.optim import SGD
+
+from steppe._shared.recipes import find_recipe
+from steppe.compare import tasks
+from steppe.compare.planning.presets import USUAL, find_preset
+from steppe.compare.planning.search_spaces import find_space
+from steppe.compare.planning.study import (
+    Study,
+    StudyOptions,
+    check_place,
+    plan_study,
+    versions,
+)
+from steppe.compare.records.json_format import from_json
+from steppe.compare.tasks import Task
+from steppe.compare.training.run import RunContext
+
+Planned = Callable[..., Study]
+
+
+@pytest.fixture
+def planned(toy_task: Task, context: RunContext) -> Planned:
+    """Plan a study of the toy task."""
+
+    def make(*optimizers: str, **options: Any) -> Study:
+        return plan_study("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
+
+    return make
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": -3}, "batch-size must be at least 1, got -3"),
+        ({"samples": 0}, "samples must be at least 1, got 0"),
+        ({"grad_accumulation": 0}, "grad-accumulation must be at least 1, got 0"),
+        ({"budget": -1}, "budget must be at least 0, got -1"),
+        ({"lr": 0.0}, "lr must be a finite number above 0, got 0.0"),
+        ({"lr": NAN}, "lr must be a finite number above 0, got nan"),
+        ({"max_grad_norm": 0.0}, "max-grad-norm must be a finite number above 0, got 0.0"),
+        ({"max_grad_norm": INF}, "max-grad-norm must be a finite number above 0, got inf"),
+        ({"weight_decay": -0.1}, "weight-decay must be a finite number, at least 0, got -0.1"),
+        ({"weight_decay": NAN}, "weight-decay must be a finite number, at least 0, got nan"),
+        ({"switch_rate": 0.0}, r"switch-rate must be in \(0, 1\], got 0.0"),
+        ({"switch_rate": 1.5}, r"switch-rate must be in \(0, 1\], got 1.5"),
+        ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1.0"),
+        ({"warmup": NAN}, r"warmup must be in \[0, 1\), got nan"),
+        ({"scale": "medium"}, "scale must be one of full, small, got 'medium'"),
+        ({"schedule": "step"}, "schedule must be one of constant, cosine, cosine-epochs, got"),
+        ({"precision": "fp8"}, "precision must be one of no, bf16, fp16, got 'fp8'"),
+        ({"precision": "fp16"}, "fp16 needs an accelerator: use bf16 or no on a CPU"),
+        ({"model": "liner"}, "did you mean linear"),
+        ({"samples": 22}, "between 2 and the 21"),
+        ({"optimizers": ["adamw", "dualadm"]}, "did you mean dualadam"),
+        ({"optimizers": ["adamw", ""]}, "no optimizer is called ''"),
+        ({"optimizers": ["adamw+2lr"]}, r"adamw\+2lr is at twice the lr of critical momenta"),
+        ({"optimizers": ["adamw", "sparseadam"]}, "sparseadam cannot train toy: [^\n]+"),
+        ({"optimizers": ["adamw", "muon"]}, "muon cannot train toy"),
+        ({"optimizers": ["adamw", "lbfgs+sam"]}, r"lbfgs\+sam cannot train toy: [^\n]+\Z"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    toy_task: Task, context: RunContext, monkeypatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr("steppe.compare.training.train.Training.resume", None)
+    with pytest.raises(ValueError, match=message):
+        plan_study("toy", StudyOptions(**{"optimizers": ["adamw"], **options}), USUAL, context)
+    assert not context.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used here"),
+        ({"device": "meta"}, "which Accelerate uses here, got meta"),
+        ({"track": "paper"}, "track must be one of tensorboard, mlflow, wandb, got 'paper'"),
+    ],
+    ids=str,
+)
+def test_a_place_where_nothing_can_be_trained_is_refused(
+    toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
+    if changes != {"device": "meta"}:
+        with pytest.raises(ValueError, match=message):
+            check_place(replace(context, **changes))
+
+
+def test_an_unknown_task_gets_the_nearest_name(context: RunContext) -> None:
+    with pytest.raises(ValueError, match="did you mean digits"):
+        plan_study("digit", StudyOptions(), USUAL, context)
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate"],
+)
+def test_what_is_needed_at_the_end_is_looked_for_first(
+    planned: Planned, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ModuleNotFoundError, match=module):
+        planned()
+
+
+def test_a_tracker_that_is_not_installed_is_missed_too(
+    toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ModuleNotFoundError, match="wandb"):
+        plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, track="wandb"))
+
+
+def test_a_device_that_is_not_there_is_refused(context: RunContext) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
+        plan_study("digits", StudyOptions(["adamw"]), USUAL, replace(context, device="cuda"))
+
+
+def test_planning_leaves_no_trace(planned: Planned, context: RunContext) -> None:
+    """It draws no random numbers, and leaves torch's settings and the disk as they were."""
+
+    def state() -> tuple[object, ...]:
+        return (
+            torch.get_rng_state().tolist(),
+            torch.get_num_threads(),
+            torch.are_deterministic_algorithms_enabled(),
+        )
+
+    before = state()
+    planned("adamw", "dualadam+sam", model="noisy")
+    assert state() == before
+    assert not context.out.exists()
+
+
+def test_every_optimizer_takes_a_trial_step(planned: Planned, monkeypatch) -> None:
+    taken = []
+    step = SGD.step
+
+    def counted(self: SGD, closure: Any = None) -> Any:
+        taken.append(self.param_groups[0]["lr"])
+        return step(self, closure)
+
+    monkeypatch.setattr(SGD, "step", counted)
+    planned("sgd", "sgdcm", schedule="constant")
+    # The second is the control of sgdcm, at twice its lr.
+    assert taken == [1e-3, 2e-3]
+
+
+def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
+    study = plan_study("digits", StudyOptions(["adamw"]), USUAL, context)
+    setup = study.setup
+    assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
+    assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
+    assert (setup.clip, setup.accumulate) == (None, 1)
+    assert (study.budget, study.seeds) == (8, 5)
+    assert setup.steps_per_epoch == -(-1006 // 32)
+    # 64·64 + 64, 64·64 + 64, 64·10 + 10
+    assert study.facts["parameters"] == 8970
+    counts = [study.facts[f"{part}_samples"] for part in ("train", "validation", "test")]
+    assert counts == [1006, 251, 540]
+    assert sum(counts) == 1797
+
+
+def test_options_come_before_defaults(planned: Planned) -> None:
+    asked: dict[str, Any] = {
+        "model": "noisy",
+        "epochs": 3,
+        "batch_size": 4,
+        "samples": 14,
+        "grad_accumulation": 2,
+        "precision": "bf16",
+        "max_grad_norm": 0.5,
+        "schedule": "constant",
+        "warmup": 0.25,
+    }
+    study = planned("sgd", budget=3, seeds=2, **asked)
+    # Results of before the options were renamed have these names, and are read still.
+    kept = {"grad_accumulation": "accumulate", "max_grad_norm": "clip"}
+    assert {name: getattr(study.setup, kept.get(name, name)) for name in asked} == asked
+    assert study.setup.steps == 3 * 4
+    assert (study.budget, study.seeds) == (3, 2)
+
+
+def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monkeypatch) -> None:
+    small = replace(toy_task.small, epochs=1, samples=10)
+    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
+    for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
+        setup = plan_study("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
+        assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
+
+
+def test_controls_come_along_and_follow(planned: Planned) -> None:
+    study = planned("adamw", "adamcm", "dualadam", budget=5)
+    assert [each.name for each in study.contenders] == [
+        "adamw",
+        "adam+2lr",
+        "adamcm",
+        "adam+warmup",
+        "dualadam",
+    ]
+    by_name = {each.name: each for each in study.contenders}
+    doubled, warm = by_name["adam+2lr"], by_name["adam+warmup"]
+    assert (doubled.follows, doubled.control_for) == ("adamcm", ("adamcm",))
+    assert (doubled.space, doubled.defaults, study.points(doubled)) == ({}, {}, [])
+    assert (warm.follows, warm.control_for) == ("", ("dualadam",))
+    # At the same places of the cube: lr and weight decay, then the end of the switch.
+    assert study.points(warm) == study.points(by_name["dualadam"])
+    assert len(study.points(by_name["adamw"])) == 5
+    assert study.points(by_name["adamw"])[0] == {"lr": 1e-3, "weight_decay": 1e-2}
+
+
+def test_what_is_fixed_is_not_searched(planned: Planned) -> None:
+    study = planned("dualadam", "sgd", lr=0.3, weight_decay=0.0, switch_rate=0.25, budget=3)
+    dualadam, control, sgd = study.contenders
+    assert not dualadam.space
+    assert sgd.defaults == {"lr": 0.3, "weight_decay": 0.0}
+    # 1/ξ = 4 of the 10 steps
+    assert dualadam.defaults == control.defaults == {**sgd.defaults, "switch": 0.4}
+    built = find_recipe("dualadam").arguments(dualadam.defaults, study.setup.steps)
+    assert built["switch_rate"] == 0.25
+
+
+def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
+    class NoLr(SGD):
+        def __init__(self, params: Any) -> None:
+            super().__init__(params, lr=0.1)
+
+    monkeypatch.setattr(torch.optim, "NoLr", NoLr, raising=False)
+    assert planned("torch.optim:NoLr").contenders[0].space == {}
+    with pytest.raises(ValueError, match=r"torch\.optim:NoLr takes no lr: leave --lr out"):
+        planned("torch.optim:NoLr", lr=0.1)
+
+
+def through_json(study: Study) -> Study:
+    return from_json(Study, json.loads(json.dumps(study.to_dict())))
+
+
+@pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
+def test_a_study_is_the_same_after_json(
+    toy_task: Task, context: RunContext, preset: str | None
+) -> None:
+    study = plan_study(
+        "toy",
+        StudyOptions(epochs=2),
+        find_preset(preset) if preset else USUAL,
+        context,
+        "steppe compare toy",
+    )
+    again = through_json(study)
+    assert again == study
+    assert again.name == study.name
+    for one, other in zip(again.contenders, study.contenders, strict=True):
+        assert again.key(one) == study.key(other)
+        assert again.points(one) == study.points(other)
+
+
+def test_studies_that_share_trials_have_one_name(planned: Planned, monkeypatch) -> None:
+    study = planned("adamw", "sgd")
+    assert planned("sgd", seeds=3).name == study.name
+    sgd = planned("sgd", seeds=3).contenders[0]
+    assert study.key(study.contenders[1]) == planned("sgd").key(sgd)
+    others = {
+        planned("adamw", **change).name
+        for change in ({"budget": 3}, {"epochs": 3}, {"max_grad_norm": 1.0}, {"precision": "bf16"})
+    }
+    assert len(others | {study.name}) == 5
+    # Settings are the contender's.
+    fixed = planned("adamw", lr=0.1)
+    assert fixed.name == study.name
+    assert fixed.key(fixed.contenders[0]) != study.key(study.contenders[0])
+    monkeypatch.setattr("steppe.compare.planning.study.steppe_source", lambda: "edited")
+    assert planned("adamw", "sgd").name != study.name
+
+
+def test_versions_are_of_what_computes() -> None:
+    found = versions()
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found.keys() == {"python", "torch", "steppe", "source"}
+
+
+def test_what_is_searched_is_written_down(planned: Planned) -> None:
+    (contender,) = planned("adamw+sam", weight_decay=0.0).contenders
+    assert contender.space == {
+        "lr": {"low": 1e-4, "high": 1e-2, "log": True},
+        "rho": {"low": 0.01, "high": 0.2, "log": True},
+    }
+    assert contender.title == "torch.AdamW"
+    assert find_space(find_recipe("adamw+sam")).keys() == {"lr", "weight_decay", "rho"}

@@ -1,0 +1,129 @@
+"""Records come back from JSON as they were, and damaged files are refused with the field."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers.synthetic_studies import diverged, outcome
+from steppe.compare.records.json_format import from_json, to_json
+from steppe.compare.records.results import Outcome, load
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+FILES = sorted(RESULTS.glob("*.json"))
+
+
+@dataclass(frozen=True)
+class Record:
+    value: float
+    clip: float | None = None
+    count: int = 0
+    values: tuple[float, ...] = ()
+    named: dict[str, float] = field(default_factory=dict)
+
+
+def through(record: Any) -> Any:
+    return from_json(type(record), json.loads(json.dumps(to_json(record), allow_nan=False)))
+
+
+def test_what_is_not_finite_is_null_and_comes_back_as_nan() -> None:
+    content = to_json(Record(math.inf, values=(1.0, math.nan), named={"lr": math.nan}))
+    assert content == {
+        "value": None, "clip": None, "count": 0, "values": [1.0, None], "named": {"lr": None},
+    }  # fmt: skip
+    again = from_json(Record, content)
+    assert math.isnan(again.value)
+    assert again.clip is None
+    assert again.values[0] == 1.0
+    assert math.isnan(again.values[1])
+    assert math.isnan(again.named["lr"])
+
+
+def test_integers_stay_integers() -> None:
+    """A study's name hashes them: 5.0 would be another study."""
+    assert repr(through(Record(5, named={"capacity": 5}))) == repr(Record(5, named={"capacity": 5}))
+
+
+def test_a_curve_is_kept_by_columns() -> None:
+    content = to_json(outcome(0.5))
+    assert {type(column) for column in content["curve"].values()} == {list}
+    # Only streams have a score for each task.
+    assert "tasks" not in content["curve"]
+    assert through(outcome(0.5)) == outcome(0.5)
+    assert repr(through(diverged())) == repr(diverged())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_committed_studies_are_written_as_they_were_read(path: Path, tmp_path: Path) -> None:
+    load(path).save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def trial(content: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = content["trials"][3]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda study: study.pop("seeds"), "seeds is missing"),
+        (lambda study: study.update(colour=1), "the content has an unknown field: colour"),
+        (lambda study: study.update(trials=4), "trials invalid value for type, expected tuple"),
+        (lambda study: trial(study).update(seed="x"), "trials[3].seed must be an integer, got 'x'"),
+        (lambda study: trial(study).update(seed=1.5), "trials[3].seed must be an integer, got 1.5"),
+        (lambda study: trial(study).update(colour=1), "trials[3] has an unknown field: colour"),
+        (
+            lambda study: trial(study).update(settings=4),
+            "trials[3].settings must be an object with fields",
+        ),
+        (lambda study: trial(study).update(error=None), "trials[3].error must be a string"),
+        (
+            lambda study: study["metric"].update(factor=True),
+            "metric.factor must be a number or null, got True",
+        ),
+        (
+            lambda study: study["metric"].update(higher_is_better=1),
+            "metric.higher_is_better must be true or false, got 1",
+        ),
+        (
+            lambda study: trial(study)["outcome"]["curve"].update(lr=[1.0]),
+            "trials[3].outcome.curve must be lists of equal length",
+        ),
+        (
+            lambda study: trial(study)["outcome"]["curve"]["lr"].__setitem__(2, "x"),
+            "trials[3].outcome.curve[2].lr must be a number or null, got 'x'",
+        ),
+        (
+            lambda study: trial(study)["outcome"].update(curve=3),
+            "trials[3].outcome.curve must be a list for each field of an epoch, got 3",
+        ),
+    ],
+)
+def test_a_damaged_file_is_refused_with_the_field(
+    tmp_path: Path, damage: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    content = json.loads((RESULTS / "digits.json").read_text())
+    damage(content)
+    path = tmp_path / "damaged.json"
+    path.write_text(json.dumps(content))
+    expected = f"{path} is no study saved by steppe report --json: {message}"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        load(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", "null", '"study"', "{"])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(ValueError, match=r"other\.json is no study saved by steppe report --json"):
+        load(tmp_path / "other.json")
+
+
+def test_an_outcome_is_an_object() -> None:
+    with pytest.raises(ValueError, match="the content must be an object with fields"):
+        from_json(Outcome, [])

@@ -1,0 +1,142 @@
+"""What is measured does not depend on how samples are batched."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steppe.landscape import barrier, hessian, line, profile, sharpness
+
+D = torch.float64
+X = torch.randn(16, 4, dtype=D, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(16) % 3
+IGNORING = Y.clone()
+IGNORING[1:8] = -100
+CLASS_WEIGHT = torch.tensor([1.0, 10.0, 0.1], dtype=D)
+FLOATS = torch.rand(16, 3, dtype=D, generator=torch.Generator().manual_seed(1))
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
+
+
+def halves(targets: Tensor, size: int = 8) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(X.split(size), targets.split(size), strict=True))
+
+
+def masked(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, targets, ignore_index=-100)
+
+
+LOSSES: dict[str, tuple[Any, Tensor]] = {
+    "ignore_index": (nn.CrossEntropyLoss(), IGNORING),
+    "function": (F.cross_entropy, IGNORING),
+    "partial": (partial(F.cross_entropy, ignore_index=1), Y.sort().values),
+    "class weights": (nn.CrossEntropyLoss(weight=CLASS_WEIGHT), Y.sort().values),
+    "smoothing": (nn.CrossEntropyLoss(CLASS_WEIGHT, label_smoothing=0.1), Y.sort().values),
+    "nll": (nn.NLLLoss(weight=CLASS_WEIGHT), Y.sort().values),
+    "sum": (nn.CrossEntropyLoss(reduction="sum"), Y),
+    "partial sum": (partial(F.mse_loss, reduction="sum"), FLOATS),
+    "mse": (nn.MSELoss(), FLOATS),
+    "bce": (nn.BCEWithLogitsLoss(pos_weight=CLASS_WEIGHT), FLOATS),
+    "probabilities": (nn.CrossEntropyLoss(), FLOATS.softmax(1)),
+    "batchmean": (nn.KLDivLoss(reduction="batchmean"), FLOATS.softmax(1)),
+}
+
+
+@pytest.mark.parametrize("size", [3, 8])
+@pytest.mark.parametrize("name", LOSSES)
+def test_batches_weigh_what_their_loss_is_divided_by(name: str, size: int) -> None:
+    loss_fn, targets = LOSSES[name]
+    vector = torch.ones(48 - 5, dtype=D)
+    whole = hessian(mlp(), loss_fn, [(X, targets)])
+    parts = hessian(mlp(), loss_fn, halves(targets, size))
+    torch.testing.assert_close(parts.matvec(vector), whole.matvec(vector), rtol=1e-9, atol=1e-12)
+    model = mlp()
+    one = sharpness(model, loss_fn, [(X, targets)])
+    two = sharpness(model, loss_fn, halves(targets, size))
+    assert two.value == pytest.approx(one.value, rel=1e-9)
+    assert (one.samples, two.samples) == (16, 16)
+
+
+@pytest.mark.parametrize("name", ["ignore_index", "sum"])
+def test_groups_of_one_batch_and_of_several(name: str) -> None:
+    loss_fn, targets = LOSSES[name]
+    one = sharpness(mlp(), loss_fn, [(X, targets)], m=4)
+    two = sharpness(mlp(), loss_fn, halves(targets, 6), m=4)
+    assert two.value == pytest.approx(one.value, rel=1e-9)
+
+
+def test_a_batch_of_ignored_targets_weighs_nothing() -> None:
+    targets = Y.clone()
+    targets[:8] = -100
+    found = hessian(mlp(), F.cross_entropy, halves(targets)).matvec(torch.ones(43))
+    truth = hessian(mlp(), F.cross_entropy, [(X[8:], Y[8:])]).matvec(torch.ones(43))
+    torch.testing.assert_close(found, truth)
+    with pytest.raises(ValueError, match="all targets are ignored"):
+        hessian(mlp(), F.cross_entropy, [(X, Y * 0 - 100)]).matvec(torch.ones(43))
+
+
+def test_refuses_an_unknown_loss_that_is_no_mean_over_samples_and_takes_its_weight() -> None:
+    data = halves(IGNORING)
+    with pytest.raises(ValueError, match=r"no mean over samples: of batch 0 it is .* weight="):
+        hessian(mlp(), masked, data).matvec(torch.ones(43))
+    counted = lambda outputs, targets: (targets != -100).sum().item()  # noqa: E731
+    truth = hessian(mlp(), F.cross_entropy, [(X, IGNORING)]).matvec(torch.ones(43))
+    found = hessian(mlp(), masked, data, weight=counted).matvec(torch.ones(43))
+    torch.testing.assert_close(found, truth)
+    assert line(mlp(), masked, data, weight=counted, points=3).loss > 0
+    assert barrier(mlp(), mlp(), masked, data, weight=counted, points=3).height == 0
+    assert profile(mlp(), masked, data, weight=counted, k=1).loss > 0
+    # One batch needs no weight.
+    hessian(mlp(), masked, [(X, IGNORING)]).matvec(torch.ones(43))
+
+
+def test_refuses_an_unknown_sum_and_says_so() -> None:
+    total = lambda outputs, targets: (outputs - targets).square().sum()  # noqa: E731
+    with pytest.raises(ValueError, match='weight="sum" adds the batches up'):
+        hessian(mlp(), total, halves(FLOATS)).matvec(torch.ones(43))
+    found = hessian(mlp(), total, halves(FLOATS), weight="sum").matvec(torch.ones(43))
+    truth = hessian(mlp(), total, [(X, FLOATS)]).matvec(torch.ones(43))
+    torch.testing.assert_close(found, truth)
+
+
+def test_refuses_an_unknown_weight() -> None:
+    with pytest.raises(ValueError, match="weight='tokens' is not one of"):
+        hessian(mlp(), masked, halves(Y), weight="tokens")  # type: ignore[arg-type]
+    negative = lambda outputs, targets: -1.0  # noqa: E731
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        hessian(mlp(), masked, halves(Y), weight=negative).matvec(torch.ones(43))
+
+
+class Language(nn.Module):
+    """Returns a loss as Hugging Face's models do: over the labels that are not −100."""
+
+    def __init__(self, shift: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read, self.write, self.shift = nn.Embedding(7, 3), nn.Linear(3, 7), shift
+
+    def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits = self.write(self.read(input_ids))
+        counted = labels[:, self.shift :].flatten()
+        predicted = logits[:, : labels.shape[1] - self.shift].flatten(0, 1)
+        return {"loss": F.cross_entropy(predicted, counted), "logits": logits}
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("own", [True, False])
+def test_a_models_own_loss_is_over_its_labels(shift: int, own: bool) -> None:
+    ids = torch.arange(48).reshape(8, 6) % 7
+    labels = ids.clone()
+    labels[:3, 2:], labels[5, :4] = -100, -100
+    model, data = Language(shift).to(D), {"input_ids": ids, "labels": labels}
+    parts = [{name: value[i : i + 3] for name, value in data.items()} for i in (0, 3, 6)]
+    loss_fn = None if own else lambda outputs, batch: outputs["loss"]
+    whole, split = (hessian(model, loss_fn, each) for each in ([data], parts))
+    vector = torch.ones(whole.size, dtype=D)
+    torch.testing.assert_close(split.matvec(vector), whole.matvec(vector))

@@ -1,0 +1,501 @@
+"""Every pass computes one function, of the same data, and leaves all as found."""
+
+# ruff: noqa: NPY002 (users' data draw from NumPy's global generator)
+
+import os
+import random
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    TensorDataset,
+)
+
+from steppe.landscape import density, ggn, hessian, line, profile, sharpness, top_eigenvalues, trace
+from steppe.landscape.objective.objective import Objective
+
+PRODUCTS = ("double-backward", "forward-over-reverse", "finite-differences")
+D = torch.float64
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).to(D)
+
+
+def inputs(*shape: int) -> Tensor:
+    return torch.randn(*shape, dtype=D, generator=torch.Generator().manual_seed(1))
+
+
+LABELS = torch.arange(12) % 3
+
+
+def matrix(H: Any) -> Tensor:
+    return H.matmat(torch.eye(H.size, dtype=H.dtype))
+
+
+def dense(loss: Callable[..., Tensor], params: list[Tensor]) -> Tensor:
+    """Differentiate a function of tensors twice."""
+    start = tuple(param.detach().clone() for param in params)
+    blocks = torch.autograd.functional.hessian(loss, start)
+    sizes = [param.numel() for param in params]
+    rows = [
+        torch.cat([blocks[i][j].reshape(sizes[i], sizes[j]) for j in range(len(sizes))], dim=1)
+        for i in range(len(sizes))
+    ]
+    return torch.cat(rows)
+
+
+def near(found: Tensor, truth: Tensor, tolerance: float = 1e-10) -> bool:
+    return bool((found - truth).abs().max() <= tolerance * truth.abs().max())
+
+
+# Data.
+
+
+class Augmented(Dataset):
+    def __init__(self, draw: Callable[[], Any]) -> None:
+        self.draw = draw
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        fixed = torch.randn(4, dtype=D, generator=torch.Generator().manual_seed(index))
+        return fixed + torch.as_tensor(self.draw(), dtype=D), index % 3
+
+
+class Stream(IterableDataset):
+    def __init__(self) -> None:
+        self.numpy = np.random.default_rng(5)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        for index in range(12):
+            yield torch.as_tensor(self.numpy.normal(size=4)), index % 3
+
+
+def loaders() -> dict[str, Any]:
+    pairs = TensorDataset(inputs(14, 4), torch.arange(14) % 3)
+    generator, numpy = torch.Generator().manual_seed(3), np.random.default_rng(3)
+    workers = {"num_workers": 1, "persistent_workers": True}
+    sampler = RandomSampler(pairs, generator=generator)
+    return {
+        "workers": DataLoader(Augmented(lambda: torch.randn(4)), 5, **workers),
+        "numpy": DataLoader(Augmented(lambda: np.random.randn(4)), 5),
+        "python": DataLoader(Augmented(lambda: [random.random()] * 4), 5, shuffle=True),
+        "own numpy": DataLoader(Augmented(lambda: numpy.normal(size=4)), 5),
+        "own torch": DataLoader(Augmented(lambda: torch.randn(4, generator=generator)), 5),
+        "stream": DataLoader(Stream(), 5),
+        "batch sampler": DataLoader(pairs, batch_sampler=BatchSampler(sampler, 4, True)),
+        "replacement": DataLoader(
+            pairs, 4, sampler=RandomSampler(pairs, replacement=True, generator=generator)
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", loaders())
+def test_data_are_the_same_in_every_pass(name: str) -> None:
+    H = hessian(mlp(), nn.CrossEntropyLoss(), loaders()[name])
+    vector = inputs(43)
+    before = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()
+    first = H.matvec(vector)
+    after = np.random.get_state()[1].tolist(), random.getstate(), torch.get_rng_state().tolist()
+    assert after == before
+    for draw in (np.random.rand, random.random, lambda: torch.rand(2)):
+        draw()
+    assert torch.equal(H.matvec(vector), first)
+    found = matrix(H)
+    assert near(found, found.T)
+
+
+def test_a_sampler_that_counts_epochs_counts_none_of_ours() -> None:
+    class Counting(RandomSampler):
+        epoch = 0
+
+        def __iter__(self) -> Iterator[int]:
+            self.epoch += 1
+            return iter(np.random.RandomState(self.epoch).permutation(14).tolist())
+
+    pairs = TensorDataset(inputs(14, 4), torch.arange(14) % 3)
+    sampler = Counting(pairs)
+    sampler.epoch = 2
+    H = hessian(mlp(), nn.CrossEntropyLoss(), DataLoader(pairs, 4, sampler=sampler, drop_last=True))
+    assert torch.equal(H.matvec(torch.ones(43)), H.matvec(torch.ones(43)))
+    assert sampler.epoch == 2
+
+
+class Unrepeatable:
+    """Data whose randomness nothing can set back."""
+
+    def __init__(self, grows: bool = False) -> None:
+        self.passes, self.grows = 0, grows
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        self.passes += 1
+        for _ in range(self.passes if self.grows else 1):
+            yield inputs(12, 4) * (1 if self.grows else self.passes), LABELS
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_refuses_data_that_differ_and_the_remedy_works(grows: bool) -> None:
+    data = Unrepeatable(grows)
+    with pytest.raises(ValueError, match=r"data = list\(loader\)"):
+        sharpness(mlp(), nn.CrossEntropyLoss(), data)
+    assert sharpness(mlp(), nn.CrossEntropyLoss(), list(data)).value > 0
+
+
+def test_refuses_data_that_end_after_one_pass() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.left = [(inputs(12, 4), LABELS)]
+
+        def __iter__(self) -> Iterator[Any]:
+            while self.left:
+                yield self.left.pop()
+
+    with pytest.raises(ValueError, match="0 batches in this pass, and had 1 before"):
+        sharpness(mlp(), nn.CrossEntropyLoss(), Once())
+
+
+# Noise and state of the model.
+
+
+class Noisy(nn.Module):
+    """Draws from a generator of its own, NumPy's, Python's and torch's, also in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.calls = mlp(), 0
+        self.generator = torch.Generator().manual_seed(4)
+        self.register_buffer("drift", torch.zeros(1, dtype=D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.drift += 0.1
+        noise = torch.randn(x.shape, generator=self.generator, dtype=D) + np.random.randn()
+        h = F.dropout(self.body[0](x + noise * random.random()), 0.5)
+        return self.body[2](torch.tanh(h) * (1 + self.drift + self.calls))
+
+
+@pytest.mark.parametrize("product", [*PRODUCTS, "gauss-newton"])
+def test_noise_is_the_same_in_every_pass_and_row(product: str) -> None:
+    model = Noisy()
+    data = list(zip(inputs(12, 4).split(5), LABELS.split(5), strict=True))
+    if product == "gauss-newton":
+        H = ggn(model, nn.CrossEntropyLoss(), data)
+    else:
+        H = hessian(model, nn.CrossEntropyLoss(), data, product=product)
+    found = matrix(H)
+    assert near(found, found.T, 1e-6 if product == "finite-differences" else 1e-12)
+    assert (model.calls, model.drift.item()) == (0, 0.0)
+    assert near(matrix(hessian(model, nn.CrossEntropyLoss(), data)), found, 1e-6) or (
+        product == "gauss-newton"
+    )
+
+
+def test_what_cannot_be_set_back_is_marked() -> None:
+    class Unseeded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x * (1 + os.urandom(1)[0] / 1000))
+
+    data = [(inputs(6, 4), LABELS[:6])] * 2
+    H = hessian(Unseeded(), nn.CrossEntropyLoss(), data)
+    found = top_eigenvalues(H, 3)
+    assert not found.converged.any()
+    assert not found.is_done
+    assert "forward pass draws noise" in found.reason
+    spectrum = density(H, probes=2, steps=8)
+    assert not spectrum.converged
+    assert "noise" in spectrum.reason
+    assert not trace(H, products=12).converged
+
+
+class Halved(torch.autograd.Function):
+    """A square whose second derivative is wrong by half, and not symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y)
+        return x * y
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = ctx.saved_tensors
+        return slope * y, slope * x.detach()
+
+
+def test_a_wrong_second_derivative_is_marked() -> None:
+    class Wrong(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3).to(D), nn.Linear(4, 3).to(D)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return Halved.apply(self.a(x), self.b(x))
+
+    torch.manual_seed(0)
+    model, data = Wrong(), [(inputs(12, 4), LABELS)]
+    found = top_eigenvalues(hessian(model, nn.CrossEntropyLoss(), data), 3)
+    assert not found.converged.any()
+    assert "derivative of the model is wrong" in found.reason
+    H = hessian(model, nn.CrossEntropyLoss(), data, product="finite-differences")
+    assert top_eigenvalues(H, 3).converged.all()
+    report = profile(model, nn.CrossEntropyLoss(), data, k=2)
+    assert not report.complete
+    assert report.preconditioned is None
+    assert report.steepest is not None
+    assert "derivative of the model is wrong" in str(report)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_formats_explain_their_own_rounding(dtype: torch.dtype) -> None:
+    class Autocast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp().float()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=dtype):
+                return self.body(x).float()
+
+    H = hessian(Autocast(), nn.CrossEntropyLoss(), [(inputs(12, 4).float(), LABELS)])
+    found = top_eigenvalues(H, 3, tol=0.02)
+    assert found.reason == ""
+    assert 1e-6 < found.asymmetry < H.rounding
+
+
+# Surroundings.
+
+
+def test_an_outer_autocast_or_inference_mode_changes_nothing() -> None:
+    model, loss_fn = mlp().float(), nn.CrossEntropyLoss()
+    data = [(inputs(12, 4).float(), LABELS)]
+
+    def measured() -> list[Any]:
+        H = hessian(model, loss_fn, data, product="finite-differences")
+        rise = sharpness(model, loss_fn, data, rho=0.5).value
+        return [rise, line(model, loss_fn, data, points=5).losses.tolist(), matrix(H).tolist()]
+
+    truth = measured()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert measured() == truth
+    with torch.inference_mode():
+        assert measured() == truth
+    with torch.no_grad():
+        assert measured() == truth
+
+
+class Padded(nn.Module):
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+        self.read = nn.Embedding(9, 4)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=nested)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head(self.encoder(self.read(ids), src_key_padding_mask=ids == 0).mean(1))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_padded_transformers_are_one_function_with_and_without_gradients(nested: bool) -> None:
+    ids = torch.arange(24).reshape(4, 6) % 8 + 1
+    ids[0, 3:] = ids[2, 4:] = 0
+    model = Padded(nested).to(D)
+    objective = Objective(model, nn.CrossEntropyLoss(), [(ids, torch.arange(4) % 3)])
+    with objective.evaluation_mode():
+        assert objective.gradient().loss == pytest.approx(objective.loss().loss, abs=1e-12)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_losses_of_a_model_that_differentiates_by_its_inputs() -> None:
+    class Slope(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x.requires_grad_()
+            (slope,) = torch.autograd.grad(self.body(x).sum(), x, create_graph=True)
+            return slope
+
+    x = inputs(12, 4)
+    assert line(Slope(), F.mse_loss, [(x, x)], points=3).loss > 0
+    assert not x.requires_grad
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("dim", [0, 1, None])
+@pytest.mark.parametrize("make", [parametrizations.weight_norm, nn.utils.weight_norm])
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_weight_norm_is_the_formula(product: str, make: Any, dim: int | None) -> None:
+    model, x = mlp(), inputs(12, 4)
+    make(model[0], dim=dim)
+
+    def by_hand(*params: Tensor) -> Tensor:
+        named = dict(zip(dict(model.named_parameters()), params, strict=True))
+        g, v = (
+            value for name, value in named.items() if name.startswith("0.") and "bias" not in name
+        )
+        norm = v.norm() if dim is None else v.norm(dim=1 - dim, keepdim=True)
+        h = torch.tanh(x @ (g * v / norm).T + named["0.bias"])
+        return F.cross_entropy(h @ named["2.weight"].T + named["2.bias"], LABELS)
+
+    truth = dense(by_hand, list(model.parameters()))
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), [(x, LABELS)], product=product))
+    assert near(found, truth, 1e-6 if product == "finite-differences" else 1e-10)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_checkpointing_changes_nothing(product: str) -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = checkpoint(self.body[0], x.requires_grad_(), use_reentrant=True)
+            return self.body[2](torch.tanh(h))
+
+    model, data = Checkpointed(), [(inputs(12, 4), LABELS)]
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), data, product=product))
+    assert near(found, matrix(hessian(mlp(), nn.CrossEntropyLoss(), data)), 1e-6)
+    plain = sharpness(mlp(), nn.CrossEntropyLoss(), data).value
+    assert sharpness(model, nn.CrossEntropyLoss(), data).value == pytest.approx(plain)
+    assert all(param.grad is None for param in model.parameters())
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("options", [{"max_norm": 0.5}, {"sparse": True}])
+def test_embeddings(product: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(6, 2, **options), nn.Flatten(), nn.Linear(6, 3)).to(D)
+    ids = torch.arange(36).reshape(12, 3) % 6
+    before = [param.detach().clone() for param in model.parameters()]
+    H = hessian(model, nn.CrossEntropyLoss(), [(ids, LABELS)], product=product)
+    found = matrix(H)
+    assert top_eigenvalues(H, 2).converged.all()
+    sharpness(model, nn.CrossEntropyLoss(), [(ids, LABELS)])
+    assert all(map(torch.equal, before, model.parameters()))
+    assert (model[0].max_norm, model[0].sparse) == (
+        options.get("max_norm"),
+        options.get("sparse", False),
+    )
+    table, weight, bias = before
+    if "max_norm" in options:
+        # The derivative is at the weights that a forward pass leaves behind.
+        table = table * (0.5 / (table.norm(dim=1, keepdim=True) + 1e-7)).clamp(max=1.0)
+
+    def loss(table: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.cross_entropy(table[ids].flatten(1) @ weight.T + bias, LABELS)
+
+    assert near(found, dense(loss, [table, weight, bias]), 1e-6)
+
+
+def test_parameters_that_the_forward_pass_changes_are_put_back() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.body[0].weight.data *= torch.arange(20).reshape(5, 4) % 2
+            return self.body(x)
+
+    model, data = Masked(), [(inputs(12, 4), LABELS)]
+    before = model.body[0].weight.detach().clone()
+    H = hessian(model, nn.CrossEntropyLoss(), data)
+    for _ in range(2):
+        assert top_eigenvalues(H, 2).converged.all()
+        assert torch.equal(model.body[0].weight, before)
+
+
+def test_wrapped_and_compiled_models_are_what_is_inside() -> None:
+    data, truth = [(inputs(12, 4), LABELS)], None
+    inner_compiled = mlp()
+    inner_compiled[0] = torch.compile(inner_compiled[0], backend="aot_eager")
+    in_place = mlp()
+    in_place.compile(backend="aot_eager")
+    models = [
+        mlp(),
+        nn.DataParallel(mlp()),
+        torch.compile(mlp(), backend="aot_eager"),
+        inner_compiled,
+        in_place,
+    ]
+    for model in models:
+        for make in (hessian, ggn):
+            found = matrix(make(model, nn.CrossEntropyLoss(), data))
+            if make is hessian:
+                truth = found if truth is None else truth
+                assert near(found, truth)
+
+
+# Types of batches.
+
+Pair = namedtuple("Pair", "left right")
+
+
+def test_tuples_that_are_types_are_one_input() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head = nn.LSTM(4, 2, batch_first=True), nn.Linear(2, 3)
+
+        def forward(self, packed: Any) -> Tensor:
+            return self.head(self.body(packed)[1][0][-1])
+
+    model, x, lengths = Recurrent().to(D), inputs(12, 5, 4), torch.arange(12).flip(0) % 5 + 1
+    data = [(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), LABELS)]
+    singles = [
+        (
+            pack_padded_sequence(x[i : i + 1], lengths[i : i + 1], batch_first=True),
+            LABELS[i : i + 1],
+        )
+        for i in range(12)
+    ]
+    for product in PRODUCTS:
+        found = matrix(hessian(model, nn.CrossEntropyLoss(), data, product=product))
+        assert near(found, matrix(hessian(model, nn.CrossEntropyLoss(), singles)), 1e-6)
+    grouped = sharpness(model, nn.CrossEntropyLoss(), data, m=1).value
+    assert grouped == pytest.approx(sharpness(model, nn.CrossEntropyLoss(), singles, m=1).value)
+
+
+def test_named_tuples_and_outputs_keep_their_type() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, pair: Any) -> Tensor:
+            return self.body(pair.left) + pair.right
+
+    x = inputs(12, 4)
+    data = [(Pair(x, torch.ones(12, 3).to(D)), OrderedDict(y=LABELS))]
+    loss_fn = lambda outputs, targets: F.cross_entropy(outputs, targets["y"])  # noqa: E731
+    assert near(
+        matrix(hessian(Named(), loss_fn, data)),
+        matrix(hessian(mlp(), nn.CrossEntropyLoss(), [(x, LABELS)])),
+    )
+    assert sharpness(Named(), loss_fn, data, m=5).value > 0

@@ -36,6 +36,7 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
     harmless = {
         "steppe/__init__.py",
         "steppe/compare/__init__.py",
+        "steppe/compare/choices.py",
         "steppe/compare/planning/__init__.py",
         "steppe/compare/records/__init__.py",
         "steppe/compare/records/json_format.py",

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.command_line import run_steppe
 from steppe._shared.credentials import scrubbed, shown, without_credentials
-from steppe.compare.cli.compare import _typed
+from steppe.compare.cli.run_study import _typed
 from steppe.compare.execution.study_storage import open_storage
 
 URLS = [

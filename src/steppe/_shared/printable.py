@@ -46,7 +46,7 @@ def encodable(text: str, encoding: str) -> str:
     Examples
     --------
     >>> encodable("λ −0.46 ± é", "ascii")
-    'lambda -0.46 \\\\xb1 \\\\xe9'
+    'lambda -0.46 \\xb1 \\xe9'
     """
     return text.encode(encoding, _ERRORS).decode(encoding)
 

@@ -88,7 +88,7 @@ def test_without_a_sum_all_slots_are_read_and_one_is_written() -> None:
 
 def test_state_bytes_are_all_of_the_state() -> None:
     # two moments, five slots and their sum; step count, five keys and births, one counter
-    assert state_bytes(stepped(steppe.AdamCM)) == 32 * NUMBERS + 2 * (4 + 5 * 8 + 5 * 8 + 8)
+    assert state_bytes(stepped(steppe.AdamCM)) == 32 * NUMBERS + 2 * (8 + 5 * 8 + 5 * 8 + 8)
     assert state_bytes(stepped(torch.optim.SGD, lr=0.1)) == 0
 
 

@@ -87,6 +87,8 @@ def test_later_processes_find_what_has_been_warmed(
     compile_cache.slot_kernel.cache_clear()
     main(["doctor", "--warm"])
     kept = {path.stem.rpartition("_")[0] for path in (tmp_path / "steppe").glob("*.o")}
+    # What reads tensors is compiled once in a process, and where torch has what it calls.
+    kept.discard("steppe_facts")
     buffers = {"steppe_norm_float32", "steppe_adam_cm_float32", "steppe_slots_float32"}
     assert kept == {"steppe_inv_adam_float32", *buffers}
 

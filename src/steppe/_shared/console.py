@@ -1,22 +1,28 @@
 """How the commands read their arguments, where they write, and how they end."""
 
 import inspect
+import io
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn
+from contextlib import contextmanager, suppress
+from shutil import get_terminal_size
+from typing import Any, NoReturn, TextIO, cast
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
+from steppe._shared.credentials import without_credentials
 from steppe._shared.extras import install_command
 from steppe._shared.messages import first_line
+from steppe._shared.printable import printable
 
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 _WIDTH = 100
+_NARROWEST = 30
 
 # Options that had another name before 0.2.
 _RENAMED = {
@@ -84,19 +90,77 @@ def run_app(app: App, arguments: Sequence[str]) -> None:
     try:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
-        fail(str(error).splitlines()[0])
+        fail(without_credentials(str(error).splitlines()[0], arguments))
 
 
 def make_console() -> Console:
-    """Make a console; where the width is not known, one that fits the tables."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_WIDTH)
+    """Make a console that prints texts as they are: brackets and colons in names are no markup.
+
+    Where the width is not known, or too small for a number beside a name, it is one that fits the
+    tables. A reader that goes away stops nothing.
+    """
+    output = cast("TextIO", _Output(sys.stdout))
+    console = Console(file=output, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _WIDTH
+    elif console.is_dumb_terminal or console.width < _NARROWEST:
+        # Of a dumb terminal Rich takes 80 columns, whatever it has.
+        console.width = max(_NARROWEST, get_terminal_size().columns)
+    return console
+
+
+class _Output(io.TextIOBase):
+    """Standard output, which may be a closed pipe, a full disk, or a terminal that has gone.
+
+    A study goes on without it; its page has all that is printed.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise io.UnsupportedOperation("fileno")
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and self._stream.isatty()
+
+    def write(self, text: str) -> int:
+        self._try(lambda stream: stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(lambda stream: stream.flush())
+
+    def _try(self, action: Callable[[TextIO], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            action(self._stream)
+        except OSError as error:
+            self._stream = None
+            # What is left in its buffer would fail again when the process ends.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(error, BrokenPipeError):
+                warn(f"standard output cannot be written: {error}")
 
 
 def fail(message: str, status: int = USAGE) -> NoReturn:
     """Print in one line why the command cannot go on, and end it."""
-    print(f"steppe: {message}", file=sys.stderr)
+    warn(message)
     raise SystemExit(status)
+
+
+def warn(message: str) -> None:
+    """Print a line on standard error."""
+    with suppress(OSError):
+        print(f"steppe: {printable(message)}", file=sys.stderr)
 
 
 @contextmanager

@@ -9,8 +9,14 @@ _EXTRAS = {
     "psycopg": "postgresql",
 }
 
-#: Packages that no extra of steppe installs.
-_BY_NAME = ("tensorboard", "mlflow", "wandb")
+# What is installed for packages that are in no extra of steppe.
+_BY_NAME = {
+    "tensorboard": "tensorboard",
+    "mlflow": "mlflow",
+    "wandb": "wandb",
+    "pymysql": "pymysql",
+    "MySQLdb": "mysqlclient",
+}
 
 
 def install_command(package: str) -> str:
@@ -29,5 +35,5 @@ def install_command(package: str) -> str:
     'pip install mlflow'
     """
     if package in _BY_NAME:
-        return f"pip install {package}"
+        return f"pip install {_BY_NAME[package]}"
     return f"pip install '.[{_EXTRAS.get(package, 'compare')}]' in a checkout of steppe"

@@ -47,6 +47,11 @@ def write_png(figure: "Figure", path: Path) -> None:
     OSError
         It cannot be written.
     """
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        # A dollar in a name begins no formula.
+        text.set_parse_math(False)
 
     def write(file: IO[bytes]) -> None:
         figure.savefig(file, dpi=DPI, format="png")

@@ -4,7 +4,7 @@ Studies compare optimizers over seeds with it, benchmarks compare times.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import fmean, stdev
@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 #: Significance level of tests; confidence intervals have the level 1 − LEVEL.
 LEVEL = 0.05
+
+# Of larger numbers sums of squares overflow.
+_LARGEST = 1e150
 
 # Other random numbers then move the ends by less than 1 % of the interval's width.
 _RESAMPLES = 20_000
@@ -100,11 +103,26 @@ def interval(values: Sequence[float]) -> Interval:
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
-    if n == 1 or not all(map(math.isfinite, values)):
-        return Interval(sum(values) / n, math.nan, math.nan)
+    if n == 1 or not all(map(_has_square, values)):
+        return Interval(mean(values), math.nan, math.nan)
     if math.isclose(min(values), max(values)):
-        return Interval(fmean(values), math.nan, math.nan, all_equal=True)
-    return Interval(fmean(values), *_expanded_percentile(tuple(sorted(values))))
+        return Interval(mean(values), math.nan, math.nan, all_equal=True)
+    return Interval(mean(values), *_expanded_percentile(tuple(sorted(values))))
+
+
+def mean(values: Iterable[float]) -> float:
+    """Return the mean; infinity where the sum is too large, as a perplexity may be.
+
+    Examples
+    --------
+    >>> mean([1.0, 2.0]), mean([1e308, 1e308])
+    (1.5, inf)
+    """
+    numbers = list(values)
+    try:
+        return fmean(numbers)
+    except OverflowError:
+        return sum(numbers) / len(numbers)
 
 
 def compare(values: Mapping[str, Mapping[int, float]], baseline: str) -> dict[str, Comparison]:
@@ -244,7 +262,12 @@ def _expanded_percentile(values: tuple[float, ...]) -> tuple[float, float]:
 
 
 def _finite(values: Mapping[int, float], seed: int) -> bool:
-    return math.isfinite(values.get(seed, math.nan))
+    return _has_square(values.get(seed, math.nan))
+
+
+def _has_square(value: float) -> bool:
+    """Whether a number and its square are finite: a variance can be taken of such numbers."""
+    return abs(value) < _LARGEST
 
 
 def _effect_size(differences: Sequence[float]) -> float:

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, WHERE, Count, Device, limited
 from steppe._shared.console import refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.bench.shapes import check_models
 
 
@@ -48,7 +49,7 @@ def bench(
 
         steppe bench resnet18 --optimizers dualadam,dualadam-int8
     """
-    with refusals():
+    with refusals(), ending_at_once():
         names = check_models(models or ("resnet18", "small"))
         AT_LEAST_ONE.check("steps", steps)
         AT_LEAST_ONE.check("threads", threads)

@@ -4,10 +4,9 @@ from collections.abc import Container, Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from steppe._shared.messages import plural
-from steppe._shared.tables import new_table
+from steppe._shared.tables import TextTable
 from steppe.bench.bandwidth import Copy
 from steppe.bench.benchmark import BenchmarkPlan, Outcome
 from steppe.bench.disturbance import DISTURBED_RATIO, disturbed
@@ -62,10 +61,10 @@ def report(console: Console, benchmark: BenchmarkPlan, outcomes: Sequence[Outcom
         console.print(note, highlight=False)
 
 
-def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> Table:
+def _steps(found: Sequence[Measurement], doubtful: Container[Measurement]) -> TextTable:
     model, numbers = found[0].model, found[0].numbers
     bandwidth = np.median([one.bandwidth for one in found])
-    table = new_table(
+    table = TextTable(
         f"{model}: {plural(len(MODELS[model]()), 'tensor')}, {numbers / 1e6:.1f} M parameters; "
         f"copies at {bandwidth / 1e9:.1f} GB/s"
     )
@@ -90,8 +89,8 @@ def _short(value: float) -> str:
     return f"{value:.2f}" if value < 100 else f"{value:.0f}"
 
 
-def _first_steps(found: Sequence[FirstStep]) -> Table:
-    table = new_table("First step in a new process, ms")
+def _first_steps(found: Sequence[FirstStep]) -> TextTable:
+    table = TextTable("First step in a new process, ms")
     table.add_column("compiling", justify="right")
     table.add_column("cached", justify="right")
     for one in found:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from steppe import __version__
 from steppe._shared.extras import install_command
 from steppe._shared.names import unknown_name_message
+from steppe._shared.printable import accept_all_text, printable
 from steppe.cli.commands import COMMANDS, overview
 
 __all__ = ["main"]
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steppe ...
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    accept_all_text(sys.stdout, sys.stderr)
     first = arguments[0] if arguments else "--help"
     if first in ("--help", "-h"):
         print(overview())
@@ -55,18 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif first in COMMANDS or first == _COMPLETION:
         _run(first, arguments)
     else:
-        print(f"steppe: {unknown_name_message('command', first, COMMANDS)}", file=sys.stderr)
+        message = unknown_name_message("command", first, COMMANDS)
+        print(f"steppe: {printable(message)}", file=sys.stderr)
         raise SystemExit(2)
 
 
 def _run(first: str, arguments: Sequence[str]) -> None:
     try:
         from steppe._shared.console import refusals, run_app
+        from steppe._shared.interrupts import ending_at_once
         from steppe.cli.app import load_commands
     except ModuleNotFoundError as missing:
         package = (missing.name or "").partition(".")[0]
         raise SystemExit(f"steppe: {package} is missing: {install_command(package)}") from None
-    with refusals():
+    with refusals(), ending_at_once():
         # A completion script knows the options of all commands.
         app = load_commands(COMMANDS if first == _COMPLETION else (first,))
     run_app(app, arguments)

@@ -121,9 +121,9 @@ class CurvatureReport(Result):
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        table.add_column("")
+        table.add_column("", overflow="fold")
         table.add_column("value", justify="right", no_wrap=True)
-        table.add_column("")
+        table.add_column("", overflow="fold")
         for row in self.rows():
             table.add_row(*row)
         return table

@@ -19,6 +19,7 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import refusals
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
+from steppe._shared.interrupts import ending_at_once
 from steppe._shared.names import check_name
 from steppe.play.options import ANIMATION_FORMATS, FUNCTION_NAMES, SCHEDULE_NAMES, check_numbers
 
@@ -101,7 +102,7 @@ def play(
 
         steppe play quadratic --set condition_number=1000 --start 1,-2 --start 0.5,0.5
     """
-    with refusals():
+    with refusals(), ending_at_once():
         check_name("function", function, FUNCTION_NAMES)
         rates = _numbers("lr", lr)
         own_starts = [_numbers("start", each) for each in start or []]

@@ -5,7 +5,7 @@ from collections import Counter
 from rich.console import Console
 
 from steppe._shared.messages import plural
-from steppe._shared.tables import new_table
+from steppe._shared.tables import TextTable, print_text
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, arrival_radius
 from steppe.play.results import OptimizerResult, SweepResult
 
@@ -22,14 +22,14 @@ COLUMNS = (
 
 def report(console: Console, result: SweepResult) -> None:
     """Print a table with a line for each optimizer, and its footnotes."""
-    table = new_table(heading(result))
+    table = TextTable(heading(result))
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for optimizer in result.optimizers:
         table.add_row(optimizer.name, *table_cells(result, optimizer))
     console.print(table)
     for note in footnotes(result):
-        console.print(note, highlight=False, markup=False)
+        print_text(console, note)
 
 
 def heading(result: SweepResult) -> str:

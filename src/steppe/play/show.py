@@ -1,4 +1,4 @@
-"""Run a sweep, print where its optimizers ended, and write its files."""
+"""Run a sweep, write its files, and print where its optimizers ended."""
 
 import webbrowser
 from pathlib import Path
@@ -16,7 +16,7 @@ _PAGE = "play.html"
 
 
 def run_and_report(sweep: Sweep, directory: Path, animation: str, *, show: bool) -> None:
-    """Run a sweep with a bar on the terminal, print its table, and write its files.
+    """Run a sweep with a bar on the terminal, write its files, and print its table.
 
     Parameters
     ----------
@@ -39,14 +39,22 @@ def run_and_report(sweep: Sweep, directory: Path, animation: str, *, show: bool)
         directory.mkdir(parents=True, exist_ok=True)
         with progress("Descents", len(sweep.recipes) * len(sweep.rates)) as advance:
             result = sweep.run(advance)
-    console = make_console()
-    report(console, result)
     with refusals():
-        console.print()
-        for path in _write(result, directory, animation):
-            console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
+        _show(result, directory, animation)
     if show:
         webbrowser.open((directory / _PAGE).resolve().as_uri())
+
+
+def _show(result: SweepResult, directory: Path, animation: str) -> None:
+    """Write all files, then print; if one cannot be written, the table is printed all the same."""
+    console = make_console()
+    try:
+        written = _write(result, directory, animation)
+    finally:
+        report(console, result)
+    console.print()
+    for path in written:
+        console.print(f"Written: {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _write(result: SweepResult, directory: Path, animation: str) -> list[Path]:

@@ -290,7 +290,7 @@ def test_a_password_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.Monke
     words = ["steppe", "compare", "--storage", "postgresql://me:s3cret@host/studies"]
     monkeypatch.setattr(sys, "argv", words)
     run(*UNTUNED, "--out-dir", tmp_path)
-    assert kept(tmp_path).command == "steppe compare --storage postgresql://me:…@host/studies"
+    assert kept(tmp_path).command == "steppe compare --storage 'postgresql://…'"
     assert "s3cret" not in (tmp_path / "report.html").read_text()
     assert not any("--storage" in command for command in InHouse.started)
 

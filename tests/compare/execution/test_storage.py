@@ -18,13 +18,13 @@ from helpers.concurrent_processes import claim, open_new, together
 from helpers.postgresql_server import KINDS, Server, postgres
 from helpers.study_storages import Open, away, forget, opened
 from steppe.compare.execution import study_storage as module
+from steppe.compare.execution.storage_names import parse_storage
 from steppe.compare.execution.study_storage import (
     fail_stale_trials,
     ignore_unreachable,
     open_storage,
     retry_while_unreachable,
     send_heartbeats,
-    storage_url,
 )
 
 pytestmark = pytest.mark.thorough
@@ -50,27 +50,33 @@ def study(where: str, opened: Open) -> optuna.Study:
 
 
 @pytest.mark.parametrize(
-    ("named", "url"),
+    ("named", "found"),
     [
-        ("out", "sqlite:///out/study.sqlite"),
-        ("/data/run.v2", "sqlite:////data/run.v2/study.sqlite"),
-        ("new.db", "sqlite:///new.db"),
-        ("there", "sqlite:///there"),
-        ("folder.db", "sqlite:///folder.db/study.sqlite"),
-        ("sqlite:///any.file", "sqlite:///any.file"),
+        ("out", Path("out/study.sqlite")),
+        ("/data/run.v2", Path("/data/run.v2/study.sqlite")),
+        ("new.db", Path("new.db")),
+        ("there", Path("there")),
+        ("folder.db", Path("folder.db/study.sqlite")),
+        ("sqlite:///any.file", Path("any.file")),
+        ("sqlite:////any/file", Path("/any/file")),
         ("postgres://me:secret@host:5433/db?sslmode=require", "postgresql+psycopg://me:secret@"
          "host:5433/db?sslmode=require"),
+        ("POSTGRESQL://host/db", "postgresql+psycopg://host/db"),
         ("postgresql+psycopg2://host/db", "postgresql+psycopg2://host/db"),
         ("mysql+pymysql://host/db", "mysql+pymysql://host/db"),
+        ("my%20study", Path("my%20study/study.sqlite")),
+        ("q?x=1#y", Path("q?x=1#y/study.sqlite")),
+        ("--{a} 'b' \"c\" é~", Path("--{a} 'b' \"c\" é~/study.sqlite")),
+        ("~", Path("~/study.sqlite")),
     ],
 )  # fmt: skip
 def test_what_is_named_is_a_url_a_file_or_a_directory(
-    named: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    named: str, found: Path | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("there").touch()
     Path("folder.db").mkdir()
-    assert storage_url(named) == url
+    assert parse_storage(named) == found
 
 
 def files(directory: Path) -> dict[Path, bytes | None]:
@@ -86,7 +92,7 @@ def files(directory: Path) -> dict[Path, bytes | None]:
         ("other.db", ValueError, "other.db cannot be used as a storage: no study has been kept"),
         ("sqlite://", ValueError, "in memory"),
         ("sqlite:///:memory:", ValueError, "in memory"),
-        ("abacus://host/db", ValueError, "abacus://host/db cannot be used as a storage: "),
+        ("abacus://host/db", ValueError, "abacus://… cannot be used as a storage: "),
         ("postgresql://host:port/db", ValueError, "cannot be used as a storage: "),
         ("postgresql://me@127.0.0.1:1/db", ValueError, "cannot be used as a storage: .*refused"),
         ("postgresql://me@/db?host=/nowhere", ValueError, "cannot be used as a storage: "),

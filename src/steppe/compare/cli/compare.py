@@ -20,8 +20,10 @@ from steppe._shared.cli_options import (
     limited,
 )
 from steppe._shared.console import refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task
-from steppe.compare.execution.study_storage import FILE, HEARTBEAT
+from steppe.compare.execution.storage_names import FILE
+from steppe.compare.execution.study_storage import HEARTBEAT
 from steppe.compare.planning.options import STUDY, StudyOptions, check_where
 
 TaskName = Annotated[
@@ -87,7 +89,7 @@ def compare(
 
         accelerate launch -m steppe compare cifar10 --device cuda
     """
-    with refusals():
+    with refusals(), ending_at_once():
         if task is not None:
             check_task(task)
         if preset is not None:

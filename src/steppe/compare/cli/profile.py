@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import AT_LEAST_ONE, OUTPUT, WHERE, Count, Data, Device
 from steppe._shared.console import refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.choices import check_task
 
 
@@ -15,6 +16,7 @@ def profile(
     /,
     *,
     task: Annotated[str, Parameter(metavar="NAME")],
+    own: Annotated[str | None, Parameter("--optimizer", metavar="MODULE:CLASS")] = None,
     network: Annotated[str | None, Parameter("--model", metavar="NAME")] = None,
     samples: Count = None,
     seed: Annotated[int, Parameter(metavar="N")] = 0,
@@ -36,6 +38,9 @@ def profile(
         model, saved with torch.save.
     task
         Task that the model was trained on, such as digits; steppe compare --help lists them.
+    own
+        The checkpoint's optimizer, if it is a class of your own. Code that a file names is imported
+        only if you name it too.
     network
         Name of the model. Default: what the checkpoint says, or the task's.
     samples
@@ -54,16 +59,18 @@ def profile(
 
         steppe profile results/digits/checkpoints/digits-adamw-test-seed0-1a2b3c4d.pt --task digits
     """
-    with refusals():
+    with refusals(), ending_at_once():
         check_task(task)
         AT_LEAST_ONE.check("samples", samples)
         AT_LEAST_ONE.check("threads", threads)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.saved_run import report_curvature
 
+    with refusals():
         report_curvature(
             checkpoint,
             task,
+            own=own,
             network=network,
             samples=samples,
             seed=seed,

@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import OUTPUT, Open, StudyName
 from steppe._shared.console import make_console, refusals
+from steppe._shared.interrupts import ending_at_once
 
 
 def report(
@@ -49,19 +50,19 @@ def report(
         steppe report results/digits --json digits.json --figures images
     """
     console = make_console()
-    with refusals():
+    with refusals(), ending_at_once():
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.publish import PAGE, draw_figures, publish
         from steppe.compare.execution.study_registry import read_study
-        from steppe.compare.report.terminal import print_report
 
+    with refusals():
         results = read_study(storage, study)
-        print_report(console, results, baseline, brief=brief)
         if json is not None:
             results.save(json)
         if figures is not None:
             draw_figures(results, figures, baseline)
-        publish(console, results, page or _beside(storage) / PAGE, baseline, show=show)
+        path = page or _beside(storage) / PAGE
+        publish(console, results, path, baseline, brief=brief, show=show)
 
 
 def _beside(storage: str) -> Path:

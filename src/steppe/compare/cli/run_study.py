@@ -1,7 +1,6 @@
 """What ``steppe compare`` does: plan a study, train it, and report it."""
 
 import os
-import re
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe._shared.credentials import shown
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.cli.publish import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
 from steppe.compare.execution.study_registry import save_study
@@ -18,7 +19,6 @@ from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
 from steppe.compare.planning.study import Study, plan_study
-from steppe.compare.report.terminal import print_report
 from steppe.compare.training.run import RunContext
 
 
@@ -57,7 +57,7 @@ def run_study(
     workers : int or None
         Processes that train here; None is one for each core on a CPU, else 1.
     storage : str
-        Where the study is kept, as :func:`steppe.compare.execution.study_storage.storage_url`
+        Where the study is kept, as :func:`steppe.compare.execution.storage_names.parse_storage`
         reads it.
     heartbeat : int
         Seconds between a worker's signs of life.
@@ -69,7 +69,7 @@ def run_study(
     SystemExit
         If the study cannot be planned, or not all of its trials have ended.
     """
-    with refusals():
+    with refusals(), ending_at_once():
         launch = launched_processes(context)
         _check_workers(workers, launch.num_processes)
         study = plan_study(task, options, preset, context, command=_typed())
@@ -82,7 +82,8 @@ def run_study(
         with refusals():
             status = pool.train_in_launch(console)
     else:
-        status = pool.run(console, _cores(context.device) if workers is None else workers)
+        with refusals():
+            status = pool.run(console, _cores(context.device) if workers is None else workers)
     _report(console, queue, context.out / PAGE, status, show=show)
 
 
@@ -109,7 +110,6 @@ def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, sho
         If not all trials have ended.
     """
     results = queue.results()
-    print_report(console, results)
     with refusals():
         publish(console, results, page, show=show)
     if status:
@@ -120,8 +120,7 @@ def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, sho
 
 def _typed() -> str:
     """Return what was typed, for all who read the study: without a database's password."""
-    typed = shlex.join(["steppe", *sys.argv[1:]])
-    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:…@", typed)
+    return shlex.join(["steppe", *map(shown, sys.argv[1:])])
 
 
 def _cores(device: str) -> int:

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from steppe._shared.console import make_console
 from steppe._shared.devices import find_device
 from steppe._shared.messages import first_line
+from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.loading import head
 from steppe.compare.metrics.curvature import batch_size_for
@@ -25,6 +26,7 @@ def report_curvature(
     checkpoint_file: Path,
     task: str,
     *,
+    own: str | None,
     network: str | None,
     samples: int | None,
     seed: int,
@@ -41,6 +43,9 @@ def report_curvature(
         A checkpoint of ``steppe compare``, or a ``state_dict`` of the task's model.
     task : str
         What it was trained on.
+    own : str or None
+        The only class, as "module:Class", that is imported because the checkpoint names it as its
+        optimizer; None is no such class.
     network : str or None
         Its network; None is what the checkpoint says, or else the task's.
     samples : int or None
@@ -69,12 +74,12 @@ def report_curvature(
     content = _load(checkpoint_file, where, task)
     name = network or content.get("network", found.full.model)
     model = found.make(name).to(where)
-    optimizer = _restored(model, content, checkpoint_file, task)
+    optimizer = _restored(model, content, checkpoint_file, task, console, own)
     batches = _batches(found, model, name, content, samples, directory, where)
     optimizer = _with_preconditioner(console, optimizer, model, found, batches)
     curvature = profile(model, found.loss, batches, optimizer, seed=seed)
-    console.print(curvature.table(f"{checkpoint_file.name}, {task}"))
     curvature.figure().savefig(picture, dpi=150)
+    console.print(curvature.table(printable(f"{checkpoint_file.name}, {task}")))
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
     if not curvature.complete:
         console.print("Not all has converged, or was measured: see the table.")
@@ -116,16 +121,37 @@ def _with_preconditioner(
     return optimizer
 
 
-def _restored(model: nn.Module, content: dict[str, Any], path: Path, task: str) -> Optimizer | None:
-    """Fill the model from a checkpoint; return its optimizer if it has one."""
+def _may_import(console: Console, name: str, own: str | None) -> bool:
+    """Return whether the checkpoint's optimizer may be imported; if not, say how it could be."""
+    if ":" not in name or name.partition("+")[0] == own:
+        return True
+    console.print(
+        f"Without its optimizer: {name} is not imported unless you name it by --optimizer.",
+        markup=False,
+        highlight=False,
+    )
+    return False
+
+
+def _restored(
+    model: nn.Module,
+    content: dict[str, Any],
+    path: Path,
+    task: str,
+    console: Console,
+    own: str | None,
+) -> Optimizer | None:
+    """Fill the model from a checkpoint; return its optimizer if it has one that may be imported."""
     try:
         model.load_state_dict(content["model"])
-        if "optimizer" not in content:
+        if "optimizer" not in content or not _may_import(console, content["optimizer"], own):
             return None
         recipe = find_recipe(content["optimizer"])
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = recipe.build(trained, content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
-    except (RuntimeError, ValueError) as error:
+    except ImportError:
+        raise
+    except Exception as error:  # what a file holds may be anything
         raise ValueError(f"{path} does not fit {task}: {first_line(error)}") from error
     return optimizer

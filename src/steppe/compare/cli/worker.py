@@ -16,7 +16,8 @@ from steppe._shared.cli_options import (
     Threads,
     Track,
 )
-from steppe._shared.console import INTERRUPTED, make_console, refusals
+from steppe._shared.console import make_console, refusals
+from steppe._shared.interrupts import ending_at_once
 from steppe.compare.execution.study_storage import HEARTBEAT, STORAGE_VARIABLE, open_storage
 from steppe.compare.planning.options import check_where
 
@@ -67,7 +68,7 @@ def worker(
         accelerate launch -m steppe worker --storage postgresql://me@host/studies
     """
     console = make_console()
-    with refusals():
+    with refusals(), ending_at_once():
         check_where(threads, track)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.execution.launch_group import launched_processes
@@ -85,9 +86,6 @@ def worker(
         def on_trial(assignment: "Assignment", how: str) -> None:
             console.out(f"{assignment.label}: {how}", highlight=False)
 
-        try:
-            done = work(opened, found, place, on_trial)
-        except KeyboardInterrupt:
-            raise SystemExit(INTERRUPTED) from None
+        done = work(opened, found, place, on_trial)
     if launched_processes(place).is_main_process:
         console.print(f"{found.name} has ended; {done} trials of it here.", highlight=False)

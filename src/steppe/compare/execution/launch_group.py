@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.messages import first_line
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.study import Study
@@ -118,5 +119,6 @@ class LaunchGroup:
                 return False
             # Not store.wait(): the launcher sends SIGTERM to the processes that are left, and
             # Python handles signals between its own instructions only.
+            raise_if_stopped()
             time.sleep(_FAILURE_POLL_S)
         return True

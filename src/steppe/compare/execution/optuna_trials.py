@@ -27,11 +27,13 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-#: How often a trial may lose its worker before the trial itself is taken for the reason.
-MAX_LOST_WORKERS = 3
+#: How often in a row a trial may lose its worker, without having got further than before, until
+#: the trial itself is taken for the reason. A kill from outside looks the same, and hits a trial
+#: that often by chance only where workers are killed every few seconds.
+MAX_LOST_WORKERS = 10
 
-# The user attribute of a trial that tells contenders apart, by all that their trials depend on.
-_KEY = "contender"
+#: The user attribute of a trial that tells contenders apart, by all that their trials depend on.
+CONTENDER_KEY = "contender"
 
 # Stored trials by (contender, phase), then by the trial's number.
 StoredTrials = Mapping[tuple[str, str], "Mapping[int, FrozenTrial]"]
@@ -51,13 +53,7 @@ class OptunaTrials:
     def __init__(self, storage: "RDBStorage", study: Study) -> None:
         self.storage, self._study = storage, study
         self._optuna_study = optuna_study(storage, study)
-        self._keys = {each.name: _key(study, each) for each in study.contenders}
-
-    def planned_count(self, contender: Contender, phase: str) -> int:
-        """Count the trials that a contender is to have in a phase."""
-        if phase == TEST:
-            return self._study.seeds
-        return contender.tuning_trials(self._study.budget)
+        self._keys = contender_keys(study)
 
     def fail_trials_of_silent_workers(self) -> None:
         """Mark the running trials as failed whose workers give no heartbeat any more."""
@@ -85,31 +81,16 @@ class OptunaTrials:
                 "number": number,
                 "seed": seed,
                 "settings": dict(settings),
-                _KEY: self._keys[contender.name],
+                CONTENDER_KEY: self._keys[contender.name],
             },
         )
         retry_while_unreachable(partial(self._optuna_study.add_trial, trial))
 
     def read(self) -> StoredTrials:
         """Read, for each contender and phase, the trial that counts for each number."""
-        names = {key: name for name, key in self._keys.items()}
-        by_part: dict[tuple[str, str], list[FrozenTrial]] = {
-            (name, phase): [] for name in self._keys for phase in (TUNE, TEST)
-        }
         # Optuna keeps the trials that have ended in memory, and reads the others only.
-        for trial in retry_while_unreachable(
-            partial(self._optuna_study.get_trials, deepcopy=False)
-        ):
-            # Trials of other contenders are from a study that differs in its contenders alone.
-            if name := names.get(trial.user_attrs.get(_KEY, "")):
-                by_part[name, trial.user_attrs["phase"]].append(trial)
-        return {
-            (each.name, phase): _counting(
-                by_part[each.name, phase], self.planned_count(each, phase)
-            )
-            for each in self._study.contenders
-            for phase in (TUNE, TEST)
-        }
+        trials = retry_while_unreachable(partial(self._optuna_study.get_trials, deepcopy=False))
+        return counting_trials(self._study, self._keys, trials)
 
     def claim(self, trial_id: int) -> bool:
         """Take a waiting trial for this worker.
@@ -128,6 +109,11 @@ class OptunaTrials:
             return self.storage.set_trial_state_values(trial_id, TrialState.RUNNING)
         except UpdateFinishedTrialError:
             return False
+
+    def record_settings(self, trial_id: int, settings: Settings) -> None:
+        """Store the settings of a test run, which are chosen when it is taken."""
+        write = partial(self.storage.set_trial_user_attr, trial_id, "settings", dict(settings))
+        retry_while_unreachable(write)
 
     def record_epoch(self, trial_id: int, epoch: int, score: float) -> bool:
         """Store an epoch's validation score, from which progress bars are drawn.
@@ -187,6 +173,48 @@ def optuna_study(storage: "RDBStorage", study: Study) -> "optuna.Study":
     )
 
 
+def planned_count(study: Study, contender: Contender, phase: str) -> int:
+    """Count the trials that a contender is to have in a phase."""
+    return study.seeds if phase == TEST else contender.tuning_trials(study.budget)
+
+
+def contender_keys(study: Study) -> dict[str, str]:
+    """Return the key of each contender, which tells its trials from all others.
+
+    It imports the optimizers, on whose source the keys depend.
+    """
+    return {each.name: _key(study, each) for each in study.contenders}
+
+
+def counting_trials(
+    study: Study, keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
+) -> StoredTrials:
+    """Sort out, for each contender and phase, the trial that counts for each number.
+
+    Parameters
+    ----------
+    study : Study
+        The study.
+    keys : mapping
+        From :func:`contender_keys`.
+    trials : iterable of FrozenTrial
+        All trials of the Optuna study.
+    """
+    names = {key: name for name, key in keys.items()}
+    by_part: dict[tuple[str, str], list[FrozenTrial]] = {
+        (each.name, phase): [] for each in study.contenders for phase in (TUNE, TEST)
+    }
+    for trial in trials:
+        # Trials of other contenders are from a study that differs in its contenders alone.
+        if name := names.get(trial.user_attrs.get(CONTENDER_KEY, "")):
+            by_part[name, trial.user_attrs["phase"]].append(trial)
+    return {
+        (each.name, phase): _counting(by_part[each.name, phase], planned_count(study, each, phase))
+        for each in study.contenders
+        for phase in (TUNE, TEST)
+    }
+
+
 def ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":
     """Return the trials that are complete or have failed for good, by number."""
     return {number: trial for number, trial in trials.items() if trial.state.is_finished()}
@@ -196,22 +224,37 @@ def _counting(trials: "Iterable[FrozenTrial]", planned: int) -> "dict[int, Froze
     """Return the trial that counts for each number below ``planned``.
 
     Two workers that find a trial missing at the same time both add it. The first one counts, unless
-    it has lost its worker; whoever sees the second sees the first as well.
+    it was given back or has lost its worker; whoever sees the second sees the first as well.
     """
     lost: dict[int, list[FrozenTrial]] = {}
     found: dict[int, FrozenTrial] = {}
     for trial in trials:
         number = trial.user_attrs["number"]
-        if number >= planned:
+        if number >= planned or "released" in trial.user_attrs:
             continue
         if not _failed(trial) or "error" in trial.user_attrs:
             found.setdefault(number, trial)
-        elif "released" not in trial.user_attrs:
+        else:
             lost.setdefault(number, []).append(trial)
     given_up = {
-        number: trials[-1] for number, trials in lost.items() if len(trials) >= MAX_LOST_WORKERS
+        number: trials[-1]
+        for number, trials in lost.items()
+        if _lost_without_progress(trials) >= MAX_LOST_WORKERS
     }
     return {**given_up, **found}
+
+
+def _lost_without_progress(trials: "Iterable[FrozenTrial]") -> int:
+    """Count the attempts at a trial since the last one that got to an epoch that none had before.
+
+    A later attempt goes on from the last epoch that was saved.
+    """
+    furthest, count = -1, 0
+    for trial in trials:
+        epoch = max(trial.intermediate_values, default=-1)
+        count = 1 if epoch > furthest else count + 1
+        furthest = max(furthest, epoch)
+    return count
 
 
 def _key(study: Study, contender: Contender) -> str:

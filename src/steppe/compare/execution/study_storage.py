@@ -1,22 +1,25 @@
 """Where studies are kept: an Optuna storage, in a file by default, on PostgreSQL by URL."""
 
+import sqlite3
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from steppe._shared.credentials import scrubbed, shown
 from steppe._shared.messages import first_line
+from steppe.compare.execution.sqlite_copies import copy_database
+from steppe.compare.execution.storage_names import parse_storage
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import URL
-
-FILE = "study.sqlite"
-_SUFFIXES = (".sqlite", ".sqlite3", ".db")
 
 #: Seconds between two signs of life of a worker, and how many may fail to come before the trial it
 #: was at is given to another.
@@ -36,36 +39,13 @@ _COLLISIONS = 2
 _T = TypeVar("_T")
 
 
-def storage_url(where: str) -> str:
-    """Complete what the user names: a URL, a file, or a directory, whose study.sqlite it is then.
-
-    What is not there yet is a file if its name ends as those of databases do.
-
-    Examples
-    --------
-    >>> storage_url("results/digits")
-    'sqlite:///results/digits/study.sqlite'
-    >>> storage_url("postgresql://me@host/studies")
-    'postgresql+psycopg://me@host/studies'
-    """
-    if "://" in where:
-        scheme, _, rest = where.partition("://")
-        # SQLAlchemy's own choice for the bare name is the driver's predecessor.
-        return (
-            f"{'postgresql+psycopg' if scheme in ('postgresql', 'postgres') else scheme}://{rest}"
-        )
-    path = Path(where)
-    file = path.is_file() or (path.suffix in _SUFFIXES and not path.is_dir())
-    return f"sqlite:///{path if file else path / FILE}"
-
-
 def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False) -> "RDBStorage":
     """Open a storage.
 
     Parameters
     ----------
     where : str
-        As :func:`storage_url` reads it.
+        As :func:`~steppe.compare.execution.storage_names.parse_storage` reads it.
     heartbeat : int
         Seconds between two signs of life of a worker.
     create : bool
@@ -81,18 +61,47 @@ def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False
         If Optuna or the database's driver is not installed.
     """
     import optuna
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        url = make_url(storage_url(where))
-        if url.get_backend_name() == "sqlite":
-            return _open_file(url, heartbeat, create=create)
-        return _open_server(url, heartbeat, create=create)
-    except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError, ValueError) as error:
-        reason = first_line(_cause(error))
-        raise ValueError(f"{where} cannot be used as a storage: {reason}") from error
+    named = parse_storage(where)
+    with _refusals(where):
+        if isinstance(named, Path):
+            return _open_file(named, heartbeat, create=create)
+        return _open_server(named, heartbeat, create=create)
+
+
+@contextmanager
+def open_for_reading(where: str) -> Iterator["RDBStorage"]:
+    """Open a storage that may be somebody else's, and write nothing into it.
+
+    Of a file a copy is read, made as it is at this moment: SQLite may write beside what it reads.
+
+    Parameters
+    ----------
+    where : str
+        As :func:`~steppe.compare.execution.storage_names.parse_storage` reads it.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError, ImportError
+        As :func:`open_storage` does.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    named = parse_storage(where)
+    with TemporaryDirectory(prefix="steppe-") as directory:
+        with _refusals(where):
+            if isinstance(named, Path):
+                _check_file(named)
+                copy = copy_database(named, Path(directory), _TIMEOUT_S)
+                opened = _open_file(copy, HEARTBEAT, create=False)
+            else:
+                opened = _open_server(named, HEARTBEAT, create=False, readonly=True)
+        try:
+            yield opened
+        finally:
+            opened.engine.dispose()
 
 
 def retry_while_unreachable(attempt: Callable[[], _T]) -> _T:
@@ -117,7 +126,7 @@ def retry_while_unreachable(attempt: Callable[[], _T]) -> _T:
 
 @contextmanager
 def ignore_unreachable() -> Iterator[None]:
-    """Go on without what is done in here if the storage is away."""
+    """Ignore storage errors inside the block: what it writes may be lost."""
     try:
         yield
     except _away():
@@ -153,27 +162,57 @@ def send_heartbeats(storage: "RDBStorage", trial_id: int) -> Iterator[None]:
         thread.join()
 
 
-def _open_file(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+@contextmanager
+def _refusals(where: str) -> Iterator[None]:
+    """Say in one line why a storage cannot be opened, without its password."""
+    try:
+        yield
+    except (OSError, ImportError):
+        raise
+    except Exception as error:
+        reason = scrubbed(first_line(_cause(error)), where)
+        # Not from the error: it may quote the URL, and with it a password.
+        raise ValueError(f"{shown(where)} cannot be used as a storage: {reason}") from None
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there: no study has been kept in it")
+    if not path.is_file():
+        raise ValueError("it is no ordinary file")
+
+
+def _open_file(path: Path, heartbeat: int, *, create: bool) -> "RDBStorage":
+    from sqlalchemy import URL
     from sqlalchemy.pool import NullPool
 
-    if url.database in (None, "", ":memory:"):
-        raise ValueError("a database in memory is gone with its process: name a file")
-    path = Path(str(url.database))
     if create:
         path.parent.mkdir(parents=True, exist_ok=True)
-    elif not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: no study has been kept in it")
-    # A connection that is kept would be left to the garbage collector, which complains.
-    options = {"connect_args": {"timeout": _TIMEOUT_S}, "poolclass": NullPool}
+    if not create or path.exists():
+        _check_file(path)
+    options = {
+        # By its path: in a URL %, ? and # mean something else, by SQLAlchemy's version; and a name
+        # that begins with "file:" is a URL to SQLite.
+        "creator": partial(sqlite3.connect, path.absolute(), timeout=_TIMEOUT_S),
+        # A connection that is kept would be left to the garbage collector, which complains.
+        "poolclass": NullPool,
+    }
+    url = URL.create("sqlite", database=str(path))
     storage = _opened(url, heartbeat, options, create=create)
     _serialise(storage)
     return storage
 
 
-def _open_server(url: "URL", heartbeat: int, *, create: bool) -> "RDBStorage":
+def _open_server(
+    where: str, heartbeat: int, *, create: bool, readonly: bool = False
+) -> "RDBStorage":
+    from sqlalchemy import make_url
+
+    url = make_url(where)
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "postgresql":
         options["connect_args"] = {"connect_timeout": _CONNECT_S}
+        options["execution_options"] = {"postgresql_readonly": readonly}
     return _opened(url, heartbeat, options, create=create)
 
 
@@ -206,7 +245,7 @@ def _look_for_tables(url: "URL", options: Mapping[str, Any]) -> None:
     from sqlalchemy import create_engine, inspect
     from sqlalchemy.pool import NullPool
 
-    engine = create_engine(url, connect_args=options.get("connect_args", {}), poolclass=NullPool)
+    engine = create_engine(url, **{**options, "poolclass": NullPool})
     with engine.connect() as connection:
         if not inspect(connection).has_table("version_info"):
             raise ValueError("no study has been kept in it")

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import find_recipe
 from steppe.compare.execution.optuna_trials import (
-    MAX_LOST_WORKERS,
     OptunaTrials,
     StoredTrials,
     ended,
+    planned_count,
 )
+from steppe.compare.execution.stored_results import results_of
 from steppe.compare.execution.study_storage import retry_while_unreachable
 from steppe.compare.planning.controls import followed_settings
 from steppe.compare.planning.study import Study
@@ -29,7 +30,6 @@ from steppe.compare.records.results import (
     Epoch,
     Outcome,
     StudyResults,
-    Trial,
     trial_label,
 )
 
@@ -120,6 +120,8 @@ class TrialQueue:
             number, seed = trial.user_attrs["number"], trial.user_attrs["seed"]
             assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
             if settings is not None:
+                if phase == TEST:
+                    self._trials.record_settings(trial._trial_id, settings)
                 return assignment
             self.fail(assignment, "no tuning trial ended with a finite loss", "")
         return None
@@ -197,32 +199,14 @@ class TrialQueue:
     def trial_count(self) -> int:
         """Count all trials, ended or not."""
         return sum(
-            self._trials.planned_count(contender, phase)
+            planned_count(self.study, contender, phase)
             for contender in self.study.contenders
             for phase in (TUNE, TEST)
         )
 
     def results(self) -> StudyResults:
         """Read all trials that have ended."""
-        study, stored = self.study, self._trials.read()
-        trials = [
-            self._to_trial(contender, phase, trial, stored)
-            for contender in study.contenders
-            for phase in (TUNE, TEST)
-            for _, trial in sorted(ended(stored[contender.name, phase]).items())
-        ]
-        return StudyResults(
-            name=study.name,
-            task=study.setup.task,
-            setup={**vars(study.setup), **study.facts},
-            budget=study.budget,
-            seeds=study.seeds,
-            metric=study.metric,
-            versions=study.versions,
-            command=study.command,
-            contenders=study.contenders,
-            trials=tuple(trials),
-        )
+        return results_of(self.study, self._trials.read())
 
     def _contender(self, name: str) -> Contender:
         return next(each for each in self.study.contenders if each.name == name)
@@ -248,7 +232,7 @@ class TrialQueue:
 
     def _is_tuned(self, contender: Contender, stored: StoredTrials) -> bool:
         leader = self._contender(contender.follows) if contender.follows else contender
-        return len(ended(stored[leader.name, TUNE])) == self._trials.planned_count(leader, TUNE)
+        return len(ended(stored[leader.name, TUNE])) == planned_count(self.study, leader, TUNE)
 
     def _best_settings(self, contender: Contender, stored: StoredTrials) -> Settings | None:
         """Return the settings of the best validation score; of equal scores, of the lower loss.
@@ -271,21 +255,3 @@ class TrialQueue:
             if not outcome.diverged and key > best_key:
                 best, best_key = trial.user_attrs["settings"], key
         return best
-
-    def _to_trial(
-        self, contender: Contender, phase: str, trial: "FrozenTrial", stored: StoredTrials
-    ) -> Trial:
-        attributes = trial.user_attrs
-        complete = trial.state.name == "COMPLETE"
-        lost = f"its worker was lost {MAX_LOST_WORKERS} times"
-        return Trial(
-            optimizer=contender.name,
-            phase=phase,
-            number=attributes["number"],
-            seed=attributes["seed"],
-            # A test run whose worker was lost has not stored its settings.
-            settings=attributes["settings"] or self._best_settings(contender, stored) or {},
-            outcome=from_json(Outcome, attributes["outcome"]) if complete else None,
-            error="" if complete else attributes.get("error", lost),
-            where=attributes.get("where", ""),
-        )

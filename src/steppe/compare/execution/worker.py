@@ -1,8 +1,10 @@
 """A worker: takes a study's trials one by one and trains them, until all have ended.
 
-What becomes of the trial in hand when a worker is killed:
+A signal never becomes a trial's failure:
 
-- SIGTERM and Ctrl-C give it back at once (:func:`exit_on_sigterm`, :func:`_released_if_stopped`).
+- Everything that a trial imports is imported before one is taken (:func:`_prepare`).
+- SIGINT, SIGTERM and SIGHUP interrupt training only. The trial is given back at once, whatever the
+  interrupted code has made of the signal (:func:`_given_back_if_stopped`).
 - After SIGKILL, or a power failure, the worker's heartbeats stop. Another worker takes the trial
   after a minute (:meth:`~steppe.compare.execution.trial_queue.TrialQueue.add_missing_trials`).
 
@@ -10,12 +12,18 @@ Either way it goes on from the last epoch that was saved
 (:meth:`~steppe.compare.training.train.Training.resume`).
 """
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from steppe._shared.interrupts import (
+    ending_at_once,
+    raise_if_stopped,
+    stop_requests,
+    stop_signals,
+    stopping_at_once,
+)
 from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
@@ -26,6 +34,7 @@ from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.study import Study, check_trainable, versions
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks import find_task
+from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
 
@@ -47,8 +56,8 @@ def work(
 ) -> int:
     """Train trials of a study until every trial has ended, here or at other workers.
 
-    SIGTERM and Ctrl-C give the trial in hand back, from its last epoch. In a distributed launch all
-    processes train each trial together, and the first one reads and writes the storage.
+    SIGTERM, SIGHUP and Ctrl-C give the trial in hand back, from its last epoch. In a distributed
+    launch all processes train each trial together, and the first one reads and writes the storage.
 
     Parameters
     ----------
@@ -72,20 +81,14 @@ def work(
         If the code or the data here is not what the study was planned with, or the processes of a
         launch cannot train it together.
     """
-    _check_versions(study)
-    data = load_data(study.setup, context.data)
-    if data.fingerprint != study.setup.fingerprint:
-        raise ValueError(
-            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
-            f"planned with ({study.setup.fingerprint})"
-        )
-    group = LaunchGroup(storage, study, context)
-    if group.size > 1:
-        # The study may have been planned for one process: every trial would fail, and not be tried
-        # again.
-        check_trainable(study, study.contenders[0], data, context)
+    # No trial is taken yet: nothing has to be given back.
+    with ending_at_once():
+        _check_versions(study)
+        data = _load_same_data(study, context)
+        group = LaunchGroup(storage, study, context)
+        _prepare(study, data, context)
     ended_here = 0
-    with exit_on_sigterm():
+    with stop_signals():
         while (assignment := _wait_for_trial(group)) is not None:
             result = _train_trial(assignment, group, study, data, context)
             ended_here += result != _TAKEN_OVER
@@ -94,46 +97,63 @@ def work(
     return ended_here
 
 
-@contextmanager
-def exit_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM raise SystemExit in the block, so that it is cleaned up as after Ctrl-C.
+def _load_same_data(study: Study, context: RunContext) -> Data:
+    data = load_data(study.setup, context.data)
+    if data.fingerprint != study.setup.fingerprint:
+        raise ValueError(
+            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
+            f"planned with ({study.setup.fingerprint})"
+        )
+    return data
 
-    Without this a process ends at once, and its trial waits a minute for another worker.
+
+def _prepare(study: Study, data: Data, context: RunContext) -> None:
+    """Take a step with every optimizer: what a trial needs is imported and compiled by that.
+
+    It also shows whether the processes of a launch can train the study, which may have been planned
+    for one process: every trial would fail, and not be tried again.
     """
-
-    def raise_exit(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, raise_exit)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    for contender in study.contenders:
+        check_trainable(study, contender, data, context)
+    checkpoint.import_formats()
 
 
 @contextmanager
-def _released_if_stopped(queue: TrialQueue | None, assignment: Assignment) -> Iterator[None]:
+def _given_back_if_stopped(queue: TrialQueue | None, assignment: Assignment) -> Iterator[None]:
     """Give the trial back if this worker has to stop in the block, so that another can train it.
 
-    It stops for Ctrl-C, SIGTERM, a full disk, or a storage that is out of reach; none of them says
-    anything about the trial.
+    It stops for a signal, a full disk, a storage that is out of reach, or a data loader's process
+    that was killed; none of them says anything about the trial. After a signal no error does: it
+    may come of code that was interrupted, or of another process that the same signal has ended.
     """
     try:
         yield
-    except (KeyboardInterrupt, SystemExit, OSError):
-        if queue:
-            queue.release(assignment)
+    except BaseException as error:
+        stopped = stop_requests() or isinstance(error, OSError) or _is_killed_loader(error)
+        if stopped or not isinstance(error, Exception):
+            if queue:
+                queue.release(assignment)
+            raise_if_stopped()
+        if _is_killed_loader(error):
+            raise ConnectionError(first_line(error)) from error
         raise
+
+
+def _is_killed_loader(error: BaseException) -> bool:
+    """Whether a process that loads data was ended from outside, which torch only says in words."""
+    return isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker (pid")
 
 
 def _wait_for_trial(group: LaunchGroup) -> Assignment | None:
     """Wait for a trial that can be run; None once all have ended."""
     while True:
+        raise_if_stopped()
         # The other processes are told each second: they give up after minutes of silence.
         assignment, all_ended = group.ask_queue(_take_trial)
         if assignment is not None or all_ended:
             return assignment
-        time.sleep(_POLL_S)
+        with stopping_at_once():
+            time.sleep(_POLL_S)
 
 
 def _take_trial(queue: TrialQueue) -> tuple[Assignment | None, bool]:
@@ -162,11 +182,13 @@ def _train_trial(
     heartbeats = send_heartbeats(queue.storage, assignment.trial_id) if queue else nullcontext()
     try:
         with (
-            _released_if_stopped(queue, assignment),
+            _given_back_if_stopped(queue, assignment),
             heartbeats,
             group.raise_if_all_failed(assignment),
         ):
-            outcome = train(run, data, context, on_epoch)
+            with stopping_at_once():
+                outcome = train(run, data, context, on_epoch)
+            raise_if_stopped()
             kept = group.ask_queue(lambda queue: queue.finish(assignment, outcome, hardware))
     except TakenOverError:
         return _TAKEN_OVER

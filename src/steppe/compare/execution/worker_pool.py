@@ -20,9 +20,16 @@ from rich.progress import (
 )
 
 from steppe._shared.console import FAILED, INTERRUPTED
+from steppe._shared.credentials import shown
+from steppe._shared.interrupts import (
+    StoppedError,
+    stop_requests,
+    stop_signals,
+    stopping_at_once,
+)
 from steppe.compare.execution.study_storage import STORAGE_VARIABLE
 from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.execution.worker import OnTrial, exit_on_sigterm, work
+from steppe.compare.execution.worker import OnTrial, work
 from steppe.compare.planning.study import Study
 from steppe.compare.records.results import TUNE, Trial, trial_label
 from steppe.compare.training.run import RunContext
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 2.0
 _STOP_WAIT_S = 30.0
+_STOP_POLL_S = 0.1
 
 
 class WorkerPool:
@@ -70,17 +78,21 @@ class WorkerPool:
         if self._queue.all_ended():
             return 0
         if count == 0:
-            line = f"To work at it: {shlex.join([*self._command(), '--storage', self._storage])}"
+            command = shlex.join([*self._command(), "--storage", shown(self._storage)])
+            line = f"To work at it: {command}"
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         workers: list[subprocess.Popen[bytes]] = []
-        # SIGTERM must reach the workers too: in sessions of their own, they would outlive this
-        # process.
-        with exit_on_sigterm():
+        # A signal must reach the workers too: in sessions of their own, they would outlive this
+        # process. And none may come between a worker's start and its place in the list.
+        with stop_signals():
             try:
                 for index in range(count):
                     workers.append(self._start(index))
-                return self._watch(console, workers)
-            except KeyboardInterrupt:
+                with stopping_at_once():
+                    return self._watch(console, workers)
+            except StoppedError as stopped:
+                if stopped.code != INTERRUPTED:
+                    raise
                 return INTERRUPTED
             finally:
                 _stop_workers(workers)
@@ -192,22 +204,25 @@ def join_launch(
     """
     try:
         work(storage, study, context, on_trial)
-    except KeyboardInterrupt:
+    except StoppedError as stopped:
+        if stopped.code != INTERRUPTED:
+            raise
         return INTERRUPTED
     return 0
 
 
 def _stop_workers(workers: "list[subprocess.Popen[bytes]]") -> None:
-    """Stop workers: each has half a minute to give its trial back."""
+    """Stop workers: each has half a minute to give its trial back, unless another signal comes."""
     for worker in workers:
         worker.terminate()
-    try:
-        for worker in workers:
+    asked, until = stop_requests(), time.monotonic() + _STOP_WAIT_S
+    for worker in workers:
+        while stop_requests() == asked and time.monotonic() < until:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                worker.wait(_STOP_WAIT_S)
-    finally:
-        for worker in workers:
-            worker.kill()
+                worker.wait(_STOP_POLL_S)
+                break
+    for worker in workers:
+        worker.kill()
 
 
 def _key(trial: Trial) -> tuple[str, str, int]:

@@ -186,7 +186,9 @@ def _silent_and_interruptible() -> Iterator[None]:
     far. A run must not be stored with that, as its trial goes on later.
     """
     handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    # A worker has a handler of its own, whose exception the instruments let through.
+    raises = handler is signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or not raises:
         with silent():
             yield
         return

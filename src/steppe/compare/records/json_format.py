@@ -7,15 +7,24 @@ cattrs takes as a hook, and because it refuses unknown fields of dataclasses.
 All of ``compare`` may use this module.
 """
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from cattrs import Converter, transform_error
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.v import format_exception
 
+from steppe._shared.printable import printable
+
 _T = TypeVar("_T")
+
+_TOO_DEEP = "it is nested too deeply"
+_SHOWN = 80  # characters of a wrong value
+# What fits into a float, and into a column of any database.
+_LARGEST_INTEGER = 2**63
 
 _converter = Converter(forbid_extra_keys=True, unstruct_collection_overrides={tuple: list})
 
@@ -55,10 +64,39 @@ def from_json(cls: type[_T], content: Any) -> _T:
     ValueError: higher_is_better must be true or false, got 0
     """
     try:
-        return _converter.structure(content, cls)
+        return _converter.structure(_clean(content), cls)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
     except Exception as error:
         # cattrs raises a group of all that is wrong; the first is enough to go on with.
         raise ValueError(_first_problem(error)) from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON as the standard has it: no NaN, and no name twice in an object.
+
+    Parameters
+    ----------
+    path : Path
+        The file, in UTF-8.
+
+    Raises
+    ------
+    ValueError
+        It is no ordinary file, or holds something else; the message says what.
+    OSError
+        It cannot be read.
+    """
+    # Before it is opened: a pipe would wait for a writer, and a device never end.
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no ordinary file")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not in UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
 
 
 def register_format(
@@ -83,20 +121,54 @@ def _number(value: Any, _: Any) -> Any:
     if value is None:
         return math.nan
     # An integer stays one: 5 and 5.0 are equal, but not as JSON, which is hashed.
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
         return value
-    raise TypeError(f"must be a number or null, got {value!r}")
+    raise TypeError(f"must be a number or null, got {_short(value)}")
 
 
 def _exactly(kind: type, description: str) -> Callable[[Any, Any], Any]:
     """Return a hook that takes values of a type as they are; cattrs itself would convert others."""
 
     def check(value: Any, _: Any) -> Any:
-        if type(value) is not kind:
-            raise TypeError(f"must be {description}, got {value!r}")
+        too_large = isinstance(value, int) and abs(value) >= _LARGEST_INTEGER
+        if type(value) is not kind or too_large:
+            raise TypeError(f"must be {description}, got {_short(value)}")
         return value
 
     return check
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < _LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _clean(content: Any) -> Any:
+    """Return plain values whose texts can be printed, names of fields too."""
+    if isinstance(content, str):
+        return printable(content)
+    if isinstance(content, dict):
+        return {_clean(name): _clean(each) for name, each in content.items()}
+    if isinstance(content, list | tuple):
+        return [_clean(each) for each in content]
+    return content
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which JSON has not: null stands where there is no number")
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it holds an object with two fields called {_short(twice)}")
+    return found
 
 
 def _null_if_not_finite(value: float) -> float | None:
@@ -127,4 +199,6 @@ def _described(error: BaseException, kind: type | None) -> str:
     # Written here, or by a format's own ``from_json`` of a list.
     if str(error).startswith(("must be", "[")):
         return str(error)
+    if isinstance(error, OverflowError):
+        return "must be a smaller number"
     return format_exception(error, kind)

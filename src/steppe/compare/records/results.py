@@ -12,9 +12,10 @@ from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.records.json_format import from_json, register_format, to_json
-
-TUNE, TEST = "tune", "test"
+from steppe.compare.records.json_format import from_json, read_json, register_format, to_json
+from steppe.compare.records.phases import TEST as TEST
+from steppe.compare.records.phases import TUNE as TUNE
+from steppe.compare.records.validation import check_results
 
 
 @dataclass(frozen=True)
@@ -267,8 +268,9 @@ class StudyResults:
 
     def chosen(self, optimizer: str) -> Settings:
         """Return the settings of a contender's test runs; empty if none has ended."""
-        tests = self.trials_of(optimizer, TEST)
-        return tests[0].settings if tests else {}
+        # Runs that were given up have none in studies of an earlier version.
+        settings = (each.settings for each in self.trials_of(optimizer, TEST) if each.settings)
+        return next(settings, {})
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON: null for what is not finite."""
@@ -305,9 +307,11 @@ def load(path: Path) -> StudyResults:
         It cannot be read.
     """
     try:
-        return from_json(StudyResults, json.loads(path.read_text()))
+        found = from_json(StudyResults, read_json(path))
+        check_results(found)
     except ValueError as error:
         raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error
+    return found
 
 
 def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
@@ -319,8 +323,9 @@ def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
 
 
 def _epochs(columns: Any) -> tuple[Epoch, ...]:
-    if not isinstance(columns, Mapping):
-        raise TypeError(f"must be a list for each field of an epoch, got {columns!r}")
+    lists = isinstance(columns, Mapping) and all(isinstance(x, list) for x in columns.values())
+    if not lists:
+        raise TypeError(f"must be a list for each field of an epoch, got {str(columns)[:80]}")
     if len({len(column) for column in columns.values()}) > 1:
         raise ValueError("must be lists of equal length")
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

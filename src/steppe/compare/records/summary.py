@@ -6,11 +6,19 @@ Reports and figures read summaries instead of trials.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown_name_message
-from steppe._shared.statistics import Comparison, Interval, compare, corrected, interval, paired
+from steppe._shared.statistics import (
+    Comparison,
+    Interval,
+    compare,
+    corrected,
+    interval,
+    mean,
+    paired,
+)
 from steppe.compare.records.results import (
     TEST,
     TUNE,
@@ -202,7 +210,7 @@ def forgetting(curve: Sequence[Sequence[float]]) -> float:
         if len(row) <= k:
             raise ValueError(f"curve[{k}] must hold at least {k + 1} accuracies, got {len(row)}")
     best = [max(curve[k][j] for k in range(j, last)) for j in range(last)]
-    return fmean(best[j] - curve[last][j] for j in range(last))
+    return mean(best[j] - curve[last][j] for j in range(last))
 
 
 def chosen_trial(results: StudyResults, name: str) -> Trial | None:

@@ -4,11 +4,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import Comparison
-from steppe._shared.tables import new_table
+from steppe._shared.tables import TextTable, print_text
 from steppe.compare.records.results import TUNE, Contender, StudyResults
 from steppe.compare.records.summary import (
     OptimizerSummary,
@@ -74,18 +73,18 @@ def print_report(
         for table in _differences(results, ended, baseline):
             console.print(table)
         for line in _control_lines(results):
-            console.print(line, highlight=False, markup=False)
+            print_text(console, line)
         console.print()
     if brief:
         return
     for note in footnotes(results, rows):
-        console.print(note, highlight=False, markup=False)
+        print_text(console, note)
 
 
-def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
+def _leaderboard(results: StudyResults, rows: Sequence[OptimizerSummary]) -> TextTable:
     metric, setup = results.metric, results.setup
     runs = plural(results.seeds, "test seed")
-    table = new_table(f"{results.task}, {setup['model']}: {runs}, {_length(results)}")
+    table = TextTable(f"{results.task}, {setup['model']}: {runs}, {_length(results)}")
     score = f"test\n{metric.name} {metric.unit}".rstrip()
     forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
     for heading in (score, "test\nloss", *(["forget-\nting"] if forgets else [])):
@@ -132,8 +131,8 @@ def _stacked(text: str) -> str:
     return text.replace(" [", "\n[")
 
 
-def _curvature(rows: Sequence[OptimizerSummary]) -> Table:
-    table = new_table("Curvature of the train loss where the runs ended")
+def _curvature(rows: Sequence[OptimizerSummary]) -> TextTable:
+    table = TextTable("Curvature of the train loss where the runs ended")
     for heading in ("sharpness", "λ_max", "trace", "λ_max(PH)"):
         table.add_column(heading, justify="right", min_width=8)
     table.add_column("threshold", justify="right", no_wrap=True)
@@ -144,16 +143,16 @@ def _curvature(rows: Sequence[OptimizerSummary]) -> Table:
     return table
 
 
-def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> Table:
+def _settings(results: StudyResults, rows: Sequence[OptimizerSummary]) -> TextTable:
     contenders = {each.name: each for each in results.contenders}
     if not results.budget:
-        table = new_table("Settings: defaults")
+        table = TextTable("Settings: defaults")
         table.add_column("settings")
         for row in rows:
             table.add_row(row.name, format_settings(row.settings))
         return table
     metric = results.metric
-    table = new_table(
+    table = TextTable(
         f"Settings: the best by validation {metric.name}, and what the default scored there"
     )
     table.add_column("settings")
@@ -183,7 +182,7 @@ def _tuning(results: StudyResults, contender: Contender) -> list[str]:
 
 def _differences(
     results: StudyResults, rows: Sequence[OptimizerSummary], baseline: str
-) -> list[Table]:
+) -> list[TextTable]:
     metric = results.metric
     return [
         _difference_table(
@@ -199,8 +198,10 @@ def _differences(
     ]
 
 
-def _difference_table(title: str, found: Mapping[str, Comparison], higher_is_better: bool) -> Table:
-    table = new_table(title)
+def _difference_table(
+    title: str, found: Mapping[str, Comparison], higher_is_better: bool
+) -> TextTable:
+    table = TextTable(title)
     for heading in ("difference", "p (Holm)", "effect", "seeds"):
         table.add_column(heading, justify="right", min_width=8 if heading == "difference" else None)
     table.add_column("", no_wrap=True)

@@ -3,7 +3,9 @@
 ``steppe profile`` loads the latter.
 """
 
+import io
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,24 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.files import write_whole
+from steppe._shared.hyperparameters import Settings
+from steppe.compare.records.json_format import from_json
 from steppe.compare.training.run import Run
+
+
+@dataclass(frozen=True)
+class _Description:
+    """What a finished run's checkpoint says of the run."""
+
+    task: str
+    network: str
+    optimizer: str
+    settings: Settings
+    steps: int
+    seed: int
+    samples: int | None = None
+    length: int | None = None
+
 
 _KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "optimizer_state"}
 
@@ -54,6 +73,14 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
     )
 
 
+def import_formats() -> None:
+    """Import what torch reads and writes files with, which it does at the first file otherwise."""
+    file = io.BytesIO()
+    torch.save({}, file)
+    file.seek(0)
+    torch.load(file, weights_only=True)
+
+
 def write(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values atomically: a killed run leaves the previous file."""
     write_whole(path, lambda file: torch.save(dict(content), file))
@@ -69,6 +96,9 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     OSError
         It cannot be read.
     """
+    # Before it is opened: a pipe would wait for a writer, and a device never end.
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no checkpoint: it is no ordinary file")
     try:
         found = torch.load(path, map_location=device, weights_only=True)
     except OSError:
@@ -92,7 +122,16 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     """
     found = read(path, device)
     if found.keys() >= _KEYS:
+        _check(path, found)
         return found
     if found and all(map(torch.is_tensor, found.values())):
         return {"model": found}
     raise ValueError(f"{path} is neither a run of steppe compare nor a model's state_dict")
+
+
+def _check(path: Path, content: Mapping[str, Any]) -> None:
+    described = {each.name: content.get(each.name) for each in fields(_Description)}
+    try:
+        from_json(_Description, described)
+    except ValueError as error:
+        raise ValueError(f"{path} is no checkpoint of steppe compare: {error}") from error

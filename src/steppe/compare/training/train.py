@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head
@@ -200,6 +201,8 @@ class Training:
                 return
             self.curve.append(epoch)
             self.accelerator.log(_named_numbers(epoch), step=number)
+            # What a signal has interrupted, and a library has swallowed, is not gone on from.
+            raise_if_stopped()
             self._save_progress()
             on_epoch(number, epoch)
 

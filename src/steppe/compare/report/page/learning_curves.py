@@ -1,11 +1,11 @@
 """The page's learning curves: losses and scores by epoch, tokens or training time."""
 
 from collections.abc import Callable, Sequence
-from statistics import fmean
 from typing import Any
 
 from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.page.styles import Style
+from steppe._shared.statistics import mean
 from steppe.compare.records.results import Epoch, StudyResults
 from steppe.compare.records.summary import finished
 from steppe.compare.report.page.styles import styles
@@ -54,7 +54,7 @@ def _learning_curve(
             continue
         values = [[measure(epoch) for epoch in each] for each in epochs]
         numbers = list(range(1, len(epochs) + 1))
-        times = [fmean(epoch.seconds for epoch in each) for each in epochs]
+        times = [mean(epoch.seconds for epoch in each) for each in epochs]
         if len(runs) > 1:
             traces.append(_range_band(optimizer, style, numbers, values))
             seconds.append(null_for_not_finite([*times, *reversed(times)]))
@@ -121,7 +121,7 @@ def _mean_line(
     return {
         **optimizer_of_trace(optimizer),
         "x": x,
-        "y": null_for_not_finite([fmean(each) for each in values]),
+        "y": null_for_not_finite([mean(each) for each in values]),
         "mode": "lines+markers",
         "line": {"color": style.colour, "dash": style.dash, "width": 2},
         "marker": {"symbol": style.marker, "size": 7, "maxdisplayed": 6},

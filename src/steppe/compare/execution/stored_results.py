@@ -1,0 +1,64 @@
+"""A study's results, put together from its trials in the storage; no optimizer is imported."""
+
+from typing import TYPE_CHECKING
+
+from steppe.compare.execution.optuna_trials import MAX_LOST_WORKERS, StoredTrials, ended
+from steppe.compare.planning.study import Study
+from steppe.compare.records.json_format import from_json
+from steppe.compare.records.results import TEST, TUNE, StudyResults, Trial
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+_LOST = f"its worker was lost {MAX_LOST_WORKERS} times"
+
+
+def results_of(study: Study, stored: StoredTrials) -> StudyResults:
+    """Return all trials that have ended as a study's results.
+
+    Parameters
+    ----------
+    study : Study
+        The study's description.
+    stored : StoredTrials
+        The trials that count.
+
+    Raises
+    ------
+    ValueError
+        A trial's record is damaged.
+    """
+    trials = [
+        _to_trial(contender.name, phase, trial)
+        for contender in study.contenders
+        for phase in (TUNE, TEST)
+        for _, trial in sorted(ended(stored[contender.name, phase]).items())
+    ]
+    return StudyResults(
+        name=study.name,
+        task=study.setup.task,
+        setup={**vars(study.setup), **study.facts},
+        budget=study.budget,
+        seeds=study.seeds,
+        metric=study.metric,
+        versions=study.versions,
+        command=study.command,
+        contenders=study.contenders,
+        trials=tuple(trials),
+    )
+
+
+def _to_trial(contender: str, phase: str, trial: "FrozenTrial") -> Trial:
+    attributes = trial.user_attrs
+    complete = trial.state.name == "COMPLETE"
+    content = {
+        "optimizer": contender,
+        "phase": phase,
+        "number": attributes["number"],
+        "seed": attributes["seed"],
+        "settings": attributes["settings"],
+        "outcome": attributes["outcome"] if complete else None,
+        "error": "" if complete else attributes.get("error", _LOST),
+        "where": attributes.get("where", ""),
+    }
+    return from_json(Trial, content)

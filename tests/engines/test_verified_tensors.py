@@ -171,6 +171,8 @@ def test_a_lazy_conjugate_is_refused(fused: bool) -> None:
         fused = None  # type: ignore[assignment]
     with pytest.raises(RuntimeError, match=r"lazy conjugate.*resolve_conj"):
         steppe.DualAdam([p], fused=fused).step()
+    with pytest.raises(RuntimeError, match=r"lazy conjugate.*resolve_conj"):
+        steppe.SAM(torch.optim.SGD([p], lr=0.1)).perturb()
 
 
 @ENGINES
@@ -250,6 +252,19 @@ def test_whichever_parameters_have_gradients(config: Config) -> None:
         for name in ("slot_keys", "slot_births", "replacements", "exp_avg_sq_mean"):
             if name in theirs.state[b]:
                 torch.testing.assert_close(ours.state[a][name], theirs.state[b][name])
+
+
+def test_gradients_in_one_of_several_groups() -> None:
+    left, right = (parameters(torch.float64, [(3,), (4,)]) for _ in range(2))
+    for params, fused in ((left, True), (right, False)):
+        groups = [{"params": [p], "lr": 0.1 * (1 + i)} for i, p in enumerate(params)]
+        optimizer = steppe.AdamCM(groups, fused=fused)
+        for t in range(6):
+            set_gradients(params, t)
+            if t:
+                params[t % 2].grad = None
+            optimizer.step()
+    torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12)
 
 
 @ENGINES

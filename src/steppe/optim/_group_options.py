@@ -72,6 +72,8 @@ def settled_options(
                 group.setdefault(name, default)
             values = values_of(group)
         last = seen.get(id(group))
+        if last is not None and len(last.values) != len(names):
+            last = None  # A wrapper, such as SAM, has added options of its own.
         # By identity: with a group for each tensor this is done thousands of times in a step.
         if last is None or not all(map(is_, values, last.values)):
             before = values if last is None else last.values

@@ -162,12 +162,16 @@ class ParamBatch:
         position = {key: i for i, key in enumerate(members)}
         self.groups = list(members.values())
         self.group_of_row = np.array([position[id(row.group)] for row in self.rows])
-        self.needs_global_norm = any(needs_global_norm(self.method, group) for group in self.groups)
-        self.needs_tensor_norm = any(needs_tensor_norm(self.method, group) for group in self.groups)
+        self.note_norms()
         if self.held is None and all(row.state for row in self.rows):
             names = [self._names(row) for row in self.rows]
             others = [tuple(name for name in PACKED if name in row.state) for row in self.rows]
             self.held = HeldTensors(self.rows, names, others)
+
+    def note_norms(self) -> None:
+        """Find out which norms the groups need."""
+        self.needs_global_norm = any(needs_global_norm(self.method, group) for group in self.groups)
+        self.needs_tensor_norm = any(needs_tensor_norm(self.method, group) for group in self.groups)
 
     def _names(self, row: ParamRow) -> tuple[str, ...]:
         """Return the names of a row's state that kernels find at a fixed address."""

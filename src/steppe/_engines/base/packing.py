@@ -52,7 +52,9 @@ def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
     part.params = [*compress(batch.params, is_picked)]
     part.picked = torch.from_numpy(np.flatnonzero(is_picked))
     part.indices, part.sizes = batch.indices[is_picked], batch.sizes[is_picked]
-    part.group_of_row = batch.group_of_row[is_picked]
+    groups, part.group_of_row = np.unique(batch.group_of_row[is_picked], return_inverse=True)
+    part.groups = [batch.groups[i] for i in groups]
+    part.note_norms()
     part.copied = {name: [*compress(tensors, is_picked)] for name, tensors in batch.copied.items()}
     part.held = batch.held.pick(is_picked)
     for attribute in PACKED.values():

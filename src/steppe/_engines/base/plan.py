@@ -140,8 +140,20 @@ def local_grad(param: Tensor, grad: Tensor) -> Tensor:
 
 
 def local_param_and_grad(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what this process holds of a parameter and its gradient, as real numbers."""
-    return real(local_part(param)), local_grad(param, grad)
+    """Return what this process holds of a parameter and its gradient, as real numbers.
+
+    Raises
+    ------
+    RuntimeError
+        The parameter is a lazy conjugate or negative: a change of its real view would be lost.
+    """
+    part = local_part(param)
+    if part.is_conj() or part.is_neg():
+        raise RuntimeError(
+            f"a parameter of shape {tuple(part.shape)} is a lazy conjugate or negative, which "
+            "cannot be changed in place; use param.data = param.data.resolve_conj().resolve_neg()"
+        )
+    return real(part), local_grad(param, grad)
 
 
 def _sharded_alike(grad: Any, param: Any) -> Tensor:

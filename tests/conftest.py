@@ -47,11 +47,13 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _interrupts_arrive() -> Iterator[None]:
-    """Handle SIGINT also where it is ignored, and let every process that tests start do so.
+    """Let SIGINT and SIGHUP arrive also where they are ignored, here and in all that tests start.
 
     Build servers start tests under ``nohup`` or with ``&``, and processes inherit that they ignore
     a signal; one that has a handler is back to the default in a program that is started.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGHUP, hang_up)

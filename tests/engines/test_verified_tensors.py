@@ -285,6 +285,19 @@ def test_step_counts_are_exact_beyond_2_to_the_24(fused: bool) -> None:
     assert sorted(births.tolist()) == [2**24 + 4, 2**24 + 5, 2**24 + 6]
 
 
+@pytest.mark.parametrize("count", [2**24 + 1, float(2**24 + 1), np.int64(2**24 + 1)], ids=type)
+def test_a_long_count_that_is_a_number_loads_exactly(count: object) -> None:
+    p = Parameter(torch.zeros(3))
+    optimizer = steppe.DualAdam([p])
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["step"] = count
+    optimizer.load_state_dict(saved)
+    optimizer.step()
+    assert optimizer.state[p]["step"].item() == 2**24 + 2
+
+
 def test_optimizers_in_several_threads_do_not_disturb_each_other() -> None:
     def run(results: list[Tensor], i: int) -> None:
         params = parameters(torch.float32, [(50, 3), (7,)])

@@ -160,9 +160,8 @@ def as_step_count(value: Any) -> Tensor:
     before 0.2, a count would stop at 2²⁴. MPS has no float64.
     """
     if not isinstance(value, Tensor):
-        return torch.tensor(
-            float(value if isinstance(value, int | float) else value.item())
-        ).double()
+        number = value if isinstance(value, int | float) else value.item()
+        return torch.tensor(float(number), dtype=torch.float64)
     wanted = torch.float32 if value.device.type == "mps" else torch.float64
     if value.dtype.is_floating_point and value.ndim == 0:
         # Only the storage changes, not the tensor: who holds it sees the count go on.

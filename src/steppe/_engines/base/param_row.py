@@ -80,11 +80,7 @@ class ParamRow:
             self.parts = {name: local_part(value) for name, value in self.state.items()}
             self._localised = list(self.state.values())
         part = local_part(self.whole)
-        if part.is_conj():
-            raise RuntimeError(
-                f"{self.place}, shape {tuple(part.shape)}, is a lazy conjugate (is_conj()), which "
-                "cannot be changed in place; use param.data = param.data.resolve_conj()"
-            )
+        refuse_lazy(part, self.place)
         self.param = real(part)
 
     def part(self, name: str) -> Tensor:
@@ -110,12 +106,8 @@ class ParamRow:
             A tensor has no memory, or the parameter lies in it with its sign turned. The message
             names the parameter, and what is to be done.
         """
-        shape, slots = self.param.shape, map(slot_name, range(self.capacity))
-        if self.param.is_neg():
-            raise RuntimeError(
-                f"{self.place}, shape {tuple(shape)}, is a lazy negative (is_neg()), which cannot "
-                "be changed in place; use param.data = param.data.resolve_neg()"
-            )
+        slots = map(slot_name, range(self.capacity))
+        refuse_lazy(self.param, self.place)
         _check_memory(self.param, self.place)
         names = [*method.state, *slots, SLOT_SUM]
         for name in (*names, *map(scale_name, names)):
@@ -125,6 +117,26 @@ class ParamRow:
             if value.is_neg():
                 self.parts[name] = self.state[name] = self.state[name].resolve_neg()
             _check_memory(value, f"state {name!r} of {self.place}")
+
+
+def refuse_lazy(param: Tensor, place: str) -> None:
+    """Refuse a parameter that is a view of its memory with other signs.
+
+    Raises
+    ------
+    RuntimeError
+        It is a lazy conjugate or negative: what is written into its real view would be lost, or
+        have the wrong sign.
+    """
+    for is_lazy, kind, name in (
+        (param.is_conj(), "conjugate", "conj"),
+        (param.is_neg(), "negative", "neg"),
+    ):
+        if is_lazy:
+            raise RuntimeError(
+                f"{place}, shape {tuple(param.shape)}, is a lazy {kind} (is_{name}()), which "
+                f"cannot be changed in place; use param.data = param.data.resolve_{name}()"
+            )
 
 
 def _check_memory(tensor: Tensor, place: str) -> None:

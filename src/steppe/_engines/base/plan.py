@@ -9,7 +9,7 @@ from torch import Tensor
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.held_tensors import HeldTensors
 from steppe._engines.base.packing import pack, pick
-from steppe._engines.base.param_row import ParamRow, State
+from steppe._engines.base.param_row import ParamRow, State, refuse_lazy
 from steppe._engines.base.sharding import is_sharded, local_part, real
 from steppe._shared.array_types import Flags
 from steppe._shared.identity import are_same
@@ -148,11 +148,7 @@ def local_param_and_grad(param: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
         The parameter is a lazy conjugate or negative: a change of its real view would be lost.
     """
     part = local_part(param)
-    if part.is_conj() or part.is_neg():
-        raise RuntimeError(
-            f"a parameter of shape {tuple(part.shape)} is a lazy conjugate or negative, which "
-            "cannot be changed in place; use param.data = param.data.resolve_conj().resolve_neg()"
-        )
+    refuse_lazy(part, "a parameter")
     return real(part), local_grad(param, grad)
 
 

@@ -1,6 +1,6 @@
 """Rows that one kernel can step together, and what they have in common."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.held_tensors import HeldTensors
+from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -180,6 +181,25 @@ class ParamBatch:
         if not EIGHT_BITS.isdisjoint(self.formats):
             names += [scale_name(name) for name in names]
         return tuple(name for name in names if name in row.state)
+
+    def tensor_objection(
+        self, of_state: Callable[["ParamBatch", ParamRow], str | None]
+    ) -> str | None:
+        """Say why a kernel cannot take the tensors; None if it can.
+
+        Parameters
+        ----------
+        of_state
+            Says so of a row's state.
+        """
+        if self.held is not None and not self.held.is_plain:
+            return "a parameter or its state is of a subclass of Tensor"
+        for row in self.rows:
+            if why := param_objection(row.param):
+                return why
+            if row.state and (why := of_state(self, row)):
+                return why
+        return None
 
     @property
     def rounds_stochastically(self) -> bool:

@@ -10,7 +10,6 @@ from torch import Tensor
 from steppe._engines.base import packing, scalars
 from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.bind import bind
-from steppe._engines.base.memory_layout import param_objection
 from steppe._engines.base.method import RESUM_EVERY
 from steppe._engines.base.norms import Norms
 from steppe._engines.cpu import openmp
@@ -36,14 +35,7 @@ def objection(batch: ParamBatch) -> str | None:
         return "a capturable or differentiable step is plain torch's"
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         return "NUMBA_DISABLE_JIT switches the compiler off"
-    if batch.held is not None and not batch.held.is_plain:
-        return "a parameter or its state is of a subclass of Tensor"
-    for row in batch.rows:
-        if why := param_objection(row.param):
-            return why
-        if row.state and (why := state_objection(batch, row)):
-            return why
-    return None
+    return batch.tensor_objection(state_objection)
 
 
 def prepare(batch: ParamBatch) -> None:

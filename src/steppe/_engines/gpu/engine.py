@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.batch import ParamBatch
-from steppe._engines.base.memory_layout import is_alike, param_objection
+from steppe._engines.base.memory_layout import is_alike
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -48,14 +48,7 @@ def objection(batch: ParamBatch) -> str | None:
         return why
     if batch.request.differentiable:
         return "a differentiable step is plain torch's"
-    if batch.held is not None and not batch.held.is_plain:
-        return "a parameter or its state is of a subclass of Tensor"
-    for row in batch.rows:
-        if why := param_objection(row.param):
-            return why
-        if row.state and (why := _state_objection(batch, row)):
-            return why
-    return None
+    return batch.tensor_objection(_state_objection)
 
 
 def prepare(batch: ParamBatch) -> None:

@@ -18,7 +18,8 @@ from torch import Tensor
 from steppe._engines.base import tensor_facts
 from steppe._engines.base.tensor_facts import Fact
 from steppe._engines.cpu.compile_cache import Native, kernel_of
-from steppe._shared.array_types import Array, Integers
+from steppe._shared.array_address import address_of
+from steppe._shared.array_types import Integers
 
 # Of torch's C functions: six that write a fact each, in the order of the facts; two that write
 # where sizes and strides begin; one that writes the layout (0: strided); and what ends a handle.
@@ -112,9 +113,9 @@ def _read_by(reader: _Reader, tensors: Sequence[Tensor], dims: int) -> Integers:
     facts = np.zeros((len(tensors), Fact.SIZES + 2 * dims), dtype=np.int64)
     capsules = reader.handles(tensors)
     places = np.fromiter(map(id, capsules), dtype=np.int64, count=len(capsules))
-    addresses = map(_address_of, (places, facts, reader.functions))
+    addresses = map(address_of, (places, facts, reader.functions))
     arguments = np.array((len(tensors), dims, *addresses), dtype=np.int64)
-    reader.run(_address_of(arguments))
+    reader.run(address_of(arguments))
     return facts
 
 
@@ -144,8 +145,3 @@ def _reader() -> _Reader | None:
     ]
     is_right = np.array_equal(_read_by(reader, probes, 2), tensor_facts.read(probes, 2))
     return reader if is_right else None
-
-
-def _address_of(array: Array) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address

@@ -112,6 +112,8 @@ def step(plan: Plan) -> bool:
     if not all(map(_holds, plan.batches)):
         return False
     for batch in plan.batches:
+        if batch.is_gathered:
+            packing.gather(batch)
         batch.engine.prepare(batch)
         batch.amp, batch.unscale = None, 1.0
     has_scaler = plan.grad_scale is not None or plan.found_inf is not None
@@ -124,7 +126,6 @@ def step(plan: Plan) -> bool:
         if batch.request.capturable:
             torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
         elif batch.is_gathered:
-            packing.gather(batch)
             packing.count(batch)
         else:
             batch.steps += 1.0

@@ -59,7 +59,6 @@ def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
     part.held = batch.held.pick(is_picked)
     for attribute in PACKED.values():
         setattr(part, attribute, torch.empty(0))
-    gather(part)
     return part
 
 

@@ -82,16 +82,15 @@ class HeldTensors:
 
     def refresh(self) -> None:
         """Look anew at complex and sharded tensors, whose views and parts are made in each step."""
-        if not self.has_unusual:
-            return
         for row in self._rows:
             row.refresh()
         self.tensors = self._tensors()
 
     def note(self, facts: Integers) -> None:
         """Keep the facts of tensors that have been checked."""
-        self.facts, self.spans = facts, tensor_facts.span(self.tensors, facts)
+        self.facts = facts
         self.items = np.array([tensor.element_size() for tensor in self.tensors], dtype=np.int64)
+        self.spans = tensor_facts.span(self.tensors, facts, self.items)
 
     def pick(self, is_picked: Flags) -> "HeldTensors":
         """Return those of some rows, with what was verified of them."""

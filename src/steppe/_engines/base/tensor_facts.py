@@ -83,16 +83,15 @@ def _line(tensor: Tensor, dims: int) -> list[int]:
     ]
 
 
-def span(tensors: Sequence[Tensor], facts: Integers) -> Integers:
+def span(tensors: Sequence[Tensor], facts: Integers, items: Integers) -> Integers:
     """Return how many bytes lie from each tensor's first element to its last; 0 without elements.
 
-    Its elements are as many bytes after ``OFFSET`` of the storage, so that is what must be there.
+    ``items`` are the bytes of an element of each.
     """
     sizes, strides = np.split(facts[:, Fact.SIZES :], 2, axis=1)
     last = (np.maximum(sizes - 1, 0) * strides).sum(1)
-    item = np.array([tensor.element_size() for tensor in tensors], dtype=np.int64)
     is_empty = np.array([tensor.numel() == 0 for tensor in tensors], dtype=bool)
-    return np.where(is_empty, 0, (last + 1) * item)
+    return np.where(is_empty, 0, (last + 1) * items)
 
 
 def have_memory(facts: Integers, spans: Integers, items: Integers) -> bool:

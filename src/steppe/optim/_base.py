@@ -280,9 +280,9 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _engines_of(self, groups: list[Group]) -> set[str]:
         """Return the names of the engines that would step the groups' parameters."""
-        self._settled_options()
+        rows = self._rows(groups)
         requests = {id(group): self._request(group) for group in groups}
-        return {_engines.choose(batch).name for batch in batches_of(self._rows(groups), requests)}
+        return {_engines.choose(batch).name for batch in batches_of(rows, requests)}
 
     def _rows(self, groups: list[Group]) -> list[ParamRow]:
         """Return a row for every parameter of the groups, with its state as of the next step.

@@ -5,8 +5,9 @@ recorded, autocast, an optimizer's step. Measuring needs the plain operations.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,16 +68,21 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         for kind in {"cpu", device.type}:
             stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_without_autocasts_cache())
+        # An autocast inside of forward clears its cache only when there is none around it.
+        stack.enter_context(
+            _switched_off(torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
+        )
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        stack.enter_context(_without_fast_path())
+        mha, cudnn = torch.backends.mha, torch.backends.cudnn
+        stack.enter_context(_switched_off(mha.get_fastpath_enabled, mha.set_fastpath_enabled))
         stack.enter_context(_without_reentrant_checkpoints())
         stack.enter_context(_dense_embeddings(model))
         # Where nothing has been compiled, Dynamo is not loaded, which takes seconds.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(_without_cudnn())
+            enable = partial(setattr, cudnn, "enabled")
+            stack.enter_context(_switched_off(lambda: cudnn.enabled, enable))
         if _has_weight_norm(model):
             stack.enter_context(_WeightNormByFormula())
         yield
@@ -167,34 +173,13 @@ def _has_weight_norm(model: nn.Module) -> bool:
 
 
 @contextmanager
-def _without_autocasts_cache() -> Iterator[None]:
-    # An autocast inside of forward clears the cache only when there is none around it.
-    before = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
+def _switched_off(is_on: Callable[[], bool], switch: Callable[[bool], object]) -> Iterator[None]:
+    before = is_on()
+    switch(False)
     try:
         yield
     finally:
-        torch.set_autocast_cache_enabled(before)
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _without_cudnn() -> Iterator[None]:
-    before = torch.backends.cudnn.enabled
-    torch.backends.cudnn.enabled = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.enabled = before
+        switch(before)
 
 
 @contextmanager

@@ -45,6 +45,9 @@ TRACKERS = ("tensorboard", "mlflow", "wandb")
 #: Amount of data and epochs.
 Scale = Literal["full", "small"]
 
+#: What verdicts are given on.
+Primary = Literal["score", "loss"]
+
 #: Number format of autocast; "no" is float32 throughout.
 Precision = Literal["no", "bf16", "fp16"]
 

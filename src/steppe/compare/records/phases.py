@@ -1,4 +1,9 @@
-"""The two phases of a study: tuning trials, which never look at the test set, and test runs."""
+"""The phases of a study: which of its trials a run is.
 
-TUNE, TEST = "tune", "test"
-PHASES = (TUNE, TEST)
+The *pool* are the trials that everything is decided by: random settings, each with a seed of its
+own. The *default* runs show what a user gets who tunes nothing. The *recommended* runs repeat the
+best setting of the whole pool with fresh seeds: what the reader is told to use. They decide nothing.
+"""
+
+POOL, DEFAULT, RECOMMENDED = "pool", "default", "recommended"
+PHASES = (POOL, DEFAULT, RECOMMENDED)

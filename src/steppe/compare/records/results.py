@@ -6,15 +6,18 @@ Training makes them, the storage and JSON files keep them, reports and figures r
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
+from steppe.compare.choices import Primary
 from steppe.compare.records.json_format import from_json, read_json, register_format, to_json
-from steppe.compare.records.phases import TEST as TEST
-from steppe.compare.records.phases import TUNE as TUNE
+from steppe.compare.records.phases import DEFAULT as DEFAULT
+from steppe.compare.records.phases import PHASES as PHASES
+from steppe.compare.records.phases import POOL as POOL
+from steppe.compare.records.phases import RECOMMENDED as RECOMMENDED
 from steppe.compare.records.validation import check_results
 
 
@@ -34,6 +37,9 @@ class Epoch:
         Training time so far, evaluation left out.
     tasks : tuple of float, default empty
         Of a stream, the validation score of each task so far; the others above are of those tasks.
+    probe_loss, sharpness, largest : float, default NaN
+        Train loss, sharpness and largest eigenvalue after the epoch, over the samples that
+        :class:`Curvature` is measured on. Only of some epochs of runs at the recommended settings.
     """
 
     train_loss: float
@@ -42,14 +48,14 @@ class Epoch:
     lr: float
     seconds: float
     tasks: tuple[float, ...] = ()
+    probe_loss: float = math.nan
+    sharpness: float = math.nan
+    largest: float = math.nan
 
 
 @dataclass(frozen=True)
 class FinalScores:
-    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation.
-
-    Those of the test set are NaN in tuning, which never looks at it.
-    """
+    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation."""
 
     train_loss: float = math.nan
     train_score: float = math.nan
@@ -57,6 +63,24 @@ class FinalScores:
     validation_score: float = math.nan
     test_loss: float = math.nan
     test_score: float = math.nan
+
+
+@dataclass(frozen=True)
+class SampleResults:
+    """Results of a trained model sample by sample, as :mod:`.packed_numbers` packs them.
+
+    Attributes
+    ----------
+    validation_scores, test_scores : str
+        Whether each sample was predicted right; empty where the score is no share of samples.
+    validation_losses, test_losses : str
+        The loss of each sample, or of up to 500 equal stretches of samples.
+    """
+
+    validation_scores: str = ""
+    validation_losses: str = ""
+    test_scores: str = ""
+    test_losses: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +100,7 @@ class Curvature:
     threshold : float
         The preconditioned eigenvalue above which steps are unstable, at the run's first lr.
     density : tuple of (eigenvalue, density)
-        The spectral density of the Hessian, an estimate smoothed for drawing; empty in tuning.
+        The spectral density of the Hessian, an estimate smoothed for drawing.
     """
 
     sharpness: float = math.nan
@@ -101,12 +125,15 @@ class RunCosts:
         Optimizer state, in bytes per trainable parameter.
     peak_bytes : float
         Peak memory of tensors on the accelerator, in bytes; NaN on CPUs.
+    gradients : float, default NaN
+        Gradient evaluations of the run: forward and backward of a batch is one, SAM's step two.
     """
 
     step_ms: float
     seconds: float
     state_bytes: float
     peak_bytes: float = math.nan
+    gradients: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -118,6 +145,7 @@ class Outcome:
     final: FinalScores
     curvature: Curvature
     costs: RunCosts
+    samples: SampleResults = field(default_factory=SampleResults)
 
 
 def trial_label(optimizer: str, phase: str, number: int) -> str:
@@ -125,10 +153,12 @@ def trial_label(optimizer: str, phase: str, number: int) -> str:
 
     Examples
     --------
-    >>> trial_label("adamw", TEST, 3)
-    'adamw, seed 3'
+    >>> trial_label("adamw", POOL, 3), trial_label("adamw", DEFAULT, 0)
+    ('adamw, trial 3', 'adamw, default settings, run 0')
     """
-    return f"{optimizer}, {'tuning trial' if phase == TUNE else 'seed'} {number}"
+    if phase == POOL:
+        return f"{optimizer}, trial {number}"
+    return f"{optimizer}, {phase} settings, run {number}"
 
 
 @dataclass(frozen=True)
@@ -140,12 +170,12 @@ class Trial:
     optimizer : str
         The contender's name.
     phase : str
-        "tune" or "test".
+        "pool", "default" or "recommended", see :mod:`.phases`.
     number : int
-        From 0: in tuning the point of the search space, of which 0 is the default; in testing the
-        seed.
+        From 0. Trials of equal phase and number have the same seed, whatever the contender, and
+        in the pool the same point of the unit cube.
     seed : int
-        Seed of weights and data order; the same for all tuning trials, which no test run has.
+        Seed of weights and data order.
     settings : mapping
         The hyperparameters it ran with.
     outcome : Outcome or None
@@ -165,6 +195,14 @@ class Trial:
     error: str = ""
     where: str = ""
 
+    @property
+    def finite_outcome(self) -> Outcome | None:
+        """The outcome, if the trial ended with a finite loss: it neither failed nor diverged."""
+        outcome = self.outcome
+        if outcome is None or outcome.diverged or not math.isfinite(outcome.final.validation_loss):
+            return None
+        return outcome
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -178,13 +216,16 @@ class Contender:
         The class and what is fixed, for the reader.
     space : mapping
         Name of a hyperparameter to what was searched: ``{"low": …, "high": …, "log": bool}`` or
-        ``{"choices": […]}``. Empty if nothing was tuned.
+        ``{"choices": […]}``. Empty if nothing was searched: its trials then differ by their seeds.
     defaults : mapping
-        Values of the first tuning trial, and of everything if nothing was tuned.
+        Values of the runs with default settings, and in the pool of all that is not searched.
     control_for : tuple of str
         The contenders that this one is a control for.
-    follows : str
-        The contender whose best settings this one runs with, instead of being tuned; or "".
+    asked : bool, default True
+        Whether the user has named it. Only those get verdicts; a control that the study has added
+        by itself is to be read beside others.
+    epochs : int, default 1
+        Its runs have so many times the study's epochs.
     """
 
     name: str
@@ -192,13 +233,8 @@ class Contender:
     space: Mapping[str, Any] = field(default_factory=dict)
     defaults: Settings = field(default_factory=dict)
     control_for: tuple[str, ...] = ()
-    follows: str = ""
-
-    def tuning_trials(self, budget: int) -> int:
-        """Count its tuning trials; where nothing is searched, one is enough."""
-        if self.follows:
-            return 0
-        return budget if self.space else min(budget, 1)
+    asked: bool = True
+    epochs: int = 1
 
 
 @dataclass(frozen=True)
@@ -218,6 +254,42 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What a study is to find out, declared before anything runs.
+
+    Attributes
+    ----------
+    budget : int
+        k: an optimizer's result is that of the best of k trials.
+    trials : int
+        N, the trials of each contender that estimate it, at least 3k.
+    primary : "score" or "loss", default "score"
+        What verdicts are given on: the task's score or the loss, on the test set.
+    study_seed : int, default 0
+        Seed of all settings, weights and data orders.
+    repeats : int, default 3
+        Runs of each contender at its default and at its recommended settings.
+
+    Examples
+    --------
+    >>> Plan(budget=4, trials=24).planned(Contender("adamw", space={}), POOL)
+    24
+    """
+
+    budget: int
+    trials: int
+    primary: Primary = "score"
+    study_seed: int = 0
+    repeats: int = 3
+
+    def planned(self, contender: Contender, phase: str) -> int:
+        """Count a contender's trials in a phase: where nothing is searched, the pool is all."""
+        if phase == POOL:
+            return self.trials
+        return self.repeats if contender.space else 0
+
+
+@dataclass(frozen=True)
 class StudyResults:
     """The results of a study, finished or not.
 
@@ -230,8 +302,8 @@ class StudyResults:
     setup : mapping
         What all runs share, as JSON: model, epochs, batch size, precision, schedule, numbers of
         samples, parameters …
-    budget, seeds : int
-        Tuning trials and test seeds of each contender.
+    plan : Plan
+        What was to be found out.
     metric : Metric
         Name and unit of validation and test scores.
     versions : mapping
@@ -242,35 +314,43 @@ class StudyResults:
         The first is the baseline.
     trials : tuple of Trial
         Those that have ended.
+    earlier_plans : tuple of Plan, default empty
+        Plans that this one has replaced, when results of theirs may have been seen.
+    created : str, default ""
+        When it was planned, as YYYY-MM-DD.
+    author, note : str, default ""
+        What the user says of the study.
     """
 
     name: str
     task: str
     setup: Mapping[str, Any]
-    budget: int
-    seeds: int
+    plan: Plan
     metric: Metric
     versions: Mapping[str, str]
     command: str
     contenders: tuple[Contender, ...]
     trials: tuple[Trial, ...]
+    earlier_plans: tuple[Plan, ...] = ()
+    created: str = ""
+    author: str = ""
+    note: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether every trial has ended."""
-        tuning = sum(each.tuning_trials(self.budget) for each in self.contenders)
-        return len(self.trials) >= tuning + len(self.contenders) * self.seeds
+        planned = (self.plan.planned(each, phase) for each in self.contenders for phase in PHASES)
+        return len(self.trials) >= sum(planned)
+
+    @property
+    def baseline(self) -> str:
+        """The contender that verdicts compare with."""
+        return self.contenders[0].name
 
     def trials_of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
         """Return a contender's trials in one phase, by number."""
         found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
         return tuple(sorted(found, key=lambda trial: trial.number))
-
-    def chosen(self, optimizer: str) -> Settings:
-        """Return the settings of a contender's test runs; empty if none has ended."""
-        # Runs that were given up have none in studies of an earlier version.
-        settings = (each.settings for each in self.trials_of(optimizer, TEST) if each.settings)
-        return next(settings, {})
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON: null for what is not finite."""
@@ -318,8 +398,13 @@ def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
     """Return a curve as a list for each field of its epochs, which takes half the room."""
     plain = [to_json(epoch) for epoch in curve]
     columns = {each.name: [epoch[each.name] for epoch in plain] for each in fields(Epoch)}
-    # Only streams have tasks.
-    return {name: column for name, column in columns.items() if any(each != [] for each in column)}
+    # Only streams have tasks, and few runs have curvature along the way.
+    optional = {each.name for each in fields(Epoch) if each.default is not MISSING}
+    return {
+        name: column
+        for name, column in columns.items()
+        if name not in optional or any(value not in ([], None) for value in column)
+    }
 
 
 def _epochs(columns: Any) -> tuple[Epoch, ...]:

@@ -1,57 +1,74 @@
-"""A study's test runs summed up over seeds: means with intervals, and tests of differences.
+"""A study's results by optimizer, as its tables show them.
 
-Reports and figures read summaries instead of trials.
+Reports and figures read summaries instead of trials. What decides is in
+:mod:`~steppe.compare.records.readings`.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.names import unknown_name_message
-from steppe._shared.statistics import (
-    Comparison,
-    Interval,
-    compare,
-    corrected,
-    interval,
-    mean,
-    paired,
-)
+from steppe._shared.statistics import Interval, interval, mean
+from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import (
-    TEST,
-    TUNE,
+    DEFAULT,
+    POOL,
+    RECOMMENDED,
+    Contender,
+    Epoch,
     Metric,
     Outcome,
     StudyResults,
     Trial,
 )
 
-# A number by contender, then by seed.
-ValuesBySeed = Mapping[str, Mapping[int, float]]
 Measure = Callable[[Outcome], float]
+
+# Of the range of what was tried: a winner in the outer tenth may have a better one beyond.
+_EDGE = 0.1
+
+_UNKNOWN = Interval(math.nan, math.nan, math.nan)
 
 
 @dataclass(frozen=True)
 class OptimizerSummary:
-    """A contender's results over the test seeds that neither diverged nor failed.
+    """A contender's results; those on the test set are NaN before the study is complete.
 
     Attributes
     ----------
     name : str
         The contender.
-    runs, diverged, failed : int
-        Test runs that have ended, and how many of them diverged or failed; those are in no mean.
-    score : Interval
-        On the test set, in the metric's unit.
+    trials, diverged, broken_promises : int
+        Trials of the pool that have ended; how many of them diverged or failed; and how many had a
+        test result far below what their validation result promised.
+    score, loss : Interval
+        Expected test result of the best of k trials, the score in the metric's unit.
+    train_loss, gap : float
+        Expected of the same trials; the gap is test loss − train loss.
+    untuned, untuned_loss : Interval
+        Test results at the default settings, over seeds.
+    recommended : mapping
+        The settings of the best trial of the pool; empty before the pool is complete.
+    recommended_score, recommended_loss : Interval
+        Test results at those settings, over fresh seeds.
+    at_edge : tuple of str
+        The recommended settings that lie in the outer tenth of what was tried.
+    best_validation : float
+        The best validation score of the pool so far, in the metric's unit.
     forgetting : Interval
-        Of a stream, in the metric's unit: :func:`forgetting` on validation data.
-    test_loss, train_loss, gap : Interval
-        Of the trained models; the gap is test loss − train loss.
+        Of a stream, in the metric's unit, over runs at the recommended settings:
+        :func:`forgetting` on validation data.
     sharpness, largest, trace, preconditioned, threshold : Interval
-        Of the training loss at the runs' end, see
+        Curvature of the training loss at the end of those runs, see
         :class:`~steppe.compare.records.results.Curvature`.
+    sharpness_at_common_loss, largest_at_common_loss : Interval
+        The same where the train loss was that of :func:`common_train_loss`.
+    gradients : float
+        Gradient evaluations of a run.
     step_ms : float
         Median over runs of a run's median step.
     seconds : float
@@ -60,125 +77,147 @@ class OptimizerSummary:
         Optimizer state, in bytes per trainable parameter.
     peak_bytes : float
         Peak memory of a run on the accelerator, in bytes; NaN on CPUs.
-    settings : mapping
-        The hyperparameters that all its test runs had; empty before the first has ended.
-    score_change, loss_change : Comparison or None
-        Score, in the metric's unit, and test loss minus the baseline's, seed by seed; corrected for
-        the number of contenders. None of the baseline itself.
     """
 
     name: str
-    runs: int
+    trials: int
     diverged: int
-    failed: int
+    broken_promises: int
     score: Interval
+    loss: Interval
+    train_loss: float
+    gap: float
+    untuned: Interval
+    untuned_loss: Interval
+    recommended: Settings
+    recommended_score: Interval
+    recommended_loss: Interval
+    at_edge: tuple[str, ...]
+    best_validation: float
     forgetting: Interval
-    test_loss: Interval
-    train_loss: Interval
-    gap: Interval
     sharpness: Interval
     largest: Interval
     trace: Interval
     preconditioned: Interval
     threshold: Interval
+    sharpness_at_common_loss: Interval
+    largest_at_common_loss: Interval
+    gradients: float
     step_ms: float
     seconds: float
     state_bytes: float
     peak_bytes: float
-    settings: Settings
-    score_change: Comparison | None
-    loss_change: Comparison | None
 
 
-@dataclass(frozen=True)
-class ControlComparison:
-    """A contender minus its control, seed by seed.
-
-    Attributes
-    ----------
-    name, control : str
-        The two contenders.
-    score, loss : Comparison
-        Test score, in the metric's unit, and test loss; corrected for the number of such
-        comparisons.
-    """
-
-    name: str
-    control: str
-    score: Comparison
-    loss: Comparison
-
-
-def summarise(results: StudyResults, baseline: str | None = None) -> list[OptimizerSummary]:
-    """Sum up every contender's test runs, in the contenders' order.
+def summarise(results: StudyResults, readings: Readings | None = None) -> list[OptimizerSummary]:
+    """Sum up every contender, in the contenders' order.
 
     Parameters
     ----------
     results : StudyResults
         A study, finished or not.
-    baseline : str or None, default None
-        The contender that the others are compared with; None takes the first.
-
-    Raises
-    ------
-    ValueError
-        No contender is called ``baseline``.
+    readings : Readings, optional
+        Those of the same results, if they are at hand: they keep what they have computed.
     """
-    names = [each.name for each in results.contenders]
-    baseline = baseline_of(results, baseline)
-    scores = compare(_by_contender(results, names, _score(results)), baseline)
-    losses = compare(_by_contender(results, names, _test_loss), baseline)
-    return [
-        _summarise_contender(results, name, scores.get(name), losses.get(name)) for name in names
-    ]
-
-
-def against_controls(results: StudyResults) -> list[ControlComparison]:
-    """Compare each contender that has a control with it, all pairs as one Holm family."""
-    pairs = [(name, each.name) for each in results.contenders for name in each.control_for]
-    names = {name for pair in pairs for name in pair}
-    scores = _paired_comparisons(_by_contender(results, names, _score(results)), pairs)
-    losses = _paired_comparisons(_by_contender(results, names, _test_loss), pairs)
-    return [
-        ControlComparison(*pair, score, loss)
-        for pair, score, loss in zip(pairs, scores, losses, strict=True)
-    ]
-
-
-def baseline_of(results: StudyResults, baseline: str | None) -> str:
-    """Return the baseline's name: the first contender's if none is given.
-
-    Raises
-    ------
-    ValueError
-        No contender is called so.
-    """
-    names = [each.name for each in results.contenders]
-    if baseline is None:
-        return names[0]
-    if baseline not in names:
-        raise ValueError(f"baseline: {unknown_name_message('contender', baseline, names)}")
-    return baseline
-
-
-def finished(results: StudyResults, name: str) -> dict[int, Outcome]:
-    """Return a contender's test runs that neither diverged nor failed, by seed."""
-    return {
-        trial.seed: trial.outcome
-        for trial in results.trials_of(name, TEST)
-        if trial.outcome is not None and not trial.outcome.diverged
-    }
+    readings = readings or Readings(results)
+    common = common_train_loss(results)
+    return [_summarise_contender(readings, each, common) for each in results.contenders]
 
 
 def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[OptimizerSummary]:
-    """Sort by test score; those without one come last."""
+    """Sort by the expected test score, before it is known by the best validation score.
+
+    Those without one come last.
+    """
 
     def key(row: OptimizerSummary) -> tuple[bool, float]:
-        score = row.score.mean
-        known = math.isfinite(score)
-        return not known, (-score if metric.higher_is_better else score) if known else 0.0
+        known = math.isfinite(row.score.mean)
+        score = row.score.mean if known else row.best_validation
+        if not math.isfinite(score):
+            return True, 0.0
+        return False, -score if metric.higher_is_better else score
 
     return sorted(rows, key=key)
+
+
+def best_trial(trials: Iterable[Trial], metric: Metric) -> Trial | None:
+    """Return the trial of the best validation score: of equal ones that of the lower loss.
+
+    None if none ended with a finite loss.
+    """
+    sign = 1 if metric.higher_is_better else -1
+    found, found_key = None, (-math.inf, -math.inf)
+    for trial in trials:
+        if outcome := trial.finite_outcome:
+            key = (sign * outcome.final.validation_score, -outcome.final.validation_loss)
+            if found is None or key > found_key:
+                found, found_key = trial, key
+    return found
+
+
+def outcomes(trials: Iterable[Trial]) -> list[Outcome]:
+    """Return the outcomes of the trials that ended with a finite loss."""
+    return [outcome for trial in trials if (outcome := trial.finite_outcome)]
+
+
+def repeated_trials(results: StudyResults, contender: Contender) -> tuple[Trial, ...]:
+    """Return the runs at the recommended settings.
+
+    Where nothing is searched all trials have the same settings, and the first ones are these.
+    """
+    if contender.space:
+        return results.trials_of(contender.name, RECOMMENDED)
+    return results.trials_of(contender.name, POOL)[: results.plan.repeats]
+
+
+def common_train_loss(results: StudyResults) -> float:
+    """Return the lowest train loss that all runs at recommended settings have come through.
+
+    Curvature shrinks with the train loss: at equal loss it can be compared. NaN where it was not
+    measured along the way.
+    """
+    lowest = [
+        min(known)
+        for contender in results.contenders
+        for outcome in outcomes(repeated_trials(results, contender))
+        if (known := [e.probe_loss for e in outcome.curve if math.isfinite(e.probe_loss)])
+    ]
+    return max(lowest, default=math.nan)
+
+
+def curvature_at(curve: Sequence[Epoch], loss: float, measure: str) -> float:
+    """Return a measure of curvature where a run's train loss first came down to ``loss``.
+
+    Between two epochs it is interpolated, both by their logarithms. NaN where the run has not come
+    there, or the measure is not positive.
+
+    Parameters
+    ----------
+    curve : sequence of Epoch
+        A run.
+    loss : float
+        The train loss, above 0.
+    measure : {"sharpness", "largest"}
+        What is wanted.
+
+    Examples
+    --------
+    >>> epochs = [
+    ...     Epoch(1.0, 1.0, 0.5, 0.1, 1.0, probe_loss=1.0, sharpness=1.0),
+    ...     Epoch(0.1, 1.0, 0.5, 0.1, 2.0, probe_loss=0.01, sharpness=0.1),
+    ... ]
+    >>> round(curvature_at(epochs, 0.1, "sharpness"), 4)
+    0.3162
+    """
+    points = [(each.probe_loss, getattr(each, measure)) for each in curve]
+    known = [(x, y) for x, y in points if x > 0 and y > 0 and math.isfinite(x + y)]
+    if known and math.isclose(known[0][0], loss):
+        return known[0][1]
+    for (x, y), (next_x, next_y) in pairwise(known):
+        if next_x <= loss < x:
+            share = math.log(loss / x) / math.log(next_x / x)
+            return y * (next_y / y) ** share
+    return math.nan
 
 
 def forgetting(curve: Sequence[Sequence[float]]) -> float:
@@ -213,57 +252,95 @@ def forgetting(curve: Sequence[Sequence[float]]) -> float:
     return mean(best[j] - curve[last][j] for j in range(last))
 
 
-def chosen_trial(results: StudyResults, name: str) -> Trial | None:
-    """Return the tuning trial whose settings the test runs took over; None before the first."""
-    chosen = results.chosen(name)
-    trials = (trial for trial in results.trials_of(name, TUNE) if trial.settings == chosen)
-    return next(trials, None)
-
-
 def _summarise_contender(
-    results: StudyResults, name: str, score: Comparison | None, loss: Comparison | None
+    readings: Readings, contender: Contender, common: float
 ) -> OptimizerSummary:
-    trials = results.trials_of(name, TEST)
-    ended = [trial.outcome for trial in trials if trial.outcome is not None]
-    successful = list(finished(results, name).values())
+    results, name = readings.results, contender.name
+    pool, factor = results.trials_of(name, POOL), results.metric.factor
+    again = outcomes(repeated_trials(results, contender))
+    untuned = outcomes(results.trials_of(name, DEFAULT))
+    best = best_trial(pool, results.metric)
+    best_score = best.outcome.final.validation_score if best and best.outcome else math.nan
+    settings = best.settings if best and len(pool) == results.plan.trials else {}
 
-    def over_seeds(measure: Measure) -> Interval:
-        return interval([measure(outcome) for outcome in successful])
+    def over(runs: Sequence[Outcome], measure: Measure, *, of_test: bool = False) -> Interval:
+        hidden = of_test and not results.complete
+        return _UNKNOWN if hidden else interval([measure(run) for run in runs])
+
+    def score(outcome: Outcome) -> float:
+        return factor * outcome.final.test_score
+
+    def loss(outcome: Outcome) -> float:
+        return outcome.final.test_loss
 
     return OptimizerSummary(
         name=name,
-        runs=len(trials),
-        diverged=len(ended) - len(successful),
-        failed=len(trials) - len(ended),
-        score=over_seeds(_score(results)),
-        forgetting=over_seeds(lambda outcome: results.metric.factor * _forgetting_of(outcome)),
-        test_loss=over_seeds(_test_loss),
-        train_loss=over_seeds(lambda outcome: outcome.final.train_loss),
-        gap=over_seeds(lambda outcome: outcome.final.test_loss - outcome.final.train_loss),
-        sharpness=over_seeds(lambda outcome: outcome.curvature.sharpness),
-        largest=over_seeds(lambda outcome: outcome.curvature.largest),
-        trace=over_seeds(lambda outcome: outcome.curvature.trace),
-        preconditioned=over_seeds(lambda outcome: outcome.curvature.preconditioned),
-        threshold=over_seeds(lambda outcome: outcome.curvature.threshold),
-        step_ms=_over_known(median, (outcome.costs.step_ms for outcome in successful)),
-        seconds=_over_known(median, (outcome.costs.seconds for outcome in successful)),
-        state_bytes=_over_known(max, (outcome.costs.state_bytes for outcome in ended)),
-        peak_bytes=_over_known(max, (outcome.costs.peak_bytes for outcome in ended)),
-        settings=results.chosen(name),
-        score_change=score,
-        loss_change=loss,
+        trials=len(pool),
+        diverged=readings.count_unsuccessful(name),
+        broken_promises=readings.count_broken_promises(name) if results.complete else 0,
+        **_expected(readings, name),
+        untuned=over(untuned, score, of_test=True),
+        untuned_loss=over(untuned, loss, of_test=True),
+        recommended=settings,
+        recommended_score=over(again, score, of_test=True),
+        recommended_loss=over(again, loss, of_test=True),
+        at_edge=_settings_at_edge(contender, settings, pool),
+        best_validation=factor * best_score,
+        forgetting=over(again, lambda outcome: factor * _forgetting_of(outcome)),
+        sharpness=over(again, lambda outcome: outcome.curvature.sharpness),
+        largest=over(again, lambda outcome: outcome.curvature.largest),
+        trace=over(again, lambda outcome: outcome.curvature.trace),
+        preconditioned=over(again, lambda outcome: outcome.curvature.preconditioned),
+        threshold=over(again, lambda outcome: outcome.curvature.threshold),
+        sharpness_at_common_loss=over(again, lambda o: curvature_at(o.curve, common, "sharpness")),
+        largest_at_common_loss=over(again, lambda o: curvature_at(o.curve, common, "largest")),
+        **_costs([trial.outcome for trial in results.trials if trial.optimizer == name]),
     )
 
 
-def _paired_comparisons(values: ValuesBySeed, pairs: Iterable[tuple[str, str]]) -> list[Comparison]:
-    return corrected([paired(values[name], values[control]) for name, control in pairs])
-
-
-def _by_contender(results: StudyResults, names: Iterable[str], measure: Measure) -> ValuesBySeed:
+def _expected(readings: Readings, name: str) -> dict[str, Any]:
+    """Return what the best of k trials is expected to reach."""
+    if not readings.results.complete:
+        return {"score": _UNKNOWN, "loss": _UNKNOWN, "train_loss": math.nan, "gap": math.nan}
+    k = readings.results.plan.budget
     return {
-        name: {seed: measure(outcome) for seed, outcome in finished(results, name).items()}
-        for name in names
+        "score": readings.expected(name, "score", k),
+        "loss": readings.expected(name, "loss", k),
+        "train_loss": readings.expected_mean(name, lambda outcome: outcome.final.train_loss),
+        "gap": readings.expected_mean(
+            name, lambda outcome: outcome.final.test_loss - outcome.final.train_loss
+        ),
     }
+
+
+def _costs(ended: Iterable[Outcome | None]) -> dict[str, float]:
+    costs = [outcome.costs for outcome in ended if outcome]
+    return {
+        "gradients": _over_known(max, (each.gradients for each in costs)),
+        "step_ms": _over_known(median, (each.step_ms for each in costs)),
+        "seconds": _over_known(median, (each.seconds for each in costs)),
+        "state_bytes": _over_known(max, (each.state_bytes for each in costs)),
+        "peak_bytes": _over_known(max, (each.peak_bytes for each in costs)),
+    }
+
+
+def _settings_at_edge(
+    contender: Contender, settings: Settings, pool: Iterable[Trial]
+) -> tuple[str, ...]:
+    """Name the settings in the outer tenth of what was tried: the best may lie beyond."""
+    tried = [trial.settings for trial in pool]
+    return tuple(
+        name
+        for name, space in contender.space.items()
+        if name in settings and "low" in space
+        if _is_at_edge(settings[name], [each[name] for each in tried], space)
+    )
+
+
+def _is_at_edge(value: float, tried: Sequence[float], space: Mapping[str, Any]) -> bool:
+    scale = math.log if space.get("log") else float
+    low, high = scale(min(tried)), scale(max(tried))
+    return high > low and not _EDGE < (scale(value) - low) / (high - low) < 1 - _EDGE
 
 
 def _forgetting_of(outcome: Outcome) -> float:
@@ -275,11 +352,3 @@ def _forgetting_of(outcome: Outcome) -> float:
 def _over_known(over: Callable[[list[float]], float], values: Iterable[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return over(known) if known else math.nan
-
-
-def _score(results: StudyResults) -> Measure:
-    return lambda outcome: results.metric.factor * outcome.final.test_score
-
-
-def _test_loss(outcome: Outcome) -> float:
-    return outcome.final.test_loss

@@ -6,15 +6,19 @@ ranges, and what one field says about another. A file may be somebody else's, da
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.phases import PHASES, TEST
+from steppe.compare.records.packed_numbers import unpack
+from steppe.compare.records.phases import PHASES, POOL
 
 if TYPE_CHECKING:
-    from steppe.compare.records.results import Contender, Outcome, StudyResults, Trial
+    from steppe.compare.records.results import Contender, Outcome, Plan, StudyResults, Trial
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,34 +45,73 @@ def check_results(results: "StudyResults") -> None:
         The first thing that is wrong, with its field.
     """
     setup = _checked_setup(results.setup)
-    _require(results.budget >= 0, "budget", "at least 0", results.budget)
-    _require(results.seeds >= 1, "seeds", "at least 1", results.seeds)
+    for field, plan in [("plan", results.plan), *_numbered("earlier_plans", results.earlier_plans)]:
+        _check_plan(plan, field)
     factor = results.metric.factor
     _require(math.isfinite(factor) and factor > 0, "metric.factor", "a number above 0", factor)
     _require(bool(results.contenders), "contenders", "at least one", "none")
     names = [each.name for each in results.contenders]
     _require_unique("contenders", names)
-    for index, contender in enumerate(results.contenders):
-        _check_contender(contender, f"contenders[{index}]", names)
+    for field, contender in _numbered("contenders", results.contenders):
+        _check_contender(contender, field, names)
     by_name = dict(zip(names, results.contenders, strict=True))
-    for index, trial in enumerate(results.trials):
-        field = f"trials[{index}]"
+    for field, trial in _numbered("trials", results.trials):
         _require_known(f"{field}.optimizer", trial.optimizer, names)
         _require_known(f"{field}.phase", trial.phase, PHASES)
-        planned = results.seeds
-        if trial.phase != TEST:
-            planned = by_name[trial.optimizer].tuning_trials(results.budget)
+        contender = by_name[trial.optimizer]
+        planned = results.plan.planned(contender, trial.phase)
         _require(
             0 <= trial.number < planned,
             f"{field}.number",
             f"a number from 0, below {planned}",
             trial.number,
         )
-        _check_trial(trial, field, setup)
+        _check_trial(trial, field, setup, contender.epochs)
     runs = [f"{each.optimizer}, {each.phase} {each.number}" for each in results.trials]
     _require_unique("trials", runs)
-    seeds = [f"{each.optimizer}, seed {each.seed}" for each in results.trials if each.phase == TEST]
-    _require_unique("trials", seeds)
+    _check_pairs(results)
+    _check_samples(results)
+
+
+def _check_plan(plan: "Plan", field: str) -> None:
+    _require(plan.budget >= 1, f"{field}.budget", "at least 1", plan.budget)
+    fewest = TRIALS_PER_BUDGET * plan.budget
+    wanted = f"at least {fewest}, {TRIALS_PER_BUDGET} times the budget"
+    _require(plan.trials >= fewest, f"{field}.trials", wanted, plan.trials)
+    _require(plan.study_seed >= 0, f"{field}.study_seed", "at least 0", plan.study_seed)
+    _require(plan.repeats >= 1, f"{field}.repeats", "at least 1", plan.repeats)
+
+
+def _check_pairs(results: "StudyResults") -> None:
+    """Require that trials of one phase and number have one seed, and others have others."""
+    seeds: dict[tuple[str, int], int] = {}
+    for field, trial in _numbered("trials", results.trials):
+        first = seeds.setdefault((trial.phase, trial.number), trial.seed)
+        wanted = f"{first}, as of the other optimizers' {trial.phase} trial {trial.number}"
+        _require(trial.seed == first, f"{field}.seed", wanted, trial.seed)
+    of_pool = [str(seed) for (phase, _), seed in seeds.items() if phase == POOL]
+    _require_unique("seeds of trials", of_pool)
+
+
+def _check_samples(results: "StudyResults") -> None:
+    """Require that all runs have results of equally many samples."""
+    sizes: dict[str, int] = {}
+    for field, trial in _numbered("trials", results.trials):
+        for name, text in vars(trial.outcome.samples).items() if trial.outcome else ():
+            try:
+                size = len(unpack(text))
+            except ValueError as error:
+                raise ValueError(f"{field}.outcome.samples.{name} {error}") from None
+            if not size:
+                continue
+            first = sizes.setdefault(name, size)
+            _require(
+                size == first, f"{field}.outcome.samples.{name}", f"of {first} samples", size
+            )
+
+
+def _numbered(field: str, records: Sequence[_T]) -> Iterator[tuple[str, _T]]:
+    return ((f"{field}[{index}]", record) for index, record in enumerate(records))
 
 
 def _checked_setup(content: Mapping[str, Any]) -> _Setup:
@@ -102,8 +145,9 @@ def _checked_setup(content: Mapping[str, Any]) -> _Setup:
 def _check_contender(contender: "Contender", field: str, names: Iterable[str]) -> None:
     _require(bool(contender.name), f"{field}.name", "a name", repr(contender.name))
     _check_settings(contender.defaults, f"{field}.defaults")
-    for name in (*contender.control_for, *filter(None, [contender.follows])):
-        _require_known(f"{field}.control_for or follows", name, names)
+    for name in contender.control_for:
+        _require_known(f"{field}.control_for", name, names)
+    _require(contender.epochs >= 1, f"{field}.epochs", "at least 1", contender.epochs)
     for name, space in contender.space.items():
         _check_space(space, f"{field}.space.{name}")
 
@@ -137,23 +181,23 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return number and math.isfinite(value)
 
 
-def _check_trial(trial: "Trial", field: str, setup: _Setup) -> None:
+def _check_trial(trial: "Trial", field: str, setup: _Setup, factor: int) -> None:
     _require(trial.seed >= 0, f"{field}.seed", "at least 0", trial.seed)
     _check_settings(trial.settings, f"{field}.settings")
     failed = trial.outcome is None
     _require(bool(trial.error) or not failed, f"{field}.error", "why there is no outcome", "''")
     if trial.outcome is not None:
-        _check_outcome(trial.outcome, f"{field}.outcome", setup)
+        _check_outcome(trial.outcome, f"{field}.outcome", setup, factor)
 
 
-def _check_outcome(outcome: "Outcome", field: str, setup: _Setup) -> None:
-    epochs = len(outcome.curve)
+def _check_outcome(outcome: "Outcome", field: str, setup: _Setup, factor: int) -> None:
+    epochs, planned = len(outcome.curve), factor * setup.epochs
     # The epoch in which the loss stopped being finite is not in the curve.
-    right = epochs < setup.epochs if outcome.diverged else epochs == setup.epochs
-    wanted = f"{'below' if outcome.diverged else 'of'} {setup.epochs} epochs"
+    right = epochs < planned if outcome.diverged else epochs == planned
+    wanted = f"{'below' if outcome.diverged else 'of'} {planned} epochs"
     _require(right, f"{field}.curve", wanted, epochs)
     for number, epoch in enumerate(outcome.curve):
-        known = number * len(setup.stream) // setup.epochs + 1 if setup.stream else 0
+        known = number * len(setup.stream) // planned + 1 if setup.stream else 0
         where = f"{field}.curve[{number}]"
         _require(len(epoch.tasks) == known, f"{where}.tasks", f"{known} scores", len(epoch.tasks))
         _require_not_negative(f"{where}.seconds", epoch.seconds)

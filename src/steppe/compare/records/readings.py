@@ -1,0 +1,326 @@
+"""What a complete study shows: verdicts on its primary reading, and everything else to explore.
+
+A *reading* is what is compared: the task's score or the loss, on the test set. The one that the
+plan declares is the primary reading: each optimizer that the user has named is compared with the
+baseline at the declared budget, as one family corrected after Holm. All other differences are
+exploratory, without a verdict.
+
+Tables, pictures, the page and ``--json`` take their numbers from here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from steppe._shared.names import unknown_name_message
+from steppe._shared.statistics import LEVEL, Interval, holm
+from steppe.compare.choices import Primary
+from steppe.compare.records.best_of_k import (
+    TRIALS_PER_BUDGET,
+    Array,
+    Difference,
+    Pool,
+    Validation,
+    compare_pools,
+    expected_best,
+    interval_of_best,
+    leave_groups_out,
+)
+from steppe.compare.records.packed_numbers import unpack
+from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
+
+BETTER, WORSE = "better", "worse"
+NO_DIFFERENCE = "no difference seen"
+EXPLORATORY = "exploratory"
+PLAN_CHANGED = "no verdict: the plan was changed"
+
+# A test result this many standard errors below what validation promises is no chance.
+_FAR_BELOW = 5.0
+_MAD_TO_SIGMA = 1.4826
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One optimizer against the baseline on the primary reading.
+
+    Attributes
+    ----------
+    optimizer, baseline : str
+        The two contenders.
+    metric : str
+        What was compared, such as "accuracy" or "loss".
+    k, trials : int
+        The budget, and the trials of each.
+    estimate, low, high : float
+        The difference in the test result of the best of k, with its 95 % interval, in the metric's
+        unit.
+    p : float
+        Corrected after Holm for the optimizers that the user has named; as it is where the verdict
+        is "exploratory".
+    verdict : str
+        "better", "worse", "no difference seen", or why there is none.
+    """
+
+    optimizer: str
+    baseline: str
+    metric: str
+    k: int
+    trials: int
+    estimate: float
+    low: float
+    high: float
+    p: float
+    verdict: str
+
+
+class Readings:
+    """Everything that can be read from a study's pool of trials.
+
+    Nothing can be read before all trials have ended: until then nobody is to see a test result.
+
+    Parameters
+    ----------
+    results : StudyResults
+        A study, finished or not.
+    """
+
+    def __init__(self, results: StudyResults) -> None:
+        self.results = results
+        self._pools: dict[tuple[str, str], Pool] = {}
+        self._differences: dict[tuple[str, str, str, int], Difference] = {}
+
+    @property
+    def budgets(self) -> range:
+        """The budgets k that N trials can tell something about: 1 … N/3."""
+        return range(1, self.results.plan.trials // TRIALS_PER_BUDGET + 1)
+
+    def higher_is_better(self, reading: Primary) -> bool:
+        """Whether more of a reading is better."""
+        return reading == "score" and self.results.metric.higher_is_better
+
+    def label(self, reading: Primary) -> str:
+        """Return the reading's name, such as "accuracy" or "loss"."""
+        return self.results.metric.name if reading == "score" else "loss"
+
+    def expected(self, name: str, reading: Primary, k: int) -> Interval:
+        """Return the expected test result of the best of k, in the metric's unit."""
+        return interval_of_best(self._pool(name, reading), k)
+
+    def expected_mean(self, name: str, measure: Callable[[Outcome], float]) -> float:
+        """Return the expected value of any number of the trial that is the best of the budget's k.
+
+        NaN if a trial that may be chosen lacks it.
+        """
+        pool = self._pool(name, self.results.plan.primary)
+        measured = [measure(o) if (o := t.finite_outcome) else math.nan for t in self._trials(name)]
+        values = np.array(measured)
+        known = np.isfinite(values)
+        if not known.any():
+            return math.nan
+        # One that diverged is chosen last, and has no value of its own.
+        values[~known] = values[known][np.argmin(pool.score[known])]
+        other = Pool(pool.score, pool.loss, values)
+        return expected_best(other, self.results.plan.budget)
+
+    def difference(self, name: str, baseline: str, reading: Primary, k: int) -> Difference:
+        """Return one optimizer minus another, in the metric's unit; p is not corrected."""
+        key = (name, baseline, reading, k)
+        if key not in self._differences:
+            pools = self._pool(name, reading), self._pool(baseline, reading)
+            self._differences[key] = compare_pools(*pools, k)
+        return self._differences[key]
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """The differences from the baseline on the primary reading; none of an unfinished study."""
+        results = self.results
+        if not results.complete:
+            return []
+        reading, k = results.plan.primary, results.plan.budget
+        others = results.contenders[1:]
+        found = {
+            each.name: self.difference(each.name, results.baseline, reading, k) for each in others
+        }
+        family = [each.name for each in others if each.asked]
+        corrected = dict(zip(family, holm([found[name].p for name in family]), strict=True))
+        return [
+            Verdict(
+                optimizer=name,
+                baseline=results.baseline,
+                metric=self.label(reading),
+                k=k,
+                trials=results.plan.trials,
+                estimate=each.estimate,
+                low=each.low,
+                high=each.high,
+                p=corrected.get(name, each.p),
+                verdict=self._verdict(each, corrected.get(name)),
+            )
+            for name, each in found.items()
+        ]
+
+    @property
+    def family_size(self) -> int:
+        """How many comparisons Holm's correction counts."""
+        return sum(each.asked for each in self.results.contenders[1:])
+
+    def detectable(self, name: str) -> float:
+        """Return the smallest difference from the baseline that 80 % of such studies would find."""
+        plan = self.results.plan
+        found = self.difference(name, self.results.baseline, plan.primary, plan.budget)
+        return found.detectable(max(1, self.family_size))
+
+    def count_unsuccessful(self, name: str) -> int:
+        """Count the trials of the pool that diverged or failed."""
+        return sum(trial.finite_outcome is None for trial in self._trials(name))
+
+    def count_broken_promises(self, name: str) -> int:
+        """Count the trials whose test result is far below what their validation result promises.
+
+        Far below is five standard errors, of both sets of samples and of the scatter of all trials
+        between the two. What is rare and not seen in validation is beyond what a verdict promises.
+        """
+        all_promises = {each.name: self._promises(each.name) for each in self.results.contenders}
+        gaps = np.concatenate([gaps for gaps, _ in all_promises.values()])
+        if not len(gaps):
+            return 0
+        middle = np.median(gaps)
+        scatter = _MAD_TO_SIGMA * np.median(np.abs(gaps - middle))
+        gaps, errors = all_promises[name]
+        return int((gaps - middle < -_FAR_BELOW * np.hypot(scatter, errors)).sum())
+
+    def _promises(self, name: str) -> tuple[Array, Array]:
+        """Return how much better than in validation each trial is on the test set, with its error.
+
+        Only of trials that did not diverge.
+        """
+        reading = self.results.plan.primary
+        sign = 1.0 if self.higher_is_better(reading) else -1.0
+        gaps, errors = [], []
+        for trial in self._trials(name):
+            if (outcome := trial.finite_outcome) is None:
+                continue
+            test, validation = self._values(outcome, reading)
+            if not (math.isfinite(test) and math.isfinite(validation)):
+                continue
+            samples = [self._samples(outcome, part, reading) for part in ("test", "validation")]
+            known = [each for each in samples if each is not None and len(each) > 1]
+            errors.append(math.hypot(*(each.std(ddof=1) / math.sqrt(len(each)) for each in known)))
+            gaps.append(sign * (test - validation))
+        return np.array(gaps), np.array(errors)
+
+    def _verdict(self, found: Difference, corrected: float | None) -> str:
+        if corrected is None:
+            return EXPLORATORY
+        if self.results.earlier_plans:
+            return PLAN_CHANGED
+        if corrected >= LEVEL:
+            return NO_DIFFERENCE
+        better = (found.estimate > 0) == self.higher_is_better(self.results.plan.primary)
+        return BETTER if better else WORSE
+
+    def _trials(self, name: str) -> Sequence[Trial]:
+        return self.results.trials_of(name, POOL)
+
+    def _pool(self, name: str, reading: Primary) -> Pool:
+        if not self.results.complete:
+            raise ValueError("results must be those of a finished study: trials are still missing")
+        names = [each.name for each in self.results.contenders]
+        if name not in names:
+            raise ValueError(unknown_name_message("optimizer", name, names))
+        if (name, reading) not in self._pools:
+            self._pools[name, reading] = self._make_pool(name, reading)
+        return self._pools[name, reading]
+
+    def _make_pool(self, name: str, reading: Primary) -> Pool:
+        outcomes = [trial.finite_outcome for trial in self._trials(name)]
+        sign = 1.0 if self.results.metric.higher_is_better else -1.0
+        worst = self._worst(reading)
+
+        def each(measure: Callable[[Outcome], float], otherwise: float) -> Array:
+            values = [otherwise if outcome is None else measure(outcome) for outcome in outcomes]
+            return np.array([value if math.isfinite(value) else otherwise for value in values])
+
+        return Pool(
+            score=each(lambda outcome: sign * outcome.final.validation_score, -math.inf),
+            loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
+            test=each(lambda outcome: self._values(outcome, reading)[0], worst),
+            test_samples=self._matrix(outcomes, "test", reading, worst),
+            validation=self._validation(outcomes, sign),
+        )
+
+    def _worst(self, reading: Primary) -> float:
+        """Return the worst finite test result of the study: what a trial that diverged is worth."""
+        ended = (
+            outcome
+            for contender in self.results.contenders
+            for trial in self._trials(contender.name)
+            if (outcome := trial.finite_outcome)
+        )
+        values = [self._values(outcome, reading)[0] for outcome in ended]
+        finite = [value for value in values if math.isfinite(value)]
+        worst: Callable[..., float] = min if self.higher_is_better(reading) else max
+        return worst(finite, default=0.0)
+
+    def _values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
+        """Return a trial's test and validation result."""
+        final, factor = outcome.final, self.results.metric.factor
+        if reading == "loss":
+            return final.test_loss, final.validation_loss
+        return factor * final.test_score, factor * final.validation_score
+
+    def _samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
+        """Return the samples' shares in a result, whose mean it is up to a constant."""
+        losses = unpack(getattr(outcome.samples, f"{part}_losses"))
+        if reading == "loss":
+            return losses if len(losses) else None
+        hits = unpack(getattr(outcome.samples, f"{part}_scores"))
+        if len(hits):
+            return self.results.metric.factor * hits
+        if self.results.metric.name == "perplexity" and len(losses):
+            # To first order: the derivative of exp.
+            return self.results.metric.factor * math.exp(losses.mean()) * losses
+        return None
+
+    def _matrix(
+        self, outcomes: Sequence[Outcome | None], part: str, reading: Primary, worst: float
+    ) -> Array | None:
+        """Return the samples' shares of all trials; None if a trial has none."""
+        rows = [
+            None if outcome is None else self._samples(outcome, part, reading)
+            for outcome in outcomes
+        ]
+        known = [row for row in rows if row is not None]
+        if len(known) < sum(outcome is not None for outcome in outcomes) or not known:
+            return None
+        constant = np.full(len(known[0]), worst)
+        return np.array([constant if row is None else np.nan_to_num(row) for row in rows])
+
+    def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
+        """Return all trials' validation results without each group of samples."""
+        losses = self._matrix(outcomes, "validation", "loss", 0.0)
+        if losses is None:
+            return None
+        diverged = np.array([outcome is None for outcome in outcomes])
+        without_losses = np.where(diverged, np.inf, leave_groups_out(losses))
+        if self.results.metric.name == "perplexity":
+            return Validation(np.where(diverged, -np.inf, -without_losses), without_losses)
+        hits = self._matrix(outcomes, "validation", "score", 0.0)
+        if hits is None:
+            return None
+        stretches = partial(_means_of_stretches, count=losses.shape[1])
+        scores = sign * leave_groups_out(np.apply_along_axis(stretches, 1, hits))
+        return Validation(np.where(diverged, -np.inf, scores), without_losses)
+
+
+def verdicts(results: StudyResults) -> list[dict[str, Any]]:
+    """Return :attr:`Readings.verdicts` as plain values, as ``--json`` has them."""
+    return [vars(each) for each in Readings(results).verdicts]
+
+
+def _means_of_stretches(values: Array, count: int) -> Array:
+    return np.array([each.mean() for each in np.array_split(values, count)])

@@ -48,6 +48,9 @@ Scale = Literal["full", "small"]
 #: What verdicts are given on.
 Primary = Literal["score", "loss"]
 
+#: How much curvature is measured of a run.
+CurvatureExtent = Literal["none", "quick", "full"]
+
 #: Number format of autocast; "no" is float32 throughout.
 Precision = Literal["no", "bf16", "fp16"]
 

@@ -172,6 +172,7 @@ def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, *
         partial(streams.hits_and_counts, classes=classes, tasks=tasks),
         lambda sums, loss: streams.average_accuracy(sums),
         streams.accuracies,
+        partial(streams.hits, classes=classes),
     )
     loss = partial(streams.stream_loss, classes=classes)
     return Task(name, load, loss=loss, score=score, subsample=streams.subsample, **rest)
@@ -190,7 +191,7 @@ _domain_incremental_digits = partial(
 
 
 # A Hessian-vector product of a dozen sequences takes as long as a dozen steps.
-_CURVATURE_OF_TEXT = CurvatureSettings(samples=12, tuning=False)
+_CURVATURE_OF_TEXT = CurvatureSettings(samples=12, often=False)
 
 
 def _language_model(vocabulary: int) -> Callable[[str], nn.Module]:
@@ -256,7 +257,7 @@ _ALL = (
         subsample=text.subsample_scattered,
         full=Size(SMOLLM2, epochs=3, batch_size=16, length=512),
         small=Size(f"{SMOLLM2}+lora", epochs=3, batch_size=4, samples=32, length=64),
-        curvature=CurvatureSettings(samples=2, tol=0.05, max_products=30, tuning=False, full=False),
+        curvature=CurvatureSettings(samples=2, tol=0.05, max_products=30, often=False, full=False),
         reads_files=True,
         tokenizes=True,
         packages=("transformers", "peft", "tokenizers"),

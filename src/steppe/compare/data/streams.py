@@ -45,6 +45,17 @@ def stream_loss(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
     return F.cross_entropy(_outputs_of_own_task(outputs, targets, classes), targets % classes)
 
 
+def hits(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
+    """Return whether each sample is predicted right, among the classes of its own task.
+
+    Parameters
+    ----------
+    outputs, targets, classes
+        As in :func:`stream_loss`.
+    """
+    return _outputs_of_own_task(outputs, targets, classes).argmax(dim=1) == targets % classes
+
+
 def hits_and_counts(outputs: Tensor, targets: Tensor, *, classes: int, tasks: int) -> Tensor:
     """Count, for each task of a stream, the samples predicted right and all of them.
 
@@ -61,8 +72,8 @@ def hits_and_counts(outputs: Tensor, targets: Tensor, *, classes: int, tasks: in
         ``(tasks, 2)`` integers, to be added over batches.
     """
     own = (targets // classes)[:, None] == torch.arange(tasks, device=targets.device)
-    hits = _outputs_of_own_task(outputs, targets, classes).argmax(dim=1) == targets % classes
-    return torch.stack(((own & hits[:, None]).sum(dim=0), own.sum(dim=0)), dim=1)
+    right = hits(outputs, targets, classes=classes)
+    return torch.stack(((own & right[:, None]).sum(dim=0), own.sum(dim=0)), dim=1)
 
 
 def accuracies(sums: Tensor) -> tuple[float, ...]:
@@ -73,8 +84,8 @@ def accuracies(sums: Tensor) -> tuple[float, ...]:
     >>> accuracies(torch.tensor([[3, 4], [1, 2]]))
     (0.75, 0.5)
     """
-    hits, counts = sums[sums[:, 1] > 0].double().T
-    return tuple((hits / counts).tolist())
+    right, counts = sums[sums[:, 1] > 0].double().T
+    return tuple((right / counts).tolist())
 
 
 def average_accuracy(sums: Tensor) -> float:

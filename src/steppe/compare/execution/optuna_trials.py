@@ -19,7 +19,7 @@ from steppe.compare.execution.study_storage import (
     retry_while_unreachable,
 )
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import TEST, TUNE, Contender
+from steppe.compare.records.results import PHASES, Contender
 
 if TYPE_CHECKING:
     import optuna
@@ -111,7 +111,7 @@ class OptunaTrials:
             return False
 
     def record_settings(self, trial_id: int, settings: Settings) -> None:
-        """Store the settings of a test run, which are chosen when it is taken."""
+        """Store the settings of a run at the recommended settings, known when it is taken."""
         write = partial(self.storage.set_trial_user_attr, trial_id, "settings", dict(settings))
         retry_while_unreachable(write)
 
@@ -173,17 +173,12 @@ def optuna_study(storage: "RDBStorage", study: Study) -> "optuna.Study":
     )
 
 
-def planned_count(study: Study, contender: Contender, phase: str) -> int:
-    """Count the trials that a contender is to have in a phase."""
-    return study.seeds if phase == TEST else contender.tuning_trials(study.budget)
-
-
 def contender_keys(study: Study) -> dict[str, str]:
     """Return the key of each contender, which tells its trials from all others.
 
     It imports the optimizers, on whose source the keys depend.
     """
-    return {each.name: _key(study, each) for each in study.contenders}
+    return {each.name: study.key(each) for each in study.contenders}
 
 
 def counting_trials(
@@ -202,16 +197,16 @@ def counting_trials(
     """
     names = {key: name for name, key in keys.items()}
     by_part: dict[tuple[str, str], list[FrozenTrial]] = {
-        (each.name, phase): [] for each in study.contenders for phase in (TUNE, TEST)
+        (each.name, phase): [] for each in study.contenders for phase in PHASES
     }
     for trial in trials:
         # Trials of other contenders are from a study that differs in its contenders alone.
         if name := names.get(trial.user_attrs.get(CONTENDER_KEY, "")):
             by_part[name, trial.user_attrs["phase"]].append(trial)
     return {
-        (each.name, phase): _counting(by_part[each.name, phase], planned_count(study, each, phase))
+        (each.name, phase): _counting(by_part[each.name, phase], study.plan.planned(each, phase))
         for each in study.contenders
-        for phase in (TUNE, TEST)
+        for phase in PHASES
     }
 
 
@@ -255,15 +250,6 @@ def _lost_without_progress(trials: "Iterable[FrozenTrial]") -> int:
         count = 1 if epoch > furthest else count + 1
         furthest = max(furthest, epoch)
     return count
-
-
-def _key(study: Study, contender: Contender) -> str:
-    """Name a contender with all that its trials depend on.
-
-    One that follows another runs with that one's best settings: its trials depend on both.
-    """
-    leaders = (each for each in study.contenders if each.name == contender.follows)
-    return " after ".join(map(study.key, (contender, *leaders)))
 
 
 def _failed(trial: "FrozenTrial") -> bool:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from steppe.compare.execution.optuna_trials import MAX_LOST_WORKERS, StoredTrials, ended
 from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.results import TEST, TUNE, StudyResults, Trial
+from steppe.compare.records.results import PHASES, StudyResults, Trial
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -29,26 +29,36 @@ def results_of(study: Study, stored: StoredTrials) -> StudyResults:
         A trial's record is damaged.
     """
     trials = [
-        _to_trial(contender.name, phase, trial)
+        to_trial(contender.name, phase, trial)
         for contender in study.contenders
-        for phase in (TUNE, TEST)
+        for phase in PHASES
         for _, trial in sorted(ended(stored[contender.name, phase]).items())
     ]
     return StudyResults(
         name=study.name,
         task=study.setup.task,
         setup={**vars(study.setup), **study.facts},
-        budget=study.budget,
-        seeds=study.seeds,
+        plan=study.plan,
         metric=study.metric,
         versions=study.versions,
         command=study.command,
         contenders=study.contenders,
         trials=tuple(trials),
+        earlier_plans=study.earlier_plans,
+        created=study.created,
+        author=study.author,
+        note=study.note,
     )
 
 
-def _to_trial(contender: str, phase: str, trial: "FrozenTrial") -> Trial:
+def to_trial(contender: str, phase: str, trial: "FrozenTrial") -> Trial:
+    """Return the record of a trial that has ended.
+
+    Raises
+    ------
+    ValueError
+        It is damaged.
+    """
     attributes = trial.user_attrs
     complete = trial.state.name == "COMPLETE"
     content = {

@@ -1,44 +1,36 @@
 """The queue of a study's trials: what is planned, which trial is next, what has ended.
 
 Every worker has a queue of its own on the shared storage. The queue decides the order of trials,
-the settings of test runs, and what is kept of a trial that ended, failed or was given back.
+the recommended settings, and what is kept of a trial that ended, failed or was given back.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from steppe._shared.hyperparameters import Settings
-from steppe._shared.recipes import find_recipe
-from steppe.compare.execution.optuna_trials import (
-    OptunaTrials,
-    StoredTrials,
-    ended,
-    planned_count,
-)
-from steppe.compare.execution.stored_results import results_of
+from steppe.compare.execution.optuna_trials import OptunaTrials, StoredTrials, ended
+from steppe.compare.execution.stored_results import results_of, to_trial
 from steppe.compare.execution.study_storage import retry_while_unreachable
-from steppe.compare.planning.controls import followed_settings
+from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import Study
-from steppe.compare.records.json_format import from_json, to_json
+from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
-    TEST,
-    TUNE,
+    PHASES,
+    POOL,
+    RECOMMENDED,
     Contender,
     Epoch,
     Outcome,
     StudyResults,
     trial_label,
 )
+from steppe.compare.records.summary import best_trial
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
-
-#: The seed of all tuning trials; no test run has it.
-TUNING_SEED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ class Assignment:
     contender : Contender
         Whose trial it is.
     phase : str
-        "tune" or "test".
+        "pool", "default" or "recommended".
     number : int
         As in :class:`~steppe.compare.records.results.Trial`.
     seed : int
@@ -100,13 +92,17 @@ class TrialQueue:
         """Add the trials that are missing: never planned, given back, or lost with their worker."""
         self._trials.fail_trials_of_silent_workers()
         stored = self._trials.read()
-        for contender in self.study.contenders:
-            tuning = ((TUNING_SEED, settings) for settings in self.study.points(contender))
-            testing: Iterable[tuple[int, Settings]] = ((n, {}) for n in range(self.study.seeds))
-            for phase, trials in ((TUNE, tuning), (TEST, testing)):
-                for number, (seed, settings) in enumerate(trials):
-                    if number not in stored[contender.name, phase]:
-                        self._trials.add(contender, phase, number, seed, settings)
+        study, plan = self.study, self.study.plan
+        for contender in study.contenders:
+            for phase in PHASES:
+                for number in range(plan.planned(contender, phase)):
+                    if number in stored[contender.name, phase]:
+                        continue
+                    # Recommended settings are known once the pool is complete.
+                    known = phase != RECOMMENDED
+                    settings = study.settings(contender, phase, number) if known else {}
+                    seed = trial_seed(plan.study_seed, phase, number)
+                    self._trials.add(contender, phase, number, seed, settings)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
@@ -115,15 +111,15 @@ class TrialQueue:
             if not retry_while_unreachable(partial(self._trials.claim, trial._trial_id)):
                 continue
             settings = trial.user_attrs["settings"]
-            if phase == TEST:
-                settings = self._best_settings(contender, stored)
+            if phase == RECOMMENDED:
+                settings = self._recommended_settings(contender, stored)
             number, seed = trial.user_attrs["number"], trial.user_attrs["seed"]
             assignment = Assignment(contender, phase, number, seed, settings or {}, trial._trial_id)
             if settings is not None:
-                if phase == TEST:
+                if phase == RECOMMENDED:
                     self._trials.record_settings(trial._trial_id, settings)
                 return assignment
-            self.fail(assignment, "no tuning trial ended with a finite loss", "")
+            self.fail(assignment, "no trial ended with a finite loss", "")
         return None
 
     def record_epoch(self, assignment: Assignment, number: int, epoch: Epoch) -> bool:
@@ -153,16 +149,13 @@ class TrialQueue:
         bool
             False if the trial has been given to another worker, whose outcome counts.
         """
-        score = outcome.final.test_score
-        if assignment.phase == TUNE:
-            score = outcome.final.validation_score
         worst = -math.inf if self.study.metric.higher_is_better else math.inf
         attributes = {
             "settings": dict(assignment.settings),
             "outcome": to_json(outcome),
             "where": where,
         }
-        value = worst if outcome.diverged else score
+        value = worst if outcome.diverged else outcome.final.validation_score
         return self._trials.end(assignment.trial_id, attributes, value)
 
     def fail(self, assignment: Assignment, error: str, where: str) -> bool:
@@ -198,31 +191,25 @@ class TrialQueue:
 
     def trial_count(self) -> int:
         """Count all trials, ended or not."""
-        return sum(
-            planned_count(self.study, contender, phase)
-            for contender in self.study.contenders
-            for phase in (TUNE, TEST)
-        )
+        plan = self.study.plan
+        return sum(plan.planned(each, p) for each in self.study.contenders for p in PHASES)
 
     def results(self) -> StudyResults:
         """Read all trials that have ended."""
         return results_of(self.study, self._trials.read())
 
-    def _contender(self, name: str) -> Contender:
-        return next(each for each in self.study.contenders if each.name == name)
-
     def _waiting(self, stored: StoredTrials) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List the trials that can be taken, in their order.
 
-        Tuning comes first, and every contender's first trial before anyone's second, so that an
-        unfinished study compares equal numbers of trials. Test runs wait for their tuning.
+        The pool comes first, and every contender's first trial before anyone's second. Runs at the
+        recommended settings wait for their contender's pool.
         """
         found = []
-        for phase in (TUNE, TEST):
+        for phase in PHASES:
             waiting = [
                 (number, order, trial, contender)
                 for order, contender in enumerate(self.study.contenders)
-                if phase == TUNE or self._is_tuned(contender, stored)
+                if phase != RECOMMENDED or self._has_pool(contender, stored)
                 for number, trial in stored[contender.name, phase].items()
                 if trial.state.name == "WAITING"
             ]
@@ -230,28 +217,14 @@ class TrialQueue:
             found += [(contender, phase, trial) for _, _, trial, contender in waiting]
         return found
 
-    def _is_tuned(self, contender: Contender, stored: StoredTrials) -> bool:
-        leader = self._contender(contender.follows) if contender.follows else contender
-        return len(ended(stored[leader.name, TUNE])) == planned_count(self.study, leader, TUNE)
+    def _has_pool(self, contender: Contender, stored: StoredTrials) -> bool:
+        return len(ended(stored[contender.name, POOL])) == self.study.plan.trials
 
-    def _best_settings(self, contender: Contender, stored: StoredTrials) -> Settings | None:
-        """Return the settings of the best validation score; of equal scores, of the lower loss.
-
-        None if no tuning trial ended with a finite loss.
-        """
-        if contender.follows:
-            leader = self._best_settings(self._contender(contender.follows), stored)
-            return leader and followed_settings(find_recipe(contender.name), leader)
-        if self.study.budget == 0:
-            return contender.defaults
-        sign = 1 if self.study.metric.higher_is_better else -1
-        best, best_key = None, (-math.inf, -math.inf)
-        for _, trial in sorted(stored[contender.name, TUNE].items()):
-            if trial.state.name != "COMPLETE":
-                continue
-            outcome = from_json(Outcome, trial.user_attrs["outcome"])
-            final = outcome.final
-            key = (sign * final.validation_score, -final.validation_loss)
-            if not outcome.diverged and key > best_key:
-                best, best_key = trial.user_attrs["settings"], key
-        return best
+    def _recommended_settings(
+        self, contender: Contender, stored: StoredTrials
+    ) -> dict[str, float] | None:
+        """Return the settings of the pool's best trial; None if none ended with a finite loss."""
+        pool = sorted(ended(stored[contender.name, POOL]).items())
+        trials = [to_trial(contender.name, POOL, trial) for _, trial in pool]
+        best = best_trial(trials, self.study.metric)
+        return None if best is None else dict(best.settings)

@@ -31,7 +31,7 @@ from steppe.compare.execution.study_storage import STORAGE_VARIABLE
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import OnTrial, work
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import TUNE, Trial, trial_label
+from steppe.compare.records.results import Trial, trial_label
 from steppe.compare.training.run import RunContext
 
 if TYPE_CHECKING:
@@ -235,7 +235,6 @@ def _describe(trial: Trial) -> str:
         return f"{name}: failed: {trial.error}"
     if trial.outcome.diverged:
         return f"{name}: diverged"
+    # Not the test results: nobody is to see them before the study is complete.
     final = trial.outcome.final
-    if trial.phase == TUNE:
-        return f"{name}: validation {final.validation_score:.4f}, loss {final.validation_loss:.4f}"
-    return f"{name}: test {final.test_score:.4f}, loss {final.test_loss:.4f}"
+    return f"{name}: validation {final.validation_score:.4f}, loss {final.validation_loss:.4f}"

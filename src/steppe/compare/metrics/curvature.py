@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -50,18 +51,18 @@ class CurvatureSettings:
     max_parameters : int, default 50 million
         Of models with more trainable parameters only sharpness is measured: the search for an
         eigenvalue keeps a dozen vectors of that length.
-    tuning : bool, default True
-        Whether tuning trials are measured too.
+    often : bool, default True
+        Whether it is measured of some trials of the pool too, and along the way.
     full : bool, default True
-        Whether test runs get, besides sharpness and the largest eigenvalue, the trace, the density
-        and the preconditioned eigenvalue.
+        Whether runs at the recommended settings get, besides sharpness and the largest eigenvalue,
+        the trace, the density and the preconditioned eigenvalue.
     """
 
     samples: int = 250
     tol: float = 0.01
     max_products: int = 220
     max_parameters: int = 50_000_000
-    tuning: bool = True
+    often: bool = True
     full: bool = True
 
 
@@ -78,13 +79,23 @@ def batch_size_for(model: nn.Module) -> int:
     return 250 if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
 
 
+@torch.no_grad()
+def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
+    """Return the mean loss over samples, in ``eval()`` mode."""
+    training = model.training
+    model.eval()
+    total = sum(float(loss_fn(model(x), y)) * len(y) for x, y in batches)
+    model.train(training)
+    return total / sum(len(y) for _, y in batches)
+
+
 def measure_quickly(
     model: nn.Module,
     loss_fn: Loss,
     batches: Batches,
     settings: CurvatureSettings = DEFAULT_CURVATURE,
 ) -> Curvature:
-    """Measure sharpness and the largest eigenvalue only, as for tuning trials.
+    """Measure sharpness and the largest eigenvalue only.
 
     Parameters
     ----------

@@ -34,16 +34,51 @@ class Score:
         ``total(sums, loss)``, the score of all samples, from the added sums and the mean loss.
     parts : callable
         ``parts(sums)``, the score of each task of a stream that has samples; empty without one.
+    hits : callable or None, default None
+        ``hits(outputs, targets)``, whether each sample was predicted right, if the score is a share
+        of samples: an interval then has the share that comes of the samples.
     """
 
     metric: Metric
     sums: Callable[[Tensor, Tensor], Tensor]
     total: Callable[[Tensor, float], float]
     parts: Callable[[Tensor], tuple[float, ...]] = _no_parts
+    hits: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def losses_by_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each sample of a batch, from a loss that is a mean over samples.
+
+    Parameters
+    ----------
+    loss : callable
+        ``loss(outputs, targets)``, the mean over a batch.
+    outputs, targets : Tensor
+        Of a batch; samples are their first dimension.
+
+    Examples
+    --------
+    >>> outputs, targets = torch.zeros(2, 4), torch.tensor([0, 3])
+    >>> losses_by_sample(torch.nn.functional.cross_entropy, outputs, targets)
+    tensor([1.3863, 1.3863])
+    """
+
+    def of_one(output: Tensor, target: Tensor) -> Tensor:
+        return loss(output.unsqueeze(0), target.unsqueeze(0))
+
+    try:
+        return torch.func.vmap(of_one)(outputs, targets)
+    except (RuntimeError, NotImplementedError):
+        # A loss that looks at values, or an operator without a rule for batches.
+        return torch.stack([of_one(*each) for each in zip(outputs, targets, strict=True)])
+
+
+def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs.argmax(dim=1) == targets
 
 
 def _hits_and_count(outputs: Tensor, targets: Tensor) -> Tensor:
-    hits = (outputs.argmax(dim=1) == targets).sum()
+    hits = _hits(outputs, targets).sum()
     return torch.stack([hits, torch.full_like(hits, len(targets))])
 
 
@@ -70,7 +105,7 @@ def perplexity(loss: float) -> float:
 
 
 #: The share of samples whose largest output is the target's.
-ACCURACY = Score(Metric(), _hits_and_count, _accuracy)
+ACCURACY = Score(Metric(), _hits_and_count, _accuracy, hits=_hits)
 
 #: exp of the mean loss of a token: as hard as guessing among so many equally likely tokens.
 PERPLEXITY = Score(

@@ -24,7 +24,7 @@ from steppe._shared.cli_options import (
     group,
     limited,
 )
-from steppe.compare.choices import TRACKERS, Precision, Scale, Schedule
+from steppe.compare.choices import TRACKERS, Precision, Primary, Scale, Schedule
 
 STUDY = group("Study", 10)
 _MODEL = group("Model and data", 20)
@@ -44,18 +44,28 @@ class StudyOptions:
         of steppe or torch.optim in lower case, such as dualadam or adamw; adabelief, adabound, adan
         or lion of pytorch_optimizer; a variant such as dualadam-scale-free, or dualadam-int8 and
         adamcm-bf16 with state in 8 bits or bfloat16; or package.module:Class. Append +sam to wrap
-        the optimizer in SAM, and +warmup to let lr rise linearly until DualAdam's switch. Control
-        optimizers are added: adam+warmup beside optimizers that switch, adam+2lr (Adam at twice the
-        lr) beside critical momenta.
+        the optimizer in SAM, +ema to average the weights, +warmup to let lr rise linearly until
+        DualAdam's switch, +beta1 to search the momentum too, and +2epochs to train twice as long.
+        Control optimizers are added: adam+warmup beside optimizers that switch, adamw+beta1 beside
+        critical momenta, and the baseline with +2epochs beside +sam.
     scale : {"full", "small"}, default "full"
         Amount of data and epochs. full is the size of published runs: it takes hours for most
         tasks, days without a GPU. small is for two CPU cores.
     budget : int, optional
-        Tuning trials of each optimizer, in its own search space. The first trial is the optimizer's
-        default; 0 tunes nothing. Default: 8, or the preset's.
-    seeds : int, optional
-        Test runs of each optimizer with its best settings, each with a new seed. Default: 5, or the
-        preset's.
+        How many trials a user would try, taking the best by validation: verdicts are on the best of
+        so many. Default: 4, or the preset's.
+    trials : int, optional
+        Trials of each optimizer, at least three times the budget: random settings in its own
+        search space, each with a seed of its own. More trials find smaller differences. Default:
+        24, or the preset's.
+    primary : {"score", "loss"}, default "score"
+        What verdicts are given on. The loss sees far smaller differences than accuracy.
+    study_seed : int, default 0
+        Seed of all settings, weights and data orders.
+    author : str, default ""
+        Who made the study, for its page.
+    note : str, default ""
+        What the page says of the study besides.
     model : str, optional
         Name of the model. For finetune: smollm2, a directory, or a name on the Hugging Face hub,
         each also with +lora. Default: the task's.
@@ -98,8 +108,12 @@ class StudyOptions:
 
     optimizers: Annotated[Sequence[str] | None, STUDY, NAMES] = None
     scale: Annotated[Scale, STUDY] = "full"
-    budget: Annotated[int | None, STUDY, NOT_NEGATIVE, limited(NOT_NEGATIVE)] = None
-    seeds: Annotated[Count, STUDY] = None
+    budget: Annotated[Count, STUDY] = None
+    trials: Annotated[Count, STUDY] = None
+    primary: Annotated[Primary, STUDY] = "score"
+    study_seed: Annotated[int, STUDY, NOT_NEGATIVE, limited(NOT_NEGATIVE)] = 0
+    author: Annotated[str, STUDY, Parameter(metavar="NAME", show_default=False)] = ""
+    note: Annotated[str, STUDY, Parameter(metavar="TEXT", show_default=False)] = ""
     model: Annotated[str | None, _MODEL, Parameter(metavar="NAME")] = None
     epochs: Annotated[Count, _MODEL] = None
     batch_size: Annotated[Count, _MODEL] = None

@@ -1,16 +1,19 @@
-"""What is searched for each optimizer, and at which points."""
+"""What is searched for each optimizer, and which settings and seed each trial has."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+import steppe
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH, Settings
 from steppe._shared.recipes import Recipe
 
-_DECADE = 10.0
-_DESIGN_SEED = 0
-_MOST_KNOBS = 8
+# lr spans three decades, half of them to each side of the class's default.
+_LR_FACTOR = 10**1.5
 
 
 @dataclass(frozen=True)
@@ -53,20 +56,29 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 
+# Wide, so that no winner lies at an end: under label noise AdamW's best weight decay is 1, and SAM's
+# best radius on small networks is above the published 0.05.
 _SPACE: Space = {
-    "weight_decay": Range(1e-5, 1e-1, log=True),
+    "weight_decay": Range(1e-5, 3.0, log=True),
+    "beta1": Range(0.8, 0.98),
     "switch": Range(0.05, 0.5, log=True),
     "priority_decay": Range(0.7, 0.99),
-    "rho": Range(0.01, 0.2, log=True),
+    "rho": Range(0.01, 0.5, log=True),
 }
+
+# Classes whose step is lr times a gradient, of the gradient's size: their best lr is far above
+# the classes' default.
+_OF_SGD = (torch.optim.SGD, steppe.SGDCM, steppe.SGDCG)
+_LR_OF_SGD = Range(1e-3, 1.0, log=True)
 
 
 def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range | Choice]:
     """Declare what is searched for an optimizer: lr, weight decay, and the knob that is its own.
 
-    lr spans a decade to both sides of the class's default, weight decay 1e-5 to 1e-1. Own knobs:
-    the switch of DualAdam and the end of a warm-up, as a share of the run (0.05 to 0.5); the decay
-    λ of critical buffers' keys (0.7 to 0.99); SAM's radius ρ (0.01 to 0.2).
+    lr spans three decades around the class's default (SGD's, and that of SGD with critical
+    momenta, 1e-3 to 1), weight decay 1e-5 to 3. Own knobs: the switch of DualAdam and the end of a
+    warm-up, as a share of the run (0.05 to 0.5); the decay λ of critical buffers' keys (0.7 to
+    0.99); SAM's radius ρ (0.01 to 0.5); of ``+beta1`` the decay of the first moment (0.8 to 0.98).
 
     Parameters
     ----------
@@ -83,12 +95,12 @@ def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range
     Examples
     --------
     >>> from steppe._shared.recipes import find_recipe
-    >>> find_space(find_recipe("adamw"))["lr"]
-    Range(low=0.0001, high=0.01, log=True)
+    >>> find_space(find_recipe("sgd-momentum"))["lr"]
+    Range(low=0.001, high=1.0, log=True)
     """
     fixed = fixed or {}
     searched = [name for name in ("lr", *_SPACE) if recipe.takes(name) and name not in fixed]
-    return {name: _about_default(recipe) if name == "lr" else _SPACE[name] for name in searched}
+    return {name: _lr_range(recipe) if name == "lr" else _SPACE[name] for name in searched}
 
 
 def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
@@ -100,34 +112,47 @@ def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
     return {name: other[name] if name in other else recipe.default(name) for name in space}
 
 
-def search_points(space: Space, defaults: Settings, budget: int) -> list[dict[str, float]]:
-    """Choose the points to try: the defaults, then Sobol's, scrambled once and for all.
+def trial_settings(
+    space: Space, defaults: Settings, study_seed: int, number: int
+) -> dict[str, float]:
+    """Draw the settings of one trial of the pool at random.
 
-    The points of the unit cube are the same for every optimizer, as far as it has dimensions, and
-    those of a smaller budget are the first of a larger one. So nobody is luckier than the others,
-    and the trials do not depend on who finishes first.
+    A hyperparameter's place in its range depends on its name, on the trial's number and on the
+    study's seed alone: trials of the same number have the same point of the unit cube, whatever the
+    optimizer, and those of a smaller pool are the first of a larger one.
 
     Parameters
     ----------
     space : mapping
-        What is searched; with nothing in it there is one point.
+        What is searched.
     defaults : mapping
-        Values of everything, those included that are not searched.
-    budget : int
-        How many points.
-    """
-    from scipy.stats import qmc
+        Values of everything else; those of what is searched are not used.
+    study_seed : int
+        The study's.
+    number : int
+        The trial's, from 0.
 
-    if budget < 1:
-        return []
-    if not space:
-        return [dict(defaults)]
-    cube = qmc.Sobol(_MOST_KNOBS, rng=_DESIGN_SEED).random_base2(max(0, (budget - 2).bit_length()))
-    points = [
-        {name: space[name].at(share) for name, share in zip(space, row, strict=False)}
-        for row in cube[: budget - 1]
-    ]
-    return [{**defaults, **point} for point in ({}, *points)]
+    Examples
+    --------
+    >>> trial_settings({"lr": Range(1e-4, 1e-2, log=True)}, {"weight_decay": 0.0}, 0, 0)
+    {'weight_decay': 0.0, 'lr': ...}
+    """
+    drawn = {
+        name: space[name].at(_draw("setting", study_seed, number, name) / 2**53) for name in space
+    }
+    return {**defaults, **drawn}
+
+
+def trial_seed(study_seed: int, phase: str, number: int) -> int:
+    """Return the seed of weights and data order of a trial, the same for every optimizer.
+
+    Examples
+    --------
+    >>> trial_seed(0, "pool", 0) != trial_seed(1, "pool", 0)
+    True
+    """
+    # Below 2³²: torch takes more, NumPy's older generators do not.
+    return _draw("seed", study_seed, phase, number) % 2**32
 
 
 def space_as_json(space: Space) -> dict[str, dict[str, Any]]:
@@ -138,8 +163,17 @@ def space_as_json(space: Space) -> dict[str, dict[str, Any]]:
     return plain
 
 
-def _about_default(recipe: Recipe) -> Range:
+def _draw(*what: object) -> int:
+    """Return 53 random bits that depend on nothing but the arguments."""
+    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 11
+
+
+def _lr_range(recipe: Recipe) -> Range:
+    if issubclass(recipe.cls, _OF_SGD):
+        return _LR_OF_SGD
     lr = recipe.default("lr")
     if lr is None:
         raise ValueError(f"{recipe.name} has no default lr: give one with --lr")
-    return Range(lr / _DECADE, lr * _DECADE, log=True)
+    low, high = (float(f"{each:.4g}") for each in (lr / _LR_FACTOR, lr * _LR_FACTOR))
+    return Range(low, high, log=True)

@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -14,22 +15,18 @@ import torch
 
 import steppe
 from steppe._shared.devices import find_device
-from steppe._shared.hyperparameters import Settings
 from steppe._shared.messages import first_line
+from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.data.datasets import Data
-from steppe.compare.planning.controls import (
-    contenders_controlled_by,
-    followed_contender,
-    followed_settings,
-    recipes_with_controls,
-)
+from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.search_spaces import Choice, Range, search_points, space_as_json
+from steppe.compare.planning.search_spaces import Choice, Range, space_as_json, trial_settings
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import Contender, Metric
+from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
+from steppe.compare.records.results import POOL, Contender, Metric, Plan
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
     Run,
@@ -44,16 +41,14 @@ _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
 
 @dataclass(frozen=True)
 class Study:
-    """Which optimizers, how often, under which common setup.
+    """What is compared, under which common setup, by which plan.
 
     Attributes
     ----------
     setup : RunSettings
         What all runs share.
-    budget : int
-        Tuning trials of each contender; 0 leaves everybody at the defaults.
-    seeds : int
-        Test runs of each contender, seeds 0 … seeds − 1.
+    plan : Plan
+        How many trials, and what is concluded from them.
     contenders : tuple of Contender
         The first is the baseline.
     metric : Metric
@@ -64,34 +59,54 @@ class Study:
         What the user typed.
     versions : mapping
         Of what computes the numbers.
+    earlier_plans : tuple of Plan
+        What was planned before, in the same storage.
+    created : str
+        The day it was planned, as YYYY-MM-DD.
+    author, note : str
+        What the user says of the study.
     """
 
     setup: RunSettings
-    budget: int
-    seeds: int
+    plan: Plan
     contenders: tuple[Contender, ...]
     metric: Metric
     facts: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
+    earlier_plans: tuple[Plan, ...] = ()
+    created: str = ""
+    author: str = ""
+    note: str = ""
 
     @property
     def name(self) -> str:
-        """The same for studies that differ in contenders and seeds alone: they share trials."""
-        return f"{self.setup.task}-{_digest([asdict(self.setup), self.budget, self.versions])}"
+        """The same for studies that differ in contenders and numbers alone: they share trials."""
+        content = [asdict(self.setup), self.plan.study_seed, self.versions]
+        return f"{self.setup.task}-{_digest(content)}"
 
     def key(self, contender: Contender) -> str:
         """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
         identity = find_recipe(contender.name).identity()
-        content = [identity, contender.space, contender.defaults, contender.follows]
+        content = [identity, contender.space, contender.defaults]
         return f"{self.name}/{contender.name}-{_digest(content)}"
 
-    def points(self, contender: Contender) -> list[dict[str, float]]:
-        """List the settings of a contender's tuning trials."""
-        if contender.follows:
-            return []
+    def settings(self, contender: Contender, phase: str, number: int) -> dict[str, float]:
+        """Return the settings of a trial of the pool, or of a run at the default settings."""
+        if phase != POOL:
+            return dict(contender.defaults)
         space = {name: _dimension(each) for name, each in contender.space.items()}
-        return search_points(space, contender.defaults, self.budget)
+        return trial_settings(space, contender.defaults, self.plan.study_seed, number)
+
+    def continues(self, earlier: "Study") -> "Study":
+        """Return this study as the continuation of one of the same name.
+
+        It keeps the day, and the earlier plan if this one is another.
+        """
+        plans = earlier.earlier_plans
+        if earlier.plan != self.plan:
+            plans = (*plans, earlier.plan)
+        return replace(self, earlier_plans=plans, created=earlier.created)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""
@@ -149,27 +164,30 @@ def plan_study(
     recipes = recipes_with_controls(options.optimizers or preset.optimizers)
     check_place(place)
     options.check()
+    plan = _plan(options, preset)
     size = _size(found, options, preset)
     setup, data = _setup(found, size, options, preset, place)
-    budget = preset.budget if options.budget is None else options.budget
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
-        published = preset.fixed_for(recipe, options.scale, setup.steps)
-        # Untuned, nobody decays unless all do, or a paper has it otherwise.
-        unless = {"weight_decay": 0.0} if budget == 0 else {}
-        return {**unless, **published, **fixed}
+        return {**preset.fixed_for(recipe, options.scale, setup.steps), **fixed}
 
-    contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
+    named = {find_recipe(name).name for name in options.optimizers or preset.optimizers}
+    contenders = tuple(
+        replace(_contender(each, recipes, given(each), preset), asked=each.name in named)
+        for each in recipes
+    )
     study = Study(
         setup=setup,
-        budget=budget,
-        seeds=preset.seeds if options.seeds is None else options.seeds,
+        plan=plan,
         contenders=contenders,
         metric=found.score.metric,
         facts=_facts(found, setup, data, place),
         command=command,
         versions=versions(found.packages),
+        created=datetime.now(UTC).date().isoformat(),
+        author=printable(options.author),
+        note=printable(options.note),
     )
     for contender in contenders:
         check_trainable(study, contender, data, place)
@@ -185,19 +203,12 @@ def check_trainable(study: Study, contender: Contender, data: Data, place: RunCo
         If the optimizer, or the processes of a launch, cannot.
     """
     recipe = find_recipe(contender.name)
-    run = Run(study.setup, recipe, _first_settings(study, contender), seed=0)
+    run = Run(study.setup, recipe, contender.defaults, seed=0)
     try:
         take_trial_step(run, data, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
-
-
-def _first_settings(study: Study, contender: Contender) -> Settings:
-    if not contender.follows:
-        return contender.defaults
-    leader = next(each for each in study.contenders if each.name == contender.follows)
-    return followed_settings(find_recipe(contender.name), leader.defaults)
 
 
 def check_place(place: RunContext) -> None:
@@ -214,6 +225,20 @@ def check_place(place: RunContext) -> None:
     find_device(place.device)
     if place.track:
         importlib.import_module(place.track)
+
+
+def _plan(options: StudyOptions, preset: Preset) -> Plan:
+    """Return the plan that the user asks for; more trials for a larger budget."""
+    budget = preset.budget if options.budget is None else options.budget
+    usual = preset.trials * math.ceil(budget / preset.budget)
+    trials = usual if options.trials is None else options.trials
+    fewest = TRIALS_PER_BUDGET * budget
+    if trials < fewest:
+        raise ValueError(
+            f"trials must be at least {fewest}, {TRIALS_PER_BUDGET} times the budget of {budget}, "
+            f"got {trials}"
+        )
+    return Plan(budget, trials, options.primary, options.study_seed)
 
 
 def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:
@@ -279,15 +304,13 @@ def _contender(
     if "lr" in given and not recipe.accepts("lr"):
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
-    space = preset.space_for(recipe, own)
-    follows = followed_contender(recipe, recipes)
     return Contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
-        space={} if follows else space_as_json(space),
-        defaults={} if follows else {**preset.defaults_for(recipe, own), **own},
+        space=space_as_json(preset.space_for(recipe, own)),
+        defaults={**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),
-        follows=follows,
+        epochs=recipe.epochs,
     )
 
 

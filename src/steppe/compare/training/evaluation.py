@@ -1,5 +1,6 @@
 """Batches of a data set for a model, and the model's loss and score on a data set."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from steppe.compare.data.datasets import Samples
 from steppe.compare.data.loading import loader
+from steppe.compare.metrics.scores import losses_by_sample
 from steppe.compare.models.language_models import Recurrent, carried_state, columns
 from steppe.compare.tasks import Task
 
@@ -49,6 +51,28 @@ def batches_for(
     return loader(dataset, batch_size, order=order, workers=workers)
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """A model on a data set.
+
+    Attributes
+    ----------
+    loss, score : float
+        Over all samples.
+    tasks : tuple of float
+        The score of each task of a stream; empty without one.
+    hits, losses : tuple of float, default empty
+        Of each sample, if asked for: whether it was predicted right, and its loss. The order is
+        that of the data set, or the one in which a recurrent model reads it.
+    """
+
+    loss: float
+    score: float
+    tasks: tuple[float, ...]
+    hits: tuple[float, ...] = ()
+    losses: tuple[float, ...] = ()
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -58,7 +82,8 @@ def evaluate(
     *,
     sample_length: int,
     workers: int = 0,
-) -> tuple[float, float, tuple[float, ...]]:
+    by_sample: bool = False,
+) -> Evaluation:
     """Return a model's mean loss, score and scores by task over all samples, in ``eval()`` mode.
 
     Parameters
@@ -76,11 +101,15 @@ def evaluate(
         Tokens of a sample; 1 where samples are no text.
     workers : int, default 0
         Processes that prepare batches.
+    by_sample : bool, default False
+        Whether each sample's results are returned too.
     """
     process, processes = accelerator.process_index, accelerator.num_processes
     share = Subset(dataset, range(process, len(dataset), processes))
     loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     sums: Any = 0
+    hits: list[Tensor] = []
+    losses: list[Tensor] = []
     model.eval()
     with carried_state(model) as advance:
         for inputs, targets in batches_for(
@@ -90,11 +119,34 @@ def evaluate(
             wanted = targets.to(loss.device)
             loss += task.loss(outputs, wanted) * len(targets)
             sums = sums + task.score.sums(outputs, wanted)
+            if by_sample:
+                losses.append(losses_by_sample(task.loss, outputs, wanted).double())
+                if task.score.hits:
+                    hits.append(task.score.hits(outputs, wanted).double())
             advance()
     model.train()
     mean = float(sum_over_processes(loss, accelerator)) / len(dataset)
     sums = sum_over_processes(sums, accelerator)
-    return mean, task.score.total(sums, mean), task.score.parts(sums)
+    return Evaluation(
+        mean,
+        task.score.total(sums, mean),
+        task.score.parts(sums),
+        _joined(hits, accelerator),
+        _joined(losses, accelerator),
+    )
+
+
+def _joined(parts: list[Tensor], accelerator: "Accelerator") -> tuple[float, ...]:
+    """Return all samples' numbers: process after process has every n-th sample."""
+    own = torch.cat(parts).tolist() if parts else []
+    if accelerator.num_processes == 1:
+        return tuple(own)
+    from accelerate.utils import gather_object
+
+    shares = gather_object([own])
+    return tuple(
+        share[row] for row in range(len(shares[0])) for share in shares if row < len(share)
+    )
 
 
 def sum_over_processes(value: Tensor | float, accelerator: "Accelerator") -> Any:

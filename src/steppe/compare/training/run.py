@@ -14,10 +14,10 @@ import torch
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import Precision, Schedule
+from steppe.compare.choices import CurvatureExtent, Precision, Schedule
 from steppe.compare.data.datasets import Data
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.results import TEST
+from steppe.compare.records.results import POOL
 from steppe.compare.tasks import find_task
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
@@ -160,14 +160,17 @@ class Run:
     seed : int
         Seed of weights and data order.
     phase : str
-        "tune", which never looks at the test set, or "test".
+        "pool", "default" or "recommended".
+    curvature : "none", "quick" or "full", default "none"
+        How much curvature is measured at the end; "full" measures some along the way too.
     """
 
     run_settings: RunSettings
     recipe: Recipe
     settings: Settings
     seed: int
-    phase: str = TEST
+    phase: str = POOL
+    curvature: CurvatureExtent = "none"
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on lr at a step, with the optimizer's own warm-up."""

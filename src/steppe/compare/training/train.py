@@ -15,7 +15,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -23,26 +23,40 @@ from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.data.loading import head
-from steppe.compare.metrics.curvature import batch_size_for, measure, measure_quickly
+from steppe.compare.metrics.curvature import (
+    batch_size_for,
+    mean_loss,
+    measure,
+    measure_quickly,
+)
 from steppe.compare.models.language_models import Recurrent, carried_state
+from steppe.compare.records.packed_numbers import pack_bits, pack_halves
 from steppe.compare.records.results import (
-    TEST,
     Curvature,
     Epoch,
     FinalScores,
     Outcome,
     RunCosts,
+    SampleResults,
 )
 from steppe.compare.tasks import Task, find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
-from steppe.compare.training.evaluation import batches_for, evaluate, sum_over_processes
+from steppe.compare.training.evaluation import (
+    Evaluation,
+    batches_for,
+    evaluate,
+    sum_over_processes,
+)
 from steppe.compare.training.optimizer_step import OptimizerStep
 from steppe.compare.training.reproducibility import epoch_seed, reproducible, seed_epoch
 from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+# After about so many epochs of a run curvature is measured along the way.
+_MEASURED_EPOCHS = 8
 
 OnEpoch = Callable[[int, Epoch], None]
 
@@ -64,7 +78,7 @@ def train(
     Parameters
     ----------
     run : Run
-        What to train. The test set is looked at once, at the end, and only in the phase "test".
+        What to train. The test set is looked at once, at the end.
     data : Data
         The task's data.
     context : RunContext
@@ -208,7 +222,7 @@ class Training:
 
     def outcome(self) -> Outcome:
         """Measure the trained model, and save it as a checkpoint."""
-        final = FinalScores() if self.diverged else self._final()
+        final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
         curvature = Curvature() if self.diverged else self._curvature()
         if self.accelerator.is_main_process:
             if self.context.keep and not self.diverged:
@@ -216,12 +230,13 @@ class Training:
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
             self._progress_file.unlink(missing_ok=True)
         if self.context.track:
-            finite = {name: value for name, value in asdict(final).items() if value == value}
-            self.accelerator.log(finite)
+            # Not the test results: nobody is to see them before the study is complete.
+            shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
+            self.accelerator.log(shown)
             # Not end_training(): it would part the processes, which have other runs to train.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-        return Outcome(tuple(self.curve), self.diverged, final, curvature, self._costs())
+        return Outcome(tuple(self.curve), self.diverged, final, curvature, self._costs(), samples)
 
     def _train_epoch(self, number: int) -> Epoch:
         seed_epoch(self.run.seed, number, self.accelerator.process_index)
@@ -243,16 +258,17 @@ class Training:
         self._seconds.append(_now(device) - started)
         if device.type == "cuda":
             self._peak_bytes = max(torch.cuda.max_memory_allocated(), self._peak_bytes)
-        loss, score, tasks = self._evaluate(self._validation_until(part))
+        found = self._evaluate(self._validation_until(part))
         train_loss = sum_over_processes(total, self.accelerator)
         samples = sum_over_processes(count, self.accelerator)
         return Epoch(
             float(train_loss) / float(samples),
-            loss,
-            score,
+            found.loss,
+            found.score,
             lr=float(lr),
             seconds=sum(self._seconds),
-            tasks=tasks,
+            tasks=found.tasks,
+            **self._curvature_along_the_way(number),
         )
 
     def _validation_until(self, part: int) -> Samples:
@@ -264,7 +280,7 @@ class Training:
         known = validation.targets < self.data.classes * (part + 1)
         return validation.take(known.nonzero().flatten())
 
-    def _evaluate(self, dataset: Samples) -> tuple[float, float, tuple[float, ...]]:
+    def _evaluate(self, dataset: Samples, *, by_sample: bool = False) -> Evaluation:
         return evaluate(
             self._unwrapped_model,
             self.task,
@@ -272,28 +288,31 @@ class Training:
             self.accelerator,
             sample_length=self.run.run_settings.length or 1,
             workers=self._loader_workers,
+            by_sample=by_sample,
         )
 
-    def _final(self) -> FinalScores:
-        train, last = self._evaluate(self.data.plain)[:2], self.curve[-1]
-        validation = last.validation_loss, last.validation_score
-        if self.run.phase != TEST:
-            return FinalScores(*train, *validation)
-        return FinalScores(*train, *validation, *self._evaluate(self.data.test)[:2])
+    def _final(self) -> tuple[FinalScores, SampleResults]:
+        train = self._evaluate(self.data.plain)
+        validation = self._evaluate(self.data.validation, by_sample=True)
+        test = self._evaluate(self.data.test, by_sample=True)
+        samples = SampleResults(
+            validation_scores=pack_bits(validation.hits),
+            validation_losses=pack_halves(validation.losses),
+            test_scores=pack_bits(test.hits),
+            test_losses=pack_halves(test.losses),
+        )
+        scores = (number for each in (train, validation, test) for number in (each.loss, each.score))
+        return FinalScores(*scores), samples
 
     def _curvature(self) -> Curvature:
+        settings = self.task.curvature
         # Autocast would round second derivatives away; everything else that uses it is done.
         self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        model, optimizer, device = (
-            self._unwrapped_model,
-            self._unwrapped_optimizer,
-            self.accelerator.device,
-        )
-        settings = self.task.curvature
-        first = head(self.data.plain, settings.samples, batch_size_for(model))
-        batches = [(inputs.to(device), targets.to(device)) for inputs, targets in first]
-        if self.run.phase != TEST:
-            if not settings.tuning:
+        if self.run.curvature == "none":
+            return Curvature()
+        model, optimizer, batches = self._unwrapped_model, self._unwrapped_optimizer, self._probe()
+        if self.run.curvature == "quick":
+            if not settings.often:
                 return Curvature()
             return measure_quickly(model, self.task.loss, batches, settings)
         # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
@@ -301,6 +320,28 @@ class Training:
         for group, lr in zip(optimizer.param_groups, self._initial_lrs, strict=False):
             group["lr"] = lr
         return measure(model, self.task.loss, batches, optimizer, settings)
+
+    def _curvature_along_the_way(self, epoch: int) -> dict[str, float]:
+        """Measure train loss, sharpness and largest eigenvalue after some epochs of some runs."""
+        epochs, settings = self.run.run_settings.epochs, self.task.curvature
+        every = math.ceil(epochs / _MEASURED_EPOCHS)
+        asked = self.run.curvature == "full" and settings.often
+        if not asked or (epochs - 1 - epoch) % every or self.accelerator.mixed_precision != "no":
+            return {}
+        model, batches = self._unwrapped_model, self._probe()
+        found = measure_quickly(model, self.task.loss, batches, settings)
+        return {
+            "probe_loss": mean_loss(model, self.task.loss, batches),
+            "sharpness": found.sharpness,
+            "largest": found.largest,
+        }
+
+    def _probe(self) -> list[tuple[Tensor, Tensor]]:
+        """Return the training samples that curvature is measured on."""
+        device = self.accelerator.device
+        batch_size = batch_size_for(self._unwrapped_model)
+        first = head(self.data.plain, self.task.curvature.samples, batch_size)
+        return [(inputs.to(device), targets.to(device)) for inputs, targets in first]
 
     def _costs(self) -> RunCosts:
         steps = [self.run.run_settings.steps_of_epoch(epoch) for epoch in range(len(self._seconds))]

@@ -38,14 +38,15 @@ if TYPE_CHECKING:
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model
-    from steppe.compare.records.results import TEST as TEST
-    from steppe.compare.records.results import TUNE as TUNE
+    from steppe.compare.records.readings import Readings as Readings
+    from steppe.compare.records.results import DEFAULT as DEFAULT
+    from steppe.compare.records.results import POOL as POOL
+    from steppe.compare.records.results import RECOMMENDED as RECOMMENDED
     from steppe.compare.records.results import Epoch as Epoch
     from steppe.compare.records.results import Outcome as Outcome
     from steppe.compare.records.results import StudyResults as StudyResults
     from steppe.compare.records.results import Trial as Trial
     from steppe.compare.records.results import load as load
-    from steppe.compare.records.summary import finished as finished
     from steppe.compare.report.terminal import print_report as print_report
     from steppe.compare.tasks import TASKS as TASKS
     from steppe.compare.tasks import Size as Size
@@ -62,12 +63,14 @@ if TYPE_CHECKING:
     from steppe.compare.training.train import train as train
 
 __all__ = [
+    "DEFAULT",
+    "POOL",
+    "RECOMMENDED",
     "TASKS",
-    "TEST",
-    "TUNE",
     "Data",
     "Epoch",
     "Outcome",
+    "Readings",
     "Run",
     "RunContext",
     "RunSettings",
@@ -82,7 +85,6 @@ __all__ = [
     "find_model",
     "find_task",
     "fingerprint_of",
-    "finished",
     "head",
     "held_out",
     "load",

@@ -37,6 +37,17 @@ PresetName = Annotated[
         metavar="NAME", help=f"A paper's optimizers and settings: {', '.join(PRESET_NAMES)}."
     ),
 ]
+Continue = Annotated[
+    Path | None,
+    STUDY,
+    Parameter(
+        "--continue",
+        metavar="FILE",
+        help="Go on with the study whose trials steppe report --json has written to this file, here "
+        "or on another machine. The file says what is compared: leave task, preset and the options "
+        "of the study, the model, training and hyperparameters out.",
+    ),
+]
 Workers = Annotated[
     int | None,
     WHERE,
@@ -57,6 +68,7 @@ def compare(
     *,
     preset: PresetName = None,
     options: StudyOptions = _DEFAULTS,
+    continued: Continue = None,
     device: Device = "cpu",
     threads: Threads = 1,
     workers: Workers = None,
@@ -68,18 +80,19 @@ def compare(
     checkpoints: Checkpoints = True,
     show: Open = False,
 ) -> None:
-    """Tune optimizers alike, repeat them over seeds, and test which differences are real.
+    """Compare what optimizers are worth that are tuned alike, and say which differences are real.
 
-    Every optimizer gets the same number of tuning trials, scored on validation data; its best
-    setting is trained with fresh seeds, and tested once. All start from the same weights and see
-    the data in the same order, seed by seed. Ctrl-C, or a kill, keeps what has finished, and the
+    Every optimizer has the same number of independent trials: random settings in its own search
+    space, each with a seed of its own. From them follows the test result that a user gets who tries
+    --budget settings and takes the best by validation. All start from the same weights and see the
+    data in the same order, trial by trial. Ctrl-C, or a kill, keeps what has finished, and the
     same command goes on from the last epoch. The result is a page that can be sent to a colleague.
 
     Examples
     --------
     Two optimizers on handwritten digits, in about a minute:
 
-        steppe compare digits --optimizers adamw,dualadam --budget 4 --seeds 3
+        steppe compare digits --optimizers adamw,dualadam --budget 2 --trials 12
 
     A paper's comparison, at a size for two CPU cores:
 
@@ -97,17 +110,26 @@ def compare(
         options.check()
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)
+        if continued is not None and (task, preset, options) != (None, None, _DEFAULTS):
+            raise ValueError("continue takes the study from its file: leave its options out")
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.run_study import choose_preset, run_study
+        from steppe.compare.records.results import load
         from steppe.compare.training.run import RunContext
 
-    name, published = choose_preset(task, preset, options.scale)
-    out_dir = out_dir or Path("results", name)
+        exported = None if continued is None else load(continued)
+        if exported:
+            task, seed = exported.task, exported.plan.study_seed
+        else:
+            seed = options.study_seed
+        name, published = choose_preset(task, preset, options.scale)
+    out_dir = out_dir or Path("results", f"{name}-{seed}" if seed else name)
     run_study(
         name,
         options,
         published,
         RunContext(out_dir, device, threads, data, track, checkpoints),
+        exported=exported,
         workers=workers,
         storage=storage or str(out_dir / FILE),
         heartbeat=heartbeat,

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +19,8 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
-from steppe.compare.planning.study import Study, plan_study
+from steppe.compare.planning.study import Study, continue_study, plan_study
+from steppe.compare.records.results import StudyResults, Trial
 from steppe.compare.training.run import RunContext
 
 
@@ -43,6 +45,7 @@ def run_study(
     preset: Preset,
     context: RunContext,
     *,
+    exported: StudyResults | None = None,
     workers: int | None,
     storage: str,
     heartbeat: int,
@@ -54,6 +57,8 @@ def run_study(
     ----------
     task, options, preset, context
         See :func:`steppe.compare.planning.study.plan_study`.
+    exported : StudyResults or None, default None
+        A study to go on with, in the place of a new one.
     workers : int or None
         Processes that train here; None is one for each core on a CPU, else 1.
     storage : str
@@ -72,10 +77,13 @@ def run_study(
     with refusals(), ending_at_once():
         launch = launched_processes(context)
         _check_workers(workers, launch.num_processes)
-        study = plan_study(task, options, preset, context, command=_typed())
+        if exported:
+            study = continue_study(exported, context)
+        else:
+            study = plan_study(task, options, preset, context, command=_typed())
         if not launch.is_main_process:
             raise SystemExit(join_launch(study, context))
-        queue = _open_queue(storage, heartbeat, study)
+        queue = _open_queue(storage, heartbeat, study, exported.trials if exported else ())
     console = make_console()
     pool = WorkerPool(queue, context, storage, heartbeat)
     if launch.num_processes > 1:
@@ -95,10 +103,14 @@ def _check_workers(workers: int | None, launched: int) -> None:
         )
 
 
-def _open_queue(storage: str, heartbeat: int, study: Study) -> TrialQueue:
+def _open_queue(
+    storage: str, heartbeat: int, study: Study, exported: Iterable[Trial]
+) -> TrialQueue:
     opened = open_storage(storage, heartbeat=heartbeat, create=True)
-    save_study(opened, study)
-    return TrialQueue(opened, study)
+    queue = TrialQueue(opened, save_study(opened, study), plan=False)
+    queue.take_over(exported)
+    queue.add_missing_trials()
+    return queue
 
 
 def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, show: bool) -> None:

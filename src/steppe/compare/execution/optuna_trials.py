@@ -8,6 +8,7 @@ Only :class:`~steppe.compare.execution.trial_queue.TrialQueue` and
 is how a trial is added, taken, found lost, and ended in the database.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ from steppe.compare.execution.study_storage import (
     retry_while_unreachable,
 )
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import PHASES, Contender
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import PHASES, Contender, Metric, Outcome, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -63,7 +65,41 @@ class OptunaTrials:
         self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
     ) -> None:
         """Add a trial that waits for a worker."""
-        from optuna.trial import TrialState, create_trial
+        from optuna.trial import TrialState
+
+        self._add(contender, phase, number, seed, settings, state=TrialState.WAITING)
+
+    def add_ended(self, contender: Contender, trial: Trial) -> None:
+        """Add a trial that has ended elsewhere."""
+        from optuna.trial import TrialState
+
+        failed = trial.outcome is None
+        kept: dict[str, Any] = {"error": trial.error} if failed else {
+            "outcome": to_json(trial.outcome)
+        }
+        self._add(
+            contender,
+            trial.phase,
+            trial.number,
+            trial.seed,
+            trial.settings,
+            state=TrialState.FAIL if failed else TrialState.COMPLETE,
+            value=None if trial.outcome is None else trial_value(trial.outcome, self._study.metric),
+            user_attrs={**kept, "where": trial.where},
+        )
+
+    def _add(
+        self,
+        contender: Contender,
+        phase: str,
+        number: int,
+        seed: int,
+        settings: Settings,
+        *,
+        user_attrs: Mapping[str, Any] | None = None,
+        **state: Any,
+    ) -> None:
+        from optuna.trial import create_trial
 
         # Optuna refuses parameters outside of their range, as the default weight decay 0 is.
         inside = [
@@ -72,7 +108,6 @@ class OptunaTrials:
             if name in settings and _within(space, settings[name])
         ]
         trial = create_trial(
-            state=TrialState.WAITING,
             params={name: settings[name] for name in inside},
             distributions={name: _distribution(contender.space[name]) for name in inside},
             user_attrs={
@@ -82,7 +117,9 @@ class OptunaTrials:
                 "seed": seed,
                 "settings": dict(settings),
                 CONTENDER_KEY: self._keys[contender.name],
+                **(user_attrs or {}),
             },
+            **state,
         )
         retry_while_unreachable(partial(self._optuna_study.add_trial, trial))
 
@@ -171,6 +208,16 @@ def optuna_study(storage: "RDBStorage", study: Study) -> "optuna.Study":
         direction="maximize" if study.metric.higher_is_better else "minimize",
         load_if_exists=True,
     )
+
+
+def trial_value(outcome: Outcome, metric: Metric) -> float:
+    """Return what Optuna shows as a trial's value: its validation score, the worst if it diverged.
+
+    Not a test result, which nobody is to see before the study is complete.
+    """
+    if outcome.diverged:
+        return -math.inf if metric.higher_is_better else math.inf
+    return outcome.final.validation_score
 
 
 def contender_keys(study: Study) -> dict[str, str]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 _ATTRIBUTE, _KEYS = "steppe", "steppe keys"
 
 
-def save_study(storage: "RDBStorage", study: Study) -> None:
+def save_study(storage: "RDBStorage", study: Study) -> Study:
     """Save a study's description for workers and readers; it replaces an earlier one of that name.
 
     Parameters
@@ -43,10 +43,18 @@ def save_study(storage: "RDBStorage", study: Study) -> None:
         Where the study is kept.
     study : Study
         The study. ``TrialQueue`` adds its trials.
+
+    Returns
+    -------
+    Study
+        The study with what an earlier description of that name has planned otherwise.
     """
     kept = optuna_study(storage, study)
+    if _ATTRIBUTE in kept.user_attrs:
+        study = study.continues(_described(study.name, kept.user_attrs))
     kept.set_user_attr(_KEYS, list(contender_keys(study).values()))
     kept.set_user_attr(_ATTRIBUTE, study.to_dict())
+    return study
 
 
 def find_study(storage: "RDBStorage", name: str | None = None) -> Study:

@@ -4,13 +4,18 @@ Every worker has a queue of its own on the shared storage. The queue decides the
 the recommended settings, and what is kept of a trial that ended, failed or was given back.
 """
 
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.execution.optuna_trials import OptunaTrials, StoredTrials, ended
+from steppe.compare.execution.optuna_trials import (
+    OptunaTrials,
+    StoredTrials,
+    ended,
+    trial_value,
+)
 from steppe.compare.execution.stored_results import results_of, to_trial
 from steppe.compare.execution.study_storage import retry_while_unreachable
 from steppe.compare.planning.search_spaces import trial_seed
@@ -24,6 +29,7 @@ from steppe.compare.records.results import (
     Epoch,
     Outcome,
     StudyResults,
+    Trial,
     trial_label,
 )
 from steppe.compare.records.summary import best_trial
@@ -104,6 +110,39 @@ class TrialQueue:
                     seed = trial_seed(plan.study_seed, phase, number)
                     self._trials.add(contender, phase, number, seed, settings)
 
+    def take_over(self, trials: Iterable[Trial]) -> None:
+        """Add trials of the same study that have ended elsewhere, in the place of those missing.
+
+        Call it before :meth:`add_missing_trials`, on a queue that was made with ``plan=False``.
+
+        Raises
+        ------
+        ValueError
+            If a trial has other settings or another seed than the study gives it.
+        """
+        stored = self._trials.read()
+        contenders = {each.name: each for each in self.study.contenders}
+        missing = [
+            (contenders[trial.optimizer], trial)
+            for trial in trials
+            if trial.number not in stored[trial.optimizer, trial.phase]
+        ]
+        for contender, trial in missing:
+            self._check_same(contender, trial)
+        for contender, trial in missing:
+            self._trials.add_ended(contender, trial)
+
+    def _check_same(self, contender: Contender, trial: Trial) -> None:
+        label = trial_label(trial.optimizer, trial.phase, trial.number)
+        seed = trial_seed(self.study.plan.study_seed, trial.phase, trial.number)
+        if trial.seed != seed:
+            raise ValueError(f"seed of {label} must be {seed}, got {trial.seed}")
+        if trial.phase == RECOMMENDED:
+            return
+        settings = self.study.settings(contender, trial.phase, trial.number)
+        if dict(trial.settings) != settings:
+            raise ValueError(f"settings of {label} must be {settings}, got {dict(trial.settings)}")
+
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
         stored = self._trials.read()
@@ -149,13 +188,12 @@ class TrialQueue:
         bool
             False if the trial has been given to another worker, whose outcome counts.
         """
-        worst = -math.inf if self.study.metric.higher_is_better else math.inf
         attributes = {
             "settings": dict(assignment.settings),
             "outcome": to_json(outcome),
             "where": where,
         }
-        value = worst if outcome.diverged else outcome.final.validation_score
+        value = trial_value(outcome, self.study.metric)
         return self._trials.end(assignment.trial_id, attributes, value)
 
     def fail(self, assignment: Assignment, error: str, where: str) -> bool:

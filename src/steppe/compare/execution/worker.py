@@ -31,11 +31,16 @@ from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.study import Study, check_trainable, versions
+from steppe.compare.planning.study import (
+    Study,
+    check_trainable,
+    check_versions,
+    load_same_data,
+)
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks import find_task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Run, RunContext, load_data
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 if TYPE_CHECKING:
@@ -83,8 +88,8 @@ def work(
     """
     # No trial is taken yet: nothing has to be given back.
     with ending_at_once():
-        _check_versions(study)
-        data = _load_same_data(study, context)
+        check_versions(study)
+        data = load_same_data(study, context)
         group = LaunchGroup(storage, study, context)
         _prepare(study, data, context)
     ended_here = 0
@@ -95,16 +100,6 @@ def work(
             if group.queue:
                 on_trial(assignment, result)
     return ended_here
-
-
-def _load_same_data(study: Study, context: RunContext) -> Data:
-    data = load_data(study.setup, context.data)
-    if data.fingerprint != study.setup.fingerprint:
-        raise ValueError(
-            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
-            f"planned with ({study.setup.fingerprint})"
-        )
-    return data
 
 
 def _prepare(study: Study, data: Data, context: RunContext) -> None:
@@ -171,7 +166,10 @@ def _train_trial(
 ) -> str:
     """Train a trial, store its outcome or its error; return the result in words."""
     recipe = find_recipe(assignment.contender.name)
-    run = Run(study.setup, recipe, assignment.settings, assignment.seed, assignment.phase)
+    curvature = study.curvature(assignment.contender, assignment.phase, assignment.number)
+    run = Run(
+        study.setup, recipe, assignment.settings, assignment.seed, assignment.phase, curvature
+    )
     hardware = hardware_label(context.device, context.threads, group.size)
     queue = group.queue
 
@@ -203,11 +201,3 @@ def _train_trial(
     if outcome.diverged:
         return "diverged"
     return f"validation {study.metric.name} {outcome.final.validation_score:.4f}"
-
-
-def _check_versions(study: Study) -> None:
-    here = versions(find_task(study.setup.task).packages)
-    other = [name for name in here if name != "python" and here[name] != study.versions[name]]
-    if other:
-        pairs = ", ".join(f"{name} {here[name]} for {study.versions[name]}" for name in other)
-        raise ValueError(f"this is not the code that the study was planned with: {pairs}")

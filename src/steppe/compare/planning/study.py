@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,7 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
+from steppe.compare.choices import CurvatureExtent
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
@@ -26,17 +27,30 @@ from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, space_as_json, trial_settings
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
-from steppe.compare.records.results import POOL, Contender, Metric, Plan
+from steppe.compare.records.results import (
+    POOL,
+    RECOMMENDED,
+    Contender,
+    Metric,
+    Plan,
+    StudyResults,
+)
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
     Run,
     RunContext,
     RunSettings,
+    load_data,
+    run_settings_from_dict,
 )
 from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
 _NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
+
+
+#: Of so many trials of each pool curvature is measured too, the first ones.
+CURVATURE_TRIALS = 4
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,17 @@ class Study:
         space = {name: _dimension(each) for name, each in contender.space.items()}
         return trial_settings(space, contender.defaults, self.plan.study_seed, number)
 
+    def curvature(self, contender: Contender, phase: str, number: int) -> CurvatureExtent:
+        """Return how much curvature is measured of a trial.
+
+        In full at the recommended settings, which are everybody's where nothing is searched, and
+        quickly of the first few trials of the pool: of a small run it takes longer than training.
+        """
+        recommended = phase == RECOMMENDED or (phase == POOL and not contender.space)
+        if recommended and number < self.plan.repeats:
+            return "full"
+        return "quick" if phase == POOL and number < CURVATURE_TRIALS else "none"
+
     def continues(self, earlier: "Study") -> "Study":
         """Return this study as the continuation of one of the same name.
 
@@ -129,6 +154,21 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
         "steppe": steppe.__version__,
         "source": steppe_source(),
     }
+
+
+def check_versions(study: Study) -> None:
+    """Refuse a study that was planned with other code: its trials would not be comparable.
+
+    Raises
+    ------
+    ValueError
+        With each package that differs, what is here, and what the study was planned with.
+    """
+    here = versions(find_task(study.setup.task).packages)
+    other = [name for name in here if name != "python" and here[name] != study.versions.get(name)]
+    if other:
+        pairs = ", ".join(f"{name} {here[name]} for {study.versions.get(name)}" for name in other)
+        raise ValueError(f"this is not the code that the study was planned with: {pairs}")
 
 
 def plan_study(
@@ -192,6 +232,64 @@ def plan_study(
     for contender in contenders:
         check_trainable(study, contender, data, place)
     return study
+
+
+def continue_study(results: StudyResults, place: RunContext) -> Study:
+    """Take a study over from its exported results, to go on with it here.
+
+    Parameters
+    ----------
+    results : StudyResults
+        Of a study, finished or not, as ``steppe report --json`` wrote them.
+    place : RunContext
+        Where it is to go on.
+
+    Raises
+    ------
+    ValueError
+        If the code or the data here is not what it was planned with, or an optimizer cannot take a
+        step.
+    """
+    check_place(place)
+    setup = run_settings_from_dict(results.setup)
+    own = {each.name for each in fields(RunSettings)}
+    study = Study(
+        setup=setup,
+        plan=results.plan,
+        contenders=results.contenders,
+        metric=results.metric,
+        facts={name: value for name, value in results.setup.items() if name not in own},
+        command=results.command,
+        versions=results.versions,
+        earlier_plans=results.earlier_plans,
+        created=results.created,
+        author=results.author,
+        note=results.note,
+    )
+    check_versions(study)
+    if study.name != results.name:
+        raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
+    data = load_same_data(study, place)
+    for contender in study.contenders:
+        check_trainable(study, contender, data, place)
+    return study
+
+
+def load_same_data(study: Study, place: RunContext) -> Data:
+    """Load the data that a study was planned with.
+
+    Raises
+    ------
+    ValueError
+        If it is not the same here.
+    """
+    data = load_data(study.setup, place.data)
+    if data.fingerprint != study.setup.fingerprint:
+        raise ValueError(
+            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
+            f"planned with ({study.setup.fingerprint})"
+        )
+    return data
 
 
 def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:

@@ -51,7 +51,9 @@ def save_study(storage: "RDBStorage", study: Study) -> Study:
     """
     kept = optuna_study(storage, study)
     if _ATTRIBUTE in kept.user_attrs:
-        study = study.continues(_described(study.name, kept.user_attrs))
+        earlier = _described(study.name, kept.user_attrs)
+        seen = _results(earlier, kept.user_attrs, kept.get_trials(deepcopy=False)).complete
+        study = study.continues(earlier, seen=seen)
     kept.set_user_attr(_KEYS, list(contender_keys(study).values()))
     kept.set_user_attr(_ATTRIBUTE, study.to_dict())
     return study
@@ -111,12 +113,18 @@ def _read(storage: "RDBStorage", study: str | None) -> StudyResults:
     name, attributes = _find(storage, study)
     described = _described(name, attributes)
     trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
-    keys = _saved_keys(described, attributes) or _latest_keys(described, trials)
-    results = results_of(described, counting_trials(described, keys, trials))
+    results = _results(described, attributes, trials)
     # The name that it has here, whatever its description has become.
     results = replace(results, name=printable(name))
     check_results(results)
     return results
+
+
+def _results(
+    study: Study, attributes: Mapping[str, Any], trials: "list[FrozenTrial]"
+) -> StudyResults:
+    keys = _saved_keys(study, attributes) or _latest_keys(study, trials)
+    return results_of(study, counting_trials(study, keys, trials))
 
 
 def _saved_keys(study: Study, attributes: Mapping[str, Any]) -> dict[str, str]:

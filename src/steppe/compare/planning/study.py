@@ -5,7 +5,7 @@ import importlib
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -123,13 +123,18 @@ class Study:
             return "full"
         return "quick" if phase == POOL and number < CURVATURE_TRIALS else "none"
 
-    def continues(self, earlier: "Study") -> "Study":
+    def continues(self, earlier: "Study", *, seen: bool) -> "Study":
         """Return this study as the continuation of one of the same name.
 
-        It keeps the day, and the earlier plan if this one is another.
+        Parameters
+        ----------
+        earlier : Study
+            The other.
+        seen : bool
+            Whether its results could be seen: then its plan is remembered if this is another.
         """
         plans = earlier.earlier_plans
-        if earlier.plan != self.plan:
+        if seen and earlier.plan != self.plan:
             plans = (*plans, earlier.plan)
         return replace(self, earlier_plans=plans, created=earlier.created)
 
@@ -201,10 +206,11 @@ def plan_study(
     for module in _NEEDED:
         importlib.import_module(module)
     found = find_task(task)
-    recipes = recipes_with_controls(options.optimizers or preset.optimizers)
+    names = options.optimizers or preset.optimizers
+    recipes = recipes_with_controls(names)
     check_place(place)
     options.check()
-    plan = _plan(options, preset)
+    plan = _plan(options, preset, names)
     size = _size(found, options, preset)
     setup, data = _setup(found, size, options, preset, place)
     fixed = _fixed(options, setup.steps)
@@ -212,11 +218,7 @@ def plan_study(
     def given(recipe: Recipe) -> dict[str, float]:
         return {**preset.fixed_for(recipe, options.scale, setup.steps), **fixed}
 
-    named = {find_recipe(name).name for name in options.optimizers or preset.optimizers}
-    contenders = tuple(
-        replace(_contender(each, recipes, given(each), preset), asked=each.name in named)
-        for each in recipes
-    )
+    contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
     study = Study(
         setup=setup,
         plan=plan,
@@ -325,7 +327,7 @@ def check_place(place: RunContext) -> None:
         importlib.import_module(place.track)
 
 
-def _plan(options: StudyOptions, preset: Preset) -> Plan:
+def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> Plan:
     """Return the plan that the user asks for; more trials for a larger budget."""
     budget = preset.budget if options.budget is None else options.budget
     usual = preset.trials * math.ceil(budget / preset.budget)
@@ -336,7 +338,8 @@ def _plan(options: StudyOptions, preset: Preset) -> Plan:
             f"trials must be at least {fewest}, {TRIALS_PER_BUDGET} times the budget of {budget}, "
             f"got {trials}"
         )
-    return Plan(budget, trials, options.primary, options.study_seed)
+    _, *family = dict.fromkeys(find_recipe(name).name for name in names)
+    return Plan(budget, trials, options.primary, options.study_seed, tuple(family))
 
 
 def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:

@@ -145,7 +145,7 @@ class Readings:
         found = {
             each.name: self.difference(each.name, results.baseline, reading, k) for each in others
         }
-        family = [each.name for each in others if each.asked]
+        family = results.plan.family
         corrected = dict(zip(family, holm([found[name].p for name in family]), strict=True))
         return [
             Verdict(
@@ -163,16 +163,11 @@ class Readings:
             for name, each in found.items()
         ]
 
-    @property
-    def family_size(self) -> int:
-        """How many comparisons Holm's correction counts."""
-        return sum(each.asked for each in self.results.contenders[1:])
-
     def detectable(self, name: str) -> float:
         """Return the smallest difference from the baseline that 80 % of such studies would find."""
         plan = self.results.plan
         found = self.difference(name, self.results.baseline, plan.primary, plan.budget)
-        return found.detectable(max(1, self.family_size))
+        return found.detectable(max(1, len(plan.family)))
 
     def count_unsuccessful(self, name: str) -> int:
         """Count the trials of the pool that diverged or failed."""

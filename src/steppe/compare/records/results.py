@@ -221,9 +221,6 @@ class Contender:
         Values of the runs with default settings, and in the pool of all that is not searched.
     control_for : tuple of str
         The contenders that this one is a control for.
-    asked : bool, default True
-        Whether the user has named it. Only those get verdicts; a control that the study has added
-        by itself is to be read beside others.
     epochs : int, default 1
         Its runs have so many times the study's epochs.
     """
@@ -233,7 +230,6 @@ class Contender:
     space: Mapping[str, Any] = field(default_factory=dict)
     defaults: Settings = field(default_factory=dict)
     control_for: tuple[str, ...] = ()
-    asked: bool = True
     epochs: int = 1
 
 
@@ -267,6 +263,9 @@ class Plan:
         What verdicts are given on: the task's score or the loss, on the test set.
     study_seed : int, default 0
         Seed of all settings, weights and data orders.
+    family : tuple of str, default empty
+        The contenders that get verdicts: those that the user has named, without the baseline. A
+        control that the study has added by itself is to be read beside others.
     repeats : int, default 3
         Runs of each contender at its default and at its recommended settings.
 
@@ -280,6 +279,7 @@ class Plan:
     trials: int
     primary: Primary = "score"
     study_seed: int = 0
+    family: tuple[str, ...] = ()
     repeats: int = 3
 
     def planned(self, contender: Contender, phase: str) -> int:
@@ -315,7 +315,7 @@ class StudyResults:
     trials : tuple of Trial
         Those that have ended.
     earlier_plans : tuple of Plan, default empty
-        Plans that this one has replaced, when results of theirs may have been seen.
+        Plans that this one has replaced after their results could be seen.
     created : str, default ""
         When it was planned, as YYYY-MM-DD.
     author, note : str, default ""

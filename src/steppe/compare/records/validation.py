@@ -54,6 +54,9 @@ def check_results(results: "StudyResults") -> None:
     _require_unique("contenders", names)
     for field, contender in _numbered("contenders", results.contenders):
         _check_contender(contender, field, names)
+    for name in results.plan.family:
+        _require_known("plan.family", name, names[1:])
+    _require_unique("plan.family", list(results.plan.family))
     by_name = dict(zip(names, results.contenders, strict=True))
     for field, trial in _numbered("trials", results.trials):
         _require_known(f"{field}.optimizer", trial.optimizer, names)

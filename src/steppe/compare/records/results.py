@@ -89,7 +89,7 @@ class Curvature:
 
 @dataclass(frozen=True)
 class RunCosts:
-    """Time and memory of a run.
+    """Time, gradients and memory of a run.
 
     Attributes
     ----------
@@ -98,15 +98,19 @@ class RunCosts:
     seconds : float
         Training time, evaluation left out.
     state_bytes : float
-        Optimizer state, in bytes per trainable parameter.
+        Optimizer state and averaged weights, in bytes per trainable parameter.
     peak_bytes : float
         Peak memory of tensors on the accelerator, in bytes; NaN on CPUs.
+    gradients : float
+        Gradient evaluations, each a forward and backward pass over a batch; NaN of studies that
+        did not count them.
     """
 
     step_ms: float
     seconds: float
     state_bytes: float
     peak_bytes: float = math.nan
+    gradients: float = math.nan
 
 
 @dataclass(frozen=True)

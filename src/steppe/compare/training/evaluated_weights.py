@@ -3,7 +3,7 @@
 That is so with an exponential moving average, and under optimizers that have modes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
@@ -13,6 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from steppe._shared.optimizer_modes import switch_mode
+
+# As torch's averages take them.
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 # The window of the average, as a share of the run's steps.
 _WINDOW = 0.01
@@ -85,12 +88,10 @@ class EvaluatedWeights:
             kept.copy_(before)
 
 
-def _moving_average(
-    window: int,
-) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+def _moving_average(window: int) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
     average = get_ema_multi_avg_fn(1 - 1 / window)
 
-    def update(averaged: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         if averaged[0].is_floating_point() or averaged[0].is_complex():
             average(averaged, current, count)
         else:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # What a run's last tenth may rise to, in barriers, if it is to count as settled.
 _SETTLED = 0.01
+# Ends the name of an optimizer that runs at twice the lr.
+_DOUBLED = "+2lr"
 _ENDS = {"stayed": "#DDDDDD", "left": COLOURS[2], "neither": COLOURS[3]}
 _LOOKS = (
     (COLOURS[0], "o", "-"),
@@ -101,10 +103,10 @@ def _run(
     name: str, lr: float, function: SharpFlat, shares: np.ndarray[Any, Any], steps: int
 ) -> tuple[list[str], list[bool]]:
     """Return where each start ended, and whether it lay still there."""
-    recipe = find_recipe(name)
+    recipe = find_recipe(name.removesuffix(_DOUBLED))
     wall = function.sharp.point[0] + (2 * function.barrier / function.sharpness) ** 0.5
     starts = torch.from_numpy(wall * shares)[:, None]
-    settings = {"lr": 2 * lr if recipe.doubled else lr}
+    settings = {"lr": 2 * lr if name.endswith(_DOUBLED) else lr}
     descent = descend(function, recipe, settings, starts, steps)
     tail = slice(-max(1, steps // 10), None)
     left = (descent.points[:, tail, 0] < function.top).all(1)
@@ -166,7 +168,7 @@ def _draw_map(axes: "Axes", data: Mapping[str, Any], optimizer: str, lr: float) 
     )
     rows, columns = np.nonzero(moving)
     axes.plot(columns, np.array(data["starts"])[rows], "o", color="black", ms=2)
-    style_axes(axes, f"{optimizer}, lr {lr:g}" + (" × 2" if optimizer.endswith("+2lr") else ""))
+    style_axes(axes, f"{optimizer}, lr {lr:g}" + (" × 2" if optimizer.endswith(_DOUBLED) else ""))
     axes.grid(False)
     axes.set_xticks(positions, [f"{run['sharpness']:g}" for run in runs])
     axes.set_xlabel("sharpness")

@@ -215,7 +215,7 @@ def run_without(packages: list[str], code: str) -> None:
 STUDY_PACKAGES = [
     *("optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"),
     *("transformers", "peft", "gguf", "scipy", "sklearn", "matplotlib", "mlxtend"),
-    *("tensorboard", "pytorch_optimizer"),
+    *("tensorboard", "pytorch_optimizer", "schedulefree"),
 ]
 
 

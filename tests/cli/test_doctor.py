@@ -39,7 +39,7 @@ def test_every_package_that_something_needs_is_listed() -> None:
     project = tomllib.loads(PROJECT.read_text())["project"]
     extras = project["optional-dependencies"]
     named = list(project["dependencies"])
-    for extra in ("compare", "language", "postgresql", "vision"):
+    for extra in ("compare", "language", "optimizers", "postgresql", "vision"):
         named += extras[extra]
     packages = {line.partition(">")[0].partition("[")[0] for line in named}
     assert {*packages, *TRACKERS, "pytorch-optimizer"} <= rows().keys()

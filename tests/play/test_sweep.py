@@ -138,7 +138,15 @@ def test_the_mean_arrival_is_of_those_who_arrived() -> None:
         ({"function": "rosenbrok"}, "did you mean rosenbrock"),
         ({"parameters": {"dimension": 3}}, "beale takes no parameter, got dimension"),
         ({"optimizers": ["adm"]}, "did you mean adam"),
-        ({"optimizers": ["adafactor", "adam+2lr"]}, "without \\+2lr"),
+        (
+            {"optimizers": ["adafactor", "adam+2epochs"]},
+            r"2epochs: .* are for steppe compare",
+        ),
+        ({"optimizers": ["adam+ema"]}, r"expected \+warmup, \+sam or none"),
+        (
+            {"optimizers": ["schedule-free"]},
+            r"without train\(\) and eval",
+        ),
         ({"rates": [0.1, 0.0]}, "lr must be a finite number > 0, got 0.0"),
         ({"rates": [math.nan]}, "lr must be .* got nan"),
         ({"steps": 0}, "steps must be at least 1, got 0"),

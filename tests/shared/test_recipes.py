@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import schedulefree
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.muon import MuonWithAdamW
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.compare.planning.search_spaces import find_defaults, find_space
 
@@ -51,7 +53,10 @@ def built(name: str, steps: int = 100, **settings: float) -> Optimizer:
         ("dualadam-bf16", steppe.DualAdam),
         ("dualadam-scale-free", steppe.DualAdam),
         ("sgd-momentum", torch.optim.SGD),
-        ("adam+2lr", torch.optim.Adam),
+        ("adam+2epochs", torch.optim.Adam),
+        ("adam+ema", torch.optim.Adam),
+        ("muon", MuonWithAdamW),
+        ("schedule-free", schedulefree.AdamWScheduleFree),
         ("lbfgs", torch.optim.LBFGS),
     ],
 )
@@ -123,11 +128,61 @@ def test_sam_goes_around_the_base() -> None:
 
 
 def test_modifiers_have_one_spelling() -> None:
-    recipe = find_recipe(" AdamW+SAM+2lr+Warmup ")
-    assert recipe.name == "adamw+warmup+2lr+sam"
-    assert (recipe.warmup, recipe.doubled, recipe.sam) == (True, True, True)
-    plain = find_recipe("adamw")
-    assert (plain.warmup, plain.doubled, plain.sam) == (False, False, False)
+    def modified(recipe: Recipe) -> tuple[object, ...]:
+        return recipe.warmup, recipe.beta1, recipe.epochs, recipe.ema, recipe.sam
+
+    recipe = find_recipe(" AdamW+SAM+ema+2Epochs+Beta1+Warmup ")
+    assert recipe.name == "adamw+warmup+beta1+2epochs+ema+sam"
+    assert modified(recipe) == (True, True, 2, True, True)
+    assert modified(find_recipe("adamw")) == (False, False, 1, False, False)
+
+
+def test_runs_of_different_modifiers_are_never_taken_for_each_other() -> None:
+    names = ("adam", "adam+warmup", "adam+beta1", "adam+2epochs", "adam+ema", "adam+sam")
+    identities = [find_recipe(name).identity() for name in names]
+    assert all(identities.count(each) == 1 for each in identities)
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "argument", "value"),
+    [
+        ("adamw+beta1", 0.9, "betas", (0.8, 0.999)),
+        ("dualadam+beta1+sam", 0.9, "betas", (0.8, 0.999)),
+        ("lion+beta1", 0.9, "betas", (0.8, 0.99)),
+        ("sgd+beta1", 0, "momentum", 0.8),
+        ("sgd-momentum+beta1", 0.9, "momentum", 0.8),
+        ("muon+beta1", 0.95, "momentum", 0.8),
+        ("schedule-free+beta1", 0.9, "betas", (0.8, 0.999)),
+    ],
+)
+def test_the_first_moments_decay_is_a_hyperparameter_if_asked_for(
+    name: str, default: float, argument: str, value: object
+) -> None:
+    recipe, plain = find_recipe(name), find_recipe(name.replace("+beta1", ""))
+    assert recipe.takes("beta1")
+    assert recipe.default("beta1") == default
+    settings = {"beta1": 0.8, "switch": 0.1, "rho": 0.05, "lr": 0.1}
+    assert recipe.arguments(settings, 100)[argument] == value
+    assert recipe.build(parameters(), settings, 100).param_groups
+    assert recipe.arguments({"switch": 0.1}, 100).get(argument) == recipe.preset.get(argument)
+    assert not plain.takes("beta1")
+    assert plain.arguments(settings, 100).get(argument) != value
+
+
+def test_without_a_first_moment_its_decay_cannot_be_searched() -> None:
+    message = r"adagrad\+beta1: Adagrad has neither betas nor momentum"
+    with pytest.raises(ValueError, match=message):
+        find_recipe("adagrad+beta1")
+    with pytest.raises(ValueError, match="OldStyle has neither"):
+        find_recipe(f"{__name__}:OldStyle+beta1")
+
+
+def test_names_of_other_packages_have_the_usual_lr() -> None:
+    assert find_recipe("muon").default("lr") == 1e-3
+    assert find_recipe("schedule-free").default("lr") == 2.5e-3
+    free = {name: find_recipe(name).schedule_free for name in ("schedule-free+sam", "adamw")}
+    assert free == {"schedule-free+sam": True, "adamw": False}
+    assert find_recipe("schedulefree:RAdamScheduleFree").arguments({}, 1000) == {}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ _EXTRAS = {
     "peft": "language",
     "gguf": "language",
     "psycopg": "postgresql",
+    "pytorch_optimizer": "optimizers",
+    "schedulefree": "optimizers",
 }
 
 # What is installed for packages that are in no extra of steppe.

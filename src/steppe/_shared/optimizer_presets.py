@@ -1,7 +1,7 @@
 """Optimizers by name, the same names for all commands.
 
-A name is a preset of this file, a class of steppe or torch.optim, a baseline of pytorch_optimizer,
-or the path of any class.
+A name is a preset of this file, a class of steppe or torch.optim, a baseline of another package, or
+the path of any class.
 """
 
 from collections.abc import Mapping
@@ -38,8 +38,16 @@ TIMING_PRESETS: Mapping[str, Preset] = {
     "dualadam-switched": ("dualadam", {"switch_rate": 1.0}),
 }
 
-# Baselines that neither torch nor steppe has.
-_IN_PYTORCH_OPTIMIZER = {name.lower(): name for name in ("AdaBelief", "AdaBound", "Adan", "Lion")}
+# Baselines of packages that are imported only if they are named. torch has a Muon too, but for
+# matrices alone: no model consists of them.
+_ELSEWHERE = {
+    "adabelief": "pytorch_optimizer:AdaBelief",
+    "adabound": "pytorch_optimizer:AdaBound",
+    "adan": "pytorch_optimizer:Adan",
+    "lion": "pytorch_optimizer:Lion",
+    "muon": "steppe._shared.muon:MuonWithAdamW",
+    "schedule-free": "schedulefree:AdamWScheduleFree",
+}
 
 
 def find_optimizer(
@@ -50,8 +58,10 @@ def find_optimizer(
     Parameters
     ----------
     name : str
-        A preset, a class of steppe or torch.optim, or one of AdaBelief, AdaBound, Adan and Lion of
-        the package pytorch_optimizer, all in any case; or ``package.module:Class``.
+        A preset, a class of steppe or torch.optim, one of AdaBelief, AdaBound, Adan and Lion of the
+        package pytorch_optimizer, muon (its Muon for matrices, with AdamW for the rest), or
+        schedule-free (AdamWScheduleFree of the package schedulefree), all in any case; or
+        ``package.module:Class``.
     presets : mapping, default PRESETS
         The presets that are allowed.
 
@@ -70,11 +80,11 @@ def find_optimizer(
         return imported(name), {}
     classes = available()
     base, arguments = presets.get(name.lower(), (name.lower(), {}))
+    if base in _ELSEWHERE:
+        return imported(_ELSEWHERE[base]), arguments
     if base in classes:
         return classes[base], arguments
-    if base in _IN_PYTORCH_OPTIMIZER:
-        return imported(f"pytorch_optimizer:{_IN_PYTORCH_OPTIMIZER[base]}"), arguments
-    known = {*classes, *presets, *_IN_PYTORCH_OPTIMIZER}
+    known = {*classes, *presets, *_ELSEWHERE}
     raise ValueError(
         f"{unknown_name_message('optimizer', name.lower(), known)}, or package.module:Class"
     )

@@ -21,7 +21,14 @@ from steppe._shared.source_hash import class_source
 #: The optimizers that are compared unless others are named; the first is the baseline.
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
-_MODIFIERS = ("warmup", "2lr", "sam")
+_MODIFIERS = ("warmup", "beta1", "2epochs", "ema", "sam")
+
+# Arguments of classes that hold the first moment's decay: in betas it is the first.
+_FIRST_MOMENT = ("betas", "momentum")
+
+# Schedule-Free's linear warm-up, as a share of the run's steps: that of its authors' submission to
+# AlgoPerf, which comes with the package.
+_SCHEDULE_FREE_WARMUP = 0.02
 
 # Names that classes have for the choice between decoupled weight decay and L2.
 _DECOUPLING = ("decoupled_weight_decay", "weight_decouple")
@@ -34,15 +41,21 @@ class Recipe:
     Attributes
     ----------
     name : str
-        The name in canonical spelling: lower case, modifiers in the order warmup, 2lr, sam.
+        The name in canonical spelling: lower case, modifiers in the order warmup, beta1, 2epochs,
+        ema, sam.
     cls : type
         The optimizer's class.
     preset : mapping
         Arguments that the name fixes.
     warmup : bool
         Whether lr rises linearly over the first part of the run, as Adam's share in DualAdam does.
-    doubled : bool
-        Whether it is the control of a critical-momenta optimizer, at twice that optimizer's lr.
+    beta1 : bool
+        Whether the first moment's decay is a hyperparameter, "beta1": the first of ``betas``, or
+        ``momentum``.
+    epochs : int
+        Factor on the run's length: 2 for the equal-compute control of two-pass methods, else 1.
+    ema : bool
+        Whether an exponential moving average of the weights is evaluated and saved instead of them.
     sam : bool
         Whether the optimizer is wrapped in SAM.
     source : str
@@ -53,7 +66,9 @@ class Recipe:
     cls: type[Optimizer]
     preset: Mapping[str, Any] = field(default_factory=dict)
     warmup: bool = False
-    doubled: bool = False
+    beta1: bool = False
+    epochs: int = 1
+    ema: bool = False
     sam: bool = False
     source: str = ""
 
@@ -61,6 +76,19 @@ class Recipe:
     def switches(self) -> bool:
         """Whether the optimizer switches as DualAdam does, so that a study adds its control."""
         return self.accepts("switch_rate")
+
+    @property
+    def schedule_free(self) -> bool:
+        """Whether lr stays constant under it, whatever the study's schedule and warm-up are."""
+        return self.cls.__module__.partition(".")[0] == "schedulefree"
+
+    @property
+    def first_moment(self) -> str:
+        """The argument that holds the first moment's decay: betas or momentum; "" if none does."""
+        held = (
+            name for name in _FIRST_MOMENT if self.accepts(name) and self.default(name) is not None
+        )
+        return next(held, "")
 
     def accepts(self, argument: str) -> bool:
         """Return whether the class takes this argument."""
@@ -70,10 +98,18 @@ class Recipe:
         """Return whether this optimizer has the hyperparameter."""
         if setting == "switch":
             return self.switches or self.warmup
+        if setting == "beta1":
+            return self.beta1
         return self.sam if setting == "rho" else self.accepts(setting)
 
     def default(self, argument: str) -> Any:
-        """Return the default of an argument by the name, else by the signature, else None."""
+        """Return the default of an argument by the name, else by the signature, else None.
+
+        That of "beta1" is the first moment's decay, under whichever name the class has it.
+        """
+        if argument == "beta1":
+            value = self.default(self.first_moment)
+            return value[0] if self.first_moment == "betas" else value
         found = inspect.signature(self.cls).parameters[argument].default
         return self.preset.get(argument, None if found is inspect.Parameter.empty else found)
 
@@ -87,7 +123,7 @@ class Recipe:
         ----------
         settings : mapping
             Hyperparameters, of which those that the class does not take are ignored. "switch" is
-            DualAdam's 1/ξ as a share of the run's steps.
+            DualAdam's 1/ξ as a share of the run's steps; "beta1" counts with ``+beta1`` only.
         steps : int
             Number of steps of the whole run.
         """
@@ -96,6 +132,13 @@ class Recipe:
         arguments |= dict.fromkeys(filter(self.accepts, _DECOUPLING), True)
         if self.switches:
             arguments["switch_rate"] = min(1.0, 1 / (settings["switch"] * steps))
+        if self.beta1 and "beta1" in settings:
+            decay, others = settings["beta1"], self.default(self.first_moment)
+            arguments |= {
+                self.first_moment: (decay, *others[1:]) if self.first_moment == "betas" else decay
+            }
+        if self.schedule_free and self.accepts("warmup_steps"):
+            arguments["warmup_steps"] = int(_SCHEDULE_FREE_WARMUP * steps)
         return arguments
 
     def build(self, parameters: Iterable[Tensor], settings: Settings, steps: int) -> Optimizer:
@@ -113,6 +156,9 @@ class Recipe:
             "source": self.source,
             "arguments": {name: _text(value) for name, value in arguments.items()},
             "warmup": self.warmup,
+            "beta1": self.beta1,
+            "epochs": self.epochs,
+            "ema": self.ema,
             "sam": self.sam,
         }
 
@@ -124,13 +170,15 @@ def find_recipe(name: str) -> Recipe:
     ----------
     name : str
         A class of steppe or torch.optim in any case, a preset, or ``package.module:Class``; then
-        any of ``+warmup``, ``+2lr`` and ``+sam``.
+        any of ``+warmup`` (lr rises linearly at first), ``+beta1`` (the first moment's decay is a
+        hyperparameter too), ``+2epochs`` (twice the epochs: equal compute with two-pass methods),
+        ``+ema`` (an average of the weights is evaluated) and ``+sam``.
 
     Raises
     ------
     ValueError
-        There is no such optimizer or modifier, and the message lists the names; or the class
-        cannot be imported.
+        There is no such optimizer or modifier, and the message lists the names; the class cannot
+        be imported; or it has neither betas nor momentum, and ``+beta1`` is asked for.
 
     Examples
     --------
@@ -147,16 +195,24 @@ def find_recipe(name: str) -> Recipe:
         raise ValueError("sam goes around another optimizer: write adamw+sam")
     cls, preset = find_optimizer(base)
     module = base.partition(":")[0] if ":" in base else cls.__module__
-    return Recipe(
+    recipe = Recipe(
         name="+".join((base if ":" in base else base.lower(), *chosen)),
         cls=cls,
         preset=preset,
         warmup="warmup" in chosen,
-        doubled="2lr" in chosen,
+        beta1="beta1" in chosen,
+        epochs=2 if "2epochs" in chosen else 1,
+        ema="ema" in chosen,
         sam="sam" in chosen,
         # Hashed now, as the file may be edited while the study runs.
         source=class_source(cls, module),
     )
+    if recipe.beta1 and not recipe.first_moment:
+        raise ValueError(
+            f"{recipe.name}: {cls.__qualname__} has neither betas nor momentum, so no first moment "
+            "whose decay could be searched: leave +beta1 out"
+        )
+    return recipe
 
 
 def _text(value: object) -> str:

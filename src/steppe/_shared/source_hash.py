@@ -16,6 +16,8 @@ _DECISIVE = (
     "optim",
     "landscape",
     "_shared/hyperparameters.py",
+    "_shared/muon.py",
+    "_shared/optimizer_modes.py",
     "_shared/optimizer_presets.py",
     "_shared/optional_packages.py",
     "_shared/recipes.py",

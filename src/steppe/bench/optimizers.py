@@ -9,6 +9,7 @@ import torch
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from steppe._shared.optimizer_modes import switch_mode
 from steppe._shared.optimizer_presets import PRESETS, TIMING_PRESETS, find_optimizer
 
 
@@ -31,8 +32,10 @@ class MeasuredOptimizer:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, parameters: Iterable[Parameter]) -> Optimizer:
-        """Construct the optimizer over ``parameters``."""
-        return self.cls(parameters, **self.options)
+        """Construct the optimizer over ``parameters``, ready for steps."""
+        optimizer = self.cls(parameters, **self.options)
+        switch_mode(optimizer, "train")
+        return optimizer
 
 
 #: The optimizer that every other is measured against.

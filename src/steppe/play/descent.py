@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 import steppe
 from steppe._shared.array_types import Floats
 from steppe._shared.names import look_up
+from steppe._shared.optimizer_modes import has_modes
 from steppe._shared.recipes import Recipe
 from steppe.functions import Function
 
@@ -159,8 +160,19 @@ def check_recipe(recipe: Recipe) -> None:
     Raises
     ------
     ValueError
-        The optimizer takes no lr, or needs a closure.
+        The optimizer takes no lr, needs a closure, or has a modifier or modes that mean something
+        in studies only.
     """
+    if recipe.beta1 or recipe.epochs > 1 or recipe.ema:
+        raise ValueError(
+            f"{recipe.name}: +beta1, +2epochs and +ema are for steppe compare; on a test function "
+            "expected +warmup, +sam or none"
+        )
+    if has_modes(recipe.cls):
+        raise ValueError(
+            f"{recipe.name} evaluates other points than those that it steps from: expected an "
+            "optimizer without train() and eval()"
+        )
     if not recipe.takes("lr"):
         raise ValueError(f"{recipe.name} takes no lr: expected an optimizer that does")
     closure = inspect.signature(recipe.cls.step).parameters.get("closure")

@@ -176,11 +176,6 @@ def _recipes(names: Sequence[str]) -> list[Recipe]:
     recipes = {recipe.name: recipe for recipe in map(find_recipe, names)}
     for recipe in recipes.values():
         check_recipe(recipe)
-        if recipe.doubled:
-            raise ValueError(
-                f"{recipe.name} is tried at the same learning rates as all: name {recipe.name!r} "
-                "without +2lr"
-            )
     return list(recipes.values())
 
 

@@ -6,8 +6,6 @@ from steppe._shared.recipes import DEFAULT, find_recipe
 from steppe.compare.planning.controls import (
     contenders_controlled_by,
     controls_of,
-    followed_contender,
-    followed_settings,
     recipes_with_controls,
 )
 
@@ -21,33 +19,65 @@ def names(*asked: str) -> list[str]:
     [
         ("dualadam", ["adam+warmup"]),
         ("dualadam-scale-free", ["adam+warmup"]),
-        ("dualadam+sam", ["adam+warmup+sam"]),
+        ("dualadam+sam", ["adam+warmup+sam", "adamw+2epochs"]),
+        ("dualadam+ema", ["adam+warmup+ema"]),
+        ("dualadam+beta1", ["adam+warmup+beta1"]),
+        ("dualadam+2epochs", ["adam+warmup+2epochs"]),
         ("dualadamcm", ["adam+warmup", "adamcm+warmup"]),
-        ("dualadamcm+sam", ["adam+warmup+sam", "adamcm+warmup+sam"]),
+        ("dualadamcm+sam", ["adam+warmup+sam", "adamcm+warmup+sam", "adamw+2epochs"]),
         ("steppe:DualAdamCM", ["adam+warmup", "adamcm+warmup"]),
-        ("adamcm", ["adam+2lr"]),
-        ("adamcm-authors", ["adam+2lr"]),
-        ("adamcm+sam", ["adam+2lr+sam"]),
-        ("sgdcm", ["sgd-momentum+2lr"]),
-        ("sgdcm+sam", ["sgd-momentum+2lr+sam"]),
+        ("adamcm", ["adamw+beta1"]),
+        ("adamcm+beta1", ["adamw+beta1"]),
+        ("adamcm-authors", ["adamw+beta1"]),
+        ("adamcm+ema+sam", ["adamw+beta1+ema+sam", "adamw+2epochs"]),
+        ("sgdcm", ["sgd-momentum+beta1"]),
+        ("sgdcm+sam", ["sgd-momentum+beta1+sam", "adamw+2epochs"]),
         # A control, or without critical momenta: they need none.
         ("adamcm+warmup", []),
-        ("adam+2lr", []),
+        ("adamw+beta1", []),
+        ("adamw+2epochs", []),
+        ("adamw+ema", []),
         ("adamcg", []),
         ("invadam", []),
-        ("adamw+sam", []),
+        # Two passes a step: as many gradients in twice the epochs.
+        ("adamw+sam", ["adamw+2epochs"]),
+        ("sgd+sam", ["adamw+2epochs"]),
+        # No name stands for four times the epochs.
+        ("adamw+2epochs+sam", []),
     ],
 )
 def test_a_control_is_the_same_but_for_what_is_new(name: str, controls: list[str]) -> None:
-    assert list(controls_of(find_recipe(name))) == controls
-    if "+2lr" not in name:
-        assert names("adamw", name) == ["adamw", *controls, name]
+    assert list(controls_of(find_recipe(name), find_recipe("adamw"))) == controls
+    assert names("adamw", name) == ["adamw", *controls, name]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "control"),
+    [
+        ("sgd-momentum", "sgd-momentum+2epochs"),
+        ("adamw+sam", "adamw+2epochs"),
+        ("adamw+warmup+ema", "adamw+warmup+2epochs+ema"),
+        ("torch.optim:SGD", "torch.optim:SGD+2epochs"),
+        # It takes as many gradients itself.
+        ("adamw+2epochs", "adamw+2epochs"),
+    ],
+)
+def test_equal_compute_is_the_baselines(baseline: str, control: str) -> None:
+    found = names(baseline, "dualadam", "adamcm+sam", "adam+sam")
+    assert found.count(control) == 1
+    assert found[0] == baseline
+    assert [name for name in found if "2epochs" in name] == [control]
+    recipes = recipes_with_controls([baseline, "dualadam", "adamcm+sam", "adam+sam"])
+    beside = contenders_controlled_by(find_recipe(control), recipes)
+    assert {"adamcm+sam", "adam+sam"} <= set(beside)
+    assert "dualadam" not in beside
 
 
 def test_the_first_named_stays_the_baseline() -> None:
     assert names("dualadam", "adamw") == ["dualadam", "adam+warmup", "adamw"]
     assert names("dualadamcm") == ["dualadamcm", "adam+warmup", "adamcm+warmup"]
-    assert names("adamcm", "sgd") == ["adamcm", "adam+2lr", "sgd"]
+    assert names("adamcm", "sgd") == ["adamcm", "adamw+beta1", "sgd"]
+    assert names("adamw+sam", "adamw") == ["adamw+sam", "adamw+2epochs", "adamw"]
 
 
 def test_a_control_is_not_added_twice_nor_without_need() -> None:
@@ -55,6 +85,7 @@ def test_a_control_is_not_added_twice_nor_without_need() -> None:
     assert names("dualadam", "dualadam+sam", "adam+warmup") == [
         "dualadam",
         "adam+warmup+sam",
+        "dualadam+2epochs",
         "dualadam+sam",
         "adam+warmup",
     ]
@@ -71,8 +102,9 @@ def test_the_default_list_has_its_controls() -> None:
         "adamw",
         "adam+warmup",
         "dualadam",
-        "adam+2lr",
+        "adamw+beta1",
         "adamcm",
+        "adamw+2epochs",
         "adamw+sam",
     ]
 
@@ -84,27 +116,6 @@ def test_repeated_names_count_once() -> None:
 def test_there_must_be_one() -> None:
     with pytest.raises(ValueError, match="no optimizer is named"):
         recipes_with_controls([])
-
-
-def test_only_the_doubled_follow_and_there_must_be_someone() -> None:
-    recipes = recipes_with_controls(["adamw", "adamcm", "sgdcm+sam"])
-    leaders = {recipe.name: followed_contender(recipe, recipes) for recipe in recipes}
-    assert leaders == {
-        "adamw": "",
-        "adam+2lr": "adamcm",
-        "adamcm": "",
-        "sgd-momentum+2lr+sam": "sgdcm+sam",
-        "sgdcm+sam": "",
-    }
-    with pytest.raises(ValueError, match=r"adam\+2lr is at twice the lr of critical momenta"):
-        followed_contender(find_recipe("adam+2lr"), recipes_with_controls(["adamw", "adam+2lr"]))
-
-
-def test_who_follows_takes_over_all_it_has_and_doubles_lr() -> None:
-    leader = {"lr": 3e-3, "weight_decay": 1e-2, "priority_decay": 0.8, "rho": 0.1}
-    taken = followed_settings(find_recipe("adam+2lr+sam"), leader)
-    assert taken == {"lr": 6e-3, "weight_decay": 1e-2, "rho": 0.1}
-    assert followed_settings(find_recipe("adam+2lr"), {"lr": 1.0}) == {"lr": 2.0}
 
 
 def test_a_control_knows_beside_what_it_is_read() -> None:

@@ -1,36 +1,56 @@
 """Control optimizers that a study adds by itself, such as adam+warmup beside dualadam."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import steppe
-from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe, find_recipe
 
 
-def controls_of(recipe: Recipe) -> tuple[str, ...]:
-    """Name what an optimizer is without what is new about it.
+def controls_of(recipe: Recipe, baseline: Recipe) -> tuple[str, ...]:
+    """Name what an optimizer is to be compared with, besides the baseline.
 
-    While gradients are small, DualAdam is Adam with a linear warm-up and nothing else. Critical
-    momenta lengthen a step whose gradients agree, by up to 1 + κ: is Adam at twice the lr as good?
+    * While gradients are small, DualAdam is Adam with a linear warm-up and nothing else:
+      ``adam+warmup``. DualAdamCM has ``adamcm+warmup`` besides.
+    * Critical momenta remember gradients for longer than the first moment does. Would a first
+      moment with another decay be as good? ``adamw+beta1``, or for SGDCM ``sgd-momentum+beta1``.
+    * SAM takes two gradients a step: ``+2epochs`` of the baseline has as many.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        The optimizer. Controls of its method have its other modifiers.
+    baseline : Recipe
+        What the study compares all optimizers with.
 
     Examples
     --------
-    >>> controls_of(find_recipe("dualadam+sam")), controls_of(find_recipe("sgdcm"))
-    (('adam+warmup+sam',), ('sgd-momentum+2lr',))
-    >>> controls_of(find_recipe("dualadamcm"))
-    ('adam+warmup', 'adamcm+warmup')
+    >>> adamw = find_recipe("adamw")
+    >>> controls_of(find_recipe("dualadamcm"), adamw), controls_of(find_recipe("sgdcm+ema"), adamw)
+    (('adam+warmup', 'adamcm+warmup'), ('sgd-momentum+beta1+ema',))
+    >>> controls_of(find_recipe("dualadam+sam"), adamw)
+    ('adam+warmup+sam', 'adamw+2epochs')
     """
-    around = "+sam" if recipe.sam else ""
+    modifiers = "".join(f"+{each}" for each in recipe.name.split("+")[1:] if each != "warmup")
+    controls = [find_recipe(name + modifiers).name for name in _without_the_method(recipe)]
+    # Of a run that is twice as long already, no name stands for four times the length.
+    if recipe.sam and recipe.epochs == 1:
+        controls.append(find_recipe(f"{baseline.name.removesuffix('+sam')}+2epochs").name)
+    return tuple(controls)
+
+
+def _without_the_method(recipe: Recipe) -> tuple[str, ...]:
+    """Name the optimizers that have all of one but its method."""
     if issubclass(recipe.cls, steppe.DualAdamCM):
-        return f"adam+warmup{around}", f"adamcm+warmup{around}"
+        return "adam+warmup", "adamcm+warmup"
     if recipe.switches:
-        return (f"adam+warmup{around}",)
-    if recipe.warmup or recipe.doubled:
+        return ("adam+warmup",)
+    # With a warm-up it is a control itself.
+    if recipe.warmup:
         return ()
     if issubclass(recipe.cls, steppe.AdamCM):
-        return (f"adam+2lr{around}",)
+        return ("adamw+beta1",)
     if issubclass(recipe.cls, steppe.SGDCM):
-        return (f"sgd-momentum+2lr{around}",)
+        return ("sgd-momentum+beta1",)
     return ()
 
 
@@ -48,39 +68,17 @@ def recipes_with_controls(names: Iterable[str]) -> tuple[Recipe, ...]:
     asked = {recipe.name: recipe for recipe in map(find_recipe, names)}
     if not asked:
         raise ValueError("no optimizer is named")
+    baseline = next(iter(asked.values()))
     known = set(asked)
     ordered: list[Recipe] = []
     for recipe in asked.values():
-        missing = [find_recipe(name) for name in controls_of(recipe) if name not in known]
-        known |= {control.name for control in missing}
-        ordered += [*missing, recipe] if ordered else [recipe, *missing]
+        missing = [name for name in controls_of(recipe, baseline) if name not in known]
+        known |= set(missing)
+        controls = map(find_recipe, missing)
+        ordered += [*controls, recipe] if ordered else [recipe, *controls]
     return tuple(ordered)
 
 
-def followed_contender(recipe: Recipe, recipes: Iterable[Recipe]) -> str:
-    """Name the contender whose lr is doubled for this one; "" if it has an lr of its own.
-
-    Raises
-    ------
-    ValueError
-        If it is a control of that kind, and what it is to control does not take part.
-    """
-    if not recipe.doubled:
-        return ""
-    for other in recipes:
-        if recipe.name in controls_of(other):
-            return other.name
-    raise ValueError(
-        f"{recipe.name} is at twice the lr of critical momenta: name such an optimizer"
-    )
-
-
-def followed_settings(recipe: Recipe, settings: Settings) -> dict[str, float]:
-    """Take over the settings of what a control follows, lr doubled, the rest as it stands."""
-    taken = {name: value for name, value in settings.items() if recipe.takes(name)}
-    return {**taken, "lr": 2 * settings["lr"]}
-
-
-def contenders_controlled_by(recipe: Recipe, recipes: Iterable[Recipe]) -> tuple[str, ...]:
-    """Name the contenders that are to be read beside this one."""
-    return tuple(other.name for other in recipes if recipe.name in controls_of(other))
+def contenders_controlled_by(recipe: Recipe, recipes: Sequence[Recipe]) -> tuple[str, ...]:
+    """Name the contenders that are to be read beside this one; the first is the baseline."""
+    return tuple(each.name for each in recipes if recipe.name in controls_of(each, recipes[0]))

@@ -113,7 +113,7 @@ class Curvature:
 
 @dataclass(frozen=True)
 class RunCosts:
-    """Time and memory of a run.
+    """Time, gradients and memory of a run.
 
     Attributes
     ----------
@@ -122,7 +122,7 @@ class RunCosts:
     seconds : float
         Training time, evaluation left out.
     state_bytes : float
-        Optimizer state, in bytes per trainable parameter.
+        Optimizer state and averaged weights, in bytes per trainable parameter.
     peak_bytes : float
         Peak memory of tensors on the accelerator, in bytes; NaN on CPUs.
     gradients : float, default NaN

@@ -48,7 +48,7 @@ def progress_path(directory: Path, run: Run) -> Path:
 
 
 def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
-    """Write a finished run's checkpoint atomically.
+    """Write a finished run's checkpoint atomically: the weights that were evaluated.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "length": run.run_settings.length,
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),
-            "steps": run.run_settings.steps,
+            "steps": run.own_settings.steps,
             "seed": run.seed,
             "model": model.state_dict(),
             "optimizer_state": optimizer.state_dict(),

@@ -38,6 +38,12 @@ class OptimizerStep:
         Processes, precision and scaler.
     run_settings : RunSettings
         Accumulation and clipping.
+
+    Attributes
+    ----------
+    gradients : int
+        Forward and backward passes over a batch so far, however many parts it was cut into: one a
+        step, two with SAM, with LBFGS as many as it asks for.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class OptimizerStep:
         self._model, self._loss = model, loss
         self._optimizer, self._wrapped_optimizer = optimizer, wrapped_optimizer
         self._accelerator, self._run_settings = accelerator, run_settings
+        self.gradients = 0
 
     def take(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Take one step on a batch; return the mean loss before it."""
@@ -76,6 +83,7 @@ class OptimizerStep:
     def _compute_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """Fill the gradients of a batch, in as many parts as are accumulated; return its loss."""
         self._optimizer.zero_grad()
+        self.gradients += 1
         parts = self._run_settings.accumulate
         pieces = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
         total = torch.zeros((), device=inputs.device)

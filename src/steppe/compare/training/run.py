@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,33 @@ class Run:
     phase: str = POOL
     curvature: CurvatureExtent = "none"
 
+    @cached_property
+    def own_settings(self) -> RunSettings:
+        """The study's settings, as this optimizer trains under them.
+
+        With ``+2epochs`` they have twice the epochs, each task of a stream twice the passes:
+        schedules, warm-ups and DualAdam's switch stretch with the run. Schedule-Free has a constant
+        lr, and a warm-up of its own.
+
+        Examples
+        --------
+        >>> from steppe._shared.recipes import find_recipe
+        >>> digits = RunSettings("digits", "mlp", None, "", 2, steps_per_epoch=4, batch_size=32)
+        >>> Run(digits, find_recipe("adamw+2epochs"), {"lr": 1e-3}, seed=0).own_settings.steps
+        16
+        """
+        changes: dict[str, Any] = {"epochs": self.run_settings.epochs * self.recipe.epochs}
+        if self.recipe.schedule_free:
+            changes |= {"schedule": "constant", "warmup": 0.0}
+        return replace(self.run_settings, **changes)
+
     def lr_factor(self, step: int) -> float:
         """Return the factor on lr at a step, with the optimizer's own warm-up."""
+        settings = self.own_settings
         if not self.recipe.warmup:
-            return self.run_settings.lr_factor(step)
-        rising = (step + 1) / (self.settings["switch"] * self.run_settings.steps)
-        return min(1.0, rising) * self.run_settings.lr_factor(step)
+            return settings.lr_factor(step)
+        rising = (step + 1) / (self.settings["switch"] * settings.steps)
+        return min(1.0, rising) * settings.lr_factor(step)
 
     @property
     def label(self) -> str:

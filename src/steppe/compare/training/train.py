@@ -42,6 +42,7 @@ from steppe.compare.records.results import (
 from steppe.compare.tasks import Task, find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
+from steppe.compare.training.evaluated_weights import EvaluatedWeights
 from steppe.compare.training.evaluation import (
     Evaluation,
     batches_for,
@@ -50,7 +51,7 @@ from steppe.compare.training.evaluation import (
 )
 from steppe.compare.training.optimizer_step import OptimizerStep
 from steppe.compare.training.reproducibility import epoch_seed, reproducible, seed_epoch
-from steppe.compare.training.run import Run, RunContext
+from steppe.compare.training.run import Run, RunContext, RunSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -160,10 +161,13 @@ class Training:
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = run.recipe.build(trained, run.settings, run.run_settings.steps)
+        steps = run.own_settings.steps
+        optimizer = run.recipe.build(trained, run.settings, steps)
         self._unwrapped_model: nn.Module = model
-        self._check_processes()
+        fewest = min(len(self._validation_until(0)), len(data.test))
+        _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
         self._unwrapped_optimizer: Optimizer = optimizer
+        self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups if "lr" in group]
         schedule = LambdaLR(optimizer, run.lr_factor) if self._initial_lrs else None
         self._order = torch.Generator()
@@ -179,25 +183,10 @@ class Training:
             self.model, self.task.loss, optimizer, wrapped_optimizer, accelerator, run.run_settings
         )
 
-    def _check_processes(self) -> None:
-        settings, processes = self.run.run_settings, self.accelerator.num_processes
-        recurrent = isinstance(self._unwrapped_model, Recurrent)
-        if recurrent and (settings.accumulate > 1 or processes > 1):
-            raise ValueError(
-                f"{settings.model} reads on from batch to batch, which cannot be split: "
-                "grad-accumulation and processes must be 1, got "
-                f"{settings.accumulate} and {processes}"
-            )
-        fewest = min(len(self._validation_until(0)), len(self.data.test))
-        if fewest < processes:
-            raise ValueError(
-                f"samples must leave one of validation and test for each of {processes} "
-                f"processes, got {fewest}"
-            )
-
     def take_step(self) -> None:
         """Take one step on the first batch."""
-        self._step.take(*next(iter(self._loaders[0])))
+        with self._weights.training():
+            self._step.take(*next(iter(self._loaders[0])))
 
     def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
@@ -208,7 +197,7 @@ class Training:
             As in :func:`train`.
         """
         self._load_progress()
-        for number in range(len(self.curve), self.run.run_settings.epochs):
+        for number in range(len(self.curve), self.run.own_settings.epochs):
             epoch = self._train_epoch(number)
             self.diverged = not math.isfinite(epoch.train_loss + epoch.validation_loss)
             if self.diverged:
@@ -225,7 +214,8 @@ class Training:
         final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
         curvature = Curvature() if self.diverged else self._curvature()
         if self.accelerator.is_main_process:
-            if self.context.keep and not self.diverged:
+            # Of hundreds of trials only those that are measured in full are worth the room.
+            if self.context.keep and self.run.curvature == "full" and not self.diverged:
                 path = checkpoint.checkpoint_path(self.context.out, self.run)
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
             self._progress_file.unlink(missing_ok=True)
@@ -246,10 +236,11 @@ class Training:
             torch.cuda.reset_peak_memory_stats()
         started = _now(device)
         total, count = torch.zeros((), device=device), 0
-        part = self.run.run_settings.task_index(number)
-        with carried_state(self._unwrapped_model) as advance:
+        part = self.run.own_settings.task_index(number)
+        with self._weights.training(), carried_state(self._unwrapped_model) as advance:
             for inputs, targets in self._loaders[part]:
                 total += self._step.take(inputs, targets) * len(targets)
+                self._weights.update()
                 count += len(targets)
                 advance()
                 lr = self._unwrapped_optimizer.param_groups[0].get("lr", math.nan)
@@ -323,7 +314,7 @@ class Training:
 
     def _curvature_along_the_way(self, epoch: int) -> dict[str, float]:
         """Measure train loss, sharpness and largest eigenvalue after some epochs of some runs."""
-        epochs, settings = self.run.run_settings.epochs, self.task.curvature
+        epochs, settings = self.run.own_settings.epochs, self.task.curvature
         every = math.ceil(epochs / _MEASURED_EPOCHS)
         asked = self.run.curvature == "full" and settings.often
         if not asked or (epochs - 1 - epoch) % every or self.accelerator.mixed_precision != "no":
@@ -344,12 +335,15 @@ class Training:
         return [(inputs.to(device), targets.to(device)) for inputs, targets in first]
 
     def _costs(self) -> RunCosts:
-        steps = [self.run.run_settings.steps_of_epoch(epoch) for epoch in range(len(self._seconds))]
+        model, settings = self._unwrapped_model, self.run.own_settings
+        steps = [settings.steps_of_epoch(epoch) for epoch in range(len(self._seconds))]
+        held = state_bytes(self._unwrapped_optimizer) + self._weights.bytes
         return RunCosts(
             step_ms=1e3 * median(map(truediv, self._seconds, steps)),
             seconds=sum(self._seconds),
-            state_bytes=state_bytes_per_parameter(self._unwrapped_optimizer, self._unwrapped_model),
+            state_bytes=held / sum(p.numel() for p in model.parameters() if p.requires_grad),
             peak_bytes=self._peak_bytes or math.nan,
+            gradients=self._step.gradients,
         )
 
     @property
@@ -367,6 +361,7 @@ class Training:
         content = {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
+            "gradients": self._step.gradients,
             **{name: part.state_dict() for name, part in self._parts_with_state().items()},
         }
         checkpoint.write(self._progress_file, content)
@@ -385,12 +380,13 @@ class Training:
         for name, part in self._parts_with_state().items():
             part.load_state_dict(content[name])
         self.curve = [Epoch(**epoch) for epoch in content["curve"]]
-        self._seconds = content["seconds"]
+        self._seconds, self._step.gradients = content["seconds"], content["gradients"]
 
     def _parts_with_state(self) -> dict[str, Any]:
         """Return all that a run's next epoch depends on, besides the random numbers it draws."""
         parts = {
             "model": self._unwrapped_model,
+            "average": self._weights.average,
             "optimizer": self._unwrapped_optimizer,
             "schedule": self._schedule,
             "scaler": self.accelerator.scaler,
@@ -398,9 +394,19 @@ class Training:
         return {name: part for name, part in parts.items() if part is not None}
 
 
-def state_bytes_per_parameter(optimizer: Optimizer, model: nn.Module) -> float:
-    """Return the bytes of all tensors in the optimizer's state, per trainable parameter."""
-    return state_bytes(optimizer) / sum(p.numel() for p in model.parameters() if p.requires_grad)
+def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fewest: int) -> None:
+    """Refuse processes that cannot train together; ``fewest`` samples are evaluated at once."""
+    if isinstance(model, Recurrent) and (settings.accumulate > 1 or processes > 1):
+        raise ValueError(
+            f"{settings.model} reads on from batch to batch, which cannot be split: "
+            "grad-accumulation and processes must be 1, got "
+            f"{settings.accumulate} and {processes}"
+        )
+    if fewest < processes:
+        raise ValueError(
+            f"samples must leave one of validation and test for each of {processes} "
+            f"processes, got {fewest}"
+        )
 
 
 def _named_numbers(epoch: Epoch) -> dict[str, float]:

@@ -15,6 +15,7 @@ import torch
 
 import steppe
 from steppe._shared.devices import find_device
+from steppe._shared.hyperparameters import Settings
 from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe

@@ -92,6 +92,16 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "other.pt", CPU)
 
 
+def test_a_file_that_is_cut_short_is_refused_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file.pt"
+    torch.save(torch.nn.Linear(30, 30).state_dict(), path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="no checkpoint"):
+            checkpoint.read(path, CPU)
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "file"
     write_whole(path, lambda file: file.write(b"old"))

@@ -14,6 +14,7 @@ from helpers.training_runs import by_hand, numbers, seeds
 from steppe._shared.recipes import Recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
+from steppe.compare.metrics.curvature import measure_quickly
 from steppe.compare.records.results import Outcome
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
@@ -92,6 +93,12 @@ def test_an_average_is_that_of_a_loop_in_float64(
     for name, value in average.items():
         torch.testing.assert_close(content[name].double(), value.double(), rtol=1e-4, atol=1e-5)
     assert content["body.1.num_batches_tracked"] == 350
+    # Its curvature is measured, with the preconditioner that the run ended with.
+    batches = [(toy_data.plain.inputs, toy_data.plain.targets)]
+    curvature = measure_quickly(averaged, F.cross_entropy, batches)
+    assert outcome.curvature.largest == pytest.approx(curvature.largest, rel=0.02)
+    assert outcome.curvature.sharpness == pytest.approx(curvature.sharpness, rel=1e-3)
+    assert outcome.curvature.preconditioned > 0
     # It is an average, and not the last weights.
     assert (content["body.4.weight"] - model.body[4].weight).abs().max() > 1e-6
 

@@ -114,6 +114,35 @@ def test_a_recipes_own_warm_up_is_adams_share_in_dual_adam() -> None:
     assert {without.lr_factor(step) for step in STEPS} == {1.0}
 
 
+def test_twice_the_epochs_stretch_all_that_depends_on_the_length() -> None:
+    """24 steps in the place of 12; of a stream, each task has twice its passes."""
+    run = Run(setup(warmup=0.25), find_recipe("adam+warmup+2epochs"), {"switch": 1 / 3}, 0)
+    assert run.own_settings.steps == 24
+    assert [run.lr_factor(step) for step in range(24)] == pytest.approx(
+        [min(1, (t + 1) / 8) * min(1, (t + 1) / 6) * cosine(t / 24) for t in range(24)]
+    )
+    stream = Run(setup(**UNEVEN), find_recipe("adamw+2epochs"), {}, 0).own_settings
+    tasks = [stream.task_index(epoch) for epoch in range(stream.epochs)]
+    assert tasks == [0] * 4 + [1] * 4 + [2] * 4
+    assert stream.steps == 2 * len(EPOCH_OF)
+
+
+def test_without_such_a_name_a_run_has_the_studys_settings() -> None:
+    for name in ("adamw", "adamw+ema+sam", "muon"):
+        assert Run(setup(warmup=0.1), find_recipe(name), {}, 0).own_settings == setup(warmup=0.1)
+
+
+@pytest.mark.parametrize("name", ["schedule-free", "schedulefree:SGDScheduleFree+sam"])
+def test_schedule_free_has_no_schedule_on_top(name: str) -> None:
+    for schedule in ("cosine", "cosine-epochs", "constant"):
+        run = Run(setup(schedule=schedule, warmup=0.5), find_recipe(name), {}, 0)
+        assert {run.lr_factor(step) for step in STEPS} == {1.0}
+    assert find_recipe(name).arguments({}, 250)["warmup_steps"] == 5
+    # A warm-up that is asked for by name is its own.
+    warm = Run(setup(), find_recipe("schedule-free+warmup"), {"switch": 1 / 3}, 0)
+    assert [warm.lr_factor(step) for step in STEPS] == [0.25, 0.5, 0.75] + [1.0] * 9
+
+
 def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.MonkeyPatch) -> None:
     first = Run(setup(), find_recipe("adamw"), {"lr": 0.1, "weight_decay": 0.0}, 0)
     others = [
@@ -121,7 +150,10 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
         replace(first, phase="tune"),
         replace(first, settings={"lr": 0.2, "weight_decay": 0.0}),
         replace(first, recipe=find_recipe("sgd")),
-        replace(first, recipe=find_recipe("adamw+sam")),
+        *(
+            replace(first, recipe=find_recipe(f"adamw+{modifier}"))
+            for modifier in ("warmup", "beta1", "2epochs", "ema", "sam")
+        ),
         replace(first, recipe=replace(first.recipe, source="edited")),
         replace(first, recipe=replace(first.recipe, preset={"eps": 1e-3})),
         *(

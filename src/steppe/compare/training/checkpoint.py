@@ -94,17 +94,17 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
     ValueError
         The file is something else.
     OSError
-        It cannot be read.
+        It cannot be opened.
     """
     # Before it is opened: a pipe would wait for a writer, and a device never end.
     if path.exists() and not path.is_file():
         raise ValueError(f"{path} is no checkpoint: it is no ordinary file")
-    try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises many kinds of errors for damaged files
-        raise ValueError(f"{path} is no checkpoint that can be loaded safely") from error
+    with path.open("rb") as file:
+        try:
+            found = torch.load(file, map_location=device, weights_only=True)
+        # torch raises many kinds of errors for damaged files, OSError too where one is cut short.
+        except Exception as error:
+            raise ValueError(f"{path} is no checkpoint that can be loaded safely") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} is no checkpoint: it holds a {type(found).__name__}")
     return found
@@ -118,7 +118,7 @@ def load(path: Path, device: torch.device) -> dict[str, Any]:
     ValueError
         The file is neither.
     OSError
-        It cannot be read.
+        It cannot be opened.
     """
     found = read(path, device)
     if found.keys() >= _KEYS:

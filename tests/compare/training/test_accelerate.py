@@ -22,7 +22,7 @@ from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
 
-NAMES = ("adamw", "adamcm+sam", "adam+warmup")
+NAMES = ("adamw", "adamcm+sam", "adam+warmup", "schedule-free+ema")
 
 
 def even_data() -> Data:

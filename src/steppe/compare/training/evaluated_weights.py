@@ -89,7 +89,7 @@ class EvaluatedWeights:
 
 
 def _moving_average(window: int) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    average = get_ema_multi_avg_fn(1 - 1 / window)
+    average = get_ema_multi_avg_fn(1 - 1 / window)  # type: ignore[no-untyped-call]  # torch's has no types
 
     def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
         if averaged[0].is_floating_point() or averaged[0].is_complex():

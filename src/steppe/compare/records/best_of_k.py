@@ -64,6 +64,17 @@ class Pool:
     def __len__(self) -> int:
         return len(self.test)
 
+    def take(self, trials: NDArray[np.intp]) -> "Pool":
+        """Return the pool of these trials, in this order."""
+        samples, validation = self.test_samples, self.validation
+        return Pool(
+            self.score[trials],
+            self.loss[trials],
+            self.test[trials],
+            None if samples is None else samples[trials],
+            validation and Validation(*(each[:, trials] for each in validation)),
+        )
+
 
 class Validation(NamedTuple):
     """Scores and losses without one group of validation samples: both of shape (groups, trials)."""
@@ -170,7 +181,7 @@ def degrees_of_freedom(trials: int, k: int) -> float:
     Examples
     --------
     >>> round(degrees_of_freedom(24, 4), 1), round(degrees_of_freedom(48, 1))
-    (9.6, 47)
+    (8.8, 47)
     """
     return float(1 / np.square(weights(trials, k)).sum() - 1)
 

@@ -108,14 +108,14 @@ class Readings:
 
     def expected(self, name: str, reading: Primary, k: int) -> Interval:
         """Return the expected test result of the best of k, in the metric's unit."""
-        return interval_of_best(self._pool(name, reading), k)
+        return interval_of_best(self.pool(name, reading), k)
 
     def expected_mean(self, name: str, measure: Callable[[Outcome], float]) -> float:
         """Return the expected value of any number of the trial that is the best of the budget's k.
 
         NaN if a trial that may be chosen lacks it.
         """
-        pool = self._pool(name, self.results.plan.primary)
+        pool = self.pool(name, self.results.plan.primary)
         measured = [measure(o) if (o := t.finite_outcome) else math.nan for t in self._trials(name)]
         values = np.array(measured)
         known = np.isfinite(values)
@@ -130,7 +130,7 @@ class Readings:
         """Return one optimizer minus another, in the metric's unit; p is not corrected."""
         key = (name, baseline, reading, k)
         if key not in self._differences:
-            pools = self._pool(name, reading), self._pool(baseline, reading)
+            pools = self.pool(name, reading), self.pool(baseline, reading)
             self._differences[key] = compare_pools(*pools, k)
         return self._differences[key]
 
@@ -221,7 +221,14 @@ class Readings:
     def _trials(self, name: str) -> Sequence[Trial]:
         return self.results.trials_of(name, POOL)
 
-    def _pool(self, name: str, reading: Primary) -> Pool:
+    def pool(self, name: str, reading: Primary) -> Pool:
+        """Return a contender's pool of trials.
+
+        Raises
+        ------
+        ValueError
+            If the study is not complete, or has no such contender.
+        """
         if not self.results.complete:
             raise ValueError("results must be those of a finished study: trials are still missing")
         names = [each.name for each in self.results.contenders]

@@ -18,7 +18,6 @@ NAMES = (
     "dualadam-convergence",
     "dualadam-trajectories",
     "dualadam-accuracy",
-    "dualadam-finetune",
     "dualadam-spectrum",
     "inverse-share",
     "escape",

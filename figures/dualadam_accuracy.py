@@ -21,7 +21,7 @@ from figures.seeds import draw_intervals, intervals
 from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe.compare import StudyResults, finished
+from steppe.compare import StudyResults, repeated_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,7 +47,7 @@ def measure(*, study: StudyResults) -> dict[str, Any]:
     return {
         "task": study.task,
         "model": study.setup["model"],
-        "seeds": study.seeds,
+        "seeds": study.plan.repeats,
         "metric": {"name": study.metric.name, "unit": study.metric.unit},
         "baseline": baseline,
         "score": {name: intervals(by_seed) for name, by_seed in curves.items()},
@@ -79,7 +79,7 @@ def _curves(study: StudyResults, name: str) -> dict[int, np.ndarray]:
     factor = study.metric.factor
     return {
         seed: factor * np.array([epoch.validation_score for epoch in outcome.curve])
-        for seed, outcome in finished(study, name).items()
+        for seed, outcome in repeated_runs(study, name).items()
     }
 
 

@@ -36,6 +36,7 @@ from steppe.compare import (
     head,
     load_data,
     make_accelerator,
+    recommended_settings,
     reproducible,
     run_settings_from_dict,
 )
@@ -59,12 +60,12 @@ def measure(
     samples: int = 1000,
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """Train each optimizer again with the settings that the study chose, and measure where it ends.
+    """Train each optimizer again with the settings that the study recommends, and measure where it ends.
 
     Raises
     ------
     ValueError
-        The task's data are not those of the study, or none of its test runs has ended.
+        The task's data are not those of the study, or none of its pools is complete.
     """
     setup = run_settings_from_dict(study.setup)
     if epochs is not None:
@@ -72,14 +73,15 @@ def measure(
     data = load_data(setup)
     if data.fingerprint != setup.fingerprint:
         raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
-    names = [each.name for each in study.contenders if study.chosen(each.name)]
+    settings = {each.name: recommended_settings(study, each.name) for each in study.contenders}
+    names = [name for name, found in settings.items() if found]
     if not names:
-        raise ValueError(f"{study.name} has no test runs that have ended")
+        raise ValueError(f"{study.name} has no pool of trials that have ended")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with progress("training and measuring", len(names) * seeds) as advance:
         for name in names:
             for seed in range(seeds):
-                run = Run(setup, find_recipe(name), study.chosen(name), seed)
+                run = Run(setup, find_recipe(name), settings[name], seed)
                 found[name].append(_spectrum(run, data, eigenvalues, samples))
                 advance(1)
     return {

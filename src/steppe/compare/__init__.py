@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from steppe.compare.records.results import StudyResults as StudyResults
     from steppe.compare.records.results import Trial as Trial
     from steppe.compare.records.results import load as load
+    from steppe.compare.records.summary import recommended_settings as recommended_settings
+    from steppe.compare.records.summary import repeated_runs as repeated_runs
     from steppe.compare.report.terminal import print_report as print_report
     from steppe.compare.tasks import TASKS as TASKS
     from steppe.compare.tasks import Size as Size
@@ -94,6 +96,8 @@ __all__ = [
     "print_report",
     "profile_command",
     "read_study",
+    "recommended_settings",
+    "repeated_runs",
     "report_command",
     "reproducible",
     "run_settings_from_dict",

@@ -170,6 +170,31 @@ def repeated_trials(results: StudyResults, contender: Contender) -> tuple[Trial,
     return results.trials_of(contender.name, POOL)[: results.plan.repeats]
 
 
+def repeated_runs(results: StudyResults, name: str) -> dict[int, Outcome]:
+    """Return a contender's runs at the recommended settings that ended with a finite loss, by seed.
+
+    Parameters
+    ----------
+    results : StudyResults
+        A study.
+    name : str
+        One of its contenders.
+    """
+    (contender,) = (each for each in results.contenders if each.name == name)
+    return {
+        trial.seed: outcome
+        for trial in repeated_trials(results, contender)
+        if (outcome := trial.finite_outcome)
+    }
+
+
+def recommended_settings(results: StudyResults, name: str) -> Settings:
+    """Return the settings of a contender's best trial; empty before its pool is complete."""
+    pool = results.trials_of(name, POOL)
+    best = best_trial(pool, results.metric) if len(pool) == results.plan.trials else None
+    return best.settings if best else {}
+
+
 def common_train_loss(results: StudyResults) -> float:
     """Return the lowest train loss that all runs at recommended settings have come through.
 
@@ -261,7 +286,7 @@ def _summarise_contender(
     untuned = outcomes(results.trials_of(name, DEFAULT))
     best = best_trial(pool, results.metric)
     best_score = best.outcome.final.validation_score if best and best.outcome else math.nan
-    settings = best.settings if best and len(pool) == results.plan.trials else {}
+    settings = recommended_settings(results, name)
 
     def over(runs: Sequence[Outcome], measure: Measure, *, of_test: bool = False) -> Interval:
         hidden = of_test and not results.complete

@@ -230,7 +230,7 @@ _ALL = (
         datasets.fashion_mnist,
         make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=20, batch_size=128),
-        small=Size("small-cnn", epochs=8, batch_size=64, samples=5_000),
+        small=Size("small-cnn", epochs=4, batch_size=64, samples=5_000),
         reads_files=True,
     ),
     _colour_image_task("cifar10", images.cifar10, make=_image_model(3, 32, 10)),

@@ -285,6 +285,7 @@ def test_schedules_of_numpys_numbers_are_saved_without_numpy(name: str, tmp_path
 #: An option that adds state, what it is before and after.
 SWITCHED_ON = {
     "DualAdam scale_free": ("DualAdam", {"scale_free": False}, {"scale_free": True}),
+    "MIAdam order": ("MIAdam", {"integration_order": 1}, {"integration_order": 3}),
     "AdamCM amsgrad": ("AdamCM", {"amsgrad": False}, {"amsgrad": True}),
     "AdamCM capacity": ("AdamCM", {"capacity": 0}, {"capacity": 3}),
     "AdamCM authors": ("AdamCM", {"amsgrad": False}, {"amsgrad": True, "variant": "authors"}),

@@ -22,6 +22,8 @@ def names(*asked: str) -> list[str]:
         ("dualadam", ["adam+warmup"]),
         ("dualadam-scale-free", ["adam+warmup"]),
         ("dualadam+sam", ["adam+warmup+sam"]),
+        ("miadam", ["adam+warmup"]),
+        ("miadam+sam", ["adam+warmup+sam"]),
         ("dualadamcm", ["adam+warmup", "adamcm+warmup"]),
         ("dualadamcm+sam", ["adam+warmup+sam", "adamcm+warmup+sam"]),
         ("steppe:DualAdamCM", ["adam+warmup", "adamcm+warmup"]),

@@ -10,8 +10,9 @@ from steppe._shared.recipes import Recipe, find_recipe
 def controls_of(recipe: Recipe) -> tuple[str, ...]:
     """Name what an optimizer is without what is new about it.
 
-    While gradients are small, DualAdam is Adam with a linear warm-up and nothing else. Critical
-    momenta lengthen a step whose gradients agree, by up to 1 + κ: is Adam at twice the lr as good?
+    While gradients are small, DualAdam is Adam with a linear warm-up and nothing else; MIAdam's
+    early steps are shorter or longer than Adam's. Critical momenta lengthen a step whose gradients
+    agree, by up to 1 + κ: is Adam at twice the lr as good?
 
     Examples
     --------

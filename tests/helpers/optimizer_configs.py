@@ -40,7 +40,7 @@ def _configs() -> Iterator[Config]:
         yield Config("DualAdam", {**adam, "switch_rate": 0.01, "scale_free": scale_free})
     for order, rate in ((1, 0.5), (2, 0.9), (3, 0.7)):
         integrals = {"integration_order": order, "integration_rate": rate}
-        yield Config("MIAdam", {**adam, **integrals, "switch_rate": 1 / 49})
+        yield Config("MIAdam", {**adam, **integrals, "switch_rate": 0.1})
     for variant in ("consistent", "authors"):
         for amsgrad in (False, True):
             choice = {**adam, "variant": variant, "amsgrad": amsgrad, "capacity": 3}
@@ -72,7 +72,7 @@ REPRESENTATIVE = [
     in (
         "InvAdam",
         "DualAdam-switch_rate=0.01-scale_free=True",
-        "MIAdam-integration_order=2-integration_rate=0.9-switch_rate=0.02040816326530612",
+        "MIAdam-integration_order=2-integration_rate=0.9-switch_rate=0.1",
         "AdamCM-variant=consistent-amsgrad=False-capacity=3",
         "AdamCM-replacement=fifo",
         "AdamCM-scope=tensor",

@@ -195,6 +195,8 @@ SET_WRONGLY: dict[str, list[Any]] = {
     "replacement": [0],
     "variant": [None],
     "aggregation": ["max"],
+    "integration_order": [4, 1.0],
+    "integration_rate": [1.0, "0.5"],
     "scale_free": [1],
     "amsgrad": ["no"],
     "centered": [0],

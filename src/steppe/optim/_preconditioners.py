@@ -36,7 +36,8 @@ def integral_preconditioner(row: ParamRow) -> Tensor:
     """
     early, late = integral_weights(row)
     damping = (1.0 + float(row.group["integration_rate"])) ** row.group["integration_order"]
-    return (early / damping + late) / adam_denominator(row)
+    p: Tensor = (early / damping + late) / adam_denominator(row)
+    return p
 
 
 def rmsprop_preconditioner(row: ParamRow) -> Tensor:

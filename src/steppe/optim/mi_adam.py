@@ -5,15 +5,16 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from steppe import rules
-from steppe._engines import Group, Method, ParamRow
+from steppe._engines import Function, Group, Method, ParamRow
 from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import RuleOptimizer, arguments
 
 _INTEGRALS = ("integral_1", "integral_2", "integral_3")
 #: By n, the number of integrals.
+_RULES: dict[int, Function] = {1: rules.mi_adam_1, 2: rules.mi_adam_2, 3: rules.mi_adam_3}
 _METHODS = {
     n: Method(rule, ("exp_avg", "exp_avg_sq", *_INTEGRALS[:n]), rules.mi_adam_scalars)
-    for n, rule in enumerate((rules.mi_adam_1, rules.mi_adam_2, rules.mi_adam_3), start=1)
+    for n, rule in _RULES.items()
 }
 
 

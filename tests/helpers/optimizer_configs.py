@@ -38,9 +38,6 @@ def _configs() -> Iterator[Config]:
     yield Config("InvAdam", adam)
     for scale_free in (False, True):
         yield Config("DualAdam", {**adam, "switch_rate": 0.01, "scale_free": scale_free})
-    for order, rate in ((1, 0.5), (2, 0.9), (3, 0.7)):
-        integrals = {"integration_order": order, "integration_rate": rate}
-        yield Config("MIAdam", {**adam, **integrals, "switch_rate": 0.1})
     for variant in ("consistent", "authors"):
         for amsgrad in (False, True):
             choice = {**adam, "variant": variant, "amsgrad": amsgrad, "capacity": 3}
@@ -49,6 +46,9 @@ def _configs() -> Iterator[Config]:
     yield Config("AdamCM", {**adam, "replacement": "fifo"})
     yield Config("AdamCM", {**adam, "scope": "tensor"})
     yield Config("AdamCM", {**adam, "capacity": 0})
+    for order, rate in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        integrals = {"integration_order": order, "integration_rate": rate}
+        yield Config("MIAdam", {**adam, **integrals, "switch_rate": 0.1})
     sgd = {"lr": 0.01, "weight_decay": 0.1}
     yield Config("SGDCM", {**sgd, "momentum": 0.0, "dampening": 0.3})
     yield Config("SGDCM", {**sgd, "dampening": 0.3})

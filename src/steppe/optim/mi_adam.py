@@ -74,10 +74,11 @@ class MIAdam(RuleOptimizer):
     ``integral_n`` (m̄⁽¹⁾ … m̄⁽ⁿ⁾), each of the parameter's shape in ``state_dtype``. With n = 2 in
     float32 that is 16 bytes per parameter, and it stays so after the switch.
 
-    From the paper are the integrals, the powers of lr, the bias corrections (those of m and v; the
-    integrals have none of their own), and the switch at a step. This library's own choices, where
-    the paper's were not at hand, are the defaults of the three options above, and decoupled weight
-    decay by lr in place of lrⁿ, as in :class:`DualAdam`.
+    The paper's are the integrals, the power of lr, the bias corrections (those of m and v; the
+    integrals have none of their own), and the switch at a step ζ. They were taken from a public
+    summary of the paper and not checked against its text. This library's own choices, where the
+    summary is silent, are the defaults of the three options that Adam does not have, and decoupled
+    weight decay, by lr and not lrⁿ, as in :class:`DualAdam`.
 
     References
     ----------

@@ -65,6 +65,7 @@ def _sam(params: Any, **options: Any) -> Optimizer:
 #: Optimizers with the same state share a line.
 HELD: dict[str, Make] = {
     "`DualAdam`, `InvAdam`": steppe.DualAdam,
+    "`MIAdam`, n = 2": steppe.MIAdam,
     "`SAM(DualAdam)`": _sam,
     "`AdamCM`, `DualAdamCM`, C = 5": steppe.AdamCM,
     "`SGDCM`, C = 5": steppe.SGDCM,
@@ -74,7 +75,7 @@ HELD: dict[str, Make] = {
 }
 
 SENT: dict[str, Make] = {
-    "`DualAdam`, `InvAdam`": steppe.DualAdam,
+    "`DualAdam`, `InvAdam`, `MIAdam`": steppe.DualAdam,
     "`AdamCM`, `DualAdamCM`, `SGDCM`, `AdamCG`, `RMSpropCG`, `SGDCG`": steppe.AdamCM,
     'the same with `scope="tensor"`': partial(steppe.AdamCM, scope="tensor"),
     "`DualAdam(scale_free=True)`": partial(steppe.DualAdam, scale_free=True),

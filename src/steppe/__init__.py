@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steppe.optim import DualAdam as DualAdam
     from steppe.optim import DualAdamCM as DualAdamCM
     from steppe.optim import InvAdam as InvAdam
+    from steppe.optim import MIAdam as MIAdam
     from steppe.optim import RMSpropCG as RMSpropCG
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "DualAdam",
     "DualAdamCM",
     "InvAdam",
+    "MIAdam",
     "RMSpropCG",
 ]
 __version__ = "0.1.0"

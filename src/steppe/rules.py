@@ -26,15 +26,18 @@ Names and the symbols of the papers:
 ``d``                   √v̂ + ε
 ``decay``               1 − lr·weight_decay
 ``direct``, ``inverse`` 1 − α and α of DualAdam, where α = max(0, 1 − ξ·t) and ξ = ``switch_rate``
+``integral_1``, …       MIAdam's integrals m̄⁽¹⁾, …: decaying sums of m, of the first sum, …
+``rate``                κ of MIAdam: what an integral keeps of itself in a step
+``early``, ``late``     weights of MIAdam's last integral and of m: lrⁿ⁻¹ and 0, then 0 and 1
 ``total``               sum of a buffer's slots
 ``own``, ``share``      weights of g and of ``total`` in the aggregate; κ is in ``share``
 ``a``                   the aggregate, which the step goes along
 ``gain``                1 − dampening of SGD's momentum
 ======================= ==========================================================================
 
-Sources: DualAdam is Shi et al. 2026 (arXiv 2603.07122), critical momenta Malviya et
-al. 2024 (arXiv 2307.09638), critical gradients McRae et al. 2022 (arXiv 2106.10708), SAM Foret et
-al. 2021 (arXiv 2010.01412), ASAM Kwon et al. 2021 (arXiv 2102.11600).
+Sources: DualAdam is Shi et al. 2026 (arXiv 2603.07122), MIAdam Jin et al. 2025 (arXiv 2412.12473),
+critical momenta Malviya et al. 2024 (arXiv 2307.09638), critical gradients McRae et al. 2022 (arXiv
+2106.10708), SAM Foret et al. 2021 (arXiv 2010.01412), ASAM Kwon et al. 2021 (arXiv 2102.11600).
 """
 
 xp = None  # replaced by bind
@@ -160,6 +163,85 @@ def adam_scalars(t, lr, betas, eps, weight_decay):
 def dual_adam_scalars(t, lr, betas, eps, weight_decay, switch_rate):
     """Adam's scalars, 1 − α and α."""
     return *adam_scalars(t, lr, betas, eps, weight_decay), *switch_weights(t, switch_rate)
+
+
+# MIAdam: until its switch, Adam along the momentum integrated n times, with lrⁿ in the place of lr.
+# After it the integrals go on, with weight 0. There is a rule for each n.
+
+
+def decaying_sum(integral, value, rate):
+    """Σ over the steps so far of κ^age·value: κ·integral + value."""
+    return integral * rate + value
+
+
+def integral_direction(m, integral, early, late):
+    """What MIAdam steps along: lrⁿ⁻¹·m̄⁽ⁿ⁾ before its switch, m after it."""
+    return integral * early + m * late
+
+
+def integral_move(p, m, integral, v, lr, eps, decay, correction1, correction2, early, late):
+    """Adam's update along that direction; after the switch it is Adam's bit for bit."""
+    direction = integral_direction(m, integral, early, late)
+    return p * decay - direction * correction1 / denominator(v, correction2, eps) * lr
+
+
+def mi_adam_1(
+    p, g, m, v, integral_1,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, early, late, rate,
+):  # fmt: skip
+    """MIAdam with one integral: m̄⁽¹⁾ ← κ·m̄⁽¹⁾ + m."""
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
+    integral_1 = decaying_sum(integral_1, m, rate)
+    p = integral_move(p, m, integral_1, v, lr, eps, decay, correction1, correction2, early, late)
+    return p, m, v, integral_1
+
+
+def mi_adam_2(
+    p, g, m, v, integral_1, integral_2,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, early, late, rate,
+):  # fmt: skip
+    """MIAdam with two integrals: m̄⁽²⁾ ← κ·m̄⁽²⁾ + m̄⁽¹⁾."""
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
+    integral_1 = decaying_sum(integral_1, m, rate)
+    integral_2 = decaying_sum(integral_2, integral_1, rate)
+    p = integral_move(p, m, integral_2, v, lr, eps, decay, correction1, correction2, early, late)
+    return p, m, v, integral_1, integral_2
+
+
+def mi_adam_3(
+    p, g, m, v, integral_1, integral_2, integral_3,
+    lr, keep1, take1, keep2, take2, eps, decay, correction1, correction2, early, late, rate,
+):  # fmt: skip
+    """MIAdam with three integrals: m̄⁽³⁾ ← κ·m̄⁽³⁾ + m̄⁽²⁾."""
+    m = ema(m, g, keep1, take1)
+    v = ema(v, g * g, keep2, take2)
+    integral_1 = decaying_sum(integral_1, m, rate)
+    integral_2 = decaying_sum(integral_2, integral_1, rate)
+    integral_3 = decaying_sum(integral_3, integral_2, rate)
+    p = integral_move(p, m, integral_3, v, lr, eps, decay, correction1, correction2, early, late)
+    return p, m, v, integral_1, integral_2, integral_3
+
+
+def integral_weights(t, lr, switch_rate, integration_order):
+    """Weights of m̄⁽ⁿ⁾ and m: lrⁿ⁻¹ and 0 in steps before 1/ξ, 0 and 1 from it on.
+
+    ξ·t within 1e-9 of 1 counts as 1: rounded, 49·(1/49) is less.
+    """
+    is_early = xp.clip((1.0 - switch_rate * t) * 1e9 - 0.5, 0.0, 1.0)
+    return is_early * lr ** (integration_order - 1.0), 1.0 - is_early
+
+
+def mi_adam_scalars(
+    t, lr, betas, eps, weight_decay, switch_rate, integration_order, integration_rate
+):
+    """Adam's scalars, the weights of integral and momentum, and κ."""
+    return (
+        *adam_scalars(t, lr, betas, eps, weight_decay),
+        *integral_weights(t, lr, switch_rate, integration_order),
+        integration_rate,
+    )
 
 
 # Critical momenta: remember the momentum, step along it plus κ times the mean of those remembered.

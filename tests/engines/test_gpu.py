@@ -113,6 +113,7 @@ def test_each_step_is_plain_torchs(config: Config) -> None:
         *((ADAM, dtype, "int8") for dtype in (torch.float64, torch.bfloat16, torch.float16)),
         (CRITICAL, torch.bfloat16, torch.bfloat16),
         (SCALE_FREE, torch.bfloat16, torch.bfloat16),
+        (Config("MIAdam", {"switch_rate": 0.5, "integration_order": 3}), torch.float32, "int8"),
     ],
     ids=str,
 )

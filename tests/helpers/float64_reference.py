@@ -4,6 +4,7 @@ They are what the engines are tested against, so they are as plain as possible: 
 parameters, the slots of a buffer a Python list of arrays, their mean taken afresh each step.
 
 - DualAdam, InvAdam: Shi, Chen, Jin, Zhou, arXiv 2603.07122.
+- MIAdam: Jin, Nong, Chen, Su, AAAI 2025, arXiv 2412.12473.
 - Critical momenta (CM): Malviya et al., TMLR 2024, arXiv 2307.09638.
 - Critical gradients (CG): McRae et al., ICLR 2022, arXiv 2106.10708.
 - SAM: Foret et al., arXiv 2010.01412; ASAM: Kwon et al., arXiv 2102.11600.
@@ -237,6 +238,58 @@ class DualAdam(Reference):
             else:
                 update = (1 - alpha) * m_hat / d + alpha * m_hat * d
             self.params[i] = np.asarray(p - self.lr * update)
+
+
+class MIAdam(Reference):
+    """Adam along the n-th integral of the momentum until step ζ, then along the momentum.
+
+    m̄⁽⁰⁾ = m, m̄⁽ʲ⁾ ← κ·m̄⁽ʲ⁾ + m̄⁽ʲ⁻¹⁾; p ← p − lrⁿ · m̄⁽ⁿ⁾/(1 − β1ᵗ)/(√v̂ + ε) while t < ζ
+    (arXiv 2412.12473). ``switch_rate`` is 1/ζ.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        switch_rate: float = 8e-5,
+        integration_order: int = 2,
+        integration_rate: float = 0.9,
+        maximize: bool = False,
+    ) -> None:
+        super().__init__(params, lr, maximize)
+        self.betas = betas
+        self.eps = eps
+        self.weight_decay = weight_decay
+        self.zeta = round(1 / switch_rate)
+        self.order = integration_order
+        self.rate = integration_rate
+        self.m = self.zeros()
+        self.v = self.zeros()
+        self.integrals = [[np.zeros_like(p) for _ in range(self.order)] for p in self.params]
+
+    def update(self, grads: list[Array | None]) -> None:
+        beta1, beta2 = self.betas
+        for i, g in enumerate(grads):
+            if g is None:
+                continue
+            self.t[i] += 1
+            t = self.t[i]
+            p = self.params[i] * (1 - self.lr * self.weight_decay)
+            self.m[i] = beta1 * self.m[i] + (1 - beta1) * g
+            self.v[i] = beta2 * self.v[i] + (1 - beta2) * g**2
+            below = self.m[i]
+            for j in range(self.order):
+                below = self.integrals[i][j] = self.rate * self.integrals[i][j] + below
+            d = np.sqrt(self.v[i] / (1 - beta2**t)) + self.eps
+            if t < self.zeta:
+                step = self.lr**self.order * (below / (1 - beta1**t)) / d
+            else:
+                step = self.lr * (self.m[i] / (1 - beta1**t)) / d
+            self.params[i] = np.asarray(p - step)
 
 
 class AdamCM(Buffered):
@@ -563,6 +616,7 @@ class RMSpropCG(CriticalGradients):
 REFERENCES: dict[str, type[Reference]] = {
     "DualAdam": DualAdam,
     "InvAdam": InvAdam,
+    "MIAdam": MIAdam,
     "AdamCM": AdamCM,
     "DualAdamCM": DualAdamCM,
     "SGDCM": SGDCM,

@@ -46,6 +46,9 @@ def _configs() -> Iterator[Config]:
     yield Config("AdamCM", {**adam, "replacement": "fifo"})
     yield Config("AdamCM", {**adam, "scope": "tensor"})
     yield Config("AdamCM", {**adam, "capacity": 0})
+    for order, rate in ((1, 0.5), (2, 0.9), (3, 0.7)):
+        integrals = {"integration_order": order, "integration_rate": rate}
+        yield Config("MIAdam", {**adam, **integrals, "switch_rate": 0.1})
     sgd = {"lr": 0.01, "weight_decay": 0.1}
     yield Config("SGDCM", {**sgd, "momentum": 0.0, "dampening": 0.3})
     yield Config("SGDCM", {**sgd, "dampening": 0.3})
@@ -69,6 +72,7 @@ REPRESENTATIVE = [
     in (
         "InvAdam",
         "DualAdam-switch_rate=0.01-scale_free=True",
+        "MIAdam-integration_order=2-integration_rate=0.9-switch_rate=0.1",
         "AdamCM-variant=consistent-amsgrad=False-capacity=3",
         "AdamCM-replacement=fifo",
         "AdamCM-scope=tensor",
@@ -80,7 +84,7 @@ REPRESENTATIVE = [
         "RMSpropCG-centered=True-momentum=0.9",
     )
 ]
-assert len(REPRESENTATIVE) == 11
+assert len(REPRESENTATIVE) == 12
 NAMES = sorted({config.name for config in CONFIGS})
 SHAPES = [(3, 4), (5,), (), (2, 3, 2)]
 

@@ -72,7 +72,10 @@ def p_of(config: Config, ref: Any, i: int) -> np.ndarray:
         alpha = 1.0 if config.name == "InvAdam" else 0.0
         if hasattr(ref, "switch_rate"):
             alpha = max(0.0, 1 - ref.switch_rate * ref.t[i])
-        if getattr(ref, "scale_free", False):
+        if config.name == "MIAdam":
+            assert ref.t[i] < ref.zeta
+            p = ref.lr ** (ref.order - 1) / (1 + ref.rate) ** ref.order / d
+        elif getattr(ref, "scale_free", False):
             r = np.sqrt(np.mean(v_hat)) + eps
             p = ((1 - alpha) / (d / r) + alpha * d / r) / r
         else:
@@ -365,6 +368,19 @@ FROZEN: dict[str, Callable[[list[Tensor]], Optimizer]] = {
     ),
     "DualAdam, scale_free": lambda p: steppe.DualAdam(
         p, lr=0.1, betas=(0.9, STILL), switch_rate=0.4 / LATE, scale_free=True, fused=False
+    ),
+    # With momentum beneath the integral, or two of them, complex roots leave the circle earlier.
+    "MIAdam": lambda p: steppe.MIAdam(
+        p,
+        lr=0.1,
+        betas=(0.0, STILL),
+        switch_rate=0.4 / LATE,
+        integration_order=1,
+        integration_rate=0.6,
+        fused=False,
+    ),
+    "MIAdam, switched": lambda p: steppe.MIAdam(
+        p, lr=0.1, betas=(0.9, STILL), switch_rate=1.0, fused=False
     ),
     "AdamCM": lambda p: steppe.AdamCM(
         p, lr=0.1, betas=(0.9, STILL), capacity=2, priority_decay=1.0, fused=False

@@ -41,6 +41,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("DualAdam", {"switch_rate": 0.1}),
     ("DualAdam", {"switch_rate": 0.1, "scale_free": True}),
     ("InvAdam", {}),
+    ("MIAdam", {"switch_rate": 0.1}),
     ("AdamCM", {"capacity": 2}),
     ("AdamCM", {"capacity": 3, "replacement": "fifo", "scope": "tensor", "amsgrad": True}),
     ("AdamCM", {"capacity": 2, "variant": "authors"}),

@@ -96,6 +96,20 @@ def test_inverse_share_is_of_the_size_that_the_documentation_says(
         assert report["inverse_share"] == pytest.approx(share, rel=tolerance)
 
 
+def test_mi_adams_step_ratio_is_of_the_size_that_the_documentation_says() -> None:
+    """Under a steady gradient lrⁿ⁻¹/(1−κ)ⁿ: 0.1 at the defaults; after the switch 1."""
+    p = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = Config("MIAdam")([p], switch_rate=1 / 400)
+    assert all(value != value for value in optimizer.diagnostics().values())
+    for t in range(1, 401):
+        p.grad = torch.full_like(p, 3.0)
+        optimizer.step()
+        if t == 399:
+            report = optimizer.diagnostics()
+            assert report == {"early": 1.0, "step_ratio": pytest.approx(0.1)}
+    assert optimizer.diagnostics() == {"early": 0.0, "step_ratio": 1.0}
+
+
 def test_scale_free_shares_equally_at_equal_gradients() -> None:
     p = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     optimizer = Config("DualAdam")([p], switch_rate=0.5, scale_free=True)

@@ -17,6 +17,7 @@ OPTIMIZERS = [
     steppe.DualAdam,
     steppe.DualAdamCM,
     steppe.InvAdam,
+    steppe.MIAdam,
     steppe.RMSpropCG,
     steppe.SAM,
     steppe.SGDCG,

@@ -4,11 +4,14 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_optimizer import DualAdam as PeerDualAdam
 
 from helpers.optimizer_configs import Config, parameters, set_gradients, train
+from steppe._engines import bind
+from steppe.rules import integral_weights
 
 
 def path(name: str, gradients: list[float], **options: Any) -> list[float]:
@@ -42,6 +45,39 @@ def test_dual_adam_scale_free() -> None:
     Config("DualAdam")([p], lr=0.1, eps=1e-300, switch_rate=0.5, scale_free=True).step()
     q = torch.tensor([0.2, 1.4], dtype=torch.float64)
     torch.testing.assert_close(p.detach(), -0.1 * q * (0.5 / q + 0.5 * q))
+
+
+@pytest.mark.parametrize(("order", "integrals"), [(1, (0.1, 0.24)), (2, (0.1, 0.29))])
+def test_mi_adam(order: int, integrals: tuple[float, float]) -> None:
+    """The momentum is 0.1, then 0.19; with κ = 0.5 its sum is 0.24, and the sum of sums 0.29."""
+    moves = path(
+        "MIAdam",
+        [1.0, 1.0, 1.0],
+        lr=0.1,
+        eps=0.0,
+        integration_order=order,
+        integration_rate=0.5,
+        switch_rate=1 / 3,
+    )
+    first, second = (0.1**order * x for x in integrals)
+    assert moves == pytest.approx([-first / 0.1, -second / 0.19, -0.1])
+
+
+def test_mi_adam_of_order_one_without_memory_is_adamw() -> None:
+    """κ = 0 and n = 1: the integral is m, and lr to the first power."""
+    gradients = [1.0, -3.0, 0.5, 2.0]
+    options: dict[str, Any] = {"lr": 0.1, "weight_decay": 0.2}
+    moves = path("MIAdam", gradients, integration_order=1, integration_rate=0.0, **options)
+    assert moves == pytest.approx(path("AdamCG", gradients, capacity=0, **options), rel=1e-14)
+
+
+def test_mi_adam_switches_at_its_step() -> None:
+    """From step ζ on the integral has no weight, however 1/ζ is rounded."""
+    weights = bind(integral_weights, np)
+    for zeta in range(1, 1000):
+        assert weights(np.float64(zeta), 0.1, 1 / zeta, 3) == (0.0, 1.0)
+        before = weights(np.float64(zeta - 1), 0.1, 1 / zeta, 3)
+        assert before == (pytest.approx(0.01), 0.0)
 
 
 def test_adam_cm() -> None:
@@ -101,20 +137,21 @@ def test_rmsprop_cg() -> None:
     assert moves == pytest.approx([-0.1 / 0.5, -0.1 * 2 / math.sqrt(1.1875)])
 
 
-def test_dual_adam_is_adamw_after_its_switch() -> None:
-    """From equal state, at α = 0: the switch is over after 20 steps."""
+@pytest.mark.parametrize("name", ["DualAdam", "MIAdam"])
+def test_who_switches_is_adamw_after_the_switch(name: str) -> None:
+    """From equal state: the switch is over after 20 steps."""
     ours, theirs = parameters(), parameters()
-    dual = Config("DualAdam", {"switch_rate": 1 / 20, "weight_decay": 0.1})(ours)
-    train(dual, ours, range(20))
+    switched = Config(name, {"switch_rate": 1 / 20, "weight_decay": 0.1})(ours)
+    train(switched, ours, range(20))
     adamw = torch.optim.AdamW(theirs, weight_decay=0.1, foreach=False)
     set_gradients(theirs, 0)
     adamw.step()  # makes the state, which is then set
     for p, q in zip(ours, theirs, strict=True):
         q.data.copy_(p.detach())
-        for name, value in dual.state[p].items():
-            adamw.state[q][name].copy_(value)
+        for moment in adamw.state[q]:
+            adamw.state[q][moment].copy_(switched.state[p][moment])
     for t in range(20, 120):
-        for params, optimizer in ((ours, dual), (theirs, adamw)):
+        for params, optimizer in ((ours, switched), (theirs, adamw)):
             set_gradients(params, t)
             optimizer.step()
         for p, q in zip(ours, theirs, strict=True):

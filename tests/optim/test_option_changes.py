@@ -195,6 +195,8 @@ SET_WRONGLY: dict[str, list[Any]] = {
     "replacement": [0],
     "variant": [None],
     "aggregation": ["max"],
+    "integration_order": [4, 1.0],
+    "integration_rate": [1.0, "0.5"],
     "scale_free": [1],
     "amsgrad": ["no"],
     "centered": [0],
@@ -285,6 +287,7 @@ def test_schedules_of_numpys_numbers_are_saved_without_numpy(name: str, tmp_path
 #: An option that adds state, what it is before and after.
 SWITCHED_ON = {
     "DualAdam scale_free": ("DualAdam", {"scale_free": False}, {"scale_free": True}),
+    "MIAdam order": ("MIAdam", {"integration_order": 1}, {"integration_order": 3}),
     "AdamCM amsgrad": ("AdamCM", {"amsgrad": False}, {"amsgrad": True}),
     "AdamCM capacity": ("AdamCM", {"capacity": 0}, {"capacity": 3}),
     "AdamCM authors": ("AdamCM", {"amsgrad": False}, {"amsgrad": True, "variant": "authors"}),

@@ -23,6 +23,8 @@ BAD: dict[str, list[Any]] = {
     "dampening": [-0.1, 1.1],
     "alpha": [-0.1, 1.0],
     "switch_rate": [-1e-5, 1.5, math.nan],
+    "integration_order": [0, 4, 2.0, True, None],
+    "integration_rate": [-0.1, 1.0, math.nan, None],
     "kappa": [-1.0, math.nan],
     "capacity": [-1, 2.5, True, "5"],
     "priority_decay": [0.0, -1.0, 2.0, math.nan],

@@ -222,7 +222,7 @@ def test_parameters_of_several_formats_are_stepped_together(make: Make) -> None:
     params = [p for dtype in formats for p in parameters(dtype, [(3, 4)])]
     before = values(params)
     optimizer = make(params, lr=0.01)
-    train(optimizer, params, range(3))
+    train(optimizer, params, range(10))
     for p, q, dtype in zip(params, before, formats, strict=True):
         assert p.dtype == dtype
         assert torch.isfinite(p).all()

@@ -12,7 +12,7 @@ from torch import Tensor
 import steppe
 from helpers.optimizer_configs import NAMES, Config, equal, parameters, train, values
 
-ADAMS = ["DualAdam", "InvAdam", "AdamCM", "DualAdamCM", "AdamCG"]
+ADAMS = ["DualAdam", "InvAdam", "MIAdam", "AdamCM", "DualAdamCM", "AdamCG"]
 SGDS = ["SGDCM", "SGDCG"]
 every_adam = pytest.mark.parametrize("name", ADAMS)
 every_sgd = pytest.mark.parametrize("name", SGDS)
@@ -46,6 +46,7 @@ def switched(
 
 GO_ON: dict[str, tuple[str, dict[str, Any], Any, dict[str, Any]]] = {
     "AdamW, DualAdam": ("DualAdam", {"switch_rate": 1.0}, torch.optim.AdamW, {}),
+    "AdamW, MIAdam": ("MIAdam", {"switch_rate": 1.0}, torch.optim.AdamW, {}),
     "AdamW, AdamCG": ("AdamCG", {"capacity": 0}, torch.optim.AdamW, {"weight_decay": 0.1}),
     "AMSGrad": ("AdamCG", {"capacity": 0}, torch.optim.AdamW, {"amsgrad": True}),
     "Adam": ("AdamCG", {"capacity": 0}, torch.optim.Adam, {"betas": (0.8, 0.9), "lr": 0.02}),
@@ -315,6 +316,7 @@ def test_an_option_that_a_checkpoint_lacks_takes_the_classes_default(name: str) 
         others = [p.detach().clone().requires_grad_() for p in params]
         # Its own values differ where that can be.
         own = {"lr": 0.5, "kappa": 3.0, "eps": 1e-2, "maximize": True, "switch_rate": 0.5}
+        own |= {"integration_order": 3, "integration_rate": 0.5}
         resumed = Config(name)(others, **{k: v for k, v in own.items() if k in optimizer.defaults})
         resumed.load_state_dict(saved)
         assert resumed.param_groups[0] | {"params": 0} == optimizer.param_groups[0] | {"params": 0}
@@ -333,6 +335,21 @@ OTHERS = {
 }
 #: Their state is the same.
 ALIKE = {("DualAdam", "InvAdam"), ("AdamCM", "DualAdamCM"), ("DualAdamCM", "AdamCM")}
+
+
+def test_integrals_begin_empty_and_those_of_a_checkpoint_are_not_dropped() -> None:
+    """After AdamW, MIAdam's first step is lr²·m̄⁽²⁾ with m̄⁽²⁾ = m̄⁽¹⁾ = m."""
+    params, adamw = trained(torch.optim.AdamW, weight_decay=0.0)
+    others, ours = switched("MIAdam", params, adamw)
+    train(adamw, params, range(5, 6))
+    before = values(others)
+    train(ours, others, range(5, 6))
+    for p, q, start in zip(params, others, before, strict=True):
+        torch.testing.assert_close(q - start, (p - start) * 1e-3, rtol=1e-10, atol=1e-15)
+        torch.testing.assert_close(ours.state[q]["integral_2"], adamw.state[p]["exp_avg"])
+    for name in ("DualAdam", "InvAdam"):
+        with pytest.raises(ValueError, match=rf"does not fit this {name}: .*another optimizer"):
+            Config(name)(others).load_state_dict(ours.state_dict())
 
 
 @pytest.mark.parametrize("saved", NAMES)

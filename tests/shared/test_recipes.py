@@ -41,6 +41,7 @@ def built(name: str, steps: int = 100, **settings: float) -> Optimizer:
         ("RAdam", torch.optim.RAdam),
         ("dualadam", steppe.DualAdam),
         ("InvAdam", steppe.InvAdam),
+        ("MIAdam", steppe.MIAdam),
         ("adamcm", steppe.AdamCM),
         ("sgdcm", steppe.SGDCM),
         ("dualadamcm", steppe.DualAdamCM),
@@ -86,9 +87,11 @@ def test_settings_arrive_where_they_belong() -> None:
     assert find_recipe("sgd").arguments({"lr": 0.3, "rho": 0.1, "switch": 0.2}, 10) == {"lr": 0.3}
 
 
-@pytest.mark.parametrize("name", ["dualadam", "dualadamcm", "dualadam-scale-free", "dualadam+sam"])
+@pytest.mark.parametrize(
+    "name", ["dualadam", "dualadamcm", "dualadam-scale-free", "dualadam+sam", "miadam"]
+)
 def test_the_switch_is_a_share_of_the_run(name: str) -> None:
-    """After 1/ξ steps α is 0: an eighth of 400 steps is 50."""
+    """After 1/ξ steps it is Adam: an eighth of 400 steps is 50."""
     assert built(name, steps=400, switch=0.125).param_groups[0]["switch_rate"] == 1 / 50
     assert built(name, steps=4, switch=0.1).param_groups[0]["switch_rate"] == 1.0
 

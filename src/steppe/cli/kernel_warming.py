@@ -16,6 +16,7 @@ from steppe.optim import AdamCM
 # Values of the options that select a rule; other options only change its scalars.
 _SELECTING: dict[str, tuple[Any, ...]] = {
     "scale_free": (False, True),
+    "integration_order": (1, 2, 3),
     "variant": ("consistent", "authors"),
     "amsgrad": (False, True),
     "centered": (False, True),

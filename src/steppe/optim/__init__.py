@@ -8,6 +8,7 @@ from steppe.optim.critical_gradients import SGDCG, AdamCG, RMSpropCG
 from steppe.optim.critical_momenta import SGDCM, AdamCM, DualAdamCM
 from steppe.optim.dual_adam import DualAdam, InvAdam
 from steppe.optim.footprints import ByteCounts, Footprint, StrategyCosts, footprint
+from steppe.optim.mi_adam import MIAdam
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
@@ -22,6 +23,7 @@ __all__ = [
     "DualAdamCM",
     "Footprint",
     "InvAdam",
+    "MIAdam",
     "Offload",
     "RMSpropCG",
     "StrategyCosts",

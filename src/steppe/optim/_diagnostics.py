@@ -22,6 +22,7 @@ from steppe.optim._preconditioners import (
     adam_denominator,
     bias_corrections,
     filled_slots,
+    integral_weights,
     inverse_weight,
     scale_free_unit,
 )
@@ -72,6 +73,30 @@ def inverse_share(
         "alpha": float(np.mean([update.alpha for update, _ in updates])),
         "inverse_share": inverse / whole if whole else _NAN,
     }
+
+
+def integral_steps(rows: Iterable[ParamRow]) -> dict[str, float]:
+    """Share of parameters before MIAdam's switch, and ‖update‖₂ / ‖Adam's‖₂ over all parameters."""
+    rows = list(rows)
+    if not rows:
+        return {"early": _NAN, "step_ratio": _NAN}
+    whole = float(joint_norm((_integral_update(row), row.shard.shard_group) for row in rows))
+    adam = float(joint_norm((_adam_update(row), row.shard.shard_group) for row in rows))
+    return {
+        "early": float(np.mean([integral_weights(row)[1] == 0.0 for row in rows])),
+        "step_ratio": whole / adam if adam else _NAN,
+    }
+
+
+def _integral_update(row: ParamRow) -> Tensor:
+    last = load_state(row, f"integral_{row.group['integration_order']}")
+    direction = rules.integral_direction(load_state(row, "exp_avg"), last, *integral_weights(row))
+    update: Tensor = direction * bias_corrections(row)[0] / adam_denominator(row)
+    return update
+
+
+def _adam_update(row: ParamRow) -> Tensor:
+    return load_state(row, "exp_avg") * bias_corrections(row)[0] / adam_denominator(row)
 
 
 def buffer_statistics(rows: Iterable[ParamRow]) -> dict[str, float]:

@@ -78,6 +78,8 @@ OPTION_CHECKS = {
     "dampening": _CLOSED_FRACTION._replace(is_live=True),
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
+    "integration_order": _one_of(1, 2, 3),
+    "integration_rate": _FRACTION,
     "kappa": _AMOUNT._replace(is_live=False),
     "capacity": OptionCheck(_is_count, "an integer ≥ 0"),
     "priority_decay": OptionCheck(lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]"),

@@ -28,6 +28,18 @@ def two_way_preconditioner(row: ParamRow) -> Tensor:
     return p
 
 
+def integral_preconditioner(row: ParamRow) -> Tensor:
+    """lrⁿ⁻¹/(1+κ)ⁿ/d before the switch, then Adam's 1/d.
+
+    1/(1+κ)ⁿ is what n integrals make of a momentum that changes sign in every step, as at the edge
+    of stability.
+    """
+    early, late = integral_weights(row)
+    damping = (1.0 + float(row.group["integration_rate"])) ** row.group["integration_order"]
+    p: Tensor = (early / damping + late) / adam_denominator(row)
+    return p
+
+
 def rmsprop_preconditioner(row: ParamRow) -> Tensor:
     """1/(√v + ε); if ``centered``, one over the standard deviation + ε."""
     mean = load_state(row, "grad_avg") if row.group["centered"] else 0.0
@@ -46,6 +58,18 @@ def inverse_weight(row: ParamRow) -> float:
     """α, the weight of the inverse part; 0 for methods without one."""
     rate = row.group.get("switch_rate", 1.0)
     return float(bind(rules.switch_weights, np)(row.state["step"].item(), rate)[1])
+
+
+def integral_weights(row: ParamRow) -> tuple[float, float]:
+    """Weights of MIAdam's last integral and of m in its direction."""
+    group = row.group
+    early, late = bind(rules.integral_weights, np)(
+        row.state["step"].item(),
+        float(group["lr"]),
+        group["switch_rate"],
+        group["integration_order"],
+    )
+    return float(early), float(late)
 
 
 def scale_free_unit(row: ParamRow) -> float:

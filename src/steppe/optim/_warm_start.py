@@ -12,13 +12,14 @@ import torch
 from steppe._engines import KEYS, Group
 from steppe.optim._options import OPTION_CHECKS
 
-#: Options of buffers, and of the two-way update.
+#: Options of buffers, of updates that switch, and of integrals.
 _BUFFERS = frozenset(
     {"capacity", "priority_decay", "kappa", "scope", "replacement", "variant", "aggregation"}
 )
 _SWITCHES = frozenset({"switch_rate", "scale_free"})
+_INTEGRALS = frozenset({"integration_order", "integration_rate"})
 #: Options that only this library's groups have.
-_OURS = _BUFFERS | _SWITCHES | {"state_dtype"}
+_OURS = _BUFFERS | _SWITCHES | _INTEGRALS | {"state_dtype"}
 #: How to step, and not what: it stays that of the optimizer that loads.
 _EXECUTION = frozenset({"fused", "capturable", "differentiable"})
 #: What tells groups whose rules begin with Adam, SGD or RMSprop from each other.
@@ -88,9 +89,11 @@ def check_method(
         It has none of the options that this optimizer has, or has added to torch's; or its buffers
         are of another kind.
     """
-    added = _BUFFERS.intersection(names) or _SWITCHES.intersection(names)
+    kinds = (_BUFFERS, _INTEGRALS, _SWITCHES)
+    added = next(filter(None, (kind.intersection(names) for kind in kinds)), frozenset())
     found, expected = _TELLTALES & saved.keys(), _TELLTALES.intersection(names)
-    if (added and not added & saved.keys()) or (found and not found & expected):
+    is_integrated = _INTEGRALS.isdisjoint(names) and _INTEGRALS & saved.keys()
+    if is_integrated or (added and not added & saved.keys()) or (found and not found & expected):
         raise ValueError(_other_optimizer(where, names))
     if not any(KEYS in state for state in states):
         return

@@ -23,6 +23,7 @@ def names(*asked: str) -> list[str]:
         ("dualadam+ema", ["adam+warmup+ema"]),
         ("dualadam+beta1", ["adam+warmup+beta1"]),
         ("dualadam+2epochs", ["adam+warmup+2epochs"]),
+        ("miadam", ["adam+warmup"]),
         ("dualadamcm", ["adam+warmup", "adamcm+warmup"]),
         ("dualadamcm+sam", ["adam+warmup+sam", "adamcm+warmup+sam", "adamw+2epochs"]),
         ("steppe:DualAdamCM", ["adam+warmup", "adamcm+warmup"]),

@@ -9,8 +9,9 @@ from steppe._shared.recipes import Recipe, find_recipe
 def controls_of(recipe: Recipe, baseline: Recipe) -> tuple[str, ...]:
     """Name what an optimizer is to be compared with, besides the baseline.
 
-    * While gradients are small, DualAdam is Adam with a linear warm-up and nothing else:
-      ``adam+warmup``. DualAdamCM has ``adamcm+warmup`` besides.
+    * While gradients are small, DualAdam is Adam with a linear warm-up and nothing else, and
+      MIAdam's early steps are shorter or longer than Adam's: ``adam+warmup``. DualAdamCM has
+      ``adamcm+warmup`` besides.
     * Critical momenta remember gradients for longer than the first moment does. Would a first
       moment with another decay be as good? ``adamw+beta1``, or for SGDCM ``sgd-momentum+beta1``.
     * SAM takes two gradients a step: ``+2epochs`` of the baseline has as many.

@@ -106,6 +106,8 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
       replaced at nearly every step it is far lower, 0.39/η for five slots at β1 = 0.9
       (:func:`steppe.theory.rate`). With critical gradients P holds the weight of the gradient
       itself, which is 1/(n + 1) for "mean" with n slots filled, and the threshold is as without.
+    * Until its switch MIAdam's P is lrⁿ⁻¹/(1+κ)ⁿ/d: an integral damps by 1 + κ what changes sign in
+      every step. Slower oscillations it amplifies, so the threshold is then an upper bound.
     * Bias corrections of the momentum fade within 1/(1 − β) steps and are left out. NAdam's β
       follows a schedule, and is taken as it is now.
     * Weight decay is no part of H: add an L2 penalty to the loss that H is of.

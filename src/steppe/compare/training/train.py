@@ -368,10 +368,11 @@ def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fe
 
 
 def _named_numbers(epoch: Epoch) -> dict[str, float]:
-    """Return an epoch as trackers log it: numbers, each with a name."""
+    """Return an epoch as trackers log it: the numbers that were measured, each with a name."""
     numbers = asdict(epoch)
     tasks = numbers.pop("tasks")
-    return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
+    known = {name: number for name, number in numbers.items() if not math.isnan(number)}
+    return known | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
 
 
 def _now(device: torch.device) -> float:

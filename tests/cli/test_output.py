@@ -25,15 +25,11 @@ TIMEOUT_S = 240
 def study(tmp_path: Path) -> Path:
     """Write a study of names and numbers of all lengths, with a negative gap."""
     runs = {
-        "adamw": [outcome(0.9, 0.31), outcome(0.91, 0.32), outcome(0.92, 0.33)],
-        "dualadam-scale-free+sam": [
-            outcome(0.97654, 0.05, 0.123456),
-            outcome(0.98321, 0.06),
-            outcome(0.98, 0.05),
-        ],
+        "dualadam-scale-free+sam": [outcome(0.97654, 0.05, 0.123456), outcome(0.98321, 0.06)],
+        "adamw": [outcome(0.9, 0.31), outcome(0.91, 0.32)],
     }
     path = tmp_path / "study.json"
-    studies.study(runs).save(path)
+    studies.study(runs, seeds=2).save(path)
     return path
 
 
@@ -56,7 +52,7 @@ def test_any_encoding_can_show_numbers(encoding: str, study: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     text = done.stdout.decode(encoding)
     minus = "−" if encoding == "utf-8" else "-"
-    assert f"{minus}0.0545" in text  # the mean gap
+    assert f"{minus}0.057" in text  # the mean gap
     assert "?" not in text
     assert study.with_name("report.html").is_file()
 

@@ -105,7 +105,7 @@ class Mine(torch.optim.SGD):
     def __init__(self, params, lr=0.1):
         super().__init__(params, lr=lr)
 """
-TINY_STUDY = ("compare", "digits", "--budget", "0", "--seeds", "1", "--epochs", "1")
+TINY_STUDY = ("compare", "digits", "--budget", "1", "--trials", "3", "--epochs", "1", "--lr", "0.1")
 
 
 @pytest.mark.thorough
@@ -118,7 +118,7 @@ def test_a_class_of_the_current_directory_is_found_by_workers_too(tmp_path: Path
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "[1/1] own:Mine, seed 0: test 0." in done.stdout
+    assert "[3/3] own:Mine, trial 2: validation 0." in done.stdout
     assert (tmp_path / "results/digits/report.html").is_file()
 
 
@@ -177,15 +177,18 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     (tmp_path / "hold").touch()
     monkeypatch.syspath_prepend(tmp_path)
     names, out = ["adamw", "holding:Held"], tmp_path / "out"
-    options = ["--optimizers", ",".join(names), "--epochs", "8", "--budget", "0", "--seeds", "2"]
-    command = [*SCRIPT, "compare", "digits", *options, "--workers", "1", "--out-dir", str(out)]
+    # Nothing is searched: the pools are all.
+    asked = {"epochs": 8, "budget": 1, "trials": 3, "lr": 1e-2, "weight_decay": 0.0}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
+    command = [*SCRIPT, "compare", "digits", "--optimizers", ",".join(names), *words]
+    command += ["--workers", "1", "--out-dir", str(out)]
     with ExitStack() as ending:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
         ending.enter_context(process)
         ending.callback(process.kill)
         assert process.stdout is not None
         first = process.stdout.readline()
-        assert first.startswith("[1/4] adamw, seed 0: test 0.")
+        assert first.startswith("[1/6] adamw, trial 0: validation 0.")
         waited_for(tmp_path / "held")
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 1
@@ -202,18 +205,18 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     (tmp_path / "hold").unlink()
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "adamw, seed 0" not in again.stdout.split("digits, mlp")[0]
+    assert "adamw, trial 0" not in again.stdout.split("digits, mlp")[0]
     results = kept(out)
     assert results.complete
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     data = find_task("digits").data()
-    study = plan_study(
-        "digits", StudyOptions(names, seeds=2, epochs=8, budget=0), USUAL, RunContext(out)
-    )
+    study = plan_study("digits", StudyOptions(names, **asked), USUAL, RunContext(out))
     for trial in results.trials:
-        run = Run(study.setup, find_recipe(trial.optimizer), trial.settings, trial.seed)
+        recipe = find_recipe(trial.optimizer)
+        run = Run(study.setup, recipe, trial.settings, trial.seed, curvature="full")
         quiet = train(run, data, RunContext(tmp_path / "quiet"))
         assert trial.outcome is not None
         assert quiet.final == trial.outcome.final
+        assert quiet.samples == trial.outcome.samples
         assert quiet.curvature == trial.outcome.curvature

@@ -146,8 +146,8 @@ def test_old_names_are_refused_with_the_new_one(tmp_path: Path, old: str, new: s
     ("arguments", "message"),
     [
         (["--max-grad-nrm", "3"], "Unknown option: --max-grad-nrm. Did you mean --max-grad-norm?"),
-        (["--seeds", "many"], 'Invalid value for --seeds: unable to convert "many" into int.'),
-        (["--seeds"], "--seeds requires an argument"),
+        (["--trials", "many"], 'Invalid value for --trials: unable to convert "many" into int.'),
+        (["--trials"], "--trials requires an argument"),
         (["--scale", "tiny"], 'Invalid value "tiny" for --scale. Choose from: "full", "small".'),
     ],
 )
@@ -160,9 +160,9 @@ def test_a_mistake_in_the_arguments_is_said_in_one_line(arguments: list[str], me
 
 
 def test_of_a_repeated_option_the_last_one_counts() -> None:
-    typed = ["compare", "--seeds", "3", "--seeds", "4", "--optimizers", "sgd", "--optimizers"]
+    typed = ["compare", "--trials", "30", "--trials", "40", "--optimizers", "sgd", "--optimizers"]
     _, bound, _ = load_commands(["compare"]).parse_args([*typed, "adamw,adamcm"])
-    assert bound.arguments["options"] == StudyOptions(("adamw", "adamcm"), seeds=4)
+    assert bound.arguments["options"] == StudyOptions(("adamw", "adamcm"), trials=40)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -194,7 +194,7 @@ def test_a_commands_help_does_not_wait_for_torch(name: str) -> None:
     [
         ["compare", "digit"],
         ["compare", "--preset", "dual"],
-        ["compare", "--seeds", "0"],
+        ["compare", "--trials", "0"],
         ["compare", "--threads", "0"],
         ["compare", "--workers", "-1"],
         ["compare", "--track", "paper"],

@@ -12,6 +12,7 @@ from torch import nn
 from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
 from steppe.compare import choices, tasks
+from steppe.compare.choices import CurvatureExtent
 from steppe.compare.data import text
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.streams import arrange_stream
@@ -19,6 +20,7 @@ from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
+from steppe.compare.records.results import POOL
 from steppe.compare.tasks import Size, Task
 from steppe.compare.training.run import Run, RunContext, RunSettings
 
@@ -112,7 +114,7 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
         loss=token_loss,
         score=PERPLEXITY,
         subsample=text.subsample,
-        curvature=CurvatureSettings(samples=2, tol=0.1, max_products=12, tuning=False, full=False),
+        curvature=CurvatureSettings(samples=2, tol=0.1, max_products=12, often=False, full=False),
     )
     make_known(monkeypatch, task)
     return task
@@ -160,13 +162,17 @@ def context(tmp_path: Path) -> RunContext:
 
 @pytest.fixture
 def make_run(toy_task: Task) -> Callable[..., Run]:
-    """Make a run of the toy task at an optimizer's defaults; settings and setup may be changed."""
+    """Make a run of the toy task at an optimizer's defaults; settings and setup may be changed.
+
+    Its curvature is measured in full, hence its checkpoint is saved.
+    """
 
     def make(
         name: str = "adamw",
         seed: int = 0,
-        phase: str = "test",
+        phase: str = POOL,
         settings: dict[str, float] | None = None,
+        curvature: CurvatureExtent = "full",
         **changes: Any,
     ) -> Run:
         setup: dict[str, Any] = {
@@ -187,6 +193,7 @@ def make_run(toy_task: Task) -> Callable[..., Run]:
             {**defaults, **(settings or {})},
             seed,
             phase,
+            curvature,
         )
 
     return make

@@ -30,7 +30,7 @@ def killed_after(epoch: int, seen: list[int]) -> Callable[[int, object], None]:
 def numbers(outcome: Outcome) -> str:
     """Give everything that must repeat, to the last bit; seconds need not."""
     curve = [replace(epoch, seconds=0.0) for epoch in outcome.curve]
-    return repr((curve, outcome.final, outcome.curvature, outcome.diverged))
+    return repr((curve, outcome.final, outcome.samples, outcome.curvature, outcome.diverged))
 
 
 def seeds(run: Run, epoch: int) -> int:

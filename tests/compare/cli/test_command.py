@@ -21,8 +21,10 @@ from steppe.compare.records.results import StudyResults, load
 
 pytestmark = pytest.mark.thorough
 
-SHORT = ("compare", "digits", "--optimizers", "adamw,sgd", "--epochs", 1, "--seeds", 1)
-UNTUNED = (*SHORT, "--budget", 0, "--workers", 1)
+SHORT = ("compare", "digits", "--epochs", 1, "--samples", 64, "--budget", 1, "--trials", 3)
+# Nothing is searched: the pool is all there is.
+FIXED = (*SHORT, "--optimizers", "adamw,sgd", "--lr", 0.01, "--weight-decay", 0)
+ONE_WORKER = (*FIXED, "--workers", 1)
 
 
 def kept(out: Path) -> StudyResults:
@@ -107,59 +109,96 @@ def interrupt() -> None:
 
 def test_a_study_from_nothing_and_again(tmp_path: Path) -> None:
     out = tmp_path / "results.d" / "one.1"  # dots are no suffixes
-    first = run(*UNTUNED, "--out-dir", out)
+    first = run(*ONE_WORKER, "--out-dir", out)
     assert first.exit_code == 0, first.output
-    assert "[2/2] sgd, seed 0: test 0." in first.output
+    assert "[6/6] sgd, trial 2: validation 0." in first.output
     table = first.output.split("digits, mlp")[1]
     assert table.index(" adamw ") < table.index(" sgd ")
     assert f"Page: {out / 'report.html'}" in first.output
     assert (out / "report.html").stat().st_size > 10_000
     assert max(map(len, first.output.split("Page:")[0].splitlines())) <= 100
-    assert len(list((out / "checkpoints").iterdir())) == 2
+    # Of those that were measured in full, which are at the recommended settings.
+    assert len(list((out / "checkpoints").iterdir())) == 6
     assert len(InHouse.started) == 1
     assert "--no-checkpoints" not in InHouse.started[0]
     results = kept(out)
     assert results.complete
 
-    again = run(*UNTUNED, "--out-dir", out)
+    again = run(*ONE_WORKER, "--out-dir", out)
     assert again.exit_code == 0
     assert len(InHouse.started) == 1
-    assert "[2/2]" not in again.output
+    assert "[6/6]" not in again.output
     assert again.output.split("digits, mlp")[1] == table
     assert kept(out).trials == results.trials
 
-    more = run(*UNTUNED, "--seeds", 2, "--optimizers", "sgd,nadam", "--out-dir", out)
+    more = run(*ONE_WORKER, "--trials", 4, "--optimizers", "sgd,nadam", "--out-dir", out)
     assert more.exit_code == 0, more.output
-    assert "sgd, seed 0" not in more.output
+    assert "sgd, trial 0" not in more.output.split("digits, mlp")[0]
     trials = {(t.optimizer, t.number): t for t in kept(out).trials}
-    assert trials.keys() == {("sgd", 0), ("sgd", 1), ("nadam", 0), ("nadam", 1)}
-    assert trials["sgd", 0] == results.trials[1]
+    assert trials.keys() == {(name, number) for name in ("sgd", "nadam") for number in range(4)}
+    assert trials["sgd", 0] == results.trials[3]
+    # The results of the first plan have been seen.
+    assert kept(out).earlier_plans == (results.plan,)
 
 
-def test_tuning_comes_before_testing(tmp_path: Path) -> None:
-    done = run(*SHORT, "--budget", 2, "--workers", 1, "--out-dir", tmp_path)
+def test_each_line_is_a_trial_and_shows_no_test_result(tmp_path: Path) -> None:
+    """The pool, then the runs at default and at the recommended settings."""
+    searched = (*SHORT, "--optimizers", "adamw", "--study-seed", 3, "--workers", 1)
+    done = run(*searched, "--out-dir", tmp_path)
     assert done.exit_code == 0, done.output
     lines = [line for line in done.output.splitlines() if line.startswith("[")]
-    assert [line.partition(": ")[0] for line in lines] == [
-        "[1/6] adamw, tuning trial 0",
-        "[2/6] adamw, tuning trial 1",
-        "[3/6] adamw, seed 0",
-        "[4/6] sgd, tuning trial 0",
-        "[5/6] sgd, tuning trial 1",
-        "[6/6] sgd, seed 0",
+    places = [
+        *(f"trial {number}" for number in range(3)),
+        *(f"{kind} settings, run {n}" for kind in ("default", "recommended") for n in range(3)),
+    ]
+    assert [line.partition(":")[0] for line in lines] == [
+        f"[{number}/9] adamw, {place}" for number, place in enumerate(places, start=1)
     ]
     results = kept(tmp_path)
-    for name in ("adamw", "sgd"):
-        (test,) = results.trials_of(name, "test")
-        ends = [(t.outcome.final, t.settings) for t in results.trials_of(name, "tune")]
-        # Of equal scores, the lower loss.
-        best = max(ends, key=lambda end: (end[0].validation_score, -end[0].validation_loss))
-        assert test.settings == best[1]
-        assert test.seed not in {t.seed for t in results.trials_of(name, "tune")}
+    for line, trial in zip(lines, results.trials, strict=True):
+        final = trial.outcome.final
+        shown = f"validation {final.validation_score:.4f}, loss {final.validation_loss:.4f}"
+        assert line.partition(": ")[2] == shown
+    pool = results.trials_of("adamw", "pool")
+    # Of equal scores, the lower loss.
+    best = max(
+        (trial.outcome.final.validation_score, -trial.outcome.final.validation_loss, trial.settings)
+        for trial in pool
+    )
+    for again in results.trials_of("adamw", "recommended"):
+        assert again.settings == best[2]
+        assert again.seed not in {trial.seed for trial in pool}
+    assert results.plan.study_seed == 3
+
+
+def test_without_out_dir_another_study_seed_has_a_directory_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    places: list[Path] = []
+
+    def stop(task: Any, options: Any, preset: Any, context: Any, **_: Any) -> None:
+        places.append(context.out)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("steppe.compare.cli.run_study.plan_study", stop)
+    for options in ((), ("--study-seed", 5)):
+        assert run(*SHORT, *options).exit_code == 2
+    assert places == [Path("results/digits"), Path("results/digits-5")]
+
+
+def test_who_and_why_are_kept(tmp_path: Path) -> None:
+    done = run(*ONE_WORKER, "--author", "Ada", "--note", "two <b>tries</b>", "--out-dir", tmp_path)
+    assert done.exit_code == 0, done.output
+    results = kept(tmp_path)
+    assert (results.author, results.note) == ("Ada", "two <b>tries</b>")
+    page = (tmp_path / "report.html").read_text()
+    assert "Ada" in page
+    assert "two &lt;b&gt;tries&lt;/b&gt;" in page
 
 
 def test_a_report_is_read_from_the_study_and_from_its_json(tmp_path: Path) -> None:
-    assert run(*UNTUNED, "--out-dir", tmp_path / "study").exit_code == 0
+    assert run(*ONE_WORKER, "--out-dir", tmp_path / "study").exit_code == 0
     results = kept(tmp_path / "study")
     (tmp_path / "study" / "report.html").unlink()
     saved = tmp_path / "elsewhere" / "x.json"
@@ -169,13 +208,13 @@ def test_a_report_is_read_from_the_study_and_from_its_json(tmp_path: Path) -> No
     assert (tmp_path / "study" / "report.html").is_file()
     found = load(saved)
     assert (found.name, found.contenders) == (results.name, results.contenders)
-    assert [t.settings for t in found.trials] == [t.settings for t in results.trials]
     for one, other in zip(found.trials, results.trials, strict=True):
-        assert one.outcome.final.test_score == pytest.approx(other.outcome.final.test_score)
+        assert one.settings == other.settings
+        # To the last digit, so that a study can go on from them.
+        assert one.outcome.final == other.outcome.final
+        assert one.outcome.samples == other.outcome.samples
     json.loads(saved.read_text())
-    assert {each.name for each in figures.iterdir()} == {
-        f"digits-{each}.png" for each in ("curves", "differences", "flatness")
-    }
+    assert {each.suffix for each in figures.iterdir()} == {".png"}
     again = run("report", saved, "--page", tmp_path / "page.html")
     assert again.exit_code == 0, again.output
     assert again.output.split("Page:")[0] == first.output.split("Page:")[0]
@@ -202,28 +241,28 @@ def test_reports_of_what_is_not_there_are_refused(tmp_path: Path) -> None:
 def test_without_workers_it_says_how_to_start_one_elsewhere(tmp_path: Path, amid) -> None:
     out = tmp_path / "with space"
     amid(interrupt)
-    planned = run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", out)
+    planned = run(*FIXED, "--workers", 0, "--out-dir", out)
     assert planned.exit_code == 130
     assert not InHouse.started
     (line,) = [line for line in planned.output.splitlines() if "To work at it: " in line]
     _, _, *command = shlex.split(line.partition("To work at it: ")[2])
     worker = run(*command[1:])
     assert worker.exit_code == 0, worker.output
-    assert "sgd, seed 0: validation accuracy 0." in worker.output
-    assert worker.output.splitlines()[-1].endswith("has ended; 2 trials of it here.")
+    assert "sgd, trial 0: validation accuracy 0." in worker.output
+    assert worker.output.splitlines()[-1].endswith("has ended; 6 trials of it here.")
     assert kept(out).complete
-    assert run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", out).exit_code == 0
+    assert run(*FIXED, "--workers", 0, "--out-dir", out).exit_code == 0
 
 
 def test_checkpoints_may_be_left_out_here_and_elsewhere(tmp_path: Path, amid) -> None:
-    short = (*UNTUNED, "--optimizers", "adamw", "--samples", 64, "--no-checkpoints")
+    short = (*ONE_WORKER, "--optimizers", "adamw", "--no-checkpoints")
     result = run(*short, "--out-dir", tmp_path)
     assert result.exit_code == 0, result.output
     assert "--no-checkpoints" in InHouse.started[0]
     assert kept(tmp_path).complete
     assert not list(tmp_path.rglob("*.pt"))
     amid(interrupt)
-    planned = run(*short, "--seeds", 2, "--workers", 0, "--out-dir", tmp_path)
+    planned = run(*short, "--trials", 4, "--workers", 0, "--out-dir", tmp_path)
     assert "--no-checkpoints" in planned.output.split("To work at it")[1]
 
 
@@ -268,7 +307,7 @@ def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(
 ) -> None:
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(interrupt)
-    result = run(*UNTUNED, "--workers", 2, "--out-dir", tmp_path)
+    result = run(*ONE_WORKER, "--workers", 2, "--out-dir", tmp_path)
     assert result.exit_code == 130
     assert "Interrupted. What has finished is kept: run again to go on." in result.output
     assert (tmp_path / "report.html").is_file()
@@ -281,7 +320,7 @@ def test_a_kill_of_the_command_is_passed_on(
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Idle)
     amid(lambda: signal.raise_signal(signal.SIGTERM))
-    assert run(*UNTUNED, "--out-dir", tmp_path).exit_code == 128 + signal.SIGTERM
+    assert run(*ONE_WORKER, "--out-dir", tmp_path).exit_code == 128 + signal.SIGTERM
     assert InHouse.ended == ["terminate", "wait", "kill"]
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -289,7 +328,7 @@ def test_a_kill_of_the_command_is_passed_on(
 def test_a_password_is_shown_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["steppe", "compare", "--storage", "postgresql://me:s3cret@host/studies"]
     monkeypatch.setattr(sys, "argv", words)
-    run(*UNTUNED, "--out-dir", tmp_path)
+    run(*ONE_WORKER, "--out-dir", tmp_path)
     assert kept(tmp_path).command == "steppe compare --storage 'postgresql://…'"
     assert "s3cret" not in (tmp_path / "report.html").read_text()
     assert not any("--storage" in command for command in InHouse.started)
@@ -299,7 +338,7 @@ def test_workers_that_cannot_work_are_explained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", Broken)
-    result = run(*UNTUNED, "--out-dir", tmp_path)
+    result = run(*ONE_WORKER, "--out-dir", tmp_path)
     assert result.exit_code == 1
     assert "No worker is left" in result.output
     assert "Worker 0 has ended with status 1: RuntimeError: no memory" in result.output
@@ -314,8 +353,11 @@ def test_workers_that_cannot_work_are_explained(
         (["--preset", "dual-adam"], "did you mean dualadam"),
         (["--model", "mpl"], "did you mean mlp"),
         (["--scale", "tiny"], 'Invalid value "tiny" for --scale. Choose from: "full", "small".'),
-        (["--seeds", "0"], "seeds must be at least 1, got 0"),
-        (["--budget", "-1"], "budget must be at least 0, got -1"),
+        (["--trials", "0"], "trials must be at least 1, got 0"),
+        (["--budget", "0"], "budget must be at least 1, got 0"),
+        (["--trials", "11"], "trials must be at least 12, 3 times the budget of 4, got 11"),
+        (["--study-seed", "-1"], "study-seed must be at least 0, got -1"),
+        (["--primary", "luck"], 'Invalid value "luck" for --primary'),
         (["--workers", "-1"], "workers must be at least 0, got -1"),
         (["--threads", "0"], "threads must be at least 1, got 0"),
         (["--lr", "-1"], "lr must be a finite number above 0, got -1.0"),
@@ -343,7 +385,7 @@ def test_a_mistake_is_named_before_anything_is_made(
 
 def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    result = run(*UNTUNED, "--out-dir", tmp_path / "out")
+    result = run(*ONE_WORKER, "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     assert str(tmp_path / "out") in result.stderr
 
@@ -380,7 +422,7 @@ def test_a_workers_mistake_costs_no_trial(
 ) -> None:
     """A trial that fails is not tried again: here it would be the worker's fault."""
     amid(interrupt)
-    run(*SHORT, "--budget", 0, "--workers", 0, "--out-dir", tmp_path)
+    run(*FIXED, "--workers", 0, "--out-dir", tmp_path)
     result = run("worker", "--storage", tmp_path, "--out-dir", tmp_path, *options)
     assert result.exit_code == 2
     assert message in result.stderr

@@ -19,7 +19,7 @@ from steppe.compare.training.run import Run, RunContext
 
 pytestmark = pytest.mark.thorough
 
-SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "seeds": 1}
+SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "trials": 3}
 
 
 def planned() -> Study:

@@ -61,7 +61,20 @@ def test_a_study_and_its_page_lie_in_a_directory_of_any_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = "100% {a}?x=1#b 'c' é"
-    options = ["--optimizers", "sgd", "--epochs", 1, "--seeds", 1, "--budget", 0]
+    options = [
+        "--lr",
+        0.1,
+        "--weight-decay",
+        0,
+        "--optimizers",
+        "sgd",
+        "--epochs",
+        1,
+        "--budget",
+        1,
+        "--trials",
+        3,
+    ]
     result = run_steppe(
         "compare", "digits", *options, "--samples", 64, "--workers", 1, "--out-dir", out
     )

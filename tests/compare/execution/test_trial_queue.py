@@ -18,20 +18,26 @@ from helpers.concurrent_processes import together, work_off
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, forget, opened
 from helpers.synthetic_studies import diverged, outcome
+from steppe.compare.execution.optuna_trials import trial_value
 from steppe.compare.execution.study_registry import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TUNING_SEED, Assignment, TrialQueue
+from steppe.compare.execution.trial_queue import Assignment, TrialQueue
+from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
-    TEST,
-    TUNE,
+    DEFAULT,
+    PHASES,
+    POOL,
+    RECOMMENDED,
     Contender,
     Epoch,
     Metric,
     Outcome,
+    Plan,
     StudyResults,
 )
+from steppe.compare.records.summary import summarise
 from steppe.compare.training.run import RunSettings
 
 pytestmark = pytest.mark.thorough
@@ -45,7 +51,9 @@ ADAMCM = Contender(
     space={"lr": LR, "priority_decay": {"choices": (0.7, 0.9)}},
     defaults={"lr": 1e-3, "priority_decay": 0.7},
 )
-DOUBLED = Contender("adam+2lr", control_for=("adamcm",), follows="adamcm")
+# Nothing of it is searched: the pool is all there is.
+FIXED = Contender("sgd", defaults={"lr": 0.1})
+LONG = Contender("adamw+2epochs", space={"lr": LR}, defaults={"lr": 1e-3}, epochs=2)
 EPOCH = Epoch(2.0, 2.2, 0.1, 1e-3, 1.0)
 
 
@@ -54,8 +62,7 @@ def make(*contenders: Contender, **changes: Any) -> Study:
         "setup": RunSettings(
             "digits", "mlp", None, "abc", epochs=3, steps_per_epoch=4, batch_size=32
         ),
-        "budget": 3,
-        "seeds": 2,
+        "plan": Plan(budget=1, trials=3, repeats=2),
         "contenders": contenders or (ADAMW, ADAMCM),
         "metric": Metric(),
         "facts": {"train_samples": 1_006},
@@ -88,9 +95,17 @@ def key(taken: Assignment) -> tuple[str, str, int]:
 
 
 def everything(study: Study) -> list[tuple[str, str, int]]:
-    tuned = [(c.name, TUNE, n) for c in study.contenders if not c.follows
-             for n in range(study.budget)]  # fmt: skip
-    return sorted(tuned + [(c.name, TEST, n) for c in study.contenders for n in range(study.seeds)])
+    return sorted(
+        (contender.name, phase, number)
+        for contender in study.contenders
+        for phase in PHASES
+        for number in range(study.plan.planned(contender, phase))
+    )
+
+
+def short(**changes: Any) -> Plan:
+    """Plan a run of each phase, besides the pool of three trials."""
+    return replace(Plan(budget=1, trials=3, repeats=1), **changes)
 
 
 def run(
@@ -109,65 +124,79 @@ def run(
 
 
 def numbered(study: Study, name: str, values: Sequence[Any]) -> Callable[[Assignment], Any]:
-    """Let these come of a contender's tuning trials, and the usual of all others."""
+    """Let these come of a contender's pool, and the usual of all others."""
 
     def come_of(taken: Assignment) -> Any:
-        mine = taken.contender.name == name and taken.phase == TUNE
+        mine = taken.contender.name == name and taken.phase == POOL
         return values[taken.number] if mine else outcome(0.5)
 
     return come_of
 
 
-def test_budgets_are_exact(storage: Any) -> None:
+def test_every_trial_is_run_once_in_its_turn(storage: Any) -> None:
     study = make()
     queue = TrialQueue(storage, study)
-    assert queue.trial_count() == 2 * (3 + 2)
+    assert queue.trial_count() == 2 * (3 + 2 + 2)
     assert not queue.all_ended()
     taken = run(queue)
     assert sorted(map(key, taken)) == everything(study)
     assert queue.all_ended()
-    # Tuning comes first, and everybody's first trial before anybody's second.
-    assert [key(each)[1:] for each in taken] == [
-        *((TUNE, number) for number in (0, 0, 1, 1, 2, 2)),
-        *((TEST, number) for number in (0, 0, 1, 1)),
+    # The pool comes first, and everybody's first trial before anybody's second.
+    assert [key(each) for each in taken] == [
+        (name, phase, number)
+        for phase, numbers in ((POOL, 3), (DEFAULT, 2), (RECOMMENDED, 2))
+        for number in range(numbers)
+        for name in ("adamw", "adamcm")
     ]
-    assert {each.seed for each in taken if each.phase == TUNE} == {TUNING_SEED}
-    assert [each.seed for each in taken if each.phase == TEST] == [0, 0, 1, 1]
     for again in (queue, TrialQueue(storage, study)):
         again.add_missing_trials()
         assert again.take() is None
     assert queue.results().complete
 
 
-def test_the_first_trial_is_the_default_and_the_others_are_the_designs(storage: Any) -> None:
-    study = make()
-    taken = [each for each in run(TrialQueue(storage, study)) if each.phase == TUNE]
-    for contender in study.contenders:
-        settings = [dict(each.settings) for each in taken if each.contender == contender]
-        assert settings == study.points(contender)
-        assert settings[0] == contender.defaults
-        assert len({tuple(each.items()) for each in settings}) == study.budget
+def test_a_trial_has_its_own_seed_and_settings_the_same_for_everybody(storage: Any) -> None:
+    study = make(ADAMW, ADAMCM, LONG, FIXED, plan=short(study_seed=5))
+    taken = run(TrialQueue(storage, study))
+    seeds: dict[tuple[str, int], set[int]] = {}
+    for each in taken:
+        seeds.setdefault((each.phase, each.number), set()).add(each.seed)
+        if each.phase != RECOMMENDED:
+            assert each.settings == study.settings(each.contender, each.phase, each.number)
+        if each.phase == DEFAULT or each.contender == FIXED:
+            assert each.settings == each.contender.defaults
+    assert seeds == {(phase, number): {trial_seed(5, phase, number)} for phase, number in seeds}
+    pool = [each for each in taken if each.phase == POOL]
+    assert len({each.seed for each in pool}) == 3
+    rates = [
+        {each.settings["lr"] for each in pool if each.number == n and each.contender != FIXED}
+        for n in range(3)
+    ]
+    assert [len(each) for each in rates] == [1, 1, 1]
+    assert len(set.union(*rates)) == 3
 
 
-def test_without_a_budget_everybody_runs_at_the_defaults(storage: Any) -> None:
-    taken = run(TrialQueue(storage, make(budget=0)))
-    assert [(each.phase, each.settings) for each in taken] == [
-        (TEST, ADAMW.defaults), (TEST, ADAMCM.defaults)] * 2  # fmt: skip
+def test_where_nothing_is_searched_the_pool_is_all(storage: Any) -> None:
+    taken = run(TrialQueue(storage, make(FIXED)))
+    assert [(each.phase, each.settings) for each in taken] == [(POOL, FIXED.defaults)] * 3
 
 
-def test_tests_wait_for_the_contenders_own_tuning(where: str, opened: Open) -> None:
-    study = make(budget=1)
+def test_recommended_runs_wait_for_their_contenders_pool(where: str, opened: Open) -> None:
+    study = make(plan=short())
     one, other = (TrialQueue(opened(where), study) for _ in range(2))
-    first, second = one.take(), other.take()
-    assert first is not None
-    assert second is not None
-    assert {key(first), key(second)} == {("adamw", TUNE, 0), ("adamcm", TUNE, 0)}
-    assert one.take() is None
-    other.finish(second, outcome(), "there")
-    assert [key(each)[:2] for each in run(one)] == [("adamcm", TEST)] * 2
-    assert not one.all_ended()
-    one.finish(first, outcome(), "here")
-    assert [key(each)[:2] for each in run(other)] == [("adamw", TEST)] * 2
+    pool = [one.take() for _ in range(6)]
+    for each in pool[:4] + pool[5:]:
+        assert each is not None
+        assert one.finish(each, outcome(), "here")
+    assert pool[4] is not None
+    assert key(pool[4]) == ("adamw", POOL, 2)
+    assert [key(each)[:2] for each in run(other)] == [
+        ("adamw", DEFAULT),
+        ("adamcm", DEFAULT),
+        ("adamcm", RECOMMENDED),
+    ]
+    assert not other.all_ended()
+    one.finish(pool[4], outcome(), "here")
+    assert [key(each)[:2] for each in run(other)] == [("adamw", RECOMMENDED)]
     assert one.all_ended()
 
 
@@ -176,6 +205,7 @@ def test_tests_wait_for_the_contenders_own_tuning(where: str, opened: Open) -> N
     [
         (True, [(0.8, 0.1), (0.9, 0.5), (0.7, 0.2)], 1),
         (True, [(0.9, 0.5), (0.9, 0.3), (0.9, 0.4)], 1),
+        (True, [(0.8, 0.3), (0.9, 0.3), (0.9, 0.3)], 1),
         (True, [(0.9, 0.3), (0.9, 0.3), (0.9, 0.3)], 0),
         (False, [(0.8, 0.1), (0.9, 0.5), (0.7, 0.2)], 2),
         (False, [(0.8, 0.4), (0.8, 0.3), (0.9, 0.2)], 1),
@@ -187,9 +217,10 @@ def test_the_best_is_by_validation_score_and_among_equals_by_loss(
     study = make(ADAMW, metric=Metric(higher_is_better=higher_is_better))
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", [outcome(*each) for each in ends]))
-    wanted = study.points(ADAMW)[best]
-    assert [each.settings for each in taken if each.phase == TEST] == [wanted] * 2
-    assert queue.results().chosen("adamw") == wanted
+    wanted = study.settings(ADAMW, POOL, best)
+    assert [each.settings for each in taken if each.phase == RECOMMENDED] == [wanted] * 2
+    (row,) = summarise(queue.results())
+    assert row.recommended == wanted
 
 
 def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
@@ -198,70 +229,56 @@ def test_what_diverged_or_failed_never_wins(storage: Any) -> None:
     late = replace(outcome(0.99), diverged=True)
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", [late, "RuntimeError: no", outcome(0.1)]))
-    assert taken[-1].settings == study.points(ADAMW)[2]
-    errors = [trial.error for trial in queue.results().trials_of("adamw", TUNE)]
+    assert taken[-1].phase == RECOMMENDED
+    assert taken[-1].settings == study.settings(ADAMW, POOL, 2)
+    errors = [trial.error for trial in queue.results().trials_of("adamw", POOL)]
     assert errors == ["", "RuntimeError: no", ""]
 
 
 @pytest.mark.parametrize("ends", [[diverged()] * 3, [diverged(), "no", "no"]])
-def test_where_nothing_came_of_the_tuning_the_tests_say_so(storage: Any, ends: list[Any]) -> None:
+def test_where_nothing_came_of_the_pool_nothing_is_recommended(
+    storage: Any, ends: list[Any]
+) -> None:
     study = make(ADAMW, ADAMCM)
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", ends))
-    assert ("adamw", TEST) not in {key(each)[:2] for each in taken}
+    assert ("adamw", RECOMMENDED) not in {key(each)[:2] for each in taken}
     assert queue.all_ended()
-    tests = queue.results().trials_of("adamw", TEST)
-    assert [trial.error for trial in tests] == ["no tuning trial ended with a finite loss"] * 2
-    assert [trial.outcome for trial in tests] == [None] * 2
-    assert len([each for each in taken if each.contender == ADAMCM]) == 5
+    failed = queue.results().trials_of("adamw", RECOMMENDED)
+    assert [trial.error for trial in failed] == ["no trial ended with a finite loss"] * 2
+    assert [(trial.outcome, trial.settings) for trial in failed] == [(None, {})] * 2
+    assert len([each for each in taken if each.contender == ADAMCM]) == 7
 
 
-def test_a_control_follows_its_leader_at_twice_the_lr(storage: Any) -> None:
-    study = make(DOUBLED, ADAMCM)
-    queue = TrialQueue(storage, study)
-    taken = run(queue, numbered(study, "adamcm", [outcome(0.3), outcome(0.2), outcome(0.7)]))
-    assert sorted(map(key, taken)) == everything(study)
-    best = study.points(ADAMCM)[2]
-    following = [each.settings for each in taken if each.contender == DOUBLED]
-    # Adam has no buffer, hence no priority_decay.
-    assert following == [{"lr": 2 * best["lr"]}] * 2
-    assert queue.results().chosen("adam+2lr") == {"lr": 2 * best["lr"]}
-
-
-def test_a_control_waits_for_its_leader(where: str, opened: Open) -> None:
-    study = make(DOUBLED, ADAMCM, budget=1)
-    one, other = (TrialQueue(opened(where), study) for _ in range(2))
-    leading = one.take()
-    assert leading is not None
-    assert other.take() is None
-    one.fail(leading, "no", "here")
-    assert other.take() is None
-    assert {trial.error for trial in one.results().trials_of("adam+2lr", TEST)} == {
-        "no tuning trial ended with a finite loss"
-    }
-
-
-def test_a_control_of_another_leader_is_another(storage: Any) -> None:
-    """A leader that is tuned otherwise may end at another lr; the control's runs are not shared."""
-    fixed = Contender("adamcm", defaults={"lr": 5e-3, "priority_decay": 0.7})
-    run(TrialQueue(storage, make(ADAMCM, DOUBLED)))
-    other = TrialQueue(storage, make(fixed, DOUBLED))
-    run(other)
-    assert other.results().chosen("adam+2lr") == {"lr": 1e-2}
-
-
-def test_more_seeds_and_contenders_add_only_what_is_missing(storage: Any) -> None:
+def test_more_trials_and_contenders_add_only_what_is_missing(storage: Any) -> None:
     before = make(ADAMW)
     run(TrialQueue(storage, before))
-    more = replace(before, seeds=4, contenders=(ADAMW, ADAMCM))
+    more = replace(before, plan=Plan(2, 6, repeats=2), contenders=(ADAMW, ADAMCM))
     assert more.name == before.name
     queue = TrialQueue(storage, more)
-    assert sorted(map(key, run(queue))) == sorted(set(everything(more)) - set(everything(before)))
+    # The best of six trials may be another than that of three.
+    recommended = {("adamw", RECOMMENDED, number) for number in range(2)}
+    missing = set(everything(more)) - set(everything(before)) | recommended
+    assert sorted(map(key, run(queue))) == sorted(missing)
     assert queue.results().complete
-    fewer = TrialQueue(storage, replace(before, seeds=1))
+    fewer = TrialQueue(storage, before)
     assert fewer.take() is None
     assert fewer.all_ended()
-    assert len(fewer.results().trials) == before.budget + 1
+    assert len(fewer.results().trials) == 3 + 2 + 2
+
+
+def test_what_is_recommended_is_the_best_of_the_whole_pool(storage: Any) -> None:
+    """Also where a smaller pool has recommended something else before."""
+    small = make(ADAMW)
+    scores = [0.7, 0.8, 0.6, 0.5, 0.9, 0.1]
+    ends = numbered(small, "adamw", [outcome(each) for each in scores])
+    first = TrialQueue(storage, small)
+    run(first, ends)
+    large = TrialQueue(storage, replace(small, plan=Plan(2, 6, repeats=2)))
+    run(large, ends)
+    for queue, best in ((first, 1), (large, 4)):
+        runs = queue.results().trials_of("adamw", RECOMMENDED)
+        assert [each.settings for each in runs] == [small.settings(ADAMW, POOL, best)] * 2
 
 
 def test_what_two_have_planned_at_once_is_run_once(
@@ -283,12 +300,15 @@ def test_what_two_have_planned_at_once_is_run_once(
     slow.add_missing_trials()
     states = [each.state.name for each in slow._trials._optuna_study.trials]
     assert len(states) > slow.trial_count()
-    for queue in (slow, fast) * 4:
+    for queue in (slow, fast) * 6:
         taken.append(queue.take())
-    # Its tuning is being run by both, and nobody begins any of it again.
+    # All but the last phase is being run by both, and nobody begins any of it again.
+    names = ("adamw", "adamcm")
     assert [each and key(each) for each in taken] == [
-        *((name, TUNE, n) for n in range(3) for name in ("adamw", "adamcm")), None, None, None
-    ]  # fmt: skip
+        *((name, POOL, n) for n in range(3) for name in names),
+        *((name, DEFAULT, n) for n in range(2) for name in names),
+        *[None] * 3,
+    ]
     for each in taken:
         assert each is None or fast.finish(each, outcome(), "here")
     assert len(run(slow)) == 4
@@ -300,7 +320,7 @@ def test_what_two_have_planned_at_once_is_run_once(
 def test_a_crowd_plans_and_works_off_each_trial_once(
     kind: str, request: pytest.FixtureRequest, opened: Open
 ) -> None:
-    study = make(ADAMW, ADAMCM, DOUBLED, budget=2, seeds=1)
+    study = make(ADAMW, ADAMCM, FIXED, plan=short())
     if kind == "sqlite":
         where = request.getfixturevalue("where")
     else:
@@ -315,58 +335,58 @@ def test_a_crowd_plans_and_works_off_each_trial_once(
 
 
 def test_a_lost_trial_is_run_again_until_it_gets_no_further(storage: Any) -> None:
-    study = make(ADAMW, budget=1, seeds=1)
-    queue = TrialQueue(storage, study)
+    queue = TrialQueue(storage, make(FIXED))
+    taken, *others = (queue.take() for _ in range(3))
+    for each in others:
+        assert each is not None
+        queue.finish(each, outcome(), "here")
     # The third attempt gets to an epoch, where another ten end as well.
     for attempt in range(12):
         assert not queue.all_ended()
-        taken = queue.take()
         assert taken is not None
-        assert key(taken) == ("adamw", TUNE, 0)
+        assert key(taken) == ("sgd", POOL, 0)
         if attempt >= 2:
             queue.record_epoch(taken, 1, EPOCH)
         queue.add_missing_trials()
         assert queue.take() is None
         forget(storage, taken.trial_id)
         queue.add_missing_trials()
-    # Nothing is left to choose from.
-    assert queue.take() is None
+        taken = queue.take()
+    assert taken is None
     assert queue.all_ended()
-    assert [(trial.phase, trial.error) for trial in queue.results().trials] == [
-        (TUNE, "its worker was lost 10 times"),
-        (TEST, "no tuning trial ended with a finite loss"),
-    ]
+    errors = [trial.error for trial in queue.results().trials]
+    assert errors == ["its worker was lost 10 times", "", ""]
 
 
-def test_a_lost_test_run_says_what_it_ran_with(storage: Any) -> None:
+def test_a_lost_run_at_recommended_settings_says_what_it_ran_with(storage: Any) -> None:
     study = make(ADAMW)
     queue = TrialQueue(storage, study)
     lost = 0
     while (taken := queue.take()) is not None:
-        if key(taken)[1:] == (TEST, 0) and (lost := lost + 1):
+        if key(taken)[1:] == (RECOMMENDED, 0) and (lost := lost + 1):
             forget(storage, taken.trial_id)
             queue.add_missing_trials()
         else:
             queue.finish(taken, outcome(), "here")
     assert lost == 10
-    tests = queue.results().trials_of("adamw", TEST)
-    assert [trial.error for trial in tests] == ["its worker was lost 10 times", ""]
-    assert [trial.settings for trial in tests] == [ADAMW.defaults] * 2
+    runs = queue.results().trials_of("adamw", RECOMMENDED)
+    assert [trial.error for trial in runs] == ["its worker was lost 10 times", ""]
+    assert [trial.settings for trial in runs] == [study.settings(ADAMW, POOL, 0)] * 2
 
 
 def test_what_was_given_back_is_there_at_once_and_does_not_count(storage: Any) -> None:
-    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    queue = TrialQueue(storage, make(ADAMW))
     for _ in range(5):
         taken = queue.take()
         assert taken is not None
-        assert key(taken) == ("adamw", TUNE, 0)
+        assert key(taken) == ("adamw", POOL, 0)
         queue.release(taken)
-    assert len(run(queue)) == 3
+    assert len(run(queue)) == 7
     assert queue.results().complete
 
 
 def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None:
-    study = make(ADAMW, budget=1)
+    study = make(ADAMW)
     sleeper, other = (TrialQueue(opened(where), study) for _ in range(2))
     slept = sleeper.take()
     assert slept is not None
@@ -386,7 +406,7 @@ def test_who_was_thought_dead_cannot_overwrite(where: str, opened: Open) -> None
         assert other.record_epoch(again, 0, EPOCH)
         assert other.finish(again, outcome(0.8), "awake")
         again = None
-    (found,) = other.results().trials_of("adamw", TUNE)
+    (found,) = other.results().trials_of("adamw", POOL)
     assert found.outcome == outcome(0.8)
     assert found.where == "awake"
     assert other.take() is not None
@@ -396,7 +416,7 @@ def test_a_result_whose_end_is_missing_is_none(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill between what came of a trial and its state: it is as if it had not been."""
-    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    queue = TrialQueue(storage, make(ADAMW))
     taken = queue.take()
     assert taken is not None
 
@@ -411,13 +431,13 @@ def test_a_result_whose_end_is_missing_is_none(
     forget(storage, taken.trial_id)
     queue.add_missing_trials()
     run(queue, lambda taken: outcome(0.4))
-    assert queue.results().trials_of("adamw", TUNE)[0].outcome == outcome(0.4)
+    assert queue.results().trials_of("adamw", POOL)[0].outcome == outcome(0.4)
 
 
 def test_a_result_waits_for_a_storage_and_a_note_does_not(
     storage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    queue = TrialQueue(storage, make(ADAMW))
     taken = queue.take()
     assert taken is not None
     monkeypatch.setattr("steppe.compare.execution.study_storage._PAUSE_S", 0)
@@ -442,31 +462,33 @@ def test_a_result_waits_for_a_storage_and_a_note_does_not(
     assert list(storage.get_trial(taken.trial_id).intermediate_values) == [2]
     assert queue.finish(taken, outcome(0.7), "here")
     assert max(flaky.values()) < 0
-    assert queue.results().trials_of("adamw", TUNE)[0].outcome == outcome(0.7)
+    assert queue.results().trials_of("adamw", POOL)[0].outcome == outcome(0.7)
 
 
 def test_epochs_are_counted_as_they_pass(storage: Any) -> None:
-    queue = TrialQueue(storage, make(ADAMW, budget=1, seeds=1))
-    assert queue.progress()[1] == 0
+    """Three of each run, six of one that is twice as long."""
+    queue = TrialQueue(storage, make(LONG, ADAMW, plan=short()))
+    assert queue.progress() == (0, 0)
+    assert queue.epoch_count() == 5 * 6 + 5 * 3
     taken = queue.take()
     assert taken is not None
     queue.record_epoch(taken, 0, EPOCH)
     queue.record_epoch(taken, 1, EPOCH)
-    assert queue.progress()[1] == 2
+    assert queue.progress() == (0, 2)
     queue.finish(taken, diverged(), "here")
-    assert queue.progress()[1] == 3
+    assert queue.progress() == (1, 6)
     run(queue)
-    assert queue.progress()[1] == queue.trial_count() * 3
+    assert queue.progress() == (queue.trial_count(), queue.epoch_count())
 
 
 def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
-    study = make(ADAMW, ADAMCM, DOUBLED)
+    study = make(ADAMW, ADAMCM, FIXED)
     save_study(storage, study)
     queue = TrialQueue(storage, study)
     ends = [outcome(0.7), diverged(), "RuntimeError: no"]
     run(queue, numbered(study, "adamw", ends))
     results = queue.results()
-    kept, gone, failed = results.trials_of("adamw", TUNE)
+    kept, gone, failed = results.trials_of("adamw", POOL)
     assert kept.outcome == ends[0]
     assert gone.outcome is not None
     assert gone.outcome.diverged
@@ -475,7 +497,7 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
     content = results.to_dict()
     again = from_json(StudyResults, json.loads(json.dumps(content, allow_nan=False)))
     assert again.to_dict() == content
-    assert again.trials_of("adamw", TUNE)[0] == kept
+    assert again.trials_of("adamw", POOL)[0] == kept
     reader = TrialQueue(storage, find_study(storage), plan=False)
     assert reader.results().to_dict() == content
 
@@ -501,15 +523,15 @@ def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) 
     for trial in found.trials:
         settings = trial.user_attrs["settings"]
         assert trial.params.items() <= settings.items()
-        tuned = trial.user_attrs["phase"] == TUNE
-        assert ("priority_decay" in trial.params) == (tuned and "priority_decay" in settings)
+        known = trial.user_attrs["phase"] != RECOMMENDED
+        assert ("priority_decay" in trial.params) == (known and "priority_decay" in settings)
 
 
 def test_a_study_is_found_again(storage: Any) -> None:
     with pytest.raises(ValueError, match="holds no study of steppe compare"):
         find_study(storage)
     optuna.create_study(storage=storage, study_name="somebody else's")
-    first, second = make(), make(budget=7)
+    first, second = make(), make(plan=Plan(1, 7, study_seed=1))
     save_study(storage, first)
     TrialQueue(storage, first)
     found = find_study(storage)
@@ -518,12 +540,12 @@ def test_a_study_is_found_again(storage: Any) -> None:
     assert [found.key(each) for each in found.contenders] == [
         first.key(each) for each in first.contenders
     ]
-    save_study(storage, replace(first, seeds=9))
-    assert find_study(storage).seeds == 9
+    save_study(storage, replace(first, plan=Plan(1, 9)))
+    assert find_study(storage).plan == Plan(1, 9)
     save_study(storage, second)
     with pytest.raises(ValueError, match=r"several studies: name one with --study: digits-.+, d"):
         find_study(storage)
-    assert find_study(storage, second.name).budget == 7
+    assert find_study(storage, second.name).plan == second.plan
     with pytest.raises(ValueError, match="no study called 'digits': name one with --study"):
         find_study(storage, "digits")
 
@@ -537,7 +559,7 @@ def test_a_study_of_another_version_is_refused(storage: Any) -> None:
 
 def test_who_gave_a_trial_back_has_not_failed_in_it(storage: Any) -> None:
     """A signal may come between what came of a trial and its state: ``released`` wins."""
-    queue = TrialQueue(storage, make(ADAMW, budget=1))
+    queue = TrialQueue(storage, make(ADAMW))
     taken = queue.take()
     assert taken is not None
     storage.set_trial_user_attr(taken.trial_id, "error", "AttributeError: half a module")
@@ -547,11 +569,60 @@ def test_who_gave_a_trial_back_has_not_failed_in_it(storage: Any) -> None:
     assert key(again) == key(taken)
 
 
-def test_the_settings_of_a_test_run_are_kept_when_it_is_taken(storage: Any) -> None:
-    queue = TrialQueue(storage, make(ADAMW, budget=1))
-    taken = queue.take()
+def test_recommended_settings_are_kept_when_a_run_is_taken(storage: Any) -> None:
+    study = make(ADAMW, plan=short())
+    queue = TrialQueue(storage, study)
+    while (taken := queue.take()) is not None and taken.phase != RECOMMENDED:
+        queue.finish(taken, outcome(), "here")
     assert taken is not None
-    queue.finish(taken, outcome(), "here")
-    test = queue.take()
-    assert test is not None
-    assert storage.get_trial(test.trial_id).user_attrs["settings"] == ADAMW.defaults
+    kept = storage.get_trial(taken.trial_id).user_attrs["settings"]
+    assert kept == study.settings(ADAMW, POOL, 0)
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_value_of_a_trial_is_no_test_result(storage: Any, higher_is_better: bool) -> None:
+    """Optuna's dashboard shows it while the study runs."""
+    metric = Metric(higher_is_better=higher_is_better)
+    came = outcome(0.7)
+    tested = replace(came, final=replace(came.final, test_loss=0.123, test_score=0.456))
+    worst = -math.inf if higher_is_better else math.inf
+    assert trial_value(tested, metric) == trial_value(came, metric) == 0.7
+    assert trial_value(replace(tested, diverged=True), metric) == worst
+    study = make(FIXED, metric=metric)
+    queue = TrialQueue(storage, study)
+    run(queue, numbered(study, "sgd", [tested, diverged(), "RuntimeError: no"]))
+    found = queue._trials._optuna_study.get_trials()
+    assert [each.value for each in found] == [0.7, worst, None]
+    for each in found:
+        assert not {0.123, 0.456} & {*each.params.values(), *each.intermediate_values.values()}
+
+
+def test_a_plan_that_was_changed_after_its_results_were_seen_is_remembered(
+    storage: Any,
+) -> None:
+    first = make(ADAMW, FIXED, created="2026-01-01")
+    assert save_study(storage, first) == first
+    run(TrialQueue(storage, first))
+    # Once all trials of the first plan have ended, the second has seen them; nobody has seen
+    # those of the second when the third is made.
+    second = replace(first, plan=Plan(2, 6, repeats=2), created="2026-01-02")
+    third = replace(first, plan=Plan(2, 9, "loss", repeats=2), created="2026-01-03")
+    for study in (second, third):
+        kept = save_study(storage, study)
+        assert kept == find_study(storage)
+        assert (kept.plan, kept.earlier_plans) == (study.plan, (first.plan,))
+        assert kept.created == "2026-01-01"
+    assert TrialQueue(storage, third).results().earlier_plans == ()
+    run(TrialQueue(storage, third))
+    assert save_study(storage, second).earlier_plans == (first.plan, third.plan)
+
+
+def test_a_plan_whose_trials_have_not_all_ended_is_forgotten(storage: Any) -> None:
+    study = make(FIXED)
+    save_study(storage, study)
+    queue = TrialQueue(storage, study)
+    for _ in range(2):
+        taken = queue.take()
+        assert taken is not None
+        queue.finish(taken, outcome(), "here")
+    assert save_study(storage, replace(study, plan=Plan(2, 6))).earlier_plans == ()

@@ -38,6 +38,8 @@ pytestmark = pytest.mark.thorough
 __all__ = ["opened", "postgres"]
 
 EPOCHS = 10
+# Two pools of three; of one optimizer three at the defaults and three at recommended settings.
+TRIALS = 12
 PATIENCE_S = 240
 
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
@@ -68,7 +70,14 @@ main()
 @pytest.fixture(scope="module")
 def study() -> Study:
     options = StudyOptions(
-        optimizers=["adamw", "sgd-momentum"], samples=128, epochs=EPOCHS, budget=2, seeds=2
+        # The second has settings that are searched, hence runs of all phases.
+        optimizers=["sgd-momentum", "adamw+beta1"],
+        samples=128,
+        epochs=EPOCHS,
+        budget=1,
+        trials=3,
+        lr=1e-2,
+        weight_decay=0.0,
     )
     return plan_study("digits", options, USUAL, RunContext(Path()))
 
@@ -78,7 +87,7 @@ def undisturbed(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Study
     """Run the study here, from beginning to end."""
     out = tmp_path_factory.mktemp("undisturbed")
     storage = open_storage(str(out), create=True)
-    assert work(storage, study, RunContext(out)) == 8
+    assert work(storage, study, RunContext(out)) == TRIALS
     return TrialQueue(storage, study, plan=False).results()
 
 
@@ -191,7 +200,7 @@ def attempts(queue: TrialQueue) -> list[list[FrozenTrial]]:
 
 def assert_no_epoch_was_trained_twice(queue: TrialQueue) -> None:
     """Look at what all attempts have noted; an epoch may be kept, and its note be cut off."""
-    assert len(attempts(queue)) == queue.trial_count() == 8
+    assert len(attempts(queue)) == queue.trial_count() == TRIALS
     for tries in attempts(queue):
         steps = [step for trial in tries for step in sorted(trial.intermediate_values)]
         assert steps == sorted(set(steps))
@@ -271,11 +280,11 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
     monkeypatch.setattr(storage_module, "time", clock)
     monkeypatch.setattr(worker_module, "train", train_meanwhile)
     with ExitStack() as outage:
-        assert work(storage, study, RunContext(tmp_path / "out")) == 8
+        assert work(storage, study, RunContext(tmp_path / "out")) == TRIALS
     assert len(pauses) == 2
     assert numbers(queue.results()) == numbers(undisturbed)
     steps = sorted(len(trial.intermediate_values) for trial in trials(queue))
-    assert steps == [1] + [EPOCHS] * 7
+    assert steps == [1] + [EPOCHS] * (TRIALS - 1)
 
 
 @pytest.mark.parametrize("kind", [MemoryError("RuntimeError: no"), OSError("the disk is full")])
@@ -298,11 +307,12 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
         states = [trial.state for trial in trials(queue)]
         assert states.count(TrialState.WAITING) == queue.trial_count()
         return
-    assert work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how)) == 4
-    assert said == ["failed: MemoryError: RuntimeError: no"] * 4
+    trained = work(storage, study, RunContext(tmp_path), lambda assignment, how: said.append(how))
+    assert trained == 9
+    assert said == ["failed: MemoryError: RuntimeError: no"] * 9
     errors = [trial.error for trial in queue.results().trials]
-    assert errors.count("MemoryError: RuntimeError: no") == 4
-    assert errors.count("no tuning trial ended with a finite loss") == 4
+    assert errors.count("MemoryError: RuntimeError: no") == 9
+    assert errors.count("no trial ended with a finite loss") == 3
 
 
 @pytest.mark.parametrize(
@@ -334,7 +344,7 @@ def test_other_code_or_data_is_refused(
 def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     where: str, opened: Open, start: Start
 ) -> None:
-    options = StudyOptions(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, seeds=1)
+    options = StudyOptions(["adamw"], samples=2, batch_size=2, epochs=1, budget=1, trials=3)
     small = plan_study("digits", options, USUAL, RunContext(Path()))
     storage = opened(where, create=True)
     save_study(storage, small)

@@ -1,12 +1,23 @@
 """Scores and losses, summed up over batches, against their formulas."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Score, perplexity, token_loss
+from steppe.compare.data.streams import hits as stream_hits
+from steppe.compare.data.streams import stream_loss
+from steppe.compare.metrics.scores import (
+    ACCURACY,
+    PERPLEXITY,
+    Score,
+    losses_by_sample,
+    perplexity,
+    token_loss,
+)
 
 SIZES = (7, 1, 12)
 
@@ -85,3 +96,68 @@ def test_the_loss_of_tokens_is_their_mean_surprise() -> None:
     # softmax − one-hot, over the number of tokens
     expected = logits.detach().softmax(-1) - torch.nn.functional.one_hot(targets, 7)
     torch.testing.assert_close(logits.grad, expected / 15)
+
+
+def single(loss, outputs: torch.Tensor, targets: torch.Tensor) -> list[float]:
+    """Take the loss of one sample after the other, as batches of one."""
+    return [
+        loss(outputs[row : row + 1], targets[row : row + 1]).item() for row in range(len(targets))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("cross-entropy", (9, 4)),
+        ("tokens", (6, 5, 7)),
+        # Two places for each of three tasks, and two that all tasks share.
+        ("own places", (9, 6)),
+        ("shared places", (9, 2)),
+        ("squares", (9, 4)),
+        ("looks at values", (9, 4)),
+    ],
+)
+def test_the_loss_of_each_sample_is_that_of_a_batch_of_one(name: str, shape) -> None:
+    generator = torch.Generator().manual_seed(2)
+    outputs = torch.randn(shape, generator=generator)
+    places = 6 if "places" in name else shape[-1]
+    targets = torch.randint(places, shape[:-1], generator=generator)
+    loss = {
+        "cross-entropy": F.cross_entropy,
+        "tokens": token_loss,
+        "own places": partial(stream_loss, classes=2),
+        "shared places": partial(stream_loss, classes=2),
+        "squares": lambda x, y: (x.logsumexp(1) - y).square().mean(),
+        # vmap refuses to branch on a value.
+        "looks at values": lambda x, y: F.cross_entropy(x, y) if y.sum() > 0 else x.mean(),
+    }[name]
+    found = losses_by_sample(loss, outputs, targets)
+    expected = single(loss, outputs, targets)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+    assert len(set(expected)) > 1
+    if name != "looks at values":
+        assert np.mean(expected) == pytest.approx(loss(outputs, targets).item(), rel=1e-5)
+
+
+def test_accuracy_says_of_each_sample_whether_it_is_right(batches: list) -> None:
+    assert ACCURACY.hits is not None
+    for outputs, targets in batches:
+        rows = zip(outputs.tolist(), targets.tolist(), strict=True)
+        assert ACCURACY.hits(outputs, targets).tolist() == [
+            row.index(max(row)) == target for row, target in rows
+        ]
+    assert PERPLEXITY.hits is None
+
+
+@pytest.mark.parametrize("places", [2, 6])
+def test_in_a_stream_a_sample_is_right_among_the_classes_of_its_own_task(places: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    outputs = torch.randn(20, places, generator=generator)
+    targets = torch.randint(6, (20,), generator=generator)
+    expected = []
+    for row, target in zip(outputs.tolist(), targets.tolist(), strict=True):
+        start = target - target % 2 if places == 6 else 0
+        own = row[start : start + 2]
+        expected.append(own.index(max(own)) == target % 2)
+    assert stream_hits(outputs, targets, classes=2).tolist() == expected
+    assert 0 < sum(expected) < 20

@@ -15,7 +15,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
-from steppe.compare.records.results import Outcome
+from steppe.compare.records.results import POOL, Outcome, Plan
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
@@ -72,7 +72,7 @@ def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Pat
 
 def run_of(study: Study, name: str = "dualadam") -> Run:
     contender = next(each for each in study.contenders if each.name == name)
-    return Run(study.setup, find_recipe(name), contender.defaults, seed=0)
+    return Run(study.setup, find_recipe(name), contender.defaults, seed=0, curvature="full")
 
 
 def timeless(outcome: Outcome) -> tuple[object, ...]:
@@ -85,13 +85,14 @@ def timeless(outcome: Outcome) -> tuple[object, ...]:
 
 def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
     assert study.setup.precision == "bf16"
-    assert (study.budget, study.seeds) == (3, 3)
-    searched = [each for each in study.contenders if not each.follows]
-    assert [each.name for each in searched] == ["adamw", "adam+warmup", "dualadam", "adamcm"]
-    for each in searched:
-        assert each.space == {"lr": {"low": 5e-5, "high": 2e-3, "log": True}}
-        assert (each.defaults["lr"], each.defaults["weight_decay"]) == (5e-4, 0.01)
-        assert len({point["lr"] for point in study.points(each)}) == 3
+    assert study.plan == Plan(4, 24, family=("dualadam", "adamcm"))
+    names = [each.name for each in study.contenders]
+    assert names == ["adamw", "adam+warmup", "dualadam", "adamw+beta1", "adamcm"]
+    for each in study.contenders:
+        assert each.space == {"lr": {"low": 1e-5, "high": 1e-2, "log": True}}
+        assert (each.defaults["lr"], each.defaults["weight_decay"]) == (1e-3, 0.01)
+        tried = {study.settings(each, POOL, number)["lr"] for number in range(24)}
+        assert len(tried) == 24
 
 
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.records.results import POOL, Contender, Plan
 from steppe.compare.tasks import TASKS
 from steppe.compare.training.run import Run, RunContext
 
@@ -27,6 +28,11 @@ def planned(toy_task, context: RunContext) -> Planned:
     return make
 
 
+def trials(study: Study, contender: Contender) -> list[dict[str, float]]:
+    """Give the settings of a contender's pool."""
+    return [study.settings(contender, POOL, number) for number in range(study.plan.trials)]
+
+
 def arguments(study: Study) -> dict[str, dict[str, float]]:
     """Give what each contender's class gets where nothing is tuned."""
     return {
@@ -40,7 +46,10 @@ def test_dual_adams_runs(planned: Planned, name: str) -> None:
     study = planned(name)
     setup = study.setup
     assert (setup.epochs, setup.batch_size, setup.schedule) == (200, 128, "cosine-epochs")
-    assert (study.budget, study.seeds) == (0, 5)
+    # Nothing is searched: five runs of each, which differ by their seeds.
+    family = ("adam", "radam", "nadam", "dualadam")
+    assert study.plan == Plan(budget=1, trials=5, family=family)
+    assert not any(each.space for each in study.contenders)
     given = arguments(study)
     assert list(given) == ["adamw", "adam", "radam", "nadam", "adam+warmup", "dualadam"]
     assert all(each["lr"] == 1e-2 for each in given.values())
@@ -84,54 +93,53 @@ def test_half_precision_is_for_accelerators() -> None:
 
 
 def test_critical_momentas_search(planned: Planned) -> None:
-    study = planned("critical-momenta", seeds=1)
+    study = planned("critical-momenta")
     assert study.setup.schedule == "constant"
     spaces = {each.name: dict(each.space) for each in study.contenders}
-    leaders = {each.name: each.follows for each in study.contenders if each.follows}
-    assert leaders == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
-    assert not any(spaces.pop(name) for name in leaders)
-    assert list(spaces) == ["adam", "adamcg", "adam+sam", "adamcm", "adamcm+sam"]
-    lr = {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    lr = {"lr": {"low": 3.162e-5, "high": 0.03162, "log": True}}
     buffers = {"capacity": {"choices": [5, 10, 20]}, "priority_decay": {"choices": [0.7, 0.99]}}
-    rho = {"rho": {"low": 0.01, "high": 0.2, "log": True}}
+    rho = {"rho": {"low": 0.01, "high": 0.5, "log": True}}
+    beta1 = {"beta1": {"low": 0.8, "high": 0.98, "log": False}}
     assert spaces == {
         "adam": lr,
         "adamcg": {**lr, **buffers},
+        "adam+2epochs": lr,
         "adam+sam": {**lr, **rho},
+        "adamw+beta1": {**lr, **beta1},
         "adamcm": {**lr, **buffers},
+        "adamw+beta1+sam": {**lr, **beta1, **rho},
         "adamcm+sam": {**lr, **buffers, **rho},
     }
-    for each in study.contenders:
-        for point in study.points(each):
+    # Its controls get no verdicts.
+    assert study.plan == Plan(4, 24, family=("adamcg", "adam+sam", "adamcm", "adamcm+sam"))
+    tried = {each.name: trials(study, each) for each in study.contenders}
+    for name, points in tried.items():
+        for point in points:
             assert point["weight_decay"] == 0.0
-            assert point.get("capacity", 5) in (5, 10, 20)
-            assert find_recipe(each.name).arguments(point, 10)["lr"] == point["lr"]
-    tried = [point for each in study.contenders for point in study.points(each)]
-    assert {point["capacity"] for point in tried if "capacity" in point} == {5, 10, 20}
+            assert find_recipe(name).arguments(point, 10)["lr"] == point["lr"]
+    assert {point["capacity"] for point in tried["adamcm"]} == {5, 10, 20}
+    assert {point["priority_decay"] for point in tried["adamcm"]} == {0.7, 0.99}
 
 
 def test_fine_tunings_runs_search_one_lr_and_nothing_else(toy_text, context: RunContext) -> None:
     study = plan_study("toy-text", StudyOptions(), find_preset("dualadam-finetune"), context)
-    assert (study.budget, study.seeds, study.setup.precision) == (3, 3, "bf16")
+    assert (study.plan.budget, study.plan.trials, study.setup.precision) == (4, 24, "bf16")
     assert (study.setup.schedule, study.setup.epochs, study.setup.length) == ("cosine", 3, 50)
     assert [each.name for each in study.contenders] == ["adamw", "adam+warmup", "dualadam"]
     for each in study.contenders:
         # The switch is at its published share, and nobody searches it.
         own = {} if each.name == "adamw" else {"switch": 0.16}
-        assert each.defaults == {"lr": 5e-4, "weight_decay": 0.01, **own}
-        assert each.space == {"lr": {"low": 5e-5, "high": 2e-3, "log": True}}
-        first, *others = study.points(each)
-        assert first == each.defaults
-        assert len(others) == 2
-        for point in others:
-            assert 5e-5 <= point["lr"] <= 2e-3
-            assert {**point, "lr": 5e-4} == first
-    tried = [[point["lr"] for point in study.points(each)] for each in study.contenders]
+        assert each.defaults == {"lr": 1e-3, "weight_decay": 0.01, **own}
+        assert each.space == {"lr": {"low": 1e-5, "high": 1e-2, "log": True}}
+        for point in trials(study, each):
+            assert 1e-5 <= point["lr"] <= 1e-2
+            assert {**point, "lr": 1e-3} == each.defaults
+    tried = [[point["lr"] for point in trials(study, each)] for each in study.contenders]
     assert tried[0] == tried[1] == tried[2]
-    assert len(set(tried[0])) == 3
+    assert len(set(tried[0])) == 24
 
 
-def test_what_is_fixed_is_not_first_either(toy_text, context: RunContext) -> None:
+def test_what_is_fixed_is_not_searched_either(toy_text, context: RunContext) -> None:
     asked = StudyOptions(lr=1e-3, switch_rate=0.25)
     study = plan_study("toy-text", asked, find_preset("dualadam-finetune"), context)
     for each in study.contenders:
@@ -154,9 +162,10 @@ def test_critical_momentas_search_on_language_and_streams(
 ) -> None:  # fmt: skip
     language = replace(toy_text, name="ptb", make=lambda name: find_language_model(name, 11))
     monkeypatch.setitem(TASKS, "ptb", language)
-    study = plan_study(task, StudyOptions(seeds=1), find_preset(name), context)
-    assert (study.setup.model, study.setup.schedule, study.budget) == (model, "constant", 8)
-    spaces = {each.name: set(each.space) for each in study.contenders if not each.follows}
+    study = plan_study(task, StudyOptions(), find_preset(name), context)
+    assert (study.setup.model, study.setup.schedule) == (model, "constant")
+    asked = {"adam", *study.plan.family}
+    spaces = {each.name: set(each.space) for each in study.contenders if each.name in asked}
     buffers = {"lr", "capacity", "priority_decay"}
     assert spaces == {
         "adam": {"lr"},
@@ -165,8 +174,11 @@ def test_critical_momentas_search_on_language_and_streams(
         "adamcm": buffers,
         "adamcm+sam": {*buffers, "rho"},
     }
-    followed = {each.name: each.follows for each in study.contenders if each.follows}
-    assert followed == {"adam+2lr": "adamcm", "adam+2lr+sam": "adamcm+sam"}
+    assert {each.name for each in study.contenders} - asked == {
+        "adam+2epochs",
+        "adamw+beta1",
+        "adamw+beta1+sam",
+    }
 
 
 def test_the_model_that_is_published_for_a_task_is_for_that_task() -> None:
@@ -203,7 +215,7 @@ def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:
     assert usual["finetune"] is find_preset("dualadam-finetune")
     assert usual["digits"] is usual["imagenet"] is USUAL
     for name in online:
-        study = plan_study("toy-stream", StudyOptions(["adamw"], budget=0), usual[name], context)
+        study = plan_study("toy-stream", StudyOptions(["adamw"]), usual[name], context)
         assert study.setup.schedule == "constant"
         assert [usual[name].task_at(scale) for scale in ("full", "small")] == [
             "5-dataset",
@@ -216,20 +228,23 @@ def test_language_is_searched_at_larger_learning_rates(
     toy_text, context: RunContext, name: str
 ) -> None:
     study = plan_study("toy-text", StudyOptions(["adamw", "dualadam"]), usual_for(name), context)
-    assert (study.budget, study.seeds, study.setup.schedule) == (5, 5, "cosine")
+    assert (study.plan.budget, study.plan.trials, study.setup.schedule) == (4, 24, "cosine")
     for each in study.contenders:
-        assert each.space["lr"] == {"low": 3e-4, "high": 3e-2, "log": True}
-        assert each.defaults["lr"] == 3e-3
+        assert each.space["lr"] == {"low": 1e-4, "high": 1e-1, "log": True}
         # All else is searched as it is everywhere.
         assert "weight_decay" in each.space
     assert "switch" in study.contenders[-1].space
 
 
-def test_untuned_nobody_decays_unless_all_do(planned: Planned) -> None:
-    study = planned(None, budget=0, optimizers=["adamw", "sgd"])
-    assert {each.defaults["weight_decay"] for each in study.contenders} == {0.0}
-    tuned = planned(None, budget=1, optimizers=["adamw", "sgd"])
-    assert [each.defaults["weight_decay"] for each in tuned.contenders] == [1e-2, 0]
+def test_who_tunes_nothing_has_the_classes_own_decay(planned: Planned) -> None:
+    study = planned(None, optimizers=["adamw", "sgd"])
+    assert [each.defaults["weight_decay"] for each in study.contenders] == [1e-2, 0]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_has_three_trials_for_each_of_its_budget(name: str) -> None:
+    preset = find_preset(name)
+    assert preset.trials >= 3 * preset.budget
 
 
 def test_tasks_and_names_of_presets_are_there() -> None:

@@ -1,11 +1,13 @@
-"""Every optimizer is tuned over a declared space, at points that are nobody's luck."""
+"""Every optimizer is tuned over a declared space, at random points that all of them share."""
 
+import hashlib
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
-from scipy.stats import qmc
+from scipy.stats import chisquare, kstest
 from torch.optim import Optimizer
 
 from steppe._shared.recipes import Recipe, find_recipe
@@ -14,14 +16,16 @@ from steppe.compare.planning.search_spaces import (
     Range,
     find_defaults,
     find_space,
-    search_points,
     space_as_json,
+    trial_seed,
+    trial_settings,
 )
 
-WEIGHT_DECAY = Range(1e-5, 1e-1, log=True)
+WEIGHT_DECAY = Range(1e-5, 3.0, log=True)
 SWITCH = Range(0.05, 0.5, log=True)
 DECAY = Range(0.7, 0.99)
-RHO = Range(0.01, 0.2, log=True)
+BETA1 = Range(0.8, 0.98)
+RHO = Range(0.01, 0.5, log=True)
 
 
 class NoDefault(Optimizer):
@@ -43,13 +47,19 @@ class NoLr(Optimizer):
         ("adamcm", {"priority_decay": DECAY}),
         ("adamcg", {"priority_decay": DECAY}),
         ("adamw+sam", {"rho": RHO}),
+        ("adamw+beta1", {"beta1": BETA1}),
+        ("radam+ema", {}),
+        ("nadam+2epochs", {}),
         ("dualadamcm+sam", {"switch": SWITCH, "priority_decay": DECAY, "rho": RHO}),
     ],
 )
 def test_lr_and_weight_decay_and_the_knob_that_is_its_own(name: str, own) -> None:
     lr = find_recipe(name).cls([torch.zeros(1, requires_grad=True)]).defaults["lr"]
     space = find_space(find_recipe(name))
-    assert space["lr"] == Range(lr / 10, lr * 10, log=True)
+    # Three decades around the class's own, to four digits.
+    assert space["lr"].log
+    assert space["lr"].low == pytest.approx(lr / 10**1.5, rel=1e-3)
+    assert space["lr"].high == pytest.approx(lr * 10**1.5, rel=1e-3)
     assert space == {"lr": space["lr"], "weight_decay": WEIGHT_DECAY, **own}
 
 
@@ -57,7 +67,14 @@ def test_what_is_fixed_is_not_searched() -> None:
     assert find_space(find_recipe("dualadam"), {"lr": 1.0, "switch": 0.1}) == {
         "weight_decay": WEIGHT_DECAY
     }
-    assert find_space(find_recipe("lbfgs")) == {"lr": Range(0.1, 10.0, log=True)}
+    assert find_space(find_recipe("lbfgs")) == {"lr": Range(0.03162, 31.62, log=True)}
+
+
+@pytest.mark.parametrize(
+    "name", ["sgd", "sgd-momentum", "torch.optim:SGD", "sgdcm", "sgdcg", "sgd+sam"]
+)
+def test_sgds_lr_reaches_far_above_its_default(name: str) -> None:
+    assert find_space(find_recipe(name))["lr"] == Range(1e-3, 1.0, log=True)
 
 
 def test_defaults_are_the_classes_own() -> None:
@@ -86,25 +103,6 @@ def test_a_class_without_default_lr_needs_one() -> None:
     assert find_space(Recipe("nolr", NoLr)) == {}
 
 
-@pytest.mark.parametrize("budget", [0, 1, 2, 3, 8, 21])
-def test_the_defaults_come_first_then_the_same_points_of_the_cube(budget: int) -> None:
-    recipes = [find_recipe(name) for name in ("adamw", "dualadam", "adamcm+sam")]
-    cubes = []
-    for recipe in recipes:
-        space = find_space(recipe)
-        defaults = {**find_defaults(recipe, space), "capacity": 5.0}
-        points = search_points(space, defaults, budget)
-        assert len(points) == budget
-        assert points[:1] == [defaults][:budget]
-        assert all(point["capacity"] == 5.0 for point in points)
-        cubes.append([[share(space[n], point[n]) for n in space] for point in points[1:]])
-    # Sobol's sequence as SciPy scrambles it with seed 0; values have four digits.
-    sobol = qmc.Sobol(8, rng=0).random_base2(5)
-    for cube in cubes:
-        for point, expected in zip(cube, sobol, strict=False):
-            assert point == pytest.approx(expected[: len(point)], abs=1e-3)
-
-
 def share(dimension: Range, value: float) -> float:
     """Invert :meth:`Range.at`."""
     if dimension.log:
@@ -112,24 +110,71 @@ def share(dimension: Range, value: float) -> float:
     return (value - dimension.low) / (dimension.high - dimension.low)
 
 
-def test_a_smaller_budgets_points_are_the_first_of_a_larger_one() -> None:
-    recipe = find_recipe("dualadamcm+sam")
+def cube(name: str, study_seed: int, number: int) -> dict[str, float]:
+    """Return an optimizer's trial as a point of the unit cube."""
+    recipe = find_recipe(name)
     space = find_space(recipe)
-    defaults = find_defaults(recipe, space)
-    most = search_points(space, defaults, 40)
-    for budget in range(41):
-        assert search_points(space, defaults, budget) == most[:budget]
-    assert len({tuple(point.values()) for point in most}) == 40
+    settings = trial_settings(space, find_defaults(recipe, space), study_seed, number)
+    assert settings.keys() == space.keys()
+    return {each: share(space[each], settings[each]) for each in space}
 
 
-def test_all_points_are_inside_and_spread() -> None:
-    space = {"lr": Range(1e-4, 1e-2, log=True), "C": Choice((5, 10, 20)), "λ": Range(0.7, 0.99)}
-    points = search_points(space, {"lr": 1e-3, "C": 5, "λ": 0.7}, 49)[1:]
-    assert all(1e-4 <= point["lr"] <= 1e-2 and 0.7 <= point["λ"] <= 0.99 for point in points)
-    # Of 48 points, the first of a sequence that fills the cube evenly, each third holds 16 or so,
-    # and each half of the decades 24.
-    assert all(12 <= sum(p["C"] == each for p in points) <= 20 for each in (5, 10, 20))
-    assert 20 <= sum(point["lr"] < 1e-3 for point in points) <= 28
+def test_a_trial_is_the_same_point_of_the_cube_whatever_the_optimizer() -> None:
+    """They span different ranges; values have four digits."""
+    for number in range(20):
+        whole = cube("dualadamcm+beta1+sam", 0, number)
+        for name in ("sgd", "adamw", "dualadam", "adamcm+sam", "nadam+beta1", "schedule-free"):
+            for hyperparameter, place in cube(name, 0, number).items():
+                assert place == pytest.approx(whole[hyperparameter], abs=1e-3)
+
+
+def test_a_trials_point_is_a_hash_of_study_number_and_name() -> None:
+    """The same on every machine, in every version: a smaller pool is the first of a larger one."""
+    space = {"lr": Range(0.0, 1.0), "rho": Range(0.0, 1.0)}
+    for number in (0, 23):
+        settings = trial_settings(space, {"capacity": 5.0, "lr": 7.0}, 3, number)
+        assert settings.pop("capacity") == 5.0
+        for name, found in settings.items():
+            digest = hashlib.sha256(f"setting/3/{number}/{name}".encode()).hexdigest()
+            assert found == pytest.approx(int(digest[:16], 16) / 2**64, rel=1e-3)
+
+
+def test_another_study_seed_changes_everything() -> None:
+    points = [[cube("dualadamcm+sam", seed, number) for number in range(50)] for seed in (0, 1)]
+    for one, other in zip(*points, strict=True):
+        assert all(one[name] != other[name] for name in one)
+    seeds = [{trial_seed(seed, "pool", number) for number in range(50)} for seed in (0, 1)]
+    assert not seeds[0] & seeds[1]
+
+
+def test_points_are_uniform_and_independent() -> None:
+    """Kolmogorov and Smirnov find nothing in 2 000 trials, nor does any correlation."""
+    trials = [cube("dualadamcm+beta1+sam", 0, number) for number in range(2_000)]
+    places = np.array([list(trial.values()) for trial in trials]).T
+    assert len(places) == 6
+    for each in places:
+        assert kstest(each, "uniform").pvalue > 0.01
+    # Three standard errors, with 15 pairs of hyperparameters, and each with the trial before.
+    assert np.abs(np.corrcoef(places) - np.eye(6)).max() < 3.3 / math.sqrt(2_000)
+    for each in places:
+        assert abs(np.corrcoef(each[1:], each[:-1])[0, 1]) < 3.3 / math.sqrt(2_000)
+
+
+def test_choices_are_equally_likely() -> None:
+    space = {"capacity": Choice((5, 10, 20))}
+    drawn = [trial_settings(space, {}, 0, number)["capacity"] for number in range(900)]
+    counts = [drawn.count(each) for each in (5, 10, 20)]
+    assert sum(counts) == 900
+    assert chisquare(counts).pvalue > 0.01
+
+
+def test_no_two_trials_share_a_seed() -> None:
+    pool = [trial_seed(0, "pool", number) for number in range(1_000)]
+    others = [trial_seed(0, phase, n) for phase in ("default", "recommended") for n in range(3)]
+    assert len({*pool, *others}) == 1_006
+    # What torch, NumPy and Python take.
+    assert all(0 <= seed < 2**32 for seed in pool + others)
+    assert kstest(np.array(pool) / 2**32, "uniform").pvalue > 0.01
 
 
 def test_a_range_runs_evenly_or_by_the_logarithm() -> None:

@@ -15,6 +15,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.models.image_models import find_model
+from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import Epoch, Outcome
 from steppe.compare.tasks import Size, Task
 from steppe.compare.training.run import Run, RunContext, RunSettings
@@ -46,7 +47,7 @@ def even_runs() -> Iterator[list[Run]]:
     setup = RunSettings("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
     try:
-        yield [Run(setup, find_recipe(name), settings, 0) for name in NAMES]
+        yield [Run(setup, find_recipe(name), settings, 0, curvature="full") for name in NAMES]
     finally:
         del tasks.TASKS["even"]
 
@@ -78,6 +79,14 @@ def test_two_processes_train_what_one_does_and_start_again_together(tmp_path: Pa
             assert found["validation"] == pytest.approx(losses, rel=1e-4)
             assert found["test_loss"] == pytest.approx(one.final.test_loss, rel=1e-4)
             assert found["test_score"] == one.final.test_score
+            hits = unpack(one.samples.validation_scores), unpack(one.samples.test_scores)
+            assert [found["validation_hits"], found["test_hits"]] == [x.tolist() for x in hits]
+            losses = unpack(one.samples.validation_losses), unpack(one.samples.test_losses)
+            # Two bytes have three digits.
+            for name, expected_losses in zip(("validation", "test"), losses, strict=True):
+                assert found[f"{name}_losses"] == pytest.approx(expected_losses, rel=2e-3)
+            probed = [e.probe_loss for e in one.curve]
+            assert found["probed"] == pytest.approx(probed, rel=1e-4)
             assert found["largest"] == pytest.approx(one.curvature.largest, rel=0.02)
         assert process["apart"] == process["together"][0]["train"], "no directory was shared"
     left = [path.parent.name for path in (tmp_path / "together").rglob("*.pt")]
@@ -99,6 +108,12 @@ def plain(outcome: Outcome) -> dict[str, object]:
         "test_loss": outcome.final.test_loss,
         "test_score": outcome.final.test_score,
         "largest": outcome.curvature.largest,
+        "probed": [epoch.probe_loss for epoch in outcome.curve],
+        **{
+            f"{part}_{name}": unpack(getattr(outcome.samples, f"{part}_{kept}")).tolist()
+            for part in ("validation", "test")
+            for name, kept in (("hits", "scores"), ("losses", "losses"))
+        },
     }
 
 

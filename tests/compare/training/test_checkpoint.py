@@ -20,7 +20,7 @@ def test_a_run_leaves_its_model_and_its_optimizer(
     run = make_run("adamcm", seed=3)
     outcome = train(run, toy_data, context)
     path = checkpoint.checkpoint_path(context.out, run)
-    assert path.name.startswith("toy-adamcm-test-seed3-")
+    assert path.name.startswith("toy-adamcm-pool-seed3-")
     content = checkpoint.load(path, CPU)
     said = {name: content[name] for name in ("task", "network", "optimizer", "seed", "steps")}
     expected = {"task": "toy", "network": "linear", "optimizer": "adamcm", "seed": 3, "steps": 10}
@@ -46,6 +46,18 @@ def test_nothing_unfinished_is_left(make_run, toy_data, context: RunContext) -> 
     assert seen == [True, True]
     assert not list(unfinished.parent.iterdir())
     assert len(list((context.out / "checkpoints").iterdir())) == 1
+
+
+@pytest.mark.parametrize("curvature", ["none", "quick", "full"])
+def test_only_a_run_that_is_measured_in_full_leaves_its_model(
+    make_run, toy_data, context: RunContext, curvature: str
+) -> None:
+    """Of hundreds of trials nobody wants to keep the weights."""
+    run = make_run(curvature=curvature)
+    train(run, toy_data, context)
+    left = [path for path in context.out.rglob("*") if path.is_file()]
+    kept = [checkpoint.checkpoint_path(context.out, run)] if curvature == "full" else []
+    assert left == kept
 
 
 def test_a_run_that_diverged_leaves_none(make_run, toy_data, context: RunContext) -> None:

@@ -147,7 +147,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
     first = Run(setup(), find_recipe("adamw"), {"lr": 0.1, "weight_decay": 0.0}, 0)
     others = [
         replace(first, seed=1),
-        replace(first, phase="tune"),
+        replace(first, phase="default"),
         replace(first, settings={"lr": 0.2, "weight_decay": 0.0}),
         replace(first, recipe=find_recipe("sgd")),
         *(
@@ -185,7 +185,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
 
 
 def test_a_name_says_what_it_is_and_fits_any_file_system() -> None:
-    run = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "tune")
-    assert run.label.startswith("toy-torch.optim.SGD-tune-seed7-")
-    again = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "tune")
+    run = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "default")
+    assert run.label.startswith("toy-torch.optim.SGD-default-seed7-")
+    again = Run(setup(), find_recipe("torch.optim:SGD"), {"lr": 0.1}, 7, "default")
     assert again.label == run.label

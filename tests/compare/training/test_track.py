@@ -1,6 +1,7 @@
 """What is logged besides, as its reader finds it."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,16 +40,14 @@ def test_tensorboard_has_every_epoch_of_every_run(make_run, toy_data, tmp_path: 
             values = [value for _, value in found[name]]
             assert values == pytest.approx(expected + at_the_end, rel=1e-6)
             assert [step for step, _ in found[name]][:2] == [0, 1]
-        assert found["test_score"][0][1] == pytest.approx(outcome.final.test_score)
+        assert_no_test(found)
     assert {path.name for path in (tmp_path / "logs").iterdir()} == {run.label for run in runs}
 
 
-def test_a_tuning_trial_logs_no_test(make_run, toy_data, tmp_path: Path) -> None:
-    run = make_run(phase="tune")
-    train(run, toy_data, RunContext(tmp_path, track="tensorboard"))
-    found = scalars(tmp_path / "logs" / run.label)
-    assert found.keys() >= {"train_loss", "validation_score"}
-    assert not {name for name in found if "test" in name}
+def assert_no_test(logged: Mapping[str, object]) -> None:
+    """Nobody is to see test results before a study is complete."""
+    assert "validation_score" in logged
+    assert not [name for name in logged if "test" in name]
 
 
 class Wandb:
@@ -85,11 +84,19 @@ def test_wandb_gets_a_project_for_the_task_and_a_name_for_the_run(
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.WANDB])
     run = make_run("adamw", 3)
     outcome = train(run, toy_data, RunContext(context.out, track="wandb"))
+    for _, values in wandb.logged:
+        assert_no_test(values)
+        # What was not measured is not logged.
+        assert all(value == value for value in values.values())
     assert wandb.started == [{"project": "toy", "name": run.label}]
     assert wandb.configs == [{"optimizer": "adamw", "seed": 3, **run.settings}]
     epochs = [(step, values["train_loss"]) for step, values in wandb.logged[:2]]
     assert epochs == [(n, epoch.train_loss) for n, epoch in enumerate(outcome.curve)]
-    assert wandb.logged[2][1]["test_loss"] == outcome.final.test_loss
+    end = outcome.final
+    assert wandb.logged[2][1] == {
+        name: getattr(end, name)
+        for name in ("train_loss", "train_score", "validation_loss", "validation_score")
+    }
     assert wandb.finished == 1
 
 

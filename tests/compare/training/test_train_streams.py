@@ -14,6 +14,7 @@ from steppe.compare.data.datasets import Data, Samples, TensorSamples
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.json_format import from_json
+from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.summary import forgetting
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
@@ -131,6 +132,26 @@ def test_tasks_are_trained_one_after_the_other(
     counts = np.bincount(data.test.targets // 2)
     test = [accuracy(model, data.test, task) for task in range(3)]
     assert final.test_score != pytest.approx(np.average(test, weights=counts))
+
+
+def test_results_of_samples_are_by_the_places_of_their_own_tasks(
+    run: Callable[..., Run], toy_stream: Task, data: Data, context: RunContext
+) -> None:
+    own = run(settings={"lr": 0.1})
+    found = train(own, data, context).samples
+    model = toy_stream.make("net").eval()
+    model.load_state_dict(ends(own, context)[0]["model"])
+    for hits, losses, samples in (
+        (found.validation_scores, found.validation_losses, data.validation),
+        (found.test_scores, found.test_losses, data.test),
+    ):
+        with torch.no_grad():
+            outputs = own_outputs(model(samples.inputs), samples.targets)
+        right = (outputs.argmax(1) == samples.targets % 2).tolist()
+        expected = nn.functional.cross_entropy(outputs, samples.targets % 2, reduction="none")
+        assert unpack(hits).tolist() == right
+        assert 0 < sum(right) < len(right)
+        assert unpack(losses) == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)
 
 
 def test_the_accuracies_of_all_tasks_say_what_is_forgotten(

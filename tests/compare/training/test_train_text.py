@@ -14,6 +14,7 @@ from helpers.training_runs import KillError, by_hand, killed_after, numbers, see
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
+from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
@@ -201,11 +202,37 @@ def test_curvature_is_measured_from_the_beginning_of_every_block(
     first_two = [(text.plain.inputs[:2], text.plain.targets[:2])]
     expected = sharpness(model, toy_text.loss, first_two).value
     assert found.sharpness == pytest.approx(expected, rel=1e-6)
-    # As this task's probe has it: of a test run the largest eigenvalue too, else nothing.
+    # As this task's settings have it: at the end, and not of a trial that is measured quickly.
     assert math.isnan(found.trace)
-    tuned = train(replace(own, phase="tune"), text, context)
-    assert math.isnan(tuned.curvature.sharpness)
-    assert math.isnan(tuned.final.test_score)
+    quick = train(replace(own, curvature="quick"), text, context)
+    assert math.isnan(quick.curvature.sharpness)
+    for each in (*quick.curve, *train(own, text, context).curve):
+        assert math.isnan(each.probe_loss)
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_losses_of_samples_are_those_of_blocks(
+    run: Callable[..., Run], toy_text: Task, text: Data, context: RunContext, name: str
+) -> None:
+    """In the order in which the model reads them; perplexity is no share of samples."""
+    own = run("adamw", name)
+    found = train(own, text, context).samples
+    model = kept(own, context, toy_text.make(name)).eval()
+    for packed, samples in (
+        (found.validation_losses, text.validation),
+        (found.test_losses, text.test),
+    ):
+        state, expected = None, []
+        for rows in cut(len(samples), TOGETHER) if name == "lstm" else [list(range(len(samples)))]:
+            with torch.no_grad():
+                if name == "lstm":
+                    scores, state = model.read(samples.inputs[rows], first(state, len(rows)))
+                else:
+                    scores = model(samples.inputs[rows])
+            targets = samples.targets[rows]
+            expected += [surprise(*each).item() for each in zip(scores, targets, strict=True)]
+        assert unpack(packed) == pytest.approx(expected, rel=1e-3)
+    assert (found.validation_scores, found.test_scores) == ("", "")
 
 
 @pytest.mark.parametrize(("parts", "processes"), [(2, 1), (1, 2)])

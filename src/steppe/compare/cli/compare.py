@@ -43,9 +43,9 @@ Continue = Annotated[
     Parameter(
         "--continue",
         metavar="FILE",
-        help="Go on with the study whose trials steppe report --json has written to this file, here "
-        "or on another machine. The file says what is compared: leave task, preset and the options "
-        "of the study, the model, training and hyperparameters out.",
+        help="Go on with the study whose trials steppe report --json has written to this file, "
+        "here or on another machine. The file says what is compared: leave task, preset and the "
+        "options of the study, the model, training and hyperparameters out.",
     ),
 ]
 Workers = Annotated[
@@ -118,11 +118,9 @@ def compare(
         from steppe.compare.training.run import RunContext
 
         exported = None if continued is None else load(continued)
-        if exported:
-            task, seed = exported.task, exported.plan.study_seed
-        else:
-            seed = options.study_seed
-        name, published = choose_preset(task, preset, options.scale)
+        seed = exported.plan.study_seed if exported else options.study_seed
+        name, published = choose_preset(exported.task if exported else task, preset, options.scale)
+        check_task(name)
     out_dir = out_dir or Path("results", f"{name}-{seed}" if seed else name)
     run_study(
         name,

@@ -17,9 +17,10 @@ from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch
+from steppe.compare.planning.continuation import continue_study
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
-from steppe.compare.planning.study import Study, continue_study, plan_study
+from steppe.compare.planning.study import Study, plan_study
 from steppe.compare.records.results import StudyResults, Trial
 from steppe.compare.training.run import RunContext
 

@@ -21,7 +21,7 @@ from steppe.compare.execution.study_storage import (
 )
 from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import PHASES, Contender, Metric, Outcome, Trial
+from steppe.compare.records.results import PHASES, RECOMMENDED, Contender, Metric, Outcome, Trial
 
 if TYPE_CHECKING:
     import optuna
@@ -36,6 +36,9 @@ MAX_LOST_WORKERS = 10
 
 #: The user attribute of a trial that tells contenders apart, by all that their trials depend on.
 CONTENDER_KEY = "contender"
+
+# The user attribute of how many trials a pool has: the best of a larger one is another.
+_POOL_SIZE = "pool"
 
 # Stored trials by (contender, phase), then by the trial's number.
 StoredTrials = Mapping[tuple[str, str], "Mapping[int, FrozenTrial]"]
@@ -74,9 +77,9 @@ class OptunaTrials:
         from optuna.trial import TrialState
 
         failed = trial.outcome is None
-        kept: dict[str, Any] = {"error": trial.error} if failed else {
-            "outcome": to_json(trial.outcome)
-        }
+        kept: dict[str, Any] = (
+            {"error": trial.error} if failed else {"outcome": to_json(trial.outcome)}
+        )
         self._add(
             contender,
             trial.phase,
@@ -117,6 +120,7 @@ class OptunaTrials:
                 "seed": seed,
                 "settings": dict(settings),
                 CONTENDER_KEY: self._keys[contender.name],
+                _POOL_SIZE: self._study.plan.trials,
                 **(user_attrs or {}),
             },
             **state,
@@ -247,14 +251,20 @@ def counting_trials(
         (each.name, phase): [] for each in study.contenders for phase in PHASES
     }
     for trial in trials:
+        attributes = trial.user_attrs
         # Trials of other contenders are from a study that differs in its contenders alone.
-        if name := names.get(trial.user_attrs.get(CONTENDER_KEY, "")):
-            by_part[name, trial.user_attrs["phase"]].append(trial)
+        name = names.get(attributes.get(CONTENDER_KEY, ""))
+        if name and _is_of_pool(attributes, study.plan.trials):
+            by_part[name, attributes["phase"]].append(trial)
     return {
         (each.name, phase): _counting(by_part[each.name, phase], study.plan.planned(each, phase))
         for each in study.contenders
         for phase in PHASES
     }
+
+
+def _is_of_pool(attributes: Mapping[str, Any], size: int) -> bool:
+    return attributes["phase"] != RECOMMENDED or attributes.get(_POOL_SIZE) == size
 
 
 def ended(trials: "Mapping[int, FrozenTrial]") -> "dict[int, FrozenTrial]":

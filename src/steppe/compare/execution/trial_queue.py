@@ -114,34 +114,12 @@ class TrialQueue:
         """Add trials of the same study that have ended elsewhere, in the place of those missing.
 
         Call it before :meth:`add_missing_trials`, on a queue that was made with ``plan=False``.
-
-        Raises
-        ------
-        ValueError
-            If a trial has other settings or another seed than the study gives it.
         """
         stored = self._trials.read()
         contenders = {each.name: each for each in self.study.contenders}
-        missing = [
-            (contenders[trial.optimizer], trial)
-            for trial in trials
-            if trial.number not in stored[trial.optimizer, trial.phase]
-        ]
-        for contender, trial in missing:
-            self._check_same(contender, trial)
-        for contender, trial in missing:
-            self._trials.add_ended(contender, trial)
-
-    def _check_same(self, contender: Contender, trial: Trial) -> None:
-        label = trial_label(trial.optimizer, trial.phase, trial.number)
-        seed = trial_seed(self.study.plan.study_seed, trial.phase, trial.number)
-        if trial.seed != seed:
-            raise ValueError(f"seed of {label} must be {seed}, got {trial.seed}")
-        if trial.phase == RECOMMENDED:
-            return
-        settings = self.study.settings(contender, trial.phase, trial.number)
-        if dict(trial.settings) != settings:
-            raise ValueError(f"settings of {label} must be {settings}, got {dict(trial.settings)}")
+        for trial in trials:
+            if trial.number not in stored[trial.optimizer, trial.phase]:
+                self._trials.add_ended(contenders[trial.optimizer], trial)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
@@ -221,20 +199,32 @@ class TrialQueue:
 
         An ended trial counts with all its epochs, also if it diverged or failed before.
         """
-        epochs = self.study.setup.epochs
-        trials = [trial for part in self._trials.read().values() for trial in part.values()]
-        done = sum(trial.state.is_finished() for trial in trials)
-        running = sum(len(t.intermediate_values) for t in trials if not t.state.is_finished())
-        return done, epochs * done + running
+        stored, done, epochs = self._trials.read(), 0, 0
+        for contender in self.study.contenders:
+            for phase in PHASES:
+                for trial in stored[contender.name, phase].values():
+                    over = trial.state.is_finished()
+                    done += over
+                    epochs += self._epochs(contender) if over else len(trial.intermediate_values)
+        return done, epochs
 
     def trial_count(self) -> int:
         """Count all trials, ended or not."""
-        plan = self.study.plan
-        return sum(plan.planned(each, p) for each in self.study.contenders for p in PHASES)
+        return sum(map(self._planned, self.study.contenders))
+
+    def epoch_count(self) -> int:
+        """Count the epochs of all trials, ended or not."""
+        return sum(self._planned(each) * self._epochs(each) for each in self.study.contenders)
 
     def results(self) -> StudyResults:
         """Read all trials that have ended."""
         return results_of(self.study, self._trials.read())
+
+    def _planned(self, contender: Contender) -> int:
+        return sum(self.study.plan.planned(contender, phase) for phase in PHASES)
+
+    def _epochs(self, contender: Contender) -> int:
+        return contender.epochs * self.study.setup.epochs
 
     def _waiting(self, stored: StoredTrials) -> "list[tuple[Contender, str, FrozenTrial]]":
         """List the trials that can be taken, in their order.

@@ -31,14 +31,9 @@ from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.study import (
-    Study,
-    check_trainable,
-    check_versions,
-    load_same_data,
-)
+from steppe.compare.planning.continuation import check_versions, load_same_data
+from steppe.compare.planning.study import Study, check_trainable
 from steppe.compare.records.results import Epoch
-from steppe.compare.tasks import find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train

@@ -113,7 +113,6 @@ class WorkerPool:
 
     def _watch(self, console: Console, workers: "list[subprocess.Popen[bytes]]") -> int:
         queue = self._queue
-        epochs_in_all = queue.trial_count() * queue.study.setup.epochs
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -123,7 +122,7 @@ class WorkerPool:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-            bar = progress.add_task("training", total=epochs_in_all)
+            bar = progress.add_task("training", total=queue.epoch_count())
             while True:
                 # Looked at before the storage is read, so that what the last worker wrote is seen.
                 all_dead = workers and all(worker.poll() is not None for worker in workers)

@@ -122,9 +122,7 @@ _FINETUNE = Preset(
     searched=("lr",),
 )
 # Small recurrent networks learn fastest at three to ten times the usual lr.
-_LANGUAGE = Preset(
-    task="ptb", small_task="shakespeare", spaces={"lr": Range(1e-4, 1e-1, log=True)}
-)
+_LANGUAGE = Preset(task="ptb", small_task="shakespeare", spaces={"lr": Range(1e-4, 1e-1, log=True)})
 _ONLINE = Preset(task="5-dataset", small_task="split-mnist", schedule="constant")
 
 # What is usual for a task, if it is not the same as for most.

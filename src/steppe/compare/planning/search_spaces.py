@@ -56,8 +56,8 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 
-# Wide, so that no winner lies at an end: under label noise AdamW's best weight decay is 1, and SAM's
-# best radius on small networks is above the published 0.05.
+# Wide, so that no winner lies at an end: under label noise AdamW's best weight decay is 1, and
+# SAM's best radius on small networks is above the published 0.05.
 _SPACE: Space = {
     "weight_decay": Range(1e-5, 3.0, log=True),
     "beta1": Range(0.8, 0.98),

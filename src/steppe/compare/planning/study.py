@@ -6,7 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -26,23 +26,20 @@ from steppe.compare.planning.controls import contenders_controlled_by, recipes_w
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, space_as_json, trial_settings
-from steppe.compare.records.json_format import to_json
 from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
+from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
     Contender,
     Metric,
     Plan,
-    StudyResults,
 )
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
     Run,
     RunContext,
     RunSettings,
-    load_data,
-    run_settings_from_dict,
 )
 from steppe.compare.training.train import take_trial_step
 
@@ -134,10 +131,9 @@ class Study:
         seen : bool
             Whether its results could be seen: then its plan is remembered if this is another.
         """
-        plans = earlier.earlier_plans
-        if seen and earlier.plan != self.plan:
-            plans = (*plans, earlier.plan)
-        return replace(self, earlier_plans=plans, created=earlier.created)
+        plans = [*earlier.earlier_plans, *self.earlier_plans, *([earlier.plan] if seen else [])]
+        others = dict.fromkeys(plan for plan in plans if plan != self.plan)
+        return replace(self, earlier_plans=tuple(others), created=earlier.created)
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON."""
@@ -160,21 +156,6 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
         "steppe": steppe.__version__,
         "source": steppe_source(),
     }
-
-
-def check_versions(study: Study) -> None:
-    """Refuse a study that was planned with other code: its trials would not be comparable.
-
-    Raises
-    ------
-    ValueError
-        With each package that differs, what is here, and what the study was planned with.
-    """
-    here = versions(find_task(study.setup.task).packages)
-    other = [name for name in here if name != "python" and here[name] != study.versions.get(name)]
-    if other:
-        pairs = ", ".join(f"{name} {here[name]} for {study.versions.get(name)}" for name in other)
-        raise ValueError(f"this is not the code that the study was planned with: {pairs}")
 
 
 def plan_study(
@@ -235,64 +216,6 @@ def plan_study(
     for contender in contenders:
         check_trainable(study, contender, data, place)
     return study
-
-
-def continue_study(results: StudyResults, place: RunContext) -> Study:
-    """Take a study over from its exported results, to go on with it here.
-
-    Parameters
-    ----------
-    results : StudyResults
-        Of a study, finished or not, as ``steppe report --json`` wrote them.
-    place : RunContext
-        Where it is to go on.
-
-    Raises
-    ------
-    ValueError
-        If the code or the data here is not what it was planned with, or an optimizer cannot take a
-        step.
-    """
-    check_place(place)
-    setup = run_settings_from_dict(results.setup)
-    own = {each.name for each in fields(RunSettings)}
-    study = Study(
-        setup=setup,
-        plan=results.plan,
-        contenders=results.contenders,
-        metric=results.metric,
-        facts={name: value for name, value in results.setup.items() if name not in own},
-        command=results.command,
-        versions=results.versions,
-        earlier_plans=results.earlier_plans,
-        created=results.created,
-        author=results.author,
-        note=results.note,
-    )
-    check_versions(study)
-    if study.name != results.name:
-        raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
-    data = load_same_data(study, place)
-    for contender in study.contenders:
-        check_trainable(study, contender, data, place)
-    return study
-
-
-def load_same_data(study: Study, place: RunContext) -> Data:
-    """Load the data that a study was planned with.
-
-    Raises
-    ------
-    ValueError
-        If it is not the same here.
-    """
-    data = load_data(study.setup, place.data)
-    if data.fingerprint != study.setup.fingerprint:
-        raise ValueError(
-            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
-            f"planned with ({study.setup.fingerprint})"
-        )
-    return data
 
 
 def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:

@@ -67,9 +67,9 @@ def unpack(text: str) -> NDArray[np.float64]:
         size, data = int(count), base64.b64decode(content, validate=True)
     except (ValueError, binascii.Error):
         raise ValueError(_refusal(text)) from None
-    if kind == _BITS and 0 < size and len(data) == (size + 7) // 8:
+    if kind == _BITS and size > 0 and len(data) == (size + 7) // 8:
         return np.unpackbits(np.frombuffer(data, np.uint8), count=size).astype(np.float64)
-    if kind == _HALVES and 0 < size and len(data) == 2 * size:
+    if kind == _HALVES and size > 0 and len(data) == 2 * size:
         return np.frombuffer(data, "<f2").astype(np.float64)
     raise ValueError(_refusal(text))
 

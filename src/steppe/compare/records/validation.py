@@ -108,9 +108,7 @@ def _check_samples(results: "StudyResults") -> None:
             if not size:
                 continue
             first = sizes.setdefault(name, size)
-            _require(
-                size == first, f"{field}.outcome.samples.{name}", f"of {first} samples", size
-            )
+            _require(size == first, f"{field}.outcome.samples.{name}", f"of {first} samples", size)
 
 
 def _numbered(field: str, records: Sequence[_T]) -> Iterator[tuple[str, _T]]:

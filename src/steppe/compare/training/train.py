@@ -15,20 +15,13 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
-from steppe.compare.data.loading import head
-from steppe.compare.metrics.curvature import (
-    batch_size_for,
-    mean_loss,
-    measure,
-    measure_quickly,
-)
 from steppe.compare.models.language_models import Recurrent, carried_state
 from steppe.compare.records.packed_numbers import pack_bits, pack_halves
 from steppe.compare.records.results import (
@@ -42,6 +35,7 @@ from steppe.compare.records.results import (
 from steppe.compare.tasks import Task, find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
+from steppe.compare.training.curvature_probe import CurvatureProbe
 from steppe.compare.training.evaluated_weights import EvaluatedWeights
 from steppe.compare.training.evaluation import (
     Evaluation,
@@ -55,9 +49,6 @@ from steppe.compare.training.run import Run, RunContext, RunSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-# After about so many epochs of a run curvature is measured along the way.
-_MEASURED_EPOCHS = 8
 
 OnEpoch = Callable[[int, Epoch], None]
 
@@ -168,8 +159,10 @@ class Training:
         _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
         self._unwrapped_optimizer: Optimizer = optimizer
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
-        self._initial_lrs = [group["lr"] for group in optimizer.param_groups if "lr" in group]
-        schedule = LambdaLR(optimizer, run.lr_factor) if self._initial_lrs else None
+        # Before the schedule, which changes lr at once.
+        self._probe = CurvatureProbe(run, self.task, data, accelerator, model, optimizer)
+        has_lr = any("lr" in group for group in optimizer.param_groups)
+        schedule = LambdaLR(optimizer, run.lr_factor) if has_lr else None
         self._order = torch.Generator()
         batch_size, workers = run.run_settings.batch_size, self._loader_workers
         loaders = [
@@ -212,7 +205,11 @@ class Training:
     def outcome(self) -> Outcome:
         """Measure the trained model, and save it as a checkpoint."""
         final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
-        curvature = Curvature() if self.diverged else self._curvature()
+        curvature = Curvature()
+        if not self.diverged:
+            # Autocast would round second derivatives away; all else that uses it is done.
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            curvature = self._probe.at_the_end()
         if self.accelerator.is_main_process:
             # Of hundreds of trials only those that are measured in full are worth the room.
             if self.context.keep and self.run.curvature == "full" and not self.diverged:
@@ -259,7 +256,7 @@ class Training:
             lr=float(lr),
             seconds=sum(self._seconds),
             tasks=found.tasks,
-            **self._curvature_along_the_way(number),
+            **self._probe.along_the_way(number),
         )
 
     def _validation_until(self, part: int) -> Samples:
@@ -292,47 +289,8 @@ class Training:
             test_scores=pack_bits(test.hits),
             test_losses=pack_halves(test.losses),
         )
-        scores = (number for each in (train, validation, test) for number in (each.loss, each.score))
-        return FinalScores(*scores), samples
-
-    def _curvature(self) -> Curvature:
-        settings = self.task.curvature
-        # Autocast would round second derivatives away; everything else that uses it is done.
-        self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        if self.run.curvature == "none":
-            return Curvature()
-        model, optimizer, batches = self._unwrapped_model, self._unwrapped_optimizer, self._probe()
-        if self.run.curvature == "quick":
-            if not settings.often:
-                return Curvature()
-            return measure_quickly(model, self.task.loss, batches, settings)
-        # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
-        # the lr that was trained with.
-        for group, lr in zip(optimizer.param_groups, self._initial_lrs, strict=False):
-            group["lr"] = lr
-        return measure(model, self.task.loss, batches, optimizer, settings)
-
-    def _curvature_along_the_way(self, epoch: int) -> dict[str, float]:
-        """Measure train loss, sharpness and largest eigenvalue after some epochs of some runs."""
-        epochs, settings = self.run.own_settings.epochs, self.task.curvature
-        every = math.ceil(epochs / _MEASURED_EPOCHS)
-        asked = self.run.curvature == "full" and settings.often
-        if not asked or (epochs - 1 - epoch) % every or self.accelerator.mixed_precision != "no":
-            return {}
-        model, batches = self._unwrapped_model, self._probe()
-        found = measure_quickly(model, self.task.loss, batches, settings)
-        return {
-            "probe_loss": mean_loss(model, self.task.loss, batches),
-            "sharpness": found.sharpness,
-            "largest": found.largest,
-        }
-
-    def _probe(self) -> list[tuple[Tensor, Tensor]]:
-        """Return the training samples that curvature is measured on."""
-        device = self.accelerator.device
-        batch_size = batch_size_for(self._unwrapped_model)
-        first = head(self.data.plain, self.task.curvature.samples, batch_size)
-        return [(inputs.to(device), targets.to(device)) for inputs, targets in first]
+        parts = (train, validation, test)
+        return FinalScores(*(x for part in parts for x in (part.loss, part.score))), samples
 
     def _costs(self) -> RunCosts:
         model, settings = self._unwrapped_model, self.run.own_settings
@@ -410,10 +368,11 @@ def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fe
 
 
 def _named_numbers(epoch: Epoch) -> dict[str, float]:
-    """Return an epoch as trackers log it: numbers, each with a name."""
+    """Return an epoch as trackers log it: the numbers that were measured, each with a name."""
     numbers = asdict(epoch)
     tasks = numbers.pop("tasks")
-    return numbers | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
+    known = {name: number for name, number in numbers.items() if not math.isnan(number)}
+    return known | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
 
 
 def _now(device: torch.device) -> float:

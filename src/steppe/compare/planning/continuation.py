@@ -1,0 +1,113 @@
+"""Go on with a study that was planned before: the code and the data must be the same."""
+
+from dataclasses import fields
+
+from steppe.compare.data.datasets import Data
+from steppe.compare.planning.search_spaces import trial_seed
+from steppe.compare.planning.study import Study, check_place, check_trainable, versions
+from steppe.compare.records.results import (
+    POOL,
+    RECOMMENDED,
+    Contender,
+    StudyResults,
+    Trial,
+    trial_label,
+)
+from steppe.compare.records.summary import best_trial
+from steppe.compare.tasks import find_task
+from steppe.compare.training.run import RunContext, RunSettings, load_data, run_settings_from_dict
+
+
+def continue_study(results: StudyResults, place: RunContext) -> Study:
+    """Take a study over from its exported results, to go on with it here.
+
+    Parameters
+    ----------
+    results : StudyResults
+        Of a study, finished or not, as ``steppe report --json`` wrote them.
+    place : RunContext
+        Where it is to go on.
+
+    Raises
+    ------
+    ValueError
+        If the code or the data here is not what it was planned with, a trial has other settings or
+        another seed than the study gives it, or an optimizer cannot take a step.
+    """
+    check_place(place)
+    setup = run_settings_from_dict(results.setup)
+    own = {each.name for each in fields(RunSettings)}
+    study = Study(
+        setup=setup,
+        plan=results.plan,
+        contenders=results.contenders,
+        metric=results.metric,
+        facts={name: value for name, value in results.setup.items() if name not in own},
+        command=results.command,
+        versions=results.versions,
+        earlier_plans=results.earlier_plans,
+        created=results.created,
+        author=results.author,
+        note=results.note,
+    )
+    check_versions(study)
+    if study.name != results.name:
+        raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
+    _check_trials(study, results)
+    data = load_same_data(study, place)
+    for contender in study.contenders:
+        check_trainable(study, contender, data, place)
+    return study
+
+
+def check_versions(study: Study) -> None:
+    """Refuse a study that was planned with other code: its trials would not be comparable.
+
+    Raises
+    ------
+    ValueError
+        With each package that differs, what is here, and what the study was planned with.
+    """
+    here = versions(find_task(study.setup.task).packages)
+    other = [name for name in here if name != "python" and here[name] != study.versions.get(name)]
+    if other:
+        pairs = ", ".join(f"{name} {here[name]} for {study.versions.get(name)}" for name in other)
+        raise ValueError(f"this is not the code that the study was planned with: {pairs}")
+
+
+def load_same_data(study: Study, place: RunContext) -> Data:
+    """Load the data that a study was planned with.
+
+    Raises
+    ------
+    ValueError
+        If it is not the same here.
+    """
+    data = load_data(study.setup, place.data)
+    if data.fingerprint != study.setup.fingerprint:
+        raise ValueError(
+            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
+            f"planned with ({study.setup.fingerprint})"
+        )
+    return data
+
+
+def _check_trials(study: Study, results: StudyResults) -> None:
+    contenders = {each.name: each for each in study.contenders}
+    for trial in results.trials:
+        label = trial_label(trial.optimizer, trial.phase, trial.number)
+        seed = trial_seed(study.plan.study_seed, trial.phase, trial.number)
+        if trial.seed != seed:
+            raise ValueError(f"seed of {label} must be {seed}, got {trial.seed}")
+        settings = _settings(study, results, contenders[trial.optimizer], trial)
+        if dict(trial.settings) != settings:
+            raise ValueError(f"settings of {label} must be {settings}, got {dict(trial.settings)}")
+
+
+def _settings(
+    study: Study, results: StudyResults, contender: Contender, trial: Trial
+) -> dict[str, float]:
+    if trial.phase != RECOMMENDED:
+        return study.settings(contender, trial.phase, trial.number)
+    best = best_trial(results.trials_of(contender.name, POOL), study.metric)
+    return dict(best.settings) if best else {}

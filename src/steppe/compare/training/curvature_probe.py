@@ -1,0 +1,94 @@
+"""The curvature of a run's model, as much of it as the run asks for."""
+
+import math
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from steppe.compare.data.datasets import Data
+from steppe.compare.data.loading import head
+from steppe.compare.metrics.curvature import (
+    batch_size_for,
+    mean_loss,
+    measure,
+    measure_quickly,
+)
+from steppe.compare.records.results import Curvature
+from steppe.compare.tasks import Task
+from steppe.compare.training.run import Run
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# After about so many epochs of a run curvature is measured along the way.
+_MEASURED_EPOCHS = 8
+
+
+class CurvatureProbe:
+    """Measures the curvature of a run's model on the first training samples.
+
+    Parameters
+    ----------
+    run : Run
+        It says how much is measured.
+    task : Task
+        Its loss and its settings of curvature.
+    data : Data
+        Its training samples, without augmentation.
+    accelerator : accelerate.Accelerator
+        The device and the number format.
+    model : nn.Module
+        The model, not wrapped.
+    optimizer : Optimizer
+        Its optimizer, with the learning rates that it starts with.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        task: Task,
+        data: Data,
+        accelerator: "Accelerator",
+        model: nn.Module,
+        optimizer: Optimizer,
+    ) -> None:
+        self._run, self._task, self._data, self._accelerator = run, task, data, accelerator
+        self._model, self._optimizer = model, optimizer
+        self._initial_lrs = [group["lr"] for group in optimizer.param_groups if "lr" in group]
+
+    def at_the_end(self) -> Curvature:
+        """Measure a trained model, which must not be under autocast any more."""
+        settings, extent = self._task.curvature, self._run.curvature
+        if extent == "none" or (extent == "quick" and not settings.often):
+            return Curvature()
+        model, loss, batches = self._model, self._task.loss, self._batches()
+        if extent == "quick":
+            return measure_quickly(model, loss, batches, settings)
+        # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
+        # the lr that was trained with.
+        for group, lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=False):
+            group["lr"] = lr
+        return measure(model, loss, batches, self._optimizer, settings)
+
+    def along_the_way(self, epoch: int) -> dict[str, float]:
+        """Return train loss, sharpness and largest eigenvalue after some epochs of some runs."""
+        epochs, settings = self._run.own_settings.epochs, self._task.curvature
+        every = math.ceil(epochs / _MEASURED_EPOCHS)
+        asked = self._run.curvature == "full" and settings.often
+        rounded = self._accelerator.mixed_precision != "no"
+        if not asked or (epochs - 1 - epoch) % every or rounded:
+            return {}
+        batches = self._batches()
+        found = measure_quickly(self._model, self._task.loss, batches, settings)
+        return {
+            "probe_loss": mean_loss(self._model, self._task.loss, batches),
+            "sharpness": found.sharpness,
+            "largest": found.largest,
+        }
+
+    def _batches(self) -> list[tuple[Tensor, Tensor]]:
+        device = self._accelerator.device
+        batch_size = batch_size_for(self._model)
+        first = head(self._data.plain, self._task.curvature.samples, batch_size)
+        return [(inputs.to(device), targets.to(device)) for inputs, targets in first]

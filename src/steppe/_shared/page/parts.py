@@ -21,8 +21,9 @@ class Chart:
     layout : mapping
         Plotly's layout without colours, which depend on the reader's light or dark mode.
     variants : mapping
-        Changes that a switch of the page makes, by the switch's value: axes of the layout, and
-        ``x`` of every trace.
+        Changes that a switch of the page makes, by the switch's value: axes of the layout,
+        ``traces`` with entries of every trace, and ``annotations``, each with its optimizer's name
+        as ``name``.
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
     late : bool
@@ -64,12 +65,15 @@ class HtmlCell:
         Smaller text below the value, such as its interval.
     share : float or None, default None
         Length of a bar below the value, from 0 to 1; None for no bar.
+    bounds : tuple of (float, float) or None, default None
+        The interval as numbers, for files.
     """
 
     text: str
     key: float | str | None
     aside: str = ""
     share: float | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

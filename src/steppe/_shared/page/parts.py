@@ -26,8 +26,6 @@ class Chart:
         as ``name``.
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
-    late : bool
-        Whether the vertical axis is fitted to the lines without their beginning.
     """
 
     name: str
@@ -36,7 +34,6 @@ class Chart:
     layout: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: int = 0
-    late: bool = False
 
 
 def filled_range(colour: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _DIVERGED = (
     "its test result is the worst of the study."
 )
 _VERDICTS = (
-    f"better and worse: p < {LEVEL} on the primary reading at the declared budget, corrected after "
+    f"Better and worse mean p < {LEVEL} on the primary reading at the declared budget, corrected after "
     "Holm for the optimizers that were asked for. The intervals are not corrected. No difference "
     "seen does not mean that there is none. Everything else is exploratory: no verdicts."
 )

@@ -22,17 +22,17 @@ class NearRange(NamedTuple):
     beyond: tuple[str, ...]
 
 
-def near_range(found: Mapping[str, Interval]) -> NearRange | None:
+def near_range(found: Mapping[str, Interval], higher_is_better: bool) -> NearRange | None:
     """Fit an axis to the contenders within reach; None where all are, or nobody is.
 
-    Within reach is what lies no more than six times the spread from the median: the median
-    distance from it, or half a usual interval where that is larger.
+    Within reach is what lies at most six times the spread behind the median: the median distance
+    from it, or half a usual interval where that is larger. Nobody is too far ahead to be shown.
 
     Examples
     --------
     >>> found = {name: Interval(x, x - 0.2, x + 0.2) for name, x in
     ...          (("a", 87.0), ("b", 87.2), ("c", 87.1), ("d", 81.0))}
-    >>> near_range(found)
+    >>> near_range(found, higher_is_better=True)
     NearRange(low=86.764, high=87.436, beyond=('d',))
     """
     known = {name: each for name, each in found.items() if each.mean == each.mean}
@@ -43,15 +43,30 @@ def near_range(found: Mapping[str, Interval]) -> NearRange | None:
     spread = max(
         median(abs(each.mean - middle) for each in known.values()), median(halves) if halves else 0
     )
+    sign = 1 if higher_is_better else -1
     near = {
-        name: each for name, each in known.items() if abs(each.mean - middle) <= _REACH * spread
+        name: each for name, each in known.items() if sign * (middle - each.mean) <= _REACH * spread
     }
     low, high = _ends(near)
     least, most = _ends(known)
     if len(near) == len(known) or most - least < _WORTH_IT * (high - low):
         return None
-    margin = _MARGIN * (high - low)
-    beyond = tuple(name for name in known if name not in near)
+    return _with_margin(low, high, tuple(name for name in known if name not in near))
+
+
+def fitted_range(found: Mapping[str, Interval], higher_is_better: bool) -> NearRange | None:
+    """Fit an axis to the contenders within reach, or to all if all are; None without any.
+
+    For lines whose beginning lies far away.
+    """
+    if near := near_range(found, higher_is_better):
+        return near
+    known = {name: each for name, each in found.items() if each.mean == each.mean}
+    return _with_margin(*_ends(known), ()) if known else None
+
+
+def _with_margin(low: float, high: float, beyond: tuple[str, ...]) -> NearRange:
+    margin = _MARGIN * (high - low) or abs(high) or 1.0
     return NearRange(round(low - margin, 12), round(high + margin, 12), beyond)
 
 

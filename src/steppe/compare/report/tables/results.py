@@ -57,7 +57,7 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
         "with its 95 % interval",
         **({f"forgetting{unit_of_change(metric)}": _FORGETTING} if forgets else {}),
         "diverged": "share of the pool's trials that diverged or failed",
-        "gradient evaluations": "of one run: forward and backward of a batch is one",
+        "gradients": "gradient evaluations of one run: forward and backward of a batch is one",
         "ms per step": "median step: forward, backward, update",
         "state, bytes": "optimizer state, bytes per trainable parameter",
         "role": "what the contender is in the study",

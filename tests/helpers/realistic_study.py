@@ -53,14 +53,10 @@ KINDS = {
     "adamw": Kind(_LR | _DECAY, 2.0),
     "adam+warmup": Kind(_LR | _SWITCH, 2.01, more=_WARMUP_FOR),
     "dualadam": Kind(_LR | _SWITCH, 2.02, state=12.0),
-    "adamw+beta1": Kind(
-        _LR | _DECAY | _BETA, 2.02, more={"control_for": ("adamcm", "adamcg")}
-    ),
+    "adamw+beta1": Kind(_LR | _DECAY | _BETA, 2.02, more={"control_for": ("adamcm", "adamcg")}),
     "adamcm": Kind(_LR | _DECAY | _LAMBDA, 2.06, 0.7, 28.0),
     "adamcg": Kind(_LR | _DECAY | _LAMBDA, 1.35, 0.5, 28.0),
-    "adamw+2epochs": Kind(
-        _LR | _DECAY, 2.1, more={"control_for": ("adamw+sam",), "epochs": 2}
-    ),
+    "adamw+2epochs": Kind(_LR | _DECAY, 2.1, more={"control_for": ("adamw+sam",), "epochs": 2}),
     "adamw+sam": Kind(_LR | _DECAY | _RHO, 2.55, 0.3, passes=2),
 }
 FAMILY = ("dualadam", "adamcm", "adamcg", "adamw+sam")
@@ -166,9 +162,7 @@ class _World:
             train, 0.97, loss, score, float(losses["test"].mean()), float(hits["test"].mean())
         )
         largest = 200 * sharp
-        curvature = Curvature(
-            sharp, largest, 20 * largest, 900 * largest, 3.8e4, _density(largest)
-        )
+        curvature = Curvature(sharp, largest, 20 * largest, 900 * largest, 3.8e4, _density(largest))
         packed = SampleResults(
             pack_bits(hits["validation"]),
             pack_halves(losses["validation"]),
@@ -177,9 +171,7 @@ class _World:
         )
         steps = 34.0 * epochs
         costs = RunCosts(step, step * steps / 1e3, kind.state, gradients=steps * kind.passes)
-        return Outcome(
-            curve, False, final, curvature if probed else Curvature(), costs, packed
-        )
+        return Outcome(curve, False, final, curvature if probed else Curvature(), costs, packed)
 
 
 def _at(space: Mapping[str, Any], share: float) -> float:

@@ -87,12 +87,15 @@ class HtmlTable:
         Optimizer and cells.
     order : tuple of (str, str)
         The heading that the rows are sorted by at first, and "ascending" or "descending".
+    first : str, default "optimizer"
+        The heading of the first column; "optimizer" has each optimizer's look beside its name.
     """
 
     caption: str
     columns: Mapping[str, str]
     rows: Sequence[tuple[str, Sequence[HtmlCell]]]
     order: tuple[str, str] = ("", "")
+    first: str = "optimizer"
 
     def is_text(self, column: int) -> bool:
         """Return whether a column is sorted as text."""

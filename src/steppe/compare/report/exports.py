@@ -52,7 +52,7 @@ def to_csv(table: HtmlTable) -> str:
     with_bounds = [
         any(cells[place].bounds for _, cells in table.rows) for place in range(len(table.columns))
     ]
-    head = ["optimizer"]
+    head = [table.first]
     for heading, bounded in zip(table.columns, with_bounds, strict=True):
         head += [heading, *([f"{heading} low", f"{heading} high"] if bounded else [])]
     written = io.StringIO()
@@ -89,7 +89,7 @@ def to_latex(table: HtmlTable) -> str:
         f"% {' '.join(table.caption.split())}",
         rf"\begin{{tabular}}{{l{kinds}}}",
         r"\toprule",
-        _latex_row(["optimizer", *table.columns]),
+        _latex_row([table.first, *table.columns]),
         r"\midrule",
         *(
             _latex_row([name, *(f"{cell.text} {cell.aside}".strip() for cell in cells)])

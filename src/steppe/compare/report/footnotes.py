@@ -49,9 +49,9 @@ _DIVERGED = (
     "its test result is the worst of the study."
 )
 _VERDICTS = (
-    f"Better and worse mean p < {LEVEL} on the primary reading at the declared budget, corrected after "
-    "Holm for the optimizers that were asked for. The intervals are not corrected. No difference "
-    "seen does not mean that there is none. Everything else is exploratory: no verdicts."
+    f"Better and worse mean p < {LEVEL} on the primary reading at the declared budget, corrected "
+    "after Holm for the optimizers that were asked for. The intervals are not corrected. No "
+    "difference seen does not mean that there is none. Everything else is exploratory: no verdicts."
 )
 _RECOMMENDED = (
     "The recommended settings are those of the best trial of the whole pool, run again on "
@@ -106,7 +106,9 @@ def _samples(results: StudyResults, part: str) -> str:
     samples, length = results.setup[f"{part}_samples"], results.setup.get("length")
     if length is None:
         return f"{format_count(samples)} samples"
-    return f"{format_count(samples * length)} tokens ({format_count(samples)} sequences of {length})"
+    return (
+        f"{format_count(samples * length)} tokens ({format_count(samples)} sequences of {length})"
+    )
 
 
 def _common_loss(results: StudyResults) -> str:

@@ -174,9 +174,7 @@ def _power(readings: Readings, family: Sequence[str]) -> list[str]:
 def _promises(readings: Readings, rows: Sequence[OptimizerSummary]) -> str:
     broken = {row.name: row.broken_promises for row in rows if row.broken_promises}
     total = sum(row.trials for row in rows)
-    outside = (
-        "Rare failures that validation does not show are outside of what a verdict promises."
-    )
+    outside = "Rare failures that validation does not show are outside of what a verdict promises."
     if not broken:
         return f"None of {total} trials fell far short of its validation result. {outside}"
     shares = [f"{name} {count}" for name, count in broken.items()]

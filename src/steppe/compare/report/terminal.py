@@ -57,9 +57,7 @@ def print_report(
         _print_notes(console, readings, rows)
 
 
-def _print_tables(
-    console: Console, readings: Readings, tables: dict[str, HtmlTable]
-) -> None:
+def _print_tables(console: Console, readings: Readings, tables: dict[str, HtmlTable]) -> None:
     reading = readings.results.plan.primary
     budgets = "budgets" if reading == "score" else "budgets-loss"
     for name in ("leaderboard", budgets, "curvature", "recommended"):
@@ -72,9 +70,7 @@ def _print_tables(
             print_table(console, tables[name])
 
 
-def _print_notes(
-    console: Console, readings: Readings, rows: Sequence[OptimizerSummary]
-) -> None:
+def _print_notes(console: Console, readings: Readings, rows: Sequence[OptimizerSummary]) -> None:
     results = readings.results
     for note in footnotes(readings, rows):
         print_text(console, note)
@@ -109,7 +105,7 @@ def print_table(console: Console, table: HtmlTable, without: Container[str] = ()
         for name, cells in table.rows
     ]
     headings = list(table.columns)
-    made = TextTable(table.caption)
+    made = TextTable(table.caption, table.first)
     for column, place in enumerate(shown):
         if table.is_text(place):
             made.add_column(headings[place])

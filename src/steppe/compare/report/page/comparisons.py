@@ -66,8 +66,9 @@ def differences(
         look,
         lambda value: format_number(value, digits, sign=True),
     )
-    label = f"{change_label(readings, reading)}, minus {results.baseline}’s"
-    title = f"{plotly_text(label)}<br>({aim(readings, reading)})"
+    changed, minus = change_label(readings, reading), f"minus {results.baseline}’s"
+    label = f"{changed}, {minus}"
+    title = f"{plotly_text(changed)},<br>{plotly_text(minus)} ({aim(readings, reading)})"
     variants = near_and_all(near, "xaxis", beyond)
     return [row_chart(name, f"{label}, by optimizer", title, traces, variants)]
 
@@ -133,7 +134,7 @@ def _budget_traces(
         at_declared[row.name] = found[declared - 1]
         band = {
             **filled_range(style.colour),
-            "opacity": 0.07,
+            "opacity": 0.05,
             "x": [*budgets, *reversed(budgets)],
             "y": null_for_not_finite(
                 [*(each.high for each in found), *(each.low for each in reversed(found))]
@@ -144,7 +145,10 @@ def _budget_traces(
             "y": null_for_not_finite([each.mean for each in found]),
             "mode": "lines+markers",
             "line": {"color": style.colour, "dash": style.dash, "width": 2},
-            "marker": {"symbol": style.marker, "size": [10 if k == declared else 4 for k in budgets]},
+            "marker": {
+                "symbol": style.marker,
+                "size": [10 if k == declared else 4 for k in budgets],
+            },
             "hovertemplate": "%{y:.4g} at k = %{x}",
         }
         traces += [{**optimizer_of_trace(row.name), **each} for each in (band, line)]

@@ -34,17 +34,17 @@ def _measures(results: StudyResults) -> dict[str, tuple[str, str, Callable[[Outc
     return {
         "common-sharpness": (
             "sharpness at common train loss",
-            "SAM’s sharpness, radius 0.05, at a common train loss",
+            "SAM’s sharpness, radius 0.05,<br>at a common train loss",
             lambda run: curvature_at(run.curve, common, "sharpness"),
         ),
         "common-largest": (
             "λ_max at common train loss",
-            "λ_max of the Hessian, at a common train loss",
+            "λ_max of the Hessian,<br>at a common train loss",
             lambda run: curvature_at(run.curve, common, "largest"),
         ),
         "sharpness": (
             "sharpness at the end",
-            "SAM’s sharpness, radius 0.05, at the end",
+            "SAM’s sharpness, radius 0.05,<br>at the end",
             lambda run: run.curvature.sharpness,
         ),
         "largest": (
@@ -59,7 +59,7 @@ def _measures(results: StudyResults) -> dict[str, tuple[str, str, Callable[[Outc
         ),
         "preconditioned": (
             "λ_max(PH) at the end",
-            "λ_max(PH), after the optimizer’s preconditioner, at the end",
+            "λ_max(PH), after the optimizer’s<br>preconditioner, at the end",
             lambda run: run.curvature.preconditioned,
         ),
     }

@@ -226,9 +226,9 @@ def _setting_axis(
 def _score_axis(
     results: StudyResults, trials: Sequence[Trial], part: str
 ) -> tuple[list[float], dict[float, str]]:
-    """Return where trials cross the axis of a score, of which more is drawn higher if it is aimed at.
+    """Return where trials cross the axis of a score, and what its ends are called.
 
-    The lowest quarter of the scores is drawn at the lower end.
+    What is aimed at is up; the quarter that is furthest from it is drawn at the lower end.
     """
     factor, up = results.metric.factor, results.metric.higher_is_better
     scores = [

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
+from steppe._shared.statistics import Interval
 from steppe.compare.choices import Primary
 from steppe.compare.records.readings import Readings, Verdict
 from steppe.compare.records.results import Contender, StudyResults
@@ -30,7 +31,6 @@ from steppe.compare.report.units import (
     reading_label,
     score_label,
 )
-from steppe._shared.statistics import Interval
 
 _FORGETTING = (
     "how much lower a task's accuracy is at the end than at its best, on validation data, of runs "
@@ -113,9 +113,7 @@ def role(results: StudyResults, contender: Contender) -> str:
     return ", ".join(filter(None, (controls, "asked for" if asked else "added")))
 
 
-def budgets(
-    readings: Readings, rows: Sequence[OptimizerSummary], reading: Primary
-) -> HtmlTable:
+def budgets(readings: Readings, rows: Sequence[OptimizerSummary], reading: Primary) -> HtmlTable:
     """Return the expected test result of the best of k for some budgets k."""
     plan, digits = readings.results.plan, reading_decimals(rows, reading)
     columns = {f"k = {k}": _budget_meaning(k, plan.budget) for k in shown_budgets(readings)}
@@ -134,8 +132,10 @@ def budgets(
 
 
 def _budget_meaning(k: int, declared: int) -> str:
-    return "the best of one trial: a random setting" if k == 1 else f"the best of {k} trials" + (
-        ", the declared budget" if k == declared else ""
+    return (
+        "the best of one trial: a random setting"
+        if k == 1
+        else f"the best of {k} trials" + (", the declared budget" if k == declared else "")
     )
 
 
@@ -143,9 +143,7 @@ def shown_budgets(readings: Readings) -> list[int]:
     """Return the budgets that stand in tables: powers of two, the declared and the largest one."""
     largest = readings.budgets[-1]
     powers = {2**power for power in range(largest.bit_length())}
-    return sorted(
-        k for k in powers | {readings.results.plan.budget, largest} if 1 <= k <= largest
-    )
+    return sorted(k for k in powers | {readings.results.plan.budget, largest} if 1 <= k <= largest)
 
 
 def other_differences(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTable:

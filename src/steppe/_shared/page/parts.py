@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -99,4 +100,9 @@ class HtmlTable:
 
     def is_text(self, column: int) -> bool:
         """Return whether a column is sorted as text."""
-        return any(isinstance(cells[column].key, str) for _, cells in self.rows)
+        return self._texts[column]
+
+    @cached_property
+    def _texts(self) -> list[bool]:
+        columns = range(len(self.columns))
+        return [any(isinstance(cells[i].key, str) for _, cells in self.rows) for i in columns]

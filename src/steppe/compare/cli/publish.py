@@ -34,6 +34,7 @@ def publish(
     results: StudyResults,
     path: Path,
     *,
+    readings: Readings | None = None,
     brief: bool = False,
     show: bool = False,
 ) -> None:
@@ -42,7 +43,7 @@ def publish(
     In this order: whatever the output is connected to, the page is there. Where it cannot be
     written, the result is printed all the same.
     """
-    readings = Readings(results)
+    readings = readings or Readings(results)
     try:
         write_page(results, path, readings)
     finally:
@@ -51,16 +52,23 @@ def publish(
 
 
 def publish_two(
-    console: Console, ours: StudyResults, theirs: StudyResults, path: Path, *, show: bool = False
+    console: Console,
+    both: tuple[StudyResults, StudyResults],
+    path: Path,
+    *,
+    tables: Path | None = None,
+    show: bool = False,
 ) -> None:
-    """Do the same with two studies beside each other.
+    """Do the same with two studies beside each other, and write their tables if asked.
 
     Raises
     ------
     ValueError
         They cannot be compared; the message says why.
     """
-    comparison = two_studies.compare(ours, theirs)
+    comparison = two_studies.compare(*both)
+    if tables is not None:
+        write_tables(two_studies.tables(comparison), tables)
     try:
         two_studies.write_page(comparison, path)
     finally:
@@ -74,23 +82,18 @@ def _tell_page(console: Console, path: Path, *, show: bool) -> None:
         webbrowser.open(path.resolve().as_uri())
 
 
-def draw_figures(results: StudyResults, directory: Path) -> None:
+def draw_figures(readings: Readings, directory: Path) -> None:
     """Write differences, budgets, learning curves and flatness as PNG files into a directory."""
+    results = readings.results
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
     task = re.sub(r"[^\w.-]", "_", results.task)[:_LONGEST_NAME]
-    plot_differences(results, directory / f"{task}-differences.png")
-    plot_budgets(results, directory / f"{task}-budgets.png")
+    plot_differences(results, directory / f"{task}-differences.png", readings)
+    plot_budgets(results, directory / f"{task}-budgets.png", readings)
     plot_curves(results, directory / f"{task}-curves.png")
     plot_flatness(results, directory / f"{task}-flatness.png")
 
 
-def save_tables(results: StudyResults, directory: Path) -> None:
+def save_tables(readings: Readings, directory: Path) -> None:
     """Write every table as CSV and LaTeX into a directory."""
-    readings = Readings(results)
-    write_tables(all_tables(readings, summarise(results, readings)), directory)
-
-
-def save_tables_of_two(ours: StudyResults, theirs: StudyResults, directory: Path) -> None:
-    """Write the tables of two studies beside each other as CSV and LaTeX into a directory."""
-    write_tables(two_studies.tables(two_studies.compare(ours, theirs)), directory)
+    write_tables(all_tables(readings, summarise(readings.results, readings)), directory)

@@ -66,24 +66,24 @@ def report(
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli import publish
         from steppe.compare.execution.study_registry import read_study
+        from steppe.compare.records.readings import Readings
 
     with refusals():
         results = read_study(storage, study)
         if other is not None:
             theirs = read_study(other, None)
             path = page or _beside(storage) / publish.PAGE_OF_TWO
-            publish.publish_two(console, results, theirs, path, show=show)
-            if tables is not None:
-                publish.save_tables_of_two(results, theirs, tables)
+            publish.publish_two(console, (results, theirs), path, tables=tables, show=show)
             return
+        readings = Readings(results)
         if json is not None:
             results.save(json)
         if figures is not None:
-            publish.draw_figures(results, figures)
+            publish.draw_figures(readings, figures)
         if tables is not None:
-            publish.save_tables(results, tables)
+            publish.save_tables(readings, tables)
         path = page or _beside(storage) / publish.PAGE
-        publish.publish(console, results, path, brief=brief, show=show)
+        publish.publish(console, results, path, readings=readings, brief=brief, show=show)
 
 
 def _check_options_of_two(**given: object) -> None:

@@ -65,6 +65,13 @@ def fitted_range(found: Mapping[str, Interval], higher_is_better: bool) -> NearR
     return _with_margin(*_ends(known), ()) if known else None
 
 
+def with_zero(near: NearRange | None) -> NearRange | None:
+    """Let an axis of differences reach over 0."""
+    if near is None:
+        return None
+    return near._replace(low=min(near.low, 0.0), high=max(near.high, 0.0))
+
+
 def _with_margin(low: float, high: float, beyond: tuple[str, ...]) -> NearRange:
     margin = _MARGIN * (high - low) or abs(high) or 1.0
     return NearRange(round(low - margin, 12), round(high + margin, 12), beyond)

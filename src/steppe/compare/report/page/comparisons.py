@@ -10,7 +10,7 @@ from steppe.compare.choices import Primary
 from steppe.compare.records.readings import Readings
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import format_number
-from steppe.compare.report.near_range import NearRange, fitted_range, near_range
+from steppe.compare.report.near_range import fitted_range, near_range, with_zero
 from steppe.compare.report.page.styles import styles
 from steppe.compare.report.page.traces import (
     beyond_below,
@@ -59,7 +59,7 @@ def differences(
         for optimizer, value in found.items()
     ]
     digits = reading_decimals(rows, reading)
-    near = _with_zero(near_range(found, readings.higher_is_better(reading)))
+    near = with_zero(near_range(found, readings.higher_is_better(reading)))
     beyond = beyond_beside(
         near,
         {optimizer: value.mean for optimizer, value in found.items()},
@@ -71,13 +71,6 @@ def differences(
     title = f"{plotly_text(changed)},<br>{plotly_text(minus)} ({aim(readings, reading)})"
     variants = near_and_all(near, "xaxis", beyond)
     return [row_chart(name, f"{label}, by optimizer", title, traces, variants)]
-
-
-def _with_zero(near: NearRange | None) -> NearRange | None:
-    """Let an axis of differences reach over 0."""
-    if near is None:
-        return None
-    return near._replace(low=min(near.low, 0.0), high=max(near.high, 0.0))
 
 
 def row_chart(

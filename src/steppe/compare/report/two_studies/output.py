@@ -1,6 +1,5 @@
 """Two studies beside each other, in the terminal, as a page, and as tables."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +9,28 @@ from steppe._shared.files import write_text
 from steppe._shared.messages import plural
 from steppe._shared.page.parts import Chart, HtmlTable
 from steppe._shared.page.render import render
-from steppe._shared.page.styles import styles_of
+from steppe._shared.page.styles import Style, styles_of
 from steppe._shared.statistics import Interval
 from steppe._shared.tables import print_text
 from steppe.compare.report.exports import to_csv, to_latex
-from steppe.compare.report.formatting import decimals, join_with_and
+from steppe.compare.report.formatting import decimals, format_number, join_with_and
+from steppe.compare.report.near_range import near_range, with_zero
 from steppe.compare.report.page.comparisons import row_chart
-from steppe.compare.report.page.traces import error_bars, optimizer_of_trace, plotly_text
+from steppe.compare.report.page.traces import (
+    beyond_beside,
+    error_bars,
+    near_and_all,
+    optimizer_of_trace,
+    plotly_text,
+)
 from steppe.compare.report.tables.cells import interval_cell, text_cell
 from steppe.compare.report.terminal import print_table, title
 from steppe.compare.report.two_studies.comparison import SharedContender, StudyComparison
 from steppe.compare.report.units import change_label, reading_label
 
 _NOTE = (
-    "A is {ours}, B is {theirs}. Both are read at k = {budget} on test {reading}. The interval of "
-    "a difference between the studies takes their errors for independent, √(se² + se²)."
+    "A is {ours}, B is {theirs}. Both are read at k = {budget} on test {reading}. The error "
+    "between the studies is the root of the sum of their squared errors, as of independent ones."
 )
 _SAME_SEED = (
     "Both studies have study seed {seed}: where their plans agree, so do their settings, weights "
@@ -195,30 +201,42 @@ def _charts(found: StudyComparison) -> list[Chart]:
     """Draw the differences from the baseline, or the results, a row for each study."""
     look = styles_of(each.name for each in found.ours.results.contenders)
     changes = any(each.our_change.mean == each.our_change.mean for each in found.shared)
-    traces: list[dict[str, Any]] = []
+    rows, of_row = {}, {}
     for each in found.shared:
         pair = (each.our_change, each.their_change) if changes else (each.ours, each.theirs)
-        if pair[0].mean == pair[0].mean:
-            traces += _pair(each.name, look[each.name].colour, look[each.name].marker, pair)
+        for study, value in zip("AB", pair, strict=True):
+            if value.mean == value.mean:
+                rows[f"{each.name}, {study}"] = value
+                of_row[f"{each.name}, {study}"] = look[each.name]
+    if not rows:
+        return []
+    near = near_range(rows, found.ours.higher_is_better(found.reading))
+    digits = _digits(found)
+    beyond = beyond_beside(
+        with_zero(near) if changes else near,
+        {row: value.mean for row, value in rows.items()},
+        of_row,
+        lambda value: format_number(value, digits, sign=changes),
+    )
     label = (
         f"{change_label(found.ours, found.reading)}, minus {found.ours.results.baseline}’s"
         if changes
         else reading_label(found.ours, found.reading)
     )
+    traces = [_row_trace(row, value, of_row[row]) for row, value in rows.items()]
+    variants = near_and_all(with_zero(near) if changes else near, "xaxis", beyond)
     name = f"{label}, in both studies"
-    return [row_chart("two-studies", name, plotly_text(label), traces)] if traces else []
+    return [row_chart("two-studies", name, plotly_text(label), traces, variants)]
 
 
-def _pair(name: str, colour: str, marker: str, pair: Sequence[Interval]) -> list[dict[str, Any]]:
-    return [
-        {
-            **optimizer_of_trace(name),
-            "x": [value.mean],
-            "y": [f"{plotly_text(name)}, {study}"],
-            "mode": "markers",
-            "marker": {"symbol": f"{marker}{filling}", "color": colour, "size": 9},
-            "error_x": error_bars([value], colour),
-            "hovertemplate": "%{x:.4g}",
-        }
-        for study, filling, value in zip("AB", ("", "-open"), pair, strict=True)
-    ]
+def _row_trace(row: str, value: Interval, style: Style) -> dict[str, Any]:
+    filling = "" if row.endswith("A") else "-open"
+    return {
+        **optimizer_of_trace(row),
+        "x": [value.mean],
+        "y": [plotly_text(row)],
+        "mode": "markers",
+        "marker": {"symbol": f"{style.marker}{filling}", "color": style.colour, "size": 9},
+        "error_x": error_bars([value], style.colour),
+        "hovertemplate": "%{x:.4g}",
+    }

@@ -59,9 +59,7 @@ def test_every_table_of_a_study_is_written_both_ways(
 ) -> None:
     directory = tmp_path / "new" / "tables"
     written = write_tables(tables, directory)
-    assert sorted(each.name for each in directory.iterdir()) == sorted(
-        each.name for each in written
-    )
+    assert sorted(directory.iterdir()) == sorted(written)
     assert {each.stem for each in written} == {
         "leaderboard",
         "budgets",
@@ -79,9 +77,8 @@ def test_every_table_of_a_study_is_written_both_ways(
 
 
 def test_the_leaderboard_as_csv_has_the_estimates(tables: dict[str, HtmlTable]) -> None:
-    rows = {
-        row["optimizer"]: row for row in csv.DictReader(io.StringIO(to_csv(tables["leaderboard"])))
-    }
+    text = io.StringIO(to_csv(tables["leaderboard"]))
+    rows = {row["optimizer"]: row for row in csv.DictReader(text)}
     readings = Readings(realistic())
     expected = readings.expected("adamcm", "score", 4)
     assert float(rows["adamcm"]["test accuracy, %"]) == pytest.approx(expected.mean)

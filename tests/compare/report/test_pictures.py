@@ -94,9 +94,8 @@ def test_lines_are_means_over_the_runs_that_did_not_diverge(drawn) -> None:
 
 def test_labels_do_not_cover_each_other_and_have_their_lines_colours(drawn) -> None:
     names = [f"optimizer{i}" for i in range(12)]
-    axes = drawn(plot_curves, studies.study({name: scores(0.9, 0.9, 0.9) for name in names})).axes[
-        2
-    ]
+    study = studies.study({name: scores(0.9, 0.9, 0.9) for name in names})
+    axes = drawn(plot_curves, study).axes[2]
     # An annotation's own extent has its leader in it; the text's has not.
     boxes = sorted(map(Text.get_window_extent, axes.texts), key=lambda box: box.y0)
     assert len(boxes) == len(names)

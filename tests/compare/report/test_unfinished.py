@@ -94,7 +94,7 @@ def test_files_have_none_either(unfinished: StudyResults, tmp_path: Path) -> Non
 
 
 def test_it_is_set_beside_no_other_study(unfinished: StudyResults) -> None:
-    with pytest.raises(ValueError, match="must be finished .* fashion-mnist-00000000"):
+    with pytest.raises(ValueError, match=r"must be finished .* fashion-mnist-00000000"):
         compare(unfinished, realistic(seed=1))
 
 

@@ -25,9 +25,8 @@ _WIDTH = 100
 def printed(path: Path, options: str) -> str:
     """Return what ``steppe report`` prints of a saved study, its page's place left out."""
     console = Console(width=_WIDTH, file=io.StringIO())
-    _, _, baseline = options.replace("--brief", "").partition("--baseline")
     with console.capture() as capture:
-        print_report(console, load(path), baseline.strip() or None, brief="--brief" in options)
+        print_report(console, load(path), brief="--brief" in options)
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     return "\n".join(lines) + "\n"
 

@@ -1,21 +1,19 @@
-"""Studies made up for tests: what came of every run is given."""
+"""Studies made up for tests: what came of every run is given, or looks like a real study's."""
 
 import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from steppe.compare.records.phases import POOL
 from steppe.compare.records.results import (
-    TEST,
-    TUNE,
     Contender,
     Curvature,
     Epoch,
     FinalScores,
     Metric,
     Outcome,
+    Plan,
     RunCosts,
     StudyResults,
     Trial,
@@ -97,20 +95,16 @@ def scores(*values: float) -> list[Outcome]:
 
 
 def runs_of(
-    name: str, outcomes: Sequence[Outcome | None], settings: Mapping[str, float]
+    name: str,
+    outcomes: Sequence[Outcome | None],
+    settings: Mapping[str, float] | Sequence[Mapping[str, float]],
+    phase: str = POOL,
 ) -> list[Trial]:
-    """Make the test runs of a contender, from seed 0 on."""
+    """Make a contender's trials of one phase, from number 0 on, with settings of all or of each."""
+    each = [settings] * len(outcomes) if isinstance(settings, Mapping) else settings
     return [
-        Trial(name, TEST, seed, seed, settings, each, "" if each else "RuntimeError: no")
-        for seed, each in enumerate(outcomes)
-    ]
-
-
-def tuning(name: str, tried: Sequence[tuple[Mapping[str, float], Outcome | None]]) -> list[Trial]:
-    """Make the tuning trials of a contender from settings and what came of them."""
-    return [
-        Trial(name, TUNE, number, 1_000, settings, each, "" if each else "RuntimeError: no")
-        for number, (settings, each) in enumerate(tried)
+        Trial(name, phase, number, number, each[number], found, "" if found else "RuntimeError: no")
+        for number, found in enumerate(outcomes)
     ]
 
 
@@ -121,122 +115,50 @@ def study(
     trials: Sequence[Trial] = (),
     **changes: Any,
 ) -> StudyResults:
-    """Make a study from the outcomes of each contender's test seeds.
+    """Make a study, with a budget of one trial, from the outcomes of each contender's pool.
 
     Parameters
     ----------
     contenders : sequence of Contender
-        In place of those without settings that the names of ``outcomes`` make.
+        In place of those without a search space that the names of ``outcomes`` make.
     trials : sequence of Trial
-        Besides the test runs that ``outcomes`` make.
+        Besides those that ``outcomes`` make.
     """
     found = {each.name: each for each in contenders}
-    tested = [
+    pool = [
         trial
         for name, each in outcomes.items()
         for trial in runs_of(name, each, found[name].defaults if name in found else {})
     ]
+    size = max(3, *map(len, outcomes.values())) if outcomes else 3
     fields: dict[str, Any] = {
         "name": "toy-00000000",
         "task": "toy",
         "setup": SETUP,
-        "budget": 0,
-        "seeds": max(map(len, outcomes.values()), default=0),
+        "plan": Plan(budget=1, trials=size, family=tuple(found or outcomes)[1:]),
         "metric": Metric(),
         "versions": {"torch": "2.13.0"},
         "command": "steppe compare toy",
         "contenders": tuple(contenders) or tuple(Contender(name) for name in outcomes),
-        "trials": (*trials, *tested),
+        "trials": (*trials, *pool),
     }
     return StudyResults(**{**fields, **changes})
 
 
-NAMES = (
-    "adamw",
-    "adam+warmup",
-    "dualadam",
-    "dualadam-scale-free+sam",
-    "adamcm",
-    "adamw+sam",
-    "sgd-momentum",
-    "nadam",
-    "radam",
-    "adagrad",
-    "rmsprop",
-    "some.package.module:Optimizer",
-)
+def with_tests(results: StudyResults, loss: float, score: float) -> StudyResults:
+    """Give every trial that ended these test results, to find them again wherever they show."""
+    from dataclasses import replace
 
-
-def plausible(
-    contenders: int = 8, seeds: int = 5, budget: int = 20, epochs: int = 20
-) -> StudyResults:
-    """Make a tuned study that looks like one of images: optimizers differ by tenths of points."""
-    random = np.random.default_rng(0)
-    by_seed = random.normal(0.0, 0.002, seeds)
-    made, trials = [], []
-    for place, name in enumerate(NAMES[:contenders]):
-        switch = {"switch": 0.16} if "dual" in name or "warmup" in name else {}
-        contender = Contender(
-            name,
-            title=f"{name}, weight decay 0",
-            space={"lr": {"low": 1e-4, "high": 1e-1, "log": True}},
-            defaults={"lr": 1e-3, **switch},
-            control_for=("dualadam",) if name == "adam+warmup" else (),
+    trials = [
+        replace(
+            trial,
+            outcome=replace(
+                trial.outcome,
+                final=replace(trial.outcome.final, test_loss=loss, test_score=score),
+            ),
         )
-        score = 0.905 + 0.004 * math.sin(2.3 * place)
-        rates = [1e-3, *(10 ** random.uniform(-4, -1, max(budget - 1, 0))).tolist()][:budget]
-        tried = [
-            (
-                {"lr": rate, **switch},
-                _plausible(random, score - 0.006 * math.log10(rate / 4e-3) ** 2, place, epochs),
-            )
-            for rate in rates
-        ]
-        best = max(tried, key=lambda trial: trial[1].final.validation_score, default=None)
-        tested = [_plausible(random, score + shift, place, epochs) for shift in by_seed]
-        made.append(contender)
-        trials += tuning(name, tried)
-        trials += runs_of(name, tested, best[0] if best else contender.defaults)
-    setup = {
-        **SETUP,
-        "model": "small_cnn",
-        "parameters": 421_642,
-        "epochs": epochs,
-        "batch_size": 128,
-        "steps_per_epoch": 391,
-        "train_samples": 50_000,
-        "validation_samples": 10_000,
-        "test_samples": 10_000,
-    }
-    return study(
-        {},
-        contenders=made,
-        trials=trials,
-        budget=budget,
-        seeds=seeds,
-        setup=setup,
-        task="fashion-mnist",
-    )
-
-
-def _plausible(random: np.random.Generator, score: float, place: int, epochs: int) -> Outcome:
-    score += random.normal(0.0, 0.0008)
-    left = np.exp(-np.arange(1, epochs + 1) / (4 + place % 3))
-    train = 0.12 + 0.01 * place + 1.2 * left + random.normal(0.0, 0.004, epochs)
-    validation = 2.9 * (1 - score) + 0.9 * left + random.normal(0.0, 0.006, epochs)
-    reached = score - 0.35 * left + random.normal(0.0, 0.002, epochs)
-    curve = tuple(
-        Epoch(float(t), float(v), float(s), 1e-3, 2.0 * (epoch + 1))
-        for epoch, (t, v, s) in enumerate(zip(train, validation, reached, strict=True))
-    )
-    loss = float(validation[-1]) + 0.01
-    sharp = float(0.02 * math.exp(12 * (loss - 0.27)) * random.lognormal(0.0, 0.15))
-    return Outcome(
-        curve=curve,
-        diverged=False,
-        final=FinalScores(
-            float(train[-1]), 0.96, float(validation[-1]), float(reached[-1]), loss, score
-        ),
-        curvature=Curvature(sharp, 2_000 * sharp, 9_000 * sharp, 3.1e4 * sharp, 3.8e4),
-        costs=RunCosts(12.0 + place, 2.0 * epochs, 4.0 * (1 + place % 3), 2.0**28),
-    )
+        if trial.outcome and math.isfinite(trial.outcome.final.test_loss)
+        else trial
+        for trial in results.trials
+    ]
+    return replace(results, trials=tuple(trials))

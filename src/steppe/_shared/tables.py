@@ -33,11 +33,13 @@ class TextTable:
     ----------
     title : str
         What stands above it.
+    first : str, default "optimizer"
+        What stands above the names.
     """
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, first: str = "optimizer") -> None:
         self._title = title
-        self._columns: list[tuple[str, dict[str, Any]]] = [("optimizer", {"overflow": "fold"})]
+        self._columns: list[tuple[str, dict[str, Any]]] = [(first, {"overflow": "fold"})]
         self._rows: list[Sequence[str]] = []
         self._encoding = "utf-8"
 

@@ -1,5 +1,6 @@
 """The pictures: there, with the right numbers, and no label on another."""
 
+import dataclasses
 import itertools
 import math
 import struct
@@ -13,11 +14,18 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from helpers import synthetic_studies as studies
+from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
-from steppe.compare.records.results import Curvature, Metric, StudyResults
-from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
+from steppe.compare.records.readings import Readings
+from steppe.compare.records.results import Curvature, Epoch, Metric, StudyResults
+from steppe.compare.report.pictures import (
+    plot_budgets,
+    plot_curves,
+    plot_differences,
+    plot_flatness,
+)
 
-PLOTS = (plot_curves, plot_differences, plot_flatness)
+PLOTS = (plot_differences, plot_budgets, plot_curves, plot_flatness)
 Plot = Callable[[StudyResults, Path], bool]
 
 
@@ -42,11 +50,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
 @pytest.mark.parametrize("plot", PLOTS)
 def test_a_png_of_fair_size_is_written(tmp_path: Path, plot: Plot) -> None:
     path = tmp_path / "new" / "picture.png"
-    assert plot(studies.study({"adamw": scores(0.9, 0.8), "sgd": scores(0.8, 0.8)}), path)
+    assert plot(realistic(), path)
     content = path.read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     width, height = struct.unpack(">II", content[16:24])
-    assert width >= 1300
+    assert width >= 1200
     assert height >= 250
     assert [each.name for each in path.parent.iterdir()] == ["picture.png"]
 
@@ -54,23 +62,25 @@ def test_a_png_of_fair_size_is_written(tmp_path: Path, plot: Plot) -> None:
 @pytest.mark.parametrize("plot", PLOTS)
 def test_nothing_to_draw_writes_nothing(tmp_path: Path, plot: Plot) -> None:
     path = tmp_path / "picture.png"
-    made = {"adamw": [], "sgd": [diverged()], "nadam": [studies.FAILED]}
+    made = {"adamw": [diverged()] * 3, "sgd": [diverged()] * 3, "nadam": [studies.FAILED] * 3}
     assert not plot(studies.study(made), path)
+    assert not plot(studies.study({"adamw": [], "sgd": []}), path)
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("plot", PLOTS)
 def test_nothing_runs_over_the_edge(tmp_path: Path, plot: Plot) -> None:
-    plot(studies.plausible(12, 3, budget=1, epochs=3), tmp_path / "picture.png")
+    plot(realistic(), tmp_path / "picture.png")
     pixels = imread(tmp_path / "picture.png")[..., :3]
     for edge in (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:]):
         assert edge.min() == 1.0
 
 
-def test_lines_are_means_over_the_seeds_that_did_not_diverge(drawn) -> None:
-    lost = outcome(0.1, diverged=True)
+def test_lines_are_means_over_the_runs_that_did_not_diverge(drawn) -> None:
+    lost = outcome(0.1, diverged=True, curve=())
     made = [outcome(0.9), outcome(0.7), lost, studies.FAILED, outcome(0.1, math.inf)]
-    study = studies.study({"adamw": made, "sgd": [outcome(math.nan)]})
+    study = studies.study({"adamw": made, "sgd": [outcome(math.nan)] * 5})
+    study = dataclasses.replace(study, plan=dataclasses.replace(study.plan, repeats=5))
     train, validation, score = drawn(plot_curves, study).axes
     assert len(score.lines) == 1
     assert list(score.lines[0].get_ydata()) == pytest.approx([10.0, 80.0])
@@ -84,7 +94,8 @@ def test_lines_are_means_over_the_seeds_that_did_not_diverge(drawn) -> None:
 
 def test_labels_do_not_cover_each_other_and_have_their_lines_colours(drawn) -> None:
     names = [f"optimizer{i}" for i in range(12)]
-    axes = drawn(plot_curves, studies.study({name: scores(0.9) for name in names})).axes[2]
+    study = studies.study({name: scores(0.9, 0.9, 0.9) for name in names})
+    axes = drawn(plot_curves, study).axes[2]
     # An annotation's own extent has its leader in it; the text's has not.
     boxes = sorted(map(Text.get_window_extent, axes.texts), key=lambda box: box.y0)
     assert len(boxes) == len(names)
@@ -97,7 +108,7 @@ def test_labels_do_not_cover_each_other_and_have_their_lines_colours(drawn) -> N
 
 
 def test_styles_do_not_repeat_among_fourteen(drawn) -> None:
-    study = studies.study({f"optimizer{i}": scores(0.9) for i in range(14)})
+    study = studies.study({f"optimizer{i}": [probed()] * 3 for i in range(14)})
     curves = drawn(plot_curves, study).axes[0].lines
     assert len({(line.get_color(), line.get_linestyle()) for line in curves}) == 14
     points = drawn(plot_flatness, study).axes[0].lines
@@ -123,62 +134,89 @@ def test_losses_that_are_not_positive_have_no_logarithm(drawn) -> None:
     assert validation.get_yscale() == "log"
 
 
-def test_differences_are_drawn_best_first_with_interval_and_verdict(drawn) -> None:
-    study = studies.study(
-        {
-            "adamw": scores(0.90, 0.91, 0.92),
-            "worse": scores(0.80, 0.81, 0.821),
-            "better": scores(0.951, 0.960, 0.969),
-            "equal": scores(0.91, 0.92, 0.93),
-            "lost": [diverged()] * 3,
-        }
-    )
-    (axes,) = drawn(plot_differences, study).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["better", "equal", "worse"]
+def test_differences_are_drawn_from_the_top_with_interval_and_verdict(drawn) -> None:
+    (axes,) = drawn(plot_differences, realistic()).axes
+    found = {each.optimizer: each for each in Readings(realistic()).verdicts}
+    order = sorted(found, key=lambda name: -found[name].estimate)
+    assert [label.get_text() for label in axes.get_yticklabels()] == order
     said = [text.get_text() for text in axes.texts]
-    assert said[0].startswith("better, p ")
-    assert said[1] == "same on every seed"
-    assert said[2].startswith("worse, p ")
+    assert said[0].startswith("better, p <0.001")
+    assert said[-2].startswith("worse, p <0.001")
     zero, bar, point = axes.lines[:3]
     assert list(zero.get_xdata()) == [0.0, 0.0]
-    assert list(bar.get_xdata()) == pytest.approx([4.9, 5.1])
-    assert list(point.get_xdata()) == pytest.approx([5.0])
-    assert len({text.get_color() for text in axes.texts}) == 3
+    sam = found["adamw+sam"]
+    assert list(bar.get_xdata()) == pytest.approx([sam.low, sam.high])
+    assert list(point.get_xdata()) == pytest.approx([sam.estimate])
 
 
-def test_differences_follow_the_metric_and_the_baseline(drawn, tmp_path: Path) -> None:
+def test_one_far_behind_is_pointed_to_beyond_the_axis(drawn) -> None:
+    (axes,) = drawn(plot_differences, realistic()).axes
+    behind = next(v for v in Readings(realistic()).verdicts if v.optimizer == "adamcg")
+    low, high = axes.get_xlim()
+    assert behind.high < low < 0.0 < high
+    arrow = axes.texts[-1]
+    assert arrow.get_text() == f"−{abs(behind.estimate):.3g}"
+    assert arrow.arrow_patch is not None
+
+
+def test_differences_follow_the_metric(drawn) -> None:
     metric = Metric("error", "", 1.0, higher_is_better=False)
-    made = {"adamw": scores(0.5, 0.6), "sgd": scores(0.2, 0.35), "nadam": scores(0.1, 0.2)}
-    study = studies.study(made, metric=metric, task="curve fit")
-    figure = drawn(lambda each, path: plot_differences(each, path, "sgd"), study)
-    assert figure.get_suptitle() == "curve fit: test error minus sgd's"
+    made = {"adamw": scores(0.5, 0.6, 0.7), "sgd": scores(0.2, 0.35, 0.3)}
+    study = studies.study({**made, "nadam": scores(0.1, 0.2, 0.3)}, metric=metric, task="curve fit")
+    figure = drawn(plot_differences, study)
+    assert figure.get_suptitle() == "curve fit: test error, minus adamw's"
     points = [float(line.get_xdata()[0]) for line in figure.axes[0].lines[2::2]]
-    assert points == pytest.approx([-0.125, 0.275])
-    assert figure.axes[0].get_xlabel().startswith("lower is better")
-    with pytest.raises(ValueError, match="baseline: no contender"):
-        plot_differences(study, tmp_path / "no.png", "radam")
+    assert points == pytest.approx([-0.4, -0.95 / 3])
+    assert figure.axes[0].get_xlabel().startswith("aim: lower")
 
 
 def test_a_baseline_alone_has_no_difference(tmp_path: Path) -> None:
-    assert not plot_differences(studies.study({"adamw": scores(0.9, 0.8)}), tmp_path / "no.png")
+    study = studies.study({"adamw": scores(0.9, 0.8, 0.7)})
+    assert not plot_differences(study, tmp_path / "no.png")
+
+
+def test_budgets_are_drawn_up_to_a_third_of_the_trials(drawn) -> None:
+    figure = drawn(plot_budgets, realistic())
+    (axes,) = figure.axes
+    readings = Readings(realistic())
+    line = axes.lines[0]
+    assert list(line.get_xdata()) == list(range(1, 9))
+    expected = [readings.expected("adamw", "score", k) for k in range(1, 9)]
+    assert list(line.get_ydata()) == pytest.approx([each.mean for each in expected])
+    band = axes.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() == pytest.approx(max(each.high for each in expected))
+    assert "declared: 4" in axes.get_xlabel()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 8
+
+
+def probed(sharpness: float = 0.01, test_loss: float = 0.3):
+    """Make a run whose sharpness was measured along the way, down to a train loss of 0.1."""
+    losses = (1.0, 0.1)
+    curve = [
+        Epoch(x, x, 0.5, 0.1, 1.0, probe_loss=x, sharpness=sharpness, largest=100 * sharpness)
+        for x in losses
+    ]
+    return outcome(0.9, test_loss, curve=tuple(curve))
 
 
 def test_flatness_has_a_point_for_each_run_that_has_both(drawn) -> None:
     made = [
-        outcome(test_loss=0.3, curvature=Curvature(sharpness=0.01, largest=5.0)),
-        outcome(test_loss=0.4, curvature=Curvature(sharpness=0.02)),
+        probed(0.01, 0.3),
+        probed(0.02, 0.4),
         outcome(test_loss=0.5, curvature=Curvature()),
-        outcome(test_loss=math.inf),
-        diverged(),
     ]
-    figure = drawn(plot_flatness, studies.study({"adamw": made, "sgd": scores(0.9)}))
+    figure = drawn(plot_flatness, studies.study({"adamw": made, "sgd": [probed()] * 3}))
     sharpness, largest = figure.axes
-    assert np.array(sharpness.lines[0].get_data()).T.tolist() == [[0.01, 0.3], [0.02, 0.4]]
-    assert np.array(largest.lines[0].get_data()).T.tolist() == [[5.0, 0.3]]
+    assert (
+        pytest.approx(np.array([[0.01, 0.3], [0.02, 0.4]]))
+        == np.array(sharpness.lines[0].get_data()).T
+    )
+    assert np.array(largest.lines[0].get_data()).T[:, 0] == pytest.approx([1.0, 2.0])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["adamw", "sgd"]
+    assert figure.get_suptitle() == "toy: flatness at train loss 0.1 and test loss, a point a run"
 
 
-def test_a_measure_that_nobody_has_gets_no_panel(drawn) -> None:
-    only = [outcome(curvature=Curvature(sharpness=0.01))]
-    assert len(drawn(plot_flatness, studies.study({"adamw": only})).axes) == 1
+def test_without_curvature_along_the_way_there_is_no_picture(tmp_path: Path) -> None:
+    assert not plot_flatness(studies.study({"adamw": [outcome()] * 3}), tmp_path / "no.png")

@@ -8,8 +8,6 @@ const hidden = new Set();
 // Named one by one: Plotly's own set has a button that sends the data to a server.
 const BUTTONS = [["zoom2d", "pan2d", "resetScale2d", "toImage"]];
 const BUTTONS_3D = [["orbitRotation", "zoom3d", "resetCameraDefault3d", "toImage"]];
-// The climb before would flatten what differs later.
-const CLIMB = 1 / 3;
 
 function place(chart) {
   return document.getElementById(`chart-${chart.name}`);
@@ -19,43 +17,35 @@ function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-// What the section's switches ask of this chart.
+// What the section's switches ask of this chart, one by one and all together.
 function variants(chart, section) {
-  const switches = section.querySelectorAll("input:checked");
-  return [...switches].map((input) => chart.variants[input.value]).filter(Boolean);
+  const switches = section.querySelectorAll("input:checked, option:checked");
+  const values = [...switches].map((each) => each.value);
+  return [...new Set([...values, values.join(" ")])].map((value) => chart.variants[value]).filter(Boolean);
+}
+
+// As a style sheet would: Plotly knows neither word.
+function inked(value) {
+  const ink = colour("--ink");
+  return JSON.parse(JSON.stringify(value), (_, each) => {
+    if (each === "currentColor") return ink;
+    return String(each).startsWith("var(") ? colour(each.slice(4, -1)) : each;
+  });
 }
 
 function traces(chart, chosen) {
-  const ink = colour("--ink");
-  // As a style sheet would: Plotly knows neither word.
-  const inked = (_, value) => {
-    if (value === "currentColor") return ink;
-    return String(value).startsWith("var(") ? colour(value.slice(4, -1)) : value;
-  };
-  const along = chosen.find((variant) => variant.x)?.x;
-  return JSON.parse(JSON.stringify(chart.traces), inked).map((trace, number) => ({
-    ...trace,
-    x: along ? along[number] : trace.x,
-    visible: !hidden.has(trace.meta),
-    showlegend: false,
-  }));
+  return chart.traces.map((trace, number) => {
+    const changed = Object.assign({}, trace, ...chosen.map((variant) => variant.traces?.[number]));
+    return { ...inked(changed), visible: !hidden.has(trace.meta), showlegend: false };
+  });
 }
 
-// What the lines and bands reach after the climb; a band runs there and back.
-function lateRange(shown) {
-  const values = shown.filter((trace) => trace.visible).flatMap((trace) => {
-    const band = trace.fill === "toself";
-    const epochs = band ? trace.y.length / 2 : trace.y.length;
-    const skipped = Math.min(Math.ceil(epochs * CLIMB), epochs - 1);
-    return trace.y.slice(skipped, band ? trace.y.length - skipped : epochs);
-  }).filter((value) => value !== null);
-  if (!values.length) return {};
-  const [low, high] = [Math.min(...values), Math.max(...values)];
-  const margin = (high - low) * 0.06 || 1;
-  return { range: [low - margin, high + margin] };
+function annotations(chosen) {
+  const all = chosen.flatMap((variant) => variant.annotations ?? []);
+  return inked(all.filter((each) => !hidden.has(each.name)));
 }
 
-function axes(chart, chosen, shown) {
+function axes(chart, chosen) {
   const base = {
     gridcolor: colour("--rule"),
     linecolor: colour("--rule"),
@@ -67,8 +57,7 @@ function axes(chart, chosen, shown) {
   const names = Object.keys(chart.layout).filter((name) => name !== "scene");
   return Object.fromEntries(names.map((name) => {
     const changes = chosen.map((variant) => variant[name] ?? {});
-    const late = chart.late && name === "yaxis" ? lateRange(shown) : {};
-    return [name, Object.assign({ ...base }, chart.layout[name], late, ...changes)];
+    return [name, Object.assign({ ...base }, chart.layout[name], ...changes)];
   }));
 }
 
@@ -88,7 +77,7 @@ function draw(chart) {
   const chosen = variants(chart, element.closest("section"));
   const shown = traces(chart, chosen);
   const layout = {
-    ...axes(chart, chosen, shown),
+    ...axes(chart, chosen),
     ...space(chart, element),
     font: { family: "system-ui, sans-serif", size: 12, color: colour("--ink") },
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -96,8 +85,9 @@ function draw(chart) {
     margin: { l: 8, r: 12, t: 12, b: 8 },
     hovermode: "closest",
     hoverlabel: { bgcolor: colour("--paper"), font: { color: colour("--ink") } },
+    annotations: annotations(chosen),
     // A zoom outlives hiding and showing, but not another axis.
-    uirevision: JSON.stringify(chosen.map(({ x, ...axis }) => axis)),
+    uirevision: JSON.stringify(chosen.map(({ traces, annotations, ...axis }) => axis)),
   };
   Plotly.react(element, shown, layout, {
     responsive: true,
@@ -147,10 +137,43 @@ for (const key of keys) {
 }
 document.getElementById("all")?.addEventListener("click", () => show(names, true));
 document.getElementById("none")?.addEventListener("click", () => show(names, false));
-for (const input of document.querySelectorAll("input[type=radio]")) input.addEventListener("change", drawAll);
+for (const input of document.querySelectorAll("input[type=radio], select")) input.addEventListener("change", drawAll);
 
-const study = document.getElementById("study").textContent;
-document.getElementById("download").href = URL.createObjectURL(new Blob([study], { type: "application/json" }));
+function addressOf(text, type) {
+  return URL.createObjectURL(new Blob([text], { type }));
+}
+
+const download = document.getElementById("download");
+if (download) download.href = addressOf(document.getElementById("study").textContent, "application/json");
+
+// Tables as files, and for pasting.
+const exported = JSON.parse(document.getElementById("exports")?.textContent ?? "{}");
+for (const link of document.querySelectorAll("a[data-export]")) {
+  link.href = addressOf(exported[link.dataset.table][link.dataset.export], "text/plain");
+}
+for (const button of document.querySelectorAll("button[data-export]")) {
+  button.addEventListener("click", async () => {
+    const text = button.textContent;
+    const copied = await copy(exported[button.dataset.table][button.dataset.export]);
+    button.textContent = copied ? "copied" : "no clipboard";
+    setTimeout(() => { button.textContent = text; }, 1500);
+  });
+}
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    // Where a page from a file may not: by hand, from a field of its own.
+    const field = document.body.appendChild(document.createElement("textarea"));
+    field.value = text;
+    field.select();
+    const copied = document.execCommand("copy");
+    field.remove();
+    return copied;
+  }
+}
 
 drawAll();
 dark.addEventListener("change", drawAll);

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -21,12 +22,11 @@ class Chart:
     layout : mapping
         Plotly's layout without colours, which depend on the reader's light or dark mode.
     variants : mapping
-        Changes that a switch of the page makes, by the switch's value: axes of the layout, and
-        ``x`` of every trace.
+        Changes that a switch of the page makes, by the switch's value: axes of the layout,
+        ``traces`` with entries of every trace, and ``annotations``, each with its optimizer's name
+        as ``name``.
     rows : int
         Number of optimizers that stand below each other; 0 for a chart of fixed height.
-    late : bool
-        Whether the vertical axis is fitted to the lines without their beginning.
     """
 
     name: str
@@ -35,7 +35,6 @@ class Chart:
     layout: Mapping[str, Any]
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rows: int = 0
-    late: bool = False
 
 
 def filled_range(colour: str) -> dict[str, Any]:
@@ -64,12 +63,15 @@ class HtmlCell:
         Smaller text below the value, such as its interval.
     share : float or None, default None
         Length of a bar below the value, from 0 to 1; None for no bar.
+    bounds : tuple of (float, float) or None, default None
+        The interval as numbers, for files.
     """
 
     text: str
     key: float | str | None
     aside: str = ""
     share: float | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,21 @@ class HtmlTable:
         Optimizer and cells.
     order : tuple of (str, str)
         The heading that the rows are sorted by at first, and "ascending" or "descending".
+    first : str, default "optimizer"
+        The heading of the first column; "optimizer" has each optimizer's look beside its name.
     """
 
     caption: str
     columns: Mapping[str, str]
     rows: Sequence[tuple[str, Sequence[HtmlCell]]]
     order: tuple[str, str] = ("", "")
+    first: str = "optimizer"
 
     def is_text(self, column: int) -> bool:
         """Return whether a column is sorted as text."""
-        return any(isinstance(cells[column].key, str) for _, cells in self.rows)
+        return self._texts[column]
+
+    @cached_property
+    def _texts(self) -> list[bool]:
+        columns = range(len(self.columns))
+        return [any(isinstance(cells[i].key, str) for _, cells in self.rows) for i in columns]

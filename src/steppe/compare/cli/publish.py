@@ -1,4 +1,4 @@
-"""Write a study's page and figures, and print its tables."""
+"""Write a study's page, figures and tables, and print its result."""
 
 import re
 import webbrowser
@@ -6,13 +6,25 @@ from pathlib import Path
 
 from rich.console import Console
 
+from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyResults
+from steppe.compare.records.summary import summarise
+from steppe.compare.report import two_studies
+from steppe.compare.report.exports import write_tables
 from steppe.compare.report.page import write_page
-from steppe.compare.report.pictures import plot_curves, plot_differences, plot_flatness
+from steppe.compare.report.pictures import (
+    plot_budgets,
+    plot_curves,
+    plot_differences,
+    plot_flatness,
+)
+from steppe.compare.report.tables import all_tables
 from steppe.compare.report.terminal import print_report
 
 #: The page's file, beside the study's own.
 PAGE = "report.html"
+#: The page of two studies.
+PAGE_OF_TWO = "report-of-two.html"
 
 _LONGEST_NAME = 50  # of a file, before its ending
 
@@ -21,30 +33,67 @@ def publish(
     console: Console,
     results: StudyResults,
     path: Path,
-    baseline: str | None = None,
     *,
+    readings: Readings | None = None,
     brief: bool = False,
     show: bool = False,
 ) -> None:
-    """Write the page, print the tables and where the page is, and open it if asked.
+    """Write the page, print the result and where the page is, and open it if asked.
 
     In this order: whatever the output is connected to, the page is there. Where it cannot be
-    written, the tables are printed all the same.
+    written, the result is printed all the same.
     """
+    readings = readings or Readings(results)
     try:
-        write_page(results, path, baseline)
+        write_page(results, path, readings)
     finally:
-        print_report(console, results, baseline, brief=brief)
+        print_report(console, results, brief=brief, readings=readings)
+    _tell_page(console, path, show=show)
+
+
+def publish_two(
+    console: Console,
+    both: tuple[StudyResults, StudyResults],
+    path: Path,
+    *,
+    tables: Path | None = None,
+    show: bool = False,
+) -> None:
+    """Do the same with two studies beside each other, and write their tables if asked.
+
+    Raises
+    ------
+    ValueError
+        They cannot be compared; the message says why.
+    """
+    comparison = two_studies.compare(*both)
+    if tables is not None:
+        write_tables(two_studies.tables(comparison), tables)
+    try:
+        two_studies.write_page(comparison, path)
+    finally:
+        two_studies.print_comparison(console, comparison)
+    _tell_page(console, path, show=show)
+
+
+def _tell_page(console: Console, path: Path, *, show: bool) -> None:
     console.print(f"\nPage: {path}", soft_wrap=True, highlight=False, markup=False)
     if show:
         webbrowser.open(path.resolve().as_uri())
 
 
-def draw_figures(results: StudyResults, directory: Path, baseline: str | None) -> None:
-    """Write learning curves, differences and flatness as PNG files into a directory."""
+def draw_figures(readings: Readings, directory: Path) -> None:
+    """Write differences, budgets, learning curves and flatness as PNG files into a directory."""
+    results = readings.results
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
     task = re.sub(r"[^\w.-]", "_", results.task)[:_LONGEST_NAME]
+    plot_differences(results, directory / f"{task}-differences.png", readings)
+    plot_budgets(results, directory / f"{task}-budgets.png", readings)
     plot_curves(results, directory / f"{task}-curves.png")
-    plot_differences(results, directory / f"{task}-differences.png", baseline)
     plot_flatness(results, directory / f"{task}-flatness.png")
+
+
+def save_tables(readings: Readings, directory: Path) -> None:
+    """Write every table as CSV and LaTeX into a directory."""
+    write_tables(all_tables(readings, summarise(readings.results, readings)), directory)

@@ -12,14 +12,15 @@ from steppe._shared.interrupts import ending_at_once
 
 def report(
     storage: str,
+    other: str | None = None,
     /,
     *,
     study: StudyName = None,
-    baseline: Annotated[str | None, Parameter(metavar="NAME")] = None,
     brief: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     page: Annotated[Path | None, OUTPUT, Parameter(metavar="FILE")] = None,
     json: Annotated[Path | None, OUTPUT, Parameter(metavar="FILE")] = None,
     figures: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
+    tables: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
     show: Open = False,
 ) -> None:
     """Print a study's results, and write them as one self-contained page.
@@ -28,16 +29,20 @@ def report(
     ----------
     storage
         The study's URL, file or directory, or a JSON file that --json has written.
-    baseline
-        The optimizer that the others are compared with. Default: the study's first.
+    other
+        A second study of the same task, to be set beside the first.
     brief
-        Print only the leaderboard and the differences to the baseline.
+        Print only the result and the first table.
     page
-        HTML file for the page. Default: report.html beside the study's file.
+        HTML file for the page. Default: report.html beside the study's file, and
+        report-of-two.html of two studies.
     json
-        Write all results to this JSON file, for other programs.
+        Write all results and verdicts to this JSON file, for other programs.
     figures
-        Write learning curves, differences and flatness as PNG files into this directory.
+        Write differences, the curve over the tuning budget, learning curves and flatness as PNG
+        files into this directory.
+    tables
+        Write every table as CSV and as LaTeX (booktabs) into this directory.
 
     Examples
     --------
@@ -47,22 +52,53 @@ def report(
 
     Publish it:
 
-        steppe report results/digits --json digits.json --figures images
+        steppe report results/digits --json digits.json --figures images --tables tables
+
+    Set two studies of one task beside each other:
+
+        steppe report digits.json results/digits-again
     """
     console = make_console()
+    with refusals():
+        if other is not None:
+            _check_options_of_two(study=study, brief=brief, json=json, figures=figures)
     with refusals(), ending_at_once():
         # Imported here because torch takes two seconds: help and misspelt options do without.
-        from steppe.compare.cli.publish import PAGE, draw_figures, publish
+        from steppe.compare.cli import publish
         from steppe.compare.execution.study_registry import read_study
+        from steppe.compare.records.readings import Readings
 
     with refusals():
         results = read_study(storage, study)
+        if other is not None:
+            theirs = read_study(other, None)
+            path = page or _beside(storage) / publish.PAGE_OF_TWO
+            publish.publish_two(console, (results, theirs), path, tables=tables, show=show)
+            return
+        readings = Readings(results)
         if json is not None:
             results.save(json)
         if figures is not None:
-            draw_figures(results, figures, baseline)
-        path = page or _beside(storage) / PAGE
-        publish(console, results, path, baseline, brief=brief, show=show)
+            publish.draw_figures(readings, figures)
+        if tables is not None:
+            publish.save_tables(readings, tables)
+        path = page or _beside(storage) / publish.PAGE
+        publish.publish(console, results, path, readings=readings, brief=brief, show=show)
+
+
+def _check_options_of_two(**given: object) -> None:
+    """Refuse the options that take one study.
+
+    Raises
+    ------
+    ValueError
+        Naming the option.
+    """
+    for name, value in given.items():
+        if value:
+            raise ValueError(
+                f"--{name} takes one study: run steppe report with each storage by itself"
+            )
 
 
 def _beside(storage: str) -> Path:

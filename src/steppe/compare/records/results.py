@@ -20,6 +20,8 @@ from steppe.compare.records.phases import POOL as POOL
 from steppe.compare.records.phases import RECOMMENDED as RECOMMENDED
 from steppe.compare.records.validation import check_results
 
+_VERDICTS = "verdicts"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -360,12 +362,18 @@ class StudyResults:
     def save(self, path: Path) -> None:
         """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
 
+        It has the verdicts too, for other programs: see
+        :class:`~steppe.compare.records.readings.Verdict`.
+
         Raises
         ------
         OSError
             It cannot be written.
         """
-        content = self.to_dict()
+        # Imported here because readings are taken from these records.
+        from steppe.compare.records.readings import verdicts
+
+        content = {**self.to_dict(), _VERDICTS: to_json(verdicts(self))}
         for trial in content["trials"]:
             if trial["outcome"]:
                 # Of all else every digit is kept: equal differences must stay equal.
@@ -387,7 +395,11 @@ def load(path: Path) -> StudyResults:
         It cannot be read.
     """
     try:
-        found = from_json(StudyResults, read_json(path))
+        content = read_json(path)
+        if isinstance(content, dict):
+            # Anybody may have edited them: they are computed from the trials whenever they show.
+            content.pop(_VERDICTS, None)
+        found = from_json(StudyResults, content)
         check_results(found)
     except ValueError as error:
         raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error

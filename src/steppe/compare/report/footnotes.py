@@ -4,21 +4,25 @@ The terminal prints them under its tables, the page under "How it was done".
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import LEVEL
-from steppe.compare.records.results import TEST, TUNE, Contender, StudyResults, Trial
-from steppe.compare.records.summary import OptimizerSummary
-from steppe.compare.report.formatting import format_settings, join_with_and
-from steppe.compare.report.verdicts import SAME_ON_EVERY_SEED, verdict
+from steppe.compare.records.readings import Readings
+from steppe.compare.records.results import POOL, StudyResults
+from steppe.compare.records.summary import OptimizerSummary, common_train_loss
+from steppe.compare.report.formatting import (
+    format_count,
+    format_settings,
+    format_short,
+    join_with_and,
+)
 
 _CURVATURE = (
-    "Curvature is that of the train loss. Sharpness is how much the loss rises in a SAM step of "
-    "0.05. λ_max and trace are the Hessian's. λ_max(PH) is after the optimizer's preconditioner P; "
-    "steps are stable while it is below the threshold, at the run's first lr. All shrink with the "
-    "train loss: compare optimizers that fit equally well."
+    "Curvature is that of the train loss, of runs at the recommended settings. Sharpness is how "
+    "much the loss rises in a SAM step of 0.05. λ_max and trace are the Hessian's. λ_max(PH) is "
+    "after the optimizer's preconditioner P; steps are stable while it is below the threshold, at "
+    "the run's first lr. All shrink with the train loss, so compare them at a common one{common}."
 )
 _SWITCH = (
     "switch is the share of the run's steps until DualAdam is Adam, or the warm-up ends. The "
@@ -35,164 +39,109 @@ _SCENARIOS = {
     False: "a sample's task is known",
     True: "a sample's task is not known: all have the same classes and share the outputs",
 }
-_EQUAL = (
-    "Differences that are the same on every seed have no interval and no test. They are no "
-    "certainty: scores come in steps of one test sample."
+_INTERVALS = (
+    "[low, high] is a 95 % interval. It has three parts: the jackknife over trials, the test "
+    "samples, and the jackknife over groups of validation samples, which choose. p is that of a "
+    "studentised label swap over trials. Gap is test loss − train loss."
+)
+_DIVERGED = (
+    "A trial that diverged has the worst validation score. Where it is the best of k all the same, "
+    "its test result is the worst of the study."
+)
+_VERDICTS = (
+    f"Better and worse mean p < {LEVEL} on the primary reading at the declared budget, corrected "
+    "after Holm for the optimizers that were asked for. The intervals are not corrected. No "
+    "difference seen does not mean that there is none. Everything else is exploratory: no verdicts."
+)
+_RECOMMENDED = (
+    "The recommended settings are those of the best trial of the whole pool, run again on "
+    "{repeats}. They decide nothing."
 )
 
 
-def footnotes(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
+def footnotes(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[str]:
     """Return the footnotes of a study's tables, a paragraph each.
 
     Parameters
     ----------
-    results : StudyResults
-        A study, finished or not.
+    readings : Readings
+        Those of a study, finished or not.
     rows : sequence of OptimizerSummary
         Its summary.
     """
-    found = [_budget(results), *_intervals(results, rows), *_comparisons(rows)]
-    if any(math.isfinite(row.sharpness.mean) for row in rows):
-        found.append(_CURVATURE)
-    if any("switch" in row.settings for row in rows):
+    results = readings.results
+    found = [_design(results)]
+    if results.complete:
+        found += [_INTERVALS, *([_VERDICTS] if len(rows) > 1 else [])]
+        if any(row.recommended for row in rows):
+            found.append(_RECOMMENDED.format(repeats=plural(results.plan.repeats, "fresh seed")))
+        if any(math.isfinite(row.sharpness.mean) for row in rows):
+            found.append(_CURVATURE.format(common=_common_loss(results)))
+    if any(row.diverged for row in rows):
+        found.append(_DIVERGED)
+    if any("switch" in each.space for each in results.contenders):
         found.append(_SWITCH)
     if results.setup.get("stream"):
         shared = results.setup.get("domain_incremental", False)
         found.append(_STREAM.format(scenario=_SCENARIOS[shared]))
-    found += [note for row in rows for note in _row_notes(results, row)]
-    found += [*_unsuccessful_tuning(results), *_ends_of_ranges(results, rows)]
-    return [*found, *_hardware(results), *_memory(rows), *_unfinished(results)]
+    found += [*_unsuccessful(results), *_edges(rows)]
+    return [*found, *_hardware(results), *_memory(rows), *_missing(results)]
+
+
+def _design(results: StudyResults) -> str:
+    plan, step = results.plan, ""
+    if results.metric.unit == "%" and not results.setup.get("stream"):
+        step = f" (one is {100 / results.setup['test_samples']:.2g} points)"
+    return (
+        f"Trained on {_samples(results, 'train')}. Each contender has {plan.trials} trials; a "
+        "trial draws its settings at random, and has a seed of its own. Trials of one number have "
+        "the same point of the unit cube and the same seed for all contenders. Trials are chosen "
+        f"by the {results.metric.name} on validation data, {_samples(results, 'validation')}, and "
+        f"scored on a test set of {_samples(results, 'test')}{step}."
+    )
 
 
 def _samples(results: StudyResults, part: str) -> str:
     """Return how many samples a part of the data has; of text, how many tokens."""
     samples, length = results.setup[f"{part}_samples"], results.setup.get("length")
     if length is None:
-        return f"{_count(samples)} samples"
-    return f"{_count(samples * length)} tokens ({_count(samples)} sequences of {length})"
-
-
-def _budget(results: StudyResults) -> str:
-    trained = f"Trained on {_samples(results, 'train')}"
-    if not results.budget:
-        return (
-            f"{trained}. Nothing was tuned: every optimizer runs at its defaults, so differences "
-            "say as much about defaults as about optimizers."
-        )
-    tuned = (
-        f"{trained}. Equal budgets: every optimizer has {plural(results.budget, 'tuning trial')}, "
-        f"its default first, judged by the {results.metric.name} on validation data, "
-        f"{_samples(results, 'validation')}. The best settings run on "
-        f"{plural(results.seeds, 'fresh seed')}, and only then is the test set looked at. The best "
-        "of many validation scores is too good on average; the test score is not."
+        return f"{format_count(samples)} samples"
+    return (
+        f"{format_count(samples * length)} tokens ({format_count(samples)} sequences of {length})"
     )
-    follows = [
-        f"{each.name} takes over the settings of {each.follows}"
-        for each in results.contenders
-        if each.follows
-    ]
-    return f"{tuned} Not tuned: {join_with_and(follows)}." if follows else tuned
 
 
-def _intervals(results: StudyResults, rows: Sequence[OptimizerSummary]) -> list[str]:
-    samples = results.setup["test_samples"]
-    of_one = results.metric.unit == "%" and not results.setup.get("stream")
-    step = f" (one is {100 / samples:.2g} points)" if of_one else ""
-    on = f"one test set of {_samples(results, 'test')}{step}"
-    most = max(row.runs - row.diverged - row.failed for row in rows)
-    if most == 0:
-        return []
-    if most == 1:
-        return [
-            f"One seed on {on} has no interval: nothing can be said about differences. Gap is test "
-            "loss − train loss."
-        ]
-    return [
-        "[low, high] is the 95 % bootstrap interval of the mean over seeds (expanded percentile; "
-        f"of up to four seeds it is their range), on {on}. Gap is test loss − train loss."
-    ]
+def _common_loss(results: StudyResults) -> str:
+    common = common_train_loss(results)
+    if not math.isfinite(common):
+        return ": here it was not measured along the way"
+    return f", the lowest that all runs came through: {format_short(common)}"
 
 
-def _comparisons(rows: Sequence[OptimizerSummary]) -> list[str]:
-    changes = [change for row in rows for change in (row.score_change, row.loss_change) if change]
-    if not any(change.seeds > 1 for change in changes):
-        return []
-    found = [
-        f"better and worse: p < {LEVEL} in the paired t-test over seeds, corrected after Holm for "
-        "the number of optimizers, or of comparisons with controls, separately for score and loss. "
-        "The intervals are not corrected. effect is the mean difference over its standard "
-        "deviation between seeds (Cohen's d_z with Hedges' correction). No difference seen does "
-        "not mean that there is none: more seeds show smaller ones."
-    ]
-    if any(verdict(change, True) == SAME_ON_EVERY_SEED for change in changes):
-        found.append(_EQUAL)
-    return found
-
-
-def _row_notes(results: StudyResults, row: OptimizerSummary) -> list[str]:
+def _unsuccessful(results: StudyResults) -> list[str]:
     found = []
-    if row.diverged:
-        found.append(
-            f"† {row.name}: {row.diverged} of {plural(row.runs, 'test run')} diverged (loss not "
-            "finite), in no mean."
-        )
-    if row.failed:
-        error = next(
-            trial.error for trial in results.trials_of(row.name, TEST) if trial.outcome is None
-        )
-        found.append(
-            f"† {row.name}: {row.failed} of {plural(row.runs, 'test run')} failed, in no mean: "
-            f"{error}"
-        )
-    if math.isfinite(row.score.mean) and math.isnan(row.sharpness.mean):
-        found.append(f"{row.name} ended where derivatives are not finite: no curvature there.")
-    return found
-
-
-def _unsuccessful_tuning(results: StudyResults) -> list[str]:
-    def diverged(trial: Trial) -> bool:
-        return trial.outcome is not None and trial.outcome.diverged
-
-    found = []
-    for what, condition in (
-        ("diverged", diverged),
-        ("failed", lambda trial: trial.outcome is None),
-    ):
-        counts = _count_by_contender(results, condition)
-        if counts:
+    for each in results.contenders:
+        errors = [t.error for t in results.trials_of(each.name, POOL) if t.outcome is None]
+        if errors:
             found.append(
-                f"Tuning trials that {what}: {join_with_and(counts)}, of {results.budget} each."
+                f"† {each.name}: {len(errors)} of {plural(results.plan.trials, 'trial')} failed, "
+                f"counted like one that diverged: {errors[0]}"
             )
     return found
 
 
-def _count_by_contender(results: StudyResults, condition: Callable[[Trial], bool]) -> list[str]:
-    counts = {
-        each.name: sum(map(condition, results.trials_of(each.name, TUNE)))
-        for each in results.contenders
-    }
-    return [f"{name} {count}" for name, count in counts.items() if count]
-
-
-def _ends_of_ranges(results: StudyResults, rows: Iterable[OptimizerSummary]) -> list[str]:
-    """Name the chosen values within 5 % of an end of their range: the best may lie beyond."""
-    spaces = {each.name: each.space for each in results.contenders}
+def _edges(rows: Iterable[OptimizerSummary]) -> list[str]:
     found = [
-        f"{row.name} {format_settings({name: row.settings[name]})}"
+        f"{row.name} {format_settings({name: row.recommended[name] for name in row.at_edge})}"
         for row in rows
-        for name, space in spaces[row.name].items()
-        if name in row.settings and "low" in space and _is_at_an_end(row.settings[name], space)
+        if row.at_edge
     ]
-    return [f"Chosen at an end of the searched range: {join_with_and(found)}."] if found else []
-
-
-def _is_at_an_end(value: float, space: Mapping[str, Any]) -> bool:
-    if not space["low"] <= value <= space["high"]:
-        # The default may lie outside, as no weight decay does.
-        return False
-    scale = math.log if space.get("log") else float
-    low, high = scale(space["low"]), scale(space["high"])
-    return not 0.05 < (scale(value) - low) / (high - low) < 0.95
+    if not found:
+        return []
+    return [
+        "Recommended settings in the outer tenth of what was tried, beyond which there may be "
+        f"more to gain: {join_with_and(found)}."
+    ]
 
 
 def _hardware(results: StudyResults) -> list[str]:
@@ -209,22 +158,11 @@ def _memory(rows: Iterable[OptimizerSummary]) -> list[str]:
     return [f"Peak memory on the accelerator, MiB: {join_with_and(peaks)}."] if peaks else []
 
 
-def _unfinished(results: StudyResults) -> list[str]:
+def _missing(results: StudyResults) -> list[str]:
     if results.complete:
         return []
-    short = [text for each in results.contenders if (text := _missing(results, each))]
-    return [f"Not finished: {'; '.join(short)}."]
-
-
-def _missing(results: StudyResults, contender: Contender) -> str:
-    """Return how many trials of a contender have ended; empty if all have."""
-    budget = contender.tuning_trials(results.budget)
-    tuned, tested = (len(results.trials_of(contender.name, phase)) for phase in (TUNE, TEST))
-    if tuned >= budget and tested >= results.seeds:
-        return ""
-    tuning = f"{tuned} of {plural(budget, 'tuning trial')}, " if budget else ""
-    return f"{contender.name} {tuning}{tested} of {plural(results.seeds, 'test run')}"
-
-
-def _count(samples: int) -> str:
-    return f"{samples:,}".replace(",", " ")
+    counts = {each.name: len(results.trials_of(each.name, POOL)) for each in results.contenders}
+    short = [f"{name} {count}" for name, count in counts.items() if count < results.plan.trials]
+    if not short:
+        return ["Not finished: runs at default or recommended settings are missing."]
+    return [f"Not finished, of {plural(results.plan.trials, 'trial')} each: {'; '.join(short)}."]

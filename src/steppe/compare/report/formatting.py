@@ -116,6 +116,28 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
+def format_count(count: float) -> str:
+    """Write a count with its thousands apart; ``–`` where there is none.
+
+    Examples
+    --------
+    >>> format_count(19200.0), format_count(float("nan"))
+    ('19 200', '–')
+    """
+    return f"{count:,.0f}".replace(",", " ") if math.isfinite(count) else MISSING
+
+
+def format_share(share: float) -> str:
+    """Write a share in per cent; ``–`` where there is none.
+
+    Examples
+    --------
+    >>> format_share(0.125), format_share(0.0)
+    ('12 %', '0 %')
+    """
+    return f"{100 * share:.0f} %" if math.isfinite(share) else MISSING
+
+
 def format_settings(settings: Settings) -> str:
     """Write hyperparameters to three digits; ``–`` where there are none.
 

@@ -1,10 +1,11 @@
-"""A study's results as PNG files: learning curves, differences, and flatness by test loss.
+"""A study's results as PNG files: differences, budgets, learning curves, and flatness.
 
-For ``steppe report --figures`` and the documentation.
+For ``steppe report --figures`` and the documentation. What shows test results draws nothing of an
+unfinished study.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,19 +14,24 @@ import numpy as np
 from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes, write_png
-from steppe._shared.statistics import Comparison
+from steppe._shared.statistics import Interval
+from steppe.compare.records.readings import BETTER, WORSE, Readings, Verdict
 from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
-from steppe.compare.records.summary import baseline_of, finished, summarise
-from steppe.compare.report.formatting import format_p_value, unit_of_change
-from steppe.compare.report.verdicts import BETTER, WORSE, verdict
+from steppe.compare.records.summary import (
+    common_train_loss,
+    curvature_at,
+    outcomes,
+    repeated_trials,
+)
+from steppe.compare.report.formatting import format_p_value
+from steppe.compare.report.line_labels import label_line_ends
+from steppe.compare.report.near_range import fitted_range, near_range
+from steppe.compare.report.units import aim, change_label, reading_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.lines import Line2D
 
 _BLUE, _GREY, _VERMILION = "#0072B2", "#7F7F7F", "#D55E00"
-
-_LABEL_HEIGHT = 0.07
 
 # Ticks of each decade, by how many times its lowest an axis's highest number is at most.
 _LOG_TICKS = {8: (1.0, 1.5, 2.0, 3.0, 5.0, 7.0), 1000: (1.0, 2.0, 5.0), math.inf: (1.0,)}
@@ -38,8 +44,8 @@ OfRun = Callable[[Outcome], float]
 def plot_curves(results: StudyResults, path: Path) -> bool:
     """Draw train loss, validation loss and validation score by epoch.
 
-    Lines are means over test seeds, bands run from the lowest to the highest seed. Runs that
-    diverged or failed, or have an epoch that is not finite, are left out.
+    Lines are means over runs at the recommended settings, bands run from the lowest to the highest
+    run. Runs that diverged or failed, or have an epoch that is not finite, are left out.
 
     Parameters
     ----------
@@ -71,11 +77,12 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     }
     if not runs:
         return False
-    seeds = plural(results.seeds, "test seed")
-    figure = new_figure(f"{results.task}: mean and range over {seeds}", (13, 4.4))
+    repeats = plural(results.plan.repeats, "run")
+    title = f"{results.task}: mean and range over {repeats} at the recommended settings"
+    figure = new_figure(title, (13, 4.4))
     for axes, (title, measure) in zip(figure.subplots(1, 3), panels, strict=True):
-        for index, (name, outcomes) in runs.items():
-            by_seed = [[measure(epoch) for epoch in outcome.curve] for outcome in outcomes]
+        for index, (name, ended) in runs.items():
+            by_seed = [[measure(epoch) for epoch in outcome.curve] for outcome in ended]
             _draw_curve(axes, name, np.array(by_seed), index)
         style_axes(axes, title)
         axes.set_xlabel("epoch")
@@ -87,13 +94,13 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     # Of a stream, the first epochs are a task of their own.
     if not results.setup.get("stream"):
         _zoom_to_late_epochs(score, metric)
-    _label_line_ends(score)
+    label_line_ends(score)
     write_png(figure, path)
     return True
 
 
-def plot_differences(results: StudyResults, path: Path, baseline: str | None = None) -> bool:
-    """Draw every contender's test score minus the baseline's, with its interval and verdict.
+def plot_differences(results: StudyResults, path: Path, readings: Readings | None = None) -> bool:
+    """Draw every contender minus the baseline on the primary reading, with interval and verdict.
 
     Parameters
     ----------
@@ -101,8 +108,8 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
         A study, finished or not.
     path : Path
         The PNG file, written atomically.
-    baseline : str or None, default None
-        None takes the first contender.
+    readings : Readings, optional
+        Those of the study, if they are at hand.
 
     Returns
     -------
@@ -111,44 +118,97 @@ def plot_differences(results: StudyResults, path: Path, baseline: str | None = N
 
     Raises
     ------
-    ValueError
-        No contender is called ``baseline``.
     OSError
         The file cannot be written.
     """
-    baseline, metric = baseline_of(results, baseline), results.metric
-    changes = [
-        (row.name, row.score_change)
-        for row in summarise(results, baseline)
-        if row.score_change and math.isfinite(row.score_change.difference.mean)
-    ]
-    if not changes:
+    readings, plan = readings or Readings(results), results.plan
+    upwards = readings.higher_is_better(plan.primary)
+    found = sorted(readings.verdicts, key=lambda each: each.estimate, reverse=upwards)
+    if not found or not _any_ended(results):
         return False
-    changes.sort(key=lambda each: each[1].difference.mean, reverse=metric.higher_is_better)
+    changed = change_label(readings, plan.primary)
     figure = new_figure(
-        f"{results.task}: test {metric.name} minus {baseline}'s{unit_of_change(metric)}",
-        (9, 1.5 + 0.36 * len(changes)),
+        f"{results.task}: {changed}, minus {results.baseline}'s", (9, 1.6 + 0.36 * len(found))
     )
     axes = figure.subplots()
     axes.axvline(0.0, color="black", lw=0.8, zorder=0)
-    for row, (_, change) in enumerate(changes):
-        _draw_difference(axes, row, change, verdict(change, metric.higher_is_better))
+    intervals = {each.optimizer: Interval(each.estimate, each.low, each.high) for each in found}
+    near = near_range(intervals, upwards)
+    for row, each in enumerate(found):
+        _draw_difference(axes, row, each)
+        if near and each.optimizer in near.beyond:
+            _draw_arrow(axes, row, each, at_left=each.estimate < near.low)
     style_axes(axes, "", grid="x")
     axes.set_xlabel(
-        f"{'higher' if metric.higher_is_better else 'lower'} is better; 95 % bootstrap interval "
-        "over seeds, p of the paired t-test after Holm"
+        f"{aim(readings, plan.primary)}; expected of the best of {plan.budget} of {plan.trials} "
+        "trials, with 95 % interval; p after Holm"
     )
-    axes.set_yticks(range(len(changes)), [name for name, _ in changes])
-    axes.set_ylim(len(changes) - 0.5, -0.5)
+    axes.set_yticks(range(len(found)), [each.optimizer for each in found])
+    axes.set_ylim(len(found) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.margins(x=0.08)
+    if near:
+        axes.set_xlim(min(near.low, 0.0), max(near.high, 0.0))
+    write_png(figure, path)
+    return True
+
+
+def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = None) -> bool:
+    """Draw the expected result of the best of k by k, with 95 % intervals, on the primary reading.
+
+    Parameters
+    ----------
+    results : StudyResults
+        A study, finished or not.
+    path : Path
+        The PNG file, written atomically.
+    readings : Readings, optional
+        Those of the study, if they are at hand.
+
+    Returns
+    -------
+    bool
+        Whether there was anything to draw; if not, nothing is written.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+    """
+    readings, plan = readings or Readings(results), results.plan
+    if not results.complete or not _any_ended(results):
+        return False
+    budgets = list(readings.budgets)
+    figure = new_figure(f"{results.task}: the best of k trials by validation", (8, 4.8))
+    axes, at_declared = figure.subplots(), {}
+    for index, contender in enumerate(results.contenders):
+        colour, dash, marker = line_style(index)
+        found = [readings.expected(contender.name, plan.primary, k) for k in budgets]
+        at_declared[contender.name] = declared = found[plan.budget - 1]
+        lows, highs = [each.low for each in found], [each.high for each in found]
+        axes.fill_between(budgets, lows, highs, color=colour, alpha=0.07, lw=0)
+        means = [each.mean for each in found]
+        axes.plot(budgets, means, dash, color=colour, label=contender.name, lw=1.7)
+        axes.plot([plan.budget], [declared.mean], marker, color=colour, ms=6)
+    near = fitted_range(at_declared, readings.higher_is_better(plan.primary))
+    style_axes(axes, "")
+    axes.set_xlabel(f"k, the tuning budget in trials; declared: {plan.budget}")
+    axes.set_ylabel(f"{reading_label(readings, plan.primary)} ({aim(readings, plan.primary)})")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(min(budgets) - 0.01, max(budgets) + 0.01)
+    if near:
+        axes.set_ylim(near.low, near.high)
+    named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
+    figure.legend(handles=named, loc="outside right upper", frameon=False)
     write_png(figure, path)
     return True
 
 
 def plot_flatness(results: StudyResults, path: Path) -> bool:
-    """Draw sharpness and λ_max against test loss, a point for each test run.
+    """Draw test loss by sharpness and by λ_max at a common train loss, a point for each run.
+
+    The runs are those at the recommended settings.
 
     Parameters
     ----------
@@ -167,23 +227,29 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     OSError
         The file cannot be written.
     """
+    if not results.complete:
+        return False
+    common = common_train_loss(results)
     measures: dict[str, OfRun] = {
-        "sharpness (loss rise of a SAM step)": lambda outcome: outcome.curvature.sharpness,
-        "λ_max of the Hessian": lambda outcome: outcome.curvature.largest,
+        "sharpness (loss rise of a SAM step)": lambda run: curvature_at(
+            run.curve, common, "sharpness"
+        ),
+        "λ_max of the Hessian": lambda run: curvature_at(run.curve, common, "largest"),
     }
     points = {title: _points(results, measure) for title, measure in measures.items()}
     points = {title: found for title, found in points.items() if any(map(len, found.values()))}
     if not points:
         return False
-    figure = new_figure(f"{results.task}: flatness and test loss, a point a run", (11, 4.4))
+    title = f"{results.task}: flatness at train loss {common:.2g} and test loss, a point a run"
+    figure = new_figure(title, (11, 4.4))
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
-    for axes, (title, found) in zip(panels, points.items(), strict=True):
+    for axes, (label, found) in zip(panels, points.items(), strict=True):
         for index, (name, each) in enumerate(found.items()):
             if len(each):
                 colour, _, marker = line_style(index)
                 axes.plot(*each.T, marker, color=colour, label=name, ms=7, mew=0.6, mec="white")
         style_axes(axes, "")
-        axes.set_xlabel(title)
+        axes.set_xlabel(label)
         _log_if_wide(axes, "x")
     panels[0].set_ylabel("test loss")
     named = {str(line.get_label()): line for axes in panels for line in axes.lines}
@@ -197,7 +263,11 @@ def _titled(which: str, metric: Metric) -> str:
 
 
 def _runs(results: StudyResults) -> dict[str, list[Outcome]]:
-    return {each.name: list(finished(results, each.name).values()) for each in results.contenders}
+    return {each.name: outcomes(repeated_trials(results, each)) for each in results.contenders}
+
+
+def _any_ended(results: StudyResults) -> bool:
+    return any(trial.finite_outcome for trial in results.trials)
 
 
 def _is_drawable(outcome: Outcome) -> bool:
@@ -211,8 +281,8 @@ def _is_drawable(outcome: Outcome) -> bool:
 def _points(results: StudyResults, measure: OfRun) -> dict[str, np.ndarray]:
     """Return (measure, test loss) of every run that has both, by contender."""
     found = {}
-    for name, outcomes in _runs(results).items():
-        pairs = [(measure(outcome), outcome.final.test_loss) for outcome in outcomes]
+    for name, runs in _runs(results).items():
+        pairs = [(measure(run), run.final.test_loss) for run in runs]
         points = np.array(pairs, dtype=float).reshape(-1, 2)
         found[name] = points[np.isfinite(points).all(axis=1)]
     return found
@@ -228,20 +298,33 @@ def _draw_curve(axes: "Axes", name: str, by_seed: np.ndarray, index: int) -> Non
         line.set(marker="o", clip_on=False)
 
 
-def _draw_difference(axes: "Axes", row: int, change: Comparison, conclusion: str) -> None:
-    colour = {BETTER: _BLUE, WORSE: _VERMILION}.get(conclusion, _GREY)
-    difference = change.difference
-    mean, low, high = difference.mean, difference.low, difference.high
-    axes.plot([low, high], [row, row], color=colour, lw=3, alpha=0.45, solid_capstyle="butt")
-    axes.plot([mean], [row], "o", color=colour, ms=6)
-    tested = "" if math.isnan(change.p) else f", p {format_p_value(change.p)}"
+def _draw_difference(axes: "Axes", row: int, found: Verdict) -> None:
+    colour = {BETTER: _BLUE, WORSE: _VERMILION}.get(found.verdict, _GREY)
+    axes.plot([found.low, found.high], [row, row], color=colour, lw=3, alpha=0.45)
+    axes.lines[-1].set_solid_capstyle("butt")
+    axes.plot([found.estimate], [row], "o", color=colour, ms=6)
     axes.annotate(
-        conclusion + tested,
+        f"{found.verdict}, p {format_p_value(found.p)}",
         xy=(1.02, row),
         xycoords=("axes fraction", "data"),
         color=colour,
         va="center",
         annotation_clip=False,
+    )
+
+
+def _draw_arrow(axes: "Axes", row: int, found: Verdict, *, at_left: bool) -> None:
+    """Point to what lies beyond the axis, with its number."""
+    end, inside = (0.0, 0.07) if at_left else (1.0, 0.93)
+    axes.annotate(
+        f"{found.estimate:+.3g}".replace("-", "−"),
+        xy=(end, row),
+        xytext=(inside, row),
+        xycoords=("axes fraction", "data"),
+        textcoords=("axes fraction", "data"),
+        va="center",
+        ha="left" if at_left else "right",
+        arrowprops={"arrowstyle": "->", "color": _GREY},
     )
 
 
@@ -264,57 +347,16 @@ def _log_if_wide(axes: "Axes", which: Literal["x", "y"]) -> None:
 
 
 def _zoom_to_late_epochs(axes: "Axes", metric: Metric) -> None:
-    """Fit the vertical axis to the values after a third of the epochs, where the lines differ."""
-    lines = [np.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
-    late = np.concatenate([line[len(line) // 3 :] for line in lines])
-    margin = 0.1 * max(late.max() - late.min(), 0.01 * metric.factor)
+    """Fit the vertical axis to values after a third of the epochs, of contenders within reach."""
+    found = {}
+    for line in axes.lines:
+        values = np.asarray(line.get_ydata(), dtype=float)
+        late = values[len(values) // 3 :]
+        found[str(line.get_label())] = Interval(late[-1], late.min(), late.max())
+    near = fitted_range(found, metric.higher_is_better)
+    if near is None:
+        return
+    # All values may be equal.
+    margin = max(0.0, 0.01 * metric.factor - (near.high - near.low)) / 2
     highest = 100.0 if metric.unit == "%" else math.inf
-    axes.set_ylim(late.min() - margin, min(highest, late.max() + margin))
-
-
-def _label_line_ends(axes: "Axes") -> None:
-    """Write every line's name beside its end, moved up or down so that none covers another."""
-    bottom, top = axes.get_ylim()
-
-    def end(line: "Line2D") -> tuple[float, float]:
-        x, y = (np.asarray(values)[-1] for values in line.get_data())
-        return float(x), float(y)
-
-    lines = sorted(axes.lines, key=lambda line: end(line)[1])
-    heights = [(end(line)[1] - bottom) / (top - bottom) for line in lines]
-    for line, height in zip(lines, _move_apart(heights, _LABEL_HEIGHT), strict=True):
-        axes.annotate(
-            str(line.get_label()),
-            xy=end(line),
-            xytext=(1.09, height),
-            textcoords="axes fraction",
-            color=line.get_color(),
-            va="center",
-            annotation_clip=False,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": line.get_color(),
-                "lw": 0.8,
-                "alpha": 0.6,
-                "relpos": (0.0, 0.5),
-                "shrinkA": 1.0,
-            },
-        )
-
-
-def _move_apart(heights: Sequence[float], gap: float) -> list[float]:
-    """Move ascending heights at least ``gap`` apart, near where they were, within (0, 1).
-
-    If there are more than fit, they are centred on the middle.
-    """
-    moved: list[float] = []
-    for height in heights:
-        moved.append(max(height, moved[-1] + gap) if moved else height)
-    # Centre the stack on the line ends that it labels, instead of only pushing upwards.
-    shift = float(np.mean(moved)) - float(np.mean(heights))
-    low, high = moved[0] - shift, moved[-1] - shift
-    if high - low > 1.0:
-        shift += (low + high) / 2 - 0.5
-    else:
-        shift += max(high - 1.0, 0.0) + min(low, 0.0)
-    return [height - shift for height in moved]
+    axes.set_ylim(near.low - margin, min(highest, near.high + margin))

@@ -1,0 +1,38 @@
+"""The tables of a study: the terminal, the page, and CSV and LaTeX files show the same ones."""
+
+from collections.abc import Sequence
+
+from steppe._shared.page.parts import HtmlTable
+from steppe.compare.records.readings import Readings
+from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.report.tables import measures, results, trials
+
+
+def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str, HtmlTable]:
+    """Return a study's tables by their names, those that have rows.
+
+    Of an unfinished study only its progress and its trials, without any test result.
+
+    Parameters
+    ----------
+    readings : Readings
+        A study's, finished or not.
+    rows : sequence of OptimizerSummary
+        Its summary.
+    """
+    study = readings.results
+    if not study.complete:
+        found = {"progress": trials.progress(study, rows), "trials": trials.trials(study)}
+    else:
+        found = {
+            "leaderboard": results.leaderboard(readings, rows),
+            "budgets": results.budgets(readings, rows, "score"),
+            "budgets-loss": results.budgets(readings, rows, "loss"),
+            "trials": trials.trials(study),
+            "curvature": measures.curvature(rows),
+            "recommended": trials.recommended(study, rows),
+            "differences": results.other_differences(readings, rows),
+            "controls": results.controls(readings, rows),
+            "costs": measures.costs(rows),
+        }
+    return {name: table for name, table in found.items() if table.rows}

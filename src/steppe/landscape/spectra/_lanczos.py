@@ -103,10 +103,11 @@ class ThickRestartLanczos:
             self._add(chosen, product)
 
     @property
-    def is_done(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the wanted pairs have converged, to a tenth of ``tol``, and none is missed.
 
-        Also where products turn out to be no symmetric operator's: to go on is useless.
+        Also where products turn out to be no symmetric operator's: to go on is useless. The limit
+        on products is the caller's.
         """
         if len(self.projected) < self.k:
             return False

@@ -1,9 +1,9 @@
 """The outermost eigenvalues of an operator, by Lanczos' method with thick restarts.
 
 The curvature report and studies find λ_max with it. The search is in ``_lanczos``. It stops by
-``ThickRestartLanczos.should_stop``: when every value's error bound is within a tenth of ``tol``, and
-for k > 1 none has been missed, or when products turn out not to be symmetric. It also stops at
-``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
+``ThickRestartLanczos.should_stop``: when every error bound is a tenth of what ``tol`` allows, or
+less, and for k > 1 no value has been missed; or when products turn out not to be symmetric. It also
+stops at ``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,7 @@
-"""Lanczos' method with thick restarts, which looks for repeated eigenvalues before it ends."""
+"""Lanczos' method with thick restarts, which looks for repeated eigenvalues before it ends.
+
+:func:`~steppe.landscape.top_eigenvalues` runs the search that stands here.
+"""
 
 import math
 from collections.abc import Callable

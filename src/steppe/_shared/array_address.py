@@ -1,4 +1,4 @@
-"""Where NumPy's arrays lie, for compiled code that is given addresses."""
+"""Where NumPy's arrays lie, for compiled code that is given addresses, as the CPU engine's is."""
 
 from steppe._shared.array_types import Array
 

@@ -1,4 +1,7 @@
-"""Find a torch device by its name, or explain why it cannot be used."""
+"""Find a torch device by its name, or explain why it cannot be used.
+
+The commands that take ``--device`` find theirs by it.
+"""
 
 import torch
 

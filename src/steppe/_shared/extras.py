@@ -1,4 +1,7 @@
-"""How a missing package gets installed, for error messages: by which extra of steppe."""
+"""How a missing package gets installed, for error messages: by which extra of steppe.
+
+The core install has few packages; a command says what the rest needs.
+"""
 
 _EXTRAS = {
     "torchvision": "vision",

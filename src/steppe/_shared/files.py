@@ -1,4 +1,8 @@
-"""Write files atomically: readers find the whole new file, the old one, or none."""
+"""Write files atomically: readers find the whole new file, the old one, or none.
+
+Checkpoints, results, pictures, pages and compiled kernels are written so: a run may end at any
+time, and several processes may write the same file.
+"""
 
 import secrets
 from collections.abc import Callable

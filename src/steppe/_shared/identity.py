@@ -1,4 +1,7 @@
-"""Whether objects are the very same ones."""
+"""Whether objects are the very same ones, so that what was verified of them still holds.
+
+Engines ask it in each step of an optimizer's tensors.
+"""
 
 from collections.abc import Collection
 from operator import is_

@@ -1,4 +1,7 @@
-"""Faces of packages whose modules are imported when one of their names is first used (PEP 562)."""
+"""Faces of packages whose modules are imported when one of their names is first used (PEP 562).
+
+So ``import steppe`` and ``--help`` load neither torch nor what only some commands need.
+"""
 
 import ast
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Write counts and errors as text for messages."""
+"""Write counts and errors as text for messages, the same in all rooms."""
 
 
 def plural(count: int, thing: str) -> str:

@@ -1,6 +1,7 @@
-"""Optimizers by name, the same names for all commands.
+"""Find optimizers by name; the names are the same for all commands.
 
-A name is a preset of this file, a class of steppe or torch.optim, a baseline of another package, or
+:mod:`steppe._shared.recipes` builds optimizers with it, and ``steppe bench`` those that it times. A
+name is a preset of this file, a class of steppe or torch.optim, a baseline of another package, or
 the path of any class.
 """
 
@@ -13,10 +14,11 @@ from torch.optim import Optimizer
 from steppe._shared.names import unknown_name_message
 from steppe._shared.optimizer_classes import available, imported
 
-Preset = tuple[str, Mapping[str, Any]]
+#: The name of a class, in lower case, and arguments for its constructor.
+NamedArguments = tuple[str, Mapping[str, Any]]
 
-#: From a name to a class, in lower case, and the arguments that the name stands for.
-PRESETS: Mapping[str, Preset] = {
+#: What each preset stands for, by its name.
+PRESETS: Mapping[str, NamedArguments] = {
     "adamcm-authors": ("adamcm", {"variant": "authors"}),
     "adamcm-bf16": ("adamcm", {"state_dtype": torch.bfloat16}),
     "adamcm-int8": ("adamcm", {"state_dtype": "int8"}),
@@ -29,7 +31,7 @@ PRESETS: Mapping[str, Preset] = {
 #: Presets for timing only: they choose which path a step takes, not how a model is trained well.
 #: ``steppe bench`` keeps the gradients as they are. So with keys that do not decay no step has a
 #: priority strictly greater than those in a full buffer, and nothing is replaced.
-TIMING_PRESETS: Mapping[str, Preset] = {
+TIMING_PRESETS: Mapping[str, NamedArguments] = {
     "adamcm-keeping": ("adamcm", {"priority_decay": 1.0}),
     "adamcm-replacing": ("adamcm", {"replacement": "fifo"}),
     "adamw-for-loop": ("adamw", {"foreach": False}),
@@ -51,7 +53,7 @@ _ELSEWHERE = {
 
 
 def find_optimizer(
-    name: str, presets: Mapping[str, Preset] = PRESETS
+    name: str, presets: Mapping[str, NamedArguments] = PRESETS
 ) -> tuple[type[Optimizer], Mapping[str, Any]]:
     """Return the class that a name means, and the arguments that the name stands for.
 

@@ -1,4 +1,7 @@
-"""The memory that an optimizer's state takes, as studies and benchmarks report it."""
+"""The memory that an optimizer's state takes, in bytes in all.
+
+``steppe bench`` reports it; studies divide it by the number of trainable parameters.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Return the size of all tensors in an optimizer's state, in bytes.
+    """Return the size of all tensors in an optimizer's state, in bytes; not per parameter.
 
     Tensors in nested dictionaries, lists and tuples count too: LBFGS keeps its history so.
 

@@ -1,4 +1,7 @@
-"""Colours, dashes and markers of pictures, which colour-blind readers can tell apart too."""
+"""Colours, dashes and markers of pictures, which colour-blind readers can tell apart too.
+
+Pictures of all rooms and the pages' charts take the styles of their lines from it.
+"""
 
 from typing import NamedTuple
 

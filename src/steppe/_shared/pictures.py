@@ -1,4 +1,7 @@
-"""The look of the commands' pictures, and how they are written."""
+"""The look of all pictures: figures, axes, and how they are written.
+
+The commands, :mod:`steppe.landscape`'s ``plot`` methods and ``figures/`` draw with it.
+"""
 
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal

@@ -1,4 +1,8 @@
-"""Text of unknown origin, made fit to be printed, on any terminal."""
+"""Text of unknown origin, made fit to be printed, on any terminal.
+
+Names of optimizers, paths and messages of errors may hold control characters or letters that an
+encoding has not got; tables and the console print them through it.
+"""
 
 import codecs
 from typing import TextIO

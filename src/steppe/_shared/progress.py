@@ -1,4 +1,7 @@
-"""Progress bars for work that takes seconds or more, where standard error is a terminal."""
+"""Progress bars for work that takes seconds or more, where standard error is a terminal.
+
+Landscape's instruments, downloads and commands show them.
+"""
 
 import sys
 from collections.abc import Callable, Iterator

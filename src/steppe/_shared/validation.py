@@ -1,4 +1,7 @@
-"""Check arguments that are numbers; errors name the argument, its value and what is right."""
+"""Check arguments that are numbers; errors name the argument, its value and what is right.
+
+Test functions, instruments and theory check theirs by it, before anything is computed.
+"""
 
 import math
 from numbers import Integral, Real

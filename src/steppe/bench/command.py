@@ -1,4 +1,4 @@
-"""The command ``steppe bench``."""
+"""The command ``steppe bench``: it checks its arguments; :mod:`steppe.bench.show` measures."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Find measurements during which the machine had other work to do."""
+"""Find measurements during which the machine had other work to do.
+
+Table, picture and JSON mark them: a step's time against the baseline's means nothing then.
+"""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The record of an optimizer that could not be measured."""
+"""The record of an optimizer that could not be measured, in place of its measurement."""
 
 from dataclasses import dataclass
 

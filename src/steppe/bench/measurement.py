@@ -39,11 +39,11 @@ class Measurement:
     least_bytes : float
         Bytes that a step must move, by :func:`steppe.bench.traffic.least_bytes`.
     state_bytes : int
-        Size of the optimizer's state.
+        Size of the optimizer's whole state, in bytes; per parameter it is `state_per_number`.
     extra_bytes : int or None
-        Growth of memory during a step; None where it cannot be measured.
+        Growth of memory during a step, in bytes; None where it cannot be measured.
     parameter_bytes : int
-        Size of the parameters.
+        Size of all parameters, in bytes.
     """
 
     model: str

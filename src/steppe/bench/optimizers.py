@@ -1,4 +1,4 @@
-"""The optimizers that are measured, from their names."""
+"""The optimizers that are measured, found by name, and the baseline that they are held against."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

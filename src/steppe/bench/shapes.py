@@ -1,4 +1,7 @@
-"""Tensor shapes of the models whose parameters are stepped."""
+"""Tensor shapes of the models whose parameters are stepped: ResNet-18, GPT-2, many small vectors.
+
+The time of a step depends on the shapes alone, so no model is built.
+"""
 
 from collections.abc import Callable, Iterable
 

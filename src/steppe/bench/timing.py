@@ -1,4 +1,7 @@
-"""Time several actions in turn, so that other work of the machine slows all of them alike."""
+"""Time several actions in turn, so that other work of the machine slows all of them alike.
+
+Ratios of such times hold where the times themselves do not.
+"""
 
 from collections.abc import Callable, Sequence
 from time import perf_counter

@@ -1,4 +1,7 @@
-"""Count the bytes that a step must read and write at the least."""
+"""Count the bytes that a step must read and write at the least.
+
+The table holds the time of a step against the time that copying so much takes.
+"""
 
 import re
 

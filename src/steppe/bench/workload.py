@@ -1,4 +1,7 @@
-"""Parameters and gradients for timing; the gradients stay as they are over all steps."""
+"""Parameters and gradients for timing; the gradients stay as they are over all steps.
+
+Every measured optimizer steps such parameters, warmed up before the first step that counts.
+"""
 
 from collections.abc import Iterable
 

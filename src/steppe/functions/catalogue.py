@@ -1,4 +1,7 @@
-"""Test functions by the names that ``steppe play`` takes."""
+"""Test functions by the names that ``steppe play`` takes.
+
+Users look them up by :func:`find_function`; the figures use the same ones.
+"""
 
 import inspect
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""What ``diagnostics()`` reports, recomputed from the state when asked: ``step`` pays nothing."""
+"""What ``diagnostics()`` reports, recomputed from the state when asked: ``step`` pays nothing.
+
+The optimizers' classes build on these functions; users log what they return.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple

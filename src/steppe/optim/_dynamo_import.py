@@ -1,4 +1,7 @@
-"""Import what every optimizer of torch's needs, also where nothing can be written."""
+"""Import what every optimizer of torch's needs, also where nothing can be written.
+
+:mod:`steppe.optim._base` calls it before it makes the first optimizer of a process.
+"""
 
 import os
 import sys

@@ -1,4 +1,7 @@
-"""Gradients that no engine takes, refused before a step changes anything."""
+"""Gradients that no engine takes, refused before a step changes anything.
+
+Those that an engine can be made to take are seen to in ``_engines/base/gradients.py``.
+"""
 
 from collections.abc import Callable, Sequence
 

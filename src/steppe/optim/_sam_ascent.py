@@ -1,4 +1,7 @@
-"""SAM's way up: compute the perturbation e over all parameters, and move each parameter by it."""
+"""SAM's way up: compute the perturbation e over all parameters, and move each parameter by it.
+
+:class:`~steppe.optim.SAM` calls it between its two passes; ``_sam_restore.py`` undoes it.
+"""
 
 import math
 from collections.abc import Callable, Iterable

@@ -1,4 +1,7 @@
-"""Which of SAM's two passes the gradients come from, and what the last ascent was."""
+"""Which of SAM's two passes the gradients come from, and what the last ascent was.
+
+A step is refused by it if no second pass came before; diagnostics report the ascent.
+"""
 
 from collections.abc import Iterable
 

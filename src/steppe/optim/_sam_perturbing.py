@@ -1,4 +1,8 @@
-"""What SAM does to parameters between its two passes, and how it is undone."""
+"""What SAM does to parameters between its two passes, and how it is undone.
+
+:class:`~steppe.optim.SAM` derives from :class:`PerturbingWrapper`, whose ``perturb`` ascends by
+``_sam_ascent.py`` and whose ``restore`` goes back by ``_sam_restore.py``.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

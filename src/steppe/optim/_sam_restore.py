@@ -1,4 +1,7 @@
-"""What puts parameters and module buffers back after SAM's second pass, bit for bit."""
+"""What puts parameters and module buffers back after SAM's second pass, bit for bit.
+
+It copies both before the ascent; ``_sam_perturbing.py`` sets and uses it.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,4 +1,7 @@
-"""SGDCG, AdamCG and RMSpropCG: torch's optimizers on an aggregate of remembered gradients."""
+"""SGDCG, AdamCG and RMSpropCG: torch's optimizers on an aggregate of remembered gradients.
+
+They are baselines of the critical momenta of :mod:`steppe.optim.critical_momenta`.
+"""
 
 from functools import cache
 

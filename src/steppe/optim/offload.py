@@ -1,4 +1,7 @@
-"""CPU offload: an optimizer whose state and arithmetic are on the host, the model on a device."""
+"""CPU offload: an optimizer whose state and arithmetic are on the host, the model on a device.
+
+For models whose optimizer state does not fit onto the device. Experimental.
+"""
 
 import reprlib
 from collections.abc import Callable, Iterator, Mapping

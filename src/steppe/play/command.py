@@ -1,4 +1,4 @@
-"""The command ``steppe play``."""
+"""The command ``steppe play``: it checks its arguments; :mod:`steppe.play.show` runs the sweep."""
 
 from collections.abc import Sequence
 from pathlib import Path

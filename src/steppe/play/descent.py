@@ -1,4 +1,7 @@
-"""Run one optimizer on a test function from several starts."""
+"""Run one optimizer on a test function from several starts.
+
+A sweep runs it for each optimizer and learning rate; figures call it directly.
+"""
 
 import inspect
 import math

@@ -1,4 +1,7 @@
-"""Classify where descents ended: at a global minimum, at another one, at none, or diverged."""
+"""Classify where descents ended: at a global minimum, at another one, at none, or diverged.
+
+Table, pictures and page count and mark the ends by it.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Run a sweep, write its files, and print where its optimizers ended."""
+"""Run a sweep, write its files, and print where its optimizers ended, for ``steppe play``."""
 
 import webbrowser
 from pathlib import Path

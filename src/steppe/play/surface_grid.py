@@ -1,4 +1,7 @@
-"""Sample a function over the part of its domain that is shown, and scale its values for colours."""
+"""Sample a function over the part of its domain that is shown, and scale its values for colours.
+
+Panels, the page's charts and figures draw it.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,7 @@
-"""Run optimizers on one function, each at the same learning rates from the same starts."""
+"""Run optimizers on one function, each at the same learning rates from the same starts.
+
+``plan_sweep`` checks everything before anything is run; ``steppe play`` and figures use it.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,7 @@
-"""Agreement of the escape formula with simulations, and wells in which the two are comparable."""
+"""Agreement of the escape formula with simulations, and wells in which the two are comparable.
+
+``figures/escape.py`` and ``benchmarks/escape.py`` hold the formula against simulations with it.
+"""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,8 @@
-"""The formula for the mean time in which an optimizer with noisy gradients leaves a minimum."""
+"""The formula for the mean time in which an optimizer with noisy gradients leaves a minimum.
+
+:mod:`steppe.theory.escape_simulation` checks it, and :mod:`steppe.theory.escape_prediction`
+evaluates it at a trained model.
+"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""The variance of a model's gradients along directions, and its ratio to the curvature there."""
+"""The variance of a model's gradients along directions, and its ratio to the curvature there.
+
+Escape times are predicted from them; the escape formula takes the ratio for one by default.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

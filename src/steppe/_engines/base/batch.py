@@ -1,4 +1,8 @@
-"""Rows that one kernel can step together, and what they have in common."""
+"""Batches: the parameters that one kernel can step together, and what they have in common.
+
+The plan sorts an optimizer's parameters into batches; dispatch chooses an engine for each, and the
+engine steps it.
+"""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field

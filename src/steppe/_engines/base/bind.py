@@ -1,4 +1,8 @@
-"""Give a rule the module that an engine computes with."""
+"""Give a rule the module that an engine computes with.
+
+Rules and number formats name their functions ``xp.sqrt``, ``xp.where``; each engine binds them to
+NumPy, torch, Numba or Triton, and so all engines run the same rule.
+"""
 
 from collections.abc import Callable, Iterable
 from dis import get_instructions

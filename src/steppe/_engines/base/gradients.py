@@ -1,4 +1,8 @@
-"""Gradients that do not lie as their parameters do: made to fit, or refused by name."""
+"""Gradients that do not lie as their parameters do: made to fit, or refused by name.
+
+Dispatch calls it before a step is counted. What an optimizer refuses before that, such as sparse
+gradients, is in ``optim/_gradients.py``.
+"""
 
 from typing import Any
 

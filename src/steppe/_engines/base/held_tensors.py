@@ -1,4 +1,8 @@
-"""The tensors that kernels find at fixed addresses, and what has been verified of them."""
+"""The tensors that kernels find at fixed addresses, and what has been verified of them.
+
+A batch keeps them from step to step; the plan asks whether somebody has put another tensor into a
+state, and dispatch whether the facts of each still hold.
+"""
 
 from copy import copy
 from functools import cache

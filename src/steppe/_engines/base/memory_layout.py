@@ -1,4 +1,7 @@
-"""How the elements of tensors lie in memory, and which lie so that a kernel can take them."""
+"""How the elements of tensors lie in memory, and which lie so that a kernel can take them.
+
+Engines object to a batch by it, and steps refuse tensors that have no memory.
+"""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,7 @@
-"""What an engine must know of a method to run it: its rules, and the names of its state."""
+"""What an engine must know of a method to run it: its rules, and the names of its state.
+
+Each optimizer returns a :class:`Method` from ``_method``; engines know an optimizer by that alone.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""Gradient norms of one step, over all parameters or per parameter, summed over processes."""
+"""Gradient norms of one step, over all parameters or per parameter, summed over processes.
+
+Dispatch makes them of the engines' sums of squares; buffers decide by them what they remember.
+"""
 
 import atexit
 import math

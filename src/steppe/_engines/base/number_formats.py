@@ -1,5 +1,16 @@
 """Number formats of parameters and state, each written once, for every engine.
 
+``state_dtype="int8"`` is stored as ``torch.uint8``, not as ``torch.int8``: its bytes are the codes
+``signed8``, and ``square8`` for means of squares (:data:`SQUARES`). Here stands how one number is
+rounded and read; each engine has one module that does so for its tensors:
+
+- ``eager/codecs.py``, with whole tensors in torch;
+- ``gpu/elements.py``, with blocks in Triton kernels;
+- ``cpu/operands.py``, by the lines of source that it writes for Numba.
+
+``checkpoint_scales.py`` rounds once more, to nearest, where a checkpoint's blocks are dealt out to
+other processes and two scales of one block come together.
+
 Like the rules, these functions are pure and :func:`steppe._engines.bind` gives them their only
 outside name, ``xp``: here a module of operations on 32-bit words, which wrap around as unsigned
 integers do. ``xp.bits`` reinterprets a float32 as a word and ``xp.number`` a word as a float32;

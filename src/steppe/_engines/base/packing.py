@@ -1,4 +1,7 @@
-"""Step counts and buffers' keys side by side, so that reading or changing all is one operation."""
+"""Lay the step counts and buffers' keys of a batch side by side in one tensor.
+
+Reading or changing them for all parameters is then one operation. The plan packs a new batch.
+"""
 
 from copy import copy
 from itertools import compress

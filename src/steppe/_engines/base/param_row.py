@@ -1,4 +1,7 @@
-"""One parameter of an optimizer, as this process holds it, and what makes it unfit for a step."""
+"""One parameter of an optimizer, as this process holds it, and what makes it unfit for a step.
+
+Batches are made of rows. Optimizers read state through them for diagnostics, too.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any, Self

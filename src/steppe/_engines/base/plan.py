@@ -1,4 +1,8 @@
-"""The batches of a step, kept from one step to the next."""
+"""The batches of a step, kept from one step to the next.
+
+The optimizer makes a plan when its parameters or state have changed, and
+:mod:`steppe._engines.dispatch` carries it out.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

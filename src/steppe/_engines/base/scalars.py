@@ -1,4 +1,7 @@
-"""The scalars of every row of a batch, from group options and step counts."""
+"""The scalars of every row of a batch, from group options and step counts.
+
+The CPU's and the eager engine compute them here in each step; the GPU's kernels compute their own.
+"""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,8 @@
-"""Sharded tensors: which elements this process holds, and where they lie in the whole tensor."""
+"""Sharded tensors: which elements this process holds, and where they lie in the whole tensor.
+
+Norms, rounding noise, 8-bit blocks and checkpoints go by it, so that a step does not depend on how
+tensors are sharded.
+"""
 
 import math
 from collections.abc import Iterable

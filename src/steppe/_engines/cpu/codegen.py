@@ -1,4 +1,7 @@
-"""The source of a method's CPU kernels, for given number formats."""
+"""Write the source of a method's CPU kernels, for given number formats.
+
+:mod:`steppe._engines.cpu.compile_cache` compiles it and keeps the machine code.
+"""
 
 from inspect import signature
 

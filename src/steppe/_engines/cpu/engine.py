@@ -1,4 +1,7 @@
-"""Numba: one parallel loop over all tensors of a batch, at the speed of memory."""
+"""The CPU engine's face for dispatch: one parallel loop over all tensors of a batch, by Numba.
+
+Each number is read from memory and written back once.
+"""
 
 import os
 

@@ -1,4 +1,8 @@
-"""Operands of a CPU kernel: where their elements lie, and how each is read and written."""
+"""Operands of a CPU kernel: where their elements lie, and how each is read, rounded and written.
+
+It writes lines of source, of which ``codegen.py`` makes a kernel. The CPU engine rounds to bfloat16
+and 8 bits here, by :mod:`steppe._engines.base.number_formats`.
+"""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,8 @@
-"""Load and store parameters and state in any number format, in plain torch."""
+"""Load and store parameters and state in any number format, in plain torch.
+
+The eager engine rounds to bfloat16 and 8 bits here, by :mod:`steppe._engines.base.number_formats`.
+Optimizers read state by it for diagnostics, and ``checkpoint_scales.py`` codes.
+"""
 
 import numpy as np
 import torch

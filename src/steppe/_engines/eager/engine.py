@@ -1,4 +1,8 @@
-"""Plain torch: any device, any layout, differentiable, DTensor. The rule runs on whole tensors."""
+"""The eager engine: the rule on whole tensors, in plain torch.
+
+It takes what fused engines do not: any device and layout, differentiable steps, DTensors. Dispatch
+falls back on it, and tests compare the other engines with it.
+"""
 
 import numpy as np
 import torch

@@ -1,7 +1,7 @@
-"""How Triton kernels read and write elements of tensors, in every number format.
+"""How Triton kernels read, round and write elements of tensors, in every number format.
 
 A block is a row of 256 elements: that many share a scale in the 8-bit formats, and an offset of the
-noise.
+noise. The formats are those of :mod:`steppe._engines.base.number_formats`.
 """
 
 import triton

@@ -1,4 +1,7 @@
-"""Read a user's batches: how to call the model on each, what to compare with, and its size."""
+"""Read a user's batches: how to call the model on each, what to compare with, and its size.
+
+Every instrument takes batches through it, in whatever form a data loader gives them.
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping

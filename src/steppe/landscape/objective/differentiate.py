@@ -1,4 +1,7 @@
-"""Differentiate a loss by a model's parameters, and write derivatives as one vector."""
+"""Differentiate a loss by a model's parameters, and write derivatives as one vector.
+
+Hessian-vector products, directions and trajectories use it.
+"""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,8 @@
-"""What a batch's loss has been divided by: batches are weighted by it, so that means are right."""
+"""What a batch's loss has been divided by: batches are weighted by it, so that means are right.
+
+A loss may be a mean over samples, over the elements of outputs, or over the targets that are not
+ignored. :class:`~steppe.landscape.objective.objective.Objective` weights batches by it.
+"""
 
 import math
 from collections.abc import Callable, Mapping

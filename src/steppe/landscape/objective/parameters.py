@@ -1,4 +1,7 @@
-"""Choose the parameters that a loss is a function of, and write them as vectors."""
+"""Choose the parameters that a loss is a function of, and write them as vectors.
+
+:class:`~steppe.landscape.objective.objective.Objective` is a function of what is chosen here.
+"""
 
 from collections.abc import Iterable
 

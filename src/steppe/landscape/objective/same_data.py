@@ -1,4 +1,7 @@
-"""Refuse data that differ from pass to pass although their generators are set back."""
+"""Refuse data that differ from pass to pass although their generators are set back.
+
+An instrument that compares two passes would measure the difference between their data.
+"""
 
 import zlib
 from collections.abc import Mapping

@@ -1,4 +1,7 @@
-"""Regroup batches into groups of a given number of samples, as m-sharpness needs them."""
+"""Regroup batches into groups of a given number of samples, as m-sharpness needs them.
+
+:mod:`steppe.landscape.surfaces.sharpness` measures the loss's rise in each group.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

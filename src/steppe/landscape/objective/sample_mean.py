@@ -1,4 +1,7 @@
-"""Average rows over batches, weighted, in float64, over all processes."""
+"""Average rows over batches, weighted, in float64, over all processes.
+
+Losses, gradients and products of all instruments are such averages.
+"""
 
 from collections.abc import Callable
 

@@ -1,4 +1,7 @@
-"""The interface between curvature and spectra: a symmetric matrix known by its products."""
+"""The interface between curvature and spectra: a symmetric matrix known by its products.
+
+Operators implement it; eigenvalues, traces and densities need nothing else.
+"""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext

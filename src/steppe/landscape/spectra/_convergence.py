@@ -1,4 +1,7 @@
-"""How far Ritz values are from eigenvalues, and when that is near enough."""
+"""How far Ritz values are from eigenvalues, and when that is near enough.
+
+The search in ``_lanczos`` asks whether the values it has found can be relied on.
+"""
 
 import numpy as np
 

@@ -1,4 +1,7 @@
-"""Lanczos' method with thick restarts, which looks for repeated eigenvalues before it ends."""
+"""Lanczos' method with thick restarts, which looks for repeated eigenvalues before it ends.
+
+:func:`~steppe.landscape.top_eigenvalues` runs the search that stands here.
+"""
 
 import math
 from collections.abc import Callable
@@ -103,10 +106,11 @@ class ThickRestartLanczos:
             self._add(chosen, product)
 
     @property
-    def is_done(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the wanted pairs have converged, to a tenth of ``tol``, and none is missed.
 
-        Also where products turn out to be no symmetric operator's: to go on is useless.
+        Also where products turn out to be no symmetric operator's: to go on is useless. The limit
+        on products is the caller's.
         """
         if len(self.projected) < self.k:
             return False

@@ -1,4 +1,7 @@
-"""Notice products that no symmetric operator has, and say where they come from."""
+"""Notice products that no symmetric operator has, and say where they come from.
+
+Eigenvalues, density and trace report it as ``asymmetry`` and do not call a result converged.
+"""
 
 import numpy as np
 import torch

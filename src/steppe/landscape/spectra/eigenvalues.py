@@ -1,7 +1,9 @@
 """The outermost eigenvalues of an operator, by Lanczos' method with thick restarts.
 
-The search for λ_max and its neighbours is in ``_lanczos``, and the criterion by which it stops,
-``has_converged``, in ``_convergence``.
+The curvature report and studies find λ_max with it. The search is in ``_lanczos``. It stops by
+``ThickRestartLanczos.should_stop``: when every error bound is a tenth of what ``tol`` allows, or
+less, and for k > 1 no value has been missed; or when products turn out not to be symmetric. It also
+stops at ``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
 """
 
 from dataclasses import dataclass, field
@@ -42,8 +44,11 @@ class Eigenvalues(Result):
     residuals : ndarray
         r = ‖Hv − λv‖ of each pair, shape (k,): an eigenvalue of H lies no farther from λ.
     errors : ndarray
-        min(r, r²/gap) of each pair, shape (k,), with the gap to the other values found and to 0: a
-        closer bound, as long as no eigenvalue in between has been missed.
+        Bound on the error of each value, shape (k,): min(r, R²/gap), closer than r as long as no
+        eigenvalue in between has been missed. R is the residual of the value's whole cluster, that
+        is of all pairs whose values are nearer than their residuals, and the gap is the cluster's
+        distance from the other values found and from 0. Once the search looks for repeated
+        values, the bound from before that round stands where it is smaller.
     converged : ndarray
         Whether each value can be relied on; shape (k,). Its error is at most ``tol``·|λ|, or no
         more than rounding; but for the first it has been verified that none is missed, as repeated
@@ -179,7 +184,7 @@ def top_eigenvalues(
     was_interrupted = False
     with progress(f"{k} eigenvalues", limit) as advance, H.held():
         try:
-            while not search.is_done and search.products < limit:
+            while not search.should_stop and search.products < limit:
                 search.extend()
                 advance(1)
         except KeyboardInterrupt:

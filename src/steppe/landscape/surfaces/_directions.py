@@ -1,4 +1,7 @@
-"""Directions in parameter space: random ones that are filter-normalised, and checked ones."""
+"""Directions in parameter space: random ones that are filter-normalised, and checked ones.
+
+Lines and planes run along them.
+"""
 
 import torch
 from torch import Tensor

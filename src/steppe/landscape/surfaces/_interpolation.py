@@ -1,4 +1,4 @@
-"""Linear interpolation from one model to another."""
+"""Linear interpolation from one model to another, which barriers are measured along."""
 
 import copy
 from collections.abc import Callable

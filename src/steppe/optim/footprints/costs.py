@@ -46,7 +46,11 @@ class StrategyCosts:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The result of :func:`footprint`; ``print`` shows it as a table.
+    """The result of :func:`steppe.optim.footprint`; ``print`` shows it as a table.
+
+    All attributes but ``numel`` and ``world_size`` are bytes. The table shows what is held in
+    powers of 1024 (KiB, MiB, GiB), as memory is, and what is sent in powers of 1000 (kB, MB, GB),
+    as traffic is.
 
     Attributes
     ----------
@@ -55,8 +59,9 @@ class Footprint:
     world_size
         Number of devices.
     message
-        Bytes of the numbers that the optimizer itself sums over the devices in a step under FSDP2;
-        under DDP there are none.
+        Bytes of the norms that the optimizer itself sums over the devices in a step under FSDP2.
+        What each device sends of them in a ring is ``fsdp.sent.optimizer``. Under DDP it sums none,
+        and ``ddp.sent.optimizer`` is 0.
     fsdp
         Costs under FSDP2, whose ``fully_shard`` shards parameters, gradients and state (ZeRO-3).
     ddp

@@ -1,4 +1,8 @@
-"""Count the bytes that each device holds and sends: parameters, gradients, optimizer state."""
+"""Count the bytes that each device holds and sends: parameters, gradients, optimizer state.
+
+Here are the public :func:`footprint` and the arithmetic of how FSDP2 cuts tensors and what a step
+sends. The state that it counts is found by ``meta_optimizer``.
+"""
 
 import math
 import reprlib
@@ -20,7 +24,9 @@ from steppe.optim.sam import SAM
 if TYPE_CHECKING:  # builds of torch without distributed have none
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
+#: The shape of one parameter.
 Shape = tuple[int, ...]
+#: A number of parameters, or their shapes: in any order, or by name.
 Counts = int | Iterable[Shape] | Mapping[str, Shape]
 
 
@@ -53,8 +59,9 @@ def footprint(
     Under FSDP2 the optimizer itself sums numbers over all devices, 8 bytes each (``message``):
 
     * critical momenta or gradients: one, the squared norm of all gradients, whatever the model;
-    * ``scope="tensor"`` and ``DualAdam(scale_free=True)``: one more for each tensor;
-    * SAM: one, for its own norm.
+    * ``scope="tensor"`` and ``DualAdam(scale_free=True)``: n + 1 for n tensors, one for each and
+      that of all;
+    * SAM: one more, for its own norm.
 
     Other optimizers of this library send nothing. What optimizers of other libraries send is not
     counted.
@@ -67,9 +74,10 @@ def footprint(
         as one vector.
     optimizer
         A class, or a function that makes an optimizer of parameters: it is called with parameters
-        on the meta device, where there is no kernel for ``fused=True``. Or an optimizer: that of
-        the model, or one with a single group, whose options then apply to all parameters. The state
-        of another library's optimizer is found by a step on the meta device.
+        on the meta device, where there is no kernel for ``fused=True``; what it raises is passed
+        on. Or an optimizer, which stays as it is: that of the model, or one with a single group,
+        whose options then apply to all parameters. The state of another library's optimizer is
+        found by a step on the meta device.
     world_size
         W, the number of devices; ≥ 1.
     dtype

@@ -1,4 +1,8 @@
-"""Make an optimizer on the meta device, and read off the layout of its state and what it sends."""
+"""Make an optimizer on the meta device, and read off the layout of its state and what it sends.
+
+Only :mod:`steppe.optim.footprints.count` uses it. An optimizer that is given stays as it is: what
+steps is a copy of it without state, whose parameters are on the meta device.
+"""
 
 import copy
 from collections import defaultdict
@@ -16,6 +20,7 @@ from steppe.optim._state import StateEntry, state_layout
 from steppe.optim.offload import Offload
 from steppe.optim.sam import SAM
 
+#: A class of optimizers, or a function: makes an optimizer of a list of parameters.
 OptimizerFactory = Callable[[Any], Optimizer]
 
 #: Norms are summed in float64.
@@ -26,6 +31,8 @@ def optimizer_on_meta(
     optimizer: Optimizer | OptimizerFactory, originals: list[Tensor], metas: list[Parameter]
 ) -> Optimizer:
     """Return an optimizer of those parameters on the meta device that require a gradient.
+
+    An optimizer that is given is copied, without its state, and stays as it is.
 
     Parameters
     ----------
@@ -93,7 +100,11 @@ def _base(optimizer: Optimizer) -> Optimizer:
 
 
 def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, StateEntry]]:
-    """Return the layout of each parameter's state after a step.
+    """Return the layout of each parameter's state after a step, by the names of its tensors.
+
+    Shapes and number formats are those of whole tensors, not of a shard. An optimizer of this
+    library says its layout (:func:`~steppe.optim._state.state_layout`). One of another library
+    steps once with empty gradients on the meta device, and what it then has is read off.
 
     Raises
     ------
@@ -125,7 +136,13 @@ def state_of(optimizer: Optimizer) -> dict[Tensor, dict[str, StateEntry]]:
 
 
 def message_bytes(optimizer: Optimizer) -> int:
-    """Return the bytes of the norms that the optimizer sums over the devices in a step."""
+    """Return the bytes of the norms that the optimizer sums over the devices in a step.
+
+    A norm is 8 bytes, as it is summed in float64. A global norm, which critical momenta and
+    gradients need, is one; n tensors with norms of their own (``scope="tensor"``, ``scale_free``)
+    are n + 1; SAM adds one. Of an optimizer of another library 0 is returned, and so what it sends
+    is not counted.
+    """
     base, norms = _base(optimizer), int(isinstance(optimizer, SAM))
     if isinstance(base, RuleOptimizer):
         kinds = [(base._method(group), group) for group in base.param_groups]

@@ -1,29 +1,32 @@
 """How often the verdicts of ``steppe compare`` are wrong, and what they find.
 
 ``python benchmarks/calibration.py`` repeats comparisons whose truth is known, and counts. *Real*
-pools are drawn from the trials of a large study (``docs/results/digits.json``): an optimizer against
-itself with other trials, Adam with a warm-up against DualAdam, which end in the same place, and SAM
-against AdamW, whose gain is real. *Simulated* pools have laws that are known exactly: skewed losses,
-accuracies in steps of one sample with many ties, trials that diverge, and results that scatter
-differently but are worth the same.
+pools are drawn from the trials of a large study: an optimizer against itself with other trials,
+Adam with a warm-up against DualAdam, which end in the same place, and SAM against AdamW, whose gain
+is real. *Simulated* pools have laws that are known exactly: skewed losses, accuracies in steps of
+one sample with many ties, trials that diverge, and results that scatter differently but are worth
+the same.
 
-It writes ``docs/results/calibration.json``, and prints the tables of ``docs/calibration.md``. It
-takes about a quarter of an hour on one core; with ``--repeats 20`` half a minute.
+The large study's trials are in ``docs/results/calibration-pools.json``; ``--study FILE`` takes them
+anew from a study that ``steppe report --json`` has written. The script writes
+``docs/results/calibration.json`` and the table of ``docs/calibration.md``. It takes half an hour on
+one core; with ``--repeats 20`` a minute.
 """
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steppe._shared.files import write_text
 from steppe._shared.statistics import LEVEL
-from steppe.compare import POOL, Readings, StudyResults, load
+from steppe.compare import Readings, StudyResults, load
 from steppe.compare.records.best_of_k import (
     Array,
     Difference,
@@ -33,7 +36,10 @@ from steppe.compare.records.best_of_k import (
 )
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
+OUTPUT = ROOT / "docs" / "results" / "calibration.json"
+POOLS = ROOT / "docs" / "results" / "calibration-pools.json"
+PAGE = ROOT / "docs" / "calibration.md"
+_MARK, _END = "<!-- benchmarks/calibration.py -->", "<!-- end -->"
 
 #: Trials and budget of the plans that are checked.
 PLANS = ((24, 4), (48, 8), (80, 8))
@@ -81,36 +87,68 @@ class Row:
 
 
 def main() -> None:
-    """Run all comparisons, write them down, and print the tables."""
+    """Run all comparisons, write them down, and put the table into the docs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pool", type=Path, default=RESULTS / "digits.json")
+    parser.add_argument("--study", type=Path, help="Take the real pools from this study.")
     parser.add_argument("--repeats", type=int, default=400, help="Comparisons of each kind.")
-    parser.add_argument("--out", type=Path, default=RESULTS / "calibration.json")
+    parser.add_argument("--out", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    rows = [*real_rows(load(given.pool), given.repeats), *simulated_rows(given.repeats)]
-    content = {"pool": given.pool.name, "rows": [asdict(row) for row in rows]}
-    write_text(given.out, json.dumps(content, indent=1) + "\n")
+    if given.study:
+        write_text(POOLS, json.dumps(_numbers_of(load(given.study))) + "\n")
+    rows = [*real_rows(read_pools(), given.repeats), *simulated_rows(given.repeats)]
+    write_text(given.out, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    if given.out == OUTPUT:
+        write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), rows))
     print(table(rows))
 
 
-def real_rows(results: StudyResults, repeats: int) -> Iterator[Row]:
-    """Compare pools that are drawn without replacement from those of a large study."""
+def _numbers_of(results: StudyResults) -> dict[str, Any]:
+    """Return what pools need of a study: results in validation and on the test set, by trial."""
     readings = Readings(results)
-    for reading in _READINGS:
-        pools = {
-            each.name: readings.pool(each.name, reading) for each in results.contenders
-        }
-        size = len(results.trials_of(results.baseline, POOL))
+    found = {}
+    for name in (each.name for each in results.contenders):
+        by_score, by_loss = (readings.pool(name, reading) for reading in _READINGS)
+        columns = (by_score.score, by_score.loss, by_score.test, by_loss.test)
+        # Null for −∞ and ∞: of a trial that diverged.
+        found[name] = [
+            [float(f"{x:.6g}") if math.isfinite(x) else None for x in column] for column in columns
+        ]
+    return {"command": results.command, "versions": dict(results.versions), "pools": found}
+
+
+def read_pools() -> dict[str, dict[str, Pool]]:
+    """Read the large study's pools, by reading and contender."""
+    content = json.loads(POOLS.read_text(encoding="utf-8"))["pools"]
+    found: dict[str, dict[str, Pool]] = {reading: {} for reading in _READINGS}
+    for name, columns in content.items():
+        score, loss, by_score, by_loss = (np.array(each, dtype=float) for each in columns)
+        score, loss = np.nan_to_num(score, nan=-np.inf), np.nan_to_num(loss, nan=np.inf)
+        found["score"][name] = Pool(score, loss, by_score)
+        found["loss"][name] = Pool(score, loss, by_loss)
+    return found
+
+
+def with_table(page: str, rows: list[Row]) -> str:
+    """Return a page with the rows' table in the place of the one that it has."""
+    head, mark, rest = page.partition(_MARK)
+    _, end, tail = rest.partition(_END)
+    if not (mark and end):
+        raise ValueError(f"page must have a line {_MARK!r} and one {_END!r}")
+    return f"{head}{mark}\n\n{table(rows)}\n\n{end}{tail}"
+
+
+def real_rows(pools: Mapping[str, Mapping[str, Pool]], repeats: int) -> Iterator[Row]:
+    """Compare pools that are drawn without replacement from those of a large study."""
+    for reading, by_name in pools.items():
+        base = by_name[BASELINE]
         for trials, k in PLANS:
             described = partial(summarise, reading=reading, trials=trials, k=k)
-            if 2 * trials <= size:
-                draws = _disjoint(pools[BASELINE], trials, repeats)
-                yield described(f"{BASELINE}, other trials", draws, truth=0.0)
+            draws = _disjoint(base, trials, repeats)
+            yield described(f"{BASELINE}, other trials", draws, truth=0.0)
             for name, other in ((SAME[1], SAME[0]), (BETTER, BASELINE)):
-                if name not in pools or other not in pools or trials >= size:
-                    continue
-                truth = expected_best(pools[name], k) - expected_best(pools[other], k)
-                draws = _paired(pools[name], pools[other], trials, repeats)
+                ours, theirs = by_name[name], by_name[other]
+                truth = expected_best(ours, k) - expected_best(theirs, k)
+                draws = _paired(ours, theirs, trials, repeats)
                 yield described(f"{name} − {other}", draws, truth=truth)
 
 

@@ -60,7 +60,7 @@ def measure(
     samples: int = 1000,
     epochs: int | None = None,
 ) -> dict[str, Any]:
-    """Train each optimizer again with the settings that the study recommends, and measure where it ends.
+    """Train each optimizer again as the study recommends, and measure where it ends.
 
     Raises
     ------

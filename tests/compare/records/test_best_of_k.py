@@ -127,9 +127,7 @@ def test_exchanging_the_optimizers_changes_the_sign_alone() -> None:
     ("trials", "others", "message"),
     [(24, 23, "equally large, got 24 and 23"), (11, 11, "at least 3 times the budget, 12, got 11")],
 )
-def test_pools_that_cannot_be_compared_are_refused(
-    trials: int, others: int, message: str
-) -> None:
+def test_pools_that_cannot_be_compared_are_refused(trials: int, others: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare_pools(draw(0, trials), draw(1, others), 4)
 

@@ -143,6 +143,8 @@ def real_rows(pools: Mapping[str, Mapping[str, Pool]], repeats: int) -> Iterator
         base = by_name[BASELINE]
         for trials, k in PLANS:
             described = partial(summarise, reading=reading, trials=trials, k=k)
+            if 2 * trials > len(base):
+                continue
             draws = _disjoint(base, trials, repeats)
             yield described(f"{BASELINE}, other trials", draws, truth=0.0)
             for name, other in ((SAME[1], SAME[0]), (BETTER, BASELINE)):

@@ -136,6 +136,13 @@ def test_divergence_and_failure_are_shown() -> None:
     assert "nan" not in text.replace("nadam", "")
 
 
+def test_if_all_diverged_there_are_no_numbers() -> None:
+    text = printed(studies.study({"adamw": [diverged()] * 3, "sgd": [diverged()] * 3}))
+    assert "All trials diverged or failed: there is nothing to compare." in text
+    assert "What the best of" not in text
+    assert "Exploratory" not in text.split("Trained on")[0]
+
+
 def test_a_failure_may_speak_in_brackets() -> None:
     study = studies.study({"adamw": [studies.FAILED] * 3})
     trials = [replace(trial, error="ValueError: [/bold] of [red]") for trial in study.trials]

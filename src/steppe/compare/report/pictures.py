@@ -195,7 +195,7 @@ def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = 
     style_axes(axes, "")
     axes.set_xlabel(f"k, the tuning budget in trials; declared: {plan.budget}")
     axes.set_ylabel(f"{reading_label(readings, plan.primary)} ({aim(readings, plan.primary)})")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlim(min(budgets) - 0.01, max(budgets) + 0.01)
     if near:
         axes.set_ylim(near.low, near.high)

@@ -47,10 +47,10 @@ def print_report(
     for sentence in (*said.findings, *said.plan):
         print_text(console, sentence)
     console.print()
-    if not results.complete:
-        print_table(console, tables["progress"])
-    elif brief:
-        print_table(console, tables["leaderboard"])
+    if "leaderboard" not in tables or brief:
+        for name in ("progress", "leaderboard"):
+            if name in tables:
+                print_table(console, tables[name])
     else:
         _print_tables(console, readings, tables)
     if not brief:

@@ -129,7 +129,8 @@ def _readings(readings: Readings) -> tuple[Any, Any]:
 
 def _charts(readings: Readings, rows: Sequence[OptimizerSummary]) -> Charts:
     """Return the charts of each section; of an unfinished study, of validation only."""
-    results, nothing = readings.results, dict[str, list[Chart]].fromkeys(_CHARTS, [])
+    results = readings.results
+    nothing: Charts = {name: [] for name in _CHARTS}
     if not any(row.trials > row.diverged for row in rows):
         return nothing
     if not results.complete:
@@ -173,7 +174,7 @@ def _sections(
             "recommended": "What to use",
             "exploratory": "Exploratory",
         }
-    contents = {**charts, **tables, "exploratory": True}
+    contents = {**tables, **charts, "exploratory": tables.get("differences")}
     shown = {each: title for each, title in found.items() if contents.get(each)}
     return shown | {"method": "How it was done", "reproduce": "To reproduce it"}
 

@@ -79,9 +79,11 @@ def beyond_below(
 
     They stand side by side, leftwards from ``x``, a share of the chart's width.
     """
-    found = []
-    for place, name in enumerate(near.beyond if near else ()):
-        below = near is not None and values[name] < near.low
+    found: list[dict[str, Any]] = []
+    if near is None:
+        return found
+    for place, name in enumerate(near.beyond):
+        below = values[name] < near.low
         found.append(
             {
                 "name": name,
@@ -107,9 +109,11 @@ def beyond_beside(
     write: Callable[[float], str],
 ) -> list[dict[str, Any]]:
     """Return arrows at an end of a horizontal axis to those beyond it, in the contenders' rows."""
-    found = []
-    for name in near.beyond if near else ():
-        left = near is not None and values[name] < near.low
+    found: list[dict[str, Any]] = []
+    if near is None:
+        return found
+    for name in near.beyond:
+        left = values[name] < near.low
         found.append(
             {
                 "name": name,

@@ -11,7 +11,8 @@ from steppe.compare.report.tables import measures, results, trials
 def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str, HtmlTable]:
     """Return a study's tables by their names, those that have rows.
 
-    Of an unfinished study only its progress and its trials, without any test result.
+    Of an unfinished study only its progress and its trials, without any test result; of one whose
+    trials all diverged or failed, its trials.
 
     Parameters
     ----------
@@ -23,6 +24,8 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
     study = readings.results
     if not study.complete:
         found = {"progress": trials.progress(study, rows), "trials": trials.trials(study)}
+    elif not any(row.trials > row.diverged for row in rows):
+        found = {"trials": trials.trials(study)}
     else:
         found = {
             "leaderboard": results.leaderboard(readings, rows),

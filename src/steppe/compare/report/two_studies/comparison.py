@@ -141,12 +141,15 @@ def _shared(
         {found.optimizer: found.verdict for found in each.verdicts}.get(name, "") for each in both
     ]
     return SharedContender(
-        name,
-        *levels,
-        independent_difference(levels[0], levels[1], *freedoms),
-        *changes,
-        independent_difference(changes[0], changes[1], *freedoms),
-        *verdicts,
+        name=name,
+        ours=levels[0],
+        theirs=levels[1],
+        apart=independent_difference(levels[0], levels[1], *freedoms),
+        our_change=changes[0],
+        their_change=changes[1],
+        changes_apart=independent_difference(changes[0], changes[1], *freedoms),
+        our_verdict=verdicts[0],
+        their_verdict=verdicts[1],
     )
 
 

@@ -39,6 +39,7 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
         "steppe/compare/choices.py",
         "steppe/compare/planning/__init__.py",
         "steppe/compare/records/__init__.py",
+        "steppe/compare/records/best_of_k.py",
         "steppe/compare/records/json_format.py",
         "steppe/compare/records/phases.py",
         "steppe/compare/records/results.py",
@@ -79,6 +80,7 @@ def test_the_running_package_is_hashed() -> None:
         "compare/training/train.py",
         "compare/planning/controls.py",
         "compare/planning/search_spaces.py",
+        "compare/records/packed_numbers.py",
     ],
 )
 def test_what_changes_numbers_changes_the_hash(copied: Path, name: str) -> None:

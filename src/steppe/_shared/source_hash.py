@@ -26,6 +26,7 @@ _DECISIVE = (
     "compare/models",
     "compare/planning/controls.py",
     "compare/planning/search_spaces.py",
+    "compare/records/packed_numbers.py",
     "compare/tasks.py",
     "compare/training",
 )

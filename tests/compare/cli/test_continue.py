@@ -64,7 +64,7 @@ def go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Resu
     return run
 
 
-def tested(results: StudyResults) -> list[tuple[object, ...]]:
+def came_of(results: StudyResults) -> list[tuple[object, ...]]:
     return [
         (t.optimizer, t.phase, t.number, t.seed, t.settings, t.outcome.final, t.outcome.samples)
         for t in results.trials
@@ -83,13 +83,13 @@ def test_it_goes_on_in_a_directory_of_its_own_with_the_same_numbers(
     study = find_study(storage)
     assert work(storage, study, RunContext(tmp_path / "here")) == 12 - 4
     here = read_study(str(tmp_path / "here"))
-    assert tested(there) == tested(here)
-    assert len(tested(there)) == 12
+    assert came_of(there) == came_of(here)
+    assert len(came_of(there)) == 12
     assert (there.name, there.plan, there.command) == (here.name, here.plan, here.command)
     # Once more there is nothing left to do.
     again = go_on(half)
     assert again.exit_code == 0, again.output
-    assert tested(read_study(str(tmp_path / "results" / f"toy-{SEED}"))) == tested(there)
+    assert came_of(read_study(str(tmp_path / "results" / f"toy-{SEED}"))) == came_of(there)
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,17 @@ def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
     return path
 
 
+def with_seed(content: dict[str, Any]) -> None:
+    """Give the first trial of all optimizers another seed."""
+    for trial in content["trials"]:
+        if trial["number"] == 0:
+            trial["seed"] = 7
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda x: x["trials"][0].update(seed=7), "seed of adamw, trial 0 must be "),
+        (with_seed, "seed of adamw, trial 0 must be "),
         (
             lambda x: x["trials"][1]["settings"].update(weight_decay=0.5),
             "settings of adamw, trial 1 must be ",

@@ -199,6 +199,17 @@ EDITS: dict[str, tuple[Edit, str]] = {
         lambda found: replace(found, name="toy-01234567"),
         "name must be toy-[0-9a-f]{8}, by its setup and versions: toy-01234567",
     ),
+    "metric": (
+        lambda found: replace(found, metric=replace(found.metric, higher_is_better=False)),
+        "metric must be Metric.*higher_is_better=True.*, got Metric.*higher_is_better=False",
+    ),
+    "epochs": (
+        lambda found: replace(
+            found,
+            contenders=(found.contenders[0], replace(found.contenders[1], epochs=2)),
+        ),
+        "epochs of lbfgs must be 1, got 2",
+    ),
     "torch": (
         lambda found: replace(found, versions={**found.versions, "torch": "1.4"}),
         r"not the code that the study was planned with: torch \S+ for 1.4",

@@ -48,6 +48,17 @@ def test_accuracy_counts_samples_and_not_batches(batches: list) -> None:
     assert np.mean(shares) != pytest.approx(hits / len(pairs))
 
 
+def test_one_sample_more_is_the_same_difference_whatever_the_accuracy() -> None:
+    """As rounded to single precision the differences would not be equal."""
+    hits = [901, 872, 863, 914]
+    one, other = (
+        [ACCURACY.total(torch.tensor([count + more, 1000]), math.nan) for count in hits]
+        for more in (1, 0)
+    )
+    differences = np.subtract(one, other)
+    assert differences == pytest.approx([1e-3] * 4, rel=1e-12)
+
+
 def test_the_unit_of_accuracy_is_percent_and_higher_is_better() -> None:
     metric = ACCURACY.metric
     assert (metric.name, metric.unit, metric.factor) == ("accuracy", "%", 100.0)

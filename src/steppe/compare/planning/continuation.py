@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 
+from steppe._shared.recipes import find_recipe
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import Study, check_place, check_trainable, versions
@@ -31,8 +32,9 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     Raises
     ------
     ValueError
-        If the code or the data here is not what it was planned with, a trial has other settings or
-        another seed than the study gives it, or an optimizer cannot take a step.
+        If the code or the data here is not what it was planned with, the file says something that
+        its study does not, such as other settings or another seed of a trial, or an optimizer
+        cannot take a step.
     """
     check_place(place)
     setup = run_settings_from_dict(results.setup)
@@ -53,6 +55,7 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     check_versions(study)
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
+    _check_contents(study)
     _check_trials(study, results)
     data = load_same_data(study, place)
     for contender in study.contenders:
@@ -90,6 +93,17 @@ def load_same_data(study: Study, place: RunContext) -> Data:
             f"planned with ({study.setup.fingerprint})"
         )
     return data
+
+
+def _check_contents(study: Study) -> None:
+    """Refuse what follows from the task's and the optimizers' names, but is something else."""
+    metric = find_task(study.setup.task).score.metric
+    if study.metric != metric:
+        raise ValueError(f"metric must be {metric}, got {study.metric}")
+    for contender in study.contenders:
+        epochs = find_recipe(contender.name).epochs
+        if contender.epochs != epochs:
+            raise ValueError(f"epochs of {contender.name} must be {epochs}, got {contender.epochs}")
 
 
 def _check_trials(study: Study, results: StudyResults) -> None:

@@ -10,7 +10,7 @@ from shutil import get_terminal_size
 from typing import Any, NoReturn, TextIO, cast
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 
 from steppe._shared.credentials import without_credentials
 from steppe._shared.extras import install_command
@@ -104,8 +104,9 @@ def make_console() -> Console:
     if not console.is_terminal:
         console.width = _WIDTH
     elif console.is_dumb_terminal or console.width < _NARROWEST:
-        # Of a dumb terminal Rich takes 80 columns, whatever it has.
-        console.width = max(_NARROWEST, get_terminal_size().columns)
+        # Of a dumb terminal Rich takes 80 columns, whatever it has, unless it is told both numbers.
+        columns, lines = get_terminal_size()
+        console.size = ConsoleDimensions(max(_NARROWEST, columns), lines)
     return console
 
 

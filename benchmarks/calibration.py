@@ -23,17 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steppe._shared.files import write_text
 from steppe._shared.statistics import LEVEL
-from steppe.compare import Readings, StudyResults, load
-from steppe.compare.records.best_of_k import (
-    Array,
+from steppe.compare import (
     Difference,
     Pool,
+    Readings,
+    StudyResults,
     compare_pools,
     expected_best,
+    load,
 )
+
+Array = NDArray[np.float64]
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "docs" / "results" / "calibration.json"

@@ -13,8 +13,8 @@ from steppe.compare.records.results import (
     FinalScores,
     Metric,
     Outcome,
-    Plan,
     RunCosts,
+    StudyPlan,
     StudyResults,
     Trial,
 )
@@ -135,7 +135,7 @@ def study(
         "name": "toy-00000000",
         "task": "toy",
         "setup": SETUP,
-        "plan": Plan(budget=1, trials=size, family=tuple(found or outcomes)[1:]),
+        "plan": StudyPlan(budget=1, trials=size, family=tuple(found or outcomes)[1:]),
         "metric": Metric(),
         "versions": {"torch": "2.13.0"},
         "command": "steppe compare toy",

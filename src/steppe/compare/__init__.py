@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model
+    from steppe.compare.records.best_of_k import Difference as Difference
+    from steppe.compare.records.best_of_k import Pool as Pool
+    from steppe.compare.records.best_of_k import compare_pools as compare_pools
+    from steppe.compare.records.best_of_k import expected_best as expected_best
     from steppe.compare.records.readings import Readings as Readings
     from steppe.compare.records.results import DEFAULT as DEFAULT
     from steppe.compare.records.results import POOL as POOL
@@ -70,8 +74,10 @@ __all__ = [
     "RECOMMENDED",
     "TASKS",
     "Data",
+    "Difference",
     "Epoch",
     "Outcome",
+    "Pool",
     "Readings",
     "Run",
     "RunContext",
@@ -84,6 +90,8 @@ __all__ = [
     "Trial",
     "batch_size_for",
     "compare_command",
+    "compare_pools",
+    "expected_best",
     "find_model",
     "find_task",
     "fingerprint_of",

@@ -20,7 +20,7 @@ from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
-    Plan,
+    StudyPlan,
     StudyResults,
     Trial,
     load,
@@ -221,7 +221,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "optimizer": (
         lambda found: replace(
             found, contenders=(replace(found.contenders[0], name="adamwm"),), trials=(),
-            plan=Plan(1, 3, study_seed=4),
+            plan=StudyPlan(1, 3, study_seed=4),
         ),
         "did you mean adamw",
     ),

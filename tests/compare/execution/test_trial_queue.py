@@ -34,7 +34,7 @@ from steppe.compare.records.results import (
     Epoch,
     Metric,
     Outcome,
-    Plan,
+    StudyPlan,
     StudyResults,
 )
 from steppe.compare.records.summary import summarise
@@ -62,7 +62,7 @@ def make(*contenders: Contender, **changes: Any) -> Study:
         "setup": RunSettings(
             "digits", "mlp", None, "abc", epochs=3, steps_per_epoch=4, batch_size=32
         ),
-        "plan": Plan(budget=1, trials=3, repeats=2),
+        "plan": StudyPlan(budget=1, trials=3, repeats=2),
         "contenders": contenders or (ADAMW, ADAMCM),
         "metric": Metric(),
         "facts": {"train_samples": 1_006},
@@ -103,9 +103,9 @@ def everything(study: Study) -> list[tuple[str, str, int]]:
     )
 
 
-def short(**changes: Any) -> Plan:
-    """Plan a run of each phase, besides the pool of three trials."""
-    return replace(Plan(budget=1, trials=3, repeats=1), **changes)
+def short(**changes: Any) -> StudyPlan:
+    """StudyPlan a run of each phase, besides the pool of three trials."""
+    return replace(StudyPlan(budget=1, trials=3, repeats=1), **changes)
 
 
 def run(
@@ -253,7 +253,7 @@ def test_where_nothing_came_of_the_pool_nothing_is_recommended(
 def test_more_trials_and_contenders_add_only_what_is_missing(storage: Any) -> None:
     before = make(ADAMW)
     run(TrialQueue(storage, before))
-    more = replace(before, plan=Plan(2, 6, repeats=2), contenders=(ADAMW, ADAMCM))
+    more = replace(before, plan=StudyPlan(2, 6, repeats=2), contenders=(ADAMW, ADAMCM))
     assert more.name == before.name
     queue = TrialQueue(storage, more)
     # The best of six trials may be another than that of three.
@@ -274,7 +274,7 @@ def test_what_is_recommended_is_the_best_of_the_whole_pool(storage: Any) -> None
     ends = numbered(small, "adamw", [outcome(each) for each in scores])
     first = TrialQueue(storage, small)
     run(first, ends)
-    large = TrialQueue(storage, replace(small, plan=Plan(2, 6, repeats=2)))
+    large = TrialQueue(storage, replace(small, plan=StudyPlan(2, 6, repeats=2)))
     run(large, ends)
     for queue, best in ((first, 1), (large, 4)):
         runs = queue.results().trials_of("adamw", RECOMMENDED)
@@ -531,7 +531,7 @@ def test_a_study_is_found_again(storage: Any) -> None:
     with pytest.raises(ValueError, match="holds no study of steppe compare"):
         find_study(storage)
     optuna.create_study(storage=storage, study_name="somebody else's")
-    first, second = make(), make(plan=Plan(1, 7, study_seed=1))
+    first, second = make(), make(plan=StudyPlan(1, 7, study_seed=1))
     save_study(storage, first)
     TrialQueue(storage, first)
     found = find_study(storage)
@@ -540,8 +540,8 @@ def test_a_study_is_found_again(storage: Any) -> None:
     assert [found.key(each) for each in found.contenders] == [
         first.key(each) for each in first.contenders
     ]
-    save_study(storage, replace(first, plan=Plan(1, 9)))
-    assert find_study(storage).plan == Plan(1, 9)
+    save_study(storage, replace(first, plan=StudyPlan(1, 9)))
+    assert find_study(storage).plan == StudyPlan(1, 9)
     save_study(storage, second)
     with pytest.raises(ValueError, match=r"several studies: name one with --study: digits-.+, d"):
         find_study(storage)
@@ -605,8 +605,8 @@ def test_a_plan_that_was_changed_after_its_results_were_seen_is_remembered(
     run(TrialQueue(storage, first))
     # Once all trials of the first plan have ended, the second has seen them; nobody has seen
     # those of the second when the third is made.
-    second = replace(first, plan=Plan(2, 6, repeats=2), created="2026-01-02")
-    third = replace(first, plan=Plan(2, 9, "loss", repeats=2), created="2026-01-03")
+    second = replace(first, plan=StudyPlan(2, 6, repeats=2), created="2026-01-02")
+    third = replace(first, plan=StudyPlan(2, 9, "loss", repeats=2), created="2026-01-03")
     for study in (second, third):
         kept = save_study(storage, study)
         assert kept == find_study(storage)
@@ -625,4 +625,4 @@ def test_a_plan_whose_trials_have_not_all_ended_is_forgotten(storage: Any) -> No
         taken = queue.take()
         assert taken is not None
         queue.finish(taken, outcome(), "here")
-    assert save_study(storage, replace(study, plan=Plan(2, 6))).earlier_plans == ()
+    assert save_study(storage, replace(study, plan=StudyPlan(2, 6))).earlier_plans == ()

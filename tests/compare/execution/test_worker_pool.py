@@ -13,7 +13,7 @@ from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, Plan
+from steppe.compare.records.results import Contender, Metric, StudyPlan
 from steppe.compare.training.run import RunContext, RunSettings
 
 __all__ = ["opened"]
@@ -23,7 +23,7 @@ __all__ = ["opened"]
 def queue(opened: Open, tmp_path: Path) -> TrialQueue:
     study = Study(
         RunSettings("digits", "mlp", None, "abc", epochs=2, steps_per_epoch=4, batch_size=32),
-        Plan(budget=1, trials=4),
+        StudyPlan(budget=1, trials=4),
         (Contender("sgd", defaults={"lr": 0.1}),),
         Metric(),
         versions={},

@@ -15,7 +15,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
-from steppe.compare.records.results import POOL, Outcome, Plan
+from steppe.compare.records.results import POOL, Outcome, StudyPlan
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
@@ -85,7 +85,7 @@ def timeless(outcome: Outcome) -> tuple[object, ...]:
 
 def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
     assert study.setup.precision == "bf16"
-    assert study.plan == Plan(4, 24, family=("dualadam", "adamcm"))
+    assert study.plan == StudyPlan(4, 24, family=("dualadam", "adamcm"))
     names = [each.name for each in study.contenders]
     assert names == ["adamw", "adam+warmup", "dualadam", "adamw+beta1", "adamcm"]
     for each in study.contenders:

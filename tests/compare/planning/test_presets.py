@@ -9,7 +9,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
-from steppe.compare.records.results import POOL, Contender, Plan
+from steppe.compare.records.results import POOL, Contender, StudyPlan
 from steppe.compare.tasks import TASKS
 from steppe.compare.training.run import Run, RunContext
 
@@ -48,7 +48,7 @@ def test_dual_adams_runs(planned: Planned, name: str) -> None:
     assert (setup.epochs, setup.batch_size, setup.schedule) == (200, 128, "cosine-epochs")
     # Nothing is searched: five runs of each, which differ by their seeds.
     family = ("adam", "radam", "nadam", "dualadam")
-    assert study.plan == Plan(budget=1, trials=5, family=family)
+    assert study.plan == StudyPlan(budget=1, trials=5, family=family)
     assert not any(each.space for each in study.contenders)
     given = arguments(study)
     assert list(given) == ["adamw", "adam", "radam", "nadam", "adam+warmup", "dualadam"]
@@ -111,7 +111,7 @@ def test_critical_momentas_search(planned: Planned) -> None:
         "adamcm+sam": {**lr, **buffers, **rho},
     }
     # Its controls get no verdicts.
-    assert study.plan == Plan(4, 24, family=("adamcg", "adam+sam", "adamcm", "adamcm+sam"))
+    assert study.plan == StudyPlan(4, 24, family=("adamcg", "adam+sam", "adamcm", "adamcm+sam"))
     tried = {each.name: trials(study, each) for each in study.contenders}
     for name, points in tried.items():
         for point in points:

@@ -23,7 +23,7 @@ from steppe.compare.planning.study import (
     versions,
 )
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.results import DEFAULT, PHASES, POOL, RECOMMENDED, Plan
+from steppe.compare.records.results import DEFAULT, PHASES, POOL, RECOMMENDED, StudyPlan
 from steppe.compare.tasks import Task
 from steppe.compare.training.run import RunContext
 
@@ -177,7 +177,7 @@ def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
     assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
     assert (setup.clip, setup.accumulate) == (None, 1)
-    assert study.plan == Plan(budget=4, trials=24)
+    assert study.plan == StudyPlan(budget=4, trials=24)
     assert date.fromisoformat(study.created)
     assert (study.author, study.note, study.earlier_plans) == ("", "", ())
     assert setup.steps_per_epoch == -(-1006 // 32)
@@ -207,7 +207,7 @@ def test_options_come_before_defaults(planned: Planned) -> None:
     kept = {"grad_accumulation": "accumulate", "max_grad_norm": "clip"}
     assert {name: getattr(study.setup, kept.get(name, name)) for name in asked} == asked
     assert study.setup.steps == 3 * 4
-    assert study.plan == Plan(**plan)
+    assert study.plan == StudyPlan(**plan)
     assert (study.author, study.note) == ("Ada", "before lunch")
 
 

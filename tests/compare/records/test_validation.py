@@ -19,9 +19,9 @@ from steppe.compare.records.results import (
     FinalScores,
     Metric,
     Outcome,
-    Plan,
     RunCosts,
     SampleResults,
+    StudyPlan,
     StudyResults,
     Trial,
     load,
@@ -44,7 +44,7 @@ def outcome(epochs: int) -> Outcome:
 @pytest.fixture
 def results() -> StudyResults:
     """Make a study of two searched contenders, one of double length, and one without a space."""
-    plan = Plan(budget=1, trials=3, family=("adamw+2epochs", "sgd"), repeats=2)
+    plan = StudyPlan(budget=1, trials=3, family=("adamw+2epochs", "sgd"), repeats=2)
     contenders = (
         Contender("adamw", space=SPACE, defaults={"lr": 1e-3}),
         Contender("adamw+2epochs", space=SPACE, defaults={"lr": 1e-3}, epochs=2),
@@ -142,7 +142,7 @@ PLANS: Sequence[tuple[Edit, str]] = [
     (with_plan(family=("adamw",)), r"plan.family must be one of adamw\+2epochs, sgd, got 'adamw'"),
     (with_plan(family=("sgd", "sgd")), "plan.family must be different from each other, got sgd 2"),
     (
-        lambda results: replace(results, earlier_plans=(Plan(1, 3), Plan(8, 8))),
+        lambda results: replace(results, earlier_plans=(StudyPlan(1, 3), StudyPlan(8, 8))),
         r"earlier_plans\[1\].trials must be at least 24, 3 times the budget, got 8",
     ),
 ]

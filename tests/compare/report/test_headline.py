@@ -11,7 +11,7 @@ from helpers.realistic_study import FAMILY, realistic
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.best_of_k import Shares
 from steppe.compare.records.readings import Readings
-from steppe.compare.records.results import Plan, StudyResults
+from steppe.compare.records.results import StudyPlan, StudyResults
 from steppe.compare.records.summary import summarise
 from steppe.compare.report import headline as module
 from steppe.compare.report.headline import Headline, headline
@@ -61,7 +61,7 @@ def test_the_loss_may_be_primary(complete: StudyResults) -> None:
 
 
 def test_a_changed_plan_withholds_verdicts(complete: StudyResults) -> None:
-    changed = replace(complete, earlier_plans=(Plan(2, 8), Plan(3, 12)))
+    changed = replace(complete, earlier_plans=(StudyPlan(2, 8), StudyPlan(3, 12)))
     found = said(changed)
     assert "The plan was changed 2 times" in found.plan[1]
     assert "verdicts are withheld" in found.plan[1]

@@ -33,7 +33,7 @@ from steppe.compare.records.results import (
     RECOMMENDED,
     Contender,
     Metric,
-    Plan,
+    StudyPlan,
 )
 from steppe.compare.tasks import Size, Task, find_task
 from steppe.compare.training.run import (
@@ -59,7 +59,7 @@ class Study:
     ----------
     setup : RunSettings
         What all runs share.
-    plan : Plan
+    plan : StudyPlan
         How many trials, and what is concluded from them.
     contenders : tuple of Contender
         The first is the baseline.
@@ -71,7 +71,7 @@ class Study:
         What the user typed.
     versions : mapping
         Of what computes the numbers.
-    earlier_plans : tuple of Plan
+    earlier_plans : tuple of StudyPlan
         What was planned before, in the same storage.
     created : str
         The day it was planned, as YYYY-MM-DD.
@@ -80,13 +80,13 @@ class Study:
     """
 
     setup: RunSettings
-    plan: Plan
+    plan: StudyPlan
     contenders: tuple[Contender, ...]
     metric: Metric
     facts: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
-    earlier_plans: tuple[Plan, ...] = ()
+    earlier_plans: tuple[StudyPlan, ...] = ()
     created: str = ""
     author: str = ""
     note: str = ""
@@ -251,7 +251,7 @@ def check_place(place: RunContext) -> None:
         importlib.import_module(place.track)
 
 
-def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> Plan:
+def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyPlan:
     """Return the plan that the user asks for; more trials for a larger budget."""
     budget = preset.budget if options.budget is None else options.budget
     usual = preset.trials * math.ceil(budget / preset.budget)
@@ -263,7 +263,7 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> Plan:
             f"got {trials}"
         )
     _, *family = dict.fromkeys(find_recipe(name).name for name in names)
-    return Plan(budget, trials, options.primary, options.study_seed, tuple(family))
+    return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(family))
 
 
 def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:

@@ -5,15 +5,21 @@ Training makes them, the storage and JSON files keep them, reports and figures r
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
 from steppe.compare.choices import Primary
-from steppe.compare.records.json_format import from_json, read_json, register_format, to_json
+from steppe.compare.records.json_format import from_json, read_json, to_json
+from steppe.compare.records.outcomes import Curvature as Curvature
+from steppe.compare.records.outcomes import Epoch as Epoch
+from steppe.compare.records.outcomes import FinalScores as FinalScores
+from steppe.compare.records.outcomes import Outcome as Outcome
+from steppe.compare.records.outcomes import RunCosts as RunCosts
+from steppe.compare.records.outcomes import SampleResults as SampleResults
 from steppe.compare.records.phases import DEFAULT as DEFAULT
 from steppe.compare.records.phases import PHASES as PHASES
 from steppe.compare.records.phases import POOL as POOL
@@ -21,133 +27,6 @@ from steppe.compare.records.phases import RECOMMENDED as RECOMMENDED
 from steppe.compare.records.validation import check_results
 
 _VERDICTS = "verdicts"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """A run's losses and score after an epoch.
-
-    Attributes
-    ----------
-    train_loss : float
-        Mean over the epoch's samples as they were trained on, each before its step.
-    validation_loss, validation_score : float
-        Over the validation samples in ``eval()`` mode; the score is the task's metric.
-    lr : float
-        Of the epoch's last step.
-    seconds : float
-        Training time so far, evaluation left out.
-    tasks : tuple of float, default empty
-        Of a stream, the validation score of each task so far; the others above are of those tasks.
-    probe_loss, sharpness, largest : float, default NaN
-        Train loss, sharpness and largest eigenvalue after the epoch, over the samples that
-        :class:`Curvature` is measured on. Only of some epochs of runs at the recommended settings.
-    """
-
-    train_loss: float
-    validation_loss: float
-    validation_score: float
-    lr: float
-    seconds: float
-    tasks: tuple[float, ...] = ()
-    probe_loss: float = math.nan
-    sharpness: float = math.nan
-    largest: float = math.nan
-
-
-@dataclass(frozen=True)
-class FinalScores:
-    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation."""
-
-    train_loss: float = math.nan
-    train_score: float = math.nan
-    validation_loss: float = math.nan
-    validation_score: float = math.nan
-    test_loss: float = math.nan
-    test_score: float = math.nan
-
-
-@dataclass(frozen=True)
-class SampleResults:
-    """Results of a trained model sample by sample, as :mod:`.packed_numbers` packs them.
-
-    Attributes
-    ----------
-    validation_scores, test_scores : str
-        Whether each sample was predicted right; empty where the score is no share of samples.
-    validation_losses, test_losses : str
-        The loss of each sample, or of up to 500 equal stretches of samples.
-    """
-
-    validation_scores: str = ""
-    validation_losses: str = ""
-    test_scores: str = ""
-    test_losses: str = ""
-
-
-@dataclass(frozen=True)
-class Curvature:
-    """Curvature of the training loss at a run's end; NaN where it could not be measured.
-
-    Attributes
-    ----------
-    sharpness : float
-        SAM's sharpness: how much the loss rises in a step of length 0.05 along the gradient.
-    largest : float
-        The Hessian's eigenvalue of largest magnitude, to 1 %; NaN if it did not converge.
-    trace : float
-        The Hessian's trace.
-    preconditioned : float
-        The largest eigenvalue of the Hessian after the optimizer's preconditioner, to 1 %.
-    threshold : float
-        The preconditioned eigenvalue above which steps are unstable, at the run's first lr.
-    density : tuple of (eigenvalue, density)
-        The spectral density of the Hessian, an estimate smoothed for drawing.
-    """
-
-    sharpness: float = math.nan
-    largest: float = math.nan
-    trace: float = math.nan
-    preconditioned: float = math.nan
-    threshold: float = math.nan
-    density: tuple[tuple[float, float], ...] = ()
-
-
-@dataclass(frozen=True)
-class RunCosts:
-    """Time, gradients and memory of a run.
-
-    Attributes
-    ----------
-    step_ms : float
-        Median step (forward, backward, update) in milliseconds.
-    seconds : float
-        Training time, evaluation left out.
-    state_bytes : float
-        Optimizer state and averaged weights, in bytes per trainable parameter.
-    peak_bytes : float
-        Peak memory of tensors on the accelerator, in bytes; NaN on CPUs.
-    gradients : float, default NaN
-        Gradient evaluations of the run: forward and backward of a batch is one, SAM's step two.
-    """
-
-    step_ms: float
-    seconds: float
-    state_bytes: float
-    peak_bytes: float = math.nan
-    gradients: float = math.nan
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A run's results; one whose loss stopped being finite ended there, as diverged."""
-
-    curve: tuple[Epoch, ...]
-    diverged: bool
-    final: FinalScores
-    curvature: Curvature
-    costs: RunCosts
-    samples: SampleResults = field(default_factory=SampleResults)
 
 
 def trial_label(optimizer: str, phase: str, number: int) -> str:
@@ -252,7 +131,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """What a study is to find out, declared before anything runs.
 
     Attributes
@@ -273,7 +152,7 @@ class Plan:
 
     Examples
     --------
-    >>> Plan(budget=4, trials=24).planned(Contender("adamw", space={}), POOL)
+    >>> StudyPlan(budget=4, trials=24).planned(Contender("adamw", space={}), POOL)
     24
     """
 
@@ -304,7 +183,7 @@ class StudyResults:
     setup : mapping
         What all runs share, as JSON: model, epochs, batch size, precision, schedule, numbers of
         samples, parameters …
-    plan : Plan
+    plan : StudyPlan
         What was to be found out.
     metric : Metric
         Name and unit of validation and test scores.
@@ -316,7 +195,7 @@ class StudyResults:
         The first is the baseline.
     trials : tuple of Trial
         Those that have ended.
-    earlier_plans : tuple of Plan, default empty
+    earlier_plans : tuple of StudyPlan, default empty
         Plans that this one has replaced after their results could be seen.
     created : str, default ""
         When it was planned, as YYYY-MM-DD.
@@ -327,13 +206,13 @@ class StudyResults:
     name: str
     task: str
     setup: Mapping[str, Any]
-    plan: Plan
+    plan: StudyPlan
     metric: Metric
     versions: Mapping[str, str]
     command: str
     contenders: tuple[Contender, ...]
     trials: tuple[Trial, ...]
-    earlier_plans: tuple[Plan, ...] = ()
+    earlier_plans: tuple[StudyPlan, ...] = ()
     created: str = ""
     author: str = ""
     note: str = ""
@@ -404,32 +283,6 @@ def load(path: Path) -> StudyResults:
     except ValueError as error:
         raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error
     return found
-
-
-def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
-    """Return a curve as a list for each field of its epochs, which takes half the room."""
-    plain = [to_json(epoch) for epoch in curve]
-    columns = {each.name: [epoch[each.name] for epoch in plain] for each in fields(Epoch)}
-    # Only streams have tasks, and few runs have curvature along the way.
-    optional = {each.name for each in fields(Epoch) if each.default is not MISSING}
-    return {
-        name: column
-        for name, column in columns.items()
-        if name not in optional or any(value not in ([], None) for value in column)
-    }
-
-
-def _epochs(columns: Any) -> tuple[Epoch, ...]:
-    lists = isinstance(columns, Mapping) and all(isinstance(x, list) for x in columns.values())
-    if not lists:
-        raise TypeError(f"must be a list for each field of an epoch, got {str(columns)[:80]}")
-    if len({len(column) for column in columns.values()}) > 1:
-        raise ValueError("must be lists of equal length")
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    return tuple(from_json(list[Epoch], rows))
-
-
-register_format(tuple[Epoch, ...], _columns, _epochs)
 
 
 def _compact(value: Any) -> str:

@@ -16,7 +16,7 @@ from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.phases import PHASES, POOL
 
 if TYPE_CHECKING:
-    from steppe.compare.records.results import Contender, Outcome, Plan, StudyResults, Trial
+    from steppe.compare.records.results import Contender, Outcome, StudyPlan, StudyResults, Trial
 
 _T = TypeVar("_T")
 
@@ -76,7 +76,7 @@ def check_results(results: "StudyResults") -> None:
     _check_samples(results)
 
 
-def _check_plan(plan: "Plan", field: str) -> None:
+def _check_plan(plan: "StudyPlan", field: str) -> None:
     _require(plan.budget >= 1, f"{field}.budget", "at least 1", plan.budget)
     fewest = TRIALS_PER_BUDGET * plan.budget
     wanted = f"at least {fewest}, {TRIALS_PER_BUDGET} times the budget"

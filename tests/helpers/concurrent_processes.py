@@ -69,7 +69,7 @@ def claim(barrier: Any, where: str, trials: list[int]) -> list[int]:
 
 
 def plan(barrier: Any, where: str, study: Any) -> None:
-    """StudyPlan a study that nobody has planned."""
+    """Plan a study that nobody has planned."""
     from steppe.compare.execution.study_storage import open_storage
     from steppe.compare.execution.trial_queue import TrialQueue
 

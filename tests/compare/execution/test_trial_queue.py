@@ -104,7 +104,7 @@ def everything(study: Study) -> list[tuple[str, str, int]]:
 
 
 def short(**changes: Any) -> StudyPlan:
-    """StudyPlan a run of each phase, besides the pool of three trials."""
+    """Plan a run of each phase, besides the pool of three trials."""
     return replace(StudyPlan(budget=1, trials=3, repeats=1), **changes)
 
 

@@ -101,7 +101,7 @@ def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def queue(where: str, study: Study, opened: Open) -> TrialQueue:
-    """StudyPlan the study in a storage."""
+    """Plan the study in a storage."""
     storage = opened(where, create=True, heartbeat=1)
     save_study(storage, study)
     return TrialQueue(storage, study)

@@ -27,7 +27,8 @@ ACCELERATE = (
 )
 STUDY = (
     *("compare", "digits", "--samples", "64", "--batch-size", "16", "--epochs", "2"),
-    *("--optimizers", "adamw,lbfgs", "--budget", "1", "--trials", "3", "--lr", "0.01"),
+    *("--optimizers", "sgd,adamw+beta1", "--budget", "1", "--trials", "3"),
+    *("--lr", "0.01", "--weight-decay", "0"),
 )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +53,7 @@ FAMILY = 7
 SAME, BETTER, BASELINE = ("adam+warmup", "dualadam"), "adamw+sam", "adamw"
 
 _SWAPS = 1_999
-_READINGS = ("score", "loss")
+_READINGS: tuple[Literal["score", "loss"], ...] = ("score", "loss")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _numbers_of(results: StudyResults) -> dict[str, Any]:
 def read_pools() -> dict[str, dict[str, Pool]]:
     """Read the large study's pools, by reading and contender."""
     content = json.loads(POOLS.read_text(encoding="utf-8"))["pools"]
-    found: dict[str, dict[str, Pool]] = {reading: {} for reading in _READINGS}
+    found: dict[str, dict[str, Pool]] = {"score": {}, "loss": {}}
     for name, columns in content.items():
         score, loss, by_score, by_loss = (np.array(each, dtype=float) for each in columns)
         score, loss = np.nan_to_num(score, nan=-np.inf), np.nan_to_num(loss, nan=np.inf)

@@ -6,7 +6,7 @@ al., Show Your Work, EMNLP 2019, in the form without replacement: Tang et al., A
 bias of the other). Trials of two pools with the same number have the same point of the unit cube
 and the same seed, so that differences are paired.
 
-:mod:`~steppe.compare.records.comparisons` applies it to studies, ``benchmarks/calibration.py``
+:mod:`~steppe.compare.records.readings` applies it to studies, ``benchmarks/calibration.py``
 checks how often its verdicts are wrong.
 """
 
@@ -277,12 +277,14 @@ def _without_each(test: Array, k: int) -> Array:
     before = np.cumsum(test[..., :-1] * left, axis=-1)
     behind = np.cumsum((test[..., 1:] * left)[..., ::-1], axis=-1)[..., ::-1]
     none = np.zeros((*test.shape[:-1], 1))
-    return np.concatenate((none, before), axis=-1) + np.concatenate((behind, none), axis=-1)
+    found: Array = np.concatenate((none, before), -1) + np.concatenate((behind, none), -1)
+    return found
 
 
 def _jackknife_error(without: Array) -> Array:
     count = without.shape[-1]
-    return np.sqrt((count - 1) * without.var(axis=-1))
+    error: Array = np.sqrt((count - 1) * without.var(axis=-1))
+    return error
 
 
 def _swapped_differences(

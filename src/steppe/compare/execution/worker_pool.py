@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 _POLL_S = 2.0
+_POLL_FACTOR = 20
 _STOP_WAIT_S = 30.0
 _STOP_POLL_S = 0.1
 
@@ -124,6 +125,7 @@ class WorkerPool:
         with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             bar = progress.add_task("training", total=queue.epoch_count())
             while True:
+                started = time.monotonic()
                 # Looked at before the storage is read, so that what the last worker wrote is seen.
                 all_dead = workers and all(worker.poll() is not None for worker in workers)
                 ended, epochs = queue.progress()
@@ -135,7 +137,8 @@ class WorkerPool:
                 if all_dead:
                     self._report_dead_workers(console, workers)
                     return FAILED
-                time.sleep(_POLL_S)
+                # Reading takes the workers' time, too: of many trials it is done less often.
+                time.sleep(max(_POLL_S, _POLL_FACTOR * (time.monotonic() - started)))
 
     def _report_ended_trials(self, console: Console) -> None:
         """Print a line for each trial that has ended since the last call."""

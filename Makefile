@@ -1,4 +1,4 @@
-# make demo     tune, train and test optimizers on real digits, and print the comparison
+# make demo     compare optimizers on real digits, and print what they are worth
 # make quick    run the tests that take little time
 # make test     run all tests
 # make lint     run the linter, as make types runs the type checker
@@ -18,7 +18,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: install
-	$(BIN)/steppe compare digits --budget 4 --out-dir results/demo
+	$(BIN)/steppe compare digits --budget 2 --trials 6 --out-dir results/demo
 
 # A process for each logical core; one that has run out of tests takes over another's.
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 16 --dist worksteal

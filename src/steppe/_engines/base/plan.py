@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
+from steppe._engines.base.batch import PACKED, EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.held_tensors import HeldTensors
 from steppe._engines.base.packing import pack, pick
 from steppe._engines.base.param_row import ParamRow, State, refuse_lazy
@@ -59,8 +59,8 @@ class Plan:
             if not batch.request.capturable:
                 pack(batch)
         self._held = [batch.held for batch in self.whole if batch.held is not None]
-        self._steps = [row.state["step"] for row in rows]
-        self._step_addresses = list(map(Tensor.data_ptr, self._steps))
+        self._packed = [row.state[name] for row in rows for name in PACKED if name in row.state]
+        self._packed_places = _places(self._packed)
         self._has_row = np.zeros(len(self._params), dtype=bool)
         self._has_row[[row.index for row in rows]] = True
         self._has_gradient: list[bool] = []
@@ -83,8 +83,9 @@ class Plan:
         if not (
             are_same(params, self._params)
             and are_same(_dictionaries(states), self._states)
-            # A copy of the optimizer that shares its state may have packed it anew.
-            and list(map(Tensor.data_ptr, self._steps)) == self._step_addresses
+            # A copy of the optimizer that shares its state may have packed it anew, or a user may
+            # have given one of the tensors other data.
+            and _places(self._packed) == self._packed_places
         ):
             return False
         has_gradient = [grad is not None for grad in grads]
@@ -122,6 +123,11 @@ class Plan:
 def _dictionaries(states: Mapping[Tensor, State]) -> list[State]:
     """Return the states of parameters, without a user's own entries, which may be anything."""
     return [state for state in states.values() if type(state) is dict]
+
+
+def _places(tensors: list[Tensor]) -> tuple[list[int], list[int]]:
+    """Return where tensors lie, and how many elements each has."""
+    return list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
 
 
 def _part(batch: ParamBatch, wanted: Flags) -> list[ParamBatch]:

@@ -139,7 +139,14 @@ class Objective(ParameterSpace):
             Whether buffers will be changed inside: forward passes start from what they are then.
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
+
+        Raises
+        ------
+        ValueError
+            Parameters are to be moved, and some share memory.
         """
+        if moves_params:
+            self.check_apart()
         with ExitStack() as stack:
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())

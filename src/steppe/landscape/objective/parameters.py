@@ -89,8 +89,9 @@ class ParameterSpace:
             if begin < end:
                 first, second = sorted((one, other))
                 raise ValueError(
-                    f"parameters {first!r} and {second!r} share memory, so that each moves with the "
-                    "other: let them be one nn.Parameter, or call param.data = param.data.clone()"
+                    f"parameters {first!r} and {second!r} share memory, so that each moves with "
+                    "the other: let them be one nn.Parameter, or call "
+                    "param.data = param.data.clone()"
                 )
 
     def check_precision(self, instrument: str) -> None:

@@ -28,7 +28,7 @@ from steppe._engines import (
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._gradients import check_gradients
+from steppe.optim._gradients import check_format, check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
@@ -242,7 +242,9 @@ class RuleOptimizer(CheckpointedOptimizer):
         requests = {id(group): self._request(group) for group in self.param_groups}
         members, places = list(self._all()), places_of(self.param_groups)
         check_shards(members, self._place)
-        for place, (param, group) in zip(places, members, strict=True):
+        for place, (param, group), grad in zip(places, members, grads, strict=True):
+            if grad is not None:
+                check_format(param, place)
             method = requests[id(group)].method
             check_takes_fsdp1(param, method, group, type(self).__name__)
             # Also where there is no gradient: what is stepped beside can be loaded, too.

@@ -1,4 +1,4 @@
-"""Gradients that no engine takes, refused before a step changes anything."""
+"""Gradients and parameters that no engine takes, refused before a step changes anything."""
 
 from collections.abc import Callable, Sequence
 
@@ -48,3 +48,21 @@ def check_gradients(
                 f"{name_of(index)}, shape {tuple(grad.shape)}; "
                 "use dense ones, e.g. Embedding(sparse=False)"
             )
+
+
+def check_format(param: Tensor, name: str) -> None:
+    """Refuse a parameter in a number format that cannot take a step.
+
+    Raises
+    ------
+    RuntimeError
+        It is of integers, quantised, in 8 bits or nested: a step would be rounded off, or fail
+        after others have been stepped.
+    """
+    is_real = param.is_floating_point() and param.dtype.itemsize > 1
+    if param.is_nested or not (is_real or param.is_complex()):
+        kind = "nested" if param.is_nested else str(param.dtype)
+        raise RuntimeError(
+            f"{name} is {kind}: expected a dense parameter in float64, float32, bfloat16, float16 "
+            "or a complex format"
+        )

@@ -50,8 +50,8 @@ def check_gradients(
             )
 
 
-def check_format(param: Tensor, name: str) -> None:
-    """Refuse a parameter in a number format that cannot take a step.
+def check_format(param: Tensor, grad: Tensor | None, name: str) -> None:
+    """Refuse a parameter to be stepped in a number format that cannot take a step.
 
     Raises
     ------
@@ -59,6 +59,8 @@ def check_format(param: Tensor, name: str) -> None:
         It is of integers, quantised, in 8 bits or nested: a step would be rounded off, or fail
         after others have been stepped.
     """
+    if grad is None:
+        return
     is_real = param.is_floating_point() and param.dtype.itemsize > 1
     if param.is_nested or not (is_real or param.is_complex()):
         kind = "nested" if param.is_nested else str(param.dtype)

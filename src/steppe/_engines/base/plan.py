@@ -60,7 +60,7 @@ class Plan:
                 pack(batch)
         self._held = [batch.held for batch in self.whole if batch.held is not None]
         self._packed = [row.state[name] for row in rows for name in PACKED if name in row.state]
-        self._packed_places = _places(self._packed)
+        self._packed_addresses = list(map(Tensor.data_ptr, self._packed))
         self._has_row = np.zeros(len(self._params), dtype=bool)
         self._has_row[[row.index for row in rows]] = True
         self._has_gradient: list[bool] = []
@@ -85,7 +85,7 @@ class Plan:
             and are_same(_dictionaries(states), self._states)
             # A copy of the optimizer that shares its state may have packed it anew, or a user may
             # have given one of the tensors other data.
-            and _places(self._packed) == self._packed_places
+            and list(map(Tensor.data_ptr, self._packed)) == self._packed_addresses
         ):
             return False
         has_gradient = [grad is not None for grad in grads]
@@ -123,11 +123,6 @@ class Plan:
 def _dictionaries(states: Mapping[Tensor, State]) -> list[State]:
     """Return the states of parameters, without a user's own entries, which may be anything."""
     return [state for state in states.values() if type(state) is dict]
-
-
-def _places(tensors: list[Tensor]) -> tuple[list[int], list[int]]:
-    """Return where tensors lie, and how many elements each has."""
-    return list(map(Tensor.data_ptr, tensors)), list(map(Tensor.numel, tensors))
 
 
 def _part(batch: ParamBatch, wanted: Flags) -> list[ParamBatch]:

@@ -134,16 +134,12 @@ class Objective(ParameterSpace):
         Parameters
         ----------
         moves_params : bool, default False
-            Whether parameters will be changed inside; they are then copied, and restored too.
+            Whether parameters will be changed inside: they are copied, and restored too. Those
+            that share memory are refused (ValueError).
         moves_buffers : bool, default False
             Whether buffers will be changed inside: forward passes start from what they are then.
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
-
-        Raises
-        ------
-        ValueError
-            Parameters are to be moved, and some share memory.
         """
         if moves_params:
             self.check_apart()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from steppe._shared.identity import are_same
 
 _PLAIN = (int, float, str, type(None), Tensor)
-_Container = list | dict | set
+_CONTAINERS = (list, dict, set)
 # What every module has: its hooks, parameters and parts.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
@@ -68,7 +68,7 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
         (value, copy.copy(value))
         for module in model.modules()
         for name, value in vars(module).items()
-        if name not in _OF_MODULES and isinstance(value, _Container)
+        if name not in _OF_MODULES and isinstance(value, _CONTAINERS)
     ]
 
     def reset() -> None:

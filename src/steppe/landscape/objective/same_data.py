@@ -88,7 +88,7 @@ def _checksum(value: Any, start: int = 0, within: tuple[int, ...] = ()) -> int:
         if value.is_nested:
             return _checksum(value.unbind(), start)
         if value.layout != torch.strided:
-            whole = value.detach().to_sparse_coo().coalesce()
+            whole = value.detach().to_sparse().coalesce()
             return _checksum((whole.indices(), whole.values()), start)
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
         return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data, start)

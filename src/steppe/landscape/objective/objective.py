@@ -134,15 +134,12 @@ class Objective(ParameterSpace):
         Parameters
         ----------
         moves_params : bool, default False
-            Whether parameters will be changed inside: they are copied, and restored too. Those
-            that share memory are refused (ValueError).
+            Whether parameters will be changed inside; they are then copied, and restored too.
         moves_buffers : bool, default False
             Whether buffers will be changed inside: forward passes start from what they are then.
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
         """
-        if moves_params:
-            self.check_apart()
         with ExitStack() as stack:
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())

@@ -60,19 +60,20 @@ class ParameterSpace:
         return flat_vector([param.detach() for param in self.params]).to(self.dtype)
 
     def set_parameters(self, vector: Tensor) -> None:
-        """Copy a vector of shape (size,) into the parameters."""
-        with torch.no_grad():
-            for param, part in zip(self.params, self.split(vector), strict=True):
-                param.copy_(part)
-
-    def check_apart(self) -> None:
-        """Refuse parameters of which one would move when another is moved.
+        """Copy a vector of shape (size,) into the parameters.
 
         Raises
         ------
         ValueError
             Two parameters of the model, or elements of one, share memory.
         """
+        self._check_apart()
+        with torch.no_grad():
+            for param, part in zip(self.params, self.split(vector), strict=True):
+                param.copy_(part)
+
+    def _check_apart(self) -> None:
+        """Refuse parameters of which one would move when another is moved."""
         places = []
         for name, param in self.model.named_parameters():
             last = sum((n - 1) * s for n, s in zip(param.shape, param.stride(), strict=True))

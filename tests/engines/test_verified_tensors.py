@@ -76,6 +76,75 @@ def test_a_parameter_may_be_cut_with_its_state(config: Config, change: object) -
     torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("when", ["made", "moved", "state"])
+def test_tensors_over_the_same_memory_are_stepped_one_after_the_other(when: str) -> None:
+    # Two threads that write the same number at once would lose one of the steps.
+    memory = torch.zeros(70_000)
+    params = [Parameter(memory[:50_000]), Parameter(memory[20_000:])]
+    if when != "made":
+        params[1].data = params[1].data.clone()
+    optimizer = steppe.SGDCM(params, lr=0.5, capacity=0, momentum=0.5)
+
+    def step() -> None:
+        for number, param in enumerate(params, start=1):
+            param.grad = torch.full_like(param, float(number))
+        optimizer.step()
+
+    step()
+    if when == "moved":
+        params[1].data = memory[20_000:]
+    if when == "state":
+        state = [optimizer.state[param] for param in params]
+        state[1]["momentum_buffer"].data = state[0]["momentum_buffer"]
+    step()
+    assert optimizer.engine == "eager"
+    if when == "state":
+        # Of one buffer: 0.5 + 1, then half of that + 2; the first step has been ½·g.
+        assert params[0].unique().tolist() == [-0.5 - 0.5 * (0.5 + 1)]
+        assert params[1].unique().tolist() == [-1 - 0.5 * (0.5 * 1.5 + 2)]
+        return
+    # The second step is 1.5 of the first, with momentum.
+    first, second = 0.5 * (1 + 1.5), 0.5 * 2 * (1 + 1.5)
+    both = -first - (second if when == "made" else 0.5 * 2 * 1.5)
+    assert memory[:20_000].unique().tolist() == [-first]
+    if when == "made":
+        assert memory[20_000:50_000].unique().tolist() == [both]
+        assert memory[50_000:].unique().tolist() == [-second]
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "eager"])
+@pytest.mark.parametrize("name", ["slot_keys", "slot_births"])
+def test_what_lies_side_by_side_is_looked_at_where_it_is_now(name: str, fused: bool | None) -> None:
+    def run(change: object) -> tuple[steppe.AdamCM, list[Parameter]]:
+        generator = torch.Generator().manual_seed(0)
+        params = [Parameter(torch.ones(4)), Parameter(torch.ones(3))]
+        optimizer = steppe.AdamCM(params, lr=0.1, capacity=2, fused=fused)
+        for number in range(8):
+            if number == 4:
+                change(optimizer.state[params[1]])  # type: ignore[operator]
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=generator)
+            optimizer.step()
+        return optimizer, params
+
+    def overwrite(state: dict[str, Tensor]) -> None:
+        state[name].fill_(1e9)
+
+    def give_data(state: dict[str, Tensor]) -> None:
+        state[name].data = torch.full((2,), 1e9, dtype=torch.float64)
+
+    (one, ours), (other, theirs) = run(overwrite), run(give_data)
+    assert all(map(torch.equal, ours, theirs))
+    for mine, yours in zip(one.state.values(), other.state.values(), strict=True):
+        torch.testing.assert_close(mine, yours, rtol=0, atol=0)
+
+    def shorten(state: dict[str, Tensor]) -> None:
+        state[name].data = torch.zeros(1, dtype=torch.float64)
+
+    with pytest.raises(RuntimeError, match=rf"{name}|capacity"):
+        run(shorten)
+
+
 @ENGINES
 def test_state_that_was_not_cut_is_refused_by_name(fused: bool) -> None:
     first, p = Parameter(torch.ones(3)), Parameter(torch.ones(6, 4))

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steppe.landscape import barrier, hessian, line, profile, sharpness
+from steppe.landscape.objective.batches import Batch
+from steppe.landscape.objective.loss_weight import LossWeight
 
 D = torch.float64
 X = torch.randn(16, 4, dtype=D, generator=torch.Generator().manual_seed(0))
@@ -140,3 +142,21 @@ def test_a_models_own_loss_is_over_its_labels(shift: int, own: bool) -> None:
     whole, split = (hessian(model, loss_fn, each) for each in ([data], parts))
     vector = torch.ones(whole.size, dtype=D)
     torch.testing.assert_close(split.matvec(vector), whole.matvec(vector))
+
+
+@pytest.mark.parametrize("kept", [[], [0]], ids=["no label", "the first label alone"])
+def test_a_first_batch_whose_labels_are_all_ignored_weighs_nothing(kept: list[int]) -> None:
+    batches, outputs = [], []
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        labels = torch.arange(6).reshape(2, 3) % 4
+        if number == 0:
+            ignored = [position for position in range(3) if position not in kept]
+            labels[:, ignored] = -100
+        logits = torch.randn(2, 3, 4, generator=generator)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        batches.append(Batch(number, (), {"labels": labels}, {"labels": labels}, 2))
+        outputs.append({"logits": logits, "loss": loss})
+    weight = LossWeight(None)
+    found = [weight.of(b, o, o["loss"]) for b, o in zip(batches, outputs, strict=True)]
+    assert found == [0.0, 4.0, 4.0]

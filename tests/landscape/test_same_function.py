@@ -27,6 +27,7 @@ from torch.utils.data import (
 
 from steppe.landscape import density, ggn, hessian, line, profile, sharpness, top_eigenvalues, trace
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.same_data import SameData
 
 PRODUCTS = ("double-backward", "forward-over-reverse", "finite-differences")
 D = torch.float64
@@ -158,6 +159,43 @@ def test_refuses_data_that_differ_and_the_remedy_works(grows: bool) -> None:
     assert sharpness(mlp(), nn.CrossEntropyLoss(), list(data)).value > 0
 
 
+class Batch:
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Tensor.to_sparse,
+        Tensor.to_sparse_csr,
+        Batch,
+        lambda x: torch.nested.nested_tensor([*x.unbind()], layout=torch.jagged),
+    ],
+    ids=["sparse", "csr", "object", "nested"],
+)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested")
+def test_data_of_any_kind_are_compared_with_those_of_the_first_pass(kind: Any) -> None:
+    class Growing:
+        count = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.count += 1
+            yield kind(torch.full((4, 4), float(self.count))), LABELS[:4]
+
+    check = SameData(Growing())
+    batches = [next(iter(Growing())) for _ in range(2)]
+    for batch in batches:  # two objects with the same numbers
+        check.batch(0, batch)
+        check.end(1)
+    growing = Growing()
+    check = SameData(growing)
+    check.batch(0, next(iter(growing)))
+    check.end(1)
+    with pytest.raises(ValueError, match="batch 0 is not the same in every pass"):
+        check.batch(0, next(iter(growing)))
+
+
 def test_refuses_data_that_end_after_one_pass() -> None:
     class Once:
         def __init__(self) -> None:
@@ -205,6 +243,30 @@ def test_noise_is_the_same_in_every_pass_and_row(product: str) -> None:
     assert near(matrix(hessian(model, nn.CrossEntropyLoss(), data)), found, 1e-6) or (
         product == "gauss-newton"
     )
+
+
+def test_what_modules_collect_is_put_back() -> None:
+    class Collecting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+            self.calls, self.kept = {"n": 0}, [torch.ones(())]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls["n"] += 1
+            self.kept.append(self.kept[-1] * 1.1)
+            return self.body(x) * self.calls["n"] * self.kept[-1]
+
+    model, data = Collecting(), [(inputs(12, 4), LABELS)] * 2
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), data))
+    parts = [param.detach().clone() for param in model.parameters()]
+
+    def loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return F.cross_entropy(1.1 * (torch.tanh(data[0][0] @ a.T + b) @ c.T + d), LABELS)
+
+    assert near(found, dense(loss, parts), 1e-6)
+    assert model.calls == {"n": 0}
+    assert model.kept == [torch.ones(())]
 
 
 def test_what_cannot_be_set_back_is_marked() -> None:
@@ -386,7 +448,9 @@ def test_checkpointing_changes_nothing(product: str) -> None:
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-@pytest.mark.parametrize("options", [{"max_norm": 0.5}, {"sparse": True}])
+@pytest.mark.parametrize(
+    "options", [{"max_norm": 0.5}, {"sparse": True}, {"scale_grad_by_freq": True}]
+)
 def test_embeddings(product: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(6, 2, **options), nn.Flatten(), nn.Linear(6, 3)).to(D)
@@ -397,10 +461,8 @@ def test_embeddings(product: str, options: dict[str, Any]) -> None:
     assert top_eigenvalues(H, 2).converged.all()
     sharpness(model, nn.CrossEntropyLoss(), [(ids, LABELS)])
     assert all(map(torch.equal, before, model.parameters()))
-    assert (model[0].max_norm, model[0].sparse) == (
-        options.get("max_norm"),
-        options.get("sparse", False),
-    )
+    plain = {"max_norm": None, "sparse": False, "scale_grad_by_freq": False}
+    assert {name: getattr(model[0], name) for name in plain} == plain | options
     table, weight, bias = before
     if "max_norm" in options:
         # The derivative is at the weights that a forward pass leaves behind.
@@ -410,6 +472,73 @@ def test_embeddings(product: str, options: dict[str, Any]) -> None:
         return F.cross_entropy(table[ids].flatten(1) @ weight.T + bias, LABELS)
 
     assert near(found, dense(loss, [table, weight, bias]), 1e-6)
+
+
+def scaled(_: nn.Module, slopes: tuple[Tensor, ...], *__: Any) -> tuple[Tensor, ...]:
+    return tuple(3 * slope for slope in slopes)
+
+
+HOOKS: dict[str, Callable[[nn.Sequential], object]] = {
+    "scaled": lambda model: [p.register_hook(lambda slope: 2 * slope) for p in model.parameters()],
+    "clipped": lambda model: model[0].weight.register_hook(lambda slope: slope.clamp(-0.01, 0.01)),
+    "module": lambda model: model[2].register_full_backward_hook(scaled),
+    "before a module": lambda model: model[2].register_full_backward_pre_hook(scaled),
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+@pytest.mark.parametrize("name", HOOKS)
+def test_hooks_that_change_gradients_change_no_derivative(product: str, name: str) -> None:
+    model, data = mlp(), [(inputs(12, 4), LABELS)]
+    HOOKS[name](model)
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), data, product=product))
+    parts = [param.detach().clone() for param in model.parameters()]
+
+    def loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return F.cross_entropy(torch.tanh(data[0][0] @ a.T + b) @ c.T + d, LABELS)
+
+    assert near(found, dense(loss, parts), 1e-6)
+    plain = sharpness(mlp(), nn.CrossEntropyLoss(), data).value
+    assert sharpness(model, nn.CrossEntropyLoss(), data).value == pytest.approx(plain)
+    # In training they are called as before.
+    slopes = []
+    for each in (model, mlp()):
+        F.cross_entropy(each(data[0][0]), LABELS).backward()
+        slopes.append(each[0].weight.grad)
+    assert not near(*slopes, 1e-3)
+
+
+def shared(model: nn.Sequential) -> None:
+    model[2].weight.data = model[0].weight.data[:3]
+
+
+def expanded(model: nn.Sequential) -> None:
+    model[2].bias.data = torch.zeros(1, dtype=D).expand(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "names"), [(shared, r"'0.weight' and '2.weight'"), (expanded, "'2.bias'")]
+)
+def test_parameters_that_share_memory_are_not_moved(change: Any, names: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3)).to(D)
+    change(model)
+    data, parts = [(inputs(12, 4), LABELS)], [p.detach().clone() for p in model.parameters()]
+
+    def loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return F.cross_entropy(torch.tanh(data[0][0] @ a.T + b) @ c.T + d, LABELS)
+
+    # Derivatives are those by each parameter.
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), data))
+    assert near(found, dense(loss, parts), 1e-6)
+    moving = hessian(model, nn.CrossEntropyLoss(), data, product="finite-differences")
+    for measure in (
+        lambda: top_eigenvalues(moving, 1),
+        lambda: sharpness(model, nn.CrossEntropyLoss(), data),
+    ):
+        with pytest.raises(ValueError, match=f"{names} share memory"):
+            measure()
+    assert all(map(torch.equal, parts, model.parameters()))
 
 
 def test_parameters_that_the_forward_pass_changes_are_put_back() -> None:

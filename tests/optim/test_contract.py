@@ -3,10 +3,12 @@
 import copy
 import math
 import pickle
+from typing import Any
 
 import pytest
 import torch
 
+import steppe
 from helpers.optimizer_configs import (
     NAMES,
     REPRESENTATIVE,
@@ -205,6 +207,28 @@ def test_sparse_gradients_are_refused_before_anything_changes(config: Config) ->
             optimizer.step()
         assert equal(params, before)
         assert_same_state(optimizer.state_dict()["state"], state)
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "eager"])
+@pytest.mark.parametrize("make", [steppe.DualAdam, steppe.AdamCM])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.int8, torch.bool, torch.float8_e4m3fn], ids=str
+)
+def test_numbers_that_cannot_take_a_step_are_refused_before_anything_changes(
+    make: Any, dtype: torch.dtype, fused: bool | None
+) -> None:
+    params = [torch.ones(4), torch.ones(4).to(dtype)]
+    optimizer = make(params, lr=0.1, fused=fused)
+    for param in params:
+        param.grad = param.clone()
+    with pytest.raises(RuntimeError, match=f"parameter 1 of group 0 is {dtype}: expected a dense"):
+        optimizer.step()
+    assert torch.equal(params[0], torch.ones(4))
+    assert not any(optimizer.state.values())
+    # Without a gradient, as quantised weights beside adapters, it is left alone.
+    params[1].grad = None
+    optimizer.step()
+    assert (params[0] < 1).all()
 
 
 # Gradients that are not finite

@@ -203,6 +203,31 @@ def test_a_model_may_be_converted(formats: tuple[torch.dtype, torch.dtype]) -> N
     assert equal(*ends)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (8, 3), (4, 1), (3,), (2, 4, 3)], ids=str)
+def test_a_parameter_of_another_shape_is_stepped_or_refused_as_without_offload(
+    shape: tuple[int, ...],
+) -> None:
+    def resized(make: Any) -> tuple[nn.Parameter, Optimizer]:
+        p = nn.Parameter(torch.ones(4, 3))
+        optimizer = make([p], lr=0.1)
+        for size in ((4, 3), shape):
+            p.grad = None
+            p.data = torch.ones(size)
+            p.grad = torch.full(size, 2.0)
+            if size == (4, 3) or "SGD" in str(make):
+                optimizer.step()
+        return p, optimizer
+
+    # Without state there is nothing that does not fit.
+    p, _ = resized(partial(Offload, optimizer_class=torch.optim.SGD))
+    assert torch.equal(p.detach(), torch.full(shape, 0.8))
+    p, optimizer = resized(partial(Offload, optimizer_class=AdamCM))
+    with pytest.raises(RuntimeError, match=r"'exp_avg' has shape \(4, 3\)"):
+        optimizer.step()
+    assert torch.equal(p.detach(), torch.ones(shape))
+    assert optimizer.state[p]["step"] == 1
+
+
 def test_parameters_without_gradients_sit_the_step_out() -> None:
     params, plain = parameters(), parameters()
     optimizer, alone = Offload(params, AdamCM), AdamCM(plain)

@@ -8,6 +8,7 @@ meant for users. A :class:`Method` says what is computed, a :class:`ParamBatch` 
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.bind import bind
 from steppe._engines.base.cache_chunks import cache_chunks
+from steppe._engines.base.memory_layout import memory_objection
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -80,6 +81,7 @@ __all__ = [
     "local_param_and_grad",
     "local_part",
     "local_shard_of",
+    "memory_objection",
     "needs_global_norm",
     "needs_tensor_norm",
     "pack_scales",

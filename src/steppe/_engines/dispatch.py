@@ -14,6 +14,7 @@ from torch.autograd.graph import increment_version
 from steppe._engines.base import packing
 from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.gradients import fit_gradients, resolve_negatives
+from steppe._engines.base.memory_layout import overlap
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import Plan
 from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory
@@ -168,9 +169,11 @@ def _holds(batch: ParamBatch) -> bool:
     if not np.array_equal(fixed, held.facts):
         if not np.array_equal(fixed[:, LAYOUT:], held.facts[:, LAYOUT:]):
             return False
-        # They have only moved: is there memory, and on the device?
+        # They have only moved: is there memory, on the device, and for each its own?
         devices = {tensor.device for tensor in held.tensors}
         if devices != {batch.device} or not have_memory(fixed, held.spans, held.items):
+            return False
+        if overlap(fixed[:, Fact.ADDRESS], held.spans):
             return False
         held.facts = fixed
     spans, items = held.spans[:count], held.items[:count]

@@ -28,7 +28,7 @@ from steppe._engines import (
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._gradients import check_gradients
+from steppe.optim._gradients import check_format, check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
@@ -55,9 +55,8 @@ def places_of(groups: list[Group]) -> list[str]:
 class RuleOptimizer(CheckpointedOptimizer):
     """An optimizer whose arithmetic is a rule, run by an engine.
 
-    A subclass lists its options in its constructor, and ``_method`` returns the rule that a
-    group's options select. All options are in ``param_groups`` and all else is in ``state``, so
-    copies, pickles and checkpoints are complete.
+    A subclass's constructor lists its options; ``_method`` returns the rule that a group selects.
+    Options are in ``param_groups`` and all else in ``state``: copies and checkpoints are complete.
 
     NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
     steps with a ``GradScaler``.
@@ -242,7 +241,8 @@ class RuleOptimizer(CheckpointedOptimizer):
         requests = {id(group): self._request(group) for group in self.param_groups}
         members, places = list(self._all()), places_of(self.param_groups)
         check_shards(members, self._place)
-        for place, (param, group) in zip(places, members, strict=True):
+        for place, (param, group), grad in zip(places, members, grads, strict=True):
+            check_format(param, grad, place)
             method = requests[id(group)].method
             check_takes_fsdp1(param, method, group, type(self).__name__)
             # Also where there is no gradient: what is stepped beside can be loaded, too.

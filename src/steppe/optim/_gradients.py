@@ -1,4 +1,4 @@
-"""Gradients that no engine takes, refused before a step changes anything.
+"""Gradients and parameters that no engine takes, refused before a step changes anything.
 
 Those that an engine can be made to take are seen to in ``_engines/base/gradients.py``.
 """
@@ -51,3 +51,23 @@ def check_gradients(
                 f"{name_of(index)}, shape {tuple(grad.shape)}; "
                 "use dense ones, e.g. Embedding(sparse=False)"
             )
+
+
+def check_format(param: Tensor, grad: Tensor | None, name: str) -> None:
+    """Refuse a parameter to be stepped in a number format that cannot take a step.
+
+    Raises
+    ------
+    RuntimeError
+        It is of integers, quantised, in 8 bits or nested: a step would be rounded off, or fail
+        after others have been stepped.
+    """
+    if grad is None:
+        return
+    is_real = param.is_floating_point() and param.dtype.itemsize > 1
+    if param.is_nested or not (is_real or param.is_complex()):
+        kind = "nested" if param.is_nested else str(param.dtype)
+        raise RuntimeError(
+            f"{name} is {kind}: expected a dense parameter in float64, float32, bfloat16, float16 "
+            "or a complex format"
+        )

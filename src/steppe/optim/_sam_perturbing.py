@@ -6,13 +6,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.nn import Module
 
+from steppe._engines import memory_objection
 from steppe.optim._fsdp1 import refuse_fsdp1
 from steppe.optim._optimizer_wrapper import TransparentWrapper
-from steppe.optim._sam_ascent import Member, ascend
+from steppe.optim._options import check_options, to_plain
+from steppe.optim._sam_ascent import Member, ascend, rho_name
 from steppe.optim._sam_passes import Passes, gradients
 from steppe.optim._sam_restore import RestorePoint
 
@@ -57,9 +60,16 @@ class PerturbingWrapper(TransparentWrapper):
         Raises
         ------
         RuntimeError
-            A gradient is sparse, or FSDP1 has flattened a parameter. Nothing has changed then.
+            A gradient is sparse or has another shape than its parameter, either has no memory, or
+            FSDP1 has flattened a parameter. Nothing has changed then.
+        ValueError
+            ``rho`` or ``adaptive`` of a group was set to a value out of its range.
         """
         self.restore()
+        for number, group in enumerate(self.param_groups):
+            self._complete(group)
+            check_sam_options(group, f" in group {number}")
+            group.update({name: to_plain(group[name]) for name in self.own_options})
         params = [param for group in self.param_groups for param in group["params"]]
         for param in params:
             refuse_fsdp1(param, "SAM")
@@ -69,7 +79,7 @@ class PerturbingWrapper(TransparentWrapper):
             for param in group["params"]
             if param.grad is not None
         ]
-        _refuse_sparse(active)
+        _check_members(active)
         try:
             self._restore_point.save_buffers(params)
             moves = ascend(active, self._restore_point.save_param)
@@ -99,10 +109,31 @@ class PerturbingWrapper(TransparentWrapper):
         return super().diagnostics() | self._passes.diagnostics()
 
 
-def _refuse_sparse(members: list[Member]) -> None:
+def check_sam_options(options: dict[str, Any], where: str = "") -> None:
+    """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest.
+
+    Raises
+    ------
+    ValueError
+        One is out of its range; ``where`` says in the message whose it is.
+    """
+    own = {"rho": options[rho_name(options)], "adaptive": options["adaptive"]}
+    check_options({name: to_plain(value) for name, value in own.items()}, where=where)
+
+
+def _check_members(members: list[Member]) -> None:
     for param, grad, _ in members:
+        shape = tuple(param.shape)
         if grad.layout != torch.strided:
             raise RuntimeError(
-                f"SAM does not take {grad.layout} gradients: parameter of shape "
-                f"{tuple(param.shape)}; use dense ones, e.g. Embedding(sparse=False)"
+                f"SAM does not take {grad.layout} gradients: parameter of shape {shape}; use dense "
+                "ones, e.g. Embedding(sparse=False)"
             )
+        if tuple(grad.shape) != shape:
+            raise RuntimeError(
+                f"a parameter has shape {shape}, its gradient {tuple(grad.shape)}: expected the "
+                "same shape; compute the gradient anew (zero_grad, then backward)"
+            )
+        for kind, tensor in (("a parameter", param), ("the gradient of a parameter", grad)):
+            if why := memory_objection(tensor):
+                raise RuntimeError(f"{kind}, shape {shape}, {why}")

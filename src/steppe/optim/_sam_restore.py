@@ -51,4 +51,10 @@ class RestorePoint:
 
 
 def _write_back(param: Tensor, original: Tensor) -> None:
-    local_part(param).copy_(original)
+    part = local_part(param)
+    if part.shape != original.shape:
+        raise RuntimeError(
+            f"a parameter of shape {tuple(original.shape)} has {tuple(part.shape)} in SAM's second "
+            "pass: SAM cannot put it back; prune or exchange parameters between steps"
+        )
+    part.copy_(original)

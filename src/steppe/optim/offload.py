@@ -221,8 +221,8 @@ class Offload(OptimizerWrapper):
         """Copy parameters and gradients to the host, and wait for the copies."""
         devices = set()
         for param, copy in self._pairs():
-            if copy.dtype != param.dtype:
-                # The model was converted to another format: allocate the copies anew.
+            if (copy.dtype, copy.shape) != (param.dtype, param.shape):
+                # The model was converted or pruned: allocate the copies anew.
                 copy.grad, copy.data = None, _host_tensor(param)
             copy.grad = _gradient_on_host(param.grad, copy.grad)
             if param.grad is not None:
@@ -253,7 +253,7 @@ def _gradient_on_host(grad: Tensor | None, reused: Tensor | None) -> Tensor | No
         return None
     if grad.layout is not torch.strided:
         return grad.cpu()
-    if reused is None or reused.layout is not torch.strided:
+    if reused is None or reused.layout is not torch.strided or reused.shape != grad.shape:
         reused = _host_tensor(grad)
     return reused.copy_(grad, non_blocking=True)
 

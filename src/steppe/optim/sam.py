@@ -12,7 +12,7 @@ from steppe.optim._optimizer_wrapper import check_step, share_hooks, step_within
 from steppe.optim._options import check_options
 from steppe.optim._sam_ascent import rho_name
 from steppe.optim._sam_passes import AccumulationGuard, check_second_pass, gradients
-from steppe.optim._sam_perturbing import PerturbingWrapper
+from steppe.optim._sam_perturbing import PerturbingWrapper, check_sam_options
 
 
 class SAM(PerturbingWrapper):
@@ -128,8 +128,8 @@ class SAM(PerturbingWrapper):
         rho = (0.5 if adaptive else 0.05) if rho is None else rho
         options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
         for group in base_optimizer.param_groups:
-            _check({**options, **group})
-        _check(options)
+            check_sam_options({**options, **group})
+        check_sam_options(options)
         defaults.update(options)
         for group in base_optimizer.param_groups:
             for name, value in options.items():
@@ -171,7 +171,7 @@ class SAM(PerturbingWrapper):
         ValueError
             An option is out of its range. Nothing has changed then.
         """
-        _check({**self.defaults, **param_group})
+        check_sam_options({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict[str, Any]:
@@ -247,11 +247,6 @@ class SAM(PerturbingWrapper):
             )
 
 
-def _check(options: dict[str, Any]) -> None:
-    """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest."""
-    check_options({"rho": options[rho_name(options)], "adaptive": options["adaptive"]})
-
-
 def _check_base(base_optimizer: Any) -> None:
     if not isinstance(base_optimizer, Optimizer):
         raise TypeError(
@@ -290,4 +285,4 @@ def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str])
         for name in option_names:
             if name not in group:
                 raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
-        _check(group)
+        check_sam_options(group)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -193,6 +194,34 @@ def test_rho_out_of_range_is_refused(rho: Any) -> None:
         SAM(torch.optim.SGD([{"params": [p], "rho": rho}]))
     with pytest.raises(ValueError, match="adaptive="):
         SAM(torch.optim.SGD([p]), adaptive=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rho", [-0.1, float("nan"), "0.1", None, True, torch.tensor(0.1)], ids=str)
+def test_rho_that_no_checkpoint_takes_is_refused_when_it_is_used(rho: Any) -> None:
+    p = nn.Parameter(torch.ones(2))
+    sam = SAM(torch.optim.SGD([p]))
+    p.grad = torch.ones(2)
+    sam.param_groups[0]["rho"] = rho
+    with pytest.raises(ValueError, match=r"rho=.* is not valid in group 0: expected a finite"):
+        sam.perturb()
+    assert torch.equal(p.detach(), torch.ones(2))
+    with pytest.raises(ValueError, match="rho="):
+        SAM(torch.optim.SGD([p])).load_state_dict(sam.state_dict())
+
+
+@pytest.mark.parametrize("rho", [np.float32(0.5), np.array(0.5), np.float64(0.5), "missing"])
+def test_rho_may_be_numpys_or_missing(rho: Any) -> None:
+    p = nn.Parameter(torch.zeros(2))
+    sam = SAM(torch.optim.SGD([p]), rho=0.5 if rho == "missing" else rho)
+    if rho == "missing":
+        del sam.param_groups[0]["rho"]
+    else:
+        sam.param_groups[0]["rho"] = rho
+    p.grad = torch.tensor([3.0, 4.0])
+    sam.perturb()
+    assert p.detach().tolist() == pytest.approx([0.3, 0.4])
+    assert type(sam.param_groups[0]["rho"]) is float
+    sam.load_state_dict(sam.state_dict())
 
 
 def test_a_sam_is_not_wrapped_again() -> None:

@@ -97,6 +97,52 @@ def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyP
     assert same(values(model), before)
 
 
+def short_gradient(p: Tensor) -> None:
+    p.grad.data = torch.ones(1, 2)  # type: ignore[union-attr]
+
+
+def freed_gradient(p: Tensor) -> None:
+    p.grad.untyped_storage().resize_(0)  # type: ignore[union-attr]
+
+
+def freed_parameter(p: Tensor) -> None:
+    p.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (short_gradient, r"shape \(3000, 2\), its gradient \(1, 2\)"),
+        (freed_gradient, "the gradient of a parameter.* has no memory"),
+        (freed_parameter, "a parameter.* has no memory"),
+    ],
+)
+def test_what_cannot_be_perturbed_is_refused_before_anything_moves(
+    change: Any, message: str
+) -> None:
+    params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3000, 2))]
+    sam = SAM(torch.optim.SGD(params))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    change(params[1])
+    with pytest.raises(RuntimeError, match=message):
+        sam.perturb()
+    assert torch.equal(params[0].detach(), torch.ones(3))
+    assert sam.diagnostics()["ascents"] == 0
+
+
+def test_a_parameter_exchanged_between_the_passes_is_not_written_over() -> None:
+    p = nn.Parameter(torch.ones(1, 3))
+    sam = SAM(torch.optim.SGD([p]))
+    p.grad = torch.ones_like(p)
+    sam.perturb()
+    p.data = torch.full((4, 3), 5.0)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError, match=r"shape \(1, 3\) has \(4, 3\) in SAM's second pass"):
+        sam.step()
+    assert torch.equal(p.detach(), torch.full((4, 3), 5.0))
+
+
 def test_a_perturbation_left_behind_is_undone_by_the_next() -> None:
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     sam = SAM(torch.optim.SGD([p]), rho=0.1)

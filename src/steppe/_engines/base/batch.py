@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.held_tensors import HeldTensors
-from steppe._engines.base.memory_layout import param_objection
+from steppe._engines.base.memory_layout import is_plain, param_objection, share_memory
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -203,6 +203,10 @@ class ParamBatch:
                 return why
             if row.state and (why := of_state(self, row)):
                 return why
+        tensors = [row.param for row in self.rows] if self.held is None else self.held.tensors
+        # Threads step rows at once: of two that write the same number, one would be lost.
+        if all(map(is_plain, tensors)) and share_memory(tensors):
+            return "parameters or their state share memory"
         return None
 
     @property

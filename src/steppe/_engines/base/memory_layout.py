@@ -3,9 +3,14 @@
 Engines object to a batch by it, and steps refuse tensors that have no memory.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+
+from steppe._shared.array_types import Integers
 
 _FORMATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -43,6 +48,22 @@ def is_alike(a: Tensor, b: Tensor) -> bool:
         size == 1 or ours == theirs
         for size, ours, theirs in zip(a.shape, a.stride(), b.stride(), strict=True)
     )
+
+
+def share_memory(tensors: Sequence[Tensor]) -> bool:
+    """Whether some of torch's own tensors, without gaps, have elements in common."""
+    begins = np.array([tensor.data_ptr() for tensor in tensors], dtype=np.int64)
+    sizes = [tensor.numel() * tensor.element_size() for tensor in tensors]
+    return overlap(begins, np.array(sizes, dtype=np.int64))
+
+
+def overlap(begins: Integers, sizes: Integers) -> bool:
+    """Whether pieces of memory overlap, given the address and the bytes of each."""
+    is_there = (begins != 0) & (sizes > 0)
+    begins, sizes = begins[is_there], sizes[is_there]
+    order = np.argsort(begins)
+    ends = np.maximum.accumulate((begins + sizes)[order])
+    return bool((begins[order][1:] < ends[:-1]).any())
 
 
 def memory_objection(tensor: Tensor) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
+from steppe._engines.base.batch import PACKED, EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.held_tensors import HeldTensors
 from steppe._engines.base.packing import pack, pick
 from steppe._engines.base.param_row import ParamRow, State, refuse_lazy
@@ -63,8 +63,8 @@ class Plan:
             if not batch.request.capturable:
                 pack(batch)
         self._held = [batch.held for batch in self.whole if batch.held is not None]
-        self._steps = [row.state["step"] for row in rows]
-        self._step_addresses = list(map(Tensor.data_ptr, self._steps))
+        self._packed = [row.state[name] for row in rows for name in PACKED if name in row.state]
+        self._packed_addresses = list(map(Tensor.data_ptr, self._packed))
         self._has_row = np.zeros(len(self._params), dtype=bool)
         self._has_row[[row.index for row in rows]] = True
         self._has_gradient: list[bool] = []
@@ -87,8 +87,9 @@ class Plan:
         if not (
             are_same(params, self._params)
             and are_same(_dictionaries(states), self._states)
-            # A copy of the optimizer that shares its state may have packed it anew.
-            and list(map(Tensor.data_ptr, self._steps)) == self._step_addresses
+            # A copy of the optimizer that shares its state may have packed it anew, or a user may
+            # have given one of the tensors other data.
+            and list(map(Tensor.data_ptr, self._packed)) == self._packed_addresses
         ):
             return False
         has_gradient = [grad is not None for grad in grads]

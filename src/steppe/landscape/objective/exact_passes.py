@@ -61,8 +61,10 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
       parameters where gradients are taken by ``torch.autograd.grad``.
     * ``weight_norm`` is computed from its formula: the second derivative of torch's fused operation
       is wrong (it is not symmetric; found in torch 2.13 for the first and the last dimension).
-    * Embeddings have dense gradients, and cuDNN's recurrent kernels, which have no second
-      derivative, are off.
+    * Embeddings have dense gradients, which are not divided by how often a row is used
+      (``scale_grad_by_freq``). cuDNN's recurrent kernels, which have no second derivative, are off.
+    * Backward hooks of parameters and modules are off: those that clip, scale or mask gradients
+      would make them another function's.
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -76,7 +78,8 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         stack.enter_context(_switched_off(mha.get_fastpath_enabled, mha.set_fastpath_enabled))
         stack.enter_context(_without_reentrant_checkpoints())
-        stack.enter_context(_dense_embeddings(model))
+        stack.enter_context(_plain_embeddings(model))
+        stack.enter_context(_without_backward_hooks(model))
         # Where nothing has been compiled, Dynamo is not loaded, which takes seconds.
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -207,12 +210,30 @@ def _without_reentrant_checkpoints() -> Iterator[None]:
 
 
 @contextmanager
-def _dense_embeddings(model: nn.Module) -> Iterator[None]:
-    sparse = [each for each in model.modules() if isinstance(each, _EMBEDDINGS) and each.sparse]
-    for module in sparse:
-        module.sparse = False
+def _plain_embeddings(model: nn.Module) -> Iterator[None]:
+    names = ("sparse", "scale_grad_by_freq")
+    embeddings = [module for module in model.modules() if isinstance(module, _EMBEDDINGS)]
+    switched = [(each, name) for each in embeddings for name in names if getattr(each, name)]
+    for module, name in switched:
+        setattr(module, name, False)
     try:
         yield
     finally:
-        for module in sparse:
-            module.sparse = True
+        for module, name in switched:
+            setattr(module, name, True)
+
+
+@contextmanager
+def _without_backward_hooks(model: nn.Module) -> Iterator[None]:
+    holders: list[Any] = [*model.parameters(), *model.modules()]
+    found = [getattr(each, "_backward_hooks", None) for each in holders]
+    found += [module._backward_pre_hooks for module in model.modules()]
+    # Autograd looks into these dictionaries, so they are emptied in their place.
+    hooks = [(each, dict(each)) for each in found if each]
+    for each, _ in hooks:
+        each.clear()
+    try:
+        yield
+    finally:
+        for each, own in hooks:
+            each.update(own)

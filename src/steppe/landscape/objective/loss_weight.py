@@ -152,7 +152,9 @@ class LossWeight:
             logits = part_named("logits", outputs)
             begin = self._first_label = _first_label(logits, labels, loss)
         if begin is None:
-            return None
+            # A mean over no label at all is NaN: it weighs nothing, and tells nothing.
+            later = labels[..., 1:] if labels.ndim > 1 else labels
+            return None if (later != _IGNORED).any() or not loss.isnan() else 0.0
         counted = labels[..., begin:] if begin else labels
         return float((counted != _IGNORED).sum())
 

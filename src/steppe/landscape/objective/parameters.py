@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,10 +63,40 @@ class ParameterSpace:
         return flat_vector([param.detach() for param in self.params]).to(self.dtype)
 
     def set_parameters(self, vector: Tensor) -> None:
-        """Copy a vector of shape (size,) into the parameters."""
+        """Copy a vector of shape (size,) into the parameters.
+
+        Raises
+        ------
+        ValueError
+            Two parameters of the model, or elements of one, share memory.
+        """
+        self._check_apart()
         with torch.no_grad():
             for param, part in zip(self.params, self.split(vector), strict=True):
                 param.copy_(part)
+
+    def _check_apart(self) -> None:
+        """Refuse parameters of which one would move when another is moved."""
+        places = []
+        for name, param in self.model.named_parameters():
+            last = sum((n - 1) * s for n, s in zip(param.shape, param.stride(), strict=True))
+            if 0 < last + 1 < param.numel():
+                raise ValueError(
+                    f"elements of parameter {name!r} share memory, so that none can be moved "
+                    "alone: call param.data = param.data.clone()"
+                )
+            # Views with gaps may lie between each other.
+            if last + 1 == param.numel() and not param.is_meta:
+                begin = param.data_ptr()
+                places.append((begin, begin + param.numel() * param.element_size(), name))
+        for (_, end, one), (begin, _, other) in pairwise(sorted(places)):
+            if begin < end:
+                first, second = sorted((one, other))
+                raise ValueError(
+                    f"parameters {first!r} and {second!r} share memory, so that each moves with "
+                    "the other: let them be one nn.Parameter, or call "
+                    "param.data = param.data.clone()"
+                )
 
     def check_precision(self, instrument: str) -> None:
         """Refuse parameters in which a small step would be lost to rounding.
@@ -113,6 +144,11 @@ def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Te
             raise ValueError(
                 f"parameter {known[id(param)]!r} does not require a gradient: "
                 "call requires_grad_(True), or leave it out of params"
+            )
+        if param.is_meta:
+            raise ValueError(
+                f"parameter {known[id(param)]!r} lies on the meta device, where there are no "
+                "numbers: expected a model that has been initialised on another one"
             )
         if param.device != chosen[0].device:
             raise ValueError(

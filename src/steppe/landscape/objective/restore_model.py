@@ -3,14 +3,20 @@
 Used by every instrument through :meth:`Objective.evaluation_mode`.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from steppe._shared.identity import are_same
+
 _PLAIN = (int, float, str, type(None), Tensor)
+_CONTAINERS = (list, dict, set)
+# What every module has: its hooks, parameters and parts.
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 @contextmanager
@@ -18,7 +24,8 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
     """Restore a model when the block ends, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
-    module gets its mode and its attributes back. Gradients are not saved: take derivatives with
+    module gets its mode and its attributes back, and its lists, dictionaries and sets what was in
+    them. Gradients are not saved: take derivatives with
     :func:`torch.autograd.grad`, which does not touch ``.grad``.
 
     Parameters
@@ -57,6 +64,13 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
         if name != "training" and isinstance(value, _PLAIN)
     ]
 
+    containers = [
+        (value, copy.copy(value))
+        for module in model.modules()
+        for name, value in vars(module).items()
+        if name not in _OF_MODULES and isinstance(value, _CONTAINERS)
+    ]
+
     def reset() -> None:
         for each in buffers:
             if not each.is_untouched:
@@ -64,6 +78,8 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
         for owner, name, value in attributes:
             if owner.get(name) is not value:
                 owner[name] = value
+        for container, content in containers:
+            _refill(container, content)
 
     try:
         yield reset
@@ -106,6 +122,20 @@ class _Buffer(NamedTuple):
             self.tensor.copy_(self.value)
         # A forward pass may have assigned a new tensor to the buffer's name.
         self.module._buffers[self.name] = self.tensor
+
+
+def _refill(container: Any, content: Any) -> None:
+    """Put back what was in a list, dictionary or set, if something else is in it."""
+    is_same = are_same([*container], [*content])
+    if isinstance(container, dict):
+        is_same = is_same and are_same([*container.values()], [*content.values()])
+    if is_same:
+        return
+    container.clear()
+    if isinstance(container, list):
+        container.extend(content)
+    else:
+        container.update(content)
 
 
 def _version(tensor: Tensor) -> int:

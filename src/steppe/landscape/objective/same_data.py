@@ -5,11 +5,16 @@ An instrument that compares two passes would measure the difference between thei
 
 import zlib
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_PLAIN = bool | int | float | str
+# Objects that are no data.
+_OPAQUE = type | ModuleType | nn.Module
 
 
 class SameData:
@@ -77,11 +82,17 @@ class SameData:
         )
 
 
-def _checksum(value: Any, start: int = 0) -> int:
-    """Return a checksum of all numbers in nested containers."""
+def _checksum(value: Any, start: int = 0, within: tuple[int, ...] = ()) -> int:
+    """Return a checksum of all numbers in nested containers, and of other objects' tensors.
+
+    ``within`` are the identities of the objects that hold the value.
+    """
     if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_nested:
-            return start
+        if value.is_nested:
+            return _checksum(value.unbind(), start)
+        if value.layout != torch.strided:
+            whole = value.detach().to_sparse().coalesce()
+            return _checksum((whole.indices(), whole.values()), start)
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous()
         return zlib.crc32(plain.reshape(-1).view(torch.uint8).numpy().data, start)
     if isinstance(value, np.ndarray) and not value.dtype.hasobject:
@@ -90,8 +101,13 @@ def _checksum(value: Any, start: int = 0) -> int:
         value = list(value.items())
     if isinstance(value, tuple | list):
         for part in value:
-            start = _checksum(part, start)
+            start = _checksum(part, start, within)
         return start
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, _PLAIN):
         return zlib.crc32(repr(value).encode(), start)
+    is_opaque = isinstance(value, _OPAQUE) or id(value) in within
+    if hasattr(value, "__dict__") and not is_opaque:
+        # An object's own numbers may be of other things than its data, such as times.
+        parts = [part for part in vars(value).values() if not isinstance(part, _PLAIN)]
+        return _checksum(parts, start, (*within, id(value)))
     return start

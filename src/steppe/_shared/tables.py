@@ -13,7 +13,7 @@ from rich.text import Text
 from steppe._shared.printable import encodable
 
 # What a name is folded to at least.
-_FOLDED = 10
+_FOLDED = 14
 _UNLIMITED = 100_000
 
 

@@ -147,9 +147,7 @@ def test_the_test_samples_share_is_computed_from_the_samples(
     rows = []
     for trial, test in zip(study.trials_of("adamw", POOL), pool.test, strict=True):
         kept = trial.outcome and not trial.outcome.diverged
-        rows.append(
-            100 * unpack(trial.outcome.samples.test_scores) if kept else np.full(600, test)
-        )
+        rows.append(100 * unpack(trial.outcome.samples.test_scores) if kept else np.full(600, test))
         assert rows[-1].mean() == pytest.approx(test, abs=1e-9)
     total = weights(24, 4) @ np.array(rows)[order]
     wanted = total.std(ddof=1) / math.sqrt(600)
@@ -197,9 +195,9 @@ def test_a_test_result_far_below_its_promise_is_counted(study: StudyResults) -> 
     )
     readings = Readings(broken)
     assert readings.count_broken_promises("adamcm") == before + 1
-    assert readings.count_broken_promises("dualadam") == Readings(
-        study
-    ).count_broken_promises("dualadam")
+    assert readings.count_broken_promises("dualadam") == Readings(study).count_broken_promises(
+        "dualadam"
+    )
 
 
 def test_recommended_are_the_settings_of_the_best_trial(study: StudyResults) -> None:

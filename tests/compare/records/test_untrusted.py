@@ -213,7 +213,10 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "factor 0": (lambda s: s["metric"].update(factor=0), "metric.factor must be"),
     "factor null": (lambda s: s["metric"].update(factor=None), "metric.factor must be"),
     "no such contender": (lambda s: first(s).update(optimizer="x"), "optimizer must be one of"),
-    "no such phase": (lambda s: first(s).update(phase="x"), "phase must be one of pool, default, recommended"),
+    "no such phase": (
+        lambda s: first(s).update(phase="x"),
+        "phase must be one of pool, default, recommended",
+    ),
     "number too large": (lambda s: first(s).update(number=9), "number must be a number from 0"),
     "negative seed": (lambda s: first(s).update(seed=-1), "seed must be at least 0"),
     "a trial twice": (lambda s: s["trials"].append(first(s)), "trials must be different"),

@@ -198,20 +198,29 @@ def expected_best(pool: Pool, k: int) -> float:
     return float(weights(len(pool), k) @ pool.test[_order(pool.score, pool.loss)])
 
 
-def interval_of_best(pool: Pool, k: int) -> Interval:
+def interval_of_best(pool: Pool, k: int, *, samples: bool = True) -> Interval:
     """Return the expected test result of the best of k with its 95 % interval.
 
     Without an interval if there are fewer than 3k trials.
+
+    Parameters
+    ----------
+    pool : Pool
+        The trials.
+    k : int
+        The tuning budget.
+    samples : bool, default True
+        Whether the interval has the shares of test and validation samples too. All optimizers of a
+        study have the same samples: beside each other they are compared without.
     """
     value = expected_best(pool, k)
     if len(pool) < max(TRIALS_PER_BUDGET * k, 3):
         return Interval(value, math.nan, math.nan)
-    order = _order(pool.score, pool.loss)
-    error = math.hypot(
-        float(_jackknife_error(_without_each(pool.test[order], k))),
-        _test_error([(pool, 1.0)], k),
-        _validation_error([(pool, 1.0)], k),
-    )
+    error = float(_jackknife_error(_without_each(pool.test[_order(pool.score, pool.loss)], k)))
+    if samples:
+        error = math.hypot(
+            error, _test_error([(pool, 1.0)], k), _validation_error([(pool, 1.0)], k)
+        )
     half = _quantile(degrees_of_freedom(len(pool), k)) * error
     return Interval(value, value - half, value + half)
 

@@ -92,7 +92,7 @@ class Readings:
         self.results = results
         self._pools: dict[tuple[str, str], Pool] = {}
         self._differences: dict[tuple[str, str, str, int], Difference] = {}
-        self._expected: dict[tuple[str, str, int], Interval] = {}
+        self._expected: dict[tuple[str, str, int, bool], Interval] = {}
 
     @property
     def budgets(self) -> range:
@@ -107,11 +107,14 @@ class Readings:
         """Return the reading's name, such as "accuracy" or "loss"."""
         return self.results.metric.name if reading == "score" else "loss"
 
-    def expected(self, name: str, reading: Primary, k: int) -> Interval:
-        """Return the expected test result of the best of k, in the metric's unit."""
-        key = (name, reading, k)
+    def expected(self, name: str, reading: Primary, k: int, *, samples: bool = True) -> Interval:
+        """Return the expected test result of the best of k, in the metric's unit.
+
+        ``samples`` is that of :func:`~steppe.compare.records.best_of_k.interval_of_best`.
+        """
+        key = (name, reading, k, samples)
         if key not in self._expected:
-            self._expected[key] = interval_of_best(self.pool(name, reading), k)
+            self._expected[key] = interval_of_best(self.pool(name, reading), k, samples=samples)
         return self._expected[key]
 
     def expected_mean(self, name: str, measure: Callable[[Outcome], float]) -> float:

@@ -184,7 +184,7 @@ def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = 
     axes, at_declared = figure.subplots(), {}
     for index, contender in enumerate(results.contenders):
         colour, dash, marker = line_style(index)
-        found = [readings.expected(contender.name, plan.primary, k) for k in budgets]
+        found = [readings.expected(contender.name, plan.primary, k, samples=False) for k in budgets]
         at_declared[contender.name] = declared = found[plan.budget - 1]
         lows, highs = [each.low for each in found], [each.high for each in found]
         axes.fill_between(budgets, lows, highs, color=colour, alpha=0.07, lw=0)
@@ -193,7 +193,9 @@ def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = 
         axes.plot([plan.budget], [declared.mean], marker, color=colour, ms=6)
     near = fitted_range(at_declared, readings.higher_is_better(plan.primary))
     style_axes(axes, "")
-    axes.set_xlabel(f"k, the tuning budget in trials; declared: {plan.budget}")
+    axes.set_xlabel(
+        f"k, the tuning budget in trials; declared: {plan.budget}; bands: 95 % over the trials"
+    )
     axes.set_ylabel(f"{reading_label(readings, plan.primary)} ({aim(readings, plan.primary)})")
     axes.locator_params(axis="x", integer=True)
     axes.set_xlim(min(budgets) - 0.01, max(budgets) + 0.01)

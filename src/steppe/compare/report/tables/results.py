@@ -121,7 +121,7 @@ def budgets(readings: Readings, rows: Sequence[OptimizerSummary], reading: Prima
         (
             row.name,
             [
-                interval_cell(readings.expected(row.name, reading, k), digits)
+                interval_cell(readings.expected(row.name, reading, k, samples=False), digits)
                 for k in shown_budgets(readings)
             ],
         )

@@ -166,7 +166,7 @@ def result_by_compute(readings: Readings, rows: Sequence[OptimizerSummary]) -> l
         if not math.isfinite(row.gradients):
             continue
         style = look[row.name]
-        found = [readings.expected(row.name, reading, k) for k in budgets]
+        found = [readings.expected(row.name, reading, k, samples=False) for k in budgets]
         at_declared[row.name] = found[plan.budget - 1]
         line = {
             "x": [k * row.gradients for k in budgets],

@@ -1,6 +1,7 @@
 """What README and docs/ say of studies is what the committed files hold."""
 
 import importlib.util
+import itertools
 import json
 import re
 from pathlib import Path
@@ -74,6 +75,19 @@ def test_verdicts_are_as_rarely_wrong_as_they_promise() -> None:
         error = (0.05 * 0.95 / row.comparisons) ** 0.5
         assert row.called_better + row.called_worse <= 0.05 + 2 * error, row
         assert row.covered >= 0.95 - 3 * error, row
+
+
+def test_the_calibration_can_be_repeated() -> None:
+    """A small one: each kind of comparison of real pools, and of simulated ones of one plan."""
+    rows = list(CALIBRATION.real_rows(CALIBRATION.read_pools(), 20))
+    rows += itertools.islice(CALIBRATION.simulated_rows(20), 5)
+    committed = {row["what"] for row in json.loads(CALIBRATION.OUTPUT.read_text())}
+    for row in rows:
+        assert row.what in committed
+        assert row.comparisons == 20
+        # Chance alone makes six of 20 equal pairs different once in three thousand times.
+        if "other trials" in row.what or row.what.endswith("equal laws"):
+            assert row.called_better + row.called_worse <= 0.25
 
 
 def test_sams_gain_in_loss_is_found_in_most_studies_of_24_trials() -> None:

@@ -42,6 +42,7 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
         "steppe/compare/records/best_of_k.py",
         "steppe/compare/records/json_format.py",
         "steppe/compare/records/phases.py",
+        "steppe/compare/records/outcomes.py",
         "steppe/compare/records/results.py",
         "steppe/compare/records/validation.py",
     }

@@ -37,7 +37,7 @@ COMMANDS = {
     "compare": Command(
         "steppe.compare",
         "compare_command",
-        "Tune optimizers alike, repeat them over seeds, and test which differences are real.",
+        "Compare what optimizers are worth when tuned alike, and say which differences are real.",
     ),
     "worker": Command(
         "steppe.compare",

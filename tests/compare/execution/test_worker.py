@@ -53,7 +53,10 @@ Start = Callable[..., Process]
 SLOWLY = """
 import sys, time
 from steppe.cli import main
+from steppe.compare.execution import worker
 from steppe.compare.training import checkpoint
+
+worker._REPORT_S = 0.0
 
 write = checkpoint.write
 
@@ -230,7 +233,12 @@ def test_killed_workers_cost_nothing(
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_trial_back(
-    queue: TrialQueue, start: Start, study: Study, undisturbed: StudyResults, tmp_path: Path
+    queue: TrialQueue,
+    start: Start,
+    study: Study,
+    undisturbed: StudyResults,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     given_back = caught(queue, start, signal.SIGTERM, TrialState.FAIL)
     assert given_back.user_attrs["released"]
@@ -238,6 +246,7 @@ def test_a_worker_that_is_asked_to_end_gives_its_trial_back(
     (waiting,) = (tries[-1] for tries in attempts(queue) if given_back in tries)
     assert waiting.state == TrialState.WAITING
     left = queue.trial_count() - len(queue.results().trials)
+    monkeypatch.setattr(worker_module, "_REPORT_S", 0.0)
     assert work(queue.storage, study, RunContext(tmp_path / "out")) == left
     assert numbers(queue.results()) == numbers(undisturbed)
     assert_no_epoch_was_trained_twice(queue)
@@ -255,6 +264,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
 ) -> None:
     """It goes in the second epoch of the third trial, and is back when two have tried to end it."""
     monkeypatch.setattr(storage_module, "_TIMEOUT_S", 0)
+    monkeypatch.setattr(worker_module, "_REPORT_S", 0.0)
     storage = opened(where)
     begun, pauses = [], []
     train = worker_module.train

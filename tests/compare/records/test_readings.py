@@ -170,9 +170,15 @@ def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
 
     made = replace(changed(study, lambda trial: True, from_losses), metric=perplexity)
     found = Readings(made).difference("adamw+sam", "adamw", "score", 4)
-    by_loss = Readings(study).difference("adamw+sam", "adamw", "loss", 4)
-    level = math.exp(Readings(study).expected("adamw", "loss", 4).mean)
-    assert found.shares.test == pytest.approx(level * by_loss.shares.test, rel=0.1)
+    total = np.zeros(500)
+    for name, sign in (("adamw+sam", 1), ("adamw", -1)):
+        whole = [unpack(o.samples.test_losses) for o in ended(study, name)]
+        worst = Readings(made).pool(name, "score").test.max()
+        rows = [math.exp(losses.mean()) * losses for losses in whole]
+        by_loss = np.argsort([o.final.validation_loss for o in ended(study, name)])
+        ranked = [rows[i] for i in by_loss] + [np.full(500, worst)] * (24 - len(rows))
+        total += sign * (weights(24, 4) @ np.array(ranked))
+    assert found.shares.test == pytest.approx(total.std(ddof=1) / math.sqrt(500))
     assert found.shares.validation > 0
 
 

@@ -368,4 +368,4 @@ def test_pictures_stay_in_their_directory(saved: Path, tmp_path: Path) -> None:
     saved.write_text(json.dumps(study))
     assert report(saved, "--figures", tmp_path / "figures").exit_code == 0
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert names[0] == ".._.._a_b-curves.png"
+    assert names[0] == ".._.._a_b-budgets.png"

@@ -22,7 +22,7 @@ def test_digits_are_learnt_alike_in_every_format(
     the parameters are in tensors large enough for 8 bits: 8 bytes of Adam's state become 2.6.
     """
     names = [name, f"{name}-bf16", f"{name}-int8"]
-    study = plan_study("digits", StudyOptions(names, epochs=4, budget=0), USUAL, context)
+    study = plan_study("digits", StudyOptions(names, epochs=4), USUAL, context)
     data = find_task("digits").data()
     defaults = {each.name: each.defaults for each in study.contenders}
     full, *rounded = (

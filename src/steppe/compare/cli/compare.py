@@ -80,7 +80,7 @@ def compare(
     checkpoints: Checkpoints = True,
     show: Open = False,
 ) -> None:
-    """Compare what optimizers are worth that are tuned alike, and say which differences are real.
+    """Compare what optimizers are worth when tuned alike, and say which differences are real.
 
     Every optimizer has the same number of independent trials: random settings in its own search
     space, each with a seed of its own. From them follows the test result that a user gets who tries

@@ -57,7 +57,7 @@ def profile(
     --------
     The run that ended with seed 0:
 
-        steppe profile results/digits/checkpoints/digits-adamw-recommended-seed1-1a2b3c4d.pt --task digits
+        steppe profile results/digits/checkpoints/digits-adamw-recommended-seed7-1a.pt --task digits
     """
     with refusals(), ending_at_once():
         check_task(task)

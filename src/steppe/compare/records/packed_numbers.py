@@ -40,10 +40,22 @@ def pack_halves(values: ArrayLike) -> str:
     """
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) > MOST_LOSSES:
-        numbers = np.array([each.mean() for each in np.array_split(numbers, MOST_LOSSES)])
+        numbers = means_of_stretches(numbers, MOST_LOSSES)
     with np.errstate(over="ignore"):
         halves = numbers.astype("<f2")
     return _packed(_HALVES, len(halves), halves.tobytes())
+
+
+def means_of_stretches(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return means over so many nearly equal stretches of samples, which are the last dimension.
+
+    Examples
+    --------
+    >>> means_of_stretches(np.array([[1.0, 3.0, 4.0], [0.0, 2.0, 8.0]]), 2).tolist()
+    [[2.0, 4.0], [1.0, 8.0]]
+    """
+    stretches = np.array_split(samples, count, axis=-1)
+    return np.stack([each.mean(axis=-1) for each in stretches], axis=-1)
 
 
 def unpack(text: str) -> NDArray[np.float64]:

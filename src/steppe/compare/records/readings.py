@@ -30,7 +30,7 @@ from steppe.compare.records.best_of_k import (
     interval_of_best,
     leave_groups_out,
 )
-from steppe.compare.records.packed_numbers import unpack
+from steppe.compare.records.packed_numbers import means_of_stretches, unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
 
 BETTER, WORSE = "better", "worse"
@@ -91,6 +91,7 @@ class Readings:
     def __init__(self, results: StudyResults) -> None:
         self.results = results
         self._pools: dict[tuple[str, str], Pool] = {}
+        self._validations: dict[str, Validation | None] = {}
         self._differences: dict[tuple[str, str, str, int], Difference] = {}
         self._expected: dict[tuple[str, str, int, bool], Interval] = {}
 
@@ -120,7 +121,8 @@ class Readings:
     def expected_mean(self, name: str, measure: Callable[[Outcome], float]) -> float:
         """Return the expected value of any number of the trial that is the best of the budget's k.
 
-        NaN if a trial that may be chosen lacks it.
+        A trial without one, as one that diverged, has that of the trial chosen last of the others;
+        NaN if none has one.
         """
         pool = self.pool(name, self.results.plan.primary)
         measured = [measure(o) if (o := t.finite_outcome) else math.nan for t in self._trials(name)]
@@ -128,7 +130,6 @@ class Readings:
         known = np.isfinite(values)
         if not known.any():
             return math.nan
-        # One that diverged is chosen last, and has no value of its own.
         values[~known] = values[known][np.argmin(pool.score[known])]
         other = Pool(pool.score, pool.loss, values)
         return expected_best(other, self.results.plan.budget)
@@ -186,16 +187,20 @@ class Readings:
         Far below is five standard errors, of both sets of samples and of the scatter of all trials
         between the two. What is rare and not seen in validation is beyond what a verdict promises.
         """
-        all_promises = {each.name: self._promises(each.name) for each in self.results.contenders}
-        gaps = np.concatenate([gaps for gaps, _ in all_promises.values()])
-        if not len(gaps):
+        all_gaps = np.concatenate([gaps for gaps, _ in self._promises.values()])
+        if not len(all_gaps):
             return 0
-        middle = np.median(gaps)
-        scatter = _MAD_TO_SIGMA * np.median(np.abs(gaps - middle))
-        gaps, errors = all_promises[name]
+        middle = np.median(all_gaps)
+        scatter = _MAD_TO_SIGMA * np.median(np.abs(all_gaps - middle))
+        gaps, errors = self._promises[name]
         return int((gaps - middle < -_FAR_BELOW * np.hypot(scatter, errors)).sum())
 
-    def _promises(self, name: str) -> tuple[Array, Array]:
+    @cached_property
+    def _promises(self) -> dict[str, tuple[Array, Array]]:
+        """What :meth:`_promises_of` says of each contender."""
+        return {each.name: self._promises_of(each.name) for each in self.results.contenders}
+
+    def _promises_of(self, name: str) -> tuple[Array, Array]:
         """Return how much better than in validation each trial is on the test set, with its error.
 
         Only of trials that did not diverge.
@@ -249,6 +254,9 @@ class Readings:
         outcomes = [trial.finite_outcome for trial in self._trials(name)]
         sign = 1.0 if self.results.metric.higher_is_better else -1.0
         worst = self._worst(reading)
+        # What chooses is the same whatever is read.
+        if name not in self._validations:
+            self._validations[name] = self._validation(outcomes, sign)
 
         def each(measure: Callable[[Outcome], float], otherwise: float) -> Array:
             values = [otherwise if outcome is None else measure(outcome) for outcome in outcomes]
@@ -259,7 +267,7 @@ class Readings:
             loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
             test=each(lambda outcome: self._values(outcome, reading)[0], worst),
             test_samples=self._matrix(outcomes, "test", reading, worst),
-            validation=self._validation(outcomes, sign),
+            validation=self._validations[name],
         )
 
     def _worst(self, reading: Primary) -> float:
@@ -303,11 +311,7 @@ class Readings:
             None if outcome is None else self._samples(outcome, part, reading)
             for outcome in outcomes
         ]
-        known = [row for row in rows if row is not None]
-        if len(known) < sum(outcome is not None for outcome in outcomes) or not known:
-            return None
-        constant = np.full(len(known[0]), worst)
-        return np.array([constant if row is None else np.nan_to_num(row) for row in rows])
+        return _stacked(rows, sum(outcome is not None for outcome in outcomes), worst)
 
     def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
         """Return all trials' validation results without each group of samples."""
@@ -321,7 +325,7 @@ class Readings:
         hits = self._matrix(outcomes, "validation", "score", 0.0)
         if hits is None:
             return None
-        scores = sign * leave_groups_out(_means_of_stretches(hits, losses.shape[1]))
+        scores = sign * leave_groups_out(means_of_stretches(hits, losses.shape[1]))
         return Validation(np.where(diverged, -np.inf, scores), without_losses)
 
 
@@ -330,9 +334,10 @@ def verdicts(results: StudyResults) -> list[dict[str, Any]]:
     return [vars(each) for each in Readings(results).verdicts]
 
 
-def _means_of_stretches(samples: Array, count: int) -> Array:
-    """Return means over so many stretches of columns, as :mod:`.packed_numbers` cuts them."""
-    sizes = [len(each) for each in np.array_split(np.empty(samples.shape[1]), count)]
-    starts = np.cumsum([0, *sizes[:-1]])
-    means: Array = np.add.reduceat(samples, starts, axis=1) / sizes
-    return means
+def _stacked(rows: Sequence[Array | None], wanted: int, otherwise: float) -> Array | None:
+    """Stack rows, with a constant in the place of those missing; None if there are too few."""
+    known = [row for row in rows if row is not None]
+    if len(known) < wanted or not known:
+        return None
+    constant = np.full(len(known[0]), otherwise)
+    return np.array([constant if row is None else np.nan_to_num(row) for row in rows])

@@ -49,8 +49,8 @@ class OptimizerSummary:
         Expected test result of the best of k trials, the score in the metric's unit.
     train_loss, gap : float
         Expected of the same trials; the gap is test loss − train loss.
-    untuned, untuned_loss : Interval
-        Test results at the default settings, over seeds.
+    untuned : Interval
+        Test score at the default settings, over seeds.
     recommended : mapping
         The settings of the best trial of the pool; empty before the pool is complete.
     recommended_score, recommended_loss : Interval
@@ -88,7 +88,6 @@ class OptimizerSummary:
     train_loss: float
     gap: float
     untuned: Interval
-    untuned_loss: Interval
     recommended: Settings
     recommended_score: Interval
     recommended_loss: Interval
@@ -305,7 +304,6 @@ def _summarise_contender(
         broken_promises=readings.count_broken_promises(name) if results.complete else 0,
         **_expected(readings, name),
         untuned=over(untuned, score, of_test=True),
-        untuned_loss=over(untuned, loss, of_test=True),
         recommended=settings,
         recommended_score=over(again, score, of_test=True),
         recommended_loss=over(again, loss, of_test=True),

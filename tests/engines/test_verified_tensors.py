@@ -276,6 +276,37 @@ def test_a_subclass_with_memory_of_its_own_is_stepped_with(fused: bool) -> None:
 
 
 @ENGINES
+@pytest.mark.parametrize("columns", [4, 3], ids=["dense", "with-gaps"])
+@pytest.mark.parametrize("where", ["itself", "shifted", "another", "moment"])
+def test_gradients_in_memory_that_the_step_writes_are_read_before_it(
+    where: str, columns: int, fused: bool
+) -> None:
+    def stepped(is_copied: bool) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        memory = [torch.rand(200, generator=generator) for _ in range(2)]
+        params = [Parameter(each[40:].view(40, 4)[:, :columns]) for each in memory]
+        optimizer = steppe.DualAdam(
+            params, lr=0.1, weight_decay=0.1, fused=None if fused else False
+        )
+        set_gradients(params, 0)
+        optimizer.step()
+        gradient = {
+            "itself": params[0].detach(),
+            "shifted": memory[0][39:199].view(40, 4)[:, :columns],
+            "another": memory[0][36:196].view(40, 4)[:, :columns],
+            "moment": optimizer.state[params[0]]["exp_avg_sq"],
+        }[where]
+        set_gradients(params, 1)
+        owner = params[where == "another"]
+        owner.grad = gradient.clone() if is_copied else gradient
+        optimizer.step()
+        return [p.detach().clone() for p in params]
+
+    for aliased, copied in zip(stepped(False), stepped(True), strict=True):
+        torch.testing.assert_close(aliased, copied, rtol=0, atol=0)
+
+
+@ENGINES
 def test_a_backward_pass_through_stepped_weights_is_refused(fused: bool) -> None:
     p = Parameter(torch.ones(3))
     optimizer = steppe.DualAdam([p], fused=fused)

@@ -13,11 +13,11 @@ from torch.autograd.graph import increment_version
 
 from steppe._engines.base import packing
 from steppe._engines.base.batch import ParamBatch
-from steppe._engines.base.gradients import fit_gradients, resolve_negatives
+from steppe._engines.base.gradients import copy_gradients, fit_gradients, resolve_negatives
 from steppe._engines.base.memory_layout import overlap
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import Plan
-from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory
+from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory, span
 from steppe._engines.cpu import engine as cpu
 from steppe._engines.cpu import tensor_reader
 from steppe._engines.eager import engine as eager
@@ -175,11 +175,17 @@ def _holds(batch: ParamBatch) -> bool:
             return False
         if overlap(fixed[:, Fact.ADDRESS], held.spans):
             return False
-        held.facts = fixed
+        held.renew(fixed)
     spans, items = held.spans[:count], held.items[:count]
     is_alike = np.array_equal(found[:, LAYOUT:], fixed[:count, LAYOUT:])
     if not (is_alike and have_memory(found, spans, items)):
         fit_gradients(batch, batch.engine is not FALLBACK)
+        found = tensor_reader.read(batch.grads, held.dims)
+        items = np.array([grad.element_size() for grad in batch.grads], dtype=np.int64)
+        spans = span(batch.grads, found, items)
+    in_the_way = held.meet(found[:, Fact.ADDRESS], spans)
+    if in_the_way.any():
+        copy_gradients(batch, in_the_way)
         found = tensor_reader.read(batch.grads, held.dims)
     batch.grad_addresses = found[:, Fact.ADDRESS]
     return True

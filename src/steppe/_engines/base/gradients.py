@@ -12,11 +12,20 @@ from torch import Tensor
 from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.memory_layout import is_alike, memory_objection
 from steppe._engines.base.param_row import ParamRow
+from steppe._shared.array_types import Flags
 
 
 def resolve_negatives(grads: list[Tensor]) -> list[Tensor]:
     """Return gradients without lazy negatives, which autograd makes of complex numbers' parts."""
     return [grad.resolve_neg() for grad in grads]
+
+
+def copy_gradients(batch: ParamBatch, which: Flags) -> None:
+    """Copy some gradients: those in memory that the step writes, as ``p.grad = p.data`` leaves."""
+    batch.grads = [
+        grad.clone() if is_copied else grad
+        for grad, is_copied in zip(batch.grads, which.tolist(), strict=True)
+    ]
 
 
 def fit_gradients(batch: ParamBatch, for_kernel: bool) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from steppe._engines.base import tensor_facts
 from steppe._engines.base.memory_layout import is_plain
 from steppe._engines.base.param_row import ParamRow
+from steppe._engines.base.tensor_facts import Fact
 from steppe._shared.array_types import Flags, Integers
 from steppe._shared.identity import are_same
 
@@ -64,6 +65,7 @@ class HeldTensors:
         self.dims = max(tensor.dim() for tensor in self.tensors)
         self.facts: Integers = np.zeros((0, 0), dtype=np.int64)
         self.spans = self.items = np.zeros(0, dtype=np.int64)
+        self._begins = self._ends = self.spans
 
     def _state(self) -> list[Tensor]:
         return [*chain.from_iterable(map(call, self._readers, self._states))]
@@ -92,9 +94,24 @@ class HeldTensors:
 
     def note(self, facts: Integers) -> None:
         """Keep the facts of tensors that have been checked."""
-        self.facts = facts
         self.items = np.array([tensor.element_size() for tensor in self.tensors], dtype=np.int64)
         self.spans = tensor_facts.span(self.tensors, facts, self.items)
+        self.renew(facts)
+
+    def renew(self, facts: Integers) -> None:
+        """Keep the facts of the same tensors, which lie elsewhere now, without overlaps."""
+        self.facts = facts
+        addresses = facts[:, Fact.ADDRESS]
+        order = addresses.argsort()
+        order = order[self.spans[order] > 0]
+        self._begins = addresses[order]
+        self._ends = np.maximum.accumulate(self._begins + self.spans[order])
+
+    def meet(self, addresses: Integers, spans: Integers) -> Flags:
+        """Return which of some pieces of memory have bytes in common with any of the tensors."""
+        last = self._begins.searchsorted(addresses + spans) - 1
+        ends = np.append(self._ends, 0)[last]  # Of -1, before all tensors, it is the 0.
+        return (spans > 0) & (ends > addresses)
 
     def pick(self, is_picked: Flags) -> "HeldTensors":
         """Return those of some rows, with what was verified of them."""
@@ -104,7 +121,8 @@ class HeldTensors:
         part.names = [*compress(self.names, is_picked)]
         lines = np.concatenate([is_picked, in_state])
         part.tensors = [*compress(self.tensors, lines)]
-        part.facts, part.spans, part.items = self.facts[lines], self.spans[lines], self.items[lines]
+        part.spans, part.items = self.spans[lines], self.items[lines]
+        part.renew(self.facts[lines])
         return part
 
 

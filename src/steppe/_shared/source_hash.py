@@ -54,12 +54,12 @@ def class_source(cls: type, module: str) -> str:
     """Hash the files of ``module`` and of every module that defines ``cls`` or a base of it.
 
     Torch, steppe and Python itself are left out: their versions or sources stand in a run's
-    settings already.
+    settings already. "" if nothing else is left.
     """
     modules = {module, *(base.__module__ for base in cls.__mro__)}
     own = sorted(name for name in modules if name.partition(".")[0] not in _VERSIONED)
     files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
-    return _hash((name, Path(file)) for name, file in files if file)
+    return _hash((name, Path(file)) for name, file in files if file) if own else ""
 
 
 def _hash(files: Iterable[tuple[str, Path]]) -> str:

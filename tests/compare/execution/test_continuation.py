@@ -210,6 +210,13 @@ EDITS: dict[str, tuple[Edit, str]] = {
         ),
         "epochs of lbfgs must be 1, got 2",
     ),
+    "optimizer's source": (
+        lambda found: replace(
+            found,
+            contenders=(found.contenders[0], replace(found.contenders[1], source="0123")),
+        ),
+        "source of lbfgs must be '', that of the class here, got '0123'",
+    ),
     "torch": (
         lambda found: replace(found, versions={**found.versions, "torch": "1.4"}),
         r"not the code that the study was planned with: torch \S+ for 1.4",

@@ -101,9 +101,16 @@ def _check_contents(study: Study) -> None:
     if study.metric != metric:
         raise ValueError(f"metric must be {metric}, got {study.metric}")
     for contender in study.contenders:
-        epochs = find_recipe(contender.name).epochs
-        if contender.epochs != epochs:
-            raise ValueError(f"epochs of {contender.name} must be {epochs}, got {contender.epochs}")
+        recipe = find_recipe(contender.name)
+        if contender.epochs != recipe.epochs:
+            raise ValueError(
+                f"epochs of {contender.name} must be {recipe.epochs}, got {contender.epochs}"
+            )
+        if contender.source != recipe.source:
+            raise ValueError(
+                f"source of {contender.name} must be {recipe.source!r}, that of the class here, "
+                f"got {contender.source!r}: the study was planned with another version of it"
+            )
 
 
 def _check_trials(study: Study, results: StudyResults) -> None:

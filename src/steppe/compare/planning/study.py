@@ -336,6 +336,7 @@ def _contender(
         defaults={**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),
         epochs=recipe.epochs,
+        source=recipe.source,
     )
 
 

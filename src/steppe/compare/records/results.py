@@ -104,6 +104,9 @@ class Contender:
         The contenders that this one is a control for.
     epochs : int, default 1
         Its runs have so many times the study's epochs.
+    source : str
+        Hash of the class's source, if it is neither torch's nor steppe's, whose versions the study
+        has.
     """
 
     name: str
@@ -112,6 +115,7 @@ class Contender:
     defaults: Settings = field(default_factory=dict)
     control_for: tuple[str, ...] = ()
     epochs: int = 1
+    source: str = ""
 
 
 @dataclass(frozen=True)

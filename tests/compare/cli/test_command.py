@@ -392,7 +392,7 @@ def test_an_out_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["sklearn.datasets", "jinja2", "scipy.stats", "optuna", "accelerate"]
+    "module", ["sklearn.datasets", "jinja2", "scipy.special", "optuna", "accelerate"]
 )
 def test_a_missing_package_is_named_with_a_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str

@@ -63,7 +63,7 @@ def report(
         if other is not None:
             _check_options_of_two(study=study, brief=brief, json=json, figures=figures)
     with refusals(), ending_at_once():
-        # Imported here because torch takes two seconds: help and misspelt options do without.
+        # Imported here because they take half a second: help and misspelt options do without.
         from steppe.compare.cli import publish
         from steppe.compare.execution.study_registry import read_study
         from steppe.compare.records.readings import Readings

@@ -19,7 +19,6 @@ from steppe.compare.execution.study_storage import (
     ignore_unreachable,
     retry_while_unreachable,
 )
-from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import PHASES, RECOMMENDED, Contender, Metric, Outcome, Trial
 
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
+
+    from steppe.compare.planning.study import Study
 
 #: How often in a row a trial may lose its worker, without having got further than before, until
 #: the trial itself is taken for the reason. A kill from outside looks the same, and hits a trial
@@ -55,7 +56,7 @@ class OptunaTrials:
         The study.
     """
 
-    def __init__(self, storage: "RDBStorage", study: Study) -> None:
+    def __init__(self, storage: "RDBStorage", study: "Study") -> None:
         self.storage, self._study = storage, study
         self._optuna_study = optuna_study(storage, study)
         self._keys = contender_keys(study)
@@ -202,7 +203,7 @@ class OptunaTrials:
         return True
 
 
-def optuna_study(storage: "RDBStorage", study: Study) -> "optuna.Study":
+def optuna_study(storage: "RDBStorage", study: "Study") -> "optuna.Study":
     """Return the Optuna study of a study, made if it is not there."""
     import optuna
 
@@ -224,7 +225,7 @@ def trial_value(outcome: Outcome, metric: Metric) -> float:
     return outcome.final.validation_score
 
 
-def contender_keys(study: Study) -> dict[str, str]:
+def contender_keys(study: "Study") -> dict[str, str]:
     """Return the key of each contender, which tells its trials from all others.
 
     It imports the optimizers, on whose source the keys depend.
@@ -233,7 +234,7 @@ def contender_keys(study: Study) -> dict[str, str]:
 
 
 def counting_trials(
-    study: Study, keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
+    study: "Study", keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
 ) -> StoredTrials:
     """Sort out, for each contender and phase, the trial that counts for each number.
 

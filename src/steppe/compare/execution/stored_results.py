@@ -3,17 +3,18 @@
 from typing import TYPE_CHECKING
 
 from steppe.compare.execution.optuna_trials import MAX_LOST_WORKERS, StoredTrials, ended
-from steppe.compare.planning.study import Study
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import PHASES, StudyResults, Trial
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from steppe.compare.planning.study import Study
+
 _LOST = f"its worker was lost {MAX_LOST_WORKERS} times"
 
 
-def results_of(study: Study, stored: StoredTrials) -> StudyResults:
+def results_of(study: "Study", stored: StoredTrials) -> StudyResults:
     """Return all trials that have ended as a study's results.
 
     Parameters

@@ -44,7 +44,7 @@ from steppe.compare.training.run import (
 from steppe.compare.training.train import take_trial_step
 
 # The report and the page need them: better missed now than after hours of training.
-_NEEDED = ("scipy.stats", "plotly.offline", "jinja2", "optuna", "accelerate")
+_NEEDED = ("scipy.special", "plotly.offline", "jinja2", "optuna", "accelerate")
 
 
 #: Of so many trials of each pool curvature is measured too, the first ones.

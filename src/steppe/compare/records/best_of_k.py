@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from steppe._shared.statistics import LEVEL, Interval
+from steppe._shared.statistics import LEVEL, Interval, t_quantile
 
 Array = NDArray[np.float64]
 
@@ -137,11 +137,8 @@ class Difference:
         comparisons : int, default 1
             m, the size of the family.
         """
-        from scipy.stats import t
-
-        level = 1 - LEVEL / (2 * comparisons)
-        quantiles = t.ppf([level, POWER], df=self.freedom)
-        return float(quantiles.sum() * self.shares.trials)
+        levels = (1 - LEVEL / (2 * comparisons), POWER)
+        return sum(t_quantile(each, self.freedom) for each in levels) * self.shares.trials
 
 
 def weights(trials: int, k: int) -> Array:
@@ -221,7 +218,7 @@ def interval_of_best(pool: Pool, k: int, *, samples: bool = True) -> Interval:
         error = math.hypot(
             error, _test_error([(pool, 1.0)], k), _validation_error([(pool, 1.0)], k)
         )
-    half = _quantile(degrees_of_freedom(len(pool), k)) * error
+    half = t_quantile(1 - LEVEL / 2, degrees_of_freedom(len(pool), k)) * error
     return Interval(value, value - half, value + half)
 
 
@@ -265,7 +262,7 @@ def compare_pools(ours: Pool, theirs: Pool, k: int, *, swaps: int = SWAPS) -> Di
         _validation_error([(ours, 1.0), (theirs, -1.0)], k),
     )
     freedom = degrees_of_freedom(trials, k)
-    estimate, half = float(estimates[0]), _quantile(freedom) * shares.total
+    estimate, half = float(estimates[0]), t_quantile(1 - LEVEL / 2, freedom) * shares.total
     return Difference(
         estimate, estimate - half, estimate + half, _p_value(estimates, errors), shares, freedom
     )
@@ -386,9 +383,3 @@ def leave_groups_out(
         for group in range(groups.max() + 1)
     ]
     return np.array(found)
-
-
-def _quantile(freedom: float) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf(1 - LEVEL / 2, df=freedom))

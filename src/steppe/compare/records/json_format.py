@@ -154,7 +154,8 @@ def _clean(content: Any) -> Any:
     if isinstance(content, dict):
         return {_clean(name): _clean(each) for name, each in content.items()}
     if isinstance(content, list | tuple):
-        return [_clean(each) for each in content]
+        # Most are numbers, hundreds of thousands: a call for each would take a third of the time.
+        return [each if isinstance(each, float) else _clean(each) for each in content]
     return content
 
 

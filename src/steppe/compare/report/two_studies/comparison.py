@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steppe._shared.statistics import LEVEL, Interval
+from steppe._shared.statistics import LEVEL, Interval, t_quantile
 from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import degrees_of_freedom
 from steppe.compare.records.readings import BETTER, NO_DIFFERENCE, WORSE, Readings
@@ -179,10 +179,8 @@ def independent_difference(
     >>> round(found.mean, 2), round(found.high - found.mean, 2)
     (2.0, 2.77)
     """
-    from scipy.stats import t
-
     errors = [
-        (each.high - each.mean) / float(t.ppf(1 - LEVEL / 2, df=freedom))
+        (each.high - each.mean) / t_quantile(1 - LEVEL / 2, freedom)
         for each, freedom in ((ours, our_freedom), (theirs, their_freedom))
     ]
     middle, total = ours.mean - theirs.mean, sum(error**2 for error in errors)
@@ -190,7 +188,7 @@ def independent_difference(
         return Interval(middle, math.nan, math.nan)
     by_freedom = zip(errors, (our_freedom, their_freedom), strict=True)
     freedom = total**2 / sum(error**4 / each for error, each in by_freedom)
-    half = float(t.ppf(1 - LEVEL / 2, df=freedom)) * math.sqrt(total)
+    half = t_quantile(1 - LEVEL / 2, freedom) * math.sqrt(total)
     return Interval(middle, middle - half, middle + half)
 
 

@@ -9,11 +9,12 @@ whether the pages are true.
 import io
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
 
-from steppe.compare import load, print_report
+from steppe.compare import Readings, load, print_report
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -22,11 +23,18 @@ _BLOCK = re.compile(r"(<!-- steppe report (\S+)(.*?) -->\n```text\n).*?(```\n)",
 _WIDTH = 100
 
 
+@cache
+def _readings(path: Path) -> Readings:
+    """Read a study once, of which pages print several blocks."""
+    return Readings(load(path))
+
+
 def printed(path: Path, options: str) -> str:
     """Return what ``steppe report`` prints of a saved study, its page's place left out."""
     console = Console(width=_WIDTH, file=io.StringIO())
+    readings = _readings(path)
     with console.capture() as capture:
-        print_report(console, load(path), brief="--brief" in options)
+        print_report(console, readings.results, brief="--brief" in options, readings=readings)
     lines = (line.rstrip() for line in capture.get().strip("\n").splitlines())
     return "\n".join(lines) + "\n"
 

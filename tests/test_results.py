@@ -9,11 +9,10 @@ from types import ModuleType
 
 import pytest
 
-from steppe.compare.records.results import PHASES, load
+from helpers.committed_studies import RESULTS, STUDIES, committed
+from steppe.compare.records.results import PHASES
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "docs" / "results"
-STUDIES = sorted(path for path in RESULTS.glob("*.json") if "calibration" not in path.name)
 
 
 def _script(name: str) -> ModuleType:
@@ -40,7 +39,7 @@ def test_a_block_that_is_not_true_is_seen() -> None:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_studies_are_whole_and_fair(path: Path) -> None:
-    study = load(path)
+    study = committed(path)
     assert study.complete
     assert not study.earlier_plans
     for contender in study.contenders:
@@ -51,7 +50,7 @@ def test_studies_are_whole_and_fair(path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "budget", "trials"), [("digits", 8, 80)])
 def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
-    study = load(RESULTS / f"{name}.json")
+    study = committed(RESULTS / f"{name}.json")
     assert (study.plan.budget, study.plan.primary) == (budget, "score")
     assert study.plan.trials >= trials
     wanted = {"sgd-momentum", "adam+warmup", "dualadam", "adamcm", "adamcg", "adamw+sam"}

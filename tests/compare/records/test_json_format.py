@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
-from helpers.synthetic_studies import diverged, outcome
+from helpers import synthetic_studies as studies
+from helpers.committed_studies import STUDIES, committed
+from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.json_format import from_json, to_json
 from steppe.compare.records.results import Outcome, load
-
-RESULTS = Path(__file__).parents[3] / "docs" / "results"
-FILES = sorted(path for path in RESULTS.glob("*.json") if "calibration" not in path.name)
 
 
 @dataclass(frozen=True)
@@ -58,9 +57,9 @@ def test_a_curve_is_kept_by_columns() -> None:
     assert repr(through(diverged())) == repr(diverged())
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_committed_studies_are_written_as_they_were_read(path: Path, tmp_path: Path) -> None:
-    load(path).save(tmp_path / "again.json")
+    committed(path).save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
 
 
@@ -96,8 +95,8 @@ def trial(content: dict[str, Any]) -> dict[str, Any]:
             "trials[3].outcome.curve must be lists of equal length",
         ),
         (
-            lambda study: trial(study)["outcome"]["curve"]["lr"].__setitem__(2, "x"),
-            "trials[3].outcome.curve[2].lr must be a number or null, got 'x'",
+            lambda study: trial(study)["outcome"]["curve"]["lr"].__setitem__(1, "x"),
+            "trials[3].outcome.curve[1].lr must be a number or null, got 'x'",
         ),
         (
             lambda study: trial(study)["outcome"].update(curve=3),
@@ -108,9 +107,10 @@ def trial(content: dict[str, Any]) -> dict[str, Any]:
 def test_a_damaged_file_is_refused_with_the_field(
     tmp_path: Path, damage: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
-    content = json.loads((RESULTS / "digits.json").read_text())
-    damage(content)
     path = tmp_path / "damaged.json"
+    studies.study({"adamw": scores(0.7, 0.8), "sgd": scores(0.6, 0.7)}).save(path)
+    content = json.loads(path.read_text())
+    damage(content)
     path.write_text(json.dumps(content))
     expected = f"{path} is no study saved by steppe report --json: {message}"
     with pytest.raises(ValueError, match=re.escape(expected)):

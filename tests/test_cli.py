@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from helpers import warm_python
 from helpers.command_line import run_steppe as run
 from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
@@ -21,8 +22,7 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.results import StudyResults
-from steppe.compare.tasks import find_task
-from steppe.compare.training.run import Run, RunContext
+from steppe.compare.training.run import Run, RunContext, load_data
 from steppe.compare.training.train import train
 
 PATIENCE_S = 240
@@ -105,21 +105,6 @@ class Mine(torch.optim.SGD):
     def __init__(self, params, lr=0.1):
         super().__init__(params, lr=lr)
 """
-TINY_STUDY = ("compare", "digits", "--budget", "1", "--trials", "3", "--epochs", "1", "--lr", "0.1")
-
-
-@pytest.mark.thorough
-def test_a_class_of_the_current_directory_is_found_by_workers_too(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text(OWN_CLASS)
-    done = subprocess.run(
-        [*SCRIPT, *TINY_STUDY, "--optimizers", "own:Mine", "--workers", "1"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "[3/3] own:Mine, trial 2: validation 0." in done.stdout
-    assert (tmp_path / "results/digits/report.html").is_file()
 
 
 def test_one_that_cannot_be_imported_is_named_with_the_cause(
@@ -127,7 +112,7 @@ def test_one_that_cannot_be_imported_is_named_with_the_cause(
 ) -> None:
     (tmp_path / "broken.py").write_text("raise RuntimeError('not today')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    result = run(*TINY_STUDY, "--optimizers", "broken:Mine", "--out-dir", tmp_path / "out")
+    result = run("compare", "--optimizers", "broken:Mine", "--out-dir", tmp_path / "out")
     assert result.exit_code == 2
     message = "steppe: broken:Mine cannot be imported: RuntimeError: not today\n"
     assert result.stderr == message
@@ -152,8 +137,8 @@ class Held(Mine):
 
     def step(self, closure=None):
         self.steps += 1
-        # Beyond the first epoch, so that there is a run to go on with.
-        while self.steps > 40 and (HERE / "hold").exists():
+        # Beyond the first epoch of four, so that there is a run to go on with.
+        while self.steps > 6 and (HERE / "hold").exists():
             (HERE / "held").touch()
             time.sleep(0.01)
         return super().step(closure)
@@ -171,19 +156,23 @@ def waited_for(path: Path) -> None:
 def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Real processes: interrupted amid a run, then let go on, with the numbers of a quiet study."""
+    """Real processes: interrupted amid a run, then let go on, with the numbers of a quiet study.
+
+    Of a class that is found in the current directory, by the workers too.
+    """
     (tmp_path / "own.py").write_text(OWN_CLASS)
     (tmp_path / "holding.py").write_text(HELD_CLASS)
     (tmp_path / "hold").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    names, out = ["adamw", "holding:Held"], tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    names, out = ["adamw", "holding:Held"], Path("results/digits")
     # Nothing is searched: the pools are all.
-    asked = {"epochs": 8, "budget": 1, "trials": 3, "lr": 1e-2, "weight_decay": 0.0}
+    asked = {"samples": 64, "batch_size": 16, "epochs": 3, "budget": 1, "trials": 3}
+    asked |= {"lr": 1e-2, "weight_decay": 0.0}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
-    command = [*SCRIPT, "compare", "digits", "--optimizers", ",".join(names), *words]
-    command += ["--workers", "1", "--out-dir", str(out)]
+    command = ["compare", "digits", "--optimizers", ",".join(names), *words, "--workers", "1"]
     with ExitStack() as ending:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([*SCRIPT, *command], stdout=subprocess.PIPE, text=True)
         ending.enter_context(process)
         ending.callback(process.kill)
         assert process.stdout is not None
@@ -203,15 +192,18 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert len(list((out / "unfinished").glob("*.pt"))) == 1
 
     (tmp_path / "hold").unlink()
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "adamw, trial 0" not in again.stdout.split("digits, mlp")[0]
+    script = tmp_path / "bin" / "steppe"
+    script.parent.mkdir()
+    script.write_text("from steppe.cli import main; main()")
+    again = warm_python.run(script, *command, imported=warm_python.STUDIES)
+    assert "[6/6] holding:Held, trial 2: validation 0." in again
+    assert "adamw, trial 0" not in again.split("digits, mlp")[0]
     results = kept(out)
     assert results.complete
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
-    data = find_task("digits").data()
     study = plan_study("digits", StudyOptions(names, **asked), USUAL, RunContext(out))
+    data = load_data(study.setup, None)
     for trial in results.trials:
         recipe = find_recipe(trial.optimizer)
         run = Run(study.setup, recipe, trial.settings, trial.seed, curvature="full")

@@ -19,11 +19,21 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+#: What ``steppe compare`` and ``steppe worker`` import before the first trial.
+STUDIES = (
+    "alembic.command",
+    "optuna.storages._rdb.models",
+    "plotly.offline",
+    "sklearn.datasets",
+    "steppe.compare.cli.run_study",
+)
 
 _START_S = 120
 
@@ -81,14 +91,20 @@ class WarmProcess:
 
 
 def start(
-    *command: str | Path, hash_seed: int = 0, output: int | None = None, **environment: str
+    *command: str | Path,
+    hash_seed: int = 0,
+    output: int | None = None,
+    imported: Sequence[str] = (),
+    **environment: str,
 ) -> WarmProcess:
     """Start a script with arguments.
 
     What it writes goes to the file descriptor ``output``, or is gathered.
     Sets of names are in another order in a process with another ``hash_seed``.
+    The modules ``imported`` are there too, in it and in all that are started later.
     """
     request = {
+        "imported": imported,
         "command": [str(word) for word in command],
         "directory": str(Path.cwd()),
         "environment": {**os.environ, **_SETTINGS, **environment},
@@ -96,9 +112,11 @@ def start(
     return WarmProcess(_server(hash_seed), request, output)
 
 
-def run(*command: str | Path, timeout: float = 300, **environment: str) -> str:
+def run(
+    *command: str | Path, timeout: float = 300, imported: Sequence[str] = (), **environment: str
+) -> str:
     """Run a script to its end, which must be a good one; return what it has printed."""
-    process = start(*command, **environment)
+    process = start(*command, imported=imported, **environment)
     try:
         printed = process.wait(timeout)
     finally:
@@ -152,9 +170,13 @@ def _serve(path: str) -> None:
         selector.register(sys.stdin, selectors.EVENT_READ)
         while sys.stdin not in [key.fileobj for key, _ in selector.select()]:
             connection, _ = listener.accept()
+            message, (output,), _, _ = socket.recv_fds(connection, 1 << 20, 1)
+            request = json.loads(message)
+            _import(request["imported"])
             if os.fork() == 0:
                 listener.close()
-                _attend(connection)
+                _attend(connection, request, output)
+            os.close(output)
             connection.close()
             with suppress(ChildProcessError):
                 while os.waitpid(-1, os.WNOHANG) != (0, 0):
@@ -174,19 +196,21 @@ _PRELOADED = (
 
 
 def _warm_up() -> None:
-    for name in _PRELOADED:
-        import_module(name)
+    _import(_PRELOADED)
     # Whether a test compiles kernels depends on those that ran before; what it prints must not.
     logging.getLogger("steppe").setLevel(logging.ERROR)
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        import_module(name)
     # Linux only lists them.
     threads = list(Path("/proc/self/task").glob("*"))
     assert len(threads) <= 1, f"{len(threads)} threads: a fork would have one of them only"
 
 
-def _attend(connection: socket.socket) -> None:
+def _attend(connection: socket.socket, request: dict[str, Any], output: int) -> None:
     """Start what a connection asks for, and tell it the process, and how that ended."""
-    message, (output,), _, _ = socket.recv_fds(connection, 1 << 20, 1)
-    request = json.loads(message)
     pid = os.fork()
     if pid == 0:
         connection.close()

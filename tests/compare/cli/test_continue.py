@@ -92,9 +92,10 @@ def test_it_goes_on_in_a_directory_of_its_own_with_the_same_numbers(
     assert came_of(read_study(str(tmp_path / "results" / f"toy-{SEED}"))) == came_of(there)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
+def test_the_file_alone_says_what_is_compared(
+    half: Path, go_on: Callable[..., Result], tmp_path: Path
+) -> None:
+    for options in (
         ("toy",),
         ("--preset", "dualadam"),
         ("--trials", 24),
@@ -103,25 +104,13 @@ def test_it_goes_on_in_a_directory_of_its_own_with_the_same_numbers(
         ("--lr", 0.1),
         ("--epochs", 2),
         ("--note", "more"),
-    ],
-    ids=str,
-)
-def test_the_file_alone_says_what_is_compared(
-    half: Path, go_on: Callable[..., Result], tmp_path: Path, options: tuple[object, ...]
-) -> None:
-    refused = go_on(half, *options)
-    assert refused.exit_code == 2
-    assert refused.stderr == (
-        "steppe: continue takes the study from its file: leave its options out\n"
-    )
+    ):
+        refused = go_on(half, *options)
+        assert refused.exit_code == 2, options
+        assert refused.stderr == (
+            "steppe: continue takes the study from its file: leave its options out\n"
+        ), options
     assert not (tmp_path / "results").exists()
-
-
-def edited(path: Path, edit: Callable[[dict[str, Any]], None]) -> Path:
-    content = json.loads(path.read_text())
-    edit(content)
-    path.write_text(json.dumps(content))
-    return path
 
 
 def with_seed(content: dict[str, Any]) -> None:
@@ -131,35 +120,37 @@ def with_seed(content: dict[str, Any]) -> None:
             trial["seed"] = 7
 
 
-@pytest.mark.parametrize(
-    ("edit", "message"),
-    [
-        (with_seed, "seed of adamw, trial 0 must be "),
-        (
-            lambda x: x["trials"][1]["settings"].update(weight_decay=0.5),
-            "settings of adamw, trial 1 must be ",
-        ),
-        (
-            lambda x: x["versions"].update(source="0123"),
-            "this is not the code that the study was planned with: source ",
-        ),
-        (lambda x: x["plan"].update(study_seed=1), "name must be toy-"),
-        (lambda x: x["plan"].update(trials=2), "plan.trials must be at least 3"),
-        (lambda x: x.update(task="../elsewhere"), "no task is called '../elsewhere'"),
-        (lambda x: x.clear(), "is no study saved by steppe report --json"),
-    ],
-    ids=range(7),
-)
+EDITS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (with_seed, "seed of adamw, trial 0 must be "),
+    (
+        lambda x: x["trials"][1]["settings"].update(weight_decay=0.5),
+        "settings of adamw, trial 1 must be ",
+    ),
+    (
+        lambda x: x["versions"].update(source="0123"),
+        "this is not the code that the study was planned with: source ",
+    ),
+    (lambda x: x["plan"].update(study_seed=1), "name must be toy-"),
+    (lambda x: x["plan"].update(trials=2), "plan.trials must be at least 3"),
+    (lambda x: x.update(task="../elsewhere"), "no task is called '../elsewhere'"),
+    (lambda x: x.clear(), "is no study saved by steppe report --json"),
+]
+
+
 def test_a_file_that_was_edited_is_refused_before_anything_is_written(
-    half: Path, go_on: Callable[..., Result], tmp_path: Path, edit: Any, message: str
+    half: Path, go_on: Callable[..., Result], tmp_path: Path
 ) -> None:
-    before = sorted(tmp_path.rglob("*"))
-    refused = go_on(edited(half, edit))
-    assert refused.exit_code == 2
-    (line,) = refused.stderr.splitlines()
-    assert line.startswith("steppe: ")
-    assert message in line
-    assert sorted(tmp_path.rglob("*")) == before
+    before, whole = sorted(tmp_path.rglob("*")), half.read_text()
+    for edit, message in EDITS:
+        content = json.loads(whole)
+        edit(content)
+        half.write_text(json.dumps(content))
+        refused = go_on(half)
+        assert refused.exit_code == 2, message
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith("steppe: ")
+        assert message in line
+        assert sorted(tmp_path.rglob("*")) == before, message
 
 
 def test_a_file_that_is_not_there_is_named(go_on: Callable[..., Result], tmp_path: Path) -> None:

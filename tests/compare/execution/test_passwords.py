@@ -64,6 +64,7 @@ def test_a_storage_that_cannot_be_opened_does_not_tell_it(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("steppe.compare.execution.study_storage._PAUSE_S", 0.0)
     # Nobody is there, and looking for a host takes its time.
     url = url.replace("@host", "@127.0.0.1:1").replace("//host", "//127.0.0.1:1")
     try:

@@ -1,11 +1,8 @@
 """Workers come, go and are killed; the study ends as if nothing had happened."""
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -42,16 +39,15 @@ EPOCHS = 10
 TRIALS = 12
 PATIENCE_S = 240
 
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-
 Key = tuple[str, ...]
-Process = subprocess.Popen[str] | warm_python.WarmProcess
-Start = Callable[..., Process]
+Start = Callable[..., warm_python.WarmProcess]
 
 # ``steppe …`` with a rest after every epoch: without one, all trials may be over between
 # two looks at them, and there would be nobody left to end.
 SLOWLY = """
-import sys, time
+import os, sys, time
+from pathlib import Path
+from helpers.process_group import join
 from steppe.cli import main
 from steppe.compare.execution import worker
 from steppe.compare.training import checkpoint
@@ -65,7 +61,8 @@ def slowly(path, content):
     time.sleep(0.05)
 
 checkpoint.write = slowly
-sys.argv[0] = "steppe"
+if "RANK" in os.environ:
+    join(int(os.environ["RANK"]), Path(__file__).parent, int(os.environ["WORLD_SIZE"]))
 main()
 """
 
@@ -117,28 +114,22 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
     slowly.write_text(SLOWLY)
     with ExitStack() as pool:
 
-        def begin(*launcher: str) -> Process:
+        def begin(**environment: str) -> warm_python.WarmProcess:
             command = ["worker", "--storage", where, "--heartbeat", "1"]
             command += ["--out-dir", str(tmp_path / "out")]
-            if launcher:
-                process = subprocess.Popen(
-                    [sys.executable, *launcher, "-m", "steppe", *command],
-                    env={
-                        **os.environ,
-                        "PYTHONPATH": os.pathsep.join(sys.path),
-                        "OMP_NUM_THREADS": "1",
-                    },
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-                pool.enter_context(process)
-            else:
-                process = warm_python.start(slowly, *command)
+            process = warm_python.start(
+                slowly, *command, imported=warm_python.STUDIES, **environment
+            )
             pool.callback(process.kill)
             return process
 
         yield begin
+
+
+def launched(start: Start) -> list[warm_python.WarmProcess]:
+    """Start two processes that work together, with what torchrun tells them."""
+    size = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [start(RANK=rank, LOCAL_RANK=rank, **size) for rank in "01"]
 
 
 def numbers(results: StudyResults) -> dict[Key, str]:
@@ -159,11 +150,11 @@ def trials(queue: TrialQueue) -> list[FrozenTrial]:
     return queue._trials._optuna_study.get_trials()
 
 
-def amid(queue: TrialQueue, worker: Process) -> int:
+def amid(queue: TrialQueue, worker: warm_python.WarmProcess) -> int:
     """Wait until a trial is being trained and has come through two epochs."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        assert worker.poll() is None, worker.communicate()
+        assert worker.poll() is None, worker.wait(PATIENCE_S)
         for trial in trials(queue):
             if trial.state == TrialState.RUNNING and len(trial.intermediate_values) >= 2:
                 return trial._trial_id
@@ -177,17 +168,17 @@ def caught(queue: TrialQueue, start: Start, how: signal.Signals, end: TrialState
         worker = start()
         trial = amid(queue, worker)
         worker.send_signal(how)
-        worker.communicate(timeout=PATIENCE_S)
+        worker.wait(PATIENCE_S)
         assert worker.returncode == (-how if how == signal.SIGKILL else 128 + how)
         found: FrozenTrial = queue.storage.get_trial(trial)
         if found.state == end:
             return found
 
 
-def ended(worker: Process) -> str:
+def ended(worker: warm_python.WarmProcess) -> str:
     """Wait for the end of the study; return what the worker has said."""
-    said, errors = worker.communicate(timeout=PATIENCE_S)
-    assert worker.returncode == 0, errors
+    said = worker.wait(PATIENCE_S)
+    assert worker.returncode == 0, said
     return said
 
 
@@ -359,8 +350,10 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
     storage = opened(where, create=True)
     save_study(storage, small)
     queue = TrialQueue(storage, small)
-    said = start(*TWO).communicate(timeout=PATIENCE_S)[1]
-    assert "steppe: adamw cannot train digits: samples must leave one of validation" in said
+    for process in launched(start):
+        said = process.wait(PATIENCE_S)
+        assert "steppe: adamw cannot train digits: samples must leave one of validation" in said
+        assert process.returncode == 2
     assert {trial.state for trial in trials(queue)} == {TrialState.WAITING}
 
 
@@ -368,13 +361,14 @@ def test_more_processes_than_a_study_can_be_trained_in_touch_no_trial(
 def test_two_processes_train_each_trial_together(
     queue: TrialQueue, start: Start, undisturbed: StudyResults
 ) -> None:
-    worker = start(*TWO)
+    first, second = launched(start)
     # The trial is thought dead, so both have to leave it.
-    lost = amid(queue, worker)
+    lost = amid(queue, first)
     queue.storage.set_trial_state_values(lost, TrialState.FAIL)
-    said = ended(worker)
+    said = ended(first)
     assert [line.rpartition(": ")[2] for line in said.splitlines()].count("lost") == 1
     assert said.count(" has ended; ") == 1
+    assert ended(second) == ""
 
     assert queue.results().complete
     for one, other in zip(queue.results().trials, undisturbed.trials, strict=True):

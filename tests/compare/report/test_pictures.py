@@ -16,6 +16,7 @@ from matplotlib.text import Text
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
+from steppe.compare.records.best_of_k import SWAPS, compare_pools
 from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Curvature, Epoch, Metric, StudyResults
 from steppe.compare.report.pictures import (
@@ -134,7 +135,10 @@ def test_losses_that_are_not_positive_have_no_logarithm(drawn) -> None:
     assert validation.get_yscale() == "log"
 
 
-def test_differences_are_drawn_from_the_top_with_interval_and_verdict(drawn) -> None:
+def test_differences_are_drawn_from_the_top_with_interval_and_verdict(
+    drawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(compare_pools.__kwdefaults__, "swaps", SWAPS)
     (axes,) = drawn(plot_differences, realistic()).axes
     found = {each.optimizer: each for each in Readings(realistic()).verdicts}
     order = sorted(found, key=lambda name: -found[name].estimate)

@@ -16,7 +16,7 @@ from helpers.command_line import run_steppe as run
 from steppe._shared.recipes import find_recipe
 from steppe.bench.first_step import FirstStep
 from steppe.bench.shapes import MODELS, uniform
-from steppe.compare.execution.study_registry import find_study
+from steppe.compare.execution.study_registry import find_study, read_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
@@ -158,19 +158,21 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
 ) -> None:
     """Real processes: interrupted amid a run, then let go on, with the numbers of a quiet study.
 
-    Of a class that is found in the current directory, by the workers too.
+    Of a class that is found in the current directory, by the workers too, and in a directory
+    whose name means something else to a shell, a URL or a template.
     """
     (tmp_path / "own.py").write_text(OWN_CLASS)
     (tmp_path / "holding.py").write_text(HELD_CLASS)
     (tmp_path / "hold").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
-    names, out = ["adamw", "holding:Held"], Path("results/digits")
+    names, out = ["adamw", "holding:Held"], Path("100% {a}?x=1#b 'c' é")
     # Nothing is searched: the pools are all.
     asked = {"samples": 64, "batch_size": 16, "epochs": 3, "budget": 1, "trials": 3}
     asked |= {"lr": 1e-2, "weight_decay": 0.0}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
     command = ["compare", "digits", "--optimizers", ",".join(names), *words, "--workers", "1"]
+    command += ["--out-dir", str(out)]
     with ExitStack() as ending:
         process = subprocess.Popen([*SCRIPT, *command], stdout=subprocess.PIPE, text=True)
         ending.enter_context(process)
@@ -188,7 +190,7 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert not any(worker.is_running() for worker in workers)
     before = kept(out)
     assert {trial.optimizer for trial in before.trials} == {"adamw"}
-    assert (out / "report.html").is_file()
+    assert {"study.sqlite", "report.html"} <= {path.name for path in out.iterdir()}
     assert len(list((out / "unfinished").glob("*.pt"))) == 1
 
     (tmp_path / "hold").unlink()
@@ -198,8 +200,8 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     again = warm_python.run(script, *command, imported=warm_python.STUDIES)
     assert "[6/6] holding:Held, trial 2: validation 0." in again
     assert "adamw, trial 0" not in again.split("digits, mlp")[0]
+    assert read_study(str(out)).complete
     results = kept(out)
-    assert results.complete
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     study = plan_study("digits", StudyOptions(names, **asked), USUAL, RunContext(out))

@@ -28,7 +28,7 @@ SEED = 9
 def half(toy_task: Task, tmp_path: Path) -> Path:
     """Export a study of which 4 of 12 trials have ended."""
     context = RunContext(tmp_path / "here")
-    options = StudyOptions(["adamw", "lbfgs"], budget=1, trials=3, lr=0.1, study_seed=SEED)
+    options = StudyOptions(["adamw", "rprop"], budget=1, trials=3, lr=0.1, study_seed=SEED)
     storage = open_storage(str(tmp_path / "here"), create=True)
     study = save_study(storage, plan_study("toy", options, USUAL, context))
     TrialQueue(storage, study)
@@ -100,7 +100,7 @@ def test_the_file_alone_says_what_is_compared(
         ("--preset", "dualadam"),
         ("--trials", 24),
         ("--study-seed", SEED + 1),
-        ("--optimizers", "adamw,lbfgs"),
+        ("--optimizers", "adamw,rprop"),
         ("--lr", 0.1),
         ("--epochs", 2),
         ("--note", "more"),

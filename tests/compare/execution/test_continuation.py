@@ -39,7 +39,7 @@ TRIALS = 12
 @pytest.fixture
 def study(toy_task: Task, context: RunContext) -> Study:
     options = StudyOptions(
-        ["adamw", "lbfgs"], budget=1, trials=3, lr=0.1, study_seed=4, author="Ada", note="half"
+        ["adamw", "rprop"], budget=1, trials=3, lr=0.1, study_seed=4, author="Ada", note="half"
     )
     return plan_study("toy", options, USUAL, context, command="steppe compare toy")
 
@@ -208,7 +208,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
             found,
             contenders=(found.contenders[0], replace(found.contenders[1], epochs=2)),
         ),
-        "epochs of lbfgs must be 1, got 2",
+        "epochs of rprop must be 1, got 2",
     ),
     "optimizer's source": (
         lambda found: replace(

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers.command_line import run_steppe
 from steppe.compare.execution.study_registry import read_study
 from steppe.compare.execution.study_storage import open_storage
 
@@ -53,32 +52,3 @@ def test_a_url_of_a_file_that_can_be_read_in_two_ways_is_refused(
     with pytest.raises(ValueError, match="give the file's path alone"):
         open_storage(url, create=True)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.thorough
-def test_a_study_and_its_page_lie_in_a_directory_of_any_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    out = "100% {a}?x=1#b 'c' é"
-    options = [
-        "--lr",
-        0.1,
-        "--weight-decay",
-        0,
-        "--optimizers",
-        "sgd",
-        "--epochs",
-        1,
-        "--budget",
-        1,
-        "--trials",
-        3,
-    ]
-    result = run_steppe(
-        "compare", "digits", *options, "--samples", 64, "--workers", 1, "--out-dir", out
-    )
-    assert result.exit_code == 0, result.output
-    assert [path.name for path in tmp_path.iterdir()] == [out]
-    assert {"study.sqlite", "report.html"} <= {path.name for path in (tmp_path / out).iterdir()}
-    assert read_study(out).complete

@@ -158,7 +158,8 @@ def amid(queue: TrialQueue, worker: warm_python.WarmProcess) -> int:
         for trial in trials(queue):
             if trial.state == TrialState.RUNNING and len(trial.intermediate_values) >= 2:
                 return trial._trial_id
-        time.sleep(0.01)
+        # To look takes the worker's time too.
+        time.sleep(0.05)
     raise TimeoutError("no trial was trained")
 
 

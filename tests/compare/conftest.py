@@ -1,12 +1,14 @@
 """Tasks so small that training takes milliseconds."""
 
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import Engine, event
 from torch import nn
 
 from steppe._shared.names import look_up
@@ -23,6 +25,19 @@ from steppe.compare.planning.search_spaces import find_defaults, find_space
 from steppe.compare.records.results import POOL
 from steppe.compare.tasks import Size, Task
 from steppe.compare.training.run import Run, RunContext, RunSettings
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hurried_files() -> Iterator[None]:
+    """Leave out what SQLite does for power failures: waiting for the disk takes longer than all."""
+
+    def hurry(connection: Any, record: Any) -> None:
+        if isinstance(connection, sqlite3.Connection):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(Engine, "connect", hurry)
+    yield
+    event.remove(Engine, "connect", hurry)
 
 
 def _toy_data() -> Data:

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from steppe.compare.execution.study_storage import open_storage
 
@@ -20,8 +20,6 @@ def opened() -> Iterator[Open]:
 
         def open_it(where: str, **options: Any) -> Any:
             storage = open_storage(where, **options)
-            if storage.engine.name == "sqlite":
-                event.listen(storage.engine, "connect", _hurry)
             closing.callback(storage.engine.dispose)
             return storage
 
@@ -39,11 +37,6 @@ def away(storage: Any, request: pytest.FixtureRequest) -> Iterator[None]:
     lock.execute("BEGIN EXCLUSIVE")
     yield
     lock.close()
-
-
-def _hurry(connection: Any, record: Any) -> None:
-    """Leave out what is for power failures."""
-    connection.execute("PRAGMA synchronous = OFF")
 
 
 def forget(storage: Any, *trials: int) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 import steppe
+from helpers import synthetic_studies as studies
 from helpers.command_line import run_steppe
+from helpers.synthetic_studies import scores
 from steppe.cli.app import load_commands
 from steppe.cli.commands import COMMANDS
 from steppe.compare.choices import PRESET_NAMES, TASK_NAMES
@@ -66,6 +68,14 @@ def test_without_an_extra_a_command_says_how_to_get_it(missing: str) -> None:
         done.stderr
         == f"steppe: {missing} is missing: pip install '.[compare]' in a checkout of steppe\n"
     )
+
+
+def test_a_study_in_a_file_is_reported_without_torch(tmp_path: Path) -> None:
+    path = tmp_path / "study.json"
+    studies.study({"adamw": scores(0.9, 0.8, 0.7), "sgd": scores(0.6, 0.7, 0.8)}).save(path)
+    done = in_a_new_process(f"main(['report', {str(path)!r}])", "torch", "numba", "scipy.stats")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_an_unknown_command_gets_the_nearest_name() -> None:

@@ -215,7 +215,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
             found,
             contenders=(found.contenders[0], replace(found.contenders[1], source="0123")),
         ),
-        "source of lbfgs must be '', that of the class here, got '0123'",
+        "source of rprop must be '', that of the class here, got '0123'",
     ),
     "torch": (
         lambda found: replace(found, versions={**found.versions, "torch": "1.4"}),

@@ -1,6 +1,6 @@
 """What tests of SAM have in common: bases, a network, and a loss with a known gradient."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,16 +78,21 @@ def bits(tensor: Tensor) -> bytes:
 STARTS = (np.array([[0.3, -1.2, 2.0], [0.7, 0.1, -0.4]]), np.array([1.5, -0.2]))
 
 
+def leaves(starts: Sequence[np.ndarray] = STARTS, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """Return tensors that no module can hold, so that SAM searches for none."""
+    return [torch.tensor(p, dtype=dtype, requires_grad=True) for p in starts]
+
+
 def gradient(p: np.ndarray) -> np.ndarray:
     """Gradient of Σ sin(3p) + p⁴/4, which is not convex."""
     return np.asarray(3 * np.cos(3 * p) + p**3)
 
 
-def wavy(params: list[nn.Parameter]) -> Tensor:
+def wavy(params: list[Tensor]) -> Tensor:
     return sum(((3 * p).sin() + p**4 / 4).sum() for p in params)  # type: ignore[return-value]
 
 
-def wavy_closure(params: list[nn.Parameter], opt: Optimizer, sign: int = 1) -> Callable[[], Tensor]:
+def wavy_closure(params: list[Tensor], opt: Optimizer, sign: int = 1) -> Callable[[], Tensor]:
     def closure() -> Tensor:
         opt.zero_grad()
         loss = sign * wavy(params)

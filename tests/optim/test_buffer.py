@@ -17,15 +17,16 @@ def drift(optimizer: torch.optim.Optimizer, p: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("replacement", ["priority", "fifo"])
 @pytest.mark.parametrize("shrink", [1.0, 1e-3], ids=["constant", "shrinking"])
-def test_the_mean_does_not_drift_in_ten_thousand_steps(shrink: float, replacement: str) -> None:
+def test_the_mean_does_not_drift_in_thousands_of_steps(shrink: float, replacement: str) -> None:
     generator = torch.Generator().manual_seed(0)
     p = torch.zeros(100, requires_grad=True)
     optimizer = Config("SGDCM")([p], lr=0.0, momentum=0.0, replacement=replacement)
-    steps = 10_000
+    # Enough that a sum which is never renewed is 2e-6 off.
+    steps = 3_000
     for t in range(steps):
         p.grad = torch.randn(100, generator=generator) * shrink ** (t / steps)
         optimizer.step()
-    assert optimizer.state[p]["replacements"] > 2_000
+    assert optimizer.state[p]["replacements"] > 600
     assert drift(optimizer, p) < 1e-6
 
 

@@ -3,13 +3,14 @@
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import steppe
+from helpers.warm_python import run
+from steppe._shared import source_hash
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import package_source, steppe_source
 
@@ -21,6 +22,9 @@ class Mine(Base):
         super().__init__(params, lr=lr, momentum=momentum)
 """
 
+#: What each text does.
+PARSED: dict[bytes, bytes] = {}
+
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
@@ -28,6 +32,20 @@ def copied(tmp_path: Path) -> Path:
     return Path(
         shutil.copytree(source, tmp_path / "steppe", ignore=shutil.ignore_patterns("__pycache__"))
     )
+
+
+@pytest.fixture(autouse=True)
+def _each_text_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parse of a copy what was edited: the whole package takes most of a second."""
+    parse = source_hash._source_behaviour
+
+    def parse_once(path: Path) -> bytes:
+        text = path.read_bytes()
+        if text not in PARSED:
+            PARSED[text] = parse(path)
+        return PARSED[text]
+
+    monkeypatch.setattr(source_hash, "_source_behaviour", parse_once)
 
 
 @pytest.mark.thorough
@@ -46,21 +64,23 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
         "steppe/compare/records/results.py",
         "steppe/compare/records/validation.py",
     }
-    code = (
+    script = copied.parent / "imported.py"
+    script.write_text(
         "import sys, steppe.compare.training.train\n"
         "print(*(m.__file__ for n, m in sys.modules.items() if n.partition('.')[0] == 'steppe'))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     root = Path(steppe.__file__).parent.parent
-    files = {Path(file).relative_to(root).as_posix() for file in done.stdout.split()}
+    files = {Path(file).relative_to(root).as_posix() for file in run(script).split()}
     assert "steppe/compare/training/run.py" in files
+    before = package_source(copied)
     for file in sorted(files - harmless):
         if file.startswith("steppe/_shared/"):
             continue
-        before = package_source(copied)
         with (copied.parent / file).open("a") as opened:
             opened.write("EDITED = True\n")
-        assert package_source(copied) != before, file
+        after = package_source(copied)
+        assert after != before, file
+        before = after
 
 
 def test_the_running_package_is_hashed() -> None:

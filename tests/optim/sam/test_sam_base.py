@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 
 import steppe
-from helpers.sam_cases import STARTS, Make, every_base, network, same, train, values, wavy_closure
+from helpers.sam_cases import Make, every_base, leaves, network, same, train, values, wavy_closure
 from steppe import SAM
 
 
@@ -101,7 +101,7 @@ def scheduled(opt: Optimizer, name: str, params: list[nn.Parameter]) -> list[Any
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_act_on_both(name: str) -> None:
-    plain, wrapped = ([nn.Parameter(torch.tensor(p)) for p in STARTS] for _ in range(2))
+    plain, wrapped = (leaves() for _ in range(2))
     expected = scheduled(torch.optim.AdamW(plain, lr=1e-2), name, plain)
     sam = SAM(steppe.AdamCM(wrapped, lr=1e-2), rho=0.0)
     assert scheduled(sam, name, wrapped) == expected
@@ -114,7 +114,7 @@ def test_all_schedulers_of_torch_are_tried() -> None:
 
 
 def test_a_scheduler_of_the_base_sees_its_steps() -> None:
-    params = [nn.Parameter(torch.tensor(p)) for p in STARTS]
+    params = leaves()
     base = torch.optim.AdamW(params, lr=0.1)
     scheduler = lr_scheduler.ExponentialLR(base, 0.5)
     sam = SAM(base)

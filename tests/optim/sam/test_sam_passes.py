@@ -29,11 +29,12 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.com
 def test_restores_every_bit_in_place(dtype: torch.dtype, adaptive: bool) -> None:
     torch.manual_seed(0)
     shapes = [(5, 3), (), (2, 3, 4, 4)]
-    params = [nn.Parameter(torch.randn(s, dtype=dtype)) for s in shapes]
+    params = [torch.randn(s, dtype=dtype) for s in shapes]
     params[2].data = params[2].data.to(memory_format=torch.channels_last)
-    params.append(nn.Parameter(torch.randn(4, 3, dtype=dtype).t()))
-    params.append(nn.Parameter(torch.zeros(0, 2, dtype=dtype)))
+    params.append(torch.randn(4, 3, dtype=dtype).t())
+    params.append(torch.zeros(0, 2, dtype=dtype))
     for p in params:
+        p.requires_grad_()
         p.grad = torch.randn_like(p)
     before = [(p.data_ptr(), p.stride(), bits(p)) for p in params]
     sam = SAM(torch.optim.SGD(params), rho=3.0, adaptive=adaptive)

@@ -18,7 +18,6 @@ from torch.distributed.checkpoint.state_dict import (
 import steppe
 from helpers.float64_reference import sam_perturbation
 from helpers.sam_cases import (
-    STARTS,
     Make,
     batch,
     bits_of_state,
@@ -26,6 +25,7 @@ from helpers.sam_cases import (
     either_form,
     every_base,
     gradient,
+    leaves,
     network,
     same,
     train,
@@ -189,7 +189,7 @@ def test_a_closure_that_clears_gradients_is_not(set_to_none: bool, through_the_m
 def test_diagnostics_tell_the_ascents_and_the_last_length(
     adaptive: bool, dtype: torch.dtype
 ) -> None:
-    params = [nn.Parameter(torch.tensor(p, dtype=dtype)) for p in STARTS]
+    params = leaves(dtype=dtype)
     sam = SAM(steppe.DualAdam(params, lr=1e-2), rho=0.3, adaptive=adaptive)
     first = sam.diagnostics()
     assert first["ascents"] == 0

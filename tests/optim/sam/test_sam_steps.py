@@ -17,6 +17,7 @@ from helpers.sam_cases import (
     either_form,
     every_base,
     gradient,
+    leaves,
     network,
     same,
     train,
@@ -31,7 +32,7 @@ from steppe._engines.base.cache_chunks import PIECE
 @pytest.mark.parametrize("rho", [None, 0.3])
 @pytest.mark.parametrize("name", ["AdamCM", "AdamCG", "SGDCM", "RMSpropCG"])
 def test_equals_the_float64_reference(name: str, rho: float | None, adaptive: bool) -> None:
-    params = [nn.Parameter(torch.tensor(p)) for p in STARTS]
+    params = leaves()
     sam = SAM(getattr(steppe, name)(params, lr=1e-2), rho, adaptive=adaptive)
     ref = reference(name, STARTS, lr=1e-2)
     for _ in range(20):
@@ -44,7 +45,7 @@ def test_equals_the_float64_reference(name: str, rho: float | None, adaptive: bo
 
 @either_form
 def test_perturbation_in_single_precision(adaptive: bool) -> None:
-    params = [nn.Parameter(torch.tensor(p, dtype=torch.float32)) for p in STARTS]
+    params = leaves(dtype=torch.float32)
     sam = SAM(torch.optim.SGD(params), 0.3, adaptive=adaptive)
     wavy_closure(params, sam)()
     starts = [p.detach().double().numpy() for p in params]
@@ -77,7 +78,7 @@ def test_large_tensors_move_whole_whatever_their_layout(adaptive: bool) -> None:
 
 def test_groups_have_their_own_radius_and_form() -> None:
     starts = [*STARTS, np.array([0.5])]
-    params = [nn.Parameter(torch.tensor(p)) for p in starts]
+    params = leaves(starts)
     groups: list[dict[str, Any]] = [
         {"params": params[:1], "rho": 0.2},
         {"params": params[1:2], "adaptive": True},
@@ -114,7 +115,7 @@ def test_complex_parameters_are_pairs_of_real_ones() -> None:
 def test_maximising_is_minimising_minus_the_objective(make: Make, adaptive: bool) -> None:
     ends = []
     for sign in (1, -1):
-        params = [nn.Parameter(torch.tensor(p, dtype=torch.float32)) for p in STARTS]
+        params = leaves(dtype=torch.float32)
         base = make([{"params": params, "maximize": sign < 0}])
         sam = SAM(base, 0.3, adaptive=adaptive)
         run = wavy_closure(params, sam, sign)
@@ -180,7 +181,7 @@ def test_no_gradients_at_all() -> None:
 @either_form
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
 def test_gradients_that_give_no_direction(value: float, adaptive: bool) -> None:
-    params = [nn.Parameter(torch.ones(2)) for _ in range(2)]
+    params = [torch.ones(2, requires_grad=True) for _ in range(2)]
     sam = SAM(torch.optim.SGD(params, lr=1.0), adaptive=adaptive)
     params[0].grad = torch.tensor([value, 0.0])
     params[1].grad = torch.zeros(2) if value == 0 else torch.ones(2)

@@ -5,6 +5,10 @@ import os
 import signal
 from collections.abc import Iterator
 
+# NumPy reads it when it is imported. On small matrices threads wait for each other longer than they
+# compute, and while they wait, they take the time of other tests.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 import torch

@@ -197,7 +197,7 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     script = tmp_path / "bin" / "steppe"
     script.parent.mkdir()
     script.write_text("from steppe.cli import main; main()")
-    again = warm_python.run(script, *command, imported=warm_python.STUDIES)
+    again = warm_python.run(script, *command, libraries=warm_python.STUDIES)
     assert "[6/6] holding:Held, trial 2: validation 0." in again
     assert "adamw, trial 0" not in again.split("digits, mlp")[0]
     assert read_study(str(out)).complete

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.thorough
 Outcome = dict[str, Tensor]
 
 #: Steps before a checkpoint, and after it.
-BEFORE, AFTER = 4, 3
+BEFORE, AFTER = 3, 2
 
 MAKERS: dict[str, Callable[..., Optimizer]] = {
     "AdamCM": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, weight_decay=0.1),
@@ -343,7 +343,7 @@ def compare(name: str, found: Outcome, expected: Outcome) -> None:
             torch.cat([values[key].flatten().double() for key in expected if " " not in key])
             for values in (found, expected)
         )
-        # Each of seven steps is of 0.05.
+        # Each of five steps is of 0.05.
         bound = 1e-6 * theirs.norm() if "float32" in name else 0.03 * len(theirs) ** 0.5
         assert (ours - theirs).norm() <= bound, name
         return

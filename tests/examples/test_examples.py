@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
-import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,19 +15,28 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.distributed import TCPStore
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.optim.lr_scheduler import CosineAnnealingLR
 from torch.utils.data import BatchSampler, RandomSampler
 
 import steppe
+from helpers import warm_python
+from helpers.warm_python import WarmProcess
 
 pytestmark = pytest.mark.thorough
 
-HERE = Path(__file__).parent
-EXAMPLES = HERE.parents[1] / "examples"
-START = str(HERE / "start_example.py")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+#: What each example imports, after what warns of a torch that it does not fit.
+LIBRARIES = {
+    "accelerate_sam.py": ("accelerate", "sklearn.datasets"),
+    "fsdp2.py": (),
+    "lightning_sam.py": ("lightning.pytorch.loggers", "sklearn.datasets"),
+    "trainer.py": ("transformers.trainer", "transformers.models.llama.modeling_llama"),
+}
+# Lightning and transformers import it, and would fail where torch is a CPU build.
+SHIM = ("helpers.torchvision_shim",) if find_spec("torchvision") else ()
 ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 #: Port 0 is whichever is free.
 STORE = {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
@@ -40,29 +46,41 @@ needs_shakespeare = pytest.mark.skipif(
 )
 
 
-def run(*command: str, **settings: str) -> str:
-    """Run Python in a process of its own; return what it printed."""
-    process = subprocess.run(
-        [sys.executable, *command],
-        env={
-            **os.environ,
-            # Tests run side by side: threads beyond one each would wait for one another.
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
-            **settings,
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+def start(script: str, options: list[str], **settings: str) -> WarmProcess:
+    """Start an example as the command line does."""
+    path, libraries = EXAMPLES / script, LIBRARIES[script]
+    return warm_python.start(path, *options, libraries=libraries and SHIM + libraries, **settings)
 
 
-def start(script: str, *runs: list[str], **settings: str) -> str:
-    """Run an example in one process, once for each list of arguments."""
-    return run(START, str(EXAMPLES / script), *map(json.dumps, runs), **settings)
+def run(script: str, *runs: list[str], **settings: str) -> str:
+    """Run an example, once for each list of options; return what was printed."""
+    return "".join(printed_by([start(script, options, **settings)]) for options in runs)
+
+
+def run_two(script: str, options: list[str], **settings: str) -> str:
+    """Run an example in two processes, which find each other as torchrun's do."""
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    return printed_by([start(script, options, **shared, **rank, **settings) for rank in ranks])
+
+
+def printed_by(processes: list[WarmProcess]) -> str:
+    """Wait for the good end of all processes; return what the first has printed."""
+    try:
+        printed = [process.wait(300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(printed)
+    return printed[0]
 
 
 def losses(printed: str) -> list[float]:
@@ -114,8 +132,7 @@ def test_fsdp2(tmp_path: Path) -> None:
     def options(name: str, *more: str) -> list[str]:
         return ["--save-every=8", "--batch-size=7", f"--out-dir={tmp_path / name}", *more]
 
-    script = str(EXAMPLES / "fsdp2.py")
-    two = run(*TORCHRUN, script, *options("two", "--steps=16"))
+    two = run_two("fsdp2.py", options("two", "--steps=16"))
     assert losses(two)[-1] < losses(two)[0] < math.log(256)
     keep("8", tmp_path / "two", tmp_path / "two-half")
     # Newer, but its writer was killed before it was complete.
@@ -128,7 +145,7 @@ def test_fsdp2(tmp_path: Path) -> None:
         options("one-half", "--steps=8"),
         options("one-half", "--steps=16", "--resume"),
     ]
-    one = start("fsdp2.py", *runs, **ALONE, **STORE)
+    one = run("fsdp2.py", *runs, **ALONE, **STORE)
     first, last = losses(two)
     assert losses(one) == pytest.approx([last, first, last, first, last], rel=1e-5)
     assert diagnosis(one) == diagnosis(two)
@@ -145,19 +162,18 @@ def test_accelerate(tmp_path: Path) -> None:
         sizes = [f"--batch-size={batch}", f"--grad-accumulation={accumulate}"]
         return ["--epochs=2", *sizes, f"--out-dir={tmp_path / name}", *more]
 
-    whole = start("accelerate_sam.py", options("whole", 64, 1))
+    whole = run("accelerate_sam.py", options("whole", 64, 1))
     assert losses(whole) == pytest.approx(_sam_on_digits(), rel=1e-5)
     assert losses(whole)[1] < losses(whole)[0] < math.log(10)
 
     # The same batches in two processes and two parts each.
-    script = str(EXAMPLES / "accelerate_sam.py")
-    parts = run(*TORCHRUN, script, *options("parts", 16, 2), ACCELERATE_USE_CPU="true")
+    parts = run_two("accelerate_sam.py", options("parts", 16, 2), ACCELERATE_USE_CPU="true")
     assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
     expected, found = (load_file(tmp_path / f"{x}/2/model.safetensors") for x in ("whole", "parts"))
     assert distance(found, expected) < 1e-4
 
     keep("1", tmp_path / "whole", tmp_path / "half")
-    resumed = start("accelerate_sam.py", options("half", 64, 1, "--resume"))
+    resumed = run("accelerate_sam.py", options("half", 64, 1, "--resume"))
     assert losses(resumed) == losses(whole)[1:]
     assert diagnosis(resumed) == diagnosis(whole)
     assert_same(load_file(tmp_path / "half/2/model.safetensors"), expected)
@@ -205,7 +221,7 @@ def test_trainer(tmp_path: Path) -> None:
 
     sam, parts = ["--batch-size=16", "--sam"], ["--batch-size=8", "--grad-accumulation=2", "--sam"]
     plain = ["--batch-size=16"]
-    printed = start(
+    printed = run(
         "trainer.py", options("plain", *plain), options("sam", *sam), options("parts", *parts)
     )
     for name in ("plain", "sam", "parts"):
@@ -217,7 +233,7 @@ def test_trainer(tmp_path: Path) -> None:
 
     keep("checkpoint-6", tmp_path / "plain", tmp_path / "plain-half")
     keep("checkpoint-6", tmp_path / "parts", tmp_path / "parts-half")
-    resumed = start(
+    resumed = run(
         "trainer.py",
         options("plain-half", *plain, "--resume"),
         options("parts-half", *parts, "--resume"),
@@ -242,14 +258,14 @@ def test_lightning(tmp_path: Path) -> None:
         content = torch.load(tmp_path / path)
         return content["state_dict"], content["optimizer_states"]
 
-    printed = start("lightning_sam.py", options("plain"), options("sam", "--sam"))
+    printed = run("lightning_sam.py", options("plain"), options("sam", "--sam"))
     for name in ("plain", "sam"):
         rows = (tmp_path / name / "metrics.csv").read_text().splitlines()[1:]
         first, last = (float(row.split(",")[1]) for row in rows)
         assert last < first < math.log(10)
         (tmp_path / f"{name}-half").mkdir()
         shutil.copy(tmp_path / name / "epoch=0.ckpt", tmp_path / f"{name}-half/last.ckpt")
-    resumed = start(
+    resumed = run(
         "lightning_sam.py",
         options("plain-half", "--resume"),
         options("sam-half", "--sam", "--resume"),

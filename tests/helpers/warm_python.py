@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+import warnings
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -93,36 +93,57 @@ class WarmProcess:
 def start(
     *command: str | Path,
     hash_seed: int = 0,
+    libraries: tuple[str, ...] = (),
     output: int | None = None,
-    imported: Sequence[str] = (),
     **environment: str,
 ) -> WarmProcess:
     """Start a script with arguments.
 
     What it writes goes to the file descriptor ``output``, or is gathered.
     Sets of names are in another order in a process with another ``hash_seed``.
-    The modules ``imported`` are there too, in it and in all that are started later.
+    Modules of other ``libraries`` are there too; theirs are warnings that are no errors.
     """
     request = {
-        "imported": imported,
         "command": [str(word) for word in command],
         "directory": str(Path.cwd()),
         "environment": {**os.environ, **_SETTINGS, **environment},
     }
-    return WarmProcess(_server(hash_seed), request, output)
+    server = _server_with(libraries, hash_seed) if libraries else _server(hash_seed)
+    return WarmProcess(server, request, output)
 
 
 def run(
-    *command: str | Path, timeout: float = 300, imported: Sequence[str] = (), **environment: str
+    *command: str | Path,
+    timeout: float = 300,
+    libraries: tuple[str, ...] = (),
+    **environment: str,
 ) -> str:
     """Run a script to its end, which must be a good one; return what it has printed."""
-    process = start(*command, imported=imported, **environment)
+    process = start(*command, libraries=libraries, **environment)
     try:
         printed = process.wait(timeout)
     finally:
         process.kill()
     assert process.returncode == 0, printed
     return printed
+
+
+@cache
+def _server_with(libraries: tuple[str, ...], hash_seed: int) -> Path:
+    """Fork a process that imports libraries, and that others are forked from."""
+    # Short: a socket's path may have a hundred characters.
+    path = _server(hash_seed).with_name(f"{hash(libraries):x}")
+    reading, writing = os.pipe()
+    process = start(__file__, path, *libraries, hash_seed=hash_seed, output=writing)
+    atexit.register(process.kill)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        printed = ""
+        while not printed.endswith("ready\n"):
+            line = told.readline()
+            assert line, printed
+            printed += line
+    return path
 
 
 @cache
@@ -156,11 +177,14 @@ def _server(hash_seed: int) -> Path:
     return path
 
 
-def _serve(path: str) -> None:
+def _serve(path: str, *libraries: str) -> None:
     """Fork a process for each connection, until standard input ends."""
     import selectors
 
-    _warm_up()
+    if libraries:
+        warnings.simplefilter("default")
+        sys.warnoptions[:] = ["default"]
+    _warm_up(libraries)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(16)
@@ -172,7 +196,6 @@ def _serve(path: str) -> None:
             connection, _ = listener.accept()
             message, (output,), _, _ = socket.recv_fds(connection, 1 << 20, 1)
             request = json.loads(message)
-            _import(request["imported"])
             if os.fork() == 0:
                 listener.close()
                 _attend(connection, request, output)
@@ -195,18 +218,14 @@ _PRELOADED = (
 )
 
 
-def _warm_up() -> None:
-    _import(_PRELOADED)
-    # Whether a test compiles kernels depends on those that ran before; what it prints must not.
-    logging.getLogger("steppe").setLevel(logging.ERROR)
-
-
-def _import(names: Sequence[str]) -> None:
-    for name in names:
+def _warm_up(libraries: tuple[str, ...]) -> None:
+    for name in (*_PRELOADED, *libraries):
         import_module(name)
     # Linux only lists them.
     threads = list(Path("/proc/self/task").glob("*"))
     assert len(threads) <= 1, f"{len(threads)} threads: a fork would have one of them only"
+    # Whether a test compiles kernels depends on those that ran before; what it prints must not.
+    logging.getLogger("steppe").setLevel(logging.ERROR)
 
 
 def _attend(connection: socket.socket, request: dict[str, Any], output: int) -> None:
@@ -251,4 +270,4 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

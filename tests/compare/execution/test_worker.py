@@ -118,7 +118,7 @@ def start(where: str, tmp_path: Path) -> Iterator[Start]:
             command = ["worker", "--storage", where, "--heartbeat", "1"]
             command += ["--out-dir", str(tmp_path / "out")]
             process = warm_python.start(
-                slowly, *command, imported=warm_python.STUDIES, **environment
+                slowly, *command, libraries=warm_python.STUDIES, **environment
             )
             pool.callback(process.kill)
             return process

@@ -1,12 +1,11 @@
 """The Triton engine's kernels compile for GPUs that are not there."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from helpers.warm_python import run
 
 pytestmark = pytest.mark.thorough
 
@@ -29,14 +28,8 @@ def test_kernels_compile(target: tuple[str, ...], binary: str) -> None:
 
     Triton keeps what it has compiled, by a hash of all that it is made of.
     """
-    paths = os.pathsep.join(filter(None, [str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": paths}
-    environment["TRITON_INTERPRET"] = "0"
-    output = subprocess.run(
-        [sys.executable, SCRIPT, *target], env=environment, capture_output=True, text=True
-    )
-    assert output.returncode == 0, output.stderr
-    found = [json.loads(line) for line in output.stdout.splitlines()]
+    printed = run(SCRIPT, *target)
+    found = [json.loads(line) for line in printed.splitlines()]
     assert [line["kernel"] for line in found].count("update") == 6
     assert all(line["binary"] == [binary] for line in found)
     if binary == "cubin":

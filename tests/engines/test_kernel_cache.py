@@ -348,7 +348,8 @@ def test_a_rule_in_another_module_runs_and_a_change_of_its_helper_is_noticed(
         p.grad = torch.ones(3)
         Moved([p], lr=0.25).step()
         assert p.tolist() == [1.0 - 0.25 * factor] * 3
-    assert compiled == ["moved_float32"] * 2
+    # In a process that has taken no step before, what reads tensors is compiled too.
+    assert [name for name in compiled if name != "facts"] == ["moved_float32"] * 2
 
 
 def test_a_key_is_the_same_in_every_process_and_tells_rules_apart() -> None:

@@ -38,8 +38,8 @@ STUDIES = (
 _START_S = 120
 
 # Tests run side by side: threads beyond one each would wait for one another. And a process that
-# has several must not be forked.
-_SETTINGS = {"OMP_NUM_THREADS": "1"}
+# has several must not be forked. Triton is imported before them, and so once for all: to compile.
+_SETTINGS = {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
 
 
 class WarmProcess:

@@ -17,7 +17,7 @@ from steppe._engines.base.gradients import copy_gradients, fit_gradients, resolv
 from steppe._engines.base.memory_layout import overlap
 from steppe._engines.base.norms import Norms
 from steppe._engines.base.plan import Plan
-from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory, span
+from steppe._engines.base.tensor_facts import LAYOUT, Fact, have_memory, meet, span
 from steppe._engines.cpu import engine as cpu
 from steppe._engines.cpu import tensor_reader
 from steppe._engines.eager import engine as eager
@@ -183,7 +183,7 @@ def _holds(batch: ParamBatch) -> bool:
         found = tensor_reader.read(batch.grads, held.dims)
         items = np.array([grad.element_size() for grad in batch.grads], dtype=np.int64)
         spans = span(batch.grads, found, items)
-    in_the_way = held.meet(found[:, Fact.ADDRESS], spans)
+    in_the_way = meet(held.occupied, found, spans)
     if in_the_way.any():
         copy_gradients(batch, in_the_way)
         found = tensor_reader.read(batch.grads, held.dims)

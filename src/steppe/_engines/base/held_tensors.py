@@ -48,6 +48,8 @@ class HeldTensors:
         columns. While facts read anew are equal, so are shapes, formats and layouts.
     spans, items
         How many bytes each tensor spans, and one of its elements takes.
+    occupied
+        Where the tensors begin in memory, in order, and the furthest end of those up to each.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class HeldTensors:
         self.dims = max(tensor.dim() for tensor in self.tensors)
         self.facts: Integers = np.zeros((0, 0), dtype=np.int64)
         self.spans = self.items = np.zeros(0, dtype=np.int64)
-        self._begins = self._ends = self.spans
+        self.occupied = (self.spans, self.spans)
 
     def _state(self) -> list[Tensor]:
         return [*chain.from_iterable(map(call, self._readers, self._states))]
@@ -104,14 +106,8 @@ class HeldTensors:
         addresses = facts[:, Fact.ADDRESS]
         order = addresses.argsort()
         order = order[self.spans[order] > 0]
-        self._begins = addresses[order]
-        self._ends = np.maximum.accumulate(self._begins + self.spans[order])
-
-    def meet(self, addresses: Integers, spans: Integers) -> Flags:
-        """Return which of some pieces of memory have bytes in common with any of the tensors."""
-        last = self._begins.searchsorted(addresses + spans) - 1
-        ends = np.append(self._ends, 0)[last]  # Of -1, before all tensors, it is the 0.
-        return (spans > 0) & (ends > addresses)
+        begins = addresses[order]
+        self.occupied = (begins, np.maximum.accumulate(begins + self.spans[order]))
 
     def pick(self, is_picked: Flags) -> "HeldTensors":
         """Return those of some rows, with what was verified of them."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._shared.array_types import Integers
+from steppe._shared.array_types import Flags, Integers
 
 
 class Fact(IntEnum):
@@ -107,3 +107,20 @@ def have_memory(facts: Integers, spans: Integers, items: Integers) -> bool:
     room = facts[:, Fact.STORAGE] - facts[:, Fact.OFFSET] * items
     is_there = (facts[:, Fact.ADDRESS] != 0) & (room >= spans)
     return bool((is_there | (spans == 0)).all())
+
+
+def meet(occupied: tuple[Integers, Integers], facts: Integers, spans: Integers) -> Flags:
+    """Return which tensors have bytes in common with others.
+
+    Parameters
+    ----------
+    occupied
+        Of the others, addresses in order, and the furthest end of those up to each.
+    facts, spans
+        Of the tensors, and how many bytes each spans.
+    """
+    begins, ends = occupied
+    addresses = facts[:, Fact.ADDRESS]
+    last = begins.searchsorted(addresses + spans) - 1
+    reached = np.append(ends, 0)[last]  # Before all others, at -1, it is the 0.
+    return (spans > 0) & (reached > addresses)

@@ -115,6 +115,46 @@ def test_refuses_an_unknown_weight() -> None:
         hessian(mlp(), masked, halves(Y), weight=negative).matvec(torch.ones(43))
 
 
+def test_a_loss_with_noise_of_its_own_is_not_taken_for_a_sum() -> None:
+    def noisy(outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, targets) * (1 + torch.rand(()).to(D))
+
+    assert hessian(mlp(), noisy, halves(Y)).matvec(torch.ones(43, dtype=D)).isfinite().all()
+
+
+@pytest.mark.parametrize("labels", [None, 3], ids=["none", "a number"])
+def test_a_models_own_loss_without_labels_is_a_mean_over_samples(labels: object) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor, y: Tensor, labels: object) -> dict[str, Tensor]:
+            return {"loss": F.cross_entropy(self.body(x), y)}
+
+    def batches(size: int) -> list[dict[str, Any]]:
+        pairs = zip(X.split(size), Y.split(size), strict=True)
+        return [{"x": x, "y": y, "labels": labels} for x, y in pairs]
+
+    model, vector = Own(), torch.ones(43, dtype=D)
+    whole, split = (hessian(model, None, batches(size)).matvec(vector) for size in (16, 5))
+    torch.testing.assert_close(split, whole)
+
+
+def test_a_models_own_sum_is_refused() -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+            return {"loss": F.cross_entropy(self.body(x), y, reduction="sum")}
+
+    data = [{"x": x, "y": y} for x, y in halves(Y)]
+    with pytest.raises(ValueError, match='weight="sum" adds the batches up'):
+        hessian(Own(), None, data).matvec(torch.ones(43, dtype=D))
+
+
 class Language(nn.Module):
     """Returns a loss as Hugging Face's models do: over the labels that are not −100."""
 

@@ -6,6 +6,8 @@ import os
 import random
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -160,8 +162,10 @@ def test_refuses_data_that_differ_and_the_remedy_works(grows: bool) -> None:
 
 
 class Batch:
+    """One of a user's own, with other numbers beside its data's."""
+
     def __init__(self, x: Tensor) -> None:
-        self.x = x
+        self.x, self.made_at, self.me = x, random.random(), self
 
 
 @pytest.mark.parametrize(
@@ -171,8 +175,10 @@ class Batch:
         Tensor.to_sparse_csr,
         Batch,
         lambda x: torch.nested.nested_tensor([*x.unbind()], layout=torch.jagged),
+        lambda x: {"x": x.numpy(), "name": "a"},
+        lambda x: ("a", float(x[0, 0])),
     ],
-    ids=["sparse", "csr", "object", "nested"],
+    ids=["sparse", "csr", "object", "nested", "mapping of arrays", "numbers"],
 )
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support", "ignore:The PyTorch API of nested")
 def test_data_of_any_kind_are_compared_with_those_of_the_first_pass(kind: Any) -> None:
@@ -243,6 +249,35 @@ def test_noise_is_the_same_in_every_pass_and_row(product: str) -> None:
     assert near(matrix(hessian(model, nn.CrossEntropyLoss(), data)), found, 1e-6) or (
         product == "gauss-newton"
     )
+
+
+@pytest.mark.parametrize("held", ["method", "partial", "default"])
+def test_generators_are_found_wherever_a_model_holds_them(held: str) -> None:
+    class Source:
+        def __init__(self) -> None:
+            self.generator = np.random.default_rng(0)
+
+        def draw(self, scale: float = 1.0) -> float:
+            return scale * self.generator.standard_normal()
+
+    source = Source()
+
+    def drawn(own: Source = source) -> float:
+        return own.draw()
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+            kinds = {"method": source.draw, "partial": partial(source.draw, scale=2.0)}
+            self.noise = kinds.get(held, drawn)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x * (1 + self.noise()))
+
+    H = hessian(Noisy(), nn.CrossEntropyLoss(), [(inputs(6, 4), LABELS[:6])] * 2)
+    assert torch.equal(H.matvec(torch.ones(H.size)), H.matvec(torch.ones(H.size)))
+    assert top_eigenvalues(H, 1).converged.all()
 
 
 def test_what_modules_collect_is_put_back() -> None:
@@ -583,6 +618,29 @@ def test_wrapped_and_compiled_models_are_what_is_inside() -> None:
 # Types of batches.
 
 Pair = namedtuple("Pair", "left right")
+
+
+def test_batches_may_be_mappings_that_cannot_be_changed() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.body(x) * scale[:, None]
+
+    model, x = Named(), inputs(12, 4)
+    scale = torch.ones(12, dtype=D)
+    whole = matrix(hessian(model.body, nn.CrossEntropyLoss(), [(x, LABELS)]))
+    named = [(MappingProxyType({"x": x, "scale": scale}), LABELS)]
+    assert near(matrix(hessian(model, nn.CrossEntropyLoss(), named)), whole)
+    batch = MappingProxyType({"x": x, "scale": scale})
+
+    def loss(outputs: Tensor, batch: Any) -> Tensor:
+        assert set(batch) == {"x", "scale"}
+        return F.cross_entropy(outputs, LABELS)
+
+    assert near(matrix(hessian(model, loss, [batch], weight="samples")), whole)
 
 
 def test_tuples_that_are_types_are_one_input() -> None:

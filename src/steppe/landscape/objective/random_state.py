@@ -34,7 +34,7 @@ class RandomState:
     """All random generators that data and model may draw from.
 
     These are the global ones of torch, NumPy and Python, and those that the data (loaders,
-    samplers, data sets, transforms) and the modules hold. Worker processes are seeded by their
+    samplers, data sets, transforms) and the model hold. Worker processes are seeded by their
     loader, which draws from one of these; they are started anew for each pass, as persistent ones
     go on drawing.
 
@@ -52,10 +52,7 @@ class RandomState:
         if any(tensor.is_cuda for tensor in model.parameters()):
             self._global += torch.cuda.default_generators
         self._of_data = [each for each in in_data if _is_generator(each)]
-        self._of_model = [
-            each for module in model.modules() for each in vars(module).values()
-            if _is_generator(each)
-        ]  # fmt: skip
+        self._of_model = [each for each in _reachable(model) if _is_generator(each)]
         # Samplers count epochs, on which the order of their samples depends.
         self._counters = [
             (vars(each), {n: v for n, v in vars(each).items() if isinstance(v, _PLAIN)})
@@ -110,6 +107,10 @@ def _reachable(root: object) -> Iterator[object]:
 
 
 def _parts(value: object) -> list[object]:
+    if isinstance(value, nn.Module):
+        # Most of a module's own dictionaries, of hooks, are empty.
+        held = vars(value).values()
+        return [*value.children(), *(each for each in held if not isinstance(each, dict) or each)]
     if isinstance(value, Mapping):
         return [part for part, _ in zip(value.values(), range(_ELEMENTS), strict=False)]
     if isinstance(value, tuple | list):

@@ -3,6 +3,8 @@
 import gc
 import os
 import signal
+import zlib
+from collections import defaultdict
 from collections.abc import Iterator
 
 # NumPy reads it when it is imported. On small matrices threads wait for each other longer than they
@@ -25,11 +27,43 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests whose fixtures start something that a machine may not have."""
+# With --quick, one of so many cases of a test that has more.
+_ONE_OF = 3
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what ``make quick`` asks for."""
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out tests marked thorough, and two of three cases of a test with many",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests whose fixtures start something that a machine may not have; and be quick."""
     for item in items:
         for fixture in optional.OF_FIXTURE.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.needs(optional.OF_FIXTURE[fixture]))
+    if not config.getoption("--quick"):
+        return
+    kept = set(_quick(items))
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = [item for item in items if item in kept]
+
+
+def _quick(items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the tests that take little time; of many cases the first, and each third by chance."""
+    by_test: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if not item.get_closest_marker("thorough"):
+            by_test[item.nodeid.partition("[")[0]].append(item)
+    for cases in by_test.values():
+        for number, item in enumerate(cases):
+            # By a hash: cases in turn would be of one engine, where engines are three.
+            drawn = zlib.crc32(item.nodeid.encode()) % _ONE_OF == 0
+            if number == 0 or drawn or len(cases) <= _ONE_OF:
+                yield item
 
 
 def pytest_collection_finish() -> None:

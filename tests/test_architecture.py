@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 import steppe
 
 SOURCE = Path(steppe.__file__).parent
@@ -219,6 +221,7 @@ STUDY_PACKAGES = [
 ]
 
 
+@pytest.mark.thorough
 def test_the_core_runs_without_the_extras() -> None:
     run_without(
         [*STUDY_PACKAGES, "cyclopts", "cattrs", "platformdirs", "rich", "triton", "pandas"],
@@ -231,6 +234,7 @@ def test_the_core_runs_without_the_extras() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_training_imports_without_what_only_studies_need() -> None:
     """A study's optional packages are imported where they are used."""
     run_without(

@@ -62,6 +62,7 @@ def test_the_stations_of_a_step_are_places_in_the_source(drawing: ModuleType) ->
     assert (SOURCE / stations[3]).is_file()
 
 
+@pytest.mark.thorough
 def test_drawing_writes_what_is_committed(drawing: ModuleType, tmp_path: Path) -> None:
     drawing.save(tmp_path)
     for path in tmp_path.iterdir():

@@ -27,11 +27,13 @@ def _script(name: str) -> ModuleType:
 TOOL, CALIBRATION = _script("results"), _script("calibration")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", TOOL.PAGES, ids=lambda page: page.name)
 def test_pages_say_what_the_files_hold(page: Path) -> None:
     assert TOOL.rewritten(page.read_text()) == page.read_text()
 
 
+@pytest.mark.thorough
 def test_a_block_that_is_not_true_is_seen() -> None:
     page = (ROOT / "docs" / "results.md").read_text()
     assert TOOL.rewritten(page.replace("adamw ", "adamx ")) == page
@@ -76,6 +78,7 @@ def test_verdicts_are_as_rarely_wrong_as_they_promise() -> None:
         assert row.covered >= 0.95 - 3 * error, row
 
 
+@pytest.mark.thorough
 def test_the_calibration_can_be_repeated() -> None:
     """A small one: each kind of comparison of real pools, and of simulated ones of one plan."""
     rows = list(CALIBRATION.real_rows(CALIBRATION.read_pools(), 20))

@@ -53,6 +53,7 @@ def test_help_and_version_import_neither_torch_nor_an_extra(argument: str | None
             assert re.search(rf"^  {name} +{re.escape(command.summary)}$", done.stdout, re.M)
 
 
+@pytest.mark.thorough
 def test_the_doctor_needs_the_core_install_only() -> None:
     done = in_a_new_process("main(['doctor'])", *EXTRAS)
     assert done.returncode == 0, done.stderr

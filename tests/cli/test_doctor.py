@@ -75,6 +75,7 @@ def test_warming_takes_a_step_with_each_rule_and_format(
     assert f"{tmp_path / 'steppe'} has the CPU kernels of all optimizers" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_later_processes_find_what_has_been_warmed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ def test_a_task_with_files_reads_them_from_the_directory(name: str, tmp_path: Pa
         find_task(name).data(tmp_path)
 
 
+@pytest.mark.thorough
 def test_the_tasks_need_torchvision_and_timm_only_when_used(tmp_path: Path) -> None:
     code = (
         "import sys\n"

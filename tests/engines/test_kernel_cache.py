@@ -393,6 +393,7 @@ def script(tmp_path: Path) -> Path:
     return tmp_path / "step.py"
 
 
+@pytest.mark.thorough
 def test_a_process_killed_while_it_writes_leaves_nothing_that_is_loaded(
     script: Path, tmp_path: Path
 ) -> None:
@@ -405,6 +406,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_loaded(
     assert len(list((tmp_path / "steppe").glob("steppe_inv_adam_float32_*.o"))) == 1
 
 
+@pytest.mark.thorough
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path) -> None:
     """Also where torch itself finds no place for temporary files; in a process that has none."""
     cache, temporary = tmp_path / "cache", tmp_path / "temporary"

@@ -46,6 +46,7 @@ def test_all_run_from_the_same_places_at_the_same_rates(
     assert np.abs(first - np.array(begin)) == pytest.approx(lr, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_critical_momenta_leave_the_dents_of_ackley_that_hold_adam() -> None:
     data = measured(cm_ackley, steps=300, seeds=3, rates=(0.1,))
     assert [each["share"] for each in data["reached"]["adamcm"]] == [1.0]

@@ -39,12 +39,14 @@ def test_quadratics_side_by_side_are_runs_of_their_own() -> None:
         assert together[:, column] == pytest.approx(alone[:, 0], rel=1e-12)
 
 
+@pytest.mark.thorough
 def test_at_the_best_settings_too(data: dict) -> None:
     for run in data["runs"]:
         if run["replacement"] == "fifo":
             assert run["gaps"] == pytest.approx(run["predicted"], rel=1e-2)
 
 
+@pytest.mark.thorough
 def test_a_priority_buffer_whose_keys_fall_slowly_holds_convergence_up(data: dict) -> None:
     slow = [run for run in data["runs"] if run.get("priority_decay") == 0.99]
     assert len(slow) == 2

@@ -664,6 +664,7 @@ def work(rank: int, folder: Path) -> None:
     leave()
 
 
+@pytest.mark.thorough
 def test_processes_have_the_mean_over_all_samples(tmp_path: Path) -> None:
     expected = [matrix(operator) for operator in operators(mlp(), [classes(7, 4)])]
     first, second = results_of_two(__file__, tmp_path)

@@ -92,6 +92,7 @@ def test_an_unknown_schedule_is_named() -> None:
         descend(beale(), find_recipe("sgd"), {"lr": 0.1}, STARTS, 1, schedule="cosin")
 
 
+@pytest.mark.thorough
 def test_noise_is_gaussian_and_the_same_for_every_optimizer() -> None:
     """On a plain quadratic, SGD's steps give its noise away; SAM's two gradients have the same."""
     starts = torch.zeros(4, 2, dtype=torch.float64)

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 
 def run(code: str) -> str:
     return subprocess.run(
@@ -10,6 +12,7 @@ def run(code: str) -> str:
     ).stdout
 
 
+@pytest.mark.thorough
 def test_steppe_loads_no_torch_before_it_is_used() -> None:
     loaded = "print([name for name in ('torch', 'numpy', 'numba') if name in sys.modules])"
     first, second = run(
@@ -19,6 +22,7 @@ def test_steppe_loads_no_torch_before_it_is_used() -> None:
     assert second == "['torch', 'numpy', 'numba']"
 
 
+@pytest.mark.thorough
 def test_rooms_are_there_without_an_import_of_their_own() -> None:
     assert run("import steppe; print(steppe.theory.rate, steppe.optim.Offload)")
 

@@ -28,6 +28,7 @@ def run(*arguments: object) -> None:
     run_app(app, [str(each) for each in arguments])
 
 
+@pytest.mark.thorough
 def test_it_writes_page_data_figures_and_tables(
     saved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -49,6 +50,7 @@ def test_it_writes_page_data_figures_and_tables(
             assert float(row["p"]) == pytest.approx(verdicts[row["optimizer"]]["p"])
 
 
+@pytest.mark.thorough
 def test_two_studies_stand_beside_each_other(
     saved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

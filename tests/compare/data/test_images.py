@@ -243,6 +243,7 @@ def test_what_is_missing_of_cifar_is_named(load, tmp_path: Path, missing: str) -
     assert str(caught.value).startswith(f"{path} is missing: python -c ")
 
 
+@pytest.mark.thorough
 def test_the_command_that_the_error_names_downloads_cifar(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         cifar100(tmp_path)

@@ -71,6 +71,7 @@ def test_split_mnist_has_every_digit_in_its_own_task(untouched: Data) -> None:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["permuted", "rotated"])
 def test_no_image_is_in_two_parts(kind: str, request: pytest.FixtureRequest) -> None:
     data: Data = request.getfixturevalue(kind)
@@ -109,6 +110,7 @@ def test_a_task_s_permutation_is_one_and_the_same_for_all_its_images(
     assert len({task.tobytes() for task in tasks}) == 10
 
 
+@pytest.mark.thorough
 def test_rotations_are_of_18_degrees_each(rotated: Data, untouched: Data) -> None:
     for part in PARTS:
         whole = getattr(untouched, part).inputs[:, 0].numpy()
@@ -170,6 +172,7 @@ def test_fingerprints_see_digits_permutations_and_angles(
     assert len(prints) == 6
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["split-mnist", "permuted-mnist", "rotated-mnist"])
 def test_a_network_has_an_output_a_digit(name: str) -> None:
     task = find_task(name)

@@ -25,6 +25,7 @@ PATHS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", PATHS)
 @pytest.mark.parametrize("end", ["", ".sqlite"])
 def test_a_path_is_a_path(

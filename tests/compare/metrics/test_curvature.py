@@ -117,6 +117,7 @@ def test_an_optimizer_without_a_preconditioner_has_no_threshold() -> None:
     assert math.isnan(found.threshold)
 
 
+@pytest.mark.thorough
 def test_ctrl_c_is_meant_for_the_run() -> None:
     """Instruments return what they have then; a run must not be kept with that."""
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)

@@ -52,6 +52,7 @@ def resume(path: Path) -> dict[str, list[Tensor]]:
     return ends
 
 
+@pytest.mark.thorough
 def test_resumes_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
     save(tmp_path / "saved")
     run(__file__, tmp_path / "saved", tmp_path / "ends")

@@ -22,16 +22,18 @@ import sys
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from queue import Queue
 
 ROOT = Path(__file__).parents[1]
 DRAWN = ROOT / "benchmarks" / "mutants.json"
 LIMIT_S = 900
 #: So many of the tests that reach a line are tried before all of its room.
-FIRST = 60
+FIRST = 40
 
 #: For each room: the files that mutants are drawn from (as globs under src/steppe), how many are
 #: drawn, and the tests that are run against each. Tests that an older checkout lacks are left out.
@@ -91,7 +93,10 @@ def main() -> None:
     running.add_argument("--tree", type=Path, default=ROOT, help="The checkout to mutate.")
     running.add_argument("--out", type=Path, default=Path("results/mutants.json"))
     running.add_argument("--reached", type=Path, help="Which tests reach which line.")
-    running.set_defaults(call=lambda given: run(given.tree.resolve(), given.out, given.reached))
+    running.add_argument("--jobs", type=int, default=2, help="So many mutants at a time.")
+    running.set_defaults(
+        call=lambda given: run(given.tree.resolve(), given.out, given.reached, given.jobs)
+    )
     given = parser.parse_args()
     given.call(given)
 
@@ -186,19 +191,31 @@ def _find(tree: Path, mutant: Mutant) -> tuple[Path, int] | None:
     return places[0] if len(places) == 1 else None
 
 
-def run(tree: Path, out: Path, reached: Path | None) -> None:
+def run(tree: Path, out: Path, reached: Path | None, jobs: int) -> None:
     """Plant each mutant in a copy of a checkout, run its room's tests, and write what came out."""
     drawn = [Mutant(**each) for each in json.loads(DRAWN.read_text(encoding="utf-8"))["mutants"]]
     done = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else []
-    with tempfile.TemporaryDirectory() as directory:
-        copy = Path(directory) / "tree"
-        ignored = shutil.ignore_patterns(".git", ".venv", "__pycache__", "results")
-        shutil.copytree(tree, copy, ignore=ignored)
-        for mutant in drawn[len(done) :]:
-            done.append({**asdict(mutant), "came_out": _plant(copy, mutant, reached)})
-            out.parent.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory, ThreadPoolExecutor(jobs) as pool:
+        free: Queue[Path] = Queue()
+        ignored = shutil.ignore_patterns(".git", ".venv", ".coverage", "__pycache__", "results")
+        for number in range(jobs):
+            copy = Path(directory) / f"tree-{number}"
+            shutil.copytree(tree, copy, ignore=ignored)
+            free.put(copy)
+
+        def came_out(mutant: Mutant) -> str:
+            copy = free.get()
+            try:
+                return _plant(copy, mutant, reached)
+            finally:
+                free.put(copy)
+
+        left = drawn[len(done) :]
+        for mutant, what in zip(left, pool.map(came_out, left), strict=True):
+            done.append({**asdict(mutant), "came_out": what})
             out.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-            print(len(done), done[-1]["came_out"], mutant.room, mutant.scope, flush=True)
+            print(len(done), what, mutant.room, mutant.scope, flush=True)
     for room in ROOMS:
         counts = Counter(each["came_out"] for each in done if each["room"] == room)
         print(f"{room}: " + ", ".join(f"{n} {what}" for what, n in sorted(counts.items())))
@@ -242,7 +259,7 @@ def _reaching(reached: Path, file: str, number: int, room: list[str]) -> list[st
 
 
 def _exit_code(copy: Path, tests: list[str]) -> int:
-    options = ["-x", "-q", "-n", "2", "-p", "no:cacheprovider", *tests]
+    options = ["-x", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options],
         cwd=copy,

@@ -34,7 +34,7 @@ from torch.nn import Parameter
 
 import steppe
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.thorough
 
 SHAPES = [(6, 4), (5,), (), (1, 3), (2, 3, 2)]
 METHODS: list[tuple[str, dict[str, Any]]] = [

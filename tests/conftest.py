@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("repeatable")
 
 
 # With --quick, one of so many cases of a test that has more.
-_ONE_OF = 3
+_ONE_OF = 4
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--quick",
         action="store_true",
-        help="leave out tests marked thorough, and two of three cases of a test with many",
+        help="leave out tests marked thorough, and three of four cases of a test with many",
     )
 
 
@@ -53,14 +53,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _quick(items: list[pytest.Item]) -> Iterator[pytest.Item]:
-    """Yield the tests that take little time; of many cases the first, and each third by chance."""
+    """Yield the tests that take little time; of many cases the first, and each fourth by chance."""
     by_test: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if not item.get_closest_marker("thorough"):
             by_test[item.nodeid.partition("[")[0]].append(item)
     for cases in by_test.values():
         for number, item in enumerate(cases):
-            # By a hash: cases in turn would be of one engine, where engines are three.
+            # By a hash: cases in turn would be of one engine, where engines are two.
             drawn = zlib.crc32(item.nodeid.encode()) % _ONE_OF == 0
             if number == 0 or drawn or len(cases) <= _ONE_OF:
                 yield item

@@ -122,37 +122,31 @@ def test_a_loss_with_noise_of_its_own_is_not_taken_for_a_sum() -> None:
     assert hessian(mlp(), noisy, halves(Y)).matvec(torch.ones(43, dtype=D)).isfinite().all()
 
 
+class OwnLoss(nn.Module):
+    """Returns its loss, of targets that it calls y."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.body, self.reduction = mlp(), reduction
+
+    def forward(self, x: Tensor, y: Tensor, labels: object = None) -> dict[str, Tensor]:
+        return {"loss": F.cross_entropy(self.body(x), y, reduction=self.reduction)}
+
+
 @pytest.mark.parametrize("labels", [None, 3], ids=["none", "a number"])
 def test_a_models_own_loss_without_labels_is_a_mean_over_samples(labels: object) -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = mlp()
-
-        def forward(self, x: Tensor, y: Tensor, labels: object) -> dict[str, Tensor]:
-            return {"loss": F.cross_entropy(self.body(x), y)}
-
-    def batches(size: int) -> list[dict[str, Any]]:
-        pairs = zip(X.split(size), Y.split(size), strict=True)
-        return [{"x": x, "y": y, "labels": labels} for x, y in pairs]
-
-    model, vector = Own(), torch.ones(43, dtype=D)
-    whole, split = (hessian(model, None, batches(size)).matvec(vector) for size in (16, 5))
-    torch.testing.assert_close(split, whole)
+    model, vector = OwnLoss(), torch.ones(43, dtype=D)
+    whole, split = (
+        hessian(model, None, [{"x": x, "y": y, "labels": labels} for x, y in halves(Y, size)])
+        for size in (16, 5)
+    )
+    torch.testing.assert_close(split.matvec(vector), whole.matvec(vector))
 
 
 def test_a_models_own_sum_is_refused() -> None:
-    class Own(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = mlp()
-
-        def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
-            return {"loss": F.cross_entropy(self.body(x), y, reduction="sum")}
-
     data = [{"x": x, "y": y} for x, y in halves(Y)]
     with pytest.raises(ValueError, match='weight="sum" adds the batches up'):
-        hessian(Own(), None, data).matvec(torch.ones(43, dtype=D))
+        hessian(OwnLoss("sum"), None, data).matvec(torch.ones(43, dtype=D))
 
 
 class Language(nn.Module):

@@ -49,7 +49,8 @@ class HeldTensors:
     spans, items
         How many bytes each tensor spans, and one of its elements takes.
     occupied
-        Where the tensors begin in memory, in order, and the furthest end of those up to each.
+        Where the tensors begin in memory, in order; and the furthest end of those up to each, then
+        0, that of none.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class HeldTensors:
         self.dims = max(tensor.dim() for tensor in self.tensors)
         self.facts: Integers = np.zeros((0, 0), dtype=np.int64)
         self.spans = self.items = np.zeros(0, dtype=np.int64)
-        self.occupied = (self.spans, self.spans)
+        self.occupied = (self.spans, np.zeros(1, dtype=np.int64))
 
     def _state(self) -> list[Tensor]:
         return [*chain.from_iterable(map(call, self._readers, self._states))]
@@ -107,7 +108,8 @@ class HeldTensors:
         order = addresses.argsort()
         order = order[self.spans[order] > 0]
         begins = addresses[order]
-        self.occupied = (begins, np.maximum.accumulate(begins + self.spans[order]))
+        ends = np.maximum.accumulate(begins + self.spans[order])
+        self.occupied = (begins, np.append(ends, 0))
 
     def pick(self, is_picked: Flags) -> "HeldTensors":
         """Return those of some rows, with what was verified of them."""

@@ -115,12 +115,12 @@ def meet(occupied: tuple[Integers, Integers], facts: Integers, spans: Integers) 
     Parameters
     ----------
     occupied
-        Of the others, addresses in order, and the furthest end of those up to each.
+        Of the others, addresses in order; and the furthest end of those up to each, then 0.
     facts, spans
         Of the tensors, and how many bytes each spans.
     """
     begins, ends = occupied
     addresses = facts[:, Fact.ADDRESS]
     last = begins.searchsorted(addresses + spans) - 1
-    reached = np.append(ends, 0)[last]  # Before all others, at -1, it is the 0.
-    return (spans > 0) & (reached > addresses)
+    # Of a tensor before all others, at -1, it is the last end, the 0.
+    return (spans > 0) & (ends[last] > addresses)

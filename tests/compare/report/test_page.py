@@ -441,6 +441,23 @@ def test_on_a_phone_only_tables_scroll_sideways(tab: Any) -> None:
     assert tab.evaluate("document.querySelector('.scroll').scrollWidth") > 360
 
 
+@pytest.mark.parametrize("width", [360, 1600])
+def test_charts_are_as_wide_as_the_paper_at_once(tab: Any, width: int) -> None:
+    # A browser lays out its pages as soon as the listeners return.
+    tab.set_viewport_size({"width": width, "height": 740})
+    paper = 273 / 25.4 * 96
+    widest = (
+        "Math.max(...[...document.querySelectorAll('.chart .main-svg')]"
+        ".map(each => each.getBoundingClientRect().width))"
+    )
+    printed = f"dispatchEvent(new Event('beforeprint')), {widest}"
+    assert 0.9 * paper < tab.evaluate(printed) <= paper
+    after = tab.evaluate(f"dispatchEvent(new Event('afterprint')), {widest}")
+    assert (after > paper) == (width > paper)
+    tab.emulate_media(media="print")
+    until(tab, "getComputedStyle(document.querySelector('.modebar')).display == 'none'")
+
+
 @pytest.mark.parametrize(
     ("scheme", "media", "ink"),
     [("dark", "screen", "light"), ("dark", "print", "dark"), ("light", "screen", "dark")],

@@ -177,6 +177,13 @@ async function copy(text) {
 
 drawAll();
 dark.addEventListener("change", drawAll);
-for (const event of ["beforeprint", "afterprint"]) {
-  addEventListener(event, () => charts.forEach((chart) => Plotly.Plots.resize(place(chart))));
+
+// Plotly draws in pixels, so before a browser lays out its pages they must be as wide as paper. Its
+// own resizing waits for a tenth of a second, and the browser does not.
+function fit(printed) {
+  document.documentElement.classList.toggle("printed", printed);
+  for (const chart of charts) Plotly.relayout(place(chart), { autosize: true });
 }
+
+addEventListener("beforeprint", () => fit(true));
+addEventListener("afterprint", () => fit(false));

@@ -30,6 +30,9 @@ from steppe.compare.report.units import other_reading
 
 Charts = dict[str, list[Chart]]
 
+#: More seeds than these are not listed.
+_SEEDS = 4
+
 _CHARTS = (
     "differences",
     "budgets",
@@ -195,7 +198,7 @@ def _facts(results: StudyResults) -> dict[str, dict[str, str]]:
     """Return what is needed to run the study again: setup, plan, versions, optimizers."""
     ran = {"where": _listed(trial.where for trial in results.trials if trial.where)}
     seeds = {
-        f"seeds, {phase}": _listed(t.seed for t in results.trials if t.phase == phase)
+        f"seeds, {phase}": _shortened({t.seed for t in results.trials if t.phase == phase})
         for phase in PHASES
     }
     about = {"planned on": results.created, "author": results.author, "note": results.note}
@@ -214,8 +217,17 @@ def _listed(values: Iterable[Any]) -> str:
     return ", ".join(str(value) for value in sorted(set(values))) or MISSING
 
 
+def _shortened(seeds: set[int]) -> str:
+    """Write some seeds: the study's data has all."""
+    if len(seeds) <= _SEEDS:
+        return _listed(seeds)
+    return f"{_listed(sorted(seeds)[:_SEEDS])} … ({len(seeds)} in all)"
+
+
 def _written(value: Any) -> str:
-    """Write a value of the setup: text as it is, everything else as JSON."""
-    if value is None:
+    """Write a value of the setup: text as it is, lists with commas, everything else as JSON."""
+    if value is None or value in ((), []):
         return MISSING
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_written, value))
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -119,8 +119,9 @@ def test_saving_keeps_every_digit_of_where_runs_ended(tmp_path: Path) -> None:
 
 def test_the_accuracies_of_tasks_are_kept(tmp_path: Path) -> None:
     study = studies.streamed({"adamw": [studies.learnt(*rows) for rows in FALLS]})
-    study.save(tmp_path / "study.json")
-    again = load(tmp_path / "study.json")
+    # A name is a path too.
+    study.save(str(tmp_path / "study.json"))
+    again = load(str(tmp_path / "study.json"))
     for trial, rows in zip(again.trials, FALLS, strict=True):
         assert [epoch.tasks for epoch in trial.outcome.curve] == [tuple(row) for row in rows]
 

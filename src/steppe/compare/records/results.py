@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -242,11 +243,16 @@ class StudyResults:
         content: dict[str, Any] = to_json(self)
         return content
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | PathLike[str]) -> None:
         """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
 
         It has the verdicts too, for other programs: see
         :class:`~steppe.compare.records.readings.Verdict`.
+
+        Parameters
+        ----------
+        path : str or path
+            The file; missing directories are made.
 
         Raises
         ------
@@ -264,11 +270,16 @@ class StudyResults:
         # A line for each trial: readable enough, and a change shows where it is.
         trials = ",\n".join(_compact(trial) for trial in content.pop("trials"))
         text = f'{_compact(content)[:-1]},"trials":[\n{trials}\n]}}\n'
-        write_text(path, text)
+        write_text(Path(path), text)
 
 
-def load(path: Path) -> StudyResults:
+def load(path: str | PathLike[str]) -> StudyResults:
     """Read what :meth:`StudyResults.save` has written.
+
+    Parameters
+    ----------
+    path : str or path
+        The JSON file, as ``steppe report --json`` writes it.
 
     Raises
     ------
@@ -278,7 +289,7 @@ def load(path: Path) -> StudyResults:
         It cannot be read.
     """
     try:
-        content = read_json(path)
+        content = read_json(Path(path))
         if isinstance(content, dict):
             # Anybody may have edited them: they are computed from the trials whenever they show.
             content.pop(_VERDICTS, None)

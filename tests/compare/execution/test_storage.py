@@ -1,9 +1,10 @@
 """A storage is opened or refused, and gives each trial to one process, wherever it is."""
 
+import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState, create_trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from helpers.concurrent_processes import claim, open_new, together
 from helpers.postgresql_server import KINDS, Server, postgres
@@ -22,6 +24,7 @@ from steppe.compare.execution.storage_names import parse_storage
 from steppe.compare.execution.study_storage import (
     fail_stale_trials,
     ignore_unreachable,
+    open_for_reading,
     open_storage,
     retry_while_unreachable,
     send_heartbeats,
@@ -145,6 +148,25 @@ def test_a_name_is_taken_as_it_is(tmp_path: Path) -> None:
     optuna.create_study(storage=open_storage(where, create=True), study_name="kept")
     assert [each.study_name for each in open_storage(where).get_all_studies()] == ["kept"]
     assert (tmp_path / "{a} 100%" / "study.sqlite").is_file()
+
+
+def test_who_reads_cannot_write(where: str, study: optuna.Study) -> None:
+    with open_for_reading(where) as storage:
+        (read,) = storage.get_all_studies()
+        assert read.study_name == study.study_name
+        # SQLite's is a copy, and PostgreSQL refuses.
+        with suppress(StorageInternalError, SQLAlchemyError):
+            storage.delete_study(read._study_id)
+    assert [trial.number for trial in study.get_trials()] == list(range(6))
+
+
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # psycopg waits for two seconds at least.
+    monkeypatch.setattr(module, "_CONNECT_S", 2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        where = f"postgresql://me@127.0.0.1:{mute.getsockname()[1]}/db"
+        with pytest.raises(ValueError, match="timeout expired"):
+            open_storage(where)
 
 
 def test_many_may_make_the_same_storage(where: str) -> None:

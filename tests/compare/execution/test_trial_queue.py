@@ -123,6 +123,27 @@ def run(
     return found
 
 
+def test_who_is_too_late_for_a_trial_takes_the_next(
+    storage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_study(storage, make())
+    slow, fast = TrialQueue(storage, make()), TrialQueue(storage, make())
+    claim = slow._trials.claim
+    faster = iter([True, True])
+
+    def late(trial: int) -> bool:
+        if next(faster, False):
+            taken.append(fast.take())
+        return claim(trial)
+
+    taken: list[Assignment | None] = []
+    monkeypatch.setattr(slow._trials, "claim", late)
+    taken.append(slow.take())
+    assert [each and key(each) for each in taken] == [
+        ("adamw", POOL, 0), ("adamcm", POOL, 0), ("adamw", POOL, 1)
+    ]  # fmt: skip
+
+
 def numbered(study: Study, name: str, values: Sequence[Any]) -> Callable[[Assignment], Any]:
     """Let these come of a contender's pool, and the usual of all others."""
 

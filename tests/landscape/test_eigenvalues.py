@@ -17,6 +17,7 @@ from helpers.known_spectra import (
     small_network,
 )
 from steppe.landscape import Eigenvalues, Operator, hessian, top_eigenvalues
+from steppe.landscape.spectra._lanczos import ThickRestartLanczos
 from steppe.landscape.spectra._orthonormal_basis import OrthonormalBasis
 
 SPECTRA = {
@@ -215,6 +216,49 @@ def test_without_products_left_to_verify_only_the_first_has_converged() -> None:
     found = top_eigenvalues(operator(dense), 3, max_products=whole.products - 1)
     assert not found.converged[1:].all()
     assert "raise max_products" in found.reason
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize(
+    ("top", "which"),
+    [((1.02, 1.0, 0.6), "LM"), ((1.02, 1.0, 0.6), "LA"), ((-1.02, 1.0, -1.0, 0.6), "LM"),
+     ((-1.02, -1.0, -0.6, 0.3), "SA"), ((1.005, 1.0, 0.6), "LM")],
+)  # fmt: skip
+def test_a_start_vector_without_luck_hides_nothing(
+    top: tuple[float, ...], which: str, restarts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One search in twelve ended at the second value, and said that it had converged.
+    if restarts:
+        monkeypatch.setattr(sys.modules["steppe.landscape.spectra.eigenvalues"], "_BASIS_BYTES", 0)
+    diagonal = torch.cat([torch.tensor(top), 0.3 * torch.linspace(1, 0, 1000) ** 4]).double()
+    H = Operator(len(diagonal), lambda rows: rows * diagonal, dtype=torch.float64)
+    for seed in range(24):
+        found = top_eigenvalues(H, 1, which=which, seed=seed)
+        assert found.is_done
+        assert found.values[0] == pytest.approx(top[0], rel=1e-3)
+        # It is known two products later.
+        cut = top_eigenvalues(H, 1, which=which, seed=seed, max_products=found.products - 1)
+        assert not cut.is_done
+        assert "raise max_products" in cut.reason
+
+
+@pytest.mark.parametrize(("products", "capacity"), [(5, 20), (14, 11), (30, 11), (31, 6)])
+def test_what_an_eigenvector_has_of_the_start_vector_follows_from_its_eigenvalue(
+    products: int, capacity: int
+) -> None:
+    diagonal = torch.cat([torch.tensor([3.0]), torch.linspace(2.9, -1, 400)]).double()
+    H = Operator(len(diagonal), lambda rows: rows * diagonal, dtype=torch.float64)
+    search = ThickRestartLanczos(H, 1, "LM", 1e-9, 0, capacity)
+    start = search.pending[0].clone()
+    for _ in range(products):
+        search.extend()
+    (pending,) = search.pending
+    # The first unit vector is an eigenvector.
+    eigenvector = torch.eye(1, len(diagonal)).double()[0]
+    parts = torch.cat([search.basis.orthogonalise(eigenvector)[0], pending[:1]])
+    assert search.start is not None
+    growth = search.start.growth(search.projected, search.rows[-1], 3.0)
+    assert growth == pytest.approx(float(parts.norm() / start[0].abs()), rel=1e-6)
 
 
 def test_products_that_are_not_symmetric_are_marked() -> None:

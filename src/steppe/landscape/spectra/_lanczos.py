@@ -1,10 +1,7 @@
-"""Lanczos' method with thick restarts, which looks for repeated eigenvalues before it ends.
+"""Lanczos' method with thick restarts, which looks for missed eigenvalues before it ends.
 
 :func:`~steppe.landscape.top_eigenvalues` runs the search that stands here.
 """
-
-import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,8 +11,10 @@ from steppe._shared.array_types import Flags, Floats
 from steppe._shared.interrupts import uninterrupted
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.spectra._convergence import error_bounds, has_converged
+from steppe.landscape.spectra._misconvergence import StartVector, too_large
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis, dots
 from steppe.landscape.spectra._probes import Probes
+from steppe.landscape.spectra._repeated_values import ORDER, Round
 from steppe.landscape.spectra._symmetry import SymmetryCheck
 
 # Vectors kept beside the k wanted ones: fewer slow convergence down, more take memory.
@@ -28,19 +27,8 @@ _TINY = 1e-300
 # missed one in 1 run, and took two products more.
 _CAUTION = 0.1
 
-# A random unit vector of n dimensions has less than this, over √n, along a given direction with a
-# probability of 1 %.
-_LEAST_SHARE = 0.0125
-
 # The ends of the spectrum that are looked at: at 1 the largest values, at −1 the smallest.
 ENDS: dict[str, tuple[int, ...]] = {"LM": (1, -1), "LA": (1,), "SA": (-1,)}
-
-# Sort keys that put the wanted end of the spectrum first.
-ORDER: dict[str, Callable[[Floats], Floats]] = {
-    "LM": lambda values: -np.abs(values),
-    "LA": lambda values: -values,
-    "SA": lambda values: values,
-}
 
 
 class ThickRestartLanczos:
@@ -51,9 +39,9 @@ class ThickRestartLanczos:
     From one start vector the basis gets one eigenvector of each eigenvalue, however often that is
     repeated. When the wanted pairs have converged, a new random vector outside the basis therefore
     starts another sequence (a round). Its vectors span a Krylov space of H restricted to the
-    complement of the basis, in which the copies are; the values seen there are those of
-    ``projected[begin:, begin:]``. Either they stay within the wanted ones, or the search goes on
-    with what was found, and the next round follows.
+    complement of the basis, in which the copies are. Either the values seen there stay within the
+    wanted ones, or the search goes on with what was found, and the next round follows. Of the first
+    value alone the start vector tells enough, see ``_misconvergence``.
 
     H·V = V·projected + Σ pᵢ ⊗ rowsᵢ holds throughout: the sequences' ends are the ``pending``
     vectors pᵢ, of length 1 and orthogonal to V.
@@ -77,17 +65,14 @@ class ThickRestartLanczos:
         self.projected: Floats = np.zeros((0, 0))
         self.pending: list[Tensor] = []
         self.rows: Floats = np.zeros((0, 0))
-        # In a round: where its vectors begin, and the last wanted value before it.
-        self.begin: int | None = None
-        self.last = 0.0
-        # Values that may be repeated unseen, with the components of such an eigenvector along the
-        # basis, relative to that along the round's first vector.
-        self.suspects: list[tuple[float, Floats]] = []
+        self.round: Round | None = None
         # Bounds on errors when the round began. They hold on: it can only make values better, while
         # values of its own that are far from converged make the present bounds worse.
         self.before_round: Floats = np.full(k, np.inf)
-        # A single eigenvalue is right whether it is repeated or not.
-        self.is_verified = k == 1
+        # Nothing once another sequence has begun: then its relations hold no more.
+        self.start: StartVector | None = StartVector()
+        # Whether it is known that none is missed: before the first value, and before the others.
+        self.is_first_verified = self.is_verified = False
         self._start_sequence()
 
     def extend(self) -> None:
@@ -124,8 +109,8 @@ class ThickRestartLanczos:
         if self.symmetry.is_broken:
             return np.zeros_like(found)
         if not self.is_verified:
-            # One that is missed would stand before any but the first.
-            found[1:] = False
+            # A copy that is missed would stand behind the first.
+            found[int(self._is_first_alone()) :] = False
         return found
 
     def reason(self) -> str:
@@ -135,9 +120,10 @@ class ThickRestartLanczos:
         if not self._have_converged(self.tol).all():
             return f"{self.products} products were not enough: raise max_products"
         if not self.is_verified:
+            missed = "repeated eigenvalues are" if self._is_first_alone() else "a larger one is"
             return (
-                f"{self.products} products were not enough to see whether repeated eigenvalues are "
-                "missed: raise max_products"
+                f"{self.products} products were not enough to see whether {missed} missed: raise "
+                "max_products"
             )
         return ""
 
@@ -153,7 +139,7 @@ class ThickRestartLanczos:
 
     def _choose(self) -> int:
         """Return which pending vector comes next: the one that residuals owe most to."""
-        if self.begin is not None or len(self.projected) < self.k:
+        if self.round is not None or len(self.projected) < self.k:
             return len(self.pending) - 1
         waiting = ~self._have_converged(_CAUTION * self.tol)
         owed = np.abs(self.rows @ self.mixing[:, : self.k])[:, waiting]
@@ -183,6 +169,7 @@ class ThickRestartLanczos:
             self.rows = np.vstack([self.rows, np.append(np.zeros(count - 1), left)])
         begins = self._look_for_missed(is_exhausted)
         if (begins or not self.pending) and count < self.H.size:
+            self.start = None
             self._start_sequence()
 
     def _take_out(self, chosen: int) -> Floats:
@@ -207,49 +194,47 @@ class ThickRestartLanczos:
         if self.is_verified or count < self.k:
             return False
         if count == self.H.size:
-            self.is_verified = True
-        elif self.begin is not None:
-            found = np.linalg.eigvalsh(self.projected[self.begin :, self.begin :]).astype(float)
-            if (ORDER[self.which](found) < self._edge()).any():
-                self.begin, self.suspects = None, []
-                self.before_round = np.full(self.k, np.inf)
-            else:
-                self.is_verified = is_exhausted or self._has_seen_enough()
+            self.is_first_verified = self.is_verified = True
+        elif self.round is not None:
+            self._look_for_copies(self.round, is_exhausted)
         elif self._has_converged_so_far():
-            self.begin, self.last = count, float(self.values[self.k - 1])
-            self.before_round = self.errors()
-            # A copy of the last wanted value, or of one as large, would change nothing.
-            wanted = self.values[: self.k]
-            before = wanted[ORDER[self.which](wanted) < self._edge()]
-            ends = [end[np.abs(end).argmin()] for end in (before[before > 0], before[before <= 0])
-                    if len(end)]  # fmt: skip
-            self.suspects = [(float(value), np.zeros(count)) for value in ends]
-            self.is_verified = not self.suspects
-            return not self.is_verified
+            self.is_first_verified = is_exhausted or self._is_first_alone()
+            if self.k > 1:
+                return self._begin_round()
+            # It is right whether it is repeated or not.
+            self.is_verified = self.is_first_verified
         return False
 
-    def _edge(self) -> float:
-        """Return the sort key below which a value would displace the last wanted one."""
-        slack = max(self.tol * abs(self.last), self._rounding())
-        return float(ORDER[self.which](np.array([self.last]))[0]) - slack
+    def _is_first_alone(self) -> bool:
+        """Whether an eigenvalue before the first would have shown, but for 1 % of start vectors."""
+        if self.start is None or not self.pending:
+            return self.is_first_verified
+        first = float(self.values[0])
+        slack = max(self.tol * abs(first), self._rounding())
+        ends = ENDS[self.which]
+        outermost = (abs(first) if len(ends) > 1 else ends[0] * first) + slack
+        seen = (self.start.growth(self.projected, self.rows[-1], end * outermost) for end in ends)
+        return all(each > too_large(self.H.size) for each in seen)
 
-    def _has_seen_enough(self) -> bool:
-        """Whether an eigenvector hidden from the earlier sequences would have shown in the round.
+    def _begin_round(self) -> bool:
+        """Begin to look for repeated values; return False where none would change anything."""
+        wanted, last = self.values[: self.k], abs(float(self.values[self.k - 1]))
+        slack = max(self.tol * last, self._rounding())
+        self.before_round = self.errors()
+        self.round = Round(wanted, len(self.projected), self.which, slack)
+        self.is_verified = not self.round.suspects
+        return not self.is_verified
 
-        Let u be an eigenvector of a repeated eigenvalue λ that is orthogonal to the basis before
-        the round, and c its components along the basis: those of the round's vectors follow from
-        uᵀHv = λuᵀv, and grow as λ lies outside of the values that the round sees. No component is
-        above 1. So once they exceed by 80·√n the first, which was drawn at random, there is no such
-        eigenvector, but for a probability of 1 %.
-        """
-        count, left = len(self.projected), self.rows[-1, -1]
-        for index, (value, c) in enumerate(self.suspects):
-            if len(c) < count:  # the round's first vector
-                c = np.append(c, 1.0)
-            following = (value * c[-1] - self.projected[-1] @ c) / left
-            self.suspects[index] = value, np.append(c, following)
-        enough = math.sqrt(self.H.size) / _LEAST_SHARE
-        return all(np.linalg.norm(c) > enough for _, c in self.suspects)
+    def _look_for_copies(self, searched: Round, is_exhausted: bool) -> None:
+        """End a round in which a larger value shows, or that has seen enough."""
+        if searched.shows_more(self.projected):
+            self.round = None
+            self.before_round = np.full(self.k, np.inf)
+            return
+        self.is_verified = is_exhausted or searched.has_seen_enough(
+            self.projected, float(self.rows[-1, -1]), self.H.size
+        )
+        self.is_first_verified |= self.is_verified
 
     def _has_converged_so_far(self) -> bool:
         return bool(self._have_converged(_CAUTION * self.tol).all())
@@ -271,17 +256,13 @@ class ThickRestartLanczos:
         """Keep the wanted Ritz vectors and half of the spare ones; pending vectors stay."""
         kept = min(self.k + SPARE // 2, self.capacity - 1)
         mixing = self.mixing
+        if self.start is not None:
+            self.start.restart(mixing, self.values, self.rows[-1] @ mixing, kept)
         self.basis.rotate(mixing[:, :kept])
         self.projected, self.rows = np.diag(self.values[:kept]), self.rows @ mixing[:, :kept]
         self._solve()
-        if self.begin is not None:
-            # The round goes on in the complement of the wanted pairs, which contains it.
-            self.begin = self.k
-            count = len(mixing)
-            self.suspects = [
-                (value, np.append(mixing[:, :kept].T @ c[:count], c[count:]))
-                for value, c in self.suspects
-            ]
+        if self.round is not None:
+            self.round.restart(mixing[:, :kept], self.k)
 
     def _start_sequence(self) -> None:
         """Let a random vector come next."""

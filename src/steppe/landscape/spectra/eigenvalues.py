@@ -2,8 +2,8 @@
 
 The curvature report and studies find λ_max with it. The search is in ``_lanczos``. It stops by
 ``ThickRestartLanczos.should_stop``: when every error bound is a tenth of what ``tol`` allows, or
-less, and for k > 1 no value has been missed; or when products turn out not to be symmetric. It also
-stops at ``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
+less, and no value has been missed; or when products turn out not to be symmetric. It also stops at
+``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,8 @@ from steppe._shared.validation import check_integer
 from steppe.landscape._drawing import BLUE, axes_for
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.result import Result
-from steppe.landscape.spectra._lanczos import ORDER, SPARE, ThickRestartLanczos
+from steppe.landscape.spectra._lanczos import SPARE, ThickRestartLanczos
+from steppe.landscape.spectra._repeated_values import ORDER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +52,8 @@ class Eigenvalues(Result):
         values, the bound from before that round stands where it is smaller.
     converged : ndarray
         Whether each value can be relied on; shape (k,). Its error is at most ``tol``·|λ|, or no
-        more than rounding; but for the first it has been verified that none is missed, as repeated
-        ones may be; and products were those of a symmetric matrix. Otherwise ``reason`` says why.
+        more than rounding; it has been verified that none before it is missed; and products were
+        those of a symmetric matrix. Otherwise ``reason`` says why.
     products : int
         How many products it took.
     which : str
@@ -109,7 +110,7 @@ def top_eigenvalues(
     It is Lanczos' method with full reorthogonalisation and inner products in float64. Where the
     basis exceeds both k + 10 vectors and 128 MiB, the method restarts with the best Ritz vectors
     (thick restart). It stops when every value's error bound is below ``tol``/10 of the value, and
-    for k > 1 when no eigenvalue has been missed; vectors are then right to about √(``tol``/10).
+    no eigenvalue has been missed; vectors are then right to about √(``tol``/10).
     Whether it got there is told by :attr:`Eigenvalues.converged` for each value, and by
     :attr:`Eigenvalues.is_done` for all.
 
@@ -143,10 +144,14 @@ def top_eigenvalues(
 
     Notes
     -----
+    A start vector that happens to be almost orthogonal to the outermost eigenvector lets the second
+    eigenvalue converge first. The search goes on until any eigenvalue that lies outside by more
+    than ``tol`` would have shown, but for 1 % of start vectors: about two products.
+
     From one start vector Lanczos' method finds one vector of each eigenvalue, however often that is
-    repeated, as all of a linear layer under a squared error are. The search therefore goes on from
-    another random vector in the complement of the basis, until a larger value shows there or it is
-    certain, up to 1 %, that there is none.
+    repeated, as all of a linear layer under a squared error are. For k > 1 the search therefore
+    goes on from another random vector in the complement of the basis, until a larger value shows
+    there or it is certain, up to 1 %, that there is none.
 
     Of a symmetric operator a product has no component along all but the last two basis vectors.
     Where it has more of them than the number format explains (``Operator.rounding``), data, model

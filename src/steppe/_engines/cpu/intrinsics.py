@@ -102,35 +102,13 @@ def _called(typing_context: Any, function: Any) -> Any:
 @intrinsic
 def status_of(typing_context: Any, function: Any, handle: Any, out: Any) -> Any:
     """Call the C function at an address with a handle and an address to write to."""
-    return types.int64(types.int64, types.int64, types.int64), _foreign(ir.IntType(32), 2)
-
-
-@intrinsic
-def pointer_of(typing_context: Any, function: Any, capsule: Any) -> Any:
-    """Return the pointer in a Python capsule without a name, given where the C function is."""
-    generate = _foreign(_WORD, 2)
-    return types.int64(
-        types.int64, types.int64
-    ), lambda context, builder, signature, arguments: generate(
-        context, builder, signature, [*arguments, _WORD(0)]
-    )
-
-
-@intrinsic
-def give_back(typing_context: Any, function: Any, handle: Any) -> Any:
-    """Call the C function at an address with a handle."""
-    return types.int64(types.int64, types.int64), _foreign(ir.IntType(32), 1)
-
-
-def _foreign(result: Any, count: int) -> Any:
-    """Generate the call of a C function of ``count`` 64-bit arguments at an address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(result, [_WORD] * count)
+        kind = ir.FunctionType(ir.IntType(32), [_WORD, _WORD])
         found = builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), arguments[1:])
-        return found if result is _WORD else builder.sext(found, _WORD)
+        return builder.sext(found, _WORD)
 
-    return generate
+    return types.int64(types.int64, types.int64, types.int64), generate
 
 
 _WORD = ir.IntType(64)

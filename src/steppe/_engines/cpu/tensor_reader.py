@@ -1,8 +1,10 @@
-"""Read the facts of many tensors in one compiled pass: half of what Python's calls take.
+"""Read the facts of many tensors in one compiled pass: a fifth of what Python's calls take.
 
 The pass goes through the C functions that torch keeps stable for its compiler (``aoti_torch_*``,
-torch/csrc/inductor/aoti_torch/c/shim.h). Where they are not there, or do not tell of some tensors
-what Python tells, :func:`steppe._engines.base.tensor_facts.read` reads all.
+torch/csrc/inductor/aoti_torch/c/shim.h). They take the address of an ``at::Tensor``, which a tensor
+of Python holds in itself, at a place that is looked for once in each process. Where functions or
+place are not found, or do not tell of some tensors what Python tells,
+:func:`steppe._engines.base.tensor_facts.read` reads all.
 """
 
 import ctypes
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from steppe._engines.base import tensor_facts
 from steppe._engines.base.tensor_facts import Fact
@@ -22,7 +25,7 @@ from steppe._shared.array_address import address_of
 from steppe._shared.array_types import Integers
 
 # Of torch's C functions: six that write a fact each, in the order of the facts; two that write
-# where sizes and strides begin; one that writes the layout (0: strided); and what ends a handle.
+# where sizes and strides begin; and one that writes the layout (0: strided).
 _FUNCTIONS = (
     "get_data_ptr",
     "get_storage_size",
@@ -33,49 +36,47 @@ _FUNCTIONS = (
     "get_sizes",
     "get_strides",
     "get_layout",
-    "delete_tensor_object",
 )
 
 _SOURCE = '''"""Facts of tensors: written by steppe, may be deleted at any time."""
 
 from numba import cfunc, int64, void
 
-from steppe._engines.cpu.intrinsics import give_back, load, pointer_of, scratch, status_of, store
+from steppe._engines.cpu.intrinsics import load, scratch, status_of, store
 
 
 @cfunc(void(int64))
 def read_facts(arguments):
     count = load(arguments, 0, int64, 0)
     dims = load(arguments, 1, int64, 0)
-    capsules = load(arguments, 2, int64, 0)
+    handles = load(arguments, 2, int64, 0)
     line = load(arguments, 3, int64, 0)
     functions = load(arguments, 4, int64, 0)
     out = scratch(8)
     for i in range(count):
-        handle = pointer_of(load(functions, 0, int64, 0), load(capsules, i, int64, 0))
+        handle = load(handles, i, int64, 0)
         store(out, 0, int64(0), 0)
-        failed = status_of(load(functions, 9, int64, 0), handle, out)
+        failed = status_of(load(functions, 8, int64, 0), handle, out)
         failed |= load(out, 0, int64, 0)  # the layout, 0 if strided
         fact = 0
         while fact < 6 and not failed:
             store(out, 0, int64(0), 0)
-            failed |= status_of(load(functions, 1 + fact, int64, 0), handle, out)
+            failed |= status_of(load(functions, fact, int64, 0), handle, out)
             store(line, fact, load(out, 0, int64, 0), 0)
             fact += 1
         if failed:
             store(line, 5, int64(-1), 0)
         else:
             known = min(load(line, 5, int64, 0), dims)
-            status_of(load(functions, 7, int64, 0), handle, out)
+            status_of(load(functions, 6, int64, 0), handle, out)
             sizes = load(out, 0, int64, 0)
-            status_of(load(functions, 8, int64, 0), handle, out)
+            status_of(load(functions, 7, int64, 0), handle, out)
             strides = load(out, 0, int64, 0)
             for d in range(known):
                 size = load(sizes, d, int64, 0)
                 store(line, 6 + d, size, 0)
                 if size > 1:
                     store(line, 6 + dims + d, load(strides, d, int64, 0), 0)
-        give_back(load(functions, 10, int64, 0), handle)
         line += 8 * (6 + 2 * dims)
 '''
 
@@ -85,19 +86,19 @@ class _Reader(NamedTuple):
 
     Attributes
     ----------
-    handles
-        Given tensors, return capsules of handles, each of which the pass ends.
     run
-        The pass; it keeps the interpreter's lock, as handles count references.
+        The pass; it keeps the interpreter's lock, so that no tensor ends meanwhile.
     functions
-        Addresses: of the C function that opens a capsule, then of :data:`_FUNCTIONS`.
+        Addresses of :data:`_FUNCTIONS`.
+    place
+        How many bytes into a tensor of Python its ``at::Tensor`` lies.
     kernel
         What keeps the code in memory.
     """
 
-    handles: Any
     run: Any
     functions: Integers
+    place: int
     kernel: Native
 
 
@@ -111,9 +112,8 @@ def read(tensors: Sequence[Tensor], dims: int) -> Integers:
 
 def _read_by(reader: _Reader, tensors: Sequence[Tensor], dims: int) -> Integers:
     facts = np.zeros((len(tensors), Fact.SIZES + 2 * dims), dtype=np.int64)
-    capsules = reader.handles(tensors)
-    places = np.fromiter(map(id, capsules), dtype=np.int64, count=len(capsules))
-    addresses = map(address_of, (places, facts, reader.functions))
+    handles = np.fromiter(map(id, tensors), dtype=np.int64, count=len(tensors)) + reader.place
+    addresses = map(address_of, (handles, facts, reader.functions))
     arguments = np.array((len(tensors), dims, *addresses), dtype=np.int64)
     reader.run(address_of(arguments))
     return facts
@@ -125,23 +125,33 @@ def _reader() -> _Reader | None:
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         library = ctypes.CDLL(str(path))
-        found = [ctypes.pythonapi.PyCapsule_GetPointer]
-        found += [getattr(library, f"aoti_torch_{name}") for name in _FUNCTIONS]
-        handles = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors
+        found = [getattr(library, f"aoti_torch_{name}") for name in _FUNCTIONS]
     except (OSError, AttributeError):
         return None
-    addresses = [ctypes.cast(each, ctypes.c_void_p).value for each in found]
-    kernel = kernel_of("facts", "read_facts", _SOURCE)
-    run = ctypes.PYFUNCTYPE(None, ctypes.c_int64)(kernel.address)
-    reader = _Reader(handles, run, np.array(addresses, dtype=np.int64), kernel)
     numbers = torch.zeros(40)
     probes = [
         numbers,
         numbers[3:9].view(2, 3).t(),
         torch.zeros(1, 3, dtype=torch.bfloat16),
-        torch.zeros((), dtype=torch.float64),
+        Parameter(torch.zeros((), dtype=torch.float64)),
         torch.zeros(0, 2, dtype=torch.uint8),
         numbers.to_sparse(),
     ]
+    places = set.intersection(*map(_places, probes))
+    if len(places) != 1:
+        return None
+    addresses = [ctypes.cast(each, ctypes.c_void_p).value for each in found]
+    kernel = kernel_of("facts", "read_facts", _SOURCE)
+    run = ctypes.PYFUNCTYPE(None, ctypes.c_int64)(kernel.address)
+    reader = _Reader(run, np.array(addresses, dtype=np.int64), places.pop(), kernel)
     is_right = np.array_equal(_read_by(reader, probes, 2), tensor_facts.read(probes, 2))
     return reader if is_right else None
+
+
+def _places(tensor: Tensor) -> set[int]:
+    """Return where in a tensor's Python object the address of its ``TensorImpl`` stands.
+
+    That is all that an ``at::Tensor`` holds.
+    """
+    words = (ctypes.c_int64 * (type(tensor).__basicsize__ // 8)).from_address(id(tensor))
+    return {8 * index for index, word in enumerate(words) if word == tensor._cdata}

@@ -94,6 +94,8 @@ class ParamBatch:
     amp
         A GradScaler's scale, and whether it found an infinity; for engines that read them on the
         device.
+    advanced
+        How many of the rows, in their order, the step at hand has begun to change.
     cache
         What an engine keeps as long as the rows are the same.
     engine
@@ -137,6 +139,7 @@ class ParamBatch:
     means: Tensor = field(default_factory=_nothing)
     unscale: float = 1.0
     amp: tuple[Tensor | None, Tensor | None] | None = None
+    advanced: int = 0
     cache: dict[str, Any] = field(default_factory=dict)
     engine: Any = None
     parent: "ParamBatch | None" = None

@@ -84,6 +84,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         _reduce(batch, table)
     whole = norms.whole() if batch.needs_global_norm else None
     _update(batch, table, whole)
+    batch.advanced = len(batch.rows)
     found_inf = amp(batch)[1]
     if found_inf is not None:
         skipped = found_inf.clamp(max=1.0).reshape(())

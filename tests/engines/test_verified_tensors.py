@@ -171,6 +171,32 @@ def test_state_that_was_not_cut_is_refused_by_name(fused: bool) -> None:
     assert optimizer.state[p]["step"].item() == 1.0
 
 
+@pytest.mark.parametrize("name", ["DualAdam", "AdamCM"])
+def test_scales_of_8_bit_state_may_lie_apart(name: str) -> None:
+    """The kernel reads them side by side: it must not take every other one of a larger tensor."""
+
+    def stepped(fused: bool | None, apart: bool) -> list[Tensor]:
+        params = parameters(torch.float32, [(5000,)])
+        optimizer = Config(name, {"state_dtype": "int8"})(params, fused=False)
+        set_gradients(params, 0)
+        optimizer.step()
+        optimizer.param_groups[0]["fused"] = fused
+        state = optimizer.state[params[0]]
+        for key in [key for key in state if key.endswith("_scale") and apart]:
+            larger = torch.full((2 * state[key].numel(),), 9.0)
+            larger[::2] = state[key]
+            state[key] = larger[::2]
+        for t in range(1, 3):
+            set_gradients(params, t)
+            optimizer.step()
+        return [*params, *state.values()]
+
+    truth = stepped(fused=False, apart=False)
+    for fused in (None, False):
+        for ours, theirs in zip(stepped(fused, apart=True), truth, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def _replace_data(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
 

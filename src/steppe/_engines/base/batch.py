@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.held_tensors import HeldTensors
-from steppe._engines.base.memory_layout import is_plain, param_objection, share_memory
+from steppe._engines.base.memory_layout import (
+    is_plain,
+    is_traced,
+    param_objection,
+    share_memory,
+)
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -253,6 +258,8 @@ def batches_of(rows: Iterable[ParamRow], requests: dict[int, EngineRequest]) -> 
     found: dict[tuple[Any, ...], list[ParamRow]] = {}
     for row in rows:
         request = requests[id(row.group)]
+        if is_traced(row.param):
+            request = request._replace(capturable=True)  # which reads nothing
         formats, device = row.formats(request.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
         shard_group = row.shard.shard_group

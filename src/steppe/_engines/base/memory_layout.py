@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
 from steppe._shared.array_types import Integers
@@ -130,5 +131,11 @@ def is_plain(tensor: Tensor) -> bool:
         type(tensor) in (Tensor, Parameter)
         and tensor.layout is torch.strided
         and not torch._is_functional_tensor(tensor)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not is_traced(tensor)
     )
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are not to be read: a fake one, or one that torch.func wraps."""
+    is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return is_wrapped or isinstance(tensor, FakeTensor)

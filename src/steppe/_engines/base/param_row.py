@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from steppe._engines.base.memory_layout import memory_objection, write_objection
+from steppe._engines.base.memory_layout import is_traced, memory_objection, write_objection
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -114,8 +114,9 @@ class ParamRow:
         Raises
         ------
         RuntimeError
-            A tensor has no memory or must not be written into, or the parameter lies in memory
-            with its sign turned. The message names the parameter, and what is to be done.
+            A tensor has no memory or must not be written into, the parameter lies in memory with
+            its sign turned, or the state alone is fake. The message names the parameter, and what
+            is to be done.
         """
         slots = map(slot_name, range(self.capacity))
         refuse_lazy(self.param, self.place)
@@ -128,6 +129,12 @@ class ParamRow:
             if value.is_neg():
                 self.parts[name] = self.state[name] = self.state[name].resolve_neg()
             _check_memory(value, f"state {name!r} of {self.place}")
+            if is_traced(value) and not is_traced(self.param):
+                raise RuntimeError(
+                    f"state {name!r} of {self.place}, shape {tuple(value.shape)}, is a "
+                    f"{type(value).__name__} without numbers, and the parameter has numbers: make "
+                    "and step a model inside or outside of FakeTensorMode and torch.func alike"
+                )
 
 
 def refuse_lazy(param: Tensor, place: str) -> None:

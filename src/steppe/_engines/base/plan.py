@@ -64,7 +64,14 @@ class Plan:
             if not batch.request.capturable:
                 pack(batch)
         self._held = [batch.held for batch in self.whole if batch.held is not None]
-        self._packed = [row.state[name] for row in rows for name in PACKED if name in row.state]
+        self._packed = [
+            row.state[name]
+            for batch in self.whole
+            if not batch.request.capturable
+            for row in batch.rows
+            for name in PACKED
+            if name in row.state
+        ]
         self._packed_addresses = list(map(Tensor.data_ptr, self._packed))
         self._has_row = np.zeros(len(self._params), dtype=bool)
         self._has_row[[row.index for row in rows]] = True

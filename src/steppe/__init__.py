@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from steppe._shared import importing_process as _importing_process  # noqa: F401 - before a fork
 from steppe._shared.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:

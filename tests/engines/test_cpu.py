@@ -1,6 +1,8 @@
 """The Numba engine: parity with plain torch, and what a process may do to it."""
 
 import os
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -190,6 +192,38 @@ def test_a_forked_process_goes_on_in_one_thread() -> None:
     os.waitpid(child, 0)
     torch.set_num_threads(1)
     assert os.read(reading, 100) == b"cpu 1 True"
+
+
+_FORKED_AFTER_TORCHS_THREADS = """
+import os, signal, torch
+import steppe
+
+torch.set_num_threads(2)
+torch.ones(2000, 2000).sum()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)  # in seconds: a child that hangs ends
+    torch.set_num_threads(2)
+    p = torch.ones(3, requires_grad=True)
+    p.grad = torch.ones(3)
+    optimizer = steppe.DualAdam([p])
+    optimizer.step()
+    os._exit(0 if optimizer.engine == "cpu" and not torch.equal(p, torch.ones(3)) else 1)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.thorough
+def test_a_process_forked_after_torch_has_started_its_threads() -> None:
+    """Engines are first used, and so imported, in the child."""
+    done = subprocess.run(
+        [sys.executable, "-c", _FORKED_AFTER_TORCHS_THREADS],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "0\n", done.stderr
 
 
 def test_without_numba_s_compiler_steps_are_plain_torchs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from numba.core.compiler_lock import global_compiler_lock
 
 from helpers.warm_python import run, start
 from steppe import rules
@@ -307,6 +308,34 @@ def test_compiling_is_announced_once_and_each_time_told_in_seconds(
         "steppe has compiled slots_float32",
     ]
     assert {(r.name, r.levelno) for r in caplog.records} == {("steppe", logging.WARNING)}
+
+
+def test_a_fork_waits_until_another_thread_has_compiled(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the child that thread is gone: Numba's lock, if it held that, would be held for ever."""
+    compiling, go_on = threading.Event(), threading.Event()
+    compiled = compile_cache._Source.compile
+
+    def slowly(source: Any) -> Any:
+        with global_compiler_lock:
+            compiling.set()
+            go_on.wait(60)
+            return compiled(source)
+
+    monkeypatch.setattr(compile_cache._Source, "compile", slowly)
+    thread = threading.Thread(target=norm_kernel)
+    thread.start()
+    compiling.wait(60)
+    threading.Timer(0.3, go_on.set).start()
+    child = os.fork()
+    if child == 0:
+        is_free = global_compiler_lock._lock.acquire(timeout=10)  # in seconds
+        os._exit(0 if is_free else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    go_on.set()
+    thread.join(60)
+    norm_kernel()  # and the parent goes on
 
 
 def redefined(factor: float, module: dict[str, Any]) -> Any:

@@ -171,6 +171,32 @@ def test_state_that_was_not_cut_is_refused_by_name(fused: bool) -> None:
     assert optimizer.state[p]["step"].item() == 1.0
 
 
+@pytest.mark.parametrize("name", ["DualAdam", "AdamCM"])
+def test_scales_of_8_bit_state_may_lie_apart(name: str) -> None:
+    """The kernel reads them side by side: it must not take every other one of a larger tensor."""
+
+    def stepped(fused: bool | None, apart: bool) -> list[Tensor]:
+        params = parameters(torch.float32, [(5000,)])
+        optimizer = Config(name, {"state_dtype": "int8"})(params, fused=False)
+        set_gradients(params, 0)
+        optimizer.step()
+        optimizer.param_groups[0]["fused"] = fused
+        state = optimizer.state[params[0]]
+        for key in [key for key in state if key.endswith("_scale") and apart]:
+            larger = torch.full((2 * state[key].numel(),), 9.0)
+            larger[::2] = state[key]
+            state[key] = larger[::2]
+        for t in range(1, 3):
+            set_gradients(params, t)
+            optimizer.step()
+        return [*params, *state.values()]
+
+    truth = stepped(fused=False, apart=False)
+    for fused in (None, False):
+        for ours, theirs in zip(stepped(fused, apart=True), truth, strict=True):
+            assert torch.equal(ours, theirs)
+
+
 def _replace_data(tensor: Tensor, data: Tensor) -> None:
     tensor.data = data
 
@@ -202,6 +228,19 @@ def _shorten(tensor: Tensor) -> None:
             "'exp_avg' is torch.int32",
         ),
         (lambda p, s: _replace_data(p, torch._neg_view(torch.ones(7))), "lazy negative"),
+        (lambda p, s: _replace_data(p, torch.ones(1).expand(7)), "parameter 0 .* share memory"),
+        (
+            lambda p, s: _replace_data(s["exp_avg_sq"], torch.ones(1).expand(7)),
+            "'exp_avg_sq' of parameter 0 .* share memory",
+        ),
+        (
+            lambda p, s: s.update(exp_avg=torch.ones(1).expand(7)),
+            "'exp_avg' of parameter 0 .* share memory",
+        ),
+        (
+            lambda p, s: s.update(exp_avg=_of_inference_mode(7)),
+            r"'exp_avg' of parameter 0 .* made under torch\.inference_mode",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(
@@ -218,6 +257,92 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
         optimizer.step()
     assert torch.equal(other, before)
     assert [optimizer.state[each]["step"].item() for each in (p, other)] == [1.0, 1.0]
+
+
+def _of_inference_mode(*shape: int) -> Tensor:
+    with torch.inference_mode():
+        return torch.ones(shape)
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "eager"])
+@pytest.mark.parametrize("name", ["DualAdam", "AdamCM"])
+def test_windows_over_a_signal_are_refused_as_parameters(name: str, fused: bool | None) -> None:
+    """No stride is 0 there: torch changes them in place, each element as often as it is met."""
+    p, other = Parameter(torch.ones(6).as_strided((3, 4), (1, 1))), Parameter(torch.ones(4))
+    optimizer = Config(name)([other, p], fused=fused)
+    p.grad, other.grad = torch.ones(3, 4), torch.ones(4)
+    with pytest.raises(RuntimeError, match=r"parameter 1 .* shape \(3, 4\), .* share memory"):
+        optimizer.step()
+    assert other.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((2, 3), (3, 2)), ((3, 2), (2, 3)), ((4, 3), (7, 2)), ((2, 1, 3), (1, 0, 2))],
+)
+def test_elements_that_only_interleave_are_stepped(shape: tuple, strides: tuple) -> None:
+    apart = Parameter(torch.arange(40.0).as_strided(shape, strides))
+    plain = Parameter(apart.detach().clone(memory_format=torch.contiguous_format))
+    for p in (apart, plain):
+        optimizer = steppe.DualAdam([p], lr=0.1, fused=False)
+        p.grad = torch.linspace(-1.0, 1.0, p.numel()).view(p.shape)
+        optimizer.step()
+    assert torch.equal(apart, plain)
+
+
+@ENGINES
+def test_a_parameter_of_inference_mode_is_refused_outside(fused: bool) -> None:
+    other = Parameter(torch.ones(4))
+    other.grad = torch.ones(4)
+    with torch.inference_mode():
+        p = Parameter(torch.ones(5))
+        p.grad = torch.ones(5)
+    optimizer = steppe.DualAdam([other, p], lr=0.1, fused=fused)
+    with pytest.raises(RuntimeError, match=r"parameter 1 .* made under torch\.inference_mode"):
+        optimizer.step()
+    assert other.tolist() == [1.0] * 4
+    assert optimizer.state[other]["step"].item() == 0.0
+    with torch.inference_mode():
+        optimizer.step()
+    assert p.tolist() == pytest.approx([0.9] * 5)
+
+
+@ENGINES
+def test_steps_in_inference_mode_and_outside(fused: bool) -> None:
+    """State that was made outside may be changed in both; what was made inside, only there."""
+    params, alone = parameters(torch.float32), parameters(torch.float32)
+    optimizer, truth = Config("AdamCM")(params, fused=fused), Config("AdamCM")(alone, fused=fused)
+    for t in range(4):
+        set_gradients(params, t)
+        set_gradients(alone, t)
+        truth.step()
+        with torch.inference_mode(t % 2 == 1):
+            optimizer.step()
+    assert all(map(torch.equal, params, alone))
+
+    inside = steppe.AdamCM(params, fused=fused)
+    with torch.inference_mode():
+        inside.step()
+    before = [p.detach().clone() for p in params]
+    with pytest.raises(
+        RuntimeError, match=r"state 'exp_avg' of .* made under torch\.inference_mode"
+    ):
+        inside.step()
+    assert all(map(torch.equal, params, before))
+    assert {state["step"].item() for state in inside.state.values()} == {1.0}
+    for state in inside.state.values():
+        state.update({name: value.clone() for name, value in state.items()})  # as it says
+    inside.step()
+    assert {state["step"].item() for state in inside.state.values()} == {2.0}
+
+
+@ENGINES
+def test_data_that_inference_mode_has_made_may_be_stepped(fused: bool) -> None:
+    p = Parameter(torch.ones(5))
+    p.data = _of_inference_mode(5)
+    p.grad = torch.ones(5)
+    steppe.DualAdam([p], lr=0.1, fused=fused).step()
+    assert p.tolist() == pytest.approx([0.9] * 5)
 
 
 @ENGINES

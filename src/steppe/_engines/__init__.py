@@ -8,7 +8,7 @@ meant for users. A :class:`Method` says what is computed, a :class:`ParamBatch` 
 from steppe._engines.base.batch import EngineRequest, ParamBatch, batches_of
 from steppe._engines.base.bind import bind
 from steppe._engines.base.cache_chunks import cache_chunks
-from steppe._engines.base.memory_layout import memory_objection
+from steppe._engines.base.memory_layout import is_traced, memory_objection
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -75,6 +75,7 @@ __all__ = [
     "choose",
     "is_member",
     "is_sharded",
+    "is_traced",
     "joint_norm",
     "kernel_directory",
     "load_state",

@@ -39,13 +39,19 @@ class Engine(Protocol):
         """Return why this engine cannot run the batch, or None if it can."""
 
     def prepare(self, batch: ParamBatch) -> None:
-        """Take note of where the tensors of this step lie, before anything is changed."""
+        """Take note of where the tensors of this step lie, before anything is changed.
+
+        What takes long or may fail, such as to compile a kernel, is best done here.
+        """
 
     def square_sums(self, batch: ParamBatch) -> Tensor:
         """Return the sum of the squared gradient of each row here, and last that of all."""
 
     def step(self, batch: ParamBatch, norms: Norms) -> None:
-        """Advance every row of the batch by one step, buffers included."""
+        """Advance every row of the batch by one step, buffers included.
+
+        The engine raises ``batch.advanced`` when it begins to write.
+        """
 
 
 #: Engines with fused kernels, fastest first.
@@ -109,6 +115,8 @@ def step(plan: Plan) -> bool:
     ------
     RuntimeError
         A gradient does not fit its parameter. Nothing has changed then.
+    BaseException
+        Whatever stops a step, as Ctrl-C does: parameters that it has not updated are not counted.
     """
     if not all(map(_holds, plan.batches)):
         return False
@@ -130,19 +138,26 @@ def step(plan: Plan) -> bool:
             packing.count(batch)
         else:
             batch.steps += 1.0
-    sums = []
-    for batch in plan.batches:
-        if has_whole or (batch.needs_tensor_norm and batch.shard_group is not None):
-            sums.append((batch, batch.engine.square_sums(batch)))
-    norms = Norms(sums, has_whole)
-    if is_sharded:
-        norms.begin()
-    for batch in plan.batches:
-        batch.engine.step(batch, norms)
-        if batch.engine is not FALLBACK:
-            # Kernels write where autograd does not see it: a backward pass through what has been
-            # stepped in between must find out.
-            increment_version(batch.params)
+        batch.advanced = 0
+    try:
+        sums = []
+        for batch in plan.batches:
+            if has_whole or (batch.needs_tensor_norm and batch.shard_group is not None):
+                sums.append((batch, batch.engine.square_sums(batch)))
+        norms = Norms(sums, has_whole)
+        if is_sharded:
+            norms.begin()
+        for batch in plan.batches:
+            batch.engine.step(batch, norms)
+            if batch.engine is not FALLBACK:
+                # Kernels write where autograd does not see it: a backward pass through what has
+                # been stepped in between must find out.
+                increment_version(batch.params)
+    except BaseException:
+        # A count without its update would silently give all later steps the wrong bias corrections.
+        for batch in plan.batches:
+            packing.uncount(batch)
+        raise
     return True
 
 

@@ -19,6 +19,7 @@ from steppe._engines import (
     SLOT_SUM,
     Method,
     is_sharded,
+    is_traced,
     local_shard_of,
     scale_name,
     slot_name,
@@ -170,8 +171,8 @@ def _step_mismatch(value: Any) -> Mismatch | None:
     if isinstance(value, Tensor):
         if value.numel() != 1:
             return Mismatch(f"'step' has shape {tuple(value.shape)}, expected ()")
-        if value.device.type != "cpu":
-            return None  # Reading it would wait for the device.
+        if value.device.type != "cpu" or is_traced(value):
+            return None  # Reading it would wait for the device, or fail.
         value = value.item()
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()

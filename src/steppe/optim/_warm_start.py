@@ -158,7 +158,7 @@ def warm_started_state(
         if value is not None and (name in wanted or name != "max_exp_avg_sq")
     }
     if state and not _family_of(names).has_steps:
-        state.setdefault("step", torch.tensor(1.0))
+        state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
     return state
 
 

@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 
 from steppe._engines.base.held_tensors import HeldTensors
-from steppe._engines.base.memory_layout import is_plain, param_objection, share_memory
+from steppe._engines.base.memory_layout import (
+    is_plain,
+    is_traced,
+    param_objection,
+    share_memory,
+)
 from steppe._engines.base.method import (
     BIRTHS,
     KEYS,
@@ -56,8 +61,9 @@ class EngineRequest(NamedTuple):
     differentiable: bool
 
 
-def _nothing() -> Tensor:
-    return torch.empty(0)
+def nothing() -> Tensor:
+    """Return an empty tensor that NumPy takes, whatever torch's default format and device are."""
+    return torch.empty(0, dtype=torch.float64, device="cpu")
 
 
 @dataclass(eq=False)
@@ -94,6 +100,8 @@ class ParamBatch:
     amp
         A GradScaler's scale, and whether it found an infinity; for engines that read them on the
         device.
+    advanced
+        How many of the rows, in their order, the step at hand has begun to change.
     cache
         What an engine keeps as long as the rows are the same.
     engine
@@ -130,17 +138,18 @@ class ParamBatch:
     rows: list[ParamRow]
     grads: list[Tensor] = field(default_factory=list)
     grad_addresses: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    steps: Tensor = field(default_factory=_nothing)
-    keys: Tensor = field(default_factory=_nothing)
-    births: Tensor = field(default_factory=_nothing)
-    replacements: Tensor = field(default_factory=_nothing)
-    means: Tensor = field(default_factory=_nothing)
+    steps: Tensor = field(default_factory=nothing)
+    keys: Tensor = field(default_factory=nothing)
+    births: Tensor = field(default_factory=nothing)
+    replacements: Tensor = field(default_factory=nothing)
+    means: Tensor = field(default_factory=nothing)
     unscale: float = 1.0
     amp: tuple[Tensor | None, Tensor | None] | None = None
+    advanced: int = 0
     cache: dict[str, Any] = field(default_factory=dict)
     engine: Any = None
     parent: "ParamBatch | None" = None
-    picked: Tensor = field(default_factory=_nothing)
+    picked: Tensor = field(default_factory=nothing)
     copied: dict[str, list[Tensor]] = field(default_factory=dict)
     is_gathered: bool = False
     held: HeldTensors | None = None
@@ -249,6 +258,8 @@ def batches_of(rows: Iterable[ParamRow], requests: dict[int, EngineRequest]) -> 
     found: dict[tuple[Any, ...], list[ParamRow]] = {}
     for row in rows:
         request = requests[id(row.group)]
+        if is_traced(row.param):
+            request = request._replace(capturable=True)  # which reads nothing
         formats, device = row.formats(request.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
         shard_group = row.shard.shard_group

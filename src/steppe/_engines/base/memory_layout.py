@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import Parameter
 
 from steppe._shared.array_types import Integers
@@ -82,11 +83,59 @@ def memory_objection(tensor: Tensor) -> str | None:
     return None
 
 
+def write_objection(tensor: Tensor) -> str | None:
+    """Say why a step may not write into a tensor; None if it may."""
+    if not torch.is_inference_mode_enabled() and not _counts_versions(tensor):
+        return (
+            "was made under torch.inference_mode, outside of which it may not be changed; "
+            "make a clone() of it outside"
+        )
+    if is_plain(tensor) and _meets_itself(tensor):
+        return (
+            f"has elements that share memory (strides {tuple(tensor.stride())}), as expand() makes "
+            "them; give each its own with clone()"
+        )
+    return None
+
+
+def _counts_versions(tensor: Tensor) -> bool:
+    """Whether autograd counts a tensor's versions.
+
+    Where ``p.data`` was set to a tensor of inference mode, ``p.is_inference()`` too, but it may be
+    changed.
+    """
+    try:
+        return tensor._version >= 0
+    except RuntimeError:
+        return False
+
+
+def _meets_itself(tensor: Tensor) -> bool:
+    """Whether some elements lie where others do."""
+    if is_dense(tensor):
+        return False
+    dims = [d for d in sorted(zip(tensor.stride(), tensor.shape, strict=True)) if d[1] > 1]
+    spans = np.cumsum([0, *(stride * (size - 1) for stride, size in dims)])
+    if all(stride > span for (stride, _), span in zip(dims, spans, strict=False)):
+        return False
+    # It may be: as_strided interleaves what it likes.
+    places = np.zeros(1, dtype=np.int64)
+    for stride, size in dims:
+        places = np.add.outer(places, stride * np.arange(size)).ravel()
+    return len(np.unique(places)) < len(places)
+
+
 def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is torch's own: not of a subclass, and no wrapper of a transform."""
     return (
         type(tensor) in (Tensor, Parameter)
         and tensor.layout is torch.strided
         and not torch._is_functional_tensor(tensor)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not is_traced(tensor)
     )
+
+
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are not to be read: a fake one, or one that torch.func wraps."""
+    is_wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return is_wrapped or isinstance(tensor, FakeTensor)

@@ -159,7 +159,8 @@ def _unscaled(square: Tensor, batch: ParamBatch) -> Tensor:
 
 
 def _root_of_sum(squares: list[Tensor]) -> Tensor | float:
-    on_device = [square for square in squares if square.device.type != "cpu"]
+    # A fake tensor's number is nowhere, as one on a device is not here.
+    on_device = [x for x in squares if x.device.type != "cpu" or type(x) is not Tensor]
     if not on_device:
         return math.sqrt(sum(map(float, squares)))
     if len(squares) == 1:

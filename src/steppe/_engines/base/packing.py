@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.batch import PACKED, ParamBatch
+from steppe._engines.base.batch import PACKED, ParamBatch, nothing
 from steppe._shared.array_types import Flags
 
 
@@ -61,7 +61,7 @@ def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
     part.copied = {name: [*compress(tensors, is_picked)] for name, tensors in batch.copied.items()}
     part.held = batch.held.pick(is_picked)
     for attribute in PACKED.values():
-        setattr(part, attribute, torch.empty(0))
+        setattr(part, attribute, nothing())
     return part
 
 
@@ -75,6 +75,17 @@ def count(batch: ParamBatch) -> None:
     """Raise the step counts of a gathered batch by 1, here and in the state."""
     batch.steps += 1.0
     _scatter(batch, "steps")
+
+
+def uncount(batch: ParamBatch) -> None:
+    """Lower the step counts of those rows again that an interrupted step has not advanced."""
+    late = batch.rows[batch.advanced :]
+    if batch.request.capturable and late:
+        torch._foreach_sub_([row.state["step"] for row in late], 1.0)
+    elif not batch.request.capturable:
+        batch.steps[batch.advanced :] -= 1.0
+        if batch.is_gathered:
+            _scatter(batch, "steps")
 
 
 def scatter(batch: ParamBatch) -> None:

@@ -8,8 +8,16 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from steppe._engines.base.memory_layout import memory_objection
-from steppe._engines.base.method import KEYS, SLOT_SUM, Method, slot_name
+from steppe._engines.base.memory_layout import is_traced, memory_objection, write_objection
+from steppe._engines.base.method import (
+    BIRTHS,
+    KEYS,
+    MEAN,
+    REPLACEMENTS,
+    SLOT_SUM,
+    Method,
+    slot_name,
+)
 from steppe._engines.base.number_formats import format_of, scale_name
 from steppe._engines.base.sharding import (
     LocalShard,
@@ -106,20 +114,27 @@ class ParamRow:
         Raises
         ------
         RuntimeError
-            A tensor has no memory, or the parameter lies in it with its sign turned. The message
-            names the parameter, and what is to be done.
+            A tensor has no memory or must not be written into, the parameter lies in memory with
+            its sign turned, or the state alone is fake. The message names the parameter, and what
+            is to be done.
         """
         slots = map(slot_name, range(self.capacity))
         refuse_lazy(self.param, self.place)
         _check_memory(self.param, self.place)
         names = [*method.state, *slots, SLOT_SUM]
-        for name in (*names, *map(scale_name, names)):
+        for name in (*names, *map(scale_name, names), "step", KEYS, BIRTHS, REPLACEMENTS, MEAN):
             if name not in self.parts:
                 continue
             value = self.part(name)
             if value.is_neg():
                 self.parts[name] = self.state[name] = self.state[name].resolve_neg()
             _check_memory(value, f"state {name!r} of {self.place}")
+            if is_traced(value) and not is_traced(self.param):
+                raise RuntimeError(
+                    f"state {name!r} of {self.place}, shape {tuple(value.shape)}, is a "
+                    f"{type(value).__name__} without numbers, and the parameter has numbers: make "
+                    "and step a model inside or outside of FakeTensorMode and torch.func alike"
+                )
 
 
 def refuse_lazy(param: Tensor, place: str) -> None:
@@ -143,5 +158,5 @@ def refuse_lazy(param: Tensor, place: str) -> None:
 
 
 def _check_memory(tensor: Tensor, place: str) -> None:
-    if why := memory_objection(tensor):
+    if why := memory_objection(tensor) or write_objection(tensor):
         raise RuntimeError(f"{place}, shape {tuple(tensor.shape)}, {why}")

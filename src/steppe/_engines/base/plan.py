@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from steppe._engines.base.batch import PACKED, EngineRequest, ParamBatch, batches_of
@@ -63,12 +64,21 @@ class Plan:
             if not batch.request.capturable:
                 pack(batch)
         self._held = [batch.held for batch in self.whole if batch.held is not None]
-        self._packed = [row.state[name] for row in rows for name in PACKED if name in row.state]
+        self._packed = [
+            row.state[name]
+            for batch in self.whole
+            if not batch.request.capturable
+            for row in batch.rows
+            for name in PACKED
+            if name in row.state
+        ]
         self._packed_addresses = list(map(Tensor.data_ptr, self._packed))
         self._has_row = np.zeros(len(self._params), dtype=bool)
         self._has_row[[row.index for row in rows]] = True
         self._has_gradient: list[bool] = []
         self._kept: dict[bytes, list[ParamBatch]] = {}
+        # What inference mode has made may not be changed outside of it.
+        self._in_inference_mode = torch.is_inference_mode_enabled()
         self.batches: list[ParamBatch] = []
         self.grad_scale: Tensor | None = None
         self.found_inf: Tensor | None = None
@@ -85,7 +95,8 @@ class Plan:
         has a row for each parameter with a gradient.
         """
         if not (
-            are_same(params, self._params)
+            torch.is_inference_mode_enabled() == self._in_inference_mode
+            and are_same(params, self._params)
             and are_same(_dictionaries(states), self._states)
             # A copy of the optimizer that shares its state may have packed it anew, or a user may
             # have given one of the tensors other data.

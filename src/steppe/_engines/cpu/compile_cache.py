@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import RLock
 from time import perf_counter
 from types import FunctionType
 from typing import Any
@@ -110,8 +111,24 @@ class _Source:
         return scope[self.function]
 
 
+# Of a process that is forked meanwhile, the thread that compiles is no part: locks that it holds in
+# Numba and LLVM would be held for ever there. So a fork waits until it has ended.
+_compiling = RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_compiling.acquire,
+        after_in_parent=_compiling.release,
+        after_in_child=_compiling.release,
+    )
+
+
 def _native(source: _Source) -> Native:
     """Load a kernel, or compile it and keep it where that is possible."""
+    with _compiling:
+        return _loaded_or_compiled(source)
+
+
+def _loaded_or_compiled(source: _Source) -> Native:
     digest = source.digest()
     why_not = None
     try:

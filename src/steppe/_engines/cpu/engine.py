@@ -42,13 +42,21 @@ def objection(batch: ParamBatch) -> str | None:
 
 
 def prepare(batch: ParamBatch) -> None:
-    """Take note of where the tensors of this step lie."""
+    """Take note of where the tensors of this step lie, and compile what is to run on them.
+
+    To compile takes seconds, in which a user may interrupt the step.
+    """
     table: CpuTable | None = batch.cache.get("cpu")
     if table is None:
         table = batch.cache["cpu"] = new_table(batch)
     elif batch.held is not None and table.facts is not batch.held.facts:
         note_addresses(batch, table)
     table.gradients[:] = table.tensors[:, 1] = batch.grad_addresses
+    threads = openmp.threads(torch.get_num_threads(), os.getpid())
+    if table.threads is not threads:
+        table.use(threads)
+    if not table.launches:
+        table.launches = _launches(batch, table)
 
 
 def square_sums(batch: ParamBatch) -> Tensor:
@@ -60,9 +68,10 @@ def square_sums(batch: ParamBatch) -> Tensor:
 def _square_sums(batch: ParamBatch) -> Floats:
     """Return the sum of the squared gradient of each row, in float64 and a fixed order."""
     table: CpuTable = batch.cache["cpu"]
-    launch = _launch(batch, table, "square_sums")
+    if "square_sums" not in table.launches:
+        table.launches["square_sums"] = _norm_launch(batch, table)
     table.counters.fill(0)
-    launch.run()
+    table.launches["square_sums"].run()
     by_row = np.bincount(table.chunks[:, 0], weights=table.sums, minlength=len(table.sizes))
     return by_row.astype(np.float64)  # without chunks they are integers
 
@@ -74,7 +83,6 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     comes after them is therefore done here, and not in functions.
     """
     method, table = batch.method, batch.cache["cpu"]
-    launch = _launch(batch, table, "update")
     priorities = _priorities(batch, norms) if batch.capacity else None
     squares = None if method.mean_square is None else norms.squares(batch)
     decays = scalars.column(batch, "priority_decay") if batch.capacity else None
@@ -94,28 +102,32 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         batch.replacements.numpy()[is_new] += 1
         table.stored[:] = np.where(is_new, mask.argmax(0), -1)
     table.counters.fill(0)
-    launch.run()
+    batch.advanced = len(batch.rows)
+    try:
+        table.launches["update"].run()
+        if batch.keeps_sum:
+            due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
+            if due.any():
+                _sum_slots(batch, table, due)
+    finally:
+        # Ctrl-C during the kernel is raised when it has ended, and all rows have been updated.
+        if batch.is_gathered:
+            packing.scatter(batch)
+
+
+def _launches(batch: ParamBatch, table: CpuTable) -> dict[str, Launch]:
+    """Return what runs the kernels of a step on the table's threads; compile them if need be."""
+    launches = {"update": table.prepare(update_kernel(batch.method, table.formats))}
+    if batch.capacity:
+        launches["square_sums"] = _norm_launch(batch, table)
     if batch.keeps_sum:
-        due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
-        if due.any():
-            _sum_slots(batch, table, due)
-    if batch.is_gathered:
-        packing.scatter(batch)
+        slot_kernel(table.formats.wide)
+    return launches
 
 
-def _launch(batch: ParamBatch, table: CpuTable, kernel: str) -> Launch:
-    """Return what runs a kernel on as many threads as torch uses now."""
-    threads = openmp.threads(torch.get_num_threads(), os.getpid())
-    if table.threads is not threads:
-        table.use(threads)
-    if kernel not in table.launches:
-        formats = table.formats
-        if kernel == "update":
-            table.launches[kernel] = table.prepare(update_kernel(batch.method, formats))
-        else:
-            compiled = norm_kernel(formats.param, formats.norm_by_blocks(batch.method))
-            table.launches[kernel] = table.prepare(compiled, tensors=table.gradients)
-    return table.launches[kernel]
+def _norm_launch(batch: ParamBatch, table: CpuTable) -> Launch:
+    compiled = norm_kernel(table.formats.param, table.formats.norm_by_blocks(batch.method))
+    return table.prepare(compiled, tensors=table.gradients)
 
 
 def _priorities(batch: ParamBatch, norms: Norms) -> Floats:

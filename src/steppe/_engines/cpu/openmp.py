@@ -11,11 +11,7 @@ from typing import Any
 import torch
 
 from steppe._engines.cpu.compile_cache import Native
-
-# A second pool of threads would wait for work in loops beside torch's, each taking the cores from
-# the other for milliseconds. Threads do not survive a fork, and OpenMP hangs a process that tries:
-# this is the process that has started them, if any has.
-_started_in: int | None = None
+from steppe._shared.importing_process import IMPORTED_IN
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +46,10 @@ def threads(wanted: int, process: int) -> Threads:
     process
         This process's identity.
     """
-    global _started_in
-    if wanted == 1 or _started_in not in (None, process):
+    # Threads do not survive a fork, and OpenMP waits for them for ever. Whether torch had started
+    # some before cannot be asked.
+    if wanted == 1 or process != IMPORTED_IN:
         return Threads(1, 0, lambda kernel, arguments: partial(kernel.call, arguments))
-    _started_in = process
     return openmp_threads(wanted) or pool_threads(wanted)
 
 
@@ -76,7 +72,11 @@ def openmp_threads(count: int) -> Threads | None:
 
 
 def pool_threads(count: int) -> Threads:
-    """Return threads of Python's."""
+    """Return threads of Python's.
+
+    A second OpenMP would wait for work in loops beside torch's library, each taking the cores from
+    the other for milliseconds.
+    """
     pool = ThreadPoolExecutor(count, thread_name_prefix="steppe")
 
     def call(kernel: Native, arguments: Iterable[int]) -> None:

@@ -128,13 +128,13 @@ def _reader() -> _Reader | None:
         found = [getattr(library, f"aoti_torch_{name}") for name in _FUNCTIONS]
     except (OSError, AttributeError):
         return None
-    numbers = torch.zeros(40)
+    numbers = torch.zeros(40, dtype=torch.float32, device="cpu")
     probes = [
         numbers,
         numbers[3:9].view(2, 3).t(),
-        torch.zeros(1, 3, dtype=torch.bfloat16),
-        Parameter(torch.zeros((), dtype=torch.float64)),
-        torch.zeros(0, 2, dtype=torch.uint8),
+        numbers[:3].bfloat16().view(1, 3),
+        Parameter(numbers[0].double()),
+        numbers[:0].byte().view(0, 2),
         numbers.to_sparse(),
     ]
     places = set.intersection(*map(_places, probes))

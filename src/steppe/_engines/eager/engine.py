@@ -97,12 +97,16 @@ def _advance(
         scalars.append(_rms(method, row, own_square(), scalars))
 
     new_p, *results = bind(method.rule, torch)(p, g, *state, *scalars)
+    priority = None
+    if row.capacity:
+        is_shared = row.group["scope"] == "global"
+        priority = norms.whole() if is_shared else own_square().detach().sqrt()
+    # All that may fail has been done: from here on the row changes.
+    batch.advanced += 1
 
     if method.buffer is not None:
         item = results.pop()
-        if row.capacity:
-            is_shared = row.group["scope"] == "global"
-            priority = norms.whole() if is_shared else own_square().detach().sqrt()
+        if priority is not None:
             _remember(batch, method.buffer, row, item, priority)
     for stream, (key, value) in enumerate(zip(method.state, results, strict=True), start=1):
         store_state(row, key, value, stream)

@@ -84,6 +84,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         _reduce(batch, table)
     whole = norms.whole() if batch.needs_global_norm else None
     _update(batch, table, whole)
+    batch.advanced = len(batch.rows)
     found_inf = amp(batch)[1]
     if found_inf is not None:
         skipped = found_inf.clamp(max=1.0).reshape(())
@@ -152,7 +153,8 @@ def _reduce(batch: ParamBatch, table: GpuTable) -> None:
 
 def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
-    priority = None if whole is None else torch.as_tensor(whole, dtype=torch.float64)
+    if isinstance(whole, float):
+        whole = torch.tensor(whole, dtype=torch.float64, device="cpu")
     sent = send(batch, table)
     _launch(
         _kernels().update,
@@ -161,7 +163,7 @@ def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) ->
         *(table.rows, sent.lines, sent.options, table.chunks),
         *(
             table.sums if batch.needs_tensor_norm else None,
-            on(priority, batch.device),
+            on(whole, batch.device),
             table.arrivals,
         ),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),

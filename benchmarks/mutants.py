@@ -44,7 +44,11 @@ ROOMS: dict[str, tuple[tuple[str, ...], int, tuple[str, ...]]] = {
         40,
         ("tests/engines", "tests/optim"),
     ),
-    "sam": (("optim/sam.py", "optim/_sam*.py"), 20, ("tests/optim/sam",)),
+    "sam": (
+        ("optim/sam.py", "optim/_sam*.py"),
+        20,
+        ("tests/optim/sam", "tests/distributed/test_accelerate_fsdp.py"),
+    ),
     "study": (
         ("compare/planning", "compare/execution", "compare/training", "compare/records"),
         40,

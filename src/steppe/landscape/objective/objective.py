@@ -188,9 +188,7 @@ class Objective(ParameterSpace):
             position += 1
         self._same_data.end(position)
 
-    def outputs(
-        self, batch: Batch, params: Mapping[str, Tensor] | None = None
-    ) -> tuple[Any, Any]:
+    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
         """Run the model on a copy of a batch, by default with its own parameters.
 
         Parameters
@@ -251,7 +249,8 @@ class Objective(ParameterSpace):
     ) -> tuple[Tensor, float]:
         """Return the loss of a batch's outputs, and the batch's weight in the mean.
 
-        ``outputs`` and ``targets`` are from :meth:`outputs`. Where all targets of a batch are ignored, its loss is NaN, and its weight 0.
+        ``outputs`` and ``targets`` are from :meth:`outputs`. Where all targets of a batch are
+        ignored, its loss is NaN, and its weight 0.
 
         Raises
         ------

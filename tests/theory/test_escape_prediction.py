@@ -154,3 +154,13 @@ def test_what_is_wrong_is_found_before_a_pass(wrong: dict, error: type, message:
 
     with pytest.raises(error, match=message):
         predict_escape(at(-1.0), at(1.0), never, ONES, **{"method": "sgd"} | STEP | wrong)
+
+
+def test_a_loss_that_reads_the_parameters_is_that_of_each_point() -> None:
+    left = at(-1.0)
+
+    def of_the_weight(outputs: Tensor, targets: Tensor) -> Tensor:
+        return double_well(left.weight, targets) + 0.0 * outputs.mean()
+
+    found = predict_escape(left, at(1.4), of_the_weight, ONES, method="adam", **STEP)
+    assert found == predict_escape(at(-1.0), at(1.4), double_well, ONES, method="adam", **STEP)

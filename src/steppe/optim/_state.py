@@ -161,7 +161,7 @@ def as_step_count(value: Any) -> Tensor:
     """
     if not isinstance(value, Tensor):
         number = value if isinstance(value, int | float) else value.item()
-        return torch.tensor(float(number), dtype=torch.float64)
+        return torch.tensor(float(number), dtype=torch.float64, device="cpu")
     wanted = torch.float32 if value.device.type == "mps" else torch.float64
     if value.dtype.is_floating_point and value.ndim == 0:
         # Only the storage changes, not the tensor: who holds it sees the count go on.
@@ -217,6 +217,7 @@ def _initial_tensor(name: str, entry: StateEntry, param: Tensor, group: dict[str
     if has_param_shape(name, entry, tuple(param.shape)):
         return torch.zeros_like(param, dtype=entry.dtype, memory_format=torch.preserve_format)
     if is_scale(name):
-        return torch.zeros(local_shard_of(param).blocks(BLOCK), device=param.device)
+        blocks = local_shard_of(param).blocks(BLOCK)
+        return torch.zeros(blocks, dtype=torch.float32, device=param.device)
     empty = -torch.inf if name in (KEYS, BIRTHS) else 0
     return torch.full(entry.shape, empty, dtype=entry.dtype, device=_device(name, param, group))

@@ -56,8 +56,9 @@ class EngineRequest(NamedTuple):
     differentiable: bool
 
 
-def _nothing() -> Tensor:
-    return torch.empty(0)
+def nothing() -> Tensor:
+    """Return an empty tensor on the host, whatever torch's defaults are."""
+    return torch.empty(0, dtype=torch.float64, device="cpu")
 
 
 @dataclass(eq=False)
@@ -130,17 +131,17 @@ class ParamBatch:
     rows: list[ParamRow]
     grads: list[Tensor] = field(default_factory=list)
     grad_addresses: Integers = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    steps: Tensor = field(default_factory=_nothing)
-    keys: Tensor = field(default_factory=_nothing)
-    births: Tensor = field(default_factory=_nothing)
-    replacements: Tensor = field(default_factory=_nothing)
-    means: Tensor = field(default_factory=_nothing)
+    steps: Tensor = field(default_factory=nothing)
+    keys: Tensor = field(default_factory=nothing)
+    births: Tensor = field(default_factory=nothing)
+    replacements: Tensor = field(default_factory=nothing)
+    means: Tensor = field(default_factory=nothing)
     unscale: float = 1.0
     amp: tuple[Tensor | None, Tensor | None] | None = None
     cache: dict[str, Any] = field(default_factory=dict)
     engine: Any = None
     parent: "ParamBatch | None" = None
-    picked: Tensor = field(default_factory=_nothing)
+    picked: Tensor = field(default_factory=nothing)
     copied: dict[str, list[Tensor]] = field(default_factory=dict)
     is_gathered: bool = False
     held: HeldTensors | None = None

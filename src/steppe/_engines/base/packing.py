@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.batch import PACKED, ParamBatch
+from steppe._engines.base.batch import PACKED, ParamBatch, nothing
 from steppe._shared.array_types import Flags
 
 
@@ -61,7 +61,7 @@ def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
     part.copied = {name: [*compress(tensors, is_picked)] for name, tensors in batch.copied.items()}
     part.held = batch.held.pick(is_picked)
     for attribute in PACKED.values():
-        setattr(part, attribute, torch.empty(0))
+        setattr(part, attribute, nothing())
     return part
 
 

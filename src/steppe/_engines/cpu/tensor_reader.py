@@ -134,13 +134,13 @@ def _reader() -> _Reader | None:
     kernel = kernel_of("facts", "read_facts", _SOURCE)
     run = ctypes.PYFUNCTYPE(None, ctypes.c_int64)(kernel.address)
     reader = _Reader(handles, run, np.array(addresses, dtype=np.int64), kernel)
-    numbers = torch.zeros(40)
+    numbers = torch.zeros(40, dtype=torch.float32, device="cpu")
     probes = [
         numbers,
         numbers[3:9].view(2, 3).t(),
-        torch.zeros(1, 3, dtype=torch.bfloat16),
-        torch.zeros((), dtype=torch.float64),
-        torch.zeros(0, 2, dtype=torch.uint8),
+        numbers.new_zeros(1, 3, dtype=torch.bfloat16),
+        numbers.new_zeros((), dtype=torch.float64),
+        numbers.new_zeros(0, 2, dtype=torch.uint8),
         numbers.to_sparse(),
     ]
     is_right = np.array_equal(_read_by(reader, probes, 2), tensor_facts.read(probes, 2))

@@ -152,7 +152,9 @@ def _reduce(batch: ParamBatch, table: GpuTable) -> None:
 
 def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
-    priority = None if whole is None else torch.as_tensor(whole, dtype=torch.float64)
+    priority = whole
+    if isinstance(whole, float):
+        priority = torch.tensor(whole, dtype=torch.float64, device="cpu")
     sent = send(batch, table)
     _launch(
         _kernels().update,

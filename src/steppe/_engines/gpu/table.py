@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steppe._engines.base.batch import ParamBatch
+from steppe._engines.base.batch import ParamBatch, nothing
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
 from steppe._engines.base.param_row import Group, State
@@ -113,7 +113,7 @@ class GpuTable:
     arrivals: Tensor
     constants: dict[str, Any] = field(default_factory=dict)
     sent: Integers | None = None
-    copy: Tensor = field(default_factory=lambda: torch.empty(0))
+    copy: Tensor = field(default_factory=nothing)
 
     def holds(self, found: list[list[int]]) -> bool:
         """Whether it is as good as new for tensors that lie there."""

@@ -273,7 +273,7 @@ class Objective(ParameterSpace):
             finite either.
         """
         mean = self.new_mean(0)
-        empty = torch.zeros(0, self.size, device=self.device)
+        empty = torch.zeros(0, self.size, dtype=torch.float64, device=self.device)
         with without_gradients(self.model):
             for batch in self.batches():
                 loss, weight = self.weighted_loss(batch, *self.outputs(batch), require_finite)

@@ -190,7 +190,8 @@ def _load_forward_mode() -> None:
     """Load what dual numbers need, once: torch raises deprecation warnings of its own meanwhile."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        forward.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
+        zero = torch.zeros((), device="cpu")
+        forward.make_dual(zero, zero.clone())  # type: ignore[no-untyped-call]
 
 
 def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:

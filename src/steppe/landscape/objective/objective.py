@@ -106,12 +106,8 @@ class Objective(ParameterSpace):
             isinstance(each, DistributedDataParallel) for each in _wrappers(model)
         )
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
-        self._loss_weight = LossWeight(
-            loss_fn,
-            weight,
-            None if train else lambda batch: self.outputs(batch)[0],
-            is_single=_has_one_batch(data),
-        )
+        forward = None if train else lambda batch: self.outputs(batch)[0]
+        self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
         self.is_sum = self._loss_weight.is_sum
         self._random = RandomState(self.model, data)
         self._same_data = SameData(data)
@@ -200,10 +196,8 @@ class Objective(ParameterSpace):
 
         Returns
         -------
-        outputs : object
-            What the model returns.
-        targets : object
-            The batch's targets as the model has left them: a copy, which the loss may change.
+        outputs, targets
+            What the model returns; and a copy of the targets, as the model has left them.
         """
         # Each vector of a block may need a forward pass of its own, with the same dropout.
         self._reset()
@@ -211,17 +205,14 @@ class Objective(ParameterSpace):
         own = batch.copied()
         if params is None:
             return self.model(*own.inputs, **own.keywords), own.targets
-        outputs = torch.func.functional_call(
-            self.model, dict(params), own.inputs, dict(own.keywords)
-        )
+        replaced, keywords = dict(params), dict(own.keywords)
+        outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
         return outputs, own.targets
 
     def batch_loss(
         self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
     ) -> Tensor:
-        """Return the loss of a batch's outputs, a tensor without dimensions.
-
-        ``outputs`` and ``targets`` are from :meth:`outputs`.
+        """Return the loss, without dimensions, of what :meth:`outputs` returned for a batch.
 
         Raises
         ------
@@ -232,12 +223,7 @@ class Objective(ParameterSpace):
             loss = part_named("loss", outputs)
         else:
             loss = self.loss_fn(outputs, targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ValueError(
-                f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
-                "use reduction='mean'"
-            )
+        _check_scalar(loss)
         if require_finite:
             _check_finite(batch, loss)
         if self.narrowest is None and loss.requires_grad:
@@ -311,6 +297,15 @@ class Objective(ParameterSpace):
             torch.distributed.all_reduce(on_device)
             return on_device
         return values
+
+
+def _check_scalar(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(
+            f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
+            "use reduction='mean'"
+        )
 
 
 def _check_finite(batch: Batch, loss: Tensor) -> None:

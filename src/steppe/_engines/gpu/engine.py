@@ -152,9 +152,8 @@ def _reduce(batch: ParamBatch, table: GpuTable) -> None:
 
 def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) -> None:
     """Advance all rows, given sums of squares, and the norm over all batches, where needed."""
-    priority = whole
     if isinstance(whole, float):
-        priority = torch.tensor(whole, dtype=torch.float64, device="cpu")
+        whole = torch.tensor(whole, dtype=torch.float64, device="cpu")
     sent = send(batch, table)
     _launch(
         _kernels().update,
@@ -163,7 +162,7 @@ def _update(batch: ParamBatch, table: GpuTable, whole: Tensor | float | None) ->
         *(table.rows, sent.lines, sent.options, table.chunks),
         *(
             table.sums if batch.needs_tensor_norm else None,
-            on(priority, batch.device),
+            on(whole, batch.device),
             table.arrivals,
         ),
         *(*amp(batch), table.rows.shape[1], sent.options.shape[1]),

@@ -220,15 +220,14 @@ class Objective(ParameterSpace):
             The loss is not a scalar; or it is not finite although ``require_finite``.
         """
         if self.loss_fn is None:
-            loss = part_named("loss", outputs)
+            loss = _scalar(part_named("loss", outputs))
         else:
-            loss = self.loss_fn(outputs, targets)
-        _check_scalar(loss)
+            loss = _scalar(self.loss_fn(outputs, targets))
         if require_finite:
             _check_finite(batch, loss)
         if self.narrowest is None and loss.requires_grad:
             self.narrowest = narrowest_format(loss)
-        return loss.reshape(())
+        return loss
 
     def weighted_loss(
         self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
@@ -299,13 +298,14 @@ class Objective(ParameterSpace):
         return values
 
 
-def _check_scalar(loss: Any) -> None:
+def _scalar(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
         raise ValueError(
             f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
             "use reduction='mean'"
         )
+    return loss.reshape(())
 
 
 def _check_finite(batch: Batch, loss: Tensor) -> None:

@@ -34,4 +34,4 @@ __all__ = [
     "RMSpropCG",
 ]
 __version__ = "0.1.0"
-__getattr__, __dir__ = lazy_imports(__name__, __file__)
+__getattr__, __dir__ = lazy_imports(__name__)

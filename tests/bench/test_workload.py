@@ -1,7 +1,9 @@
 """What is stepped."""
 
+import pytest
 import torch
 
+from helpers.torch_defaults import torch_default
 from steppe.bench.workload import parameters
 
 CPU = torch.device("cpu")
@@ -21,3 +23,12 @@ def test_everybody_steps_the_same_numbers() -> None:
     ):
         assert torch.equal(one, other)
         assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_are_in_float32_whatever_torchs_default(default: torch.dtype) -> None:
+    usual = parameters([(9,)], CPU)[0]
+    with torch_default(default):
+        (made,) = parameters([(9,)], CPU)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, usual)

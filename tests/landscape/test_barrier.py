@@ -196,3 +196,26 @@ def test_the_height_is_drawn() -> None:
     np.testing.assert_allclose(height.get_ydata(), [0.0, 1.0])
     assert height.get_label() == "barrier 1"
     assert "height" in found.to_dict()
+
+
+def test_a_loss_that_reads_the_parameters_is_that_of_each_point() -> None:
+    a, b = at(-1.0), at(3.0)
+
+    def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.mean() + a.weight.square().sum()
+
+    found = barrier(a, b, penalised, ONE, points=5)
+    weights = -1.0 + 4.0 * found.coordinates
+    np.testing.assert_allclose(found.losses, weights + weights**2)
+    assert (a.weight.item(), b.weight.item()) == (-1.0, 3.0)
+
+
+def test_models_may_share_their_tensors() -> None:
+    torch.manual_seed(0)
+    first, second = (nn.Linear(1, 1, bias=False).double() for _ in range(2))
+    a, b = nn.Sequential(first, second), nn.Sequential(second, first)
+    u, v = first.weight.item(), second.weight.item()
+    found = barrier(a, b, lambda outputs, targets: outputs.mean(), ONE, points=5)
+    t = found.coordinates
+    np.testing.assert_allclose(found.losses, ((1 - t) * u + t * v) * ((1 - t) * v + t * u))
+    assert (first.weight.item(), second.weight.item()) == (u, v)

@@ -209,8 +209,28 @@ def test_around_it_sam_changes_nothing(name: str) -> None:
     if name == "DualAdam":
         assert sam.preconditioner().keys() == base.preconditioner().keys()
     else:
-        with pytest.raises(AttributeError, match="preconditioner"):
+        with pytest.raises(AttributeError, match="Adam has no preconditioner"):
             sam.preconditioner()
+
+
+@pytest.mark.parametrize("name", ["AdamW", "SGD", "DualAdam"])
+def test_offloading_changes_nothing(name: str) -> None:
+    model, inputs, targets = small_net()
+    kind = getattr(steppe if name == "DualAdam" else torch.optim, name)
+    beside = copy.deepcopy(model)
+    offloaded = steppe.optim.Offload(model.parameters(), kind, lr=0.1)
+    plain = kind(beside.parameters(), lr=0.1)
+    for each, optimizer in ((model, offloaded), (beside, plain)):
+        gradients(each, inputs, targets)
+        optimizer.step()
+    found, expected = (
+        dense(preconditioned(hessian(each, F.cross_entropy, [(inputs, targets)]), optimizer))
+        for each, optimizer in ((model, offloaded), (beside, plain))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    if name != "DualAdam":
+        with pytest.raises(AttributeError, match=f"{name} has no preconditioner"):
+            offloaded.preconditioner()
 
 
 def test_is_over_the_parameters_of_h() -> None:

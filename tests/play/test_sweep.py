@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.torch_defaults import DEFAULTS, torch_default
 from steppe.play import descend
 from steppe.play.results import SweepResult
 from steppe.play.sweep import plan_sweep
@@ -163,3 +164,14 @@ def test_the_mean_arrival_is_of_those_who_arrived() -> None:
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_sweep(**changes)
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+def test_torchs_defaults_change_nothing(default: Any) -> None:
+    def losses() -> list[Any]:
+        played = make_sweep("ackley", optimizers=["adamcm", "sgd"], noise=0.1).run()
+        return [[each.descent.losses.tolist(), str(each.end_points)] for each in played.optimizers]
+
+    usual = losses()
+    with torch_default(default):
+        assert losses() == usual

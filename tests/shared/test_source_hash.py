@@ -111,6 +111,12 @@ def test_what_changes_numbers_changes_the_hash(copied: Path, name: str) -> None:
     assert package_source(copied) != before
 
 
+def test_a_package_without_sources_is_refused(tmp_path: Path) -> None:
+    """Studies of different code would go for one."""
+    with pytest.raises(FileNotFoundError, match="has no source files"):
+        package_source(tmp_path / "steppe.zip" / "steppe")
+
+
 def test_what_only_prints_does_not(copied: Path) -> None:
     before = package_source(copied)
     (copied / "compare/report/terminal.py").write_text("")

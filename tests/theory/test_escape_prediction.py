@@ -1,12 +1,14 @@
 """Ways whose curvatures and barrier are known: parabolas that meet, and the double well."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from helpers.stateful_model import snapshot
+from helpers.torch_defaults import DEFAULTS, torch_default
 from steppe.theory import escape_time, predict_escape
 
 DATA = [(torch.full((2, 1), x).double(), torch.zeros(2, 1).double()) for x in (0.9, 1.0, 1.1)]
@@ -154,3 +156,25 @@ def test_what_is_wrong_is_found_before_a_pass(wrong: dict, error: type, message:
 
     with pytest.raises(error, match=message):
         predict_escape(at(-1.0), at(1.0), never, ONES, **{"method": "sgd"} | STEP | wrong)
+
+
+def test_a_loss_that_reads_the_parameters_is_that_of_each_point() -> None:
+    left = at(-1.0)
+
+    def of_the_weight(outputs: Tensor, targets: Tensor) -> Tensor:
+        return double_well(left.weight, targets) + 0.0 * outputs.mean()
+
+    found = predict_escape(left, at(1.4), of_the_weight, ONES, method="adam", **STEP)
+    assert found == predict_escape(at(-1.0), at(1.4), double_well, ONES, method="adam", **STEP)
+
+
+@pytest.mark.parametrize("default", DEFAULTS, ids=str)
+def test_torchs_defaults_change_nothing(default: Any) -> None:
+    ends = at(-1.0), at(1.0)
+
+    def predict() -> Any:
+        return predict_escape(*ends, tilted, DATA, method="sgd", **STEP, noise="measured")
+
+    usual = predict()
+    with torch_default(default):
+        assert predict() == usual

@@ -119,7 +119,8 @@ class ScaleLayout:
         positions, blocks, scale = self._of_elements(held, codes)
         numbers = decode(in_memory_order(codes).long(), scale)
         padded = in_blocks(numbers, positions, count)
-        fresh, scales = encoded(kind, padded, torch.full((), _HALF, device=codes.device))
+        half = torch.full((), _HALF, dtype=torch.float32, device=codes.device)
+        fresh, scales = encoded(kind, padded, half)
         joined = least != most
         changed = from_memory_order(fresh.view(-1)[positions], codes)
         is_joined = from_memory_order(joined[blocks], codes)

@@ -3,15 +3,16 @@
 So ``import steppe`` and ``--help`` load neither torch nor what only some commands need.
 """
 
-import ast
+import dis
+import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
+from types import CodeType
 from typing import Any
 
 
-def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` for a package's ``__init__.py``.
+def lazy_imports(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """Return ``__getattr__`` and ``__dir__`` for a package's ``__init__.py``, which calls it.
 
     The names are those that the file imports under ``if TYPE_CHECKING:``, where type checkers and
     editors look for them too, so that they stand once. ``import steppe`` then loads no torch, which
@@ -22,10 +23,9 @@ def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
     ----------
     package : str
         The package's ``__name__``.
-    file : str
-        Its ``__file__``.
     """
-    sources = _imported_for_types(file)
+    # The caller's code, as an archive or an application may have no source file.
+    sources = _imported_in(sys._getframe(1).f_code)
 
     def get(name: str) -> Any:
         if name not in sources:
@@ -47,18 +47,19 @@ def lazy_imports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
     return get, names
 
 
-def _imported_for_types(file: str) -> dict[str, tuple[str, str]]:
-    """Return module and name there of each name that is imported under ``if TYPE_CHECKING:``."""
-    tree = ast.parse(Path(file).read_text(encoding="utf-8"))
-    blocks = [
-        node.body
-        for node in tree.body
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-    ]
-    return {
-        alias.asname or alias.name: (node.module, alias.name)
-        for block in blocks
-        for node in block
-        if isinstance(node, ast.ImportFrom) and node.module
-        for alias in node.names
-    }
+def _imported_in(code: CodeType) -> dict[str, tuple[str, str]]:
+    """Return module and name there of each name that code imports, whether or not it is run.
+
+    Names that were imported when the code ran are the module's already.
+    """
+    found = {}
+    module = original = ""
+    for step in dis.get_instructions(code):
+        if step.opname == "IMPORT_NAME":
+            module = step.argval
+        elif step.opname == "IMPORT_FROM":
+            original = step.argval
+        elif step.opname.startswith("STORE_") and original:
+            found[step.argval] = (module, original)
+            original = ""
+    return found

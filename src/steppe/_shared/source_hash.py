@@ -44,9 +44,20 @@ def steppe_source() -> str:
 
 
 def package_source(root: Path) -> str:
-    """Hash the sources under steppe's directory ``root`` that a run's numbers depend on."""
+    """Hash the sources under steppe's directory ``root`` that a run's numbers depend on.
+
+    Raises
+    ------
+    FileNotFoundError
+        There are none, as in an archive: runs of different code would have one hash.
+    """
     entries = [root / name for name in _DECISIVE]
     files = [file for entry in entries for file in (entry.rglob("*.py"), [entry])[entry.is_file()]]
+    if not files:
+        raise FileNotFoundError(
+            f"{root} has no source files, by which studies of different code are told apart: "
+            "install steppe as files, with pip"
+        )
     return _hash((file.relative_to(root).as_posix(), file) for file in sorted(files))
 
 

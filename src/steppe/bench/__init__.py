@@ -70,4 +70,4 @@ __all__ = [
     "uniform",
     "warm_up",
 ]
-__getattr__, __dir__ = lazy_imports(__name__, __file__)
+__getattr__, __dir__ = lazy_imports(__name__)

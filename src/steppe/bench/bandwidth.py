@@ -24,7 +24,7 @@ class Copy:
     moved = 2 * _SIZE
 
     def __init__(self, device: torch.device) -> None:
-        self._source = torch.ones(_SIZE // 4, device=device)
+        self._source = torch.ones(_SIZE // 4, dtype=torch.float32, device=device)
         self._target = torch.zeros_like(self._source)
 
     def __call__(self) -> None:

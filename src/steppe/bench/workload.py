@@ -30,7 +30,8 @@ def parameters(shapes: Iterable[Shape], device: torch.device) -> list[Parameter]
     generator = torch.Generator(device).manual_seed(0)
 
     def normal(shape: Shape) -> torch.Tensor:
-        return torch.empty(shape, device=device).normal_(0.0, _DEVIATION, generator=generator)
+        drawn = torch.empty(shape, dtype=torch.float32, device=device)
+        return drawn.normal_(0.0, _DEVIATION, generator=generator)
 
     made = []
     for shape in shapes:

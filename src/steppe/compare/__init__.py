@@ -112,4 +112,4 @@ __all__ = [
     "train",
     "worker_command",
 ]
-__getattr__, __dir__ = lazy_imports(__name__, __file__)
+__getattr__, __dir__ = lazy_imports(__name__)

@@ -20,7 +20,7 @@ from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
 from steppe.landscape.surfaces._directions import checked_direction as checked_direction
-from steppe.landscape.surfaces._interpolation import interpolate_models as interpolate_models
+from steppe.landscape.surfaces._interpolation import interpolation as interpolation
 from steppe.landscape.surfaces.barrier import Barrier, barrier
 from steppe.landscape.surfaces.line import Line, line
 from steppe.landscape.surfaces.plane import Plane, plane

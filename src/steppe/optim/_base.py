@@ -30,6 +30,7 @@ from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._gradients import check_format, check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
+from steppe.optim._kept_means import version_of
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import add_missing_state, completed, has_complete_state
@@ -143,12 +144,14 @@ class RuleOptimizer(CheckpointedOptimizer):
             for _ in range(2):
                 plan = self._planned()
                 if plan is None:
-                    self._step_in_turns()
+                    _step_in_turns(self)
                     return loss
                 plan.grad_scale = getattr(self, "grad_scale", None)
                 plan.found_inf = getattr(self, "found_inf", None)
+                kept = self._kept_means
                 try:
                     if _engines.step(plan):
+                        kept.versions = [*map(version_of, kept.tensors)]
                         return loss
                 finally:
                     # They would otherwise lie in memory beside the next ones.
@@ -213,23 +216,15 @@ class RuleOptimizer(CheckpointedOptimizer):
         if self._plan is None or self._plan_key != key:
             if any(_turns(params)):
                 return None
-        elif self._plan.takes(params, grads, self.state):
+        elif (
+            # Nobody has written to moments without their kept mean.
+            [*map(version_of, self._kept_means.tensors)] == self._kept_means.versions
+            and self._plan.takes(params, grads, self.state)
+        ):
             return self._plan
         self._plan, self._plan_key = self._new_plan(grads), key
         self._plan.takes(params, grads, self.state)
         return self._plan
-
-    def _step_in_turns(self) -> None:
-        """Take two steps, one after the other, with what is listed twice, as in torch.optim."""
-        params = [param for param, _ in self._all()]
-        turns = _turns(params)
-        for turn in range(max(turns) + 1):
-            grads = [p.grad if i == turn else None for i, p in zip(turns, params, strict=True)]
-            plan = self._new_plan(grads, only_present=True)
-            plan.grad_scale = getattr(self, "grad_scale", None)
-            plan.found_inf = getattr(self, "found_inf", None)
-            plan.takes(params, grads, self.state)
-            _engines.step(plan)
 
     def _settled_options(self) -> list[tuple[Any, ...]]:
         """Check the options that have changed in mid-run; return those that a plan goes by."""
@@ -248,6 +243,7 @@ class RuleOptimizer(CheckpointedOptimizer):
             # Also where there is no gradient: what is stepped beside can be loaded, too.
             if state := self.state.get(param):
                 check_state(state, param, method, group, place, self._optional_state)
+        self._kept_means.forget_stale(self.state)
         rows = []
         for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
             method = requests[id(group)].method
@@ -261,6 +257,7 @@ class RuleOptimizer(CheckpointedOptimizer):
             state = self.state[param]
             rows.append(ParamRow.of(index, param, state, group, places[index]))
         plan = Plan(rows, [param for param, _ in members], self.state, requests)
+        self._note_means()
         _engines.prepare(plan)
         return plan
 
@@ -290,6 +287,7 @@ class RuleOptimizer(CheckpointedOptimizer):
         Those that have taken no step have none yet; those of a lazy module, no shape.
         """
         self._settled_options()
+        self._kept_means.forget_stale(self.state)
         wanted, places = set(map(id, groups)), places_of(self.param_groups)
         return [
             ParamRow.of(number, param, self._completed_state(param, group), group, places[number])
@@ -316,3 +314,17 @@ def _turns(params: list[Tensor]) -> list[int]:
         turns.append(counts[id(param)])
         counts[id(param)] += 1
     return turns
+
+
+def _step_in_turns(optimizer: RuleOptimizer) -> None:
+    """Take two steps, one after the other, with what is listed twice, as in torch.optim."""
+    params = [param for param, _ in optimizer._all()]
+    turns = _turns(params)
+    for turn in range(max(turns) + 1):
+        grads = [p.grad if i == turn else None for i, p in zip(turns, params, strict=True)]
+        plan = optimizer._new_plan(grads, only_present=True)
+        plan.grad_scale = getattr(optimizer, "grad_scale", None)
+        plan.found_inf = getattr(optimizer, "found_inf", None)
+        plan.takes(params, grads, optimizer.state)
+        _engines.step(plan)
+        optimizer._note_means()

@@ -16,6 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
+from steppe.optim._kept_means import KeptMeans
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
     add_missing_state,
@@ -40,6 +41,9 @@ class CheckpointedOptimizer(Optimizer):
 
     _class_defaults: Mapping[str, Any] = MappingProxyType({})
 
+    # What is known of the means in the state; those in a copy or a checkpoint are right.
+    _kept_means = KeptMeans()
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Note the defaults of the class's constructor."""
         super().__init_subclass__(**options)
@@ -48,12 +52,23 @@ class CheckpointedOptimizer(Optimizer):
     def _method(self, group: Group) -> Method:
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies and pickles need."""
+        self._kept_means.forget_stale(self.state)
+        state: dict[str, Any] = super().__getstate__()
+        return state
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over groups; an option that they lack, because it is newer, has its default."""
         super().__setstate__(state)
         for options in (self.defaults, *self.param_groups):
             for name, value in self._class_defaults.items():
                 options.setdefault(name, value)
+        self._note_means()
+
+    def _note_means(self) -> None:
+        params = (param for group in self.param_groups for param in group["params"])
+        self._kept_means = KeptMeans(params, self.state)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the options of all groups and the state of all parameters.
@@ -69,6 +84,7 @@ class CheckpointedOptimizer(Optimizer):
             they are, unless the key is the number of a parameter, or a tensor that no group has
             any more.
         """
+        self._kept_means.forget_stale(self.state)
         # First among the hooks, so that a user's hooks see what is saved.
         hook = self.register_state_dict_post_hook(_as_saved, prepend=True)
         try:
@@ -115,6 +131,7 @@ class CheckpointedOptimizer(Optimizer):
         finally:
             before.remove()
             after.remove()
+        self._note_means()
 
 
 @contextmanager

@@ -36,6 +36,22 @@ class OptimizerWrapper(Optimizer):
         diagnose: Any = getattr(self.base_optimizer, "diagnostics", dict)
         return dict(diagnose())
 
+    def preconditioner(self) -> dict[Tensor, Tensor]:
+        """Return the base optimizer's diagonal preconditioner, if it is one of this library.
+
+        Raises
+        ------
+        AttributeError
+            The base optimizer has no such method.
+        """
+        base: Any = self.base_optimizer
+        if not hasattr(base, "preconditioner"):
+            raise AttributeError(
+                f"{type(base).__name__} has no preconditioner(), as optimizers of this library do; "
+                "steppe.landscape.preconditioned takes torch's optimizers too, in wrappers as well"
+            )
+        return dict(base.preconditioner())
+
 
 class TransparentWrapper(OptimizerWrapper):
     """A wrapper whose parameter groups, state and defaults are the base optimizer's own.
@@ -88,17 +104,6 @@ class TransparentWrapper(OptimizerWrapper):
     def state_dict(self) -> dict[str, Any]:
         """Return the base optimizer's checkpoint, this wrapper's options included."""
         return self.base_optimizer.state_dict()
-
-    def preconditioner(self) -> dict[Tensor, Tensor]:
-        """Return the base optimizer's diagonal preconditioner, if it is one of this library.
-
-        Raises
-        ------
-        AttributeError
-            The base optimizer has no such method.
-        """
-        base: Any = self.base_optimizer
-        return dict(base.preconditioner())
 
 
 def share_hooks(wrapper: Optimizer, base: Optimizer) -> None:

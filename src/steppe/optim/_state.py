@@ -35,7 +35,8 @@ from steppe._engines import (
 
 #: Formats of a full state: which one depends on the parameter, so checkpoints may have either.
 _INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.complex128})
-_SECOND_MOMENT = "exp_avg_sq"
+#: Of which ``scale_free`` keeps the mean.
+SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
 #: They have a shape of their own even where it happens to be the parameter's.
 NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
@@ -130,7 +131,7 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
     for name, entry in wanted.items():
         if not stands_for(name, state[name].dtype, entry.dtype):
             _convert(state, name, entry, param, group)
-    if MEAN in missing and _SECOND_MOMENT not in missing:
+    if MEAN in missing and SECOND_MOMENT not in missing:
         # Earlier steps, without scale_free, updated v but not its mean.
         state[MEAN].copy_(_mean_of_second_moment(param, state, group))
 
@@ -186,7 +187,7 @@ def _convert(
 
 def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
     row = ParamRow.of(0, param, state, group)
-    return whole_sum(load_state(row, _SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
+    return whole_sum(load_state(row, SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
 
 
 def copied_to_device(name: str, value: Tensor, param: Tensor, group: dict[str, Any]) -> Tensor:

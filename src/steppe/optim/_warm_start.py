@@ -7,10 +7,9 @@ empty buffer. A checkpoint whose numbers would mean something else is refused.
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from steppe._engines import KEYS, Group
 from steppe.optim._options import OPTION_CHECKS
+from steppe.optim._state import as_step_count
 
 #: Options of buffers, of updates that switch, and of integrals.
 _BUFFERS = frozenset(
@@ -158,7 +157,7 @@ def warm_started_state(
         if value is not None and (name in wanted or name != "max_exp_avg_sq")
     }
     if state and not _family_of(names).has_steps:
-        state.setdefault("step", torch.tensor(1.0, dtype=torch.float64, device="cpu"))
+        state.setdefault("step", as_step_count(1))
     return state
 
 

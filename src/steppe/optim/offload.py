@@ -125,8 +125,7 @@ class Offload(OptimizerWrapper):
             The optimizer is not one of this library.
         """
         self._lend()
-        base: Any = self.base_optimizer
-        found = base.preconditioner()
+        found = super().preconditioner()
         return {
             param: found[copy].to(param.device) for param, copy in self._pairs() if copy in found
         }

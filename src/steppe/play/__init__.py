@@ -58,4 +58,4 @@ __all__ = [
     "play_command",
     "sample_surface",
 ]
-__getattr__, __dir__ = lazy_imports(__name__, __file__)
+__getattr__, __dir__ = lazy_imports(__name__)

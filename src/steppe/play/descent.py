@@ -116,7 +116,9 @@ def descend(
     _check(function, recipe, starts, steps, noise)
     look_up("schedule", schedule, SCHEDULES)
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randn((steps, *starts.shape), dtype=torch.float64, generator=generator)
+    draws = torch.randn(
+        (steps, *starts.shape), dtype=torch.float64, generator=generator, device="cpu"
+    )
     parameters = [start.clone().requires_grad_(True) for start in starts]
     # A buffer of each parameter's own is a buffer of each start's own.
     optimizers = _build(recipe, {**settings, "scope": "tensor"}, parameters, steps)

@@ -80,7 +80,7 @@ def _find_unlisted_minimum(
     from scipy.optimize import minimize
 
     def at(x: Floats) -> torch.Tensor:
-        return torch.as_tensor(x, dtype=torch.float64)
+        return torch.as_tensor(x, dtype=torch.float64, device="cpu")
 
     found = minimize(
         lambda x: function(at(x)).item(),

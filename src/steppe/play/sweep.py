@@ -192,7 +192,7 @@ def _checked_starts(function: Function, starts: Sequence[Sequence[float]]) -> Te
             )
         if not all(map(math.isfinite, start)):
             raise ValueError(f"a start must be finite, got {written}")
-    return torch.tensor(starts, dtype=torch.float64)
+    return torch.tensor(starts, dtype=torch.float64, device="cpu")
 
 
 def draw_starts(bounds: Sequence[tuple[float, float]], count: int, seed: int = 0) -> Tensor:

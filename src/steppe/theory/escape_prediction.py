@@ -16,7 +16,7 @@ from steppe.landscape import (
     Result,
     barrier,
     flat_vector,
-    interpolate_models,
+    interpolation,
 )
 from steppe.theory.escape_formula import REGIMES, Escape, Noise, Regime, escape_time, noise_pair
 from steppe.theory.escape_methods import find_method
@@ -137,16 +137,16 @@ def predict_escape(
         raise KeyboardInterrupt
     losses, highest = path.losses, _highest(path.losses)
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
-    moving_model, go_to = interpolate_models(model, other)
     unit = _direction(model, other)
-    h_min, noise_min = _measure(moving_model, loss_fn, data, unit, ratios is None)
-    go_to(where)
-    h_top, noise_top = _measure(moving_model, loss_fn, data, unit, ratios is None)
+    with interpolation(model, other) as go_to:
+        h_min, noise_min = _measure(model, loss_fn, data, unit, ratios is None)
+        go_to(where)
+        h_top, noise_top = _measure(model, loss_fn, data, unit, ratios is None)
+        height = _loss(model, loss_fn, data) - float(losses[0])
     _check_curvatures(h_min, h_top)
     if ratios is None:
         _check_noise(noise_min, noise_top)
         ratios = noise_min, noise_top
-    height = _loss(moving_model, loss_fn, data) - float(losses[0])
     s = _share_below_steepest(losses[: highest + 1], height)
     found = escape_time(
         method, lr=lr, batch_size=batch_size, barrier=height, h_min=h_min, h_saddle=-h_top,

@@ -176,7 +176,7 @@ def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats]:
     with objective.evaluation_mode():
         for batch in objective.batches():
             with torch.enable_grad():
-                loss = objective.batch_loss(batch, objective.outputs(batch))
+                loss = objective.batch_loss(batch, *objective.outputs(batch))
                 gradient = derivatives(loss, objective.params)
             slopes.append([_product(gradient, parts) for parts in along])
             sizes.append(batch.size)

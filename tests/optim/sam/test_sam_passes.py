@@ -237,6 +237,28 @@ def test_grad_scaler_changes_nothing(adaptive: bool) -> None:
     torch.testing.assert_close(values(one), values(two), rtol=1e-4, atol=1e-6)
 
 
+def test_clipping_under_a_grad_scaler_is_that_without() -> None:
+    """As docs/sam.md says: unscaled after the second pass, before clipping."""
+    one, two = network(), network()
+    for model, scaler in (
+        (one, torch.amp.GradScaler("cpu", enabled=False)),
+        (two, torch.amp.GradScaler("cpu", init_scale=1024.0)),
+    ):
+        sam = SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+        for _ in range(5):
+            sam.zero_grad()
+            scaler.scale(model(batch()).square().mean()).backward()
+            with sam.perturbed():
+                scaler.scale(model(batch()).square().mean()).backward()
+            scaler.unscale_(sam)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-2)
+            assert norm > 1e-2
+            scaler.step(sam)
+            scaler.update()
+    for ours, theirs in zip(two.parameters(), one.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("factors", [(1.0, torch.inf), (torch.inf, torch.inf)])
 def test_a_step_that_grad_scaler_skips_changes_nothing(factors: tuple[float, float]) -> None:
     model = network()

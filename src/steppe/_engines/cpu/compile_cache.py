@@ -11,10 +11,9 @@ import os
 import sys
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from threading import RLock
 from time import perf_counter
-from types import FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import llvmlite
@@ -163,15 +162,31 @@ def _behaviour(function: Function) -> tuple[Any, ...]:
         for name in code.co_names
         if isinstance(outer.get(name), FunctionType)
     ]
-    arguments = code.co_varnames, code.co_argcount, code.co_flags, function.__defaults__
-    return code.co_name, code.co_code, code.co_consts, code.co_names, arguments, helpers
+    return _instructions(code), function.__defaults__, helpers
+
+
+def _instructions(value: Any) -> Any:
+    """Return what code does, in a form whose ``repr`` is the same wherever it lies."""
+    if isinstance(value, frozenset):
+        return sorted(map(repr, value))
+    if not isinstance(value, CodeType):
+        return value
+    constants = [_instructions(constant) for constant in value.co_consts]
+    names = value.co_names, value.co_varnames, value.co_freevars, value.co_cellvars
+    arguments = value.co_argcount, value.co_posonlyargcount, value.co_kwonlyargcount
+    how = value.co_code, value.co_exceptiontable, value.co_flags
+    return value.co_name, how, constants, names, arguments
+
+
+def _code_of(module: ModuleType) -> Any:
+    """Return what a module does; its loader knows it, also where there is no source file."""
+    assert module.__spec__ is not None
+    loader: Any = module.__spec__.loader
+    return _instructions(loader.get_code(module.__name__))
 
 
 # What kernels are compiled by; read at once, before anybody can edit it.
-_COMPILER = [
-    Path(str(module.__file__)).read_bytes()
-    for module in (bind, number_formats, intrinsics, bit_ops)
-]
+_COMPILER = [_code_of(module) for module in (bind, number_formats, intrinsics, bit_ops)]
 
 # Settings of Numba's that change the code.
 _SETTINGS = (

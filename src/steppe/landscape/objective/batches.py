@@ -6,6 +6,7 @@ Every instrument takes batches through it, in whatever form a data loader gives 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import is_dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +25,23 @@ class Batch(NamedTuple):
     keywords: Mapping[str, Any]
     targets: Any
     size: int
+
+    def copied(self) -> "Batch":
+        """Return the batch with copies of its tensors, which model and loss may change in place.
+
+        Later passes, and the user, find the batch as it was.
+        """
+
+        # A tensor that is an input and a target too stays one.
+        @cache
+        def copy_of(tensor: Tensor) -> Tensor:
+            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+        return self._replace(
+            inputs=tuple(_copied(part, copy_of) for part in self.inputs),
+            keywords=_copied(self.keywords, copy_of),
+            targets=_copied(self.targets, copy_of),
+        )
 
 
 def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
@@ -52,14 +70,22 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
     """
     if isinstance(batch, Batch):
         return batch
+
+    # Cached, as autoencoders have their inputs as targets.
+    @cache
+    def move(tensor: Tensor) -> Tensor:
+        # A view of its own: a model that calls requires_grad_() on its inputs, as checkpointing
+        # asks for, would change the user's tensor.
+        return tensor.to(device).detach().requires_grad_(tensor.requires_grad)
+
     if isinstance(batch, Mapping):
-        keywords = _moved(batch, device)
+        keywords = _moved(batch, device, move)
         return Batch(position, (), keywords, keywords, _size(position, list(keywords.values())))
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(
             f"batch {position} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
         )
-    inputs, targets = (_moved(part, device) for part in batch)
+    inputs, targets = (_moved(part, device, move) for part in batch)
     size = _size(position, [targets, inputs])
     # A tuple that is a type of its own (PackedSequence, a named tuple) is one argument, and so is a
     # mapping that is one (the outputs of a model): only plain ones are several arguments.
@@ -127,19 +153,20 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    """Move tensors to a device, and whatever has a method ``to``, inside containers too."""
+def _moved(value: Any, device: torch.device, move: Callable[[Tensor], Tensor]) -> Any:
+    """Move tensors to a device, inside containers too, and whatever has a method ``to``."""
     if isinstance(value, PackedSequence):
         return value.to(device)  # type: ignore[arg-type]
-
-    def move(tensor: Tensor) -> Tensor:
-        # A view of its own: a model that calls requires_grad_() on its inputs, as checkpointing
-        # asks for, would change the user's tensor.
-        return tensor.to(device).detach().requires_grad_(tensor.requires_grad)
-
     if isinstance(value, Tensor | Mapping | tuple | list):
         return map_tensors(value, move)
     return value.to(device) if callable(getattr(value, "to", None)) else value
+
+
+def _copied(value: Any, copy_of: Callable[[Tensor], Tensor]) -> Any:
+    """Copy tensors, inside containers too, and whatever has a method ``clone``."""
+    if isinstance(value, Tensor | Mapping | tuple | list):
+        return map_tensors(value, copy_of)
+    return value.clone() if callable(getattr(value, "clone", None)) else value
 
 
 def _size(position: int, values: list[Any]) -> int:

@@ -206,7 +206,7 @@ class LossWeight:
 
     def _part(self, batch: Batch, outputs: Any, begin: int, end: int) -> float:
         """Return the loss of some of a batch's samples."""
-        part = part_of(batch, begin, end)
+        part = part_of(batch, begin, end).copied()
         if self._is_own:
             assert self._forward is not None
             return float(part_named("loss", self._forward(part)))

@@ -106,9 +106,8 @@ class Objective(ParameterSpace):
             isinstance(each, DistributedDataParallel) for each in _wrappers(model)
         )
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
-        self._loss_weight = LossWeight(
-            loss_fn, weight, None if train else self.outputs, is_single=_has_one_batch(data)
-        )
+        forward = None if train else lambda batch: self.outputs(batch)[0]
+        self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
         self.is_sum = self._loss_weight.is_sum
         self._random = RandomState(self.model, data)
         self._same_data = SameData(data)
@@ -185,8 +184,8 @@ class Objective(ParameterSpace):
             position += 1
         self._same_data.end(position)
 
-    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> Any:
-        """Run the model on a batch, by default with its own parameters.
+    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
+        """Run the model on a copy of a batch, by default with its own parameters.
 
         Parameters
         ----------
@@ -194,18 +193,26 @@ class Objective(ParameterSpace):
             From :meth:`batches`.
         params : mapping of Tensor, optional
             Tensors to use in place of the model's parameters, by name.
+
+        Returns
+        -------
+        outputs, targets
+            What the model returns; and a copy of the targets, as the model has left them.
         """
         # Each vector of a block may need a forward pass of its own, with the same dropout.
         self._reset()
         self._random.begin_forward(batch.position)
+        own = batch.copied()
         if params is None:
-            return self.model(*batch.inputs, **batch.keywords)
-        return torch.func.functional_call(
-            self.model, dict(params), batch.inputs, dict(batch.keywords)
-        )
+            return self.model(*own.inputs, **own.keywords), own.targets
+        replaced, keywords = dict(params), dict(own.keywords)
+        outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
+        return outputs, own.targets
 
-    def batch_loss(self, batch: Batch, outputs: Any, require_finite: bool = True) -> Tensor:
-        """Return the loss of a batch's outputs, a tensor without dimensions.
+    def batch_loss(
+        self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
+    ) -> Tensor:
+        """Return the loss, without dimensions, of what :meth:`outputs` returned for a batch.
 
         Raises
         ------
@@ -213,40 +220,32 @@ class Objective(ParameterSpace):
             The loss is not a scalar; or it is not finite although ``require_finite``.
         """
         if self.loss_fn is None:
-            loss = part_named("loss", outputs)
+            loss = _scalar(part_named("loss", outputs))
         else:
-            loss = self.loss_fn(outputs, batch.targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
-            raise ValueError(
-                f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
-                "use reduction='mean'"
-            )
-        if require_finite and not math.isfinite(loss.item()):
-            raise ValueError(
-                f"the loss of batch {batch.position} is {loss.item()}: there is no curvature where "
-                "the loss is not finite; look at that batch, or at the parameters"
-            )
+            loss = _scalar(self.loss_fn(outputs, targets))
+        if require_finite:
+            _check_finite(batch, loss)
         if self.narrowest is None and loss.requires_grad:
             self.narrowest = narrowest_format(loss)
-        return loss.reshape(())
+        return loss
 
     def weighted_loss(
-        self, batch: Batch, outputs: Any, require_finite: bool = True
+        self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
     ) -> tuple[Tensor, float]:
         """Return the loss of a batch's outputs, and the batch's weight in the mean.
 
-        Where all targets of a batch are ignored, its loss is NaN, and its weight 0.
+        ``outputs`` and ``targets`` are from :meth:`outputs`. Where all targets of a batch are
+        ignored, its loss is NaN, and its weight 0.
 
         Raises
         ------
         ValueError
             As :meth:`batch_loss` does; or it cannot be found out what the loss is a mean over.
         """
-        loss = self.batch_loss(batch, outputs, require_finite=False)
+        loss = self.batch_loss(batch, outputs, targets, require_finite=False)
         weight = self._loss_weight.of(batch, outputs, loss)
-        if weight and require_finite and not math.isfinite(loss.item()):
-            self.batch_loss(batch, outputs)
+        if weight and require_finite:
+            _check_finite(batch, loss)
         return loss, weight
 
     def loss(self, *, require_finite: bool = True) -> MeanLoss:
@@ -259,10 +258,10 @@ class Objective(ParameterSpace):
             finite either.
         """
         mean = self.new_mean(0)
-        empty = torch.zeros(0, self.size, device=self.device)
+        empty = torch.zeros(0, self.size, dtype=torch.float64, device=self.device)
         with without_gradients(self.model):
             for batch in self.batches():
-                loss, weight = self.weighted_loss(batch, self.outputs(batch), require_finite)
+                loss, weight = self.weighted_loss(batch, *self.outputs(batch), require_finite)
                 mean.add(empty, weight, batch.size, loss.item())
         return MeanLoss(*mean.result(torch.float64)[1:])
 
@@ -274,7 +273,7 @@ class Objective(ParameterSpace):
         mean = self.new_mean(1)
         for batch in self.batches():
             with torch.enable_grad():
-                loss, weight = self.weighted_loss(batch, self.outputs(batch), require_finite)
+                loss, weight = self.weighted_loss(batch, *self.outputs(batch), require_finite)
                 # A variable would keep this batch's gradient alive while the next is computed.
                 mean.add(
                     flat_vector(derivatives(loss, self.params)).unsqueeze(0),
@@ -297,6 +296,24 @@ class Objective(ParameterSpace):
             torch.distributed.all_reduce(on_device)
             return on_device
         return values
+
+
+def _scalar(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        got = f"of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else repr(loss)
+        raise ValueError(
+            f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
+            "use reduction='mean'"
+        )
+    return loss.reshape(())
+
+
+def _check_finite(batch: Batch, loss: Tensor) -> None:
+    if not math.isfinite(loss.item()):
+        raise ValueError(
+            f"the loss of batch {batch.position} is {loss.item()}: there is no curvature where "
+            "the loss is not finite; look at that batch, or at the parameters"
+        )
 
 
 def _has_one_batch(data: Batches) -> bool:

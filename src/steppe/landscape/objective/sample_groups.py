@@ -4,8 +4,10 @@
 """
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Any
 
+from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
 from steppe.landscape.objective.batches import Batch, map_tensors
@@ -42,23 +44,28 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 def part_of(batch: Batch, begin: int, end: int) -> Batch:
     """Return samples ``begin`` to ``end`` of a batch, as a batch."""
-    inputs, keywords, targets = (
-        cut(value, batch.size, begin, end)
-        for value in (batch.inputs, batch.keywords, batch.targets)
-    )
+    parts = (batch.inputs, batch.keywords, batch.targets)
+    inputs, keywords, targets = cut(parts, batch.size, begin, end)
     return Batch(batch.position, inputs, keywords, targets, end - begin)
 
 
 def cut(value: Any, size: int, begin: int, end: int) -> Any:
     """Cut the tensors in nested containers that have ``size`` samples.
 
-    A tensor without a dimension of samples, such as a shared mask, goes to every part.
+    A tensor without a dimension of samples, such as a shared mask, goes to every part; one that
+    stands in several places stays one.
     """
-    if isinstance(value, PackedSequence):
-        # By samples, not by rows of its data, which stand in the order of time.
-        return pack_sequence(unpack_sequence(value)[begin:end], enforce_sorted=False)
-    if type(value) in (tuple, list):
-        return type(value)(cut(part, size, begin, end) for part in value)
-    return map_tensors(
-        value, lambda tensor: tensor[begin:end] if tensor.ndim and len(tensor) == size else tensor
-    )
+
+    @cache
+    def rows(tensor: Tensor) -> Tensor:
+        return tensor[begin:end] if tensor.ndim and len(tensor) == size else tensor
+
+    def part(value: Any) -> Any:
+        if isinstance(value, PackedSequence):
+            # By samples, not by rows of its data, which stand in the order of time.
+            return pack_sequence(unpack_sequence(value)[begin:end], enforce_sorted=False)
+        if type(value) in (tuple, list):
+            return type(value)(part(each) for each in value)
+        return map_tensors(value, rows)
+
+    return part(value)

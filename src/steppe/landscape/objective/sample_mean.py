@@ -86,7 +86,9 @@ class SampleMean:
         total = self._sum
         if total is None:
             total = torch.zeros(self._shape, dtype=torch.float64, device=self._device)
-        counts = torch.tensor([self._samples, self._weight, self._losses], dtype=torch.float64)
+        counts = torch.tensor(
+            [self._samples, self._weight, self._losses], dtype=torch.float64, device="cpu"
+        )
         is_mean_already = bool(self._first_weight) and self._sum_over_ranks is None
         if self._sum_over_ranks is not None:
             if self._first_weight:

@@ -80,7 +80,7 @@ class DoubleBackward:
             _explain_errors(),
         ):
             for index, batch in enumerate(objective.batches()):
-                loss, weight = objective.weighted_loss(batch, objective.outputs(batch))
+                loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
                 grads = derivatives(loss, objective.params, create_graph=True)
                 _check_graph(grads)
                 mean.add(_as_rows(self._differentiate(grads, rows)), weight, batch.size)
@@ -122,7 +122,7 @@ def forward_over_reverse(
     for row in rows:
         with forward.dual_level():
             duals = _duals(objective, row)
-            loss, weight = objective.weighted_loss(batch, objective.outputs(batch, duals))
+            loss, weight = objective.weighted_loss(batch, *objective.outputs(batch, duals))
             grads = derivatives(loss, list(duals.values()))
             tangents = [_unpacked(grad)[1] for grad in grads]
             products.append(flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
@@ -135,9 +135,10 @@ def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> tuple[list
     for row in rows:
         with forward.dual_level():
             duals = _duals(objective, row)
-            outputs, tangent = _unpacked(_tensor_of(objective.outputs(batch, duals)))
+            found, targets = objective.outputs(batch, duals)
+            outputs, tangent = _unpacked(_tensor_of(found))
             leaf = outputs.detach().requires_grad_()
-            loss, weight = objective.weighted_loss(batch, leaf)
+            loss, weight = objective.weighted_loss(batch, leaf, targets)
             slopes = derivatives(loss, [leaf], create_graph=True)
             # The outputs do not depend on the parameters, or the loss is linear in the outputs.
             if tangent is None or not slopes[0].requires_grad:
@@ -189,7 +190,8 @@ def _load_forward_mode() -> None:
     """Load what dual numbers need, once: torch raises deprecation warnings of its own meanwhile."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        forward.make_dual(torch.zeros(()), torch.zeros(()))  # type: ignore[no-untyped-call]
+        zero = torch.zeros((), device="cpu")
+        forward.make_dual(zero, zero.clone())  # type: ignore[no-untyped-call]
 
 
 def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:

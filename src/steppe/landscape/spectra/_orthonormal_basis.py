@@ -60,7 +60,7 @@ class OrthonormalBasis:
         norm : float
             The norm of the vector afterwards.
         """
-        components = torch.zeros(self.count, dtype=torch.float64)
+        components = torch.zeros(self.count, dtype=torch.float64, device="cpu")
         if self.count:
             for _ in range(2):
                 components += self._subtract_projection(vector)

@@ -31,7 +31,7 @@ class Probes:
         Hutchinson, *A stochastic estimator of the trace of the influence matrix*, 1989.
         """
         shape = count, self._operator.size
-        bits = torch.randint(0, 2, shape, generator=self._generator, dtype=torch.int8)
+        bits = torch.randint(0, 2, shape, generator=self._generator, dtype=torch.int8, device="cpu")
         return (2 * bits - 1).to(self._operator.device, self._operator.dtype)
 
     def sphere(self, count: int) -> Tensor:
@@ -41,7 +41,7 @@ class Probes:
     def _direction(self) -> Tensor:
         # One by one, so that the block size does not change which vectors are drawn.
         H = self._operator
-        row = torch.randn(H.size, generator=self._generator, dtype=H.dtype)
+        row = torch.randn(H.size, generator=self._generator, dtype=H.dtype, device="cpu")
         return row.div_(row.double().norm()).to(H.device)
 
 

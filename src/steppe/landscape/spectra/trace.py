@@ -170,7 +170,7 @@ def _checked(H: Operator, symmetry: SymmetryCheck) -> Operator:
 
 
 def _hutchinson(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
-    samples = torch.zeros(0, dtype=torch.float64)
+    samples = torch.zeros(0, dtype=torch.float64, device="cpu")
     for count in blocks(H, products):
         rows = probes.signs(count)
         samples = torch.cat([samples, _quadratic_forms(rows, H.rows(rows)).cpu()])
@@ -186,7 +186,7 @@ def _hutch_plus_plus(H: Operator, products: int, probes: Probes) -> Iterator[_Es
     inside = 0.0
     for piece in torch.split(basis, max(blocks(H, third), default=1)):
         inside += _quadratic_forms(piece, H.rows(piece)).sum().item()
-    samples = torch.zeros(0, dtype=torch.float64)
+    samples = torch.zeros(0, dtype=torch.float64, device="cpu")
     for count in blocks(H, products - 2 * third):
         rows = _orthogonal_part(probes.signs(count), basis)
         samples = torch.cat([samples, _quadratic_forms(rows, H.rows(rows)).cpu()])

@@ -90,8 +90,8 @@ def checked_direction(objective: Objective, name: str, direction: Tensor) -> Ten
 
 def _random_filters_like(param: Tensor, generator: torch.Generator) -> Tensor:
     if param.ndim < 2:
-        return torch.zeros(param.shape, dtype=torch.float64)
-    drawn = torch.randn(param.shape, dtype=torch.float64, generator=generator)
+        return torch.zeros(param.shape, dtype=torch.float64, device="cpu")
+    drawn = torch.randn(param.shape, dtype=torch.float64, generator=generator, device="cpu")
     return drawn * (_filter_norms(param.cpu().double()) / _filter_norms(drawn))
 
 

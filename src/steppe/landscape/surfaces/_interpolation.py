@@ -1,28 +1,28 @@
 """Linear interpolation from one model to another, which barriers are measured along."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
-def interpolate_models(
-    model_a: nn.Module, model_b: nn.Module
-) -> tuple[nn.Module, Callable[[float], None]]:
-    """Return a copy of a model, and a function that moves it along the line to another.
+@contextmanager
+def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[float], None]]:
+    """Yield a function that moves a model along the line to another.
+
+    The model itself is moved, and put back when the block ends: a loss may read its parameters.
+    Inside of the block all of them require a gradient, frozen ones too.
 
     Parameters
     ----------
     model_a, model_b : nn.Module
-        Two models of one architecture. Neither is changed.
+        Two models of one architecture. Only ``model_a`` is moved.
 
-    Returns
-    -------
-    model : nn.Module
-        The copy of ``model_a``; all its parameters require a gradient, frozen ones too.
-    go_to : callable
-        ``go_to(t)`` sets all its parameters and floating-point buffers to (1 − t)·a + t·b.
+    Yields
+    ------
+    callable
+        ``go_to(t)`` sets all parameters and floating-point buffers to (1 − t)·a + t·b.
 
     Raises
     ------
@@ -33,27 +33,50 @@ def interpolate_models(
     --------
     >>> left, right = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.constant_(left.weight, -1.0), nn.init.constant_(right.weight, 1.0)
-    >>> model, go_to = interpolate_models(left, right)
-    >>> go_to(0.75)
-    >>> model.weight.item(), left.weight.item()
-    (0.5, -1.0)
+    >>> with interpolation(left, right) as go_to:
+    ...     go_to(0.75)
+    ...     left.weight.item()
+    0.5
+    >>> left.weight.item()
+    -1.0
     """
-    start, end = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
-    _check_same_architecture(start, end)
-    model = copy.deepcopy(model_a).requires_grad_(True)
+    _check_same_architecture(_interpolated_tensors(model_a), _interpolated_tensors(model_b))
+    start = {name: t.detach().clone() for name, t in _interpolated_tensors(model_a).items()}
+    # The models may share tensors, which move with model_a.
+    moved = {_storage(t) for t in _interpolated_tensors(model_a).values()}
+    end = {
+        name: t.detach().clone() if _storage(t) in moved else t.detach()
+        for name, t in _interpolated_tensors(model_b).items()
+    }
+    frozen = [param for param in model_a.parameters() if not param.requires_grad]
 
     def go_to(t: float) -> None:
         with torch.no_grad():
-            for name, tensor in _interpolated_tensors(model).items():
+            # Read anew, as a forward pass may assign another tensor to a buffer's name.
+            for name, tensor in _interpolated_tensors(model_a).items():
                 tensor.copy_(torch.lerp(start[name], end[name].to(start[name]), t))
 
-    return model, go_to
+    try:
+        for param in frozen:
+            param.requires_grad_(True)
+        yield go_to
+    finally:
+        for param in frozen:
+            param.requires_grad_(False)
+        with torch.no_grad():
+            for name, tensor in _interpolated_tensors(model_a).items():
+                if not torch.equal(tensor, start[name]):
+                    tensor.copy_(start[name])
 
 
 def _interpolated_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and floating-point buffers by name."""
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
     return dict(model.named_parameters()) | buffers
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _check_same_architecture(start: dict[str, Tensor], end: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.result import Result
-from steppe.landscape.surfaces._interpolation import interpolate_models
+from steppe.landscape.surfaces._interpolation import interpolation
 from steppe.landscape.surfaces._scan import check_points, scan_losses
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def barrier(
 
     with L(t) the mean loss at (1 − t)·a + t·b, where a and b are all parameters and all
     floating-point buffers of the two models; other buffers are those of ``model_a``. Models without
-    a barrier are linearly mode-connected. Losses are evaluated on a copy of ``model_a``: neither
-    model is changed.
+    a barrier are linearly mode-connected. ``model_a`` itself is moved, so that a loss that reads
+    its parameters (an L2 penalty) is that of each point, and is restored afterwards.
 
     Parameters
     ----------
@@ -142,16 +142,16 @@ def barrier(
     (1.0, 0.5)
     """
     check_points(points)
-    model, go_to = interpolate_models(model_a, model_b)
-    objective = Objective(model, loss_fn, data, train=train, weight=weight)
     coordinates = np.arange(points) / (points - 1)
-    with objective.evaluation_mode(moves_params=True, moves_buffers=True):
-        loss_a, samples, _ = objective.loss()
-        go_to(1.0)
-        loss_b = objective.loss().loss
-        inner, complete = scan_losses(
-            objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
-        )
+    with interpolation(model_a, model_b) as go_to:
+        objective = Objective(model_a, loss_fn, data, train=train, weight=weight)
+        with objective.evaluation_mode(moves_params=True, moves_buffers=True):
+            loss_a, samples, _ = objective.loss()
+            go_to(1.0)
+            loss_b = objective.loss().loss
+            inner, complete = scan_losses(
+                objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
+            )
     losses = np.array([loss_a, *inner, loss_b])
     rises = losses - ((1 - coordinates) * loss_a + coordinates * loss_b)
     highest = int(np.nanargmax(rises))

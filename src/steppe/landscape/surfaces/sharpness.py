@@ -262,7 +262,9 @@ def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int)
     # Drawn on the CPU, so that a seed gives the same directions on every device.
     generator = torch.Generator().manual_seed(seed)
     for _ in range(draws):
-        direction = torch.randn(objective.size, generator=generator, dtype=torch.float64)
+        direction = torch.randn(
+            objective.size, generator=generator, dtype=torch.float64, device="cpu"
+        )
         unit = direction.div_(direction.norm()).to(objective.device)
         objective.set_parameters(ball.center + ball.scale * unit * ball.rho)
         yield _Rise(loss, objective.loss(require_finite=False).loss, samples, weight)
@@ -299,11 +301,12 @@ def _mean_rise(rises: list[_Rise], groups: Objective | None) -> _MeanRise:
     def total(values: Tensor) -> Tensor:
         return values if groups is None else groups.sum_over_ranks(values)
 
-    losses, perturbed, samples, weights = torch.tensor(rises, dtype=torch.float64).reshape(-1, 4).T
+    table = torch.tensor(rises, dtype=torch.float64, device="cpu")
+    losses, perturbed, samples, weights = table.reshape(-1, 4).T
     is_sum = groups is not None and groups.is_sum
     if is_sum:
         weights = torch.ones_like(weights)
-    counted = torch.stack([samples.sum(), weights.sum(), torch.tensor(len(rises)).double()])
+    counted = torch.stack([samples.sum(), weights.sum(), samples.new_tensor(len(rises))])
     all_samples, all_weight, count = total(counted).tolist()
     shares = weights / nonzero_weight(all_samples, all_weight)
     loss, perturbed_loss = total(torch.stack([shares @ losses, shares @ perturbed])).tolist()

@@ -70,7 +70,7 @@ class Trajectory:
     @property
     def points(self) -> Tensor:
         """The records as rows, shape (records, size): a copy."""
-        return torch.stack(self._records) if self._records else torch.zeros(0, 0)
+        return torch.stack(self._records) if self._records else _zeros(0, torch.float32)
 
     def record(self, model_or_params: nn.Module | Iterable[Tensor]) -> None:
         """Append a copy of the parameters to the records.
@@ -132,7 +132,7 @@ class Trajectory:
         for index, record in enumerate(self._records):
             if not record.isfinite().all():
                 raise ValueError(f"record {index} is not finite")
-        gram = torch.zeros(len(self), len(self), dtype=torch.float64)
+        gram = _zeros(len(self), torch.float64)
         for rows, _ in self._centred(center):
             gram.addmm_(rows, rows.T)
         squares, vectors = np.linalg.eigh(gram.numpy())
@@ -182,6 +182,10 @@ class Trajectory:
             rows = rows.double()
             middle = rows[-1].clone() if center == "last" else rows.mean(dim=0)
             yield rows.sub_(middle), middle
+
+
+def _zeros(size: int, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(size, size, dtype=dtype, device="cpu")
 
 
 def _is_record(value: Any) -> bool:

@@ -1,0 +1,74 @@
+"""Notice second moments that a user has reset or pruned, whose kept mean is then out of date.
+
+With ``scale_free`` a step goes by the mean of v, which the state keeps beside v: the mean of a
+moving average is the moving average of the means, so that v need not be read for it.
+"""
+
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+
+from torch import Tensor
+
+from steppe._engines import MEAN, State, scale_name
+from steppe._shared.identity import are_same
+from steppe.optim._state import SECOND_MOMENT
+
+version_of, _shape = attrgetter("_version"), attrgetter("shape")
+
+_NAMES = (MEAN, SECOND_MOMENT, scale_name(SECOND_MOMENT))
+
+
+class KeptMeans:
+    """The means that parameters' states keep, and the second moments that they are of.
+
+    A tensor's version tells of writes by torch's operations. Kernels, and what is written by way of
+    ``.data``, raise none.
+
+    Parameters
+    ----------
+    params
+        Some parameters; those without a mean are passed over.
+    states
+        The optimizer's state.
+
+    Attributes
+    ----------
+    tensors
+        Those whose versions tell whether somebody has written to them: means and moments.
+    versions
+        Theirs when moments and means belonged together, as they do after a step, which notes them.
+    """
+
+    def __init__(self, params: Iterable[Tensor] = (), states: Mapping[Tensor, State] = {}) -> None:
+        self._found = {
+            param: _tensors(states[param])
+            for param in params
+            if param in states and MEAN in states[param]
+        }
+        self._shapes = {param: [*map(_shape, found)] for param, found in self._found.items()}
+        every = [tensor for found in self._found.values() for tensor in found]
+        # Tensors made in inference mode have no version.
+        self.tensors = [] if any(map(Tensor.is_inference, every)) else every
+        self.versions = [*map(version_of, self.tensors)]
+
+    def forget_stale(self, states: Mapping[Tensor, State]) -> None:
+        """Take means out of states in which the moment alone has changed.
+
+        The next step computes them from it. A mean that has changed too, as by loading a
+        checkpoint, stays.
+        """
+        pairs = zip(self.tensors, self.versions, strict=True)
+        written = {id(tensor) for tensor, version in pairs if version_of(tensor) != version}
+        for param, found in self._found.items():
+            mean_written, *moment_written = [id(tensor) in written for tensor in found]
+            state = states.get(param, {})
+            if state.get(MEAN) is not found[0] or mean_written:
+                continue
+            is_same = are_same(_tensors(state), found) and not any(moment_written)
+            if not is_same or [*map(_shape, found)] != self._shapes[param]:
+                del state[MEAN]
+
+
+def _tensors(state: State) -> list[Tensor]:
+    """Return the mean, and the tensors of the second moment."""
+    return [state[name] for name in _NAMES if name in state]

@@ -1,0 +1,167 @@
+"""A model or a loss that changes its batch in place finds it as it was in every pass."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steppe.landscape import (
+    barrier,
+    density,
+    ggn,
+    hessian,
+    line,
+    plane,
+    profile,
+    sharpness,
+    top_eigenvalues,
+    trace,
+)
+from steppe.theory.noise import gradient_noise
+
+D = torch.float64
+PIXELS = 255 * torch.rand(12, 4, dtype=D, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(12) % 3
+
+
+class Normalising(nn.Module):
+    """Normalises pixels, in place or not."""
+
+    def __init__(self, in_place: bool, outputs: int = 3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, outputs)).to(D)
+        self.in_place = in_place
+
+    def forward(self, pixels: Tensor, labels: Tensor | None = None) -> Any:
+        if self.in_place:
+            return self.body(pixels.sub_(127.5).div_(127.5))
+        return self.body((pixels - 127.5) / 127.5)
+
+
+class OwnLoss(Normalising):
+    """Computes its loss too."""
+
+    def forward(self, pixels: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        return {"loss": super().forward(pixels).square().mean()}
+
+
+def pairs() -> list[Any]:
+    """Return batches of tensors of their own."""
+    return [(x.clone(), y) for x, y in zip(PIXELS.split(5), LABELS.split(5), strict=True)]
+
+
+def mappings() -> list[Any]:
+    return [{"pixels": x, "labels": y} for x, y in pairs()]
+
+
+def on_mappings(outputs: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    return F.cross_entropy(outputs, batch["labels"])
+
+
+def matrix(H: Any) -> Any:
+    return H.matmat(torch.eye(H.size, dtype=H.dtype)).tolist()
+
+
+INSTRUMENTS: dict[str, Callable[..., Any]] = {
+    **{
+        product: lambda *a, product=product: matrix(hessian(*a, product=product))
+        for product in ("double-backward", "forward-over-reverse", "finite-differences")
+    },
+    "ggn": lambda *a: matrix(ggn(*a)),
+    "eigenvalues": lambda *a: top_eigenvalues(hessian(*a), 2).to_dict(),
+    "trace": lambda *a: trace(hessian(*a), products=20).to_dict(),
+    "density": lambda *a: density(hessian(*a), probes=2, steps=5).to_dict(),
+    "sharpness": lambda *a: sharpness(*a, ascent_steps=2).to_dict(),
+    "sharpness of groups": lambda *a: sharpness(*a, m=3).to_dict(),
+    "average sharpness": lambda *a: sharpness(*a, kind="average").to_dict(),
+    "line": lambda *a: line(*a, points=3).to_dict(),
+    "plane": lambda *a: plane(*a, points=3).to_dict(),
+    "barrier": lambda model, *a: barrier(model, doubled(model), *a, points=3).to_dict(),
+    "noise": lambda model, *a: gradient_noise(model, *a, torch.ones(43)).variance,
+    "profile": lambda *a: profile(*a, k=1).to_dict(),
+}
+
+
+def doubled(model: nn.Module) -> nn.Module:
+    other = deepcopy(model)
+    with torch.no_grad():
+        for param in other.parameters():
+            param *= 2
+    return other
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+@pytest.mark.parametrize(("make", "loss"), [(pairs, F.cross_entropy), (mappings, on_mappings)])
+def test_inputs(name: str, make: Callable[[], list[Any]], loss: Callable[..., Tensor]) -> None:
+    data = make()
+    found = INSTRUMENTS[name](Normalising(True), loss, data)
+    assert str(found) == str(INSTRUMENTS[name](Normalising(False), loss, make()))
+    for batch, untouched in zip(data, make(), strict=True):
+        assert str(batch) == str(untouched)
+
+
+@pytest.mark.parametrize("name", INSTRUMENTS)
+def test_targets(name: str) -> None:
+    def shifting(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels.add_(1).remainder_(3))
+
+    def shifted(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, (labels + 1) % 3)
+
+    data = [(x, y.clone()) for x, y in pairs()]
+    found = INSTRUMENTS[name](Normalising(False), shifting, data)
+    assert str(found) == str(INSTRUMENTS[name](Normalising(False), shifted, pairs()))
+    assert torch.equal(torch.cat([y for _, y in data]), LABELS)
+
+
+@pytest.mark.parametrize("name", [name for name in INSTRUMENTS if name != "ggn"])
+def test_a_loss_of_the_models_own(name: str) -> None:
+    data = mappings()
+    found = INSTRUMENTS[name](OwnLoss(True), None, data)
+    assert str(found) == str(INSTRUMENTS[name](OwnLoss(False), None, mappings()))
+    assert torch.equal(torch.cat([batch["pixels"] for batch in data]), PIXELS)
+
+
+@pytest.mark.parametrize("m", [None, 3])
+@pytest.mark.parametrize("is_mapping", [True, False])
+def test_inputs_that_are_the_targets_too_are_compared_with_as_in_training(
+    m: int | None, is_mapping: bool
+) -> None:
+    def rebuilt(outputs: Tensor, batch: Any) -> Tensor:
+        return F.mse_loss(outputs, batch["pixels"] if is_mapping else batch)
+
+    def by_hand(outputs: Tensor, pixels: Tensor) -> Tensor:
+        return F.mse_loss(outputs, (pixels - 127.5) / 127.5)
+
+    each = [x for x, _ in pairs()]
+    data: list[Any] = [{"pixels": x} if is_mapping else (x, x) for x in each]
+    found = sharpness(Normalising(True, outputs=4), rebuilt, data, m=m)
+    truth = sharpness(Normalising(False, outputs=4), by_hand, [(x, x) for x in each], m=m)
+    assert found.value == pytest.approx(truth.value, rel=1e-12)
+    assert torch.equal(torch.cat(each), PIXELS)
+
+
+def test_an_object_that_can_be_cloned() -> None:
+    class Graph:
+        def __init__(self, pixels: Tensor) -> None:
+            self.pixels = pixels
+
+        def to(self, device: torch.device) -> "Graph":
+            return self
+
+        def clone(self) -> "Graph":
+            return Graph(self.pixels.clone())
+
+    class OfGraphs(Normalising):
+        def forward(self, graph: Graph) -> Any:
+            return super().forward(graph.pixels)
+
+    data = [(Graph(x), y) for x, y in pairs()]
+    found = sharpness(OfGraphs(True), F.cross_entropy, data)
+    assert found.value == sharpness(Normalising(False), F.cross_entropy, pairs()).value
+    assert torch.equal(torch.cat([graph.pixels for graph, _ in data]), PIXELS)

@@ -119,7 +119,7 @@ class ScaleLayout:
         positions, blocks, scale = self._of_elements(held, codes)
         numbers = decode(in_memory_order(codes).long(), scale)
         padded = in_blocks(numbers, positions, count)
-        half = torch.full((), _HALF, dtype=torch.float32, device=codes.device)
+        half = torch.full((), _HALF, dtype=torch.int64, device=codes.device)
         fresh, scales = encoded(kind, padded, half)
         joined = least != most
         changed = from_memory_order(fresh.view(-1)[positions], codes)

@@ -160,3 +160,16 @@ def test_a_refused_step_leaves_it() -> None:
     with pytest.raises(RuntimeError, match="exp_avg_sq"):
         take_step(optimizer)
     assert MEAN in state
+
+
+@pytest.mark.parametrize("look", [lambda o: o.state_dict(), copy.deepcopy, pickle.dumps])
+def test_who_looks_changes_nothing(look: Callable[[Any], Any]) -> None:
+    """Another thread may do so in the middle of a step."""
+    optimizer = stepped()
+    (param,) = optimizer.param_groups[0]["params"]
+    replace(param, optimizer.state[param])
+    before = dict(optimizer.state[param])
+    look(optimizer)
+    after = optimizer.state[param]
+    assert before.keys() == after.keys()
+    assert all(tensor is after[name] for name, tensor in before.items())

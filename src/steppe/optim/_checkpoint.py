@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
-from steppe.optim._kept_means import KeptMeans
+from steppe.optim._kept_means import KeptMeans, without_mean
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
     add_missing_state,
@@ -54,8 +54,11 @@ class CheckpointedOptimizer(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what copies and pickles need."""
-        self._kept_means.forget_stale(self.state)
         state: dict[str, Any] = super().__getstate__()
+        # What is live stays as it is: another thread may be stepping.
+        if stale := self._kept_means.stale(self.state):
+            state["state"] = copy.copy(self.state)
+            state["state"].update({param: without_mean(self.state[param]) for param in stale})
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,7 +87,6 @@ class CheckpointedOptimizer(Optimizer):
             they are, unless the key is the number of a parameter, or a tensor that no group has
             any more.
         """
-        self._kept_means.forget_stale(self.state)
         # First among the hooks, so that a user's hooks see what is saved.
         hook = self.register_state_dict_post_hook(_as_saved, prepend=True)
         try:
@@ -303,14 +305,15 @@ def _restore(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> No
         optimizer.state[param] = restored
 
 
-def _as_saved(optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
+def _as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Return a checkpoint that does not depend on how parameters are sharded, without NumPy.
 
     ``torch.load`` with ``weights_only`` refuses NumPy's numbers, which schedules leave in groups.
     """
     states = dict(state_dict["state"])
+    stale = {*map(id, optimizer._kept_means.stale(optimizer.state))}
     for index, param, _, state in _params_with_saved_state(optimizer, state_dict):
-        states[index] = pack_scales(state, param)
+        states[index] = pack_scales(without_mean(state) if id(param) in stale else state, param)
     groups = [
         {name: _plain_entry(optimizer, name, x) for name, x in group.items()}
         for group in state_dict["param_groups"]

@@ -51,22 +51,33 @@ class KeptMeans:
         self.tensors = [] if any(map(Tensor.is_inference, every)) else every
         self.versions = [*map(version_of, self.tensors)]
 
-    def forget_stale(self, states: Mapping[Tensor, State]) -> None:
-        """Take means out of states in which the moment alone has changed.
+    def stale(self, states: Mapping[Tensor, State]) -> list[Tensor]:
+        """Return the parameters of which the moment alone has changed.
 
-        The next step computes them from it. A mean that has changed too, as by loading a
-        checkpoint, stays.
+        A mean that has changed too, as by loading a checkpoint, is right.
         """
         pairs = zip(self.tensors, self.versions, strict=True)
         written = {id(tensor) for tensor, version in pairs if version_of(tensor) != version}
-        for param, found in self._found.items():
-            mean_written, *moment_written = [id(tensor) in written for tensor in found]
+        found = []
+        for param, known in self._found.items():
+            mean_written, *moment_written = [id(tensor) in written for tensor in known]
             state = states.get(param, {})
-            if state.get(MEAN) is not found[0] or mean_written:
+            if state.get(MEAN) is not known[0] or mean_written:
                 continue
-            is_same = are_same(_tensors(state), found) and not any(moment_written)
-            if not is_same or [*map(_shape, found)] != self._shapes[param]:
-                del state[MEAN]
+            is_same = are_same(_tensors(state), known) and not any(moment_written)
+            if not is_same or [*map(_shape, known)] != self._shapes[param]:
+                found.append(param)
+        return found
+
+    def forget_stale(self, states: Mapping[Tensor, State]) -> None:
+        """Take their means out of the state: the next step computes them from the moments."""
+        for param in self.stale(states):
+            del states[param][MEAN]
+
+
+def without_mean(state: State) -> State:
+    """Return a state without its mean, which is computed from the moment where it is missing."""
+    return {name: value for name, value in state.items() if name != MEAN}
 
 
 def _tensors(state: State) -> list[Tensor]:

@@ -1,16 +1,17 @@
 """How often the verdicts of ``steppe compare`` are wrong, and what they find.
 
 ``python benchmarks/calibration.py`` repeats comparisons whose truth is known, and counts. *Real*
-pools are drawn from the trials of a large study: an optimizer against itself with other trials,
+pools are drawn from the many trials of an optimizer: an optimizer against itself with other trials,
 Adam with a warm-up against DualAdam, which end in the same place, and SAM against AdamW, whose gain
 is real. *Simulated* pools have laws that are known exactly: skewed losses, accuracies in steps of
 one sample with many ties, trials that diverge, and results that scatter differently but are worth
 the same.
 
-The large study's trials are in ``docs/results/calibration-pools.json``; ``--study FILE`` takes them
-anew from a study that ``steppe report --json`` has written. The script writes
-``docs/results/calibration.json`` and the table of ``docs/calibration.md``. It takes half an hour on
-one core; with ``--repeats 20`` a minute.
+The trials are those of several studies that differ in ``--study-seed`` alone: what each of them
+said, and all together, is set side by side. They are in ``docs/results/calibration-pools.json``;
+``--studies FILE …`` takes them anew from what ``steppe report --json`` has written. The script
+writes ``docs/results/calibration.json`` and the tables of ``docs/calibration.md``. It takes half an
+hour on one core; with ``--repeats 20`` a minute.
 """
 
 import argparse
@@ -20,30 +21,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from calibration_trials import POOLS, READINGS, numbers_of, read_pools
 from numpy.typing import NDArray
 
 from steppe._shared.files import write_text
 from steppe._shared.statistics import LEVEL
-from steppe.compare import (
-    Difference,
-    Pool,
-    Readings,
-    StudyResults,
-    compare_pools,
-    expected_best,
-    load,
-)
+from steppe.compare import Difference, Pool, compare_pools, expected_best, load
 
 Array = NDArray[np.float64]
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = ROOT / "docs" / "results" / "calibration.json"
-POOLS = ROOT / "docs" / "results" / "calibration-pools.json"
 PAGE = ROOT / "docs" / "calibration.md"
-_MARK, _END = "<!-- benchmarks/calibration.py -->", "<!-- end -->"
+_MARK, _END = "<!-- benchmarks/calibration.py{} -->", "<!-- end -->"
 
 #: Trials and budget of the plans that are checked.
 PLANS = ((24, 4), (48, 8), (80, 8))
@@ -53,7 +46,6 @@ FAMILY = 7
 SAME, BETTER, BASELINE = ("adam+warmup", "dualadam"), "adamw+sam", "adamw"
 
 _SWAPS = 1_999
-_READINGS: tuple[Literal["score", "loss"], ...] = ("score", "loss")
 
 
 @dataclass(frozen=True)
@@ -93,52 +85,61 @@ class Row:
 def main() -> None:
     """Run all comparisons, write them down, and put the table into the docs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--study", type=Path, help="Take the real pools from this study.")
+    parser.add_argument(
+        "--studies", type=Path, nargs="+", help="Take the real trials from these studies."
+    )
     parser.add_argument("--repeats", type=int, default=400, help="Comparisons of each kind.")
     parser.add_argument("--out", type=Path, default=OUTPUT)
     given = parser.parse_args()
-    if given.study:
-        write_text(POOLS, json.dumps(_numbers_of(load(given.study))) + "\n")
+    if given.studies:
+        numbers = numbers_of([load(path) for path in given.studies])
+        write_text(POOLS, json.dumps(numbers) + "\n")
     rows = [*real_rows(read_pools(), given.repeats), *simulated_rows(given.repeats)]
     write_text(given.out, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     if given.out == OUTPUT:
-        write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), rows))
+        write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), rows))
     print(table(rows))
 
 
-def _numbers_of(results: StudyResults) -> dict[str, Any]:
-    """Return what pools need of a study: results in validation and on the test set, by trial."""
-    readings = Readings(results)
-    found = {}
-    for name in (each.name for each in results.contenders):
-        by_score, by_loss = (readings.pool(name, reading) for reading in _READINGS)
-        columns = (by_score.score, by_score.loss, by_score.test, by_loss.test)
-        # Null for −∞ and ∞: of a trial that diverged.
-        found[name] = [
-            [float(f"{x:.6g}") if math.isfinite(x) else None for x in column] for column in columns
-        ]
-    return {"command": results.command, "versions": dict(results.versions), "pools": found}
+def with_tables(page: str, rows: list[Row]) -> str:
+    """Return a page with tables of the rows, and of several studies, in the place of its own."""
+    content = json.loads(POOLS.read_text(encoding="utf-8"))
+    page = _with(page, _MARK.format(""), table(rows))
+    if len(content["studies"]) == 1:
+        return page
+    return _with(page, _MARK.format(", studies"), studies_table(content))
 
 
-def read_pools() -> dict[str, dict[str, Pool]]:
-    """Read the large study's pools, by reading and contender."""
-    content = json.loads(POOLS.read_text(encoding="utf-8"))["pools"]
-    found: dict[str, dict[str, Pool]] = {"score": {}, "loss": {}}
-    for name, columns in content.items():
-        score, loss, by_score, by_loss = (np.array(each, dtype=float) for each in columns)
-        score, loss = np.nan_to_num(score, nan=-np.inf), np.nan_to_num(loss, nan=np.inf)
-        found["score"][name] = Pool(score, loss, by_score)
-        found["loss"][name] = Pool(score, loss, by_loss)
-    return found
-
-
-def with_table(page: str, rows: list[Row]) -> str:
-    """Return a page with the rows' table in the place of the one that it has."""
-    head, mark, rest = page.partition(_MARK)
+def _with(page: str, mark: str, text: str) -> str:
+    head, found, rest = page.partition(mark)
     _, end, tail = rest.partition(_END)
-    if not (mark and end):
-        raise ValueError(f"page must have a line {_MARK!r} and one {_END!r}")
-    return f"{head}{mark}\n\n{table(rows)}\n\n{end}{tail}"
+    if not (found and end):
+        raise ValueError(f"page must have a line {mark!r} and one {_END!r}")
+    return f"{head}{mark}\n\n{text}\n\n{end}{tail}"
+
+
+def studies_table(content: Mapping[str, Any]) -> str:
+    """Return what each study said of each optimizer, and all together, as a table of Markdown."""
+    seeds = [str(each["study_seed"]) for each in content["studies"]]
+    lines = [
+        f"| minus {BASELINE} | by | seed {' | seed '.join(seeds)} | all together |",
+        "| --- | --- |" + " --- |" * (len(seeds) + 1),
+    ]
+    for reading in READINGS:
+        columns = [each["verdicts"][reading] for each in content["studies"]]
+        for index, whole in enumerate(content["together"][reading]):
+            cells = [_difference(column[index], reading) for column in columns]
+            digits = 2 if reading == "score" else 4
+            interval = f"[{whole['low']:+.{digits}f}, {whole['high']:+.{digits}f}]"
+            cells.append(f"{_difference(whole, reading)} {interval}".replace("-", "−"))
+            lines.append(f"| {whole['optimizer']} | {reading} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _difference(verdict: Mapping[str, Any], reading: str) -> str:
+    mark = {"better": " ▲", "worse": " ▼"}.get(verdict["verdict"], "")
+    number = f"{verdict['estimate']:+.{2 if reading == 'score' else 4}f}"
+    return f"{number}{mark}".replace("-", "−")
 
 
 def real_rows(pools: Mapping[str, Mapping[str, Pool]], repeats: int) -> Iterator[Row]:
@@ -167,7 +168,7 @@ def simulated_rows(repeats: int) -> Iterator[Row]:
         "unequal laws, worth the same": (Law(), Law(scatter=2.0)),
         "a gain of half a trial's scatter": (Law(gain=0.5), Law()),
     }
-    for reading in _READINGS:
+    for reading in READINGS:
         for trials, k in PLANS:
             for what, (ours, theirs) in laws.items():
                 true_gain = worth(ours, reading, k) - worth(theirs, reading, k)

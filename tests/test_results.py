@@ -4,13 +4,16 @@ import importlib.util
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 import pytest
 
 from helpers.committed_studies import RESULTS, STUDIES, committed
-from steppe.compare.records.results import PHASES
+from helpers.synthetic_studies import scores, study
+from steppe.compare.records.results import PHASES, StudyResults
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +66,7 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
 def test_the_calibrations_table_is_that_of_its_file() -> None:
     rows = [CALIBRATION.Row(**row) for row in json.loads(CALIBRATION.OUTPUT.read_text())]
     page = CALIBRATION.PAGE.read_text()
-    assert CALIBRATION.with_table(page, rows) == page
+    assert CALIBRATION.with_tables(page, rows) == page
 
 
 def test_verdicts_are_as_rarely_wrong_as_they_promise() -> None:
@@ -76,6 +79,38 @@ def test_verdicts_are_as_rarely_wrong_as_they_promise() -> None:
         error = (0.05 * 0.95 / row.comparisons) ** 0.5
         assert row.called_better + row.called_worse <= 0.05 + 2 * error, row
         assert row.covered >= 0.95 - 3 * error, row
+
+
+def whole(seed: int, gain: float) -> StudyResults:
+    """Make a study of four trials in which SGD is better by a gain, up to its noise."""
+    steps = (0.5, 0.625, 0.75, 0.875)
+    made = study(
+        {
+            "adamw": scores(*steps),
+            "sgd": scores(*(step + gain + 1e-3 * seed * step for step in steps)),
+        }
+    )
+    return replace(made, plan=replace(made.plan, study_seed=seed))
+
+
+def test_studies_that_differ_in_their_seed_are_put_together() -> None:
+    content = CALIBRATION.numbers_of([whole(1, 0.0625), whole(2, 0.0625)])
+    # The best of one trial is the mean of all.
+    assert content["pools"]["adamw"][2] == [50.0, 62.5, 75.0, 87.5] * 2
+    estimates = [each["verdicts"]["score"][0]["estimate"] for each in content["studies"]]
+    (together,) = content["together"]["score"]
+    assert together["trials"] == 8
+    assert together["estimate"] == pytest.approx(fmean(estimates))
+    assert estimates == pytest.approx([6.25 + 0.06875, 6.25 + 0.1375])
+    head, _, row, _ = CALIBRATION.studies_table(content).splitlines()
+    assert head == "| minus adamw | by | seed 1 | seed 2 | all together |"
+    assert row.startswith("| sgd | score | +6.32")
+
+
+def test_other_studies_are_not_put_together() -> None:
+    other = replace(whole(2, 0.0), versions={"torch": "1"})
+    with pytest.raises(ValueError, match="more than its seed"):
+        CALIBRATION.numbers_of([whole(1, 0.0), other])
 
 
 @pytest.mark.thorough

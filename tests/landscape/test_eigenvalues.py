@@ -242,6 +242,17 @@ def test_a_start_vector_without_luck_hides_nothing(
         assert "raise max_products" in cut.reason
 
 
+def test_nor_where_all_wanted_values_lie_within_the_tolerance() -> None:
+    # Then no copy of one would change anything, and none is looked for.
+    diagonal = torch.linspace(0, 1, 1000).double()
+    diagonal[:3] = torch.tensor([10, 9.8, 9.7])
+    H = Operator(len(diagonal), lambda rows: rows * diagonal, dtype=torch.float64)
+    for seed in range(80):
+        found = top_eigenvalues(H, 2, tol=1e-2, seed=seed)
+        assert found.is_done
+        assert found.values[0] == pytest.approx(10.0, rel=1e-2)
+
+
 @pytest.mark.parametrize(("products", "capacity"), [(5, 20), (14, 11), (30, 11), (31, 6)])
 def test_what_an_eigenvector_has_of_the_start_vector_follows_from_its_eigenvalue(
     products: int, capacity: int

@@ -199,9 +199,9 @@ class ThickRestartLanczos:
             self._look_for_copies(self.round, is_exhausted)
         elif self._has_converged_so_far():
             self.is_first_verified = is_exhausted or self._is_first_alone()
-            if self.k > 1:
+            if self.is_first_verified and self.k > 1:
                 return self._begin_round()
-            # It is right whether it is repeated or not.
+            # A single one is right whether it is repeated or not.
             self.is_verified = self.is_first_verified
         return False
 

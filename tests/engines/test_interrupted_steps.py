@@ -5,6 +5,7 @@ The truth is the state before the step, or a run that nothing has stopped.
 """
 
 import copy
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -176,3 +177,49 @@ def test_ctrl_c_during_a_kernel_is_raised_when_it_has_ended(
                 assert not stopping
     assert equal(values(params), values(alone))
     assert_same_state(optimizer.state_dict()["state"], truth.state_dict()["state"])
+
+
+def interrupted_at(call: int, step: Callable[[], Any]) -> bool:
+    """Take a step, and raise Ctrl-C at a call or return, where Python raises a signal's too."""
+    seen, is_over = 0, False
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == call and not is_over:
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        step()
+        is_over = True
+    except KeyboardInterrupt:
+        is_over = True
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize("config", [CONFIGS[0], *CONFIGS[2:]], ids=str)
+def test_wherever_it_is_stopped_a_step_is_whole_or_not_taken(config: Config) -> None:
+    params = parameters(torch.float32)
+    optimizer = config(params)
+    train(optimizer, params, range(3))
+    optimizer.step()
+    tensors = [param.data for param in params]
+    tensors += [each for param in params for each in optimizer.state[param].values()]
+    before = [tensor.clone() for tensor in tensors]
+    optimizer.step()
+    after = [tensor.clone() for tensor in tensors]
+    outcomes = set()
+    is_stopped, call = True, 0
+    while is_stopped:
+        for tensor, old in zip(tensors, before, strict=True):
+            tensor.copy_(old)
+        call += 1
+        is_stopped = interrupted_at(call, optimizer.step)
+        is_taken = not equal(tensors[: len(params)], before[: len(params)])
+        outcomes.add(is_taken)
+        assert equal(tensors, after if is_taken else before), call
+    assert outcomes == {False, True}

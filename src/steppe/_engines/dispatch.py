@@ -7,7 +7,6 @@ This is the only place that knows all engines. Who adds one adds its folder, and
 from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
@@ -125,21 +124,21 @@ def step(plan: Plan) -> bool:
             packing.gather(batch)
         batch.engine.prepare(batch)
         batch.amp, batch.unscale = None, 1.0
+        batch.advanced = len(batch.rows)
     has_scaler = plan.grad_scale is not None or plan.found_inf is not None
     if has_scaler and not _hand_on_amp(plan):
         return True
     has_whole = is_sharded = False
-    for batch in plan.batches:
-        has_whole |= batch.needs_global_norm
-        is_sharded |= batch.shard_group is not None
-        if batch.request.capturable:
-            torch._foreach_add_([row.state["step"] for row in batch.rows], 1.0)
-        elif batch.is_gathered:
-            packing.count(batch)
-        else:
-            batch.steps += 1.0
-        batch.advanced = 0
     try:
+        for batch in plan.batches:
+            has_whole |= batch.needs_global_norm
+            is_sharded |= batch.shard_group is not None
+            if batch.is_gathered or batch.request.capturable:
+                packing.count(batch)
+            else:
+                # Ctrl-C is raised at calls and where a loop turns back: not between these two.
+                batch.steps += 1.0
+                batch.advanced = 0
         sums = []
         for batch in plan.batches:
             if has_whole or (batch.needs_tensor_norm and batch.shard_group is not None):

@@ -72,8 +72,14 @@ def gather(batch: ParamBatch) -> None:
 
 
 def count(batch: ParamBatch) -> None:
-    """Raise the step counts of a gathered batch by 1, here and in the state."""
+    """Raise the step counts in the state by 1, and note that no row has been updated yet."""
+    if batch.request.capturable:
+        steps = [row.state["step"] for row in batch.rows]
+        batch.advanced = 0
+        torch._foreach_add_(steps, 1.0)
+        return
     batch.steps += 1.0
+    batch.advanced = 0
     _scatter(batch, "steps")
 
 

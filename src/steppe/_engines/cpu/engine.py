@@ -92,19 +92,25 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table.pending[:] = table.chunk_counts
     if squares is not None:
         table.roots[:] = _roots(batch, squares, values[table.lines])
+    remembered = None
     if method.buffer is not None and priorities is not None:
         keys, births = batch.keys.numpy().T, batch.births.numpy().T
         slots = np.arange(batch.capacity)[:, None]
-        mask, keys[:], births[:] = bind(method.buffer.remember, np)(
+        mask, *remembered = bind(method.buffer.remember, np)(
             keys, births, slots, priorities, steps, decays
         )
-        is_new = mask.any(0)
-        batch.replacements.numpy()[is_new] += 1
+        is_new, replacements = mask.any(0), batch.replacements.numpy()
         table.stored[:] = np.where(is_new, mask.argmax(0), -1)
     table.counters.fill(0)
-    batch.advanced = len(batch.rows)
+    update, count = table.launches["update"].run, len(batch.rows)
+    # Ctrl-C is raised at calls, of which there is none until the kernel runs: what a buffer
+    # remembers, and that rows have advanced, is written if and only if it does.
+    batch.advanced = count
+    if remembered is not None:
+        keys[:], births[:] = remembered
+        replacements[is_new] += 1
     try:
-        table.launches["update"].run()
+        update()
         if batch.keeps_sum:
             due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
             if due.any():

@@ -219,3 +219,28 @@ def test_models_may_share_their_tensors() -> None:
     t = found.coordinates
     np.testing.assert_allclose(found.losses, ((1 - t) * u + t * v) * ((1 - t) * v + t * u))
     assert (first.weight.item(), second.weight.item()) == (u, v)
+
+
+class Keeping(nn.Module):
+    """Keeps the mean of its inputs in a buffer that its first forward pass makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.register_buffer("mean", None)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.mean = inputs.mean(0).detach()
+        return self.linear(inputs)
+
+
+def test_a_forward_pass_may_make_a_buffer() -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(8, 4), torch.randint(3, (8,)))]
+    loss = nn.CrossEntropyLoss()
+    one, other = Keeping(), Keeping()
+    before = one.linear.weight.detach().clone()
+    found = barrier(one, other, loss, data, points=3)
+    torch.testing.assert_close(one.linear.weight.detach(), before, rtol=0, atol=0)
+    for model, value in ((one, found.losses[0]), (other, found.losses[-1])):
+        assert value == pytest.approx(loss(model(data[0][0]), data[0][1]).item(), rel=1e-6)

@@ -115,6 +115,8 @@ def _meets_itself(tensor: Tensor) -> bool:
     if is_dense(tensor):
         return False
     dims = [d for d in sorted(zip(tensor.stride(), tensor.shape, strict=True)) if d[1] > 1]
+    if dims[0][0] == 0:
+        return True
     spans = np.cumsum([0, *(stride * (size - 1) for stride, size in dims)])
     if all(stride > span for (stride, _), span in zip(dims, spans, strict=False)):
         return False

@@ -50,10 +50,14 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     }
     frozen = [param for param in model_a.parameters() if not param.requires_grad]
 
+    def present() -> Iterator[tuple[str, Tensor]]:
+        # Read anew: a forward pass may assign other tensors to buffers, and have new buffers.
+        found = _interpolated_tensors(model_a)
+        return ((name, found[name]) for name in start if name in found)
+
     def go_to(t: float) -> None:
         with torch.no_grad():
-            # Read anew, as a forward pass may assign another tensor to a buffer's name.
-            for name, tensor in _interpolated_tensors(model_a).items():
+            for name, tensor in present():
                 tensor.copy_(torch.lerp(start[name], end[name].to(start[name]), t))
 
     try:
@@ -64,7 +68,7 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
         for param in frozen:
             param.requires_grad_(False)
         with torch.no_grad():
-            for name, tensor in _interpolated_tensors(model_a).items():
+            for name, tensor in present():
                 if not torch.equal(tensor, start[name]):
                     tensor.copy_(start[name])
 

@@ -129,17 +129,19 @@ def studies_table(content: Mapping[str, Any]) -> str:
         columns = [each["verdicts"][reading] for each in content["studies"]]
         for index, whole in enumerate(content["together"][reading]):
             cells = [_difference(column[index], reading) for column in columns]
-            digits = 2 if reading == "score" else 4
-            interval = f"[{whole['low']:+.{digits}f}, {whole['high']:+.{digits}f}]"
-            cells.append(f"{_difference(whole, reading)} {interval}".replace("-", "−"))
+            low, high = (_signed(whole[bound], reading) for bound in ("low", "high"))
+            cells.append(f"{_difference(whole, reading)} [{low}, {high}]")
             lines.append(f"| {whole['optimizer']} | {reading} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _difference(verdict: Mapping[str, Any], reading: str) -> str:
     mark = {"better": " ▲", "worse": " ▼"}.get(verdict["verdict"], "")
-    number = f"{verdict['estimate']:+.{2 if reading == 'score' else 4}f}"
-    return f"{number}{mark}".replace("-", "−")
+    return f"{_signed(verdict['estimate'], reading)}{mark}"
+
+
+def _signed(value: float, reading: str) -> str:
+    return f"{value:+.{2 if reading == 'score' else 4}f}".replace("-", "−")
 
 
 def real_rows(pools: Mapping[str, Mapping[str, Pool]], repeats: int) -> Iterator[Row]:

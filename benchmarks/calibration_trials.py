@@ -86,7 +86,7 @@ def _said(results: StudyResults) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_pools() -> dict[str, dict[str, Pool]]:
-    """Read the large study's pools, by reading and contender."""
+    """Read the pools of all studies together, by reading and contender."""
     content = json.loads(POOLS.read_text(encoding="utf-8"))["pools"]
     found: dict[str, dict[str, Pool]] = {"score": {}, "loss": {}}
     for name, columns in content.items():

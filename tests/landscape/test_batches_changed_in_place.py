@@ -9,18 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from steppe.landscape import (
-    barrier,
-    density,
-    ggn,
-    hessian,
-    line,
-    plane,
-    profile,
-    sharpness,
-    top_eigenvalues,
-    trace,
-)
+from helpers import instruments
+from steppe.landscape import barrier, ggn, hessian, sharpness, top_eigenvalues, trace
 from steppe.theory.noise import gradient_noise
 
 D = torch.float64
@@ -68,6 +58,7 @@ def matrix(H: Any) -> Any:
 
 
 INSTRUMENTS: dict[str, Callable[..., Any]] = {
+    **instruments.INSTRUMENTS,
     **{
         product: lambda *a, product=product: matrix(hessian(*a, product=product))
         for product in ("double-backward", "forward-over-reverse", "finite-differences")
@@ -75,15 +66,9 @@ INSTRUMENTS: dict[str, Callable[..., Any]] = {
     "ggn": lambda *a: matrix(ggn(*a)),
     "eigenvalues": lambda *a: top_eigenvalues(hessian(*a), 2).to_dict(),
     "trace": lambda *a: trace(hessian(*a), products=20).to_dict(),
-    "density": lambda *a: density(hessian(*a), probes=2, steps=5).to_dict(),
     "sharpness": lambda *a: sharpness(*a, ascent_steps=2).to_dict(),
-    "sharpness of groups": lambda *a: sharpness(*a, m=3).to_dict(),
-    "average sharpness": lambda *a: sharpness(*a, kind="average").to_dict(),
-    "line": lambda *a: line(*a, points=3).to_dict(),
-    "plane": lambda *a: plane(*a, points=3).to_dict(),
     "barrier": lambda model, *a: barrier(model, doubled(model), *a, points=3).to_dict(),
     "noise": lambda model, *a: gradient_noise(model, *a, torch.ones(43)).variance,
-    "profile": lambda *a: profile(*a, k=1).to_dict(),
 }
 
 

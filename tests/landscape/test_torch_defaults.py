@@ -1,6 +1,7 @@
 """Torch's default device and number format change nothing of what is measured."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,16 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.instruments import INSTRUMENTS
 from helpers.torch_defaults import DEFAULTS, torch_default
 from steppe.landscape import (
     Trajectory,
     barrier,
-    density,
     ggn,
     hessian,
-    line,
     plane,
-    profile,
     sharpness,
     top_eigenvalues,
     trace,
@@ -52,6 +51,7 @@ def products(**options: Any) -> dict[str, Any]:
 
 
 MEASURE: dict[str, Callable[[], Any]] = {
+    **{name: partial(measure, *ARGUMENTS) for name, measure in INSTRUMENTS.items()},
     "eigenvalues": products,
     "forward over reverse": lambda: products(product="forward-over-reverse"),
     "finite differences": lambda: products(product="finite-differences"),
@@ -60,17 +60,11 @@ MEASURE: dict[str, Callable[[], Any]] = {
         name: lambda name=name: trace(hessian(*ARGUMENTS), products=20, method=name).to_dict()
         for name in ("hutch++", "hutchinson", "xtrace")
     },
-    "density": lambda: density(hessian(*ARGUMENTS), probes=2, steps=5).to_dict(),
     "sharpness": lambda: sharpness(*ARGUMENTS).to_dict(),
-    "sharpness of groups": lambda: sharpness(*ARGUMENTS, m=7).to_dict(),
-    "average sharpness": lambda: sharpness(*ARGUMENTS, kind="average").to_dict(),
-    "line": lambda: line(*ARGUMENTS, points=3).to_dict(),
-    "plane": lambda: plane(*ARGUMENTS, points=3).to_dict(),
     "plane of a trajectory": lambda: plane(*ARGUMENTS, points=3, directions=walk()).to_dict(),
     "no records": lambda: str(Trajectory().points),
     "barrier": lambda: barrier(MODELS[0], MODELS[1], *ARGUMENTS[1:], points=3).to_dict(),
     "no curvature": lambda: trace(hessian(*LINEAR), products=12).to_dict(),
-    "profile": lambda: profile(*ARGUMENTS, k=2).to_dict(),
 }
 
 

@@ -15,6 +15,7 @@ from steppe._engines import (
     BLOCK,
     KEYS,
     MEAN,
+    NEVER_PARAM_SHAPED,
     REPLACEMENTS,
     SLOT_SUM,
     SMALL,
@@ -38,8 +39,6 @@ _INTERCHANGEABLE = ({torch.float32, torch.float64}, {torch.complex64, torch.comp
 #: Of which ``scale_free`` keeps the mean.
 SECOND_MOMENT = "exp_avg_sq"
 _SCALE = scale_name("")
-#: They have a shape of their own even where it happens to be the parameter's.
-NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 
 class StateEntry(NamedTuple):

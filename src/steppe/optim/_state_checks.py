@@ -15,6 +15,7 @@ from torch import Tensor
 from steppe._engines import (
     BLOCK,
     KEYS,
+    NEVER_PARAM_SHAPED,
     REPLACEMENTS,
     SLOT_SUM,
     Method,
@@ -24,13 +25,7 @@ from steppe._engines import (
     scale_name,
     slot_name,
 )
-from steppe.optim._state import (
-    NEVER_PARAM_SHAPED,
-    StateEntry,
-    is_scale,
-    stands_for,
-    state_layout,
-)
+from steppe.optim._state import StateEntry, is_scale, stands_for, state_layout
 
 _SLOT = slot_name(0).removesuffix("0")
 

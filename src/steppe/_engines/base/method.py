@@ -16,6 +16,8 @@ KEYS = "slot_keys"
 BIRTHS = "slot_births"
 REPLACEMENTS = "replacements"
 MEAN = "exp_avg_sq_mean"
+#: Entries of a state that have a shape of their own even where it happens to be the parameter's.
+NEVER_PARAM_SHAPED = ("step", KEYS, BIRTHS, REPLACEMENTS, MEAN)
 
 #: The running sum of the slots is summed afresh every so many replacements. Each replacement adds
 #: a rounding error of the size that the slots had then, which would outlive them as gradients

@@ -85,13 +85,13 @@ def count(batch: ParamBatch) -> None:
 
 def uncount(batch: ParamBatch) -> None:
     """Lower the step counts of those rows again that an interrupted step has not advanced."""
-    late = batch.rows[batch.advanced :]
-    if batch.request.capturable and late:
-        torch._foreach_sub_([row.state["step"] for row in late], 1.0)
-    elif not batch.request.capturable:
-        batch.steps[batch.advanced :] -= 1.0
-        if batch.is_gathered:
-            _scatter(batch, "steps")
+    if batch.request.capturable:
+        if late := batch.rows[batch.advanced :]:
+            torch._foreach_sub_([row.state["step"] for row in late], 1.0)
+        return
+    batch.steps[batch.advanced :] -= 1.0
+    if batch.is_gathered:
+        _scatter(batch, "steps")
 
 
 def scatter(batch: ParamBatch) -> None:

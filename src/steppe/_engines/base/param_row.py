@@ -9,15 +9,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from steppe._engines.base.memory_layout import is_traced, memory_objection, write_objection
-from steppe._engines.base.method import (
-    BIRTHS,
-    KEYS,
-    MEAN,
-    REPLACEMENTS,
-    SLOT_SUM,
-    Method,
-    slot_name,
-)
+from steppe._engines.base.method import KEYS, NEVER_PARAM_SHAPED, SLOT_SUM, Method, slot_name
 from steppe._engines.base.number_formats import format_of, scale_name
 from steppe._engines.base.sharding import (
     LocalShard,
@@ -122,7 +114,7 @@ class ParamRow:
         refuse_lazy(self.param, self.place)
         _check_memory(self.param, self.place)
         names = [*method.state, *slots, SLOT_SUM]
-        for name in (*names, *map(scale_name, names), "step", KEYS, BIRTHS, REPLACEMENTS, MEAN):
+        for name in (*names, *map(scale_name, names), *NEVER_PARAM_SHAPED):
             if name not in self.parts:
                 continue
             value = self.part(name)

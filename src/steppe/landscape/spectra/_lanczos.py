@@ -209,19 +209,18 @@ class ThickRestartLanczos:
         """Whether an eigenvalue before the first would have shown, but for 1 % of start vectors."""
         if self.start is None or not self.pending:
             return self.is_first_verified
-        first = float(self.values[0])
-        slack = max(self.tol * abs(first), self._rounding())
-        ends = ENDS[self.which]
-        outermost = (abs(first) if len(ends) > 1 else ends[0] * first) + slack
-        seen = (self.start.growth(self.projected, self.rows[-1], end * outermost) for end in ends)
+        beyond = float(self._slack(0) - ORDER[self.which](self.values[:1])[0])
+        seen = (
+            self.start.growth(self.projected, self.rows[-1], end * beyond)
+            for end in ENDS[self.which]
+        )
         return all(each > too_large(self.H.size) for each in seen)
 
     def _begin_round(self) -> bool:
         """Begin to look for repeated values; return False where none would change anything."""
-        wanted, last = self.values[: self.k], abs(float(self.values[self.k - 1]))
-        slack = max(self.tol * last, self._rounding())
+        wanted, begin = self.values[: self.k], len(self.projected)
         self.before_round = self.errors()
-        self.round = Round(wanted, len(self.projected), self.which, slack)
+        self.round = Round(wanted, begin, self.which, self._slack(self.k - 1))
         self.is_verified = not self.round.suspects
         return not self.is_verified
 
@@ -241,6 +240,10 @@ class ThickRestartLanczos:
 
     def _have_converged(self, tol: float) -> Flags:
         return has_converged(self.values[: self.k], self.errors(), tol, self._rounding())
+
+    def _slack(self, index: int) -> float:
+        """Return by how much another value must lie outside of a Ritz value to differ from it."""
+        return max(self.tol * abs(float(self.values[index])), self._rounding())
 
     def _rounding(self) -> float:
         """Return the norm up to which the rest of a product is rounding error only."""

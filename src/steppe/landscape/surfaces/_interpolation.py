@@ -40,13 +40,14 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     >>> left.weight.item()
     -1.0
     """
-    _check_same_architecture(_interpolated_tensors(model_a), _interpolated_tensors(model_b))
-    start = {name: t.detach().clone() for name, t in _interpolated_tensors(model_a).items()}
+    ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
+    _check_same_architecture(ours, theirs)
+    start = {name: t.detach().clone() for name, t in ours.items()}
     # The models may share tensors, which move with model_a.
-    moved = {_storage(t) for t in _interpolated_tensors(model_a).values()}
+    moved = set(map(_storage, ours.values()))
     end = {
         name: t.detach().clone() if _storage(t) in moved else t.detach()
-        for name, t in _interpolated_tensors(model_b).items()
+        for name, t in theirs.items()
     }
     frozen = [param for param in model_a.parameters() if not param.requires_grad]
 

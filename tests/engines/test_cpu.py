@@ -36,6 +36,8 @@ def test_each_step_is_plain_torchs(config: Config) -> None:
         step_from_equal_state(fused, eager, ours, theirs, t)
         gradients = [p.grad for p in ours]
         assert_close(ours, theirs, gradients)
+        if t % 10 and t > 10:
+            continue
         for name in fused.state[ours[0]]:
             assert_close(
                 *([o.state[p][name] for p in ps] for o, ps in ((fused, ours), (eager, theirs)))

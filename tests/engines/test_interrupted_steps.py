@@ -189,15 +189,17 @@ def interrupted_at(call: int, step: Callable[[], Any]) -> bool:
         if seen == call and not is_over:
             raise KeyboardInterrupt
 
-    sys.setprofile(profile)
-    try:
-        step()
-        is_over = True
-    except KeyboardInterrupt:
-        is_over = True
-        return True
-    finally:
-        sys.setprofile(None)
+    # Where it stops torch's own no_grad(), gradients stay off.
+    with torch.enable_grad():
+        sys.setprofile(profile)
+        try:
+            step()
+            is_over = True
+        except KeyboardInterrupt:
+            is_over = True
+            return True
+        finally:
+            sys.setprofile(None)
     return False
 
 

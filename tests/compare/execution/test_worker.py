@@ -34,7 +34,7 @@ pytestmark = pytest.mark.thorough
 
 __all__ = ["opened", "postgres"]
 
-EPOCHS = 10
+EPOCHS = 6
 # Two pools of three; of one optimizer three at the defaults and three at recommended settings.
 TRIALS = 12
 PATIENCE_S = 240

@@ -88,14 +88,20 @@ def study_page(open_page: Callable[..., Any]) -> tuple[Any, list[str]]:
 
 @pytest.fixture
 def tab(study_page: tuple[Any, list[str]]) -> Iterator[Any]:
-    """Give the page of the study, as it is when opened but for the order of its rows."""
+    """Give the page of the study, for a test that looks at it only."""
     tab, complaints = study_page
+    yield tab
+    assert not complaints
+
+
+@pytest.fixture
+def used_tab(tab: Any) -> Iterator[Any]:
+    """Give it to be used; afterwards it is as when opened, but for the order of its rows."""
+    yield tab
     tab.set_viewport_size({"width": 1280, "height": 900})
     tab.emulate_media(color_scheme="light", media="screen")
     tab.get_by_role("button", name="show all").click()
     tab.evaluate(FIRST_CHOICES)
-    yield tab
-    assert not complaints
 
 
 def table(tab: Any, section: str) -> dict[str, dict[str, str]]:
@@ -216,11 +222,11 @@ def test_better_and_worse_are_said_of_the_primary_family_only(tab: Any) -> None:
         assert "worse" not in text, section
 
 
-def test_a_click_sorts_by_number_and_another_reverses(tab: Any) -> None:
-    heading = tab.locator("#leaderboard th", has_text="state, bytes")
+def test_a_click_sorts_by_number_and_another_reverses(used_tab: Any) -> None:
+    heading = used_tab.locator("#leaderboard th", has_text="state, bytes")
 
     def order() -> list[float]:
-        return [float(row["state, bytes"]) for row in table(tab, "leaderboard").values()]
+        return [float(row["state, bytes"]) for row in table(used_tab, "leaderboard").values()]
 
     heading.get_by_role("button").click()
     # As words, 12.0 would come before 8.0.
@@ -229,30 +235,30 @@ def test_a_click_sorts_by_number_and_another_reverses(tab: Any) -> None:
     heading.get_by_role("button").press("Enter")
     assert order() == [28.0, 28.0, 12.0, 8.0, 8.0, 8.0, 8.0, 8.0]
     assert heading.get_attribute("aria-sort") == "descending"
-    others = tab.locator("#leaderboard thead").first
+    others = used_tab.locator("#leaderboard thead").first
     assert others.locator("[aria-sort=none]").count() == others.locator("th").count() - 1
 
 
 @pytest.mark.parametrize("clicks", [1, 2])
-def test_what_has_no_value_stays_last(tab: Any, clicks: int) -> None:
+def test_what_has_no_value_stays_last(used_tab: Any, clicks: int) -> None:
     for _ in range(clicks):
-        heading = tab.locator("#leaderboard th").filter(has_text=re.compile("^p$"))
+        heading = used_tab.locator("#leaderboard th").filter(has_text=re.compile("^p$"))
         heading.get_by_role("button").click()
-    assert list(table(tab, "leaderboard"))[-1] == "adamw"
+    assert list(table(used_tab, "leaderboard"))[-1] == "adamw"
 
 
 def test_the_curve_over_the_budget_has_bands_and_switches_to_the_loss(
-    tab: Any, readings: Readings
+    used_tab: Any, readings: Readings
 ) -> None:
     for label, reading in (("loss", "loss"), ("accuracy", "score")):
-        tab.get_by_role("radiogroup", name="Reading").get_by_label(label, exact=True).check()
-        band, line = of(tab, "budgets", "adamcm")
+        used_tab.get_by_role("radiogroup", name="Reading").get_by_label(label, exact=True).check()
+        band, line = of(used_tab, "budgets", "adamcm")
         expected = [readings.expected("adamcm", reading, k, samples=False) for k in range(1, 9)]
         assert line["x"] == list(range(1, 9))
         assert line["y"] == pytest.approx([each.mean for each in expected])
         highs, lows = [each.high for each in expected], [each.low for each in expected]
         assert band["y"] == pytest.approx([*highs, *lows[::-1]])
-        assert label in axis(tab, "budgets", "yaxis")["title"]
+        assert label in axis(used_tab, "budgets", "yaxis")["title"]
 
 
 def test_compute_stands_on_the_axis(tab: Any, readings: Readings) -> None:
@@ -279,26 +285,26 @@ def test_results_by_lr_are_means_over_the_pool(tab: Any) -> None:
     assert set(strip["y"]) == {"diverged"}
 
 
-def test_one_far_behind_squeezes_no_axis(tab: Any, readings: Readings) -> None:
+def test_one_far_behind_squeezes_no_axis(used_tab: Any, readings: Readings) -> None:
     found = readings.difference("adamcg", "adamw", "score", 4)
-    low, _ = axis(tab, "differences", "xaxis")["range"]
+    low, _ = axis(used_tab, "differences", "xaxis")["range"]
     assert found.high < low
-    assert annotations(tab, "differences") == [f"−{abs(found.estimate):.2f}"]
-    tab.get_by_role("button", name="adamcg", exact=True).click()
-    assert annotations(tab, "differences") == []
-    tab.get_by_role("button", name="adamcg", exact=True).click()
-    switch = tab.locator("#differences").get_by_role("radiogroup", name="Axis")
+    assert annotations(used_tab, "differences") == [f"−{abs(found.estimate):.2f}"]
+    used_tab.get_by_role("button", name="adamcg", exact=True).click()
+    assert annotations(used_tab, "differences") == []
+    used_tab.get_by_role("button", name="adamcg", exact=True).click()
+    switch = used_tab.locator("#differences").get_by_role("radiogroup", name="Axis")
     switch.get_by_label("all").check()
-    assert axis(tab, "differences", "xaxis")["range"][0] < found.low
-    assert annotations(tab, "differences") == []
+    assert axis(used_tab, "differences", "xaxis")["range"][0] < found.low
+    assert annotations(used_tab, "differences") == []
     switch.get_by_label("within reach").check()
-    assert axis(tab, "differences", "xaxis")["range"][0] == low
+    assert axis(used_tab, "differences", "xaxis")["range"][0] == low
 
 
-def test_trials_can_be_sorted_and_are_all_there(tab: Any) -> None:
-    rows = tab.locator("#trials tbody tr")
+def test_trials_can_be_sorted_and_are_all_there(used_tab: Any) -> None:
+    rows = used_tab.locator("#trials tbody tr")
     assert rows.count() == len(realistic().trials)
-    tab.locator("#trials th").filter(has_text=re.compile("^lr$")).get_by_role("button").click()
+    used_tab.locator("#trials th").filter(has_text=re.compile("^lr$")).get_by_role("button").click()
     column = "rows => rows.map(row => Number(row.cells[2].dataset.key))"
     rates = rows.evaluate_all(column)
     assert rates == sorted(rates)
@@ -306,14 +312,16 @@ def test_trials_can_be_sorted_and_are_all_there(tab: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["adamw", "adamw+sam"])
-def test_parallel_coordinates_show_one_contender_at_a_time(tab: Any, name: str) -> None:
-    tab.get_by_label("Trials of").select_option(name)
+def test_parallel_coordinates_show_one_contender_at_a_time(used_tab: Any, name: str) -> None:
+    used_tab.get_by_label("Trials of").select_option(name)
     contender = next(each for each in realistic().contenders if each.name == name)
-    lines = data(tab, "parallel")
+    lines = data(used_tab, "parallel")
     assert len(lines) == 24
     wanted = len(contender.space) + 2
     assert {len(line["y"]) for line in lines} == {wanted}
-    ticks = tab.evaluate("document.getElementById('chart-parallel')._fullLayout.xaxis.ticktext")
+    ticks = used_tab.evaluate(
+        "document.getElementById('chart-parallel')._fullLayout.xaxis.ticktext"
+    )
     assert ticks == [*contender.space, "validation<br>accuracy", "test<br>accuracy"]
     lost = [t for t in realistic().trials_of(name, "pool") if not t.finite_outcome]
     assert lost
@@ -322,7 +330,7 @@ def test_parallel_coordinates_show_one_contender_at_a_time(tab: Any, name: str) 
     assert lines[-1]["y"][-2] == 1.0
 
 
-def test_curvature_at_a_common_loss_stands_before_that_at_the_end(tab: Any) -> None:
+def test_curvature_at_a_common_loss_stands_before_that_at_the_end(used_tab: Any) -> None:
     common = common_train_loss(realistic())
     runs = [trial.outcome for trial in realistic().trials_of("adamw", "recommended")]
     wanted = {
@@ -331,11 +339,11 @@ def test_curvature_at_a_common_loss_stands_before_that_at_the_end(tab: Any) -> N
         "λ_max(PH) at the end": lambda run: run.curvature.preconditioned,
     }
     for label, measure in wanted.items():
-        tab.get_by_label(label, exact=True).check()
-        (points,) = of(tab, "flatness", "adamw")
+        used_tab.get_by_label(label, exact=True).check()
+        (points,) = of(used_tab, "flatness", "adamw")
         assert points["x"] == pytest.approx([measure(run) for run in runs])
         assert points["y"] == pytest.approx([run.final.test_loss for run in runs])
-    headings = tab.locator("#curvature th button").all_inner_texts()
+    headings = used_tab.locator("#curvature th button").all_inner_texts()
     assert headings[1:5] == [
         "sharpness at common loss",
         "λ_max at common loss",
@@ -370,59 +378,61 @@ def test_lines_are_means_and_bands_reach_from_the_lowest_to_the_highest(tab: Any
     assert of(tab, "validation-loss", "adamw+2epochs")[1]["x"] == list(range(1, 2 * EPOCHS + 1))
 
 
-def test_a_name_in_the_legend_hides_its_curve_in_every_panel(tab: Any) -> None:
-    key = tab.get_by_role("button", name="dualadam", exact=True)
+def test_a_name_in_the_legend_hides_its_curve_in_every_panel(used_tab: Any) -> None:
+    key = used_tab.get_by_role("button", name="dualadam", exact=True)
     charts = (*CURVES, "gap", "by-lr", "budgets")
-    before = {chart: drawn(tab, chart) for chart in charts}
+    before = {chart: drawn(used_tab, chart) for chart in charts}
     key.click()
     assert key.get_attribute("aria-pressed") == "false"
     for chart in CURVES:
-        assert drawn(tab, chart) == before[chart] - 2
-        assert {each["meta"] for each in data(tab, chart) if not each["visible"]} == {"dualadam"}
+        assert drawn(used_tab, chart) == before[chart] - 2
+        assert {each["meta"] for each in data(used_tab, chart) if not each["visible"]} == {
+            "dualadam"
+        }
     for chart in ("gap", "by-lr", "budgets"):
-        assert drawn(tab, chart) < before[chart]
+        assert drawn(used_tab, chart) < before[chart]
     key.press("Space")
-    assert {chart: drawn(tab, chart) for chart in before} == before
-    tab.get_by_role("button", name="hide all").click()
-    assert {drawn(tab, chart) for chart in before} == {0}
+    assert {chart: drawn(used_tab, chart) for chart in before} == before
+    used_tab.get_by_role("button", name="hide all").click()
+    assert {drawn(used_tab, chart) for chart in before} == {0}
 
 
-def test_losses_switch_to_a_linear_axis_and_back(tab: Any) -> None:
-    assert [axis(tab, chart, "yaxis")["type"] for chart in CURVES] == ["log", "log", "linear"]
-    tab.get_by_role("radiogroup", name="Losses").get_by_label("linear").check()
-    assert [axis(tab, chart, "yaxis")["type"] for chart in CURVES] == ["linear"] * 3
-    tab.get_by_role("radiogroup", name="Losses").get_by_label("logarithmic").check()
-    assert axis(tab, "train-loss", "yaxis")["type"] == "log"
+def test_losses_switch_to_a_linear_axis_and_back(used_tab: Any) -> None:
+    assert [axis(used_tab, chart, "yaxis")["type"] for chart in CURVES] == ["log", "log", "linear"]
+    used_tab.get_by_role("radiogroup", name="Losses").get_by_label("linear").check()
+    assert [axis(used_tab, chart, "yaxis")["type"] for chart in CURVES] == ["linear"] * 3
+    used_tab.get_by_role("radiogroup", name="Losses").get_by_label("logarithmic").check()
+    assert axis(used_tab, "train-loss", "yaxis")["type"] == "log"
 
 
-def test_curves_switch_from_epochs_to_training_time(tab: Any) -> None:
-    tab.get_by_label("training time").check()
+def test_curves_switch_from_epochs_to_training_time(used_tab: Any) -> None:
+    used_tab.get_by_label("training time").check()
     curve = realistic().trials_of("adamw", "recommended")[0].outcome.curve
     for chart in CURVES:
-        line = of(tab, chart, "adamw")[1]
+        line = of(used_tab, chart, "adamw")[1]
         assert line["x"] == pytest.approx([epoch.seconds for epoch in curve])
-        assert axis(tab, chart, "xaxis")["title"] == "training time, s"
+        assert axis(used_tab, chart, "xaxis")["title"] == "training time, s"
 
 
-def test_the_score_axis_is_fitted_to_the_later_half(tab: Any) -> None:
-    low, high = axis(tab, "validation-score", "yaxis")["range"]
-    assert low > max(of(tab, "validation-score", "adamcg")[1]["y"])
-    (arrow,) = annotations(tab, "validation-score")
+def test_the_score_axis_is_fitted_to_the_later_half(used_tab: Any) -> None:
+    low, high = axis(used_tab, "validation-score", "yaxis")["range"]
+    assert low > max(of(used_tab, "validation-score", "adamcg")[1]["y"])
+    (arrow,) = annotations(used_tab, "validation-score")
     assert arrow.startswith("adamcg 7")
-    assert high > max(of(tab, "validation-score", "adamw+sam")[1]["y"])
-    tab.locator("#curves").get_by_label("all", exact=True).check()
-    assert axis(tab, "validation-score", "yaxis")["range"][0] < 60
+    assert high > max(of(used_tab, "validation-score", "adamw+sam")[1]["y"])
+    used_tab.locator("#curves").get_by_label("all", exact=True).check()
+    assert axis(used_tab, "validation-score", "yaxis")["range"][0] < 60
 
 
-def test_tables_are_copied_and_downloaded(tab: Any, tmp_path: Path) -> None:
-    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+def test_tables_are_copied_and_downloaded(used_tab: Any, tmp_path: Path) -> None:
+    used_tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     name = "What the best of 4 trials is worth"
-    tab.get_by_role("button", name=f"Copy as LaTeX: {name}").click()
-    until(tab, "[...document.querySelectorAll('button')].some(b => b.textContent == 'copied')")
-    copied = tab.evaluate("navigator.clipboard.readText()")
+    used_tab.get_by_role("button", name=f"Copy as LaTeX: {name}").click()
+    until(used_tab, "[...document.querySelectorAll('button')].some(b => b.textContent == 'copied')")
+    copied = used_tab.evaluate("navigator.clipboard.readText()")
     assert copied.startswith(f"% {name}\n\\begin{{tabular}}")
-    with tab.expect_download() as download:
-        tab.get_by_role("link", name=f"Download as CSV: {name}").click()
+    with used_tab.expect_download() as download:
+        used_tab.get_by_role("link", name=f"Download as CSV: {name}").click()
     assert download.value.suggested_filename == "leaderboard.csv"
     download.value.save_as(tmp_path / "leaderboard.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "leaderboard.csv").read_text())))
@@ -430,32 +440,32 @@ def test_tables_are_copied_and_downloaded(tab: Any, tmp_path: Path) -> None:
     assert rows[0]["role"] == "asked for"
 
 
-def test_on_a_phone_only_tables_scroll_sideways(tab: Any) -> None:
-    tab.set_viewport_size({"width": 360, "height": 740})
+def test_on_a_phone_only_tables_scroll_sideways(used_tab: Any) -> None:
+    used_tab.set_viewport_size({"width": 360, "height": 740})
     until(
-        tab,
+        used_tab,
         "[...document.querySelectorAll('.chart .main-svg')]"
         ".every(each => each.getBoundingClientRect().right <= 360)",
     )
-    assert tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
-    assert tab.evaluate("document.querySelector('.scroll').scrollWidth") > 360
+    assert used_tab.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [360, 360]
+    assert used_tab.evaluate("document.querySelector('.scroll').scrollWidth") > 360
 
 
 @pytest.mark.parametrize("width", [360, 1600])
-def test_charts_are_as_wide_as_the_paper_at_once(tab: Any, width: int) -> None:
+def test_charts_are_as_wide_as_the_paper_at_once(used_tab: Any, width: int) -> None:
     # A browser lays out its pages as soon as the listeners return.
-    tab.set_viewport_size({"width": width, "height": 740})
+    used_tab.set_viewport_size({"width": width, "height": 740})
     paper = 273 / 25.4 * 96
     widest = (
         "Math.max(...[...document.querySelectorAll('.chart .main-svg')]"
         ".map(each => each.getBoundingClientRect().width))"
     )
     printed = f"dispatchEvent(new Event('beforeprint')), {widest}"
-    assert 0.9 * paper < tab.evaluate(printed) <= paper
-    after = tab.evaluate(f"dispatchEvent(new Event('afterprint')), {widest}")
+    assert 0.9 * paper < used_tab.evaluate(printed) <= paper
+    after = used_tab.evaluate(f"dispatchEvent(new Event('afterprint')), {widest}")
     assert (after > paper) == (width > paper)
-    tab.emulate_media(media="print")
-    until(tab, "getComputedStyle(document.querySelector('.modebar')).display == 'none'")
+    used_tab.emulate_media(media="print")
+    until(used_tab, "getComputedStyle(document.querySelector('.modebar')).display == 'none'")
 
 
 @pytest.mark.parametrize(
@@ -463,23 +473,23 @@ def test_charts_are_as_wide_as_the_paper_at_once(tab: Any, width: int) -> None:
     [("dark", "screen", "light"), ("dark", "print", "dark"), ("light", "screen", "dark")],
 )
 def test_ink_is_light_on_dark_pages_in_charts_too(
-    tab: Any, scheme: str, media: str, ink: str
+    used_tab: Any, scheme: str, media: str, ink: str
 ) -> None:
-    tab.emulate_media(color_scheme=scheme, media=media)
+    used_tab.emulate_media(color_scheme=scheme, media=media)
     way = "> 200" if ink == "light" else "< 50"
     for place, colour in (("body", "color"), ("#chart-gap .xtick text", "fill")):
         style = f"getComputedStyle(document.querySelector('{place}')).{colour}"
-        until(tab, f"{style}.match(/[0-9]+/g).slice(0, 3).every(part => Number(part) {way})")
+        until(used_tab, f"{style}.match(/[0-9]+/g).slice(0, 3).every(part => Number(part) {way})")
 
 
-def test_the_data_come_with_the_page(tab: Any, tmp_path: Path, readings: Readings) -> None:
-    embedded = json.loads(tab.inner_html("#study"))
+def test_the_data_come_with_the_page(used_tab: Any, tmp_path: Path, readings: Readings) -> None:
+    embedded = json.loads(used_tab.inner_html("#study"))
     verdicts = embedded.pop("verdicts")
     # In the same order too.
     assert json.dumps(embedded) == json.dumps(realistic().to_dict())
     assert [each["verdict"] for each in verdicts] == [each.verdict for each in readings.verdicts]
-    with tab.expect_download() as download:
-        tab.get_by_text("Download the study").click()
+    with used_tab.expect_download() as download:
+        used_tab.get_by_text("Download the study").click()
     assert download.value.suggested_filename == "fashion-mnist-00000000.json"
     download.value.save_as(tmp_path / "data.json")
     assert load(tmp_path / "data.json").to_dict() == realistic().to_dict()

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from sqlalchemy import Engine, event
 from torch import nn
 
+from helpers.training_runs import LITTLE_CURVATURE
 from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
 from steppe.compare import choices, tasks
@@ -18,7 +20,7 @@ from steppe.compare.choices import CurvatureExtent
 from steppe.compare.data import text
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.streams import arrange_stream
-from steppe.compare.metrics.curvature import CurvatureSettings
+from steppe.compare.metrics.curvature import DEFAULT_CURVATURE
 from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
@@ -95,9 +97,22 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
         "noisy": lambda: Noisy(1, 2),
     }
     size = Size("linear", epochs=2, batch_size=5)
-    task = Task("toy", _toy_data, lambda name: look_up("model", name, models)(), size, size)
+    task = Task(
+        "toy",
+        _toy_data,
+        lambda name: look_up("model", name, models)(),
+        size,
+        size,
+        curvature=LITTLE_CURVATURE,
+    )
     make_known(monkeypatch, task)
     return task
+
+
+@pytest.fixture
+def toy_curvature(toy_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the curvature of the toy task be measured as that of others is."""
+    make_known(monkeypatch, replace(tasks.TASKS["toy"], curvature=DEFAULT_CURVATURE))
 
 
 def _toy_text(*, length: int = 50) -> Data:
@@ -129,7 +144,7 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
         loss=token_loss,
         score=PERPLEXITY,
         subsample=text.subsample,
-        curvature=CurvatureSettings(samples=2, tol=0.1, max_products=12, often=False, full=False),
+        curvature=LITTLE_CURVATURE,
     )
     make_known(monkeypatch, task)
     return task

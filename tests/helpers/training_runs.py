@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from steppe.compare.data.datasets import Samples
+from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.records.results import Outcome
 from steppe.compare.training.run import Run
+
+#: At the end of small runs curvature takes longer than training.
+LITTLE_CURVATURE = CurvatureSettings(samples=2, tol=0.1, max_products=12, often=False, full=False)
 
 
 class KillError(Exception):

@@ -27,6 +27,7 @@ def saved(make_run, toy_data, context: RunContext):
 
 
 @pytest.mark.parametrize("name", ["adamw", "dualadam+sam", "adam+warmup", "adamcm-int8"])
+@pytest.mark.usefixtures("toy_curvature")
 def test_the_card_of_a_saved_run(saved, tmp_path: Path, name: str) -> None:
     outcome, path = saved(name, schedule="cosine")
     picture = tmp_path / "c.png"
@@ -49,6 +50,7 @@ def test_the_network_is_the_checkpoints(saved) -> None:
     assert "does not fit toy" in wrong.stderr
 
 
+@pytest.mark.usefixtures("toy_curvature")
 def test_samples_are_those_that_the_run_was_trained_on(saved) -> None:
     _, path = saved("adamw", samples=8)
     result = profile(path, "--task", "toy")

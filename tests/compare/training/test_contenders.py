@@ -14,7 +14,7 @@ from helpers.training_runs import by_hand, numbers, seeds
 from steppe._shared.recipes import Recipe
 from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
-from steppe.compare.metrics.curvature import measure_quickly
+from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, measure_quickly
 from steppe.compare.records.results import Outcome
 from steppe.compare.tasks import Task
 from steppe.compare.training import checkpoint
@@ -58,6 +58,7 @@ def check_final(outcome: Outcome, model: nn.Module, data: Data) -> None:
         assert found == pytest.approx(evaluated(model, samples), abs=1e-5)
 
 
+@pytest.mark.usefixtures("toy_curvature")
 def test_an_average_is_that_of_a_loop_in_float64(
     make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext
 ) -> None:
@@ -238,6 +239,8 @@ def test_lbfgs_is_charged_for_every_gradient(
             calls.append(len(targets))
         return F.cross_entropy(outputs, targets)
 
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    monkeypatch.setitem(
+        tasks.TASKS, "toy", replace(toy_task, loss=loss, curvature=DEFAULT_CURVATURE)
+    )
     outcome = train(make_run("lbfgs"), toy_data, context)
     assert outcome.costs.gradients == len(calls) > 10

@@ -17,6 +17,8 @@ from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
+pytestmark = pytest.mark.usefixtures("toy_curvature")
+
 MakeRun = Callable[..., Run]
 CPU = torch.device("cpu")
 

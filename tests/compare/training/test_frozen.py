@@ -112,6 +112,7 @@ def test_memory_is_counted_by_trained_parameter(
     assert costs.state_bytes == pytest.approx(8.0 + 2 * 4 / TRAINED)
 
 
+@pytest.mark.usefixtures("toy_curvature")
 def test_curvature_is_that_of_what_is_trained(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:

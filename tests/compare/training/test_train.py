@@ -316,6 +316,7 @@ def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
     assert math.isnan(outcome.curvature.sharpness)
 
 
+@pytest.mark.usefixtures("toy_curvature")
 def test_stability_is_that_of_the_lr_before_its_schedule(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
@@ -324,6 +325,7 @@ def test_stability_is_that_of_the_lr_before_its_schedule(
     assert train(run, toy_data, context).curvature.threshold == pytest.approx(2 / 0.1)
 
 
+@pytest.mark.usefixtures("toy_curvature")
 def test_a_model_with_running_statistics_has_a_curvature(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:

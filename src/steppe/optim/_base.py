@@ -33,7 +33,12 @@ from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._kept_means import version_of
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import add_missing_state, completed, has_complete_state
+from steppe.optim._state import (
+    add_missing_state,
+    completed,
+    has_complete_state,
+    unchanged_if_refused,
+)
 from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
@@ -223,7 +228,6 @@ class RuleOptimizer(CheckpointedOptimizer):
         ):
             return self._plan
         self._plan, self._plan_key = self._new_plan(grads), key
-        self._plan.takes(params, grads, self.state)
         return self._plan
 
     def _settled_options(self) -> list[tuple[Any, ...]]:
@@ -243,22 +247,26 @@ class RuleOptimizer(CheckpointedOptimizer):
             # Also where there is no gradient: what is stepped beside can be loaded, too.
             if state := self.state.get(param):
                 check_state(state, param, method, group, place, self._optional_state)
-        self._kept_means.forget_stale(self.state)
-        rows = []
-        for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
-            method = requests[id(group)].method
-            if grad is not None:
-                add_missing_state(self.state[param], param, method, group)
-            # Of all with state, so that the plan stays when other parameters have gradients.
-            elif only_present or not has_complete_state(
-                self.state.get(param, {}), param, method, group
-            ):
-                continue
-            state = self.state[param]
-            rows.append(ParamRow.of(index, param, state, group, places[index]))
-        plan = Plan(rows, [param for param, _ in members], self.state, requests)
+        params = [param for param, _ in members]
+        with unchanged_if_refused(self.state, params):
+            self._kept_means.forget_stale(self.state)
+            rows = []
+            for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
+                method = requests[id(group)].method
+                if grad is not None:
+                    add_missing_state(self.state[param], param, method, group)
+                # Of all with state, so that the plan stays when other parameters have gradients.
+                elif only_present or not has_complete_state(
+                    self.state.get(param, {}), param, method, group
+                ):
+                    continue
+                state = self.state[param]
+                rows.append(ParamRow.of(index, param, state, group, places[index]))
+            plan = Plan(rows, params, self.state, requests)
+            _engines.prepare(plan)
+            plan.takes(params, grads, self.state)
+            _engines.check(plan)
         self._note_means()
-        _engines.prepare(plan)
         return plan
 
     def _place(self, number: int) -> str:
@@ -325,6 +333,5 @@ def _step_in_turns(optimizer: RuleOptimizer) -> None:
         plan = optimizer._new_plan(grads, only_present=True)
         plan.grad_scale = getattr(optimizer, "grad_scale", None)
         plan.found_inf = getattr(optimizer, "found_inf", None)
-        plan.takes(params, grads, optimizer.state)
         _engines.step(plan)
         optimizer._note_means()

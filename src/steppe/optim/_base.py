@@ -144,7 +144,9 @@ class RuleOptimizer(CheckpointedOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with_gradients = torch.is_grad_enabled()
+        try:
+            torch._C._set_grad_enabled(self.defaults["differentiable"])
             # Once more where a parameter or its state has another shape, format or layout now.
             for _ in range(2):
                 plan = self._planned()
@@ -156,13 +158,18 @@ class RuleOptimizer(CheckpointedOptimizer):
                 kept = self._kept_means
                 try:
                     if _engines.step(plan):
-                        kept.versions = [*map(version_of, kept.tensors)]
                         return loss
                 finally:
+                    # Also of a step that was stopped: means and moments belong together in any row.
+                    kept.versions = [*map(version_of, kept.tensors)]
                     # They would otherwise lie in memory beside the next ones.
                     for batch in plan.batches:
                         batch.grads = []
                 self._plan = None
+        finally:
+            # One call into C, where torch's context managers can be left by Ctrl-C with gradients
+            # off for the rest of the process.
+            torch._C._set_grad_enabled(with_gradients)
         raise RuntimeError(
             "parameters or state changed while a step was planned; do not change them in another "
             "thread meanwhile"

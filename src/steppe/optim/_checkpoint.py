@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
-from steppe.optim._kept_means import KeptMeans, without_mean
+from steppe.optim._kept_means import KeptMeans, mean_fits, without_mean
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
     add_missing_state,
@@ -106,6 +106,10 @@ class CheckpointedOptimizer(Optimizer):
         with Adam's moments, those of SGD warm-start SGDCM and SGDCG, those of RMSprop RMSpropCG:
         with an empty buffer, with the checkpoint's options where torch has them, and this
         optimizer's own where it has not.
+
+        A mean that ``scale_free`` has kept, and that is not of the second moment beside it, because
+        that was edited, is computed anew by the next step. Of sharded parameters all processes of a
+        mesh must load together.
 
         Raises
         ------
@@ -302,7 +306,8 @@ def _restore(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> No
             for name, x in state.items()
         }
         unpack_scales(restored, param)
-        optimizer.state[param] = restored
+        fits = mean_fits(restored, param, group)
+        optimizer.state[param] = restored if fits else without_mean(restored)
 
 
 def _as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:

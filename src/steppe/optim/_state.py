@@ -134,7 +134,7 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
             _convert(state, name, entry, param, group)
     if MEAN in missing and SECOND_MOMENT not in missing:
         # Earlier steps, without scale_free, updated v but not its mean.
-        state[MEAN].copy_(_mean_of_second_moment(param, state, group))
+        state[MEAN].copy_(mean_of_second_moment(param, state, group))
 
 
 @contextmanager
@@ -210,7 +210,8 @@ def _convert(
     store_state(row, name, local_part(value).to(wide_dtype(param)), 0)
 
 
-def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
+def mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
+    """Return the mean of a parameter's v over all its shards, in float64."""
     row = ParamRow.of(0, param, state, group)
     return whole_sum(load_state(row, SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
 

@@ -76,6 +76,11 @@ class CheckpointedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the options of all groups and the state of all parameters.
 
+        The tensors are those that steps go on to change: copy or save them between steps. Beside a
+        step in another thread a copy may be of before it in part. A first step, and one after state
+        was exchanged, lays step counts side by side in memory: to copy meanwhile may raise an error
+        ("setStorage"), or take a step count for another's.
+
         Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
         loads in any number of processes. docs/scaling.md says what 8-bit state needs for that.
 

@@ -246,14 +246,7 @@ class RuleOptimizer(CheckpointedOptimizer):
     def _new_plan(self, grads: list[Tensor | None], *, only_present: bool = False) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}
         members, places = list(self._all()), places_of(self.param_groups)
-        check_shards(members, self._place)
-        for place, (param, group), grad in zip(places, members, grads, strict=True):
-            check_format(param, grad, place)
-            method = requests[id(group)].method
-            check_takes_fsdp1(param, method, group, type(self).__name__)
-            # Also where there is no gradient: what is stepped beside can be loaded, too.
-            if state := self.state.get(param):
-                check_state(state, param, method, group, place, self._optional_state)
+        _check_members(self, members, grads)
         params = [param for param, _ in members]
         with unchanged_if_refused(self.state, params):
             self._kept_means.forget_stale(self.state)
@@ -319,6 +312,21 @@ class RuleOptimizer(CheckpointedOptimizer):
 
 # What a plan goes by of a group's options.
 _planned_of = attrgetter("planned")
+
+
+def _check_members(
+    optimizer: RuleOptimizer, members: list[tuple[Tensor, Group]], grads: list[Tensor | None]
+) -> None:
+    """Refuse parameters and states that cannot be stepped."""
+    check_shards(members, optimizer._place)
+    places = places_of(optimizer.param_groups)
+    for place, (param, group), grad in zip(places, members, grads, strict=True):
+        check_format(param, grad, place)
+        method = optimizer._method(group)
+        check_takes_fsdp1(param, method, group, type(optimizer).__name__)
+        # Also where there is no gradient: what is stepped beside can be loaded, too.
+        if state := optimizer.state.get(param):
+            check_state(state, param, method, group, place, optimizer._optional_state)
 
 
 def _turns(params: list[Tensor]) -> list[int]:

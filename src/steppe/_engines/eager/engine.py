@@ -110,8 +110,7 @@ def _advance(
         if row.capacity:
             is_shared = row.group["scope"] == "global"
             priority = norms.whole() if is_shared else own_square().detach().sqrt()
-            remember = _remember_on_device if batch.on_device else _remember_on_host
-            writes += remember(method.buffer, row, item, priority, 1 + len(method.state))
+            writes += _remember(batch, method.buffer, row, item, priority)
     for stream, (key, value) in enumerate(zip(method.state, results, strict=True), start=1):
         writes.append(partial(store_state, row, key, value, stream))
     writes.append(partial(store_param, row, new_p))
@@ -128,6 +127,13 @@ def _advance(
         for write in writes:
             write()
         raise
+
+
+def _remember(
+    batch: ParamBatch, buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float
+) -> list[Write]:
+    remember = _remember_on_device if batch.on_device else _remember_on_host
+    return remember(buffer, row, item, priority, 1 + len(batch.method.state))
 
 
 def _remember_on_host(

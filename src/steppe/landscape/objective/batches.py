@@ -163,9 +163,8 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
 def _copy(leaf: Any, copies: dict[int, Any]) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-    clone = getattr(leaf, "clone", None)
-    if _takes(clone):
-        return clone()
+    if _takes(getattr(leaf, "clone", None)):
+        return leaf.clone()
     try:
         return copy.deepcopy(leaf, copies)
     except Exception:

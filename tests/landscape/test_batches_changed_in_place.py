@@ -1,5 +1,6 @@
 """A model or a loss that changes its batch in place finds it as it was in every pass."""
 
+import threading
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -131,22 +132,72 @@ def test_inputs_that_are_the_targets_too_are_compared_with_as_in_training(
     assert torch.equal(torch.cat(each), PIXELS)
 
 
-def test_an_object_that_can_be_cloned() -> None:
-    class Graph:
-        def __init__(self, pixels: Tensor) -> None:
-            self.pixels = pixels
+class Graph:
+    """An object of a user's own around a tensor."""
 
-        def to(self, device: torch.device) -> "Graph":
-            return self
+    def __init__(self, pixels: Tensor) -> None:
+        self.pixels = pixels
 
-        def clone(self) -> "Graph":
-            return Graph(self.pixels.clone())
 
-    class OfGraphs(Normalising):
-        def forward(self, graph: Graph) -> Any:
-            return super().forward(graph.pixels)
+class ClonedGraph(Graph):
+    lock = None
 
-    data = [(Graph(x), y) for x, y in pairs()]
-    found = sharpness(OfGraphs(True), F.cross_entropy, data)
+    def __init__(self, pixels: Tensor) -> None:
+        super().__init__(pixels)
+        self.lock = threading.Lock()
+
+    def to(self, device: torch.device) -> "Graph":
+        return self
+
+    def clone(self) -> "Graph":
+        return type(self)(self.pixels.clone())
+
+
+class OddGraph(Graph):
+    """Its methods have the names of a tensor's, and do something else."""
+
+    def to(self, unit: str, scale: float) -> "Graph":
+        raise AssertionError
+
+    def clone(self, name: str) -> "Graph":
+        raise AssertionError
+
+
+class NamedGraph(Graph):
+    clone = "Dolly"
+    to = "the moon"
+
+
+class OfGraphs(Normalising):
+    def forward(self, graph: Any, labels: Tensor | None = None) -> Any:
+        return super().forward(graph.pixels)
+
+
+def on_graphs(outputs: Tensor, batch: Any) -> Tensor:
+    return F.cross_entropy(outputs, batch["labels"])
+
+
+@pytest.mark.parametrize("is_mapping", [False, True])
+@pytest.mark.parametrize("kind", [Graph, ClonedGraph, OddGraph, NamedGraph])
+def test_objects_of_other_types(kind: type[Graph], is_mapping: bool) -> None:
+    data: list[Any] = [(kind(x), y) for x, y in pairs()]
+    graphs = [graph for graph, _ in data]
+    loss: Any = F.cross_entropy
+    if is_mapping:
+        # What a model is handed beside them may be anything.
+        data, loss = [{"labels": y, "graph": graph} for graph, y in data], on_graphs
+    found = sharpness(OfGraphs(True), loss, data)
     assert found.value == sharpness(Normalising(False), F.cross_entropy, pairs()).value
-    assert torch.equal(torch.cat([graph.pixels for graph, _ in data]), PIXELS)
+    assert torch.equal(torch.cat([graph.pixels for graph in graphs]), PIXELS)
+
+
+def test_what_cannot_be_copied_is_handed_on() -> None:
+    class Drawing(Normalising):
+        def forward(self, pixels: Tensor, generator: Any = None) -> Any:
+            assert isinstance(generator, torch.Generator)
+            return super().forward(pixels)
+
+    generator = torch.Generator()
+    data = [((x, generator), y) for x, y in pairs()]
+    found = sharpness(Drawing(True), F.cross_entropy, data)
+    assert found.value == sharpness(Normalising(False), F.cross_entropy, pairs()).value

@@ -362,6 +362,44 @@ def test_a_wrong_second_derivative_is_marked() -> None:
     assert "derivative of the model is wrong" in str(report)
 
 
+class DetachedTanh(torch.autograd.Function):
+    """A tanh whose second derivative is lost, and leaves a symmetric matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return slope * (1 - x.detach().tanh().square())
+
+
+@pytest.mark.parametrize(
+    ("tanh", "least", "most"), [(torch.tanh, 0.0, 1e-7), (DetachedTanh.apply, 0.01, 1.0)]
+)
+def test_differences_show_a_second_derivative_that_is_lost_symmetrically(
+    tanh: Callable[[Tensor], Tensor], least: float, most: float
+) -> None:
+    """As docs/landscape.md advises: products alone do not show it."""
+
+    class Squashed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return tanh(super().forward(x))
+
+    torch.manual_seed(0)
+    model, data = Squashed(4, 3).to(D), [(inputs(12, 4), LABELS)]
+    v = torch.randn(15, dtype=D)
+    taken, expected = (
+        hessian(model, nn.CrossEntropyLoss(), data, product=product).matvec(v)
+        for product in ("double-backward", "finite-differences")
+    )
+    assert least <= float((taken - expected).norm() / expected.norm()) <= most
+    found = top_eigenvalues(hessian(model, nn.CrossEntropyLoss(), data), 2)
+    assert found.asymmetry < 1e-12
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_narrow_formats_explain_their_own_rounding(dtype: torch.dtype) -> None:
     class Autocast(nn.Module):

@@ -3,10 +3,12 @@
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import steppe
 from helpers.optimizer_configs import (
@@ -232,6 +234,47 @@ def test_numbers_that_cannot_take_a_step_are_refused_before_anything_changes(
 
 
 # Gradients that are not finite
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "expanded": (lambda p: setattr(p, "data", torch.ones(1).expand(7)), "share memory"),
+    "freed": (lambda p: p.untyped_storage().resize_(0), "no memory"),
+    "negative": (lambda p: setattr(p, "data", torch._neg_view(torch.ones(7))), "negative"),
+    "gradient": (lambda p: setattr(p.grad, "data", torch.ones(3)), r"its gradient \(3,\)"),
+}
+
+
+@pytest.mark.parametrize("fused", [None, False], ids=["fused", "eager"])
+@pytest.mark.parametrize("is_stepped", [False, True])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refused_step_adds_no_state(case: str, is_stepped: bool, fused: bool | None) -> None:
+    """Neither a first step, nor one in which an option adds state, of any of the parameters."""
+    change, message = REFUSED[case]
+    params = [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(7))]
+    optimizer = steppe.DualAdam(params, fused=fused)
+    if is_stepped:
+        train(optimizer, params, range(1))
+        optimizer.param_groups[0]["scale_free"] = True
+    set_gradients(params, 1)
+    before = {param: dict(state) for param, state in optimizer.state.items()}
+    change(params[1])
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.step()
+    # By identity: a parameter without memory cannot be shown.
+    assert [*map(id, optimizer.state)] == [*map(id, before)]
+    for now, then in zip(optimizer.state.values(), before.values(), strict=True):
+        assert now.keys() == then.keys()
+        assert all(now[name] is value for name, value in then.items())
+
+
+def test_a_step_that_no_fused_engine_takes_adds_no_state() -> None:
+    param = nn.Parameter(torch.ones(4, 4)[:, ::2])
+    optimizer = steppe.DualAdam([param])
+    optimizer.param_groups[0]["fused"] = True
+    param.grad = torch.ones(4, 2)
+    with pytest.raises(RuntimeError, match=r"fused=True: .* gaps"):
+        optimizer.step()
+    assert not optimizer.state
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])

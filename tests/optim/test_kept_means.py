@@ -97,6 +97,59 @@ def test_follows_a_moment_that_is_changed(
     assert state[MEAN].item() == pytest.approx(state[MOMENT].mean().item(), rel=1e-5)
 
 
+def enlarge(param: nn.Parameter, state: State) -> None:
+    state[MOMENT].mul_(4.0)
+
+
+def prune_by_hand(param: nn.Parameter, state: State) -> None:
+    for name in ("exp_avg", MOMENT):
+        state[name] = state[name][KEPT]
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("change", [replace, replace_in_bfloat16, write, enlarge, prune_by_hand])
+def test_follows_a_moment_that_is_edited_in_a_checkpoint(
+    change: Callable[..., None], fused: bool | None, state_dtype: str | None
+) -> None:
+    checkpoint = copy.deepcopy(stepped(fused=fused, state_dtype=state_dtype).state_dict())
+    state = checkpoint["state"][0]
+    change(nn.Parameter(torch.zeros(400)), state)
+    optimizer = optimizer_of(nn.Parameter(torch.zeros(len(state[MOMENT]))))
+    optimizer.load_state_dict(checkpoint)
+    expected = state[MOMENT].double().mean().item()
+    take_step(optimizer)
+    param, state = only(optimizer)
+    expected = 0.999 * expected + 1e-3 * param.grad.square().double().mean().item()
+    assert state[MEAN].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
+@pytest.mark.parametrize("fused", [None, False])
+@pytest.mark.parametrize("size", [1e-25, 1e-19, 1.0, 1e25, float("nan")])
+def test_a_mean_that_only_rounding_parts_from_its_moment_is_loaded_to_the_last_bit(
+    size: float, fused: bool | None, state_dtype: str | None
+) -> None:
+    """Where v rounds, underflows or overflows, and the mean in float64 does not."""
+    optimizer = optimizer_of(nn.Parameter(torch.zeros(4096)), fused=fused, state_dtype=state_dtype)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        take_step(optimizer, size * torch.rand(4096, generator=generator) ** 4)
+    resumed = loaded(optimizer)
+    assert torch.equal(
+        only(resumed)[1][MEAN].view(torch.int64), only(optimizer)[1][MEAN].view(torch.int64)
+    )
+
+
+def test_a_mean_edited_together_with_its_moment_stays() -> None:
+    checkpoint = copy.deepcopy(stepped().state_dict())
+    for name in (MOMENT, MEAN):
+        checkpoint["state"][0][name].fill_(2.0)
+    optimizer = optimizer_of(nn.Parameter(torch.zeros(400)))
+    optimizer.load_state_dict(checkpoint)
+    assert only(optimizer)[1][MEAN].item() == 2.0
+
+
 @pytest.mark.parametrize("change", [replace, write])
 def test_follows_a_moment_in_8_bits(change: Callable[..., None]) -> None:
     optimizer = stepped(state_dtype="int8")

@@ -45,7 +45,7 @@ from steppe._engines.base.sharding import (
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
 from steppe._engines.cpu.compile_cache import unkept_kernels
 from steppe._engines.cpu.kernel_files import kernel_directory
-from steppe._engines.dispatch import FUSED, Engine, choose, prepare, step
+from steppe._engines.dispatch import FUSED, Engine, check, choose, prepare, step
 from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
 
 __all__ = [
@@ -74,6 +74,7 @@ __all__ = [
     "bind",
     "block_count",
     "cache_chunks",
+    "check",
     "choose",
     "is_member",
     "is_sharded",

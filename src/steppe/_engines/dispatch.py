@@ -98,6 +98,17 @@ def prepare(plan: Plan) -> None:
             held.note(tensor_reader.read(held.tensors, held.dims))
 
 
+def check(plan: Plan) -> bool:
+    """Whether what a plan goes by still holds of the tensors of a step, the gradients included.
+
+    Raises
+    ------
+    RuntimeError
+        A gradient does not fit its parameter.
+    """
+    return all(map(_holds, plan.batches))
+
+
 def step(plan: Plan) -> bool:
     """Count and take one step, with one gradient norm over all batches if any needs it.
 
@@ -117,7 +128,7 @@ def step(plan: Plan) -> bool:
     BaseException
         Whatever stops a step, as Ctrl-C does: parameters that it has not updated are not counted.
     """
-    if not all(map(_holds, plan.batches)):
+    if not check(plan):
         return False
     for batch in plan.batches:
         if batch.is_gathered:

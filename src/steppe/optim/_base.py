@@ -33,7 +33,12 @@ from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._kept_means import version_of
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
-from steppe.optim._state import add_missing_state, completed, has_complete_state
+from steppe.optim._state import (
+    add_missing_state,
+    completed,
+    has_complete_state,
+    unchanged_if_refused,
+)
 from steppe.optim._state_checks import check_state
 
 Closure = Callable[[], Any]
@@ -139,7 +144,9 @@ class RuleOptimizer(CheckpointedOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
+        with_gradients = torch.is_grad_enabled()
+        try:
+            torch._C._set_grad_enabled(self.defaults["differentiable"])
             # Once more where a parameter or its state has another shape, format or layout now.
             for _ in range(2):
                 plan = self._planned()
@@ -151,13 +158,18 @@ class RuleOptimizer(CheckpointedOptimizer):
                 kept = self._kept_means
                 try:
                     if _engines.step(plan):
-                        kept.versions = [*map(version_of, kept.tensors)]
                         return loss
                 finally:
+                    # Also of a step that was stopped: means and moments belong together in any row.
+                    kept.versions = [*map(version_of, kept.tensors)]
                     # They would otherwise lie in memory beside the next ones.
                     for batch in plan.batches:
                         batch.grads = []
                 self._plan = None
+        finally:
+            # One call into C, where torch's context managers can be left by Ctrl-C with gradients
+            # off for the rest of the process.
+            torch._C._set_grad_enabled(with_gradients)
         raise RuntimeError(
             "parameters or state changed while a step was planned; do not change them in another "
             "thread meanwhile"
@@ -223,7 +235,6 @@ class RuleOptimizer(CheckpointedOptimizer):
         ):
             return self._plan
         self._plan, self._plan_key = self._new_plan(grads), key
-        self._plan.takes(params, grads, self.state)
         return self._plan
 
     def _settled_options(self) -> list[tuple[Any, ...]]:
@@ -235,30 +246,27 @@ class RuleOptimizer(CheckpointedOptimizer):
     def _new_plan(self, grads: list[Tensor | None], *, only_present: bool = False) -> Plan:
         requests = {id(group): self._request(group) for group in self.param_groups}
         members, places = list(self._all()), places_of(self.param_groups)
-        check_shards(members, self._place)
-        for place, (param, group), grad in zip(places, members, grads, strict=True):
-            check_format(param, grad, place)
-            method = requests[id(group)].method
-            check_takes_fsdp1(param, method, group, type(self).__name__)
-            # Also where there is no gradient: what is stepped beside can be loaded, too.
-            if state := self.state.get(param):
-                check_state(state, param, method, group, place, self._optional_state)
-        self._kept_means.forget_stale(self.state)
-        rows = []
-        for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
-            method = requests[id(group)].method
-            if grad is not None:
-                add_missing_state(self.state[param], param, method, group)
-            # Of all with state, so that the plan stays when other parameters have gradients.
-            elif only_present or not has_complete_state(
-                self.state.get(param, {}), param, method, group
-            ):
-                continue
-            state = self.state[param]
-            rows.append(ParamRow.of(index, param, state, group, places[index]))
-        plan = Plan(rows, [param for param, _ in members], self.state, requests)
+        _check_members(self, members, grads)
+        params = [param for param, _ in members]
+        with unchanged_if_refused(self.state, params):
+            self._kept_means.forget_stale(self.state)
+            rows = []
+            for index, ((param, group), grad) in enumerate(zip(members, grads, strict=True)):
+                method = requests[id(group)].method
+                if grad is not None:
+                    add_missing_state(self.state[param], param, method, group)
+                # Of all with state, so that the plan stays when other parameters have gradients.
+                elif only_present or not has_complete_state(
+                    self.state.get(param, {}), param, method, group
+                ):
+                    continue
+                state = self.state[param]
+                rows.append(ParamRow.of(index, param, state, group, places[index]))
+            plan = Plan(rows, params, self.state, requests)
+            _engines.prepare(plan)
+            plan.takes(params, grads, self.state)
+            _engines.check(plan)
         self._note_means()
-        _engines.prepare(plan)
         return plan
 
     def _place(self, number: int) -> str:
@@ -306,6 +314,21 @@ class RuleOptimizer(CheckpointedOptimizer):
 _planned_of = attrgetter("planned")
 
 
+def _check_members(
+    optimizer: RuleOptimizer, members: list[tuple[Tensor, Group]], grads: list[Tensor | None]
+) -> None:
+    """Refuse parameters and states that cannot be stepped."""
+    check_shards(members, optimizer._place)
+    places = places_of(optimizer.param_groups)
+    for place, (param, group), grad in zip(places, members, grads, strict=True):
+        check_format(param, grad, place)
+        method = optimizer._method(group)
+        check_takes_fsdp1(param, method, group, type(optimizer).__name__)
+        # Also where there is no gradient: what is stepped beside can be loaded, too.
+        if state := optimizer.state.get(param):
+            check_state(state, param, method, group, place, optimizer._optional_state)
+
+
 def _turns(params: list[Tensor]) -> list[int]:
     """Return how often each parameter has been listed before."""
     counts: Counter[int] = Counter()
@@ -325,6 +348,5 @@ def _step_in_turns(optimizer: RuleOptimizer) -> None:
         plan = optimizer._new_plan(grads, only_present=True)
         plan.grad_scale = getattr(optimizer, "grad_scale", None)
         plan.found_inf = getattr(optimizer, "found_inf", None)
-        plan.takes(params, grads, optimizer.state)
         _engines.step(plan)
         optimizer._note_means()

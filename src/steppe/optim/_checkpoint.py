@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
-from steppe.optim._kept_means import KeptMeans, without_mean
+from steppe.optim._kept_means import KeptMeans, mean_fits, without_mean
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
     add_missing_state,
@@ -76,6 +76,11 @@ class CheckpointedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the options of all groups and the state of all parameters.
 
+        The tensors are those that steps go on to change: copy or save them between steps. Beside a
+        step in another thread a copy may be of before it in part. A first step, and one after state
+        was exchanged, lays step counts side by side in memory: to copy meanwhile may raise an error
+        ("setStorage"), or take a step count for another's.
+
         Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
         loads in any number of processes. docs/scaling.md says what 8-bit state needs for that.
 
@@ -106,6 +111,10 @@ class CheckpointedOptimizer(Optimizer):
         with Adam's moments, those of SGD warm-start SGDCM and SGDCG, those of RMSprop RMSpropCG:
         with an empty buffer, with the checkpoint's options where torch has them, and this
         optimizer's own where it has not.
+
+        A mean that ``scale_free`` has kept, and that is not of the second moment beside it, because
+        that was edited, is computed anew by the next step. Of sharded parameters all processes of a
+        mesh must load together.
 
         Raises
         ------
@@ -302,7 +311,8 @@ def _restore(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> No
             for name, x in state.items()
         }
         unpack_scales(restored, param)
-        optimizer.state[param] = restored
+        fits = mean_fits(restored, param, group)
+        optimizer.state[param] = restored if fits else without_mean(restored)
 
 
 def _as_saved(optimizer: Any, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -1,19 +1,28 @@
 """Notice second moments that a user has reset or pruned, whose kept mean is then out of date.
 
 With ``scale_free`` a step goes by the mean of v, which the state keeps beside v: the mean of a
-moving average is the moving average of the means, so that v need not be read for it.
+moving average is the moving average of the means, so that v need not be read for it. In a run the
+tensors' versions tell who has written to them (:class:`KeptMeans`); in a checkpoint only the
+numbers do (:func:`mean_fits`).
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 
+import torch
 from torch import Tensor
 
-from steppe._engines import MEAN, State, scale_name
+from steppe._engines import MEAN, Group, State, is_member, is_sharded, is_traced, scale_name
 from steppe._shared.identity import are_same
-from steppe.optim._state import SECOND_MOMENT
+from steppe.optim._state import SECOND_MOMENT, mean_of_second_moment
 
 version_of, _shape = attrgetter("_version"), attrgetter("shape")
+
+# By how much rounding may part a mean from the mean of v. Measured over 4 000 steps, β2 from 0.9
+# to 0.99999, nine kinds of gradients: 6e-5 in float32, 10 % in bfloat16 (of one element), 2 % in
+# 8 bits.
+_LIMIT, _LIMIT_IF_ROUNDED = 1.01, 2.0
 
 _NAMES = (MEAN, SECOND_MOMENT, scale_name(SECOND_MOMENT))
 
@@ -73,6 +82,26 @@ class KeptMeans:
         """Take their means out of the state: the next step computes them from the moments."""
         for param in self.stale(states):
             del states[param][MEAN]
+
+
+def mean_fits(state: State, param: Tensor, group: Group) -> bool:
+    """Whether the mean in a loaded state is that of its v, but for rounding; True without a mean.
+
+    One that fits is kept to the last bit, so that a resumed run is that which was never stopped.
+    """
+    if not {MEAN, SECOND_MOMENT} <= state.keys():
+        return True
+    moment = state[SECOND_MOMENT]
+    if is_traced(moment) or (is_sharded(param) and not is_member(param)):
+        return True
+    kept, found = state[MEAN].item(), mean_of_second_moment(param, state, group).item()
+    full = torch.float64 if moment.dtype == torch.float64 else torch.float32
+    # Below this a step's share (1 − β2)·g² may be denormal, and v without it.
+    least = torch.finfo(full).tiny / torch.finfo(full).eps
+    if not math.isfinite(found) or max(kept, found) <= least:
+        return True  # g² may overflow, which its mean in float64 does not
+    limit = _LIMIT if moment.dtype in (torch.float32, torch.float64) else _LIMIT_IF_ROUNDED
+    return found / limit <= kept <= found * limit
 
 
 def without_mean(state: State) -> State:

@@ -5,6 +5,8 @@ and number formats. The step, checkpoints and :func:`steppe.optim.footprint` go 
 state fits is asked in ``_state_checks.py``.
 """
 
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -132,7 +134,31 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
             _convert(state, name, entry, param, group)
     if MEAN in missing and SECOND_MOMENT not in missing:
         # Earlier steps, without scale_free, updated v but not its mean.
-        state[MEAN].copy_(_mean_of_second_moment(param, state, group))
+        state[MEAN].copy_(mean_of_second_moment(param, state, group))
+
+
+@contextmanager
+def unchanged_if_refused(
+    states: MutableMapping[Tensor, State], params: Iterable[Tensor]
+) -> Iterator[None]:
+    """Take what the block has added to parameters' states out again if it raises."""
+    params = list(params)
+    found = [param for param in params if param in states]
+    for param in found:
+        # It rewrites codes in their place, which older scales would then misread.
+        unpack_scales(states[param], param)
+    before = {param: dict(states[param]) for param in found}
+    try:
+        yield
+    except BaseException:
+        for param in params:
+            if param in before:
+                # Its owner may hold the dictionary.
+                states[param].clear()
+                states[param].update(before[param])
+            else:
+                states.pop(param, None)
+        raise
 
 
 def completed(state: State, param: Tensor, method: Method, group: dict[str, Any]) -> State:
@@ -184,7 +210,8 @@ def _convert(
     store_state(row, name, local_part(value).to(wide_dtype(param)), 0)
 
 
-def _mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
+def mean_of_second_moment(param: Tensor, state: State, group: dict[str, Any]) -> Tensor:
+    """Return the mean of a parameter's v over all its shards, in float64."""
     row = ParamRow.of(0, param, state, group)
     return whole_sum(load_state(row, SECOND_MOMENT).detach(), row.shard) / max(row.shard.numel, 1)
 

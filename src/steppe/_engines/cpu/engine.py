@@ -80,7 +80,7 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     """Advance every row of the batch by one step.
 
     Each file that takes part is entered once, one after the other: norms, scalars, rules. What
-    comes after them is therefore done here, and not in functions.
+    comes between them and the kernel is therefore done here, and not in functions.
     """
     method, table = batch.method, batch.cache["cpu"]
     priorities = _priorities(batch, norms) if batch.capacity else None
@@ -90,9 +90,9 @@ def step(batch: ParamBatch, norms: Norms) -> None:
     table.table[: len(values)] = values
     table.identities[:, 1] = steps = batch.steps.numpy()
     table.pending[:] = table.chunk_counts
+    means = remembered = due = None
     if squares is not None:
-        table.roots[:] = _roots(batch, squares, values[table.lines])
-    remembered = None
+        means, table.roots[:] = _means_and_roots(batch, squares, values[table.lines])
     if method.buffer is not None and priorities is not None:
         keys, births = batch.keys.numpy().T, batch.births.numpy().T
         slots = np.arange(batch.capacity)[:, None]
@@ -101,24 +101,35 @@ def step(batch: ParamBatch, norms: Norms) -> None:
         )
         is_new, replacements = mask.any(0), batch.replacements.numpy()
         table.stored[:] = np.where(is_new, mask.argmax(0), -1)
+        if batch.keeps_sum:
+            due = is_new & ((replacements + 1) % RESUM_EVERY == 0)
+    is_last = not batch.is_gathered and (due is None or not due.any())
     table.counters.fill(0)
     update, count = table.launches["update"].run, len(batch.rows)
-    # Ctrl-C is raised at calls, of which there is none until the kernel runs: what a buffer
+    # Ctrl-C is raised at calls, of which there is none until the kernel runs: means, what a buffer
     # remembers, and that rows have advanced, is written if and only if it does.
     batch.advanced = count
+    if means is not None:
+        table.means[:] = means
     if remembered is not None:
         keys[:], births[:] = remembered
         replacements[is_new] += 1
     try:
         update()
-        if batch.keeps_sum:
-            due = (table.stored >= 0) & (batch.replacements.numpy() % RESUM_EVERY == 0)
-            if due.any():
-                _sum_slots(batch, table, due)
-    finally:
+        if not is_last:
+            _finish(batch, table, due)
+    except BaseException:
         # Ctrl-C during the kernel is raised when it has ended, and all rows have been updated.
-        if batch.is_gathered:
-            packing.scatter(batch)
+        _finish(batch, table, due)
+        raise
+
+
+def _finish(batch: ParamBatch, table: CpuTable, due: Flags | None) -> None:
+    """Do what comes after the update; done twice, it does the same."""
+    if due is not None and due.any():
+        _sum_slots(batch, table, due)
+    if batch.is_gathered:
+        packing.scatter(batch)
 
 
 def _launches(batch: ParamBatch, table: CpuTable) -> dict[str, Launch]:
@@ -150,17 +161,18 @@ def _priorities(batch: ParamBatch, norms: Norms) -> Floats:
     return np.where(is_own, np.sqrt(own) * batch.unscale, whole)
 
 
-def _roots(batch: ParamBatch, squares: Tensor, values: Floats) -> Floats:
-    """Bring the means of sharded rows up to date, given sums of squares; return their roots."""
-    method, means = batch.method, batch.means.numpy()
+def _means_and_roots(batch: ParamBatch, squares: Tensor, values: Floats) -> tuple[Floats, Floats]:
+    """Return the means of sharded rows in this step, given sums of squares, and their roots."""
+    method = batch.method
     sizes = np.array([max(row.shard.numel, 1) for row in batch.rows])
     sign, *rule_scalars = values.T
     known = dict(zip(method.scalar_names, rule_scalars, strict=False))
-    means[:], mean_squares = bind(method.mean_square, np)(
-        means, squares.cpu().numpy() * sign**2 / sizes, *map(known.get, method.mean_scalars)
+    means, mean_squares = bind(method.mean_square, np)(
+        batch.means.numpy(),
+        squares.cpu().numpy() * sign**2 / sizes,
+        *map(known.get, method.mean_scalars),
     )
-    roots: Floats = np.sqrt(mean_squares)
-    return roots
+    return means, np.sqrt(mean_squares)
 
 
 def _sum_slots(batch: ParamBatch, table: CpuTable, due: Flags) -> None:

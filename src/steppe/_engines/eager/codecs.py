@@ -44,28 +44,20 @@ def load_state(row: ParamRow, name: str) -> Tensor:
 
 def store_state(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
     """Write the state ``name`` in its number format; ``stream`` tells its noise from others'."""
-    target = row.part(name)
-    if target.dtype == torch.bfloat16:
-        _store_bfloat16(row, target, value, stream)
-    elif target.dtype == torch.uint8:
-        _store_8_bits(row, name, value, stream)
-    else:
-        target.copy_(value)
+    for target, numbers in _stored(row, name, value, stream):
+        target.copy_(numbers)
 
 
 def store_where(row: ParamRow, name: str, mask: Tensor, value: Tensor, stream: int) -> None:
     """Write the state ``name`` if the 0-dim ``mask`` says so, without reading it back."""
-    tensors = [row.part(key) for key in (name, scale_name(name)) if key in row.state]
-    before = [tensor.clone() for tensor in tensors]
-    store_state(row, name, value, stream)
-    for tensor, old in zip(tensors, before, strict=True):
-        tensor.copy_(torch.where(mask, tensor, old))
+    for target, numbers in _stored(row, name, value, stream):
+        target.copy_(torch.where(mask, numbers.to(target.dtype), target))
 
 
 def store_param(row: ParamRow, value: Tensor) -> None:
     """Write the parameter in its number format; bfloat16 is rounded stochastically."""
     if row.param.dtype == torch.bfloat16 and not row.group["differentiable"]:
-        _store_bfloat16(row, row.param, value, PARAM)
+        row.param.copy_(_as_bfloat16(row, row.param, value, PARAM))
     else:
         row.param.copy_(value)
 
@@ -87,21 +79,27 @@ def fresh_sum(row: ParamRow) -> Tensor:
     return total
 
 
-def _store_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -> None:
+def _stored(row: ParamRow, name: str, value: Tensor, stream: int) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors that hold the state ``name``, and what each is to hold for a value."""
+    target = row.part(name)
+    if target.dtype == torch.bfloat16:
+        return [(target, _as_bfloat16(row, target, value, stream))]
+    if target.dtype != torch.uint8:
+        return [(target, value)]
+    positions, whole_blocks = _grid(row, target)
+    numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
+    noise = _noise(row, stream, whole_blocks)
+    codes, scale = encoded(format_of(name, target), numbers, noise)
+    packed = from_memory_order(codes.view(-1)[positions], target)
+    return [(row.part(scale_name(name)), scale), (target, packed)]
+
+
+def _as_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -> Tensor:
+    """Return numbers in float32 that bfloat16 has, laid out as the target is."""
     positions, whole_blocks = _grid(row, target)
     numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
     upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, whole_blocks))
-    target.copy_(from_memory_order(bit_ops.number(upper << 16).view(-1)[positions], target))
-
-
-def _store_8_bits(row: ParamRow, name: str, value: Tensor, stream: int) -> None:
-    target = row.part(name)
-    kind = format_of(name, target)
-    positions, whole_blocks = _grid(row, target)
-    numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
-    codes, scale = encoded(kind, numbers, _noise(row, stream, whole_blocks))
-    row.part(scale_name(name)).copy_(scale)
-    target.copy_(from_memory_order(codes.view(-1)[positions], target))
+    return from_memory_order(bit_ops.number(upper << 16).view(-1)[positions], target)
 
 
 def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,9 @@ It takes what fused engines do not: any device and layout, differentiable steps,
 falls back on it, and tests compare the other engines with it.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -35,6 +38,8 @@ from steppe._engines.eager.codecs import (
     store_where,
     widened,
 )
+
+Write = Callable[[], object]
 
 name = "eager"
 reads_amp = False
@@ -93,39 +98,51 @@ def _advance(
     def own_square() -> Tensor:
         return square_sum(g) if square is None else square * factor**2
 
+    writes: list[Write] = []
     if method.mean_square is not None:
-        scalars.append(_rms(method, row, own_square(), scalars))
+        mean, rms = _mean_and_rms(method, row, own_square(), scalars)
+        writes.append(partial(row.state[MEAN].copy_, mean))
+        scalars.append(rms)
 
     new_p, *results = bind(method.rule, torch)(p, g, *state, *scalars)
-    priority = None
-    if row.capacity:
-        is_shared = row.group["scope"] == "global"
-        priority = norms.whole() if is_shared else own_square().detach().sqrt()
-    # All that may fail has been done: from here on the row changes.
-    batch.advanced += 1
-
     if method.buffer is not None:
         item = results.pop()
-        if priority is not None:
-            _remember(batch, method.buffer, row, item, priority)
+        if row.capacity:
+            is_shared = row.group["scope"] == "global"
+            priority = norms.whole() if is_shared else own_square().detach().sqrt()
+            writes += _remember(batch, method.buffer, row, item, priority)
     for stream, (key, value) in enumerate(zip(method.state, results, strict=True), start=1):
-        store_state(row, key, value, stream)
-    store_param(row, new_p)
+        writes.append(partial(store_state, row, key, value, stream))
+    writes.append(partial(store_param, row, new_p))
+
+    # All that may fail has been done: from here on the row changes. Ctrl-C is raised at calls and
+    # where a loop turns back: not between this and the first write.
+    batch.advanced += 1
+    try:
+        for write in writes:
+            write()
+    except BaseException:
+        # None reads what another has written, but for a sum afresh, which comes after its slots:
+        # taken again, all of them leave the row as if nothing had interrupted it.
+        for write in writes:
+            write()
+        raise
 
 
 def _remember(
     batch: ParamBatch, buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float
-) -> None:
+) -> list[Write]:
     remember = _remember_on_device if batch.on_device else _remember_on_host
-    remember(buffer, row, item, priority, 1 + len(batch.method.state))
+    return remember(buffer, row, item, priority, 1 + len(batch.method.state))
 
 
 def _remember_on_host(
     buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float, stream: int
-) -> None:
+) -> list[Write]:
+    """Return what stores the step's item in the slot that takes it, if one does."""
     state = row.state
     keys, births = state[KEYS].numpy(), state[BIRTHS].numpy()
-    mask, keys[:], births[:] = bind(buffer.remember, np)(
+    mask, new_keys, new_births = bind(buffer.remember, np)(
         keys,
         births,
         np.arange(row.capacity),
@@ -133,22 +150,28 @@ def _remember_on_host(
         state["step"].item(),
         row.group["priority_decay"],
     )
+    writes: list[Write] = [
+        partial(np.copyto, keys, new_keys),
+        partial(np.copyto, births, new_births),
+    ]
     if not mask.any():
-        return
-    state[REPLACEMENTS] += 1
+        return writes
+    replacements = state[REPLACEMENTS] + 1
     name = slot_name(int(mask.argmax()))
-    is_due = state[REPLACEMENTS].item() % RESUM_EVERY == 0
+    writes.append(partial(state[REPLACEMENTS].copy_, replacements))
+    is_due = replacements.item() % RESUM_EVERY == 0
     if SLOT_SUM in state and not is_due:
         total = row.part(SLOT_SUM)
-        total.copy_(rules.swap(total, row.part(name), item))
-    store_state(row, name, item, stream)
+        writes.append(partial(total.copy_, rules.swap(total, row.part(name), item)))
+    writes.append(partial(store_state, row, name, item, stream))
     if SLOT_SUM in state and is_due:
-        row.part(SLOT_SUM).copy_(fresh_sum(row))
+        writes.append(partial(_sum_afresh, row))
+    return writes
 
 
 def _remember_on_device(
     buffer: Buffer, row: ParamRow, item: Tensor, priority: Tensor | float, stream: int
-) -> None:
+) -> list[Write]:
     """Touch every slot, so that nothing is read back; the sum is then always afresh."""
     state, device = row.state, row.param.device
     mask, keys, births = bind(buffer.remember, torch)(
@@ -159,23 +182,33 @@ def _remember_on_device(
         state["step"].to(device, state[BIRTHS].dtype),
         row.group["priority_decay"],
     )
-    state[KEYS].copy_(keys)
-    state[BIRTHS].copy_(births)
-    state[REPLACEMENTS].add_(mask.any())
-    for i in range(row.capacity):
-        store_where(row, slot_name(i), mask[i], item, stream)
+    writes: list[Write] = [
+        partial(state[KEYS].copy_, keys),
+        partial(state[BIRTHS].copy_, births),
+        partial(state[REPLACEMENTS].copy_, state[REPLACEMENTS] + mask.any()),
+        *(
+            partial(store_where, row, slot_name(i), mask[i], item, stream)
+            for i in range(row.capacity)
+        ),
+    ]
     if SLOT_SUM in state:
-        row.part(SLOT_SUM).copy_(fresh_sum(row))
+        writes.append(partial(_sum_afresh, row))
+    return writes
 
 
-def _rms(method: Method, row: ParamRow, square: Tensor, scalars: list[Scalar]) -> Tensor:
-    """Bring the row's mean up to date; return what the rule is to divide by."""
+def _sum_afresh(row: ParamRow) -> None:
+    row.part(SLOT_SUM).copy_(fresh_sum(row))
+
+
+def _mean_and_rms(
+    method: Method, row: ParamRow, square: Tensor, scalars: list[Scalar]
+) -> tuple[Tensor, Tensor]:
+    """Return the row's mean in this step, and what the rule is to divide by."""
     assert method.mean_square is not None
     known = dict(zip(method.scalar_names, scalars, strict=False))
-    mean = row.state[MEAN].clone()
     mean, mean_square = bind(method.mean_square, torch)(
-        mean, square / max(row.shard.numel, 1), *map(known.get, method.mean_scalars)
+        row.state[MEAN].clone(),
+        square / max(row.shard.numel, 1),
+        *map(known.get, method.mean_scalars),
     )
-    row.state[MEAN].copy_(mean)
-    rms: Tensor = mean_square.sqrt()
-    return rms
+    return mean, mean_square.sqrt()

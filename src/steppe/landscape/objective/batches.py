@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import is_dataclass
 from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -27,20 +28,16 @@ class Batch(NamedTuple):
     size: int
 
     def copied(self) -> "Batch":
-        """Return the batch with copies of its tensors, which model and loss may change in place.
+        """Return the batch with copies of what it holds, which model and loss may change in place.
 
         Later passes, and the user, find the batch as it was.
         """
-
-        # A tensor that is an input and a target too stays one.
-        @cache
-        def copy_of(tensor: Tensor) -> Tensor:
-            return tensor.detach().clone().requires_grad_(tensor.requires_grad)
-
+        # By their identities: what is an input and a target too stays one.
+        copies: dict[int, Any] = {}
         return self._replace(
-            inputs=tuple(_copied(part, copy_of) for part in self.inputs),
-            keywords=_copied(self.keywords, copy_of),
-            targets=_copied(self.targets, copy_of),
+            inputs=tuple(_copied(part, copies) for part in self.inputs),
+            keywords=_copied(self.keywords, copies),
+            targets=_copied(self.targets, copies),
         )
 
 
@@ -129,19 +126,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     >>> map_tensors({"a": [torch.ones(2), 3]}, torch.neg)
     {'a': [tensor([-1., -1.]), 3]}
     """
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, MutableMapping):
-        copied = copy.copy(value)
-        for name, part in value.items():
-            copied[name] = map_tensors(part, change)
-        return copied
-    if isinstance(value, Mapping):
-        return {name: map_tensors(part, change) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        parts = [map_tensors(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
+    return _map_leaves(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
@@ -159,14 +144,60 @@ def _moved(value: Any, device: torch.device, move: Callable[[Tensor], Tensor]) -
         return value.to(device)  # type: ignore[arg-type]
     if isinstance(value, Tensor | Mapping | tuple | list):
         return map_tensors(value, move)
-    return value.to(device) if callable(getattr(value, "to", None)) else value
+    return value.to(device) if _takes(getattr(value, "to", None), device) else value
 
 
-def _copied(value: Any, copy_of: Callable[[Tensor], Tensor]) -> Any:
-    """Copy tensors, inside containers too, and whatever has a method ``clone``."""
-    if isinstance(value, Tensor | Mapping | tuple | list):
-        return map_tensors(value, copy_of)
-    return value.clone() if callable(getattr(value, "clone", None)) else value
+def _copied(value: Any, copies: dict[int, Any]) -> Any:
+    """Copy what nested containers hold; ``copies`` are those made so far, as ``deepcopy`` notes."""
+
+    def copy_of(leaf: Any) -> Any:
+        if id(leaf) not in copies:
+            copies[id(leaf)] = _copy(leaf, copies)
+            # While it lives, no other object has its identity.
+            copies.setdefault(id(copies), []).append(leaf)
+        return copies[id(leaf)]
+
+    return _map_leaves(value, copy_of)
+
+
+def _copy(leaf: Any, copies: dict[int, Any]) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+    if _takes(getattr(leaf, "clone", None)):
+        return leaf.clone()
+    try:
+        return copy.deepcopy(leaf, copies)
+    except Exception:
+        # What holds a lock, a file or a generator is left: it is hardly what a model computes with.
+        return leaf
+
+
+def _takes(method: Any, *arguments: Any) -> bool:
+    """Whether something can be called with these arguments: a name says little of what it does."""
+    try:
+        signature(method).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # a function in C may not tell
+    return True
+
+
+def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a copy of nested containers, of the same types, with all else in them changed."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        copied = copy.copy(value)
+        for name, part in value.items():
+            copied[name] = _map_leaves(part, change)
+        return copied
+    if isinstance(value, Mapping):
+        return {name: _map_leaves(part, change) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        parts = [_map_leaves(part, change) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return change(value)
 
 
 def _size(position: int, values: list[Any]) -> int:

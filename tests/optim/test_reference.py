@@ -53,7 +53,7 @@ def test_float64_follows_the_paper(config: Config) -> None:
     assert worst_error(config, torch.float64, capturable=False) < 1e-10
 
 
-@pytest.mark.parametrize("config", REPRESENTATIVE, ids=str)
+@pytest.mark.parametrize("config", REPRESENTATIVE[::2], ids=str)
 def test_counts_on_the_device_follow_the_paper(config: Config) -> None:
     assert worst_error(config, torch.float64, capturable=True) < 1e-10
 

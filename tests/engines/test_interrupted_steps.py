@@ -191,25 +191,28 @@ def interrupted_at(call: int, step: Callable[[], Any]) -> bool:
         if seen == call and not is_over:
             raise KeyboardInterrupt
 
-    # Where it stops torch's own no_grad(), gradients stay off.
-    with torch.enable_grad():
-        sys.setprofile(profile)
-        try:
-            step()
-            is_over = True
-        except KeyboardInterrupt:
-            is_over = True
-            return True
-        finally:
-            sys.setprofile(None)
+    sys.setprofile(profile)
+    try:
+        step()
+        is_over = True
+    except KeyboardInterrupt:
+        is_over = True
+        return True
+    finally:
+        sys.setprofile(None)
     return False
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"fused": False}, {"capturable": True}], ids=["fused", "eager", "capturable"]
+    ("config", "options"),
+    [
+        *((config, {}) for config in [*CONFIGS, ROUNDED]),
+        *((config, {"fused": False}) for config in CONFIGS[1:]),
+        (CONFIGS[-1], {"capturable": True}),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("missing", [False, True], ids=["all", "some"])
-@pytest.mark.parametrize("config", [*CONFIGS, ROUNDED], ids=str)
 def test_wherever_it_is_stopped_each_parameter_is_stepped_or_not(
     config: Config, missing: bool, options: dict[str, Any]
 ) -> None:

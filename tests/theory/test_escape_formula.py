@@ -256,7 +256,7 @@ def test_walkers_follow_the_theory(method: str, batch_size: int) -> None:
         for well, (_, ratio) in zip(wells, shapes, strict=True)
     ]
     simulations = [
-        simulate_escape(method, **well, walkers=round(3e7 / one.steps), seed=number)
+        simulate_escape(method, **well, walkers=round(4e7 / one.steps), seed=number)
         for number, (well, one) in enumerate(zip(wells, theory, strict=True))
     ]
     found = agreement(theory, simulations)

@@ -44,8 +44,8 @@ PATIENCE_S = 240
 Key = tuple[str, ...]
 Start = Callable[..., warm_python.WarmProcess]
 
-# ``steppe …`` with little curvature, and with a rest after every epoch: without one, all trials may be over between
-# two looks at them, and there would be nobody left to end.
+# ``steppe …`` with little curvature, and with a rest after every epoch: without one, all trials may
+# be over between two looks at them, and there would be nobody left to end.
 SLOWLY = """
 import os, sys, time
 from dataclasses import replace

@@ -215,6 +215,8 @@ CHECKPOINTS = {
     "AdamCM flat in float32": ("AdamCM", torch.float32, True),
 }
 HALF, END = range(BEFORE), range(BEFORE, BEFORE + AFTER)
+#: Where tensors are cut in two dimensions, the others stand for these.
+IN_SQUARE = MAKERS.keys() - {"RMSpropCG", "AdamCM bf16", "ASAM"}
 WHOLE = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 REFILLED = ("ASAM", "AdamCM int8")
 
@@ -232,7 +234,7 @@ def four(rank: int, folder: Path) -> dict[str, Any]:
         save(folder / f"four {name}", model, opt, flat)
         model, opt = resumed(mesh, maker, folder / f"one {name}", END, dtype, flat)
         save(folder / f"one to four {name}", model, opt, flat)
-    for name in MAKERS:
+    for name in sorted(IN_SQUARE):
         found[f"square {name}"] = trained(square, name)
     for name in ("AdamCM", "SAM"):
         found[f"prepared {name}"] = prepared(mesh, name)
@@ -317,7 +319,7 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path: Path) -> None:
         compare(f"four to two, {name}", in_one["two"], end[name])
         if name not in NEAR:
             same(f"loaded, {name}", in_two[f"loaded {name}"], in_one["four"])
-    for name in MAKERS:
+    for name in IN_SQUARE:
         compare(f"square, {name}", in_four[f"square {name}"], trained(None, name))
     for name in ("AdamCM", "SAM"):
         found = in_four[f"prepared {name}"]

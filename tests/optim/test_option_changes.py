@@ -306,8 +306,7 @@ SWITCHED_ON = {
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("saved_after", [0, 2])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(("frozen", "saved_after"), [(False, 2), (True, 0)])
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16", "int8"])
 @pytest.mark.parametrize("case", SWITCHED_ON)
 def test_an_option_that_adds_state_may_be_switched_on(

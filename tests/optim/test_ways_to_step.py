@@ -188,7 +188,7 @@ SCHEDULERS = {
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-@every_optimizer
+@pytest.mark.parametrize("config", [Config(n) for n in ("DualAdam", "AdamCM", "SGDCM")], ids=str)
 def test_schedulers_set_the_learning_rate(config: Config, scheduler: str) -> None:
     """The scheduled run is bitwise a run whose groups are set by hand to the same options."""
     scheduled, by_hand = parameters(), parameters()

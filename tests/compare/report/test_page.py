@@ -179,7 +179,7 @@ def test_every_section_is_there_and_every_chart_drawn(tab: Any) -> None:
     for link in tab.locator("nav a").all():
         assert tab.locator(f"section{link.get_attribute('href')} h2").count() == 1
     charts = tab.locator(".chart")
-    assert charts.count() == 12
+    assert charts.count() == 13
     for number in range(charts.count()):
         assert charts.nth(number).locator("svg.main-svg g.trace").count() >= 7
         assert charts.nth(number).get_attribute("aria-label")
@@ -259,6 +259,13 @@ def test_the_curve_over_the_budget_has_bands_and_switches_to_the_loss(
         highs, lows = [each.high for each in expected], [each.low for each in expected]
         assert band["y"] == pytest.approx([*highs, *lows[::-1]])
         assert label in axis(used_tab, "budgets", "yaxis")["title"]
+        band, line = of(used_tab, "budget-differences", "adamcm")
+        made = [readings.difference("adamcm", "adamw", reading, k) for k in range(1, 9)]
+        assert line["y"] == pytest.approx([each.estimate for each in made])
+        highs, lows = [each.high for each in made], [each.low for each in made]
+        assert band["y"] == pytest.approx([*highs, *lows[::-1]])
+        assert of(used_tab, "budget-differences", "adamw") == []
+        assert "minus adamw’s" in axis(used_tab, "budget-differences", "yaxis")["title"]
 
 
 def test_compute_stands_on_the_axis(tab: Any, readings: Readings) -> None:
@@ -677,7 +684,7 @@ def test_the_headline_fits_studies_of_every_shape(shape: str) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "charts"),
-    [("nothing run", 0), ("all diverged", 0), ("half done", 1), ("lower is better", 8)],
+    [("nothing run", 0), ("all diverged", 0), ("half done", 1), ("lower is better", 9)],
 )
 def test_studies_of_every_shape_can_be_shown(
     show: Callable[..., Any], shape: str, charts: int

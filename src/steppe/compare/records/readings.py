@@ -142,6 +142,12 @@ class Readings:
             self._differences[key] = compare_pools(*pools, k)
         return self._differences[key]
 
+    def difference_by_budget(self, name: str, baseline: str, reading: Primary) -> list[Interval]:
+        """Return one optimizer minus another for each of :attr:`budgets`; it has no p value."""
+        pools = self.pool(name, reading), self.pool(baseline, reading)
+        found = (compare_pools(*pools, k, swaps=0) for k in self.budgets)
+        return [Interval(each.estimate, each.low, each.high) for each in found]
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The differences from the baseline on the primary reading; none of an unfinished study."""

@@ -1,7 +1,7 @@
 """The charts that compare: differences, the curve over the tuning budget, result and compute."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steppe._shared.page.parts import Chart, filled_range
@@ -95,13 +95,49 @@ def row_chart(
 
 
 def budget_curves(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[Chart]:
-    """Draw the expected test result of the best of k by k, the primary reading first."""
+    """Draw the expected test result of the best of k by k, and its distance to the baseline's."""
+
+    def level(name: str, reading: Primary) -> list[Interval]:
+        return [readings.expected(name, reading, k, samples=False) for k in readings.budgets]
+
+    label = "Expected test result of the best of k trials, by k; bands are 95 % over the trials"
+    charts = [_by_budget("budgets", label, readings, rows, level)]
+    baseline = readings.results.baseline
+    others = [row for row in rows if row.name != baseline]
+    if not others:
+        return charts
+
+    def difference(name: str, reading: Primary) -> list[Interval]:
+        return readings.difference_by_budget(name, baseline, reading)
+
+    minus = f"minus {baseline}’s"
+    label = f"The same, {minus}; bands are 95 % intervals of the difference"
+    return [*charts, _by_budget("budget-differences", label, readings, others, difference, minus)]
+
+
+def _by_budget(
+    name: str,
+    label: str,
+    readings: Readings,
+    rows: Sequence[OptimizerSummary],
+    found: Callable[[str, Primary], list[Interval]],
+    minus: str = "",
+) -> Chart:
+    """Draw a value of each contender by k, the primary reading first."""
     order = (readings.results.plan.primary, other_reading(readings))
-    by_reading = {reading: _budget_traces(readings, rows, reading) for reading in order}
+    by_reading = {
+        reading: _budget_traces(
+            readings, rows, reading, {row.name: found(row.name, reading) for row in rows}, minus
+        )
+        for reading in order
+    }
     variants: dict[str, dict[str, Any]] = {}
     for reading in order:
         traces, changes = by_reading[reading]
         title = f"{plotly_text(reading_label(readings, reading))} ({aim(readings, reading)})"
+        if minus:
+            changed = plotly_text(change_label(readings, reading))
+            title = f"{changed},<br>{plotly_text(minus)} ({aim(readings, reading)})"
         variants[reading] = {"traces": traces, "yaxis": {"title": {"text": title}}}
         variants |= changes
     layout = {
@@ -109,21 +145,24 @@ def budget_curves(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[
             "title": {"text": "k, the tuning budget in trials"},
             "dtick": max(1, len(readings.budgets) // 8),
         },
-        "yaxis": {},
+        "yaxis": {"zeroline": bool(minus)},
     }
-    label = "Expected test result of the best of k trials, by k; bands are 95 % over the trials"
-    return [Chart("budgets", label, by_reading[order[0]][0], layout, variants)]
+    return Chart(name, label, by_reading[order[0]][0], layout, variants)
 
 
 def _budget_traces(
-    readings: Readings, rows: Sequence[OptimizerSummary], reading: Primary
+    readings: Readings,
+    rows: Sequence[OptimizerSummary],
+    reading: Primary,
+    by_name: Mapping[str, list[Interval]],
+    minus: str,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return a band and a line for each contender, and the variants of their axis."""
     budgets, declared = list(readings.budgets), readings.results.plan.budget
     look, traces, at_declared = styles(readings.results), [], {}
     for row in rows:
         style = look[row.name]
-        found = [readings.expected(row.name, reading, k, samples=False) for k in budgets]
+        found = by_name[row.name]
         at_declared[row.name] = found[declared - 1]
         band = {
             **filled_range(style.colour),
@@ -147,12 +186,14 @@ def _budget_traces(
         traces += [{**optimizer_of_trace(row.name), **each} for each in (band, line)]
     digits = reading_decimals(rows, reading)
     near = fitted_range(at_declared, readings.higher_is_better(reading))
+    if minus:
+        near = with_zero(near)
     arrows = beyond_below(
         near,
         0.98,
         {name: value.mean for name, value in at_declared.items()},
         look,
-        lambda value: f"{format_number(value, digits)} at k = {declared}",
+        lambda value: f"{format_number(value, digits, sign=bool(minus))} at k = {declared}",
     )
     return traces, near_and_all(near, "yaxis", arrows, key=reading)
 

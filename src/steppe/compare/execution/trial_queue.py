@@ -91,6 +91,7 @@ class TrialQueue:
     def __init__(self, storage: "RDBStorage", study: Study, *, plan: bool = True) -> None:
         self.study, self.storage = study, storage
         self._trials = OptunaTrials(storage, study)
+        self._records: dict[int, Trial] = {}
         if plan:
             self.add_missing_trials()
 
@@ -218,7 +219,7 @@ class TrialQueue:
 
     def results(self) -> StudyResults:
         """Read all trials that have ended."""
-        return results_of(self.study, self._trials.read())
+        return results_of(self.study, self._trials.read(), self._records)
 
     def _planned(self, contender: Contender) -> int:
         return sum(self.study.plan.planned(contender, phase) for phase in PHASES)

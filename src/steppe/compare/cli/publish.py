@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report import two_studies
 from steppe.compare.report.exports import write_tables
 from steppe.compare.report.page import write_page

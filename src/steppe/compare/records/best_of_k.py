@@ -6,7 +6,7 @@ al., Show Your Work, EMNLP 2019, in the form without replacement: Tang et al., A
 bias of the other). Trials of two pools with the same number have the same point of the unit cube
 and the same seed, so that differences are paired.
 
-:mod:`~steppe.compare.records.readings` applies it to studies, ``benchmarks/calibration.py``
+:mod:`~steppe.compare.records.verdicts` applies it to studies, ``benchmarks/calibration.py``
 checks how often its verdicts are wrong.
 """
 

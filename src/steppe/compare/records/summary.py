@@ -1,7 +1,7 @@
 """A study's results by optimizer, as its tables show them.
 
 Reports and figures read summaries instead of trials. What decides is in
-:mod:`~steppe.compare.records.readings`.
+:mod:`~steppe.compare.records.verdicts`.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any
 
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.statistics import Interval, interval, mean
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import (
     DEFAULT,
     POOL,
@@ -25,6 +24,7 @@ from steppe.compare.records.results import (
     StudyResults,
     Trial,
 )
+from steppe.compare.records.verdicts import Readings
 
 Measure = Callable[[Outcome], float]
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import LEVEL
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import POOL, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, common_train_loss
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import (
     format_count,
     format_settings,

@@ -1,4 +1,7 @@
-"""Write a study's page, figures and tables, and print its result."""
+"""Write a study's page, figures and tables, and print its result.
+
+No command of its own: ``steppe compare`` and ``steppe report`` end with it.
+"""
 
 import re
 import webbrowser

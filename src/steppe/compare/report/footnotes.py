@@ -147,7 +147,7 @@ def _edges(rows: Iterable[OptimizerSummary]) -> list[str]:
 def _hardware(results: StudyResults) -> list[str]:
     labels = sorted({trial.where for trial in results.trials if trial.where})
     if len(labels) > 1:
-        return [f"Run on different machines, so compare no times: {'; '.join(labels)}."]
+        return [f"Run on different machines, so times cannot be compared: {'; '.join(labels)}."]
     return [f"Run on {label}." for label in labels]
 
 

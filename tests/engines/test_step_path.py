@@ -55,7 +55,7 @@ def steady_step(
     return files_of_a_step(optimizer)
 
 
-OPTIMIZER = ["optim/_base.py", "optim/_group_options.py", "optim/_gradients.py"]
+OPTIMIZER = ["optim/_base.py", "optim/_group_options.py", "optim/_step_checks.py"]
 ENGINE = [
     "_engines/base/plan.py",
     "_engines/base/held_tensors.py",

@@ -2,6 +2,10 @@
 
 This is the only place that knows all engines. Who adds one adds its folder, and its name to
 :data:`FUSED`.
+
+If Ctrl-C or an error stops a step, :func:`step` takes back the counts of the parameters that were
+not updated. What was being written is completed by ``cpu/engine.py`` or ``eager/engine.py``, so
+that no parameter is left half updated; docs/engines.md says what remains possible on GPUs.
 """
 
 from typing import Protocol

@@ -24,7 +24,7 @@ INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 _WIDTH = 100
 _NARROWEST = 30
 
-# Options that had another name before 0.2.
+# Options that had another name once: the error for the old one says the new one.
 _RENAMED = {
     "--clip": "--max-grad-norm",
     "--accumulate": "--grad-accumulation",

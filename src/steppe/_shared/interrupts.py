@@ -4,6 +4,9 @@ Python raises a signal's exception wherever it happens to be. In the middle of a
 half a module behind, which fails later under another name; and libraries that catch everything
 swallow it. So a worker notes the signal (:func:`stop_signals`), lets it interrupt training only
 (:func:`stopping_at_once`), and asks before it stores anything (:func:`raise_if_stopped`).
+
+An optimizer's step handles no signals: how it ends when Ctrl-C stops it is in
+``_engines/dispatch.py``.
 """
 
 import signal

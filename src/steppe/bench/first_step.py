@@ -1,4 +1,7 @@
-"""Time the first step in a new process, once with empty kernel caches and once with filled ones."""
+"""Time the first step in a new process, once with empty kernel caches and once with filled ones.
+
+``steppe bench`` does so for each optimizer.
+"""
 
 import os
 import subprocess
@@ -40,7 +43,22 @@ class FirstStep:
 
 
 def first_step(name: str, device: torch.device, threads: int) -> FirstStep | Failure:
-    """Take an optimizer's first step in two processes, of which the second has a warm cache."""
+    """Take an optimizer's first step in two processes, of which the second has a warm cache.
+
+    Parameters
+    ----------
+    name : str
+        The optimizer, as ``--optimizers`` names it.
+    device : torch.device
+        Where its four parameters of 10 000 elements lie.
+    threads : int
+        CPU threads.
+
+    Returns
+    -------
+    FirstStep or Failure
+        The times, or the last line of the error of a process that failed.
+    """
     with TemporaryDirectory(prefix="steppe-bench-") as cache:
         try:
             compiling = _in_new_process(name, device, threads, cache)

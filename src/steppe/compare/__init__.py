@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from steppe.compare.records.best_of_k import Pool as Pool
     from steppe.compare.records.best_of_k import compare_pools as compare_pools
     from steppe.compare.records.best_of_k import expected_best as expected_best
-    from steppe.compare.records.readings import Readings as Readings
     from steppe.compare.records.results import DEFAULT as DEFAULT
     from steppe.compare.records.results import POOL as POOL
     from steppe.compare.records.results import RECOMMENDED as RECOMMENDED
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
     from steppe.compare.records.results import load as load
     from steppe.compare.records.summary import recommended_settings as recommended_settings
     from steppe.compare.records.summary import repeated_runs as repeated_runs
+    from steppe.compare.records.verdicts import Readings as Readings
     from steppe.compare.report.terminal import print_report as print_report
     from steppe.compare.tasks import TASKS as TASKS
     from steppe.compare.tasks import Size as Size

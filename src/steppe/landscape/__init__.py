@@ -8,8 +8,6 @@ from steppe.landscape.curvature_report import CurvatureReport, profile
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.differentiate import derivatives as derivatives
 from steppe.landscape.objective.differentiate import flat_vector as flat_vector
-
-# steppe.theory uses these four too; they are not meant for users.
 from steppe.landscape.objective.loss_weight import LossFunction
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.operators.hessian import ggn, hessian
@@ -27,6 +25,7 @@ from steppe.landscape.surfaces.plane import Plane, plane
 from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
 from steppe.landscape.surfaces.trajectory import PCA, Trajectory
 
+# What is imported "as" itself above and not listed here is for steppe.theory, not for users.
 __all__ = [
     "PCA",
     "Barrier",

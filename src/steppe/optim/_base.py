@@ -28,7 +28,6 @@ from steppe._engines import (
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
-from steppe.optim._gradients import check_format, check_gradients
 from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._kept_means import version_of
 from steppe.optim._options import check_options, to_plain
@@ -40,6 +39,7 @@ from steppe.optim._state import (
     unchanged_if_refused,
 )
 from steppe.optim._state_checks import check_state
+from steppe.optim._step_checks import check_format, check_gradients
 
 Closure = Callable[[], Any]
 

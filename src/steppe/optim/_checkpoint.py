@@ -76,10 +76,10 @@ class CheckpointedOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the options of all groups and the state of all parameters.
 
-        The tensors are those that steps go on to change: copy or save them between steps. Beside a
-        step in another thread a copy may be of before it in part. A first step, and one after state
-        was exchanged, lays step counts side by side in memory: to copy meanwhile may raise an error
-        ("setStorage"), or take a step count for another's.
+        The tensors are not copies: later steps change them, so copy or save them between steps. If
+        another thread steps meanwhile, a copy may mix tensors from before and after that step. A
+        first step, and one after state was exchanged, also moves step counts in memory: a copy that
+        is made meanwhile may raise an error ("setStorage"), or have another parameter's step count.
 
         Sharded parameters have sharded state, which :mod:`torch.distributed.checkpoint` saves, and
         loads in any number of processes. docs/scaling.md says what 8-bit state needs for that.

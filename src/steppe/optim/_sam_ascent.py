@@ -34,7 +34,8 @@ def ascend(members: Iterable[Member], save: Callable[[Tensor], None]) -> Moves:
 
     Returns
     -------
-    The norm of what each parameter was moved by, where it is.
+    For each parameter the L2 norm of its part of e here, on its device, and the processes with the
+    other parts; empty if the norm is a number here, and not finite.
     """
     ascents = [
         (param, _Ascent(*local_param_and_grad(param, grad), shard_group_of(param), group))

@@ -1,6 +1,6 @@
-"""What puts parameters and module buffers back after SAM's second pass, bit for bit.
+"""Restore parameters and module buffers after SAM's second pass, bit for bit.
 
-It copies both before the ascent; ``_sam_perturbing.py`` sets and uses it.
+Both are copied before the ascent; ``_sam_perturbing.py`` says when to copy and when to restore.
 """
 
 from collections.abc import Callable, Sequence

@@ -182,8 +182,8 @@ def stands_for(name: str, found: torch.dtype, wanted: torch.dtype) -> bool:
 def as_step_count(value: Any) -> Tensor:
     """Return a step count, a number or a tensor of any format, as the tensor that steps count in.
 
-    It is a float64 tensor without dimensions: in float32, as in ``torch.optim`` and in checkpoints
-    before 0.2, a count would stop at 2²⁴. MPS has no float64.
+    It is a float64 tensor without dimensions, or float32 on MPS, which has no float64. In float32,
+    as in ``torch.optim`` and in old checkpoints, a count would stop at 2²⁴.
     """
     if not isinstance(value, Tensor):
         number = value if isinstance(value, int | float) else value.item()

@@ -55,8 +55,8 @@ def _sgd_cm(has_momentum: bool, replacement: Replacement) -> Method:
 class AdamCM(BufferOptimizer):
     r"""Adam with critical momenta (Adam+CM).
 
-    Each parameter keeps a buffer of C momenta, those of the steps with the largest gradient norms
-    of late, and steps along the current momentum plus κ times their mean::
+    Each parameter keeps a buffer of C momenta, those of the recent steps with the largest gradient
+    norms, and steps along the current momentum plus κ times their mean::
 
         m ← β1·m + (1−β1)·g,    m̂ = m/(1−β1ᵗ)
         a = m̂ + κ·mean(filled slots)                (a = m̂ while the buffer is empty)
@@ -115,12 +115,12 @@ class AdamCM(BufferOptimizer):
 
     Notes
     -----
-    The state of each parameter: ``step``, a float32 number; ``exp_avg`` (m), ``exp_avg_sq`` (v),
-    with ``amsgrad`` ``max_exp_avg_sq``, and ``slot_0`` … ``slot_{C−1}``, of the parameter's shape
-    in ``state_dtype``; ``slot_sum``, of the same shape, unless ``state_dtype`` is smaller than
-    float32; ``slot_keys`` and ``slot_births`` (the step that stored the slot), C float64 numbers
-    each (float32 on MPS), −∞ while free; ``replacements``, how many items were stored, an int64.
-    With C = 5 in float32 that is 32 bytes per parameter.
+    The state of each parameter: ``step``, a float64 number (float32 on MPS); ``exp_avg`` (m),
+    ``exp_avg_sq`` (v), with ``amsgrad`` ``max_exp_avg_sq``, and ``slot_0`` … ``slot_{C−1}``, of the
+    parameter's shape in ``state_dtype``; ``slot_sum``, of the same shape, unless ``state_dtype`` is
+    smaller than float32; ``slot_keys`` and ``slot_births`` (the step that stored the slot), C
+    numbers each in the format of ``step``, −∞ while free; ``replacements``, how many items were
+    stored, an int64. With C = 5 in float32 that is 32 bytes per parameter.
 
     ``scope="global"`` needs one all-reduce of 8 bytes per step where parameters are sharded.
 

@@ -85,10 +85,10 @@ class DualAdam(RuleOptimizer):
 
     Notes
     -----
-    The state of each parameter: ``step``, a float32 number; ``exp_avg`` (m) and ``exp_avg_sq`` (v),
-    of the parameter's shape in ``state_dtype``; with ``scale_free`` ``exp_avg_sq_mean``, the mean
-    of v, a float64 number (float32 on MPS). With ``"int8"``, ``exp_avg`` has its float32 scales in
-    ``exp_avg_scale``, and so on.
+    The state of each parameter: ``step``, a float64 number (float32 on MPS); ``exp_avg`` (m) and
+    ``exp_avg_sq`` (v), of the parameter's shape in ``state_dtype``; with ``scale_free``
+    ``exp_avg_sq_mean``, the mean of v, in the format of ``step``. With ``"int8"``, ``exp_avg`` has
+    its float32 scales in ``exp_avg_scale``, and so on.
 
     NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
     steps with a ``GradScaler``.

@@ -1,4 +1,7 @@
-"""Write descents as an animation: a GIF, or an MP4 where ffmpeg is installed."""
+"""Write descents as an animation: a GIF, or an MP4 where ffmpeg is installed.
+
+``steppe play`` writes it beside its pictures.
+"""
 
 import shutil
 import subprocess
@@ -50,9 +53,10 @@ def check_format(name: str) -> None:
 
 
 def animate(result: SweepResult, path: Path) -> None:
-    """Write the descents as a GIF or MP4, by the file's suffix. A failure leaves an old file.
+    """Write the descents as a GIF or MP4, by the file's suffix.
 
-    At most 72 steps are shown, closer together at the beginning, where the paths move most.
+    At most 72 steps are shown, closer together at the beginning, where the paths move most. If it
+    fails, a file that was there before stays as it was.
 
     Raises
     ------

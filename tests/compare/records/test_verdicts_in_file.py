@@ -7,8 +7,8 @@ from pathlib import Path
 
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import load
+from steppe.compare.records.verdicts import Readings
 
 
 def test_verdicts_are_written_with_all_their_fields(tmp_path: Path) -> None:

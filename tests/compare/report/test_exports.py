@@ -8,8 +8,8 @@ import pytest
 
 from helpers.realistic_study import realistic
 from steppe._shared.page.parts import HtmlCell, HtmlTable
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.summary import summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.exports import to_csv, to_latex, write_tables
 from steppe.compare.report.tables import all_tables
 

@@ -10,9 +10,9 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import FAMILY, realistic
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.best_of_k import Shares
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyPlan, StudyResults
 from steppe.compare.records.summary import summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report import headline as module
 from steppe.compare.report.headline import Headline, headline
 

@@ -16,9 +16,9 @@ import pytest
 from helpers import synthetic_studies as studies
 from helpers.browser import browser
 from helpers.realistic_study import EPOCHS, realistic
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Curvature, Metric, StudyResults, load
 from steppe.compare.records.summary import common_train_loss, curvature_at
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.page import page, write_page
 from steppe.compare.report.page.styles import styles
 from steppe.compare.report.two_studies import compare

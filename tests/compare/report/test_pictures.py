@@ -17,8 +17,8 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.best_of_k import SWAPS, compare_pools
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Curvature, Epoch, Metric, StudyResults
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.pictures import (
     plot_budgets,
     plot_curves,

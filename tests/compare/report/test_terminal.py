@@ -9,8 +9,8 @@ from rich.console import Console
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, StudyResults
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.terminal import print_report
 
 
@@ -176,7 +176,7 @@ def test_where_it_ran_and_what_memory_it_took() -> None:
     assert "Run on cpu, 2 threads, ada." in printed(replace(study, trials=tuple(trials)))
     trials[0] = replace(trials[0], where="cuda, bob")
     text = printed(replace(study, trials=tuple(trials)))
-    assert "so compare no times: cpu, 2 threads, ada; cuda, bob." in flat(text)
+    assert "so times cannot be compared: cpu, 2 threads, ada; cuda, bob." in flat(text)
 
 
 def test_who_made_it_and_why_is_told(whole: str) -> None:

@@ -12,8 +12,8 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from steppe._shared.statistics import Interval
 from steppe.compare.records.best_of_k import degrees_of_freedom
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Metric
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.two_studies import (
     StudyComparison,
     compare,

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import with_tests
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.exports import write_tables
 from steppe.compare.report.page import page
 from steppe.compare.report.pictures import plot_budgets, plot_differences, plot_flatness

@@ -1,7 +1,7 @@
 """Gradients that do not lie as their parameters do: made to fit, or refused by name.
 
 Dispatch calls it before a step is counted. What an optimizer refuses before that, such as sparse
-gradients, is in ``optim/_gradients.py``.
+gradients, is in ``optim/_step_checks.py``.
 """
 
 from typing import Any

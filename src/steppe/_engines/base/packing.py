@@ -1,6 +1,8 @@
-"""Lay the step counts and buffers' keys of a batch side by side in one tensor.
+"""Pack the step counts of a batch's parameters into one tensor, and so their buffers' keys.
 
-Reading or changing them for all parameters is then one operation. The plan packs a new batch.
+Reading or changing them for all parameters is then one operation. The plan packs a new batch;
+dispatch counts its steps, and counts back where Ctrl-C or an error has stopped a step; engines read
+the packed tensors.
 """
 
 from copy import copy
@@ -15,10 +17,12 @@ from steppe._shared.array_types import Flags
 
 
 def pack(batch: ParamBatch) -> None:
-    """Lay step counts side by side; on the CPU what the rows have of :data:`PACKED` too.
+    """Pack step counts; on the CPU also what else the rows have of :data:`PACKED`.
 
-    Where some step counts have come to lie on a device, as a GradScaler makes them, all do. Step
-    counts of checkpoints before 0.2, in float32, become float64: float32 ends at 2²⁴.
+    Each packed tensor has shape (rows, …). The tensors in the state become views of it, except
+    those in shared memory, which each step copies here and back. Where some step counts lie on a
+    device, as after a step with a GradScaler, all are moved there. Step counts in float32, as old
+    checkpoints have them, become float64: float32 cannot count beyond 2²⁴.
     """
     is_packed = batch.device.type == "cpu" and not batch.request.differentiable
     for name, attribute in PACKED.items():
@@ -47,7 +51,7 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 
 
 def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
-    """Return a batch of some of the rows."""
+    """Return a batch of the rows that have gradients, by one flag for each row."""
     assert batch.held is not None
     part = copy(batch)
     part.parent, part.is_gathered, part.cache = batch, True, {}
@@ -66,7 +70,7 @@ def pick(batch: ParamBatch, is_picked: Flags) -> ParamBatch:
 
 
 def gather(batch: ParamBatch) -> None:
-    """Copy what does not lie side by side to where the engines look for it."""
+    """Fill the packed tensors of a batch of picked rows, or of rows in shared memory."""
     for attribute in PACKED.values():
         _gather(batch, attribute)
 
@@ -95,7 +99,7 @@ def uncount(batch: ParamBatch) -> None:
 
 
 def scatter(batch: ParamBatch) -> None:
-    """Copy it back, for an engine that has changed it here and not in the state."""
+    """Copy packed tensors that are no views of the state back into it, after an engine's step."""
     for attribute in PACKED.values():
         _scatter(batch, attribute)
 
@@ -126,7 +130,7 @@ def _scatter(batch: ParamBatch, attribute: str) -> None:
 
 
 def _lent(batch: ParamBatch, attribute: str) -> Tensor | None:
-    """Return the parent's tensor of which the batch has some lines, if there is one."""
+    """Return the parent's packed tensor that the batch has some rows of, if there is one."""
     if batch.parent is None or attribute in batch.copied:
         return None
     found: Tensor = getattr(batch.parent, attribute)

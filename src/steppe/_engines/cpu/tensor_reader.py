@@ -1,10 +1,12 @@
-"""Read the facts of many tensors in one compiled pass: a fifth of what Python's calls take.
+"""Read address, format, shape and strides of many tensors in one compiled pass.
+
+Dispatch reads them in each step; it takes a fifth of the time of Python's calls.
 
 The pass goes through the C functions that torch keeps stable for its compiler (``aoti_torch_*``,
-torch/csrc/inductor/aoti_torch/c/shim.h). They take the address of an ``at::Tensor``, which a tensor
-of Python holds in itself, at a place that is looked for once in each process. Where functions or
-place are not found, or do not tell of some tensors what Python tells,
-:func:`steppe._engines.base.tensor_facts.read` reads all.
+torch/csrc/inductor/aoti_torch/c/shim.h). They take the address of an ``at::Tensor``, which the
+Python object of a tensor holds at an offset that is looked for once in each process. If a function
+or the offset is not found, or the pass and Python disagree about some test tensors,
+:func:`steppe._engines.base.tensor_facts.read` reads all in Python.
 """
 
 import ctypes
@@ -121,7 +123,7 @@ def _read_by(reader: _Reader, tensors: Sequence[Tensor], dims: int) -> Integers:
 
 @cache
 def _reader() -> _Reader | None:
-    """Return the compiled pass, if it tells of some tensors what Python tells of them."""
+    """Return the compiled pass, if it agrees with Python about some test tensors."""
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         library = ctypes.CDLL(str(path))

@@ -1,4 +1,8 @@
-"""What pages are made of: charts that Plotly draws, and tables with a row for each optimizer."""
+"""What pages are made of: charts that Plotly draws, and tables with a row for each optimizer.
+
+The pages of studies and of ``steppe play`` are built of them; the terminal and the CSV and LaTeX
+files show the same tables.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

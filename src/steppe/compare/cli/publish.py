@@ -1,4 +1,7 @@
-"""Write a study's page, figures and tables, and print its result."""
+"""Write a study's page, figures and tables, and print its result.
+
+No command of its own: ``steppe compare`` and ``steppe report`` end with it.
+"""
 
 import re
 import webbrowser
@@ -6,9 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report import two_studies
 from steppe.compare.report.exports import write_tables
 from steppe.compare.report.page import write_page

@@ -66,7 +66,7 @@ def report(
         # Imported here because they take half a second: help and misspelt options do without.
         from steppe.compare.cli import publish
         from steppe.compare.execution.study_registry import read_study
-        from steppe.compare.records.readings import Readings
+        from steppe.compare.records.verdicts import Readings
 
     with refusals():
         results = read_study(storage, study)

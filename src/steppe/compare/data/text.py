@@ -1,4 +1,8 @@
-"""Texts as numbered words, cut into blocks; the target of each word is the next word."""
+"""Texts as numbered words, cut into blocks; the target of each word is the next word.
+
+The tasks ``shakespeare``, ``ptb`` and ``wikitext2`` get their data here; ``finetune`` cuts its
+tokens into blocks here too.
+"""
 
 import re
 from collections import Counter
@@ -46,7 +50,7 @@ def shakespeare(*, length: int) -> Data:
     Parameters
     ----------
     length : int
-        Words a block.
+        Words in a block.
 
     Raises
     ------
@@ -66,7 +70,7 @@ def ptb(directory: Path = DATA_DIRECTORY, *, length: int) -> Data:
     directory : Path, default ``data``
         Where the files are.
     length : int
-        Words a block.
+        Words in a block.
 
     Raises
     ------
@@ -144,7 +148,7 @@ def blocks(tokens: Tensor, length: int) -> TensorSamples:
     tokens : Tensor
         The text, whole numbers in one dimension.
     length : int
-        Tokens a block.
+        Tokens in a block.
 
     Returns
     -------

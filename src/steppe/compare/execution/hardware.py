@@ -1,4 +1,7 @@
-"""The hardware that a trial ran on, in words: results of different hardware compare no times."""
+"""Describe the hardware of a worker in words; it is stored with each trial.
+
+A report says so if the trials ran on different hardware: their times cannot be compared then.
+"""
 
 import os
 import platform

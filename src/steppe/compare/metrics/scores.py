@@ -54,7 +54,12 @@ def losses_by_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
     loss : callable
         ``loss(outputs, targets)``, the mean over a batch.
     outputs, targets : Tensor
-        Of a batch; samples are their first dimension.
+        Of a batch, of shape (samples, …).
+
+    Returns
+    -------
+    Tensor
+        Of shape (samples,).
 
     Examples
     --------
@@ -116,7 +121,7 @@ PERPLEXITY = Score(
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy over the tokens of a batch.
+    """Return the mean cross-entropy over the tokens of a batch, in nats.
 
     Parameters
     ----------

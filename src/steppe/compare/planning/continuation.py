@@ -1,4 +1,8 @@
-"""Go on with a study that was planned before: the code and the data must be the same."""
+"""Check that a study can be continued here: the code and the data must be those of its plan.
+
+``steppe compare --continue`` takes a study over from a file by :func:`continue_study`; every worker
+checks code and data before its first trial.
+"""
 
 from dataclasses import fields
 

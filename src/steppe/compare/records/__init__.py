@@ -1,1 +1,1 @@
-"""A study's results: the records of its trials, their JSON, and their summary over seeds."""
+"""A study's results: the records of its trials, their JSON, their summary, and the verdicts."""

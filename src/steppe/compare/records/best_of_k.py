@@ -6,7 +6,7 @@ al., Show Your Work, EMNLP 2019, in the form without replacement: Tang et al., A
 bias of the other). Trials of two pools with the same number have the same point of the unit cube
 and the same seed, so that differences are paired.
 
-:mod:`~steppe.compare.records.readings` applies it to studies, ``benchmarks/calibration.py``
+:mod:`~steppe.compare.records.verdicts` applies it to studies, ``benchmarks/calibration.py``
 checks how often its verdicts are wrong.
 """
 
@@ -50,7 +50,7 @@ class Pool:
     test : array of shape (trials,)
         What is estimated, in any unit.
     test_samples : array of shape (trials, test samples), optional
-        Of each trial the test samples' shares in ``test``, whose mean it is up to a constant.
+        What each test sample adds to ``test``: the mean of a row is its ``test``, up to a constant.
     validation : Validation, optional
         Scores and losses with some of the validation samples left out.
     """
@@ -111,8 +111,8 @@ class Difference:
     low, high : float
         95 % interval, by all three errors.
     p : float
-        That there is no difference: the share of label swaps with a studentised difference as
-        large.
+        The p value of "no difference": the share of label swaps whose difference, divided by its
+        error, is at least as large as the observed one.
     shares : Shares
         The errors.
     freedom : float
@@ -130,7 +130,8 @@ class Difference:
         """Return the smallest difference that 80 % of such studies would find.
 
         (t(1 − α/2m) + t(0.8)) · error, in the unit of the estimate, with α = 0.05: after Holm's
-        correction for m comparisons the first one to be found has to pass α/m.
+        correction for m comparisons the first one to be found has to pass α/m. The error is that of
+        the trials alone, ``shares.trials``, as in p.
 
         Parameters
         ----------
@@ -227,9 +228,9 @@ def compare_pools(ours: Pool, theirs: Pool, k: int, *, swaps: int = SWAPS) -> Di
 
     The error over trials is the jackknife's: each trial is left out of both pools at once. p is
     that of a label swap: if the optimizers are worth the same, trial i of one may be exchanged
-    with trial i of the other for every i, with probability one half, without changing the law of
-    estimate ÷ error. Not divided by the error, it called 19 % of equal optimizers different whose
-    results scatter differently.
+    with trial i of the other for every i, with probability one half, without changing the
+    distribution of estimate ÷ error. Without the division, 19 % of pairs of equal optimizers whose
+    results scatter differently were called different.
 
     Parameters
     ----------

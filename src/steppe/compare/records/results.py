@@ -247,7 +247,7 @@ class StudyResults:
         """Write a JSON file, curves to six digits, whole or not at all; :func:`load` reads it.
 
         It has the verdicts too, for other programs: see
-        :class:`~steppe.compare.records.readings.Verdict`.
+        :class:`~steppe.compare.records.verdicts.Verdict`.
 
         Parameters
         ----------
@@ -260,7 +260,7 @@ class StudyResults:
             It cannot be written.
         """
         # Imported here because readings are taken from these records.
-        from steppe.compare.records.readings import verdicts
+        from steppe.compare.records.verdicts import verdicts
 
         content = {**self.to_dict(), _VERDICTS: to_json(verdicts(self))}
         for trial in content["trials"]:

@@ -1,7 +1,7 @@
 """A study's results by optimizer, as its tables show them.
 
-Reports and figures read summaries instead of trials. What decides is in
-:mod:`~steppe.compare.records.readings`.
+Reports and figures read summaries instead of trials. Verdicts are in
+:mod:`~steppe.compare.records.verdicts`.
 """
 
 import math
@@ -13,7 +13,6 @@ from typing import Any
 
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.statistics import Interval, interval, mean
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import (
     DEFAULT,
     POOL,
@@ -25,6 +24,7 @@ from steppe.compare.records.results import (
     StudyResults,
     Trial,
 )
+from steppe.compare.records.verdicts import Readings
 
 Measure = Callable[[Outcome], float]
 
@@ -48,7 +48,7 @@ class OptimizerSummary:
     score, loss : Interval
         Expected test result of the best of k trials, the score in the metric's unit.
     train_loss, gap : float
-        Expected of the same trials; the gap is test loss − train loss.
+        Expected values for the same trial, the best of k; the gap is test loss − train loss.
     untuned : Interval
         Test score at the default settings, over seeds.
     recommended : mapping
@@ -124,9 +124,9 @@ def summarise(results: StudyResults, readings: Readings | None = None) -> list[O
 
 
 def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[OptimizerSummary]:
-    """Sort by the expected test score, before it is known by the best validation score.
+    """Sort by the expected test score; while that is unknown, by the best validation score.
 
-    Those without one come last.
+    Optimizers without a finite score come last.
     """
 
     def key(row: OptimizerSummary) -> tuple[bool, float]:
@@ -140,9 +140,9 @@ def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[Optimiz
 
 
 def best_trial(trials: Iterable[Trial], metric: Metric) -> Trial | None:
-    """Return the trial of the best validation score: of equal ones that of the lower loss.
+    """Return the trial with the best validation score, of equal ones that with the lower loss.
 
-    None if none ended with a finite loss.
+    None if no trial ended with a finite loss.
     """
     sign = 1 if metric.higher_is_better else -1
     found, found_key = None, (-math.inf, -math.inf)

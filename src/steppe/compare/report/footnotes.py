@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import LEVEL
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import POOL, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, common_train_loss
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import (
     format_count,
     format_settings,
@@ -147,7 +147,7 @@ def _edges(rows: Iterable[OptimizerSummary]) -> list[str]:
 def _hardware(results: StudyResults) -> list[str]:
     labels = sorted({trial.where for trial in results.trials if trial.where})
     if len(labels) > 1:
-        return [f"Run on different machines, so compare no times: {'; '.join(labels)}."]
+        return [f"Run on different machines, so times cannot be compared: {'; '.join(labels)}."]
     return [f"Run on {label}." for label in labels]
 
 

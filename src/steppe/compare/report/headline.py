@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import Interval
-from steppe.compare.records.readings import (
+from steppe.compare.records.results import PHASES, StudyResults
+from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.verdicts import (
     BETTER,
     EXPLORATORY,
     NO_DIFFERENCE,
@@ -14,8 +16,6 @@ from steppe.compare.records.readings import (
     Readings,
     Verdict,
 )
-from steppe.compare.records.results import PHASES, StudyResults
-from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import (
     decimals,
     format_interval,

@@ -15,7 +15,6 @@ from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe._shared.statistics import Interval
-from steppe.compare.records.readings import BETTER, WORSE, Readings, Verdict
 from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
 from steppe.compare.records.summary import (
     common_train_loss,
@@ -23,6 +22,7 @@ from steppe.compare.records.summary import (
     outcomes,
     repeated_trials,
 )
+from steppe.compare.records.verdicts import BETTER, WORSE, Readings, Verdict
 from steppe.compare.report.formatting import format_p_value
 from steppe.compare.report.line_labels import label_line_ends
 from steppe.compare.report.near_range import fitted_range, near_range

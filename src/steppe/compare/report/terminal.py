@@ -8,9 +8,9 @@ from rich.console import Console
 from steppe._shared.messages import plural
 from steppe._shared.page.parts import HtmlTable
 from steppe._shared.tables import TextTable, print_text
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import OptimizerSummary, summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.footnotes import footnotes
 from steppe.compare.report.headline import headline
 from steppe.compare.report.tables import all_tables

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from steppe.compare.choices import Primary
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import Metric
 from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import decimals, unit_of_change
 
 # Of 97.53 % the last is the second decimal.

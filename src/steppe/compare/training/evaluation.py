@@ -1,4 +1,7 @@
-"""Batches of a data set for a model, and the model's loss and score on a data set."""
+"""Batches of a data set for a model, and the model's loss and score on a data set.
+
+Training reads its batches here, and evaluates after each epoch and at its end.
+"""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

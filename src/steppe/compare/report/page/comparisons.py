@@ -7,8 +7,8 @@ from typing import Any
 from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.statistics import Interval
 from steppe.compare.choices import Primary
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import format_number
 from steppe.compare.report.near_range import fitted_range, near_range, with_zero
 from steppe.compare.report.page.styles import styles

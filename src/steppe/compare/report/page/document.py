@@ -11,9 +11,9 @@ from steppe._shared.messages import plural
 from steppe._shared.page.parts import Chart, HtmlTable
 from steppe._shared.page.render import render
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.results import PHASES, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, summarise
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.exports import to_csv, to_latex
 from steppe.compare.report.footnotes import footnotes
 from steppe.compare.report.formatting import MISSING

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from steppe._shared.page.parts import HtmlTable
-from steppe.compare.records.readings import Readings
 from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.tables import measures, results, trials
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Interval
 from steppe.compare.choices import Primary
-from steppe.compare.records.readings import Readings, Verdict
 from steppe.compare.records.results import Contender, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, best_first
+from steppe.compare.records.verdicts import Readings, Verdict
 from steppe.compare.report.formatting import (
     format_count,
     format_number,

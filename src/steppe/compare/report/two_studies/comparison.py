@@ -1,4 +1,7 @@
-"""What two studies of one task say of the same optimizers, and how far apart they are."""
+"""Compare what two studies of one task say of the same optimizers.
+
+``steppe report STUDY OTHER`` prints it by ``output.py``.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -8,8 +11,8 @@ from typing import Any
 from steppe._shared.statistics import LEVEL, Interval, t_quantile
 from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import degrees_of_freedom
-from steppe.compare.records.readings import BETTER, NO_DIFFERENCE, WORSE, Readings
 from steppe.compare.records.results import StudyResults
+from steppe.compare.records.verdicts import BETTER, NO_DIFFERENCE, WORSE, Readings
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,13 @@ class StudyComparison:
 def compare(ours: StudyResults, theirs: StudyResults) -> StudyComparison:
     """Set two studies beside each other.
 
-    Their errors are independent: that of a difference between them is √(se² + se²).
+    The studies' errors are taken as independent: the standard error of a difference between them is
+    √(se₁² + se₂²).
+
+    Parameters
+    ----------
+    ours, theirs : StudyResults
+        Two finished studies; differences are ours − theirs.
 
     Raises
     ------
@@ -163,7 +172,7 @@ def independent_difference(
 ) -> Interval:
     """Return the difference of two independent estimates with its 95 % interval.
 
-    Its error is √(se² + se²), its degrees of freedom are Welch's and Satterthwaite's.
+    Its standard error is √(se₁² + se₂²), its degrees of freedom are Welch's and Satterthwaite's.
 
     Parameters
     ----------

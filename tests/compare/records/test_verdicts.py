@@ -10,14 +10,6 @@ import pytest
 from helpers.realistic_study import realistic
 from steppe.compare.records.best_of_k import weights
 from steppe.compare.records.packed_numbers import unpack
-from steppe.compare.records.readings import (
-    BETTER,
-    EXPLORATORY,
-    NO_DIFFERENCE,
-    PLAN_CHANGED,
-    WORSE,
-    Readings,
-)
 from steppe.compare.records.results import (
     POOL,
     Metric,
@@ -33,6 +25,14 @@ from steppe.compare.records.summary import (
     recommended_settings,
     repeated_runs,
     summarise,
+)
+from steppe.compare.records.verdicts import (
+    BETTER,
+    EXPLORATORY,
+    NO_DIFFERENCE,
+    PLAN_CHANGED,
+    WORSE,
+    Readings,
 )
 
 

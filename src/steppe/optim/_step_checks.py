@@ -1,6 +1,10 @@
-"""Gradients and parameters that no engine takes, refused before a step changes anything.
+"""Refuse gradients and number formats that no engine takes, before a step changes anything.
 
-Those that an engine can be made to take are seen to in ``_engines/base/gradients.py``.
+:mod:`steppe.optim._base` calls it, and beside it what else is refused before a step: options out of
+their range (``_group_options.py``), parameters whose shards cannot be stepped
+(``_sharded_params.py``, ``_fsdp1.py``), and state that does not fit (``_state_checks.py``).
+Gradients that can be copied into a layout that an engine takes are in
+``_engines/base/gradients.py``.
 """
 
 from collections.abc import Callable, Sequence

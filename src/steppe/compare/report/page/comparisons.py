@@ -8,7 +8,7 @@ from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.statistics import Interval
 from steppe.compare.choices import Primary
 from steppe.compare.records.summary import OptimizerSummary
-from steppe.compare.records.verdicts import Readings
+from steppe.compare.records.verdicts import Readings, difference_by_budget
 from steppe.compare.report.formatting import format_number
 from steppe.compare.report.near_range import fitted_range, near_range, with_zero
 from steppe.compare.report.page.styles import styles
@@ -108,7 +108,7 @@ def budget_curves(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[
         return charts
 
     def difference(name: str, reading: Primary) -> list[Interval]:
-        return readings.difference_by_budget(name, baseline, reading)
+        return difference_by_budget(readings, name, baseline, reading)
 
     minus = f"minus {baseline}’s"
     label = f"The same, {minus}; bands are 95 % intervals of the difference"

@@ -282,7 +282,7 @@ def test_a_differentiable_step_of_a_leaf_is_refused_before_anything_changes() ->
     param = nn.Parameter(torch.ones(4))
     optimizer = steppe.DualAdam([param], differentiable=True)
     param.grad = torch.ones(4)
-    with pytest.raises(RuntimeError, match="parameter 0 of group 0 is a leaf .* clone"):
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0 is a leaf .* clone"):
         optimizer.step()
     assert not optimizer.state
 

@@ -227,7 +227,7 @@ def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _shallow_copy(value: Any) -> Any:
-    """Copy a mapping; one of a user's own shares with its ``copy.copy`` what it keeps entries in."""
+    """Copy a mapping; ``copy.copy`` of a user's own would share what it keeps entries in."""
     copied = copy.copy(value)
     for name, part in getattr(copied, "__dict__", {}).items():
         if isinstance(part, MutableMapping):

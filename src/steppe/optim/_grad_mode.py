@@ -6,7 +6,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def without_gradients(function: Callable[_P, _R]) -> Callable[_P, _R]:

@@ -1,8 +1,10 @@
 """The Numba engine: parity with plain torch, and what a process may do to it."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from functools import partial
 from typing import Any
 
@@ -21,7 +23,9 @@ from helpers.optimizer_configs import (
     train,
     values,
 )
+from steppe._engines.cpu import engine as cpu
 from steppe._engines.cpu import openmp
+from steppe._engines.cpu.compile_cache import norm_kernel
 from steppe._engines.cpu.table import CHUNK
 
 SHAPES = [(301,), (3, 4), ()]
@@ -125,6 +129,28 @@ def test_results_do_not_depend_on_the_threads(
         monkeypatch.setattr(openmp, "threads", lambda *_, threads=threads: threads)
         assert equal(path(), alone)
     torch.set_num_threads(1)
+
+
+def test_a_kernel_lives_as_long_as_what_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that begin together load one each, and the cache keeps that of the last alone."""
+    loaded: list[Any] = []
+
+    def load(*arguments: Any) -> Any:
+        kernel = norm_kernel.__wrapped__(*arguments)
+        loaded.append(weakref.ref(kernel))
+        return kernel
+
+    config = Config("AdamCM", {"capacity": 2})
+    optimizers = [(config(params), params) for params in (parameters(), parameters())]
+    torch.set_num_threads(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(cpu, "norm_kernel", load)
+        for optimizer, params in optimizers:
+            train(optimizer, params, range(1))
+    torch.set_num_threads(1)
+    gc.collect()
+    assert len(loaded) >= 2
+    assert all(kernel() is not None for kernel in loaded)
 
 
 @pytest.mark.parametrize("name", ["DualAdam", "AdamCM"])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import steppe
 from helpers.optimizer_configs import (
     Config,
     assert_same_state,
@@ -28,6 +29,7 @@ from steppe._engines.cpu import engine as cpu
 from steppe._engines.cpu import openmp
 from steppe._engines.cpu.compile_cache import Native
 from steppe._engines.eager import engine as eager
+from steppe.optim import Offload
 
 CONFIGS = [
     Config("DualAdam"),
@@ -221,14 +223,59 @@ def test_wherever_it_is_stopped_each_parameter_is_stepped_or_not(
     train(optimizer, params, range(3))
     if missing:
         params[1].grad = None
-    optimizer.step()
+    assert_each_is_stepped_or_not(params, optimizer, optimizer.step)
+
+
+def test_offload_hands_on_what_was_stepped_before_it_was_stopped() -> None:
+    params = parameters(torch.float32)[:3]
+    optimizer = Offload(params, steppe.DualAdam)
+    train(optimizer, params, range(3))
+    assert_each_is_stepped_or_not(params, optimizer, optimizer.step)
+
+
+def test_a_first_step_of_offload_that_is_stopped_keeps_its_state(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    params, alone = parameters(torch.float32), parameters(torch.float32)
+    optimizer, truth = Offload(params, steppe.DualAdam), steppe.DualAdam(alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(Offload, "_take_back", failing(Offload._take_back, 1))
+        with pytest.raises(KeyboardInterrupt):
+            train(optimizer, params, range(1))
+    train(optimizer, params, range(1, 3))
+    train(truth, alone, range(3))
+    assert equal(values(params), values(alone))
+    assert_same_state(optimizer.state_dict()["state"], truth.state_dict()["state"])
+
+
+def test_sam_leaves_nothing_perturbed_wherever_it_is_stopped() -> None:
+    params = parameters(torch.float32)[:3]
+    sam = steppe.SAM(steppe.DualAdam(params))
+
+    def closure() -> Tensor:
+        sam.zero_grad()
+        loss = torch.stack([param.cos().sum() for param in params]).sum()
+        loss.backward()
+        return loss
+
+    sam.step(closure)
+    assert_each_is_stepped_or_not(params, sam, lambda: sam.step(closure))
+
+
+def assert_each_is_stepped_or_not(
+    params: list[Tensor], optimizer: torch.optim.Optimizer, step: Callable[[], Any]
+) -> None:
+    """Stop a step at every call, and compare each parameter with before and after a whole one.
+
+    Those without a gradient stay as they are.
+    """
+    is_still = [param.grad is None for param in params]
+    step()
     each = [[param.data, *optimizer.state[param].values()] for param in params]
     before = [[tensor.clone() for tensor in tensors] for tensors in each]
-    optimizer.step()
+    step()
     after = [[tensor.clone() for tensor in tensors] for tensors in each]
-    assert [equal(*pair) for pair in zip(before, after, strict=True)] == [
-        missing and i == 1 for i in range(3)
-    ]
+    assert [equal(*pair) for pair in zip(before, after, strict=True)] == is_still
     outcomes = set()
     is_stopped, call = True, 0
     while is_stopped:
@@ -237,7 +284,7 @@ def test_wherever_it_is_stopped_each_parameter_is_stepped_or_not(
                 # Not seen as a user's change, for which the step would be planned anew.
                 tensor.data.copy_(value)
         call += 1
-        is_stopped = interrupted_at(call, optimizer.step)
+        is_stopped = interrupted_at(call, step)
         assert torch.is_grad_enabled()
         for tensors, *known in zip(each, before, after, strict=True):
             is_taken = [equal(tensors, values) for values in known]

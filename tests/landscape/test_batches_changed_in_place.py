@@ -1,7 +1,7 @@
 """A model or a loss that changes its batch in place finds it as it was in every pass."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
 from copy import deepcopy
 from typing import Any
 
@@ -168,6 +168,26 @@ class NamedGraph(Graph):
     to = "the moon"
 
 
+class ForwardingGraph(Graph):
+    """Hands on whatever it does not have: ``to``, ``clone`` and ``__deepcopy__`` are a tensor's."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pixels, name)
+
+
+class LockedGraph(Graph):
+    """Has a part that cannot be copied."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        super().__init__(pixels)
+        self.lock, self.itself = threading.Lock(), self
+
+
+class UnfinishedGraph(Graph):
+    def clone(self) -> "Graph":
+        raise NotImplementedError
+
+
 class OfGraphs(Normalising):
     def forward(self, graph: Any, labels: Tensor | None = None) -> Any:
         return super().forward(graph.pixels)
@@ -178,7 +198,18 @@ def on_graphs(outputs: Tensor, batch: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("is_mapping", [False, True])
-@pytest.mark.parametrize("kind", [Graph, ClonedGraph, OddGraph, NamedGraph])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Graph,
+        ClonedGraph,
+        OddGraph,
+        NamedGraph,
+        ForwardingGraph,
+        LockedGraph,
+        UnfinishedGraph,
+    ],
+)
 def test_objects_of_other_types(kind: type[Graph], is_mapping: bool) -> None:
     data: list[Any] = [(kind(x), y) for x, y in pairs()]
     graphs = [graph for graph, _ in data]
@@ -189,6 +220,56 @@ def test_objects_of_other_types(kind: type[Graph], is_mapping: bool) -> None:
     found = sharpness(OfGraphs(True), loss, data)
     assert found.value == sharpness(Normalising(False), F.cross_entropy, pairs()).value
     assert torch.equal(torch.cat([graph.pixels for graph in graphs]), PIXELS)
+
+
+class Pair(tuple[Any, ...]):
+    __slots__ = ()
+
+    def __new__(cls, pixels: Tensor, name: str) -> "Pair":
+        return super().__new__(cls, (pixels, name))
+
+
+class Marked(list[Any]):
+    def __init__(self, pixels: Tensor, name: str) -> None:
+        super().__init__([pixels, name])
+        self.is_marked = True
+
+
+class Table(MutableMapping[int, Any]):
+    """Keeps its entries in an attribute, as ``copy.copy`` shares them."""
+
+    def __init__(self, pixels: Tensor, name: str) -> None:
+        self.entries: dict[int, Any] = {0: pixels, 1: name}
+
+    def __getitem__(self, key: int) -> Any:
+        return self.entries[key]
+
+    def __setitem__(self, key: int, value: Any) -> None:
+        self.entries[key] = value
+
+    def __delitem__(self, key: int) -> None:
+        del self.entries[key]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@pytest.mark.parametrize("kind", [Pair, Marked, Table])
+def test_containers_with_constructors_of_their_own(kind: Any) -> None:
+    class OfContainers(Normalising):
+        def forward(self, container: Any, labels: Tensor | None = None) -> Any:
+            assert type(container) is kind
+            assert getattr(container, "is_marked", kind is not Marked)
+            return super().forward(container[0])
+
+    containers = [(kind(x, "a"), y) for x, y in pairs()]
+    data = [{"container": container, "labels": y} for container, y in containers]
+    found = sharpness(OfContainers(True), on_mappings, data)
+    assert found.value == sharpness(Normalising(False), F.cross_entropy, pairs()).value
+    assert torch.equal(torch.cat([container[0] for container, _ in containers]), PIXELS)
 
 
 def test_what_cannot_be_copied_is_handed_on() -> None:

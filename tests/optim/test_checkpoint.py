@@ -17,6 +17,7 @@ from helpers.optimizer_configs import (
     CONFIGS,
     REPRESENTATIVE,
     Config,
+    assert_same_state,
     equal,
     parameters,
     set_gradients,
@@ -24,6 +25,7 @@ from helpers.optimizer_configs import (
     values,
 )
 from helpers.warm_python import run
+from steppe.optim import _checkpoint
 
 pytestmark = pytest.mark.thorough
 
@@ -167,6 +169,15 @@ UNFIT = {
         lambda s: s["state"][0].update(slot_1=torch.zeros(3, 4, dtype=torch.complex64)),
         r"'slot_1' is torch.complex64, expected torch.float64",
     ),
+    "8 bits": (
+        lambda s: s["state"][0].update(exp_avg_sq=torch.zeros(3, 4).to(torch.float8_e4m3fn)),
+        r"'exp_avg_sq' is torch.float8_e4m3fn, expected torch.float64",
+    ),
+    "no numbers": (
+        lambda s: s["state"][0].update(exp_avg=torch.zeros(3, 4, device="meta")),
+        r"'exp_avg' is on the meta device, expected a tensor with numbers",
+    ),
+    "no number": (_step(torch.tensor(2.0, device="meta")), r"'step' is on the meta device"),
     "another number": (
         lambda s: s["state"].update({7: s["state"].pop(0)}),
         r"state of 7 belongs to no parameter",
@@ -203,6 +214,32 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(case: str) -> None:
     train(optimizer, params, range(4, 8))
     train(train_one_more[1], train_one_more[0], range(4, 8))
     assert equal(params, train_one_more[0])
+
+
+@pytest.mark.parametrize("call", [1, 30])
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+def test_what_stops_while_it_is_loaded_changes_nothing(
+    error: type[BaseException], call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = parameters()
+    optimizer = Config("AdamCM", {"capacity": 3})(params, lr=0.1)
+    train(optimizer, params, range(4))
+    before, calls = copy.deepcopy(optimizer.state_dict()), []
+    other = Config("AdamCM", {"capacity": 3})(params, lr=0.2)
+    train(other, params, range(2))
+
+    def copied(*arguments: Any) -> Tensor:
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+        return copied_to_device(*arguments)
+
+    copied_to_device = _checkpoint.copied_to_device
+    monkeypatch.setattr(_checkpoint, "copied_to_device", copied)
+    with pytest.raises(error):
+        optimizer.load_state_dict(other.state_dict())
+    assert optimizer.state_dict()["param_groups"] == before["param_groups"]
+    assert_same_state(optimizer.state_dict()["state"], before["state"])
 
 
 def test_users_hooks_see_and_change_what_is_loaded() -> None:

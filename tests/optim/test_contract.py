@@ -277,6 +277,16 @@ def test_a_step_that_no_fused_engine_takes_adds_no_state() -> None:
     assert not optimizer.state
 
 
+def test_a_differentiable_step_of_a_leaf_is_refused_before_anything_changes() -> None:
+    """Autograd would refuse to change it, after its state has been changed."""
+    param = nn.Parameter(torch.ones(4))
+    optimizer = steppe.DualAdam([param], differentiable=True)
+    param.grad = torch.ones(4)
+    with pytest.raises(RuntimeError, match=r"parameter 0 of group 0 is a leaf .* clone"):
+        optimizer.step()
+    assert not optimizer.state
+
+
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("config", [c for c in REPRESENTATIVE if c.has_buffer], ids=str)
 def test_a_broken_gradient_does_not_poison_the_buffer(config: Config, broken: float) -> None:

@@ -150,6 +150,17 @@ def test_a_mean_edited_together_with_its_moment_stays() -> None:
     assert only(optimizer)[1][MEAN].item() == 2.0
 
 
+def test_a_mean_below_zero_is_no_mean_of_squares() -> None:
+    checkpoint = copy.deepcopy(stepped().state_dict())
+    checkpoint["state"][0][MOMENT].zero_()
+    checkpoint["state"][0][MEAN].fill_(-2.0)
+    optimizer = optimizer_of(nn.Parameter(torch.zeros(400)))
+    optimizer.load_state_dict(checkpoint)
+    take_step(optimizer)
+    param, state = only(optimizer)
+    assert state[MEAN].item() == pytest.approx(1e-3 * param.grad.square().mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("change", [replace, write])
 def test_follows_a_moment_in_8_bits(change: Callable[..., None]) -> None:
     optimizer = stepped(state_dtype="int8")

@@ -21,6 +21,7 @@ import steppe
 from helpers.optimizer_configs import (
     CONFIGS,
     Config,
+    assert_same_state,
     equal,
     parameters,
     set_gradients,
@@ -226,6 +227,17 @@ def test_a_parameter_of_another_shape_is_stepped_or_refused_as_without_offload(
         optimizer.step()
     assert torch.equal(p.detach(), torch.ones(shape))
     assert optimizer.state[p]["step"] == 1
+
+
+def test_a_parameter_that_cannot_be_written_into_is_refused_before_the_step() -> None:
+    params = parameters()
+    optimizer = Offload(params, torch.optim.AdamW)
+    train(optimizer, params, range(2))
+    params[1].data = torch.ones(1, dtype=torch.float64).expand(params[1].shape)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(RuntimeError, match=r"a parameter, shape \(5,\), has elements that share"):
+        optimizer.step()
+    assert_same_state(optimizer.state_dict()["state"], before["state"])
 
 
 def test_parameters_without_gradients_sit_the_step_out() -> None:

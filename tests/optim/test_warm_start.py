@@ -113,6 +113,19 @@ def test_adams_moments_are_taken_and_the_buffer_is_empty(name: str, execution: A
     assert equal(resumed, others)
 
 
+@pytest.mark.parametrize("make", [torch.optim.AdamW, steppe.InvAdam])
+def test_an_optimizer_that_goes_on_beside_keeps_its_step_counts(make: Any) -> None:
+    """Torch's are in float32, as those of checkpoints before 0.2."""
+    params = parameters(torch.float32)
+    optimizer = make(params)
+    train(optimizer, params, range(2))
+    saved = optimizer.state_dict()
+    for state in saved["state"].values():
+        state["step"] = state["step"].float()
+    steppe.InvAdam(parameters(torch.float32)).load_state_dict(saved)
+    assert {state["step"].dtype for state in saved["state"].values()} == {torch.float32}
+
+
 def test_the_first_step_of_adam_cm_after_adamw() -> None:
     """Worked out by hand: a = m̂, because the buffer is empty."""
     p = torch.zeros((), dtype=torch.float64, requires_grad=True)

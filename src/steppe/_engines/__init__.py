@@ -32,7 +32,7 @@ from steppe._engines.base.number_formats import (
     scale_name,
     wide_dtype,
 )
-from steppe._engines.base.param_row import Group, ParamRow, State
+from steppe._engines.base.param_row import Group, ParamRow, State, check_memory
 from steppe._engines.base.plan import Plan, local_param_and_grad
 from steppe._engines.base.sharding import (
     ShardGroup,
@@ -75,6 +75,7 @@ __all__ = [
     "block_count",
     "cache_chunks",
     "check",
+    "check_memory",
     "choose",
     "is_member",
     "is_sharded",

@@ -321,7 +321,7 @@ def _check_members(
     check_shards(members, optimizer._place)
     places = places_of(optimizer.param_groups)
     for place, (param, group), grad in zip(places, members, grads, strict=True):
-        check_format(param, grad, place)
+        check_format(param, grad, place, differentiable=optimizer.defaults["differentiable"])
         method = optimizer._method(group)
         check_takes_fsdp1(param, method, group, type(optimizer).__name__)
         # Also where there is no gradient: what is stepped beside can be loaded, too.

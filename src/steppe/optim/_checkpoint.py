@@ -137,8 +137,13 @@ class CheckpointedOptimizer(Optimizer):
         # that: inspect after the former, restore before the latter.
         before = self.register_load_state_dict_pre_hook(inspect)
         after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        found = self.state, self.param_groups, self._kept_means
         try:
             super().load_state_dict(state_dict)
+        except BaseException:
+            # Memory has run out, or Ctrl-C: torch has put others in their place.
+            self.state, self.param_groups, self._kept_means = found
+            raise
         finally:
             before.remove()
             after.remove()
@@ -272,6 +277,9 @@ def _fitted_state(
             f"{refuse}state of parameter {index}, shape {tuple(param.shape)}: {difference.text}"
         )
     fitted = dict(state)
+    if isinstance(fitted.get("step"), Tensor):
+        # It gets its number format in its place, and may be that of an optimizer that goes on.
+        fitted["step"] = fitted["step"].clone()
     if is_theirs and fitted:
         add_missing_state(fitted, param, method, group)
     return fitted

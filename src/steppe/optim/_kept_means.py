@@ -98,7 +98,7 @@ def mean_fits(state: State, param: Tensor, group: Group) -> bool:
     full = torch.float64 if moment.dtype == torch.float64 else torch.float32
     # Below this a step's share (1 − β2)·g² may be denormal, and v without it.
     least = torch.finfo(full).tiny / torch.finfo(full).eps
-    if not math.isfinite(found) or max(kept, found) <= least:
+    if not math.isfinite(found) or max(abs(kept), found) <= least:
         return True  # g² may overflow, which its mean in float64 does not
     limit = _LIMIT if moment.dtype in (torch.float32, torch.float64) else _LIMIT_IF_ROUNDED
     return found / limit <= kept <= found * limit

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.nn import Module
 
-from steppe._engines import memory_objection
+from steppe._engines import check_memory, memory_objection
 from steppe.optim._fsdp1 import refuse_fsdp1
+from steppe.optim._grad_mode import without_gradients
 from steppe.optim._optimizer_wrapper import TransparentWrapper
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sam_ascent import Member, ascend, rho_name
@@ -47,13 +48,15 @@ class PerturbingWrapper(TransparentWrapper):
     @contextmanager
     def perturbed(self) -> Iterator[None]:
         """Perturb the parameters for the second pass, and restore them whatever happens."""
-        self.perturb()
         try:
+            self.perturb()
             yield
-        finally:
             self.restore()
+        except BaseException:
+            self._give_up()
+            raise
 
-    @torch.no_grad()
+    @without_gradients
     def perturb(self) -> None:
         """Move the parameters to p + e and clear the gradients.
 
@@ -92,13 +95,23 @@ class PerturbingWrapper(TransparentWrapper):
             self.restore()
             raise
 
-    @torch.no_grad()
+    @without_gradients
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
         if not gradients(self.param_groups):
             # No pass has run at p + e: what comes now is not the second.
             self._passes.is_second = False
-        self._restore_point.restore()
+        try:
+            self._restore_point.restore()
+        except BaseException:
+            # What Ctrl-C has stopped goes on: who then saves the model would save p + e.
+            self._restore_point.restore()
+            raise
+
+    def _give_up(self) -> None:
+        """Restore after a pass or step that was stopped: the next gradients are of a first pass."""
+        self.restore()
+        self._passes.is_second = False
 
     def diagnostics(self) -> dict[str, float]:
         """Return the base optimizer's, the number of ascents, and ‖e‖₂ of the last one.
@@ -134,6 +147,6 @@ def _check_members(members: list[Member]) -> None:
                 f"a parameter has shape {shape}, its gradient {tuple(grad.shape)}: expected the "
                 "same shape; compute the gradient anew (zero_grad, then backward)"
             )
-        for kind, tensor in (("a parameter", param), ("the gradient of a parameter", grad)):
-            if why := memory_objection(tensor):
-                raise RuntimeError(f"{kind}, shape {shape}, {why}")
+        check_memory(param, "a parameter")
+        if why := memory_objection(grad):
+            raise RuntimeError(f"the gradient of a parameter, shape {shape}, {why}")

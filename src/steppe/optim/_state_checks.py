@@ -146,11 +146,13 @@ def _has_codes(state: dict[str, Any], scale: str) -> bool:
 def _mismatch(name: str, value: Any, entry: StateEntry, param: Tensor) -> Mismatch | None:
     """Describe what is wrong with one tensor, its number format aside."""
     if name == "step":
-        return _step_mismatch(value)
+        return _step_mismatch(value, param)
     if not isinstance(value, Tensor):
         return Mismatch(f"{name!r} is {type(value).__name__}, expected a tensor")
     if value.layout is not torch.strided:
         return Mismatch(f"{name!r} is {value.layout}, expected a dense tensor")
+    if value.is_meta and not param.is_meta:
+        return Mismatch(f"{name!r} is on the meta device, expected a tensor with numbers")
     shape = entry.shape
     if is_scale(name) and value.ndim == 1:
         shape = (local_shard_of(param).blocks(BLOCK),)  # as a step has them, not a checkpoint
@@ -161,11 +163,13 @@ def _mismatch(name: str, value: Any, entry: StateEntry, param: Tensor) -> Mismat
     return None
 
 
-def _step_mismatch(value: Any) -> Mismatch | None:
+def _step_mismatch(value: Any, param: Tensor) -> Mismatch | None:
     """Describe what is wrong with a step count: any whole number is right, in any format."""
     if isinstance(value, Tensor):
         if value.numel() != 1:
             return Mismatch(f"'step' has shape {tuple(value.shape)}, expected ()")
+        if value.is_meta and not param.is_meta:
+            return Mismatch("'step' is on the meta device, expected a whole number ≥ 0")
         if value.device.type != "cpu" or is_traced(value):
             return None  # Reading it would wait for the device, or fail.
         value = value.item()
@@ -184,8 +188,8 @@ def _converts(name: str, state: dict[str, Any], wanted: torch.dtype, *, is_other
     found: torch.dtype = state[name].dtype
     if stands_for(name, found, wanted):
         return True
-    if is_other or found == torch.uint8:
-        return False
+    if is_other or found == torch.uint8 or (found.is_floating_point and found.itemsize == 1):
+        return False  # torch computes with no floating-point format of 8 bits
     if wanted == torch.uint8:
         return found.is_floating_point and scale_name(name) in state
     kinds = (found, wanted)

@@ -67,17 +67,23 @@ def check_gradients(
             )
 
 
-def check_format(param: Tensor, grad: Tensor | None, name: str) -> None:
-    """Refuse a parameter to be stepped in a number format that cannot take a step.
+def check_format(param: Tensor, grad: Tensor | None, name: str, *, differentiable: bool) -> None:
+    """Refuse a parameter to be stepped in a number format, or a graph, that cannot take a step.
 
     Raises
     ------
     RuntimeError
-        It is of integers, quantised, in 8 bits or nested: a step would be rounded off, or fail
-        after others have been stepped.
+        It is of integers, quantised, in 8 bits or nested, or in a ``differentiable`` step a leaf
+        that requires a gradient: a step would be rounded off, or fail after others have been
+        stepped.
     """
     if grad is None:
         return
+    if differentiable and param.is_leaf and param.requires_grad:
+        raise RuntimeError(
+            f"{name} is a leaf that requires a gradient, which autograd lets nobody change in "
+            "place: step a clone() of it with differentiable=True, or set differentiable=False"
+        )
     is_real = param.is_floating_point() and param.dtype.itemsize > 1
     if param.is_nested or not (is_real or param.is_complex()):
         kind = "nested" if param.is_nested else str(param.dtype)

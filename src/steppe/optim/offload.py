@@ -13,6 +13,8 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from steppe._engines import check_memory
+from steppe.optim._grad_mode import without_gradients
 from steppe.optim._optimizer_wrapper import OptimizerWrapper, check_step, share_hooks, step_within
 
 # These options need a step on the device.
@@ -165,21 +167,39 @@ class Offload(OptimizerWrapper):
         Returns
         -------
         The closure's loss, or None.
+
+        Raises
+        ------
+        RuntimeError
+            A parameter has no memory, or elements that share it; or as the optimizer's step.
+            Nothing has changed then.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    @without_gradients
+    def _step(self) -> None:
         self._lend()
         pairs = [(param, copy) for param, copy in self._pairs() if param.grad is not None]
-        with torch.no_grad():
-            self._copy_to_host()
+        self._copy_to_host()
+        try:
             step_within(self.base_optimizer)
-            for param, copy in pairs:
-                # Later work on the device waits for this copy, and so does the next step's.
-                param.copy_(copy, non_blocking=True)
+            self._take_results(pairs)
+        except BaseException:
+            # What was stepped before Ctrl-C is counted, and belongs into the model.
+            self._take_results(pairs)
+            raise
+
+    def _take_results(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
+        """Copy parameters to the device, and take over the state; done twice, it does the same."""
+        for param, copy in pairs:
+            # Later work on the device waits for this copy, and so does the next step's.
+            param.copy_(copy, non_blocking=True)
         self._take_back()
-        return loss
 
     def _lend(self) -> None:
         """Give the optimizer the groups and the state, with its copies in the parameters' place."""
@@ -225,6 +245,7 @@ class Offload(OptimizerWrapper):
                 copy.grad, copy.data = None, _host_tensor(param)
             copy.grad = _gradient_on_host(param.grad, copy.grad)
             if param.grad is not None:
+                check_memory(param, "a parameter")
                 copy.copy_(param, non_blocking=True)
                 devices.add(param.device)
         for device in devices:

@@ -215,6 +215,13 @@ class SAM(PerturbingWrapper):
             FSDP1 has flattened a parameter; or the closure computes no gradients, or adds to those
             of other batches. No parameter has changed then.
         """
+        try:
+            return self._step(closure)
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _step(self, closure: Callable[[], Any] | None) -> Any:
         self.restore()
         loss = None
         if closure is not None:

@@ -98,6 +98,27 @@ def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyP
     assert same(values(model), before)
 
 
+def test_after_a_second_pass_that_raises_the_next_step_has_two_again() -> None:
+    """Also with a closure that clears gradients by itself, of which SAM is not told."""
+    p, calls = nn.Parameter(torch.ones(3)), []
+    sam = SAM(torch.optim.SGD([p]))
+
+    def closure() -> Tensor:
+        calls.append(1)
+        p.grad = None
+        loss = p.square().sum()
+        loss.backward()
+        if len(calls) == 2:
+            raise MemoryError
+        return loss
+
+    with pytest.raises(MemoryError):
+        sam.step(closure)
+    sam.step(closure)
+    assert len(calls) == 4
+    assert sam.diagnostics()["ascents"] == 2
+
+
 def short_gradient(p: Tensor) -> None:
     p.grad.data = torch.ones(1, 2)  # type: ignore[union-attr]
 
@@ -110,12 +131,17 @@ def freed_parameter(p: Tensor) -> None:
     p.untyped_storage().resize_(0)
 
 
+def expanded_parameter(p: Tensor) -> None:
+    p.data = torch.ones(1).expand(p.shape)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (short_gradient, r"shape \(3000, 2\), its gradient \(1, 2\)"),
         (freed_gradient, "the gradient of a parameter.* has no memory"),
         (freed_parameter, "a parameter.* has no memory"),
+        (expanded_parameter, "a parameter.* has elements that share memory"),
     ],
 )
 def test_what_cannot_be_perturbed_is_refused_before_anything_moves(

@@ -112,7 +112,7 @@ class ParamRow:
         """
         slots = map(slot_name, range(self.capacity))
         refuse_lazy(self.param, self.place)
-        _check_memory(self.param, self.place)
+        check_memory(self.param, self.place)
         names = [*method.state, *slots, SLOT_SUM]
         for name in (*names, *map(scale_name, names), *NEVER_PARAM_SHAPED):
             if name not in self.parts:
@@ -120,7 +120,7 @@ class ParamRow:
             value = self.part(name)
             if value.is_neg():
                 self.parts[name] = self.state[name] = self.state[name].resolve_neg()
-            _check_memory(value, f"state {name!r} of {self.place}")
+            check_memory(value, f"state {name!r} of {self.place}")
             if is_traced(value) and not is_traced(self.param):
                 raise RuntimeError(
                     f"state {name!r} of {self.place}, shape {tuple(value.shape)}, is a "
@@ -149,6 +149,13 @@ def refuse_lazy(param: Tensor, place: str) -> None:
             )
 
 
-def _check_memory(tensor: Tensor, place: str) -> None:
+def check_memory(tensor: Tensor, place: str) -> None:
+    """Refuse a tensor that has no memory, or whose memory must not be written into.
+
+    Raises
+    ------
+    RuntimeError
+        It says why, and what is to be done.
+    """
     if why := memory_objection(tensor) or write_objection(tensor):
         raise RuntimeError(f"{place}, shape {tuple(tensor.shape)}, {why}")

@@ -44,11 +44,15 @@ class Launch(NamedTuple):
     ----------
     run
         What calls it.
+    kernel
+        What keeps its code in memory. That kernels are cached does not: threads that ask for one at
+        the same time have it loaded twice, and the cache keeps one of them.
     arguments, arrays
         What it reads, which must live as long.
     """
 
     run: Callable[[], Any]
+    kernel: Native
     arguments: Integers
     arrays: dict[str, Array]
 
@@ -147,7 +151,8 @@ class CpuTable:
             "line_width": self.table.shape[1],
         }
         arguments = np.array([values[name] for name in ARGUMENTS], dtype=np.int64)
-        return Launch(self.threads.prepare(kernel, address_of(arguments)), arguments, arrays)
+        run = self.threads.prepare(kernel, address_of(arguments))
+        return Launch(run, kernel, arguments, arrays)
 
 
 def new_table(batch: ParamBatch) -> CpuTable:

@@ -144,7 +144,7 @@ def _moved(value: Any, device: torch.device, move: Callable[[Tensor], Tensor]) -
         return value.to(device)  # type: ignore[arg-type]
     if isinstance(value, Tensor | Mapping | tuple | list):
         return map_tensors(value, move)
-    return value.to(device) if _takes(getattr(value, "to", None), device) else value
+    return value.to(device) if _takes(value, "to", device) else value
 
 
 def _copied(value: Any, copies: dict[int, Any]) -> Any:
@@ -163,19 +163,46 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
 def _copy(leaf: Any, copies: dict[int, Any]) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.detach().clone().requires_grad_(leaf.requires_grad)
-    if _takes(getattr(leaf, "clone", None)):
-        return leaf.clone()
+    known = len(copies)
     try:
-        return copy.deepcopy(leaf, copies)
+        copied = leaf.clone() if _takes(leaf, "clone") else copy.deepcopy(leaf, copies)
+        # An object that hands on whatever it does not have gives a copy of what it holds.
+        if isinstance(copied, type(leaf)):
+            return copied
     except Exception:
-        # What holds a lock, a file or a generator is left: it is hardly what a model computes with.
+        while len(copies) > known:
+            copies.popitem()  # objects that have been filled in part
+    return _copied_by_attributes(leaf, copies)
+
+
+def _copied_by_attributes(leaf: Any, copies: dict[int, Any]) -> Any:
+    """Copy an object of which some part cannot be copied; such parts are in the copy themselves.
+
+    They are locks, files and generators, which are hardly what a model computes with. Tensors in
+    autograd's graph, which ``deepcopy`` refuses, are copied.
+    """
+    kind = type(leaf)
+    if not hasattr(leaf, "__dict__") or any(vars(base).get("__slots__") for base in kind.__mro__):
         return leaf
-
-
-def _takes(method: Any, *arguments: Any) -> bool:
-    """Whether something can be called with these arguments: a name says little of what it does."""
     try:
-        signature(method).bind(*arguments)
+        # Without asking the object: copy.copy would, before it has what it hands questions on to.
+        copied = object.__new__(kind)
+    except TypeError:
+        return leaf  # of a type in C
+    copies[id(leaf)] = copied
+    vars(copied).update({name: _copied(part, copies) for name, part in vars(leaf).items()})
+    return copied
+
+
+def _takes(value: Any, name: str, *arguments: Any) -> bool:
+    """Whether a value has a method that can be called with these arguments.
+
+    Its type is asked: some objects hand whatever they do not have on to what they hold, and classes
+    have their instances' methods. A name alone says little of what a method does.
+    """
+    method = getattr(type(value), name, None)
+    try:
+        signature(method).bind(value, *arguments)  # type: ignore[arg-type]
     except TypeError:
         return False
     except ValueError:
@@ -188,16 +215,40 @@ def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Tensor):
         return change(value)
     if isinstance(value, MutableMapping):
-        copied = copy.copy(value)
+        copied = _shallow_copy(value)
         for name, part in value.items():
             copied[name] = _map_leaves(part, change)
         return copied
     if isinstance(value, Mapping):
         return {name: _map_leaves(part, change) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        parts = [_map_leaves(part, change) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return _with_parts(value, [_map_leaves(part, change) for part in value])
     return change(value)
+
+
+def _shallow_copy(value: Any) -> Any:
+    """Copy a mapping; ``copy.copy`` of a user's own would share what it keeps entries in."""
+    copied = copy.copy(value)
+    for name, part in getattr(copied, "__dict__", {}).items():
+        if isinstance(part, MutableMapping):
+            vars(copied)[name] = copy.copy(part)
+    return copied
+
+
+def _with_parts(value: Any, parts: list[Any]) -> Any:
+    """Return a list or tuple like one, named or a user's, whatever its constructor takes."""
+    if isinstance(value, list):
+        copied = copy.copy(value)
+        copied[:] = parts
+        return copied
+    kind = type(value)
+    try:
+        made: Any = tuple.__new__(kind, parts)
+    except TypeError:
+        return kind(parts)  # of a type in C, such as torch.Size and torch.return_types.max
+    if hasattr(value, "__dict__"):
+        vars(made).update(vars(value))
+    return made
 
 
 def _size(position: int, values: list[Any]) -> int:

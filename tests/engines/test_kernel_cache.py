@@ -279,6 +279,7 @@ def not_allowed(cache: Path) -> None:
     cache.chmod(0o777)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spoil", [in_the_way_a_file, in_the_way_directories, not_allowed])
 def test_where_nothing_can_be_kept_kernels_are_compiled_and_that_is_said(
     cache: Path,

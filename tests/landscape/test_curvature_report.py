@@ -13,6 +13,8 @@ from helpers.known_spectra import dense_hessian, outermost, small_network
 from helpers.stateful_model import snapshot
 from steppe.landscape import CurvatureReport, profile
 
+pytestmark = pytest.mark.thorough
+
 
 def trained() -> tuple[nn.Module, Any, list[Any], torch.optim.Optimizer]:
     torch.manual_seed(0)

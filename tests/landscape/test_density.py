@@ -52,6 +52,7 @@ def test_is_the_dense_spectrum_smoothed() -> None:
     assert close.mean() > 0.99
 
 
+@pytest.mark.thorough
 def test_first_moment_is_the_trace_within_its_error() -> None:
     """In 50 seeds, two standard errors hold the truth at least 84 % of the time."""
     dense = dense_hessian()

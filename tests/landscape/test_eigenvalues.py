@@ -49,6 +49,7 @@ def test_are_those_of_the_dense_matrix(name: str, dtype: torch.dtype, which: str
     assert (residuals.numpy() <= found.residuals + 1e-5 * scale).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["decaying", "both signs"])
 def test_errors_are_bounds(name: str) -> None:
     """Over seeds and tolerances, and smaller than the residuals."""

@@ -681,6 +681,7 @@ def test_batches_may_be_mappings_that_cannot_be_changed() -> None:
     assert near(matrix(hessian(model, loss, [batch], weight="samples")), whole)
 
 
+@pytest.mark.thorough
 def test_tuples_that_are_types_are_one_input() -> None:
     class Recurrent(nn.Module):
         def __init__(self) -> None:

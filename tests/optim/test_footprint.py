@@ -256,6 +256,7 @@ def page_tool() -> ModuleType:
     return module
 
 
+@pytest.mark.thorough
 def test_the_page_says_what_is_counted() -> None:
     tool = page_tool()
     page = tool.PAGE.read_text()

@@ -19,6 +19,8 @@ from steppe.play.results import SweepResult
 from steppe.play.surface_grid import sample_surface, shown_bounds
 from steppe.play.sweep import plan_sweep
 
+pytestmark = pytest.mark.thorough
+
 SHAPES: dict[str, dict[str, Any]] = {
     "ackley": {},
     "goldstein-price": {"optimizers": ["adam", "dualadam", "sgd", "adamcm", "nadam"]},

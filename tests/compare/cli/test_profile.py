@@ -10,6 +10,8 @@ from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
 from steppe.compare.training.train import train
 
+pytestmark = pytest.mark.thorough
+
 
 def profile(*arguments: object) -> Result:
     return run_steppe("profile", *arguments)

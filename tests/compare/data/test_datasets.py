@@ -136,6 +136,7 @@ def raw_mnist() -> tuple[np.ndarray, np.ndarray]:
 SOURCES = [(digits, raw_digits, 0.3), (mnist_5k, raw_mnist, 0.2)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("load", "raw", "tested"), SOURCES)
 def test_the_parts_are_stratified_and_together_the_whole(loaded, load, raw, tested) -> None:
     data, (inputs, targets) = loaded(load), raw()

@@ -147,6 +147,7 @@ def test_another_study_seed_changes_everything() -> None:
     assert not seeds[0] & seeds[1]
 
 
+@pytest.mark.thorough
 def test_points_are_uniform_and_independent() -> None:
     """Kolmogorov and Smirnov find nothing in 2 000 trials, nor does any correlation."""
     trials = [cube("dualadamcm+beta1+sam", 0, number) for number in range(2_000)]

@@ -57,6 +57,7 @@ def test_a_curve_is_kept_by_columns() -> None:
     assert repr(through(diverged())) == repr(diverged())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.name)
 def test_committed_studies_are_written_as_they_were_read(path: Path, tmp_path: Path) -> None:
     committed(path).save(tmp_path / "again.json")

@@ -26,6 +26,8 @@ from steppe.compare.report.pictures import (
     plot_flatness,
 )
 
+pytestmark = pytest.mark.thorough
+
 PLOTS = (plot_differences, plot_budgets, plot_curves, plot_flatness)
 Plot = Callable[[StudyResults, Path], bool]
 

@@ -21,6 +21,8 @@ from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 # Two passes over each of three tasks of 11, 5 and 8 samples, four a batch.
 EPOCHS, STREAM = 6, (3, 2, 2)

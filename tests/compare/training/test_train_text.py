@@ -21,6 +21,8 @@ from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 from steppe.landscape import sharpness
 
+pytestmark = pytest.mark.thorough
+
 CPU = torch.device("cpu")
 COLUMNS, LENGTH = 4, 50
 # Evaluation takes 500 words at a time.

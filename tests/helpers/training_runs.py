@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -10,10 +11,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from steppe.compare.data.datasets import Samples
 from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.records.results import Outcome
+from steppe.compare.tasks import TASKS
 from steppe.compare.training.run import Run
 
 #: At the end of small runs curvature takes longer than training.
 LITTLE_CURVATURE = CurvatureSettings(samples=2, tol=0.1, max_products=12, often=False, full=False)
+
+
+def measure_little(patch: pytest.MonkeyPatch, task: str) -> None:
+    """Have little curvature measured of a task's runs."""
+    patch.setitem(TASKS, task, replace(TASKS[task], curvature=LITTLE_CURVATURE))
 
 
 class KillError(Exception):

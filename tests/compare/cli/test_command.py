@@ -6,7 +6,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ import pytest
 import torch
 
 from helpers.command_line import run_steppe as run
-from helpers.training_runs import LITTLE_CURVATURE
+from helpers.training_runs import measure_little
 from steppe.compare.execution.study_registry import find_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning import presets
 from steppe.compare.planning.presets import PRESETS
 from steppe.compare.records.results import StudyResults, load
-from steppe.compare.tasks import TASKS
 
 pytestmark = pytest.mark.thorough
 
@@ -91,8 +89,7 @@ def _in_house(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     threads = torch.get_num_threads()
     InHouse.started, InHouse.ended = [], []
     monkeypatch.setattr("steppe.compare.execution.worker_pool.subprocess.Popen", InHouse)
-    digits = replace(TASKS["digits"], curvature=LITTLE_CURVATURE)
-    monkeypatch.setitem(TASKS, "digits", digits)
+    measure_little(monkeypatch, "digits")
     yield
     torch.set_num_threads(threads)
 

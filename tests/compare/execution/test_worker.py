@@ -18,7 +18,7 @@ from helpers import warm_python
 from helpers.command_line import run_steppe
 from helpers.postgresql_server import KINDS, postgres
 from helpers.study_storages import Open, away, opened
-from helpers.training_runs import LITTLE_CURVATURE
+from helpers.training_runs import measure_little
 from steppe.compare.execution import study_storage as storage_module
 from steppe.compare.execution import worker as worker_module
 from steppe.compare.execution.study_registry import save_study
@@ -29,7 +29,6 @@ from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import Outcome, StudyResults
-from steppe.compare.tasks import TASKS
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -48,17 +47,16 @@ Start = Callable[..., warm_python.WarmProcess]
 # be over between two looks at them, and there would be nobody left to end.
 SLOWLY = """
 import os, sys, time
-from dataclasses import replace
 from pathlib import Path
+import pytest
 from helpers.process_group import join
-from helpers.training_runs import LITTLE_CURVATURE
+from helpers.training_runs import measure_little
 from steppe.cli import main
 from steppe.compare.execution import worker
-from steppe.compare.tasks import TASKS
 from steppe.compare.training import checkpoint
 
 worker._REPORT_S = 0.0
-TASKS["digits"] = replace(TASKS["digits"], curvature=LITTLE_CURVATURE)
+measure_little(pytest.MonkeyPatch(), "digits")
 
 write = checkpoint.write
 
@@ -76,8 +74,7 @@ main()
 @pytest.fixture(scope="module", autouse=True)
 def _little_curvature() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        digits = replace(TASKS["digits"], curvature=LITTLE_CURVATURE)
-        patch.setitem(TASKS, "digits", digits)
+        measure_little(patch, "digits")
         yield
 
 

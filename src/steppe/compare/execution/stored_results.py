@@ -1,5 +1,6 @@
 """A study's results, put together from its trials in the storage; no optimizer is imported."""
 
+from itertools import product
 from typing import TYPE_CHECKING
 
 from steppe.compare.execution.optuna_trials import MAX_LOST_WORKERS, StoredTrials, ended
@@ -35,16 +36,12 @@ def results_of(
         A trial's record is damaged.
     """
     known = {} if known is None else known
-    for (contender, phase), trials in stored.items():
-        for trial in ended(trials).values():
+    records = []
+    for contender, phase in product(study.contenders, PHASES):
+        for _, trial in sorted(ended(stored[contender.name, phase]).items()):
             if trial._trial_id not in known:
-                known[trial._trial_id] = to_trial(contender, phase, trial)
-    records = [
-        known[trial._trial_id]
-        for contender in study.contenders
-        for phase in PHASES
-        for _, trial in sorted(ended(stored[contender.name, phase]).items())
-    ]
+                known[trial._trial_id] = to_trial(contender.name, phase, trial)
+            records.append(known[trial._trial_id])
     return StudyResults(
         name=study.name,
         task=study.setup.task,

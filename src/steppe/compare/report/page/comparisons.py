@@ -66,11 +66,20 @@ def differences(
         look,
         lambda value: format_number(value, digits, sign=True),
     )
-    changed, minus = change_label(readings, reading), f"minus {results.baseline}’s"
-    label = f"{changed}, {minus}"
-    title = f"{plotly_text(changed)},<br>{plotly_text(minus)} ({aim(readings, reading)})"
-    variants = near_and_all(near, "xaxis", beyond)
-    return [row_chart(name, f"{label}, by optimizer", title, traces, variants)]
+    label = f"{change_label(readings, reading)}, {_minus(results.baseline)}, by optimizer"
+    title = _difference_title(readings, reading)
+    return [row_chart(name, label, title, traces, near_and_all(near, "xaxis", beyond))]
+
+
+def _difference_title(readings: Readings, reading: Primary) -> str:
+    """Return the title of an axis of differences from the baseline, in two lines."""
+    changed = plotly_text(change_label(readings, reading))
+    minus = plotly_text(_minus(readings.results.baseline))
+    return f"{changed},<br>{minus} ({aim(readings, reading)})"
+
+
+def _minus(baseline: str) -> str:
+    return f"minus {baseline}’s"
 
 
 def row_chart(
@@ -110,9 +119,9 @@ def budget_curves(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[
     def difference(name: str, reading: Primary) -> list[Interval]:
         return difference_by_budget(readings, name, baseline, reading)
 
-    minus = f"minus {baseline}’s"
-    label = f"The same, {minus}; bands are 95 % intervals of the difference"
-    return [*charts, _by_budget("budget-differences", label, readings, others, difference, minus)]
+    label = f"The same, {_minus(baseline)}; bands are 95 % intervals of the difference"
+    name = "budget-differences"
+    return [*charts, _by_budget(name, label, readings, others, difference, is_difference=True)]
 
 
 def _by_budget(
@@ -121,13 +130,18 @@ def _by_budget(
     readings: Readings,
     rows: Sequence[OptimizerSummary],
     found: Callable[[str, Primary], list[Interval]],
-    minus: str = "",
+    *,
+    is_difference: bool = False,
 ) -> Chart:
     """Draw a value of each contender by k, the primary reading first."""
     order = (readings.results.plan.primary, other_reading(readings))
     by_reading = {
         reading: _budget_traces(
-            readings, rows, reading, {row.name: found(row.name, reading) for row in rows}, minus
+            readings,
+            rows,
+            reading,
+            {row.name: found(row.name, reading) for row in rows},
+            is_difference=is_difference,
         )
         for reading in order
     }
@@ -135,9 +149,8 @@ def _by_budget(
     for reading in order:
         traces, changes = by_reading[reading]
         title = f"{plotly_text(reading_label(readings, reading))} ({aim(readings, reading)})"
-        if minus:
-            changed = plotly_text(change_label(readings, reading))
-            title = f"{changed},<br>{plotly_text(minus)} ({aim(readings, reading)})"
+        if is_difference:
+            title = _difference_title(readings, reading)
         variants[reading] = {"traces": traces, "yaxis": {"title": {"text": title}}}
         variants |= changes
     layout = {
@@ -145,7 +158,7 @@ def _by_budget(
             "title": {"text": "k, the tuning budget in trials"},
             "dtick": max(1, len(readings.budgets) // 8),
         },
-        "yaxis": {"zeroline": bool(minus)},
+        "yaxis": {"zeroline": is_difference},
     }
     return Chart(name, label, by_reading[order[0]][0], layout, variants)
 
@@ -155,7 +168,8 @@ def _budget_traces(
     rows: Sequence[OptimizerSummary],
     reading: Primary,
     by_name: Mapping[str, list[Interval]],
-    minus: str,
+    *,
+    is_difference: bool,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return a band and a line for each contender, and the variants of their axis."""
     budgets, declared = list(readings.budgets), readings.results.plan.budget
@@ -186,14 +200,14 @@ def _budget_traces(
         traces += [{**optimizer_of_trace(row.name), **each} for each in (band, line)]
     digits = reading_decimals(rows, reading)
     near = fitted_range(at_declared, readings.higher_is_better(reading))
-    if minus:
+    if is_difference:
         near = with_zero(near)
     arrows = beyond_below(
         near,
         0.98,
         {name: value.mean for name, value in at_declared.items()},
         look,
-        lambda value: f"{format_number(value, digits, sign=bool(minus))} at k = {declared}",
+        lambda value: f"{format_number(value, digits, sign=is_difference)} at k = {declared}",
     )
     return traces, near_and_all(near, "yaxis", arrows, key=reading)
 

@@ -191,6 +191,15 @@ UNFIT = {
         r"group 0 is int, expected a dictionary",
     ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
+    "a number for state": (lambda s: s.update(state=3), r"'state' is int, expected a dictionary"),
+    "a number for groups": (
+        lambda s: s.update(param_groups=3),
+        r"'param_groups' is int, expected a list",
+    ),
+    "None for parameters": (
+        _option("params", None),
+        r"'params' of group 0 is NoneType, expected a list",
+    ),
 }
 
 

@@ -251,6 +251,21 @@ def test_what_stops_while_it_is_loaded_changes_nothing(
     assert_same_state(optimizer.state_dict()["state"], before["state"])
 
 
+def test_named_parameters_in_another_order_are_refused() -> None:
+    """Where shapes are alike each would go on with another's state."""
+    named = [(name, torch.nn.Parameter(torch.ones(3))) for name in "abc"]
+    optimizer = Config("AdamCM")(named)
+    train(optimizer, [p for _, p in named], range(2))
+    saved = optimizer.state_dict()
+    turned = Config("AdamCM")(named[::-1])
+    with pytest.raises(ValueError, match=r"group 0 has the same .* another order: 'a' .* of 'c'"):
+        turned.load_state_dict(saved)
+    assert not turned.state
+    renamed = Config("AdamCM")([(f"module.{name}", p) for name, p in named])
+    renamed.load_state_dict(saved)
+    assert len(renamed.state) == 3
+
+
 def test_users_hooks_see_and_change_what_is_loaded() -> None:
     params = parameters(torch.bfloat16)
     optimizer = Config("DualAdam")(params)

@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -243,6 +243,21 @@ def _check_groups_match(optimizer: Optimizer, saved: list[Group]) -> None:
                 f"{refuse}group {index} has {len(theirs['params'])} parameters, "
                 f"expected {len(ours['params'])}"
             )
+        _check_order(theirs.get("param_names"), ours.get("param_names"), f"{refuse}group {index}")
+
+
+def _check_order(saved: Any, own: Any, group: str) -> None:
+    """Refuse the same named parameters in another order: each would get another's state.
+
+    Other names pass, as in torch.optim: a model may have been wrapped, or its layers renamed.
+    """
+    if not (saved and own) or saved == own or Counter(saved) != Counter(own):
+        return
+    theirs, ours = next((x, y) for x, y in zip(saved, own, strict=True) if x != y)
+    raise ValueError(
+        f"{group} has the same parameters in another order: {theirs!r} in the place of {ours!r}; "
+        "give the optimizer its parameters in the order of the checkpoint"
+    )
 
 
 def _fitted_group(

@@ -145,6 +145,7 @@ UNFIT = {
     "type": (_number, r"parameter 0.*'exp_avg' is int, expected a tensor"),
     "half a step": (_step(2.5), r"parameter 0.*'step' is 2.5, expected a whole number"),
     "a step back": (_step(torch.tensor(-1.0)), r"parameter 0.*'step' is -1.0, expected a whole"),
+    "more steps than float64 counts": (_step(10**400), r"'step' is 10+, expected a whole number"),
     "no step": (_step("3"), r"parameter 0.*'step' is '3', expected a whole number"),
     "two steps": (_step(torch.ones(2)), r"parameter 0.*'step' has shape \(2,\), expected \(\)"),
     "option's range": (_option("kappa", -1.0), r"kappa=-1.0 is not valid"),

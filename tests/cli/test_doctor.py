@@ -94,7 +94,7 @@ def test_later_processes_find_what_has_been_warmed(
     assert kept == {"steppe_inv_adam_float32", *buffers}
 
 
-def test_warming_fails_where_nothing_can_be_kept(
+def test_warming_fails_where_nothing_can_be_compiled_or_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
@@ -102,6 +102,10 @@ def test_warming_fails_where_nothing_can_be_kept(
     with pytest.raises(SystemExit, match="kernels cannot be kept"):
         doctor(warm=True)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr("numba.core.config.DISABLE_JIT", True)
+        with pytest.raises(SystemExit, match=r"cannot be compiled: .*JIT"):
+            doctor(warm=True)
     monkeypatch.setattr(kernel_warming, "_choices", lambda: iter(()))
     monkeypatch.setattr(kernel_warming, "_take_steps", lambda *choice: None)
     monkeypatch.setattr(kernel_warming, "unkept_kernels", {"adam": "No space left on device"})

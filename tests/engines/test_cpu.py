@@ -181,6 +181,23 @@ def test_a_grad_scaler_unscales_where_no_kernel_is_demanded() -> None:
     assert Config("DualAdam")(parameters(), fused=True)._step_supports_amp_scaling
 
 
+def test_a_stopped_step_leaves_no_scale_to_the_next() -> None:
+    """Which may have no scaler: its gradients would be divided by the scale."""
+    params, plain = parameters(torch.float32), parameters(torch.float32)
+    optimizer, truth = Config("DualAdam")(params, fused=True), Config("DualAdam")(plain)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(()))
+    set_gradients(params, 0)
+    optimizer.param_groups[0]["lr"] = "1e-3"
+    with pytest.raises(ValueError, match="lr='1e-3' is not valid"):
+        scaler.step(optimizer)
+    optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"]
+    for each, tensors in ((optimizer, params), (truth, plain)):
+        set_gradients(tensors, 0)
+        each.step()
+    assert equal(params, plain)
+
+
 def test_tensors_may_move_and_change_format_between_steps() -> None:
     params, alone = parameters(torch.float32), parameters(torch.float32)
     optimizer, eager = Config("AdamCM")(params), Config("AdamCM")(alone, fused=False)
@@ -259,6 +276,17 @@ def test_without_numba_s_compiler_steps_are_plain_torchs(monkeypatch: pytest.Mon
     assert Config("DualAdam")(parameters()).engine == "eager"
     with pytest.raises(RuntimeError, match="cpu: NUMBA_DISABLE_JIT switches the compiler off"):
         Config("DualAdam")(parameters(), fused=True)
+
+
+def test_a_process_without_numba_s_compiler_steps() -> None:
+    script = (
+        "import steppe, torch; p = torch.ones(3, requires_grad=True); p.grad = torch.ones(3); "
+        "optimizer = steppe.DualAdam([p]); optimizer.step(); print(optimizer.engine, p[0].item())"
+    )
+    environment = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "eager 0.9990000128746033\n", done.stderr
 
 
 def test_what_it_does_not_take_is_said() -> None:

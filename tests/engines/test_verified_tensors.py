@@ -215,6 +215,10 @@ def _shorten(tensor: Tensor) -> None:
     [
         (lambda p, s: _replace_data(p.grad, torch.ones(2)), r"its gradient \(2,\)"),
         (lambda p, s: _replace_data(p.grad, torch.ones(7, 1)), r"its gradient \(7, 1\)"),
+        (
+            lambda p, s: _replace_data(p.grad, torch.ones(7, dtype=torch.complex64)),
+            r"gradient of parameter 0 .* is torch\.complex64 and the parameter torch\.float32",
+        ),
         (lambda p, s: _free(p.grad), "gradient of parameter 0 .* no memory"),
         (lambda p, s: _shorten(p.grad), "gradient of parameter 0 .* behind its storage"),
         (lambda p, s: _free(p), "parameter 0 .* no memory"),
@@ -257,6 +261,25 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
         optimizer.step()
     assert torch.equal(other, before)
     assert [optimizer.state[each]["step"].item() for each in (p, other)] == [1.0, 1.0]
+
+
+@ENGINES
+@pytest.mark.parametrize("name", ["DualAdam", "AdamCM", "SGDCG"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.float8_e4m3fn])
+def test_gradients_of_formats_that_nothing_computes_in(
+    dtype: torch.dtype, name: str, fused: bool
+) -> None:
+    """Whatever put them there, they are numbers: a step is that along them in the usual format."""
+    params, plain = ([Parameter(torch.ones(4)), Parameter(torch.ones(7))] for _ in range(2))
+    for parts, formats in ((params, (torch.float32, dtype)), (plain, 2 * (torch.float32,))):
+        optimizer = getattr(steppe, name)(parts, fused=fused)
+        for _ in range(2):
+            for p, format in zip(parts, formats, strict=True):
+                p.grad = torch.ones_like(p)
+                p.grad.data = p.grad.data.to(format)
+            optimizer.step()
+    for p, q in zip(params, plain, strict=True):
+        assert torch.equal(p, q)
 
 
 def _of_inference_mode(*shape: int) -> Tensor:
@@ -490,6 +513,22 @@ def test_gradients_in_one_of_several_groups() -> None:
                 params[t % 2].grad = None
             optimizer.step()
     torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-12)
+
+
+@ENGINES
+def test_a_count_that_several_parameters_were_given_is_counted_for_each(fused: bool) -> None:
+    params = [Parameter(torch.ones(3)) for _ in range(3)]
+    optimizer = steppe.DualAdam(params, fused=fused)
+    for p in params:
+        p.grad = torch.ones(3)
+    optimizer.step()
+    count = torch.tensor(7.0)
+    for p in params:
+        optimizer.state[p]["step"] = count
+    for absent in (None, torch.ones(3)):
+        params[0].grad = absent
+        optimizer.step()
+    assert [optimizer.state[p]["step"].item() for p in params] == [8.0, 9.0, 9.0]
 
 
 @ENGINES

@@ -145,6 +145,7 @@ UNFIT = {
     "type": (_number, r"parameter 0.*'exp_avg' is int, expected a tensor"),
     "half a step": (_step(2.5), r"parameter 0.*'step' is 2.5, expected a whole number"),
     "a step back": (_step(torch.tensor(-1.0)), r"parameter 0.*'step' is -1.0, expected a whole"),
+    "more steps than float64 counts": (_step(10**400), r"'step' is 10+, expected a whole number"),
     "no step": (_step("3"), r"parameter 0.*'step' is '3', expected a whole number"),
     "two steps": (_step(torch.ones(2)), r"parameter 0.*'step' has shape \(2,\), expected \(\)"),
     "option's range": (_option("kappa", -1.0), r"kappa=-1.0 is not valid"),
@@ -191,6 +192,15 @@ UNFIT = {
         r"group 0 is int, expected a dictionary",
     ),
     "no state": (lambda s: s.pop("state"), r"'state' is missing"),
+    "a number for state": (lambda s: s.update(state=3), r"'state' is int, expected a dictionary"),
+    "a number for groups": (
+        lambda s: s.update(param_groups=3),
+        r"'param_groups' is int, expected a list",
+    ),
+    "None for parameters": (
+        _option("params", None),
+        r"'params' of group 0 is NoneType, expected a list",
+    ),
 }
 
 
@@ -240,6 +250,21 @@ def test_what_stops_while_it_is_loaded_changes_nothing(
         optimizer.load_state_dict(other.state_dict())
     assert optimizer.state_dict()["param_groups"] == before["param_groups"]
     assert_same_state(optimizer.state_dict()["state"], before["state"])
+
+
+def test_named_parameters_in_another_order_are_refused() -> None:
+    """Where shapes are alike each would go on with another's state."""
+    named = [(name, torch.nn.Parameter(torch.ones(3))) for name in "abc"]
+    optimizer = Config("AdamCM")(named)
+    train(optimizer, [p for _, p in named], range(2))
+    saved = optimizer.state_dict()
+    turned = Config("AdamCM")(named[::-1])
+    with pytest.raises(ValueError, match=r"group 0 has the same .* another order: 'a' .* of 'c'"):
+        turned.load_state_dict(saved)
+    assert not turned.state
+    renamed = Config("AdamCM")([(f"module.{name}", p) for name, p in named])
+    renamed.load_state_dict(saved)
+    assert len(renamed.state) == 3
 
 
 def test_users_hooks_see_and_change_what_is_loaded() -> None:

@@ -153,7 +153,7 @@ def test_steps_wait_for_what_the_device_copies(monkeypatch: pytest.MonkeyPatch) 
     """Gradients and parameters are read once they are there, and the next step's come after."""
     monkeypatch.setattr(
         "steppe.optim.offload._host_tensor",
-        lambda tensor: torch.empty_like(tensor.as_subclass(Tensor)),
+        lambda tensor, *_: torch.empty_like(tensor.as_subclass(Tensor)),
     )
     monkeypatch.setattr(torch.accelerator, "synchronize", Elsewhere.finish)
     params = [p.detach().as_subclass(Elsewhere).requires_grad_() for p in parameters()]
@@ -202,6 +202,35 @@ def test_a_model_may_be_converted(formats: tuple[torch.dtype, torch.dtype]) -> N
         train(optimizer, params, range(2, 5))
         ends.append(values(params))
     assert equal(*ends)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_gradients_may_have_a_format_of_their_own(dtype: torch.dtype, device: torch.device) -> None:
+    ends = []
+    for make in (AdamCM, partial(Offload, optimizer_class=AdamCM)):
+        p = nn.Parameter(torch.ones(4, 3, device=device))
+        p.grad_dtype = dtype
+        optimizer = make([p])
+        for t in range(1, 4):
+            p.grad = torch.full((4, 3), float(t), dtype=dtype, device=device)
+            optimizer.step()
+        ends.append(p.detach().cpu())
+    assert equal(*ends)
+
+
+def test_a_complex_gradient_of_a_real_parameter_is_refused() -> None:
+    params = [nn.Parameter(torch.ones(3)) for _ in range(2)]
+    optimizer = Offload(params, AdamCM)
+    for _ in range(2):
+        for p in params:
+            p.grad = torch.ones(3)
+        optimizer.step()
+    params[1].grad.data = torch.ones(3, dtype=torch.complex64)
+    before = values(params)
+    with pytest.raises(RuntimeError, match="gradient with dtype 'c10::complex<float>'"):
+        optimizer.step()
+    assert equal(values(params), before)
+    assert [optimizer.state[p]["step"].item() for p in params] == [2.0, 2.0]
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (8, 3), (4, 1), (3,), (2, 4, 3)], ids=str)

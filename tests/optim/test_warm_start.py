@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import steppe
-from helpers.optimizer_configs import NAMES, Config, equal, parameters, train, values
+from helpers.optimizer_configs import NAMES, Config, equal, parameters, set_gradients, train, values
 
 ADAMS = ["DualAdam", "InvAdam", "MIAdam", "AdamCM", "DualAdamCM", "AdamCG"]
 SGDS = ["SGDCM", "SGDCG"]
@@ -376,3 +376,14 @@ def test_a_checkpoint_of_another_optimizer_here_is_refused(saved: str) -> None:
         message = OTHERS.get((saved, own), "")
         with pytest.raises(ValueError, match=rf"does not fit this {own}: .*{message}"):
             Config(own)(params).load_state_dict(checkpoint)
+
+
+def test_a_checkpoint_without_any_option_of_ours_is_refused() -> None:
+    """InvAdam has no option that torch's optimizers lack."""
+    params = parameters()
+    set_gradients(params, 0)
+    theirs = torch.optim.LBFGS(params)
+    theirs.step(lambda: torch.ones(()))
+    for name in NAMES:
+        with pytest.raises(ValueError, match=rf"does not fit this {name}: .*another optimizer"):
+            Config(name)(params).load_state_dict(theirs.state_dict())

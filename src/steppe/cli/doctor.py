@@ -18,7 +18,7 @@ def doctor(*, warm: bool = False) -> None:
     Raises
     ------
     SystemExit
-        Kernels cannot be kept; it says why.
+        Kernels cannot be compiled, or not be kept; it says why.
     """
     # Imported here because torch takes two seconds: help does without.
     if warm:

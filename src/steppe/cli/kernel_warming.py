@@ -38,7 +38,7 @@ def warm_kernels() -> None:
     Raises
     ------
     SystemExit
-        Kernels cannot be kept; it says why.
+        Kernels cannot be compiled, or not be kept; it says why.
     """
     start = perf_counter()
     try:
@@ -49,7 +49,10 @@ def warm_kernels() -> None:
     for i, (cls, options, dtype) in enumerate(choices, start=1):
         described = ", ".join(f"{name}={value}" for name, value in options.items())
         print(f"{i}/{len(choices)} {cls.__name__}: parameters in {dtype}, {described}", flush=True)
-        _take_steps(cls, options, dtype)
+        try:
+            _take_steps(cls, options, dtype)
+        except RuntimeError as error:
+            raise SystemExit(f"steppe: kernels cannot be compiled: {error}") from None
     # The sum of a buffer's slots is formed anew after so many of its items have been replaced.
     _take_steps(AdamCM, {"replacement": "fifo"}, torch.float32, RESUM_EVERY + 1)
     if unkept_kernels:

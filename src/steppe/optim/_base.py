@@ -147,33 +147,18 @@ class RuleOptimizer(CheckpointedOptimizer):
         with_gradients = torch.is_grad_enabled()
         try:
             torch._C._set_grad_enabled(self.defaults["differentiable"])
-            # Once more where a parameter or its state has another shape, format or layout now.
-            for _ in range(2):
-                plan = self._planned()
-                if plan is None:
-                    _step_in_turns(self)
-                    return loss
-                plan.grad_scale = getattr(self, "grad_scale", None)
-                plan.found_inf = getattr(self, "found_inf", None)
-                kept = self._kept_means
-                try:
-                    if _engines.step(plan):
-                        return loss
-                finally:
-                    # Also of a step that was stopped: means and moments belong together in any row.
-                    kept.versions = [*map(version_of, kept.tensors)]
-                    # They would otherwise lie in memory beside the next ones.
-                    for batch in plan.batches:
-                        batch.grads = []
-                self._plan = None
+            _take_step(self)
+        except BaseException:
+            # A GradScaler takes away what it has left to a step once that has ended. Who goes on
+            # without a scaler would have all gradients divided by its scale.
+            for name in ("grad_scale", "found_inf"):
+                vars(self).pop(name, None)
+            raise
         finally:
             # One call into C, where torch's context managers can be left by Ctrl-C with gradients
             # off for the rest of the process.
             torch._C._set_grad_enabled(with_gradients)
-        raise RuntimeError(
-            "parameters or state changed while a step was planned; do not change them in another "
-            "thread meanwhile"
-        )
+        return loss
 
     @torch.no_grad()
     def preconditioner(self) -> dict[Tensor, Tensor]:
@@ -337,6 +322,32 @@ def _turns(params: list[Tensor]) -> list[int]:
         turns.append(counts[id(param)])
         counts[id(param)] += 1
     return turns
+
+
+def _take_step(optimizer: RuleOptimizer) -> None:
+    # Once more where a parameter or its state has another shape, format or layout now.
+    for _ in range(2):
+        plan = optimizer._planned()
+        if plan is None:
+            _step_in_turns(optimizer)
+            return
+        plan.grad_scale = getattr(optimizer, "grad_scale", None)
+        plan.found_inf = getattr(optimizer, "found_inf", None)
+        kept = optimizer._kept_means
+        try:
+            if _engines.step(plan):
+                return
+        finally:
+            # Also of a step that was stopped: means and moments belong together in any row.
+            kept.versions = [*map(version_of, kept.tensors)]
+            # They would otherwise lie in memory beside the next ones.
+            for batch in plan.batches:
+                batch.grads = []
+        optimizer._plan = None
+    raise RuntimeError(
+        "parameters or state changed while a step was planned; do not change them in another "
+        "thread meanwhile"
+    )
 
 
 def _step_in_turns(optimizer: RuleOptimizer) -> None:

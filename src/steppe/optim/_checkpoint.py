@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -31,6 +31,8 @@ from steppe.optim._warm_start import (
     warm_started_group,
     warm_started_state,
 )
+
+_KINDS: dict[str, Any] = {"a dictionary": Mapping, "a list": (list, tuple)}
 
 
 class CheckpointedOptimizer(Optimizer):
@@ -183,9 +185,7 @@ def _fitted(optimizer: CheckpointedOptimizer, state_dict: dict[str, Any]) -> dic
     ValueError
         It names the first difference: keys, groups, options, or the state of a parameter.
     """
-    for key in ("state", "param_groups"):
-        if key not in state_dict:
-            raise ValueError(f"{_refusal(optimizer)}{key!r} is missing")
+    check_kinds(state_dict, _refusal(optimizer))
     _check_groups_match(optimizer, state_dict["param_groups"])
     states = dict(state_dict["state"])
     groups = [
@@ -208,21 +208,56 @@ def _refusal(optimizer: Optimizer) -> str:
     return f"checkpoint does not fit this {type(optimizer).__name__}: "
 
 
+def check_kinds(state_dict: dict[str, Any], refuse: str) -> None:
+    """Refuse what is no checkpoint of an optimizer; ``refuse`` begins the message.
+
+    Raises
+    ------
+    ValueError
+        Something is missing, or is neither a dictionary nor a list where one is expected.
+    """
+    _check_kind(state_dict, "state", "a dictionary", refuse)
+    _check_kind(state_dict, "param_groups", "a list", refuse)
+    for index, group in enumerate(state_dict["param_groups"]):
+        if not isinstance(group, dict):
+            kind = type(group).__name__
+            raise ValueError(f"{refuse}group {index} is {kind}, expected a dictionary")
+        _check_kind(group, "params", "a list", refuse, f" of group {index}")
+
+
+def _check_kind(found: Group, key: str, expected: str, refuse: str, where: str = "") -> None:
+    if key not in found:
+        raise ValueError(f"{refuse}{key!r}{where} is missing")
+    if not isinstance(found[key], _KINDS[expected]):
+        kind = type(found[key]).__name__
+        raise ValueError(f"{refuse}{key!r}{where} is {kind}, expected {expected}")
+
+
 def _check_groups_match(optimizer: Optimizer, saved: list[Group]) -> None:
     refuse, own = _refusal(optimizer), optimizer.param_groups
     if len(saved) != len(own):
         raise ValueError(f"{refuse}it has {len(saved)} parameter groups, expected {len(own)}")
     for index, (theirs, ours) in enumerate(zip(saved, own, strict=True)):
-        if not isinstance(theirs, dict):
-            kind = type(theirs).__name__
-            raise ValueError(f"{refuse}group {index} is {kind}, expected a dictionary")
-        if "params" not in theirs:
-            raise ValueError(f"{refuse}'params' of group {index} is missing")
         if len(theirs["params"]) != len(ours["params"]):
             raise ValueError(
                 f"{refuse}group {index} has {len(theirs['params'])} parameters, "
                 f"expected {len(ours['params'])}"
             )
+        _check_order(theirs.get("param_names"), ours.get("param_names"), f"{refuse}group {index}")
+
+
+def _check_order(saved: Any, own: Any, group: str) -> None:
+    """Refuse the same named parameters in another order: each would get another's state.
+
+    Other names pass, as in torch.optim: a model may have been wrapped, or its layers renamed.
+    """
+    if not (saved and own) or saved == own or Counter(saved) != Counter(own):
+        return
+    theirs, ours = next((x, y) for x, y in zip(saved, own, strict=True) if x != y)
+    raise ValueError(
+        f"{group} has the same parameters in another order: {theirs!r} in the place of {ours!r}; "
+        "give the optimizer its parameters in the order of the checkpoint"
+    )
 
 
 def _fitted_group(

@@ -4,7 +4,6 @@ So what a step has accepted can be loaded, and what cannot be loaded is refused 
 with.
 """
 
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -27,6 +26,8 @@ from steppe._engines import (
 )
 from steppe.optim._state import StateEntry, is_scale, stands_for, state_layout
 
+#: From here on a count in float64 would stop.
+_LARGEST_COUNT = 2**53
 _SLOT = slot_name(0).removesuffix("0")
 
 
@@ -176,7 +177,7 @@ def _step_mismatch(value: Any, param: Tensor) -> Mismatch | None:
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.item()
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf or value != int(value):
+    if not is_number or not 0 <= value < _LARGEST_COUNT or value != int(value):
         return Mismatch(f"'step' is {value!r}, expected a whole number ≥ 0")
     return None
 

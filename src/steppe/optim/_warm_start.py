@@ -85,14 +85,14 @@ def check_method(
     Raises
     ------
     ValueError
-        It has none of the options that this optimizer has, or has added to torch's; or its buffers
-        are of another kind.
+        It has none of the options that this optimizer has added to torch's, or none of torch's
+        where it has added none; or its buffers are of another kind.
     """
-    kinds = (_BUFFERS, _INTEGRALS, _SWITCHES)
-    added = next(filter(None, (kind.intersection(names) for kind in kinds)), frozenset())
+    kinds = (_BUFFERS, _INTEGRALS, _SWITCHES, _family_of(names).options)
+    added = next(filter(None, (kind.intersection(names) for kind in kinds)))
     found, expected = _TELLTALES & saved.keys(), _TELLTALES.intersection(names)
     is_integrated = _INTEGRALS.isdisjoint(names) and _INTEGRALS & saved.keys()
-    if is_integrated or (added and not added & saved.keys()) or (found and not found & expected):
+    if is_integrated or not added & saved.keys() or (found and not found & expected):
         raise ValueError(_other_optimizer(where, names))
     if not any(KEYS in state for state in states):
         return

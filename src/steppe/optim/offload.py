@@ -243,7 +243,7 @@ class Offload(OptimizerWrapper):
             if (copy.dtype, copy.shape) != (param.dtype, param.shape):
                 # The model was converted or pruned: allocate the copies anew.
                 copy.grad, copy.data = None, _host_tensor(param)
-            copy.grad = _gradient_on_host(param.grad, copy.grad)
+            copy.grad = _gradient_on_host(param.grad, copy)
             if param.grad is not None:
                 check_memory(param, "a parameter")
                 copy.copy_(param, non_blocking=True)
@@ -268,20 +268,25 @@ def _param_on_host(param: Tensor) -> nn.Parameter:
     return nn.Parameter(_host_tensor(param), requires_grad=param.requires_grad)
 
 
-def _gradient_on_host(grad: Tensor | None, reused: Tensor | None) -> Tensor | None:
+def _gradient_on_host(grad: Tensor | None, copy: Tensor) -> Tensor | None:
     if grad is None:
         return None
     if grad.layout is not torch.strided:
         return grad.cpu()
-    if reused is None or reused.layout is not torch.strided or reused.shape != grad.shape:
-        reused = _host_tensor(grad)
-    return reused.copy_(grad, non_blocking=True)
+    # A complex one of a real parameter, and the reverse, torch refuses below.
+    dtype = copy.dtype if grad.is_complex() == copy.is_complex() else grad.dtype
+    host = copy.grad
+    if host is None or (host.layout, host.shape, host.dtype) != (grad.layout, grad.shape, dtype):
+        host = _host_tensor(grad, dtype)
+    return host.copy_(grad, non_blocking=True)
 
 
-def _host_tensor(tensor: Tensor) -> Tensor:
+def _host_tensor(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Allocate a tensor on the host; pinned if the device's own copy engine will fill it."""
     pinned = tensor.device.type not in ("cpu", "mps")
-    return torch.empty_like(tensor, device="cpu", pin_memory=pinned, requires_grad=False)
+    return torch.empty_like(
+        tensor, dtype=dtype, device="cpu", pin_memory=pinned, requires_grad=False
+    )
 
 
 def _share_options(source: list[dict[str, Any]], target: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.nn import Module
 from torch.optim import Optimizer
 
+from steppe.optim._checkpoint import check_kinds
 from steppe.optim._optimizer_wrapper import check_step, share_hooks, step_within
 from steppe.optim._options import check_options
 from steppe.optim._sam_ascent import rho_name
@@ -286,8 +287,7 @@ def _check_module(module: Any, base_optimizer: Optimizer) -> None:
 
 def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str]) -> None:
     refuse = "checkpoint does not fit SAM: "
-    if "param_groups" not in state_dict:
-        raise ValueError(f"{refuse}'param_groups' is missing")
+    check_kinds(state_dict, refuse)
     for index, group in enumerate(state_dict["param_groups"]):
         for name in option_names:
             if name not in group:

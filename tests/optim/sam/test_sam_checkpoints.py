@@ -105,6 +105,7 @@ def test_misfit_checkpoints_are_refused_and_change_nothing(make: Make) -> None:
         f"rho={-1.0!r} is not valid": edited(good, rho, -1.0),
         "adaptive=1 is not valid": edited(good, "adaptive", 1),
         "'param_groups' is missing": {"state": good["state"]},
+        "group 0 is NoneType, expected a dictionary": {**good, "param_groups": [None]},
     }
     for message, misfit in misfits.items():
         with pytest.raises(ValueError, match=message):

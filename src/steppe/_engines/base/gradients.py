@@ -36,7 +36,8 @@ def fit_gradients(batch: ParamBatch, for_kernel: bool) -> bool:
     batch
         Its gradients are replaced where they must be.
     for_kernel
-        Whether they must have their parameters' formats and layouts, too.
+        Whether they must have their parameters' formats and layouts, too; else only those do that
+        are of integers or in 8 bits.
 
     Returns
     -------
@@ -46,7 +47,8 @@ def fit_gradients(batch: ParamBatch, for_kernel: bool) -> bool:
     Raises
     ------
     RuntimeError
-        A gradient has another shape, has no memory, or is of a subclass that its parameter isn't.
+        A gradient has another shape, has no memory, is complex where its parameter is not, or is
+        of a subclass that its parameter isn't.
         The message names the parameter.
     """
     batch.grads = [
@@ -65,7 +67,14 @@ def _fitting(row: ParamRow, grad: Tensor, for_kernel: bool) -> Tensor:
         )
     if why := memory_objection(grad):
         raise RuntimeError(f"the gradient of {row.place}, shape {shape}, {why}")
-    if for_kernel and (grad.dtype != row.param.dtype or not is_alike(grad, row.param)):
+    if grad.is_complex():
+        raise RuntimeError(
+            f"the gradient of {row.place}, shape {shape}, is {grad.dtype} and the parameter "
+            f"{row.param.dtype}: expected a real gradient; compute it anew"
+        )
+    # Integers and 8 bits are no formats to compute in.
+    must_fit = for_kernel or not (grad.is_floating_point() and grad.dtype.itemsize > 1)
+    if must_fit and (grad.dtype != row.param.dtype or not is_alike(grad, row.param)):
         return torch.empty_like(row.param).copy_(grad)
     return grad
 

@@ -58,6 +58,7 @@ class Plan:
     ) -> None:
         for row in rows:
             row.check(requests[id(row.group)].method)
+        _separate(rows)
         self._params, self._states = list(params), _dictionaries(states)
         self.whole = batches_of(rows, requests)
         for batch in self.whole:
@@ -133,6 +134,16 @@ class Plan:
             self._kept[kind] = [part for batch in self.whole for part in _part(batch, wanted)]
         self.batches, self._has_gradient = self._kept[kind], has_gradient
         return True
+
+
+def _separate(rows: list[ParamRow]) -> None:
+    """Give each row counts of its own, where somebody has put one tensor into several states."""
+    found = set()
+    for row in rows:
+        for name in PACKED.keys() & row.state.keys():
+            if id(row.state[name]) in found:
+                row.state[name] = row.state[name].clone()
+            found.add(id(row.state[name]))
 
 
 def _dictionaries(states: Mapping[Tensor, State]) -> list[State]:

@@ -5,7 +5,8 @@ Dispatch reads them in each step; it takes a fifth of the time of Python's calls
 The pass goes through the C functions that torch keeps stable for its compiler (``aoti_torch_*``,
 torch/csrc/inductor/aoti_torch/c/shim.h). They take the address of an ``at::Tensor``, which the
 Python object of a tensor holds at an offset that is looked for once in each process. If a function
-or the offset is not found, or the pass and Python disagree about some test tensors,
+or the offset is not found, Numba's compiler is off, or the pass and Python disagree about some test
+tensors,
 :func:`steppe._engines.base.tensor_facts.read` reads all in Python.
 """
 
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numba.core import config
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -124,6 +126,8 @@ def _read_by(reader: _Reader, tensors: Sequence[Tensor], dims: int) -> Integers:
 @cache
 def _reader() -> _Reader | None:
     """Return the compiled pass, if it agrees with Python about some test tensors."""
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        return None
     path = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
     try:
         library = ctypes.CDLL(str(path))

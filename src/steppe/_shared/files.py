@@ -20,9 +20,7 @@ def write_text(path: Path, text: str, *, follow: bool = True) -> None:
     write_whole(path, write, follow=follow)
 
 
-def write_whole(
-    path: Path, write: Callable[[IO[bytes]], None], *, follow: bool = True
-) -> None:
+def write_whole(path: Path, write: Callable[[IO[bytes]], None], *, follow: bool = True) -> None:
     """Write a file under a temporary name beside it, then rename it.
 
     If writing fails or the process is killed, an old file stays as it was. Missing directories are

@@ -20,6 +20,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from steppe._shared.interrupts import uninterrupted
+
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -139,14 +141,15 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
     that asks whether gradients are enabled.
     """
     params = [param for param in model.parameters() if param.requires_grad]
-    try:
-        for param in params:
-            param.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for param in params:
-            param.requires_grad_(True)
+    with uninterrupted() as interruptible:
+        try:
+            for param in params:
+                param.requires_grad_(False)
+            with torch.enable_grad(), interruptible():
+                yield
+        finally:
+            for param in params:
+                param.requires_grad_(True)
 
 
 class _WeightNormByFormula(TorchFunctionMode):

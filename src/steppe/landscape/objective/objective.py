@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from steppe._shared.interrupts import uninterrupted
 from steppe.landscape.objective.batches import Batch, Batches, check_data, read_batch
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import (
@@ -139,7 +140,7 @@ class Objective(ParameterSpace):
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
         """
-        with ExitStack() as stack:
+        with uninterrupted() as interruptible, ExitStack() as stack:
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())
             if differentiates_twice:
@@ -153,7 +154,8 @@ class Objective(ParameterSpace):
             reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
             self._reset = (lambda: None) if moves_buffers else reset
             self.model.train(self.train)
-            yield
+            with interruptible():
+                yield
             if known is None and not moves_params:
                 self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
 

@@ -30,6 +30,9 @@ from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
 from steppe.landscape.objective.sample_mean import SampleMean
 
+# Kernels that add up in an order of chance differ by less, relative to their format's precision.
+_ROUNDINGS = 64
+
 
 class MeanLoss(NamedTuple):
     """The mean loss, the number of samples, and the sum of the batches' weights."""
@@ -115,6 +118,8 @@ class Objective(ParameterSpace):
         self._reset: Callable[[], None] = lambda: None
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
+        # Losses of different passes are compared where parameters are moved.
+        self._compares_losses = self._is_one_function = False
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
@@ -154,6 +159,8 @@ class Objective(ParameterSpace):
             reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
             self._reset = (lambda: None) if moves_buffers else reset
             self.model.train(self.train)
+            # Buffers that are moved are not what a forward pass begins with.
+            self._compares_losses = moves_params and not moves_buffers
             with interruptible():
                 yield
             if known is None and not moves_params:
@@ -182,9 +189,28 @@ class Objective(ParameterSpace):
             except StopIteration:
                 break
             self._same_data.batch(position, batch)
-            yield read_batch(position, batch, self.device)
+            read = read_batch(position, batch, self.device)
+            if self._compares_losses and not self._is_one_function:
+                self._check_same_function(read)
+            yield read
             position += 1
         self._same_data.end(position)
+
+    def _check_same_function(self, batch: Batch) -> None:
+        """Refuse a model whose loss changes from pass to pass although nothing was moved."""
+        with without_gradients(self.model):
+            losses = [
+                self.batch_loss(batch, *self.outputs(batch), require_finite=False) for _ in range(2)
+            ]
+        one, two = (loss.item() for loss in losses)
+        if abs(one - two) > _ROUNDINGS * torch.finfo(losses[0].dtype).eps * abs(one):
+            raise ValueError(
+                f"the loss of batch {batch.position} is {one:.8g}, and computed again {two:.8g}: "
+                "the forward pass draws noise that cannot be set back, or changes a state of its "
+                "own, so that losses cannot be compared; the global generators of torch, NumPy and "
+                "Python are set back, and so is what modules hold in attributes"
+            )
+        self._is_one_function = True
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
         """Run the model on a copy of a batch, by default with its own parameters.

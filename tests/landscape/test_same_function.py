@@ -624,6 +624,26 @@ def test_embeddings(product: str, options: dict[str, Any]) -> None:
     assert near(found, dense(loss, [table, weight, bias]), 1e-6)
 
 
+def test_a_sparse_gradient_is_that_of_a_dense_one() -> None:
+    class Model(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.table, self.sparse = nn.Parameter(inputs(6, 3)), sparse
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.tanh(F.embedding(ids, self.table, sparse=self.sparse)).sum(1)
+
+    data = [(torch.arange(36).reshape(12, 3) % 6, LABELS)]
+    found, truth = (
+        sharpness(Model(sparse), nn.CrossEntropyLoss(), data) for sparse in (True, False)
+    )
+    assert found.value == pytest.approx(truth.value, rel=1e-12)
+    with pytest.raises(RuntimeError, match="product='finite-differences'"):
+        matrix(hessian(Model(True), nn.CrossEntropyLoss(), data))
+    remedy = hessian(Model(True), nn.CrossEntropyLoss(), data, product="finite-differences")
+    assert near(matrix(remedy), matrix(hessian(Model(False), nn.CrossEntropyLoss(), data)), 1e-6)
+
+
 @pytest.mark.parametrize("is_tied", [False, True])
 def test_padding_has_neither_gradient_nor_tangent(is_tied: bool) -> None:
     class Model(nn.Module):

@@ -7,6 +7,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from steppe._shared.identity import are_same
 
 _PLAIN = int | float | str | None | nn.Parameter
 _CONTAINERS = list | dict | set | deque
+# Of a large container, as a vocabulary is, no more elements are looked into.
+_ELEMENTS = 100
 # What every module has: its hooks, parameters and parts.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
@@ -133,7 +136,8 @@ def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
     if is_constant or is_array or isinstance(value, _CONTAINERS):
         yield value
     if isinstance(value, tuple | _CONTAINERS):
-        for part in value.values() if isinstance(value, dict) else value:
+        held = value.values() if isinstance(value, dict) else value
+        for part in islice(held, _ELEMENTS):
             yield from _changeable(part, seen)
 
 

@@ -64,7 +64,8 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
     * ``weight_norm`` is computed from its formula: the second derivative of torch's fused operation
       is wrong (it is not symmetric; found in torch 2.13 for the first and the last dimension).
     * Embeddings have dense gradients, which are not divided by how often a row is used
-      (``scale_grad_by_freq``), and padding has no tangent, as it has no gradient. cuDNN's recurrent kernels, which have no second derivative, are off.
+      (``scale_grad_by_freq``), and padding has no tangent, as it has no gradient. cuDNN's recurrent
+      kernels, which have no second derivative, are off.
     * Backward hooks of parameters and modules are off: those that clip, scale or mask gradients
       would make them another function's.
     """

@@ -7,6 +7,8 @@ by their sizes, and restores the model afterwards.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
@@ -28,10 +30,8 @@ from steppe.landscape.objective.parameters import ParameterSpace
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
+from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
-
-# Kernels that add up in an order of chance differ by less, relative to their format's precision.
-_ROUNDINGS = 64
 
 
 class MeanLoss(NamedTuple):
@@ -106,9 +106,7 @@ class Objective(ParameterSpace):
     ) -> None:
         check_data(data)
         super().__init__(unwrapped(model), params)
-        self.is_distributed = any(
-            isinstance(each, DistributedDataParallel) for each in _wrappers(model)
-        )
+        self.is_distributed = _is_distributed(model)
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
         forward = None if train else lambda batch: self.outputs(batch)[0]
         self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
@@ -118,8 +116,7 @@ class Objective(ParameterSpace):
         self._reset: Callable[[], None] = lambda: None
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
-        # Losses of different passes are compared where parameters are moved.
-        self._compares_losses = self._is_one_function = False
+        self._compares_losses, self._same_loss = False, SameLoss()
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
@@ -159,7 +156,6 @@ class Objective(ParameterSpace):
             reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
             self._reset = (lambda: None) if moves_buffers else reset
             self.model.train(self.train)
-            # Buffers that are moved are not what a forward pass begins with.
             self._compares_losses = moves_params and not moves_buffers
             with interruptible():
                 yield
@@ -181,8 +177,8 @@ class Objective(ParameterSpace):
         """
         # A shuffled loader with drop_last leaves out the same samples in every pass.
         self._random.begin_pass()
-        source, position = iter(self.data), 0
-        while True:
+        source = iter(self.data)
+        for position in count():
             self._random.begin_batch(position)
             try:
                 batch = next(source)
@@ -190,27 +186,10 @@ class Objective(ParameterSpace):
                 break
             self._same_data.batch(position, batch)
             read = read_batch(position, batch, self.device)
-            if self._compares_losses and not self._is_one_function:
-                self._check_same_function(read)
+            if self._compares_losses:
+                self._same_loss.check(position, partial(_loss_without_graph, self, read))
             yield read
-            position += 1
         self._same_data.end(position)
-
-    def _check_same_function(self, batch: Batch) -> None:
-        """Refuse a model whose loss changes from pass to pass although nothing was moved."""
-        with without_gradients(self.model):
-            losses = [
-                self.batch_loss(batch, *self.outputs(batch), require_finite=False) for _ in range(2)
-            ]
-        one, two = (loss.item() for loss in losses)
-        if abs(one - two) > _ROUNDINGS * torch.finfo(losses[0].dtype).eps * abs(one):
-            raise ValueError(
-                f"the loss of batch {batch.position} is {one:.8g}, and computed again {two:.8g}: "
-                "the forward pass draws noise that cannot be set back, or changes a state of its "
-                "own, so that losses cannot be compared; the global generators of torch, NumPy and "
-                "Python are set back, and so is what modules hold in attributes"
-            )
-        self._is_one_function = True
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
         """Run the model on a copy of a batch, by default with its own parameters.
@@ -247,10 +226,9 @@ class Objective(ParameterSpace):
         ValueError
             The loss is not a scalar; or it is not finite although ``require_finite``.
         """
-        if self.loss_fn is None:
-            loss = _scalar(part_named("loss", outputs))
-        else:
-            loss = _scalar(self.loss_fn(outputs, targets))
+        loss_fn = self.loss_fn
+        found = part_named("loss", outputs) if loss_fn is None else loss_fn(outputs, targets)
+        loss = _scalar(found)
         if require_finite:
             _check_finite(batch, loss)
         if self.narrowest is None and loss.requires_grad:
@@ -320,10 +298,14 @@ class Objective(ParameterSpace):
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Sum a tensor over the processes; a single process returns it as it is."""
         if self.is_distributed:
-            on_device = values.to(self.device)
-            torch.distributed.all_reduce(on_device)
-            return on_device
+            values = values.to(self.device)
+            torch.distributed.all_reduce(values)
         return values
+
+
+def _loss_without_graph(objective: Objective, batch: Batch) -> Tensor:
+    with without_gradients(objective.model):
+        return objective.batch_loss(batch, *objective.outputs(batch), require_finite=False)
 
 
 def _scalar(loss: Any) -> Tensor:
@@ -349,6 +331,10 @@ def _has_one_batch(data: Batches) -> bool:
         return len(data) == 1  # type: ignore[arg-type]
     except TypeError:  # of an iterable data set the length is not known
         return False
+
+
+def _is_distributed(model: nn.Module) -> bool:
+    return any(isinstance(each, DistributedDataParallel) for each in _wrappers(model))
 
 
 def _wrappers(model: nn.Module) -> Iterator[nn.Module]:

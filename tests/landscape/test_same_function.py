@@ -624,6 +624,21 @@ def test_embeddings(product: str, options: dict[str, Any]) -> None:
     assert near(found, dense(loss, [table, weight, bias]), 1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_by_torchscript_is_what_was_written() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).to(D)
+    data = [(inputs(12, 4), LABELS)]
+    for made in (torch.jit.script(model), torch.jit.trace(model.eval(), data[0][0])):
+        found, truth = (
+            matrix(hessian(each, nn.CrossEntropyLoss(), data)) for each in (made, model)
+        )
+        assert near(found, truth, 1e-10)
+        before = [buffer.clone() for buffer in made.buffers()]
+        sharpness(made, nn.CrossEntropyLoss(), data, train=True)
+        assert all(map(torch.equal, before, made.buffers()))
+
+
 def test_a_sparse_gradient_is_that_of_a_dense_one() -> None:
     class Model(nn.Module):
         def __init__(self, sparse: bool) -> None:

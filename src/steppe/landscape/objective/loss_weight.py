@@ -232,8 +232,10 @@ class LossWeight:
         return of_outputs if sees_parts else of_inputs
 
     def _loss(self, outputs: Any, targets: Any) -> float:
-        own = self._is_own
-        return float(part_named("loss", outputs) if own else self._loss_fn(outputs, targets))
+        if self._is_own:
+            return float(part_named("loss", outputs))
+        assert self._loss_fn is not None
+        return float(self._loss_fn(outputs, targets))
 
 
 def _options(loss_fn: Any) -> dict[str, Any]:

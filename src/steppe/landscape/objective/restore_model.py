@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from steppe._shared.identity import are_same
 
 _PLAIN = int | float | str | None | nn.Parameter
-_CONTAINERS = list | dict | set | deque
+_CONTAINERS = (list, dict, set, deque)
 # Of a large container, as a vocabulary is, no more elements are looked into.
 _ELEMENTS = 100
 # What every module has: its hooks, parameters and parts.
@@ -80,7 +80,8 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
                 each.restore()
         for names, buffers in registered:
             # A forward pass may have assigned a new tensor to a buffer's name.
-            names.update(buffers)
+            for name, buffer in buffers.items():
+                names[name] = buffer
         for module, own in attributes:
             for name in vars(module).keys() - own.keys() - _OF_MODULES:
                 del vars(module)[name]
@@ -135,7 +136,7 @@ def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
     is_array = isinstance(value, np.ndarray) and value.flags.writeable
     if is_constant or is_array or isinstance(value, _CONTAINERS):
         yield value
-    if isinstance(value, tuple | _CONTAINERS):
+    if isinstance(value, (tuple, *_CONTAINERS)):
         held = value.values() if isinstance(value, dict) else value
         for part in islice(held, _ELEMENTS):
             yield from _changeable(part, seen)

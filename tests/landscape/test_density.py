@@ -95,8 +95,10 @@ def test_bad_input() -> None:
         density(H, probes=0)
     with pytest.raises(ValueError, match="steps must be at least 2, got 1"):
         density(H, steps=1)
-    with pytest.raises(ValueError, match=r"bandwidth=0.0 must be above 0"):
-        density(H, bandwidth=0.0)
+    for bandwidth in (0.0, float("inf")):
+        message = rf"bandwidth={bandwidth} must be a finite number above 0"
+        with pytest.raises(ValueError, match=message):
+            density(H, bandwidth=bandwidth)
     with pytest.raises(ValueError, match="too small for eigenvalues from"):
         density(H, bandwidth=1e-9)
     with pytest.raises(ValueError, match="not finite"):

@@ -160,7 +160,8 @@ def test_a_product_that_is_not_finite_is_refused() -> None:
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"k": 5}, "k=5 must lie between 1 and the operator's size 4"),
         ({"which": "SM"}, "which='SM' is not one of LM, LA, SA"),
-        ({"tol": 0.0}, "tol=0.0 must be above 0"),
+        ({"tol": 0.0}, "tol=0.0 must be a finite number above 0"),
+        ({"tol": float("inf")}, "tol=inf must be a finite number above 0"),
         ({"k": 2, "max_products": 1}, "max_products=1 must be at least k=2"),
     ],
 )

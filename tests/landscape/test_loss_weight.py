@@ -1,5 +1,6 @@
 """What is measured does not depend on how samples are batched."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -96,6 +97,73 @@ def test_refuses_an_unknown_loss_that_is_no_mean_over_samples_and_takes_its_weig
     assert profile(mlp(), masked, data, weight=counted, k=1).loss > 0
     # One batch needs no weight.
     hessian(mlp(), masked, [(X, IGNORING)]).matvec(torch.ones(43))
+
+
+class LossInATuple(nn.Module):
+    """Returns outputs and a loss, as small language models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = self.body(x)
+        return outputs, masked(outputs, y)
+
+
+class LossAlone(LossInATuple):
+    """Returns its loss and nothing else."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, y)[1]
+
+
+class Flattening(nn.Module):
+    """Returns all steps of all samples in one dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x).flatten(0, 1)
+
+
+@pytest.mark.parametrize("kind", ["tuple", "alone", "flattened", "broadcast"])
+def test_refuses_means_that_cannot_be_seen_in_cut_outputs(kind: str) -> None:
+    steps, labels = X.unsqueeze(1).expand(16, 3, 4), IGNORING.repeat_interleave(3).view(16, 3)
+    labels = labels.where(torch.arange(3) < 2, -100)
+    cases: dict[str, tuple[nn.Module, Any, list[Any]]] = {
+        "tuple": (LossInATuple(), lambda o, _: o[1], [{"x": X, "y": IGNORING}]),
+        "alone": (LossAlone(), lambda o, _: o, [{"x": X, "y": IGNORING}]),
+        "flattened": (Flattening(), lambda o, y: masked(o, y.flatten()), [(steps, labels)]),
+        "broadcast": (
+            nn.Sequential(mlp(), nn.Linear(3, 1).to(D)),
+            F.smooth_l1_loss,
+            [(X, FLOATS[:, 0])],
+        ),
+    }
+    model, loss_fn, whole = cases[kind]
+    in_two = [_part(whole[0], begin, end) for begin, end in ((0, 6), (6, 16))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's, of the broadcast
+        assert sharpness(model, loss_fn, whole).loss > 0
+        with pytest.raises(ValueError, match=r"no mean over samples: of batch 0 it is"):
+            sharpness(model, loss_fn, in_two)
+
+
+def _part(batch: Any, begin: int, end: int) -> Any:
+    if isinstance(batch, dict):
+        return {name: each[begin:end] for name, each in batch.items()}
+    return tuple(each[begin:end] for each in batch)
+
+
+def test_a_loss_that_the_model_returns_is_verified_by_parts_of_the_inputs() -> None:
+    one = sharpness(LossAlone(), lambda o, _: o, [{"x": X, "y": Y}])
+    two = sharpness(
+        LossAlone(), lambda o, _: o, [{"x": X[:6], "y": Y[:6]}, {"x": X[6:], "y": Y[6:]}]
+    )
+    assert two.value == pytest.approx(one.value, rel=1e-9)
 
 
 def test_refuses_an_unknown_sum_and_says_so() -> None:

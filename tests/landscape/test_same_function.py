@@ -4,7 +4,7 @@
 
 import os
 import random
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
+from helpers.instruments import INSTRUMENTS
 from steppe.landscape import density, ggn, hessian, line, profile, sharpness, top_eigenvalues, trace
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.same_data import SameData
@@ -304,6 +305,79 @@ def test_what_modules_collect_is_put_back() -> None:
     assert model.kept == [torch.ones(())]
 
 
+class Changing(nn.Module):
+    """Multiplies its inputs by what it counts in an attribute, of the kind that is named."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = mlp(), kind
+        self.alias = self.body[0].weight.detach()  # moved with the parameter
+        states = {
+            "tuple": (1.0, "text"),
+            "tensor": torch.ones(()),
+            "array": np.ones(1),
+            "deque": deque([1.0], maxlen=2),
+            "nested": {"a": [{"n": 1.0}]},
+            "tensors in a list": [(torch.ones(()),)],
+        }
+        if kind in states:
+            self.state: Any = states[kind]
+
+    def count(self) -> float:
+        if self.kind == "tuple":
+            self.state = (self.state[0] * 1.1, "text")
+            return self.state[0]
+        if self.kind in ("tensor", "array"):
+            self.state *= 1.1
+            return float(self.state.item())
+        if self.kind == "deque":
+            self.state.append(self.state[-1] * 1.1)
+            return self.state[-1]
+        if self.kind == "nested":
+            self.state["a"][0]["n"] *= 1.1
+            return self.state["a"][0]["n"]
+        if self.kind == "tensors in a list":
+            self.state[0][0].mul_(1.1)
+            return float(self.state[0][0])
+        self.new = getattr(self, "new", 1.0) * 1.1
+        return self.new
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x * self.count())
+
+
+@pytest.mark.parametrize(
+    "kind", ["tuple", "tensor", "array", "deque", "nested", "tensors in a list", "new"]
+)
+def test_state_of_any_kind_is_put_back_before_each_pass(kind: str) -> None:
+    model, data = Changing(kind), [(inputs(12, 4), LABELS)] * 2
+    found = matrix(hessian(model, nn.CrossEntropyLoss(), data))
+    whole = [(1.1 * data[0][0], LABELS)]
+    truth = matrix(hessian(mlp(), nn.CrossEntropyLoss(), whole))
+    assert near(found, truth, 1e-6)
+    moved = sharpness(model, nn.CrossEntropyLoss(), data, rho=0.5)
+    assert moved.value == pytest.approx(
+        sharpness(mlp(), nn.CrossEntropyLoss(), whole, rho=0.5).value, rel=1e-5
+    )
+    assert model.alias.data_ptr() == model.body[0].weight.data_ptr()
+    assert vars(model).keys() == vars(Changing(kind)).keys()
+    assert repr(vars(model).get("state")) == repr(vars(Changing(kind)).get("state"))
+
+
+@pytest.mark.parametrize("name", ["sharpness of groups", "average sharpness", "line", "plane"])
+def test_losses_that_differ_by_themselves_are_not_compared(name: str) -> None:
+    class Unseeded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = mlp()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.body(x * (1 + os.urandom(2)[0] / 1000))
+
+    with pytest.raises(ValueError, match=r"the loss of batch 0 is .*, and computed again .* noise"):
+        INSTRUMENTS[name](Unseeded(), nn.CrossEntropyLoss(), [(inputs(12, 4), LABELS)])
+
+
 def test_what_cannot_be_set_back_is_marked() -> None:
     class Unseeded(nn.Module):
         def __init__(self) -> None:
@@ -502,19 +576,22 @@ def test_weight_norm_is_the_formula(product: str, make: Any, dim: int | None) ->
 
 
 @pytest.mark.parametrize("product", PRODUCTS)
-def test_checkpointing_changes_nothing(product: str) -> None:
+@pytest.mark.parametrize("is_reentrant", [True, False])
+def test_checkpointing_changes_nothing(product: str, is_reentrant: bool) -> None:
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.body = mlp()
 
         def forward(self, x: Tensor) -> Tensor:
-            h = checkpoint(self.body[0], x.requires_grad_(), use_reentrant=True)
+            h = checkpoint(self.body[0], x.requires_grad_(), use_reentrant=is_reentrant)
             return self.body[2](torch.tanh(h))
 
     model, data = Checkpointed(), [(inputs(12, 4), LABELS)]
     found = matrix(hessian(model, nn.CrossEntropyLoss(), data, product=product))
     assert near(found, matrix(hessian(mlp(), nn.CrossEntropyLoss(), data)), 1e-6)
+    found = matrix(ggn(model, nn.CrossEntropyLoss(), data))
+    assert near(found, matrix(ggn(mlp(), nn.CrossEntropyLoss(), data)), 1e-10)
     plain = sharpness(mlp(), nn.CrossEntropyLoss(), data).value
     assert sharpness(model, nn.CrossEntropyLoss(), data).value == pytest.approx(plain)
     assert all(param.grad is None for param in model.parameters())
@@ -545,6 +622,74 @@ def test_embeddings(product: str, options: dict[str, Any]) -> None:
         return F.cross_entropy(table[ids].flatten(1) @ weight.T + bias, LABELS)
 
     assert near(found, dense(loss, [table, weight, bias]), 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_by_torchscript_is_what_was_written() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).to(D)
+    data = [(inputs(12, 4), LABELS)]
+    for made in (torch.jit.script(model), torch.jit.trace(model.eval(), data[0][0])):
+        found, truth = (
+            matrix(hessian(each, nn.CrossEntropyLoss(), data)) for each in (made, model)
+        )
+        assert near(found, truth, 1e-10)
+        before = [buffer.clone() for buffer in made.buffers()]
+        sharpness(made, nn.CrossEntropyLoss(), data, train=True)
+        assert all(map(torch.equal, before, made.buffers()))
+
+
+def test_a_sparse_gradient_is_that_of_a_dense_one() -> None:
+    class Model(nn.Module):
+        def __init__(self, sparse: bool) -> None:
+            super().__init__()
+            self.table, self.sparse = nn.Parameter(inputs(6, 3)), sparse
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return torch.tanh(F.embedding(ids, self.table, sparse=self.sparse)).sum(1)
+
+    data = [(torch.arange(36).reshape(12, 3) % 6, LABELS)]
+    found, truth = (
+        sharpness(Model(sparse), nn.CrossEntropyLoss(), data) for sparse in (True, False)
+    )
+    assert found.value == pytest.approx(truth.value, rel=1e-12)
+    with pytest.raises(RuntimeError, match="product='finite-differences'"):
+        matrix(hessian(Model(True), nn.CrossEntropyLoss(), data))
+    remedy = hessian(Model(True), nn.CrossEntropyLoss(), data, product="finite-differences")
+    assert near(matrix(remedy), matrix(hessian(Model(False), nn.CrossEntropyLoss(), data)), 1e-6)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_padding_has_neither_gradient_nor_tangent(is_tied: bool) -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(6, 2, padding_idx=0), nn.Linear(2, 6)
+            if is_tied:
+                self.out.weight = self.table.weight
+            nn.init.normal_(self.table.weight)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.out(torch.tanh(self.table(input=ids).sum(1)))
+
+    torch.manual_seed(0)
+    model, ids = Model().to(D), torch.arange(36).reshape(12, 3) % 6
+    weights = dict(model.named_parameters())
+
+    def loss(*tensors: Tensor) -> Tensor:
+        named = dict(zip(weights, tensors, strict=True))
+        table = named["table.weight"]
+        padded = torch.cat([weights["table.weight"][:1].detach(), table[1:]])
+        out = table if is_tied else named["out.weight"]
+        return F.cross_entropy(torch.tanh(padded[ids].sum(1)) @ out.T + named["out.bias"], LABELS)
+
+    truth = dense(loss, list(weights.values()))
+    for product in ("double-backward", "forward-over-reverse"):
+        H = hessian(model, nn.CrossEntropyLoss(), [(ids, LABELS)], product=product)
+        assert near(matrix(H), truth, 1e-10)
+    G = matrix(ggn(model, nn.CrossEntropyLoss(), [(ids, LABELS)]))
+    assert near(G, G.T, 1e-12)
+    assert not model.table._forward_hooks
 
 
 def scaled(_: nn.Module, slopes: tuple[Tensor, ...], *__: Any) -> tuple[Tensor, ...]:

@@ -124,10 +124,17 @@ def test_bad_input() -> None:
         trace(H, method="exact")
     with pytest.raises(ValueError, match=r"products=5 must be at least 6 for method='hutch\+\+'"):
         trace(H, products=5)
-    with pytest.raises(ValueError, match="tol=-1 must be above 0"):
-        trace(H, tol=-1)
+    for tol in (-1, math.inf):
+        with pytest.raises(ValueError, match=f"tol={tol} must be a finite number above 0"):
+            trace(H, tol=tol)
     with pytest.raises(ValueError, match="not finite"):
         trace(Operator(4, lambda rows: rows * torch.inf), method="hutchinson")
+
+
+@pytest.mark.parametrize("method", ["hutch++", "hutchinson", "xtrace"])
+def test_of_one_dimension_is_exact(method: str) -> None:
+    found = trace(operator(torch.tensor([[-3.0]])), method=method)
+    assert (found.value, found.stderr, found.converged) == (-3.0, 0.0, True)
 
 
 def test_can_be_written() -> None:

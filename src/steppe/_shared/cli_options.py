@@ -51,6 +51,8 @@ class Limit:
 
 
 AT_LEAST_ONE = Limit(lambda value: value >= 1, "at least 1", "N≥1")
+# Of more, OpenMP ends the process by a segmentation fault.
+THREAD_COUNT = Limit(lambda value: 1 <= value <= 1024, "from 1 to 1024", "1≤N≤1024")
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "at least 0", "N≥0")
 FINITE_POSITIVE = Limit(lambda x: math.isfinite(x) and x > 0, "a finite number above 0", "X>0")
 FINITE_NOT_NEGATIVE = Limit(
@@ -98,7 +100,7 @@ Device = Annotated[
     str, WHERE, Parameter(metavar="DEVICE", help="A torch device, such as cpu, cuda or cuda:1.")
 ]
 Threads = Annotated[
-    int, WHERE, limited(AT_LEAST_ONE), Parameter(help="CPU threads of each process.")
+    int, WHERE, limited(THREAD_COUNT), Parameter(help="CPU threads of each process.")
 ]
 Data = Annotated[
     Path | None,

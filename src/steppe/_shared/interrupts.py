@@ -11,8 +11,8 @@ An optimizer's step handles no signals: how it ends when Ctrl-C stops it is in
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 #: What a terminal, a scheduler or a closed connection sends to end a process.
@@ -88,10 +88,16 @@ def raise_if_stopped() -> None:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
     """Delay Ctrl-C until the block has finished.
 
     Python handles signals in the main thread only, so in other threads there is nothing to delay.
+
+    Yields
+    ------
+    callable
+        Returns a context manager, in whose block Ctrl-C is raised as if there were no delay: for
+        context managers whose beginning and end must be whole, and what they enclose need not.
 
     Examples
     --------
@@ -106,11 +112,19 @@ def uninterrupted() -> Iterator[None]:
     """
     handler = signal.getsignal(signal.SIGINT)
     if not callable(handler):
-        yield
+        yield nullcontext
         return
     waiting: list[tuple[Any, ...]] = []
+
+    @contextmanager
+    def interruptible() -> Iterator[None]:
+        with _handled(handler, (signal.SIGINT,)):
+            if waiting:
+                handler(*waiting.pop())
+            yield
+
     with _handled(lambda *call: waiting.append(call), (signal.SIGINT,)):
-        yield
+        yield interruptible
     if waiting:
         handler(*waiting[0])
 

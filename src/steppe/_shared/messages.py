@@ -26,3 +26,14 @@ def first_line(error: BaseException) -> str:
     if not lines:
         return kind
     return lines[0] if type(error) is ValueError else f"{kind}: {lines[0]}"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Return the beginning of a text that may be of any length, such as a wrong value.
+
+    Examples
+    --------
+    >>> shortened("abcdef", most=3), shortened("abc", most=3)
+    ('abc…', 'abc')
+    """
+    return text if len(text) <= most else f"{text[:most]}…"

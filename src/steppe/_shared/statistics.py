@@ -60,13 +60,26 @@ def interval(values: Sequence[float]) -> Interval:
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
-    if n == 1 or not all(map(_has_square, values)):
-        return Interval(mean(values), math.nan, math.nan)
+    middle, error = mean(values), standard_error(values)
+    if math.isnan(error):
+        return Interval(middle, math.nan, math.nan)
     if math.isclose(min(values), max(values)):
-        return Interval(mean(values), math.nan, math.nan, all_equal=True)
-    middle = mean(values)
-    half = t_quantile(1 - LEVEL / 2, n - 1) * stdev(values) / math.sqrt(n)
+        return Interval(middle, math.nan, math.nan, all_equal=True)
+    half = t_quantile(1 - LEVEL / 2, n - 1) * error
     return Interval(middle, middle - half, middle + half)
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Return the standard error of the mean, s/√n; NaN of one value, or of one without a square.
+
+    Examples
+    --------
+    >>> standard_error([1.0, 3.0]), standard_error([1.0, math.inf])
+    (1.0, nan)
+    """
+    if len(values) < 2 or not all(map(_has_square, values)):
+        return math.nan
+    return stdev(values) / math.sqrt(len(values))
 
 
 def t_quantile(level: float, freedom: float) -> float:

@@ -362,7 +362,7 @@ def test_workers_that_cannot_work_are_explained(
         (["--study-seed", "-1"], "study-seed must be at least 0, got -1"),
         (["--primary", "luck"], 'Invalid value "luck" for --primary'),
         (["--workers", "-1"], "workers must be at least 0, got -1"),
-        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
         (["--lr", "-1"], "lr must be a finite number above 0, got -1.0"),
         (["--track", "paper"], "track must be one of tensorboard, mlflow, wandb"),
         (["--track", "wandb"], "wandb is missing"),
@@ -415,7 +415,7 @@ def test_a_missing_package_is_named_with_a_remedy(
     [
         (["--track", "paper"], "track must be one of"),
         (["--device", "abacus"], "device 'abacus' cannot be used here"),
-        (["--threads", "0"], "threads must be at least 1, got 0"),
+        (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
         (["--study", "other"], "no study called 'other'"),
     ],
     ids=str,

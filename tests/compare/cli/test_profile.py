@@ -88,7 +88,8 @@ def test_what_is_wrong_is_said(saved, tmp_path: Path) -> None:
         ((trained, "--task", "digits"), "was trained on toy, not on digits"),
         ((path, "--task", "digits", "--model", "mpl"), "did you mean mlp"),
         ((path, "--task", "digits", "--samples", 0), "samples must be at least 1, got 0"),
-        ((path, "--task", "digits", "--threads", 0), "threads must be at least 1, got 0"),
+        ((path, "--task", "digits", "--threads", 0), "threads must be from 1 to 1024, got 0"),
+        ((path, "--task", "digits", "--threads", 10**5), "from 1 to 1024, got 100000"),
     ]:
         result = profile(*arguments)
         assert result.exit_code == 2, result.output

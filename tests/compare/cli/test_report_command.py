@@ -84,3 +84,24 @@ def test_a_study_beside_itself_is_refused(
     with pytest.raises(SystemExit):
         run(saved["one"], saved["one"])
     assert "must be two different ones" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["page", "json"])
+def test_what_is_read_is_not_written_over(
+    option: str, saved: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = saved["one"].read_bytes()
+    link = tmp_path / "link"
+    link.symlink_to(saved["one"])
+    for other in ([], [saved["two"]] if option == "page" else []):
+        for place in (saved["one"], link):
+            with pytest.raises(SystemExit):
+                run(saved["one"], *other, f"--{option}", place)
+            assert f"--{option} {place} would overwrite what is read" in capsys.readouterr().err
+    assert saved["one"].read_bytes() == before
+    database = tmp_path / "study.sqlite"
+    database.write_bytes(b"kept")
+    with pytest.raises(SystemExit):
+        run(tmp_path, f"--{option}", database)
+    assert database.read_bytes() == b"kept"
+    assert "would overwrite" in capsys.readouterr().err

@@ -52,13 +52,14 @@ def test_idx_keeps_shape_and_order(tmp_path: Path) -> None:
     [
         (b"no gzip at all", "not a whole gzip file"),
         (gzip.compress(bytes(range(200)))[:-9], "not a whole gzip file"),
+        (gzip.compress(bytes(range(200)))[:10] + b"\xff" * 99, "not a whole gzip file"),
         (gzip.compress(b"\x00\x00\x0d\x01" + struct.pack(">I", 1) + b"1234"), "unsigned bytes"),
         (gzip.compress(b""), "unsigned bytes"),
         (gzip.compress(b"\x00\x00\x08\x03\x00"), "within its header of 16 bytes"),
         (gzip.compress(b"\x00\x00\x08\x01" + struct.pack(">I", 5) + b"123"), "should hold 5"),
         (gzip.compress(b"\x00\x00\x08\x01" + struct.pack(">I", 2) + b"123"), "should hold 2"),
     ],
-    ids=["plain", "cut gzip", "floats", "empty", "cut header", "too few", "too many"],
+    ids=["plain", "cut gzip", "no deflate", "floats", "empty", "cut header", "too few", "too many"],
 )
 def test_damaged_idx_is_refused_by_name(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "damaged.gz"

@@ -92,7 +92,8 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threads": 0}, "threads must be at least 1, got 0"),
+        ({"threads": 0}, "threads must be from 1 to 1024, got 0"),
+        ({"threads": 100_000}, "threads must be from 1 to 1024, got 100000"),
         ({"device": "abacus"}, "device 'abacus' cannot be used here"),
         ({"device": "meta"}, "which Accelerate uses here, got meta"),
         ({"track": "paper"}, "track must be one of tensorboard, mlflow, wandb, got 'paper'"),

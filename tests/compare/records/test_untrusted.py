@@ -254,6 +254,10 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["contenders"][0].update(space={"lr": {"low": "a", "high": "b"}}),
         "contenders[0].space.lr must be",
     ),
+    "space of long text": (
+        lambda s: s["contenders"][0].update(space={"lr": {"low": "a" * 5_000, "high": 1}}),
+        "contenders[0].space.lr must be",
+    ),
     "space upside down": (
         lambda s: s["contenders"][0].update(space={"lr": {"low": 2, "high": 1}}),
         "contenders[0].space.lr must be",
@@ -281,6 +285,7 @@ def test_an_edited_file_is_refused_in_one_line(
     assert result.exit_code == 2
     assert re.fullmatch(r"steppe: [^\n]*study\.json [^\n]*\n", result.stderr)
     assert message in result.stderr
+    assert len(result.stderr) < 500
     assert "\x1b" not in result.output
 
 

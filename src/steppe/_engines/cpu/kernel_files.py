@@ -103,9 +103,10 @@ def write_kernel(path: Path, made_of: bytes, content: bytes, source: str) -> Non
         # A renamed file may else be empty after a power cut.
         os.fsync(file.fileno())
 
-    write_whole(path, write)
+    # Of what lies in the cache nothing leads elsewhere.
+    write_whole(path, write, follow=False)
     with suppress(OSError):
-        write_text(path.with_suffix(".py"), source)
+        write_text(path.with_suffix(".py"), source, follow=False)
 
 
 def _check_status(path: Path, status: os.stat_result) -> None:

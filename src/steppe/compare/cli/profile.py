@@ -5,7 +5,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from steppe._shared.cli_options import AT_LEAST_ONE, OUTPUT, WHERE, Count, Data, Device
+from steppe._shared.cli_options import (
+    AT_LEAST_ONE,
+    OUTPUT,
+    THREAD_COUNT,
+    WHERE,
+    Count,
+    Data,
+    Device,
+)
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
 from steppe.compare.choices import check_task
@@ -62,7 +70,7 @@ def profile(
     with refusals(), ending_at_once():
         check_task(task)
         AT_LEAST_ONE.check("samples", samples)
-        AT_LEAST_ONE.check("threads", threads)
+        THREAD_COUNT.check("threads", threads)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.saved_run import report_curvature
 

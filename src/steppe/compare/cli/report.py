@@ -7,6 +7,7 @@ from cyclopts import Parameter
 
 from steppe._shared.cli_options import OUTPUT, Open, StudyName
 from steppe._shared.console import make_console, refusals
+from steppe._shared.files import check_not_overwritten
 from steppe._shared.interrupts import ending_at_once
 
 
@@ -65,10 +66,13 @@ def report(
     with refusals(), ending_at_once():
         # Imported here because they take half a second: help and misspelt options do without.
         from steppe.compare.cli import publish
+        from steppe.compare.execution.storage_names import study_file
         from steppe.compare.execution.study_registry import read_study
         from steppe.compare.records.verdicts import Readings
 
     with refusals():
+        files = (study_file(each) for each in (storage, other) if each is not None)
+        check_not_overwritten((each for each in files if each), page=page, json=json)
         results = read_study(storage, study)
         if other is not None:
             theirs = read_study(other, None)

@@ -63,3 +63,15 @@ def _parse_url(where: str) -> Path | str:
 def is_json(where: str) -> bool:
     """Return whether a file of ``steppe report --json`` is named, and no storage."""
     return "://" not in where and where.lower().endswith(".json") and not Path(where).is_dir()
+
+
+def study_file(where: str) -> Path | None:
+    """Return the file that a study is read from; None where it is on a server.
+
+    Examples
+    --------
+    >>> str(study_file("results/digits")), str(study_file("digits.json"))
+    ('results/digits/study.sqlite', 'digits.json')
+    """
+    found = Path(where) if is_json(where) else parse_storage(where)
+    return found if isinstance(found, Path) else None

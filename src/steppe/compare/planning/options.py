@@ -19,6 +19,7 @@ from steppe._shared.cli_options import (
     NOT_NEGATIVE,
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
+    THREAD_COUNT,
     Count,
     Limit,
     group,
@@ -168,7 +169,7 @@ def check_where(threads: int, track: str) -> None:
     ValueError
         With the option's name, what it must be, and what it is.
     """
-    AT_LEAST_ONE.check("threads", threads)
+    THREAD_COUNT.check("threads", threads)
     check_choice("track", track or None, TRACKERS)
 
 

@@ -17,12 +17,12 @@ from cattrs import Converter, transform_error
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.v import format_exception
 
+from steppe._shared.messages import shortened
 from steppe._shared.printable import printable
 
 _T = TypeVar("_T")
 
 _TOO_DEEP = "it is nested too deeply"
-_SHOWN = 80  # characters of a wrong value
 # What fits into a float, and into a column of any database.
 _LARGEST_INTEGER = 2**63
 
@@ -123,7 +123,7 @@ def _number(value: Any, _: Any) -> Any:
     # An integer stays one: 5 and 5.0 are equal, but not as JSON, which is hashed.
     if isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value):
         return value
-    raise TypeError(f"must be a number or null, got {_short(value)}")
+    raise TypeError(f"must be a number or null, got {shortened(repr(value))}")
 
 
 def _exactly(kind: type, description: str) -> Callable[[Any, Any], Any]:
@@ -132,7 +132,7 @@ def _exactly(kind: type, description: str) -> Callable[[Any, Any], Any]:
     def check(value: Any, _: Any) -> Any:
         too_large = isinstance(value, int) and abs(value) >= _LARGEST_INTEGER
         if type(value) is not kind or too_large:
-            raise TypeError(f"must be {description}, got {_short(value)}")
+            raise TypeError(f"must be {description}, got {shortened(repr(value))}")
         return value
 
     return check
@@ -140,11 +140,6 @@ def _exactly(kind: type, description: str) -> Callable[[Any, Any], Any]:
 
 def _is_finite(value: float) -> bool:
     return abs(value) < _LARGEST_INTEGER if isinstance(value, int) else math.isfinite(value)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _clean(content: Any) -> Any:
@@ -168,7 +163,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it holds an object with two fields called {_short(twice)}")
+        raise ValueError(f"it holds an object with two fields called {shortened(repr(twice))}")
     return found
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
+from steppe._shared.messages import shortened
 from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.packed_numbers import unpack
@@ -232,4 +233,4 @@ def _require_unique(field: str, names: list[str]) -> None:
 
 def _require(condition: bool, field: str, wanted: str, value: object) -> None:
     if not condition:
-        raise ValueError(f"{field} must be {wanted}, got {value}")
+        raise ValueError(f"{field} must be {wanted}, got {shortened(str(value))}")

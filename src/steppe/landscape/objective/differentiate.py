@@ -23,9 +23,10 @@ def derivatives(
         raise ValueError(
             "the loss does not depend on the parameters: was it detached, or made under no_grad?"
         )
-    return torch.autograd.grad(
+    found = torch.autograd.grad(
         loss, params, create_graph=create_graph, allow_unused=True, materialize_grads=True
     )
+    return tuple(grad if grad.layout == torch.strided else grad.to_dense() for grad in found)
 
 
 def flat_vector(tensors: Sequence[Tensor]) -> Tensor:

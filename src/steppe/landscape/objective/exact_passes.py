@@ -20,6 +20,8 @@ from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
 from torch.overrides import TorchFunctionMode
 
+from steppe._shared.interrupts import uninterrupted
+
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 
 
@@ -58,11 +60,12 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
     * What ``torch.compile`` has compiled runs as it was written: compiled graphs have no second
       derivative.
     * ``torch.utils.checkpoint`` recomputes without its reentrant backward, which leaves out
-      parameters where gradients are taken by ``torch.autograd.grad``.
+      parameters where gradients are taken by ``torch.autograd.grad``, and keeps dual numbers.
     * ``weight_norm`` is computed from its formula: the second derivative of torch's fused operation
       is wrong (it is not symmetric; found in torch 2.13 for the first and the last dimension).
     * Embeddings have dense gradients, which are not divided by how often a row is used
-      (``scale_grad_by_freq``). cuDNN's recurrent kernels, which have no second derivative, are off.
+      (``scale_grad_by_freq``), and padding has no tangent, as it has no gradient. cuDNN's recurrent
+      kernels, which have no second derivative, are off.
     * Backward hooks of parameters and modules are off: those that clip, scale or mask gradients
       would make them another function's.
     """
@@ -77,7 +80,7 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         stack.enter_context(_switched_off(mha.get_fastpath_enabled, mha.set_fastpath_enabled))
-        stack.enter_context(_without_reentrant_checkpoints())
+        stack.enter_context(_differentiable_checkpoints())
         stack.enter_context(_plain_embeddings(model))
         stack.enter_context(_without_backward_hooks(model))
         # Where nothing has been compiled, Dynamo is not loaded, which takes seconds.
@@ -139,14 +142,15 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
     that asks whether gradients are enabled.
     """
     params = [param for param in model.parameters() if param.requires_grad]
-    try:
-        for param in params:
-            param.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for param in params:
-            param.requires_grad_(True)
+    with uninterrupted() as interruptible:
+        try:
+            for param in params:
+                param.requires_grad_(False)
+            with torch.enable_grad(), interruptible():
+                yield
+        finally:
+            for param in params:
+                param.requires_grad_(True)
 
 
 class _WeightNormByFormula(TorchFunctionMode):
@@ -186,23 +190,30 @@ def _switched_off(is_on: Callable[[], bool], switch: Callable[[bool], object]) -
 
 
 @contextmanager
-def _without_reentrant_checkpoints() -> Iterator[None]:
-    function = torch.utils.checkpoint.CheckpointFunction
+def _differentiable_checkpoints() -> Iterator[None]:
+    module = torch.utils.checkpoint
+    function, plain = module.CheckpointFunction, module._checkpoint_without_reentrant_generator
 
     def recompute(run: Any, preserve_rng_state: bool, *args: Any) -> Any:
-        # Dual numbers are not recomputed ("a different number of tensors was saved").
-        if forward_ad._current_level >= 0:
-            return run(*args)
-        return torch.utils.checkpoint.checkpoint(
+        return module.checkpoint(
             run, *args, use_reentrant=False, preserve_rng_state=preserve_rng_state
         )
+
+    def around(*args: Any, **kwargs: Any) -> Iterator[None]:
+        # Dual numbers are not recomputed ("a different number of tensors was saved").
+        if forward_ad._current_level >= 0:
+            yield
+        else:
+            yield from plain(*args, **kwargs)
 
     # checkpoint() calls the class's inherited apply; an attribute of the class itself goes before.
     before = vars(function).get("apply")
     function.apply = staticmethod(recompute)  # type: ignore[method-assign]
+    module._checkpoint_without_reentrant_generator = around
     try:
         yield
     finally:
+        module._checkpoint_without_reentrant_generator = plain
         if before is None:
             del function.apply
         else:
@@ -214,6 +225,11 @@ def _plain_embeddings(model: nn.Module) -> Iterator[None]:
     names = ("sparse", "scale_grad_by_freq")
     embeddings = [module for module in model.modules() if isinstance(module, _EMBEDDINGS)]
     switched = [(each, name) for each in embeddings for name in names if getattr(each, name)]
+    padded = [
+        each.register_forward_hook(_without_tangent_of_padding, with_kwargs=True)
+        for each in embeddings
+        if isinstance(each, nn.Embedding) and each.padding_idx is not None
+    ]
     for module, name in switched:
         setattr(module, name, False)
     try:
@@ -221,6 +237,18 @@ def _plain_embeddings(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name in switched:
             setattr(module, name, True)
+        for hook in padded:
+            hook.remove()
+
+
+def _without_tangent_of_padding(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> Tensor:
+    if forward_ad._current_level < 0:
+        return output
+    primal, _ = forward_ad.unpack_dual(output)  # type: ignore[no-untyped-call]
+    ids: Tensor = args[0] if args else kwargs["input"]
+    return torch.where((ids == module.padding_idx).unsqueeze(-1), primal, output)
 
 
 @contextmanager

@@ -126,7 +126,8 @@ class LossWeight:
         if kind == "elements":
             if self._options.get("reduction") == "batchmean":
                 return float(len(outputs))
-            return float(max(outputs.numel(), batch.targets.numel()))
+            # Of shapes that broadcast, samples may be compared with each other.
+            return float(outputs.numel()) if outputs.shape == batch.targets.shape else None
         return None
 
     def _is_the_models_own(self, outputs: Any, loss: Tensor) -> bool:
@@ -177,9 +178,8 @@ class LossWeight:
         if half == 0 or not math.isfinite(whole):
             return ""
         try:
-            first, second = (
-                self._part(batch, outputs, *ends) for ends in ((0, half), (half, size))
-            )
+            loss_of = self._loss_of_parts(batch, outputs, whole)
+            first, second = loss_of(0, half), loss_of(half, size)
         except Exception:
             # A loss that cannot be computed of half a batch cannot be verified in this way.
             return ""
@@ -188,7 +188,7 @@ class LossWeight:
         tolerance = max(1e-4, min(0.05, 100 * torch.finfo(loss.dtype).eps)) * largest
         if abs(whole - mean) <= tolerance:
             return ""
-        if abs(whole - self._part(batch, outputs, 0, size)) > 1e-3 * tolerance:
+        if abs(whole - loss_of(0, size)) > 1e-3 * tolerance:
             # The loss itself draws random numbers.
             return ""
         advice = (
@@ -204,14 +204,38 @@ class LossWeight:
             "mean over samples all the same"
         )
 
-    def _part(self, batch: Batch, outputs: Any, begin: int, end: int) -> float:
-        """Return the loss of some of a batch's samples."""
-        part = part_of(batch, begin, end).copied()
-        if self._is_own:
+    def _loss_of_parts(
+        self, batch: Batch, outputs: Any, whole: float
+    ) -> Callable[[int, int], float]:
+        """Return the loss as a function of where a part of the batch's samples begins and ends.
+
+        Outputs are cut where that is possible. It is not where the model returns its loss, or
+        flattens samples: the model is then run on the part.
+        """
+
+        def of_outputs(begin: int, end: int) -> float:
+            part = part_of(batch, begin, end).copied()
+            return self._loss(cut(outputs, batch.size, begin, end), part.targets)
+
+        def of_inputs(begin: int, end: int) -> float:
             assert self._forward is not None
-            return float(part_named("loss", self._forward(part)))
+            part = part_of(batch, begin, end).copied()
+            return self._loss(self._forward(part), part.targets)
+
+        if self._forward is None:
+            return of_outputs
+        half = batch.size // 2
+        try:
+            sees_parts = {of_outputs(0, half), of_outputs(half, batch.size)} != {whole}
+        except Exception:
+            sees_parts = False
+        return of_outputs if sees_parts else of_inputs
+
+    def _loss(self, outputs: Any, targets: Any) -> float:
+        if self._is_own:
+            return float(part_named("loss", outputs))
         assert self._loss_fn is not None
-        return float(self._loss_fn(cut(outputs, batch.size, begin, end), part.targets))
+        return float(self._loss_fn(outputs, targets))
 
 
 def _options(loss_fn: Any) -> dict[str, Any]:

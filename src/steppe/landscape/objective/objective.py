@@ -7,12 +7,15 @@ by their sizes, and restores the model afterwards.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from steppe._shared.interrupts import uninterrupted
 from steppe.landscape.objective.batches import Batch, Batches, check_data, read_batch
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import (
@@ -27,6 +30,7 @@ from steppe.landscape.objective.parameters import ParameterSpace
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
+from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
 
 
@@ -102,9 +106,7 @@ class Objective(ParameterSpace):
     ) -> None:
         check_data(data)
         super().__init__(unwrapped(model), params)
-        self.is_distributed = any(
-            isinstance(each, DistributedDataParallel) for each in _wrappers(model)
-        )
+        self.is_distributed = _is_distributed(model)
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
         forward = None if train else lambda batch: self.outputs(batch)[0]
         self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
@@ -114,6 +116,7 @@ class Objective(ParameterSpace):
         self._reset: Callable[[], None] = lambda: None
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
+        self._compares_losses, self._same_loss = False, SameLoss()
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
@@ -139,7 +142,7 @@ class Objective(ParameterSpace):
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
         """
-        with ExitStack() as stack:
+        with uninterrupted() as interruptible, ExitStack() as stack:
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())
             if differentiates_twice:
@@ -153,7 +156,9 @@ class Objective(ParameterSpace):
             reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
             self._reset = (lambda: None) if moves_buffers else reset
             self.model.train(self.train)
-            yield
+            self._compares_losses = moves_params and not moves_buffers
+            with interruptible():
+                yield
             if known is None and not moves_params:
                 self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
 
@@ -172,16 +177,18 @@ class Objective(ParameterSpace):
         """
         # A shuffled loader with drop_last leaves out the same samples in every pass.
         self._random.begin_pass()
-        source, position = iter(self.data), 0
-        while True:
+        source = iter(self.data)
+        for position in count():
             self._random.begin_batch(position)
             try:
                 batch = next(source)
             except StopIteration:
                 break
             self._same_data.batch(position, batch)
-            yield read_batch(position, batch, self.device)
-            position += 1
+            read = read_batch(position, batch, self.device)
+            if self._compares_losses:
+                self._same_loss.check(position, partial(_loss_without_graph, self, read))
+            yield read
         self._same_data.end(position)
 
     def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
@@ -219,10 +226,9 @@ class Objective(ParameterSpace):
         ValueError
             The loss is not a scalar; or it is not finite although ``require_finite``.
         """
-        if self.loss_fn is None:
-            loss = _scalar(part_named("loss", outputs))
-        else:
-            loss = _scalar(self.loss_fn(outputs, targets))
+        loss_fn = self.loss_fn
+        found = part_named("loss", outputs) if loss_fn is None else loss_fn(outputs, targets)
+        loss = _scalar(found)
         if require_finite:
             _check_finite(batch, loss)
         if self.narrowest is None and loss.requires_grad:
@@ -292,10 +298,14 @@ class Objective(ParameterSpace):
     def sum_over_ranks(self, values: Tensor) -> Tensor:
         """Sum a tensor over the processes; a single process returns it as it is."""
         if self.is_distributed:
-            on_device = values.to(self.device)
-            torch.distributed.all_reduce(on_device)
-            return on_device
+            values = values.to(self.device)
+            torch.distributed.all_reduce(values)
         return values
+
+
+def _loss_without_graph(objective: Objective, batch: Batch) -> Tensor:
+    with without_gradients(objective.model):
+        return objective.batch_loss(batch, *objective.outputs(batch), require_finite=False)
 
 
 def _scalar(loss: Any) -> Tensor:
@@ -321,6 +331,10 @@ def _has_one_batch(data: Batches) -> bool:
         return len(data) == 1  # type: ignore[arg-type]
     except TypeError:  # of an iterable data set the length is not known
         return False
+
+
+def _is_distributed(model: nn.Module) -> bool:
+    return any(isinstance(each, DistributedDataParallel) for each in _wrappers(model))
 
 
 def _wrappers(model: nn.Module) -> Iterator[nn.Module]:

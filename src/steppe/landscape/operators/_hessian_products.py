@@ -246,6 +246,4 @@ _UNDIFFERENTIABLE = (
     "once_differentiable",
     "differentiate twice",
     "double backward",
-    # Checkpointing cannot recompute dual numbers.
-    "torch.utils.checkpoint",
 )

@@ -163,8 +163,8 @@ def density(
     """
     check_integer(probes=probes)
     check_integer(2, steps=steps)
-    if bandwidth is not None and not bandwidth > 0:
-        raise ValueError(f"bandwidth={bandwidth} must be above 0")
+    if bandwidth is not None and not 0 < bandwidth < math.inf:
+        raise ValueError(f"bandwidth={bandwidth} must be a finite number above 0")
     before, source = H.products, Probes(H, seed)
     runs: list[_LanczosRun] = []
     steps = min(steps, H.size)

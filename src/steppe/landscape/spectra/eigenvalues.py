@@ -6,6 +6,7 @@ less, and no value has been missed; or when products turn out not to be symmetri
 ``max_products``. The bound, and the criterion ``has_converged``, are in ``_convergence``.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -176,8 +177,8 @@ def top_eigenvalues(
         raise ValueError(f"k={k} must lie between 1 and the operator's size {H.size}")
     if which not in ORDER:
         raise ValueError(f"which={which!r} is not one of {', '.join(ORDER)}")
-    if not tol > 0:
-        raise ValueError(f"tol={tol} must be above 0")
+    if not 0 < tol < math.inf:
+        raise ValueError(f"tol={tol} must be a finite number above 0")
     limit = 20 * k + 200
     if max_products is not None:
         check_integer(max_products=max_products)

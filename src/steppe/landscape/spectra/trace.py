@@ -117,8 +117,8 @@ def trace(
     least = _LEAST[method]
     if products < least:
         raise ValueError(f"products={products} must be at least {least} for method={method!r}")
-    if tol is not None and not tol > 0:
-        raise ValueError(f"tol={tol} must be above 0")
+    if tol is not None and not 0 < tol < math.inf:
+        raise ValueError(f"tol={tol} must be a finite number above 0")
     before = H.products
     last: _Estimate | None = None
     reason = f"the standard error is above tol={tol}: raise products"
@@ -200,6 +200,10 @@ def _xtrace(H: Operator, products: int, probes: Probes) -> Iterator[_Estimate]:
     With R = QᵀY and s the normalised column of R⁻ᵀ, the projection onto the subspace without ω's
     image is Q(I − ssᵀ)Qᵀ.
     """
+    if H.size == 1:
+        # Without its only probe there is no subspace.
+        yield from _hutchinson(H, 2, probes)
+        return
     tests = images = products_of_basis = probes.signs(0)
     most = min(products // 2, H.size)
     span, radius = OrthonormalBasis(probes.like(), kept=most), math.sqrt(H.size)

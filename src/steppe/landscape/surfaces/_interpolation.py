@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from steppe._shared.interrupts import uninterrupted
+
 
 @contextmanager
 def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[float], None]]:
@@ -61,17 +63,19 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
             for name, tensor in present():
                 tensor.copy_(torch.lerp(start[name], end[name].to(start[name]), t))
 
-    try:
-        for param in frozen:
-            param.requires_grad_(True)
-        yield go_to
-    finally:
-        for param in frozen:
-            param.requires_grad_(False)
-        with torch.no_grad():
-            for name, tensor in present():
-                if not torch.equal(tensor, start[name]):
-                    tensor.copy_(start[name])
+    with uninterrupted() as interruptible:
+        try:
+            for param in frozen:
+                param.requires_grad_(True)
+            with interruptible():
+                yield go_to
+        finally:
+            for param in frozen:
+                param.requires_grad_(False)
+            with torch.no_grad():
+                for name, tensor in present():
+                    if not torch.equal(tensor, start[name]):
+                        tensor.copy_(start[name])
 
 
 def _interpolated_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import numpy as np
 
@@ -76,5 +77,5 @@ def check_points(points: int) -> None:
     ValueError
         It is not.
     """
-    if not isinstance(points, int) or points < 3:
+    if not isinstance(points, Integral) or points < 3:
         raise ValueError(f"points={points!r} must be an integer of at least 3")

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
 from steppe._shared.page.parts import Chart
 from steppe._shared.page.styles import Style
-from steppe._shared.statistics import Interval
+from steppe._shared.statistics import Interval, mean, standard_error
 from steppe.compare.records.results import POOL, Contender, Outcome, StudyResults, Trial
 from steppe.compare.report.formatting import format_short
 from steppe.compare.report.near_range import NearRange
@@ -102,8 +101,7 @@ def _means_by_lr(
         members = ended[first:last]
         x.append(math.exp(mean(math.log(trial.settings["lr"]) for trial in members)))
         scores = [_test_result(results, o) for t in members if (o := t.finite_outcome)]
-        error = stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else math.nan
-        middle = mean(scores)
+        middle, error = mean(scores), standard_error(scores)
         found.append(Interval(middle, middle - error, middle + error))
     return {
         **optimizer_of_trace(name),

@@ -359,7 +359,7 @@ def test_workers_that_cannot_work_are_explained(
         (["--trials", "0"], "trials must be at least 1, got 0"),
         (["--budget", "0"], "budget must be at least 1, got 0"),
         (["--trials", "11"], "trials must be at least 12, 3 times the budget of 4, got 11"),
-        (["--study-seed", "-1"], "study-seed must be at least 0, got -1"),
+        (["--study-seed", "-1"], "study-seed must be from 0 to 2⁶³ − 1, got -1"),
         (["--primary", "luck"], 'Invalid value "luck" for --primary'),
         (["--workers", "-1"], "workers must be at least 0, got -1"),
         (["--threads", "0"], "threads must be from 1 to 1024, got 0"),

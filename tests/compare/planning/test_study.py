@@ -47,6 +47,8 @@ NAN, INF = float("nan"), float("inf")
     ("options", "message"),
     [
         ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"trials": 10**9}, "trials must be at most 10000, got 1000000000"),
+        ({"study_seed": 2**63}, "study-seed must be from 0 to 2⁶³ − 1, got 9223372036854775808"),
         ({"trials": 11}, "trials must be at least 12, 3 times the budget of 4, got 11"),
         ({"trials": 26, "budget": 9}, "trials must be at least 27, 3 times the budget of 9, got"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
@@ -54,7 +56,7 @@ NAN, INF = float("nan"), float("inf")
         ({"samples": 0}, "samples must be at least 1, got 0"),
         ({"grad_accumulation": 0}, "grad-accumulation must be at least 1, got 0"),
         ({"budget": 0}, "budget must be at least 1, got 0"),
-        ({"study_seed": -1}, "study-seed must be at least 0, got -1"),
+        ({"study_seed": -1}, "study-seed must be from 0 to 2⁶³ − 1, got -1"),
         ({"primary": "luck"}, "primary must be one of score, loss, got 'luck'"),
         ({"lr": 0.0}, "lr must be a finite number above 0, got 0.0"),
         ({"lr": NAN}, "lr must be a finite number above 0, got nan"),

@@ -135,6 +135,8 @@ def with_curve(index: int, epochs: int) -> Edit:
 PLANS: Sequence[tuple[Edit, str]] = [
     (with_plan(budget=0), "plan.budget must be at least 1, got 0"),
     (with_plan(budget=2), "plan.trials must be at least 6, 3 times the budget, got 3"),
+    (with_plan(trials=10**9), "plan.trials must be at most 10000, got 1000000000"),
+    (with_plan(repeats=10**9), "plan.repeats must be at most 10000, got 1000000000"),
     (with_plan(trials=2), "plan.trials must be at least 3, 3 times the budget, got 2"),
     (with_plan(study_seed=-1), "plan.study_seed must be at least 0, got -1"),
     (with_plan(repeats=0), "plan.repeats must be at least 1, got 0"),

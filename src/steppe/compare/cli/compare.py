@@ -53,7 +53,7 @@ Workers = Annotated[
     WHERE,
     limited(NOT_NEGATIVE),
     Parameter(
-        help="Processes that train here, each a trial of its own; 0 only plans, for workers "
+        help="Processes that train here, each a trial of its own; 0 plans, and waits for workers "
         "elsewhere. Default: one for each core on a CPU, else 1. In a distributed launch, leave it "
         "out: its processes train each trial together."
     ),

@@ -16,7 +16,7 @@ from steppe._shared.cli_options import (
     FINITE_NOT_NEGATIVE,
     FINITE_POSITIVE,
     NAMES,
-    NOT_NEGATIVE,
+    SEED,
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
     THREAD_COUNT,
@@ -112,7 +112,7 @@ class StudyOptions:
     budget: Annotated[Count, STUDY] = None
     trials: Annotated[Count, STUDY] = None
     primary: Annotated[Primary, STUDY] = "score"
-    study_seed: Annotated[int, STUDY, NOT_NEGATIVE, limited(NOT_NEGATIVE)] = 0
+    study_seed: Annotated[int, STUDY, SEED, limited(SEED)] = 0
     author: Annotated[str, STUDY, Parameter(metavar="NAME", show_default=False)] = ""
     note: Annotated[str, STUDY, Parameter(metavar="TEXT", show_default=False)] = ""
     model: Annotated[str | None, _MODEL, Parameter(metavar="NAME")] = None

@@ -26,7 +26,7 @@ from steppe.compare.planning.controls import contenders_controlled_by, recipes_w
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.search_spaces import Choice, Range, space_as_json, trial_settings
-from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
+from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
@@ -262,6 +262,8 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyP
             f"trials must be at least {fewest}, {TRIALS_PER_BUDGET} times the budget of {budget}, "
             f"got {trials}"
         )
+    if trials > MOST_TRIALS:
+        raise ValueError(f"trials must be at most {MOST_TRIALS}, got {trials}")
     _, *family = dict.fromkeys(find_recipe(name).name for name in names)
     return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(family))
 

@@ -27,6 +27,8 @@ SWAPS = 9_999
 #: Comparisons need this many trials for each trial of the budget. With fewer, the best few trials
 #: decide everything, and the jackknife's error is too small.
 TRIALS_PER_BUDGET = 3
+#: All trials are planned before the first one runs, in a sixtieth of a second each.
+MOST_TRIALS = 10_000
 #: The share of studies that are to find a difference of the size that is called detectable.
 POWER = 0.8
 

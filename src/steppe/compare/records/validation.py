@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from steppe._shared.messages import shortened
-from steppe.compare.records.best_of_k import TRIALS_PER_BUDGET
+from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.phases import PHASES, POOL
@@ -82,6 +82,9 @@ def _check_plan(plan: "StudyPlan", field: str) -> None:
     fewest = TRIALS_PER_BUDGET * plan.budget
     wanted = f"at least {fewest}, {TRIALS_PER_BUDGET} times the budget"
     _require(plan.trials >= fewest, f"{field}.trials", wanted, plan.trials)
+    for name in ("trials", "repeats"):
+        planned = getattr(plan, name)
+        _require(planned <= MOST_TRIALS, f"{field}.{name}", f"at most {MOST_TRIALS}", planned)
     _require(plan.study_seed >= 0, f"{field}.study_seed", "at least 0", plan.study_seed)
     _require(plan.repeats >= 1, f"{field}.repeats", "at least 1", plan.repeats)
 

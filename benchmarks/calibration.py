@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from calibration_trials import POOLS, READINGS, numbers_of, read_pools
+from calibration_trials import POOLS, READINGS, numbers_of, read_lrs, read_pools
 from numpy.typing import NDArray
 
 from steppe._shared.files import write_text
@@ -42,6 +42,10 @@ _MARK, _END = "<!-- benchmarks/calibration.py{} -->", "<!-- end -->"
 PLANS = ((24, 4), (48, 8), (80, 8))
 #: Comparisons of a family: what a real effect has to pass after Holm.
 FAMILY = 7
+#: Plans that look for a real gain, and the decades that they search lr in, about the default: all
+#: three, and what --lr-decades leaves of them.
+POWER_PLANS = ((24, 4), (48, 4), (80, 4))
+LR_DECADES, DEFAULT_LR = (3.0, 2.0, 1.5), 1e-3
 #: The optimizers that end in the same place, and the one that is better.
 SAME, BETTER, BASELINE = ("adam+warmup", "dualadam"), "adamw+sam", "adamw"
 
@@ -58,6 +62,8 @@ class Row:
         What was compared, and by which result.
     trials, k : int
         The plan.
+    truth : float
+        The true difference.
     comparisons : int
         How many.
     called_better, called_worse : float
@@ -74,6 +80,7 @@ class Row:
     reading: str
     trials: int
     k: int
+    truth: float
     comparisons: int
     called_better: float
     called_worse: float
@@ -94,20 +101,27 @@ def main() -> None:
     if given.studies:
         numbers = numbers_of([load(path) for path in given.studies])
         write_text(POOLS, json.dumps(numbers) + "\n")
-    rows = [*real_rows(read_pools(), given.repeats), *simulated_rows(given.repeats)]
-    write_text(given.out, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    pools = read_pools()
+    rows = [*real_rows(pools, given.repeats), *simulated_rows(given.repeats)]
+    power = list(power_rows(pools["loss"], read_lrs(), given.repeats))
+    found = {"comparisons": [asdict(row) for row in rows], "power": [asdict(row) for row in power]}
+    write_text(given.out, json.dumps(found, indent=1) + "\n")
     if given.out == OUTPUT:
-        write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), rows))
-    print(table(rows))
+        write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), rows, power))
+    print(table(rows), power_table(power), sep="\n\n")
 
 
-def with_tables(page: str, rows: list[Row]) -> str:
-    """Return a page with tables of the rows, and of several studies, in the place of its own."""
+def with_tables(page: str, rows: list[Row], power: list[Row]) -> str:
+    """Return a page with tables of the rows, and of the studies, in the place of its own."""
     content = json.loads(POOLS.read_text(encoding="utf-8"))
-    page = _with(page, _MARK.format(""), table(rows))
-    if len(content["studies"]) == 1:
-        return page
-    return _with(page, _MARK.format(", studies"), studies_table(content))
+    tables = {
+        "": table(rows),
+        ", power": power_table(power),
+        ", studies": studies_table(content),
+    }
+    for mark, text in tables.items():
+        page = _with(page, _MARK.format(mark), text)
+    return page
 
 
 def _with(page: str, mark: str, text: str) -> str:
@@ -159,6 +173,26 @@ def real_rows(pools: Mapping[str, Mapping[str, Pool]], repeats: int) -> Iterator
                 truth = expected_best(ours, k) - expected_best(theirs, k)
                 draws = _paired(ours, theirs, trials, repeats)
                 yield described(f"{name} − {other}", draws, truth=truth)
+
+
+def power_rows(pools: Mapping[str, Pool], lrs: Array, repeats: int) -> Iterator[Row]:
+    """Look for a real gain with more trials, and where the learning rate is better known."""
+    ours, theirs = pools[BETTER], pools[BASELINE]
+    for decades in LR_DECADES:
+        # To four digits, as they were drawn.
+        kept = np.flatnonzero(np.abs(np.log10(lrs / DEFAULT_LR)) <= decades / 2 + 1e-4)
+        better, base = ours.take(kept), theirs.take(kept)
+        for trials, k in POWER_PLANS:
+            if 2 * trials > len(kept):
+                continue
+            yield summarise(
+                f"lr in {decades:g} decades",
+                _paired(better, base, trials, repeats),
+                reading="loss",
+                trials=trials,
+                k=k,
+                truth=expected_best(better, k) - expected_best(base, k),
+            )
 
 
 def simulated_rows(repeats: int) -> Iterator[Row]:
@@ -213,6 +247,7 @@ def summarise(
         reading=reading,
         trials=trials,
         k=k,
+        truth=truth,
         comparisons=len(found),
         called_better=share(lambda each: each.p < LEVEL and sign * each.estimate > 0),
         called_worse=share(lambda each: each.p < LEVEL and sign * each.estimate < 0),
@@ -235,6 +270,21 @@ def table(rows: list[Row]) -> str:
         lines.append(
             f"| {row.what} | {row.reading} | {row.trials}, {row.k} | {' | '.join(cells)} | "
             f"{row.error_ratio:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def power_table(rows: list[Row]) -> str:
+    """Return how often a real gain is found as a table of Markdown."""
+    lines = [
+        "| searched | N, k | gain in loss | found | after Holm over 7 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        found = (row.called_better, row.called_in_family)
+        cells = [_percent(share, row.comparisons) for share in found]
+        lines.append(
+            f"| {row.what} | {row.trials}, {row.k} | {-row.truth:.4f} | {' | '.join(cells)} |"
         )
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steppe.compare import POOL, Pool, Readings, StudyResults
 
@@ -26,6 +27,7 @@ def numbers_of(studies: Sequence[StudyResults]) -> dict[str, Any]:
     whole = together(studies)
     readings = Readings(whole)
     pools = {}
+    lrs = [t.settings.get("lr") for t in whole.trials_of(whole.baseline, POOL)]
     for name in (each.name for each in whole.contenders):
         by_score, by_loss = (readings.pool(name, reading) for reading in READINGS)
         columns = (by_score.score, by_score.loss, by_score.test, by_loss.test)
@@ -44,6 +46,7 @@ def numbers_of(studies: Sequence[StudyResults]) -> dict[str, Any]:
             for each in studies
         ],
         "together": _said(whole),
+        "lr": lrs,
         "pools": pools,
     }
 
@@ -83,6 +86,11 @@ def _said(results: StudyResults) -> dict[str, list[dict[str, Any]]]:
         ]
         for reading in READINGS
     }
+
+
+def read_lrs() -> NDArray[np.float64]:
+    """Read the baseline's learning rate in each trial, which is that of the others as well."""
+    return np.array(json.loads(POOLS.read_text(encoding="utf-8"))["lr"], dtype=float)
 
 
 def read_pools() -> dict[str, dict[str, Pool]]:

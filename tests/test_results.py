@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -63,16 +64,21 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
     assert {"adamw+2epochs", "adamw+beta1"} <= {each.name for each in study.contenders}
 
 
-def test_the_calibrations_table_is_that_of_its_file() -> None:
-    rows = [CALIBRATION.Row(**row) for row in json.loads(CALIBRATION.OUTPUT.read_text())]
+def rows(kind: str) -> list[Any]:
+    found = json.loads(CALIBRATION.OUTPUT.read_text())[kind]
+    return [CALIBRATION.Row(**row) for row in found]
+
+
+def test_the_calibrations_tables_are_those_of_its_file() -> None:
     page = CALIBRATION.PAGE.read_text()
-    assert CALIBRATION.with_tables(page, rows) == page
+    assert CALIBRATION.with_tables(page, rows("comparisons"), rows("power")) == page
 
 
 def test_verdicts_are_as_rarely_wrong_as_they_promise() -> None:
     """Of 400 comparisons of equals, 5 % have a standard error of 1.1 %."""
-    rows = [CALIBRATION.Row(**row) for row in json.loads(CALIBRATION.OUTPUT.read_text())]
-    equal = [row for row in rows if "equal laws" in row.what or "other trials" in row.what]
+    equal = [
+        row for row in rows("comparisons") if "equal laws" in row.what or "other trials" in row.what
+    ]
     assert len(equal) >= 20
     for row in equal:
         assert row.comparisons >= 200
@@ -116,10 +122,10 @@ def test_other_studies_are_not_put_together() -> None:
 @pytest.mark.thorough
 def test_the_calibration_can_be_repeated() -> None:
     """A small one: each kind of comparison of real pools, and of simulated ones of one plan."""
-    rows = list(CALIBRATION.real_rows(CALIBRATION.read_pools(), 20))
-    rows += itertools.islice(CALIBRATION.simulated_rows(20), 5)
-    committed = {row["what"] for row in json.loads(CALIBRATION.OUTPUT.read_text())}
-    for row in rows:
+    found = list(CALIBRATION.real_rows(CALIBRATION.read_pools(), 20))
+    found += itertools.islice(CALIBRATION.simulated_rows(20), 5)
+    committed = {row.what for row in rows("comparisons")}
+    for row in found:
         assert row.what in committed
         assert row.comparisons == 20
         # Chance alone makes six of 20 equal pairs different once in three thousand times.
@@ -128,10 +134,9 @@ def test_the_calibration_can_be_repeated() -> None:
 
 
 def test_a_real_gain_is_never_called_a_loss() -> None:
-    rows = [CALIBRATION.Row(**row) for row in json.loads(CALIBRATION.OUTPUT.read_text())]
     (found,) = (
         row
-        for row in rows
+        for row in rows("comparisons")
         if row.what == "adamw+sam − adamw" and (row.reading, row.trials) == ("loss", 24)
     )
     assert found.called_better > 0.3

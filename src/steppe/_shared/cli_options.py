@@ -56,6 +56,7 @@ THREAD_COUNT = Limit(lambda value: 1 <= value <= 1024, "from 1 to 1024", "1≤N�
 NOT_NEGATIVE = Limit(lambda value: value >= 0, "at least 0", "N≥0")
 # Larger integers are refused where a study is read from JSON.
 SEED = Limit(lambda value: 0 <= value < 2**63, "from 0 to 2⁶³ − 1", "N≥0")
+UP_TO_TEN = Limit(lambda x: 0 < x <= 10, "in (0, 10]", "0<X≤10")
 FINITE_POSITIVE = Limit(lambda x: math.isfinite(x) and x > 0, "a finite number above 0", "X>0")
 FINITE_NOT_NEGATIVE = Limit(
     lambda x: math.isfinite(x) and x >= 0, "a finite number, at least 0", "X≥0"

@@ -49,6 +49,8 @@ NAN, INF = float("nan"), float("inf")
         ({"trials": 0}, "trials must be at least 1, got 0"),
         ({"trials": 10**9}, "trials must be at most 10000, got 1000000000"),
         ({"study_seed": 2**63}, "study-seed must be from 0 to 2⁶³ − 1, got 9223372036854775808"),
+        ({"lr_decades": 0.0}, r"lr-decades must be in \(0, 10\], got 0.0"),
+        ({"lr_decades": 2.0, "lr": 0.1}, "lr-decades is for an lr that is searched, and here it"),
         ({"trials": 11}, "trials must be at least 12, 3 times the budget of 4, got 11"),
         ({"trials": 26, "budget": 9}, "trials must be at least 27, 3 times the budget of 9, got"),
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
@@ -289,6 +291,18 @@ def test_what_is_fixed_is_not_searched(planned: Planned) -> None:
     # The pool is all there is: its trials are the defaults', and differ by their seeds.
     assert [study.plan.planned(sgd, phase) for phase in PHASES] == [24, 0, 0]
     assert study.settings(sgd, POOL, 5) == sgd.defaults
+
+
+def test_lr_may_be_searched_in_fewer_decades_about_the_middle_of_its_range(
+    planned: Planned,
+) -> None:
+    whole, narrow = planned("adamw", "sgd"), planned("adamw", "sgd", lr_decades=1.0)
+    pairs = zip((1e-3, 10**-1.5), whole.contenders, narrow.contenders, strict=True)
+    for middle, before, after in pairs:
+        assert after.space["weight_decay"] == before.space["weight_decay"]
+        assert after.space["lr"]["low"] == pytest.approx(middle / 10**0.5, rel=1e-3)
+        assert after.space["lr"]["high"] == pytest.approx(middle * 10**0.5, rel=1e-3)
+        assert narrow.key(after) != whole.key(before)
 
 
 def test_what_is_searched_has_runs_at_the_default_and_the_recommended_settings_too(

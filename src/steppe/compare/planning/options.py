@@ -20,6 +20,7 @@ from steppe._shared.cli_options import (
     SHARE_ABOVE_ZERO,
     SHARE_BELOW_ONE,
     THREAD_COUNT,
+    UP_TO_TEN,
     Count,
     Limit,
     group,
@@ -61,6 +62,10 @@ class StudyOptions:
         24, or the preset's.
     primary : {"score", "loss"}, default "score"
         What verdicts are given on. The loss sees far smaller differences than accuracy.
+    lr_decades : float, optional
+        Decades that lr is searched in, about the middle of each optimizer's range. With fewer,
+        smaller differences are found, if the best lr is among them. Default: the whole range,
+        which has three.
     study_seed : int, default 0
         Seed of all settings, weights and data orders.
     author : str, default ""
@@ -112,6 +117,7 @@ class StudyOptions:
     budget: Annotated[Count, STUDY] = None
     trials: Annotated[Count, STUDY] = None
     primary: Annotated[Primary, STUDY] = "score"
+    lr_decades: Annotated[float | None, STUDY, UP_TO_TEN, limited(UP_TO_TEN)] = None
     study_seed: Annotated[int, STUDY, SEED, limited(SEED)] = 0
     author: Annotated[str, STUDY, Parameter(metavar="NAME", show_default=False)] = ""
     note: Annotated[str, STUDY, Parameter(metavar="TEXT", show_default=False)] = ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -103,6 +104,20 @@ def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range
     return {name: _lr_range(recipe) if name == "lr" else _SPACE[name] for name in searched}
 
 
+def with_lr_decades(space: Space, decades: float) -> dict[str, Range | Choice]:
+    """Search lr in so many decades, about the middle of the range that it has.
+
+    Examples
+    --------
+    >>> with_lr_decades({"lr": Range(1e-4, 1e-2, log=True)}, 1.0)["lr"]
+    Range(low=0.0003162, high=0.003162, log=True)
+    """
+    lr = space.get("lr")
+    if not isinstance(lr, Range):
+        return dict(space)
+    return {**space, "lr": _around(math.sqrt(lr.low * lr.high), 10 ** (decades / 2))}
+
+
 def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
     """Give the values of what is searched that a user gets who sets nothing.
 
@@ -175,5 +190,9 @@ def _lr_range(recipe: Recipe) -> Range:
     lr = recipe.default("lr")
     if lr is None:
         raise ValueError(f"{recipe.name} has no default lr: give one with --lr")
-    low, high = (float(f"{each:.4g}") for each in (lr / _LR_FACTOR, lr * _LR_FACTOR))
+    return _around(lr, _LR_FACTOR)
+
+
+def _around(middle: float, factor: float) -> Range:
+    low, high = (float(f"{each:.4g}") for each in (middle / factor, middle * factor))
     return Range(low, high, log=True)

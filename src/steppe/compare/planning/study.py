@@ -25,7 +25,13 @@ from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.search_spaces import Choice, Range, space_as_json, trial_settings
+from steppe.compare.planning.search_spaces import (
+    Choice,
+    Range,
+    space_as_json,
+    trial_settings,
+    with_lr_decades,
+)
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
@@ -200,7 +206,11 @@ def plan_study(
     def given(recipe: Recipe) -> dict[str, float]:
         return {**preset.fixed_for(recipe, options.scale, setup.steps), **fixed}
 
-    contenders = tuple(_contender(each, recipes, given(each), preset) for each in recipes)
+    contenders = tuple(
+        _contender(each, recipes, given(each), preset, options.lr_decades) for each in recipes
+    )
+    if options.lr_decades is not None and not any("lr" in each.space for each in contenders):
+        raise ValueError("lr-decades is for an lr that is searched, and here it is fixed")
     study = Study(
         setup=setup,
         plan=plan,
@@ -326,15 +336,22 @@ def _fixed(options: StudyOptions, steps: int) -> dict[str, float]:
 
 
 def _contender(
-    recipe: Recipe, recipes: Sequence[Recipe], given: Settings, preset: Preset
+    recipe: Recipe,
+    recipes: Sequence[Recipe],
+    given: Settings,
+    preset: Preset,
+    lr_decades: float | None,
 ) -> Contender:
     if "lr" in given and not recipe.accepts("lr"):
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
+    space = preset.space_for(recipe, own)
+    if lr_decades is not None:
+        space = with_lr_decades(space, lr_decades)
     return Contender(
         name=recipe.name,
         title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
-        space=space_as_json(preset.space_for(recipe, own)),
+        space=space_as_json(space),
         defaults={**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),
         epochs=recipe.epochs,

@@ -175,6 +175,36 @@ def test_refuses_an_unknown_sum_and_says_so() -> None:
     torch.testing.assert_close(found, truth)
 
 
+class MeanOverTokens(nn.CrossEntropyLoss):
+    """Divides the sum that torch's class returns."""
+
+    def __init__(self) -> None:
+        super().__init__(reduction="sum")
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().forward(outputs, targets) / (targets != -100).sum()
+
+
+class SumOfOwn(nn.Module):
+    """A sum, as its attribute says."""
+
+    reduction = "sum"
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().pow(3).sum()
+
+
+def test_a_loss_of_ones_own_that_says_sum_is_verified() -> None:
+    with pytest.raises(ValueError, match=r"no sum over samples: of batch 0 it is .* weight="):
+        hessian(mlp(), MeanOverTokens(), halves(Y)).matvec(torch.ones(43))
+    vector = torch.ones(43, dtype=D)
+    found = hessian(mlp(), MeanOverTokens(), halves(Y), weight="samples").matvec(vector)
+    truth = hessian(mlp(), nn.CrossEntropyLoss(), halves(Y)).matvec(vector)
+    torch.testing.assert_close(found, truth)
+    whole = hessian(mlp(), SumOfOwn(), [(X, FLOATS)]).matvec(vector)
+    torch.testing.assert_close(hessian(mlp(), SumOfOwn(), halves(FLOATS)).matvec(vector), whole)
+
+
 def test_refuses_an_unknown_weight() -> None:
     with pytest.raises(ValueError, match="weight='tokens' is not one of"):
         hessian(mlp(), masked, halves(Y), weight="tokens")  # type: ignore[arg-type]

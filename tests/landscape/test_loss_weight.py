@@ -277,6 +277,20 @@ def test_targets_that_are_lists_of_samples_are_counted_and_cut(
         assert (found.samples, found.value) == (8, pytest.approx(whole.value, rel=1e-9))
 
 
+def test_lists_of_several_targets_are_no_lists_of_samples() -> None:
+    def mixed(outputs: Tensor, targets: list[Tensor]) -> Tensor:
+        one, two, share = targets
+        return share * F.cross_entropy(outputs, one) + (1 - share) * F.cross_entropy(outputs, two)
+
+    share = torch.tensor(0.3, dtype=D)
+    targets = [Y[:3], Y[1:4], share]
+    by_one = sharpness(mlp(), mixed, [(X[:3], targets)], m=1)
+    in_three = [
+        (X[at : at + 1], [*(each[at : at + 1] for each in targets[:2]), share]) for at in range(3)
+    ]
+    assert by_one.value == pytest.approx(sharpness(mlp(), mixed, in_three, m=1).value, rel=1e-9)
+
+
 class OwnLoss(nn.Module):
     """Returns its loss, of targets that it calls y."""
 

@@ -81,6 +81,7 @@ def _is_of_samples(value: Any, size: int) -> bool:
     if is_of_mappings(value):
         return True
     if type(value) is list:
-        return not have_rows or not all(have_rows)
+        are_alike = len({getattr(each, "ndim", None) for each in value}) == 1
+        return are_alike and (not have_rows or not all(have_rows))
     # A tuple has parts of different kinds, such as targets and a mask that samples share.
     return bool(have_rows) and not any(have_rows)

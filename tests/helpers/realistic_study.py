@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.synthetic_studies import SETUP, diverged
-from steppe.compare.records.packed_numbers import pack_bits, pack_halves
+from steppe.compare.records.packed_numbers import pack_bits, pack_floats
 from steppe.compare.records.phases import DEFAULT, POOL, RECOMMENDED
 from steppe.compare.records.results import (
     Contender,
@@ -166,9 +166,9 @@ class _World:
         curvature = Curvature(sharp, largest, 20 * largest, 900 * largest, 3.8e4, _density(largest))
         packed = SampleResults(
             pack_bits(hits["validation"]),
-            pack_halves(losses["validation"]),
+            pack_floats(losses["validation"]),
             pack_bits(hits["test"]),
-            pack_halves(losses["test"]),
+            pack_floats(losses["test"]),
         )
         steps = 34.0 * epochs
         costs = RunCosts(step, step * steps / 1e3, kind.state, gradients=steps * kind.passes)

@@ -175,6 +175,36 @@ def test_refuses_an_unknown_sum_and_says_so() -> None:
     torch.testing.assert_close(found, truth)
 
 
+class MeanOverTokens(nn.CrossEntropyLoss):
+    """Divides the sum that torch's class returns."""
+
+    def __init__(self) -> None:
+        super().__init__(reduction="sum")
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return super().forward(outputs, targets) / (targets != -100).sum()
+
+
+class SumOfOwn(nn.Module):
+    """A sum, as its attribute says."""
+
+    reduction = "sum"
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs().pow(3).sum()
+
+
+def test_a_loss_of_ones_own_that_says_sum_is_verified() -> None:
+    with pytest.raises(ValueError, match=r"no sum over samples: of batch 0 it is .* weight="):
+        hessian(mlp(), MeanOverTokens(), halves(Y)).matvec(torch.ones(43))
+    vector = torch.ones(43, dtype=D)
+    found = hessian(mlp(), MeanOverTokens(), halves(Y), weight="samples").matvec(vector)
+    truth = hessian(mlp(), nn.CrossEntropyLoss(), halves(Y)).matvec(vector)
+    torch.testing.assert_close(found, truth)
+    whole = hessian(mlp(), SumOfOwn(), [(X, FLOATS)]).matvec(vector)
+    torch.testing.assert_close(hessian(mlp(), SumOfOwn(), halves(FLOATS)).matvec(vector), whole)
+
+
 def test_refuses_an_unknown_weight() -> None:
     with pytest.raises(ValueError, match="weight='tokens' is not one of"):
         hessian(mlp(), masked, halves(Y), weight="tokens")  # type: ignore[arg-type]
@@ -188,6 +218,77 @@ def test_a_loss_with_noise_of_its_own_is_not_taken_for_a_sum() -> None:
         return F.cross_entropy(outputs, targets) * (1 + torch.rand(()).to(D))
 
     assert hessian(mlp(), noisy, halves(Y)).matvec(torch.ones(43, dtype=D)).isfinite().all()
+
+
+def boxed(outputs: Tensor, targets: Any) -> Tensor:
+    """Return a mean over samples whose targets are objects, as those of detection are."""
+    found = (each["boxes"] for each in targets)
+    pairs = zip(outputs, found, strict=True)
+    return torch.stack([(output - boxes).square().mean() for output, boxes in pairs]).mean()
+
+
+class RowsOfEach(nn.Module):
+    """Takes each sample, of a length of its own, as an argument."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, *samples: Tensor) -> Tensor:
+        return torch.stack([self.body(each).mean(0) for each in samples])
+
+
+@pytest.mark.parametrize("counts", [(1, 3, 2), (6, 2, 1), (2,), (6,)])
+@pytest.mark.parametrize("container", [list, tuple])
+def test_targets_that_are_lists_of_samples_are_counted_and_cut(
+    container: type, counts: tuple[int, ...]
+) -> None:
+    def objects(begin: int, end: int) -> Any:
+        values = torch.arange(begin, end) % 3
+        return container(
+            {"boxes": FLOATS[at, :3].expand(counts[at % len(counts)], 3) * (1 + value)}
+            for at, value in zip(range(begin, end), values, strict=True)
+        )
+
+    def lengths(begin: int, end: int) -> list[Tensor]:
+        return [X[at : at + 2 + at % 2] for at in range(begin, end)]
+
+    ends = [(0, 6), (6, 8)]
+    in_two = [(X[a:b], objects(a, b)) for a, b in ends]
+    ragged = [(lengths(a, b), objects(a, b)) for a, b in ends]
+    named = [{"objects": objects(a, b), "x": X[a:b]} for a, b in ends]
+    one = [(X[:8], objects(0, 8))]
+    by_name = lambda outputs, batch: boxed(outputs, batch["objects"])  # noqa: E731
+
+    class Named(RowsOfEach):
+        def forward(self, x: Tensor, objects: Any) -> Tensor:  # type: ignore[override]
+            return self.body(x)
+
+    for m in (None, 2):
+        whole = sharpness(mlp(), boxed, one, m=m)
+        assert whole.samples == 8
+        assert sharpness(mlp(), boxed, in_two, m=m).value == pytest.approx(whole.value, rel=1e-9)
+        model = Named()
+        model.body = mlp()
+        found = sharpness(model, by_name, named, m=m)
+        assert found.value == pytest.approx(whole.value, rel=1e-9)
+        whole = sharpness(RowsOfEach(), boxed, [(lengths(0, 8), objects(0, 8))], m=m)
+        found = sharpness(RowsOfEach(), boxed, ragged, m=m)
+        assert (found.samples, found.value) == (8, pytest.approx(whole.value, rel=1e-9))
+
+
+def test_lists_of_several_targets_are_no_lists_of_samples() -> None:
+    def mixed(outputs: Tensor, targets: list[Tensor]) -> Tensor:
+        one, two, share = targets
+        return share * F.cross_entropy(outputs, one) + (1 - share) * F.cross_entropy(outputs, two)
+
+    share = torch.tensor(0.3, dtype=D)
+    targets = [Y[:3], Y[1:4], share]
+    by_one = sharpness(mlp(), mixed, [(X[:3], targets)], m=1)
+    in_three = [
+        (X[at : at + 1], [*(each[at : at + 1] for each in targets[:2]), share]) for at in range(3)
+    ]
+    assert by_one.value == pytest.approx(sharpness(mlp(), mixed, in_three, m=1).value, rel=1e-9)
 
 
 class OwnLoss(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from steppe.compare.records.packed_numbers import pack_bits, pack_halves
+from steppe.compare.records.packed_numbers import pack_bits, pack_floats
 from steppe.compare.records.results import (
     DEFAULT,
     POOL,
@@ -30,7 +30,7 @@ from steppe.compare.records.validation import check_results
 
 SPACE = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
 SAMPLES = SampleResults(
-    pack_bits([1, 0, 1]), pack_halves([0.1, 0.2, 0.3]), pack_bits([1, 1]), pack_halves([0.5, 0.25])
+    pack_bits([1, 0, 1]), pack_floats([0.1, 0.2, 0.3]), pack_bits([1, 1]), pack_floats([0.5, 0.25])
 )
 Edit = Callable[[StudyResults], StudyResults]
 
@@ -185,7 +185,7 @@ SIZES: Sequence[tuple[Edit, str]] = [
         r"trials\[1\].outcome.samples.test_scores must be of 2 samples, got 3",
     ),
     (
-        with_samples(16, validation_losses=pack_halves([0.5])),
+        with_samples(16, validation_losses=pack_floats([0.5])),
         r"trials\[16\].outcome.samples.validation_losses must be of 3 samples, got 1",
     ),
 ]

@@ -39,6 +39,14 @@ def test_what_has_no_number_does_not_count() -> None:
     assert near_range(bare, True).beyond == ("d",)
 
 
+def test_an_infinite_end_is_no_end() -> None:
+    endless = Interval(90.0, -math.inf, math.inf)
+    near = fitted_range(around(a=87.0) | {"b": endless}, True)
+    assert 86.0 < near.low < 86.8 < 90.0 < near.high < 91.0
+    found = around(a=87.0, b=87.2, c=87.1, d=81.0) | {"e": endless}
+    assert near_range(found, True).beyond == ("d",)
+
+
 def test_a_fitted_range_fits_all_where_all_are_within_reach() -> None:
     near = fitted_range(around(a=1.0, b=2.0), True)
     assert near.low < 0.8

@@ -44,6 +44,19 @@ class Spy(torch.optim.SGD):
         return loss
 
 
+class IgnoresClosure(torch.optim.SGD):
+    def step(self, closure=None):
+        pass
+
+
+def test_an_optimizer_that_does_not_call_the_closure_is_refused_by_name(
+    make_run: MakeRun, toy_data: Data, context: RunContext
+) -> None:
+    run = replace(make_run(), recipe=Recipe("ignores", IgnoresClosure))
+    with pytest.raises(TypeError, match=r"IgnoresClosure.step\(closure\) must call closure"):
+        train(run, toy_data, context)
+
+
 def spied(run: Run, **changes: Any) -> Run:
     return replace(run, recipe=Recipe("spy", Spy, **changes))
 

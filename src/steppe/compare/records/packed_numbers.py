@@ -1,4 +1,4 @@
-"""Results sample by sample, packed as text: a bit for right or wrong, two bytes for a loss.
+"""Results sample by sample, packed as text: a bit for right or wrong, two bytes for most losses.
 
 A study keeps them of every run, as it needs them for the share of an interval that comes of the
 samples: of a hundred thousand runs of ten thousand samples nothing larger could be kept.
@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 #: Losses of more samples are kept as means over so many equal stretches of samples.
 MOST_LOSSES = 500
 
-_BITS, _HALVES = "bits", "halves"
+_BITS = "bits"
+_FLOATS = {"halves": "<f2", "singles": "<f4"}
 
 
 def pack_bits(values: ArrayLike) -> str:
@@ -28,22 +29,27 @@ def pack_bits(values: ArrayLike) -> str:
     return _packed(_BITS, len(bits), np.packbits(bits).tobytes())
 
 
-def pack_halves(values: ArrayLike) -> str:
-    """Pack numbers as float16, means over stretches of samples if there are more than 500.
+def pack_floats(values: ArrayLike) -> str:
+    """Pack numbers, means over stretches of samples if there are more than 500.
 
-    Numbers beyond the format's range become infinite.
+    They become float16, or float32 where one is beyond float16's range: an infinite loss has no
+    error, and would leave the study without an interval.
 
     Examples
     --------
-    >>> unpack(pack_halves([0.5, 1.25])).tolist()
+    >>> unpack(pack_floats([0.5, 1.25])).tolist()
     [0.5, 1.25]
+    >>> pack_floats([1e5])[:9], unpack(pack_floats([1e5])).tolist()
+    ('singles:1', [100000.0])
     """
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) > MOST_LOSSES:
         numbers = means_of_stretches(numbers, MOST_LOSSES)
     with np.errstate(over="ignore"):
-        halves = numbers.astype("<f2")
-    return _packed(_HALVES, len(halves), halves.tobytes())
+        fits = np.array_equal(np.isinf(numbers.astype("<f2")), np.isinf(numbers))
+        kind = "halves" if fits else "singles"
+        floats = numbers.astype(_FLOATS[kind])
+    return _packed(kind, len(floats), floats.tobytes())
 
 
 def means_of_stretches(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -81,8 +87,8 @@ def unpack(text: str) -> NDArray[np.float64]:
         raise ValueError(_refusal(text)) from None
     if kind == _BITS and size > 0 and len(data) == (size + 7) // 8:
         return np.unpackbits(np.frombuffer(data, np.uint8), count=size).astype(np.float64)
-    if kind == _HALVES and size > 0 and len(data) == 2 * size:
-        return np.frombuffer(data, "<f2").astype(np.float64)
+    if kind in _FLOATS and size > 0 and len(data) == size * np.dtype(_FLOATS[kind]).itemsize:
+        return np.frombuffer(data, _FLOATS[kind]).astype(np.float64)
     raise ValueError(_refusal(text))
 
 

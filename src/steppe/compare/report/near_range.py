@@ -1,5 +1,6 @@
 """The range of an axis that one contender far behind does not squeeze."""
 
+import math
 from collections.abc import Mapping
 from statistics import median
 from typing import NamedTuple
@@ -39,7 +40,7 @@ def near_range(found: Mapping[str, Interval], higher_is_better: bool) -> NearRan
     if len(known) < 3:
         return None
     middle = median(each.mean for each in known.values())
-    halves = [each.high - each.mean for each in known.values() if each.high == each.high]
+    halves = [each.high - each.mean for each in known.values() if math.isfinite(each.high)]
     spread = max(
         median(abs(each.mean - middle) for each in known.values()), median(halves) if halves else 0
     )
@@ -78,7 +79,10 @@ def _with_margin(low: float, high: float, beyond: tuple[str, ...]) -> NearRange:
 
 
 def _ends(found: Mapping[str, Interval]) -> tuple[float, float]:
-    """Return the lowest and the highest end of intervals, or values where there are none."""
-    lows = [each.low if each.low == each.low else each.mean for each in found.values()]
-    highs = [each.high if each.high == each.high else each.mean for each in found.values()]
+    """Return the lowest and the highest end of intervals, or values where there are none.
+
+    An end that is infinite, as where samples' losses are, is none: no axis reaches it.
+    """
+    lows = [each.low if math.isfinite(each.low) else each.mean for each in found.values()]
+    highs = [each.high if math.isfinite(each.high) else each.mean for each in found.values()]
     return min(lows), max(highs)

@@ -71,6 +71,9 @@ class OptimizerStep:
 
         if self._accelerator.scaler is None:
             self._optimizer.step(closure)  # type: ignore[arg-type]  # its stub says float
+            if not losses:
+                name = type(self._optimizer).__name__
+                raise TypeError(f"{name}.step(closure) must call closure: it makes the gradients")
             return losses[0]
         loss = self._compute_gradients(inputs, targets)
         if isinstance(self._optimizer, steppe.SAM):

@@ -23,7 +23,7 @@ from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.models.language_models import Recurrent, carried_state
-from steppe.compare.records.packed_numbers import pack_bits, pack_halves
+from steppe.compare.records.packed_numbers import pack_bits, pack_floats
 from steppe.compare.records.results import (
     Curvature,
     Epoch,
@@ -285,9 +285,9 @@ class Training:
         test = self._evaluate(self.data.test, by_sample=True)
         samples = SampleResults(
             validation_scores=pack_bits(validation.hits),
-            validation_losses=pack_halves(validation.losses),
+            validation_losses=pack_floats(validation.losses),
             test_scores=pack_bits(test.hits),
-            test_losses=pack_halves(test.losses),
+            test_losses=pack_floats(test.losses),
         )
         parts = (train, validation, test)
         return FinalScores(*(x for part in parts for x in (part.loss, part.score))), samples

@@ -77,13 +77,16 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
 
     if isinstance(batch, Mapping):
         keywords = _moved(batch, device, move)
-        return Batch(position, (), keywords, keywords, _size(position, list(keywords.values())))
+        # Lists of objects last: their tensors have a row for each object.
+        values = sorted(keywords.values(), key=is_of_mappings)
+        return Batch(position, (), keywords, keywords, _size(position, values))
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(
             f"batch {position} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
         )
     inputs, targets = (_moved(part, device, move) for part in batch)
-    size = _size(position, [targets, inputs])
+    is_list = _is_of_samples(targets, inputs)
+    size = len(targets) if is_list else _size(position, [targets, inputs])
     # A tuple that is a type of its own (PackedSequence, a named tuple) is one argument, and so is a
     # mapping that is one (the outputs of a model): only plain ones are several arguments.
     if isinstance(inputs, Mapping) and not is_dataclass(inputs):
@@ -126,7 +129,7 @@ def map_tensors(value: Any, change: Callable[[Tensor], Any]) -> Any:
     >>> map_tensors({"a": [torch.ones(2), 3]}, torch.neg)
     {'a': [tensor([-1., -1.]), 3]}
     """
-    return _map_leaves(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
+    return map_leaves(value, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
@@ -157,7 +160,7 @@ def _copied(value: Any, copies: dict[int, Any]) -> Any:
             copies.setdefault(id(copies), []).append(leaf)
         return copies[id(leaf)]
 
-    return _map_leaves(value, copy_of)
+    return map_leaves(value, copy_of)
 
 
 def _copy(leaf: Any, copies: dict[int, Any]) -> Any:
@@ -210,19 +213,24 @@ def _takes(value: Any, name: str, *arguments: Any) -> bool:
     return True
 
 
-def _map_leaves(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a copy of nested containers, of the same types, with all else in them changed."""
-    if isinstance(value, Tensor):
+def map_leaves(
+    value: Any, change: Callable[[Any], Any], is_leaf: Callable[[Any], bool] = lambda value: False
+) -> Any:
+    """Return a copy of nested containers, of the same types, with all else in them changed.
+
+    ``is_leaf`` tells which containers are changed as a whole.
+    """
+    if isinstance(value, Tensor) or is_leaf(value):
         return change(value)
     if isinstance(value, MutableMapping):
         copied = _shallow_copy(value)
         for name, part in value.items():
-            copied[name] = _map_leaves(part, change)
+            copied[name] = map_leaves(part, change, is_leaf)
         return copied
     if isinstance(value, Mapping):
-        return {name: _map_leaves(part, change) for name, part in value.items()}
+        return {name: map_leaves(part, change, is_leaf) for name, part in value.items()}
     if isinstance(value, tuple | list):
-        return _with_parts(value, [_map_leaves(part, change) for part in value])
+        return _with_parts(value, [map_leaves(part, change, is_leaf) for part in value])
     return change(value)
 
 
@@ -249,6 +257,27 @@ def _with_parts(value: Any, parts: list[Any]) -> Any:
     if hasattr(value, "__dict__"):
         vars(made).update(vars(value))
     return made
+
+
+def _is_of_samples(targets: Any, inputs: Any) -> bool:
+    """Whether targets are a list with an entry for each sample, as those of detection are.
+
+    Their tensors have a row for each object of a sample, and do not tell how many samples there
+    are.
+    """
+    are_mappings = is_of_mappings(targets)
+    if type(targets) is not list and not are_mappings:
+        return False
+    rows = next((len(each) for each in tensors_of(inputs) if each.ndim), None)
+    is_argument_each = type(inputs) in (tuple, list) and len(inputs) == len(targets)
+    return rows == len(targets) or (are_mappings and is_argument_each)
+
+
+def is_of_mappings(value: Any) -> bool:
+    """Whether a list or tuple has mappings only, which are targets of one sample each."""
+    if type(value) not in (tuple, list) or not value:
+        return False
+    return all(isinstance(each, Mapping) for each in value)
 
 
 def _size(position: int, values: list[Any]) -> int:

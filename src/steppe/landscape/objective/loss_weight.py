@@ -81,9 +81,10 @@ class LossWeight:
                 "targets that returns what the loss is divided by"
             )
         self._loss_fn, self._options = loss_fn, _options(loss_fn)
-        if given is None and self._options.get("reduction") == "sum":
-            given = "sum"
-        self._given = given
+        says_sum = given is None and self._options.get("reduction") == "sum"
+        self._given: Weight | None = "sum" if says_sum else given
+        # A class of one's own may inherit ``reduction`` and divide by something all the same.
+        self._is_unverified_sum = says_sum and "kind" not in self._options
         self._forward, self._is_own = forward, False
         self._first_label: int | None = None
         self._suspect = ""
@@ -103,6 +104,8 @@ class LossWeight:
             The loss is no mean over samples, and it cannot be found what it is a mean over.
         """
         if self._given == "sum":
+            if self._is_unverified_sum:
+                self._verify(batch, outputs, loss)
             return 1.0
         if self._given == "samples":
             return float(batch.size)
@@ -160,7 +163,7 @@ class LossWeight:
         return float((counted != _IGNORED).sum())
 
     def _verify(self, batch: Batch, outputs: Any, loss: Tensor) -> None:
-        """Refuse a loss that is no mean over samples, once a second batch has to be weighted."""
+        """Refuse a loss that isn't what it is taken for, once a second batch has to be weighted."""
         # Parts of a batch, and later passes, have been verified with it.
         if batch.position <= self._verified or (self._is_own and self._forward is None):
             return
@@ -172,7 +175,7 @@ class LossWeight:
 
     @torch.no_grad()
     def _compared_with_halves(self, batch: Batch, outputs: Any, loss: Tensor) -> str:
-        """Return what is wrong where the loss isn't the mean of its halves', or nothing."""
+        """Return what is wrong where it isn't the mean (or sum) of its halves', or nothing."""
         size, half = batch.size, batch.size // 2
         whole = loss.item()
         if half == 0 or not math.isfinite(whole):
@@ -183,25 +186,27 @@ class LossWeight:
         except Exception:
             # A loss that cannot be computed of half a batch cannot be verified in this way.
             return ""
-        mean = (half * first + (size - half) * second) / size
+        mean, total = (half * first + (size - half) * second) / size, first + second
+        expected = total if self.is_sum else mean
         largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
         tolerance = max(1e-4, min(0.05, 100 * torch.finfo(loss.dtype).eps)) * largest
-        if abs(whole - mean) <= tolerance:
+        if abs(whole - expected) <= tolerance:
             return ""
         if abs(whole - loss_of(0, size)) > 1e-3 * tolerance:
             # The loss itself draws random numbers.
             return ""
         advice = (
             'weight="sum" adds the batches up'
-            if abs(whole - first - second) <= tolerance
+            if abs(whole - total) <= tolerance
             else "pass weight=, a function of outputs and targets that returns what the loss is "
             "divided by (the number of tokens, the sum of the samples' weights)"
         )
+        name = "sum" if self.is_sum else "mean"
         return (
-            f"the loss is no mean over samples: of batch {batch.position} it is {whole:.6g}, and "
-            f"of its halves {first:.6g} and {second:.6g}, whose mean is {mean:.6g}. The result "
-            f'would depend on how samples are batched: {advice}; weight="samples" takes it for a '
-            "mean over samples all the same"
+            f"the loss is no {name} over samples: of batch {batch.position} it is {whole:.6g}, "
+            f"and of its halves {first:.6g} and {second:.6g}, whose {name} is {expected:.6g}. The "
+            f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
+            "for a mean over samples all the same"
         )
 
     def _loss_of_parts(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from steppe.landscape.objective.batches import Batch, map_tensors
+from steppe.landscape.objective.batches import Batch, is_of_mappings, map_leaves, tensors_of
 
 
 def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -44,13 +44,12 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 def part_of(batch: Batch, begin: int, end: int) -> Batch:
     """Return samples ``begin`` to ``end`` of a batch, as a batch."""
-    parts = (batch.inputs, batch.keywords, batch.targets)
-    inputs, keywords, targets = cut(parts, batch.size, begin, end)
-    return Batch(batch.position, inputs, keywords, targets, end - begin)
+    parts = {"inputs": batch.inputs, "keywords": batch.keywords, "targets": batch.targets}
+    return Batch(batch.position, **cut(parts, batch.size, begin, end), size=end - begin)
 
 
 def cut(value: Any, size: int, begin: int, end: int) -> Any:
-    """Cut the tensors in nested containers that have ``size`` samples.
+    """Cut what has ``size`` samples in nested containers: tensors, and lists of samples.
 
     A tensor without a dimension of samples, such as a shared mask, goes to every part; one that
     stands in several places stays one.
@@ -60,12 +59,29 @@ def cut(value: Any, size: int, begin: int, end: int) -> Any:
     def rows(tensor: Tensor) -> Tensor:
         return tensor[begin:end] if tensor.ndim and len(tensor) == size else tensor
 
+    def is_list(value: Any) -> bool:
+        return isinstance(value, PackedSequence) or _is_of_samples(value, size)
+
     def part(value: Any) -> Any:
         if isinstance(value, PackedSequence):
             # By samples, not by rows of its data, which stand in the order of time.
             return pack_sequence(unpack_sequence(value)[begin:end], enforce_sorted=False)
-        if type(value) in (tuple, list):
-            return type(value)(part(each) for each in value)
-        return map_tensors(value, rows)
+        if isinstance(value, Tensor):
+            return rows(value)
+        return value[begin:end] if is_list(value) else value
 
-    return part(value)
+    return map_leaves(value, part, is_list)
+
+
+def _is_of_samples(value: Any, size: int) -> bool:
+    """Whether a list has an entry for each sample, and isn't one of tensors with a row for each."""
+    if type(value) not in (tuple, list) or len(value) != size:
+        return False
+    have_rows = [each.ndim > 0 and len(each) == size for each in tensors_of(value)]
+    if is_of_mappings(value):
+        return True
+    if type(value) is list:
+        are_alike = len({getattr(each, "ndim", None) for each in value}) == 1
+        return are_alike and (not have_rows or not all(have_rows))
+    # A tuple has parts of different kinds, such as targets and a mask that samples share.
+    return bool(have_rows) and not any(have_rows)

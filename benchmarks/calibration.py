@@ -10,8 +10,8 @@ the same.
 The trials are those of several studies that differ in ``--study-seed`` alone: what each of them
 said, and all together, is set side by side. They are in ``docs/results/calibration-pools.json``;
 ``--studies FILE …`` takes them anew from what ``steppe report --json`` has written. The script
-writes ``docs/results/calibration.json`` and the tables of ``docs/calibration.md``. It takes half an
-hour on one core; with ``--repeats 20`` a minute.
+writes ``docs/results/calibration.json`` and the tables of ``docs/calibration.md``. It takes ten
+minutes on one core; with ``--repeats 20`` one.
 """
 
 import argparse

@@ -35,6 +35,16 @@ FIRST_CHOICES = """() => {
   }
   document.querySelector("input[type=radio]").dispatchEvent(new Event("change"));
 }"""
+# Rows and headings as they are, and as they have been before.
+KEEP_ORDER = """() => {
+  window.rowsBefore = [...document.querySelectorAll("tbody")].map(body => [body, [...body.rows]]);
+  window.headingsBefore = [...document.querySelectorAll("th[aria-sort]")].map(
+    heading => [heading, heading.getAttribute("aria-sort")]);
+}"""
+PUT_BACK_ORDER = """() => {
+  for (const [body, rows] of window.rowsBefore) body.append(...rows);
+  for (const [heading, order] of window.headingsBefore) heading.setAttribute("aria-sort", order);
+}"""
 CURVES = ("train-loss", "validation-loss", "validation-score")
 NAMES = [each.name for each in realistic().contenders]
 
@@ -96,8 +106,10 @@ def tab(study_page: tuple[Any, list[str]]) -> Iterator[Any]:
 
 @pytest.fixture
 def used_tab(tab: Any) -> Iterator[Any]:
-    """Give it to be used; afterwards it is as when opened, but for the order of its rows."""
+    """Give it to be used; afterwards it is as when opened."""
+    tab.evaluate(KEEP_ORDER)
     yield tab
+    tab.evaluate(PUT_BACK_ORDER)
     tab.set_viewport_size({"width": 1280, "height": 900})
     tab.emulate_media(color_scheme="light", media="screen")
     tab.get_by_role("button", name="show all").click()

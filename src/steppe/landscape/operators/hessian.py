@@ -91,8 +91,10 @@ def hessian(
     ------
     ValueError
         ``product`` is unknown; ``product="finite-differences"`` meets a parameter narrower than
-        float32; or a parameter requires no gradient. When a product is computed: the data is empty,
-        or the loss is not a scalar, not finite, or does not depend on the parameters.
+        float32; or a parameter requires no gradient. When a product is computed: the data is empty;
+        the loss is not a scalar, not finite, does not depend on the parameters, or, for
+        "forward-over-reverse", reads them itself and not by the model's outputs alone; or a
+        parameter does not belong to the model any more.
     RuntimeError
         When a product is computed: an operation of the model cannot be differentiated twice. The
         message names the remedy.
@@ -160,7 +162,8 @@ def ggn(
     Raises
     ------
     ValueError
-        As in :func:`hessian`; or ``loss_fn`` is None, or the model's outputs are not a tensor.
+        As in :func:`hessian`; or ``loss_fn`` is None or reads parameters itself, or the model's
+        outputs are not a tensor.
 
     References
     ----------

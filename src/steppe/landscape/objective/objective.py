@@ -26,7 +26,7 @@ from steppe.landscape.objective.exact_passes import (
     without_gradients,
 )
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight, part_named
-from steppe.landscape.objective.parameters import ParameterSpace, checked_params
+from steppe.landscape.objective.parameters import ParameterSpace
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
@@ -141,14 +141,7 @@ class Objective(ParameterSpace):
             Whether buffers will be changed inside: forward passes start from what they are then.
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
-
-        Raises
-        ------
-        ValueError
-            A parameter does not belong to the model any more, or requires no gradient any more.
         """
-        # Of parameters that have been exchanged since, all derivatives would be zero.
-        checked_params(self.model, self.params)
         with uninterrupted() as interruptible, ExitStack() as stack:
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())

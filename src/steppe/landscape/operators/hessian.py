@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameters import checked_params
 from steppe.landscape.operators._hessian_products import (
     DoubleBackward,
     finite_differences,
@@ -190,9 +191,14 @@ def _operator(
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
     asymmetry: Callable[[float], float] = asymmetry_of,
 ) -> Operator:
+    def checked(rows: Tensor) -> Tensor:
+        # By parameters that have been exchanged since, all derivatives would be zero.
+        checked_params(objective.model, objective.params)
+        return product(rows)
+
     return Operator(
         objective.size,
-        product,
+        checked,
         dtype=objective.dtype,
         device=objective.device,
         params=objective.params,

@@ -584,6 +584,37 @@ def test_targets_need_no_samples_of_their_own(targets: Any) -> None:
     assert near(found, hessian(mlp(), loss, [(x, x)]).matvec(vector), 1e-12)
 
 
+@every_product
+def test_a_loss_that_reads_parameters_is_right_or_refused(product: Any) -> None:
+    """Along dual numbers its penalty was a constant, and its curvature was left out."""
+    (x, y), model = classes(7, 4), mlp()
+    loss = lambda outputs, targets: (  # noqa: E731
+        F.cross_entropy(outputs, targets) + sum(p.square().sum() for p in model.parameters())
+    )
+    H = hessian(model, loss, [(x, y)], product=product)
+    if product == "forward-over-reverse":
+        for operator in (H, ggn(model, loss, [(x, y)])):
+            with pytest.raises(ValueError, match="loss reads the model's parameters"):
+                operator.matvec(torch.ones(43))
+        return
+    without = matrix(hessian(mlp(), F.cross_entropy, [(x, y)]))
+    assert near(matrix(H), without + 2 * torch.eye(43), TOLERANCE[product])
+
+
+def test_refuses_parameters_that_have_been_exchanged_or_frozen_since() -> None:
+    """All derivatives by exchanged ones are zero, and λ_max = 0 was called converged."""
+    model = mlp()
+    operators = [f(model, F.cross_entropy, [classes(7, 4)]) for f in (hessian, ggn)]
+    model.load_state_dict(mlp().state_dict(), assign=True)
+    for H in operators:
+        with pytest.raises(ValueError, match=r"params\[0\] is not a parameter of the model"):
+            H.matvec(torch.ones(43))
+    H = hessian(model, F.cross_entropy, [classes(7, 4)])
+    model.requires_grad_(False)
+    with pytest.raises(ValueError, match="does not require a gradient"):
+        H.matvec(torch.ones(43))
+
+
 def test_refuses_an_unknown_product() -> None:
     with pytest.raises(ValueError, match="product='exact' is not one of double-backward"):
         hessian(mlp(), F.cross_entropy, [classes(7, 4)], product="exact")  # type: ignore[arg-type]

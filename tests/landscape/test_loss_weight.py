@@ -205,6 +205,24 @@ def test_a_loss_of_ones_own_that_says_sum_is_verified() -> None:
     torch.testing.assert_close(hessian(mlp(), SumOfOwn(), halves(FLOATS)).matvec(vector), whole)
 
 
+def test_batches_of_one_sample_are_verified_two_by_two() -> None:
+    """They have no halves: the trace was off by half, and depended on batching."""
+    counts = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)
+    weighted = lambda outputs, targets: F.cross_entropy(outputs, targets, weight=counts)  # noqa: E731
+    inputs = torch.linspace(-1, 1, 24, dtype=torch.float64).reshape(6, 4)
+    targets, vector = torch.arange(6) % 3, torch.ones(43, dtype=torch.float64)
+    data = [(inputs[i : i + 1], targets[i : i + 1]) for i in range(6)]
+    said = "of batches 0 and 1 together it is .*, and of each .* whose mean is"
+    with pytest.raises(ValueError, match=said):
+        hessian(mlp(), weighted, data).matvec(vector)
+    found = hessian(mlp(), weighted, data, weight=lambda _, y: counts[y].sum()).matvec(vector)
+    whole = hessian(mlp(), weighted, [(inputs, targets)]).matvec(vector)
+    torch.testing.assert_close(found, whole)
+    smooth = lambda outputs, targets: F.cross_entropy(outputs, targets)  # noqa: E731
+    found = hessian(mlp(), smooth, data).matvec(vector)
+    torch.testing.assert_close(found, hessian(mlp(), smooth, [(inputs, targets)]).matvec(vector))
+
+
 def test_refuses_an_unknown_weight() -> None:
     with pytest.raises(ValueError, match="weight='tokens' is not one of"):
         hessian(mlp(), masked, halves(Y), weight="tokens")  # type: ignore[arg-type]

@@ -138,8 +138,13 @@ def test_a_sampler_that_counts_epochs_counts_none_of_ours() -> None:
     sampler = Counting(pairs)
     sampler.epoch = 2
     H = hessian(mlp(), nn.CrossEntropyLoss(), DataLoader(pairs, 4, sampler=sampler, drop_last=True))
-    assert torch.equal(H.matvec(torch.ones(43)), H.matvec(torch.ones(43)))
+    first = H.matvec(torch.ones(43))
+    assert torch.equal(H.matvec(torch.ones(43)), first)
     assert sampler.epoch == 2
+    # Nor does it forget those of training between two measurements.
+    sampler.epoch = 7
+    assert torch.equal(H.matvec(torch.ones(43)), first)
+    assert sampler.epoch == 7
 
 
 class Unrepeatable:

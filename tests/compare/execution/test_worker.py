@@ -333,6 +333,7 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
     [
         ({"source": "0123"}, r"steppe: this is not the code that .*: source \w+ for 0123\n"),
         ({"torch": "1.4"}, r"steppe: this is not the code that .*: torch \S+ for 1.4\n"),
+        ("class", r"steppe: source of \S+ must be '', that of the class here, got '0123': .*\n"),
         ("fingerprint", r"steppe: the data of digits here \(\w+-128\) is not .* \(other\)\n"),
     ],
     ids=str,
@@ -342,6 +343,9 @@ def test_other_code_or_data_is_refused(
 ) -> None:
     if changed == "fingerprint":
         other = replace(study, setup=replace(study.setup, fingerprint="other"))
+    elif changed == "class":
+        last = replace(study.contenders[-1], source="0123")
+        other = replace(study, contenders=(*study.contenders[:-1], last))
     else:
         other = replace(study, versions={**study.versions, **changed})
     storage = opened(str(tmp_path), create=True)

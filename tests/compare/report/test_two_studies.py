@@ -90,6 +90,25 @@ def test_better_and_worse_contradict(
     assert ("No verdict of one study contradicts the other’s" in text) is not contradict
 
 
+@pytest.mark.parametrize("change", ["baseline", "reading", "budget"])
+def test_verdicts_on_different_questions_cannot_contradict(change: str) -> None:
+    """What is better than one baseline was said to contradict that it is worse than another."""
+    other = realistic(seed=1)
+    first, second, *others = other.contenders
+    plan = {
+        "baseline": {"family": tuple({first.name, *other.plan.family} - {second.name})},
+        "reading": {"primary": "loss"},
+        "budget": {"budget": 2},
+    }[change]
+    if change == "baseline":
+        other = replace(other, contenders=(second, first, *others))
+    made = compare(realistic(), replace(other, plan=replace(other.plan, **plan)))
+    assert any(each.our_verdict and each.their_verdict for each in made.shared)
+    decided = [replace(e, our_verdict="better", their_verdict="worse") for e in made.shared]
+    assert not any(each.contradict or each.both_decided for each in decided)
+    assert "verdicts that answer the same question" in " ".join(printed(made).split())
+
+
 def test_the_differences_of_plans_are_listed(found: StudyComparison) -> None:
     assert dict(found.differences) == {"plan: study seed": ("0", "1")}
     other = realistic(seed=1)

@@ -32,7 +32,7 @@ from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.continuation import check_versions, load_same_data
+from steppe.compare.planning.continuation import check_contents, check_versions, load_same_data
 from steppe.compare.planning.study import Study, check_trainable
 from steppe.compare.records.results import Epoch
 from steppe.compare.training import checkpoint
@@ -88,6 +88,7 @@ def work(
     # No trial is taken yet: nothing has to be given back.
     with ending_at_once():
         check_versions(study)
+        check_contents(study)
         data = load_same_data(study, context)
         group = LaunchGroup(storage, study, context)
         _prepare(study, data, context)

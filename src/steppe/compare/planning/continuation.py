@@ -59,7 +59,7 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     check_versions(study)
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
-    _check_contents(study)
+    check_contents(study)
     _check_trials(study, results)
     data = load_same_data(study, place)
     for contender in study.contenders:
@@ -99,8 +99,14 @@ def load_same_data(study: Study, place: RunContext) -> Data:
     return data
 
 
-def _check_contents(study: Study) -> None:
-    """Refuse what follows from the task's and the optimizers' names, but is something else."""
+def check_contents(study: Study) -> None:
+    """Refuse what follows from the task's and the optimizers' names, but is something else.
+
+    Raises
+    ------
+    ValueError
+        With the first of these, such as a class of the user's own whose source has changed.
+    """
     metric = find_task(study.setup.task).score.metric
     if study.metric != metric:
         raise ValueError(f"metric must be {metric}, got {study.metric}")

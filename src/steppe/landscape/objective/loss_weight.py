@@ -40,7 +40,8 @@ class LossWeight:
 
     torch's losses say it (``reduction``, ``weight``, ``ignore_index``), and of Hugging Face's
     models the labels and logits do. Of any other loss it is verified, where data has several
-    batches, that it is a mean over samples: a batch's loss is then the mean of its halves' losses.
+    batches, that it is a mean over samples: a batch's loss is then the mean of its halves' losses,
+    and that of two batches of one sample the mean of theirs.
 
     Parameters
     ----------
@@ -88,6 +89,8 @@ class LossWeight:
         self._forward, self._is_own = forward, False
         self._first_label: int | None = None
         self._suspect = ""
+        # The last batch of one sample, its outputs and its loss.
+        self._single: tuple[Batch, Tensor, float] | None = None
         self._verified = 0 if is_single else -1
 
     @property
@@ -178,21 +181,62 @@ class LossWeight:
         """Return what is wrong where it isn't the mean (or sum) of its halves', or nothing."""
         size, half = batch.size, batch.size // 2
         whole = loss.item()
-        if half == 0 or not math.isfinite(whole):
+        if half == 0:
+            return self._compared_with_another(batch, outputs, loss)
+        if not math.isfinite(whole):
             return ""
         try:
             loss_of = self._loss_of_parts(batch, outputs, whole)
-            first, second = loss_of(0, half), loss_of(half, size)
+            parts = loss_of(0, half), loss_of(half, size)
         except Exception:
             # A loss that cannot be computed of half a batch cannot be verified in this way.
             return ""
-        mean, total = (half * first + (size - half) * second) / size, first + second
+        where = f"of batch {batch.position} it is {{:.6g}}, and of its halves"
+        whole_again = partial(loss_of, 0, size)
+        return self._difference(where, whole, whole_again, parts, half / size, loss.dtype)
+
+    def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str:
+        """Compare a batch of one sample, which has no halves, with the one before it."""
+        if not isinstance(outputs, Tensor) or self._is_own:
+            return ""
+        before, self._single = self._single, (batch, outputs.detach(), loss.item())
+        if before is None:
+            return ""
+        try:
+            targets = torch.cat([before[0].targets, batch.targets])
+            both = partial(self._loss, torch.cat([before[1], outputs]), targets)
+            whole = both()
+        except Exception:
+            # Containers, or samples of different lengths.
+            return ""
+        if not math.isfinite(whole):
+            return ""
+        together = f"{before[0].position} and {batch.position} together"
+        where = f"of batches {together} it is {{:.6g}}, and of each"
+        parts = before[2], loss.item()
+        return self._difference(where, whole, both, parts, 0.5, loss.dtype)
+
+    def _difference(
+        self,
+        where: str,
+        whole: float,
+        whole_again: Callable[[], float],
+        parts: tuple[float, float],
+        share: float,
+        dtype: torch.dtype,
+    ) -> str:
+        """Say what is wrong where a loss isn't the mean (or sum) of its parts', or nothing.
+
+        ``share`` is that of the first part's samples.
+        """
+        first, second = parts
+        mean, total = share * first + (1 - share) * second, first + second
         expected = total if self.is_sum else mean
         largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
-        tolerance = max(1e-4, min(0.05, 100 * torch.finfo(loss.dtype).eps)) * largest
+        tolerance = max(1e-4, min(0.05, 100 * torch.finfo(dtype).eps)) * largest
         if abs(whole - expected) <= tolerance:
             return ""
-        if abs(whole - loss_of(0, size)) > 1e-3 * tolerance:
+        if abs(whole - whole_again()) > 1e-3 * tolerance:
             # The loss itself draws random numbers.
             return ""
         advice = (
@@ -203,8 +247,8 @@ class LossWeight:
         )
         name = "sum" if self.is_sum else "mean"
         return (
-            f"the loss is no {name} over samples: of batch {batch.position} it is {whole:.6g}, "
-            f"and of its halves {first:.6g} and {second:.6g}, whose {name} is {expected:.6g}. The "
+            f"the loss is no {name} over samples: {where.format(whole)} {first:.6g} and "
+            f"{second:.6g}, whose {name} is {expected:.6g}. The "
             f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
             "for a mean over samples all the same"
         )

@@ -131,7 +131,10 @@ def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Te
     seen: set[int] = set()
     for position, param in enumerate(chosen):
         if id(param) not in known:
-            raise ValueError(f"params[{position}] is not a parameter of the model")
+            raise ValueError(
+                f"params[{position}] is not a parameter of the model: where layers or parameters "
+                "have been exchanged (load_state_dict(assign=True)), make the operator anew"
+            )
         if id(param) in seen:
             raise ValueError(f"parameter {known[id(param)]!r} is in params twice")
         seen.add(id(param))

@@ -53,29 +53,28 @@ class RandomState:
             self._global += torch.cuda.default_generators
         self._of_data = [each for each in in_data if _is_generator(each)]
         self._of_model = [each for each in _reachable(model) if _is_generator(each)]
-        # Samplers count epochs, on which the order of their samples depends.
-        self._counters = [
-            (vars(each), {n: v for n, v in vars(each).items() if isinstance(v, _PLAIN)})
-            for each in in_data
-            if isinstance(each, Sampler | DataLoader)
-        ]
+        # Samplers count epochs, on which the order of their samples depends. Every pass begins with
+        # the counts of now.
+        self._counting = [vars(each) for each in in_data if isinstance(each, Sampler | DataLoader)]
+        self._first_counters = self._counters()
         self._loaders = [vars(each) for each in in_data if isinstance(each, DataLoader)]
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put all generators and samplers back when the block ends."""
         every = [*self._global, *self._of_data, *self._of_model]
-        states = [_state(generator) for generator in every]
+        states, counters = [_state(generator) for generator in every], self._counters()
         try:
             yield
         finally:
             for generator, state in zip(every, states, strict=True):
                 _set_state(generator, state)
-            self._reset_counters()
+            # Training may have counted on since the first pass.
+            self._set_counters(counters)
 
     def begin_pass(self) -> None:
         """Set everything that the data draw from to the state in which each pass begins."""
-        self._reset_counters()
+        self._set_counters(self._first_counters)
         for loader in self._loaders:
             # Persistent workers keep their generators from pass to pass; and masks of dropout
             # belong to a batch's position.
@@ -90,8 +89,14 @@ class RandomState:
         """Set what the model draws from before it is run on a batch."""
         _seed_all([*self._global, *self._of_model], 2 * position + 1)
 
-    def _reset_counters(self) -> None:
-        for attributes, values in self._counters:
+    def _counters(self) -> list[dict[str, Any]]:
+        return [
+            {name: value for name, value in attributes.items() if isinstance(value, _PLAIN)}
+            for attributes in self._counting
+        ]
+
+    def _set_counters(self, counters: Iterable[dict[str, Any]]) -> None:
+        for attributes, values in zip(self._counting, counters, strict=True):
             attributes.update(values)
 
 

@@ -123,6 +123,7 @@ def forward_over_reverse(
         with forward.dual_level():
             duals = _duals(objective, row)
             loss, weight = objective.weighted_loss(batch, *objective.outputs(batch, duals))
+            _check_reads_outputs_only(objective, loss)
             grads = derivatives(loss, list(duals.values()))
             tangents = [_unpacked(grad)[1] for grad in grads]
             products.append(flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
@@ -139,6 +140,7 @@ def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> tuple[list
             outputs, tangent = _unpacked(_tensor_of(found))
             leaf = outputs.detach().requires_grad_()
             loss, weight = objective.weighted_loss(batch, leaf, targets)
+            _check_reads_outputs_only(objective, loss)
             slopes = derivatives(loss, [leaf], create_graph=True)
             # The outputs do not depend on the parameters, or the loss is linear in the outputs.
             if tangent is None or not slopes[0].requires_grad:
@@ -183,6 +185,20 @@ def _check_graph(grads: Sequence[Tensor]) -> None:
     for node in graph_nodes(grads):
         if node.name() == "torch::autograd::Error":
             raise RuntimeError("a torch.autograd.Function is marked once_differentiable")
+
+
+def _check_reads_outputs_only(objective: Objective, loss: Tensor) -> None:
+    """Refuse a loss that reads parameters itself: the model only is run with others in their place.
+
+    What such a loss adds would be taken for a constant.
+    """
+    own = {id(param) for param in objective.params}
+    if any(id(getattr(node, "variable", None)) in own for node in graph_nodes([loss])):
+        raise ValueError(
+            "the loss reads the model's parameters beside its outputs, as a penalty on weights "
+            "does, and this product would leave that out: take hessian(..., "
+            "product='double-backward'), or a loss of the outputs alone"
+        )
 
 
 @cache

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameters import checked_params
 from steppe.landscape.operators._hessian_products import (
     DoubleBackward,
     finite_differences,
@@ -91,8 +92,10 @@ def hessian(
     ------
     ValueError
         ``product`` is unknown; ``product="finite-differences"`` meets a parameter narrower than
-        float32; or a parameter requires no gradient. When a product is computed: the data is empty,
-        or the loss is not a scalar, not finite, or does not depend on the parameters.
+        float32; or a parameter requires no gradient. When a product is computed: the data is empty;
+        the loss is not a scalar, not finite, does not depend on the parameters, or, for
+        "forward-over-reverse", reads them itself and not by the model's outputs alone; or a
+        parameter does not belong to the model any more.
     RuntimeError
         When a product is computed: an operation of the model cannot be differentiated twice. The
         message names the remedy.
@@ -160,7 +163,8 @@ def ggn(
     Raises
     ------
     ValueError
-        As in :func:`hessian`; or ``loss_fn`` is None, or the model's outputs are not a tensor.
+        As in :func:`hessian`; or ``loss_fn`` is None or reads parameters itself, or the model's
+        outputs are not a tensor.
 
     References
     ----------
@@ -187,9 +191,14 @@ def _operator(
     held: Callable[[], AbstractContextManager[None]] = nullcontext,
     asymmetry: Callable[[float], float] = asymmetry_of,
 ) -> Operator:
+    def checked(rows: Tensor) -> Tensor:
+        # By parameters that have been exchanged since, all derivatives would be zero.
+        checked_params(objective.model, objective.params)
+        return product(rows)
+
     return Operator(
         objective.size,
-        product,
+        checked,
         dtype=objective.dtype,
         device=objective.device,
         params=objective.params,

@@ -34,6 +34,9 @@ class SharedContender:
         Our difference − their difference.
     our_verdict, their_verdict : str
         What each study has said; empty where it has said nothing.
+    one_question : bool, default True
+        Whether both verdicts are on the same baseline, reading and budget: what is better than one
+        optimizer and worse than another is no contradiction.
     """
 
     name: str
@@ -45,16 +48,21 @@ class SharedContender:
     changes_apart: Interval
     our_verdict: str
     their_verdict: str
+    one_question: bool = True
 
     @property
     def both_decided(self) -> bool:
-        """Whether both studies have given a verdict, be it that no difference was seen."""
-        return {self.our_verdict, self.their_verdict} <= {BETTER, WORSE, NO_DIFFERENCE}
+        """Whether both studies have answered one question, be it that no difference was seen."""
+        return self.one_question and {self.our_verdict, self.their_verdict} <= {
+            BETTER,
+            WORSE,
+            NO_DIFFERENCE,
+        }
 
     @property
     def contradict(self) -> bool:
         """Whether one study calls it better, and the other worse."""
-        return {self.our_verdict, self.their_verdict} == {BETTER, WORSE}
+        return self.one_question and {self.our_verdict, self.their_verdict} == {BETTER, WORSE}
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,9 @@ def _shared(
     verdicts = [
         {found.optimizer: found.verdict for found in each.verdicts}.get(name, "") for each in both
     ]
+    questions = {
+        (found.baseline, found.metric, found.k) for each in both for found in each.verdicts
+    }
     return SharedContender(
         name=name,
         ours=levels[0],
@@ -159,6 +170,7 @@ def _shared(
         changes_apart=independent_difference(changes[0], changes[1], *freedoms),
         our_verdict=verdicts[0],
         their_verdict=verdicts[1],
+        one_question=len(questions) == 1,
     )
 
 

@@ -131,7 +131,7 @@ def sentences(found: StudyComparison) -> list[str]:
             f"No verdict of one study contradicts the other’s, on {plural(len(both), 'optimizer')}."
         )
     else:
-        first = "The studies have given no verdicts on the same optimizers."
+        first = "The studies have given no verdicts that answer the same question."
     apart = [each.name for each in found.shared if _excludes_zero(_between(each))]
     second = (
         f"Beyond their errors they differ on {join_with_and(apart)}."

@@ -205,6 +205,45 @@ def test_a_loss_of_ones_own_that_says_sum_is_verified() -> None:
     torch.testing.assert_close(hessian(mlp(), SumOfOwn(), halves(FLOATS)).matvec(vector), whole)
 
 
+def over_tokens(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=0)
+
+
+def of_words(lengths: list[int], *, padded: bool) -> tuple[nn.Module, list[Any], torch.Tensor]:
+    """Give a model of tokens, and batches whose sequences are equally long in each batch."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7)).double()
+    words = torch.randint(1, 7, (len(lengths), 4, 8))
+    wanted = torch.randint(1, 7, (len(lengths), 4, 8))
+    for targets, length in zip(wanted, lengths, strict=True):
+        targets[:, length:] = 0
+    ends = [8 if padded else length for length in lengths]
+    batches = zip(words, wanted, ends, strict=True)
+    cut = [(inputs[:, :end], targets[:, :end]) for inputs, targets, end in batches]
+    return model, cut, torch.ones(77, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("padded", "said"),
+    [
+        (True, "of batches 0 and 1 together it is .*, and of each"),
+        (False, r"outputs of batches 0 and 1 have shapes \(4, 8, 7\) and \(4, 2, 7\), and of"),
+    ],
+)
+def test_batches_whose_halves_are_alike_are_compared_with_each_other(
+    padded: bool, said: str
+) -> None:
+    """Tokens were weighed as samples: the trace was 4.92 for 4.99."""
+    model, data, vector = of_words([8, 2, 2], padded=padded)
+    with pytest.raises(ValueError, match=said):
+        hessian(model, over_tokens, data).matvec(vector)
+    counted = lambda outputs, targets: (targets != 0).sum()  # noqa: E731
+    found = hessian(model, over_tokens, data, weight=counted).matvec(vector)
+    model, padded_data, _ = of_words([8, 2, 2], padded=True)
+    whole = [tuple(map(torch.cat, zip(*padded_data, strict=True)))]
+    torch.testing.assert_close(found, hessian(model, over_tokens, whole).matvec(vector))
+
+
 def test_batches_of_one_sample_are_verified_two_by_two() -> None:
     """They have no halves: the trace was off by half, and depended on batching."""
     counts = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)

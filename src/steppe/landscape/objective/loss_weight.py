@@ -7,7 +7,7 @@ ignored. :class:`~steppe.landscape.objective.objective.Objective` weights batche
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,22 @@ _OF_ELEMENTS: tuple[Any, ...] = (
 )  # fmt: skip
 
 _IGNORED = -100
+# Outputs of a batch that are kept for the next one: 64 MB in float32. A language model's logits may
+# be of any size.
+_MOST_KEPT = 2**24
+_DIVIDED_BY = (
+    "pass weight=, a function of outputs and targets that returns what the loss is divided by (the "
+    "number of tokens, the sum of the samples' weights)"
+)
+
+
+class _Verified(NamedTuple):
+    """A batch that was verified, and what the loss was computed of."""
+
+    batch: Batch
+    outputs: Tensor
+    targets: Tensor
+    loss: float
 
 
 class LossWeight:
@@ -41,7 +57,8 @@ class LossWeight:
     torch's losses say it (``reduction``, ``weight``, ``ignore_index``), and of Hugging Face's
     models the labels and logits do. Of any other loss it is verified, where data has several
     batches, that it is a mean over samples: a batch's loss is then the mean of its halves' losses,
-    and that of two batches of one sample the mean of theirs.
+    and that of two batches together the mean of theirs. Samples of different shapes, such as
+    sequences of different lengths, leave open what it is a mean over.
 
     Parameters
     ----------
@@ -89,8 +106,7 @@ class LossWeight:
         self._forward, self._is_own = forward, False
         self._first_label: int | None = None
         self._suspect = ""
-        # The last batch of one sample, its outputs and its loss.
-        self._single: tuple[Batch, Tensor, float] | None = None
+        self._before: _Verified | None = None
         self._verified = 0 if is_single else -1
 
     @property
@@ -173,6 +189,8 @@ class LossWeight:
         self._verified = batch.position
         if not self._suspect:
             self._suspect = self._compared_with_halves(batch, outputs, loss)
+        if not self._suspect:
+            self._suspect = self._compared_with_another(batch, outputs, loss)
         if self._suspect and batch.position > 0:
             raise ValueError(self._suspect)
 
@@ -181,9 +199,7 @@ class LossWeight:
         """Return what is wrong where it isn't the mean (or sum) of its halves', or nothing."""
         size, half = batch.size, batch.size // 2
         whole = loss.item()
-        if half == 0:
-            return self._compared_with_another(batch, outputs, loss)
-        if not math.isfinite(whole):
+        if half == 0 or not math.isfinite(whole):
             return ""
         try:
             loss_of = self._loss_of_parts(batch, outputs, whole)
@@ -193,65 +209,45 @@ class LossWeight:
             return ""
         where = f"of batch {batch.position} it is {{:.6g}}, and of its halves"
         whole_again = partial(loss_of, 0, size)
-        return self._difference(where, whole, whole_again, parts, half / size, loss.dtype)
+        return _difference(
+            where, whole, whole_again, parts, half / size, loss.dtype, is_sum=self.is_sum
+        )
 
+    @torch.no_grad()
     def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str:
-        """Compare a batch of one sample, which has no halves, with the one before it."""
-        if not isinstance(outputs, Tensor) or self._is_own:
+        """Compare a batch with the one before it: halves may be alike where batches are not."""
+        if not (isinstance(outputs, Tensor) and isinstance(batch.targets, Tensor)) or self._is_own:
             return ""
-        before, self._single = self._single, (batch, outputs.detach(), loss.item())
+        if outputs.numel() > _MOST_KEPT:
+            return ""
+        # Copies, as a loader may fill the same memory with the next batch.
+        now = _Verified(batch, outputs.detach().clone(), batch.targets.clone(), loss.item())
+        if self._loss(now.outputs, now.targets.clone()) != now.loss:
+            # The loss draws random numbers, or the model has changed the targets in place.
+            return ""
+        before, self._before = self._before, now
         if before is None:
             return ""
+        both_outputs, both_targets = (before.outputs, now.outputs), (before.targets, now.targets)
+        places = f"batches {before.batch.position} and {batch.position}"
+        for what, values in (("outputs", both_outputs), ("targets", both_targets)):
+            if not self.is_sum and (shapes := _different_shapes(*values)):
+                return (
+                    f"the {what} of {places} have shapes {shapes}, and of samples that differ in "
+                    "more than their number it cannot be told what the loss is a mean over: "
+                    f'{_DIVIDED_BY}, or weight="samples" if it is a mean over samples all the same'
+                )
         try:
-            targets = torch.cat([before[0].targets, batch.targets])
-            both = partial(self._loss, torch.cat([before[1], outputs]), targets)
+            both = partial(self._loss, torch.cat(both_outputs), torch.cat(both_targets))
             whole = both()
         except Exception:
-            # Containers, or samples of different lengths.
             return ""
         if not math.isfinite(whole):
             return ""
-        together = f"{before[0].position} and {batch.position} together"
-        where = f"of batches {together} it is {{:.6g}}, and of each"
-        parts = before[2], loss.item()
-        return self._difference(where, whole, both, parts, 0.5, loss.dtype)
-
-    def _difference(
-        self,
-        where: str,
-        whole: float,
-        whole_again: Callable[[], float],
-        parts: tuple[float, float],
-        share: float,
-        dtype: torch.dtype,
-    ) -> str:
-        """Say what is wrong where a loss isn't the mean (or sum) of its parts', or nothing.
-
-        ``share`` is that of the first part's samples.
-        """
-        first, second = parts
-        mean, total = share * first + (1 - share) * second, first + second
-        expected = total if self.is_sum else mean
-        largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
-        tolerance = max(1e-4, min(0.05, 100 * torch.finfo(dtype).eps)) * largest
-        if abs(whole - expected) <= tolerance:
-            return ""
-        if abs(whole - whole_again()) > 1e-3 * tolerance:
-            # The loss itself draws random numbers.
-            return ""
-        advice = (
-            'weight="sum" adds the batches up'
-            if abs(whole - total) <= tolerance
-            else "pass weight=, a function of outputs and targets that returns what the loss is "
-            "divided by (the number of tokens, the sum of the samples' weights)"
-        )
-        name = "sum" if self.is_sum else "mean"
-        return (
-            f"the loss is no {name} over samples: {where.format(whole)} {first:.6g} and "
-            f"{second:.6g}, whose {name} is {expected:.6g}. The "
-            f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
-            "for a mean over samples all the same"
-        )
+        where = f"of {places} together it is {{:.6g}}, and of each"
+        share = before.batch.size / (before.batch.size + batch.size)
+        parts = before.loss, now.loss
+        return _difference(where, whole, both, parts, share, loss.dtype, is_sum=self.is_sum)
 
     def _loss_of_parts(
         self, batch: Batch, outputs: Any, whole: float
@@ -285,6 +281,50 @@ class LossWeight:
             return float(part_named("loss", outputs))
         assert self._loss_fn is not None
         return float(self._loss_fn(outputs, targets))
+
+
+def _difference(
+    where: str,
+    whole: float,
+    whole_again: Callable[[], float],
+    parts: tuple[float, float],
+    share: float,
+    dtype: torch.dtype,
+    *,
+    is_sum: bool,
+) -> str:
+    """Say what is wrong where a loss isn't the mean (or sum) of its parts', or nothing.
+
+    ``share`` is that of the first part's samples.
+    """
+    first, second = parts
+    mean, total = share * first + (1 - share) * second, first + second
+    expected = total if is_sum else mean
+    largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
+    tolerance = max(1e-4, min(0.05, 100 * torch.finfo(dtype).eps)) * largest
+    if abs(whole - expected) <= tolerance:
+        return ""
+    if abs(whole - whole_again()) > 1e-3 * tolerance:
+        # The loss itself draws random numbers.
+        return ""
+    advice = 'weight="sum" adds the batches up' if abs(whole - total) <= tolerance else _DIVIDED_BY
+    name = "sum" if is_sum else "mean"
+    return (
+        f"the loss is no {name} over samples: {where.format(whole)} {first:.6g} and "
+        f"{second:.6g}, whose {name} is {expected:.6g}. The "
+        f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
+        "for a mean over samples all the same"
+    )
+
+
+def _different_shapes(first: Any, second: Any) -> str:
+    """Return the shapes of two tensors that differ in more than the first dimension, or nothing."""
+    both = (first, second)
+    if not all(isinstance(each, Tensor) and each.ndim for each in both):
+        return ""
+    if first.shape[1:] == second.shape[1:]:
+        return ""
+    return " and ".join(str(tuple(each.shape)) for each in both)
 
 
 def _options(loss_fn: Any) -> dict[str, Any]:

@@ -155,15 +155,20 @@ def _checked(H: Operator, symmetry: SymmetryCheck) -> Operator:
     passes over the data.
     """
     first: list[tuple[Tensor, Tensor]] = []
+    largest = 0.0
 
     def product(rows: Tensor) -> Tensor:
+        nonlocal largest
         images = H.rows(rows)
         if not first:
             first.append((rows[:1].clone(), images[:1].clone()))
         left, right = torch.cat([first[0][0], rows]), torch.cat([first[0][1], images])
         inner = (left.double() @ right.double().T).cpu().numpy()
-        scale = left.double().norm(dim=1).max() * right.double().norm(dim=1).max()
-        symmetry.compare(inner.ravel(), inner.T.ravel(), float(scale))
+        lengths = left.double().norm(dim=1)
+        # Of all blocks: what is left beside a subspace that has it all is rounding alone.
+        stretches = right.double().norm(dim=1) / lengths.clamp(min=_TINY)
+        largest = max(largest, float(stretches.max()))
+        symmetry.compare(inner.ravel(), inner.T.ravel(), float(lengths.max()) ** 2 * largest)
         return images
 
     return Operator(H.size, product, dtype=H.dtype, device=H.device)

@@ -149,6 +149,35 @@ def test_what_has_not_converged_is_not_told() -> None:
     assert found.trace > 0
 
 
+class WrongSquare(torch.autograd.Function):
+    """x², in whose derivative the slope of what follows is taken for a constant."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        (x,) = ctx.saved_tensors
+        return grad.detach() * 2 * x
+
+
+class Square(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return WrongSquare.apply(x)
+
+
+def test_of_a_wrong_second_derivative_nothing_is_told() -> None:
+    model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
+    model[1] = Square()
+    found = measure(model, F.cross_entropy, batches, optimizer)
+    assert found.sharpness > 0
+    assert math.isnan(found.largest)
+    assert math.isnan(found.trace)
+    assert found.density == ()
+
+
 def test_of_a_large_model_only_sharpness_and_the_largest_eigenvalue_are_measured() -> None:
     model, batches, optimizer = ended(torch.optim.SGD, lr=0.01)
     found = measure(model, F.cross_entropy, batches, optimizer, CurvatureSettings(full=False))

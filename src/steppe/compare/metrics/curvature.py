@@ -163,8 +163,10 @@ def _extreme_eigenvalue(
 
 
 def _trace(H: Operator) -> float:
+    """Return the trace; NaN where products are not those of a symmetric matrix."""
     # Hutch++ needs at least 6 products, and 3 for each dimension give the exact trace.
-    return trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size))).value
+    found = trace(H, products=max(6, min(_TRACE_PRODUCTS, 3 * H.size)))
+    return found.value if found.converged else math.nan
 
 
 def _stability(
@@ -180,6 +182,8 @@ def _stability(
 
 def _density(H: Operator) -> tuple[tuple[float, float], ...]:
     found = density(H, probes=1, steps=min(_DENSITY_STEPS, max(2, H.size)))
+    if not found.converged:
+        return ()
     stride = max(1, len(found.grid) // _DENSITY_POINTS)
     points = zip(found.grid[::stride], found.density[::stride], strict=True)
     return tuple((float(f"{x:.4g}"), float(f"{y:.4g}")) for x, y in points)

@@ -244,6 +244,22 @@ def test_batches_whose_halves_are_alike_are_compared_with_each_other(
     torch.testing.assert_close(found, hessian(model, over_tokens, whole).matvec(vector))
 
 
+def test_a_loss_that_differentiates_its_outputs_is_taken_as_it_is() -> None:
+    """It cannot be computed of copies of outputs, which have no graph."""
+
+    def slope(outputs: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        (grad,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+        return grad.square().sum(1).mean()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    inputs = torch.randn(12, 3).double()
+    data = [(part, part) for part in (each.requires_grad_() for each in inputs.split(4))]
+    whole, vector = inputs.clone().requires_grad_(), torch.ones(21).double()
+    found = hessian(model, slope, data).matvec(vector)
+    torch.testing.assert_close(found, hessian(model, slope, [(whole, whole)]).matvec(vector))
+
+
 def test_batches_of_one_sample_are_verified_two_by_two() -> None:
     """They have no halves: the trace was off by half, and depended on batching."""
     counts = torch.tensor([1.0, 2.0, 7.0], dtype=torch.float64)

@@ -222,7 +222,12 @@ class LossWeight:
             return ""
         # Copies, as a loader may fill the same memory with the next batch.
         now = _Verified(batch, outputs.detach().clone(), batch.targets.clone(), loss.item())
-        if self._loss(now.outputs, now.targets.clone()) != now.loss:
+        try:
+            again = self._loss(now.outputs, now.targets.clone())
+        except Exception:
+            # A loss that differentiates its outputs cannot be computed of a copy.
+            return ""
+        if again != now.loss:
             # The loss draws random numbers, or the model has changed the targets in place.
             return ""
         before, self._before = self._before, now

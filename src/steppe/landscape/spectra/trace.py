@@ -154,15 +154,15 @@ def _checked(H: Operator, symmetry: SymmetryCheck) -> Operator:
     Those of a block are, and the first of each block with the very first: blocks have their own
     passes over the data.
     """
-    first: list[tuple[Tensor, Tensor]] = []
+    first: tuple[Tensor, Tensor] | None = None
     largest = 0.0
 
     def product(rows: Tensor) -> Tensor:
-        nonlocal largest
+        nonlocal first, largest
         images = H.rows(rows)
-        if not first:
-            first.append((rows[:1].clone(), images[:1].clone()))
-        left, right = torch.cat([first[0][0], rows]), torch.cat([first[0][1], images])
+        if first is None:
+            first = rows[:1].clone(), images[:1].clone()
+        left, right = torch.cat([first[0], rows]), torch.cat([first[1], images])
         inner = (left.double() @ right.double().T).cpu().numpy()
         lengths = left.double().norm(dim=1)
         # Of all blocks: what is left beside a subspace that has it all is rounding alone.

@@ -369,29 +369,25 @@ def test_state_of_any_kind_is_put_back_before_each_pass(kind: str) -> None:
     assert repr(vars(model).get("state")) == repr(vars(Changing(kind)).get("state"))
 
 
+class Unseeded(nn.Module):
+    """Noise from a source that cannot be set back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Of one byte, two draws are equal once in 256 times.
+        return self.body(x * (1 + int.from_bytes(os.urandom(7)) / 2**58))
+
+
 @pytest.mark.parametrize("name", ["sharpness of groups", "average sharpness", "line", "plane"])
 def test_losses_that_differ_by_themselves_are_not_compared(name: str) -> None:
-    class Unseeded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = mlp()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(x * (1 + os.urandom(2)[0] / 1000))
-
     with pytest.raises(ValueError, match=r"the loss of batch 0 is .*, and computed again .* noise"):
         INSTRUMENTS[name](Unseeded(), nn.CrossEntropyLoss(), [(inputs(12, 4), LABELS)])
 
 
 def test_what_cannot_be_set_back_is_marked() -> None:
-    class Unseeded(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = mlp()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.body(x * (1 + os.urandom(1)[0] / 1000))
-
     data = [(inputs(6, 4), LABELS[:6])] * 2
     H = hessian(Unseeded(), nn.CrossEntropyLoss(), data)
     found = top_eigenvalues(H, 3)

@@ -172,6 +172,21 @@ def test_refuses_models_of_other_names() -> None:
         barrier(nn.BatchNorm1d(2), plain, double_well, ONE)
 
 
+@pytest.mark.parametrize("name", ["model_a", "model_b"])
+def test_names_the_model_inside_of_a_wrapper(name: str) -> None:
+    models = {"model_a": at(1.0), "model_b": at(0.0)}
+    models[name] = torch.optim.swa_utils.AveragedModel(models[name])
+    with pytest.raises(ValueError, match=f"architecture; pass {name}.module$"):
+        barrier(**models, loss_fn=double_well, data=ONE)
+    models[name] = models[name].module
+    assert barrier(**models, loss_fn=double_well, data=ONE).samples == 4
+
+
+def test_refuses_what_is_no_model() -> None:
+    with pytest.raises(TypeError, match="model_b must be a module, got OrderedDict"):
+        barrier(at(1.0), at(0.0).state_dict(), double_well, ONE)
+
+
 def test_refuses_models_of_other_shapes() -> None:
     message = r"'weight' has shape \(1, 1\) in model_a, \(1, 2\) in model_b"
     with pytest.raises(ValueError, match=message):

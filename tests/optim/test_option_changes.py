@@ -178,14 +178,15 @@ def test_what_is_no_pair_is_refused(bad: Any) -> None:
         Config("AdamCM")(parameters(), betas=bad)
 
 
+NO_NUMBER = torch.tensor(0.5, device="meta")
 #: What no step takes, of each kind of option.
 SET_WRONGLY: dict[str, list[Any]] = {
-    "lr": [math.nan, math.inf, "0.1", None, torch.ones(2), 1j, True, [0.1]],
-    "betas": [(1.0, 0.9), (0.9, 2.0), 0.9, "ab", None, (0.9, None), np.ones(2)],
-    "eps": [-1e-3, math.nan, np.float32(-1)],
-    "weight_decay": [math.inf, "none"],
+    "lr": [math.nan, math.inf, "0.1", None, torch.ones(2), 1j, True, [0.1], NO_NUMBER],
+    "betas": [(1.0, 0.9), (0.9, 2.0), 0.9, "ab", None, (0.9, None), np.ones(2), (0.9, NO_NUMBER)],
+    "eps": [-1e-3, math.nan, np.float32(-1), NO_NUMBER],
+    "weight_decay": [math.inf, "none", NO_NUMBER],
     "momentum": [-0.5, torch.tensor(0.5)],
-    "dampening": [1.5],
+    "dampening": [1.5, NO_NUMBER],
     "alpha": [1.0],
     "switch_rate": [-0.5, 2],
     "kappa": [-1.0, np.float64("nan")],

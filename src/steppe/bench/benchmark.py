@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from steppe._shared.cli_options import AT_LEAST_ONE, THREAD_COUNT
 from steppe._shared.devices import find_device
 from steppe._shared.messages import first_line
 from steppe.bench.failure import Failure
@@ -90,9 +91,8 @@ def plan_benchmark(
     names = default_names() if optimizers is None else optimizers
     found = {each.name: each for each in map(find_measured, names)}
     threads = torch.get_num_threads() if threads is None else threads
-    for name, count in {"steps": steps, "threads": threads}.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+    AT_LEAST_ONE.check("steps", steps)
+    THREAD_COUNT.check("threads", threads)
     importlib.import_module(_NEEDED_LATER)
     return BenchmarkPlan(
         check_models(models), tuple(found.values()), steps, find_device(device), threads

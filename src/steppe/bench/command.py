@@ -6,7 +6,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from steppe._shared.cli_options import AT_LEAST_ONE, NAMES, OUTPUT, WHERE, Count, Device, limited
+from steppe._shared.cli_options import (
+    AT_LEAST_ONE,
+    NAMES,
+    OUTPUT,
+    THREAD_COUNT,
+    WHERE,
+    Device,
+    limited,
+)
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
 from steppe.bench.shapes import check_models
@@ -17,7 +25,7 @@ def bench(
     optimizers: Annotated[Sequence[str] | None, NAMES] = None,
     steps: Annotated[int, limited(AT_LEAST_ONE)] = 20,
     device: Device = "cpu",
-    threads: Annotated[Count, WHERE] = None,
+    threads: Annotated[int | None, WHERE, limited(THREAD_COUNT)] = None,
     out_dir: Annotated[Path, OUTPUT, Parameter(metavar="DIR")] = Path("results", "bench"),
 ) -> None:
     """Time optimizers' steps against torch's fused AdamW and the memory's speed.
@@ -52,7 +60,7 @@ def bench(
     with refusals(), ending_at_once():
         names = check_models(models or ("resnet18", "small"))
         AT_LEAST_ONE.check("steps", steps)
-        AT_LEAST_ONE.check("threads", threads)
+        THREAD_COUNT.check("threads", threads)
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.bench.benchmark import plan_benchmark
         from steppe.bench.show import measure_and_report

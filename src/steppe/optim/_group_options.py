@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from steppe._engines import Group
 from steppe.optim._options import check_options, is_live, to_plain
 
@@ -94,4 +96,17 @@ def _settle(group: Group, changed: Iterable[str], where: str) -> None:
     if not _CONTRADICTING.isdisjoint(plain):
         options = {name: group[name] for name in _CONTRADICTING & group.keys()} | plain
     check_options(options, in_a_run=True, where=where)
+    _check_has_value(group, plain, where)
     group.update(plain)
+
+
+def _check_has_value(group: Group, options: Mapping[str, Any], where: str) -> None:
+    """Refuse a tensor on the meta device where the parameters have values."""
+    for name, value in options.items():
+        each = value if isinstance(value, tuple) else (value,)
+        is_meta = any(isinstance(x, Tensor) and x.is_meta for x in each)
+        if is_meta and not all(param.is_meta for param in group["params"]):
+            raise ValueError(
+                f"{name}={value!r} is not valid{where}: expected a number, or a tensor that has "
+                "one and is not on the meta device"
+            )

@@ -85,7 +85,7 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
             f"batch {position} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
         )
     inputs, targets = (_moved(part, device, move) for part in batch)
-    is_list = _is_of_samples(targets, inputs)
+    is_list = _are_by_sample(targets, inputs)
     size = len(targets) if is_list else _size(position, [targets, inputs])
     # A tuple that is a type of its own (PackedSequence, a named tuple) is one argument, and so is a
     # mapping that is one (the outputs of a model): only plain ones are several arguments.
@@ -259,18 +259,32 @@ def _with_parts(value: Any, parts: list[Any]) -> Any:
     return made
 
 
-def _is_of_samples(targets: Any, inputs: Any) -> bool:
+def _are_by_sample(targets: Any, inputs: Any) -> bool:
     """Whether targets are a list with an entry for each sample, as those of detection are.
 
     Their tensors have a row for each object of a sample, and do not tell how many samples there
     are.
     """
-    are_mappings = is_of_mappings(targets)
-    if type(targets) is not list and not are_mappings:
-        return False
     rows = next((len(each) for each in tensors_of(inputs) if each.ndim), None)
+    if rows is not None and is_of_samples(targets, rows):
+        return True
+    # Images of several sizes are a list too.
     is_argument_each = type(inputs) in (tuple, list) and len(inputs) == len(targets)
-    return rows == len(targets) or (are_mappings and is_argument_each)
+    return is_of_mappings(targets) and is_argument_each
+
+
+def is_of_samples(value: Any, size: int) -> bool:
+    """Whether a list has an entry for each sample, and isn't one of tensors with a row for each."""
+    if type(value) not in (tuple, list) or len(value) != size:
+        return False
+    have_rows = [each.ndim > 0 and len(each) == size for each in tensors_of(value)]
+    if is_of_mappings(value):
+        return True
+    if type(value) is list:
+        are_alike = len({getattr(each, "ndim", None) for each in value}) == 1
+        return are_alike and (not have_rows or not all(have_rows))
+    # A tuple has parts of different kinds, such as targets and a mask that samples share.
+    return bool(have_rows) and not any(have_rows)
 
 
 def is_of_mappings(value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from steppe.landscape.objective.batches import Batch, is_of_mappings, map_leaves, tensors_of
+from steppe.landscape.objective.batches import Batch, is_of_samples, map_leaves
 
 
 def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -60,7 +60,7 @@ def cut(value: Any, size: int, begin: int, end: int) -> Any:
         return tensor[begin:end] if tensor.ndim and len(tensor) == size else tensor
 
     def is_list(value: Any) -> bool:
-        return isinstance(value, PackedSequence) or _is_of_samples(value, size)
+        return isinstance(value, PackedSequence) or is_of_samples(value, size)
 
     def part(value: Any) -> Any:
         if isinstance(value, PackedSequence):
@@ -71,17 +71,3 @@ def cut(value: Any, size: int, begin: int, end: int) -> Any:
         return value[begin:end] if is_list(value) else value
 
     return map_leaves(value, part, is_list)
-
-
-def _is_of_samples(value: Any, size: int) -> bool:
-    """Whether a list has an entry for each sample, and isn't one of tensors with a row for each."""
-    if type(value) not in (tuple, list) or len(value) != size:
-        return False
-    have_rows = [each.ndim > 0 and len(each) == size for each in tensors_of(value)]
-    if is_of_mappings(value):
-        return True
-    if type(value) is list:
-        are_alike = len({getattr(each, "ndim", None) for each in value}) == 1
-        return are_alike and (not have_rows or not all(have_rows))
-    # A tuple has parts of different kinds, such as targets and a mask that samples share.
-    return bool(have_rows) and not any(have_rows)

@@ -1,6 +1,6 @@
 """Linear interpolation from one model to another, which barriers are measured along."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -28,6 +28,8 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
 
     Raises
     ------
+    TypeError
+        One is no module.
     ValueError
         The models' parameters or buffers differ in name or shape.
 
@@ -42,6 +44,9 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     >>> left.weight.item()
     -1.0
     """
+    for name, model in ("model_a", model_a), ("model_b", model_b):
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"{name} must be a module, got {type(model).__name__}")
     ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
     _check_same_architecture(ours, theirs)
     start = {name: t.detach().clone() for name, t in ours.items()}
@@ -91,10 +96,22 @@ def _storage(tensor: Tensor) -> int:
 def _check_same_architecture(start: dict[str, Tensor], end: dict[str, Tensor]) -> None:
     for name in sorted(start.keys() ^ end.keys()):
         has, lacks = ("model_a", "model_b") if name in start else ("model_b", "model_a")
-        raise ValueError(f"{has} has {name!r}, {lacks} has not: they must be of one architecture")
+        raise ValueError(
+            f"{has} has {name!r}, {lacks} has not: they must be of one architecture"
+            f"{_way_out(start, end)}"
+        )
     for name, tensor in start.items():
         if tensor.shape != end[name].shape:
             raise ValueError(
                 f"{name!r} has shape {tuple(tensor.shape)} in model_a, "
                 f"{tuple(end[name].shape)} in model_b: they must be of one architecture"
             )
+
+
+def _way_out(start: Collection[str], end: Collection[str]) -> str:
+    """Name the module inside of a wrapper: of averaged weights, of a compiled or parallel model."""
+    for model, wrapped, plain in ("model_a", start, end), ("model_b", end, start):
+        for inner in "module", "_orig_mod":
+            if plain and set(wrapped) >= {f"{inner}.{name}" for name in plain}:
+                return f"; pass {model}.{inner}"
+    return ""

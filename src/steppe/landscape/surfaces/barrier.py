@@ -111,6 +111,8 @@ def barrier(
 
     Raises
     ------
+    TypeError
+        ``model_a`` or ``model_b`` is no module.
     ValueError
         The models' parameters or buffers differ in name or shape; ``points`` is out of range; the
         loss of ``model_a`` or ``model_b`` is not finite; or the data is not as

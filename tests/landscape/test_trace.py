@@ -24,7 +24,7 @@ def test_is_within_its_own_error(method: str, dtype: torch.dtype) -> None:
     reported = np.array([each.stderr for each in found])
     assert abs(errors.mean()) < 3.5 * errors.std() / math.sqrt(60)
     assert 0.6 < np.sqrt((reported**2).mean()) / np.sqrt((errors**2).mean()) < 1.6
-    assert (np.abs(errors) < 2 * reported).mean() > (0.7 if method == "xtrace" else 0.84)
+    assert (np.abs(errors) < 2 * reported).mean() > 0.84
     assert {each.products for each in found} == {30}
 
 
@@ -87,7 +87,8 @@ def test_xtrace_is_its_definition() -> None:
         samples.append((basis.T @ dense @ basis).trace() + scale * (outside @ dense @ outside))
     samples = torch.stack(samples)
     assert found.value == pytest.approx(samples.mean().item(), rel=1e-9)
-    assert found.stderr == pytest.approx(samples.std().item() / math.sqrt(6), rel=1e-7)
+    # 4/3 of what the spread says, as the samples share their subspace.
+    assert found.stderr == pytest.approx(4 / 3 * samples.std().item() / math.sqrt(6), rel=1e-7)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -19,6 +19,10 @@ from steppe.landscape.spectra._symmetry import SymmetryCheck
 TraceMethod = Literal["hutch++", "hutchinson", "xtrace"]
 
 _TINY = torch.finfo(torch.float64).tiny
+# What XTrace's samples have in common shows not in their spread. Over six spectra (flat, 1/i, 1/i²,
+# exponential, a step, both signs) of 400 values, 20 to 200 products and 200 seeds each, the error
+# was .91 to 1.37 times what the spread says, and twice the spread held it in 85 to 95 of 100 cases.
+_SHARED_SUBSPACE = 4 / 3
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ def trace(
         "hutch++": the exact trace over the subspace that a third of the products span, and
         Hutchinson's estimate of the rest; its error falls as 1/products where the spectrum decays.
         "xtrace": the same idea, but each probe in turn is left out of the subspace and used for the
-        rest. It is the most exact, and its standard error about a quarter too small, as its samples
-        share their subspace. "hutch++" keeps a third of ``products`` vectors in memory, "xtrace"
+        rest. It is the most exact. As its samples share their subspace, its standard error is 4/3
+        of what their spread says, which is mostly a little too much. "hutch++" keeps a third of ``products`` vectors in memory, "xtrace"
         twice ``products``.
     products : int, default 99
         Maximum number of products; at least 2, for "hutch++" 6, for "xtrace" 4.
@@ -236,7 +240,8 @@ def _leave_one_out(tests: Tensor, images: Tensor, basis: Tensor, products: Tenso
     dimensions = size - count + is_needed.double()
     scale = dimensions / outside.double().square().sum(1).clamp(min=_TINY)
     whole = inner.trace() - (left * (inner @ left)).sum(0)
-    return _mean((whole + scale * _quadratic_forms(outside, image)).cpu())
+    found = _mean((whole + scale * _quadratic_forms(outside, image)).cpu())
+    return _Estimate(found.value, _SHARED_SUBSPACE * found.stderr)
 
 
 def _own_directions(basis: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:

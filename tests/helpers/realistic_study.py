@@ -17,7 +17,7 @@ from steppe.compare.records.results import (
     Curvature,
     Epoch,
     FinalScores,
-    Metric,
+    MetricDescription,
     Outcome,
     RunCosts,
     SampleResults,
@@ -87,7 +87,7 @@ def realistic(
             Trial(name, POOL, i, 100 + i, settings, world.run(kind, settings, i))
             for i, settings in enumerate(tried)
         ]
-        best = best_trial(pool, Metric())
+        best = best_trial(pool, MetricDescription())
         made += pool
         for phase, chosen, first in ((DEFAULT, defaults, 500), (RECOMMENDED, best.settings, 600)):
             made += [
@@ -105,7 +105,7 @@ def realistic(
         task="fashion-mnist",
         setup=setup,
         plan=StudyPlan(budget, trials, study_seed=seed, family=FAMILY),
-        metric=Metric(),
+        metric=MetricDescription(),
         versions={"python": "3.11.9", "torch": "2.13.0", "steppe": "0.2.0"},
         command=f"steppe compare fashion-mnist --budget {budget} --trials {trials}",
         contenders=tuple(contenders),

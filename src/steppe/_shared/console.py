@@ -4,7 +4,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from shutil import get_terminal_size
 from typing import Any, NoReturn, TextIO, cast
@@ -152,9 +152,12 @@ class _Output(io.TextIOBase):
                 warn(f"standard output cannot be written: {error}")
 
 
-def fail(message: str, status: int = USAGE) -> NoReturn:
-    """Print in one line why the command cannot go on, and end it."""
+def fail(message: str, status: int = USAGE, notes: Iterable[str] = ()) -> NoReturn:
+    """Print in one line why the command cannot go on, below it the notes, and end it."""
     warn(message)
+    with suppress(OSError):
+        for note in notes:
+            print(printable(note), file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -178,4 +181,4 @@ def refusals() -> Iterator[None]:
     except ImportError as broken:
         fail(first_line(broken))
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(str(error), notes=getattr(error, "__notes__", ()))

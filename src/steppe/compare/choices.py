@@ -5,6 +5,7 @@ takes two seconds. Tests hold that the lists are those of
 :data:`steppe.compare.tasks.TASKS` and :data:`steppe.compare.planning.presets.PRESETS`.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from steppe._shared.names import check_name
@@ -48,6 +49,9 @@ Scale = Literal["full", "small"]
 #: What verdicts are given on.
 Primary = Literal["score", "loss"]
 
+#: A score as a function of the mean over samples.
+OfMean = Literal["itself", "exp", "root"]
+
 #: How much curvature is measured of a run.
 CurvatureExtent = Literal["none", "quick", "full"]
 
@@ -57,16 +61,34 @@ Precision = Literal["no", "bf16", "fp16"]
 #: Course of lr over a run.
 Schedule = Literal["constant", "cosine", "cosine-epochs"]
 
+#: The same, or the task's own.
+AnySchedule = Literal["constant", "cosine", "cosine-epochs", "own"]
+
 
 def check_task(name: str) -> None:
-    """Refuse a task that is not known.
+    """Refuse a task that is not known; whether a file has one is seen when it is imported.
 
     Raises
     ------
     ValueError
         The message has the nearest name, and all names.
     """
-    check_name("task", name, TASK_NAMES)
+    if name.endswith(".py"):
+        raise ValueError(f"{name} may have several tasks: name one, as {name}:task")
+    if ":" not in name:
+        check_name("task", name, TASK_NAMES)
+
+
+def label_of(name: str) -> str:
+    """Return a task's name without the directory of its file, which is another one elsewhere.
+
+    Examples
+    --------
+    >>> label_of("work/mytask.py:task"), label_of("digits")
+    ('mytask.py:task', 'digits')
+    """
+    path, colon, attribute = name.rpartition(":")
+    return f"{Path(path).name}{colon}{attribute}" if colon else name
 
 
 def check_preset(name: str) -> None:

@@ -32,7 +32,7 @@ from steppe.compare.records.results import (
     RECOMMENDED,
     Contender,
     Epoch,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyPlan,
     StudyResults,
@@ -64,7 +64,7 @@ def make(*contenders: Contender, **changes: Any) -> Study:
         ),
         "plan": StudyPlan(budget=1, trials=3, repeats=2),
         "contenders": contenders or (ADAMW, ADAMCM),
-        "metric": Metric(),
+        "metric": MetricDescription(),
         "facts": {"train_samples": 1_006},
         "command": "steppe compare digits",
         "versions": {"torch": "2", "steppe": "1", "source": "f00"},
@@ -235,7 +235,7 @@ def test_recommended_runs_wait_for_their_contenders_pool(where: str, opened: Ope
 def test_the_best_is_by_validation_score_and_among_equals_by_loss(
     storage: Any, higher_is_better: bool, ends: list[tuple[float, float]], best: int
 ) -> None:
-    study = make(ADAMW, metric=Metric(higher_is_better=higher_is_better))
+    study = make(ADAMW, metric=MetricDescription(higher_is_better=higher_is_better))
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", [outcome(*each) for each in ends]))
     wanted = study.settings(ADAMW, POOL, best)
@@ -529,7 +529,7 @@ def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) 
         space={"priority_decay": {"low": 0.7, "high": 0.99, "log": False}},
         defaults={"lr": 1e-3, "priority_decay": 0.7},
     )
-    study = make(ADAMW, ADAMCM, ranged, metric=Metric(higher_is_better=False))
+    study = make(ADAMW, ADAMCM, ranged, metric=MetricDescription(higher_is_better=False))
     save_study(storage, study)
     run(TrialQueue(storage, study))
     (name,) = optuna.get_all_study_names(storage)
@@ -603,7 +603,7 @@ def test_recommended_settings_are_kept_when_a_run_is_taken(storage: Any) -> None
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_the_value_of_a_trial_is_no_test_result(storage: Any, higher_is_better: bool) -> None:
     """Optuna's dashboard shows it while the study runs."""
-    metric = Metric(higher_is_better=higher_is_better)
+    metric = MetricDescription(higher_is_better=higher_is_better)
     came = outcome(0.7)
     tested = replace(came, final=replace(came.final, test_loss=0.123, test_score=0.456))
     worst = -math.inf if higher_is_better else math.inf

@@ -13,7 +13,7 @@ from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, StudyPlan
+from steppe.compare.records.results import Contender, MetricDescription, StudyPlan
 from steppe.compare.training.run import RunContext, RunSettings
 
 __all__ = ["opened"]
@@ -25,7 +25,7 @@ def queue(opened: Open, tmp_path: Path) -> TrialQueue:
         RunSettings("digits", "mlp", None, "abc", epochs=2, steps_per_epoch=4, batch_size=32),
         StudyPlan(budget=1, trials=4),
         (Contender("sgd", defaults={"lr": 0.1}),),
-        Metric(),
+        MetricDescription(),
         versions={},
     )
     return TrialQueue(opened(str(tmp_path), create=True), study)

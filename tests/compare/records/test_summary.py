@@ -10,7 +10,7 @@ import pytest
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import outcome, scores
-from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, load
+from steppe.compare.records.results import Contender, Curvature, MetricDescription, RunCosts, load
 from steppe.compare.records.summary import best_first, summarise
 
 
@@ -53,11 +53,11 @@ def test_a_contender_none_of_whose_trials_came_to_an_end_is_worth_the_worst() ->
     assert sgd.recommended == {}
     assert math.isnan(sgd.train_loss)
     assert math.isnan(sgd.sharpness.mean)
-    assert best_first([sgd, adamw], Metric())[0] == adamw
+    assert best_first([sgd, adamw], MetricDescription())[0] == adamw
 
 
 def test_a_metric_without_a_factor_stays_as_it_is() -> None:
-    metric = Metric("error", "", 1.0, higher_is_better=False)
+    metric = MetricDescription("error", "", 1.0, higher_is_better=False)
     (row,) = summarise(studies.study({"adamw": scores(0.25, 0.75, 0.5)}, metric=metric))
     assert row.score.mean == pytest.approx(0.5)
 

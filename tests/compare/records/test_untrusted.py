@@ -19,7 +19,7 @@ from steppe.compare.execution.study_registry import read_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, StudyPlan, load
+from steppe.compare.records.results import Contender, MetricDescription, StudyPlan, load
 from steppe.compare.training.run import RunSettings
 
 pytestmark = pytest.mark.thorough
@@ -47,7 +47,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contenders = (Contender("adamw"), Contender(HOME_MADE))
     plan = StudyPlan(budget=1, trials=3, family=(HOME_MADE,))
     command = "steppe compare digits"
-    study = Study(setup, plan, contenders, Metric(), facts=FACTS, command=command)
+    study = Study(setup, plan, contenders, MetricDescription(), facts=FACTS, command=command)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         storage = open_storage(str(directory), create=True)

@@ -12,7 +12,7 @@ from steppe.compare.records.best_of_k import weights
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import (
     POOL,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyPlan,
     StudyResults,
@@ -157,7 +157,7 @@ def test_the_test_samples_share_is_computed_from_the_samples(
 
 def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
     """To first order: exp(mean) has the error exp(mean) · error of the mean."""
-    perplexity = Metric("perplexity", "", 1.0, higher_is_better=False)
+    perplexity = MetricDescription("perplexity", "", 1.0, higher_is_better=False)
 
     def from_losses(outcome: Outcome) -> Outcome:
         final = outcome.final

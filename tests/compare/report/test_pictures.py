@@ -17,7 +17,7 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.best_of_k import SWAPS, compare_pools
-from steppe.compare.records.results import Curvature, Epoch, Metric, StudyResults
+from steppe.compare.records.results import Curvature, Epoch, MetricDescription, StudyResults
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.pictures import (
     plot_budgets,
@@ -166,7 +166,7 @@ def test_one_far_behind_is_pointed_to_beyond_the_axis(drawn) -> None:
 
 
 def test_differences_follow_the_metric(drawn) -> None:
-    metric = Metric("error", "", 1.0, higher_is_better=False)
+    metric = MetricDescription("error", "", 1.0, higher_is_better=False)
     made = {"adamw": scores(0.5, 0.6, 0.7), "sgd": scores(0.2, 0.35, 0.3)}
     study = studies.study({**made, "nadam": scores(0.1, 0.2, 0.3)}, metric=metric, task="curve fit")
     figure = drawn(plot_differences, study)

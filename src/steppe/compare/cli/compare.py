@@ -21,14 +21,17 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task
+from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task, label_of
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_storage import HEARTBEAT
 from steppe.compare.planning.options import STUDY, StudyOptions, check_where
 
 TaskName = Annotated[
     str | None,
-    Parameter(help=f"What to train on: {', '.join(TASK_NAMES)}. Default: the preset's, or digits."),
+    Parameter(
+        help=f"What to train on: {', '.join(TASK_NAMES)}; or a Task of your own, as mytask.py:task "
+        "or package.module:task. Default: the preset's, or digits."
+    ),
 ]
 PresetName = Annotated[
     str | None,
@@ -121,7 +124,8 @@ def compare(
         seed = exported.plan.study_seed if exported else options.study_seed
         name, published = choose_preset(exported.task if exported else task, preset, options.scale)
         check_task(name)
-    out_dir = out_dir or Path("results", f"{name}-{seed}" if seed else name)
+        label = label_of(name).replace(":", ".")
+    out_dir = out_dir or Path("results", f"{label}-{seed}" if seed else label)
     run_study(
         name,
         options,

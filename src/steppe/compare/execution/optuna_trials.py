@@ -20,7 +20,14 @@ from steppe.compare.execution.study_storage import (
     retry_while_unreachable,
 )
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import PHASES, RECOMMENDED, Contender, Metric, Outcome, Trial
+from steppe.compare.records.results import (
+    PHASES,
+    RECOMMENDED,
+    Contender,
+    MetricDescription,
+    Outcome,
+    Trial,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -215,7 +222,7 @@ def optuna_study(storage: "RDBStorage", study: "Study") -> "optuna.Study":
     )
 
 
-def trial_value(outcome: Outcome, metric: Metric) -> float:
+def trial_value(outcome: Outcome, metric: MetricDescription) -> float:
     """Return what Optuna shows as a trial's value: its validation score, the worst if it diverged.
 
     Not a test result, which nobody is to see before the study is complete.

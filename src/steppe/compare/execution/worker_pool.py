@@ -184,6 +184,7 @@ class WorkerPool:
             "--heartbeat": self._heartbeat,
             "--out-dir": context.out,
             "--data": context.data,
+            "--task": context.task,
             "--track": context.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]

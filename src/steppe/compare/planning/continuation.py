@@ -5,9 +5,9 @@ checks code and data before its first trial.
 """
 
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.datasets import Data
 from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import Study, check_place, check_trainable, versions
 from steppe.compare.records.results import (
@@ -19,8 +19,9 @@ from steppe.compare.records.results import (
     trial_label,
 )
 from steppe.compare.records.summary import best_trial
-from steppe.compare.tasks import find_task
-from steppe.compare.training.run import RunContext, RunSettings, load_data, run_settings_from_dict
+from steppe.compare.task import LoadedTask, Task
+from steppe.compare.task_source import find_task
+from steppe.compare.training.run import RunContext, RunSettings, run_settings_from_dict
 
 
 def continue_study(results: StudyResults, place: RunContext) -> Study:
@@ -59,11 +60,11 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     check_versions(study)
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
-    check_contents(study)
+    loaded = load_same_task(study, place)
+    check_contents(study, loaded.task)
     _check_trials(study, results)
-    data = load_same_data(study, place)
     for contender in study.contenders:
-        check_trainable(study, contender, data, place)
+        check_trainable(study, contender, loaded, place)
     return study
 
 
@@ -75,31 +76,47 @@ def check_versions(study: Study) -> None:
     ValueError
         With each package that differs, what is here, and what the study was planned with.
     """
-    here = versions(find_task(study.setup.task).packages)
-    other = [name for name in here if name != "python" and here[name] != study.versions.get(name)]
+    # What else it was planned with are packages of its task.
+    own = versions()
+    here = {name: own.get(name) or _version_here(name) for name in study.versions}
+    other = [name for name in here if name != "python" and here[name] != study.versions[name]]
     if other:
-        pairs = ", ".join(f"{name} {here[name]} for {study.versions.get(name)}" for name in other)
+        pairs = ", ".join(f"{name} {here[name]} for {study.versions[name]}" for name in other)
         raise ValueError(f"this is not the code that the study was planned with: {pairs}")
 
 
-def load_same_data(study: Study, place: RunContext) -> Data:
-    """Load the data that a study was planned with.
+def _version_here(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def load_same_task(study: Study, place: RunContext) -> LoadedTask:
+    """Load the task that a study was planned with, and its data.
 
     Raises
     ------
     ValueError
-        If it is not the same here.
+        If the one or the other is not the same here.
     """
-    data = load_data(study.setup, place.data)
-    if data.fingerprint != study.setup.fingerprint:
+    setup = study.setup
+    found = find_task(place.task or study.location or setup.task)
+    if found.label != setup.task or found.source != setup.source:
         raise ValueError(
-            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
-            f"planned with ({study.setup.fingerprint})"
+            f"{found.label} here ({found.source or 'of steppe'}) is not the version of "
+            f"{setup.task} that the study was planned with ({setup.source or 'of steppe'})"
         )
-    return data
+    loaded = found.task({**setup.options, "data": place.data}).load()
+    if loaded.data.fingerprint != setup.fingerprint:
+        raise ValueError(
+            f"the data of {setup.task} here ({loaded.data.fingerprint}) is not what the study was "
+            f"planned with ({setup.fingerprint})"
+        )
+    return loaded
 
 
-def check_contents(study: Study) -> None:
+def check_contents(study: Study, task: Task) -> None:
     """Refuse what follows from the task's and the optimizers' names, but is something else.
 
     Raises
@@ -107,9 +124,8 @@ def check_contents(study: Study) -> None:
     ValueError
         With the first of these, such as a class of the user's own whose source has changed.
     """
-    metric = find_task(study.setup.task).score.metric
-    if study.metric != metric:
-        raise ValueError(f"metric must be {metric}, got {study.metric}")
+    if study.metric != task.score:
+        raise ValueError(f"metric must be {task.score}, got {study.metric}")
     for contender in study.contenders:
         recipe = find_recipe(contender.name)
         if contender.epochs != recipe.epochs:

@@ -6,6 +6,7 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,10 +22,11 @@ from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.choices import CurvatureExtent
-from steppe.compare.data.datasets import Data
+from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
+from steppe.compare.planning.rehearsal import rehearse
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
@@ -38,10 +40,12 @@ from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
     Contender,
-    Metric,
+    MetricDescription,
     StudyPlan,
 )
-from steppe.compare.tasks import Size, Task, find_task
+from steppe.compare.task import LoadedTask
+from steppe.compare.task_source import TaskSource, find_task
+from steppe.compare.task_trace import explained
 from steppe.compare.training.run import (
     Run,
     RunContext,
@@ -69,7 +73,7 @@ class Study:
         How many trials, and what is concluded from them.
     contenders : tuple of Contender
         The first is the baseline.
-    metric : Metric
+    metric : MetricDescription
         What scores are.
     facts : mapping
         Numbers of samples and parameters, for the reader.
@@ -83,12 +87,14 @@ class Study:
         The day it was planned, as YYYY-MM-DD.
     author, note : str
         What the user says of the study.
+    location : str
+        Where the file of the user's task is, for workers on the same machine.
     """
 
     setup: RunSettings
     plan: StudyPlan
     contenders: tuple[Contender, ...]
-    metric: Metric
+    metric: MetricDescription
     facts: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
@@ -96,12 +102,13 @@ class Study:
     created: str = ""
     author: str = ""
     note: str = ""
+    location: str = ""
 
     @property
     def name(self) -> str:
         """The same for studies that differ in contenders and numbers alone: they share trials."""
         content = [asdict(self.setup), self.plan.study_seed, self.versions]
-        return f"{self.setup.task}-{_digest(content)}"
+        return f"{self.setup.task.replace(':', '.')}-{_digest(content)}"
 
     def key(self, contender: Contender) -> str:
         """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
@@ -172,7 +179,7 @@ def plan_study(
     Parameters
     ----------
     task : str
-        One of :data:`steppe.compare.tasks.TASKS`.
+        As for :func:`steppe.compare.find_task`.
     options : StudyOptions
         What the user asks for.
     preset : Preset
@@ -193,14 +200,13 @@ def plan_study(
     """
     for module in _NEEDED:
         importlib.import_module(module)
-    found = find_task(task)
     names = options.optimizers or preset.optimizers
     recipes = recipes_with_controls(names)
     check_place(place)
     options.check()
     plan = _plan(options, preset, names)
-    size = _size(found, options, preset)
-    setup, data = _setup(found, size, options, preset, place)
+    source = find_task(task)
+    loaded, setup = _setup(source, options, preset, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -215,20 +221,25 @@ def plan_study(
         setup=setup,
         plan=plan,
         contenders=contenders,
-        metric=found.score.metric,
-        facts=_facts(found, setup, data, place),
+        metric=loaded.task.score,
+        facts=_facts(loaded, setup, place),
         command=command,
-        versions=versions(found.packages),
+        versions=versions(loaded.task.packages),
         created=datetime.now(UTC).date().isoformat(),
         author=printable(options.author),
         note=printable(options.note),
+        location=source.location,
     )
+    if source.source:
+        rehearse(loaded, setup, place)
     for contender in contenders:
-        check_trainable(study, contender, data, place)
+        check_trainable(study, contender, loaded, place)
     return study
 
 
-def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
+def check_trainable(
+    study: Study, contender: Contender, loaded: LoadedTask, place: RunContext
+) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
     Raises
@@ -239,7 +250,7 @@ def check_trainable(study: Study, contender: Contender, data: Data, place: RunCo
     recipe = find_recipe(contender.name)
     run = Run(study.setup, recipe, contender.defaults, seed=0)
     try:
-        take_trial_step(run, data, place)
+        take_trial_step(run, loaded, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
@@ -278,49 +289,52 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyP
     return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(family))
 
 
-def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:
-    """Give the sizes that the user asks for, or else the preset, or else the task."""
-    size = preset.size(task, options.scale)
-    asked: dict[str, Any] = {
-        "model": options.model,
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "samples": options.samples,
-        "length": options.seq_length,
-    }
-    return replace(size, **{name: value for name, value in asked.items() if value is not None})
-
-
 def _setup(
-    task: Task, size: Size, options: StudyOptions, preset: Preset, place: RunContext
-) -> tuple[RunSettings, Data]:
+    source: TaskSource, options: StudyOptions, preset: Preset, place: RunContext
+) -> tuple[LoadedTask, RunSettings]:
     precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    data = task.data(place.data, size.samples, length=size.length, model=size.model)
-    if size.epochs % len(data.parts):
+    asked = {
+        "scale": options.scale,
+        "model": options.model or preset.model_for(source.name, options.scale),
+        "samples": options.samples,
+        "length": options.seq_length,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    task = source.task({**asked, "data": place.data})
+    # What is published is of full size.
+    epochs, batch_size = preset.training_at(options.scale)
+    epochs = options.epochs or epochs or task.epochs
+    batch_size = options.batch_size or batch_size or task.batch_size
+    # Of steppe's own tasks only files can be missing, which their errors say.
+    with explained(f"the data of {task.name} cannot be read") if source.source else nullcontext():
+        loaded = task.load()
+    parts = parts_of(loaded.data.train)
+    if epochs % len(parts):
         raise ValueError(
-            f"epochs must be a multiple of the {len(data.parts)} tasks of {task.name}, "
-            f"got {size.epochs}"
+            f"epochs must be a multiple of the {len(parts)} tasks of {task.name}, got {epochs}"
         )
-    steps = tuple(math.ceil(len(part) / size.batch_size) for part in data.parts)
+    steps = tuple(math.ceil(size_of(part) / batch_size) for part in parts)
     setup = RunSettings(
-        task=task.name,
-        model=size.model,
-        samples=size.samples,
-        fingerprint=data.fingerprint,
-        epochs=size.epochs,
+        task=source.label,
+        model=task.model_name,
+        samples=task.options.get("samples"),
+        fingerprint=loaded.data.fingerprint,
+        epochs=epochs,
         steps_per_epoch=max(steps),
-        batch_size=size.batch_size,
+        batch_size=batch_size,
         accumulate=options.grad_accumulation,
         precision=precision,
-        clip=options.max_grad_norm,
-        schedule=options.schedule or preset.schedule,
+        clip=options.max_grad_norm or task.max_grad_norm,
+        schedule="own" if task.schedule else options.schedule or preset.schedule,
         warmup=options.warmup,
-        length=size.length,
-        stream=steps if data.stream else (),
+        length=task.options.get("length"),
+        stream=steps if loaded.data.is_stream else (),
+        options=asked,
+        source=source.source,
     )
-    return setup, data
+    return loaded, setup
 
 
 def _fixed(options: StudyOptions, steps: int) -> dict[str, float]:
@@ -359,14 +373,16 @@ def _contender(
     )
 
 
-def _facts(task: Task, setup: RunSettings, data: Data, place: RunContext) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]):
-        model = task.make(setup.model)
+def _facts(loaded: LoadedTask, setup: RunSettings, place: RunContext) -> dict[str, Any]:
+    task, data = loaded
+    with torch.random.fork_rng(devices=[]), explained(f"{task.name}'s model cannot be made"):
+        model = task.model()
     parameters = list(model.parameters())
     return {
-        "train_samples": len(data.train),
-        "validation_samples": len(data.validation),
-        "test_samples": len(data.test),
+        "model": setup.model or type(model).__name__,
+        "train_samples": size_of(data.train),
+        "validation_samples": size_of(data.validation),
+        "test_samples": size_of(data.test),
         "parameters": sum(p.numel() for p in parameters),
         "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "domain_incremental": task.domain_incremental,

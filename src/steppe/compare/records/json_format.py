@@ -57,8 +57,8 @@ def from_json(cls: type[_T], content: Any) -> _T:
 
     Examples
     --------
-    >>> from steppe.compare.records.results import Metric
-    >>> from_json(Metric, {"name": "perplexity", "higher_is_better": 0})
+    >>> from steppe.compare.records.results import MetricDescription
+    >>> from_json(MetricDescription, {"name": "perplexity", "higher_is_better": 0})
     Traceback (most recent call last):
         ...
     ValueError: higher_is_better must be true or false, got 0

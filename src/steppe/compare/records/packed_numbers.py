@@ -6,6 +6,7 @@ samples: of a hundred thousand runs of ten thousand samples nothing larger could
 
 import base64
 import binascii
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,17 @@ MOST_LOSSES = 500
 
 _BITS = "bits"
 _FLOATS = {"halves": "<f2", "singles": "<f4"}
+
+
+def pack(values: Sequence[float]) -> str:
+    """Pack the numbers of all samples: as bits, where each is 0 or 1.
+
+    Examples
+    --------
+    >>> pack([1.0, 0.0, 1.0]), pack([0.5, 1.25])[:8]
+    ('bits:3:oA==', 'halves:2')
+    """
+    return pack_bits(values) if {*values} <= {0.0, 1.0} else pack_floats(values)
 
 
 def pack_bits(values: ArrayLike) -> str:

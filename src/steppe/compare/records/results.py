@@ -13,7 +13,7 @@ from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.choices import Primary
+from steppe.compare.choices import OfMean, Primary
 from steppe.compare.records.json_format import from_json, read_json, to_json
 from steppe.compare.records.outcomes import Curvature as Curvature
 from steppe.compare.records.outcomes import Epoch as Epoch
@@ -120,12 +120,24 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricDescription:
     """The score of a task, shown as ``factor · score`` in ``unit``.
+
+    Attributes
+    ----------
+    name, unit : str
+        Such as "accuracy" and "%".
+    factor : float
+        From the score to the unit.
+    higher_is_better : bool
+        Whether more is better.
+    of_mean : "itself", "exp" or "root", default "itself"
+        The score as a function of the mean over samples: perplexity is exp of the mean loss, the
+        root mean square error the root of the mean square.
 
     Examples
     --------
-    >>> Metric().factor * 0.975
+    >>> MetricDescription().factor * 0.975
     97.5
     """
 
@@ -133,6 +145,7 @@ class Metric:
     unit: str = "%"
     factor: float = 100.0
     higher_is_better: bool = True
+    of_mean: OfMean = "itself"
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ class StudyResults:
         samples, parameters …
     plan : StudyPlan
         What was to be found out.
-    metric : Metric
+    metric : MetricDescription
         Name and unit of validation and test scores.
     versions : mapping
         Of Python, torch, steppe and its source.
@@ -212,7 +225,7 @@ class StudyResults:
     task: str
     setup: Mapping[str, Any]
     plan: StudyPlan
-    metric: Metric
+    metric: MetricDescription
     versions: Mapping[str, str]
     command: str
     contenders: tuple[Contender, ...]

@@ -19,7 +19,7 @@ from steppe.compare.records.results import (
     RECOMMENDED,
     Contender,
     Epoch,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyResults,
     Trial,
@@ -123,7 +123,9 @@ def summarise(results: StudyResults, readings: Readings | None = None) -> list[O
     return [_summarise_contender(readings, each, common) for each in results.contenders]
 
 
-def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[OptimizerSummary]:
+def best_first(
+    rows: Sequence[OptimizerSummary], metric: MetricDescription
+) -> list[OptimizerSummary]:
     """Sort by the expected test score; while that is unknown, by the best validation score.
 
     Optimizers without a finite score come last.
@@ -139,7 +141,7 @@ def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[Optimiz
     return sorted(rows, key=key)
 
 
-def best_trial(trials: Iterable[Trial], metric: Metric) -> Trial | None:
+def best_trial(trials: Iterable[Trial], metric: MetricDescription) -> Trial | None:
     """Return the trial with the best validation score, of equal ones that with the lower loss.
 
     None if no trial ended with a finite loss.

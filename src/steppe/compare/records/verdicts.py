@@ -18,7 +18,7 @@ import numpy as np
 
 from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import LEVEL, Interval, holm
-from steppe.compare.choices import Primary
+from steppe.compare.choices import OfMean, Primary
 from steppe.compare.records.best_of_k import (
     TRIALS_PER_BUDGET,
     Array,
@@ -37,6 +37,13 @@ BETTER, WORSE = "better", "worse"
 NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
+
+_READINGS: tuple[Primary, Primary] = ("score", "loss")
+_SLOPES: dict[OfMean, Callable[[float], float]] = {
+    "itself": lambda mean: 1.0,
+    "exp": math.exp,
+    "root": lambda mean: 0.5 / math.sqrt(mean) if mean > 0 else 0.0,
+}
 
 # A test result this many standard errors below what validation promises is no chance.
 _FAR_BELOW = 5.0
@@ -266,7 +273,9 @@ class Readings:
             score=each(lambda outcome: sign * outcome.final.validation_score, -math.inf),
             loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
             test=each(lambda outcome: self._values(outcome, reading)[0], worst),
-            test_samples=self._matrix(outcomes, "test", reading, worst),
+            test_samples=self._matrix(
+                outcomes, lambda outcome: self._samples(outcome, "test", reading), worst
+            ),
             validation=self._validations[name],
         )
 
@@ -292,41 +301,51 @@ class Readings:
 
     def _samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
         """Return the samples' shares in a result, whose mean it is up to a constant."""
-        losses = unpack(getattr(outcome.samples, f"{part}_losses"))
-        if reading == "loss":
-            return losses if len(losses) else None
-        hits = unpack(getattr(outcome.samples, f"{part}_scores"))
-        if len(hits):
-            return self.results.metric.factor * hits
-        if self.results.metric.name == "perplexity" and len(losses):
-            # To first order: the derivative of exp.
-            return self.results.metric.factor * math.exp(losses.mean()) * losses
-        return None
+        values = self._values_of_samples(outcome, part, reading)
+        if values is None or reading == "loss":
+            return values
+        # To first order: times the derivative of the score by the mean over samples.
+        slope = _SLOPES[self.results.metric.of_mean](float(values.mean()))
+        return self.results.metric.factor * slope * values
+
+    def _values_of_samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
+        kind = "losses" if reading == "loss" else "scores"
+        values = unpack(getattr(outcome.samples, f"{part}_{kind}"))
+        return values if len(values) else None
 
     def _matrix(
-        self, outcomes: Sequence[Outcome | None], part: str, reading: Primary, worst: float
+        self,
+        outcomes: Sequence[Outcome | None],
+        samples: Callable[[Outcome], Array | None],
+        otherwise: float,
     ) -> Array | None:
-        """Return the samples' shares of all trials; None if a trial has none."""
-        rows = [
-            None if outcome is None else self._samples(outcome, part, reading)
-            for outcome in outcomes
-        ]
-        return _stacked(rows, sum(outcome is not None for outcome in outcomes), worst)
+        """Return what all trials have for each sample; None if a trial has nothing."""
+        rows = [None if outcome is None else samples(outcome) for outcome in outcomes]
+        return _stacked(rows, sum(outcome is not None for outcome in outcomes), otherwise)
 
     def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
         """Return all trials' validation results without each group of samples."""
-        losses = self._matrix(outcomes, "validation", "loss", 0.0)
-        if losses is None:
+        values, losses = (
+            self._matrix(
+                outcomes,
+                lambda each, r=reading: self._values_of_samples(each, "validation", r),
+                0.0,
+            )
+            for reading in _READINGS
+        )
+        if values is None:
             return None
+        if losses is not None:
+            # Both in equal stretches, so that the same samples are left out of both.
+            fewest = min(values.shape[1], losses.shape[1])
+            values, losses = (means_of_stretches(each, fewest) for each in (values, losses))
         diverged = np.array([outcome is None for outcome in outcomes])
-        without_losses = np.where(diverged, np.inf, leave_groups_out(losses))
-        if self.results.metric.name == "perplexity":
-            return Validation(np.where(diverged, -np.inf, -without_losses), without_losses)
-        hits = self._matrix(outcomes, "validation", "score", 0.0)
-        if hits is None:
-            return None
-        scores = sign * leave_groups_out(means_of_stretches(hits, losses.shape[1]))
-        return Validation(np.where(diverged, -np.inf, scores), without_losses)
+        # Only their order counts, which is that of the means.
+        scores = np.where(diverged, -np.inf, sign * leave_groups_out(values))
+        if losses is not None:
+            return Validation(scores, np.where(diverged, np.inf, leave_groups_out(losses)))
+        whole = [math.inf if each is None else each.final.validation_loss for each in outcomes]
+        return Validation(scores, np.broadcast_to(whole, scores.shape))
 
 
 def difference_by_budget(

@@ -15,7 +15,7 @@ from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
 from steppe._shared.pictures import new_figure, style_axes, write_png
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
+from steppe.compare.records.results import Epoch, MetricDescription, Outcome, StudyResults
 from steppe.compare.records.summary import (
     common_train_loss,
     curvature_at,
@@ -260,7 +260,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     return True
 
 
-def _titled(which: str, metric: Metric) -> str:
+def _titled(which: str, metric: MetricDescription) -> str:
     return f"{which} {metric.name}" + (f", {metric.unit}" if metric.unit else "")
 
 
@@ -348,7 +348,7 @@ def _log_if_wide(axes: "Axes", which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _zoom_to_late_epochs(axes: "Axes", metric: Metric) -> None:
+def _zoom_to_late_epochs(axes: "Axes", metric: MetricDescription) -> None:
     """Fit the vertical axis to values after a third of the epochs, of contenders within reach."""
     found = {}
     for line in axes.lines:

@@ -48,9 +48,11 @@ def make_accelerator(run: Run, context: RunContext) -> "Accelerator":
             f"device must be {accelerator.device}, which Accelerate uses here, got {context.device}"
         )
     if context.track:
+        # Trackers refuse colons.
+        project = run.run_settings.task.replace(":", ".")
         accelerator.init_trackers(
             # TensorBoard has no projects: there it is a directory for each run.
-            run.label if context.track == "tensorboard" else run.run_settings.task,
+            run.label if context.track == "tensorboard" else project,
             config={"optimizer": run.recipe.name, "seed": run.seed, **run.settings},
             init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
         )

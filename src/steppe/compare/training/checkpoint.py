@@ -5,7 +5,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class _Description:
     seed: int
     samples: int | None = None
     length: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "optimizer_state"}
@@ -63,6 +64,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "network": run.run_settings.model,
             "samples": run.run_settings.samples,
             "length": run.run_settings.length,
+            "options": dict(run.run_settings.options),
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),
             "steps": run.own_settings.steps,

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import Dataset
 
 from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
-from steppe.compare.data.datasets import Data, Samples
+from steppe.compare.data.datasets import Stream, parts_of, size_of
 from steppe.compare.models.language_models import Recurrent, carried_state
-from steppe.compare.records.packed_numbers import pack_bits, pack_floats
+from steppe.compare.records.packed_numbers import pack
 from steppe.compare.records.results import (
     Curvature,
     Epoch,
@@ -32,7 +33,7 @@ from steppe.compare.records.results import (
     RunCosts,
     SampleResults,
 )
-from steppe.compare.tasks import Task, find_task
+from steppe.compare.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.curvature_probe import CurvatureProbe
@@ -44,7 +45,12 @@ from steppe.compare.training.evaluation import (
     sum_over_processes,
 )
 from steppe.compare.training.optimizer_step import OptimizerStep
-from steppe.compare.training.reproducibility import epoch_seed, reproducible, seed_epoch
+from steppe.compare.training.reproducibility import (
+    epoch_seed,
+    reproducible,
+    seed_epoch,
+    seed_everything,
+)
 from steppe.compare.training.run import Run, RunContext, RunSettings
 
 if TYPE_CHECKING:
@@ -55,7 +61,7 @@ OnEpoch = Callable[[int, Epoch], None]
 
 def train(
     run: Run,
-    data: Data,
+    loaded: LoadedTask,
     context: RunContext,
     on_epoch: OnEpoch = lambda number, epoch: None,
     accelerator: "Accelerator | None" = None,
@@ -71,8 +77,8 @@ def train(
     ----------
     run : Run
         What to train. The test set is looked at once, at the end.
-    data : Data
-        The task's data.
+    loaded : LoadedTask
+        The task, with its data.
     context : RunContext
         Where to train and where to leave files.
     on_epoch : callable
@@ -88,17 +94,17 @@ def train(
     """
     with reproducible(context):
         accelerator = accelerator or make_accelerator(run, context)
-        training = Training(run, data, context, accelerator)
+        training = Training(run, loaded, context, accelerator)
         training.resume(on_epoch)
         return training.outcome()
 
 
-def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
+def take_trial_step(run: Run, loaded: LoadedTask, context: RunContext) -> None:
     """Take one step with a new model and leave nothing behind, to see that a run can be trained.
 
     Parameters
     ----------
-    run, data, context
+    run, loaded, context
         As in :func:`train`; the step is not tracked.
 
     Raises
@@ -108,7 +114,7 @@ def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
     """
     with reproducible(context):
         untracked = replace(context, track="")
-        Training(run, data, untracked, make_accelerator(run, untracked)).take_step()
+        Training(run, loaded, untracked, make_accelerator(run, untracked)).take_step()
 
 
 class Training:
@@ -116,7 +122,7 @@ class Training:
 
     Parameters
     ----------
-    run, data, context
+    run, loaded, context
         As in :func:`train`.
     accelerator : accelerate.Accelerator
         The processes that train it.
@@ -137,17 +143,18 @@ class Training:
     """
 
     def __init__(
-        self, run: Run, data: Data, context: RunContext, accelerator: "Accelerator"
+        self, run: Run, loaded: LoadedTask, context: RunContext, accelerator: "Accelerator"
     ) -> None:
-        self.run, self.data, self.context, self.accelerator = run, data, context, accelerator
-        self.task: Task = find_task(run.run_settings.task)
+        self.run, self.context, self.accelerator = run, context, accelerator
+        self.task, self.data = loaded
+        task, data = loaded
         self.curve: list[Epoch] = []
         self.diverged = False
         self._seconds: list[float] = []
         self._peak_bytes = 0.0
         # The same weights in all processes.
-        torch.manual_seed(epoch_seed(run.seed, -1))
-        model = self.task.make(run.run_settings.model)
+        seed_everything(epoch_seed(run.seed, -1))
+        model = task.model()
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -155,31 +162,52 @@ class Training:
         steps = run.own_settings.steps
         optimizer = run.recipe.build(trained, run.settings, steps)
         self._unwrapped_model: nn.Module = model
-        fewest = min(len(self._validation_until(0)), len(data.test))
+        fewest = min(
+            size_of(part) for each in (data.validation, data.test) for part in parts_of(each)
+        )
         _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
         self._unwrapped_optimizer: Optimizer = optimizer
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         # Before the schedule, which changes lr at once.
-        self._probe = CurvatureProbe(run, self.task, data, accelerator, model, optimizer)
-        has_lr = any("lr" in group for group in optimizer.param_groups)
-        schedule = LambdaLR(optimizer, run.lr_factor) if has_lr else None
+        self._probe = CurvatureProbe(run, loaded, accelerator, model, optimizer)
         self._order = torch.Generator()
-        batch_size, workers = run.run_settings.batch_size, self._loader_workers
+        self._prepare(model, optimizer, steps)
+
+    def _prepare(self, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+        """Let Accelerate wrap all that trains."""
+        task, settings = self.task, self.run.run_settings
         loaders = [
-            batches_for(model, part, batch_size, order=self._order, workers=workers)
-            for part in data.parts
+            batches_for(
+                model,
+                part,
+                settings.batch_size,
+                order=self._order,
+                weights=task.sample_weights,
+                workers=self._loader_workers,
+                collate=task.collate_fn,
+                parts=settings.accumulate,
+            )
+            for part in parts_of(self.data.train)
         ]
-        self.model, wrapped_optimizer, self._schedule, *self._loaders = accelerator.prepare(
+        schedule = self._make_schedule(optimizer, steps)
+        self.model, wrapped_optimizer, self._schedule, *self._loaders = self.accelerator.prepare(
             model, optimizer, schedule, *loaders
         )
         self._step = OptimizerStep(
-            self.model, self.task.loss, optimizer, wrapped_optimizer, accelerator, run.run_settings
+            self.model, task, optimizer, wrapped_optimizer, self.accelerator, settings
         )
+
+    def _make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+        if not any("lr" in group for group in optimizer.param_groups):
+            return None
+        if self.task.schedule is None or self.run.recipe.schedule_free:
+            return LambdaLR(optimizer, self.run.lr_factor)
+        return self.task.schedule(optimizer, steps)
 
     def take_step(self) -> None:
         """Take one step on the first batch."""
         with self._weights.training():
-            self._step.take(*next(iter(self._loaders[0])))
+            self._step.take(next(iter(self._loaders[0])))
 
     def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
@@ -235,10 +263,11 @@ class Training:
         total, count = torch.zeros((), device=device), 0
         part = self.run.own_settings.task_index(number)
         with self._weights.training(), carried_state(self._unwrapped_model) as advance:
-            for inputs, targets in self._loaders[part]:
-                total += self._step.take(inputs, targets) * len(targets)
+            for parts in self._loaders[part]:
+                size = sum(each.size for each in parts)
+                total += self._step.take(parts) * size
                 self._weights.update()
-                count += len(targets)
+                count += size
                 advance()
                 lr = self._unwrapped_optimizer.param_groups[0].get("lr", math.nan)
                 if self._schedule is not None:
@@ -259,16 +288,12 @@ class Training:
             **self._probe.along_the_way(number),
         )
 
-    def _validation_until(self, part: int) -> Samples:
+    def _validation_until(self, part: int) -> Dataset[Any]:
         """Return a stream's validation samples of its tasks up to this one; else all."""
         validation = self.data.validation
-        if not self.data.stream:
-            return validation
-        # Not by the classes that were trained on: of few samples some may be missing.
-        known = validation.targets < self.data.classes * (part + 1)
-        return validation.take(known.nonzero().flatten())
+        return Stream(parts_of(validation)[: part + 1]) if self.data.is_stream else validation
 
-    def _evaluate(self, dataset: Samples, *, by_sample: bool = False) -> Evaluation:
+    def _evaluate(self, dataset: Dataset[Any], *, by_sample: bool = False) -> Evaluation:
         return evaluate(
             self._unwrapped_model,
             self.task,
@@ -280,17 +305,18 @@ class Training:
         )
 
     def _final(self) -> tuple[FinalScores, SampleResults]:
-        train = self._evaluate(self.data.plain)
+        train = self._evaluate(self.data.unaugmented)
         validation = self._evaluate(self.data.validation, by_sample=True)
         test = self._evaluate(self.data.test, by_sample=True)
         samples = SampleResults(
-            validation_scores=pack_bits(validation.hits),
-            validation_losses=pack_floats(validation.losses),
-            test_scores=pack_bits(test.hits),
-            test_losses=pack_floats(test.losses),
+            validation_scores=pack(validation.scores),
+            validation_losses=pack(validation.losses),
+            test_scores=pack(test.scores),
+            test_losses=pack(test.losses),
         )
         parts = (train, validation, test)
-        return FinalScores(*(x for part in parts for x in (part.loss, part.score))), samples
+        numbers = (x for part in parts for x in (part.loss, part.score))
+        return FinalScores(*numbers, test_others=test.others), samples
 
     def _costs(self) -> RunCosts:
         model, settings = self._unwrapped_model, self.run.own_settings

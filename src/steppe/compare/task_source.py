@@ -1,0 +1,150 @@
+"""Find a task by its name, or in a user's file or module: ``digits``, ``mytask.py:task``."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from steppe._shared.names import look_up
+from steppe._shared.source_hash import module_source
+from steppe.compare.choices import label_of
+from steppe.compare.task import Task
+from steppe.compare.task_trace import TaskError, explained
+from steppe.compare.tasks import TASKS
+
+#: Options of the command line that a function which makes a task may take.
+_OPTIONS = {
+    "scale": "scale",
+    "model": "model",
+    "samples": "samples",
+    "length": "seq-length",
+    "data": "data",
+}
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where a task comes from.
+
+    Attributes
+    ----------
+    name : str
+        What the command line calls it.
+    make : callable
+        Makes the task; it may take the options ``scale``, ``model``, ``samples``, ``length`` and
+        ``data``.
+    source : str, default ""
+        Hash of what the user's file does, and of what it imports beside it; "" of steppe's own.
+    location : str, default ""
+        The name with the file's whole path; "" of steppe's own.
+    """
+
+    name: str
+    make: Callable[..., Task]
+    source: str = ""
+    location: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name without the directory, which is another one elsewhere."""
+        return label_of(self.name)
+
+    def task(self, options: Mapping[str, Any] | None = None) -> Task:
+        """Make the task.
+
+        Parameters
+        ----------
+        options : mapping, optional
+            What the user asks for; None in it is not asked for.
+
+        Raises
+        ------
+        ValueError
+            The task has no such option, or its code raises.
+        """
+        asked = {name: value for name, value in (options or {}).items() if value is not None}
+        taken = inspect.signature(self.make).parameters
+        for name, value in asked.items():
+            if name not in taken and (name, value) != ("scale", "full"):
+                raise ValueError(
+                    f"{self.label} takes no {_OPTIONS[name]}: leave --{_OPTIONS[name]} out"
+                )
+        with explained(f"{self.label} cannot be made"):
+            made = self.make(**{name: value for name, value in asked.items() if name in taken})
+            if not isinstance(made, Task):
+                raise TaskError(f"{self.label} must be a Task, got {type(made).__name__}")
+            return made
+
+
+def find_task(name: str) -> TaskSource:
+    """Find the task of that name.
+
+    Parameters
+    ----------
+    name : str
+        One of :data:`steppe.compare.tasks.TASKS`; or ``file.py:attribute`` or
+        ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
+        one. The file's code is run.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists those there are, or shows where the file fails.
+
+    Examples
+    --------
+    >>> find_task("digits").task({"model": "mlp"}).epochs
+    50
+    """
+    if ":" not in name:
+        return TaskSource(name, look_up("task", name, TASKS))
+    path, _, attribute = name.rpartition(":")
+    label = label_of(name)
+    with explained(f"{label} cannot be imported"):
+        module = _from_file(Path(path)) if path.endswith(".py") else _from_path(path)
+        found = getattr(module, attribute, None)
+        if not isinstance(found, Task) and not callable(found):
+            tasks = [each for each, value in vars(module).items() if isinstance(value, Task)]
+            there = f"it has {', '.join(tasks)}" if tasks else "it has no Task"
+            raise TaskError(f"{path} has no task {attribute!r}: {there}")
+        source = module_source(module)
+    location = f"{Path(path).resolve()}:{attribute}" if path.endswith(".py") else name
+    make = (lambda: found) if isinstance(found, Task) else found
+    return TaskSource(name, make, source, location)
+
+
+def _from_path(name: str) -> ModuleType:
+    # A console script has its own directory on the path, and not the one it is called in.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return importlib.import_module(name)
+
+
+def _from_file(path: Path) -> ModuleType:
+    """Import a file under its own name, with its directory to import from, as a script has it."""
+    path = path.resolve()
+    if not path.is_file():
+        raise TaskError(f"{path} is no file")
+    known = sys.modules.get(path.stem)
+    if known is not None:
+        if getattr(known, "__file__", None) == str(path):
+            return known
+        raise TaskError(f"a module called {path.stem} is imported already: rename {path.name}")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module

@@ -9,7 +9,7 @@ name is imported when it is first used, as studies need packages that ``import s
   :class:`TaskSource`, :class:`LoadedTask`, :func:`find_model`.
 - Samples: :class:`TensorSamples`, :func:`held_out`, :func:`fingerprint_of`, :func:`head`.
 - One run: :class:`Run`, :class:`RunSettings`, :class:`RunContext`, :class:`Training`,
-  :func:`train`, :func:`make_accelerator`, :func:`reproducible`,
+  :func:`train`, :func:`make_accelerator`, :func:`reproducible`, :func:`differentiable`,
   :func:`run_settings_from_dict`.
 - A study's results: :func:`read_study`, :func:`load`, :class:`StudyResults`, :class:`Trial`,
   :class:`Outcome`, :class:`Epoch`, :func:`finished`, :func:`print_report`.
@@ -18,8 +18,8 @@ name is imported when it is first used, as studies need packages that ``import s
   :func:`report_command`, :func:`profile_command`.
 
 Inside, imports run one way: ``choices``, ``records`` and ``models`` know nothing of the others;
-above them are ``metrics`` and ``data``, ``task`` and ``tasks``, ``training``, ``planning``, ``execution``,
-``report`` (which reads ``records`` only), and ``cli`` on top.
+above them are ``metrics`` and ``data``, ``task``, ``tasks`` and ``task_source``, ``training``,
+``planning``, ``execution``, ``report`` (which reads ``records`` only), and ``cli`` on top.
 """
 
 from typing import TYPE_CHECKING
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from steppe.compare.tasks import Size as Size
     from steppe.compare.tasks import TaskMaker as TaskMaker
     from steppe.compare.training.accelerator import make_accelerator as make_accelerator
+    from steppe.compare.training.differentiable import differentiable as differentiable
     from steppe.compare.training.reproducibility import reproducible as reproducible
     from steppe.compare.training.run import Run as Run
     from steppe.compare.training.run import RunContext as RunContext
@@ -106,6 +107,7 @@ __all__ = [
     "batch_size_for",
     "compare_command",
     "compare_pools",
+    "differentiable",
     "expected_best",
     "find_model",
     "find_task",

@@ -28,7 +28,7 @@ from steppe.landscape.surfaces.plane import Plane, plane
 from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
 from steppe.landscape.surfaces.trajectory import PCA, Trajectory
 
-# What is imported "as" itself above and not listed here is for other parts of steppe, not for users.
+# What is imported "as" itself above and not listed here is for other rooms, not for users.
 __all__ = [
     "PCA",
     "Barrier",

@@ -201,7 +201,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     ),
     "metric": (
         lambda found: replace(found, metric=replace(found.metric, higher_is_better=False)),
-        "metric must be MetricDescription.*higher_is_better=True.*, got MetricDescription.*higher_is_better=False",
+        "metric must be Metric.*higher_is_better=True.*, got Metric.*higher_is_better=False",
     ),
     "epochs": (
         lambda found: replace(

@@ -9,7 +9,13 @@ from rich.console import Console
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
-from steppe.compare.records.results import Contender, Curvature, MetricDescription, RunCosts, StudyResults
+from steppe.compare.records.results import (
+    Contender,
+    Curvature,
+    MetricDescription,
+    RunCosts,
+    StudyResults,
+)
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.terminal import print_report
 

@@ -139,7 +139,10 @@ def test_budgets_may_differ(found: StudyComparison) -> None:
     ("changes", "complaint"),
     [
         ({"task": "digits"}, "one task to be compared, got fashion-mnist and digits"),
-        ({"metric": MetricDescription("error")}, "one metric to be compared, got accuracy and error"),
+        (
+            {"metric": MetricDescription("error")},
+            "one metric to be compared, got accuracy and error",
+        ),
         ({"metric": MetricDescription(unit="")}, "one unit to be compared, got % and"),
         ({"metric": MetricDescription(higher_is_better=False)}, "one direction to be compared"),
         ({"trials": ()}, "must be finished to be compared: trials of fashion-mnist-00000001"),

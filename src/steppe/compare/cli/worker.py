@@ -44,8 +44,8 @@ TaskFile = Annotated[
     Parameter(
         metavar="FILE:NAME",
         show_default=False,
-        help="Where the study's own task is on this machine, such as mytask.py:task. Default: where "
-        "it was planned.",
+        help="Where the study's own task is on this machine, such as mytask.py:task. Default: "
+        "where it was planned.",
     ),
 ]
 

@@ -84,7 +84,12 @@ def _held_out(
     for name in ("validation", "test"):
         if name not in held:
             held[name] = as_dataset(name, getattr(task, name))
-    return Data(Subset(train, rest), **held, plain=None if plain is None else Subset(plain, rest))
+    return Data(
+        Subset(train, rest),
+        held["validation"],
+        held["test"],
+        plain=None if plain is None else Subset(plain, rest),
+    )
 
 
 def as_dataset(name: str, given: Any) -> Dataset[Any]:

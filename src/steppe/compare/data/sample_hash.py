@@ -63,10 +63,8 @@ def _hash_of(name: str, dataset: Dataset[Any], *, may_augment: bool) -> tuple[by
         rows = torch.linspace(0, count - 1, min(count, _MOST_HASHED)).round().long().tolist()
         _add(digest, count, name)
         hashes = [_sample_hash(part[row], name) for row in rows]
-        again = range(0, len(rows), max(1, len(rows) // _READ_AGAIN))
-        changed = [
-            rows[each] for each in again if _sample_hash(part[rows[each]], name) != hashes[each]
-        ]
+        again = list(zip(rows, hashes, strict=True))[:: max(1, len(rows) // _READ_AGAIN)]
+        changed = [row for row, first in again if _sample_hash(part[row], name) != first]
         if changed and not may_augment:
             raise ValueError(
                 f"{name}[{changed[0]}] is another sample each time that it is read: {name} must "
@@ -92,9 +90,7 @@ def _add(digest: Any, value: Any, name: str) -> None:
         digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     elif isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        digest.update(
-            f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes()
-        )
+        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
     elif isinstance(value, str | bytes | numbers.Number | None):
         digest.update(repr(value).encode())
     elif isinstance(value, Mapping):

@@ -120,10 +120,8 @@ def arrange_stream(
     Data
         Its parts are the tasks, in order.
     """
-    return Data(
-        *(_by_task(samples, classes) for samples in (train, validation, test)),
-        fingerprint=fingerprint,
-    )
+    parts = [_by_task(samples, classes) for samples in (train, validation, test)]
+    return Data(parts[0], parts[1], parts[2], fingerprint=fingerprint)
 
 
 def subsample(data: Data, samples: int) -> Data:
@@ -169,7 +167,7 @@ def _outputs_of_own_task(outputs: Tensor, targets: Tensor, classes: int) -> Tens
 
 def _by_task(samples: Samples, classes: int) -> Stream:
     tasks = samples.targets // classes
-    return Stream(samples.take((tasks == task).nonzero().flatten()) for task in tasks.unique())
+    return Stream(samples.take((tasks == task).nonzero().flatten()) for task in torch.unique(tasks))
 
 
 def _first(stream: Dataset[Any], count: int) -> Stream:

@@ -86,7 +86,7 @@ def _check_gradients(task: Task, model: nn.Module, part: Part) -> None:
     if not math.isfinite(loss.item()):
         raise TaskError(f"{name} of the first batch is {loss.item()}, before any step")
     with explained("the first gradient cannot be computed"):
-        loss.sum().backward()
+        torch.autograd.backward(loss.sum())
     if all(parameter.grad is None for parameter in model.parameters()):
         raise TaskError(f"{name} does not depend on any parameter of the model")
     model.zero_grad()

@@ -38,7 +38,6 @@ NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
 
-_READINGS: tuple[Primary, Primary] = ("score", "loss")
 _SLOPES: dict[OfMean, Callable[[float], float]] = {
     "itself": lambda mean: 1.0,
     "exp": math.exp,
@@ -325,14 +324,14 @@ class Readings:
 
     def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
         """Return all trials' validation results without each group of samples."""
-        values, losses = (
-            self._matrix(
-                outcomes,
-                lambda each, r=reading: self._values_of_samples(each, "validation", r),
-                0.0,
-            )
-            for reading in _READINGS
-        )
+
+        def samples(reading: Primary) -> Array | None:
+            def of_run(outcome: Outcome) -> Array | None:
+                return self._values_of_samples(outcome, "validation", reading)
+
+            return self._matrix(outcomes, of_run, 0.0)
+
+        values, losses = samples("score"), samples("loss")
         if values is None:
             return None
         if losses is not None:

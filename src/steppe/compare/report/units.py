@@ -18,8 +18,10 @@ def score_label(metric: MetricDescription, which: str) -> str:
 
     Examples
     --------
-    >>> score_label(MetricDescription(), "test"), score_label(MetricDescription("perplexity", "", 1.0, False), "test")
-    ('test accuracy, %', 'test perplexity')
+    >>> score_label(MetricDescription(), "test")
+    'test accuracy, %'
+    >>> score_label(MetricDescription("perplexity", "", 1.0, False), "test")
+    'test perplexity'
     """
     return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))
 

@@ -50,7 +50,8 @@ def seed_epoch(seed: int, epoch: int, process: int) -> None:
 def seed_everything(seed: int) -> None:
     """Seed torch's, NumPy's and Python's generators: a task's own code may draw from any."""
     torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
+    # Legacy, but it is what a task's code draws from.
+    np.random.seed(seed % 2**32)  # noqa: NPY002
     random.seed(seed)
 
 
@@ -74,14 +75,14 @@ def reproducible(context: RunContext) -> Iterator[None]:
         # Without it cuBLAS may choose another order of sums each time, and torch refuses to run:
         # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    of_numpy, of_python = np.random.get_state(), random.getstate()
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         torch.set_num_threads(context.threads)
         torch.use_deterministic_algorithms(True)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
-        np.random.set_state(of_numpy)
+        np.random.set_state(of_numpy)  # noqa: NPY002
         random.setstate(of_python)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)

@@ -162,9 +162,8 @@ class Training:
         steps = run.own_settings.steps
         optimizer = run.recipe.build(trained, run.settings, steps)
         self._unwrapped_model: nn.Module = model
-        fewest = min(
-            size_of(part) for each in (data.validation, data.test) for part in parts_of(each)
-        )
+        evaluated = [part for each in (data.validation, data.test) for part in parts_of(each)]
+        fewest = min(map(size_of, evaluated))
         _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
         self._unwrapped_optimizer: Optimizer = optimizer
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
@@ -202,7 +201,8 @@ class Training:
             return None
         if self.task.schedule is None or self.run.recipe.schedule_free:
             return LambdaLR(optimizer, self.run.lr_factor)
-        return self.task.schedule(optimizer, steps)
+        made: LRScheduler = self.task.schedule(optimizer, steps)
+        return made
 
     def take_step(self) -> None:
         """Take one step on the first batch."""
@@ -314,9 +314,16 @@ class Training:
             test_scores=pack(test.scores),
             test_losses=pack(test.losses),
         )
-        parts = (train, validation, test)
-        numbers = (x for part in parts for x in (part.loss, part.score))
-        return FinalScores(*numbers, test_others=test.others), samples
+        final = FinalScores(
+            train.loss,
+            train.score,
+            validation.loss,
+            validation.score,
+            test.loss,
+            test.score,
+            test.others,
+        )
+        return final, samples
 
     def _costs(self) -> RunCosts:
         model, settings = self._unwrapped_model, self.run.own_settings

@@ -83,8 +83,8 @@ def trace(
         Hutchinson's estimate of the rest; its error falls as 1/products where the spectrum decays.
         "xtrace": the same idea, but each probe in turn is left out of the subspace and used for the
         rest. It is the most exact. As its samples share their subspace, its standard error is 4/3
-        of what their spread says, which is mostly a little too much. "hutch++" keeps a third of ``products`` vectors in memory, "xtrace"
-        twice ``products``.
+        of what their spread says, which is mostly a little too much. "hutch++" keeps a third of
+        ``products`` vectors in memory, "xtrace" twice ``products``.
     products : int, default 99
         Maximum number of products; at least 2, for "hutch++" 6, for "xtrace" 4.
     tol : float, optional

@@ -5,6 +5,7 @@ takes two seconds. Tests hold that the lists are those of
 :data:`steppe.compare.tasks.TASKS` and :data:`steppe.compare.planning.presets.PRESETS`.
 """
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,32 @@ def label_of(name: str) -> str:
     """
     path, colon, attribute = name.rpartition(":")
     return f"{Path(path).name}{colon}{attribute}" if colon else name
+
+
+def directory_of(name: str) -> str:
+    """Return the directory that a study of a task is kept in, below "results".
+
+    Examples
+    --------
+    >>> directory_of("digits"), directory_of("work/mytask.py:task"), directory_of("a.b:other")
+    ('digits', 'mytask', 'a.b-other')
+    """
+    path, colon, attribute = name.rpartition(":")
+    if not colon:
+        return name
+    stem = Path(path).name.removesuffix(".py")
+    return stem if attribute == "task" else f"{stem}-{attribute}"
+
+
+def file_name(name: str) -> str:
+    """Return a task's name as a part of a file's, in which not all characters may stand.
+
+    Examples
+    --------
+    >>> file_name("house prices: €/m²")
+    'house_prices____m_'
+    """
+    return re.sub(r"[^A-Za-z0-9.+-]", "_", name)
 
 
 def check_preset(name: str) -> None:

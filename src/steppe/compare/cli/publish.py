@@ -3,12 +3,12 @@
 No command of its own: ``steppe compare`` and ``steppe report`` end with it.
 """
 
-import re
 import webbrowser
 from pathlib import Path
 
 from rich.console import Console
 
+from steppe.compare.choices import file_name
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
 from steppe.compare.records.verdicts import Readings
@@ -90,7 +90,7 @@ def draw_figures(readings: Readings, directory: Path) -> None:
     results = readings.results
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
-    task = re.sub(r"[^\w.-]", "_", results.task)[:_LONGEST_NAME]
+    task = file_name(results.task)[:_LONGEST_NAME]
     plot_differences(results, directory / f"{task}-differences.png", readings)
     plot_budgets(results, directory / f"{task}-budgets.png", readings)
     plot_curves(results, directory / f"{task}-curves.png")

@@ -68,27 +68,22 @@ def report_curvature(
     """
     console = make_console()
     source, where = find_task(task), find_device(device)
-    content = _load(checkpoint_file, where, source.label)
+    content: dict[str, Any] = checkpoint.load(checkpoint_file, where)
     found = source.task({**content.get("options", {}), **_asked(network, directory)})
+    if content.get("task", found.name) != found.name:
+        raise ValueError(f"{checkpoint_file} was trained on {content['task']}, not on {found.name}")
     torch.set_num_threads(threads or found.threads or torch.get_num_threads())
     model = found.model().to(where)
-    optimizer = _restored(model, content, checkpoint_file, source.label, console, own)
+    optimizer = _restored(model, content, checkpoint_file, found.name, console, own)
     few = samples or found.curvature.samples
     trained, loss, batches = differentiable(found.load(), model, where, few)
     optimizer = _with_preconditioner(console, optimizer, trained, loss, batches)
     curvature = profile(trained, loss, batches, optimizer, seed=seed)
     curvature.figure().savefig(picture, dpi=150)
-    console.print(curvature.table(printable(f"{checkpoint_file.name}, {source.label}")))
+    console.print(curvature.table(printable(f"{checkpoint_file.name}, {found.name}")))
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
     if not curvature.complete:
         console.print("Not all has converged, or was measured: see the table.")
-
-
-def _load(path: Path, device: torch.device, task: str) -> dict[str, Any]:
-    content: dict[str, Any] = checkpoint.load(path, device)
-    if content.get("task", task) != task:
-        raise ValueError(f"{path} was trained on {content['task']}, not on {task}")
-    return content
 
 
 def _asked(network: str | None, directory: Path | None) -> dict[str, Any]:

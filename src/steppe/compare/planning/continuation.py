@@ -101,13 +101,21 @@ def load_same_task(study: Study, place: RunContext) -> LoadedTask:
         If the one or the other is not the same here.
     """
     setup = study.setup
-    found = find_task(place.task or study.location or setup.task)
-    if found.label != setup.task or found.source != setup.source:
+    where = place.task or study.location
+    if setup.source and not where:
         raise ValueError(
-            f"{found.label} here ({found.source or 'of steppe'}) is not the version of "
-            f"{setup.task} that the study was planned with ({setup.source or 'of steppe'})"
+            f"{setup.task} is a task in a file that is not named: name it, as mytask.py:task"
         )
-    loaded = found.task({**setup.options, "data": place.data}).load()
+    found = find_task(where or setup.task)
+    if found.source != setup.source:
+        raise ValueError(
+            f"{found.label} ({found.source or 'a task of steppe'}) is not the version of "
+            f"{setup.task} that the study was planned with ({setup.source or 'a task of steppe'})"
+        )
+    task = found.task({**setup.options, "data": place.data})
+    if task.name != setup.task:
+        raise ValueError(f"{found.label} is the task {task.name!r}, not {setup.task!r}")
+    loaded = task.load()
     if loaded.data.fingerprint != setup.fingerprint:
         raise ValueError(
             f"the data of {setup.task} here ({loaded.data.fingerprint}) is not what the study was "

@@ -21,7 +21,7 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import CurvatureExtent
+from steppe.compare.choices import CurvatureExtent, file_name
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
@@ -108,7 +108,7 @@ class Study:
     def name(self) -> str:
         """The same for studies that differ in contenders and numbers alone: they share trials."""
         content = [asdict(self.setup), self.plan.study_seed, self.versions]
-        return f"{self.setup.task.replace(':', '.')}-{_digest(content)}"
+        return f"{file_name(self.setup.task)}-{_digest(content)}"
 
     def key(self, contender: Contender) -> str:
         """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
@@ -207,6 +207,8 @@ def plan_study(
     plan = _plan(options, preset, names)
     source = find_task(task)
     loaded, setup = _setup(source, options, preset, place)
+    if source.source:
+        rehearse(loaded, setup, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -230,8 +232,6 @@ def plan_study(
         note=printable(options.note),
         location=source.location,
     )
-    if source.source:
-        rehearse(loaded, setup, place)
     for contender in contenders:
         check_trainable(study, contender, loaded, place)
     return study
@@ -317,7 +317,7 @@ def _setup(
         )
     steps = tuple(math.ceil(size_of(part) / batch_size) for part in parts)
     setup = RunSettings(
-        task=source.label,
+        task=task.name,
         model=task.model_name,
         samples=task.options.get("samples"),
         fingerprint=loaded.data.fingerprint,
@@ -375,7 +375,7 @@ def _contender(
 
 def _facts(loaded: LoadedTask, setup: RunSettings, place: RunContext) -> dict[str, Any]:
     task, data = loaded
-    with torch.random.fork_rng(devices=[]), explained(f"{task.name}'s model cannot be made"):
+    with torch.random.fork_rng(devices=[]):
         model = task.model()
     parameters = list(model.parameters())
     return {

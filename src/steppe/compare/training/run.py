@@ -15,7 +15,7 @@ import torch
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import AnySchedule, CurvatureExtent, Precision
+from steppe.compare.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
 
@@ -193,8 +193,8 @@ class Run:
             "settings": dict(self.settings),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{self.run_settings.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
-        return name.replace(":", ".")
+        parts = self.run_settings.task, self.recipe.name, self.phase, f"seed{self.seed}", digest
+        return file_name("-".join(parts))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import pytest
 
 from helpers.study_storages import Open, opened
 from helpers.synthetic_studies import diverged, outcome
+from steppe.compare import tasks
 from steppe.compare.execution.study_registry import read_study, save_study
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.execution.worker import work
@@ -25,7 +26,7 @@ from steppe.compare.records.results import (
     Trial,
     load,
 )
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import TaskMaker
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -37,7 +38,7 @@ TRIALS = 12
 
 
 @pytest.fixture
-def study(toy_task: Task, context: RunContext) -> Study:
+def study(toy_task: TaskMaker, context: RunContext) -> Study:
     options = StudyOptions(
         ["adamw", "rprop"], budget=1, trials=3, lr=0.1, study_seed=4, author="Ada", note="half"
     )
@@ -260,10 +261,10 @@ def test_what_was_edited_is_refused_by_its_name(begun: TrialQueue, context: RunC
 
 
 def test_other_data_is_refused(
-    begun: TrialQueue, toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    begun: TrialQueue, toy_task: TaskMaker, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(toy_task.data(), fingerprint="other")
-    monkeypatch.setattr("steppe.compare.planning.continuation.load_data", lambda *_: other)
+    other = replace(toy_task.read(), fingerprint="other")
+    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, read=lambda: other))
     with pytest.raises(ValueError, match=r"the data of toy here \(other\) is not what the study"):
         continue_study(begun.results(), context)
 

@@ -16,8 +16,10 @@ from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import Study, StudyOptions, plan_study
 from steppe.compare.records.results import POOL, Outcome, StudyPlan
+from steppe.compare.task import LoadedTask
+from steppe.compare.task_source import find_task
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Run, RunContext, load_data
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
@@ -28,13 +30,14 @@ PATIENCE_S = 240
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from steppe.compare.training.run import load_data
+from steppe.compare.task_source import find_task
 from steppe.compare.training.train import train
 run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-train(run, load_data(run.run_settings, context.data), context, on_epoch)
+asked = {**run.run_settings.options, "data": context.data}
+train(run, find_task("finetune").task(asked).load(), context, on_epoch)
 """
 
 
@@ -75,6 +78,10 @@ def run_of(study: Study, name: str = "dualadam") -> Run:
     return Run(study.setup, find_recipe(name), contender.defaults, seed=0, curvature="full")
 
 
+def loaded(study: Study, text: Path) -> LoadedTask:
+    return find_task("finetune").task({**study.setup.options, "data": text}).load()
+
+
 def timeless(outcome: Outcome) -> tuple[object, ...]:
     """Return all of an outcome that does not depend on how fast it was."""
     curve = tuple(replace(epoch, seconds=0.0) for epoch in outcome.curve)
@@ -98,9 +105,9 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
 def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
     context = RunContext(tmp_path / "out", data=text)
-    data = load_data(study.setup, text)
+    data = loaded(study, text).data
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
-    outcome = train(run, data, context)
+    outcome = train(run, loaded(study, text), context)
     found = pretrained.load_causal_model(study.setup.model)
     content = checkpoint.load(checkpoint.checkpoint_path(context.out, run), torch.device("cpu"))
     found.load_state_dict(content["model"])
@@ -122,8 +129,8 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
-    run, data = run_of(study, "adamcm"), load_data(study.setup, text)
-    whole = train(run, data, RunContext(tmp_path / "whole", data=text))
+    run, task = run_of(study, "adamcm"), loaded(study, text)
+    whole = train(run, task, RunContext(tmp_path / "whole", data=text))
     context = RunContext(tmp_path / "killed", data=text)
     (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "run").write_bytes(pickle.dumps((run, context)))
@@ -132,6 +139,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_
     assert killed.returncode == -signal.SIGKILL, printed
     assert checkpoint.progress_path(context.out, run).is_file()
     epochs: list[int] = []
-    resumed = train(run, data, context, lambda number, epoch: epochs.append(number))
+    resumed = train(run, task, context, lambda number, epoch: epochs.append(number))
     assert epochs == [2]
     assert str(timeless(resumed)) == str(timeless(whole))

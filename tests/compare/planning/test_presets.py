@@ -183,8 +183,8 @@ def test_critical_momentas_search_on_language_and_streams(
 
 def test_the_model_that_is_published_for_a_task_is_for_that_task() -> None:
     preset = find_preset("critical-momenta-language")
-    assert preset.size(TASKS["ptb"], "full").model == "lstm-200"
-    assert preset.size(TASKS["finetune"], "full").model == "smollm2"
+    assert preset.model_for("ptb", "full") == "lstm-200"
+    assert preset.model_for("finetune", "full") is None
 
 
 def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
@@ -197,9 +197,11 @@ def test_the_tasks_of_the_presets_are_those_of_both_scales() -> None:
         preset = find_preset(name)
         assert (preset.task_at("full"), preset.task_at("small")) == (full, small)
     # A preset's own model is that of the full scale.
-    language, ptb = find_preset("critical-momenta-language"), TASKS["ptb"]
-    assert language.size(ptb, "full").model == "lstm-200"
-    assert language.size(ptb, "small") == ptb.small
+    assert find_preset("critical-momenta-language").model_for("ptb", "small") is None
+    # So are epochs and batch size.
+    for name, published in {"dualadam": (200, 128), "critical-momenta": (None, None)}.items():
+        assert find_preset(name).training_at("full") == published
+        assert find_preset(name).training_at("small") == (None, None)
 
 
 def test_what_is_usual_differs_by_task(toy_stream, context: RunContext) -> None:

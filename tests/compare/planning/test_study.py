@@ -24,14 +24,14 @@ from steppe.compare.planning.study import (
 )
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import DEFAULT, PHASES, POOL, RECOMMENDED, StudyPlan
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import TaskMaker
 from steppe.compare.training.run import RunContext
 
 Planned = Callable[..., Study]
 
 
 @pytest.fixture
-def planned(toy_task: Task, context: RunContext) -> Planned:
+def planned(toy_task: TaskMaker, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
     def make(*optimizers: str, **options: Any) -> Study:
@@ -85,7 +85,7 @@ NAN, INF = float("nan"), float("inf")
     ids=str,
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
-    toy_task: Task, context: RunContext, monkeypatch, options: dict[str, Any], message: str
+    toy_task: TaskMaker, context: RunContext, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.resume", None)
     with pytest.raises(ValueError, match=message):
@@ -105,7 +105,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     ids=str,
 )
 def test_a_place_where_nothing_can_be_trained_is_refused(
-    toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
+    toy_task: TaskMaker, context: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
@@ -132,7 +132,7 @@ def test_what_is_needed_at_the_end_is_looked_for_first(
 
 
 def test_a_tracker_that_is_not_installed_is_missed_too(
-    toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    toy_task: TaskMaker, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
@@ -216,7 +216,9 @@ def test_options_come_before_defaults(planned: Planned) -> None:
     assert (study.author, study.note) == ("Ada", "before lunch")
 
 
-def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monkeypatch) -> None:
+def test_the_size_is_that_of_the_scale(
+    toy_task: TaskMaker, context: RunContext, monkeypatch
+) -> None:
     small = replace(toy_task.small, epochs=1, samples=10)
     monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
@@ -348,7 +350,7 @@ def through_json(study: Study) -> Study:
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
 def test_a_study_is_the_same_after_json(
-    toy_task: Task, context: RunContext, preset: str | None
+    toy_task: TaskMaker, context: RunContext, preset: str | None
 ) -> None:
     study = plan_study(
         "toy",

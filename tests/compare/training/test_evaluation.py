@@ -76,6 +76,9 @@ def test_samples_come_in_the_order_of_the_data_set_over_many_batches(
     hits, losses = by_loop(model, samples)
     assert list(found.scores) == hits
     assert found.losses == pytest.approx(losses, rel=1e-4)
+    # Of samples and not of batches, and not rounded: one sample more is always the same difference.
+    assert found.score == sum(hits) / 1_203
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-6)
 
 
 def test_without_being_asked_for_there_are_none(

@@ -157,7 +157,7 @@ def test_the_test_samples_share_is_computed_from_the_samples(
 
 def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
     """To first order: exp(mean) has the error exp(mean) · error of the mean."""
-    perplexity = MetricDescription("perplexity", "", 1.0, higher_is_better=False)
+    perplexity = MetricDescription("perplexity", "", 1.0, False, of_mean="exp")
 
     def from_losses(outcome: Outcome) -> Outcome:
         final = outcome.final
@@ -165,7 +165,11 @@ def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
             "validation_score": math.exp(final.validation_loss),
             "test_score": math.exp(final.test_loss),
         }
-        samples = replace(outcome.samples, validation_scores="", test_scores="")
+        samples = replace(
+            outcome.samples,
+            validation_scores=outcome.samples.validation_losses,
+            test_scores=outcome.samples.test_losses,
+        )
         return replace(outcome, final=replace(final, **scores), samples=samples)
 
     made = replace(changed(study, lambda trial: True, from_losses), metric=perplexity)

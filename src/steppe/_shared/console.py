@@ -100,7 +100,7 @@ def make_console() -> Console:
     tables. A reader that goes away stops nothing.
     """
     output = cast("TextIO", _Output(sys.stdout))
-    console = Console(file=output, markup=False, emoji=False)
+    console = _PrintingConsole(file=output, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _WIDTH
     elif console.is_dumb_terminal or console.width < _NARROWEST:
@@ -108,6 +108,20 @@ def make_console() -> Console:
         columns, lines = get_terminal_size()
         console.size = ConsoleDimensions(max(_NARROWEST, columns), lines)
     return console
+
+
+class _PrintingConsole(Console):
+    """A console whose texts cannot control the terminal: names and paths may be anybody's."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*map(_harmless, objects), **how)
+
+    def out(self, *objects: Any, **how: Any) -> None:
+        super().out(*map(_harmless, objects), **how)
+
+
+def _harmless(shown: Any) -> Any:
+    return "\n".join(map(printable, shown.split("\n"))) if isinstance(shown, str) else shown
 
 
 class _Output(io.TextIOBase):

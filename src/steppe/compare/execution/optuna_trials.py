@@ -84,20 +84,29 @@ class OptunaTrials:
         """Add a trial that has ended elsewhere."""
         from optuna.trial import TrialState
 
-        failed = trial.outcome is None
-        kept: dict[str, Any] = (
-            {"error": trial.error} if failed else {"outcome": to_json(trial.outcome)}
-        )
+        value, attributes = self._ending(trial)
         self._add(
             contender,
             trial.phase,
             trial.number,
             trial.seed,
             trial.settings,
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            value=None if trial.outcome is None else trial_value(trial.outcome, self._study.metric),
-            user_attrs={**kept, "where": trial.where},
+            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            value=value,
+            user_attrs=attributes,
         )
+
+    def end_as(self, trial_id: int, trial: Trial) -> None:
+        """End a waiting trial as one that has ended elsewhere, unless a worker has taken it."""
+        if self.claim(trial_id):
+            value, attributes = self._ending(trial)
+            self.end(trial_id, {"settings": dict(trial.settings), **attributes}, value)
+
+    def _ending(self, trial: Trial) -> tuple[float | None, dict[str, Any]]:
+        if trial.outcome is None:
+            return None, {"error": trial.error, "where": trial.where}
+        value = trial_value(trial.outcome, self._study.metric)
+        return value, {"outcome": to_json(trial.outcome), "where": trial.where}
 
     def _add(
         self,

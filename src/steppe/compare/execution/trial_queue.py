@@ -112,15 +112,18 @@ class TrialQueue:
                     self._trials.add(contender, phase, number, seed, settings)
 
     def take_over(self, trials: Iterable[Trial]) -> None:
-        """Add trials of the same study that have ended elsewhere, in the place of those missing.
+        """Add trials of the same study that have ended elsewhere, where they are missing or wait.
 
         Call it before :meth:`add_missing_trials`, on a queue that was made with ``plan=False``.
         """
         stored = self._trials.read()
         contenders = {each.name: each for each in self.study.contenders}
         for trial in trials:
-            if trial.number not in stored[trial.optimizer, trial.phase]:
+            planned = stored[trial.optimizer, trial.phase].get(trial.number)
+            if planned is None:
                 self._trials.add_ended(contenders[trial.optimizer], trial)
+            elif planned.state.name == "WAITING":
+                self._trials.end_as(planned._trial_id, trial)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""

@@ -14,16 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steppe.compare.choices import OfMean
+from steppe.compare.records.of_mean import OF_MEAN
 from steppe.compare.records.results import MetricDescription
 from steppe.landscape import cut
 
 Loss = Callable[[Any, Any], Tensor]
-
-_OF_MEAN: dict[OfMean, Callable[[float], float]] = {
-    "itself": float,
-    "exp": lambda mean: math.exp(mean) if mean < 700 else math.inf,
-    "root": lambda mean: math.sqrt(mean) if mean >= 0 else math.nan,
-}
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,8 @@ class Metric:
                 f"values={self.values!r} must be a function of outputs and targets, or a metric of "
                 "torchmetrics"
             )
-        if self.of_mean not in _OF_MEAN:
-            raise ValueError(f"of_mean={self.of_mean!r} is not one of {', '.join(_OF_MEAN)}")
+        if self.of_mean not in OF_MEAN:
+            raise ValueError(f"of_mean={self.of_mean!r} is not one of {', '.join(OF_MEAN)}")
         if not 0 < self.factor < math.inf:
             raise ValueError(f"factor={self.factor!r} must be a finite number above 0")
 
@@ -83,7 +78,7 @@ class Metric:
 
     def of(self, mean: float) -> float:
         """Return the score that belongs to a mean over samples."""
-        return _OF_MEAN[self.of_mean](mean)
+        return OF_MEAN[self.of_mean](mean)
 
     def described(self, name: str) -> MetricDescription:
         """Return what reports say of it."""

@@ -221,7 +221,7 @@ def plan_study(
         raise ValueError("lr-decades is for an lr that is searched, and here it is fixed")
     study = Study(
         setup=setup,
-        plan=plan,
+        plan=_with_what_is_searched(plan, contenders),
         contenders=contenders,
         metric=loaded.task.score,
         facts=_facts(loaded, setup, place),
@@ -286,7 +286,19 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyP
     if trials > MOST_TRIALS:
         raise ValueError(f"trials must be at most {MOST_TRIALS}, got {trials}")
     _, *family = dict.fromkeys(find_recipe(name).name for name in names)
-    return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(family))
+    return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(sorted(family)))
+
+
+def _with_what_is_searched(plan: StudyPlan, contenders: Sequence[Contender]) -> StudyPlan:
+    """Make what is compared a part of the plan; in which order it was named is none."""
+    baseline, *others = contenders
+    compared = [baseline, *sorted(others, key=lambda each: each.name)]
+    content = [
+        [each.name, find_recipe(each.name).identity(), each.space, each.defaults]
+        for each in compared
+        if each is baseline or each.name in plan.family
+    ]
+    return replace(plan, searched=_digest(content))
 
 
 def _setup(

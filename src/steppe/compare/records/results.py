@@ -163,10 +163,13 @@ class StudyPlan:
     study_seed : int, default 0
         Seed of all settings, weights and data orders.
     family : tuple of str, default empty
-        The contenders that get verdicts: those that the user has named, without the baseline. A
-        control that the study has added by itself is to be read beside others.
+        The contenders that get verdicts, by their names: those that the user has named, without the
+        baseline. A control that the study has added by itself is to be read beside others.
     repeats : int, default 3
         Runs of each contender at its default and at its recommended settings.
+    searched : str, default ""
+        Hash of what the baseline and the family are, and of what is searched for them: who changes
+        that after the results could be seen has changed the plan.
 
     Examples
     --------
@@ -180,6 +183,7 @@ class StudyPlan:
     study_seed: int = 0
     family: tuple[str, ...] = ()
     repeats: int = 3
+    searched: str = ""
 
     def planned(self, contender: Contender, phase: str) -> int:
         """Count a contender's trials in a phase: where nothing is searched, the pool is all."""

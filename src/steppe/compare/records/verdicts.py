@@ -18,7 +18,7 @@ import numpy as np
 
 from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import LEVEL, Interval, holm
-from steppe.compare.choices import OfMean, Primary
+from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import (
     TRIALS_PER_BUDGET,
     Array,
@@ -30,6 +30,7 @@ from steppe.compare.records.best_of_k import (
     interval_of_best,
     leave_groups_out,
 )
+from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import means_of_stretches, unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
 
@@ -38,12 +39,8 @@ NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
 
-_SLOPES: dict[OfMean, Callable[[float], float]] = {
-    "itself": lambda mean: 1.0,
-    "exp": math.exp,
-    "root": lambda mean: 0.5 / math.sqrt(mean) if mean > 0 else 0.0,
-}
-
+# Squares of larger results overflow.
+_HUGE = 1e100
 # A test result this many standard errors below what validation promises is no chance.
 _FAR_BELOW = 5.0
 _MAD_TO_SIGMA = 1.4826
@@ -177,6 +174,16 @@ class Readings:
             for name, each in found.items()
         ]
 
+    @property
+    def has_samples(self) -> tuple[bool, bool]:
+        """Whether all trials have the primary reading by test sample, and by validation sample."""
+        reading = self.results.plan.primary
+        pools = [self.pool(each.name, reading) for each in self.results.contenders]
+        return (
+            all(pool.test_samples is not None for pool in pools),
+            all(pool.validation is not None for pool in pools),
+        )
+
     def detectable(self, name: str) -> float:
         """Return the smallest difference from the baseline that 80 % of such studies would find."""
         plan = self.results.plan
@@ -292,11 +299,13 @@ class Readings:
         return worst(finite, default=0.0)
 
     def _values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
-        """Return a trial's test and validation result."""
+        """Return a trial's test and validation result; what is beyond all numbers is infinite."""
         final, factor = outcome.final, self.results.metric.factor
-        if reading == "loss":
-            return final.test_loss, final.validation_loss
-        return factor * final.test_score, factor * final.validation_score
+        found = final.test_loss, final.validation_loss
+        if reading == "score":
+            found = factor * final.test_score, factor * final.validation_score
+        test, validation = (x if abs(x) < _HUGE else math.copysign(math.inf, x) for x in found)
+        return test, validation
 
     def _samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
         """Return the samples' shares in a result, whose mean it is up to a constant."""
@@ -304,7 +313,7 @@ class Readings:
         if values is None or reading == "loss":
             return values
         # To first order: times the derivative of the score by the mean over samples.
-        slope = _SLOPES[self.results.metric.of_mean](float(values.mean()))
+        slope = SLOPE[self.results.metric.of_mean](float(values.mean()))
         return self.results.metric.factor * slope * values
 
     def _values_of_samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:

@@ -59,8 +59,8 @@ def seed_everything(seed: int) -> None:
 def reproducible(context: RunContext) -> Iterator[None]:
     """Compute the same numbers each time in the block; restore torch's settings after it.
 
-    Restored are all random states, the number of threads, and whether torch uses deterministic
-    algorithms.
+    Restored are all random states, the default number format, the number of threads, and whether
+    torch uses deterministic algorithms: what one optimizer changes is not to be another's.
 
     Parameters
     ----------
@@ -75,6 +75,7 @@ def reproducible(context: RunContext) -> Iterator[None]:
         # Without it cuBLAS may choose another order of sums each time, and torch refuses to run:
         # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    dtype = torch.get_default_dtype()
     of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         torch.set_num_threads(context.threads)
@@ -84,5 +85,6 @@ def reproducible(context: RunContext) -> Iterator[None]:
     finally:
         np.random.set_state(of_numpy)  # noqa: NPY002
         random.setstate(of_python)
+        torch.set_default_dtype(dtype)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)

@@ -114,7 +114,9 @@ def take_trial_step(run: Run, loaded: LoadedTask, context: RunContext) -> None:
     """
     with reproducible(context):
         untracked = replace(context, track="")
-        Training(run, loaded, untracked, make_accelerator(run, untracked)).take_step()
+        training = Training(run, loaded, untracked, make_accelerator(run, untracked))
+        training.take_step()
+        training.check_saved()
 
 
 class Training:
@@ -208,6 +210,16 @@ class Training:
         """Take one step on the first batch."""
         with self._weights.training():
             self._step.take(next(iter(self._loaders[0])))
+
+    def check_saved(self) -> None:
+        """See that what an unfinished run is saved with can be saved, and loaded again.
+
+        Raises
+        ------
+        ValueError
+            It holds something else than tensors and plain values, such as a function.
+        """
+        checkpoint.check(self._progress())
 
     def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
@@ -347,15 +359,16 @@ class Training:
         return checkpoint.progress_path(self.context.out, self.run)
 
     def _save_progress(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        content = {
+        if self.accelerator.is_main_process:
+            checkpoint.write(self._progress_file, self._progress())
+
+    def _progress(self) -> dict[str, Any]:
+        return {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
             "gradients": self._step.gradients,
             **{name: part.state_dict() for name, part in self._parts_with_state().items()},
         }
-        checkpoint.write(self._progress_file, content)
 
     def _load_progress(self) -> None:
         """Load the last epoch that was saved; start anew if not all processes can read it."""

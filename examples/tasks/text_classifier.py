@@ -32,7 +32,7 @@ def reviews() -> list[dict[str, Any]]:
 
 
 def to_batch(samples: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Number the words, and pad each review to the longest of the batch."""
+    """Pad the numbers of the words of each review to the longest of the batch."""
     numbers = [torch.tensor([1 + WORDS.index(word) for word in x["words"]]) for x in samples]
     tokens = nn.utils.rnn.pad_sequence(numbers, batch_first=True)
     labels = torch.tensor([each["label"] for each in samples])

@@ -3,12 +3,14 @@
 import ast
 import hashlib
 import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import steppe
 
@@ -100,6 +102,26 @@ def module_source(module: ModuleType) -> str:
             found[name] = here
             ahead += _imports(here, name)
     return _hash(sorted(found.items()))
+
+
+def function_source(functions: Iterable[Callable[..., Any]]) -> str:
+    """Hash what functions do: the files that they are in, or their text if they are in none.
+
+    Of torch's, of installed packages' and of those without any text it is their names.
+    """
+    digest = hashlib.sha256()
+    for each in functions:
+        function = getattr(each, "func", each)
+        module = sys.modules.get(getattr(function, "__module__", ""))
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        file = getattr(module, "__file__", None)
+        if module is None or file is None:
+            with suppress(OSError, TypeError):
+                name += inspect.getsource(function)
+        elif not _INSTALLED & {*Path(file).parts}:
+            name += module_source(module)
+        digest.update(f"{name}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def _file_of(name: str) -> Path | None:

@@ -3,6 +3,8 @@
 Other rooms, figures and scripts import from here; everything else in this package is private. A
 name is imported when it is first used, as studies need packages that ``import steppe`` does not.
 
+- A comparison: :func:`run`, :func:`load`, :class:`Study`, :class:`Verdict`, and optimizers of your
+  own: :class:`Contender` with :class:`LogUniform`, :class:`Uniform` and :class:`Choice`.
 - A task, steppe's or your own: :class:`Task`, :class:`Metric`, :class:`Data`, :class:`Stream`,
   :class:`CurvatureSettings`, :class:`TaskError`.
 - Tasks by name: :data:`TASKS`, :class:`TaskMaker`, :class:`Size`, :func:`find_task`,
@@ -11,7 +13,7 @@ name is imported when it is first used, as studies need packages that ``import s
 - One run: :class:`Run`, :class:`RunSettings`, :class:`RunContext`, :class:`Training`,
   :func:`train`, :func:`make_accelerator`, :func:`reproducible`, :func:`differentiable`,
   :func:`run_settings_from_dict`.
-- A study's results: :func:`read_study`, :func:`load`, :class:`StudyResults`, :class:`Trial`,
+- A study's results: :func:`read_study`, :class:`StudyResults`, :class:`Trial`,
   :class:`Outcome`, :class:`Epoch`, :func:`finished`, :func:`print_report`.
 - Measures: :func:`perplexity`, :func:`batch_size_for`.
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
@@ -27,6 +29,7 @@ from typing import TYPE_CHECKING
 from steppe._shared.lazy_imports import lazy_imports
 
 if TYPE_CHECKING:
+    from steppe._shared.contender import Contender as Contender
     from steppe.compare.cli.compare import compare as compare_command
     from steppe.compare.cli.profile import profile as profile_command
     from steppe.compare.cli.report import report as report_command
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from steppe.compare.metrics.scores import Metric as Metric
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model
+    from steppe.compare.planning.search_spaces import Choice as Choice
+    from steppe.compare.planning.search_spaces import LogUniform as LogUniform
+    from steppe.compare.planning.search_spaces import Uniform as Uniform
     from steppe.compare.records.best_of_k import Difference as Difference
     from steppe.compare.records.best_of_k import Pool as Pool
     from steppe.compare.records.best_of_k import compare_pools as compare_pools
@@ -54,11 +60,14 @@ if TYPE_CHECKING:
     from steppe.compare.records.results import Outcome as Outcome
     from steppe.compare.records.results import StudyResults as StudyResults
     from steppe.compare.records.results import Trial as Trial
-    from steppe.compare.records.results import load as load
     from steppe.compare.records.summary import recommended_settings as recommended_settings
     from steppe.compare.records.summary import repeated_runs as repeated_runs
     from steppe.compare.records.verdicts import Readings as Readings
+    from steppe.compare.records.verdicts import Verdict as Verdict
     from steppe.compare.report.terminal import print_report as print_report
+    from steppe.compare.run_in_python import run as run
+    from steppe.compare.study import Study as Study
+    from steppe.compare.study import load as load
     from steppe.compare.task import LoadedTask as LoadedTask
     from steppe.compare.task import Task as Task
     from steppe.compare.task_source import TaskSource as TaskSource
@@ -82,11 +91,14 @@ __all__ = [
     "POOL",
     "RECOMMENDED",
     "TASKS",
+    "Choice",
+    "Contender",
     "CurvatureSettings",
     "Data",
     "Difference",
     "Epoch",
     "LoadedTask",
+    "LogUniform",
     "Metric",
     "Outcome",
     "Pool",
@@ -96,6 +108,7 @@ __all__ = [
     "RunSettings",
     "Size",
     "Stream",
+    "Study",
     "StudyResults",
     "Task",
     "TaskError",
@@ -104,6 +117,8 @@ __all__ = [
     "TensorSamples",
     "Training",
     "Trial",
+    "Uniform",
+    "Verdict",
     "batch_size_for",
     "compare_command",
     "compare_pools",
@@ -124,6 +139,7 @@ __all__ = [
     "repeated_runs",
     "report_command",
     "reproducible",
+    "run",
     "run_settings_from_dict",
     "train",
     "worker_command",

@@ -1,17 +1,14 @@
 """Find a task by its name, or in a user's file or module: ``digits``, ``mytask.py:task``."""
 
-import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from steppe._shared.names import look_up
-from steppe._shared.source_hash import module_source
+from steppe._shared.source_hash import function_source, module_source
+from steppe._shared.user_files import import_named
 from steppe.compare.choices import label_of
 from steppe.compare.task import Task
 from steppe.compare.task_trace import TaskError, explained
@@ -81,13 +78,13 @@ class TaskSource:
             return made
 
 
-def find_task(name: str) -> TaskSource:
+def find_task(name: str | Task) -> TaskSource:
     """Find the task of that name.
 
     Parameters
     ----------
-    name : str
-        One of :data:`steppe.compare.tasks.TASKS`; or ``file.py:attribute`` or
+    name : str or Task
+        A task itself; one of :data:`steppe.compare.tasks.TASKS`; or ``file.py:attribute`` or
         ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
         one. The file's code is run.
 
@@ -101,12 +98,14 @@ def find_task(name: str) -> TaskSource:
     >>> find_task("digits").task({"model": "mlp"}).epochs
     50
     """
+    if isinstance(name, Task):
+        return TaskSource(name.name, lambda: name, _source_of(name))
     if ":" not in name:
         return TaskSource(name, look_up("task", name, TASKS))
     path, _, attribute = name.rpartition(":")
     label = label_of(name)
     with explained(f"{label} cannot be imported"):
-        module = _from_file(Path(path)) if path.endswith(".py") else _from_path(path)
+        module = import_named(name)
         found = getattr(module, attribute, None)
         if not isinstance(found, Task) and not callable(found):
             tasks = [each for each, value in vars(module).items() if isinstance(value, Task)]
@@ -118,34 +117,8 @@ def find_task(name: str) -> TaskSource:
     return TaskSource(name, make, source, location)
 
 
-def _from_path(name: str) -> ModuleType:
-    # A console script has its own directory on the path, and not the one it is called in.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    return importlib.import_module(name)
-
-
-def _from_file(path: Path) -> ModuleType:
-    """Import a file under its own name, with its directory to import from, as a script has it."""
-    path = path.resolve()
-    if not path.is_file():
-        raise TaskError(f"{path} is no file")
-    known = sys.modules.get(path.stem)
-    if known is not None:
-        if getattr(known, "__file__", None) == str(path):
-            return known
-        raise TaskError(f"a module called {path.stem} is imported already: rename {path.name}")
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[path.stem]
-        raise
-    return module
+def _source_of(task: Task) -> str:
+    """Hash the functions of a task that was made in Python, or in a notebook."""
+    functions = [task.model, task.data, task.loss, task.step, task.predict, task.collate_fn]
+    functions += [task.schedule, *(metric.values for metric in task.metrics.values())]
+    return function_source(each for each in functions if each is not None)

@@ -134,8 +134,7 @@ def _restored(
         if "optimizer" not in content or not _may_import(console, content["optimizer"], own):
             return None
         recipe = find_recipe(content["optimizer"])
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = recipe.build(trained, content["settings"], content["steps"])
+        optimizer = recipe.build_for(model, content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
     except ImportError:
         raise

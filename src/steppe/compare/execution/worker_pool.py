@@ -184,7 +184,7 @@ class WorkerPool:
             "--heartbeat": self._heartbeat,
             "--out-dir": context.out,
             "--data": context.data,
-            "--task": context.task,
+            "--task": context.task if isinstance(context.task, str) else "",
             "--track": context.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]

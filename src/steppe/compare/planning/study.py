@@ -43,7 +43,7 @@ from steppe.compare.records.results import (
     MetricDescription,
     StudyPlan,
 )
-from steppe.compare.task import LoadedTask
+from steppe.compare.task import LoadedTask, Task
 from steppe.compare.task_source import TaskSource, find_task
 from steppe.compare.task_trace import explained
 from steppe.compare.training.run import (
@@ -172,13 +172,13 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plan_study(
-    task: str, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
+    task: str | Task, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
 ) -> Study:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
     Parameters
     ----------
-    task : str
+    task : str or Task
         As for :func:`steppe.compare.find_task`.
     options : StudyOptions
         What the user asks for.
@@ -376,7 +376,7 @@ def _contender(
         space = with_lr_decades(space, lr_decades)
     return Contender(
         name=recipe.name,
-        title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
+        title=recipe.title,
         space=space_as_json(space),
         defaults={**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),

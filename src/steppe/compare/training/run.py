@@ -18,6 +18,7 @@ from steppe._shared.source_hash import steppe_source
 from steppe.compare.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
+from steppe.compare.task import Task
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
 _LAST_LR = 1e-3
@@ -215,9 +216,9 @@ class RunContext:
         Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
     keep : bool, default True
         Whether each run saves a checkpoint at its end.
-    task : str, default ""
-        Where the task is here, as :func:`~steppe.compare.find_task` takes it. Default: where the
-        study was planned.
+    task : Task or str, default ""
+        The task itself, or where it is here, as :func:`~steppe.compare.find_task` takes it.
+        Default: where the study was planned.
     """
 
     out: Path
@@ -226,4 +227,4 @@ class RunContext:
     data: Path | None = None
     track: str = ""
     keep: bool = True
-    task: str = ""
+    task: Task | str = ""

@@ -160,9 +160,8 @@ class Training:
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         steps = run.own_settings.steps
-        optimizer = run.recipe.build(trained, run.settings, steps)
+        optimizer = run.recipe.build_for(model, run.settings, steps)
         self._unwrapped_model: nn.Module = model
         evaluated = [part for each in (data.validation, data.test) for part in parts_of(each)]
         fewest = min(map(size_of, evaluated))

@@ -105,6 +105,6 @@ class _NotebookBar:
         from IPython.display import HTML, display
 
         if self._handle is None:
-            self._handle = display(HTML(text), display_id=True)
+            self._handle = display(HTML(text), display_id=True)  # type: ignore[no-untyped-call]
         else:
-            self._handle.update(HTML(text))
+            self._handle.update(HTML(text))  # type: ignore[no-untyped-call]

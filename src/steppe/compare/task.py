@@ -16,12 +16,10 @@ from steppe.compare.data.datasets import Data
 from steppe.compare.data.own_data import read_data
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
 from steppe.compare.metrics.scores import Loss, Metric
-from steppe.compare.records.results import MetricDescription
+from steppe.compare.records.results import MEAN_LOSS, MetricDescription
 
 #: Samples, or what they are made of: see :class:`Task`.
 Samples = Dataset[Any] | tuple[Any, ...] | Iterable[Any] | Callable[[], Any]
-
-_LOSS = MetricDescription("loss", "", 1.0, higher_is_better=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,7 +141,7 @@ class Task:
     @property
     def score(self) -> MetricDescription:
         """What reports say of the first metric; of the loss if there is none."""
-        return next((metric.described(name) for name, metric in self.metrics.items()), _LOSS)
+        return next((metric.described(name) for name, metric in self.metrics.items()), MEAN_LOSS)
 
     def load(self) -> "LoadedTask":
         """Return the task with its samples and a hash of them.
@@ -245,6 +243,11 @@ def _check(task: Task) -> None:
         raise ValueError(f"max_grad_norm={task.max_grad_norm!r} must be a number above 0")
     if not isinstance(task.metrics, Mapping) or not all(isinstance(x, str) for x in task.metrics):
         raise TypeError(f"metrics must be a dict of names to metrics, got {task.metrics!r}")
+    for name in task.metrics:
+        if name.strip().lower() in ("", "loss", MEAN_LOSS.name):
+            raise ValueError(
+                f"metrics has the name {name!r}, which is that of the loss: choose another"
+            )
     if task.step is not None and (task.loss is not None or (task.predict is None and task.metrics)):
         raise ValueError(
             "step computes the loss: leave loss out, and give predict=f(model, batch) if there are "

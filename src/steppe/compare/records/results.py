@@ -148,6 +148,10 @@ class MetricDescription:
     of_mean: OfMean = "itself"
 
 
+#: The score of a task that has no metric.
+MEAN_LOSS = MetricDescription("mean loss", "", 1.0, higher_is_better=False)
+
+
 @dataclass(frozen=True)
 class StudyPlan:
     """What a study is to find out, declared before anything runs.

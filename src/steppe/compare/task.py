@@ -245,9 +245,7 @@ def _check(task: Task) -> None:
         raise TypeError(f"metrics must be a dict of names to metrics, got {task.metrics!r}")
     for name in task.metrics:
         if name.strip().lower() in ("", "loss", MEAN_LOSS.name):
-            raise ValueError(
-                f"metrics has the name {name!r}, which is that of the loss: choose another"
-            )
+            raise ValueError(f"metrics has the name {name!r}, that of the loss: choose another one")
     if task.step is not None and (task.loss is not None or (task.predict is None and task.metrics)):
         raise ValueError(
             "step computes the loss: leave loss out, and give predict=f(model, batch) if there are "

@@ -222,3 +222,22 @@ def test_an_own_task_is_the_same_again(kind: str, context: RunContext) -> None:
         for number in range(2)
     )
     assert numbers(first) == numbers(second)
+
+
+def test_weights_stay_with_their_samples_where_a_share_is_held_out(context: RunContext) -> None:
+    """A weight for each sample that was given, wherever it goes."""
+    seen: list[float] = []
+
+    def step(model: nn.Module, batch: Any) -> Tensor:
+        if torch.is_grad_enabled() and model.training:
+            seen.extend(batch[0].tolist())
+        return triple_step(model, batch)
+
+    weights = [float(row % 2) for row in range(22)]
+    parts = {"train": as_triples(TRAIN), "validation": 0.2, "test": 0.2}
+    task = own_task("step", **parts, step=step, sample_weights=weights)
+    train(run(epochs=2), task.load(), context)
+    odd = {each["labels"].item() for each in TRAIN[1::2]}
+    even = {each["labels"].item() for each in TRAIN[::2]} - odd
+    assert set(seen) <= odd
+    assert not set(seen) & even

@@ -83,7 +83,7 @@ NO_PARTS = {"train": None, "validation": None, "test": None}
         ({"data": load}, ValueError, "data returns all samples: leave train, validation, test out"),
         ({"data": load, **NO_PARTS, "plain": SAMPLES}, ValueError, "leave plain out"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_trained_is_refused(changes, error, message: str) -> None:
     with pytest.raises(error, match=message):
@@ -156,7 +156,7 @@ def test_a_mapping_goes_to_the_model_whole_and_is_its_own_targets() -> None:
         ([ONE], "a list of 1"),
         (SimpleNamespace(x=ONE, y=TARGETS), "a SimpleNamespace"),
     ],
-    ids=str,
+    ids=["tensor", "three", "one", "object"],
 )
 def test_of_anything_else_predict_makes_the_outputs(batch, described: str) -> None:
     with pytest.raises(TypeError, match=f"a batch is {described}, neither a pair"):

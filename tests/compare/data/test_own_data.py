@@ -90,7 +90,9 @@ def test_samples_are_the_same_in_every_form(given: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [pairs(9), Counting(9), [Counting(9)[row] for row in range(9)], Sized()], ids=str
+    "given",
+    [pairs(9), Counting(9), [Counting(9)[row] for row in range(9)], Sized()],
+    ids=["tensors", "data set", "list", "iterable"],
 )
 def test_every_form_can_be_trained_on(given: Any) -> None:
     data = read(train=given, validation=pairs(4, 10), test=pairs(3, 20))

@@ -142,6 +142,29 @@ def test_what_failed_and_what_diverged_is_taken_over_as_it_is(
     assert read_study(str(tmp_path / "there")).to_dict() == there.results().to_dict()
 
 
+def test_what_waits_here_is_taken_over_and_not_trained_again(
+    begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+) -> None:
+    """A study comes back to where it was planned."""
+    for _ in range(2):
+        taken = begun.take()
+        assert taken is not None
+        begun.finish(taken, outcome(), "here")
+    storage = opened(str(tmp_path / "there"), create=True)
+    there = taken_over(exported(begun, tmp_path / "half.json"), storage, context)
+    while (taken := there.take()) is not None:
+        there.finish(taken, outcome(), "there")
+    running = begun.take()
+    assert running is not None
+    begun.take_over(exported(there, tmp_path / "whole.json").trials)
+    # Only what a worker is at is left.
+    assert begun.take() is None
+    assert begun.progress()[0] == TRIALS - 1
+    assert begun.finish(running, outcome(), "here")
+    assert begun.results().complete
+    assert len(begun._trials._optuna_study.get_trials()) == TRIALS
+
+
 def test_taking_over_twice_adds_nothing(
     begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
 ) -> None:

@@ -1,10 +1,12 @@
 """A study is checked before it starts, and is the same wherever it is read."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -419,6 +421,60 @@ def test_a_plan_is_remembered_by_the_next_only_if_its_results_were_seen(planned:
     # What a file brings is not lost beside what was here.
     brought = replace(third, earlier_plans=(second.plan,))
     assert brought.continues(first, seen=True).earlier_plans == (second.plan, first.plan)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr_decades": 1.0}, {"lr": 0.1}, {"weight_decay": 0.0}, {"switch_rate": 0.5}],
+    ids=str,
+)
+def test_who_searches_elsewhere_after_results_were_seen_has_changed_the_plan(
+    planned: Planned, options: dict[str, float]
+) -> None:
+    first, second = planned("adamw", "dualadam"), planned("adamw", "dualadam", **options)
+    assert first.name == second.name
+    assert second.continues(first, seen=True).earlier_plans == (first.plan,)
+
+
+def test_the_order_of_optimizers_is_no_part_of_the_plan_but_the_baseline_is(
+    planned: Planned,
+) -> None:
+    first = planned("adamw", "sgd", "adamcm")
+    again = planned("adamw", "adamcm", "sgd").continues(first, seen=True)
+    assert (again.plan, again.earlier_plans) == (first.plan, ())
+    other = planned("sgd", "adamw", "adamcm").continues(first, seen=True)
+    assert other.earlier_plans == (first.plan,)
+
+
+def test_an_optimizer_whose_source_was_edited_is_another(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    plans = []
+    for factor in (1, 10):
+        (tmp_path / "edited_optimizer.py").write_text(
+            "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+            "    def __init__(self, params, lr=1e-3):\n"
+            f"        super().__init__(params, {factor} * lr)\n"
+        )
+        monkeypatch.delitem(sys.modules, "edited_optimizer", raising=False)
+        importlib.invalidate_caches()
+        plans.append(planned("adamw", "edited_optimizer:Mine").plan)
+    assert plans[0] != plans[1]
+
+
+def test_state_that_cannot_be_saved_is_refused_before_anything_is_trained(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "holds_a_function.py").write_text(
+        "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr=1e-3):\n        super().__init__(params, lr)\n"
+        "        self.param_groups[0]['rule'] = lambda x: x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="Mine cannot train toy: its state cannot be saved"):
+        planned("adamw", "holds_a_function:Mine")
 
 
 def test_what_a_user_says_is_shown_as_it_can_be_printed(planned: Planned) -> None:

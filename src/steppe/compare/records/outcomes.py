@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from steppe.compare.records.json_format import from_json, register_format, to_json
+from steppe.compare.records.json_format import (
+    from_json,
+    leave_out_defaults,
+    register_format,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -164,3 +169,4 @@ def _epochs(columns: Any) -> tuple[Epoch, ...]:
 
 
 register_format(tuple[Epoch, ...], _columns, _epochs)
+leave_out_defaults(FinalScores, "test_others")

@@ -14,7 +14,12 @@ from typing import Any
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
 from steppe.compare.choices import OfMean, Primary
-from steppe.compare.records.json_format import from_json, read_json, to_json
+from steppe.compare.records.json_format import (
+    from_json,
+    leave_out_defaults,
+    read_json,
+    to_json,
+)
 from steppe.compare.records.outcomes import Curvature as Curvature
 from steppe.compare.records.outcomes import Epoch as Epoch
 from steppe.compare.records.outcomes import FinalScores as FinalScores
@@ -331,3 +336,7 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(each) for each in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+leave_out_defaults(MetricDescription, "of_mean")
+leave_out_defaults(StudyPlan, "searched")

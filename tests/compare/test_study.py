@@ -172,7 +172,6 @@ def test_python_and_the_command_give_the_same_numbers(
             "lr has no default",
         ),
     ],
-    ids=str,
 )
 def test_contenders_that_cannot_be_are_refused(
     arguments: dict, error: type[Exception], message: str
@@ -198,7 +197,6 @@ def test_contenders_that_cannot_be_are_refused(
             "none cannot train sums: .*must return a torch.optim.Optimizer",
         ),
     ],
-    ids=str,
 )
 def test_what_cannot_be_run_is_refused(
     optimizers: list,

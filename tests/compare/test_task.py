@@ -100,7 +100,7 @@ def test_no_samples_are_read_before_they_are_loaded() -> None:
 
 def test_without_metrics_the_loss_is_the_score() -> None:
     score = made().score
-    assert (score.name, score.higher_is_better, score.of_mean) == ("loss", False, "itself")
+    assert (score.name, score.higher_is_better, score.of_mean) == ("mean loss", False, "itself")
 
 
 def test_the_first_metric_is_the_score_and_functions_become_metrics() -> None:

@@ -92,7 +92,7 @@ def timeless(outcome: Outcome) -> tuple[object, ...]:
 
 def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
     assert study.setup.precision == "bf16"
-    assert study.plan == StudyPlan(4, 24, family=("dualadam", "adamcm"))
+    assert replace(study.plan, searched="") == StudyPlan(4, 24, family=("adamcm", "dualadam"))
     names = [each.name for each in study.contenders]
     assert names == ["adamw", "adam+warmup", "dualadam", "adamw+beta1", "adamcm"]
     for each in study.contenders:

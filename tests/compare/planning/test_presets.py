@@ -48,7 +48,9 @@ def test_dual_adams_runs(planned: Planned, name: str) -> None:
     assert (setup.epochs, setup.batch_size, setup.schedule) == (200, 128, "cosine-epochs")
     # Nothing is searched: five runs of each, which differ by their seeds.
     family = ("adam", "radam", "nadam", "dualadam")
-    assert study.plan == StudyPlan(budget=1, trials=5, family=family)
+    assert replace(study.plan, searched="") == StudyPlan(
+        budget=1, trials=5, family=tuple(sorted(family))
+    )
     assert not any(each.space for each in study.contenders)
     given = arguments(study)
     assert list(given) == ["adamw", "adam", "radam", "nadam", "adam+warmup", "dualadam"]
@@ -111,7 +113,9 @@ def test_critical_momentas_search(planned: Planned) -> None:
         "adamcm+sam": {**lr, **buffers, **rho},
     }
     # Its controls get no verdicts.
-    assert study.plan == StudyPlan(4, 24, family=("adamcg", "adam+sam", "adamcm", "adamcm+sam"))
+    assert replace(study.plan, searched="") == StudyPlan(
+        4, 24, family=("adam+sam", "adamcg", "adamcm", "adamcm+sam")
+    )
     tried = {each.name: trials(study, each) for each in study.contenders}
     for name, points in tried.items():
         for point in points:

@@ -209,5 +209,5 @@ def test_a_study_of_an_own_task_is_rehearsed_when_it_is_planned(
     assert (setup.task, study.location) == ("line", f"{path}:good")
     assert len(setup.source) > 8
     assert len(setup.fingerprint) == 16
-    assert (study.metric.name, study.metric.higher_is_better) == ("loss", False)
+    assert (study.metric.name, study.metric.higher_is_better) == ("mean loss", False)
     assert study.facts["model"] == "Linear"

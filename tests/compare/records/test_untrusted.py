@@ -240,7 +240,7 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "negative time": (
         lambda s: first(s)["outcome"]["costs"].update(seconds=-1.0),
-        "costs.seconds must be at least 0",
+        "costs.seconds must be from 0 to 1e+100, got -1.0",
     ),
     "density of null": (
         lambda s: first(s)["outcome"]["curvature"].update(density=[[1.0, None]]),

@@ -31,7 +31,7 @@ from steppe.compare.records.best_of_k import (
     leave_groups_out,
 )
 from steppe.compare.records.of_mean import SLOPE
-from steppe.compare.records.packed_numbers import means_of_stretches, unpack
+from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
 
 BETTER, WORSE = "better", "worse"
@@ -343,15 +343,13 @@ class Readings:
         values, losses = samples("score"), samples("loss")
         if values is None:
             return None
-        if losses is not None:
-            # Both in equal stretches, so that the same samples are left out of both.
-            fewest = min(values.shape[1], losses.shape[1])
-            values, losses = (means_of_stretches(each, fewest) for each in (values, losses))
+        # The same samples are left out of both.
+        fewest = None if losses is None else min(values.shape[1], losses.shape[1])
         diverged = np.array([outcome is None for outcome in outcomes])
         # Only their order counts, which is that of the means.
-        scores = np.where(diverged, -np.inf, sign * leave_groups_out(values))
+        scores = np.where(diverged, -np.inf, sign * leave_groups_out(values, fewest))
         if losses is not None:
-            return Validation(scores, np.where(diverged, np.inf, leave_groups_out(losses)))
+            return Validation(scores, np.where(diverged, np.inf, leave_groups_out(losses, fewest)))
         whole = [math.inf if each is None else each.final.validation_loss for each in outcomes]
         return Validation(scores, np.broadcast_to(whole, scores.shape))
 

@@ -30,19 +30,16 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 #: The same within ``compare``; each of them also imports from those before it.
 COMPARE_ORDER = (
-    "choices",
     "records",
     "models",
     "data",
     "metrics",
-    "task_trace",
-    "task",
     "tasks",
-    "task_source",
     "training",
     "planning",
     "execution",
     "report",
+    "python",
     "cli",
 )
 

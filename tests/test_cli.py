@@ -22,7 +22,7 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.results import StudyResults
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 

@@ -1,9 +1,9 @@
 """Add a task to ``steppe compare``: two half-moons in the plane, and a small network.
 
 A task of your own needs none of this: it is a ``Task`` in a file, as in examples/tasks. In the
-package it is one ``TaskMaker`` in src/steppe/compare/tasks.py, which makes it at two sizes, its
-name in choices.py beside it, and a function in src/steppe/compare/data that loads its data.
-Everything else (tuning, seeds, statistics, the page) comes from the task::
+package it is one ``TaskMaker`` in src/steppe/compare/tasks/makers.py, which makes it at two sizes,
+its name in src/steppe/compare/records/choices.py, and a function in src/steppe/compare/data that
+loads its data. Everything else (tuning, seeds, statistics, the page) comes from the task::
 
     python examples/extending/add_a_task.py
 """
@@ -17,7 +17,7 @@ from steppe._shared.recipes import find_recipe
 from steppe.compare import TASKS, Data, Run, RunContext, RunSettings, TaskMaker, find_task, train
 from steppe.compare.data.datasets import TensorSamples, fingerprint_of, held_out
 from steppe.compare.models.image_models import find_model
-from steppe.compare.tasks import Size
+from steppe.compare.tasks.makers import Size
 
 
 def half_moons() -> Data:

@@ -15,8 +15,6 @@ from torch import nn
 from helpers.training_runs import LITTLE_CURVATURE
 from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
-from steppe.compare import choices, tasks
-from steppe.compare.choices import CurvatureExtent
 from steppe.compare.data import text
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.streams import arrange_stream
@@ -24,8 +22,11 @@ from steppe.compare.metrics.curvature import DEFAULT_CURVATURE
 from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
+from steppe.compare.records import choices
+from steppe.compare.records.choices import CurvatureExtent
 from steppe.compare.records.results import POOL
-from steppe.compare.tasks import Size, TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size, TaskMaker
 from steppe.compare.training.run import Run, RunContext, RunSettings
 
 
@@ -83,7 +84,7 @@ def toy_data() -> Data:
 
 def make_known(monkeypatch: pytest.MonkeyPatch, task: TaskMaker) -> None:
     """Let a task be found by its name, and the commands take the name."""
-    monkeypatch.setitem(tasks.TASKS, task.name, task)
+    monkeypatch.setitem(makers.TASKS, task.name, task)
     monkeypatch.setattr(choices, "TASK_NAMES", (*choices.TASK_NAMES, task.name))
 
 
@@ -110,7 +111,7 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> TaskMaker:
 @pytest.fixture
 def toy_curvature(toy_task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the curvature of the toy task be measured as that of others is."""
-    make_known(monkeypatch, replace(tasks.TASKS["toy"], curvature=DEFAULT_CURVATURE))
+    make_known(monkeypatch, replace(makers.TASKS["toy"], curvature=DEFAULT_CURVATURE))
 
 
 def _toy_text(*, length: int = 50) -> Data:
@@ -170,7 +171,7 @@ def toy_stream(monkeypatch: pytest.MonkeyPatch) -> TaskMaker:
         "net": lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 6))
     }
     size = Size("net", epochs=6, batch_size=4)
-    task = tasks._stream(
+    task = makers._stream(
         "toy-stream",
         _toy_stream,
         classes=2,

@@ -13,7 +13,7 @@ from helpers.synthetic_studies import SETUP, diverged
 from steppe.compare.records.packed_numbers import pack_bits, pack_floats
 from steppe.compare.records.phases import DEFAULT, POOL, RECOMMENDED
 from steppe.compare.records.results import (
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
@@ -80,7 +80,7 @@ def realistic(
     contenders, made = [], []
     for name, kind in KINDS.items():
         defaults = {key: _DEFAULTS[key] for key in kind.space}
-        contender = Contender(name, f"{name}, a title", kind.space, defaults, **kind.more)
+        contender = ContenderRecord(name, f"{name}, a title", kind.space, defaults, **kind.more)
         contenders.append(contender)
         tried = [world.settings(kind, number) for number in range(trials)]
         pool = [

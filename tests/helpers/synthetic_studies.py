@@ -7,7 +7,7 @@ from typing import Any
 
 from steppe.compare.records.phases import POOL
 from steppe.compare.records.results import (
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
@@ -111,7 +111,7 @@ def runs_of(
 def study(
     outcomes: Mapping[str, Sequence[Outcome | None]],
     *,
-    contenders: Sequence[Contender] = (),
+    contenders: Sequence[ContenderRecord] = (),
     trials: Sequence[Trial] = (),
     **changes: Any,
 ) -> StudyResults:
@@ -119,7 +119,7 @@ def study(
 
     Parameters
     ----------
-    contenders : sequence of Contender
+    contenders : sequence of ContenderRecord
         In place of those without a search space that the names of ``outcomes`` make.
     trials : sequence of Trial
         Besides those that ``outcomes`` make.
@@ -139,7 +139,7 @@ def study(
         "metric": MetricDescription(),
         "versions": {"torch": "2.13.0"},
         "command": "steppe compare toy",
-        "contenders": tuple(contenders) or tuple(Contender(name) for name in outcomes),
+        "contenders": tuple(contenders) or tuple(ContenderRecord(name) for name in outcomes),
         "trials": (*trials, *pool),
     }
     return StudyResults(**{**fields, **changes})

@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.records.results import Outcome
-from steppe.compare.task import LoadedTask
-from steppe.compare.task_source import find_task
-from steppe.compare.tasks import TASKS
+from steppe.compare.tasks.makers import TASKS
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 

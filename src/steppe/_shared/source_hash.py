@@ -32,8 +32,10 @@ _DECISIVE = (
     "compare/planning/controls.py",
     "compare/planning/search_spaces.py",
     "compare/records/packed_numbers.py",
-    "compare/task.py",
-    "compare/tasks.py",
+    "compare/tasks/task.py",
+    "compare/tasks/samples.py",
+    "compare/records/of_mean.py",
+    "compare/tasks/makers.py",
     "compare/training",
 )
 

@@ -19,9 +19,9 @@ name is imported when it is first used, as studies need packages that ``import s
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
 
-Inside, imports run one way: ``choices``, ``records`` and ``models`` know nothing of the others;
-above them are ``metrics`` and ``data``, ``task``, ``tasks`` and ``task_source``, ``training``,
-``planning``, ``execution``, ``report`` (which reads ``records`` only), and ``cli`` on top.
+Inside, imports run one way: ``records`` and ``models`` know nothing of the others; above them are
+``data``, ``metrics``, ``tasks``, ``training``, ``planning``, ``execution``, ``report`` (which reads
+``records`` only), ``python``, and ``cli`` on top.
 """
 
 from typing import TYPE_CHECKING
@@ -49,6 +49,9 @@ if TYPE_CHECKING:
     from steppe.compare.planning.search_spaces import Choice as Choice
     from steppe.compare.planning.search_spaces import LogUniform as LogUniform
     from steppe.compare.planning.search_spaces import Uniform as Uniform
+    from steppe.compare.python.run import run as run
+    from steppe.compare.python.study import Study as Study
+    from steppe.compare.python.study import load as load
     from steppe.compare.records.best_of_k import Difference as Difference
     from steppe.compare.records.best_of_k import Pool as Pool
     from steppe.compare.records.best_of_k import compare_pools as compare_pools
@@ -65,17 +68,14 @@ if TYPE_CHECKING:
     from steppe.compare.records.verdicts import Readings as Readings
     from steppe.compare.records.verdicts import Verdict as Verdict
     from steppe.compare.report.terminal import print_report as print_report
-    from steppe.compare.run_in_python import run as run
-    from steppe.compare.study import Study as Study
-    from steppe.compare.study import load as load
-    from steppe.compare.task import LoadedTask as LoadedTask
-    from steppe.compare.task import Task as Task
-    from steppe.compare.task_source import TaskSource as TaskSource
-    from steppe.compare.task_source import find_task as find_task
-    from steppe.compare.task_trace import TaskError as TaskError
-    from steppe.compare.tasks import TASKS as TASKS
-    from steppe.compare.tasks import Size as Size
-    from steppe.compare.tasks import TaskMaker as TaskMaker
+    from steppe.compare.tasks.makers import TASKS as TASKS
+    from steppe.compare.tasks.makers import Size as Size
+    from steppe.compare.tasks.makers import TaskMaker as TaskMaker
+    from steppe.compare.tasks.source import TaskSource as TaskSource
+    from steppe.compare.tasks.source import find_task as find_task
+    from steppe.compare.tasks.task import LoadedTask as LoadedTask
+    from steppe.compare.tasks.task import Task as Task
+    from steppe.compare.tasks.trace import TaskError as TaskError
     from steppe.compare.training.accelerator import make_accelerator as make_accelerator
     from steppe.compare.training.differentiable import differentiable as differentiable
     from steppe.compare.training.reproducibility import reproducible as reproducible

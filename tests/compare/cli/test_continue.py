@@ -16,7 +16,7 @@ from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import plan_study
 from steppe.compare.records.results import StudyResults
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.makers import Task
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough

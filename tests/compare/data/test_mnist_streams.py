@@ -10,7 +10,7 @@ import torch
 from steppe.compare.data import mnist_streams
 from steppe.compare.data.datasets import Data, mnist_5k, subsample
 from steppe.compare.data.mnist_streams import permuted_mnist, rotated_mnist, split_mnist
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
 
 PARTS = ("train", "validation", "test")
 

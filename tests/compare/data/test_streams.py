@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.data import Subset
 
 from helpers.training_runs import train_on
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Stream, TensorSamples
 from steppe.compare.data.loading import loader
 from steppe.compare.data.streams import (
@@ -21,7 +20,8 @@ from steppe.compare.data.streams import (
     subsample,
 )
 from steppe.compare.records.summary import forgetting
-from steppe.compare.tasks import Size
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size
 
 CLASSES, TASKS = 3, 4
 
@@ -176,7 +176,7 @@ def test_tasks_count_though_a_class_was_never_trained_on(
         for task in laid_out.validation.datasets
     )
     size = Size("linear", epochs=3, batch_size=2)
-    task = tasks._stream(
+    task = makers._stream(
         "few",
         lambda: replace(laid_out, validation=last),
         classes=CLASSES,
@@ -184,7 +184,7 @@ def test_tasks_count_though_a_class_was_never_trained_on(
         full=size,
         small=size,
     )
-    monkeypatch.setitem(tasks.TASKS, "few", task)
+    monkeypatch.setitem(makers.TASKS, "few", task)
     data = task(samples=2).load().data
     assert not torch.isin(targets_of(data.validation), targets_of(data.train)).any()
     run = make_run("sgd", task="few", model="linear", epochs=3, batch_size=2, stream=(1, 1, 1))

@@ -10,13 +10,12 @@ import pytest
 
 from helpers.study_storages import Open, opened
 from helpers.synthetic_studies import diverged, outcome
-from steppe.compare import tasks
 from steppe.compare.execution.study_registry import read_study, save_study
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.continuation import continue_study
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
@@ -26,7 +25,8 @@ from steppe.compare.records.results import (
     Trial,
     load,
 )
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -38,7 +38,7 @@ TRIALS = 12
 
 
 @pytest.fixture
-def study(toy_task: TaskMaker, context: RunContext) -> Study:
+def study(toy_task: TaskMaker, context: RunContext) -> PlannedStudy:
     options = StudyOptions(
         ["adamw", "rprop"], budget=1, trials=3, lr=0.1, study_seed=4, author="Ada", note="half"
     )
@@ -46,7 +46,7 @@ def study(toy_task: TaskMaker, context: RunContext) -> Study:
 
 
 @pytest.fixture
-def begun(study: Study, opened: Open, tmp_path: Path) -> TrialQueue:
+def begun(study: PlannedStudy, opened: Open, tmp_path: Path) -> TrialQueue:
     """Plan the study in a storage."""
     storage = opened(str(tmp_path / "here"), create=True)
     return TrialQueue(storage, save_study(storage, study))
@@ -79,7 +79,12 @@ def numbers(trial: Trial, *, curve: bool) -> str:
 
 @pytest.mark.parametrize("done", [0, 4, 10])
 def test_half_a_study_ends_elsewhere_with_the_same_numbers(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path, done: int
+    study: PlannedStudy,
+    begun: TrialQueue,
+    opened: Open,
+    context: RunContext,
+    tmp_path: Path,
+    done: int,
 ) -> None:
     """Kept in the middle of the pool, or of the runs at recommended settings."""
 
@@ -114,7 +119,7 @@ def test_half_a_study_ends_elsewhere_with_the_same_numbers(
 
 
 def test_what_failed_and_what_diverged_is_taken_over_as_it_is(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+    study: PlannedStudy, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
 ) -> None:
     ends = {0: diverged(), 1: "MemoryError: no", 2: outcome(0.7)}
     for _ in range(6):
@@ -287,13 +292,13 @@ def test_other_data_is_refused(
     begun: TrialQueue, toy_task: TaskMaker, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = replace(toy_task.read(), fingerprint="other")
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, read=lambda: other))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, read=lambda: other))
     with pytest.raises(ValueError, match=r"the data of toy here \(other\) is not what the study"):
         continue_study(begun.results(), context)
 
 
 def test_earlier_plans_come_along(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+    study: PlannedStudy, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
 ) -> None:
     while (taken := begun.take()) is not None:
         begun.finish(taken, outcome(), "here")

@@ -14,10 +14,10 @@ from helpers.warm_python import start
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.results import POOL, Outcome, StudyPlan
-from steppe.compare.task import LoadedTask
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -30,7 +30,7 @@ PATIENCE_S = 240
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training.train import train
 run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):
@@ -60,7 +60,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["", "+lora"], ids=["full", "lora"])
-def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> Study:
+def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> PlannedStudy:
     options = StudyOptions(
         ["adamw", "dualadam", "adamcm"],
         "small",
@@ -73,12 +73,12 @@ def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Pat
     )
 
 
-def run_of(study: Study, name: str = "dualadam") -> Run:
+def run_of(study: PlannedStudy, name: str = "dualadam") -> Run:
     contender = next(each for each in study.contenders if each.name == name)
     return Run(study.setup, find_recipe(name), contender.defaults, seed=0, curvature="full")
 
 
-def loaded(study: Study, text: Path) -> LoadedTask:
+def loaded(study: PlannedStudy, text: Path) -> LoadedTask:
     return find_task("finetune").task({**study.setup.options, "data": text}).load()
 
 
@@ -90,7 +90,7 @@ def timeless(outcome: Outcome) -> tuple[object, ...]:
     )
 
 
-def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
+def test_only_lr_is_searched_and_everybody_decays_alike(study: PlannedStudy) -> None:
     assert study.setup.precision == "bf16"
     assert replace(study.plan, searched="") == StudyPlan(4, 24, family=("adamcm", "dualadam"))
     names = [each.name for each in study.contenders]
@@ -102,7 +102,9 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
         assert len(tried) == 24
 
 
-def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
+def test_the_losses_are_those_of_transformers(
+    study: PlannedStudy, text: Path, tmp_path: Path
+) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
     context = RunContext(tmp_path / "out", data=text)
     data = loaded(study, text).data
@@ -128,7 +130,9 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
     assert math.isnan(outcome.curvature.trace)
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    study: PlannedStudy, text: Path, tmp_path: Path
+) -> None:
     run, task = run_of(study, "adamcm"), loaded(study, text)
     whole = train(run, task, RunContext(tmp_path / "whole", data=text))
     context = RunContext(tmp_path / "killed", data=text)

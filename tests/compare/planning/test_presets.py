@@ -8,19 +8,19 @@ import pytest
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.planning.presets import PRESETS, USUAL, find_preset, usual_for
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
-from steppe.compare.records.results import POOL, Contender, StudyPlan
-from steppe.compare.tasks import TASKS
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
+from steppe.compare.records.results import POOL, ContenderRecord, StudyPlan
+from steppe.compare.tasks.makers import TASKS
 from steppe.compare.training.run import Run, RunContext
 
-Planned = Callable[..., Study]
+Planned = Callable[..., PlannedStudy]
 
 
 @pytest.fixture
 def planned(toy_task, context: RunContext) -> Planned:
     """Plan a study of the toy task by a preset."""
 
-    def make(preset: str | None, **options: object) -> Study:
+    def make(preset: str | None, **options: object) -> PlannedStudy:
         return plan_study(
             "toy", StudyOptions(**options), find_preset(preset) if preset else USUAL, context
         )
@@ -28,12 +28,12 @@ def planned(toy_task, context: RunContext) -> Planned:
     return make
 
 
-def trials(study: Study, contender: Contender) -> list[dict[str, float]]:
+def trials(study: PlannedStudy, contender: ContenderRecord) -> list[dict[str, float]]:
     """Give the settings of a contender's pool."""
     return [study.settings(contender, POOL, number) for number in range(study.plan.trials)]
 
 
-def arguments(study: Study) -> dict[str, dict[str, float]]:
+def arguments(study: PlannedStudy) -> dict[str, dict[str, float]]:
     """Give what each contender's class gets where nothing is tuned."""
     return {
         each.name: find_recipe(each.name).arguments(each.defaults, study.setup.steps)

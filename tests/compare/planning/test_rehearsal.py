@@ -15,8 +15,8 @@ from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.rehearsal import rehearse
 from steppe.compare.planning.study import StudyOptions, plan_study
-from steppe.compare.task import Task
-from steppe.compare.task_trace import TaskError
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError
 from steppe.compare.training.run import RunContext, RunSettings
 
 SETTINGS = RunSettings("own", "", None, "", epochs=2, steps_per_epoch=3, batch_size=8)

@@ -14,11 +14,10 @@ import torch
 from torch.optim import SGD
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare import tasks
 from steppe.compare.planning.presets import USUAL, find_preset
 from steppe.compare.planning.search_spaces import find_space
 from steppe.compare.planning.study import (
-    Study,
+    PlannedStudy,
     StudyOptions,
     check_place,
     plan_study,
@@ -26,17 +25,18 @@ from steppe.compare.planning.study import (
 )
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import DEFAULT, PHASES, POOL, RECOMMENDED, StudyPlan
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training.run import RunContext
 
-Planned = Callable[..., Study]
+Planned = Callable[..., PlannedStudy]
 
 
 @pytest.fixture
 def planned(toy_task: TaskMaker, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
-    def make(*optimizers: str, **options: Any) -> Study:
+    def make(*optimizers: str, **options: Any) -> PlannedStudy:
         return plan_study("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
 
     return make
@@ -222,7 +222,7 @@ def test_the_size_is_that_of_the_scale(
     toy_task: TaskMaker, context: RunContext, monkeypatch
 ) -> None:
     small = replace(toy_task.small, epochs=1, samples=10)
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
         setup = plan_study("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
         assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
@@ -345,9 +345,9 @@ def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
         planned("torch.optim:NoLr", lr=0.1)
 
 
-def through_json(study: Study) -> Study:
+def through_json(study: PlannedStudy) -> PlannedStudy:
     # In another order: in an object of JSON there is none.
-    return from_json(Study, json.loads(json.dumps(study.to_dict(), sort_keys=True)))
+    return from_json(PlannedStudy, json.loads(json.dumps(study.to_dict(), sort_keys=True)))
 
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])

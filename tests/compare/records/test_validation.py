@@ -13,7 +13,7 @@ from steppe.compare.records.results import (
     DEFAULT,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
@@ -46,9 +46,9 @@ def results() -> StudyResults:
     """Make a study of two searched contenders, one of double length, and one without a space."""
     plan = StudyPlan(budget=1, trials=3, family=("adamw+2epochs", "sgd"), repeats=2)
     contenders = (
-        Contender("adamw", space=SPACE, defaults={"lr": 1e-3}),
-        Contender("adamw+2epochs", space=SPACE, defaults={"lr": 1e-3}, epochs=2),
-        Contender("sgd", defaults={"lr": 0.1}),
+        ContenderRecord("adamw", space=SPACE, defaults={"lr": 1e-3}),
+        ContenderRecord("adamw+2epochs", space=SPACE, defaults={"lr": 1e-3}, epochs=2),
+        ContenderRecord("sgd", defaults={"lr": 0.1}),
     )
     first = {POOL: 0, DEFAULT: 100, RECOMMENDED: 200}
     return StudyResults(

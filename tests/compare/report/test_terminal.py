@@ -10,7 +10,7 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
 from steppe.compare.records.results import (
-    Contender,
+    ContenderRecord,
     Curvature,
     MetricDescription,
     RunCosts,
@@ -227,7 +227,7 @@ def test_of_a_text_the_tokens_are_told() -> None:
 
 
 def test_contenders_without_a_space_have_no_settings() -> None:
-    contenders = [Contender("adamw", defaults={"lr": 1e-3}), Contender("sgd")]
+    contenders = [ContenderRecord("adamw", defaults={"lr": 1e-3}), ContenderRecord("sgd")]
     made = {"adamw": scores(0.9, 0.8, 0.7), "sgd": scores(0.9, 0.7, 0.8)}
     text = printed(studies.study(made, contenders=contenders))
     table = text[text.index("Recommended settings") :]

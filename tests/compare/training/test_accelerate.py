@@ -13,12 +13,12 @@ import torch
 from helpers.process_group import join, leave, results_of_two
 from helpers.training_runs import train_on
 from steppe._shared.recipes import find_recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.models.image_models import find_model
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import Epoch, Outcome
-from steppe.compare.tasks import Size, TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size, TaskMaker
 from steppe.compare.training.run import Run, RunContext, RunSettings
 
 pytestmark = pytest.mark.thorough
@@ -43,13 +43,13 @@ def even_runs() -> Iterator[list[Run]]:
     """Offer a run with each optimizer, batches in parts and gradients clipped."""
     size = Size("mlp", epochs=3, batch_size=8)
     task = TaskMaker("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
-    tasks.TASKS["even"] = task
+    makers.TASKS["even"] = task
     setup = RunSettings("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
     try:
         yield [Run(setup, find_recipe(name), settings, 0, curvature="full") for name in NAMES]
     finally:
-        del tasks.TASKS["even"]
+        del makers.TASKS["even"]
 
 
 def outcomes(out: Path) -> list[Outcome]:

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from helpers.training_runs import by_hand, numbers, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, measure_quickly
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 
@@ -241,7 +241,7 @@ def test_lbfgs_is_charged_for_every_gradient(
         return F.cross_entropy(outputs, targets)
 
     monkeypatch.setitem(
-        tasks.TASKS, "toy", replace(toy_task, loss=loss, curvature=DEFAULT_CURVATURE)
+        makers.TASKS, "toy", replace(toy_task, loss=loss, curvature=DEFAULT_CURVATURE)
     )
     outcome = train_on(make_run("lbfgs"), toy_data, context)
     assert outcome.costs.gradients == len(calls) > 10

@@ -12,7 +12,7 @@ from helpers.training_runs import KillError, killed_after, numbers, train_on
 from steppe.compare.data.datasets import Data
 from steppe.compare.metrics.curvature import measure_quickly
 from steppe.compare.records.results import Curvature, Epoch
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 

@@ -16,9 +16,9 @@ from helpers.training_runs import train_on
 from steppe.compare.data.datasets import Data, Samples, Stream, TensorSamples
 from steppe.compare.metrics.scores import ACCURACY, Metric
 from steppe.compare.records.packed_numbers import MOST_LOSSES, unpack
-from steppe.compare.task import Task
-from steppe.compare.task_trace import TaskError
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks.makers import TaskMaker
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.evaluation import evaluate

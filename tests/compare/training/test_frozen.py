@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from helpers.training_runs import by_hand, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 
@@ -33,7 +33,7 @@ def half_frozen(name: str) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def _frozen_task(toy_task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, make=half_frozen))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, make=half_frozen))
 
 
 def start(run: Run) -> nn.Module:

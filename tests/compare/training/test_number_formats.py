@@ -7,7 +7,7 @@ import pytest
 from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 

@@ -15,7 +15,7 @@ from helpers.training_runs import LITTLE_CURVATURE, numbers, seeds
 from steppe._shared.recipes import find_recipe
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE
 from steppe.compare.metrics.scores import Metric
-from steppe.compare.task import Task
+from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import Run, RunContext, RunSettings
 from steppe.compare.training.train import train
 

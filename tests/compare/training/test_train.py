@@ -13,9 +13,9 @@ from torch.utils._pytree import tree_leaves
 
 from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint, evaluated_weights
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
@@ -279,7 +279,7 @@ def test_sam_takes_two_passes_per_step(
         calls.append(torch.is_grad_enabled())
         return F.cross_entropy(outputs, targets)
 
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, loss=loss))
     run = make_run(name, epochs=1, curvature="none")
     train_on(run, toy_data, context, lambda *_: during.append(sum(calls)))
     assert during == [5 * passes]
@@ -321,7 +321,7 @@ def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
         """Finite, while the derivative of the square root at 0 times 0 is NaN."""
         return F.cross_entropy(outputs, targets) + (0 * outputs).sum().sqrt()
 
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, loss=loss))
     outcome = train_on(spied(make_run()), toy_data, context)
     assert not outcome.diverged
     assert len(outcome.curve) == 2

@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves
 from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds, train_on
 from steppe.compare.data.datasets import Data, Stream, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.summary import forgetting
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 
@@ -223,7 +223,7 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: TaskMaker, context: Ru
     assert setup.steps == 2 * sum(STREAM)
     assert [setup.task_index(epoch) for epoch in range(EPOCHS)] == TASK
     assert study.metric.name == "average accuracy"
-    assert from_json(Study, study.to_dict()).setup == setup
+    assert from_json(PlannedStudy, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.
     few = plan_study("toy-stream", StudyOptions(["adamw"], samples=8), USUAL, context)
     assert few.setup.stream == (2, 2, 2)

@@ -16,7 +16,7 @@ from steppe.compare.data.loading import head
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.packed_numbers import unpack
-from steppe.compare.tasks import TaskMaker
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.landscape import sharpness

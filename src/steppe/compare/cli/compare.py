@@ -21,10 +21,16 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task, directory_of
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_storage import HEARTBEAT
 from steppe.compare.planning.options import STUDY, StudyOptions, check_where
+from steppe.compare.records.choices import (
+    PRESET_NAMES,
+    TASK_NAMES,
+    check_preset,
+    check_task,
+    directory_of,
+)
 
 TaskName = Annotated[
     str | None,

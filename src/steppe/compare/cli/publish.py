@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from steppe._shared.pictures import write_png
-from steppe.compare.choices import file_name
+from steppe.compare.records.choices import file_name
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
 from steppe.compare.records.verdicts import Readings

@@ -14,7 +14,7 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
 from steppe.compare.metrics.scores import Loss
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.differentiable import differentiable
 from steppe.landscape import Batches, hessian, preconditioned, profile

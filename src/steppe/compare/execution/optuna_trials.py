@@ -23,7 +23,7 @@ from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     PHASES,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     MetricDescription,
     Outcome,
     Trial,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-    from steppe.compare.planning.study import Study
+    from steppe.compare.planning.study import PlannedStudy
 
 #: How often in a row a trial may lose its worker, without having got further than before, until
 #: the trial itself is taken for the reason. A kill from outside looks the same, and hits a trial
@@ -59,11 +59,11 @@ class OptunaTrials:
     ----------
     storage : optuna.storages.RDBStorage
         Where the study is kept.
-    study : Study
+    study : PlannedStudy
         The study.
     """
 
-    def __init__(self, storage: "RDBStorage", study: "Study") -> None:
+    def __init__(self, storage: "RDBStorage", study: "PlannedStudy") -> None:
         self.storage, self._study = storage, study
         self._optuna_study = optuna_study(storage, study)
         self._keys = contender_keys(study)
@@ -73,14 +73,19 @@ class OptunaTrials:
         retry_while_unreachable(partial(fail_stale_trials, self._optuna_study))
 
     def add(
-        self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
+        self,
+        contender: ContenderRecord,
+        phase: str,
+        number: int,
+        seed: int,
+        settings: Settings,
     ) -> None:
         """Add a trial that waits for a worker."""
         from optuna.trial import TrialState
 
         self._add(contender, phase, number, seed, settings, state=TrialState.WAITING)
 
-    def add_ended(self, contender: Contender, trial: Trial) -> None:
+    def add_ended(self, contender: ContenderRecord, trial: Trial) -> None:
         """Add a trial that has ended elsewhere."""
         from optuna.trial import TrialState
 
@@ -110,7 +115,7 @@ class OptunaTrials:
 
     def _add(
         self,
-        contender: Contender,
+        contender: ContenderRecord,
         phase: str,
         number: int,
         seed: int,
@@ -219,7 +224,7 @@ class OptunaTrials:
         return True
 
 
-def optuna_study(storage: "RDBStorage", study: "Study") -> "optuna.Study":
+def optuna_study(storage: "RDBStorage", study: "PlannedStudy") -> "optuna.Study":
     """Return the Optuna study of a study, made if it is not there."""
     import optuna
 
@@ -241,7 +246,7 @@ def trial_value(outcome: Outcome, metric: MetricDescription) -> float:
     return outcome.final.validation_score
 
 
-def contender_keys(study: "Study") -> dict[str, str]:
+def contender_keys(study: "PlannedStudy") -> dict[str, str]:
     """Return the key of each contender, which tells its trials from all others.
 
     It imports the optimizers, on whose source the keys depend.
@@ -250,13 +255,13 @@ def contender_keys(study: "Study") -> dict[str, str]:
 
 
 def counting_trials(
-    study: "Study", keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
+    study: "PlannedStudy", keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
 ) -> StoredTrials:
     """Sort out, for each contender and phase, the trial that counts for each number.
 
     Parameters
     ----------
-    study : Study
+    study : PlannedStudy
         The study.
     keys : mapping
         From :func:`contender_keys`.

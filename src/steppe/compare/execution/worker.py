@@ -32,9 +32,9 @@ from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.continuation import check_contents, check_versions, load_same_task
-from steppe.compare.planning.study import Study, check_trainable
+from steppe.compare.planning.study import PlannedStudy, check_trainable
 from steppe.compare.records.results import Epoch
-from steppe.compare.task import LoadedTask
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -54,7 +54,7 @@ OnTrial = Callable[[Assignment, str], None]
 
 def work(
     storage: "RDBStorage | None",
-    study: Study,
+    study: PlannedStudy,
     context: RunContext,
     on_trial: OnTrial = lambda assignment, result: None,
 ) -> int:
@@ -67,7 +67,7 @@ def work(
     ----------
     storage : optuna.storages.RDBStorage or None
         Where the study is. Of a launch's processes only the first needs it.
-    study : Study
+    study : PlannedStudy
         The study.
     context : RunContext
         Where to train.
@@ -102,7 +102,7 @@ def work(
     return ended_here
 
 
-def _prepare(study: Study, loaded: LoadedTask, context: RunContext) -> None:
+def _prepare(study: PlannedStudy, loaded: LoadedTask, context: RunContext) -> None:
     """Take a step with every optimizer: what a trial needs is imported and compiled by that.
 
     It also shows whether the processes of a launch can train the study, which may have been planned
@@ -164,7 +164,7 @@ def _take_trial(queue: TrialQueue) -> tuple[Assignment | None, bool]:
 def _train_trial(
     assignment: Assignment,
     group: LaunchGroup,
-    study: Study,
+    study: PlannedStudy,
     loaded: LoadedTask,
     context: RunContext,
 ) -> str:

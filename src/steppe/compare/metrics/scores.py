@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from steppe.compare.choices import OfMean
+from steppe.compare.records.choices import OfMean
 from steppe.compare.records.of_mean import OF_MEAN
 from steppe.compare.records.results import MetricDescription
 from steppe.landscape import cut

@@ -9,22 +9,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.search_spaces import trial_seed
-from steppe.compare.planning.study import Study, check_place, check_trainable, versions
+from steppe.compare.planning.study import PlannedStudy, check_place, check_trainable, versions
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     StudyResults,
     Trial,
     trial_label,
 )
 from steppe.compare.records.summary import best_trial
-from steppe.compare.task import LoadedTask, Task
-from steppe.compare.task_source import find_task
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.training.run import RunContext, RunSettings, run_settings_from_dict
 
 
-def continue_study(results: StudyResults, place: RunContext) -> Study:
+def continue_study(results: StudyResults, place: RunContext) -> PlannedStudy:
     """Take a study over from its exported results, to go on with it here.
 
     Parameters
@@ -44,7 +44,7 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     check_place(place)
     setup = run_settings_from_dict(results.setup)
     own = {each.name for each in fields(RunSettings)}
-    study = Study(
+    study = PlannedStudy(
         setup=setup,
         plan=results.plan,
         contenders=results.contenders,
@@ -68,7 +68,7 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     return study
 
 
-def check_versions(study: Study) -> None:
+def check_versions(study: PlannedStudy) -> None:
     """Refuse a study that was planned with other code: its trials would not be comparable.
 
     Raises
@@ -92,7 +92,7 @@ def _version_here(package: str) -> str:
         return "not installed"
 
 
-def load_same_task(study: Study, place: RunContext) -> LoadedTask:
+def load_same_task(study: PlannedStudy, place: RunContext) -> LoadedTask:
     """Load the task that a study was planned with, and its data.
 
     Raises
@@ -124,7 +124,7 @@ def load_same_task(study: Study, place: RunContext) -> LoadedTask:
     return loaded
 
 
-def check_contents(study: Study, task: Task) -> None:
+def check_contents(study: PlannedStudy, task: Task) -> None:
     """Refuse what follows from the task's and the optimizers' names, but is something else.
 
     Raises
@@ -147,7 +147,7 @@ def check_contents(study: Study, task: Task) -> None:
             )
 
 
-def _check_trials(study: Study, results: StudyResults) -> None:
+def _check_trials(study: PlannedStudy, results: StudyResults) -> None:
     contenders = {each.name: each for each in study.contenders}
     for trial in results.trials:
         label = trial_label(trial.optimizer, trial.phase, trial.number)
@@ -160,7 +160,7 @@ def _check_trials(study: Study, results: StudyResults) -> None:
 
 
 def _settings(
-    study: Study, results: StudyResults, contender: Contender, trial: Trial
+    study: PlannedStudy, results: StudyResults, contender: ContenderRecord, trial: Trial
 ) -> dict[str, float]:
     if trial.phase != RECOMMENDED:
         return study.settings(contender, trial.phase, trial.number)

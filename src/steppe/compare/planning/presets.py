@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
 from steppe._shared.names import look_up
 from steppe._shared.recipes import DEFAULT, Recipe
-from steppe.compare.choices import Precision, Schedule
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
     find_defaults,
     find_space,
 )
+from steppe.compare.records.choices import Precision, Schedule
 
 
 @dataclass(frozen=True)

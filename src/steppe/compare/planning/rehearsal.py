@@ -11,8 +11,8 @@ from torch.utils.data import Subset
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.data.loading import Part
 from steppe.compare.metrics.scores import each_loss
-from steppe.compare.task import LoadedTask, Task
-from steppe.compare.task_trace import TaskError, explained
+from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.tasks.trace import TaskError, explained
 from steppe.compare.training.evaluation import batches_for, evaluate
 from steppe.compare.training.reproducibility import reproducible, seed_everything
 from steppe.compare.training.run import RunContext, RunSettings

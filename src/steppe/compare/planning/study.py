@@ -21,7 +21,6 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import CurvatureExtent, file_name
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
@@ -35,17 +34,18 @@ from steppe.compare.planning.search_spaces import (
     with_lr_decades,
 )
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
+from steppe.compare.records.choices import CurvatureExtent, file_name
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     MetricDescription,
     StudyPlan,
 )
-from steppe.compare.task import LoadedTask, Task
-from steppe.compare.task_source import TaskSource, find_task
-from steppe.compare.task_trace import explained
+from steppe.compare.tasks.source import TaskSource, find_task
+from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.tasks.trace import explained
 from steppe.compare.training.run import (
     Run,
     RunContext,
@@ -62,7 +62,7 @@ CURVATURE_TRIALS = 4
 
 
 @dataclass(frozen=True)
-class Study:
+class PlannedStudy:
     """What is compared, under which common setup, by which plan.
 
     Attributes
@@ -71,7 +71,7 @@ class Study:
         What all runs share.
     plan : StudyPlan
         How many trials, and what is concluded from them.
-    contenders : tuple of Contender
+    contenders : tuple of ContenderRecord
         The first is the baseline.
     metric : MetricDescription
         What scores are.
@@ -93,7 +93,7 @@ class Study:
 
     setup: RunSettings
     plan: StudyPlan
-    contenders: tuple[Contender, ...]
+    contenders: tuple[ContenderRecord, ...]
     metric: MetricDescription
     facts: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -110,20 +110,20 @@ class Study:
         content = [asdict(self.setup), self.plan.study_seed, self.versions]
         return f"{file_name(self.setup.task)}-{_digest(content)}"
 
-    def key(self, contender: Contender) -> str:
+    def key(self, contender: ContenderRecord) -> str:
         """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
         identity = find_recipe(contender.name).identity()
         content = [identity, contender.space, contender.defaults]
         return f"{self.name}/{contender.name}-{_digest(content)}"
 
-    def settings(self, contender: Contender, phase: str, number: int) -> dict[str, float]:
+    def settings(self, contender: ContenderRecord, phase: str, number: int) -> dict[str, float]:
         """Return the settings of a trial of the pool, or of a run at the default settings."""
         if phase != POOL:
             return dict(contender.defaults)
         space = {name: _dimension(each) for name, each in contender.space.items()}
         return trial_settings(space, contender.defaults, self.plan.study_seed, number)
 
-    def curvature(self, contender: Contender, phase: str, number: int) -> CurvatureExtent:
+    def curvature(self, contender: ContenderRecord, phase: str, number: int) -> CurvatureExtent:
         """Return how much curvature is measured of a trial.
 
         In full at the recommended settings, which are everybody's where nothing is searched, and
@@ -134,12 +134,12 @@ class Study:
             return "full"
         return "quick" if phase == POOL and number < CURVATURE_TRIALS else "none"
 
-    def continues(self, earlier: "Study", *, seen: bool) -> "Study":
+    def continues(self, earlier: "PlannedStudy", *, seen: bool) -> "PlannedStudy":
         """Return this study as the continuation of one of the same name.
 
         Parameters
         ----------
-        earlier : Study
+        earlier : PlannedStudy
             The other.
         seen : bool
             Whether its results could be seen: then its plan is remembered if this is another.
@@ -173,7 +173,7 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 def plan_study(
     task: str | Task, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
-) -> Study:
+) -> PlannedStudy:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
     Parameters
@@ -219,7 +219,7 @@ def plan_study(
     )
     if options.lr_decades is not None and not any("lr" in each.space for each in contenders):
         raise ValueError("lr-decades is for an lr that is searched, and here it is fixed")
-    study = Study(
+    study = PlannedStudy(
         setup=setup,
         plan=_with_what_is_searched(plan, contenders),
         contenders=contenders,
@@ -238,7 +238,7 @@ def plan_study(
 
 
 def check_trainable(
-    study: Study, contender: Contender, loaded: LoadedTask, place: RunContext
+    study: PlannedStudy, contender: ContenderRecord, loaded: LoadedTask, place: RunContext
 ) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
@@ -289,7 +289,7 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyP
     return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(sorted(family)))
 
 
-def _with_what_is_searched(plan: StudyPlan, contenders: Sequence[Contender]) -> StudyPlan:
+def _with_what_is_searched(plan: StudyPlan, contenders: Sequence[ContenderRecord]) -> StudyPlan:
     """Make what is compared a part of the plan; in which order it was named is none."""
     baseline, *others = contenders
     compared = [baseline, *sorted(others, key=lambda each: each.name)]
@@ -367,14 +367,14 @@ def _contender(
     given: Settings,
     preset: Preset,
     lr_decades: float | None,
-) -> Contender:
+) -> ContenderRecord:
     if "lr" in given and not recipe.accepts("lr"):
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
     space = preset.space_for(recipe, own)
     if lr_decades is not None:
         space = with_lr_decades(space, lr_decades)
-    return Contender(
+    return ContenderRecord(
         name=recipe.name,
         title=recipe.title,
         space=space_as_json(space),

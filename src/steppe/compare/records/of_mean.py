@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 
-from steppe.compare.choices import OfMean
+from steppe.compare.records.choices import OfMean
 
 #: The score, from the mean over samples: infinite where exp overflows.
 OF_MEAN: Mapping[OfMean, Callable[[float], float]] = {

@@ -13,7 +13,7 @@ from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.choices import OfMean, Primary
+from steppe.compare.records.choices import OfMean, Primary
 from steppe.compare.records.json_format import (
     from_json,
     leave_out_defaults,
@@ -92,7 +92,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ContenderRecord:
     """An optimizer of a study.
 
     Attributes
@@ -182,7 +182,7 @@ class StudyPlan:
 
     Examples
     --------
-    >>> StudyPlan(budget=4, trials=24).planned(Contender("adamw", space={}), POOL)
+    >>> StudyPlan(budget=4, trials=24).planned(ContenderRecord("adamw", space={}), POOL)
     24
     """
 
@@ -194,7 +194,7 @@ class StudyPlan:
     repeats: int = 3
     searched: str = ""
 
-    def planned(self, contender: Contender, phase: str) -> int:
+    def planned(self, contender: ContenderRecord, phase: str) -> int:
         """Count a contender's trials in a phase: where nothing is searched, the pool is all."""
         if phase == POOL:
             return self.trials
@@ -222,7 +222,7 @@ class StudyResults:
         Of Python, torch, steppe and its source.
     command : str
         The command that reproduces the study.
-    contenders : tuple of Contender
+    contenders : tuple of ContenderRecord
         The first is the baseline.
     trials : tuple of Trial
         Those that have ended.
@@ -241,7 +241,7 @@ class StudyResults:
     metric: MetricDescription
     versions: Mapping[str, str]
     command: str
-    contenders: tuple[Contender, ...]
+    contenders: tuple[ContenderRecord, ...]
     trials: tuple[Trial, ...]
     earlier_plans: tuple[StudyPlan, ...] = ()
     created: str = ""

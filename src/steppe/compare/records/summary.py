@@ -17,7 +17,7 @@ from steppe.compare.records.results import (
     DEFAULT,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Epoch,
     MetricDescription,
     Outcome,
@@ -161,7 +161,7 @@ def outcomes(trials: Iterable[Trial]) -> list[Outcome]:
     return [outcome for trial in trials if (outcome := trial.finite_outcome)]
 
 
-def repeated_trials(results: StudyResults, contender: Contender) -> tuple[Trial, ...]:
+def repeated_trials(results: StudyResults, contender: ContenderRecord) -> tuple[Trial, ...]:
     """Return the runs at the recommended settings.
 
     Where nothing is searched all trials have the same settings, and the first ones are these.
@@ -279,7 +279,7 @@ def forgetting(curve: Sequence[Sequence[float]]) -> float:
 
 
 def _summarise_contender(
-    readings: Readings, contender: Contender, common: float
+    readings: Readings, contender: ContenderRecord, common: float
 ) -> OptimizerSummary:
     results, name = readings.results, contender.name
     pool, factor = results.trials_of(name, POOL), results.metric.factor
@@ -350,7 +350,7 @@ def _costs(ended: Iterable[Outcome | None]) -> dict[str, Any]:
 
 
 def _settings_at_edge(
-    contender: Contender, settings: Settings, pool: Iterable[Trial]
+    contender: ContenderRecord, settings: Settings, pool: Iterable[Trial]
 ) -> tuple[str, ...]:
     """Name the settings in the outer tenth of what was tried: the best may lie beyond."""
     tried = [trial.settings for trial in pool]

@@ -18,7 +18,13 @@ from steppe.compare.records.packed_numbers import MOST_LOSSES, stretches, unpack
 from steppe.compare.records.phases import DEFAULT, PHASES, POOL, RECOMMENDED
 
 if TYPE_CHECKING:
-    from steppe.compare.records.results import Contender, Outcome, StudyPlan, StudyResults, Trial
+    from steppe.compare.records.results import (
+        ContenderRecord,
+        Outcome,
+        StudyPlan,
+        StudyResults,
+        Trial,
+    )
 
 _T = TypeVar("_T")
 
@@ -190,7 +196,7 @@ def _checked_setup(content: Mapping[str, Any]) -> _Setup:
     return setup
 
 
-def _check_contender(contender: "Contender", field: str, names: Iterable[str]) -> None:
+def _check_contender(contender: "ContenderRecord", field: str, names: Iterable[str]) -> None:
     _require(bool(contender.name), f"{field}.name", "a name", repr(contender.name))
     _check_settings(contender.defaults, f"{field}.defaults")
     for name in contender.control_for:
@@ -229,7 +235,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return number and math.isfinite(value)
 
 
-def _check_trial(trial: "Trial", field: str, setup: _Setup, contender: "Contender") -> None:
+def _check_trial(trial: "Trial", field: str, setup: _Setup, contender: "ContenderRecord") -> None:
     _require(trial.seed >= 0, f"{field}.seed", "at least 0", trial.seed)
     _check_settings(trial.settings, f"{field}.settings")
     if trial.outcome is not None or trial.phase != RECOMMENDED:
@@ -264,7 +270,7 @@ def _check_settings(settings: Mapping[str, float], field: str) -> None:
         _require(math.isfinite(value), f"{field}.{name}", "a number", "null")
 
 
-def _check_searched(contender: "Contender", trial: "Trial", field: str) -> None:
+def _check_searched(contender: "ContenderRecord", trial: "Trial", field: str) -> None:
     """Require that a trial has a value of all that was searched, which its logarithm may need."""
     for name, space in contender.space.items():
         _require(name in trial.settings, f"{field}.{name}", "there: it was searched", "nothing")

@@ -18,7 +18,6 @@ import numpy as np
 
 from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import LEVEL, Interval, holm
-from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import (
     TRIALS_PER_BUDGET,
     Array,
@@ -30,6 +29,7 @@ from steppe.compare.records.best_of_k import (
     interval_of_best,
     leave_groups_out,
 )
+from steppe.compare.records.choices import Primary
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from steppe.compare.choices import Primary
+from steppe.compare.records.choices import Primary
 from steppe.compare.records.results import MetricDescription
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from steppe.compare.choices import file_name
+from steppe.compare.records.choices import file_name
 from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:

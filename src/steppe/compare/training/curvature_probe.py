@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from steppe.compare.metrics.curvature import measure, measure_quickly
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
-from steppe.compare.task import LoadedTask
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training.differentiable import differentiable, mean_loss
 from steppe.compare.training.run import Run
 from steppe.landscape import Batches

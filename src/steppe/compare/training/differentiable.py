@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from steppe.compare.data.loading import Part, head
 from steppe.compare.metrics.curvature import batch_size_for
 from steppe.compare.metrics.scores import Loss
-from steppe.compare.task import LoadedTask, Task, targets_of
+from steppe.compare.tasks.task import LoadedTask, Task, targets_of
 from steppe.landscape import Batch, Batches, Objective, read_batch
 
 

@@ -17,8 +17,8 @@ from steppe.compare.data.datasets import Stream, parts_of, size_of
 from steppe.compare.data.loading import Part, loader
 from steppe.compare.metrics.scores import Metric, losses_by_sample
 from steppe.compare.models.language_models import Recurrent, carried_state, columns
-from steppe.compare.task import Task
-from steppe.compare.task_trace import TaskError
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe.compare.data.loading import Part
-from steppe.compare.task import Task
+from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunSettings
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ import torch
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import AnySchedule, CurvatureExtent, Precision, file_name
+from steppe.compare.records.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
-from steppe.compare.task import Task
+from steppe.compare.tasks.task import Task
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
 _LAST_LR = 1e-3

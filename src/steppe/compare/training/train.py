@@ -33,7 +33,7 @@ from steppe.compare.records.results import (
     RunCosts,
     SampleResults,
 )
-from steppe.compare.task import LoadedTask
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.curvature_probe import CurvatureProbe

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Interval
-from steppe.compare.choices import Primary
-from steppe.compare.records.results import MEAN_LOSS, Contender, StudyResults
+from steppe.compare.records.choices import Primary
+from steppe.compare.records.results import MEAN_LOSS, ContenderRecord, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, best_first
 from steppe.compare.records.verdicts import Readings, Verdict
 from steppe.compare.report.formatting import (
@@ -107,7 +107,7 @@ def _measure_cells(row: OptimizerSummary, digits: int, forgets: bool) -> list[Ht
     ]
 
 
-def role(results: StudyResults, contender: Contender) -> str:
+def role(results: StudyResults, contender: ContenderRecord) -> str:
     """Return what a contender is in a study: the baseline, a control, asked for or added."""
     if contender.name == results.baseline:
         return "baseline"

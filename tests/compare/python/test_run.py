@@ -183,7 +183,12 @@ def test_contenders_that_cannot_be_are_refused(
 @pytest.mark.parametrize(
     ("optimizers", "options", "error", "message"),
     [
-        ([Contender("adamw", slow_bias)], {}, ValueError, "'adamw' is that of another optimizer"),
+        (
+            [Contender("adamw", slow_bias)],
+            {},
+            ValueError,
+            "'adamw' is that of another optimizer",
+        ),
         ([Contender("a+b", slow_bias)], {}, ValueError, "must have neither"),
         ([torch.optim.AdamW], {}, TypeError, "must be names or Contender, got type"),
         (["adamw"], {"workers": 2}, TypeError, "put it into a file"),

@@ -10,7 +10,6 @@ from steppe._shared.contender import Contender
 from steppe._shared.interrupts import StoppedError
 from steppe._shared.progress import progress
 from steppe._shared.recipes import named
-from steppe.compare.choices import directory_of
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
@@ -20,8 +19,9 @@ from steppe.compare.execution.worker_pool import WorkerPool
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import usual_for
 from steppe.compare.planning.study import plan_study
-from steppe.compare.study import Study
-from steppe.compare.task import Task
+from steppe.compare.python.study import Study
+from steppe.compare.records.choices import directory_of
+from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-from steppe.compare.choices import Scale
 from steppe.compare.data import (
     datasets,
     finetuning,
@@ -29,7 +28,8 @@ from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Metric, to
 from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.models.pretrained import SMOLLM2, load_causal_model
-from steppe.compare.task import Task
+from steppe.compare.records.choices import Scale
+from steppe.compare.tasks.task import Task
 
 
 @dataclass(frozen=True)

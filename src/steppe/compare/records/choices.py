@@ -2,7 +2,7 @@
 
 ``steppe compare --help`` shows them, and a misspelt one is refused, without importing torch, which
 takes two seconds. Tests hold that the lists are those of
-:data:`steppe.compare.tasks.TASKS` and :data:`steppe.compare.planning.presets.PRESETS`.
+:data:`steppe.compare.tasks.makers.TASKS` and :data:`steppe.compare.planning.presets.PRESETS`.
 """
 
 import re

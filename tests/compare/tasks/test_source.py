@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from steppe.compare.task import Task
-from steppe.compare.task_source import find_task
-from steppe.compare.task_trace import TaskError
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError
 
 TASK = '''\
 """A line."""

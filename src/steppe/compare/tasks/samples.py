@@ -13,7 +13,7 @@ from steppe.compare.data.datasets import Data, Stream, TensorSamples, parts_of, 
 from steppe.compare.data.sample_hash import hash_samples
 
 if TYPE_CHECKING:
-    from steppe.compare.task import Task
+    from steppe.compare.tasks.task import Task
 
 # Fixed, and not a run's seed: every optimizer and every seed gets the same samples.
 _SPLIT_SEED = 0

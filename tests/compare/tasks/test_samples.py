@@ -11,8 +11,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from steppe.compare.data.datasets import Data, Stream, TensorSamples
 from steppe.compare.data.loading import loader
-from steppe.compare.data.own_data import as_dataset
-from steppe.compare.task import Task
+from steppe.compare.tasks.samples import as_dataset
+from steppe.compare.tasks.task import Task
 
 
 def pairs(count: int, start: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,8 +10,8 @@ from helpers.torchvision_shim import torchvision  # noqa: F401
 from helpers.warm_python import run
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.models.image_models import find_model
-from steppe.compare.task_source import find_task
-from steppe.compare.tasks import TASKS, Size, TaskMaker
+from steppe.compare.tasks.makers import TASKS, Size, TaskMaker
+from steppe.compare.tasks.source import find_task
 
 
 def test_the_tasks_are_those_promised() -> None:
@@ -158,7 +158,7 @@ def test_the_tasks_need_torchvision_and_timm_only_when_used(tmp_path: Path) -> N
     code = (
         "import sys\n"
         "sys.modules.update(torchvision=None, timm=None, PIL=None)\n"
-        "from steppe.compare.tasks import TASKS\n"
+        "from steppe.compare.tasks.makers import TASKS\n"
         "make = TASKS['digits']\n"
         "assert len(make().load().data.train) == 1006\n"
         "for name in ('mlp', 'small-cnn', 'small-vit', 'vit'): make(model=name).model()\n"

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from steppe.compare.data.datasets import Data
-from steppe.compare.data.own_data import read_data
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
 from steppe.compare.metrics.scores import Loss, Metric
 from steppe.compare.records.results import MEAN_LOSS, MetricDescription
+from steppe.compare.tasks.samples import read_data
 
 #: Samples, or what they are made of: see :class:`Task`.
 Samples = Dataset[Any] | tuple[Any, ...] | Iterable[Any] | Callable[[], Any]

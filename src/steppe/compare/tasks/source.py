@@ -9,10 +9,10 @@ from typing import Any
 from steppe._shared.names import look_up
 from steppe._shared.source_hash import function_source, module_source
 from steppe._shared.user_files import import_named
-from steppe.compare.choices import label_of
-from steppe.compare.task import Task
-from steppe.compare.task_trace import TaskError, explained
-from steppe.compare.tasks import TASKS
+from steppe.compare.records.choices import label_of
+from steppe.compare.tasks.makers import TASKS
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError, explained
 
 #: Options of the command line that a function which makes a task may take.
 _OPTIONS = {
@@ -84,7 +84,7 @@ def find_task(name: str | Task) -> TaskSource:
     Parameters
     ----------
     name : str or Task
-        A task itself; one of :data:`steppe.compare.tasks.TASKS`; or ``file.py:attribute`` or
+        A task itself; one of :data:`steppe.compare.tasks.makers.TASKS`; or ``file.py:attribute`` or
         ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
         one. The file's code is run.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.metrics.scores import ACCURACY, Metric
-from steppe.compare.task import Task, targets_of
+from steppe.compare.tasks.task import Task, targets_of
 
 
 def make_model() -> nn.Module:

@@ -69,7 +69,7 @@ def measure(
     setup = run_settings_from_dict(study.setup)
     if epochs is not None:
         setup = replace(setup, epochs=epochs)
-    loaded = find_task(setup.task).task(setup.options).load()
+    loaded = find_task(setup.task).task(setup.options or {"model": setup.model}).load()
     if loaded.data.fingerprint != setup.fingerprint:
         raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
     settings = {each.name: recommended_settings(study, each.name) for each in study.contenders}

@@ -112,16 +112,13 @@ def compare(
         accelerate launch -m steppe compare cifar10 --device cuda
     """
     with refusals(), ending_at_once():
-        if task is not None:
-            check_task(task)
-        if preset is not None:
-            check_preset(preset)
+        _check_names(task, preset)
         options.check()
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)
+        own = task if task and ":" in task else ""
         if continued is not None and (preset, options) != (None, _DEFAULTS):
             raise ValueError("continue takes the study from its file: leave its options out")
-        own = task if task and ":" in task else ""
         if continued is not None and task and not own:
             raise ValueError("continue takes the task from its file: leave it out")
         # Imported here because torch takes two seconds: help and misspelt options do without.
@@ -131,9 +128,8 @@ def compare(
 
         exported = None if continued is None else load(continued)
         seed = exported.plan.study_seed if exported else options.study_seed
-        name, published = choose_preset(
-            exported.task if exported and not own else task, preset, options.scale
-        )
+        wanted = exported.task if exported and not own else task
+        name, published = choose_preset(wanted, preset, options.scale)
         label = directory_of(name)
     out_dir = out_dir or Path("results", f"{label}-{seed}" if seed else label)
     run_study(
@@ -147,3 +143,10 @@ def compare(
         heartbeat=heartbeat,
         show=show,
     )
+
+
+def _check_names(task: str | None, preset: str | None) -> None:
+    if task is not None:
+        check_task(task)
+    if preset is not None:
+        check_preset(preset)

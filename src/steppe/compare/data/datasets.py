@@ -126,6 +126,9 @@ class Data:
     fingerprint : str, default ""
         A hash of every value (of names and sizes, for folders of files), so that results of
         different data never mix. Default: the samples are hashed.
+    weights : sequence of float, optional
+        A weight for each training sample, by which an epoch draws samples, with replacement.
+        Default: each comes once.
     """
 
     train: Dataset[Any]
@@ -133,6 +136,7 @@ class Data:
     test: Dataset[Any]
     plain: Dataset[Any] | None = None
     fingerprint: str = ""
+    weights: Sequence[float] | None = None
 
     @property
     def unaugmented(self) -> Dataset[Any]:

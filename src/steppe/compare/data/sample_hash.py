@@ -98,6 +98,9 @@ def _add(digest: Any, value: Any, name: str) -> None:
         for key in value:
             _add(digest, key, name)
             _add(digest, value[key], name)
+    elif isinstance(value, np.ndarray):
+        # Of Python's objects, whose addresses say nothing.
+        _add(digest, [value.shape, *value.ravel()], name)
     elif isinstance(value, tuple | list):
         digest.update(f"sequence{len(value)}".encode())
         for part in value:

@@ -161,6 +161,13 @@ def _take_trial(queue: TrialQueue) -> tuple[Assignment | None, bool]:
     return assignment, assignment is None and queue.all_ended()
 
 
+def _run_of(assignment: Assignment, study: PlannedStudy) -> Run:
+    recipe = find_recipe(assignment.contender.name)
+    curvature = study.curvature(assignment.contender, assignment.phase, assignment.number)
+    settings, seed, phase = assignment.settings, assignment.seed, assignment.phase
+    return Run(study.setup, recipe, settings, seed, phase, curvature)
+
+
 def _train_trial(
     assignment: Assignment,
     group: LaunchGroup,
@@ -169,11 +176,7 @@ def _train_trial(
     context: RunContext,
 ) -> str:
     """Train a trial, store its outcome or its error; return the result in words."""
-    recipe = find_recipe(assignment.contender.name)
-    curvature = study.curvature(assignment.contender, assignment.phase, assignment.number)
-    run = Run(
-        study.setup, recipe, assignment.settings, assignment.seed, assignment.phase, curvature
-    )
+    run = _run_of(assignment, study)
     hardware = hardware_label(context.device, context.threads, group.size)
     queue = group.queue
 

@@ -78,10 +78,10 @@ def check_versions(study: PlannedStudy) -> None:
     """
     # What else it was planned with are packages of its task.
     own = versions()
-    here = {name: own.get(name) or _version_here(name) for name in study.versions}
-    other = [name for name in here if name != "python" and here[name] != study.versions[name]]
+    named = {**own, **{name: _version_here(name) for name in study.versions if name not in own}}
+    other = [name for name in named if name != "python" and named[name] != study.versions.get(name)]
     if other:
-        pairs = ", ".join(f"{name} {here[name]} for {study.versions[name]}" for name in other)
+        pairs = ", ".join(f"{name} {named[name]} for {study.versions.get(name)}" for name in other)
         raise ValueError(f"this is not the code that the study was planned with: {pairs}")
 
 

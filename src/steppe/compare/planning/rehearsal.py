@@ -97,9 +97,14 @@ def _check_schedule(task: Task, model: nn.Module, steps: int) -> None:
         return
     trained = [each for each in model.parameters() if each.requires_grad]
     with explained("schedule fails"):
-        made = task.schedule(torch.optim.SGD(trained, lr=0.1), steps)
+        optimizer = torch.optim.SGD(trained, lr=0.1)
+        made = task.schedule(optimizer, steps)
     if not callable(getattr(made, "step", None)):
         raise TaskError(f"schedule must return a scheduler of torch, got {type(made).__name__}")
+    with explained("schedule's step() fails"):
+        # Without gradients it changes nothing.
+        optimizer.step()
+        made.step()
 
 
 def _evaluate_a_few(loaded: LoadedTask, model: nn.Module, context: RunContext) -> None:

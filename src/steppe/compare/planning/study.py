@@ -6,7 +6,6 @@ import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,11 +20,9 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.rehearsal import rehearse
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
@@ -33,6 +30,7 @@ from steppe.compare.planning.search_spaces import (
     trial_settings,
     with_lr_decades,
 )
+from steppe.compare.planning.setup import facts_of, plan_setup
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.choices import CurvatureExtent, file_name
 from steppe.compare.records.json_format import to_json
@@ -43,9 +41,8 @@ from steppe.compare.records.results import (
     MetricDescription,
     StudyPlan,
 )
-from steppe.compare.tasks.source import TaskSource, find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.tasks.task import LoadedTask, Task
-from steppe.compare.tasks.trace import explained
 from steppe.compare.training.run import (
     Run,
     RunContext,
@@ -206,9 +203,7 @@ def plan_study(
     options.check()
     plan = _plan(options, preset, names)
     source = find_task(task)
-    loaded, setup = _setup(source, options, preset, place)
-    if source.source:
-        rehearse(loaded, setup, place)
+    loaded, setup = plan_setup(source, options, preset, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -224,7 +219,7 @@ def plan_study(
         plan=_with_what_is_searched(plan, contenders),
         contenders=contenders,
         metric=loaded.task.score,
-        facts=_facts(loaded, setup, place),
+        facts=facts_of(loaded, place),
         command=command,
         versions=versions(loaded.task.packages),
         created=datetime.now(UTC).date().isoformat(),
@@ -301,54 +296,6 @@ def _with_what_is_searched(plan: StudyPlan, contenders: Sequence[ContenderRecord
     return replace(plan, searched=_digest(content))
 
 
-def _setup(
-    source: TaskSource, options: StudyOptions, preset: Preset, place: RunContext
-) -> tuple[LoadedTask, RunSettings]:
-    precision = options.precision or preset.precision_on(place.device)
-    if precision == "fp16" and place.device == "cpu":
-        raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    asked = {
-        "scale": options.scale,
-        "model": options.model or preset.model_for(source.name, options.scale),
-        "samples": options.samples,
-        "length": options.seq_length,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
-    task = source.task({**asked, "data": place.data})
-    # What is published is of full size.
-    epochs, batch_size = preset.training_at(options.scale)
-    epochs = options.epochs or epochs or task.epochs
-    batch_size = options.batch_size or batch_size or task.batch_size
-    # Of steppe's own tasks only files can be missing, which their errors say.
-    with explained(f"the data of {task.name} cannot be read") if source.source else nullcontext():
-        loaded = task.load()
-    parts = parts_of(loaded.data.train)
-    if epochs % len(parts):
-        raise ValueError(
-            f"epochs must be a multiple of the {len(parts)} tasks of {task.name}, got {epochs}"
-        )
-    steps = tuple(math.ceil(size_of(part) / batch_size) for part in parts)
-    setup = RunSettings(
-        task=task.name,
-        model=task.model_name,
-        samples=task.options.get("samples"),
-        fingerprint=loaded.data.fingerprint,
-        epochs=epochs,
-        steps_per_epoch=max(steps),
-        batch_size=batch_size,
-        accumulate=options.grad_accumulation,
-        precision=precision,
-        clip=options.max_grad_norm or task.max_grad_norm,
-        schedule="own" if task.schedule else options.schedule or preset.schedule,
-        warmup=options.warmup,
-        length=task.options.get("length"),
-        stream=steps if loaded.data.is_stream else (),
-        options=asked,
-        source=source.source,
-    )
-    return loaded, setup
-
-
 def _fixed(options: StudyOptions, steps: int) -> dict[str, float]:
     """Give what the user has set for all."""
     fixed: dict[str, float] = {}
@@ -383,24 +330,6 @@ def _contender(
         epochs=recipe.epochs,
         source=recipe.source,
     )
-
-
-def _facts(loaded: LoadedTask, setup: RunSettings, place: RunContext) -> dict[str, Any]:
-    task, data = loaded
-    with torch.random.fork_rng(devices=[]):
-        model = task.model()
-    parameters = list(model.parameters())
-    return {
-        "model": setup.model or type(model).__name__,
-        "train_samples": size_of(data.train),
-        "validation_samples": size_of(data.validation),
-        "test_samples": size_of(data.test),
-        "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "domain_incremental": task.domain_incremental,
-        "device": place.device,
-        "threads": place.threads,
-    }
 
 
 def _dimension(content: Mapping[str, Any]) -> Range | Choice:

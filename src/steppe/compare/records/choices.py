@@ -101,10 +101,10 @@ def directory_of(name: str) -> str:
     ('digits', 'mytask', 'a.b-other')
     """
     path, colon, attribute = name.rpartition(":")
-    if not colon:
-        return name
     stem = Path(path).name.removesuffix(".py")
-    return stem if attribute == "task" else f"{stem}-{attribute}"
+    named = name if not colon else stem if attribute == "task" else f"{stem}-{attribute}"
+    # The name may come from a file of somebody else's.
+    return file_name(named).lstrip(".") or "study"
 
 
 def file_name(name: str) -> str:

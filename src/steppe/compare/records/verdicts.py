@@ -29,6 +29,7 @@ from steppe.compare.records.best_of_k import (
     interval_of_best,
     leave_groups_out,
 )
+from steppe.compare.records.broken_promises import BrokenPromises
 from steppe.compare.records.choices import Primary
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
@@ -41,9 +42,6 @@ PLAN_CHANGED = "no verdict: the plan was changed"
 
 # Squares of larger results overflow.
 _HUGE = 1e100
-# A test result this many standard errors below what validation promises is no chance.
-_FAR_BELOW = 5.0
-_MAD_TO_SIGMA = 1.4826
 
 
 @dataclass(frozen=True)
@@ -195,43 +193,12 @@ class Readings:
         return sum(trial.finite_outcome is None for trial in self._trials(name))
 
     def count_broken_promises(self, name: str) -> int:
-        """Count the trials whose test result is far below what their validation result promises.
-
-        Far below is five standard errors, of both sets of samples and of the scatter of all trials
-        between the two. What is rare and not seen in validation is beyond what a verdict promises.
-        """
-        all_gaps = np.concatenate([gaps for gaps, _ in self._promises.values()])
-        if not len(all_gaps):
-            return 0
-        middle = np.median(all_gaps)
-        scatter = _MAD_TO_SIGMA * np.median(np.abs(all_gaps - middle))
-        gaps, errors = self._promises[name]
-        return int((gaps - middle < -_FAR_BELOW * np.hypot(scatter, errors)).sum())
+        """Count the trials whose test result is far below what their validation result promises."""
+        return self._promises.count(name)
 
     @cached_property
-    def _promises(self) -> dict[str, tuple[Array, Array]]:
-        """What :meth:`_promises_of` says of each contender."""
-        return {each.name: self._promises_of(each.name) for each in self.results.contenders}
-
-    def _promises_of(self, name: str) -> tuple[Array, Array]:
-        """Return how much better than in validation each trial is on the test set, with its error.
-
-        Only of trials that did not diverge.
-        """
-        reading = self.results.plan.primary
-        sign = 1.0 if self.higher_is_better(reading) else -1.0
-        gaps, errors = [], []
-        for trial in self._trials(name):
-            if (outcome := trial.finite_outcome) is None:
-                continue
-            test, validation = self._values(outcome, reading)
-            if not (math.isfinite(test) and math.isfinite(validation)):
-                continue
-            samples = [self._samples(outcome, part, reading) for part in ("test", "validation")]
-            known = [each for each in samples if each is not None and len(each) > 1]
-            errors.append(math.hypot(*(each.std(ddof=1) / math.sqrt(len(each)) for each in known)))
-            gaps.append(sign * (test - validation))
-        return np.array(gaps), np.array(errors)
+    def _promises(self) -> BrokenPromises:
+        return BrokenPromises(self)
 
     def _verdict(self, found: Difference, corrected: float | None) -> str:
         if corrected is None:
@@ -278,9 +245,9 @@ class Readings:
         return Pool(
             score=each(lambda outcome: sign * outcome.final.validation_score, -math.inf),
             loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
-            test=each(lambda outcome: self._values(outcome, reading)[0], worst),
+            test=each(lambda outcome: self.values(outcome, reading)[0], worst),
             test_samples=self._matrix(
-                outcomes, lambda outcome: self._samples(outcome, "test", reading), worst
+                outcomes, lambda outcome: self.samples(outcome, "test", reading), worst
             ),
             validation=self._validations[name],
         )
@@ -293,12 +260,12 @@ class Readings:
             for trial in self._trials(contender.name)
             if (outcome := trial.finite_outcome)
         )
-        values = [self._values(outcome, reading)[0] for outcome in ended]
+        values = [self.values(outcome, reading)[0] for outcome in ended]
         finite = [value for value in values if math.isfinite(value)]
         worst: Callable[..., float] = min if self.higher_is_better(reading) else max
         return worst(finite, default=0.0)
 
-    def _values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
+    def values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
         """Return a trial's test and validation result; what is beyond all numbers is infinite."""
         final, factor = outcome.final, self.results.metric.factor
         found = final.test_loss, final.validation_loss
@@ -307,7 +274,7 @@ class Readings:
         test, validation = (x if abs(x) < _HUGE else math.copysign(math.inf, x) for x in found)
         return test, validation
 
-    def _samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
+    def samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
         """Return the samples' shares in a result, whose mean it is up to a constant."""
         values = self._values_of_samples(outcome, part, reading)
         if values is None or reading == "loss":

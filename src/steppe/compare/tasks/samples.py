@@ -1,6 +1,8 @@
 """Read the samples of a task in whatever form it has them, hold shares out, and hash them."""
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +42,11 @@ def read_data(task: "Task") -> Data:
     counts = {len(parts_of(part)) if isinstance(part, Stream) else 0 for part in parts.values()}
     if len(counts) > 1:
         raise ValueError("train, validation and test must all be streams of equally many tasks")
+    _check_weights(found)
     if found.fingerprint:
         return found
     digest = hash_samples([*parts.items(), ("plain", found.unaugmented)])
-    return Data(found.train, found.validation, found.test, found.plain, digest)
+    return replace(found, fingerprint=digest)
 
 
 def _given(task: "Task") -> Data:
@@ -61,8 +64,30 @@ def _given(task: "Task") -> Data:
     }
     if not shares:
         parts = as_dataset("validation", task.validation), as_dataset("test", task.test)
-        return Data(train, *parts, plain=plain)
+        return Data(train, *parts, plain=plain, weights=_weights_of(task, train))
     return _held_out(task, train, plain, shares)
+
+
+def _weights_of(task: "Task", train: Dataset[Any]) -> list[float] | None:
+    if task.sample_weights is None:
+        return None
+    weights = torch.as_tensor(task.sample_weights, dtype=torch.float64).flatten().tolist()
+    if len(weights) != size_of(train):
+        raise ValueError(
+            f"sample_weights must be one for each of the {size_of(train)} samples of train, got "
+            f"{len(weights)}"
+        )
+    return weights
+
+
+def _check_weights(data: Data) -> None:
+    weights = data.weights
+    if weights is None:
+        return
+    if data.is_stream or len(weights) != size_of(data.train):
+        raise ValueError("weights must be one for each training sample, which are no stream")
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ValueError("weights must be finite numbers of at least 0, and not all 0")
 
 
 def _held_out(
@@ -84,11 +109,13 @@ def _held_out(
     for name in ("validation", "test"):
         if name not in held:
             held[name] = as_dataset(name, getattr(task, name))
+    weights = _weights_of(task, train)
     return Data(
         Subset(train, rest),
         held["validation"],
         held["test"],
         plain=None if plain is None else Subset(plain, rest),
+        weights=None if weights is None else [weights[row] for row in rest],
     )
 
 

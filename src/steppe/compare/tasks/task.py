@@ -4,6 +4,7 @@ The tasks that come with steppe are written with it, in :mod:`steppe.compare.tas
 user's own.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -239,8 +240,9 @@ def _check(task: Task) -> None:
         given = getattr(task, name)
         if isinstance(given, bool) or not isinstance(given, int) or given < least:
             raise ValueError(f"{name}={given!r} must be an integer of at least {least}")
-    if task.max_grad_norm is not None and not task.max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm={task.max_grad_norm!r} must be a number above 0")
+    norm = task.max_grad_norm
+    if norm is not None and not (isinstance(norm, int | float) and 0 < norm < math.inf):
+        raise ValueError(f"max_grad_norm={norm!r} must be a finite number above 0")
     if not isinstance(task.metrics, Mapping) or not all(isinstance(x, str) for x in task.metrics):
         raise TypeError(f"metrics must be a dict of names to metrics, got {task.metrics!r}")
     for name in task.metrics:
@@ -257,8 +259,9 @@ def _check(task: Task) -> None:
 def _check_samples(task: Task) -> None:
     parts = {name: getattr(task, name) for name in ("train", "validation", "test")}
     given = [name for name, part in parts.items() if part is not None]
-    if task.data is not None and (given or task.plain is not None):
-        raise ValueError(f"data returns all samples: leave {', '.join(given) or 'plain'} out")
+    others = [name for name in ("plain", "sample_weights") if getattr(task, name) is not None]
+    if task.data is not None and (given or others):
+        raise ValueError(f"data returns all samples: leave {', '.join(given + others)} out")
     if task.data is None and len(given) < len(parts):
         missing = ", ".join(name for name in parts if name not in given)
         raise ValueError(f"{missing} must be given too: samples, or a share of train such as 0.2")

@@ -166,7 +166,7 @@ def _evaluate_part(
             advance()
     mean_loss = float(sum_over_processes(loss, accelerator)) / size_of(dataset)
     scores = {name: result.score() for name, result in results.items()}
-    of_each = _joined(losses, accelerator) if known else ()
+    of_each = _joined(losses if known else None, accelerator) if by_sample else ()
     if not results:
         return Evaluation(mean_loss, mean_loss, (), {}, of_each, of_each)
     first, *_ = results
@@ -215,14 +215,19 @@ class _Scores:
         return () if self._updated is not None else _joined(self._values, self._accelerator)
 
 
-def _joined(parts: list[Tensor], accelerator: "Accelerator") -> tuple[float, ...]:
-    """Return all samples' numbers: process after process has every n-th sample."""
-    own = torch.cat(parts).tolist() if parts else []
+def _joined(parts: list[Tensor] | None, accelerator: "Accelerator") -> tuple[float, ...]:
+    """Return all samples' numbers: process after process has every n-th sample.
+
+    None at all if a process has none.
+    """
+    own = None if parts is None else torch.cat(parts).tolist()
     if accelerator.num_processes == 1:
-        return tuple(own)
+        return tuple(own or ())
     from accelerate.utils import gather_object
 
     shares = gather_object([own])
+    if any(share is None for share in shares):
+        return ()
     return tuple(
         share[row] for row in range(len(shares[0])) for share in shares if row < len(share)
     )

@@ -107,13 +107,17 @@ class RunSettings:
         >>> [round(digits.lr_factor(step), 3) for step in (0, 4, 8)]
         [1.0, 0.5, 0.001]
         """
-        rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
+        rising = self.rising(step)
         if self.schedule == "constant":
             return rising
         done = step / self.steps
         if self.schedule == "cosine-epochs":
             done = self._epoch_of(step) / self.epochs
         return rising * (_LAST_LR + (1 - _LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
+
+    def rising(self, step: int) -> float:
+        """Return the warm-up's factor on lr at a step."""
+        return min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
 
     def _epoch_of(self, step: int) -> int:
         if not self.stream:
@@ -177,11 +181,16 @@ class Run:
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on lr at a step, with the optimizer's own warm-up."""
-        settings = self.own_settings
+        return self._own_rising(step) * self.own_settings.lr_factor(step)
+
+    def rising(self, step: int) -> float:
+        """Return the factor of the study's warm-up, and of the optimizer's own."""
+        return self._own_rising(step) * self.own_settings.rising(step)
+
+    def _own_rising(self, step: int) -> float:
         if not self.recipe.warmup:
-            return settings.lr_factor(step)
-        rising = (step + 1) / (self.settings["switch"] * settings.steps)
-        return min(1.0, rising) * settings.lr_factor(step)
+            return 1.0
+        return min(1.0, (step + 1) / (self.settings["switch"] * self.own_settings.steps))
 
     @property
     def label(self) -> str:

@@ -7,10 +7,8 @@ see that an optimizer can train a model at all.
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from operator import truediv
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +43,7 @@ from steppe.compare.training.evaluation import (
     sum_over_processes,
 )
 from steppe.compare.training.optimizer_step import OptimizerStep
+from steppe.compare.training.own_schedule import OwnSchedule
 from steppe.compare.training.reproducibility import (
     epoch_seed,
     reproducible,
@@ -52,6 +51,7 @@ from steppe.compare.training.reproducibility import (
     seed_everything,
 )
 from steppe.compare.training.run import Run, RunContext, RunSettings
+from steppe.compare.training.unfinished_run import UnfinishedRun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -116,7 +116,7 @@ def take_trial_step(run: Run, loaded: LoadedTask, context: RunContext) -> None:
         untracked = replace(context, track="")
         training = Training(run, loaded, untracked, make_accelerator(run, untracked))
         training.take_step()
-        training.check_saved()
+        training.unfinished.check()
 
 
 class Training:
@@ -137,6 +137,8 @@ class Training:
         The epochs so far.
     diverged : bool
         Whether the loss has stopped being finite.
+    unfinished : UnfinishedRun
+        What the run goes on from if it is stopped.
 
     Raises
     ------
@@ -176,19 +178,15 @@ class Training:
     def _prepare(self, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
         """Let Accelerate wrap all that trains."""
         task, settings = self.task, self.run.run_settings
-        loaders = [
-            batches_for(
-                model,
-                part,
-                settings.batch_size,
-                order=self._order,
-                weights=task.sample_weights,
-                workers=self._loader_workers,
-                collate=task.collate_fn,
-                parts=settings.accumulate,
-            )
-            for part in parts_of(self.data.train)
-        ]
+        how = {
+            "order": self._order,
+            "weights": self.data.weights,
+            "workers": self._loader_workers,
+            "collate": task.collate_fn,
+            "parts": settings.accumulate,
+        }
+        parts = parts_of(self.data.train)
+        loaders = [batches_for(model, part, settings.batch_size, **how) for part in parts]
         schedule = self._make_schedule(optimizer, steps)
         self.model, wrapped_optimizer, self._schedule, *self._loaders = self.accelerator.prepare(
             model, optimizer, schedule, *loaders
@@ -196,29 +194,27 @@ class Training:
         self._step = OptimizerStep(
             self.model, task, optimizer, wrapped_optimizer, self.accelerator, settings
         )
+        with_state = {
+            "model": model,
+            "average": self._weights.average,
+            "optimizer": optimizer,
+            "schedule": self._schedule,
+            "scaler": self.accelerator.scaler,
+        }
+        path = checkpoint.progress_path(self.context.out, self.run)
+        self.unfinished = UnfinishedRun(path, with_state, self.accelerator)
 
-    def _make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+    def _make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | OwnSchedule | None:
         if not any("lr" in group for group in optimizer.param_groups):
             return None
         if self.task.schedule is None or self.run.recipe.schedule_free:
             return LambdaLR(optimizer, self.run.lr_factor)
-        made: LRScheduler = self.task.schedule(optimizer, steps)
-        return made
+        return OwnSchedule(self.task.schedule(optimizer, steps), optimizer, self.run.rising)
 
     def take_step(self) -> None:
         """Take one step on the first batch."""
         with self._weights.training():
             self._step.take(next(iter(self._loaders[0])))
-
-    def check_saved(self) -> None:
-        """See that what an unfinished run is saved with can be saved, and loaded again.
-
-        Raises
-        ------
-        ValueError
-            It holds something else than tensors and plain values, such as a function.
-        """
-        checkpoint.check(self._progress())
 
     def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
@@ -228,7 +224,9 @@ class Training:
         on_epoch : callable
             As in :func:`train`.
         """
-        self._load_progress()
+        if (earlier := self.unfinished.load()) is not None:
+            self.curve = [Epoch(**epoch) for epoch in earlier["curve"]]
+            self._seconds, self._step.gradients = earlier["seconds"], earlier["gradients"]
         for number in range(len(self.curve), self.run.own_settings.epochs):
             epoch = self._train_epoch(number)
             self.diverged = not math.isfinite(epoch.train_loss + epoch.validation_loss)
@@ -238,7 +236,7 @@ class Training:
             self.accelerator.log(_named_numbers(epoch), step=number)
             # What a signal has interrupted, and a library has swallowed, is not gone on from.
             raise_if_stopped()
-            self._save_progress()
+            self.unfinished.save(self._numbers())
             on_epoch(number, epoch)
 
     def outcome(self) -> Outcome:
@@ -254,7 +252,7 @@ class Training:
             if self.context.keep and self.run.curvature == "full" and not self.diverged:
                 path = checkpoint.checkpoint_path(self.context.out, self.run)
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
-            self._progress_file.unlink(missing_ok=True)
+            self.unfinished.remove()
         if self.context.track:
             # Not the test results: nobody is to see them before the study is complete.
             shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
@@ -353,48 +351,12 @@ class Training:
         # On CPUs they would take from training the time that they save it.
         return 0 if self.accelerator.device.type == "cpu" else self.task.loaders
 
-    @property
-    def _progress_file(self) -> Path:
-        return checkpoint.progress_path(self.context.out, self.run)
-
-    def _save_progress(self) -> None:
-        if self.accelerator.is_main_process:
-            checkpoint.write(self._progress_file, self._progress())
-
-    def _progress(self) -> dict[str, Any]:
+    def _numbers(self) -> dict[str, Any]:
         return {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
             "gradients": self._step.gradients,
-            **{name: part.state_dict() for name, part in self._parts_with_state().items()},
         }
-
-    def _load_progress(self) -> None:
-        """Load the last epoch that was saved; start anew if not all processes can read it."""
-        from accelerate.utils import gather_object
-
-        content: dict[str, Any] | None = None
-        with suppress(FileNotFoundError, ValueError):
-            content = checkpoint.read(self._progress_file, torch.device("cpu"))
-        # Only the first process has saved it, in a directory that others may not share.
-        epochs = gather_object([len(content["curve"]) if content else 0])
-        if content is None or len(set(epochs)) > 1:
-            return
-        for name, part in self._parts_with_state().items():
-            part.load_state_dict(content[name])
-        self.curve = [Epoch(**epoch) for epoch in content["curve"]]
-        self._seconds, self._step.gradients = content["seconds"], content["gradients"]
-
-    def _parts_with_state(self) -> dict[str, Any]:
-        """Return all that a run's next epoch depends on, besides the random numbers it draws."""
-        parts = {
-            "model": self._unwrapped_model,
-            "average": self._weights.average,
-            "optimizer": self._unwrapped_optimizer,
-            "schedule": self._schedule,
-            "scaler": self.accelerator.scaler,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fewest: int) -> None:

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from steppe.compare import Data, Metric, Task, held_out
+from steppe.compare import CurvatureSettings, Data, Metric, Task, held_out
 
 FOLDER = Path(os.environ.get("IMAGES", "shapes"))
 SHAPES: dict[str, Callable[..., None]] = {
@@ -97,4 +97,6 @@ task = Task(
     metrics={"accuracy": Metric(is_right, unit="%", factor=100)},
     epochs=10,
     batch_size=32,
+    # Second derivatives of convolutions take long: few samples for them.
+    curvature=CurvatureSettings(samples=40),
 )

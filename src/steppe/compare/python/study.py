@@ -1,5 +1,6 @@
 """A study in Python: its verdicts, tables and figures; in a notebook it shows itself."""
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -8,6 +9,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steppe._shared.extras import install_command
 from steppe._shared.files import write_text
 from steppe._shared.names import look_up
 from steppe._shared.page.parts import HtmlTable
@@ -98,10 +100,10 @@ class Study:
         ImportError
             pandas is not installed.
         """
-        import io
-
-        import pandas
-
+        try:
+            import pandas
+        except ImportError as missing:
+            raise ImportError(f"to_pandas needs pandas: {install_command('pandas')}") from missing
         return pandas.read_csv(io.StringIO(self.to_csv(table=table)), index_col=0)
 
     def plot_differences(self) -> "Figure | None":

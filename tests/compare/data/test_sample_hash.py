@@ -107,8 +107,18 @@ def test_what_cannot_be_hashed_is_named() -> None:
     message = "a sample of train holds a object, which cannot be hashed .* fingerprint="
     with pytest.raises(TypeError, match=message):
         hash_of((T, {"a": [object()]}))
-    with pytest.raises(TypeError, match="a sample of test holds a ndarray"):
-        hashed([T], [T], [np.array([None, 1], dtype=object)])
+    with pytest.raises(TypeError, match="a sample of test holds a object"):
+        hashed([T], [T], [np.array([None, object()], dtype=object)])
+
+
+def test_arrays_of_objects_are_hashed_by_what_they_hold() -> None:
+    """Not by addresses, which are others in each process."""
+
+    def words(*texts: str) -> list[np.ndarray]:
+        return [np.array(["".join(text) for text in texts], dtype=object)]
+
+    assert hashed([T], [T], words("a", "bc")) == hashed([T], [T], words("a", "bc"))
+    assert hashed([T], [T], words("a", "bc")) != hashed([T], [T], words("ab", "c"))
 
 
 def test_the_hash_sees_which_part_samples_are_in_and_their_order() -> None:

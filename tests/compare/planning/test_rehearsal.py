@@ -210,4 +210,4 @@ def test_a_study_of_an_own_task_is_rehearsed_when_it_is_planned(
     assert len(setup.source) > 8
     assert len(setup.fingerprint) == 16
     assert (study.metric.name, study.metric.higher_is_better) == ("mean loss", False)
-    assert study.facts["model"] == "Linear"
+    assert study.setup.model == "Linear"

@@ -167,7 +167,7 @@ def test_the_tasks_need_torchvision_and_timm_only_when_used(tmp_path: Path) -> N
     run(tmp_path / "script.py")
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DETAILS = ROOT / "docs" / "comparisons.md"
 
 

@@ -129,6 +129,8 @@ def compare(
         exported = None if continued is None else load(continued)
         seed = exported.plan.study_seed if exported else options.study_seed
         wanted = exported.task if exported and not own else task
+        if exported and not exported.setup.get("source"):
+            check_task(exported.task)
         name, published = choose_preset(wanted, preset, options.scale)
         label = directory_of(name)
     out_dir = out_dir or Path("results", f"{label}-{seed}" if seed else label)

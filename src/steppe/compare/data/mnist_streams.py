@@ -47,7 +47,7 @@ def split_mnist() -> Data:
 
     Examples
     --------
-    >>> [task.targets.unique().tolist() for task in split_mnist().stream]
+    >>> [task.targets.unique().tolist() for task in split_mnist().train.datasets]
     [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
     mnist = mnist_5k()

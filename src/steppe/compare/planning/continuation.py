@@ -58,6 +58,8 @@ def continue_study(results: StudyResults, place: RunContext) -> PlannedStudy:
         note=results.note,
     )
     check_versions(study)
+    if study.setup.task != results.task:
+        raise ValueError(f"task must be {study.setup.task!r}, by its setup: {results.task!r}")
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
     loaded = load_same_task(study, place)

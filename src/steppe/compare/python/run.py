@@ -80,8 +80,8 @@ def run(
     >>> points = torch.linspace(-1, 1, 60)[:, None]
     >>> task = Task(name="line", model=lambda: torch.nn.Linear(1, 1), train=(points, 2 * points),
     ...             validation=0.3, test=0.3, loss=torch.nn.functional.mse_loss, epochs=2)
-    >>> study = run(task, ["sgd"], budget=1, trials=3, out_dir=tmp / "line")
-    >>> study.complete
+    >>> from tempfile import mkdtemp
+    >>> run(task, ["sgd"], budget=1, trials=3, out_dir=mkdtemp()).complete
     True
     """
     compared = StudyOptions(

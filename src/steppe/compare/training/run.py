@@ -204,7 +204,7 @@ class Run:
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         parts = self.run_settings.task, self.recipe.name, self.phase, f"seed{self.seed}", digest
-        return file_name("-".join(parts))
+        return file_name("-".join(parts).replace(":", "."))
 
 
 @dataclass(frozen=True)

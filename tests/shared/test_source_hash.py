@@ -63,7 +63,6 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
         "steppe/compare/records/outcomes.py",
         "steppe/compare/records/results.py",
         "steppe/compare/records/validation.py",
-        "steppe/compare/task_trace.py",
     }
     script = copied.parent / "imported.py"
     script.write_text(

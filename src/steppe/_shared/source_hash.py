@@ -32,10 +32,8 @@ _DECISIVE = (
     "compare/planning/controls.py",
     "compare/planning/search_spaces.py",
     "compare/records/packed_numbers.py",
-    "compare/tasks/task.py",
-    "compare/tasks/samples.py",
     "compare/records/of_mean.py",
-    "compare/tasks/makers.py",
+    "compare/tasks",
     "compare/training",
 )
 

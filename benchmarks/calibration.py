@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUTPUT)
     given = parser.parse_args()
     if given.studies:
-        numbers = numbers_of([load(path) for path in given.studies])
+        numbers = numbers_of([load(path).results for path in given.studies])
         write_text(POOLS, json.dumps(numbers) + "\n")
     pools = read_pools()
     rows = [*real_rows(pools, given.repeats), *simulated_rows(given.repeats)]

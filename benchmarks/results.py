@@ -26,7 +26,7 @@ _WIDTH = 100
 @cache
 def _readings(path: Path) -> Readings:
     """Read a study once, of which pages print several blocks."""
-    return Readings(load(path))
+    return Readings(load(path).results)
 
 
 def printed(path: Path, options: str) -> str:

@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from figures.seeds import draw_seeds
 from steppe._shared.messages import plural
@@ -26,15 +27,13 @@ from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.progress import progress
 from steppe._shared.recipes import find_recipe
 from steppe.compare import (
-    Data,
+    LoadedTask,
     Run,
     RunContext,
     StudyResults,
     Training,
-    batch_size_for,
+    differentiable,
     find_task,
-    head,
-    load_data,
     make_accelerator,
     recommended_settings,
     reproducible,
@@ -70,8 +69,8 @@ def measure(
     setup = run_settings_from_dict(study.setup)
     if epochs is not None:
         setup = replace(setup, epochs=epochs)
-    data = load_data(setup)
-    if data.fingerprint != setup.fingerprint:
+    loaded = find_task(setup.task).task(setup.options or {"model": setup.model}).load()
+    if loaded.data.fingerprint != setup.fingerprint:
         raise ValueError(f"{study.name} was made with other data of {study.task} than are here")
     settings = {each.name: recommended_settings(study, each.name) for each in study.contenders}
     names = [name for name, found in settings.items() if found]
@@ -82,7 +81,7 @@ def measure(
         for name in names:
             for seed in range(seeds):
                 run = Run(setup, find_recipe(name), settings[name], seed)
-                found[name].append(_spectrum(run, data, eigenvalues, samples))
+                found[name].append(_spectrum(run, loaded, eigenvalues, samples))
                 advance(1)
     return {
         "task": study.task,
@@ -94,13 +93,12 @@ def measure(
     }
 
 
-def _spectrum(run: Run, data: Data, eigenvalues: int, samples: int) -> dict[str, Any]:
+def _spectrum(run: Run, loaded: LoadedTask, eigenvalues: int, samples: int) -> dict[str, Any]:
     with TemporaryDirectory() as directory, reproducible(context := RunContext(Path(directory))):
-        training = Training(run, data, context, make_accelerator(run, context))
+        training = Training(run, loaded, context, make_accelerator(run, context))
         training.resume(lambda number, epoch: None)
-        model = training.model
-        batches = head(data.plain, samples, batch_size_for(model))
-        H = hessian(model, find_task(run.run_settings.task).loss, batches)
+        device = torch.device(context.device)
+        H = hessian(*differentiable(loaded, training.model, device, samples))
         top = top_eigenvalues(H, eigenvalues, tol=0.01, seed=0)
         spread = density(H, probes=2, steps=40, seed=0)
         return {

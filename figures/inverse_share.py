@@ -58,11 +58,10 @@ def _share(scale: float, parameters: int, *, scale_free: bool) -> float:
 
 def _on_digits(epochs: int) -> dict[str, Any]:
     """Train on digits; note the gradients' root mean square and the share at every step."""
-    task = find_task("digits")
+    task, data = find_task("digits").task().load()
     torch.manual_seed(0)
-    model = task.make(task.full.model)
-    samples = task.data().train
-    batches = head(samples, len(samples), _BATCH)
+    model = task.model()
+    batches = [part.batch for part in head(data.train, len(data.train), _BATCH)]  # type: ignore[arg-type]
     steps = epochs * len(batches)
     optimizer = steppe.DualAdam(model.parameters(), lr=1e-3, switch_rate=1 / steps)
     found: dict[str, Any] = {"rms": [], "share": [], "alpha": []}

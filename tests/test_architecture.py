@@ -30,7 +30,6 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 #: The same within ``compare``; each of them also imports from those before it.
 COMPARE_ORDER = (
-    "choices",
     "records",
     "models",
     "data",
@@ -40,6 +39,7 @@ COMPARE_ORDER = (
     "planning",
     "execution",
     "report",
+    "python",
     "cli",
 )
 

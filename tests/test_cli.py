@@ -22,7 +22,8 @@ from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.results import StudyResults
-from steppe.compare.training.run import Run, RunContext, load_data
+from steppe.compare.tasks.source import find_task
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 PATIENCE_S = 240
@@ -205,11 +206,11 @@ def test_ctrl_c_keeps_what_has_finished_and_the_command_goes_on(
     assert set(map(repr, before.trials)) <= set(map(repr, results.trials))
     assert not list((out / "unfinished").iterdir())
     study = plan_study("digits", StudyOptions(names, **asked), USUAL, RunContext(out))
-    data = load_data(study.setup, None)
+    loaded = find_task("digits").task(study.setup.options).load()
     for trial in results.trials:
         recipe = find_recipe(trial.optimizer)
         run = Run(study.setup, recipe, trial.settings, trial.seed, curvature="full")
-        quiet = train(run, data, RunContext(tmp_path / "quiet"))
+        quiet = train(run, loaded, RunContext(tmp_path / "quiet"))
         assert trial.outcome is not None
         assert quiet.final == trial.outcome.final
         assert quiet.samples == trial.outcome.samples

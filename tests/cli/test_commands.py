@@ -16,10 +16,10 @@ from helpers.command_line import run_steppe
 from helpers.synthetic_studies import scores
 from steppe.cli.app import load_commands
 from steppe.cli.commands import COMMANDS
-from steppe.compare.choices import PRESET_NAMES, TASK_NAMES
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import PRESETS
-from steppe.compare.tasks import TASKS
+from steppe.compare.records.choices import PRESET_NAMES, TASK_NAMES
+from steppe.compare.tasks.makers import TASKS
 from steppe.functions import FUNCTIONS
 from steppe.play.descent import SCHEDULES
 from steppe.play.options import FUNCTION_NAMES, SCHEDULE_NAMES

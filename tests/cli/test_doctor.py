@@ -14,7 +14,7 @@ from steppe._engines.cpu import compile_cache
 from steppe.cli import kernel_warming, main
 from steppe.cli.doctor import doctor
 from steppe.cli.machine import devices, engine_of, installed
-from steppe.compare.choices import TRACKERS
+from steppe.compare.records.choices import TRACKERS
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 

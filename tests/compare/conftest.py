@@ -15,8 +15,6 @@ from torch import nn
 from helpers.training_runs import LITTLE_CURVATURE
 from steppe._shared.names import look_up
 from steppe._shared.recipes import find_recipe
-from steppe.compare import choices, tasks
-from steppe.compare.choices import CurvatureExtent
 from steppe.compare.data import text
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.data.streams import arrange_stream
@@ -24,8 +22,11 @@ from steppe.compare.metrics.curvature import DEFAULT_CURVATURE
 from steppe.compare.metrics.scores import PERPLEXITY, token_loss
 from steppe.compare.models.language_models import LSTM, Transformer
 from steppe.compare.planning.search_spaces import find_defaults, find_space
+from steppe.compare.records import choices
+from steppe.compare.records.choices import CurvatureExtent
 from steppe.compare.records.results import POOL
-from steppe.compare.tasks import Size, Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size, TaskMaker
 from steppe.compare.training.run import Run, RunContext, RunSettings
 
 
@@ -46,13 +47,11 @@ def _toy_data() -> Data:
     generator = torch.Generator().manual_seed(3)
     inputs = torch.randn(39, 1, 2, 2, generator=generator)
     targets = (inputs.sum(dim=(1, 2, 3)) > 0).long()
-    train = TensorSamples(inputs[:21], targets[:21])
     return Data(
-        train,
-        train,
+        TensorSamples(inputs[:21], targets[:21]),
         TensorSamples(inputs[21:30], targets[21:30]),
         TensorSamples(inputs[30:], targets[30:]),
-        "toy",
+        fingerprint="toy",
     )
 
 
@@ -83,21 +82,21 @@ def toy_data() -> Data:
     return _toy_data()
 
 
-def make_known(monkeypatch: pytest.MonkeyPatch, task: Task) -> None:
+def make_known(monkeypatch: pytest.MonkeyPatch, task: TaskMaker) -> None:
     """Let a task be found by its name, and the commands take the name."""
-    monkeypatch.setitem(tasks.TASKS, task.name, task)
+    monkeypatch.setitem(makers.TASKS, task.name, task)
     monkeypatch.setattr(choices, "TASK_NAMES", (*choices.TASK_NAMES, task.name))
 
 
 @pytest.fixture
-def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
+def toy_task(monkeypatch: pytest.MonkeyPatch) -> TaskMaker:
     """Make the task "toy" known, and its models: "linear" with 10 parameters, and "noisy"."""
     models = {
         "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(4, 2)),
         "noisy": lambda: Noisy(1, 2),
     }
     size = Size("linear", epochs=2, batch_size=5)
-    task = Task(
+    task = TaskMaker(
         "toy",
         _toy_data,
         lambda name: look_up("model", name, models)(),
@@ -110,9 +109,9 @@ def toy_task(monkeypatch: pytest.MonkeyPatch) -> Task:
 
 
 @pytest.fixture
-def toy_curvature(toy_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+def toy_curvature(toy_task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the curvature of the toy task be measured as that of others is."""
-    make_known(monkeypatch, replace(tasks.TASKS["toy"], curvature=DEFAULT_CURVATURE))
+    make_known(monkeypatch, replace(makers.TASKS["toy"], curvature=DEFAULT_CURVATURE))
 
 
 def _toy_text(*, length: int = 50) -> Data:
@@ -121,11 +120,11 @@ def _toy_text(*, length: int = 50) -> Data:
     ups = torch.randint(1, 3, (2_100,), generator=generator)
     parts = (ups.cumsum(0) % 11).split([1_101, 601, 398])
     train, validation, test = (text.blocks(part, length) for part in parts)
-    return Data(train, train, validation, test, "toy-text")
+    return Data(train, validation, test, fingerprint="toy-text")
 
 
 @pytest.fixture
-def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
+def toy_text(monkeypatch: pytest.MonkeyPatch) -> TaskMaker:
     """Make the task "toy-text" known: 22, 12 and 7 blocks of 50 words, of 11 that there are.
 
     Its models, "lstm" and "transformer", drop out.
@@ -135,14 +134,14 @@ def toy_text(monkeypatch: pytest.MonkeyPatch) -> Task:
         "transformer": partial(Transformer, 11, width=8, depth=1, heads=2, dropout=0.1),
     }
     size = Size("lstm", epochs=3, batch_size=4, length=50)
-    task = Task(
+    task = TaskMaker(
         "toy-text",
         _toy_text,
         lambda name: look_up("model", name, models)(),
         size,
         size,
         loss=token_loss,
-        score=PERPLEXITY,
+        metrics=(("perplexity", PERPLEXITY),),
         subsample=text.subsample,
         curvature=LITTLE_CURVATURE,
     )
@@ -166,16 +165,15 @@ def _toy_stream() -> Data:
 
 
 @pytest.fixture
-def toy_stream(monkeypatch: pytest.MonkeyPatch) -> Task:
+def toy_stream(monkeypatch: pytest.MonkeyPatch) -> TaskMaker:
     """Make the task "toy-stream" known, and its model "net", which drops out."""
     models = {
         "net": lambda: nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 6))
     }
     size = Size("net", epochs=6, batch_size=4)
-    task = tasks._stream(
+    task = makers._stream(
         "toy-stream",
         _toy_stream,
-        tasks=3,
         classes=2,
         make=lambda name: look_up("model", name, models)(),
         full=size,
@@ -191,7 +189,7 @@ def context(tmp_path: Path) -> RunContext:
 
 
 @pytest.fixture
-def make_run(toy_task: Task) -> Callable[..., Run]:
+def make_run(toy_task: TaskMaker) -> Callable[..., Run]:
     """Make a run of the toy task at an optimizer's defaults; settings and setup may be changed.
 
     Its curvature is measured in full, hence its checkpoint is saved.
@@ -214,11 +212,14 @@ def make_run(toy_task: Task) -> Callable[..., Run]:
             "steps_per_epoch": 5,
             "batch_size": 5,
             "schedule": "constant",
+            **changes,
         }
+        asked = {"model": setup["model"], "samples": setup["samples"]}
+        options = {name: value for name, value in asked.items() if value is not None}
         recipe = find_recipe(name)
         defaults = find_defaults(recipe, find_space(recipe, settings))
         return Run(
-            RunSettings(**{**setup, **changes}),
+            RunSettings(**setup, options=options),
             recipe,
             {**defaults, **(settings or {})},
             seed,

@@ -13,11 +13,11 @@ from helpers.synthetic_studies import SETUP, diverged
 from steppe.compare.records.packed_numbers import pack_bits, pack_floats
 from steppe.compare.records.phases import DEFAULT, POOL, RECOMMENDED
 from steppe.compare.records.results import (
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
-    Metric,
+    MetricDescription,
     Outcome,
     RunCosts,
     SampleResults,
@@ -80,14 +80,14 @@ def realistic(
     contenders, made = [], []
     for name, kind in KINDS.items():
         defaults = {key: _DEFAULTS[key] for key in kind.space}
-        contender = Contender(name, f"{name}, a title", kind.space, defaults, **kind.more)
+        contender = ContenderRecord(name, f"{name}, a title", kind.space, defaults, **kind.more)
         contenders.append(contender)
         tried = [world.settings(kind, number) for number in range(trials)]
         pool = [
             Trial(name, POOL, i, 100 + i, settings, world.run(kind, settings, i))
             for i, settings in enumerate(tried)
         ]
-        best = best_trial(pool, Metric())
+        best = best_trial(pool, MetricDescription())
         made += pool
         for phase, chosen, first in ((DEFAULT, defaults, 500), (RECOMMENDED, best.settings, 600)):
             made += [
@@ -105,7 +105,7 @@ def realistic(
         task="fashion-mnist",
         setup=setup,
         plan=StudyPlan(budget, trials, study_seed=seed, family=FAMILY),
-        metric=Metric(),
+        metric=MetricDescription(),
         versions={"python": "3.11.9", "torch": "2.13.0", "steppe": "0.2.0"},
         command=f"steppe compare fashion-mnist --budget {budget} --trials {trials}",
         contenders=tuple(contenders),

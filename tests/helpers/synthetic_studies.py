@@ -7,11 +7,11 @@ from typing import Any
 
 from steppe.compare.records.phases import POOL
 from steppe.compare.records.results import (
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
-    Metric,
+    MetricDescription,
     Outcome,
     RunCosts,
     StudyPlan,
@@ -72,7 +72,7 @@ def streamed(
 ) -> StudyResults:
     """Make a study of a stream of three tasks, of 30, 10 and 20 steps an epoch."""
     setup = {**SETUP, "epochs": 3 * passes, "steps_per_epoch": 30, "stream": [30, 10, 20]}
-    return study(outcomes, setup=setup, metric=Metric("average accuracy"), **changes)
+    return study(outcomes, setup=setup, metric=MetricDescription("average accuracy"), **changes)
 
 
 def of_text(outcomes: Mapping[str, Sequence[Outcome | None]], **changes: Any) -> StudyResults:
@@ -85,7 +85,7 @@ def of_text(outcomes: Mapping[str, Sequence[Outcome | None]], **changes: Any) ->
         "validation_samples": 200,
         "test_samples": 80,
     }
-    metric = Metric("perplexity", "", 1.0, higher_is_better=False)
+    metric = MetricDescription("perplexity", "", 1.0, higher_is_better=False)
     return study(outcomes, setup=setup, metric=metric, **changes)
 
 
@@ -111,7 +111,7 @@ def runs_of(
 def study(
     outcomes: Mapping[str, Sequence[Outcome | None]],
     *,
-    contenders: Sequence[Contender] = (),
+    contenders: Sequence[ContenderRecord] = (),
     trials: Sequence[Trial] = (),
     **changes: Any,
 ) -> StudyResults:
@@ -119,7 +119,7 @@ def study(
 
     Parameters
     ----------
-    contenders : sequence of Contender
+    contenders : sequence of ContenderRecord
         In place of those without a search space that the names of ``outcomes`` make.
     trials : sequence of Trial
         Besides those that ``outcomes`` make.
@@ -136,10 +136,10 @@ def study(
         "task": "toy",
         "setup": SETUP,
         "plan": StudyPlan(budget=1, trials=size, family=tuple(found or outcomes)[1:]),
-        "metric": Metric(),
+        "metric": MetricDescription(),
         "versions": {"torch": "2.13.0"},
         "command": "steppe compare toy",
-        "contenders": tuple(contenders) or tuple(Contender(name) for name in outcomes),
+        "contenders": tuple(contenders) or tuple(ContenderRecord(name) for name in outcomes),
         "trials": (*trials, *pool),
     }
     return StudyResults(**{**fields, **changes})

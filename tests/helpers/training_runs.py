@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from steppe.compare.data.datasets import Samples
+from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.metrics.curvature import CurvatureSettings
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import TASKS
-from steppe.compare.training.run import Run
+from steppe.compare.tasks.makers import TASKS
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask
+from steppe.compare.training.run import Run, RunContext
+from steppe.compare.training.train import train
 
 #: At the end of small runs curvature takes longer than training.
 LITTLE_CURVATURE = CurvatureSettings(samples=2, tol=0.1, max_products=12, often=False, full=False)
@@ -21,6 +25,17 @@ LITTLE_CURVATURE = CurvatureSettings(samples=2, tol=0.1, max_products=12, often=
 def measure_little(patch: pytest.MonkeyPatch, task: str) -> None:
     """Have little curvature measured of a task's runs."""
     patch.setitem(TASKS, task, replace(TASKS[task], curvature=LITTLE_CURVATURE))
+
+
+def task_of(run: Run, data: Data) -> LoadedTask:
+    """Return the task that a run names, and these samples."""
+    setup = run.run_settings
+    return LoadedTask(find_task(setup.task).task(setup.options), data)
+
+
+def train_on(run: Run, data: Data, context: RunContext, *rest: Any, **options: Any) -> Outcome:
+    """Train the task that a run names on these samples; the rest is as for ``train``."""
+    return train(run, task_of(run, data), context, *rest, **options)
 
 
 class KillError(Exception):

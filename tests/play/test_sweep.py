@@ -158,7 +158,7 @@ def test_the_mean_arrival_is_of_those_who_arrived() -> None:
         ({"schedule": "linear"}, "schedule.*'linear'"),
         ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"starts": [[1.0, 2.0], [1.0]]}, "a start on beale has 2 coordinates, got 1"),
-        ({"starts": [[1.0, math.inf]]}, "a start must be finite, got 1,inf"),
+        ({"starts": [[1.0, math.inf]]}, "a start must have coordinates up to 1e.15, got 1,inf"),
     ],
 )
 def test_mistakes_are_named(changes: dict[str, Any], message: str) -> None:

@@ -54,7 +54,7 @@ def test_all_that_a_run_computes_with_is_hashed(copied: Path) -> None:
     harmless = {
         "steppe/__init__.py",
         "steppe/compare/__init__.py",
-        "steppe/compare/choices.py",
+        "steppe/compare/records/choices.py",
         "steppe/compare/planning/__init__.py",
         "steppe/compare/records/__init__.py",
         "steppe/compare/records/best_of_k.py",
@@ -97,7 +97,7 @@ def test_the_running_package_is_hashed() -> None:
         "compare/data/datasets.py",
         "compare/models/image_models.py",
         "_shared/recipes.py",
-        "compare/tasks.py",
+        "compare/tasks/makers.py",
         "compare/training/train.py",
         "compare/planning/controls.py",
         "compare/planning/search_spaces.py",

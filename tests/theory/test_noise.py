@@ -132,8 +132,8 @@ def test_a_direction_is_a_tensor() -> None:
 def test_a_trained_networks_noise_is_that_of_its_samples() -> None:
     """Along the Hessian's top eigenvector and a random direction, against one sample at a time."""
     torch.manual_seed(0)
-    task = find_task("digits")
-    model, train = task.make("mlp").double(), task.data().train
+    task, data = find_task("digits").task().load()
+    model, train = task.model().double(), data.train
     x, y = train.__getitems__(list(range(150)))
     x = x.double()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -144,8 +144,8 @@ def test_a_trained_networks_noise_is_that_of_its_samples() -> None:
     top = top_eigenvalues(hessian(model, task.loss, [(x, y)]), 1).vectors[:, 0]
     random = torch.randn(len(top), generator=torch.Generator().manual_seed(1)).double()
     directions = torch.stack([top, random / random.norm()])
-    data = list(zip(x.split(1), y.split(1), strict=True))
-    found = gradient_noise(model, task.loss, data, directions)
+    single = list(zip(x.split(1), y.split(1), strict=True))
+    found = gradient_noise(model, task.loss, single, directions)
     params = {name: p.detach() for name, p in model.named_parameters()}
     samples = torch.func.vmap(
         torch.func.grad(

@@ -4,7 +4,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from shutil import get_terminal_size
 from typing import Any, NoReturn, TextIO, cast
@@ -100,7 +100,7 @@ def make_console() -> Console:
     tables. A reader that goes away stops nothing.
     """
     output = cast("TextIO", _Output(sys.stdout))
-    console = Console(file=output, markup=False, emoji=False)
+    console = _PrintingConsole(file=output, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = _WIDTH
     elif console.is_dumb_terminal or console.width < _NARROWEST:
@@ -108,6 +108,20 @@ def make_console() -> Console:
         columns, lines = get_terminal_size()
         console.size = ConsoleDimensions(max(_NARROWEST, columns), lines)
     return console
+
+
+class _PrintingConsole(Console):
+    """A console whose texts cannot control the terminal: names and paths may be anybody's."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        super().print(*map(_harmless, objects), **how)
+
+    def out(self, *objects: Any, **how: Any) -> None:
+        super().out(*map(_harmless, objects), **how)
+
+
+def _harmless(shown: Any) -> Any:
+    return "\n".join(map(printable, shown.split("\n"))) if isinstance(shown, str) else shown
 
 
 class _Output(io.TextIOBase):
@@ -152,9 +166,12 @@ class _Output(io.TextIOBase):
                 warn(f"standard output cannot be written: {error}")
 
 
-def fail(message: str, status: int = USAGE) -> NoReturn:
-    """Print in one line why the command cannot go on, and end it."""
+def fail(message: str, status: int = USAGE, notes: Iterable[str] = ()) -> NoReturn:
+    """Print in one line why the command cannot go on, below it the notes, and end it."""
     warn(message)
+    with suppress(OSError):
+        for note in notes:
+            print(printable(note), file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -178,4 +195,4 @@ def refusals() -> Iterator[None]:
     except ImportError as broken:
         fail(first_line(broken))
     except (ValueError, OSError) as error:
-        fail(str(error))
+        fail(str(error), notes=getattr(error, "__notes__", ()))

@@ -7,6 +7,7 @@ time, and several processes may write the same file.
 import os
 import secrets
 from collections.abc import Callable, Iterable
+from itertools import combinations
 from pathlib import Path
 from typing import IO
 
@@ -61,7 +62,7 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], None], *, follow: bool 
 
 
 def check_not_overwritten(inputs: Iterable[Path], **outputs: Path | None) -> None:
-    """Refuse to write a file in the place of one that is read.
+    """Refuse to write a file in the place of one that is read, or two files in one place.
 
     Parameters
     ----------
@@ -79,3 +80,7 @@ def check_not_overwritten(inputs: Iterable[Path], **outputs: Path | None) -> Non
     for option, path in outputs.items():
         if path is not None and os.path.realpath(path) in read:
             raise ValueError(f"--{option} {path} would overwrite what is read: name another file")
+    given = [(option, path) for option, path in outputs.items() if path is not None]
+    for (option, path), (other, second) in combinations(given, 2):
+        if os.path.realpath(path) == os.path.realpath(second):
+            raise ValueError(f"--{option} and --{other} name one file, {path}: name two")

@@ -3,15 +3,14 @@
 Commands use :func:`steppe._shared.optimizer_presets.find_optimizer`, which adds presets.
 """
 
-import importlib
-import os
-import sys
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.messages import first_line
+from steppe._shared.user_files import import_named
 
 
 def available() -> dict[str, type[Optimizer]]:
@@ -32,21 +31,28 @@ def available() -> dict[str, type[Optimizer]]:
 
 
 def imported(path: str) -> type[Optimizer]:
-    """Return the optimizer class at ``package.module:Class``, also from the current directory.
+    """Return the optimizer class at ``package.module:Class`` or ``file.py:Class``.
 
     Raises
     ------
     ValueError
         The class cannot be imported, or is no optimizer.
     """
-    module, _, attribute = path.partition(":")
-    # A console script has its own directory on the path, and not the one it is called in.
-    if os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        thing = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # importing runs code, which may do anything
-        raise ValueError(f"{path} cannot be imported: {first_line(error)}") from error
+    thing = imported_attribute(path)
     if not (isinstance(thing, type) and issubclass(thing, Optimizer)):
         raise ValueError(f"{path} is not a subclass of torch.optim.Optimizer")
     return thing
+
+
+def imported_attribute(path: str) -> Any:
+    """Return whatever is at ``package.module:attribute`` or ``file.py:attribute``.
+
+    Raises
+    ------
+    ValueError
+        It cannot be imported.
+    """
+    try:
+        return getattr(import_named(path), path.rpartition(":")[2])
+    except (Exception, SystemExit) as error:  # importing runs code, which may do anything
+        raise ValueError(f"{path} cannot be imported: {first_line(error)}") from error

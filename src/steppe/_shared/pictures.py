@@ -25,10 +25,10 @@ def new_figure(title: str | None, size: tuple[float, float]) -> "Figure":
         Matplotlib is not installed; the message says how to install it.
     """
     try:
-        from matplotlib.figure import Figure
+        from steppe._shared.shown_figures import ShownFigure
     except ImportError as missing:
         raise ImportError(f"drawing needs Matplotlib: {install_command('matplotlib')}") from missing
-    figure = Figure(figsize=size, layout="constrained")
+    figure = ShownFigure(figsize=size, layout="constrained")
     if title is not None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
     return figure

@@ -9,14 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import steppe
+from steppe._shared.contender import Contender
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown_name_message
+from steppe._shared.optimizer_classes import imported_attribute
 from steppe._shared.optimizer_presets import find_optimizer
-from steppe._shared.source_hash import class_source
+from steppe._shared.source_hash import class_source, function_source
 
 #: The optimizers that are compared unless others are named; the first is the baseline.
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
@@ -146,6 +148,21 @@ class Recipe:
         optimizer = self.cls(parameters, **self.arguments(settings, steps))
         return steppe.SAM(optimizer, rho=settings["rho"]) if self.sam else optimizer
 
+    def build_for(self, model: nn.Module, settings: Settings, steps: int) -> Optimizer:
+        """Construct the optimizer of a model's parameters that require a gradient."""
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self.build(trained, settings, steps)
+
+    @property
+    def space(self) -> Mapping[str, Any] | None:
+        """What is searched, where the optimizer itself says so."""
+        return None
+
+    @property
+    def title(self) -> str:
+        """The class, for readers."""
+        return f"{self.cls.__module__.partition('.')[0]}.{self.cls.__qualname__}"
+
     def identity(self) -> dict[str, Any]:
         """Return all of the optimizer but hyperparameters that the numbers of a run depend on."""
         accepted = inspect.signature(self.cls).parameters.values()
@@ -163,13 +180,110 @@ class Recipe:
         }
 
 
+@dataclass(frozen=True)
+class OwnRecipe(Recipe):
+    """An optimizer that a :class:`~steppe.compare.Contender` makes.
+
+    Attributes
+    ----------
+    contender : Contender
+        It knows its settings, and what is searched.
+    """
+
+    contender: Contender = field(kw_only=True)
+
+    @property
+    def switches(self) -> bool:
+        """Whether it is DualAdam: what it makes is its own affair."""
+        return False
+
+    @property
+    def first_moment(self) -> str:
+        """None that a study knows of."""
+        return ""
+
+    @property
+    def space(self) -> Mapping[str, Any]:
+        """What is searched."""
+        return self.contender.space
+
+    @property
+    def title(self) -> str:
+        """The function that makes it, for readers."""
+        return getattr(self.contender.make, "__qualname__", type(self.contender.make).__name__)
+
+    def accepts(self, argument: str) -> bool:
+        """Return whether the function that makes it takes this argument."""
+        return self.contender.takes(argument)
+
+    def takes(self, setting: str) -> bool:
+        """Return whether this optimizer has the hyperparameter."""
+        return self.contender.takes(setting)
+
+    def default(self, argument: str) -> Any:
+        """Return the value of who tunes nothing."""
+        return self.contender.default(argument)
+
+    def build_for(self, model: nn.Module, settings: Settings, steps: int) -> Optimizer:
+        """Construct the optimizer of a model's parameters."""
+        return self.contender.build(model, settings, steps)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the numbers of a run depend on, besides hyperparameters."""
+        space = {name: repr(dimension) for name, dimension in self.contender.space.items()}
+        defaults = dict(self.contender.defaults)
+        return {"own": self.title, "source": self.source, "space": space, "defaults": defaults}
+
+
+# Contenders that were made in this process, by their names.
+_OWN: dict[str, Contender] = {}
+
+
+def named(optimizer: str | Contender) -> str:
+    """Return an optimizer's name, by which :func:`find_recipe` finds it in this process.
+
+    Raises
+    ------
+    TypeError
+        It is neither a name nor a contender.
+    ValueError
+        A contender has the name of another optimizer.
+    """
+    if isinstance(optimizer, str):
+        return optimizer
+    if not isinstance(optimizer, Contender):
+        raise TypeError(
+            f"optimizers must be names or Contender, got {type(optimizer).__name__}: "
+            "make one, as Contender('mine', make)"
+        )
+    if "+" in optimizer.name or ":" in optimizer.name:
+        raise ValueError(f"name={optimizer.name!r} must have neither + nor :, which mean modifiers")
+    try:
+        find_optimizer(optimizer.name)
+    except ValueError:
+        _OWN[optimizer.name] = optimizer
+        return optimizer.name
+    raise ValueError(f"name={optimizer.name!r} is that of another optimizer: choose another one")
+
+
+def _find_own(name: str) -> OwnRecipe | None:
+    contender: Any = _OWN.get(name)
+    if contender is None and ":" in name and "+" not in name:
+        contender = imported_attribute(name)
+    if not isinstance(contender, Contender):
+        return None
+    source = function_source([contender.make])
+    return OwnRecipe(name, Optimizer, source=source, contender=contender)
+
+
 def find_recipe(name: str) -> Recipe:
     """Return the recipe that a name means.
 
     Parameters
     ----------
     name : str
-        A class of steppe or torch.optim in any case, a preset, or ``package.module:Class``; then
+        A class of steppe or torch.optim in any case, a preset, ``package.module:Class`` or
+        ``file.py:Class``, or a :class:`~steppe.compare.Contender` in the place of the class; then
         any of ``+warmup`` (lr rises linearly at first), ``+beta1`` (the first moment's decay is a
         hyperparameter too), ``+2epochs`` (twice the epochs: equal compute with two-pass methods),
         ``+ema`` (an average of the weights is evaluated) and ``+sam``.
@@ -186,6 +300,8 @@ def find_recipe(name: str) -> Recipe:
     >>> recipe.name, recipe.cls.__name__, recipe.warmup, recipe.sam
     ('adamw+warmup', 'AdamW', True, False)
     """
+    if (own := _find_own(name.strip())) is not None:
+        return own
     base, *modifiers = name.strip().split("+")
     for modifier in modifiers:
         if modifier.lower() not in _MODIFIERS:

@@ -2,10 +2,15 @@
 
 import ast
 import hashlib
+import importlib.util
+import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import steppe
 
@@ -27,13 +32,15 @@ _DECISIVE = (
     "compare/planning/controls.py",
     "compare/planning/search_spaces.py",
     "compare/records/packed_numbers.py",
-    "compare/tasks.py",
+    "compare/records/of_mean.py",
+    "compare/tasks",
     "compare/training",
 )
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 # Of these a version says enough, and they are large.
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 _VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
 
 
@@ -71,6 +78,72 @@ def class_source(cls: type, module: str) -> str:
     own = sorted(name for name in modules if name.partition(".")[0] not in _VERSIONED)
     files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
     return _hash((name, Path(file)) for name, file in files if file) if own else ""
+
+
+def module_source(module: ModuleType) -> str:
+    """Hash a module's file, and those of what it imports from beside it, one after the other.
+
+    Beside it is what lies below its directory, or that of its package; installed packages do not.
+    "" of a module without a file.
+    """
+    file = getattr(module, "__file__", None)
+    if file is None:
+        return ""
+    path = Path(file).resolve()
+    root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
+    found: dict[str, Path] = {}
+    ahead = [module.__name__]
+    while ahead:
+        name = ahead.pop()
+        if name in found or (here := path if name == module.__name__ else _file_of(name)) is None:
+            continue
+        is_own = name.partition(".")[0] == module.__name__.partition(".")[0]
+        if is_own or (here.is_relative_to(root) and not _INSTALLED & {*here.parts}):
+            found[name] = here
+            ahead += _imports(here, name)
+    return _hash(sorted(found.items()))
+
+
+def function_source(functions: Iterable[Callable[..., Any]]) -> str:
+    """Hash what functions do: the files that they are in, or their text if they are in none.
+
+    Of torch's, of installed packages' and of those without any text it is their names.
+    """
+    digest = hashlib.sha256()
+    for each in functions:
+        function = getattr(each, "func", each)
+        module = sys.modules.get(getattr(function, "__module__", ""))
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        file = getattr(module, "__file__", None)
+        if module is None or file is None:
+            with suppress(OSError, TypeError):
+                name += inspect.getsource(function)
+        elif not _INSTALLED & {*Path(file).parts}:
+            name += module_source(module)
+        digest.update(f"{name}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _file_of(name: str) -> Path | None:
+    """Return the file of a module that can be imported; None of what has no source here."""
+    with suppress(Exception):  # a package that fails when it is imported
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.has_location and str(spec.origin).endswith(".py"):
+            return Path(str(spec.origin)).resolve()
+    return None
+
+
+def _imports(path: Path, name: str) -> Iterator[str]:
+    """Yield the names of modules that a file imports, or that are no modules but in one."""
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: 1 - node.level or None] if node.level else []
+            base = ".".join([*parents, *filter(None, [node.module])])
+            yield base
+            yield from (f"{base}.{each.name}" for each in node.names)
 
 
 def _hash(files: Iterable[tuple[str, Path]]) -> str:

@@ -5,11 +5,14 @@ They know models and data; they import no optimizer.
 """
 
 from steppe.landscape.curvature_report import CurvatureReport, profile
+from steppe.landscape.objective.batches import Batch as Batch
 from steppe.landscape.objective.batches import Batches
+from steppe.landscape.objective.batches import read_batch as read_batch
 from steppe.landscape.objective.differentiate import derivatives as derivatives
 from steppe.landscape.objective.differentiate import flat_vector as flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction
 from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.sample_groups import cut as cut
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
@@ -25,7 +28,7 @@ from steppe.landscape.surfaces.plane import Plane, plane
 from steppe.landscape.surfaces.sharpness import Sharpness, sharpness
 from steppe.landscape.surfaces.trajectory import PCA, Trajectory
 
-# What is imported "as" itself above and not listed here is for steppe.theory, not for users.
+# What is imported "as" itself above and not listed here is for other rooms, not for users.
 __all__ = [
     "PCA",
     "Barrier",

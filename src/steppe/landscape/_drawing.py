@@ -24,7 +24,11 @@ def axes_for(axes: "Axes | None", title: str) -> "Axes":
         Matplotlib is not installed; the message says how to install it.
     """
     if axes is None:
-        axes = new_figure(None, (6.4, 4.2)).subplots()
+        figure = new_figure(None, (6.4, 4.2))
+        # Imported here: without Matplotlib the line before says how to install it.
+        from steppe._shared.shown_figures import ShownAxes
+
+        axes = figure.add_subplot(axes_class=ShownAxes)
     style_axes(axes, title, grid=None)
     return axes
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from steppe._shared.notebook_tables import html_table
 from steppe._shared.pictures import new_figure
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
@@ -127,6 +128,12 @@ class CurvatureReport(Result):
         for row in self.rows():
             table.add_row(*row)
         return table
+
+    def _repr_html_(self) -> str:
+        """Return the table and the figure for notebooks."""
+        from steppe._shared.shown_figures import image_of
+
+        return html_table(self.rows(), caption="Curvature report") + image_of(self.figure())
 
     def __str__(self) -> str:
         """Return the report as lines of plain text."""

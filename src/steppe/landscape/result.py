@@ -1,9 +1,11 @@
 """What the results of all instruments have in common: they can be written as JSON."""
 
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 from steppe._shared.json_values import builtin_types
+from steppe._shared.notebook_tables import field_rows, html_table
 
 
 class Result:
@@ -30,3 +32,13 @@ class Result:
             name: value.to_dict() if isinstance(value, Result) else builtin_types(value)
             for name, value in values.items()
         }
+
+    def _repr_html_(self) -> str:
+        """Return a table of the fields for notebooks, and the picture of what can be drawn."""
+        table = html_table(field_rows(self.to_dict()), caption=type(self).__name__)
+        draw = getattr(self, "figure", None) or getattr(self, "plot", None)
+        if draw is None or not find_spec("matplotlib"):
+            return table
+        from steppe._shared.shown_figures import image_of
+
+        return table + image_of(draw())

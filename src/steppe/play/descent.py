@@ -168,6 +168,8 @@ def check_recipe(recipe: Recipe) -> None:
         The optimizer takes no lr, needs a closure, or has a modifier or modes that mean something
         in studies only.
     """
+    if recipe.space is not None:
+        raise ValueError(f"{recipe.name} is a Contender: expected the class of an optimizer")
     if recipe.beta1 or recipe.epochs > 1 or recipe.ema:
         raise ValueError(
             f"{recipe.name}: +beta1, +2epochs and +ema are for steppe compare; on a test function "

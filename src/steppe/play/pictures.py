@@ -16,6 +16,7 @@ from steppe.play.results import SweepResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 # Marker, colour and label of each kind of end point.
@@ -60,6 +61,11 @@ def plot_losses(result: SweepResult, path: Path) -> None:
     OSError
         The file cannot be written.
     """
+    write_png(loss_figure(result), path)
+
+
+def loss_figure(result: SweepResult) -> "Figure":
+    """Draw each optimizer's losses by step: medians and quartiles over the starts."""
     figure = new_figure(heading(result), (8.6, 4.6))
     axes = figure.subplots()
     found = draw_losses(axes, result)
@@ -70,7 +76,7 @@ def plot_losses(result: SweepResult, path: Path) -> None:
     axes.set_yscale("log" if wide else "linear")
     axes.set_ylim(low / 2 if wide else 0.0, 1.1 * high)
     figure.legend(loc="outside right upper", frameon=False)
-    write_png(figure, path)
+    return figure
 
 
 def draw_losses(axes: "Axes", result: SweepResult) -> list[Floats]:

@@ -12,6 +12,7 @@ import numpy as np
 from steppe._shared.array_types import Floats
 from steppe._shared.files import write_text
 from steppe._shared.json_values import json_ready
+from steppe._shared.notebook_tables import html_table
 from steppe.functions import Function, find_function
 from steppe.play.descent import Descent
 from steppe.play.end_points import DIVERGED, GLOBAL, NONE, OTHER, EndPoint, arrival_radius
@@ -108,6 +109,17 @@ class SweepResult:
     def rates(self) -> list[float]:
         """The learning rates that every optimizer was tried at."""
         return list(self.optimizers[0].tried)
+
+    def _repr_html_(self) -> str:
+        """Return the table and the losses for notebooks."""
+        # Imported here because they read these results.
+        from steppe._shared.shown_figures import image_of
+        from steppe.play.pictures import loss_figure
+        from steppe.play.report import COLUMNS, heading, table_cells
+
+        rows = [(each.name, *table_cells(self, each)) for each in self.optimizers]
+        table = html_table(rows, ("", *COLUMNS), heading(self))
+        return table + image_of(loss_figure(self))
 
     def to_dict(self) -> dict[str, Any]:
         """Return all as JSON's own types; numbers that are not finite become None."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH
-from steppe._shared.messages import plural
+from steppe._shared.messages import first_line, plural
 from steppe._shared.names import look_up
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe.functions import Function, find_function
@@ -21,6 +21,11 @@ from steppe.play.descent import SCHEDULES, Descent, check_recipe, descend
 from steppe.play.end_points import classify_ends
 from steppe.play.options import check_numbers
 from steppe.play.results import OptimizerResult, SweepResult
+
+# Pictures, and float64's squares and products, end far above.
+_FARTHEST = 1e15
+# Each start is stepped by an optimizer of its own.
+_MOST_VARIABLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,16 +111,21 @@ class Sweep:
     def _descent(self, recipe: Recipe, lr: float) -> Descent:
         known: dict[str, Any] = {"lr": lr, "switch": self.switch, "rho": self.rho}
         settings = {name: value for name, value in known.items() if recipe.takes(name)}
-        return descend(
-            self.function,
-            recipe,
-            settings,
-            self.starts,
-            self.steps,
-            schedule=self.schedule,
-            noise=self.noise,
-            seed=self.seed,
-        )
+        try:
+            return descend(
+                self.function,
+                recipe,
+                settings,
+                self.starts,
+                self.steps,
+                schedule=self.schedule,
+                noise=self.noise,
+                seed=self.seed,
+            )
+        except ValueError:
+            raise
+        except Exception as error:  # an optimizer of the user's own may raise anything
+            raise ValueError(f"{recipe.name} cannot be run: {first_line(error)}") from error
 
 
 def plan_sweep(
@@ -160,6 +170,10 @@ def plan_sweep(
     (2, 4, 2)
     """
     parameters = dict(parameters or {})
+    for name, value in parameters.items():
+        most = _MOST_VARIABLES if name == "dimension" else _FARTHEST
+        if not abs(value) <= most:
+            raise ValueError(f"{name} must be at most {most:g}, got {value:g}")
     try:
         found = find_function(function, **parameters)
     except TypeError as error:  # such as a dimension of 2.5, which was typed in
@@ -190,8 +204,8 @@ def _checked_starts(function: Function, starts: Sequence[Sequence[float]]) -> Te
                 f"a start on {function.name} has {plural(function.dimension, 'coordinate')}, "
                 f"got {written}"
             )
-        if not all(map(math.isfinite, start)):
-            raise ValueError(f"a start must be finite, got {written}")
+        if not all(abs(value) <= _FARTHEST for value in start):
+            raise ValueError(f"a start must have coordinates up to {_FARTHEST:g}, got {written}")
     return torch.tensor(starts, dtype=torch.float64, device="cpu")
 
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from steppe._shared.array_types import Floats
 from steppe._shared.names import check_name
 from steppe._shared.validation import check_integer, check_number, check_positive
+from steppe.landscape import Result
 from steppe.theory.root_locus import convergent_steps, spectral_radius
 
 METHODS = ("heavy-ball", "critical-momenta")
@@ -110,7 +111,7 @@ def rate(
 
 
 @dataclass(frozen=True)
-class OptimalRate:
+class OptimalRate(Result):
     """The best worst-case rate over a spectrum, and the settings that reach it.
 
     Attributes

@@ -16,7 +16,7 @@ from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import plan_study
 from steppe.compare.records.results import StudyResults
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.makers import Task
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -95,8 +95,10 @@ def test_it_goes_on_in_a_directory_of_its_own_with_the_same_numbers(
 def test_the_file_alone_says_what_is_compared(
     half: Path, go_on: Callable[..., Result], tmp_path: Path
 ) -> None:
+    refused = go_on(half, "toy")
+    assert refused.exit_code == 2
+    assert refused.stderr == "steppe: continue takes the task from its file: leave it out\n"
     for options in (
-        ("toy",),
         ("--preset", "dualadam"),
         ("--trials", 24),
         ("--study-seed", SEED + 1),

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from helpers.command_line import Result, run_steppe
+from helpers.training_runs import train_on
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
-from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
 
@@ -23,7 +23,7 @@ def saved(make_run, toy_data, context: RunContext):
 
     def make(name: str, **options):
         run = make_run(name, **options)
-        return train(run, toy_data, context), checkpoint.checkpoint_path(context.out, run)
+        return train_on(run, toy_data, context), checkpoint.checkpoint_path(context.out, run)
 
     return make
 

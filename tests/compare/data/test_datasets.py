@@ -73,7 +73,7 @@ def test_fashion_mnist_is_standardised_by_its_training_images(small_fashion: Pat
     data = fashion_mnist(small_fashion)
     raw, test = (read_idx(small_fashion / file).astype(np.float64) for file in FILES[::2])
     assert (len(data.train), len(data.validation), len(data.test)) == (22, 2, 3)
-    assert data.train is data.plain
+    assert data.unaugmented is data.train
     assert data.test.targets.tolist() == [0, 1, 2]
 
     # Every image is recognised by its brightest-to-darkest order, which scaling keeps.
@@ -241,10 +241,10 @@ def test_every_stretch_of_a_split_holds_the_classes_in_their_proportions() -> No
 def test_fewer_are_balanced_nested_and_leave_the_test_set(loaded) -> None:
     data = loaded(digits)
     some, more = subsample(data, 100), subsample(data, 200)
-    assert (len(some.train), len(some.plain), len(some.validation)) == (100, 100, 50)
+    assert (len(some.train), len(some.unaugmented), len(some.validation)) == (100, 100, 50)
     assert torch.bincount(some.train.targets).tolist() == pytest.approx([10] * 10, abs=1)
     assert torch.bincount(some.validation.targets).tolist() == pytest.approx([5] * 10, abs=1)
-    assert torch.equal(some.train.targets, some.plain.targets)
+    assert torch.equal(some.train.targets, some.unaugmented.targets)
     assert as_set(some.train) < as_set(more.train) < as_set(data.train)
     assert as_set(some.validation) < as_set(more.validation) < as_set(data.validation)
     assert some.test is data.test

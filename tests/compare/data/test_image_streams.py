@@ -16,6 +16,7 @@ from helpers.image_datasets import write_cifar, write_tiny_imagenet
 from helpers.torchvision_shim import torchvision
 from steppe.compare.data.datasets import Data
 from steppe.compare.data.image_streams import five_dataset, tiny_imagenet_stream
+from steppe.compare.data.images import tiny_imagenet
 from steppe.compare.data.loading import loader
 
 datasets = torchvision.datasets
@@ -71,23 +72,24 @@ def five(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def whole(samples: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    images, targets = zip(*loader(samples, 50), strict=True)
+    images, targets = zip(*(part.batch for (part,) in loader(samples, 50)), strict=True)
     return torch.cat(images), torch.cat(targets)
 
 
 def test_five_data_sets_follow_each_other(five: Path) -> None:
     data = five_dataset(five)
     # Each set's tenth for validation; notMNIST's tenth for testing before that.
-    assert [len(task) for task in data.stream] == [90, 90, 90, 162, 90]
-    assert torch.bincount(data.validation.targets // 10).tolist() == [10, 10, 10, 18, 10]
-    assert torch.bincount(data.test.targets // 10).tolist() == [20] * 5
-    for place, task in enumerate(data.stream):
+    assert [len(task) for task in data.train.datasets] == [90, 90, 90, 162, 90]
+    assert torch.bincount(whole(data.validation)[1] // 10).tolist() == [10, 10, 10, 18, 10]
+    assert torch.bincount(whole(data.test)[1] // 10).tolist() == [20] * 5
+    for place, task in enumerate(data.train.datasets):
         images, targets = whole(task)
         assert images.shape[1:] == (3, 32, 32)
         assert images.dtype == torch.float32
         assert torch.equal(targets, task.targets)
         assert (targets // 10 == place).all()
-    assert torch.equal(whole(data.train)[0], torch.cat([whole(task)[0] for task in data.stream]))
+    parts = [whole(task)[0] for task in data.train.datasets]
+    assert torch.equal(whole(data.train)[0], torch.cat(parts))
 
 
 def pixels(samples: Any, task: int, mean: Any, deviation: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -172,18 +174,21 @@ def tiny(tmp_path: Path) -> Data:
 
 
 def test_tiny_imagenets_classes_come_five_by_five_as_listed(tiny: Data) -> None:
-    assert [sorted(set(task.targets.tolist())) for task in tiny.stream] == [
+    assert [sorted(set(task.targets.tolist())) for task in tiny.train.datasets] == [
         [0, 1, 2, 3, 4],
         [5, 6, 7, 8, 9],
     ]
-    assert [len(task) for task in tiny.stream] == [45, 45]
-    images, targets = whole(tiny.stream[1])
+    assert [len(task) for task in tiny.train.datasets] == [45, 45]
+    images, targets = whole(tiny.train.datasets[1])
     assert images.shape == (45, 3, 64, 64)
-    assert torch.equal(targets, tiny.stream[1].targets)
-    assert tiny.test.targets.tolist() == [3, 1, 4, 1, 0, 2]
+    assert torch.equal(targets, tiny.train.datasets[1].targets)
+    assert whole(tiny.test)[1].tolist() == [3, 1, 4, 1, 0, 2]
 
 
-def test_a_stream_of_images_is_not_augmented(tiny: Data) -> None:
-    rows = {int(row): i for i, row in enumerate(tiny.plain.rows)}
-    for i in (0, 50, 89):
-        assert torch.equal(tiny.train[i][0], tiny.plain[rows[int(tiny.train.rows[i])]][0])
+def test_a_stream_of_images_is_not_augmented(tiny: Data, tmp_path: Path) -> None:
+    assert tiny.unaugmented is tiny.train
+    images = tiny_imagenet(tmp_path)
+    plain = {int(row): images.unaugmented[i][0] for i, row in enumerate(images.unaugmented.rows)}
+    for task in tiny.train.datasets:
+        for row, (image, _) in zip(task.rows, task, strict=True):
+            assert torch.equal(image, plain[int(row)])

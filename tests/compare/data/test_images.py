@@ -163,7 +163,7 @@ def test_a_pass_repeats_with_the_seed_in_workers_too(load, workers: int) -> None
     def two_passes(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)
         batches = loader(data.train, 32, order=torch.Generator().manual_seed(seed), workers=workers)
-        return [torch.cat([images for images, _ in batches]) for _ in range(2)]
+        return [torch.cat([part.batch[0] for (part,) in batches]) for _ in range(2)]
 
     first, again, other = two_passes(1), two_passes(1), two_passes(2)
     assert all(map(torch.equal, first, again))

@@ -10,7 +10,7 @@ import torch
 from steppe.compare.data import mnist_streams
 from steppe.compare.data.datasets import Data, mnist_5k, subsample
 from steppe.compare.data.mnist_streams import permuted_mnist, rotated_mnist, split_mnist
-from steppe.compare.tasks import find_task
+from steppe.compare.tasks.source import find_task
 
 PARTS = ("train", "validation", "test")
 
@@ -40,29 +40,30 @@ def few(untouched: Data, monkeypatch: pytest.MonkeyPatch) -> Data:
 
 def images(data: Data, part: str, task: int) -> np.ndarray:
     """Return a task's images in one of its parts, 28×28 each."""
-    samples = getattr(data, part)
-    return samples.inputs[samples.targets // data.classes == task][:, 0].numpy()
+    return getattr(data, part).datasets[task].inputs[:, 0].numpy()
 
 
 def labels(data: Data, part: str, task: int) -> list[int]:
-    targets = getattr(data, part).targets
-    return (targets[targets // data.classes == task] % data.classes).tolist()
+    stream = getattr(data, part)
+    targets, classes = stream.datasets[task].targets, 10 if len(stream.datasets) == 10 else 2
+    assert (targets // classes == task).all()
+    return (targets % classes).tolist()
 
 
 def test_split_mnist_has_every_digit_in_its_own_task(untouched: Data) -> None:
     data = split_mnist()
-    assert [len(task) for task in data.stream] == [640] * 5
+    assert [len(task) for task in data.train.datasets] == [640] * 5
     for part in PARTS:
         samples, whole = getattr(data, part), getattr(untouched, part)
         # Images are all different, so that an image tells its row.
         rows = {image.tobytes(): row for row, image in enumerate(whole.inputs.numpy())}
-        found = [rows.pop(image.tobytes()) for image in samples.inputs.numpy()]
+        found = [rows.pop(image.numpy().tobytes()) for image, _ in samples]
         assert not rows
-        assert samples.targets.tolist() == whole.targets[found].tolist()
+        assert [int(target) for _, target in samples] == whole.targets[found].tolist()
         for task in range(5):
             assert set(labels(data, part, task)) == {0, 1}
             assert len(labels(data, part, task)) == len(whole) // 5
-    assert [sorted(set(task.targets.tolist())) for task in data.stream] == [
+    assert [sorted(set(task.targets.tolist())) for task in data.train.datasets] == [
         [0, 1],
         [2, 3],
         [4, 5],
@@ -87,7 +88,7 @@ def test_each_task_has_all_digits_of_the_part_in_their_order(
     kind: str, part: str, untouched: Data, request: pytest.FixtureRequest
 ) -> None:
     data, whole = request.getfixturevalue(kind), getattr(untouched, part)
-    assert len(data.stream) == data.classes == 10
+    assert len(getattr(data, part).datasets) == 10
     assert len(getattr(data, part)) == 10 * len(whole)
     for task in range(10):
         assert labels(data, part, task) == whole.targets.tolist()
@@ -157,8 +158,9 @@ def test_streams_are_the_same_each_time_whatever_the_seed(load: Callable[[], Dat
     second = load()
     assert torch.equal(torch.get_rng_state(), state)
     assert first.fingerprint == second.fingerprint
-    assert torch.equal(first.train.inputs, second.train.inputs)
-    assert torch.equal(first.plain.targets, second.plain.targets)
+    for one, other in zip(first.train.datasets, second.train.datasets, strict=True):
+        assert torch.equal(one.inputs, other.inputs)
+        assert torch.equal(one.targets, other.targets)
 
 
 def test_fingerprints_see_digits_permutations_and_angles(
@@ -175,25 +177,24 @@ def test_fingerprints_see_digits_permutations_and_angles(
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", ["split-mnist", "permuted-mnist", "rotated-mnist"])
 def test_a_network_has_an_output_a_digit(name: str) -> None:
-    task = find_task(name)
-    data = task.data(samples=20)
-    assert [len(each) for each in data.stream] == [20] * len(data.stream)
+    task, data = find_task(name).task({"scale": "small", "samples": 20}).load()
+    assert {len(each) for each in data.train.datasets} == {20}
+    inputs, targets = map(torch.stack, zip(*data.test, strict=True))
     torch.manual_seed(0)
     with torch.no_grad():
-        outputs = task.make(task.small.model)(data.test.inputs)
+        outputs = task.model()(inputs)
     assert outputs.shape == (len(data.test), 10)
     # Of 10 classes in a shared head, or 2 in a task's own, a new network knows nothing yet.
-    assert task.loss(outputs, data.test.targets).item() == pytest.approx(
+    assert task.loss(outputs, targets).item() == pytest.approx(
         np.log(10 if task.domain_incremental else 2), abs=0.2
     )
 
 
-def test_a_shared_head_is_scored_for_each_task_by_its_own_samples() -> None:
-    task = find_task("permuted-mnist")
+def test_a_shared_head_is_scored_by_the_digit_whatever_the_task() -> None:
+    task = find_task("permuted-mnist").task()
     targets = torch.tensor([3, 13, 23, 27, 99])
     outputs = torch.nn.functional.one_hot(torch.tensor([3, 3, 4, 7, 9]), 10).float()
-    sums = task.score.sums(outputs, targets)
-    assert sums.tolist() == [[1, 1], [1, 1], [1, 2], *[[0, 0]] * 6, [1, 1]]
-    assert task.score.parts(sums) == (1.0, 1.0, 0.5, 1.0)
+    (metric,) = task.metrics.values()
+    assert metric.values(outputs, targets).tolist() == [True, True, False, True, True]
     expected = torch.nn.functional.cross_entropy(outputs, torch.tensor([3, 3, 3, 7, 9]))
     assert task.loss(outputs, targets).item() == expected.item()

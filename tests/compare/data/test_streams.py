@@ -7,22 +7,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import Subset
 
-from steppe.compare import tasks
-from steppe.compare.data.datasets import Data, TensorSamples
+from helpers.training_runs import train_on
+from steppe.compare.data.datasets import Data, Stream, TensorSamples
 from steppe.compare.data.loading import loader
 from steppe.compare.data.streams import (
-    accuracies,
     arrange_stream,
-    average_accuracy,
-    hits_and_counts,
+    hits,
     join,
     stream_loss,
     subsample,
 )
 from steppe.compare.records.summary import forgetting
-from steppe.compare.tasks import Size
-from steppe.compare.training.train import train
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size
 
 CLASSES, TASKS = 3, 4
 
@@ -53,11 +52,8 @@ def test_in_a_shared_head_all_tasks_have_the_same_outputs(batch) -> None:
     loss = stream_loss(shared, targets, classes=CLASSES)
     expected = nn.functional.cross_entropy(shared, targets % CLASSES)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
-    # The tasks differ in their scores only: they add up to what one task of all samples has.
-    by_task = hits_and_counts(shared, targets, classes=CLASSES, tasks=TASKS)
-    hits = (shared.argmax(dim=1) == targets % CLASSES).sum().item()
-    assert by_task.sum(dim=0).tolist() == [hits, len(targets)]
-    assert by_task[:, 1].tolist() == torch.bincount(targets // CLASSES, minlength=TASKS).tolist()
+    right = [row.index(max(row)) for row in shared.tolist()] == (targets % CLASSES).numpy()
+    assert hits(shared, targets, classes=CLASSES).tolist() == right.tolist()
 
 
 def test_other_tasks_places_get_no_gradient_and_curvature_is_right(batch) -> None:
@@ -73,26 +69,15 @@ def test_other_tasks_places_get_no_gradient_and_curvature_is_right(batch) -> Non
     )
 
 
-def test_hits_are_counted_by_task_among_its_own_classes(batch) -> None:
+def test_a_sample_is_a_hit_among_its_own_task_s_classes(batch) -> None:
     outputs, targets = batch
-    expected = np.zeros((TASKS, 2), dtype=int)
+    expected = []
     for row, target in zip(outputs.tolist(), targets.tolist(), strict=True):
         task, label = divmod(target, CLASSES)
         own = row[task * CLASSES : (task + 1) * CLASSES]
-        expected[task] += own.index(max(own)) == label, 1
-    whole = hits_and_counts(outputs, targets, classes=CLASSES, tasks=TASKS)
-    np.testing.assert_array_equal(whole.numpy(), expected)
-    assert 0 < expected[:, 0].sum() < len(targets)
-
-    halves = (slice(0, 7), slice(7, 20))
-    added = sum(
-        hits_and_counts(outputs[half], targets[half], classes=CLASSES, tasks=TASKS)
-        for half in halves
-    )
-    assert torch.equal(added, whole)
-    shares = [hits / count for hits, count in expected if count]
-    assert accuracies(whole) == pytest.approx(shares)
-    assert average_accuracy(whole) == pytest.approx(sum(shares) / 3)
+        expected.append(own.index(max(own)) == label)
+    assert hits(outputs, targets, classes=CLASSES).tolist() == expected
+    assert 0 < sum(expected) < len(targets)
 
 
 def test_forgetting_is_the_fall_from_each_task_s_best() -> None:
@@ -142,36 +127,41 @@ def laid_out() -> Data:
     return arrange_stream(*parts, classes=CLASSES, fingerprint="toy")
 
 
-def numbers(part: TensorSamples) -> list[int]:
-    assert torch.equal(part.inputs[:, 1], part.targets.float())
-    return part.inputs[:, 2].int().tolist()
+def targets_of(stream: Stream) -> torch.Tensor:
+    return torch.cat([task.targets for task in stream.datasets])
 
 
-def test_a_stream_has_its_tasks_in_turn_and_plain_has_them_mixed(laid_out: Data) -> None:
-    assert [len(task) for task in laid_out.stream] == [30, 9, 60]
-    for index, task in enumerate(laid_out.stream):
-        assert (task.targets // CLASSES == index).all()
-    in_turn = [number for task in laid_out.stream for number in numbers(task)]
-    assert numbers(laid_out.train) == in_turn
-    assert sorted(in_turn) == sorted(numbers(laid_out.plain)) == list(range(99))
-    # Every stretch of a third holds a third of each class.
-    for start in range(0, 99, 33):
-        counts = torch.bincount(laid_out.plain.targets[start : start + 33])
-        expected = torch.tensor([10, 10, 10, 3, 3, 3, 20, 20, 20]) / 3
-        torch.testing.assert_close(counts.float(), expected, rtol=0, atol=1)
+def numbers(stream: Stream) -> list[int]:
+    inputs = torch.stack([stream[row][0] for row in range(len(stream))])
+    assert torch.equal(inputs[:, 1], targets_of(stream).float())
+    return inputs[:, 2].int().tolist()
+
+
+def test_every_part_of_a_stream_has_its_tasks_in_turn(laid_out: Data) -> None:
+    """The parts have samples of their own, all of them once."""
+    assert laid_out.is_stream
+    assert laid_out.unaugmented is laid_out.train
+    sizes = {"train": [30, 9, 60], "validation": [9, 6, 30], "test": [6, 6, 6]}
+    for number, (part, counts) in enumerate(sizes.items()):
+        stream = getattr(laid_out, part)
+        assert [len(task) for task in stream.datasets] == counts
+        for index, task in enumerate(stream.datasets):
+            assert (task.targets // CLASSES == index).all()
+            assert (task.inputs[:, 0] == number).all()
+        assert sorted(numbers(stream)) == list(range(sum(counts)))
 
 
 def test_fewer_are_balanced_and_nested_in_each_task(laid_out: Data) -> None:
     some, more = subsample(laid_out, 12), subsample(laid_out, 30)
-    assert [len(task) for task in some.stream] == [12, 9, 12]
-    assert [len(task) for task in more.stream] == [30, 9, 30]
-    assert torch.bincount(some.train.targets).tolist() == [4, 4, 4, 3, 3, 3, 4, 4, 4]
-    assert torch.bincount(some.validation.targets).tolist() == [2] * 9
-    assert torch.bincount(more.validation.targets).tolist() == [3] * 3 + [2] * 3 + [5] * 3
+    assert [len(task) for task in some.train.datasets] == [12, 9, 12]
+    assert [len(task) for task in more.train.datasets] == [30, 9, 30]
+    assert torch.bincount(targets_of(some.train)).tolist() == [4, 4, 4, 3, 3, 3, 4, 4, 4]
+    assert torch.bincount(targets_of(some.validation)).tolist() == [2] * 9
+    assert torch.bincount(targets_of(more.validation)).tolist() == [3] * 3 + [2] * 3 + [5] * 3
     for smaller, larger in ((some, more), (more, laid_out)):
         for part in ("train", "validation"):
             assert set(numbers(getattr(smaller, part))) < set(numbers(getattr(larger, part)))
-        assert sorted(numbers(smaller.plain)) == sorted(numbers(smaller.train))
+        assert smaller.unaugmented is smaller.train
     assert some.test is laid_out.test
     assert len({data.fingerprint for data in (laid_out, some, more)}) == 3
     assert numbers(subsample(more, 12).train) != numbers(more.train)
@@ -181,24 +171,24 @@ def test_tasks_count_though_a_class_was_never_trained_on(
     laid_out: Data, make_run, context, monkeypatch
 ) -> None:
     """Two samples leave the last of three classes out, and validation may be on that one alone."""
-    last = laid_out.validation.take(
-        (laid_out.validation.targets % CLASSES == 2).nonzero().flatten()
+    last = Stream(
+        task.take((task.targets % CLASSES == 2).nonzero().flatten())
+        for task in laid_out.validation.datasets
     )
     size = Size("linear", epochs=3, batch_size=2)
-    task = tasks._stream(
+    task = makers._stream(
         "few",
         lambda: replace(laid_out, validation=last),
-        tasks=3,
         classes=CLASSES,
         make=lambda name: nn.Linear(3, 3 * CLASSES),
         full=size,
         small=size,
     )
-    monkeypatch.setitem(tasks.TASKS, "few", task)
-    data = task.data(samples=2)
-    assert not torch.isin(data.validation.targets, data.train.targets).any()
+    monkeypatch.setitem(makers.TASKS, "few", task)
+    data = task(samples=2).load().data
+    assert not torch.isin(targets_of(data.validation), targets_of(data.train)).any()
     run = make_run("sgd", task="few", model="linear", epochs=3, batch_size=2, stream=(1, 1, 1))
-    outcome = train(run, data, context)
+    outcome = train_on(run, data, context)
     assert [len(epoch.tasks) for epoch in outcome.curve] == [1, 2, 3]
 
 
@@ -212,10 +202,11 @@ def test_joined_sets_are_read_as_one(laid_out: Data) -> None:
     # Each set counts its own classes from 0.
     parts = [
         TensorSamples(task.inputs, task.targets - CLASSES * index)
-        for index, task in enumerate(laid_out.stream)
+        for index, task in enumerate(laid_out.train.datasets)
     ]
     order = torch.randperm(99, generator=torch.Generator().manual_seed(1))
-    joined, whole = join(parts, CLASSES).take(order), laid_out.train.take(order)
+    joined, whole = join(parts, CLASSES).take(order), Subset(laid_out.train, order.tolist())
     assert len(joined) == 99
-    for read, expected in zip(loader(joined, 32), loader(whole, 32), strict=True):
-        assert all(map(torch.equal, read, expected))
+    for (read,), (expected,) in zip(loader(joined, 32), loader(whole, 32), strict=True):
+        assert all(map(torch.equal, read.batch, expected.batch))
+        assert read.size == expected.size == len(read.batch[1])

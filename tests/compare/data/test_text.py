@@ -69,7 +69,7 @@ def test_the_treebank_is_numbered_by_its_training_words(write: Callable[..., Pat
     assert as_read(data.validation) == [*known, 0, 0, 0, number["<eos>"]]
     # Unknown: no, it, was, n't.
     assert as_read(data.test) == [0, 0, 0, 0, number["the"], number["group"], number["<eos>"]]
-    assert data.plain is data.train
+    assert data.unaugmented is data.train
 
 
 def test_wikitext_keeps_its_empty_lines(write: Callable[..., Path]) -> None:
@@ -155,7 +155,7 @@ def test_loading_draws_nothing_at_random(write: Callable[..., Path]) -> None:
 
 def assert_cut(data: Data, whole: Data, trained: int, evaluated: tuple[int, int]) -> None:
     for name, count in zip(
-        ("train", "plain", "validation", "test"), (trained, trained, *evaluated), strict=True
+        ("train", "unaugmented", "validation", "test"), (trained, trained, *evaluated), strict=True
     ):
         found, full = getattr(data, name), getattr(whole, name)
         assert len(found) == count

@@ -15,7 +15,7 @@ from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.continuation import continue_study
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
@@ -25,7 +25,8 @@ from steppe.compare.records.results import (
     Trial,
     load,
 )
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training.run import RunContext
 
 pytestmark = pytest.mark.thorough
@@ -37,7 +38,7 @@ TRIALS = 12
 
 
 @pytest.fixture
-def study(toy_task: Task, context: RunContext) -> Study:
+def study(toy_task: TaskMaker, context: RunContext) -> PlannedStudy:
     options = StudyOptions(
         ["adamw", "rprop"], budget=1, trials=3, lr=0.1, study_seed=4, author="Ada", note="half"
     )
@@ -45,7 +46,7 @@ def study(toy_task: Task, context: RunContext) -> Study:
 
 
 @pytest.fixture
-def begun(study: Study, opened: Open, tmp_path: Path) -> TrialQueue:
+def begun(study: PlannedStudy, opened: Open, tmp_path: Path) -> TrialQueue:
     """Plan the study in a storage."""
     storage = opened(str(tmp_path / "here"), create=True)
     return TrialQueue(storage, save_study(storage, study))
@@ -78,7 +79,12 @@ def numbers(trial: Trial, *, curve: bool) -> str:
 
 @pytest.mark.parametrize("done", [0, 4, 10])
 def test_half_a_study_ends_elsewhere_with_the_same_numbers(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path, done: int
+    study: PlannedStudy,
+    begun: TrialQueue,
+    opened: Open,
+    context: RunContext,
+    tmp_path: Path,
+    done: int,
 ) -> None:
     """Kept in the middle of the pool, or of the runs at recommended settings."""
 
@@ -113,7 +119,7 @@ def test_half_a_study_ends_elsewhere_with_the_same_numbers(
 
 
 def test_what_failed_and_what_diverged_is_taken_over_as_it_is(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+    study: PlannedStudy, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
 ) -> None:
     ends = {0: diverged(), 1: "MemoryError: no", 2: outcome(0.7)}
     for _ in range(6):
@@ -139,6 +145,29 @@ def test_what_failed_and_what_diverged_is_taken_over_as_it_is(
     assert found[-1].settings == study.settings(adamw, POOL, 2)
     assert there.results().complete
     assert read_study(str(tmp_path / "there")).to_dict() == there.results().to_dict()
+
+
+def test_what_waits_here_is_taken_over_and_not_trained_again(
+    begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+) -> None:
+    """A study comes back to where it was planned."""
+    for _ in range(2):
+        taken = begun.take()
+        assert taken is not None
+        begun.finish(taken, outcome(), "here")
+    storage = opened(str(tmp_path / "there"), create=True)
+    there = taken_over(exported(begun, tmp_path / "half.json"), storage, context)
+    while (taken := there.take()) is not None:
+        there.finish(taken, outcome(), "there")
+    running = begun.take()
+    assert running is not None
+    begun.take_over(exported(there, tmp_path / "whole.json").trials)
+    # Only what a worker is at is left.
+    assert begun.take() is None
+    assert begun.progress()[0] == TRIALS - 1
+    assert begun.finish(running, outcome(), "here")
+    assert begun.results().complete
+    assert len(begun._trials._optuna_study.get_trials()) == TRIALS
 
 
 def test_taking_over_twice_adds_nothing(
@@ -260,16 +289,16 @@ def test_what_was_edited_is_refused_by_its_name(begun: TrialQueue, context: RunC
 
 
 def test_other_data_is_refused(
-    begun: TrialQueue, toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    begun: TrialQueue, toy_task: TaskMaker, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = replace(toy_task.data(), fingerprint="other")
-    monkeypatch.setattr("steppe.compare.planning.continuation.load_data", lambda *_: other)
+    other = replace(toy_task.read(), fingerprint="other")
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, read=lambda: other))
     with pytest.raises(ValueError, match=r"the data of toy here \(other\) is not what the study"):
         continue_study(begun.results(), context)
 
 
 def test_earlier_plans_come_along(
-    study: Study, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
+    study: PlannedStudy, begun: TrialQueue, opened: Open, context: RunContext, tmp_path: Path
 ) -> None:
     while (taken := begun.take()) is not None:
         begun.finish(taken, outcome(), "here")

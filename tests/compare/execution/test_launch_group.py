@@ -13,7 +13,7 @@ from steppe.compare.execution import launch_group, worker
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.results import Outcome
 from steppe.compare.training.run import Run, RunContext
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.thorough
 SIZES = {"samples": 64, "batch_size": 16, "epochs": 1, "budget": 1, "trials": 3}
 
 
-def planned() -> Study:
+def planned() -> PlannedStudy:
     options = StudyOptions(optimizers=["adamw", "sgd-momentum"], **SIZES)
     return plan_study("digits", options, USUAL, RunContext(Path()))
 

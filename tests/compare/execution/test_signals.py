@@ -19,7 +19,7 @@ from steppe.compare.execution.study_registry import save_study
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.training import train as train_module
 from steppe.compare.training.run import RunContext
 
@@ -54,14 +54,14 @@ print("imported:", *sorted(new))
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
+def study() -> PlannedStudy:
     return plan_study(
         "digits", StudyOptions(optimizers=["adamw"], **SIZES), USUAL, RunContext(Path())
     )
 
 
 @pytest.fixture
-def queue(study: Study, opened: Open, tmp_path: Path) -> TrialQueue:
+def queue(study: PlannedStudy, opened: Open, tmp_path: Path) -> TrialQueue:
     storage = opened(str(tmp_path), create=True)
     save_study(storage, study)
     return TrialQueue(storage, study)

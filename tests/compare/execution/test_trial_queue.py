@@ -23,16 +23,16 @@ from steppe.compare.execution.study_registry import find_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.search_spaces import trial_seed
-from steppe.compare.planning.study import Study
+from steppe.compare.planning.study import PlannedStudy
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import (
     DEFAULT,
     PHASES,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Epoch,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyPlan,
     StudyResults,
@@ -45,31 +45,31 @@ pytestmark = pytest.mark.thorough
 __all__ = ["opened", "postgres"]
 
 LR = {"low": 1e-4, "high": 1e-2, "log": True}
-ADAMW = Contender("adamw", space={"lr": LR}, defaults={"lr": 1e-3, "weight_decay": 0.0})
-ADAMCM = Contender(
+ADAMW = ContenderRecord("adamw", space={"lr": LR}, defaults={"lr": 1e-3, "weight_decay": 0.0})
+ADAMCM = ContenderRecord(
     "adamcm",
     space={"lr": LR, "priority_decay": {"choices": (0.7, 0.9)}},
     defaults={"lr": 1e-3, "priority_decay": 0.7},
 )
 # Nothing of it is searched: the pool is all there is.
-FIXED = Contender("sgd", defaults={"lr": 0.1})
-LONG = Contender("adamw+2epochs", space={"lr": LR}, defaults={"lr": 1e-3}, epochs=2)
+FIXED = ContenderRecord("sgd", defaults={"lr": 0.1})
+LONG = ContenderRecord("adamw+2epochs", space={"lr": LR}, defaults={"lr": 1e-3}, epochs=2)
 EPOCH = Epoch(2.0, 2.2, 0.1, 1e-3, 1.0)
 
 
-def make(*contenders: Contender, **changes: Any) -> Study:
+def make(*contenders: ContenderRecord, **changes: Any) -> PlannedStudy:
     fields: dict[str, Any] = {
         "setup": RunSettings(
             "digits", "mlp", None, "abc", epochs=3, steps_per_epoch=4, batch_size=32
         ),
         "plan": StudyPlan(budget=1, trials=3, repeats=2),
         "contenders": contenders or (ADAMW, ADAMCM),
-        "metric": Metric(),
+        "metric": MetricDescription(),
         "facts": {"train_samples": 1_006},
         "command": "steppe compare digits",
         "versions": {"torch": "2", "steppe": "1", "source": "f00"},
     }
-    return Study(**{**fields, **changes})
+    return PlannedStudy(**{**fields, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def key(taken: Assignment) -> tuple[str, str, int]:
     return taken.contender.name, taken.phase, taken.number
 
 
-def everything(study: Study) -> list[tuple[str, str, int]]:
+def everything(study: PlannedStudy) -> list[tuple[str, str, int]]:
     return sorted(
         (contender.name, phase, number)
         for contender in study.contenders
@@ -144,7 +144,7 @@ def test_who_is_too_late_for_a_trial_takes_the_next(
     ]  # fmt: skip
 
 
-def numbered(study: Study, name: str, values: Sequence[Any]) -> Callable[[Assignment], Any]:
+def numbered(study: PlannedStudy, name: str, values: Sequence[Any]) -> Callable[[Assignment], Any]:
     """Let these come of a contender's pool, and the usual of all others."""
 
     def come_of(taken: Assignment) -> Any:
@@ -235,7 +235,7 @@ def test_recommended_runs_wait_for_their_contenders_pool(where: str, opened: Ope
 def test_the_best_is_by_validation_score_and_among_equals_by_loss(
     storage: Any, higher_is_better: bool, ends: list[tuple[float, float]], best: int
 ) -> None:
-    study = make(ADAMW, metric=Metric(higher_is_better=higher_is_better))
+    study = make(ADAMW, metric=MetricDescription(higher_is_better=higher_is_better))
     queue = TrialQueue(storage, study)
     taken = run(queue, numbered(study, "adamw", [outcome(*each) for each in ends]))
     wanted = study.settings(ADAMW, POOL, best)
@@ -524,12 +524,12 @@ def test_results_are_what_was_put_in_and_survive_json(storage: Any) -> None:
 
 
 def test_a_study_is_one_of_optunas_whose_trials_say_what_they_are(storage: Any) -> None:
-    ranged = Contender(
+    ranged = ContenderRecord(
         "adamcg",
         space={"priority_decay": {"low": 0.7, "high": 0.99, "log": False}},
         defaults={"lr": 1e-3, "priority_decay": 0.7},
     )
-    study = make(ADAMW, ADAMCM, ranged, metric=Metric(higher_is_better=False))
+    study = make(ADAMW, ADAMCM, ranged, metric=MetricDescription(higher_is_better=False))
     save_study(storage, study)
     run(TrialQueue(storage, study))
     (name,) = optuna.get_all_study_names(storage)
@@ -603,7 +603,7 @@ def test_recommended_settings_are_kept_when_a_run_is_taken(storage: Any) -> None
 @pytest.mark.parametrize("higher_is_better", [True, False])
 def test_the_value_of_a_trial_is_no_test_result(storage: Any, higher_is_better: bool) -> None:
     """Optuna's dashboard shows it while the study runs."""
-    metric = Metric(higher_is_better=higher_is_better)
+    metric = MetricDescription(higher_is_better=higher_is_better)
     came = outcome(0.7)
     tested = replace(came, final=replace(came.final, test_loss=0.123, test_score=0.456))
     worst = -math.inf if higher_is_better else math.inf

@@ -12,8 +12,8 @@ from helpers.study_storages import Open, opened
 from helpers.synthetic_studies import diverged, outcome
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker_pool import WorkerPool
-from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, StudyPlan
+from steppe.compare.planning.study import PlannedStudy
+from steppe.compare.records.results import ContenderRecord, MetricDescription, StudyPlan
 from steppe.compare.training.run import RunContext, RunSettings
 
 __all__ = ["opened"]
@@ -21,11 +21,11 @@ __all__ = ["opened"]
 
 @pytest.fixture
 def queue(opened: Open, tmp_path: Path) -> TrialQueue:
-    study = Study(
+    study = PlannedStudy(
         RunSettings("digits", "mlp", None, "abc", epochs=2, steps_per_epoch=4, batch_size=32),
         StudyPlan(budget=1, trials=4),
-        (Contender("sgd", defaults={"lr": 0.1}),),
-        Metric(),
+        (ContenderRecord("sgd", defaults={"lr": 0.1}),),
+        MetricDescription(),
         versions={},
     )
     return TrialQueue(opened(str(tmp_path), create=True), study)

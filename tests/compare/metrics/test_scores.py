@@ -1,4 +1,4 @@
-"""Scores and losses, summed up over batches, against their formulas."""
+"""Scores and losses, sample by sample, against their formulas."""
 
 import math
 from functools import partial
@@ -13,7 +13,8 @@ from steppe.compare.data.streams import stream_loss
 from steppe.compare.metrics.scores import (
     ACCURACY,
     PERPLEXITY,
-    Score,
+    Metric,
+    each_loss,
     losses_by_sample,
     perplexity,
     token_loss,
@@ -30,54 +31,67 @@ def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
     return list(zip(outputs.split(SIZES), targets.split(SIZES), strict=True))
 
 
-def scored(score: Score, batches: list, loss: float) -> float:
-    return score.total(sum(score.sums(*batch) for batch in batches), loss)
-
-
-def test_accuracy_counts_samples_and_not_batches(batches: list) -> None:
-    pairs = [
-        (row, target)
-        for outputs, targets in batches
-        for row, target in zip(outputs.tolist(), targets.tolist(), strict=True)
-    ]
-    hits = sum(row.index(max(row)) == target for row, target in pairs)
-    assert 0 < hits < len(pairs)
-    assert scored(ACCURACY, batches, math.nan) == pytest.approx(hits / len(pairs))
-    # The batches' own accuracies have another mean.
-    shares = [ACCURACY.total(ACCURACY.sums(*batch), math.nan) for batch in batches]
-    assert np.mean(shares) != pytest.approx(hits / len(pairs))
-
-
-def test_one_sample_more_is_the_same_difference_whatever_the_accuracy() -> None:
-    """As rounded to single precision the differences would not be equal."""
-    hits = [901, 872, 863, 914]
-    one, other = (
-        [ACCURACY.total(torch.tensor([count + more, 1000]), math.nan) for count in hits]
-        for more in (1, 0)
-    )
-    differences = np.subtract(one, other)
-    assert differences == pytest.approx([1e-3] * 4, rel=1e-12)
-
-
 def test_the_unit_of_accuracy_is_percent_and_higher_is_better() -> None:
-    metric = ACCURACY.metric
+    metric = ACCURACY.described("accuracy")
     assert (metric.name, metric.unit, metric.factor) == ("accuracy", "%", 100.0)
     assert metric.higher_is_better
-    assert ACCURACY.parts(torch.tensor([3, 4])) == ()
+    assert ACCURACY.of(0.75) == 0.75
 
 
 @pytest.mark.parametrize("count", [2, 11, 33_278])
 def test_perplexity_is_the_number_of_words_that_are_as_likely(count: int) -> None:
-    assert scored(PERPLEXITY, [(torch.zeros(3), torch.zeros(3))], math.log(count)) == (
-        pytest.approx(count)
+    values = PERPLEXITY.values(
+        torch.zeros(3, 2, count, dtype=torch.float64), torch.ones(3, 2).long()
     )
+    assert values.tolist() == pytest.approx([math.log(count)] * 3)
+    assert PERPLEXITY.of(values.mean().item()) == pytest.approx(count)
+
+
+def test_the_samples_shares_in_perplexity_are_their_mean_surprises() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(3, 5, 7, dtype=torch.float64, generator=generator)
+    targets = torch.randint(7, (3, 5), generator=generator)
+    expected = [
+        np.mean(
+            [
+                -math.log(np.exp(row[target]) / np.exp(row).sum())
+                for row, target in zip(logits[k].numpy(), targets[k], strict=True)
+            ]
+        )
+        for k in range(3)
+    ]
+    assert PERPLEXITY.values(logits, targets).tolist() == pytest.approx(expected, rel=1e-12)
 
 
 def test_of_perplexity_lower_is_better_and_it_has_no_unit() -> None:
-    metric = PERPLEXITY.metric
+    metric = PERPLEXITY.described("perplexity")
     assert (metric.name, metric.unit, metric.factor) == ("perplexity", "", 1.0)
-    assert not metric.higher_is_better
-    assert PERPLEXITY.parts(torch.zeros(())) == ()
+    assert (metric.higher_is_better, metric.of_mean) == (False, "exp")
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.25, 3.0])
+def test_the_score_follows_from_the_mean(mean: float) -> None:
+    expected = {"itself": mean, "exp": math.exp(mean), "root": math.sqrt(mean)}
+    for of_mean, score in expected.items():
+        metric = Metric(torch.eq, of_mean=of_mean)
+        assert metric.of(mean) == pytest.approx(score)
+        assert metric.described("m").of_mean == of_mean
+    assert math.isnan(Metric(torch.eq, of_mean="root").of(-1.0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"values": 3}, TypeError, "values=3 must be a function of outputs and targets, or a"),
+        ({"of_mean": "log"}, ValueError, "of_mean='log' is not one of itself, exp, root"),
+        ({"factor": 0.0}, ValueError, "factor=0.0 must be a finite number above 0"),
+        ({"factor": math.nan}, ValueError, "factor=nan must be a finite number above 0"),
+        ({"factor": math.inf}, ValueError, "factor=inf must be a finite number above 0"),
+    ],
+)
+def test_a_metric_that_makes_no_sense_is_refused(arguments, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Metric(**{"values": torch.eq, **arguments})
 
 
 def test_perplexity_overflows_to_infinity() -> None:
@@ -142,22 +156,62 @@ def test_the_loss_of_each_sample_is_that_of_a_batch_of_one(name: str, shape) -> 
         # vmap refuses to branch on a value.
         "looks at values": lambda x, y: F.cross_entropy(x, y) if y.sum() > 0 else x.mean(),
     }[name]
-    found = losses_by_sample(loss, outputs, targets)
+    found = each_loss(loss, outputs, targets, len(outputs))
     expected = single(loss, outputs, targets)
     assert found.tolist() == pytest.approx(expected, rel=1e-6)
     assert len(set(expected)) > 1
-    if name != "looks at values":
-        assert np.mean(expected) == pytest.approx(loss(outputs, targets).item(), rel=1e-5)
+    mean = loss(outputs, targets).item()
+    by_sample = losses_by_sample(loss, outputs, targets, len(outputs), mean)
+    if name == "looks at values":
+        # Of a batch of one it is another than within a larger one.
+        assert by_sample is None
+    else:
+        assert torch.equal(by_sample, found)
+        assert np.mean(expected) == pytest.approx(mean, rel=1e-5)
+
+
+def test_outputs_and_targets_are_cut_whatever_they_are_nested_in() -> None:
+    generator = torch.Generator().manual_seed(2)
+    scores = torch.randn(9, 4, generator=generator)
+    labels = torch.randint(4, (9,), generator=generator)
+
+    def loss(outputs: dict, targets: tuple) -> torch.Tensor:
+        found: torch.Tensor = outputs["scale"] * F.cross_entropy(outputs["scores"][0], targets[1])
+        return found
+
+    outputs, targets = {"scores": [scores], "scale": 3.0}, ("name", labels)
+    mean = loss(outputs, targets).item()
+    found = losses_by_sample(loss, outputs, targets, 9, mean)
+    expected = [3 * each for each in single(F.cross_entropy, scores, labels)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        partial(F.cross_entropy, reduction="sum"),
+        partial(F.cross_entropy, weight=torch.tensor([1.0, 2.0, 3.0, 9.0])),
+        partial(F.cross_entropy, ignore_index=0),
+        partial(F.cross_entropy, reduction="none"),
+    ],
+    ids=["sum", "weighted", "ignored", "none"],
+)
+def test_what_is_no_mean_over_samples_has_no_losses_of_samples(loss) -> None:
+    generator = torch.Generator().manual_seed(2)
+    outputs = torch.randn(9, 4, generator=generator)
+    targets = torch.tensor([0, 0, 0, 3, 1, 2, 0, 3, 1])
+    mean = float(loss(outputs, targets).mean())
+    assert losses_by_sample(loss, outputs, targets, 9, mean) is None
 
 
 def test_accuracy_says_of_each_sample_whether_it_is_right(batches: list) -> None:
-    assert ACCURACY.hits is not None
+    counts = []
     for outputs, targets in batches:
         rows = zip(outputs.tolist(), targets.tolist(), strict=True)
-        assert ACCURACY.hits(outputs, targets).tolist() == [
-            row.index(max(row)) == target for row, target in rows
-        ]
-    assert PERPLEXITY.hits is None
+        expected = [row.index(max(row)) == target for row, target in rows]
+        assert ACCURACY.values(outputs, targets).tolist() == expected
+        counts.append(sum(expected))
+    assert 0 < sum(counts) < sum(SIZES)
 
 
 @pytest.mark.parametrize("places", [2, 6])

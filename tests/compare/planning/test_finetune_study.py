@@ -14,10 +14,12 @@ from helpers.warm_python import start
 from steppe._shared.recipes import find_recipe
 from steppe.compare.models import pretrained
 from steppe.compare.planning.presets import usual_for
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.results import POOL, Outcome, StudyPlan
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
-from steppe.compare.training.run import Run, RunContext, load_data
+from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
@@ -28,13 +30,14 @@ PATIENCE_S = 240
 KILLED = """
 import os, pickle, signal, sys
 from pathlib import Path
-from steppe.compare.training.run import load_data
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training.train import train
 run, context = pickle.loads(Path(sys.argv[1]).read_bytes())
 def on_epoch(number, epoch):
     if number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-train(run, load_data(run.run_settings, context.data), context, on_epoch)
+asked = {**run.run_settings.options, "data": context.data}
+train(run, find_task("finetune").task(asked).load(), context, on_epoch)
 """
 
 
@@ -57,7 +60,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["", "+lora"], ids=["full", "lora"])
-def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> Study:
+def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Path) -> PlannedStudy:
     options = StudyOptions(
         ["adamw", "dualadam", "adamcm"],
         "small",
@@ -70,9 +73,13 @@ def study(request: pytest.FixtureRequest, llama: Path, text: Path, tmp_path: Pat
     )
 
 
-def run_of(study: Study, name: str = "dualadam") -> Run:
+def run_of(study: PlannedStudy, name: str = "dualadam") -> Run:
     contender = next(each for each in study.contenders if each.name == name)
     return Run(study.setup, find_recipe(name), contender.defaults, seed=0, curvature="full")
+
+
+def loaded(study: PlannedStudy, text: Path) -> LoadedTask:
+    return find_task("finetune").task({**study.setup.options, "data": text}).load()
 
 
 def timeless(outcome: Outcome) -> tuple[object, ...]:
@@ -83,9 +90,9 @@ def timeless(outcome: Outcome) -> tuple[object, ...]:
     )
 
 
-def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
+def test_only_lr_is_searched_and_everybody_decays_alike(study: PlannedStudy) -> None:
     assert study.setup.precision == "bf16"
-    assert study.plan == StudyPlan(4, 24, family=("dualadam", "adamcm"))
+    assert replace(study.plan, searched="") == StudyPlan(4, 24, family=("adamcm", "dualadam"))
     names = [each.name for each in study.contenders]
     assert names == ["adamw", "adam+warmup", "dualadam", "adamw+beta1", "adamcm"]
     for each in study.contenders:
@@ -95,12 +102,14 @@ def test_only_lr_is_searched_and_everybody_decays_alike(study: Study) -> None:
         assert len(tried) == 24
 
 
-def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path: Path) -> None:
+def test_the_losses_are_those_of_transformers(
+    study: PlannedStudy, text: Path, tmp_path: Path
+) -> None:
     """Weights come back from the checkpoint, the loss from transformers' own ``labels=``."""
     context = RunContext(tmp_path / "out", data=text)
-    data = load_data(study.setup, text)
+    data = loaded(study, text).data
     run = run_of(replace(study, setup=replace(study.setup, precision="no")))
-    outcome = train(run, data, context)
+    outcome = train(run, loaded(study, text), context)
     found = pretrained.load_causal_model(study.setup.model)
     content = checkpoint.load(checkpoint.checkpoint_path(context.out, run), torch.device("cpu"))
     found.load_state_dict(content["model"])
@@ -121,9 +130,11 @@ def test_the_losses_are_those_of_transformers(study: Study, text: Path, tmp_path
     assert math.isnan(outcome.curvature.trace)
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_path: Path) -> None:
-    run, data = run_of(study, "adamcm"), load_data(study.setup, text)
-    whole = train(run, data, RunContext(tmp_path / "whole", data=text))
+def test_a_killed_run_goes_on_to_the_same_numbers(
+    study: PlannedStudy, text: Path, tmp_path: Path
+) -> None:
+    run, task = run_of(study, "adamcm"), loaded(study, text)
+    whole = train(run, task, RunContext(tmp_path / "whole", data=text))
     context = RunContext(tmp_path / "killed", data=text)
     (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "run").write_bytes(pickle.dumps((run, context)))
@@ -132,6 +143,6 @@ def test_a_killed_run_goes_on_to_the_same_numbers(study: Study, text: Path, tmp_
     assert killed.returncode == -signal.SIGKILL, printed
     assert checkpoint.progress_path(context.out, run).is_file()
     epochs: list[int] = []
-    resumed = train(run, data, context, lambda number, epoch: epochs.append(number))
+    resumed = train(run, task, context, lambda number, epoch: epochs.append(number))
     assert epochs == [2]
     assert str(timeless(resumed)) == str(timeless(whole))

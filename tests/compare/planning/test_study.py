@@ -1,10 +1,12 @@
 """A study is checked before it starts, and is the same wherever it is read."""
 
+import importlib
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,10 @@ import torch
 from torch.optim import SGD
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare import tasks
 from steppe.compare.planning.presets import USUAL, find_preset
 from steppe.compare.planning.search_spaces import find_space
 from steppe.compare.planning.study import (
-    Study,
+    PlannedStudy,
     StudyOptions,
     check_place,
     plan_study,
@@ -24,17 +25,18 @@ from steppe.compare.planning.study import (
 )
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import DEFAULT, PHASES, POOL, RECOMMENDED, StudyPlan
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training.run import RunContext
 
-Planned = Callable[..., Study]
+Planned = Callable[..., PlannedStudy]
 
 
 @pytest.fixture
-def planned(toy_task: Task, context: RunContext) -> Planned:
+def planned(toy_task: TaskMaker, context: RunContext) -> Planned:
     """Plan a study of the toy task."""
 
-    def make(*optimizers: str, **options: Any) -> Study:
+    def make(*optimizers: str, **options: Any) -> PlannedStudy:
         return plan_study("toy", StudyOptions(optimizers or ["adamw"], **options), USUAL, context)
 
     return make
@@ -85,7 +87,7 @@ NAN, INF = float("nan"), float("inf")
     ids=str,
 )
 def test_what_is_wrong_is_said_before_anything_is_trained(
-    toy_task: Task, context: RunContext, monkeypatch, options: dict[str, Any], message: str
+    toy_task: TaskMaker, context: RunContext, monkeypatch, options: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr("steppe.compare.training.train.Training.resume", None)
     with pytest.raises(ValueError, match=message):
@@ -105,7 +107,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
     ids=str,
 )
 def test_a_place_where_nothing_can_be_trained_is_refused(
-    toy_task: Task, context: RunContext, changes: dict[str, Any], message: str
+    toy_task: TaskMaker, context: RunContext, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         plan_study("toy", StudyOptions(["adamw"]), USUAL, replace(context, **changes))
@@ -132,7 +134,7 @@ def test_what_is_needed_at_the_end_is_looked_for_first(
 
 
 def test_a_tracker_that_is_not_installed_is_missed_too(
-    toy_task: Task, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    toy_task: TaskMaker, context: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ModuleNotFoundError, match="wandb"):
@@ -182,7 +184,7 @@ def test_defaults_are_the_tasks_and_what_is_usual(context: RunContext) -> None:
     assert (setup.model, setup.epochs, setup.batch_size, setup.samples) == ("mlp", 50, 32, None)
     assert (setup.schedule, setup.warmup, setup.precision) == ("cosine", 0.0, "no")
     assert (setup.clip, setup.accumulate) == (None, 1)
-    assert study.plan == StudyPlan(budget=4, trials=24)
+    assert replace(study.plan, searched="") == StudyPlan(budget=4, trials=24)
     assert date.fromisoformat(study.created)
     assert (study.author, study.note, study.earlier_plans) == ("", "", ())
     assert setup.steps_per_epoch == -(-1006 // 32)
@@ -212,13 +214,15 @@ def test_options_come_before_defaults(planned: Planned) -> None:
     kept = {"grad_accumulation": "accumulate", "max_grad_norm": "clip"}
     assert {name: getattr(study.setup, kept.get(name, name)) for name in asked} == asked
     assert study.setup.steps == 3 * 4
-    assert study.plan == StudyPlan(**plan)
+    assert replace(study.plan, searched="") == StudyPlan(**plan)
     assert (study.author, study.note) == ("Ada", "before lunch")
 
 
-def test_the_size_is_that_of_the_scale(toy_task: Task, context: RunContext, monkeypatch) -> None:
+def test_the_size_is_that_of_the_scale(
+    toy_task: TaskMaker, context: RunContext, monkeypatch
+) -> None:
     small = replace(toy_task.small, epochs=1, samples=10)
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, small=small))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, small=small))
     for scale, size in (("small", (1, 10, 2)), ("full", (2, None, 5))):
         setup = plan_study("toy", StudyOptions(["sgd"], scale), USUAL, context).setup
         assert (setup.epochs, setup.samples, setup.steps_per_epoch) == size
@@ -249,7 +253,7 @@ def test_controls_come_along_but_get_no_verdict(planned: Planned) -> None:
     assert all(each.epochs == 1 for each in study.contenders)
     # Who is named is in the family, control or not.
     named = planned("AdamW", "dualadam", "adam+warmup", "adamw", "dualadam")
-    assert named.plan.family == ("dualadam", "adam+warmup")
+    assert named.plan.family == ("adam+warmup", "dualadam")
 
 
 def test_what_has_twice_the_gradients_has_the_baseline_for_twice_as_long(planned: Planned) -> None:
@@ -341,14 +345,14 @@ def test_an_lr_is_not_for_who_takes_none(planned: Planned, monkeypatch) -> None:
         planned("torch.optim:NoLr", lr=0.1)
 
 
-def through_json(study: Study) -> Study:
+def through_json(study: PlannedStudy) -> PlannedStudy:
     # In another order: in an object of JSON there is none.
-    return from_json(Study, json.loads(json.dumps(study.to_dict(), sort_keys=True)))
+    return from_json(PlannedStudy, json.loads(json.dumps(study.to_dict(), sort_keys=True)))
 
 
 @pytest.mark.parametrize("preset", [None, "dualadam", "critical-momenta"])
 def test_a_study_is_the_same_after_json(
-    toy_task: Task, context: RunContext, preset: str | None
+    toy_task: TaskMaker, context: RunContext, preset: str | None
 ) -> None:
     study = plan_study(
         "toy",
@@ -417,6 +421,60 @@ def test_a_plan_is_remembered_by_the_next_only_if_its_results_were_seen(planned:
     # What a file brings is not lost beside what was here.
     brought = replace(third, earlier_plans=(second.plan,))
     assert brought.continues(first, seen=True).earlier_plans == (second.plan, first.plan)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"lr_decades": 1.0}, {"lr": 0.1}, {"weight_decay": 0.0}, {"switch_rate": 0.5}],
+    ids=str,
+)
+def test_who_searches_elsewhere_after_results_were_seen_has_changed_the_plan(
+    planned: Planned, options: dict[str, float]
+) -> None:
+    first, second = planned("adamw", "dualadam"), planned("adamw", "dualadam", **options)
+    assert first.name == second.name
+    assert second.continues(first, seen=True).earlier_plans == (first.plan,)
+
+
+def test_the_order_of_optimizers_is_no_part_of_the_plan_but_the_baseline_is(
+    planned: Planned,
+) -> None:
+    first = planned("adamw", "sgd", "adamcm")
+    again = planned("adamw", "adamcm", "sgd").continues(first, seen=True)
+    assert (again.plan, again.earlier_plans) == (first.plan, ())
+    other = planned("sgd", "adamw", "adamcm").continues(first, seen=True)
+    assert other.earlier_plans == (first.plan,)
+
+
+def test_an_optimizer_whose_source_was_edited_is_another(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    plans = []
+    for factor in (1, 10):
+        (tmp_path / "edited_optimizer.py").write_text(
+            "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+            "    def __init__(self, params, lr=1e-3):\n"
+            f"        super().__init__(params, {factor} * lr)\n"
+        )
+        monkeypatch.delitem(sys.modules, "edited_optimizer", raising=False)
+        importlib.invalidate_caches()
+        plans.append(planned("adamw", "edited_optimizer:Mine").plan)
+    assert plans[0] != plans[1]
+
+
+def test_state_that_cannot_be_saved_is_refused_before_anything_is_trained(
+    planned: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "holds_a_function.py").write_text(
+        "import torch\n\n\nclass Mine(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr=1e-3):\n        super().__init__(params, lr)\n"
+        "        self.param_groups[0]['rule'] = lambda x: x\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="Mine cannot train toy: its state cannot be saved"):
+        planned("adamw", "holds_a_function:Mine")
 
 
 def test_what_a_user_says_is_shown_as_it_can_be_printed(planned: Planned) -> None:

@@ -10,7 +10,13 @@ import pytest
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import outcome, scores
-from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, load
+from steppe.compare.records.results import (
+    ContenderRecord,
+    Curvature,
+    MetricDescription,
+    RunCosts,
+    load,
+)
 from steppe.compare.records.summary import best_first, summarise
 
 
@@ -22,7 +28,7 @@ def test_a_row_holds_what_the_best_of_k_is_worth() -> None:
         outcome(0.94, test_loss=0.4, train_loss=0.0, costs=RunCosts(2.0, 40.0, 8.0, 200.0)),
     ]
     runs[2] = dataclasses.replace(runs[2], curvature=Curvature(0.03, 8.0, 6.0, 7.0, 38.0))
-    contender = Contender("adamw", defaults={"lr": 1e-3})
+    contender = ContenderRecord("adamw", defaults={"lr": 1e-3})
     (row,) = summarise(studies.study({"adamw": runs}, contenders=[contender]))
     assert (row.name, row.trials, row.diverged, row.broken_promises) == ("adamw", 3, 0, 0)
     assert row.score.mean == pytest.approx(92.0)
@@ -53,18 +59,18 @@ def test_a_contender_none_of_whose_trials_came_to_an_end_is_worth_the_worst() ->
     assert sgd.recommended == {}
     assert math.isnan(sgd.train_loss)
     assert math.isnan(sgd.sharpness.mean)
-    assert best_first([sgd, adamw], Metric())[0] == adamw
+    assert best_first([sgd, adamw], MetricDescription())[0] == adamw
 
 
 def test_a_metric_without_a_factor_stays_as_it_is() -> None:
-    metric = Metric("error", "", 1.0, higher_is_better=False)
+    metric = MetricDescription("error", "", 1.0, higher_is_better=False)
     (row,) = summarise(studies.study({"adamw": scores(0.25, 0.75, 0.5)}, metric=metric))
     assert row.score.mean == pytest.approx(0.5)
 
 
 def test_settings_in_the_outer_tenth_of_what_was_tried_are_flagged() -> None:
     space = {"lr": {"low": 1e-4, "high": 1e-1, "log": True}}
-    contender = Contender("adamw", space=space, defaults={"lr": 1e-3})
+    contender = ContenderRecord("adamw", space=space, defaults={"lr": 1e-3})
     tried = [{"lr": lr} for lr in (1e-3, 1e-2, 9e-3)]
     for best, flagged in ((1, ("lr",)), (0, ("lr",))):
         found = scores(*(0.9 if number == best else 0.5 for number in range(3)))

@@ -18,8 +18,8 @@ from helpers.synthetic_studies import outcome
 from steppe.compare.execution.study_registry import read_study, save_study
 from steppe.compare.execution.study_storage import open_storage
 from steppe.compare.execution.trial_queue import TrialQueue
-from steppe.compare.planning.study import Study
-from steppe.compare.records.results import Contender, Metric, StudyPlan, load
+from steppe.compare.planning.study import PlannedStudy
+from steppe.compare.records.results import ContenderRecord, MetricDescription, StudyPlan, load
 from steppe.compare.training.run import RunSettings
 
 pytestmark = pytest.mark.thorough
@@ -44,10 +44,10 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = directory / "home_made_optimizers.py"
     module.write_text(SOURCE)
     setup = RunSettings("digits", "mlp", None, "abc", epochs=2, steps_per_epoch=4, batch_size=16)
-    contenders = (Contender("adamw"), Contender(HOME_MADE))
+    contenders = (ContenderRecord("adamw"), ContenderRecord(HOME_MADE))
     plan = StudyPlan(budget=1, trials=3, family=(HOME_MADE,))
     command = "steppe compare digits"
-    study = Study(setup, plan, contenders, Metric(), facts=FACTS, command=command)
+    study = PlannedStudy(setup, plan, contenders, MetricDescription(), facts=FACTS, command=command)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(directory))
         storage = open_storage(str(directory), create=True)
@@ -240,7 +240,7 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "negative time": (
         lambda s: first(s)["outcome"]["costs"].update(seconds=-1.0),
-        "costs.seconds must be at least 0",
+        "costs.seconds must be from 0 to 1e+100, got -1.0",
     ),
     "density of null": (
         lambda s: first(s)["outcome"]["curvature"].update(density=[[1.0, None]]),

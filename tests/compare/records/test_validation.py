@@ -13,11 +13,11 @@ from steppe.compare.records.results import (
     DEFAULT,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Curvature,
     Epoch,
     FinalScores,
-    Metric,
+    MetricDescription,
     Outcome,
     RunCosts,
     SampleResults,
@@ -37,7 +37,7 @@ Edit = Callable[[StudyResults], StudyResults]
 
 def outcome(epochs: int) -> Outcome:
     curve = tuple(Epoch(1.0, 1.0, 0.5, 0.1, float(number)) for number in range(epochs))
-    final = FinalScores(0.1, 0.9, 0.2, 0.8, 0.3, 0.7)
+    final = FinalScores(0.1, 0.9, 0.2, 2 / 3, 0.375, 1.0)
     return Outcome(curve, False, final, Curvature(), RunCosts(1.0, 2.0, 8.0), SAMPLES)
 
 
@@ -46,9 +46,9 @@ def results() -> StudyResults:
     """Make a study of two searched contenders, one of double length, and one without a space."""
     plan = StudyPlan(budget=1, trials=3, family=("adamw+2epochs", "sgd"), repeats=2)
     contenders = (
-        Contender("adamw", space=SPACE, defaults={"lr": 1e-3}),
-        Contender("adamw+2epochs", space=SPACE, defaults={"lr": 1e-3}, epochs=2),
-        Contender("sgd", defaults={"lr": 0.1}),
+        ContenderRecord("adamw", space=SPACE, defaults={"lr": 1e-3}),
+        ContenderRecord("adamw+2epochs", space=SPACE, defaults={"lr": 1e-3}, epochs=2),
+        ContenderRecord("sgd", defaults={"lr": 0.1}),
     )
     first = {POOL: 0, DEFAULT: 100, RECOMMENDED: 200}
     return StudyResults(
@@ -63,7 +63,7 @@ def results() -> StudyResults:
             "test_samples": 2,
         },
         plan=plan,
-        metric=Metric(),
+        metric=MetricDescription(),
         versions={"torch": "2"},
         command="steppe compare toy",
         contenders=contenders,
@@ -128,6 +128,26 @@ def with_samples(index: int, **texts: str) -> Edit:
     return edit
 
 
+def with_final(index: int, **numbers: float) -> Edit:
+    def edit(results: StudyResults) -> StudyResults:
+        found = results.trials[index].outcome
+        assert found is not None
+        final = replace(found.final, **numbers)
+        return with_trial(index, outcome=replace(found, final=final))(results)
+
+    return edit
+
+
+def with_costs(index: int, **numbers: float) -> Edit:
+    def edit(results: StudyResults) -> StudyResults:
+        found = results.trials[index].outcome
+        assert found is not None
+        costs = replace(found.costs, **numbers)
+        return with_trial(index, outcome=replace(found, costs=costs))(results)
+
+    return edit
+
+
 def with_curve(index: int, epochs: int) -> Edit:
     return with_trial(index, outcome=outcome(epochs))
 
@@ -166,6 +186,9 @@ TRIALS: Sequence[tuple[Edit, str]] = [
     (with_trial(0, seed=-1), r"trials\[0\].seed must be at least 0, got -1"),
     (with_trial(0, outcome=None), r"trials\[0\].error must be why there is no outcome"),
     (with_trial(3, settings={"lr": math.nan}), r"trials\[3\].settings.lr must be a number"),
+    (with_trial(2, settings={}), r"trials\[2\].settings.lr must be there: it was searched"),
+    (with_trial(2, settings={"lr": -1.0}), r"trials\[2\].settings.lr must be > 0, got -1.0"),
+    (with_costs(1, gradients=1e307), r"trials\[1\].outcome.costs.gradients must be from 0 to"),
     (with_curve(0, 4), r"trials\[0\].outcome.curve must be of 2 epochs, got 4"),
     (with_curve(7, 2), r"trials\[7\].outcome.curve must be of 4 epochs, got 2"),
     (with_contender(1, epochs=0), r"contenders\[1\].epochs must be at least 1, got 0"),
@@ -188,6 +211,15 @@ SIZES: Sequence[tuple[Edit, str]] = [
         with_samples(16, validation_losses=pack_floats([0.5])),
         r"trials\[16\].outcome.samples.validation_losses must be of 3 samples, got 1",
     ),
+    (
+        with_samples(4, test_scores=pack_bits([1, 0])),
+        r"trials\[4\].outcome.samples.test_scores must be samples whose mean gives 1, got 0.5",
+    ),
+    (
+        with_final(2, validation_loss=0.5),
+        r"trials\[2\].outcome.samples.validation_losses must be samples whose mean gives 0.5",
+    ),
+    (with_final(2, test_score=5.0), r"trials\[2\].outcome.samples.test_scores must be samples"),
 ]
 
 

@@ -12,7 +12,7 @@ from steppe.compare.records.best_of_k import weights
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import (
     POOL,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyPlan,
     StudyResults,
@@ -157,7 +157,7 @@ def test_the_test_samples_share_is_computed_from_the_samples(
 
 def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
     """To first order: exp(mean) has the error exp(mean) · error of the mean."""
-    perplexity = Metric("perplexity", "", 1.0, higher_is_better=False)
+    perplexity = MetricDescription("perplexity", "", 1.0, False, of_mean="exp")
 
     def from_losses(outcome: Outcome) -> Outcome:
         final = outcome.final
@@ -165,20 +165,25 @@ def test_a_perplexity_has_the_share_of_its_losses(study: StudyResults) -> None:
             "validation_score": math.exp(final.validation_loss),
             "test_score": math.exp(final.test_loss),
         }
-        samples = replace(outcome.samples, validation_scores="", test_scores="")
+        samples = replace(
+            outcome.samples,
+            validation_scores=outcome.samples.validation_losses,
+            test_scores=outcome.samples.test_losses,
+        )
         return replace(outcome, final=replace(final, **scores), samples=samples)
 
     made = replace(changed(study, lambda trial: True, from_losses), metric=perplexity)
     found = Readings(made).difference("adamw+sam", "adamw", "score", 4)
-    total = np.zeros(500)
+    # The 600 samples are kept in stretches of two.
+    total = np.zeros(300)
     for name, sign in (("adamw+sam", 1), ("adamw", -1)):
         whole = [unpack(o.samples.test_losses) for o in ended(study, name)]
         worst = Readings(made).pool(name, "score").test.max()
         rows = [math.exp(losses.mean()) * losses for losses in whole]
         by_loss = np.argsort([o.final.validation_loss for o in ended(study, name)])
-        ranked = [rows[i] for i in by_loss] + [np.full(500, worst)] * (24 - len(rows))
+        ranked = [rows[i] for i in by_loss] + [np.full(300, worst)] * (24 - len(rows))
         total += sign * (weights(24, 4) @ np.array(ranked))
-    assert found.shares.test == pytest.approx(total.std(ddof=1) / math.sqrt(500))
+    assert found.shares.test == pytest.approx(total.std(ddof=1) / math.sqrt(300))
     assert found.shares.validation > 0
 
 

@@ -16,7 +16,7 @@ import pytest
 from helpers import synthetic_studies as studies
 from helpers.browser import browser
 from helpers.realistic_study import EPOCHS, realistic
-from steppe.compare.records.results import Curvature, Metric, StudyResults, load
+from steppe.compare.records.results import Curvature, MetricDescription, StudyResults, load
 from steppe.compare.records.summary import common_train_loss, curvature_at
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.page import page, write_page
@@ -532,7 +532,7 @@ def test_names_and_errors_are_shown_and_never_obeyed(show: Callable[..., Any]) -
         command="steppe compare '<script>'",
         author="<script>",
         note="</p><b>",
-        metric=Metric("<b>bleu</b>", "<u>", 1.0),
+        metric=MetricDescription("<b>bleu</b>", "<u>", 1.0),
     )
     *others, last = results.trials
     results = replace(results, trials=(*others, replace(last, error=error)))
@@ -673,7 +673,7 @@ SHAPES = {
     "lower is better": (
         studies.study(
             {"adamw": studies.scores(9.0, 9.1, 9.2), "sgd": studies.scores(8.0, 8.2, 8.2)},
-            metric=Metric("perplexity", "", 1.0, higher_is_better=False),
+            metric=MetricDescription("perplexity", "", 1.0, higher_is_better=False),
         ),
         "test perplexity −0.967",
     ),

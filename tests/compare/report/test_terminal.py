@@ -9,7 +9,13 @@ from rich.console import Console
 from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from helpers.synthetic_studies import diverged, outcome, scores
-from steppe.compare.records.results import Contender, Curvature, Metric, RunCosts, StudyResults
+from steppe.compare.records.results import (
+    ContenderRecord,
+    Curvature,
+    MetricDescription,
+    RunCosts,
+    StudyResults,
+)
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.terminal import print_report
 
@@ -115,7 +121,7 @@ def test_controls_are_read_beside_what_they_control(whole: str) -> None:
 
 
 def test_of_an_error_the_lowest_comes_first() -> None:
-    metric = Metric("error", "", 1.0, higher_is_better=False)
+    metric = MetricDescription("error", "", 1.0, higher_is_better=False)
     made = {"adamw": scores(0.9, 0.8, 0.9), "sgd": scores(0.2, 0.1, 0.2)}
     text = printed(studies.study(made, metric=metric))
     board = text[text.index("What the best") :]
@@ -221,7 +227,7 @@ def test_of_a_text_the_tokens_are_told() -> None:
 
 
 def test_contenders_without_a_space_have_no_settings() -> None:
-    contenders = [Contender("adamw", defaults={"lr": 1e-3}), Contender("sgd")]
+    contenders = [ContenderRecord("adamw", defaults={"lr": 1e-3}), ContenderRecord("sgd")]
     made = {"adamw": scores(0.9, 0.8, 0.7), "sgd": scores(0.9, 0.7, 0.8)}
     text = printed(studies.study(made, contenders=contenders))
     table = text[text.index("Recommended settings") :]

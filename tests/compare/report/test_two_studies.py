@@ -12,7 +12,7 @@ from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from steppe._shared.statistics import Interval
 from steppe.compare.records.best_of_k import degrees_of_freedom
-from steppe.compare.records.results import Metric
+from steppe.compare.records.results import MetricDescription
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.two_studies import (
     StudyComparison,
@@ -139,9 +139,12 @@ def test_budgets_may_differ(found: StudyComparison) -> None:
     ("changes", "complaint"),
     [
         ({"task": "digits"}, "one task to be compared, got fashion-mnist and digits"),
-        ({"metric": Metric("error")}, "one metric to be compared, got accuracy and error"),
-        ({"metric": Metric(unit="")}, "one unit to be compared, got % and"),
-        ({"metric": Metric(higher_is_better=False)}, "one direction to be compared"),
+        (
+            {"metric": MetricDescription("error")},
+            "one metric to be compared, got accuracy and error",
+        ),
+        ({"metric": MetricDescription(unit="")}, "one unit to be compared, got % and"),
+        ({"metric": MetricDescription(higher_is_better=False)}, "one direction to be compared"),
         ({"trials": ()}, "must be finished to be compared: trials of fashion-mnist-00000001"),
     ],
 )

@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from helpers.process_group import join, leave, results_of_two
+from helpers.training_runs import train_on
 from steppe._shared.recipes import find_recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, TensorSamples
 from steppe.compare.models.image_models import find_model
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import Epoch, Outcome
-from steppe.compare.tasks import Size, Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import Size, TaskMaker
 from steppe.compare.training.run import Run, RunContext, RunSettings
-from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
 
@@ -35,26 +35,26 @@ def even_data() -> Data:
         TensorSamples(x, y)
         for x, y in zip(inputs.split([24, 9, 8]), targets.split([24, 9, 8]), strict=True)
     )
-    return Data(train, train, validation, test, "even")
+    return Data(train, validation, test, fingerprint="even")
 
 
 @contextmanager
 def even_runs() -> Iterator[list[Run]]:
     """Offer a run with each optimizer, batches in parts and gradients clipped."""
     size = Size("mlp", epochs=3, batch_size=8)
-    task = Task("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
-    tasks.TASKS["even"] = task
+    task = TaskMaker("even", even_data, lambda name: find_model(name)((1, 8, 8), 2), size, size)
+    makers.TASKS["even"] = task
     setup = RunSettings("even", "mlp", None, "even", 3, 3, 8, accumulate=2, clip=0.5)
     settings = {"lr": 0.01, "weight_decay": 0.1, "rho": 0.05, "switch": 0.3}
     try:
         yield [Run(setup, find_recipe(name), settings, 0, curvature="full") for name in NAMES]
     finally:
-        del tasks.TASKS["even"]
+        del makers.TASKS["even"]
 
 
 def outcomes(out: Path) -> list[Outcome]:
     with even_runs() as runs:
-        return [train(run, even_data(), RunContext(out)) for run in runs]
+        return [train_on(run, even_data(), RunContext(out)) for run in runs]
 
 
 def disturbed(out: Path) -> list[float]:
@@ -65,8 +65,8 @@ def disturbed(out: Path) -> list[float]:
 
     with even_runs() as runs:
         with pytest.raises(KeyboardInterrupt):
-            train(runs[0], even_data(), RunContext(out), stop)
-        return [e.train_loss for e in train(runs[0], even_data(), RunContext(out)).curve]
+            train_on(runs[0], even_data(), RunContext(out), stop)
+        return [e.train_loss for e in train_on(runs[0], even_data(), RunContext(out)).curve]
 
 
 # One test, since each worker of a parallel run would start processes of its own.
@@ -97,7 +97,7 @@ def test_processes_that_would_have_no_sample_to_evaluate_are_too_many(tmp_path: 
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=9)
     message = "one of validation and test for each of 9 processes, got 8"
     with even_runs() as runs, pytest.raises(ValueError, match=message):
-        train(runs[0], even_data(), RunContext(tmp_path / "out"), accelerator=accelerator)
+        train_on(runs[0], even_data(), RunContext(tmp_path / "out"), accelerator=accelerator)
     assert not (tmp_path / "out").exists()
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.training_runs import train_on
 from steppe._shared.files import write_whole
 from steppe._shared.recipes import find_recipe
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
-from steppe.compare.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def test_a_run_leaves_its_model_and_its_optimizer(
     make_run, toy_task, toy_data, context: RunContext
 ) -> None:
     run = make_run("adamcm", seed=3)
-    outcome = train(run, toy_data, context)
+    outcome = train_on(run, toy_data, context)
     path = checkpoint.checkpoint_path(context.out, run)
     assert path.name.startswith("toy-adamcm-pool-seed3-")
     content = checkpoint.load(path, CPU)
@@ -42,7 +42,7 @@ def test_nothing_unfinished_is_left(make_run, toy_data, context: RunContext) -> 
     run = make_run()
     unfinished = checkpoint.progress_path(context.out, run)
     seen = []
-    train(run, toy_data, context, lambda number, epoch: seen.append(unfinished.is_file()))
+    train_on(run, toy_data, context, lambda number, epoch: seen.append(unfinished.is_file()))
     assert seen == [True, True]
     assert not list(unfinished.parent.iterdir())
     assert len(list((context.out / "checkpoints").iterdir())) == 1
@@ -54,7 +54,7 @@ def test_only_a_run_that_is_measured_in_full_leaves_its_model(
 ) -> None:
     """Of hundreds of trials nobody wants to keep the weights."""
     run = make_run(curvature=curvature)
-    train(run, toy_data, context)
+    train_on(run, toy_data, context)
     left = [path for path in context.out.rglob("*") if path.is_file()]
     kept = [checkpoint.checkpoint_path(context.out, run)] if curvature == "full" else []
     assert left == kept
@@ -62,7 +62,7 @@ def test_only_a_run_that_is_measured_in_full_leaves_its_model(
 
 def test_a_run_that_diverged_leaves_none(make_run, toy_data, context: RunContext) -> None:
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
-    assert train(run, toy_data, context).diverged
+    assert train_on(run, toy_data, context).diverged
     assert not [path for path in context.out.rglob("*") if path.is_file()]
 
 

@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.training_runs import by_hand, numbers, seeds
+from helpers.training_runs import by_hand, numbers, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, measure_quickly
 from steppe.compare.records.results import Outcome
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 CPU = torch.device("cpu")
@@ -36,7 +35,7 @@ def saved(run: Run, context: RunContext) -> dict[str, Any]:
     return checkpoint.load(checkpoint.checkpoint_path(context.out, run), CPU)
 
 
-def start(run: Run, task: Task) -> nn.Module:
+def start(run: Run, task: TaskMaker) -> nn.Module:
     torch.manual_seed(seeds(run, -1))
     return task.make(run.run_settings.model)
 
@@ -51,7 +50,7 @@ def check_epochs(outcome: Outcome, expected: Iterator[tuple[float, float, float]
 def check_final(outcome: Outcome, model: nn.Module, data: Data) -> None:
     final = outcome.final
     for found, samples in (
-        ((final.train_loss, final.train_score), data.plain),
+        ((final.train_loss, final.train_score), data.train),
         ((final.validation_loss, final.validation_score), data.validation),
         ((final.test_loss, final.test_score), data.test),
     ):
@@ -60,12 +59,12 @@ def check_final(outcome: Outcome, model: nn.Module, data: Data) -> None:
 
 @pytest.mark.usefixtures("toy_curvature")
 def test_an_average_is_that_of_a_loop_in_float64(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext
 ) -> None:
     """350 steps, so a window of round(3.5) = 4; with running statistics, which are averaged too."""
     settings = {"lr": 0.05, "weight_decay": 0.1}
     run = make_run("adamw+ema", settings=settings, model="noisy", epochs=70, schedule="cosine")
-    outcome = train(run, toy_data, context)
+    outcome = train_on(run, toy_data, context)
     model, averaged = start(run, toy_task), toy_task.make("noisy")
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
     average: dict[str, Tensor] = {}
@@ -95,7 +94,7 @@ def test_an_average_is_that_of_a_loop_in_float64(
         torch.testing.assert_close(content[name].double(), value.double(), rtol=1e-4, atol=1e-5)
     assert content["body.1.num_batches_tracked"] == 350
     # Its curvature is measured, with the preconditioner that the run ended with.
-    batches = [(toy_data.plain.inputs, toy_data.plain.targets)]
+    batches = [(toy_data.train.inputs, toy_data.train.targets)]
     curvature = measure_quickly(averaged, F.cross_entropy, batches)
     assert outcome.curvature.largest == pytest.approx(curvature.largest, rel=0.02)
     assert outcome.curvature.sharpness == pytest.approx(curvature.sharpness, rel=1e-3)
@@ -108,23 +107,25 @@ def test_a_short_runs_average_is_its_last_weights(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """Ten steps have a window of one."""
-    averaged = train(make_run("adamw+ema", model="noisy"), toy_data, context)
-    assert numbers(averaged) == numbers(train(make_run("adamw", model="noisy"), toy_data, context))
+    averaged = train_on(make_run("adamw+ema", model="noisy"), toy_data, context)
+    assert numbers(averaged) == numbers(
+        train_on(make_run("adamw", model="noisy"), toy_data, context)
+    )
 
 
 def test_an_averages_memory_counts(make_run: MakeRun, toy_data: Data, context: RunContext) -> None:
-    costs = [train(make_run(name), toy_data, context).costs for name in ("adamw", "adamw+ema")]
+    costs = [train_on(make_run(name), toy_data, context).costs for name in ("adamw", "adamw+ema")]
     assert costs[1].state_bytes == pytest.approx(costs[0].state_bytes + 4)
 
 
 def test_schedule_free_is_its_package_used_by_hand(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext
 ) -> None:
     """No schedule and no warm-up of the study, its own warm-up of 2 % of 150 steps."""
     settings = {"lr": 0.05, "weight_decay": 0.1}
     changes = {"epochs": 30, "schedule": "cosine", "warmup": 0.5}
     run = make_run("schedule-free", settings=settings, model="noisy", **changes)
-    outcome = train(run, toy_data, context)
+    outcome = train_on(run, toy_data, context)
     model = start(run, toy_task)
     optimizer = schedulefree.AdamWScheduleFree(model.parameters(), **settings, warmup_steps=3)
 
@@ -191,7 +192,7 @@ def test_any_optimizer_with_modes_is_switched_around_training(
         assert progress["model"]["1.bias"].min() > 90
         Modal.events.append("saved")
 
-    train(run, toy_data, context, note)
+    train_on(run, toy_data, context, note)
     assert Modal.events == ["train", *["step"] * 5, "eval", "saved"] * 2
     assert saved(run, context)["model"]["1.bias"].min() > 90
 
@@ -204,7 +205,7 @@ def test_twice_the_epochs_is_a_run_that_was_planned_so(
     changes = {"model": "noisy", "schedule": "cosine", "warmup": 0.2}
     doubled = make_run(f"{name}+2epochs", epochs=3, **changes)
     planned = make_run(name, epochs=6, **changes)
-    found, expected = (train(run, toy_data, context) for run in (doubled, planned))
+    found, expected = (train_on(run, toy_data, context) for run in (doubled, planned))
     assert numbers(found) == numbers(expected)
     assert found.costs.gradients == expected.costs.gradients
     assert saved(doubled, context)["steps"] == 30
@@ -224,11 +225,11 @@ def test_gradients_are_counted(
     make_run: MakeRun, toy_data: Data, context: RunContext, name: str, expected: int, parts: int
 ) -> None:
     run = make_run(name, accumulate=parts)
-    assert train(run, toy_data, context).costs.gradients == expected
+    assert train_on(run, toy_data, context).costs.gradients == expected
 
 
 def test_lbfgs_is_charged_for_every_gradient(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext,
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     calls: list[int] = []
@@ -240,7 +241,7 @@ def test_lbfgs_is_charged_for_every_gradient(
         return F.cross_entropy(outputs, targets)
 
     monkeypatch.setitem(
-        tasks.TASKS, "toy", replace(toy_task, loss=loss, curvature=DEFAULT_CURVATURE)
+        makers.TASKS, "toy", replace(toy_task, loss=loss, curvature=DEFAULT_CURVATURE)
     )
-    outcome = train(make_run("lbfgs"), toy_data, context)
+    outcome = train_on(make_run("lbfgs"), toy_data, context)
     assert outcome.costs.gradients == len(calls) > 10

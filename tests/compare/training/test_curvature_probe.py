@@ -8,14 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.training_runs import KillError, killed_after, numbers
+from helpers.training_runs import KillError, killed_after, numbers, train_on
 from steppe.compare.data.datasets import Data
 from steppe.compare.metrics.curvature import measure_quickly
 from steppe.compare.records.results import Curvature, Epoch
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.usefixtures("toy_curvature")
 
@@ -32,7 +31,7 @@ def probed(curve: tuple[Epoch, ...]) -> list[int]:
 def test_a_run_has_as_much_curvature_as_it_asks_for(
     make_run: MakeRun, toy_data: Data, context: RunContext, extent: str
 ) -> None:
-    outcome = train(make_run(curvature=extent), toy_data, context)
+    outcome = train_on(make_run(curvature=extent), toy_data, context)
     found = outcome.curvature
     measured = {
         "none": set(),
@@ -50,7 +49,9 @@ def test_measuring_changes_nothing_of_the_run(
 ) -> None:
     """To the last bit, with random layers and running statistics."""
     outcomes = [
-        train(make_run("adamcm+sam", model="noisy", epochs=3, curvature=extent), toy_data, context)
+        train_on(
+            make_run("adamcm+sam", model="noisy", epochs=3, curvature=extent), toy_data, context
+        )
         for extent in ("none", "quick", "full")
     ]
     bare = []
@@ -74,7 +75,7 @@ def test_measuring_changes_nothing_of_the_run(
 def test_a_dozen_epochs_at_most_are_measured_and_always_the_last(
     make_run: MakeRun, toy_data: Data, context: RunContext, epochs: int, expected: list[int]
 ) -> None:
-    outcome = train(make_run("sgd", epochs=epochs), toy_data, context)
+    outcome = train_on(make_run("sgd", epochs=epochs), toy_data, context)
     assert probed(outcome.curve) == expected
     last = outcome.curve[-1]
     assert last.probe_loss == pytest.approx(outcome.final.train_loss, rel=1e-5)
@@ -84,7 +85,7 @@ def test_a_dozen_epochs_at_most_are_measured_and_always_the_last(
 
 @pytest.mark.parametrize("name", ["adamw", "adamw+2epochs"])
 def test_what_is_measured_along_the_way_is_that_epochs_model(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext, name: str
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext, name: str
 ) -> None:
     """Against the weights that each epoch has saved."""
     run = make_run(name, model="noisy", epochs=6, settings={"lr": 0.02})
@@ -94,14 +95,14 @@ def test_what_is_measured_along_the_way_is_that_epochs_model(
         progress = checkpoint.read(checkpoint.progress_path(context.out, run), CPU)
         saved.append(progress["model"])
 
-    curve = train(run, toy_data, context, keep).curve
+    curve = train_on(run, toy_data, context, keep).curve
     assert probed(curve) == ([1, 3, 5, 7, 9, 11] if "2epochs" in name else [0, 1, 2, 3, 4, 5])
-    batches = [(toy_data.plain.inputs, toy_data.plain.targets)]
+    batches = [(toy_data.train.inputs, toy_data.train.targets)]
     for number in probed(curve):
         model = toy_task.make("noisy").eval()
         model.load_state_dict(saved[number])
         with torch.no_grad():
-            loss = F.cross_entropy(model(toy_data.plain.inputs), toy_data.plain.targets)
+            loss = F.cross_entropy(model(toy_data.train.inputs), toy_data.train.targets)
         quick = measure_quickly(model, F.cross_entropy, batches)
         assert curve[number].probe_loss == pytest.approx(loss.item(), rel=1e-5)
         assert curve[number].sharpness == pytest.approx(quick.sharpness, rel=1e-3)
@@ -112,11 +113,11 @@ def test_a_resumed_run_keeps_what_was_measured_before(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     run = make_run("adamw", model="noisy", epochs=5)
-    whole = train(run, toy_data, replace(context, out=context.out / "whole"))
+    whole = train_on(run, toy_data, replace(context, out=context.out / "whole"))
     for epoch in (1, 3):
         with pytest.raises(KillError):
-            train(run, toy_data, context, killed_after(epoch, []))
-    resumed = train(run, toy_data, context)
+            train_on(run, toy_data, context, killed_after(epoch, []))
+    resumed = train_on(run, toy_data, context)
     assert probed(resumed.curve) == list(range(5))
     assert numbers(resumed) == numbers(whole)
 
@@ -124,6 +125,6 @@ def test_a_resumed_run_keeps_what_was_measured_before(
 def test_under_autocast_only_the_end_is_measured(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
-    outcome = train(make_run(precision="bf16"), toy_data, context)
+    outcome = train_on(make_run(precision="bf16"), toy_data, context)
     assert probed(outcome.curve) == []
     assert outcome.curvature.trace > 0

@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.training_runs import by_hand, seeds
+from helpers.training_runs import by_hand, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 # Of the last layer: 3·2 weights and 2 biases.
@@ -33,8 +32,8 @@ def half_frozen(name: str) -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def _frozen_task(toy_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, make=half_frozen))
+def _frozen_task(toy_task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, make=half_frozen))
 
 
 def start(run: Run) -> nn.Module:
@@ -43,7 +42,7 @@ def start(run: Run) -> nn.Module:
 
 
 def weights_after(run: Run, data: Data, context: RunContext) -> dict[str, Tensor]:
-    train(run, data, context)
+    train_on(run, data, context)
     path = checkpoint.checkpoint_path(context.out, run)
     found: dict[str, Tensor] = checkpoint.load(path, torch.device("cpu"))["model"]
     return found
@@ -64,7 +63,7 @@ def test_an_optimizer_gets_the_trained_parameters_alone(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     Noted.sizes = []
-    train(replace(make_run(), recipe=Recipe("noted", Noted)), toy_data, context)
+    train_on(replace(make_run(), recipe=Recipe("noted", Noted)), toy_data, context)
     assert Noted.sizes == [[6, 2]]
 
 
@@ -108,7 +107,7 @@ def test_memory_is_counted_by_trained_parameter(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """Two moments in fp32, and a 4-byte step for each of the two tensors."""
-    costs = train(make_run("adamw"), toy_data, context).costs
+    costs = train_on(make_run("adamw"), toy_data, context).costs
     assert costs.state_bytes == pytest.approx(8.0 + 2 * 4 / TRAINED)
 
 
@@ -117,16 +116,16 @@ def test_curvature_is_that_of_what_is_trained(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     run = make_run("sgd", settings={"lr": 0.3})
-    curvature = train(run, toy_data, context).curvature
+    curvature = train_on(run, toy_data, context).curvature
     model = half_frozen("")
     path = checkpoint.checkpoint_path(context.out, run)
     model.load_state_dict(checkpoint.load(path, torch.device("cpu"))["model"])
     with torch.no_grad():
-        features = model[:3](toy_data.plain.inputs).double()
+        features = model[:3](toy_data.train.inputs).double()
 
     def loss(vector: Tensor) -> Tensor:
         outputs = features @ vector[:6].view(2, 3).T + vector[6:]
-        return F.cross_entropy(outputs, toy_data.plain.targets)
+        return F.cross_entropy(outputs, toy_data.train.targets)
 
     end = torch.cat([p.detach().flatten() for p in model[3].parameters()]).double()
     H = torch.autograd.functional.hessian(loss, end).numpy()

@@ -7,7 +7,7 @@ import pytest
 from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
-from steppe.compare.tasks import find_task
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
@@ -23,10 +23,10 @@ def test_digits_are_learnt_alike_in_every_format(
     """
     names = [name, f"{name}-bf16", f"{name}-int8"]
     study = plan_study("digits", StudyOptions(names, epochs=4), USUAL, context)
-    data = find_task("digits").data()
+    loaded = find_task("digits").task().load()
     defaults = {each.name: each.defaults for each in study.contenders}
     full, *rounded = (
-        train(Run(study.setup, find_recipe(each), defaults[each], seed=0), data, context)
+        train(Run(study.setup, find_recipe(each), defaults[each], seed=0), loaded, context)
         for each in names
     )
     assert full.final.test_loss < 0.5 * math.log(10)  # half of what guessing gives

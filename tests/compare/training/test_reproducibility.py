@@ -1,8 +1,10 @@
 """Runs compute the same numbers each time, and leave torch as they have found it."""
 
 import os
+import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,9 @@ def settings() -> tuple[object, ...]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.get_rng_state().tolist(),
+        torch.get_default_dtype(),
+        np.random.get_state()[1].tolist(),  # noqa: NPY002
+        random.getstate(),
         dict(os.environ),
     )
 
@@ -33,6 +38,9 @@ def fail_within(context: RunContext) -> None:
         # What only cuBLAS reads is set for GPUs alone.
         assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
         torch.rand(3)
+        np.random.rand(3)  # noqa: NPY002
+        random.random()
+        torch.set_default_dtype(torch.float64)
         raise KeyError
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from helpers.training_runs import train_on
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import RunContext
-from steppe.compare.training.train import train
 
 pytest.importorskip("tensorboard")
 
@@ -29,7 +29,7 @@ def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
 def test_tensorboard_has_every_epoch_of_every_run(make_run, toy_data, tmp_path: Path) -> None:
     context = RunContext(tmp_path, track="tensorboard")
     runs = [make_run("adamw", 0), make_run("sgd", 1)]
-    outcomes = [train(run, toy_data, context) for run in runs]
+    outcomes = [train_on(run, toy_data, context) for run in runs]
     for run, outcome in zip(runs, outcomes, strict=True):
         found = scalars(tmp_path / "logs" / run.label)
         for name in ("train_loss", "validation_loss", "validation_score", "lr"):
@@ -83,7 +83,7 @@ def test_wandb_gets_a_project_for_the_task_and_a_name_for_the_run(
 
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.WANDB])
     run = make_run("adamw", 3)
-    outcome = train(run, toy_data, RunContext(context.out, track="wandb"))
+    outcome = train_on(run, toy_data, RunContext(context.out, track="wandb"))
     for _, values in wandb.logged:
         assert_no_test(values)
         # What was not measured is not logged.

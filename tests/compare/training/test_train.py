@@ -11,15 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds, train_on
 from steppe._shared.recipes import Recipe
-from steppe.compare import tasks
 from steppe.compare.data.datasets import Data, Samples
-from steppe.compare.tasks import Task
+from steppe.compare.tasks import makers
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint, evaluated_weights
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 
 MakeRun = Callable[..., Run]
 
@@ -54,7 +53,7 @@ def test_an_optimizer_that_does_not_call_the_closure_is_refused_by_name(
 ) -> None:
     run = replace(make_run(), recipe=Recipe("ignores", IgnoresClosure))
     with pytest.raises(TypeError, match=r"IgnoresClosure.step\(closure\) must call closure"):
-        train(run, toy_data, context)
+        train_on(run, toy_data, context)
 
 
 def spied(run: Run, **changes: Any) -> Run:
@@ -81,7 +80,7 @@ def evaluated(model: nn.Module, samples: Samples) -> tuple[float, float]:
 )
 @pytest.mark.parametrize("network", ["linear", "noisy"])
 def test_a_run_is_a_plain_loop_of_torch(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext,
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext,
     name: str, cls, settings: dict[str, float], changes: dict[str, Any], network: str,
 ) -> None:  # fmt: skip
     """The same start and batches, and every number of the run, without Accelerate or steppe.
@@ -94,7 +93,7 @@ def test_a_run_is_a_plain_loop_of_torch(
     settings = {"weight_decay": 0.0, **settings}
     run = make_run(name, 4, settings=settings, model=network, epochs=3, **changes)
     seen = []
-    outcome = train(run, toy_data, context, lambda number, epoch: seen.append((number, epoch)))
+    outcome = train_on(run, toy_data, context, lambda number, epoch: seen.append((number, epoch)))
 
     torch.manual_seed(seeds(run, -1))
     model = toy_task.make(network)
@@ -138,7 +137,7 @@ def test_a_run_is_a_plain_loop_of_torch(
         assert seen[epoch] == (epoch, found)
     final = outcome.final
     for part, samples in (
-        ((final.train_loss, final.train_score), toy_data.plain),
+        ((final.train_loss, final.train_score), toy_data.train),
         ((final.validation_loss, final.validation_score), toy_data.validation),
         ((final.test_loss, final.test_score), toy_data.test),
     ):
@@ -151,10 +150,10 @@ def test_the_same_seed_gives_the_same_numbers(
     make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     torch.manual_seed(11)
-    first = train(make_run(name, model="noisy"), toy_data, context)
+    first = train_on(make_run(name, model="noisy"), toy_data, context)
     torch.manual_seed(12)
-    assert numbers(train(make_run(name, model="noisy"), toy_data, context)) == numbers(first)
-    assert numbers(train(make_run(name, 1, model="noisy"), toy_data, context)) != numbers(first)
+    assert numbers(train_on(make_run(name, model="noisy"), toy_data, context)) == numbers(first)
+    assert numbers(train_on(make_run(name, 1, model="noisy"), toy_data, context)) != numbers(first)
     assert len(first.curve) == 2
 
 
@@ -165,13 +164,13 @@ def test_every_optimizer_gets_the_same_start_and_the_same_batches(
     seen = []
     for name in ("adamw", "sgd"):
         torch.rand(5)  # what was drawn before must not matter
-        train(spied(make_run(name)), toy_data, context)
+        train_on(spied(make_run(name)), toy_data, context)
         seen.append(torch.stack([*Spy.weights, *Spy.gradients]))
     assert torch.equal(seen[0], seen[1])
     # 2 epochs of ⌈21/5⌉ batches; each epoch has an order of its own
     assert len(Spy.gradients) == 10
     assert not torch.equal(Spy.gradients[0], Spy.gradients[5])
-    train(spied(make_run(seed=1)), toy_data, context)
+    train_on(spied(make_run(seed=1)), toy_data, context)
     assert not torch.equal(torch.stack([*Spy.weights, *Spy.gradients]), seen[0])
 
 
@@ -191,16 +190,16 @@ def test_the_test_set_is_looked_at_once_at_the_end(
             return self
 
     counted = replace(toy_data, test=Counted())
-    train(make_run(), counted, context, lambda number, epoch: looks.append(-1))
+    train_on(make_run(), counted, context, lambda number, epoch: looks.append(-1))
     assert looks == [-1, -1, *range(len(toy_data.test))]
 
 
 def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, context: RunContext) -> None:
     run = make_run("adam+warmup", settings={"lr": 1.0, "switch": 0.4})
-    train(spied(run, warmup=True), toy_data, context)
+    train_on(spied(run, warmup=True), toy_data, context)
     assert Spy.rates == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
     cosine = make_run(schedule="cosine", settings={"lr": 2.0})
-    train(spied(cosine), toy_data, context)
+    train_on(spied(cosine), toy_data, context)
     assert Spy.rates == pytest.approx(
         [2.0 * (1e-3 + 0.999 * (1 + math.cos(math.pi * t / 10)) / 2) for t in range(10)]
     )
@@ -211,9 +210,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
     make_run: MakeRun, toy_data: Data, context: RunContext, parts: int
 ) -> None:
     """Batches of 5, and one of 1, do not divide evenly."""
-    whole = train(spied(make_run()), toy_data, context)
+    whole = train_on(spied(make_run()), toy_data, context)
     expected = torch.stack(Spy.gradients)
-    found = train(spied(make_run(accumulate=parts)), toy_data, context)
+    found = train_on(spied(make_run(accumulate=parts)), toy_data, context)
     torch.testing.assert_close(torch.stack(Spy.gradients), expected, rtol=1e-5, atol=1e-7)
     assert found.curve[0].train_loss == pytest.approx(whole.curve[0].train_loss, rel=1e-6)
 
@@ -221,10 +220,10 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(
 def test_clipping_bounds_the_norm_and_keeps_the_direction(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
-    train(spied(make_run()), toy_data, context)
+    train_on(spied(make_run()), toy_data, context)
     free = torch.stack(Spy.gradients)
     bound = free.norm(dim=1).median().item()
-    train(spied(make_run(clip=bound, accumulate=2)), toy_data, context)
+    train_on(spied(make_run(clip=bound, accumulate=2)), toy_data, context)
     clipped = torch.stack(Spy.gradients)
     lengths = free.norm(dim=1, keepdim=True)
     assert (lengths > bound).any()
@@ -236,8 +235,8 @@ def test_bfloat16_is_for_training_and_not_for_curvature(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     settings = {"lr": 1e-30, "weight_decay": 0.0}  # stays where it starts
-    full = train(make_run("sgd", settings=settings), toy_data, context)
-    half = train(make_run("sgd", settings=settings, precision="bf16"), toy_data, context)
+    full = train_on(make_run("sgd", settings=settings), toy_data, context)
+    half = train_on(make_run("sgd", settings=settings, precision="bf16"), toy_data, context)
     assert half.final.train_loss == pytest.approx(full.final.train_loss, rel=1e-2)
     assert half.final.train_loss != full.final.train_loss
     assert half.curvature == full.curvature
@@ -257,9 +256,9 @@ def test_float16_is_scaled_and_clipped_and_unscaled_once(
     make_run: MakeRun, toy_data: Data, context: RunContext, name: str
 ) -> None:
     run = make_run(name, settings={"lr": 0.3, "weight_decay": 0.0}, clip=0.3, epochs=4)
-    expected = train(run, toy_data, context)
+    expected = train_on(run, toy_data, context)
     accelerator = in_half(run, context, init_scale=2.0**10)
-    found = train(run, toy_data, context, accelerator=accelerator)
+    found = train_on(run, toy_data, context, accelerator=accelerator)
     assert accelerator.scaler.get_scale() == 2.0**10
     for one, other in zip(found.curve, expected.curve, strict=True):
         assert one.train_loss == pytest.approx(other.train_loss, rel=1e-3)
@@ -270,7 +269,7 @@ def test_float16_is_scaled_and_clipped_and_unscaled_once(
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sgd+sam", 2)])
 def test_sam_takes_two_passes_per_step(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext, monkeypatch,
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext, monkeypatch,
     name: str, passes: int,
 ) -> None:  # fmt: skip
     calls: list[bool] = []
@@ -280,9 +279,9 @@ def test_sam_takes_two_passes_per_step(
         calls.append(torch.is_grad_enabled())
         return F.cross_entropy(outputs, targets)
 
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, loss=loss))
     run = make_run(name, epochs=1, curvature="none")
-    train(run, toy_data, context, lambda *_: during.append(sum(calls)))
+    train_on(run, toy_data, context, lambda *_: during.append(sum(calls)))
     assert during == [5 * passes]
 
 
@@ -298,7 +297,7 @@ def test_training_lowers_the_loss(
 ) -> None:
     settings = {} if name in ("lbfgs", "rprop") else {"lr": 0.05}
     run = make_run(name, epochs=12, settings=settings, curvature="none")
-    outcome = train(run, toy_data, context)
+    outcome = train_on(run, toy_data, context)
     losses = [epoch.train_loss for epoch in outcome.curve]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -308,7 +307,7 @@ def test_a_run_that_diverges_ends_there_and_says_so(
 ) -> None:
     seen = []
     run = make_run("sgd", settings={"lr": 1e38}, epochs=5)
-    outcome = train(run, toy_data, context, lambda number, epoch: seen.append(number))
+    outcome = train_on(run, toy_data, context, lambda number, epoch: seen.append(number))
     assert outcome.diverged
     assert len(outcome.curve) == len(seen) < 5
     assert math.isnan(outcome.curvature.sharpness)
@@ -316,14 +315,14 @@ def test_a_run_that_diverges_ends_there_and_says_so(
 
 
 def test_a_gradient_that_is_not_finite_costs_the_curvature_only(
-    make_run: MakeRun, toy_task: Task, toy_data: Data, context: RunContext, monkeypatch
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, context: RunContext, monkeypatch
 ) -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         """Finite, while the derivative of the square root at 0 times 0 is NaN."""
         return F.cross_entropy(outputs, targets) + (0 * outputs).sum().sqrt()
 
-    monkeypatch.setitem(tasks.TASKS, "toy", replace(toy_task, loss=loss))
-    outcome = train(spied(make_run()), toy_data, context)
+    monkeypatch.setitem(makers.TASKS, "toy", replace(toy_task, loss=loss))
+    outcome = train_on(spied(make_run()), toy_data, context)
     assert not outcome.diverged
     assert len(outcome.curve) == 2
     assert math.isnan(outcome.curvature.sharpness)
@@ -335,14 +334,14 @@ def test_stability_is_that_of_the_lr_before_its_schedule(
 ) -> None:
     """Where the cosine ends, at a thousandth of lr, everything would be stable."""
     run = make_run("sgd", settings={"lr": 0.1}, schedule="cosine")
-    assert train(run, toy_data, context).curvature.threshold == pytest.approx(2 / 0.1)
+    assert train_on(run, toy_data, context).curvature.threshold == pytest.approx(2 / 0.1)
 
 
 @pytest.mark.usefixtures("toy_curvature")
 def test_a_model_with_running_statistics_has_a_curvature(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
-    curvature = train(make_run(model="noisy"), toy_data, context).curvature
+    curvature = train_on(make_run(model="noisy"), toy_data, context).curvature
     assert curvature.density
     assert all(map(math.isfinite, (curvature.sharpness, curvature.largest, curvature.trace)))
 
@@ -376,7 +375,7 @@ def test_the_callers_state_is_left_alone(
         try:
             before = state()
             try:
-                train(make_run(model="noisy", epochs=1), toy_data, context, during)
+                train_on(make_run(model="noisy", epochs=1), toy_data, context, during)
             except StopError:
                 assert failing
             assert state() == before
@@ -397,7 +396,7 @@ def test_the_callers_state_is_left_alone(
 def test_costs_are_of_the_training(
     make_run: MakeRun, toy_data: Data, context: RunContext, name: str, expected: float
 ) -> None:
-    outcome = train(make_run(name), toy_data, context)
+    outcome = train_on(make_run(name), toy_data, context)
     assert outcome.costs.state_bytes == pytest.approx(expected)
     assert math.isnan(outcome.costs.peak_bytes)
     assert outcome.costs.seconds == outcome.curve[-1].seconds > outcome.curve[0].seconds > 0
@@ -409,7 +408,7 @@ def test_adam_cm_is_charged_for_its_buffer(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:
     """At least two moments and five slots in fp32."""
-    assert train(make_run("adamcm"), toy_data, context).costs.state_bytes >= 4 * 7
+    assert train_on(make_run("adamcm"), toy_data, context).costs.state_bytes >= 4 * 7
 
 
 @pytest.mark.parametrize(
@@ -427,15 +426,15 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     # An average over four of fifteen steps, which differs from the weights.
     monkeypatch.setattr(evaluated_weights, "_WINDOW", 0.25)
     run = make_run(name, 2, model="noisy", epochs=3, schedule="cosine")
-    whole = train(run, toy_data, replace(context, out=context.out / "whole"))
+    whole = train_on(run, toy_data, replace(context, out=context.out / "whole"))
     seen: list[int] = []
     for epoch in range(3):
         with pytest.raises(KillError):
-            train(run, toy_data, context, killed_after(epoch, seen))
+            train_on(run, toy_data, context, killed_after(epoch, seen))
         torch.rand(7)
     unfinished = checkpoint.progress_path(context.out, run)
     assert unfinished.is_file()
-    outcome = train(run, toy_data, context, killed_after(-1, seen))
+    outcome = train_on(run, toy_data, context, killed_after(-1, seen))
     assert seen == [0, 1, 2]
     assert numbers(outcome) == numbers(whole)
     assert outcome.costs.seconds == outcome.curve[-1].seconds
@@ -457,7 +456,7 @@ def test_a_scalers_state_goes_on_too(
     for epoch in (0, -1):
         accelerator = in_half(run, context, init_scale=8.0, growth_interval=5)
         try:
-            train(run, toy_data, context, killed_after(epoch, []), accelerator)
+            train_on(run, toy_data, context, killed_after(epoch, []), accelerator)
         except KillError:
             assert epoch == 0
         scales.append(accelerator.scaler.get_scale())
@@ -470,14 +469,14 @@ def test_a_run_whose_file_is_damaged_starts_over(
     make_run: MakeRun, toy_data: Data, context: RunContext, damage: bytes | None
 ) -> None:
     run = make_run("adamcm")
-    whole = train(run, toy_data, context)
+    whole = train_on(run, toy_data, context)
     with pytest.raises(KillError):
-        train(run, toy_data, context, killed_after(0, []))
+        train_on(run, toy_data, context, killed_after(0, []))
     unfinished = checkpoint.progress_path(context.out, run)
     content = unfinished.read_bytes()
     unfinished.write_bytes(content[: len(content) // 2] if damage is None else damage)
     seen: list[int] = []
-    assert numbers(train(run, toy_data, context, killed_after(-1, seen))) == numbers(whole)
+    assert numbers(train_on(run, toy_data, context, killed_after(-1, seen))) == numbers(whole)
     assert seen == [0, 1]
 
 
@@ -486,10 +485,10 @@ def test_an_edited_library_does_not_go_on_with_a_run(
 ) -> None:
     run = make_run()
     with pytest.raises(KillError):
-        train(run, toy_data, context, killed_after(0, []))
+        train_on(run, toy_data, context, killed_after(0, []))
     monkeypatch.setattr("steppe.compare.training.run.steppe_source", lambda: "edited")
     seen: list[int] = []
-    train(run, toy_data, context, killed_after(-1, seen))
+    train_on(run, toy_data, context, killed_after(-1, seen))
     assert seen == [0, 1]
 
 

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds
-from steppe.compare.data.datasets import Data, Samples, TensorSamples
+from helpers.training_runs import KillError, batches_of, killed_after, numbers, seeds, train_on
+from steppe.compare.data.datasets import Data, Stream, TensorSamples
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.study import Study, StudyOptions, plan_study
+from steppe.compare.planning.study import PlannedStudy, StudyOptions, plan_study
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.summary import forgetting
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
 
@@ -30,12 +29,12 @@ TASK = [0, 0, 1, 1, 2, 2]
 
 
 @pytest.fixture
-def data(toy_stream: Task) -> Data:
-    return toy_stream.data()
+def data(toy_stream: TaskMaker) -> Data:
+    return toy_stream().load().data
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Run], toy_stream: Task) -> Callable[..., Run]:
+def run(make_run: Callable[..., Run], toy_stream: TaskMaker) -> Callable[..., Run]:
     """Make a run of the toy stream."""
 
     def make(name: str = "adamw", **changes: object) -> Run:
@@ -47,9 +46,14 @@ def run(make_run: Callable[..., Run], toy_stream: Task) -> Callable[..., Run]:
     return make
 
 
-def of_task(samples: Samples, task: int) -> TensorSamples:
-    rows = [row for row, target in enumerate(samples.targets.tolist()) if target // 2 == task]
-    return TensorSamples(samples.inputs[rows], samples.targets[rows])
+def one_by_one(samples: Stream) -> TensorSamples:
+    pairs = [samples[row] for row in range(len(samples))]
+    return TensorSamples(*map(torch.stack, zip(*pairs, strict=True)))
+
+
+def of_task(samples: Stream, task: int) -> TensorSamples:
+    whole = one_by_one(samples)
+    return whole.take((whole.targets // 2 == task).nonzero().flatten())
 
 
 def own_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -66,14 +70,14 @@ def surprise(outputs: Tensor, targets: Tensor) -> Tensor:
     return nn.functional.cross_entropy(own_outputs(outputs, targets), targets % 2)
 
 
-def accuracy(model: nn.Module, samples: Samples, task: int) -> float:
+def accuracy(model: nn.Module, samples: Stream, task: int) -> float:
     part = of_task(samples, task)
     with torch.no_grad():
         guesses = own_outputs(model.eval()(part.inputs), part.targets).argmax(1)
     return float((guesses == part.targets % 2).double().mean())
 
 
-def loss_on(model: nn.Module, samples: Samples, tasks: range) -> float:
+def loss_on(model: nn.Module, samples: Stream, tasks: range) -> float:
     parts = [of_task(samples, task) for task in tasks]
     inputs = torch.cat([part.inputs for part in parts])
     targets = torch.cat([part.targets for part in parts])
@@ -87,11 +91,11 @@ def ends(run: Run, *outs: RunContext) -> list[dict]:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine-epochs"])
 def test_tasks_are_trained_one_after_the_other(
-    run: Callable[..., Run], toy_stream: Task, data: Data, context: RunContext, schedule: str
+    run: Callable[..., Run], toy_stream: TaskMaker, data: Data, context: RunContext, schedule: str
 ) -> None:
     settings = {"lr": 0.05, "weight_decay": 0.1}
     own = run(settings=settings, schedule=schedule)
-    outcome = train(own, data, context)
+    outcome = train_on(own, data, context)
     torch.manual_seed(seeds(own, -1))
     model = toy_stream.make("net")
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
@@ -131,26 +135,28 @@ def test_tasks_are_trained_one_after_the_other(
         assert score == pytest.approx(np.mean(shares))
         assert loss == pytest.approx(loss_on(model, samples, range(3)), rel=1e-5)
     # Of uneven tasks, the mean of their accuracies is not that over all samples.
-    counts = np.bincount(data.test.targets // 2)
+    counts = np.bincount(one_by_one(data.test).targets // 2)
     test = [accuracy(model, data.test, task) for task in range(3)]
     assert final.test_score != pytest.approx(np.average(test, weights=counts))
 
 
 def test_results_of_samples_are_by_the_places_of_their_own_tasks(
-    run: Callable[..., Run], toy_stream: Task, data: Data, context: RunContext
+    run: Callable[..., Run], toy_stream: TaskMaker, data: Data, context: RunContext
 ) -> None:
     own = run(settings={"lr": 0.1})
-    found = train(own, data, context).samples
+    found = train_on(own, data, context).samples
     model = toy_stream.make("net").eval()
     model.load_state_dict(ends(own, context)[0]["model"])
     for hits, losses, samples in (
         (found.validation_scores, found.validation_losses, data.validation),
         (found.test_scores, found.test_losses, data.test),
     ):
+        whole = one_by_one(samples)
+        inputs, targets = whole.inputs, whole.targets
         with torch.no_grad():
-            outputs = own_outputs(model(samples.inputs), samples.targets)
-        right = (outputs.argmax(1) == samples.targets % 2).tolist()
-        expected = nn.functional.cross_entropy(outputs, samples.targets % 2, reduction="none")
+            outputs = own_outputs(model(inputs), targets)
+        right = (outputs.argmax(1) == targets % 2).tolist()
+        expected = nn.functional.cross_entropy(outputs, targets % 2, reduction="none")
         assert unpack(hits).tolist() == right
         assert 0 < sum(right) < len(right)
         assert unpack(losses) == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-4)
@@ -159,7 +165,7 @@ def test_results_of_samples_are_by_the_places_of_their_own_tasks(
 def test_the_accuracies_of_all_tasks_say_what_is_forgotten(
     run: Callable[..., Run], data: Data, context: RunContext
 ) -> None:
-    curve = train(run(settings={"lr": 0.1}), data, context).curve
+    curve = train_on(run(settings={"lr": 0.1}), data, context).curve
     assert [len(epoch.tasks) for epoch in curve] == [1, 1, 2, 2, 3, 3]
     first, second, last = (curve[epoch].tasks for epoch in (1, 3, 5))
     expected = ((max(first[0], second[0]) - last[0]) + (second[1] - last[1])) / 2
@@ -174,12 +180,12 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
     """Ended between two tasks, or in the middle of one."""
     own = run(name, schedule="cosine")
     elsewhere = replace(context, out=context.out / "whole")
-    whole = train(own, data, elsewhere)
+    whole = train_on(own, data, elsewhere)
     seen: list[int] = []
     with pytest.raises(KillError):
-        train(own, data, context, killed_after(last, seen))
+        train_on(own, data, context, killed_after(last, seen))
     torch.rand(7)
-    outcome = train(own, data, context, killed_after(-1, seen))
+    outcome = train_on(own, data, context, killed_after(-1, seen))
     assert seen == list(range(EPOCHS))
     assert numbers(outcome) == numbers(whole)
     for one, other in zip(*map(tree_leaves, ends(own, context, elsewhere)), strict=True):
@@ -189,7 +195,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 def test_the_median_step_is_that_of_tasks_of_any_length(
     run: Callable[..., Run], data: Data, context: RunContext
 ) -> None:
-    outcome = train(run(), data, context)
+    outcome = train_on(run(), data, context)
     until = [0.0, *(epoch.seconds for epoch in outcome.curve)]
     steps = [STREAM[task] for task in TASK]
     each = [1e3 * seconds / count for seconds, count in zip(np.diff(until), steps, strict=True)]
@@ -203,21 +209,21 @@ def test_trackers_get_each_task_as_a_number(
     monkeypatch.setattr(
         "accelerate.Accelerator.log", lambda self, values, step=None: logged.append(values)
     )
-    curve = train(run(), data, context).curve
+    curve = train_on(run(), data, context).curve
     for values, epoch in zip(logged, curve, strict=True):
         names = [f"validation_score_of_task_{number + 1}" for number in range(len(epoch.tasks))]
         assert tuple(values[name] for name in names) == epoch.tasks
         assert all(isinstance(value, float) for value in values.values())
 
 
-def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunContext) -> None:
+def test_a_study_knows_the_steps_of_each_task(toy_stream: TaskMaker, context: RunContext) -> None:
     study = plan_study("toy-stream", StudyOptions(["adamw"]), USUAL, context)
     setup = study.setup
     assert (setup.stream, setup.steps_per_epoch) == (STREAM, max(STREAM))
     assert setup.steps == 2 * sum(STREAM)
     assert [setup.task_index(epoch) for epoch in range(EPOCHS)] == TASK
     assert study.metric.name == "average accuracy"
-    assert from_json(Study, study.to_dict()).setup == setup
+    assert from_json(PlannedStudy, study.to_dict()).setup == setup
     # So many of each task, all of the one that has fewer.
     few = plan_study("toy-stream", StudyOptions(["adamw"], samples=8), USUAL, context)
     assert few.setup.stream == (2, 2, 2)
@@ -225,7 +231,9 @@ def test_a_study_knows_the_steps_of_each_task(toy_stream: Task, context: RunCont
 
 
 @pytest.mark.parametrize("epochs", [1, 4, 7])
-def test_every_task_gets_as_many_epochs(toy_stream: Task, context: RunContext, epochs: int) -> None:
+def test_every_task_gets_as_many_epochs(
+    toy_stream: TaskMaker, context: RunContext, epochs: int
+) -> None:
     message = f"epochs must be a multiple of the 3 tasks of toy-stream, got {epochs}"
     with pytest.raises(ValueError, match=message):
         plan_study("toy-stream", StudyOptions(["adamw"], epochs=epochs), USUAL, context)

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds
+from helpers.training_runs import KillError, by_hand, killed_after, numbers, seeds, train_on
 from steppe.compare.data.datasets import Data, TensorSamples
+from steppe.compare.data.loading import head
 from steppe.compare.planning.presets import USUAL
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.records.packed_numbers import unpack
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
-from steppe.compare.training.train import train
 from steppe.landscape import sharpness
 
 pytestmark = pytest.mark.thorough
@@ -32,12 +32,12 @@ State = tuple[Tensor, Tensor]
 
 
 @pytest.fixture
-def text(toy_text: Task) -> Data:
-    return toy_text.data()
+def text(toy_text: TaskMaker) -> Data:
+    return toy_text().load().data
 
 
 @pytest.fixture
-def run(make_run: Callable[..., Run], toy_text: Task) -> Callable[..., Run]:
+def run(make_run: Callable[..., Run], toy_text: TaskMaker) -> Callable[..., Run]:
     """Make a run of the toy text."""
 
     def make(name: str = "adamw", model: str = "lstm", **changes: object) -> Run:
@@ -118,11 +118,16 @@ def kept(run: Run, context: RunContext, model: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize(("name", "rho"), [("sgd", 0.0), ("sgd+sam", 0.3)])
 def test_a_text_is_read_on_from_batch_to_batch(
-    run: Callable[..., Run], toy_text: Task, text: Data, context: RunContext, name: str, rho: float
+    run: Callable[..., Run],
+    toy_text: TaskMaker,
+    text: Data,
+    context: RunContext,
+    name: str,
+    rho: float,
 ) -> None:
     """The state goes over the whole text, in training and in evaluation; SAM reads twice."""
     own = run(name, settings={"lr": 2.0, "weight_decay": 0.0, **({"rho": rho} if rho else {})})
-    outcome = train(own, text, context)
+    outcome = train_on(own, text, context)
     torch.manual_seed(seeds(own, -1))
     model = toy_text.make("lstm")
     for epoch, (train_loss, loss) in enumerate(trained(own, model, text, rho)):
@@ -137,7 +142,7 @@ def test_a_text_is_read_on_from_batch_to_batch(
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     final = outcome.final
     for loss, score, part in (
-        (final.train_loss, final.train_score, text.plain),
+        (final.train_loss, final.train_score, text.train),
         (final.validation_loss, final.validation_score, text.validation),
         (final.test_loss, final.test_score, text.test),
     ):
@@ -146,11 +151,11 @@ def test_a_text_is_read_on_from_batch_to_batch(
 
 
 def test_a_transformer_reads_blocks_in_the_order_of_the_seed(
-    run: Callable[..., Run], toy_text: Task, text: Data, context: RunContext
+    run: Callable[..., Run], toy_text: TaskMaker, text: Data, context: RunContext
 ) -> None:
     settings = {"lr": 0.05, "weight_decay": 0.1}
     own = run("adamw", "transformer", settings=settings, clip=0.5, accumulate=1)
-    outcome = train(own, text, context)
+    outcome = train_on(own, text, context)
     torch.manual_seed(seeds(own, -1))
     model = toy_text.make("transformer")
     optimizer = torch.optim.AdamW(model.parameters(), **settings)
@@ -178,12 +183,12 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 ) -> None:
     """Ended after its second epoch, dropout included."""
     own = run(name, model, schedule="cosine")
-    whole = train(own, text, replace(context, out=context.out / "whole"))
+    whole = train_on(own, text, replace(context, out=context.out / "whole"))
     seen: list[int] = []
     with pytest.raises(KillError):
-        train(own, text, context, killed_after(1, seen))
+        train_on(own, text, context, killed_after(1, seen))
     torch.rand(7)
-    outcome = train(own, text, context, killed_after(-1, seen))
+    outcome = train_on(own, text, context, killed_after(-1, seen))
     assert seen == [0, 1, 2]
     assert numbers(outcome) == numbers(whole)
     ends = [
@@ -195,34 +200,34 @@ def test_a_killed_run_goes_on_to_the_same_numbers(
 
 
 def test_curvature_is_measured_from_the_beginning_of_every_block(
-    run: Callable[..., Run], toy_text: Task, text: Data, context: RunContext
+    run: Callable[..., Run], toy_text: TaskMaker, text: Data, context: RunContext
 ) -> None:
     """A model that is loaded anew carries nothing."""
     own = run()
-    found = train(own, text, context).curvature
+    found = train_on(own, text, context).curvature
     model = kept(own, context, toy_text.make("lstm"))
-    first_two = [(text.plain.inputs[:2], text.plain.targets[:2])]
-    expected = sharpness(model, toy_text.loss, first_two).value
+    two = [part.batch for part in head(text.train, 2, 2)]
+    expected = sharpness(model, toy_text.loss, two).value
     assert found.sharpness == pytest.approx(expected, rel=1e-6)
     # As this task's settings have it: at the end, and not of a trial that is measured quickly.
     assert math.isnan(found.trace)
-    quick = train(replace(own, curvature="quick"), text, context)
+    quick = train_on(replace(own, curvature="quick"), text, context)
     assert math.isnan(quick.curvature.sharpness)
-    for each in (*quick.curve, *train(own, text, context).curve):
+    for each in (*quick.curve, *train_on(own, text, context).curve):
         assert math.isnan(each.probe_loss)
 
 
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_losses_of_samples_are_those_of_blocks(
-    run: Callable[..., Run], toy_text: Task, text: Data, context: RunContext, name: str
+    run: Callable[..., Run], toy_text: TaskMaker, text: Data, context: RunContext, name: str
 ) -> None:
-    """In the order in which the model reads them; perplexity is no share of samples."""
+    """In the order in which the model reads them; their mean is what perplexity is exp of."""
     own = run("adamw", name)
-    found = train(own, text, context).samples
+    found = train_on(own, text, context).samples
     model = kept(own, context, toy_text.make(name)).eval()
-    for packed, samples in (
-        (found.validation_losses, text.validation),
-        (found.test_losses, text.test),
+    for losses, scores_kept, samples in (
+        (found.validation_losses, found.validation_scores, text.validation),
+        (found.test_losses, found.test_scores, text.test),
     ):
         state, expected = None, []
         for rows in cut(len(samples), TOGETHER) if name == "lstm" else [list(range(len(samples)))]:
@@ -233,8 +238,8 @@ def test_losses_of_samples_are_those_of_blocks(
                     scores = model(samples.inputs[rows])
             targets = samples.targets[rows]
             expected += [surprise(*each).item() for each in zip(scores, targets, strict=True)]
-        assert unpack(packed) == pytest.approx(expected, rel=1e-3)
-    assert (found.validation_scores, found.test_scores) == ("", "")
+        assert unpack(losses) == pytest.approx(expected, rel=1e-3)
+        assert unpack(scores_kept) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("parts", "processes"), [(2, 1), (1, 2)])
@@ -247,12 +252,12 @@ def test_batches_that_go_on_must_stay_whole(
     )
     accelerator = SimpleNamespace(device=CPU, num_processes=processes)
     with pytest.raises(ValueError, match=message):
-        train(run(accumulate=parts), text, context, accelerator=accelerator)
+        train_on(run(accumulate=parts), text, context, accelerator=accelerator)
     assert not context.out.exists()
 
 
 def test_a_study_that_would_cut_them_is_refused_before_it_starts(
-    toy_text: Task, context: RunContext
+    toy_text: TaskMaker, context: RunContext
 ) -> None:
     def planned(model: str) -> int:
         options = StudyOptions(["adamw"], model=model, grad_accumulation=2)
@@ -266,7 +271,7 @@ def test_a_study_that_would_cut_them_is_refused_before_it_starts(
 
 
 def test_a_study_of_text_knows_its_length_and_its_steps(
-    toy_text: Task, context: RunContext
+    toy_text: TaskMaker, context: RunContext
 ) -> None:
     asked = StudyOptions(["adamw"], seq_length=40, samples=10, epochs=5)
     study = plan_study("toy-text", asked, USUAL, context)

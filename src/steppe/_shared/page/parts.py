@@ -7,6 +7,7 @@ files show the same tables.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any
 
 
@@ -106,7 +107,25 @@ class HtmlTable:
         """Return whether a column is sorted as text."""
         return self._texts[column]
 
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        head = "".join(
+            f'<th title="{escape(meaning)}">{escape(heading)}</th>'
+            for heading, meaning in {self.first: "", **self.columns}.items()
+        )
+        body = "".join(
+            f"<tr><th>{escape(name)}</th>{''.join(map(_html_cell, cells))}</tr>"
+            for name, cells in self.rows
+        )
+        caption = f"<caption>{escape(self.caption)}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
     @cached_property
     def _texts(self) -> list[bool]:
         columns = range(len(self.columns))
         return [any(isinstance(cells[i].key, str) for _, cells in self.rows) for i in columns]
+
+
+def _html_cell(cell: HtmlCell) -> str:
+    aside = f"<br><small>{escape(cell.aside)}</small>" if cell.aside else ""
+    return f"<td>{escape(cell.text)}{aside}</td>"

@@ -21,14 +21,23 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.choices import PRESET_NAMES, TASK_NAMES, check_preset, check_task
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_storage import HEARTBEAT
 from steppe.compare.planning.options import STUDY, StudyOptions, check_where
+from steppe.compare.records.choices import (
+    PRESET_NAMES,
+    TASK_NAMES,
+    check_preset,
+    check_task,
+    directory_of,
+)
 
 TaskName = Annotated[
     str | None,
-    Parameter(help=f"What to train on: {', '.join(TASK_NAMES)}. Default: the preset's, or digits."),
+    Parameter(
+        help=f"What to train on: {', '.join(TASK_NAMES)}; or a Task of your own, as mytask.py:task "
+        "or package.module:task. Default: the preset's, or digits."
+    ),
 ]
 PresetName = Annotated[
     str | None,
@@ -44,8 +53,8 @@ Continue = Annotated[
         "--continue",
         metavar="FILE",
         help="Go on with the study whose trials steppe report --json has written to this file, "
-        "here or on another machine. The file says what is compared: leave task, preset and the "
-        "options of the study, the model, training and hyperparameters out.",
+        "here or on another machine. The file says what is compared: leave task (but one of your "
+        "own), preset and the options of the study, the model, training and hyperparameters out.",
     ),
 ]
 Workers = Annotated[
@@ -103,15 +112,15 @@ def compare(
         accelerate launch -m steppe compare cifar10 --device cuda
     """
     with refusals(), ending_at_once():
-        if task is not None:
-            check_task(task)
-        if preset is not None:
-            check_preset(preset)
+        _check_names(task, preset)
         options.check()
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)
-        if continued is not None and (task, preset, options) != (None, None, _DEFAULTS):
+        own = task if task and ":" in task else ""
+        if continued is not None and (preset, options) != (None, _DEFAULTS):
             raise ValueError("continue takes the study from its file: leave its options out")
+        if continued is not None and task and not own:
+            raise ValueError("continue takes the task from its file: leave it out")
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.run_study import choose_preset, run_study
         from steppe.compare.records.results import load
@@ -119,17 +128,27 @@ def compare(
 
         exported = None if continued is None else load(continued)
         seed = exported.plan.study_seed if exported else options.study_seed
-        name, published = choose_preset(exported.task if exported else task, preset, options.scale)
-        check_task(name)
-    out_dir = out_dir or Path("results", f"{name}-{seed}" if seed else name)
+        wanted = exported.task if exported and not own else task
+        if exported and not exported.setup.get("source"):
+            check_task(exported.task)
+        name, published = choose_preset(wanted, preset, options.scale)
+        label = directory_of(name)
+    out_dir = out_dir or Path("results", f"{label}-{seed}" if seed else label)
     run_study(
         name,
         options,
         published,
-        RunContext(out_dir, device, threads, data, track, checkpoints),
+        RunContext(out_dir, device, threads, data, track, checkpoints, own),
         exported=exported,
         workers=workers,
         storage=storage or str(out_dir / FILE),
         heartbeat=heartbeat,
         show=show,
     )
+
+
+def _check_names(task: str | None, preset: str | None) -> None:
+    if task is not None:
+        check_task(task)
+    if preset is not None:
+        check_preset(preset)

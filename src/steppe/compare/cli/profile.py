@@ -16,7 +16,7 @@ from steppe._shared.cli_options import (
 )
 from steppe._shared.console import refusals
 from steppe._shared.interrupts import ending_at_once
-from steppe.compare.choices import check_task
+from steppe.compare.records.choices import check_task
 
 
 def profile(

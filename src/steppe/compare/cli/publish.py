@@ -3,12 +3,13 @@
 No command of its own: ``steppe compare`` and ``steppe report`` end with it.
 """
 
-import re
 import webbrowser
 from pathlib import Path
 
 from rich.console import Console
 
+from steppe._shared.pictures import write_png
+from steppe.compare.records.choices import file_name
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import summarise
 from steppe.compare.records.verdicts import Readings
@@ -16,10 +17,10 @@ from steppe.compare.report import two_studies
 from steppe.compare.report.exports import write_tables
 from steppe.compare.report.page import write_page
 from steppe.compare.report.pictures import (
-    plot_budgets,
-    plot_curves,
-    plot_differences,
-    plot_flatness,
+    draw_budgets,
+    draw_curves,
+    draw_differences,
+    draw_flatness,
 )
 from steppe.compare.report.tables import all_tables
 from steppe.compare.report.terminal import print_report
@@ -90,11 +91,16 @@ def draw_figures(readings: Readings, directory: Path) -> None:
     results = readings.results
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
-    task = re.sub(r"[^\w.-]", "_", results.task)[:_LONGEST_NAME]
-    plot_differences(results, directory / f"{task}-differences.png", readings)
-    plot_budgets(results, directory / f"{task}-budgets.png", readings)
-    plot_curves(results, directory / f"{task}-curves.png")
-    plot_flatness(results, directory / f"{task}-flatness.png")
+    task = file_name(results.task)[:_LONGEST_NAME]
+    figures = {
+        "differences": draw_differences(results, readings),
+        "budgets": draw_budgets(results, readings),
+        "curves": draw_curves(results),
+        "flatness": draw_flatness(results),
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            write_png(figure, directory / f"{task}-{name}.png")
 
 
 def save_tables(readings: Readings, directory: Path) -> None:

@@ -20,7 +20,7 @@ from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.continuation import continue_study
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
-from steppe.compare.planning.study import Study, plan_study
+from steppe.compare.planning.study import PlannedStudy, plan_study
 from steppe.compare.records.results import StudyResults, Trial
 from steppe.compare.training.run import RunContext
 
@@ -105,7 +105,7 @@ def _check_workers(workers: int | None, launched: int) -> None:
 
 
 def _open_queue(
-    storage: str, heartbeat: int, study: Study, exported: Iterable[Trial]
+    storage: str, heartbeat: int, study: PlannedStudy, exported: Iterable[Trial]
 ) -> TrialQueue:
     opened = open_storage(storage, heartbeat=heartbeat, create=True)
     queue = TrialQueue(opened, save_study(opened, study), plan=False)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from steppe._shared.console import make_console
@@ -13,13 +13,11 @@ from steppe._shared.devices import find_device
 from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.loading import head
-from steppe.compare.metrics.curvature import batch_size_for
-from steppe.compare.tasks import Task, find_task
+from steppe.compare.metrics.scores import Loss
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training import checkpoint
-from steppe.landscape import hessian, preconditioned, profile
-
-Batches = list[tuple[Tensor, Tensor]]
+from steppe.compare.training.differentiable import differentiable
+from steppe.landscape import Batches, hessian, preconditioned, profile
 
 
 def report_curvature(
@@ -69,52 +67,41 @@ def report_curvature(
         A file cannot be read or written.
     """
     console = make_console()
-    found, where = find_task(task), find_device(device)
+    source, where = find_task(task), find_device(device)
+    content: dict[str, Any] = checkpoint.load(checkpoint_file, where)
+    found = source.task({**content.get("options", {}), **_asked(network, directory)})
+    if content.get("task", found.name) != found.name:
+        raise ValueError(f"{checkpoint_file} was trained on {content['task']}, not on {found.name}")
     torch.set_num_threads(threads or found.threads or torch.get_num_threads())
-    content = _load(checkpoint_file, where, task)
-    name = network or content.get("network", found.full.model)
-    model = found.make(name).to(where)
-    optimizer = _restored(model, content, checkpoint_file, task, console, own)
-    batches = _batches(found, model, name, content, samples, directory, where)
-    optimizer = _with_preconditioner(console, optimizer, model, found, batches)
-    curvature = profile(model, found.loss, batches, optimizer, seed=seed)
+    model = found.model().to(where)
+    optimizer = _restored(model, content, checkpoint_file, found.name, console, own)
+    few = samples or found.curvature.samples
+    trained, loss, batches = differentiable(found.load(), model, where, few)
+    optimizer = _with_preconditioner(console, optimizer, trained, loss, batches)
+    curvature = profile(trained, loss, batches, optimizer, seed=seed)
     curvature.figure().savefig(picture, dpi=150)
-    console.print(curvature.table(printable(f"{checkpoint_file.name}, {task}")))
+    console.print(curvature.table(printable(f"{checkpoint_file.name}, {found.name}")))
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
     if not curvature.complete:
         console.print("Not all has converged, or was measured: see the table.")
 
 
-def _load(path: Path, device: torch.device, task: str) -> dict[str, Any]:
-    content: dict[str, Any] = checkpoint.load(path, device)
-    if content.get("task", task) != task:
-        raise ValueError(f"{path} was trained on {content['task']}, not on {task}")
-    return content
-
-
-def _batches(
-    task: Task,
-    model: nn.Module,
-    network: str,
-    content: dict[str, Any],
-    samples: int | None,
-    directory: Path | None,
-    device: torch.device,
-) -> Batches:
-    """Return the first training samples of the run, without augmentation, on the device."""
-    trained, length = content.get("samples"), content.get("length")
-    data = task.data(directory, trained, length=length, model=network)
-    few = head(data.plain, samples or task.curvature.samples, batch_size_for(model))
-    return [(inputs.to(device), targets.to(device)) for inputs, targets in few]
+def _asked(network: str | None, directory: Path | None) -> dict[str, Any]:
+    asked = {"model": network, "data": directory}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _with_preconditioner(
-    console: Console, optimizer: Optimizer | None, model: nn.Module, task: Task, batches: Batches
+    console: Console,
+    optimizer: Optimizer | None,
+    model: nn.Module,
+    loss: Loss | None,
+    batches: Batches,
 ) -> Optimizer | None:
     """Return the optimizer if it has a diagonal preconditioner; else say so."""
     try:
         if optimizer is not None:
-            preconditioned(hessian(model, task.loss, batches), optimizer)
+            preconditioned(hessian(model, loss, batches), optimizer)
     except ValueError as error:
         console.print(f"Without its optimizer: {error}", markup=False, highlight=False)
         return None
@@ -147,8 +134,7 @@ def _restored(
         if "optimizer" not in content or not _may_import(console, content["optimizer"], own):
             return None
         recipe = find_recipe(content["optimizer"])
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = recipe.build(trained, content["settings"], content["steps"])
+        optimizer = recipe.build_for(model, content["settings"], content["steps"])
         optimizer.load_state_dict(content["optimizer_state"])
     except ImportError:
         raise

@@ -38,6 +38,16 @@ WorkerOutDir = Annotated[
     OUTPUT,
     Parameter(metavar="DIR", help="Directory for checkpoints and for runs in progress."),
 ]
+TaskFile = Annotated[
+    str,
+    WHERE,
+    Parameter(
+        metavar="FILE:NAME",
+        show_default=False,
+        help="Where the study's own task is on this machine, such as mytask.py:task. Default: "
+        "where it was planned.",
+    ),
+]
 
 
 def worker(
@@ -49,6 +59,7 @@ def worker(
     heartbeat: Heartbeat = HEARTBEAT,
     out_dir: WorkerOutDir = Path("results"),
     data: Data = None,
+    task: TaskFile = "",
     track: Track = "",
     checkpoints: Checkpoints = True,
 ) -> None:
@@ -77,7 +88,7 @@ def worker(
         from steppe.compare.planning.study import check_place
         from steppe.compare.training.run import RunContext
 
-        place = RunContext(out_dir, device, threads, data, track, checkpoints)
+        place = RunContext(out_dir, device, threads, data, track, checkpoints, task)
         # Before a trial is taken: it would fail, and not be tried again.
         check_place(place)
         opened = open_storage(storage, heartbeat=heartbeat)

@@ -5,16 +5,16 @@ Every module of this package returns :class:`Data`; tasks and training read it.
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 
 from steppe._shared.array_types import Array, Bytes, Floats, Integers
 from steppe._shared.cache import cached_tensors
@@ -47,6 +47,13 @@ class Samples(Dataset[tuple[Any, Any]], ABC):
         """Return the samples of these rows, in this order."""
 
 
+class Rows(NamedTuple):
+    """A whole batch of :class:`TensorSamples`."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class TensorSamples(Samples):
     """Samples in memory.
@@ -61,9 +68,8 @@ class TensorSamples(Samples):
     Examples
     --------
     >>> samples = TensorSamples(torch.eye(3), torch.tensor([2, 1, 0]))
-    >>> samples.__getitems__([0, 2])
-    (tensor([[1., 0., 0.],
-            [0., 0., 1.]]), tensor([2, 0]))
+    >>> samples.__getitems__([0, 2]).targets
+    tensor([2, 0])
     """
 
     inputs: Tensor
@@ -72,51 +78,85 @@ class TensorSamples(Samples):
     def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
         return self.inputs[row], self.targets[row]
 
-    def __getitems__(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitems__(self, rows: list[int]) -> Rows:
         """Return a whole batch at once, which a ``DataLoader`` asks for where it can."""
-        return self.inputs[rows], self.targets[rows]
+        return Rows(self.inputs[rows], self.targets[rows])
 
     def take(self, rows: Tensor) -> Self:
         """Return the samples of these rows, in this order."""
         return replace(self, inputs=self.inputs[rows], targets=self.targets[rows])
 
 
-@dataclass(frozen=True)
+class Stream(ConcatDataset[Any]):
+    """Data sets that are learnt one after the other, the tasks of a stream.
+
+    As the samples to validate or to test on it has a part for each task too: after a task, the
+    model is evaluated on those so far, and the score is the mean of the tasks' scores.
+
+    Parameters
+    ----------
+    parts : iterable of Dataset
+        One for each task.
+
+    Examples
+    --------
+    >>> samples = TensorSamples(torch.eye(3), torch.tensor([2, 1, 0]))
+    >>> len(Stream([samples, samples]))
+    6
+    """
+
+    def __init__(self, parts: Iterable[Dataset[Any]]) -> None:
+        super().__init__(parts)
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """A task's samples for training, validation and testing; no sample is in two of them.
 
     Attributes
     ----------
-    train : Samples
-        As trained on: augmented, if the task augments; of a stream, in its order.
-    plain : Samples
-        The same samples without augmentation. Every stretch of it holds the classes in their
-        proportions, so its first samples stand for all. Of a text they are those it begins with.
-    validation : Samples
+    train : Dataset
+        As trained on: augmented, if the task augments. All three are streams, or none is.
+    validation : Dataset
         Settings are chosen by the score on them.
-    test : Samples
-        Looked at once, at the end of a test run.
-    fingerprint : str
+    test : Dataset
+        Looked at once, at the end of a run.
+    plain : Dataset, optional
+        The training samples without augmentation. Default: ``train``, which does not augment.
+    fingerprint : str, default ""
         A hash of every value (of names and sizes, for folders of files), so that results of
-        different data never mix.
-    stream : tuple of Samples, default empty
-        The tasks of a stream, which are trained one after the other: the parts of ``train``.
-    classes : int, default 0
-        Of each task of a stream: targets below ``classes · k`` are of its first k tasks.
+        different data never mix. Default: the samples are hashed.
+    weights : sequence of float, optional
+        A weight for each training sample, by which an epoch draws samples, with replacement.
+        Default: each comes once.
     """
 
-    train: Samples
-    plain: Samples
-    validation: Samples
-    test: Samples
-    fingerprint: str
-    stream: tuple[Samples, ...] = ()
-    classes: int = 0
+    train: Dataset[Any]
+    validation: Dataset[Any]
+    test: Dataset[Any]
+    plain: Dataset[Any] | None = None
+    fingerprint: str = ""
+    weights: Sequence[float] | None = None
 
     @property
-    def parts(self) -> tuple[Samples, ...]:
-        """The parts that are trained one after the other: a stream's tasks, or all samples."""
-        return self.stream or (self.train,)
+    def unaugmented(self) -> Dataset[Any]:
+        """The training samples without augmentation."""
+        return self.train if self.plain is None else self.plain
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether its parts are learnt one after the other."""
+        return isinstance(self.train, Stream)
+
+
+def parts_of(samples: Dataset[Any]) -> list[Dataset[Any]]:
+    """Return the tasks of a stream; of other samples all, as one part."""
+    return list(samples.datasets) if isinstance(samples, Stream) else [samples]
+
+
+def size_of(samples: Dataset[Any]) -> int:
+    """Return the number of samples; not every type of data set says that it has one."""
+    return len(samples)  # type: ignore[arg-type]
 
 
 def digits() -> Data:
@@ -182,19 +222,34 @@ def subsample(data: Data, samples: int) -> Data:
     ValueError
         If there are not that many.
     """
-    if not 2 <= samples <= len(data.train):
+    train, validation, plain = map(as_samples, (data.train, data.validation, data.unaugmented))
+    if not 2 <= samples <= len(train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} training samples, got {samples}"
+            f"samples must be between 2 and the {len(train)} training samples, got {samples}"
         )
-    trained = _stratified(data.train.targets)[:samples]
-    validated = _stratified(data.validation.targets)[: samples // 2]
+    trained = _stratified(train.targets)[:samples]
+    validated = _stratified(validation.targets)[: samples // 2]
     return Data(
-        train=data.train.take(trained),
-        plain=data.plain.take(trained),
-        validation=data.validation.take(validated),
-        test=data.test,
+        train.take(trained),
+        validation.take(validated),
+        data.test,
+        plain=plain.take(trained),
         fingerprint=f"{data.fingerprint}-{samples}",
     )
+
+
+def as_samples(samples: Dataset[Any]) -> Samples:
+    """Return samples that can be chosen from by their targets, as those of this package are."""
+    if not isinstance(samples, Samples):
+        raise TypeError(f"samples must be Samples, got {type(samples).__name__}")
+    return samples
+
+
+def samples_of(data: Data) -> tuple[Samples, Samples, Samples]:
+    """Return the samples for training, unaugmented, for validation and for testing."""
+    parts = data.unaugmented, data.validation, data.test
+    train, validation, test = map(as_samples, parts)
+    return train, validation, test
 
 
 def held_out(targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -300,4 +355,4 @@ def _standardised(rest: TensorSamples, test: TensorSamples, validated: float) ->
     train, validation, test = (
         replace(part, inputs=(part.inputs - mean) / deviation) for part in parts
     )
-    return Data(train, train, validation, test, fingerprint_of(train, validation, test))
+    return Data(train, validation, test, fingerprint=fingerprint_of(train, validation, test))

@@ -8,7 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from steppe._shared.optional_packages import import_optional
-from steppe.compare.data.datasets import DATA_DIRECTORY, Data, fingerprint, held_out, require_files
+from steppe.compare.data.datasets import (
+    DATA_DIRECTORY,
+    Data,
+    fingerprint,
+    held_out,
+    require_files,
+    samples_of,
+)
 from steppe.compare.data.images import (
     cifar10,
     download_command,
@@ -68,8 +75,7 @@ def five_dataset(directory: Path = DATA_DIRECTORY) -> Data:
         _mnist("FashionMNIST", directory, *_FASHION_MNIST),
     )
     train, validation, test = (
-        join(parts, FIVE_CLASSES)
-        for parts in zip(*((task.plain, task.validation, task.test) for task in tasks), strict=True)
+        join(parts, FIVE_CLASSES) for parts in zip(*map(samples_of, tasks), strict=True)
     )
     prints = "".join(task.fingerprint for task in tasks).encode()
     joint = fingerprint(np.frombuffer(prints, dtype=np.uint8))
@@ -84,9 +90,7 @@ def tiny_imagenet_stream(directory: Path = DATA_DIRECTORY) -> Data:
     """
     images = tiny_imagenet(directory)
     return arrange_stream(
-        images.plain,
-        images.validation,
-        images.test,
+        *samples_of(images),
         classes=TINY_CLASSES,
         fingerprint=f"{images.fingerprint}-stream",
     )

@@ -203,7 +203,7 @@ def hold_out_validation(
     kept, held = held_out(rest.targets, validated)
     plain = rest.take(kept)
     train = replace(plain, transform=augmented or plain.transform)
-    return Data(train, plain, rest.take(held), test, fingerprint)
+    return Data(train, rest.take(held), test, plain=plain, fingerprint=fingerprint)
 
 
 def download_command(name: str, directory: Path, *arguments: str) -> str:

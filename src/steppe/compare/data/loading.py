@@ -1,11 +1,31 @@
 """Batches of a data set, in an order that a generator decides."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    RandomSampler,
+    Sampler,
+    Subset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from steppe.compare.data.datasets import Rows, size_of
+
+Collate = Callable[[list[Any]], Any]
+
+
+class Part(NamedTuple):
+    """A batch, or a part of one whose gradients are accumulated, with its number of samples."""
+
+    batch: Any
+    size: int
 
 
 def loader(
@@ -13,9 +33,12 @@ def loader(
     batch_size: int,
     *,
     order: torch.Generator | None = None,
+    weights: Sequence[float] | None = None,
     workers: int = 0,
     batches: Sequence[Sequence[int]] | None = None,
-) -> DataLoader[Any]:
+    collate: Collate | None = None,
+    parts: int = 1,
+) -> DataLoader[list[Part]]:
     """Return a loader of a data set's batches; the last batch may be smaller.
 
     Each pass draws from ``order`` what it needs, its order and the seeds of its workers, so the
@@ -31,32 +54,50 @@ def loader(
         Samples a batch.
     order : torch.Generator, optional
         Shuffles anew for each pass. None goes through in sequence.
+    weights : sequence of float, optional
+        Draw samples in proportion to them, with replacement, instead of each once.
     workers : int, default 0
         Processes that prepare batches in advance; 0 prepares them here, when they are asked for.
     batches : sequence of sequence of int, optional
         The samples of each batch, at most ``batch_size``, instead of cutting them off ``order``.
+    collate : callable, optional
+        Makes a batch of a list of samples. Default: torch's.
+    parts : int, default 1
+        Each batch comes in at most so many parts.
 
     Examples
     --------
     >>> from steppe.compare.data.datasets import TensorSamples
     >>> samples = TensorSamples(torch.zeros(5, 3), torch.arange(5))
-    >>> [targets.tolist() for _, targets in loader(samples, 2)]
+    >>> [part.batch[1].tolist() for part, in loader(samples, 2)]
     [[0, 1], [2, 3], [4]]
     """
-    chosen: dict[str, Any] = {"batch_size": batch_size, "shuffle": order is not None}
+    # Without one of its own, each pass in sequence would draw a seed from torch's generator, and
+    # how often a run is evaluated would change it.
+    generator = torch.Generator() if order is None else order
+    chosen: dict[str, Any] = {"batch_size": batch_size}
+    if batches is not None:
+        chosen = {"batch_sampler": _GivenBatches(batches, batch_size)}
+    elif weights is not None:
+        count = size_of(dataset)
+        chosen["sampler"] = WeightedRandomSampler(weights, count, generator=generator)
+    elif order is not None:
+        chosen["sampler"] = RandomSampler(dataset, generator=generator)  # type: ignore[arg-type]
     return DataLoader(
         dataset,
-        **(chosen if batches is None else {"batch_sampler": _GivenBatches(batches, batch_size)}),
-        # Without one of its own, each pass in sequence would draw a seed from torch's generator,
-        # and how often a run is evaluated would change it.
-        generator=torch.Generator() if order is None else order,
+        **chosen,
+        generator=generator,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_parts, collate=collate, parts=parts),
     )
 
 
-def head(dataset: Dataset[Any], samples: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
-    """Return the first samples, or all if there are fewer, as a list of batches.
+def head(
+    dataset: Dataset[Any], samples: int, batch_size: int, collate: Collate | None = None
+) -> list[Part]:
+    """Return a few samples, always the same ones, or all if there are fewer, as batches.
+
+    They are drawn at random, as data sets may be sorted.
 
     Parameters
     ----------
@@ -66,16 +107,13 @@ def head(dataset: Dataset[Any], samples: int, batch_size: int) -> list[tuple[Ten
         How many.
     batch_size : int
         Samples of a batch.
-
-    Returns
-    -------
-    list of (Tensor, Tensor)
-        Inputs and targets.
+    collate : callable, optional
+        Makes a batch of a list of samples. Default: torch's.
     """
-    count = min(samples, len(dataset))  # type: ignore[arg-type]  # not every Dataset has a length
-    return [
-        (inputs, targets) for inputs, targets in loader(Subset(dataset, range(count)), batch_size)
-    ]
+    count = size_of(dataset)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    chosen = Subset(dataset, order[:samples].tolist())
+    return [part for (part,) in loader(chosen, batch_size, collate=collate)]
 
 
 class _GivenBatches(Sampler[list[int]]):
@@ -91,6 +129,19 @@ class _GivenBatches(Sampler[list[int]]):
         return len(self._batches)
 
 
-def _collate(batch: Any) -> Any:
-    """Stack samples, unless ``__getitems__`` has returned a whole batch."""
-    return batch if isinstance(batch, tuple) else default_collate(batch)
+def _parts(samples: list[Any] | Rows, *, collate: Collate | None, parts: int) -> list[Part]:
+    """Make a batch of samples, in parts."""
+    if isinstance(samples, Rows) and collate is not None:
+        samples = list(zip(*samples, strict=True))
+    make = collate or default_collate
+    count = len(samples.targets) if isinstance(samples, Rows) else len(samples)
+    step = math.ceil(count / parts)
+    found = []
+    for begin in range(0, count, step):
+        some = slice(begin, min(begin + step, count))
+        if isinstance(samples, Rows):
+            batch: Any = (samples.inputs[some], samples.targets[some])
+        else:
+            batch = make(samples[some])
+        found.append(Part(batch, some.stop - begin))
+    return found

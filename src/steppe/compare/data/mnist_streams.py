@@ -14,7 +14,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steppe.compare.data.datasets import Data, TensorSamples, fingerprint_of, mnist_5k
+from steppe.compare.data.datasets import (
+    Data,
+    TensorSamples,
+    fingerprint_of,
+    mnist_5k,
+    samples_of,
+)
 from steppe.compare.data.streams import arrange_stream
 
 #: Of split MNIST, and of each of its tasks.
@@ -41,14 +47,12 @@ def split_mnist() -> Data:
 
     Examples
     --------
-    >>> [task.targets.unique().tolist() for task in split_mnist().stream]
+    >>> [task.targets.unique().tolist() for task in split_mnist().train.datasets]
     [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
     """
     mnist = mnist_5k()
     return arrange_stream(
-        mnist.plain,
-        mnist.validation,
-        mnist.test,
+        *samples_of(mnist),
         classes=SPLIT_CLASSES,
         fingerprint=f"{mnist.fingerprint}-split",
     )
@@ -98,7 +102,7 @@ def _all_digits(changes: Iterable[Callable[[Tensor], Tensor]]) -> Data:
     mnist, each_change = mnist_5k(), list(changes)
     train, validation, test = (
         _joined([replace(part, inputs=change(part.inputs)) for change in each_change])
-        for part in cast(list[TensorSamples], [mnist.plain, mnist.validation, mnist.test])
+        for part in cast(tuple[TensorSamples, ...], samples_of(mnist))
     )
     fingerprint = fingerprint_of(train, validation, test)
     return arrange_stream(train, validation, test, classes=DIGITS, fingerprint=fingerprint)

@@ -12,14 +12,22 @@ network has (`van de Ven & Tolias 2019 <https://arxiv.org/abs/1904.07734>`_):
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from steppe.compare.data.datasets import Data, Samples, held_out
+from steppe.compare.data.datasets import (
+    Data,
+    Samples,
+    Stream,
+    as_samples,
+    held_out,
+    parts_of,
+    size_of,
+)
 
 
 def stream_loss(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
@@ -54,49 +62,6 @@ def hits(outputs: Tensor, targets: Tensor, *, classes: int) -> Tensor:
         As in :func:`stream_loss`.
     """
     return _outputs_of_own_task(outputs, targets, classes).argmax(dim=1) == targets % classes
-
-
-def hits_and_counts(outputs: Tensor, targets: Tensor, *, classes: int, tasks: int) -> Tensor:
-    """Count, for each task of a stream, the samples predicted right and all of them.
-
-    Parameters
-    ----------
-    outputs, targets, classes
-        As in :func:`stream_loss`.
-    tasks : int
-        In the stream.
-
-    Returns
-    -------
-    Tensor
-        ``(tasks, 2)`` integers, to be added over batches.
-    """
-    own = (targets // classes)[:, None] == torch.arange(tasks, device=targets.device)
-    right = hits(outputs, targets, classes=classes)
-    return torch.stack(((own & right[:, None]).sum(dim=0), own.sum(dim=0)), dim=1)
-
-
-def accuracies(sums: Tensor) -> tuple[float, ...]:
-    """Return the accuracy on each task that has samples, from :func:`hits_and_counts`' sums.
-
-    Examples
-    --------
-    >>> accuracies(torch.tensor([[3, 4], [1, 2]]))
-    (0.75, 0.5)
-    """
-    right, counts = sums[sums[:, 1] > 0].double().T
-    return tuple((right / counts).tolist())
-
-
-def average_accuracy(sums: Tensor) -> float:
-    """Return the mean of the tasks' accuracies (Lopez-Paz & Ranzato 2017), as large as they are.
-
-    Examples
-    --------
-    >>> average_accuracy(torch.tensor([[3, 4], [100, 200]]))
-    0.625
-    """
-    return fmean(accuracies(sums))
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +118,10 @@ def arrange_stream(
     Returns
     -------
     Data
-        ``stream`` holds the tasks' training samples, and ``train`` these one after the other.
-        ``plain`` has them mixed, so that its first samples stand for all tasks.
+        Its parts are the tasks, in order.
     """
-    tasks = train.targets // classes
-    rows = [torch.nonzero(tasks == task).flatten() for task in torch.unique(tasks)]
-    return _arranged(train, rows, validation, test, fingerprint, classes)
+    parts = [_by_task(samples, classes) for samples in (train, validation, test)]
+    return Data(parts[0], parts[1], parts[2], fingerprint=fingerprint)
 
 
 def subsample(data: Data, samples: int) -> Data:
@@ -180,19 +143,18 @@ def subsample(data: Data, samples: int) -> Data:
     ValueError
         If no task has that many.
     """
-    most = max(map(len, data.stream))
+    most = max(map(size_of, parts_of(data.train)))
     if not 2 <= samples <= most:
         raise ValueError(
             f"samples must be between 2 and the {most} training samples of the largest task, "
             f"got {samples}"
         )
-    rows, held = (
-        [_first(part.targets, task, data.classes, count) for task in range(len(data.stream))]
-        for part, count in ((data.train, samples), (data.validation, samples // 2))
+    return Data(
+        _first(data.train, samples),
+        _first(data.validation, samples // 2),
+        data.test,
+        fingerprint=f"{data.fingerprint}-{samples}",
     )
-    validation = data.validation.take(torch.cat(held))
-    fingerprint = f"{data.fingerprint}-{samples}"
-    return _arranged(data.train, rows, validation, data.test, fingerprint, data.classes)
 
 
 def _outputs_of_own_task(outputs: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -203,32 +165,12 @@ def _outputs_of_own_task(outputs: Tensor, targets: Tensor, classes: int) -> Tens
     return outputs.reshape(len(outputs), -1, classes)[samples, targets // classes]
 
 
-def _first(targets: Tensor, task: int, classes: int, count: int) -> Tensor:
-    """Return at most ``count`` rows whose targets are among the task's."""
-    rows = torch.nonzero(targets // classes == task).flatten()
-    return rows[_stratified(targets[rows])[:count]]
+def _by_task(samples: Samples, classes: int) -> Stream:
+    tasks = samples.targets // classes
+    return Stream(samples.take((tasks == task).nonzero().flatten()) for task in torch.unique(tasks))
 
 
-def _stratified(targets: Tensor) -> Tensor:
-    """Order rows so that every stretch holds the classes in their proportions."""
-    return held_out(targets, 0.0)[0]
-
-
-def _arranged(
-    train: Samples,
-    tasks: Sequence[Tensor],
-    validation: Samples,
-    test: Samples,
-    fingerprint: str,
-    classes: int,
-) -> Data:
-    rows = torch.cat(list(tasks))
-    return Data(
-        train=train.take(rows),
-        plain=train.take(rows[_stratified(train.targets[rows])]),
-        validation=validation,
-        test=test,
-        fingerprint=fingerprint,
-        stream=tuple(train.take(part) for part in tasks),
-        classes=classes,
-    )
+def _first(stream: Dataset[Any], count: int) -> Stream:
+    """Keep at most so many samples of each task, with its classes in their proportions."""
+    tasks = map(as_samples, parts_of(stream))
+    return Stream(task.take(held_out(task.targets, 0.0)[0][:count]) for task in tasks)

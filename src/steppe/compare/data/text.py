@@ -22,6 +22,7 @@ from steppe.compare.data.datasets import (
     Data,
     Samples,
     TensorSamples,
+    as_samples,
     fingerprint_of,
 )
 
@@ -118,19 +119,19 @@ def subsample_scattered(data: Data, samples: int) -> Data:
 
 
 def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
-    if not 2 <= samples <= len(data.train):
+    train, validation, test = map(as_samples, (data.train, data.validation, data.test))
+    if not 2 <= samples <= len(train):
         raise ValueError(
-            f"samples must be between 2 and the {len(data.train)} training blocks, got {samples}"
+            f"samples must be between 2 and the {len(train)} training blocks, got {samples}"
         )
 
     def kept(part: Samples, count: int) -> Samples:
         return part.take(order(len(part))[:count].sort().values)
 
     return Data(
-        train=kept(data.train, samples),
-        plain=kept(data.plain, samples),
-        validation=kept(data.validation, samples // 2),
-        test=kept(data.test, samples // 2),
+        kept(train, samples),
+        kept(validation, samples // 2),
+        kept(test, samples // 2),
         fingerprint=f"{data.fingerprint}-{samples}",
     )
 
@@ -182,7 +183,7 @@ def cut_into_blocks(numbered: Mapping[str, Tensor], length: int) -> Data:
     """Cut the parts of a text, "train", "validation" and "test", by :func:`blocks`."""
     parts = (numbered[part].long() for part in ("train", "validation", "test"))
     train, validation, test = (blocks(part, length) for part in parts)
-    return Data(train, train, validation, test, fingerprint_of(train, validation, test))
+    return Data(train, validation, test, fingerprint=fingerprint_of(train, validation, test))
 
 
 def split_prose(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.messages import first_line
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.study import Study
+from steppe.compare.planning.study import PlannedStudy
 from steppe.compare.training.run import RunContext
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class LaunchGroup:
     ----------
     storage : optuna.storages.RDBStorage or None
         Where the study is; only the first process needs it.
-    study : Study
+    study : PlannedStudy
         The study.
     context : RunContext
         Where to train.
@@ -61,7 +61,9 @@ class LaunchGroup:
         The study's trials; None in all processes but the first.
     """
 
-    def __init__(self, storage: "RDBStorage | None", study: Study, context: RunContext) -> None:
+    def __init__(
+        self, storage: "RDBStorage | None", study: PlannedStudy, context: RunContext
+    ) -> None:
         self._state = launched_processes(context)
         first = self._state.is_main_process
         self.queue = TrialQueue(storage, study) if storage is not None and first else None

@@ -20,7 +20,14 @@ from steppe.compare.execution.study_storage import (
     retry_while_unreachable,
 )
 from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import PHASES, RECOMMENDED, Contender, Metric, Outcome, Trial
+from steppe.compare.records.results import (
+    PHASES,
+    RECOMMENDED,
+    ContenderRecord,
+    MetricDescription,
+    Outcome,
+    Trial,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-    from steppe.compare.planning.study import Study
+    from steppe.compare.planning.study import PlannedStudy
 
 #: How often in a row a trial may lose its worker, without having got further than before, until
 #: the trial itself is taken for the reason. A kill from outside looks the same, and hits a trial
@@ -52,11 +59,11 @@ class OptunaTrials:
     ----------
     storage : optuna.storages.RDBStorage
         Where the study is kept.
-    study : Study
+    study : PlannedStudy
         The study.
     """
 
-    def __init__(self, storage: "RDBStorage", study: "Study") -> None:
+    def __init__(self, storage: "RDBStorage", study: "PlannedStudy") -> None:
         self.storage, self._study = storage, study
         self._optuna_study = optuna_study(storage, study)
         self._keys = contender_keys(study)
@@ -66,35 +73,49 @@ class OptunaTrials:
         retry_while_unreachable(partial(fail_stale_trials, self._optuna_study))
 
     def add(
-        self, contender: Contender, phase: str, number: int, seed: int, settings: Settings
+        self,
+        contender: ContenderRecord,
+        phase: str,
+        number: int,
+        seed: int,
+        settings: Settings,
     ) -> None:
         """Add a trial that waits for a worker."""
         from optuna.trial import TrialState
 
         self._add(contender, phase, number, seed, settings, state=TrialState.WAITING)
 
-    def add_ended(self, contender: Contender, trial: Trial) -> None:
+    def add_ended(self, contender: ContenderRecord, trial: Trial) -> None:
         """Add a trial that has ended elsewhere."""
         from optuna.trial import TrialState
 
-        failed = trial.outcome is None
-        kept: dict[str, Any] = (
-            {"error": trial.error} if failed else {"outcome": to_json(trial.outcome)}
-        )
+        value, attributes = self._ending(trial)
         self._add(
             contender,
             trial.phase,
             trial.number,
             trial.seed,
             trial.settings,
-            state=TrialState.FAIL if failed else TrialState.COMPLETE,
-            value=None if trial.outcome is None else trial_value(trial.outcome, self._study.metric),
-            user_attrs={**kept, "where": trial.where},
+            state=TrialState.FAIL if value is None else TrialState.COMPLETE,
+            value=value,
+            user_attrs=attributes,
         )
+
+    def end_as(self, trial_id: int, trial: Trial) -> None:
+        """End a waiting trial as one that has ended elsewhere, unless a worker has taken it."""
+        if self.claim(trial_id):
+            value, attributes = self._ending(trial)
+            self.end(trial_id, {"settings": dict(trial.settings), **attributes}, value)
+
+    def _ending(self, trial: Trial) -> tuple[float | None, dict[str, Any]]:
+        if trial.outcome is None:
+            return None, {"error": trial.error, "where": trial.where}
+        value = trial_value(trial.outcome, self._study.metric)
+        return value, {"outcome": to_json(trial.outcome), "where": trial.where}
 
     def _add(
         self,
-        contender: Contender,
+        contender: ContenderRecord,
         phase: str,
         number: int,
         seed: int,
@@ -203,7 +224,7 @@ class OptunaTrials:
         return True
 
 
-def optuna_study(storage: "RDBStorage", study: "Study") -> "optuna.Study":
+def optuna_study(storage: "RDBStorage", study: "PlannedStudy") -> "optuna.Study":
     """Return the Optuna study of a study, made if it is not there."""
     import optuna
 
@@ -215,7 +236,7 @@ def optuna_study(storage: "RDBStorage", study: "Study") -> "optuna.Study":
     )
 
 
-def trial_value(outcome: Outcome, metric: Metric) -> float:
+def trial_value(outcome: Outcome, metric: MetricDescription) -> float:
     """Return what Optuna shows as a trial's value: its validation score, the worst if it diverged.
 
     Not a test result, which nobody is to see before the study is complete.
@@ -225,7 +246,7 @@ def trial_value(outcome: Outcome, metric: Metric) -> float:
     return outcome.final.validation_score
 
 
-def contender_keys(study: "Study") -> dict[str, str]:
+def contender_keys(study: "PlannedStudy") -> dict[str, str]:
     """Return the key of each contender, which tells its trials from all others.
 
     It imports the optimizers, on whose source the keys depend.
@@ -234,13 +255,13 @@ def contender_keys(study: "Study") -> dict[str, str]:
 
 
 def counting_trials(
-    study: "Study", keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
+    study: "PlannedStudy", keys: Mapping[str, str], trials: "Iterable[FrozenTrial]"
 ) -> StoredTrials:
     """Sort out, for each contender and phase, the trial that counts for each number.
 
     Parameters
     ----------
-    study : Study
+    study : PlannedStudy
         The study.
     keys : mapping
         From :func:`contender_keys`.

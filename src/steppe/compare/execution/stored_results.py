@@ -10,19 +10,19 @@ from steppe.compare.records.results import PHASES, StudyResults, Trial
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from steppe.compare.planning.study import Study
+    from steppe.compare.planning.study import PlannedStudy
 
 _LOST = f"its worker was lost {MAX_LOST_WORKERS} times"
 
 
 def results_of(
-    study: "Study", stored: StoredTrials, known: dict[int, Trial] | None = None
+    study: "PlannedStudy", stored: StoredTrials, known: dict[int, Trial] | None = None
 ) -> StudyResults:
     """Return all trials that have ended as a study's results.
 
     Parameters
     ----------
-    study : Study
+    study : PlannedStudy
         The study's description.
     stored : StoredTrials
         The trials that count.

@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-    from steppe.compare.planning.study import Study
+    from steppe.compare.planning.study import PlannedStudy
 
 # The attributes of an Optuna study that describe a study of steppe: what is planned, and the keys
 # of its contenders' trials, which readers cannot compute without importing the optimizers.
 _ATTRIBUTE, _KEYS = "steppe", "steppe keys"
 
 
-def save_study(storage: "RDBStorage", study: "Study") -> "Study":
+def save_study(storage: "RDBStorage", study: "PlannedStudy") -> "PlannedStudy":
     """Save a study's description for workers and readers; it replaces an earlier one of that name.
 
     Parameters
     ----------
     storage : optuna.storages.RDBStorage
         Where the study is kept.
-    study : Study
+    study : PlannedStudy
         The study. ``TrialQueue`` adds its trials.
 
     Returns
     -------
-    Study
+    PlannedStudy
         The study with what an earlier description of that name has planned otherwise.
     """
     kept = optuna_study(storage, study)
@@ -61,7 +61,7 @@ def save_study(storage: "RDBStorage", study: "Study") -> "Study":
     return study
 
 
-def find_study(storage: "RDBStorage", name: str | None = None) -> "Study":
+def find_study(storage: "RDBStorage", name: str | None = None) -> "PlannedStudy":
     """Return a study's description from its storage: the named study, or the only one.
 
     Parameters
@@ -123,20 +123,20 @@ def _read(storage: "RDBStorage", study: str | None) -> StudyResults:
 
 
 def _results(
-    study: "Study", attributes: Mapping[str, Any], trials: "list[FrozenTrial]"
+    study: "PlannedStudy", attributes: Mapping[str, Any], trials: "list[FrozenTrial]"
 ) -> StudyResults:
     keys = _saved_keys(study, attributes) or _latest_keys(study, trials)
     return results_of(study, counting_trials(study, keys, trials))
 
 
-def _saved_keys(study: "Study", attributes: Mapping[str, Any]) -> dict[str, str]:
+def _saved_keys(study: "PlannedStudy", attributes: Mapping[str, Any]) -> dict[str, str]:
     keys = from_json(list[str], attributes.get(_KEYS, []))
     if keys and len(keys) != len(study.contenders):
         raise ValueError(f"{_KEYS} must hold {len(study.contenders)} keys, got {len(keys)}")
     return {each.name: key for each, key in zip(study.contenders, keys, strict=False)}
 
 
-def _latest_keys(study: "Study", trials: "list[FrozenTrial]") -> dict[str, str]:
+def _latest_keys(study: "PlannedStudy", trials: "list[FrozenTrial]") -> dict[str, str]:
     """Return the keys of the contenders' last trials, where an earlier version has saved none."""
     names = {each.name for each in study.contenders}
     attributes = [trial.user_attrs for trial in trials if CONTENDER_KEY in trial.user_attrs]
@@ -162,12 +162,12 @@ def _find(storage: "RDBStorage", name: str | None) -> tuple[str, Mapping[str, An
     return name, saved[name]
 
 
-def _described(name: str, attributes: Mapping[str, Any]) -> "Study":
+def _described(name: str, attributes: Mapping[str, Any]) -> "PlannedStudy":
     # Imported here because torch takes two seconds: results in a file of JSON do without.
     with ending_at_once():
-        from steppe.compare.planning.study import Study
+        from steppe.compare.planning.study import PlannedStudy
 
     try:
-        return from_json(Study, attributes[_ATTRIBUTE])
+        return from_json(PlannedStudy, attributes[_ATTRIBUTE])
     except ValueError as error:
         raise ValueError(f"{name} was planned with another version of steppe: {error}") from error

@@ -19,13 +19,13 @@ from steppe.compare.execution.optuna_trials import (
 from steppe.compare.execution.stored_results import results_of, to_trial
 from steppe.compare.execution.study_storage import retry_while_unreachable
 from steppe.compare.planning.search_spaces import trial_seed
-from steppe.compare.planning.study import Study
+from steppe.compare.planning.study import PlannedStudy
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     PHASES,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Epoch,
     Outcome,
     StudyResults,
@@ -45,7 +45,7 @@ class Assignment:
 
     Attributes
     ----------
-    contender : Contender
+    contender : ContenderRecord
         Whose trial it is.
     phase : str
         "pool", "default" or "recommended".
@@ -59,7 +59,7 @@ class Assignment:
         The trial's id in the storage.
     """
 
-    contender: Contender
+    contender: ContenderRecord
     phase: str
     number: int
     seed: int
@@ -82,13 +82,13 @@ class TrialQueue:
     ----------
     storage : optuna.storages.RDBStorage
         Where the study is kept.
-    study : Study
+    study : PlannedStudy
         The study.
     plan : bool, default True
         Whether to add the trials that are missing; readers do not.
     """
 
-    def __init__(self, storage: "RDBStorage", study: Study, *, plan: bool = True) -> None:
+    def __init__(self, storage: "RDBStorage", study: PlannedStudy, *, plan: bool = True) -> None:
         self.study, self.storage = study, storage
         self._trials = OptunaTrials(storage, study)
         self._records: dict[int, Trial] = {}
@@ -112,15 +112,18 @@ class TrialQueue:
                     self._trials.add(contender, phase, number, seed, settings)
 
     def take_over(self, trials: Iterable[Trial]) -> None:
-        """Add trials of the same study that have ended elsewhere, in the place of those missing.
+        """Add trials of the same study that have ended elsewhere, where they are missing or wait.
 
         Call it before :meth:`add_missing_trials`, on a queue that was made with ``plan=False``.
         """
         stored = self._trials.read()
         contenders = {each.name: each for each in self.study.contenders}
         for trial in trials:
-            if trial.number not in stored[trial.optimizer, trial.phase]:
+            planned = stored[trial.optimizer, trial.phase].get(trial.number)
+            if planned is None:
                 self._trials.add_ended(contenders[trial.optimizer], trial)
+            elif planned.state.name == "WAITING":
+                self._trials.end_as(planned._trial_id, trial)
 
     def take(self) -> Assignment | None:
         """Take the next trial that is waiting and can be run; None if there is none."""
@@ -221,13 +224,13 @@ class TrialQueue:
         """Read all trials that have ended."""
         return results_of(self.study, self._trials.read(), self._records)
 
-    def _planned(self, contender: Contender) -> int:
+    def _planned(self, contender: ContenderRecord) -> int:
         return sum(self.study.plan.planned(contender, phase) for phase in PHASES)
 
-    def _epochs(self, contender: Contender) -> int:
+    def _epochs(self, contender: ContenderRecord) -> int:
         return contender.epochs * self.study.setup.epochs
 
-    def _waiting(self, stored: StoredTrials) -> "list[tuple[Contender, str, FrozenTrial]]":
+    def _waiting(self, stored: StoredTrials) -> "list[tuple[ContenderRecord, str, FrozenTrial]]":
         """List the trials that can be taken, in their order.
 
         The pool comes first, and every contender's first trial before anyone's second. Runs at the
@@ -246,11 +249,11 @@ class TrialQueue:
             found += [(contender, phase, trial) for _, _, trial, contender in waiting]
         return found
 
-    def _has_pool(self, contender: Contender, stored: StoredTrials) -> bool:
+    def _has_pool(self, contender: ContenderRecord, stored: StoredTrials) -> bool:
         return len(ended(stored[contender.name, POOL])) == self.study.plan.trials
 
     def _recommended_settings(
-        self, contender: Contender, stored: StoredTrials
+        self, contender: ContenderRecord, stored: StoredTrials
     ) -> dict[str, float] | None:
         """Return the settings of the pool's best trial; None if none ended with a finite loss."""
         pool = sorted(ended(stored[contender.name, POOL]).items())

@@ -27,14 +27,14 @@ from steppe._shared.interrupts import (
 )
 from steppe._shared.messages import first_line
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.datasets import Data
 from steppe.compare.execution.hardware import hardware_label
 from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
-from steppe.compare.planning.continuation import check_contents, check_versions, load_same_data
-from steppe.compare.planning.study import Study, check_trainable
+from steppe.compare.planning.continuation import check_contents, check_versions, load_same_task
+from steppe.compare.planning.study import PlannedStudy, check_trainable
 from steppe.compare.records.results import Epoch
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
@@ -54,7 +54,7 @@ OnTrial = Callable[[Assignment, str], None]
 
 def work(
     storage: "RDBStorage | None",
-    study: Study,
+    study: PlannedStudy,
     context: RunContext,
     on_trial: OnTrial = lambda assignment, result: None,
 ) -> int:
@@ -67,7 +67,7 @@ def work(
     ----------
     storage : optuna.storages.RDBStorage or None
         Where the study is. Of a launch's processes only the first needs it.
-    study : Study
+    study : PlannedStudy
         The study.
     context : RunContext
         Where to train.
@@ -88,28 +88,28 @@ def work(
     # No trial is taken yet: nothing has to be given back.
     with ending_at_once():
         check_versions(study)
-        check_contents(study)
-        data = load_same_data(study, context)
+        loaded = load_same_task(study, context)
+        check_contents(study, loaded.task)
         group = LaunchGroup(storage, study, context)
-        _prepare(study, data, context)
+        _prepare(study, loaded, context)
     ended_here = 0
     with stop_signals():
         while (assignment := _wait_for_trial(group)) is not None:
-            result = _train_trial(assignment, group, study, data, context)
+            result = _train_trial(assignment, group, study, loaded, context)
             ended_here += result != _TAKEN_OVER
             if group.queue:
                 on_trial(assignment, result)
     return ended_here
 
 
-def _prepare(study: Study, data: Data, context: RunContext) -> None:
+def _prepare(study: PlannedStudy, loaded: LoadedTask, context: RunContext) -> None:
     """Take a step with every optimizer: what a trial needs is imported and compiled by that.
 
     It also shows whether the processes of a launch can train the study, which may have been planned
     for one process: every trial would fail, and not be tried again.
     """
     for contender in study.contenders:
-        check_trainable(study, contender, data, context)
+        check_trainable(study, contender, loaded, context)
     checkpoint.import_formats()
 
 
@@ -161,15 +161,22 @@ def _take_trial(queue: TrialQueue) -> tuple[Assignment | None, bool]:
     return assignment, assignment is None and queue.all_ended()
 
 
-def _train_trial(
-    assignment: Assignment, group: LaunchGroup, study: Study, data: Data, context: RunContext
-) -> str:
-    """Train a trial, store its outcome or its error; return the result in words."""
+def _run_of(assignment: Assignment, study: PlannedStudy) -> Run:
     recipe = find_recipe(assignment.contender.name)
     curvature = study.curvature(assignment.contender, assignment.phase, assignment.number)
-    run = Run(
-        study.setup, recipe, assignment.settings, assignment.seed, assignment.phase, curvature
-    )
+    settings, seed, phase = assignment.settings, assignment.seed, assignment.phase
+    return Run(study.setup, recipe, settings, seed, phase, curvature)
+
+
+def _train_trial(
+    assignment: Assignment,
+    group: LaunchGroup,
+    study: PlannedStudy,
+    loaded: LoadedTask,
+    context: RunContext,
+) -> str:
+    """Train a trial, store its outcome or its error; return the result in words."""
+    run = _run_of(assignment, study)
     hardware = hardware_label(context.device, context.threads, group.size)
     queue = group.queue
 
@@ -193,7 +200,7 @@ def _train_trial(
             group.raise_if_all_failed(assignment),
         ):
             with stopping_at_once():
-                outcome = train(run, data, context, on_epoch)
+                outcome = train(run, loaded, context, on_epoch)
             raise_if_stopped()
             kept = group.ask_queue(lambda queue: queue.finish(assignment, outcome, hardware))
     except TakenOverError:

@@ -30,7 +30,7 @@ from steppe._shared.interrupts import (
 from steppe.compare.execution.study_storage import STORAGE_VARIABLE
 from steppe.compare.execution.trial_queue import TrialQueue
 from steppe.compare.execution.worker import OnTrial, work
-from steppe.compare.planning.study import Study
+from steppe.compare.planning.study import PlannedStudy
 from steppe.compare.records.results import Trial, trial_label
 from steppe.compare.training.run import RunContext
 
@@ -184,6 +184,7 @@ class WorkerPool:
             "--heartbeat": self._heartbeat,
             "--out-dir": context.out,
             "--data": context.data,
+            "--task": context.task if isinstance(context.task, str) else "",
             "--track": context.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
@@ -192,7 +193,7 @@ class WorkerPool:
 
 
 def join_launch(
-    study: Study,
+    study: PlannedStudy,
     context: RunContext,
     storage: "RDBStorage | None" = None,
     on_trial: OnTrial = lambda assignment, result: None,

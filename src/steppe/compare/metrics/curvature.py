@@ -6,19 +6,19 @@ Training measures it after a run's last epoch, with the instruments of :mod:`ste
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from steppe._shared.progress import silent
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
 from steppe.landscape import (
+    Batches,
     Operator,
     density,
     hessian,
@@ -31,8 +31,6 @@ from steppe.landscape import (
 _TRACE_PRODUCTS = 18
 _DENSITY_STEPS = 15
 _DENSITY_POINTS = 100
-
-Batches = Sequence[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -79,19 +77,9 @@ def batch_size_for(model: nn.Module) -> int:
     return 250 if sum(p.numel() for p in model.parameters()) <= 1_000_000 else 100
 
 
-@torch.no_grad()
-def mean_loss(model: nn.Module, loss_fn: Loss, batches: Batches) -> float:
-    """Return the mean loss over samples, in ``eval()`` mode."""
-    training = model.training
-    model.eval()
-    total = sum(float(loss_fn(model(x), y)) * len(y) for x, y in batches)
-    model.train(training)
-    return total / sum(len(y) for _, y in batches)
-
-
 def measure_quickly(
     model: nn.Module,
-    loss_fn: Loss,
+    loss_fn: Loss | None,
     batches: Batches,
     settings: CurvatureSettings = DEFAULT_CURVATURE,
 ) -> Curvature:
@@ -116,7 +104,7 @@ def measure_quickly(
 
 def measure(
     model: nn.Module,
-    loss_fn: Loss,
+    loss_fn: Loss | None,
     batches: Batches,
     optimizer: Optimizer,
     settings: CurvatureSettings = DEFAULT_CURVATURE,
@@ -127,10 +115,8 @@ def measure(
     ----------
     model : nn.Module
         The trained model.
-    loss_fn : callable
-        ``loss_fn(outputs, targets)``, the mean over a batch.
-    batches : sequence of (Tensor, Tensor)
-        Inputs and targets.
+    loss_fn, batches
+        As in :func:`steppe.landscape.hessian`.
     optimizer : Optimizer
         The model's, with its state; its learning rates decide the threshold of stability.
     settings : CurvatureSettings, default ``DEFAULT_CURVATURE``

@@ -1,123 +1,153 @@
-"""Scores of predictions: accuracy and perplexity, summed up batch by batch.
+"""Scores of predictions: what each sample is worth, and the score that follows from the mean.
 
-Tasks choose one; evaluation adds it up over a data set and over processes.
+A task names its metrics; evaluation collects them over a data set and over processes.
 """
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from steppe.compare.records.results import Metric
+from steppe.compare.records.choices import OfMean
+from steppe.compare.records.of_mean import OF_MEAN
+from steppe.compare.records.results import MetricDescription
+from steppe.landscape import cut
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def _no_parts(sums: Tensor) -> tuple[float, ...]:
-    """Return no scores of tasks: all samples are of one task."""
-    return ()
+Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Score:
-    """A score: what is summed up over batches, and the score that follows from the sums.
+class Metric:
+    """How outputs are scored.
 
     Attributes
     ----------
-    metric : Metric
-        The score's name and unit.
-    sums : callable
-        ``sums(outputs, targets)`` of a batch, to be added over batches.
-    total : callable
-        ``total(sums, loss)``, the score of all samples, from the added sums and the mean loss.
-    parts : callable
-        ``parts(sums)``, the score of each task of a stream that has samples; empty without one.
-    hits : callable or None, default None
-        ``hits(outputs, targets)``, whether each sample was predicted right, if the score is a share
-        of samples: an interval then has the share that comes of the samples.
+    values : callable or torchmetrics.Metric
+        ``values(outputs, targets)`` returns a number for each sample of a batch, in one dimension;
+        their mean decides. Or a metric of torchmetrics, which is updated with outputs and targets
+        of each batch; then intervals lack the share of their errors that comes of the samples.
+    higher_is_better : bool, default True
+        Whether more is better.
+    of_mean : "itself", "exp" or "root", default "itself"
+        The score as a function of the mean: "root" of squared errors is their root mean square.
+    unit : str, default ""
+        Unit that the score is shown in.
+    factor : float, default 1
+        From the score to the unit: 100 shows a share in %.
+
+    Raises
+    ------
+    TypeError
+        ``values`` can neither be called nor updated.
+    ValueError
+        ``of_mean`` is not one of the three, or ``factor`` is no positive number.
+
+    Examples
+    --------
+    >>> square = Metric(lambda y, t: (y - t).square().mean(1), False, of_mean="root", unit="m")
+    >>> square.of(4.0)
+    2.0
     """
 
-    metric: Metric
-    sums: Callable[[Tensor, Tensor], Tensor]
-    total: Callable[[Tensor, float], float]
-    parts: Callable[[Tensor], tuple[float, ...]] = _no_parts
-    hits: Callable[[Tensor, Tensor], Tensor] | None = None
+    values: Any
+    higher_is_better: bool = True
+    of_mean: OfMean = "itself"
+    unit: str = ""
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not callable(self.values):
+            raise TypeError(
+                f"values={self.values!r} must be a function of outputs and targets, or a metric of "
+                "torchmetrics"
+            )
+        if self.of_mean not in OF_MEAN:
+            raise ValueError(f"of_mean={self.of_mean!r} is not one of {', '.join(OF_MEAN)}")
+        if not 0 < self.factor < math.inf:
+            raise ValueError(f"factor={self.factor!r} must be a finite number above 0")
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether it is a metric of torchmetrics, which keeps the sums itself."""
+        return hasattr(self.values, "update") and hasattr(self.values, "compute")
+
+    def of(self, mean: float) -> float:
+        """Return the score that belongs to a mean over samples."""
+        return OF_MEAN[self.of_mean](mean)
+
+    def described(self, name: str) -> MetricDescription:
+        """Return what reports say of it."""
+        return MetricDescription(
+            name, self.unit, self.factor, self.higher_is_better, of_mean=self.of_mean
+        )
 
 
-def losses_by_sample(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss of each sample of a batch, from a loss that is a mean over samples.
+def losses_by_sample(
+    loss: Loss, outputs: Any, targets: Any, count: int, mean: float
+) -> Tensor | None:
+    """Return the loss of each sample of a batch, where the batch's loss is their mean.
+
+    Tensors with a row for each sample are cut into these, whatever they are nested in.
 
     Parameters
     ----------
     loss : callable
         ``loss(outputs, targets)``, the mean over a batch.
-    outputs, targets : Tensor
-        Of a batch, of shape (samples, …).
+    outputs, targets
+        Of a batch.
+    count : int
+        Samples of the batch.
+    mean : float
+        The loss of the batch.
 
     Returns
     -------
-    Tensor
-        Of shape (samples,).
+    Tensor or None
+        Of shape (samples,). None where the batch cannot be cut into samples, or its loss is not the
+        mean of theirs, as a sum, or a mean over tokens of texts of different lengths.
 
     Examples
     --------
     >>> outputs, targets = torch.zeros(2, 4), torch.tensor([0, 3])
-    >>> losses_by_sample(torch.nn.functional.cross_entropy, outputs, targets)
+    >>> losses_by_sample(torch.nn.functional.cross_entropy, outputs, targets, 2, math.log(4))
     tensor([1.3863, 1.3863])
     """
-
-    def of_one(output: Tensor, target: Tensor) -> Tensor:
-        return loss(output.unsqueeze(0), target.unsqueeze(0))
-
     try:
-        return torch.func.vmap(of_one)(outputs, targets)
-    except (RuntimeError, NotImplementedError):
-        # A loss that looks at values, or an operator without a rule for batches.
-        return torch.stack([of_one(*each) for each in zip(outputs, targets, strict=True)])
+        found = each_loss(loss, outputs, targets, count)
+    except Exception:  # a user's loss may refuse what was cut in any way
+        return None
+    is_mean = found.shape == (count,) and _is_close(float(found.double().mean()), mean)
+    return found if is_mean else None
+
+
+def each_loss(loss: Loss, outputs: Any, targets: Any, count: int) -> Tensor:
+    """Return the loss of each sample of a batch as a batch of its own, of shape (samples,)."""
+    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+        with suppress(RuntimeError, NotImplementedError):
+            # Refused: a loss that looks at values, or an operator without a rule for batches.
+            return torch.func.vmap(lambda x, y: loss(x.unsqueeze(0), y.unsqueeze(0)))(
+                outputs, targets
+            )
+    samples = (
+        (cut(outputs, count, row, row + 1), cut(targets, count, row, row + 1))
+        for row in range(count)
+    )
+    return torch.stack([loss(*each) for each in samples])
+
+
+def _is_close(value: float, other: float) -> bool:
+    # Sums in another order and in half precision; other weights differ by far more.
+    same = value == other or (math.isnan(value) and math.isnan(other))
+    return same or math.isclose(value, other, rel_tol=0.01, abs_tol=1e-6)
 
 
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.argmax(dim=1) == targets
-
-
-def _hits_and_count(outputs: Tensor, targets: Tensor) -> Tensor:
-    hits = _hits(outputs, targets).sum()
-    return torch.stack([hits, torch.full_like(hits, len(targets))])
-
-
-def _accuracy(sums: Tensor, loss: float) -> float:
-    # In Python's double precision: torch divides tensors of integers in single precision, and
-    # differences of one sample on each seed would no longer be equal.
-    hits, count = sums.tolist()
-    return float(hits / count)
-
-
-def _no_sums(outputs: Tensor, targets: Tensor) -> Tensor:
-    return outputs.new_zeros(())
-
-
-def perplexity(loss: float) -> float:
-    """Return exp of the mean loss of a token, in nats: infinite where that overflows.
-
-    Examples
-    --------
-    >>> round(perplexity(math.log(50.0)), 9), perplexity(1e4)
-    (50.0, inf)
-    """
-    return math.exp(loss) if loss < 700 else math.inf
-
-
-#: The share of samples whose largest output is the target's.
-ACCURACY = Score(Metric(), _hits_and_count, _accuracy, hits=_hits)
-
-#: exp of the mean loss of a token: as hard as guessing among so many equally likely tokens.
-PERPLEXITY = Score(
-    Metric("perplexity", unit="", factor=1.0, higher_is_better=False),
-    _no_sums,
-    lambda sums, loss: perplexity(loss),
-)
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
@@ -130,4 +160,26 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     targets : Tensor
         (sequences, tokens), the token that follows each.
     """
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+def _token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").mean(dim=1)
+
+
+#: The share of samples whose largest output is the target's.
+ACCURACY = Metric(_hits, unit="%", factor=100.0)
+
+#: exp of the mean loss of a token: as hard as guessing among so many equally likely tokens.
+PERPLEXITY = Metric(_token_losses, higher_is_better=False, of_mean="exp")
+
+
+def perplexity(loss: float) -> float:
+    """Return exp of the mean loss of a token, in nats: infinite where that overflows.
+
+    Examples
+    --------
+    >>> round(perplexity(math.log(50.0)), 9), perplexity(1e4)
+    (50.0, inf)
+    """
+    return PERPLEXITY.of(loss)

@@ -5,25 +5,26 @@ checks code and data before its first trial.
 """
 
 from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
 
 from steppe._shared.recipes import find_recipe
-from steppe.compare.data.datasets import Data
 from steppe.compare.planning.search_spaces import trial_seed
-from steppe.compare.planning.study import Study, check_place, check_trainable, versions
+from steppe.compare.planning.study import PlannedStudy, check_place, check_trainable, versions
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     StudyResults,
     Trial,
     trial_label,
 )
 from steppe.compare.records.summary import best_trial
-from steppe.compare.tasks import find_task
-from steppe.compare.training.run import RunContext, RunSettings, load_data, run_settings_from_dict
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.training.run import RunContext, RunSettings, run_settings_from_dict
 
 
-def continue_study(results: StudyResults, place: RunContext) -> Study:
+def continue_study(results: StudyResults, place: RunContext) -> PlannedStudy:
     """Take a study over from its exported results, to go on with it here.
 
     Parameters
@@ -43,7 +44,7 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
     check_place(place)
     setup = run_settings_from_dict(results.setup)
     own = {each.name for each in fields(RunSettings)}
-    study = Study(
+    study = PlannedStudy(
         setup=setup,
         plan=results.plan,
         contenders=results.contenders,
@@ -57,17 +58,19 @@ def continue_study(results: StudyResults, place: RunContext) -> Study:
         note=results.note,
     )
     check_versions(study)
+    if study.setup.task != results.task:
+        raise ValueError(f"task must be {study.setup.task!r}, by its setup: {results.task!r}")
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
-    check_contents(study)
+    loaded = load_same_task(study, place)
+    check_contents(study, loaded.task)
     _check_trials(study, results)
-    data = load_same_data(study, place)
     for contender in study.contenders:
-        check_trainable(study, contender, data, place)
+        check_trainable(study, contender, loaded, place)
     return study
 
 
-def check_versions(study: Study) -> None:
+def check_versions(study: PlannedStudy) -> None:
     """Refuse a study that was planned with other code: its trials would not be comparable.
 
     Raises
@@ -75,31 +78,55 @@ def check_versions(study: Study) -> None:
     ValueError
         With each package that differs, what is here, and what the study was planned with.
     """
-    here = versions(find_task(study.setup.task).packages)
-    other = [name for name in here if name != "python" and here[name] != study.versions.get(name)]
+    # What else it was planned with are packages of its task.
+    own = versions()
+    named = {**own, **{name: _version_here(name) for name in study.versions if name not in own}}
+    other = [name for name in named if name != "python" and named[name] != study.versions.get(name)]
     if other:
-        pairs = ", ".join(f"{name} {here[name]} for {study.versions.get(name)}" for name in other)
+        pairs = ", ".join(f"{name} {named[name]} for {study.versions.get(name)}" for name in other)
         raise ValueError(f"this is not the code that the study was planned with: {pairs}")
 
 
-def load_same_data(study: Study, place: RunContext) -> Data:
-    """Load the data that a study was planned with.
+def _version_here(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def load_same_task(study: PlannedStudy, place: RunContext) -> LoadedTask:
+    """Load the task that a study was planned with, and its data.
 
     Raises
     ------
     ValueError
-        If it is not the same here.
+        If the one or the other is not the same here.
     """
-    data = load_data(study.setup, place.data)
-    if data.fingerprint != study.setup.fingerprint:
+    setup = study.setup
+    where = place.task or study.location
+    if setup.source and not where:
         raise ValueError(
-            f"the data of {study.setup.task} here ({data.fingerprint}) is not what the study was "
-            f"planned with ({study.setup.fingerprint})"
+            f"{setup.task} is a task in a file that is not named: name it, as mytask.py:task"
         )
-    return data
+    found = find_task(where or setup.task)
+    if found.source != setup.source:
+        raise ValueError(
+            f"{found.label} ({found.source or 'a task of steppe'}) is not the version of "
+            f"{setup.task} that the study was planned with ({setup.source or 'a task of steppe'})"
+        )
+    task = found.task({**setup.options, "data": place.data})
+    if task.name != setup.task:
+        raise ValueError(f"{found.label} is the task {task.name!r}, not {setup.task!r}")
+    loaded = task.load()
+    if loaded.data.fingerprint != setup.fingerprint:
+        raise ValueError(
+            f"the data of {setup.task} here ({loaded.data.fingerprint}) is not what the study was "
+            f"planned with ({setup.fingerprint})"
+        )
+    return loaded
 
 
-def check_contents(study: Study) -> None:
+def check_contents(study: PlannedStudy, task: Task) -> None:
     """Refuse what follows from the task's and the optimizers' names, but is something else.
 
     Raises
@@ -107,9 +134,8 @@ def check_contents(study: Study) -> None:
     ValueError
         With the first of these, such as a class of the user's own whose source has changed.
     """
-    metric = find_task(study.setup.task).score.metric
-    if study.metric != metric:
-        raise ValueError(f"metric must be {metric}, got {study.metric}")
+    if study.metric != task.score:
+        raise ValueError(f"metric must be {task.score}, got {study.metric}")
     for contender in study.contenders:
         recipe = find_recipe(contender.name)
         if contender.epochs != recipe.epochs:
@@ -123,7 +149,7 @@ def check_contents(study: Study) -> None:
             )
 
 
-def _check_trials(study: Study, results: StudyResults) -> None:
+def _check_trials(study: PlannedStudy, results: StudyResults) -> None:
     contenders = {each.name: each for each in study.contenders}
     for trial in results.trials:
         label = trial_label(trial.optimizer, trial.phase, trial.number)
@@ -136,7 +162,7 @@ def _check_trials(study: Study, results: StudyResults) -> None:
 
 
 def _settings(
-    study: Study, results: StudyResults, contender: Contender, trial: Trial
+    study: PlannedStudy, results: StudyResults, contender: ContenderRecord, trial: Trial
 ) -> dict[str, float]:
     if trial.phase != RECOMMENDED:
         return study.settings(contender, trial.phase, trial.number)

@@ -26,7 +26,7 @@ from steppe._shared.cli_options import (
     group,
     limited,
 )
-from steppe.compare.choices import TRACKERS, Precision, Primary, Scale, Schedule
+from steppe.compare.records.choices import TRACKERS, Precision, Primary, Scale, Schedule
 
 STUDY = group("Study", 10)
 _MODEL = group("Model and data", 20)

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field, replace
 from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
 from steppe._shared.names import look_up
 from steppe._shared.recipes import DEFAULT, Recipe
-from steppe.compare.choices import Precision, Schedule
 from steppe.compare.planning.search_spaces import (
     Choice,
     Range,
     find_defaults,
     find_space,
 )
-from steppe.compare.tasks import Size, Task
+from steppe.compare.records.choices import Precision, Schedule
 
 
 @dataclass(frozen=True)
@@ -68,18 +67,13 @@ class Preset:
         """Name the task of a scale."""
         return self.small_task if scale == "small" else self.task
 
-    def size(self, task: Task, scale: str) -> Size:
-        """Give the sizes of a task: the preset's are those of its own full scale."""
-        if scale == "small":
-            return task.small
-        full = task.full
-        return replace(
-            full,
-            # What is published for one task may be of no use for another.
-            model=(task.name == self.task and self.model) or full.model,
-            epochs=self.epochs or full.epochs,
-            batch_size=self.batch_size or full.batch_size,
-        )
+    def model_for(self, task: str, scale: str) -> str | None:
+        """Name the model that is published for a task; of another it may be of no use."""
+        return self.model if scale == "full" and task == self.task else None
+
+    def training_at(self, scale: str) -> tuple[int | None, int | None]:
+        """Give epochs and batch size: the preset's are those of full scale."""
+        return (self.epochs, self.batch_size) if scale == "full" else (None, None)
 
     def precision_on(self, device: str) -> Precision:
         """Give the precision on a device."""

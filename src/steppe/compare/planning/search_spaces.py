@@ -31,11 +31,41 @@ class Range:
     high: float
     log: bool = False
 
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low must be above 0 where log=True, got {self.low}")
+
     def at(self, share: float) -> float:
         """Return the value at a share in [0, 1) of the way, to four digits."""
         if self.log:
             return float(f"{self.low * (self.high / self.low) ** share:.4g}")
         return float(f"{self.low + (self.high - self.low) * share:.4g}")
+
+
+@dataclass(frozen=True)
+class Uniform(Range):
+    """A hyperparameter between two bounds, evenly.
+
+    Examples
+    --------
+    >>> Uniform(0.0, 0.5).at(0.5)
+    0.25
+    """
+
+
+@dataclass(frozen=True)
+class LogUniform(Range):
+    """A hyperparameter between two bounds above 0, by its logarithm.
+
+    Examples
+    --------
+    >>> LogUniform(1e-4, 1e-2).at(0.5)
+    0.001
+    """
+
+    log: bool = True
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,8 @@ def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range
     Range(low=0.001, high=1.0, log=True)
     """
     fixed = fixed or {}
+    if recipe.space is not None:
+        return {name: each for name, each in recipe.space.items() if name not in fixed}
     searched = [name for name in ("lr", *_SPACE) if recipe.takes(name) and name not in fixed]
     return {name: _lr_range(recipe) if name == "lr" else _SPACE[name] for name in searched}
 

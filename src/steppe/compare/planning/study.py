@@ -20,8 +20,6 @@ from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import CurvatureExtent
-from steppe.compare.data.datasets import Data
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
 from steppe.compare.planning.options import StudyOptions, check_where
 from steppe.compare.planning.presets import Preset
@@ -32,16 +30,19 @@ from steppe.compare.planning.search_spaces import (
     trial_settings,
     with_lr_decades,
 )
+from steppe.compare.planning.setup import facts_of, plan_setup
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
+from steppe.compare.records.choices import CurvatureExtent, file_name
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     POOL,
     RECOMMENDED,
-    Contender,
-    Metric,
+    ContenderRecord,
+    MetricDescription,
     StudyPlan,
 )
-from steppe.compare.tasks import Size, Task, find_task
+from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.training.run import (
     Run,
     RunContext,
@@ -58,7 +59,7 @@ CURVATURE_TRIALS = 4
 
 
 @dataclass(frozen=True)
-class Study:
+class PlannedStudy:
     """What is compared, under which common setup, by which plan.
 
     Attributes
@@ -67,9 +68,9 @@ class Study:
         What all runs share.
     plan : StudyPlan
         How many trials, and what is concluded from them.
-    contenders : tuple of Contender
+    contenders : tuple of ContenderRecord
         The first is the baseline.
-    metric : Metric
+    metric : MetricDescription
         What scores are.
     facts : mapping
         Numbers of samples and parameters, for the reader.
@@ -83,12 +84,14 @@ class Study:
         The day it was planned, as YYYY-MM-DD.
     author, note : str
         What the user says of the study.
+    location : str
+        Where the file of the user's task is, for workers on the same machine.
     """
 
     setup: RunSettings
     plan: StudyPlan
-    contenders: tuple[Contender, ...]
-    metric: Metric
+    contenders: tuple[ContenderRecord, ...]
+    metric: MetricDescription
     facts: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=lambda: versions())
@@ -96,27 +99,28 @@ class Study:
     created: str = ""
     author: str = ""
     note: str = ""
+    location: str = ""
 
     @property
     def name(self) -> str:
         """The same for studies that differ in contenders and numbers alone: they share trials."""
         content = [asdict(self.setup), self.plan.study_seed, self.versions]
-        return f"{self.setup.task}-{_digest(content)}"
+        return f"{file_name(self.setup.task)}-{_digest(content)}"
 
-    def key(self, contender: Contender) -> str:
+    def key(self, contender: ContenderRecord) -> str:
         """Name a contender so that its trials are nobody else's, whatever is edited meanwhile."""
         identity = find_recipe(contender.name).identity()
         content = [identity, contender.space, contender.defaults]
         return f"{self.name}/{contender.name}-{_digest(content)}"
 
-    def settings(self, contender: Contender, phase: str, number: int) -> dict[str, float]:
+    def settings(self, contender: ContenderRecord, phase: str, number: int) -> dict[str, float]:
         """Return the settings of a trial of the pool, or of a run at the default settings."""
         if phase != POOL:
             return dict(contender.defaults)
         space = {name: _dimension(each) for name, each in contender.space.items()}
         return trial_settings(space, contender.defaults, self.plan.study_seed, number)
 
-    def curvature(self, contender: Contender, phase: str, number: int) -> CurvatureExtent:
+    def curvature(self, contender: ContenderRecord, phase: str, number: int) -> CurvatureExtent:
         """Return how much curvature is measured of a trial.
 
         In full at the recommended settings, which are everybody's where nothing is searched, and
@@ -127,12 +131,12 @@ class Study:
             return "full"
         return "quick" if phase == POOL and number < CURVATURE_TRIALS else "none"
 
-    def continues(self, earlier: "Study", *, seen: bool) -> "Study":
+    def continues(self, earlier: "PlannedStudy", *, seen: bool) -> "PlannedStudy":
         """Return this study as the continuation of one of the same name.
 
         Parameters
         ----------
-        earlier : Study
+        earlier : PlannedStudy
             The other.
         seen : bool
             Whether its results could be seen: then its plan is remembered if this is another.
@@ -165,14 +169,14 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plan_study(
-    task: str, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
-) -> Study:
+    task: str | Task, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
+) -> PlannedStudy:
     """Check everything that can be checked, and take one trial step with every optimizer.
 
     Parameters
     ----------
-    task : str
-        One of :data:`steppe.compare.tasks.TASKS`.
+    task : str or Task
+        As for :func:`steppe.compare.find_task`.
     options : StudyOptions
         What the user asks for.
     preset : Preset
@@ -193,14 +197,13 @@ def plan_study(
     """
     for module in _NEEDED:
         importlib.import_module(module)
-    found = find_task(task)
     names = options.optimizers or preset.optimizers
     recipes = recipes_with_controls(names)
     check_place(place)
     options.check()
     plan = _plan(options, preset, names)
-    size = _size(found, options, preset)
-    setup, data = _setup(found, size, options, preset, place)
+    source = find_task(task)
+    loaded, setup = plan_setup(source, options, preset, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -211,24 +214,27 @@ def plan_study(
     )
     if options.lr_decades is not None and not any("lr" in each.space for each in contenders):
         raise ValueError("lr-decades is for an lr that is searched, and here it is fixed")
-    study = Study(
+    study = PlannedStudy(
         setup=setup,
-        plan=plan,
+        plan=_with_what_is_searched(plan, contenders),
         contenders=contenders,
-        metric=found.score.metric,
-        facts=_facts(found, setup, data, place),
+        metric=loaded.task.score,
+        facts=facts_of(loaded, place),
         command=command,
-        versions=versions(found.packages),
+        versions=versions(loaded.task.packages),
         created=datetime.now(UTC).date().isoformat(),
         author=printable(options.author),
         note=printable(options.note),
+        location=source.location,
     )
     for contender in contenders:
-        check_trainable(study, contender, data, place)
+        check_trainable(study, contender, loaded, place)
     return study
 
 
-def check_trainable(study: Study, contender: Contender, data: Data, place: RunContext) -> None:
+def check_trainable(
+    study: PlannedStudy, contender: ContenderRecord, loaded: LoadedTask, place: RunContext
+) -> None:
     """Take one step with a throw-away model, so that no study dies later.
 
     Raises
@@ -239,7 +245,7 @@ def check_trainable(study: Study, contender: Contender, data: Data, place: RunCo
     recipe = find_recipe(contender.name)
     run = Run(study.setup, recipe, contender.defaults, seed=0)
     try:
-        take_trial_step(run, data, place)
+        take_trial_step(run, loaded, place)
     except Exception as error:
         reason = first_line(error)
         raise ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}") from error
@@ -275,52 +281,19 @@ def _plan(options: StudyOptions, preset: Preset, names: Iterable[str]) -> StudyP
     if trials > MOST_TRIALS:
         raise ValueError(f"trials must be at most {MOST_TRIALS}, got {trials}")
     _, *family = dict.fromkeys(find_recipe(name).name for name in names)
-    return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(family))
+    return StudyPlan(budget, trials, options.primary, options.study_seed, tuple(sorted(family)))
 
 
-def _size(task: Task, options: StudyOptions, preset: Preset) -> Size:
-    """Give the sizes that the user asks for, or else the preset, or else the task."""
-    size = preset.size(task, options.scale)
-    asked: dict[str, Any] = {
-        "model": options.model,
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "samples": options.samples,
-        "length": options.seq_length,
-    }
-    return replace(size, **{name: value for name, value in asked.items() if value is not None})
-
-
-def _setup(
-    task: Task, size: Size, options: StudyOptions, preset: Preset, place: RunContext
-) -> tuple[RunSettings, Data]:
-    precision = options.precision or preset.precision_on(place.device)
-    if precision == "fp16" and place.device == "cpu":
-        raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    data = task.data(place.data, size.samples, length=size.length, model=size.model)
-    if size.epochs % len(data.parts):
-        raise ValueError(
-            f"epochs must be a multiple of the {len(data.parts)} tasks of {task.name}, "
-            f"got {size.epochs}"
-        )
-    steps = tuple(math.ceil(len(part) / size.batch_size) for part in data.parts)
-    setup = RunSettings(
-        task=task.name,
-        model=size.model,
-        samples=size.samples,
-        fingerprint=data.fingerprint,
-        epochs=size.epochs,
-        steps_per_epoch=max(steps),
-        batch_size=size.batch_size,
-        accumulate=options.grad_accumulation,
-        precision=precision,
-        clip=options.max_grad_norm,
-        schedule=options.schedule or preset.schedule,
-        warmup=options.warmup,
-        length=size.length,
-        stream=steps if data.stream else (),
-    )
-    return setup, data
+def _with_what_is_searched(plan: StudyPlan, contenders: Sequence[ContenderRecord]) -> StudyPlan:
+    """Make what is compared a part of the plan; in which order it was named is none."""
+    baseline, *others = contenders
+    compared = [baseline, *sorted(others, key=lambda each: each.name)]
+    content = [
+        [each.name, find_recipe(each.name).identity(), each.space, each.defaults]
+        for each in compared
+        if each is baseline or each.name in plan.family
+    ]
+    return replace(plan, searched=_digest(content))
 
 
 def _fixed(options: StudyOptions, steps: int) -> dict[str, float]:
@@ -341,38 +314,22 @@ def _contender(
     given: Settings,
     preset: Preset,
     lr_decades: float | None,
-) -> Contender:
+) -> ContenderRecord:
     if "lr" in given and not recipe.accepts("lr"):
         raise ValueError(f"{recipe.name} takes no lr: leave --lr out")
     own = {name: value for name, value in given.items() if recipe.takes(name)}
     space = preset.space_for(recipe, own)
     if lr_decades is not None:
         space = with_lr_decades(space, lr_decades)
-    return Contender(
+    return ContenderRecord(
         name=recipe.name,
-        title=f"{recipe.cls.__module__.partition('.')[0]}.{recipe.cls.__qualname__}",
+        title=recipe.title,
         space=space_as_json(space),
         defaults={**preset.defaults_for(recipe, own), **own},
         control_for=contenders_controlled_by(recipe, recipes),
         epochs=recipe.epochs,
         source=recipe.source,
     )
-
-
-def _facts(task: Task, setup: RunSettings, data: Data, place: RunContext) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]):
-        model = task.make(setup.model)
-    parameters = list(model.parameters())
-    return {
-        "train_samples": len(data.train),
-        "validation_samples": len(data.validation),
-        "test_samples": len(data.test),
-        "parameters": sum(p.numel() for p in parameters),
-        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "domain_incremental": task.domain_incremental,
-        "device": place.device,
-        "threads": place.threads,
-    }
 
 
 def _dimension(content: Mapping[str, Any]) -> Range | Choice:

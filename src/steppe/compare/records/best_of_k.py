@@ -11,7 +11,7 @@ checks how often its verdicts are wrong.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -366,23 +366,25 @@ def _validation_error(signed: Sequence[tuple[Pool, float]], k: int) -> float:
     return float(_jackknife_error(without))
 
 
-def leave_groups_out(
-    samples: Array, result: Callable[[Array], Array] = lambda means: means
-) -> Array:
-    """Return results without each group of samples, of shape (groups, trials).
+def leave_groups_out(samples: Array, stretches: int | None = None) -> Array:
+    """Return the means over samples without each group of samples, of shape (groups, trials).
 
     Parameters
     ----------
     samples : array of shape (trials, samples)
         A number for each validation sample.
-    result : callable
-        ``result(means)``, from the means over the samples that are left.
+    stretches : int, optional
+        Of so many nearly equal stretches of samples each is left out as a whole. Default: each
+        sample is one.
     """
     count = samples.shape[1]
-    groups = np.arange(count) % min(_GROUPS, count)
+    pieces = np.array_split(np.arange(count), stretches or count)
+    stretch = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
+    groups = stretch % min(_GROUPS, len(pieces))
+    # Sums of whole numbers are exact, so that equal shares of right answers stay equal.
     sums = samples.sum(axis=1)
     found = [
-        result((sums - samples[:, groups == group].sum(axis=1)) / (groups != group).sum())
+        (sums - samples[:, groups == group].sum(axis=1)) / (groups != group).sum()
         for group in range(groups.max() + 1)
     ]
     return np.array(found)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from cattrs import Converter, transform_error
 from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.v import format_exception
 
 from steppe._shared.messages import shortened
@@ -57,8 +58,8 @@ def from_json(cls: type[_T], content: Any) -> _T:
 
     Examples
     --------
-    >>> from steppe.compare.records.results import Metric
-    >>> from_json(Metric, {"name": "perplexity", "higher_is_better": 0})
+    >>> from steppe.compare.records.results import MetricDescription
+    >>> from_json(MetricDescription, {"name": "perplexity", "higher_is_better": 0})
     Traceback (most recent call last):
         ...
     ValueError: higher_is_better must be true or false, got 0
@@ -115,6 +116,15 @@ def register_format(
     _converter.register_structure_hook_func(
         lambda found: found == kind, lambda content, _: from_plain(content)
     )
+
+
+def leave_out_defaults(cls: type, *fields: str) -> None:
+    """Write fields of a dataclass only where they are not their default.
+
+    Files of studies from before such a field was there are then written as they were.
+    """
+    rules: Any = dict.fromkeys(fields, override(omit_if_default=True))
+    _converter.register_unstructure_hook(cls, make_dict_unstructure_fn(cls, _converter, **rules))
 
 
 def _number(value: Any, _: Any) -> Any:

@@ -5,7 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
-from steppe.compare.records.json_format import from_json, register_format, to_json
+from steppe.compare.records.json_format import (
+    from_json,
+    leave_out_defaults,
+    register_format,
+    to_json,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FinalScores:
-    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation."""
+    """Losses and scores of a trained model: means in ``eval()`` mode, without augmentation.
+
+    ``test_others`` are the scores of further metrics on the test set, by their names.
+    """
 
     train_loss: float = math.nan
     train_score: float = math.nan
@@ -50,6 +58,7 @@ class FinalScores:
     validation_score: float = math.nan
     test_loss: float = math.nan
     test_score: float = math.nan
+    test_others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,8 @@ class SampleResults:
     Attributes
     ----------
     validation_scores, test_scores : str
-        Whether each sample was predicted right; empty where the score is no share of samples.
+        What each sample adds to the score, such as whether it was predicted right; empty where
+        the metric is no mean over samples.
     validation_losses, test_losses : str
         The loss of each sample, or of up to 500 equal stretches of samples.
     """
@@ -159,3 +169,4 @@ def _epochs(columns: Any) -> tuple[Epoch, ...]:
 
 
 register_format(tuple[Epoch, ...], _columns, _epochs)
+leave_out_defaults(FinalScores, "test_others")

@@ -6,6 +6,8 @@ samples: of a hundred thousand runs of ten thousand samples nothing larger could
 
 import base64
 import binascii
+import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +17,17 @@ MOST_LOSSES = 500
 
 _BITS = "bits"
 _FLOATS = {"halves": "<f2", "singles": "<f4"}
+
+
+def pack(values: Sequence[float]) -> str:
+    """Pack the numbers of all samples: as bits, where each is 0 or 1.
+
+    Examples
+    --------
+    >>> pack([1.0, 0.0, 1.0]), pack([0.5, 1.25])[:8]
+    ('bits:3:oA==', 'halves:2')
+    """
+    return pack_bits(values) if {*values} <= {0.0, 1.0} else pack_floats(values)
 
 
 def pack_bits(values: ArrayLike) -> str:
@@ -30,7 +43,7 @@ def pack_bits(values: ArrayLike) -> str:
 
 
 def pack_floats(values: ArrayLike) -> str:
-    """Pack numbers, means over stretches of samples if there are more than 500.
+    """Pack numbers, means over up to 500 equal stretches of samples if there are more.
 
     They become float16, or float32 where one is beyond float16's range: an infinite loss has no
     error, and would leave the study without an interval.
@@ -44,12 +57,26 @@ def pack_floats(values: ArrayLike) -> str:
     """
     numbers = np.asarray(values, dtype=np.float64)
     if len(numbers) > MOST_LOSSES:
-        numbers = means_of_stretches(numbers, MOST_LOSSES)
+        numbers = means_of_stretches(numbers, stretches(len(numbers)))
     with np.errstate(over="ignore"):
         fits = np.array_equal(np.isinf(numbers.astype("<f2")), np.isinf(numbers))
         kind = "halves" if fits else "singles"
         floats = numbers.astype(_FLOATS[kind])
     return _packed(kind, len(floats), floats.tobytes())
+
+
+def stretches(samples: int) -> int:
+    """Return how many stretches samples are kept in, so that these are as equal as can be.
+
+    Of 540 samples 500 stretches would be of one sample or of two, and a mean over them is none over
+    the samples; 270 are all of two.
+
+    Examples
+    --------
+    >>> stretches(400), stretches(540), stretches(10_000)
+    (400, 270, 500)
+    """
+    return math.ceil(samples / math.ceil(samples / MOST_LOSSES))
 
 
 def means_of_stretches(samples: NDArray[np.float64], count: int) -> NDArray[np.float64]:
@@ -60,8 +87,8 @@ def means_of_stretches(samples: NDArray[np.float64], count: int) -> NDArray[np.f
     >>> means_of_stretches(np.array([[1.0, 3.0, 4.0], [0.0, 2.0, 8.0]]), 2).tolist()
     [[2.0, 4.0], [1.0, 8.0]]
     """
-    stretches = np.array_split(samples, count, axis=-1)
-    return np.stack([each.mean(axis=-1) for each in stretches], axis=-1)
+    parts = np.array_split(samples, count, axis=-1)
+    return np.stack([each.mean(axis=-1) for each in parts], axis=-1)
 
 
 def unpack(text: str) -> NDArray[np.float64]:

@@ -13,8 +13,13 @@ from typing import Any
 
 from steppe._shared.files import write_text
 from steppe._shared.hyperparameters import Settings
-from steppe.compare.choices import Primary
-from steppe.compare.records.json_format import from_json, read_json, to_json
+from steppe.compare.records.choices import OfMean, Primary
+from steppe.compare.records.json_format import (
+    from_json,
+    leave_out_defaults,
+    read_json,
+    to_json,
+)
 from steppe.compare.records.outcomes import Curvature as Curvature
 from steppe.compare.records.outcomes import Epoch as Epoch
 from steppe.compare.records.outcomes import FinalScores as FinalScores
@@ -87,7 +92,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Contender:
+class ContenderRecord:
     """An optimizer of a study.
 
     Attributes
@@ -120,12 +125,24 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricDescription:
     """The score of a task, shown as ``factor · score`` in ``unit``.
+
+    Attributes
+    ----------
+    name, unit : str
+        Such as "accuracy" and "%".
+    factor : float
+        From the score to the unit.
+    higher_is_better : bool
+        Whether more is better.
+    of_mean : "itself", "exp" or "root", default "itself"
+        The score as a function of the mean over samples: perplexity is exp of the mean loss, the
+        root mean square error the root of the mean square.
 
     Examples
     --------
-    >>> Metric().factor * 0.975
+    >>> MetricDescription().factor * 0.975
     97.5
     """
 
@@ -133,6 +150,11 @@ class Metric:
     unit: str = "%"
     factor: float = 100.0
     higher_is_better: bool = True
+    of_mean: OfMean = "itself"
+
+
+#: The score of a task that has no metric.
+MEAN_LOSS = MetricDescription("mean loss", "", 1.0, higher_is_better=False)
 
 
 @dataclass(frozen=True)
@@ -150,14 +172,17 @@ class StudyPlan:
     study_seed : int, default 0
         Seed of all settings, weights and data orders.
     family : tuple of str, default empty
-        The contenders that get verdicts: those that the user has named, without the baseline. A
-        control that the study has added by itself is to be read beside others.
+        The contenders that get verdicts, by their names: those that the user has named, without the
+        baseline. A control that the study has added by itself is to be read beside others.
     repeats : int, default 3
         Runs of each contender at its default and at its recommended settings.
+    searched : str, default ""
+        Hash of what the baseline and the family are, and of what is searched for them: who changes
+        that after the results could be seen has changed the plan.
 
     Examples
     --------
-    >>> StudyPlan(budget=4, trials=24).planned(Contender("adamw", space={}), POOL)
+    >>> StudyPlan(budget=4, trials=24).planned(ContenderRecord("adamw", space={}), POOL)
     24
     """
 
@@ -167,8 +192,9 @@ class StudyPlan:
     study_seed: int = 0
     family: tuple[str, ...] = ()
     repeats: int = 3
+    searched: str = ""
 
-    def planned(self, contender: Contender, phase: str) -> int:
+    def planned(self, contender: ContenderRecord, phase: str) -> int:
         """Count a contender's trials in a phase: where nothing is searched, the pool is all."""
         if phase == POOL:
             return self.trials
@@ -190,13 +216,13 @@ class StudyResults:
         samples, parameters …
     plan : StudyPlan
         What was to be found out.
-    metric : Metric
+    metric : MetricDescription
         Name and unit of validation and test scores.
     versions : mapping
         Of Python, torch, steppe and its source.
     command : str
         The command that reproduces the study.
-    contenders : tuple of Contender
+    contenders : tuple of ContenderRecord
         The first is the baseline.
     trials : tuple of Trial
         Those that have ended.
@@ -212,10 +238,10 @@ class StudyResults:
     task: str
     setup: Mapping[str, Any]
     plan: StudyPlan
-    metric: Metric
+    metric: MetricDescription
     versions: Mapping[str, str]
     command: str
-    contenders: tuple[Contender, ...]
+    contenders: tuple[ContenderRecord, ...]
     trials: tuple[Trial, ...]
     earlier_plans: tuple[StudyPlan, ...] = ()
     created: str = ""
@@ -310,3 +336,7 @@ def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(each) for each in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+leave_out_defaults(MetricDescription, "of_mean")
+leave_out_defaults(StudyPlan, "searched")

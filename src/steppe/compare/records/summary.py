@@ -17,9 +17,9 @@ from steppe.compare.records.results import (
     DEFAULT,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Epoch,
-    Metric,
+    MetricDescription,
     Outcome,
     StudyResults,
     Trial,
@@ -123,7 +123,9 @@ def summarise(results: StudyResults, readings: Readings | None = None) -> list[O
     return [_summarise_contender(readings, each, common) for each in results.contenders]
 
 
-def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[OptimizerSummary]:
+def best_first(
+    rows: Sequence[OptimizerSummary], metric: MetricDescription
+) -> list[OptimizerSummary]:
     """Sort by the expected test score; while that is unknown, by the best validation score.
 
     Optimizers without a finite score come last.
@@ -139,7 +141,7 @@ def best_first(rows: Sequence[OptimizerSummary], metric: Metric) -> list[Optimiz
     return sorted(rows, key=key)
 
 
-def best_trial(trials: Iterable[Trial], metric: Metric) -> Trial | None:
+def best_trial(trials: Iterable[Trial], metric: MetricDescription) -> Trial | None:
     """Return the trial with the best validation score, of equal ones that with the lower loss.
 
     None if no trial ended with a finite loss.
@@ -159,7 +161,7 @@ def outcomes(trials: Iterable[Trial]) -> list[Outcome]:
     return [outcome for trial in trials if (outcome := trial.finite_outcome)]
 
 
-def repeated_trials(results: StudyResults, contender: Contender) -> tuple[Trial, ...]:
+def repeated_trials(results: StudyResults, contender: ContenderRecord) -> tuple[Trial, ...]:
     """Return the runs at the recommended settings.
 
     Where nothing is searched all trials have the same settings, and the first ones are these.
@@ -277,7 +279,7 @@ def forgetting(curve: Sequence[Sequence[float]]) -> float:
 
 
 def _summarise_contender(
-    readings: Readings, contender: Contender, common: float
+    readings: Readings, contender: ContenderRecord, common: float
 ) -> OptimizerSummary:
     results, name = readings.results, contender.name
     pool, factor = results.trials_of(name, POOL), results.metric.factor
@@ -348,7 +350,7 @@ def _costs(ended: Iterable[Outcome | None]) -> dict[str, Any]:
 
 
 def _settings_at_edge(
-    contender: Contender, settings: Settings, pool: Iterable[Trial]
+    contender: ContenderRecord, settings: Settings, pool: Iterable[Trial]
 ) -> tuple[str, ...]:
     """Name the settings in the outer tenth of what was tried: the best may lie beyond."""
     tried = [trial.settings for trial in pool]

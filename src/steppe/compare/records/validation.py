@@ -6,20 +6,30 @@ ranges, and what one field says about another. A file may be somebody else's, da
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from steppe._shared.messages import shortened
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.json_format import from_json
-from steppe.compare.records.packed_numbers import unpack
-from steppe.compare.records.phases import PHASES, POOL
+from steppe.compare.records.of_mean import OF_MEAN
+from steppe.compare.records.packed_numbers import MOST_LOSSES, stretches, unpack
+from steppe.compare.records.phases import DEFAULT, PHASES, POOL, RECOMMENDED
 
 if TYPE_CHECKING:
-    from steppe.compare.records.results import Contender, Outcome, StudyPlan, StudyResults, Trial
+    from steppe.compare.records.results import (
+        ContenderRecord,
+        Outcome,
+        StudyPlan,
+        StudyResults,
+        Trial,
+    )
 
 _T = TypeVar("_T")
+
+# No time and no count of a run is larger; squares of larger numbers overflow.
+_HUGE = 1e100
 
 
 @dataclass(frozen=True)
@@ -70,11 +80,11 @@ def check_results(results: "StudyResults") -> None:
             f"a number from 0, below {planned}",
             trial.number,
         )
-        _check_trial(trial, field, setup, contender.epochs)
+        _check_trial(trial, field, setup, contender)
     runs = [f"{each.optimizer}, {each.phase} {each.number}" for each in results.trials]
     _require_unique("trials", runs)
     _check_pairs(results)
-    _check_samples(results)
+    _check_samples(results, setup)
 
 
 def _check_plan(plan: "StudyPlan", field: str) -> None:
@@ -100,19 +110,58 @@ def _check_pairs(results: "StudyResults") -> None:
     _require_unique("seeds of trials", of_pool)
 
 
-def _check_samples(results: "StudyResults") -> None:
-    """Require that all runs have results of equally many samples."""
-    sizes: dict[str, int] = {}
+def _check_samples(results: "StudyResults", setup: _Setup) -> None:
+    """Require that runs have as many samples as the study, and that these give their results."""
     for field, trial in _numbered("trials", results.trials):
-        for name, text in vars(trial.outcome.samples).items() if trial.outcome else ():
-            try:
-                size = len(unpack(text))
-            except ValueError as error:
-                raise ValueError(f"{field}.outcome.samples.{name} {error}") from None
-            if not size:
-                continue
-            first = sizes.setdefault(name, size)
-            _require(size == first, f"{field}.outcome.samples.{name}", f"of {first} samples", size)
+        if trial.outcome is None:
+            continue
+        for part in ("validation", "test"):
+            count = getattr(setup, f"{part}_samples")
+            for kind in ("scores", "losses"):
+                name = f"{part}_{kind}"
+                _check_values(
+                    f"{field}.outcome.samples.{name}",
+                    getattr(trial.outcome.samples, name),
+                    count,
+                    _result_of_mean(results, setup, trial.outcome, name),
+                )
+
+
+def _check_values(
+    field: str, text: str, count: int, result: tuple[float, Callable[[float], float]] | None
+) -> None:
+    try:
+        values = unpack(text)
+    except ValueError as error:
+        raise ValueError(f"{field} {error}") from None
+    if not len(values):
+        return
+    equal = {count, stretches(count)}
+    # Studies of earlier versions have as many stretches as can be, of unequal lengths.
+    known = equal | {MOST_LOSSES}
+    _require(len(values) in known, field, f"of {count} samples", len(values))
+    if result is None or len(values) not in equal:
+        return
+    final, of_mean = result
+    mean = of_mean(float(values.mean()))
+    # Losses are kept with three digits.
+    is_same = math.isclose(mean, final, rel_tol=0.02, abs_tol=1e-3)
+    is_finite = math.isfinite(mean) and math.isfinite(final)
+    _require(
+        is_same or not is_finite, field, f"samples whose mean gives {final:.6g}", f"{mean:.6g}"
+    )
+
+
+def _result_of_mean(
+    results: "StudyResults", setup: _Setup, outcome: "Outcome", name: str
+) -> tuple[float, Callable[[float], float]] | None:
+    """Return the result that samples give, and how; of a stream's scores the mean is another."""
+    part, _, kind = name.partition("_")
+    if kind == "losses":
+        return getattr(outcome.final, f"{part}_loss"), float
+    if setup.stream:
+        return None
+    return getattr(outcome.final, f"{part}_score"), OF_MEAN[results.metric.of_mean]
 
 
 def _numbered(field: str, records: Sequence[_T]) -> Iterator[tuple[str, _T]]:
@@ -147,7 +196,7 @@ def _checked_setup(content: Mapping[str, Any]) -> _Setup:
     return setup
 
 
-def _check_contender(contender: "Contender", field: str, names: Iterable[str]) -> None:
+def _check_contender(contender: "ContenderRecord", field: str, names: Iterable[str]) -> None:
     _require(bool(contender.name), f"{field}.name", "a name", repr(contender.name))
     _check_settings(contender.defaults, f"{field}.defaults")
     for name in contender.control_for:
@@ -186,13 +235,15 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return number and math.isfinite(value)
 
 
-def _check_trial(trial: "Trial", field: str, setup: _Setup, factor: int) -> None:
+def _check_trial(trial: "Trial", field: str, setup: _Setup, contender: "ContenderRecord") -> None:
     _require(trial.seed >= 0, f"{field}.seed", "at least 0", trial.seed)
     _check_settings(trial.settings, f"{field}.settings")
+    if trial.outcome is not None or trial.phase != RECOMMENDED:
+        _check_searched(contender, trial, f"{field}.settings")
     failed = trial.outcome is None
     _require(bool(trial.error) or not failed, f"{field}.error", "why there is no outcome", "''")
     if trial.outcome is not None:
-        _check_outcome(trial.outcome, f"{field}.outcome", setup, factor)
+        _check_outcome(trial.outcome, f"{field}.outcome", setup, contender.epochs)
 
 
 def _check_outcome(outcome: "Outcome", field: str, setup: _Setup, factor: int) -> None:
@@ -219,9 +270,17 @@ def _check_settings(settings: Mapping[str, float], field: str) -> None:
         _require(math.isfinite(value), f"{field}.{name}", "a number", "null")
 
 
+def _check_searched(contender: "ContenderRecord", trial: "Trial", field: str) -> None:
+    """Require that a trial has a value of all that was searched, which its logarithm may need."""
+    for name, space in contender.space.items():
+        _require(name in trial.settings, f"{field}.{name}", "there: it was searched", "nothing")
+        if space.get("log") and trial.phase != DEFAULT:
+            _require(trial.settings[name] > 0, f"{field}.{name}", "> 0", trial.settings[name])
+
+
 def _require_not_negative(field: str, value: float) -> None:
     """Require a time or a size; NaN where it was not measured."""
-    _require(math.isnan(value) or value >= 0, field, "at least 0", value)
+    _require(math.isnan(value) or 0 <= value < _HUGE, field, f"from 0 to {_HUGE}", value)
 
 
 def _require_known(field: str, name: str, known: Iterable[str]) -> None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from steppe._shared.names import unknown_name_message
 from steppe._shared.statistics import LEVEL, Interval, holm
-from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import (
     TRIALS_PER_BUDGET,
     Array,
@@ -30,7 +29,10 @@ from steppe.compare.records.best_of_k import (
     interval_of_best,
     leave_groups_out,
 )
-from steppe.compare.records.packed_numbers import means_of_stretches, unpack
+from steppe.compare.records.broken_promises import BrokenPromises
+from steppe.compare.records.choices import Primary
+from steppe.compare.records.of_mean import SLOPE
+from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
 
 BETTER, WORSE = "better", "worse"
@@ -38,9 +40,8 @@ NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
 
-# A test result this many standard errors below what validation promises is no chance.
-_FAR_BELOW = 5.0
-_MAD_TO_SIGMA = 1.4826
+# Squares of larger results overflow.
+_HUGE = 1e100
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,16 @@ class Readings:
             for name, each in found.items()
         ]
 
+    @property
+    def has_samples(self) -> tuple[bool, bool]:
+        """Whether all trials have the primary reading by test sample, and by validation sample."""
+        reading = self.results.plan.primary
+        pools = [self.pool(each.name, reading) for each in self.results.contenders]
+        return (
+            all(pool.test_samples is not None for pool in pools),
+            all(pool.validation is not None for pool in pools),
+        )
+
     def detectable(self, name: str) -> float:
         """Return the smallest difference from the baseline that 80 % of such studies would find."""
         plan = self.results.plan
@@ -182,43 +193,12 @@ class Readings:
         return sum(trial.finite_outcome is None for trial in self._trials(name))
 
     def count_broken_promises(self, name: str) -> int:
-        """Count the trials whose test result is far below what their validation result promises.
-
-        Far below is five standard errors, of both sets of samples and of the scatter of all trials
-        between the two. What is rare and not seen in validation is beyond what a verdict promises.
-        """
-        all_gaps = np.concatenate([gaps for gaps, _ in self._promises.values()])
-        if not len(all_gaps):
-            return 0
-        middle = np.median(all_gaps)
-        scatter = _MAD_TO_SIGMA * np.median(np.abs(all_gaps - middle))
-        gaps, errors = self._promises[name]
-        return int((gaps - middle < -_FAR_BELOW * np.hypot(scatter, errors)).sum())
+        """Count the trials whose test result is far below what their validation result promises."""
+        return self._promises.count(name)
 
     @cached_property
-    def _promises(self) -> dict[str, tuple[Array, Array]]:
-        """What :meth:`_promises_of` says of each contender."""
-        return {each.name: self._promises_of(each.name) for each in self.results.contenders}
-
-    def _promises_of(self, name: str) -> tuple[Array, Array]:
-        """Return how much better than in validation each trial is on the test set, with its error.
-
-        Only of trials that did not diverge.
-        """
-        reading = self.results.plan.primary
-        sign = 1.0 if self.higher_is_better(reading) else -1.0
-        gaps, errors = [], []
-        for trial in self._trials(name):
-            if (outcome := trial.finite_outcome) is None:
-                continue
-            test, validation = self._values(outcome, reading)
-            if not (math.isfinite(test) and math.isfinite(validation)):
-                continue
-            samples = [self._samples(outcome, part, reading) for part in ("test", "validation")]
-            known = [each for each in samples if each is not None and len(each) > 1]
-            errors.append(math.hypot(*(each.std(ddof=1) / math.sqrt(len(each)) for each in known)))
-            gaps.append(sign * (test - validation))
-        return np.array(gaps), np.array(errors)
+    def _promises(self) -> BrokenPromises:
+        return BrokenPromises(self)
 
     def _verdict(self, found: Difference, corrected: float | None) -> str:
         if corrected is None:
@@ -265,8 +245,10 @@ class Readings:
         return Pool(
             score=each(lambda outcome: sign * outcome.final.validation_score, -math.inf),
             loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
-            test=each(lambda outcome: self._values(outcome, reading)[0], worst),
-            test_samples=self._matrix(outcomes, "test", reading, worst),
+            test=each(lambda outcome: self.values(outcome, reading)[0], worst),
+            test_samples=self._matrix(
+                outcomes, lambda outcome: self.samples(outcome, "test", reading), worst
+            ),
             validation=self._validations[name],
         )
 
@@ -278,55 +260,65 @@ class Readings:
             for trial in self._trials(contender.name)
             if (outcome := trial.finite_outcome)
         )
-        values = [self._values(outcome, reading)[0] for outcome in ended]
+        values = [self.values(outcome, reading)[0] for outcome in ended]
         finite = [value for value in values if math.isfinite(value)]
         worst: Callable[..., float] = min if self.higher_is_better(reading) else max
         return worst(finite, default=0.0)
 
-    def _values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
-        """Return a trial's test and validation result."""
+    def values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
+        """Return a trial's test and validation result; what is beyond all numbers is infinite."""
         final, factor = outcome.final, self.results.metric.factor
-        if reading == "loss":
-            return final.test_loss, final.validation_loss
-        return factor * final.test_score, factor * final.validation_score
+        found = final.test_loss, final.validation_loss
+        if reading == "score":
+            found = factor * final.test_score, factor * final.validation_score
+        test, validation = (x if abs(x) < _HUGE else math.copysign(math.inf, x) for x in found)
+        return test, validation
 
-    def _samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
+    def samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
         """Return the samples' shares in a result, whose mean it is up to a constant."""
-        losses = unpack(getattr(outcome.samples, f"{part}_losses"))
-        if reading == "loss":
-            return losses if len(losses) else None
-        hits = unpack(getattr(outcome.samples, f"{part}_scores"))
-        if len(hits):
-            return self.results.metric.factor * hits
-        if self.results.metric.name == "perplexity" and len(losses):
-            # To first order: the derivative of exp.
-            return self.results.metric.factor * math.exp(losses.mean()) * losses
-        return None
+        values = self._values_of_samples(outcome, part, reading)
+        if values is None or reading == "loss":
+            return values
+        # To first order: times the derivative of the score by the mean over samples.
+        slope = SLOPE[self.results.metric.of_mean](float(values.mean()))
+        return self.results.metric.factor * slope * values
+
+    def _values_of_samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
+        kind = "losses" if reading == "loss" else "scores"
+        values = unpack(getattr(outcome.samples, f"{part}_{kind}"))
+        return values if len(values) else None
 
     def _matrix(
-        self, outcomes: Sequence[Outcome | None], part: str, reading: Primary, worst: float
+        self,
+        outcomes: Sequence[Outcome | None],
+        samples: Callable[[Outcome], Array | None],
+        otherwise: float,
     ) -> Array | None:
-        """Return the samples' shares of all trials; None if a trial has none."""
-        rows = [
-            None if outcome is None else self._samples(outcome, part, reading)
-            for outcome in outcomes
-        ]
-        return _stacked(rows, sum(outcome is not None for outcome in outcomes), worst)
+        """Return what all trials have for each sample; None if a trial has nothing."""
+        rows = [None if outcome is None else samples(outcome) for outcome in outcomes]
+        return _stacked(rows, sum(outcome is not None for outcome in outcomes), otherwise)
 
     def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
         """Return all trials' validation results without each group of samples."""
-        losses = self._matrix(outcomes, "validation", "loss", 0.0)
-        if losses is None:
+
+        def samples(reading: Primary) -> Array | None:
+            def of_run(outcome: Outcome) -> Array | None:
+                return self._values_of_samples(outcome, "validation", reading)
+
+            return self._matrix(outcomes, of_run, 0.0)
+
+        values, losses = samples("score"), samples("loss")
+        if values is None:
             return None
+        # The same samples are left out of both.
+        fewest = None if losses is None else min(values.shape[1], losses.shape[1])
         diverged = np.array([outcome is None for outcome in outcomes])
-        without_losses = np.where(diverged, np.inf, leave_groups_out(losses))
-        if self.results.metric.name == "perplexity":
-            return Validation(np.where(diverged, -np.inf, -without_losses), without_losses)
-        hits = self._matrix(outcomes, "validation", "score", 0.0)
-        if hits is None:
-            return None
-        scores = sign * leave_groups_out(means_of_stretches(hits, losses.shape[1]))
-        return Validation(np.where(diverged, -np.inf, scores), without_losses)
+        # Only their order counts, which is that of the means.
+        scores = np.where(diverged, -np.inf, sign * leave_groups_out(values, fewest))
+        if losses is not None:
+            return Validation(scores, np.where(diverged, np.inf, leave_groups_out(losses, fewest)))
+        whole = [math.inf if each is None else each.final.validation_loss for each in outcomes]
+        return Validation(scores, np.broadcast_to(whole, scores.shape))
 
 
 def difference_by_budget(

@@ -40,10 +40,21 @@ _SCENARIOS = {
     True: "a sample's task is not known: all have the same classes and share the outputs",
 }
 _INTERVALS = (
-    "[low, high] is a 95 % interval. It has three parts: the jackknife over trials, the test "
-    "samples, and the jackknife over groups of validation samples, which choose. p is that of a "
-    "studentised label swap over trials. Gap is test loss − train loss."
+    "[low, high] is a 95 % interval. {parts} p is that of a studentised label swap over trials. "
+    "Gap is test loss − train loss."
 )
+# By whether test samples and validation samples have a part in it.
+_PARTS = {
+    (True, True): "It has three parts: the jackknife over trials, the test samples, and the "
+    "jackknife over groups of validation samples, which choose.",
+    (True, False): "It has two parts: the jackknife over trials, and the test samples. That of the "
+    "validation samples, which choose, is not in it: not all trials have results by sample.",
+    (False, True): "It has two parts: the jackknife over trials, and that over groups of "
+    "validation samples, which choose. That of the test samples is not in it: not all trials have "
+    "results by sample.",
+    (False, False): "It is the jackknife's over trials. The parts of the test and validation "
+    "samples are not in it: not all trials have results by sample.",
+}
 _DIVERGED = (
     "A trial that diverged has the worst validation score. Where it is the best of k all the same, "
     "its test result is the worst of the study."
@@ -72,7 +83,8 @@ def footnotes(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[str]
     results = readings.results
     found = [_design(results)]
     if results.complete:
-        found += [_INTERVALS, *([_VERDICTS] if len(rows) > 1 else [])]
+        intervals = _INTERVALS.format(parts=_PARTS[readings.has_samples])
+        found += [intervals, *([_VERDICTS] if len(rows) > 1 else [])]
         if any(row.recommended for row in rows):
             found.append(_RECOMMENDED.format(repeats=plural(results.plan.repeats, "fresh seed")))
         if any(math.isfinite(row.sharpness.mean) for row in rows):

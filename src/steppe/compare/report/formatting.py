@@ -6,7 +6,7 @@ from statistics import median
 
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import Metric
+from steppe.compare.records.results import MetricDescription
 
 #: Stands where there is no number.
 MISSING = "–"
@@ -149,12 +149,12 @@ def format_settings(settings: Settings) -> str:
     return ", ".join(f"{name} {value:.3g}" for name, value in settings.items()) or MISSING
 
 
-def unit_of_change(metric: Metric) -> str:
+def unit_of_change(metric: MetricDescription) -> str:
     """Write the unit of a difference after what differs: per cents differ by points.
 
     Examples
     --------
-    >>> unit_of_change(Metric()), unit_of_change(Metric(unit=""))
+    >>> unit_of_change(MetricDescription()), unit_of_change(MetricDescription(unit=""))
     (', points', '')
     """
     unit = "points" if metric.unit == "%" else metric.unit

@@ -1,21 +1,20 @@
-"""A study's results as PNG files: differences, budgets, learning curves, and flatness.
+"""A study's results as figures: differences, budgets, learning curves, and flatness.
 
-For ``steppe report --figures`` and the documentation. What shows test results draws nothing of an
-unfinished study.
+For ``steppe report --figures``, notebooks and the documentation. What shows test results draws
+nothing of an unfinished study.
 """
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from steppe._shared.messages import plural
 from steppe._shared.palette import line_style
-from steppe._shared.pictures import new_figure, style_axes, write_png
+from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import Epoch, Metric, Outcome, StudyResults
+from steppe.compare.records.results import Epoch, MetricDescription, Outcome, StudyResults
 from steppe.compare.records.summary import (
     common_train_loss,
     curvature_at,
@@ -30,6 +29,7 @@ from steppe.compare.report.units import aim, change_label, reading_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _BLUE, _GREY, _VERMILION = "#0072B2", "#7F7F7F", "#D55E00"
 
@@ -41,7 +41,7 @@ OfEpoch = Callable[[Epoch], float]
 OfRun = Callable[[Outcome], float]
 
 
-def plot_curves(results: StudyResults, path: Path) -> bool:
+def draw_curves(results: StudyResults) -> "Figure | None":
     """Draw train loss, validation loss and validation score by epoch.
 
     Lines are means over runs at the recommended settings, bands run from the lowest to the highest
@@ -51,18 +51,11 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     ----------
     results : StudyResults
         A study, finished or not.
-    path : Path
-        The PNG file, written atomically.
 
     Returns
     -------
-    bool
-        Whether there was anything to draw; if not, nothing is written.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    Figure or None
+        None if there is nothing to draw.
     """
     metric = results.metric
     panels: tuple[tuple[str, OfEpoch], ...] = (
@@ -76,7 +69,7 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
         if (drawable := [each for each in outcomes if _is_drawable(each)])
     }
     if not runs:
-        return False
+        return None
     repeats = plural(results.plan.repeats, "run")
     title = f"{results.task}: mean and range over {repeats} at the recommended settings"
     figure = new_figure(title, (13, 4.4))
@@ -95,37 +88,29 @@ def plot_curves(results: StudyResults, path: Path) -> bool:
     if not results.setup.get("stream"):
         _zoom_to_late_epochs(score, metric)
     label_line_ends(score)
-    write_png(figure, path)
-    return True
+    return figure
 
 
-def plot_differences(results: StudyResults, path: Path, readings: Readings | None = None) -> bool:
+def draw_differences(results: StudyResults, readings: Readings | None = None) -> "Figure | None":
     """Draw every contender minus the baseline on the primary reading, with interval and verdict.
 
     Parameters
     ----------
     results : StudyResults
         A study, finished or not.
-    path : Path
-        The PNG file, written atomically.
     readings : Readings, optional
         Those of the study, if they are at hand.
 
     Returns
     -------
-    bool
-        Whether there was anything to draw; if not, nothing is written.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    Figure or None
+        None if there is nothing to draw.
     """
     readings, plan = readings or Readings(results), results.plan
     upwards = readings.higher_is_better(plan.primary)
     found = sorted(readings.verdicts, key=lambda each: each.estimate, reverse=upwards)
     if not found or not _any_ended(results):
-        return False
+        return None
     changed = change_label(readings, plan.primary)
     figure = new_figure(
         f"{results.task}: {changed}, minus {results.baseline}'s", (9, 1.6 + 0.36 * len(found))
@@ -150,35 +135,27 @@ def plot_differences(results: StudyResults, path: Path, readings: Readings | Non
     axes.margins(x=0.08)
     if near:
         axes.set_xlim(min(near.low, 0.0), max(near.high, 0.0))
-    write_png(figure, path)
-    return True
+    return figure
 
 
-def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = None) -> bool:
+def draw_budgets(results: StudyResults, readings: Readings | None = None) -> "Figure | None":
     """Draw the expected result of the best of k by k, with 95 % intervals, on the primary reading.
 
     Parameters
     ----------
     results : StudyResults
         A study, finished or not.
-    path : Path
-        The PNG file, written atomically.
     readings : Readings, optional
         Those of the study, if they are at hand.
 
     Returns
     -------
-    bool
-        Whether there was anything to draw; if not, nothing is written.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    Figure or None
+        None if there is nothing to draw.
     """
     readings, plan = readings or Readings(results), results.plan
     if not results.complete or not _any_ended(results):
-        return False
+        return None
     budgets = list(readings.budgets)
     figure = new_figure(f"{results.task}: the best of k trials by validation", (8, 4.8))
     axes, at_declared = figure.subplots(), {}
@@ -203,11 +180,10 @@ def plot_budgets(results: StudyResults, path: Path, readings: Readings | None = 
         axes.set_ylim(near.low, near.high)
     named = [line for line in axes.lines if not str(line.get_label()).startswith("_")]
     figure.legend(handles=named, loc="outside right upper", frameon=False)
-    write_png(figure, path)
-    return True
+    return figure
 
 
-def plot_flatness(results: StudyResults, path: Path) -> bool:
+def draw_flatness(results: StudyResults) -> "Figure | None":
     """Draw test loss by sharpness and by λ_max at a common train loss, a point for each run.
 
     The runs are those at the recommended settings.
@@ -216,21 +192,14 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     ----------
     results : StudyResults
         A study, finished or not.
-    path : Path
-        The PNG file, written atomically.
 
     Returns
     -------
-    bool
-        Whether there was anything to draw; if not, nothing is written.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written.
+    Figure or None
+        None if there is nothing to draw.
     """
     if not results.complete:
-        return False
+        return None
     common = common_train_loss(results)
     measures: dict[str, OfRun] = {
         "sharpness (loss rise of a SAM step)": lambda run: curvature_at(
@@ -241,7 +210,7 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     points = {title: _points(results, measure) for title, measure in measures.items()}
     points = {title: found for title, found in points.items() if any(map(len, found.values()))}
     if not points:
-        return False
+        return None
     title = f"{results.task}: flatness at train loss {common:.2g} and test loss, a point a run"
     figure = new_figure(title, (11, 4.4))
     panels = figure.subplots(1, len(points), sharey=True, squeeze=False)[0]
@@ -256,11 +225,10 @@ def plot_flatness(results: StudyResults, path: Path) -> bool:
     panels[0].set_ylabel("test loss")
     named = {str(line.get_label()): line for axes in panels for line in axes.lines}
     figure.legend(handles=list(named.values()), loc="outside right upper", frameon=False)
-    write_png(figure, path)
-    return True
+    return figure
 
 
-def _titled(which: str, metric: Metric) -> str:
+def _titled(which: str, metric: MetricDescription) -> str:
     return f"{which} {metric.name}" + (f", {metric.unit}" if metric.unit else "")
 
 
@@ -348,7 +316,7 @@ def _log_if_wide(axes: "Axes", which: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _zoom_to_late_epochs(axes: "Axes", metric: Metric) -> None:
+def _zoom_to_late_epochs(axes: "Axes", metric: MetricDescription) -> None:
     """Fit the vertical axis to values after a third of the epochs, of contenders within reach."""
     found = {}
     for line in axes.lines:

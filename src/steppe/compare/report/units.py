@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from steppe.compare.choices import Primary
-from steppe.compare.records.results import Metric
+from steppe.compare.records.choices import Primary
+from steppe.compare.records.results import MetricDescription
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import decimals, unit_of_change
@@ -13,13 +13,15 @@ _DIGITS = 4
 _LOSS_DIGITS = 4
 
 
-def score_label(metric: Metric, which: str) -> str:
+def score_label(metric: MetricDescription, which: str) -> str:
     """Return a score's name with its unit.
 
     Examples
     --------
-    >>> score_label(Metric(), "test"), score_label(Metric("perplexity", "", 1.0, False), "test")
-    ('test accuracy, %', 'test perplexity')
+    >>> score_label(MetricDescription(), "test")
+    'test accuracy, %'
+    >>> score_label(MetricDescription("perplexity", "", 1.0, False), "test")
+    'test perplexity'
     """
     return ", ".join(filter(None, (f"{which} {metric.name}", metric.unit)))
 

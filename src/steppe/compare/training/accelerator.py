@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from steppe.compare.records.choices import file_name
 from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:
@@ -48,9 +49,10 @@ def make_accelerator(run: Run, context: RunContext) -> "Accelerator":
             f"device must be {accelerator.device}, which Accelerate uses here, got {context.device}"
         )
     if context.track:
+        project = file_name(run.run_settings.task)
         accelerator.init_trackers(
             # TensorBoard has no projects: there it is a directory for each run.
-            run.label if context.track == "tensorboard" else run.run_settings.task,
+            run.label if context.track == "tensorboard" else project,
             config={"optimizer": run.recipe.name, "seed": run.seed, **run.settings},
             init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
         )

@@ -5,7 +5,7 @@
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 import steppe
 from steppe._shared.files import write_whole
 from steppe._shared.hyperparameters import Settings
+from steppe._shared.messages import first_line
 from steppe.compare.records.json_format import from_json
 from steppe.compare.training.run import Run
 
@@ -32,6 +33,7 @@ class _Description:
     seed: int
     samples: int | None = None
     length: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 _KEYS = {"task", "network", "optimizer", "settings", "steps", "seed", "model", "optimizer_state"}
@@ -63,6 +65,7 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "network": run.run_settings.model,
             "samples": run.run_settings.samples,
             "length": run.run_settings.length,
+            "options": dict(run.run_settings.options),
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),
             "steps": run.own_settings.steps,
@@ -79,6 +82,26 @@ def import_formats() -> None:
     torch.save({}, file)
     file.seek(0)
     torch.load(file, weights_only=True)
+
+
+def check(content: Mapping[str, Any]) -> None:
+    """See that content can be written and read again.
+
+    Raises
+    ------
+    ValueError
+        It holds something that would have to be run to be read.
+    """
+    file = io.BytesIO()
+    try:
+        torch.save(dict(content), file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"its state cannot be saved and loaded: {first_line(error)}; it must hold tensors and "
+            "plain values only"
+        ) from error
 
 
 def write(path: Path, content: Mapping[str, Any]) -> None:

@@ -3,20 +3,16 @@
 import math
 from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
-from steppe.compare.data.datasets import Data
-from steppe.compare.data.loading import head
-from steppe.compare.metrics.curvature import (
-    batch_size_for,
-    mean_loss,
-    measure,
-    measure_quickly,
-)
+from steppe.compare.metrics.curvature import measure, measure_quickly
+from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
-from steppe.compare.tasks import Task
+from steppe.compare.tasks.task import LoadedTask
+from steppe.compare.training.differentiable import differentiable, mean_loss
 from steppe.compare.training.run import Run
+from steppe.landscape import Batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -32,10 +28,8 @@ class CurvatureProbe:
     ----------
     run : Run
         It says how much is measured.
-    task : Task
-        Its loss and its settings of curvature.
-    data : Data
-        Its training samples, without augmentation.
+    loaded : LoadedTask
+        Its loss, its settings of curvature, and its training samples without augmentation.
     accelerator : accelerate.Accelerator
         The device and the number format.
     model : nn.Module
@@ -47,22 +41,21 @@ class CurvatureProbe:
     def __init__(
         self,
         run: Run,
-        task: Task,
-        data: Data,
+        loaded: LoadedTask,
         accelerator: "Accelerator",
         model: nn.Module,
         optimizer: Optimizer,
     ) -> None:
-        self._run, self._task, self._data, self._accelerator = run, task, data, accelerator
+        self._run, self._loaded, self._accelerator = run, loaded, accelerator
         self._model, self._optimizer = model, optimizer
         self._initial_lrs = [group["lr"] for group in optimizer.param_groups if "lr" in group]
 
     def at_the_end(self) -> Curvature:
         """Measure a trained model, which must not be under autocast any more."""
-        settings, extent = self._task.curvature, self._run.curvature
+        settings, extent = self._loaded.task.curvature, self._run.curvature
         if extent == "none" or (extent == "quick" and not settings.often):
             return Curvature()
-        model, loss, batches = self._model, self._task.loss, self._batches()
+        model, loss, batches = self._differentiable()
         if extent == "quick":
             return measure_quickly(model, loss, batches, settings)
         # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
@@ -73,22 +66,20 @@ class CurvatureProbe:
 
     def along_the_way(self, epoch: int) -> dict[str, float]:
         """Return train loss, sharpness and largest eigenvalue after some epochs of some runs."""
-        epochs, settings = self._run.own_settings.epochs, self._task.curvature
+        epochs, settings = self._run.own_settings.epochs, self._loaded.task.curvature
         every = math.ceil(epochs / _MEASURED_EPOCHS)
         asked = self._run.curvature == "full" and settings.often
         rounded = self._accelerator.mixed_precision != "no"
         if not asked or (epochs - 1 - epoch) % every or rounded:
             return {}
-        batches = self._batches()
-        found = measure_quickly(self._model, self._task.loss, batches, settings)
+        model, loss, batches = self._differentiable()
+        found = measure_quickly(model, loss, batches, settings)
         return {
-            "probe_loss": mean_loss(self._model, self._task.loss, batches),
+            "probe_loss": mean_loss(model, loss, batches),
             "sharpness": found.sharpness,
             "largest": found.largest,
         }
 
-    def _batches(self) -> list[tuple[Tensor, Tensor]]:
-        device = self._accelerator.device
-        batch_size = batch_size_for(self._model)
-        first = head(self._data.plain, self._task.curvature.samples, batch_size)
-        return [(inputs.to(device), targets.to(device)) for inputs, targets in first]
+    def _differentiable(self) -> tuple[nn.Module, Loss | None, Batches]:
+        few = self._loaded.task.curvature.samples
+        return differentiable(self._loaded, self._model, self._accelerator.device, few)

@@ -1,5 +1,6 @@
 """One optimizer step on a batch: closures, SAM's two passes, GradScaler, accumulation, clipping."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import steppe
-from steppe.compare.metrics.scores import Loss
+from steppe.compare.data.loading import Part
+from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunSettings
 
 if TYPE_CHECKING:
@@ -27,8 +29,8 @@ class OptimizerStep:
     ----------
     model : nn.Module
         The model as Accelerate wrapped it.
-    loss : callable
-        ``loss(outputs, targets)``, the mean over a batch.
+    task : Task
+        What computes the loss of a batch.
     optimizer : Optimizer
         The optimizer itself. Without ``GradScaler`` it is stepped, as Accelerate's wrapper looks
         for installed packages at each step, for a quarter of a millisecond.
@@ -37,7 +39,7 @@ class OptimizerStep:
     accelerator : accelerate.Accelerator
         Processes, precision and scaler.
     run_settings : RunSettings
-        Accumulation and clipping.
+        Clipping.
 
     Attributes
     ----------
@@ -49,23 +51,23 @@ class OptimizerStep:
     def __init__(
         self,
         model: nn.Module,
-        loss: Loss,
+        task: Task,
         optimizer: Optimizer,
         wrapped_optimizer: Any,
         accelerator: "Accelerator",
         run_settings: RunSettings,
     ) -> None:
-        self._model, self._loss = model, loss
+        self._model, self._task = model, task
         self._optimizer, self._wrapped_optimizer = optimizer, wrapped_optimizer
         self._accelerator, self._run_settings = accelerator, run_settings
         self.gradients = 0
 
-    def take(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Take one step on a batch; return the mean loss before it."""
+    def take(self, parts: Sequence[Part]) -> Tensor:
+        """Take one step on a batch, in parts; return the mean loss before it."""
         losses: list[Tensor] = []
 
         def closure() -> Tensor:
-            losses.append(self._compute_gradients(inputs, targets))
+            losses.append(self._compute_gradients(parts))
             self._clip_gradients()
             return losses[-1]
 
@@ -75,24 +77,23 @@ class OptimizerStep:
                 name = type(self._optimizer).__name__
                 raise TypeError(f"{name}.step(closure) must call closure: it makes the gradients")
             return losses[0]
-        loss = self._compute_gradients(inputs, targets)
+        loss = self._compute_gradients(parts)
         if isinstance(self._optimizer, steppe.SAM):
             with self._optimizer.perturbed():
-                self._compute_gradients(inputs, targets)
+                self._compute_gradients(parts)
         self._clip_gradients()
         self._wrapped_optimizer.step()
         return loss
 
-    def _compute_gradients(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Fill the gradients of a batch, in as many parts as are accumulated; return its loss."""
+    def _compute_gradients(self, parts: Sequence[Part]) -> Tensor:
+        """Fill the gradients of a batch, part by part; return its loss."""
         self._optimizer.zero_grad()
         self.gradients += 1
-        parts = self._run_settings.accumulate
-        pieces = list(zip(inputs.chunk(parts), targets.chunk(parts), strict=True))
-        total = torch.zeros((), device=inputs.device)
-        for number, (some, wanted) in enumerate(pieces, start=1):
-            with self._gradient_sync(last=number == len(pieces)):
-                loss = self._loss(self._model(some), wanted) * (len(wanted) / len(targets))
+        count = sum(part.size for part in parts)
+        total = torch.zeros((), device=self._accelerator.device)
+        for number, part in enumerate(parts, start=1):
+            with self._gradient_sync(last=number == len(parts)):
+                loss = self._task.batch_loss(self._model, part.batch) * (part.size / count)
                 self._accelerator.backward(loss)
             total += loss.detach()
         return total

@@ -1,9 +1,11 @@
 """The same numbers each time: seeds of epochs, and torch's settings while a run trains."""
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from steppe.compare.training.run import RunContext
@@ -31,7 +33,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 
 def seed_epoch(seed: int, epoch: int, process: int) -> None:
-    """Seed torch for an epoch, so that a run can go on from any epoch.
+    """Seed all generators for an epoch, so that a run can go on from any epoch.
 
     Processes of a launch draw different numbers, as their dropout must differ.
 
@@ -42,15 +44,23 @@ def seed_epoch(seed: int, epoch: int, process: int) -> None:
     process : int
         The process's index in a distributed launch.
     """
-    torch.manual_seed(epoch_seed(seed, epoch) + process * _BETWEEN_PROCESSES)
+    seed_everything(epoch_seed(seed, epoch) + process * _BETWEEN_PROCESSES)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch's, NumPy's and Python's generators: a task's own code may draw from any."""
+    torch.manual_seed(seed)
+    # Legacy, but it is what a task's code draws from.
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
 
 
 @contextmanager
 def reproducible(context: RunContext) -> Iterator[None]:
     """Compute the same numbers each time in the block; restore torch's settings after it.
 
-    Restored are the random state, the number of threads, and whether torch uses deterministic
-    algorithms.
+    Restored are all random states, the default number format, the number of threads, and whether
+    torch uses deterministic algorithms: what one optimizer changes is not to be another's.
 
     Parameters
     ----------
@@ -65,11 +75,16 @@ def reproducible(context: RunContext) -> Iterator[None]:
         # Without it cuBLAS may choose another order of sums each time, and torch refuses to run:
         # https://docs.nvidia.com/cuda/cublas/index.html#results-reproducibility
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    dtype = torch.get_default_dtype()
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
         torch.set_num_threads(context.threads)
         torch.use_deterministic_algorithms(True)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             yield
     finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)
+        torch.set_default_dtype(dtype)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_num_threads(threads)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -15,11 +15,10 @@ import torch
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.recipes import Recipe
 from steppe._shared.source_hash import steppe_source
-from steppe.compare.choices import CurvatureExtent, Precision, Schedule
-from steppe.compare.data.datasets import Data
+from steppe.compare.records.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
-from steppe.compare.tasks import find_task
+from steppe.compare.tasks.task import Task
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
 _LAST_LR = 1e-3
@@ -32,9 +31,9 @@ class RunSettings:
     Attributes
     ----------
     task, model : str
-        Names of the task and its model.
+        Names of the task and its model: of a task in a user's file ``file.py:attribute``.
     samples : int or None
-        Training samples; None is all.
+        Training samples that were asked for; None is all.
     fingerprint : str
         Hash of the data.
     epochs, steps_per_epoch, batch_size : int
@@ -47,13 +46,17 @@ class RunSettings:
         Gradients are clipped to this L2 norm; None for no clipping.
     schedule : str, default "cosine"
         lr over the run: "constant", or "cosine" to a thousandth of the peak; "cosine-epochs"
-        changes it once an epoch.
+        changes it once an epoch; "own" is the task's.
     warmup : float, default 0
         Share of the run's steps in which lr rises linearly, for every optimizer.
     length : int or None, default None
         Tokens of a sequence; None where samples are no text.
     stream : tuple of int, default empty
         Steps per epoch of each task of a stream.
+    options : mapping, default empty
+        What was asked of the task, such as another model.
+    source : str, default ""
+        Hash of the user's file that the task is in.
     """
 
     task: str
@@ -66,10 +69,12 @@ class RunSettings:
     accumulate: int = 1
     precision: Precision = "no"
     clip: float | None = None
-    schedule: Schedule = "cosine"
+    schedule: AnySchedule = "cosine"
     warmup: float = 0.0
     length: int | None = None
     stream: tuple[int, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def steps(self) -> int:
@@ -102,13 +107,17 @@ class RunSettings:
         >>> [round(digits.lr_factor(step), 3) for step in (0, 4, 8)]
         [1.0, 0.5, 0.001]
         """
-        rising = min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
+        rising = self.rising(step)
         if self.schedule == "constant":
             return rising
         done = step / self.steps
         if self.schedule == "cosine-epochs":
             done = self._epoch_of(step) / self.epochs
         return rising * (_LAST_LR + (1 - _LAST_LR) * (1 + math.cos(math.pi * done)) / 2)
+
+    def rising(self, step: int) -> float:
+        """Return the warm-up's factor on lr at a step."""
+        return min(1.0, (step + 1) / (self.warmup * self.steps)) if self.warmup else 1.0
 
     def _epoch_of(self, step: int) -> int:
         if not self.stream:
@@ -121,29 +130,6 @@ def run_settings_from_dict(content: Mapping[str, Any]) -> RunSettings:
     """Rebuild settings from their fields, after JSON; other entries are ignored."""
     known = {each.name: content[each.name] for each in fields(RunSettings) if each.name in content}
     return from_json(RunSettings, known)
-
-
-def load_data(run_settings: RunSettings, directory: Path | None = None) -> Data:
-    """Load the data that a study trains on.
-
-    Parameters
-    ----------
-    run_settings : RunSettings
-        The study's.
-    directory : Path, optional
-        Where the task's files are. Default: the task's own directory.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As :meth:`steppe.compare.tasks.Task.data` does.
-    """
-    return find_task(run_settings.task).data(
-        directory,
-        run_settings.samples,
-        length=run_settings.length,
-        model=run_settings.model,
-    )
 
 
 @dataclass(frozen=True)
@@ -195,11 +181,16 @@ class Run:
 
     def lr_factor(self, step: int) -> float:
         """Return the factor on lr at a step, with the optimizer's own warm-up."""
-        settings = self.own_settings
+        return self._own_rising(step) * self.own_settings.lr_factor(step)
+
+    def rising(self, step: int) -> float:
+        """Return the factor of the study's warm-up, and of the optimizer's own."""
+        return self._own_rising(step) * self.own_settings.rising(step)
+
+    def _own_rising(self, step: int) -> float:
         if not self.recipe.warmup:
-            return settings.lr_factor(step)
-        rising = (step + 1) / (self.settings["switch"] * settings.steps)
-        return min(1.0, rising) * settings.lr_factor(step)
+            return 1.0
+        return min(1.0, (step + 1) / (self.settings["switch"] * self.own_settings.steps))
 
     @property
     def label(self) -> str:
@@ -212,8 +203,8 @@ class Run:
             "settings": dict(self.settings),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{self.run_settings.task}-{self.recipe.name}-{self.phase}-seed{self.seed}-{digest}"
-        return name.replace(":", ".")
+        parts = self.run_settings.task, self.recipe.name, self.phase, f"seed{self.seed}", digest
+        return file_name("-".join(parts).replace(":", "."))
 
 
 @dataclass(frozen=True)
@@ -234,6 +225,9 @@ class RunContext:
         Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
     keep : bool, default True
         Whether each run saves a checkpoint at its end.
+    task : Task or str, default ""
+        The task itself, or where it is here, as :func:`~steppe.compare.find_task` takes it.
+        Default: where the study was planned.
     """
 
     out: Path
@@ -242,3 +236,4 @@ class RunContext:
     data: Path | None = None
     track: str = ""
     keep: bool = True
+    task: Task | str = ""

@@ -7,23 +7,22 @@ see that an optimizer can train a model at all.
 import math
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from operator import truediv
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import Dataset
 
 from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
-from steppe.compare.data.datasets import Data, Samples
+from steppe.compare.data.datasets import Stream, parts_of, size_of
 from steppe.compare.models.language_models import Recurrent, carried_state
-from steppe.compare.records.packed_numbers import pack_bits, pack_floats
+from steppe.compare.records.packed_numbers import pack
 from steppe.compare.records.results import (
     Curvature,
     Epoch,
@@ -32,7 +31,7 @@ from steppe.compare.records.results import (
     RunCosts,
     SampleResults,
 )
-from steppe.compare.tasks import Task, find_task
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.curvature_probe import CurvatureProbe
@@ -44,8 +43,15 @@ from steppe.compare.training.evaluation import (
     sum_over_processes,
 )
 from steppe.compare.training.optimizer_step import OptimizerStep
-from steppe.compare.training.reproducibility import epoch_seed, reproducible, seed_epoch
+from steppe.compare.training.own_schedule import OwnSchedule
+from steppe.compare.training.reproducibility import (
+    epoch_seed,
+    reproducible,
+    seed_epoch,
+    seed_everything,
+)
 from steppe.compare.training.run import Run, RunContext, RunSettings
+from steppe.compare.training.unfinished_run import UnfinishedRun
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,7 +61,7 @@ OnEpoch = Callable[[int, Epoch], None]
 
 def train(
     run: Run,
-    data: Data,
+    loaded: LoadedTask,
     context: RunContext,
     on_epoch: OnEpoch = lambda number, epoch: None,
     accelerator: "Accelerator | None" = None,
@@ -71,8 +77,8 @@ def train(
     ----------
     run : Run
         What to train. The test set is looked at once, at the end.
-    data : Data
-        The task's data.
+    loaded : LoadedTask
+        The task, with its data.
     context : RunContext
         Where to train and where to leave files.
     on_epoch : callable
@@ -88,17 +94,17 @@ def train(
     """
     with reproducible(context):
         accelerator = accelerator or make_accelerator(run, context)
-        training = Training(run, data, context, accelerator)
+        training = Training(run, loaded, context, accelerator)
         training.resume(on_epoch)
         return training.outcome()
 
 
-def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
+def take_trial_step(run: Run, loaded: LoadedTask, context: RunContext) -> None:
     """Take one step with a new model and leave nothing behind, to see that a run can be trained.
 
     Parameters
     ----------
-    run, data, context
+    run, loaded, context
         As in :func:`train`; the step is not tracked.
 
     Raises
@@ -108,7 +114,9 @@ def take_trial_step(run: Run, data: Data, context: RunContext) -> None:
     """
     with reproducible(context):
         untracked = replace(context, track="")
-        Training(run, data, untracked, make_accelerator(run, untracked)).take_step()
+        training = Training(run, loaded, untracked, make_accelerator(run, untracked))
+        training.take_step()
+        training.unfinished.check()
 
 
 class Training:
@@ -116,7 +124,7 @@ class Training:
 
     Parameters
     ----------
-    run, data, context
+    run, loaded, context
         As in :func:`train`.
     accelerator : accelerate.Accelerator
         The processes that train it.
@@ -129,6 +137,8 @@ class Training:
         The epochs so far.
     diverged : bool
         Whether the loss has stopped being finite.
+    unfinished : UnfinishedRun
+        What the run goes on from if it is stopped.
 
     Raises
     ------
@@ -137,49 +147,74 @@ class Training:
     """
 
     def __init__(
-        self, run: Run, data: Data, context: RunContext, accelerator: "Accelerator"
+        self, run: Run, loaded: LoadedTask, context: RunContext, accelerator: "Accelerator"
     ) -> None:
-        self.run, self.data, self.context, self.accelerator = run, data, context, accelerator
-        self.task: Task = find_task(run.run_settings.task)
+        self.run, self.context, self.accelerator = run, context, accelerator
+        self.task, self.data = loaded
+        task, data = loaded
         self.curve: list[Epoch] = []
         self.diverged = False
         self._seconds: list[float] = []
         self._peak_bytes = 0.0
         # The same weights in all processes.
-        torch.manual_seed(epoch_seed(run.seed, -1))
-        model = self.task.make(run.run_settings.model)
+        seed_everything(epoch_seed(run.seed, -1))
+        model = task.model()
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
         model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         steps = run.own_settings.steps
-        optimizer = run.recipe.build(trained, run.settings, steps)
+        optimizer = run.recipe.build_for(model, run.settings, steps)
         self._unwrapped_model: nn.Module = model
-        fewest = min(len(self._validation_until(0)), len(data.test))
+        evaluated = [part for each in (data.validation, data.test) for part in parts_of(each)]
+        fewest = min(map(size_of, evaluated))
         _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
         self._unwrapped_optimizer: Optimizer = optimizer
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         # Before the schedule, which changes lr at once.
-        self._probe = CurvatureProbe(run, self.task, data, accelerator, model, optimizer)
-        has_lr = any("lr" in group for group in optimizer.param_groups)
-        schedule = LambdaLR(optimizer, run.lr_factor) if has_lr else None
+        self._probe = CurvatureProbe(run, loaded, accelerator, model, optimizer)
         self._order = torch.Generator()
-        batch_size, workers = run.run_settings.batch_size, self._loader_workers
-        loaders = [
-            batches_for(model, part, batch_size, order=self._order, workers=workers)
-            for part in data.parts
-        ]
-        self.model, wrapped_optimizer, self._schedule, *self._loaders = accelerator.prepare(
+        self._prepare(model, optimizer, steps)
+
+    def _prepare(self, model: nn.Module, optimizer: Optimizer, steps: int) -> None:
+        """Let Accelerate wrap all that trains."""
+        task, settings = self.task, self.run.run_settings
+        how = {
+            "order": self._order,
+            "weights": self.data.weights,
+            "workers": self._loader_workers,
+            "collate": task.collate_fn,
+            "parts": settings.accumulate,
+        }
+        parts = parts_of(self.data.train)
+        loaders = [batches_for(model, part, settings.batch_size, **how) for part in parts]
+        schedule = self._make_schedule(optimizer, steps)
+        self.model, wrapped_optimizer, self._schedule, *self._loaders = self.accelerator.prepare(
             model, optimizer, schedule, *loaders
         )
         self._step = OptimizerStep(
-            self.model, self.task.loss, optimizer, wrapped_optimizer, accelerator, run.run_settings
+            self.model, task, optimizer, wrapped_optimizer, self.accelerator, settings
         )
+        with_state = {
+            "model": model,
+            "average": self._weights.average,
+            "optimizer": optimizer,
+            "schedule": self._schedule,
+            "scaler": self.accelerator.scaler,
+        }
+        path = checkpoint.progress_path(self.context.out, self.run)
+        self.unfinished = UnfinishedRun(path, with_state, self.accelerator)
+
+    def _make_schedule(self, optimizer: Optimizer, steps: int) -> LRScheduler | OwnSchedule | None:
+        if not any("lr" in group for group in optimizer.param_groups):
+            return None
+        if self.task.schedule is None or self.run.recipe.schedule_free:
+            return LambdaLR(optimizer, self.run.lr_factor)
+        return OwnSchedule(self.task.schedule(optimizer, steps), optimizer, self.run.rising)
 
     def take_step(self) -> None:
         """Take one step on the first batch."""
         with self._weights.training():
-            self._step.take(*next(iter(self._loaders[0])))
+            self._step.take(next(iter(self._loaders[0])))
 
     def resume(self, on_epoch: OnEpoch) -> None:
         """Train the epochs that are left, from the last one that was saved.
@@ -189,7 +224,9 @@ class Training:
         on_epoch : callable
             As in :func:`train`.
         """
-        self._load_progress()
+        if (earlier := self.unfinished.load()) is not None:
+            self.curve = [Epoch(**epoch) for epoch in earlier["curve"]]
+            self._seconds, self._step.gradients = earlier["seconds"], earlier["gradients"]
         for number in range(len(self.curve), self.run.own_settings.epochs):
             epoch = self._train_epoch(number)
             self.diverged = not math.isfinite(epoch.train_loss + epoch.validation_loss)
@@ -199,7 +236,7 @@ class Training:
             self.accelerator.log(_named_numbers(epoch), step=number)
             # What a signal has interrupted, and a library has swallowed, is not gone on from.
             raise_if_stopped()
-            self._save_progress()
+            self.unfinished.save(self._numbers())
             on_epoch(number, epoch)
 
     def outcome(self) -> Outcome:
@@ -215,7 +252,7 @@ class Training:
             if self.context.keep and self.run.curvature == "full" and not self.diverged:
                 path = checkpoint.checkpoint_path(self.context.out, self.run)
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
-            self._progress_file.unlink(missing_ok=True)
+            self.unfinished.remove()
         if self.context.track:
             # Not the test results: nobody is to see them before the study is complete.
             shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
@@ -235,10 +272,11 @@ class Training:
         total, count = torch.zeros((), device=device), 0
         part = self.run.own_settings.task_index(number)
         with self._weights.training(), carried_state(self._unwrapped_model) as advance:
-            for inputs, targets in self._loaders[part]:
-                total += self._step.take(inputs, targets) * len(targets)
+            for parts in self._loaders[part]:
+                size = sum(each.size for each in parts)
+                total += self._step.take(parts) * size
                 self._weights.update()
-                count += len(targets)
+                count += size
                 advance()
                 lr = self._unwrapped_optimizer.param_groups[0].get("lr", math.nan)
                 if self._schedule is not None:
@@ -259,16 +297,12 @@ class Training:
             **self._probe.along_the_way(number),
         )
 
-    def _validation_until(self, part: int) -> Samples:
+    def _validation_until(self, part: int) -> Dataset[Any]:
         """Return a stream's validation samples of its tasks up to this one; else all."""
         validation = self.data.validation
-        if not self.data.stream:
-            return validation
-        # Not by the classes that were trained on: of few samples some may be missing.
-        known = validation.targets < self.data.classes * (part + 1)
-        return validation.take(known.nonzero().flatten())
+        return Stream(parts_of(validation)[: part + 1]) if self.data.is_stream else validation
 
-    def _evaluate(self, dataset: Samples, *, by_sample: bool = False) -> Evaluation:
+    def _evaluate(self, dataset: Dataset[Any], *, by_sample: bool = False) -> Evaluation:
         return evaluate(
             self._unwrapped_model,
             self.task,
@@ -280,17 +314,25 @@ class Training:
         )
 
     def _final(self) -> tuple[FinalScores, SampleResults]:
-        train = self._evaluate(self.data.plain)
+        train = self._evaluate(self.data.unaugmented)
         validation = self._evaluate(self.data.validation, by_sample=True)
         test = self._evaluate(self.data.test, by_sample=True)
         samples = SampleResults(
-            validation_scores=pack_bits(validation.hits),
-            validation_losses=pack_floats(validation.losses),
-            test_scores=pack_bits(test.hits),
-            test_losses=pack_floats(test.losses),
+            validation_scores=pack(validation.scores),
+            validation_losses=pack(validation.losses),
+            test_scores=pack(test.scores),
+            test_losses=pack(test.losses),
         )
-        parts = (train, validation, test)
-        return FinalScores(*(x for part in parts for x in (part.loss, part.score))), samples
+        final = FinalScores(
+            train.loss,
+            train.score,
+            validation.loss,
+            validation.score,
+            test.loss,
+            test.score,
+            test.others,
+        )
+        return final, samples
 
     def _costs(self) -> RunCosts:
         model, settings = self._unwrapped_model, self.run.own_settings
@@ -309,47 +351,12 @@ class Training:
         # On CPUs they would take from training the time that they save it.
         return 0 if self.accelerator.device.type == "cpu" else self.task.loaders
 
-    @property
-    def _progress_file(self) -> Path:
-        return checkpoint.progress_path(self.context.out, self.run)
-
-    def _save_progress(self) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        content = {
+    def _numbers(self) -> dict[str, Any]:
+        return {
             "curve": [asdict(epoch) for epoch in self.curve],
             "seconds": self._seconds,
             "gradients": self._step.gradients,
-            **{name: part.state_dict() for name, part in self._parts_with_state().items()},
         }
-        checkpoint.write(self._progress_file, content)
-
-    def _load_progress(self) -> None:
-        """Load the last epoch that was saved; start anew if not all processes can read it."""
-        from accelerate.utils import gather_object
-
-        content: dict[str, Any] | None = None
-        with suppress(FileNotFoundError, ValueError):
-            content = checkpoint.read(self._progress_file, torch.device("cpu"))
-        # Only the first process has saved it, in a directory that others may not share.
-        epochs = gather_object([len(content["curve"]) if content else 0])
-        if content is None or len(set(epochs)) > 1:
-            return
-        for name, part in self._parts_with_state().items():
-            part.load_state_dict(content[name])
-        self.curve = [Epoch(**epoch) for epoch in content["curve"]]
-        self._seconds, self._step.gradients = content["seconds"], content["gradients"]
-
-    def _parts_with_state(self) -> dict[str, Any]:
-        """Return all that a run's next epoch depends on, besides the random numbers it draws."""
-        parts = {
-            "model": self._unwrapped_model,
-            "average": self._weights.average,
-            "optimizer": self._unwrapped_optimizer,
-            "schedule": self._schedule,
-            "scaler": self.accelerator.scaler,
-        }
-        return {name: part for name, part in parts.items() if part is not None}
 
 
 def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fewest: int) -> None:

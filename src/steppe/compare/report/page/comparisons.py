@@ -6,7 +6,7 @@ from typing import Any
 
 from steppe._shared.page.parts import Chart, filled_range
 from steppe._shared.statistics import Interval
-from steppe.compare.choices import Primary
+from steppe.compare.records.choices import Primary
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings, difference_by_budget
 from steppe.compare.report.formatting import format_number

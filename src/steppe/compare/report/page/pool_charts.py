@@ -10,7 +10,7 @@ import numpy as np
 from steppe._shared.page.parts import Chart
 from steppe._shared.page.styles import Style
 from steppe._shared.statistics import Interval, mean, standard_error
-from steppe.compare.records.results import POOL, Contender, Outcome, StudyResults, Trial
+from steppe.compare.records.results import POOL, ContenderRecord, Outcome, StudyResults, Trial
 from steppe.compare.report.formatting import format_short
 from steppe.compare.report.near_range import NearRange
 from steppe.compare.report.page.styles import styles
@@ -163,7 +163,7 @@ def contender_value(place: int) -> str:
     return f"contender-{place}"
 
 
-def _parallel_variant(results: StudyResults, contender: Contender) -> dict[str, Any]:
+def _parallel_variant(results: StudyResults, contender: ContenderRecord) -> dict[str, Any]:
     trials = list(results.trials_of(contender.name, POOL))
     axes = {name: _setting_axis(trials, name, space) for name, space in contender.space.items()}
     parts = ("validation", "test") if results.complete else ("validation",)

@@ -36,6 +36,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
             "recommended": trials.recommended(study, rows),
             "differences": results.other_differences(readings, rows),
             "controls": results.controls(readings, rows),
+            "metrics": measures.further_metrics(readings, rows),
             "costs": measures.costs(rows),
         }
     return {name: table for name, table in found.items() if table.rows}

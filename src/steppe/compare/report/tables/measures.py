@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from steppe._shared.page.parts import HtmlTable
+from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Interval
 from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import format_count, format_duration, format_number
-from steppe.compare.report.tables.cells import bar_cells, interval_cell
+from steppe.compare.report.tables.cells import bar_cells, interval_cell, number_cell, three_digits
 
 _MEBIBYTE = 2**20
 
@@ -51,6 +52,22 @@ def curvature(rows: Sequence[OptimizerSummary]) -> HtmlTable:
     return HtmlTable(
         "Curvature of the train loss, at the recommended settings", columns, cells if known else []
     )
+
+
+def further_metrics(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTable:
+    """Return the test results of a task's other metrics, of the best of the declared budget."""
+    outcomes = [trial.outcome for trial in readings.results.trials if trial.outcome]
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.final.test_others)
+    columns = dict.fromkeys(names, "test result expected of the best of k")
+
+    def cell(row: OptimizerSummary, name: str) -> HtmlCell:
+        found = readings.expected_mean(
+            row.name, lambda outcome: outcome.final.test_others.get(name, math.nan)
+        )
+        return number_cell(found, three_digits)
+
+    cells = [(row.name, [cell(row, name) for name in names]) for row in rows]
+    return HtmlTable("Further metrics, on the test set", columns, cells if names else [])
 
 
 def costs(rows: Sequence[OptimizerSummary]) -> HtmlTable:

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Interval
-from steppe.compare.choices import Primary
-from steppe.compare.records.results import Contender, StudyResults
+from steppe.compare.records.choices import Primary
+from steppe.compare.records.results import MEAN_LOSS, ContenderRecord, StudyResults
 from steppe.compare.records.summary import OptimizerSummary, best_first
 from steppe.compare.records.verdicts import Readings, Verdict
 from steppe.compare.report.formatting import (
@@ -32,6 +32,7 @@ from steppe.compare.report.units import (
     score_label,
 )
 
+_TEST_LOSS = "expected of the same trials, with its 95 % interval"
 _FORGETTING = (
     "how much lower a task's accuracy is at the end than at its best, on validation data, of runs "
     "at the recommended settings"
@@ -43,6 +44,8 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
     results = readings.results
     metric, k = results.metric, results.plan.budget
     score = reading_label(readings, "score")
+    # Then the score is the test loss.
+    is_loss = metric == MEAN_LOSS
     forgets = any(math.isfinite(row.forgetting.mean) for row in rows)
     columns = {
         score: f"expected of the best of {k} by validation, with its 95 % interval",
@@ -50,7 +53,7 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
         "by trial, with its 95 % interval",
         "p": "of the difference, corrected after Holm; as it is where the verdict is exploratory",
         "verdict": "better or worse only if p is below 0.05",
-        "test loss": "expected of the same trials, with its 95 % interval",
+        **({} if is_loss else {"test loss": _TEST_LOSS}),
         "train loss": "expected of the same trials: over all training samples, unaugmented",
         "gap": "test loss − train loss, expected of the same trials",
         f"untuned {score_label(metric, '').strip()}": "at the default settings: mean over seeds "
@@ -71,6 +74,7 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
         made = [
             interval_cell(row.score, digits),
             *_verdict_cells(verdicts.get(row.name), change_digits),
+            *([] if is_loss else [interval_cell(row.loss, None)]),
             *_measure_cells(row, digits, forgets),
             text_cell(roles[row.name]),
         ]
@@ -92,7 +96,6 @@ def _verdict_cells(found: Verdict | None, digits: int) -> list[HtmlCell]:
 
 def _measure_cells(row: OptimizerSummary, digits: int, forgets: bool) -> list[HtmlCell]:
     return [
-        interval_cell(row.loss, None),
         number_cell(row.train_loss, three_digits),
         number_cell(row.gap, three_digits),
         interval_cell(row.untuned, digits),
@@ -104,7 +107,7 @@ def _measure_cells(row: OptimizerSummary, digits: int, forgets: bool) -> list[Ht
     ]
 
 
-def role(results: StudyResults, contender: Contender) -> str:
+def role(results: StudyResults, contender: ContenderRecord) -> str:
     """Return what a contender is in a study: the baseline, a control, asked for or added."""
     if contender.name == results.baseline:
         return "baseline"

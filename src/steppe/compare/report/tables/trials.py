@@ -10,7 +10,7 @@ from steppe.compare.records.results import (
     PHASES,
     POOL,
     RECOMMENDED,
-    Contender,
+    ContenderRecord,
     Outcome,
     StudyResults,
     Trial,
@@ -51,7 +51,7 @@ def progress(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTab
     return HtmlTable("How far the study is", columns, cells)
 
 
-def _progress_cell(results: StudyResults, contender: Contender, phase: str) -> HtmlCell:
+def _progress_cell(results: StudyResults, contender: ContenderRecord, phase: str) -> HtmlCell:
     planned = results.plan.planned(contender, phase)
     ended = len(results.trials_of(contender.name, phase))
     return HtmlCell(f"{ended} of {planned}", float(ended)) if planned else EMPTY

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from steppe._shared.statistics import LEVEL, Interval, t_quantile
-from steppe.compare.choices import Primary
 from steppe.compare.records.best_of_k import degrees_of_freedom
+from steppe.compare.records.choices import Primary
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.verdicts import BETTER, NO_DIFFERENCE, WORSE, Readings
 

@@ -1,18 +1,18 @@
-"""The tasks: for each its data, models, loss, score and sizes.
+"""The tasks that come with steppe: for each its data, models, loss, score and sizes.
 
-A new task is an entry here and a function in :mod:`steppe.compare.data` that loads its data.
+A name means a function that makes the task, for a model and an amount of data: one like those that
+users write in files of their own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
 
-from steppe._shared.names import look_up
 from steppe.compare.data import (
     datasets,
     finetuning,
@@ -24,11 +24,12 @@ from steppe.compare.data import (
 )
 from steppe.compare.data.datasets import Data
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
-from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Score, token_loss
+from steppe.compare.metrics.scores import ACCURACY, PERPLEXITY, Loss, Metric, token_loss
 from steppe.compare.models.image_models import find_model
 from steppe.compare.models.language_models import find_language_model
 from steppe.compare.models.pretrained import SMOLLM2, load_causal_model
-from steppe.compare.records.results import Metric
+from steppe.compare.records.choices import Scale
+from steppe.compare.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,14 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Task:
-    """A data set, the models for it, and how a model is trained and scored.
+class TaskMaker:
+    """A function that makes a task of a scale, with the model and the samples that are asked for.
 
     Attributes
     ----------
     name : str
         What the command line calls it.
-    load : callable
+    read : callable
         Returns the data. Called with a directory if ``reads_files`` and the user names one, with
         ``length`` if samples are text, with ``model`` if the model brings the tokenizer.
     make : callable
@@ -72,7 +73,7 @@ class Task:
         The size of published runs, and one that takes minutes on a CPU.
     loss : callable, default cross-entropy
         ``loss(outputs, targets)``, the mean over the batch.
-    score : Score, default accuracy
+    metrics : mapping, default accuracy
         How outputs are scored.
     subsample : callable, default :func:`steppe.compare.data.datasets.subsample`
         ``subsample(data, samples)``, the data with so many training samples.
@@ -94,12 +95,12 @@ class Task:
     """
 
     name: str
-    load: Callable[..., Data]
+    read: Callable[..., Data]
     make: Callable[[str], nn.Module]
     full: Size
     small: Size
     loss: Loss = F.cross_entropy
-    score: Score = ACCURACY
+    metrics: tuple[tuple[str, Metric], ...] = (("accuracy", ACCURACY),)
     subsample: Callable[[Data, int], Data] = datasets.subsample
     curvature: CurvatureSettings = DEFAULT_CURVATURE
     threads: int | None = None
@@ -109,47 +110,71 @@ class Task:
     packages: tuple[str, ...] = ()
     domain_incremental: bool = False
 
-    def data(
+    def __call__(
         self,
-        directory: Path | None = None,
-        samples: int | None = None,
         *,
-        length: int | None = None,
+        scale: Scale = "full",
         model: str | None = None,
-    ) -> Data:
-        """Load the data, from ``directory`` if the task reads files.
+        samples: int | None = None,
+        length: int | None = None,
+        data: Path | None = None,
+    ) -> Task:
+        """Make the task.
 
         Parameters
         ----------
-        directory : Path, optional
-            Default: the task's own.
+        scale : "full" or "small", default "full"
+            What is not given is that of this size.
+        model : str, optional
+            The model.
         samples : int, optional
             Train on only so many, always the same ones, a larger choice containing every smaller
-            one. Default: on all.
+            one.
         length : int, optional
-            Tokens of a sequence. Default: the full size's.
-        model : str, optional
-            Whose tokenizer the text is read with, if that matters. Default: the full size's.
+            Tokens of a sequence.
+        data : Path, optional
+            Directory of the task's files.
 
         Raises
         ------
-        FileNotFoundError
-            If the files are not there.
         ValueError
             If a directory is given to a task that reads no files, or a length to one without
-            sequences, or there are fewer samples.
+            sequences.
         """
-        if directory is not None and not self.reads_files:
+        size = self.small if scale == "small" else self.full
+        if data is not None and not self.reads_files:
             raise ValueError(f"{self.name} comes inside a Python package: --data is not for it")
-        if length is not None and self.full.length is None:
+        if length is not None and size.length is None:
             raise ValueError(f"{self.name} has no sequences of tokens: --seq-length is not for it")
+        name = model or size.model
+        count = size.samples if samples is None else samples
         given: dict[str, Any] = {}
-        if self.full.length is not None:
-            given["length"] = length or self.full.length
+        if size.length is not None:
+            given["length"] = length or size.length
         if self.tokenizes:
-            given["model"] = model or self.full.model
-        found = self.load(*([] if directory is None else [directory]), **given)
-        return found if samples is None else self.subsample(found, samples)
+            given["model"] = name
+
+        @cache
+        def read() -> Data:
+            found = self.read(*([] if data is None else [data]), **given)
+            return found if count is None else self.subsample(found, count)
+
+        return Task(
+            name=self.name,
+            model=partial(self.make, name),
+            data=read,
+            loss=self.loss,
+            metrics=dict(self.metrics),
+            epochs=size.epochs,
+            batch_size=size.batch_size,
+            curvature=self.curvature,
+            loaders=self.loaders,
+            threads=self.threads,
+            packages=self.packages,
+            model_name=name,
+            options={"samples": count, "length": given.get("length")},
+            domain_incremental=self.domain_incremental,
+        )
 
 
 def _image_model(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
@@ -158,7 +183,7 @@ def _image_model(channels: int, side: int, classes: int) -> Callable[[str], nn.M
 
 # Tasks of colour images of CIFAR's size.
 _colour_image_task = partial(
-    Task,
+    TaskMaker,
     full=Size("resnet18", epochs=200, batch_size=128),
     small=Size("small-cnn", epochs=10, batch_size=64, samples=5_000),
     reads_files=True,
@@ -166,16 +191,16 @@ _colour_image_task = partial(
 )
 
 
-def _stream(name: str, load: Callable[..., Data], *, tasks: int, classes: int, **rest: Any) -> Task:
-    score = Score(
-        Metric("average accuracy"),
-        partial(streams.hits_and_counts, classes=classes, tasks=tasks),
-        lambda sums, loss: streams.average_accuracy(sums),
-        streams.accuracies,
-        partial(streams.hits, classes=classes),
+def _stream(name: str, read: Callable[..., Data], *, classes: int, **rest: Any) -> TaskMaker:
+    metric = Metric(partial(streams.hits, classes=classes), unit="%", factor=100.0)
+    return TaskMaker(
+        name,
+        read,
+        loss=partial(streams.stream_loss, classes=classes),
+        metrics=(("average accuracy", metric),),
+        subsample=streams.subsample,
+        **rest,
     )
-    loss = partial(streams.stream_loss, classes=classes)
-    return Task(name, load, loss=loss, score=score, subsample=streams.subsample, **rest)
 
 
 # Streams whose tasks all have the ten digits, and share ten outputs.
@@ -199,18 +224,18 @@ def _language_model(vocabulary: int) -> Callable[[str], nn.Module]:
 
 
 _language_task = partial(
-    Task,
+    TaskMaker,
     full=Size("lstm-200", epochs=20, batch_size=20, length=35),
     small=Size("small-lstm", epochs=3, batch_size=8, samples=800, length=32),
     loss=token_loss,
-    score=PERPLEXITY,
+    metrics=(("perplexity", PERPLEXITY),),
     subsample=text.subsample,
     curvature=_CURVATURE_OF_TEXT,
 )
 
 
 _ALL = (
-    Task(
+    TaskMaker(
         "digits",
         datasets.digits,
         make=_image_model(1, 8, 10),
@@ -218,14 +243,14 @@ _ALL = (
         small=Size("mlp", epochs=50, batch_size=32),
         threads=1,
     ),
-    Task(
+    TaskMaker(
         "mnist-5k",
         datasets.mnist_5k,
         make=_image_model(1, 28, 10),
         full=Size("small-cnn", epochs=15, batch_size=64),
         small=Size("small-cnn", epochs=8, batch_size=64),
     ),
-    Task(
+    TaskMaker(
         "fashion-mnist",
         datasets.fashion_mnist,
         make=_image_model(1, 28, 10),
@@ -236,7 +261,7 @@ _ALL = (
     _colour_image_task("cifar10", images.cifar10, make=_image_model(3, 32, 10)),
     _colour_image_task("cifar100", images.cifar100, make=_image_model(3, 32, 100)),
     _colour_image_task("tiny-imagenet", images.tiny_imagenet, make=_image_model(3, 64, 200)),
-    Task(
+    TaskMaker(
         "imagenet",
         images.imagenet,
         make=_image_model(3, 224, 1000),
@@ -265,23 +290,17 @@ _ALL = (
     _stream(
         "split-mnist",
         mnist_streams.split_mnist,
-        tasks=mnist_streams.SPLIT_TASKS,
         classes=mnist_streams.SPLIT_CLASSES,
         make=_image_model(1, 28, 10),
         full=Size("mlp", epochs=5, batch_size=10),
         small=Size("mlp", epochs=5, batch_size=10),
         threads=1,
     ),
-    _domain_incremental_digits(
-        "permuted-mnist", mnist_streams.permuted_mnist, tasks=mnist_streams.PERMUTED_TASKS
-    ),
-    _domain_incremental_digits(
-        "rotated-mnist", mnist_streams.rotated_mnist, tasks=mnist_streams.ROTATED_TASKS
-    ),
+    _domain_incremental_digits("permuted-mnist", mnist_streams.permuted_mnist),
+    _domain_incremental_digits("rotated-mnist", mnist_streams.rotated_mnist),
     _stream(
         "5-dataset",
         image_streams.five_dataset,
-        tasks=image_streams.FIVE_TASKS,
         classes=image_streams.FIVE_CLASSES,
         make=_image_model(3, 32, 50),
         reads_files=True,
@@ -291,7 +310,6 @@ _ALL = (
     _stream(
         "tiny-imagenet-stream",
         image_streams.tiny_imagenet_stream,
-        tasks=image_streams.TINY_TASKS,
         classes=image_streams.TINY_CLASSES,
         make=_image_model(3, 64, 200),
         reads_files=True,
@@ -300,20 +318,5 @@ _ALL = (
     ),
 )
 
-TASKS = {task.name: task for task in _ALL}
-
-
-def find_task(name: str) -> Task:
-    """Find the task of that name.
-
-    Raises
-    ------
-    ValueError
-        If there is none; the message lists those there are.
-
-    Examples
-    --------
-    >>> find_task("digits").full.epochs
-    50
-    """
-    return look_up("task", name, TASKS)
+#: The functions that make them, by their names.
+TASKS: Mapping[str, TaskMaker] = {each.name: each for each in _ALL}

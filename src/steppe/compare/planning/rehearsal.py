@@ -1,0 +1,146 @@
+"""Rehearse a user's task once, before any trial is taken: a mistake is shown where it was made."""
+
+import math
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset
+
+from steppe.compare.data.datasets import parts_of, size_of
+from steppe.compare.data.loading import Part
+from steppe.compare.metrics.scores import each_loss
+from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.tasks.trace import TaskError, explained
+from steppe.compare.training.evaluation import batches_for, evaluate
+from steppe.compare.training.reproducibility import reproducible, seed_everything
+from steppe.compare.training.run import RunContext, RunSettings
+
+# Samples of the evaluation that is rehearsed.
+_FEW = 64
+
+
+def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> None:
+    """Make the model, compute the loss and its gradient on one batch, and evaluate a few samples.
+
+    Parameters
+    ----------
+    loaded : LoadedTask
+        A task, with its data.
+    settings : RunSettings
+        Batch size and number of steps.
+    context : RunContext
+        The device.
+
+    Raises
+    ------
+    TaskError
+        With what is wrong, and the lines of the user's code that led to it.
+    """
+    task, data = loaded
+    with reproducible(context):
+        seed_everything(0)
+        model = _new_model(task).to(context.device)
+        first = parts_of(data.train)[0]
+        with explained("a batch of train cannot be read"):
+            loader = batches_for(model, first, settings.batch_size, collate=task.collate_fn)
+            (part,) = next(iter(loader))
+        _check_gradients(task, model, _moved(part, context.device))
+        _check_schedule(task, model, settings.steps)
+        _evaluate_a_few(loaded, model, context)
+
+
+def _new_model(task: Task) -> nn.Module:
+    with explained("model() fails"):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TaskError("model() has no parameter that requires a gradient: nothing can be trained")
+    return model
+
+
+def _moved(part: Part, device: str) -> Part:
+    from accelerate.utils import send_to_device
+
+    return part._replace(batch=send_to_device(part.batch, torch.device(device)))
+
+
+def _check_gradients(task: Task, model: nn.Module, part: Part) -> None:
+    name = "loss" if task.step is None else "step"
+    with explained(f"the {name} of the first batch cannot be computed"):
+        loss = task.batch_loss(model, part.batch)
+    if not isinstance(loss, Tensor):
+        raise TaskError(f"{name} must return a tensor, got {type(loss).__name__}")
+    if loss.numel() != 1 or loss.is_complex():
+        raise TaskError(
+            f"{name} must return one real number, the mean over the batch, got a tensor of shape "
+            f"{tuple(loss.shape)}: call .mean() on it"
+        )
+    if not loss.requires_grad:
+        raise TaskError(
+            f"{name} returns a number that no gradient flows through: it is detached, or computed "
+            "under no_grad"
+        )
+    if not math.isfinite(loss.item()):
+        raise TaskError(f"{name} of the first batch is {loss.item()}, before any step")
+    with explained("the first gradient cannot be computed"):
+        torch.autograd.backward(loss.sum())
+    if all(parameter.grad is None for parameter in model.parameters()):
+        raise TaskError(f"{name} does not depend on any parameter of the model")
+    model.zero_grad()
+
+
+def _check_schedule(task: Task, model: nn.Module, steps: int) -> None:
+    if task.schedule is None:
+        return
+    trained = [each for each in model.parameters() if each.requires_grad]
+    with explained("schedule fails"):
+        optimizer = torch.optim.SGD(trained, lr=0.1)
+        made = task.schedule(optimizer, steps)
+    if not callable(getattr(made, "step", None)):
+        raise TaskError(f"schedule must return a scheduler of torch, got {type(made).__name__}")
+    with explained("schedule's step() fails"):
+        # Without gradients it changes nothing.
+        optimizer.step()
+        made.step()
+
+
+def _evaluate_a_few(loaded: LoadedTask, model: nn.Module, context: RunContext) -> None:
+    from accelerate import Accelerator
+
+    task = loaded.task
+    accelerator = Accelerator(cpu=torch.device(context.device).type == "cpu")
+    for name, samples in (("validation", loaded.data.validation), ("test", loaded.data.test)):
+        first = parts_of(samples)[0]
+        few = Subset(first, range(min(_FEW, size_of(first))))
+        with explained(f"{name} cannot be evaluated"):
+            found = evaluate(model, task, few, accelerator, sample_length=1, by_sample=True)
+        for metric, value in chain([(task.score.name, found.score)], found.others.items()):
+            if not math.isfinite(value):
+                raise TaskError(f"metric {metric!r} of {name} is {value}, expected a finite number")
+    _refuse_sum(task, model, few, accelerator.device)
+
+
+def _refuse_sum(task: Task, model: nn.Module, few: Any, device: torch.device) -> None:
+    """Refuse a loss that adds the samples' losses up: evaluation would count them by batch."""
+    if task.loss is None:
+        return
+    loader = batches_for(model, few, size_of(few), collate=task.collate_fn)
+    part = _moved(next(iter(loader))[0], str(device))
+    model.eval()
+    with torch.no_grad():
+        outputs, targets = task.outputs(model, part.batch)
+        whole = float(task.loss(outputs, targets))
+        try:
+            of_each = each_loss(task.loss, outputs, targets, part.size)
+        except Exception:  # a loss may refuse what was cut in any way, and then says nothing
+            return
+    model.train()
+    total, mean = float(of_each.sum()), float(of_each.mean())
+    if math.isclose(whole, total, rel_tol=1e-3) and not math.isclose(total, mean, rel_tol=0.5):
+        raise TaskError(
+            f"loss is the sum over a batch ({whole:.4g} for {part.size} samples), not the mean: "
+            "its size would depend on the batch's; divide by the number of samples"
+        )

@@ -1,0 +1,100 @@
+"""What all runs of a study share: settled from the user's options, the preset, and the task."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from steppe.compare.data.datasets import parts_of, size_of
+from steppe.compare.planning.options import StudyOptions
+from steppe.compare.planning.presets import Preset
+from steppe.compare.planning.rehearsal import rehearse
+from steppe.compare.tasks.source import TaskSource
+from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.tasks.trace import explained
+from steppe.compare.training.run import RunContext, RunSettings
+
+
+def plan_setup(
+    source: TaskSource, options: StudyOptions, preset: Preset, place: RunContext
+) -> tuple[LoadedTask, RunSettings]:
+    """Load the task, and settle what all runs share: the user's options, the preset's, the task's.
+
+    A user's own task is rehearsed.
+
+    Raises
+    ------
+    ValueError
+        Options contradict each other, or the task.
+    """
+    precision = options.precision or preset.precision_on(place.device)
+    if precision == "fp16" and place.device == "cpu":
+        raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
+    asked = {
+        "scale": options.scale,
+        "model": options.model or preset.model_for(source.name, options.scale),
+        "samples": options.samples,
+        "length": options.seq_length,
+    }
+    asked = {name: value for name, value in asked.items() if value is not None}
+    task = source.task({**asked, "data": place.data})
+    # What is published is of full size.
+    epochs, batch_size = preset.training_at(options.scale)
+    epochs = options.epochs or epochs or task.epochs
+    batch_size = options.batch_size or batch_size or task.batch_size
+    # Of steppe's own tasks only files can be missing, which their errors say.
+    with explained(f"the data of {task.name} cannot be read") if source.source else nullcontext():
+        loaded = task.load()
+    parts = parts_of(loaded.data.train)
+    if epochs % len(parts):
+        raise ValueError(
+            f"epochs must be a multiple of the {len(parts)} tasks of {task.name}, got {epochs}"
+        )
+    steps = tuple(math.ceil(size_of(part) / batch_size) for part in parts)
+    if task.schedule is not None and options.schedule is not None:
+        raise ValueError(f"{task.name} has a schedule of its own: leave --schedule out")
+    setup = RunSettings(
+        task=task.name,
+        model=task.model_name or _model_name(task),
+        samples=task.options.get("samples"),
+        fingerprint=loaded.data.fingerprint,
+        epochs=epochs,
+        steps_per_epoch=max(steps),
+        batch_size=batch_size,
+        accumulate=options.grad_accumulation,
+        precision=precision,
+        clip=options.max_grad_norm or task.max_grad_norm,
+        schedule="own" if task.schedule else options.schedule or preset.schedule,
+        warmup=options.warmup,
+        length=task.options.get("length"),
+        stream=steps if loaded.data.is_stream else (),
+        options=asked,
+        source=source.source,
+    )
+    if source.source:
+        rehearse(loaded, setup, place)
+    return loaded, setup
+
+
+def facts_of(loaded: LoadedTask, place: RunContext) -> dict[str, Any]:
+    """Return numbers of samples and parameters, for the reader."""
+    task, data = loaded
+    with torch.random.fork_rng(devices=[]):
+        model = task.model()
+    parameters = list(model.parameters())
+    return {
+        "train_samples": size_of(data.train),
+        "validation_samples": size_of(data.validation),
+        "test_samples": size_of(data.test),
+        "parameters": sum(p.numel() for p in parameters),
+        "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "domain_incremental": task.domain_incremental,
+        "device": place.device,
+        "threads": place.threads,
+    }
+
+
+def _model_name(task: Task) -> str:
+    with torch.random.fork_rng(devices=[]), explained("model() fails"):
+        return type(task.model()).__name__

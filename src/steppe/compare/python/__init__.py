@@ -1,0 +1,1 @@
+"""The face of comparisons in Python and notebooks."""

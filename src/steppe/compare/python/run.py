@@ -1,0 +1,136 @@
+"""Run a comparison from Python: of a task in a file, or one that was made a moment ago."""
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from steppe._shared.console import make_console
+from steppe._shared.contender import Contender
+from steppe._shared.interrupts import StoppedError
+from steppe._shared.progress import progress
+from steppe._shared.recipes import named
+from steppe.compare.execution.storage_names import FILE
+from steppe.compare.execution.study_registry import save_study
+from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
+from steppe.compare.execution.trial_queue import Assignment, TrialQueue
+from steppe.compare.execution.worker import work
+from steppe.compare.execution.worker_pool import WorkerPool
+from steppe.compare.planning.options import StudyOptions
+from steppe.compare.planning.presets import usual_for
+from steppe.compare.planning.study import plan_study
+from steppe.compare.python.study import Study
+from steppe.compare.records.choices import directory_of
+from steppe.compare.tasks.task import Task
+from steppe.compare.training.run import RunContext
+
+
+def run(
+    task: Task | str,
+    optimizers: Sequence[str | Contender] | None = None,
+    *,
+    out_dir: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
+    threads: int = 1,
+    **options: Any,
+) -> Study:
+    """Compare what optimizers are worth on a task when tuned alike, as ``steppe compare`` does.
+
+    What has finished is kept in ``out_dir``: the same call again goes on from there, and so does
+    ``steppe compare`` if the task is in a file.
+
+    Parameters
+    ----------
+    task : Task or str
+        The task, or its name: one of steppe's, or ``mytask.py:task``.
+    optimizers : sequence of str or Contender, optional
+        The first is the baseline. Names are those of ``steppe compare --optimizers``. Default:
+        AdamW, DualAdam, AdamCM, and AdamW with SAM.
+    out_dir : str or path, optional
+        Directory of the study. Default: ``results/NAME``, by the task's name.
+    workers : int, optional
+        Processes that train at once, which need a task and optimizers that have names. Default:
+        trials are trained one after the other in this process.
+    device : str, default "cpu"
+        A torch device.
+    threads : int, default 1
+        CPU threads of each process.
+    **options
+        What else :class:`~steppe.compare.planning.options.StudyOptions` has: ``budget``,
+        ``trials``, ``primary``, ``study_seed``, ``scale``, ``epochs``, ``batch_size``, ``lr`` and
+        so on, as ``steppe compare --help`` explains them.
+
+    Returns
+    -------
+    Study
+        On Ctrl-C the study so far, with ``complete=False``.
+
+    Raises
+    ------
+    ValueError
+        An option is out of its range, or the task or an optimizer cannot be trained with.
+    TypeError
+        There is no such option, or several processes cannot find the task.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from steppe.compare import Task, run
+    >>> points = torch.linspace(-1, 1, 60)[:, None]
+    >>> task = Task(name="line", model=lambda: torch.nn.Linear(1, 1), train=(points, 2 * points),
+    ...             validation=0.3, test=0.3, loss=torch.nn.functional.mse_loss, epochs=2)
+    >>> from tempfile import mkdtemp
+    >>> run(task, ["sgd"], budget=1, trials=3, out_dir=mkdtemp()).complete
+    True
+    """
+    compared = StudyOptions(
+        optimizers=None if optimizers is None else [named(each) for each in optimizers], **options
+    )
+    if workers is not None:
+        _check_named(task, optimizers or (), workers)
+    name = task if isinstance(task, str) else task.name
+    out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
+    context = RunContext(out, device, threads, task=task if not _is_known(task) else "")
+    study = plan_study(task, compared, usual_for(name), context)
+    storage = str(out / FILE)
+    opened = open_storage(storage, heartbeat=HEARTBEAT, create=True)
+    queue = TrialQueue(opened, save_study(opened, study))
+    if workers is not None:
+        WorkerPool(queue, context, storage, HEARTBEAT).run(make_console(), workers)
+    else:
+        _train_here(queue, context)
+    return Study(queue.results())
+
+
+def _is_known(task: Task | str) -> bool:
+    return isinstance(task, str) and ":" not in task
+
+
+def _train_here(queue: TrialQueue, context: RunContext) -> None:
+    left = queue.trial_count() - queue.progress()[0]
+    with progress("Trials", left) as advance:
+
+        def on_trial(assignment: Assignment, how: str) -> None:
+            advance(1)
+
+        try:
+            work(queue.storage, queue.study, context, on_trial)
+        except StoppedError:
+            # What has finished is kept.
+            return
+
+
+def _check_named(task: Task | str, optimizers: Sequence[str | Contender], workers: int) -> None:
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers={workers!r} must be an integer of at least 1, or None")
+    if not isinstance(task, str):
+        raise TypeError(
+            "other processes import the task by its name: put it into a file, and name it, as "
+            "'mytask.py:task', or leave workers out"
+        )
+    if not all(isinstance(each, str) for each in optimizers):
+        raise TypeError(
+            "other processes import the optimizers by their names: put a Contender into a file, "
+            "and name it, as 'mytask.py:mine', or leave workers out"
+        )

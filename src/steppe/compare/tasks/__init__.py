@@ -1,0 +1,1 @@
+"""Tasks: what one is, those that come with steppe, and how users' own are found and read."""

@@ -1,0 +1,124 @@
+"""Find a task by its name, or in a user's file or module: ``digits``, ``mytask.py:task``."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steppe._shared.names import look_up
+from steppe._shared.source_hash import function_source, module_source
+from steppe._shared.user_files import import_named
+from steppe.compare.records.choices import label_of
+from steppe.compare.tasks.makers import TASKS
+from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.trace import TaskError, explained
+
+#: Options of the command line that a function which makes a task may take.
+_OPTIONS = {
+    "scale": "scale",
+    "model": "model",
+    "samples": "samples",
+    "length": "seq-length",
+    "data": "data",
+}
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where a task comes from.
+
+    Attributes
+    ----------
+    name : str
+        What the command line calls it.
+    make : callable
+        Makes the task; it may take the options ``scale``, ``model``, ``samples``, ``length`` and
+        ``data``.
+    source : str, default ""
+        Hash of what the user's file does, and of what it imports beside it; "" of steppe's own.
+    location : str, default ""
+        The name with the file's whole path; "" of steppe's own.
+    """
+
+    name: str
+    make: Callable[..., Task]
+    source: str = ""
+    location: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name without the directory, which is another one elsewhere."""
+        return label_of(self.name)
+
+    def task(self, options: Mapping[str, Any] | None = None) -> Task:
+        """Make the task.
+
+        Parameters
+        ----------
+        options : mapping, optional
+            What the user asks for; None in it is not asked for.
+
+        Raises
+        ------
+        ValueError
+            The task has no such option, or its code raises.
+        """
+        asked = {name: value for name, value in (options or {}).items() if value is not None}
+        taken = inspect.signature(self.make).parameters
+        for name, value in asked.items():
+            if name not in taken and (name, value) != ("scale", "full"):
+                raise ValueError(
+                    f"{self.label} takes no {_OPTIONS[name]}: leave --{_OPTIONS[name]} out"
+                )
+        with explained(f"{self.label} cannot be made"):
+            made = self.make(**{name: value for name, value in asked.items() if name in taken})
+            if not isinstance(made, Task):
+                raise TaskError(f"{self.label} must be a Task, got {type(made).__name__}")
+            return made
+
+
+def find_task(name: str | Task) -> TaskSource:
+    """Find the task of that name.
+
+    Parameters
+    ----------
+    name : str or Task
+        A task itself; one of :data:`steppe.compare.tasks.makers.TASKS`; or ``file.py:attribute`` or
+        ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
+        one. The file's code is run.
+
+    Raises
+    ------
+    ValueError
+        If there is none; the message lists those there are, or shows where the file fails.
+
+    Examples
+    --------
+    >>> find_task("digits").task({"model": "mlp"}).epochs
+    50
+    """
+    if isinstance(name, Task):
+        return TaskSource(name.name, lambda: name, _source_of(name))
+    if ":" not in name:
+        return TaskSource(name, look_up("task", name, TASKS))
+    path, _, attribute = name.rpartition(":")
+    label = label_of(name)
+    with explained(f"{label} cannot be imported"):
+        module = import_named(name)
+        found = getattr(module, attribute, None)
+        if not isinstance(found, Task) and not callable(found):
+            tasks = [each for each, value in vars(module).items() if isinstance(value, Task)]
+            there = f"it has {', '.join(tasks)}" if tasks else "it has no Task"
+            raise TaskError(f"{path} has no task {attribute!r}: {there}")
+        source = module_source(module)
+    location = f"{Path(path).resolve()}:{attribute}" if path.endswith(".py") else name
+    make = (lambda: found) if isinstance(found, Task) else found
+    return TaskSource(name, make, source, location)
+
+
+def _source_of(task: Task) -> str:
+    """Hash the functions of a task that was made in Python, or in a notebook."""
+    functions = [task.model, task.data, task.loss, task.step, task.predict, task.collate_fn]
+    functions += [task.schedule, *(metric.values for metric in task.metrics.values())]
+    return function_source(each for each in functions if each is not None)

@@ -117,10 +117,8 @@ def compare(
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)
         own = task if task and ":" in task else ""
-        if continued is not None and (preset, options) != (None, _DEFAULTS):
-            raise ValueError("continue takes the study from its file: leave its options out")
-        if continued is not None and task and not own:
-            raise ValueError("continue takes the task from its file: leave it out")
+        if continued is not None:
+            _check_continued(task, own, (preset, options) != (None, _DEFAULTS))
         # Imported here because torch takes two seconds: help and misspelt options do without.
         from steppe.compare.cli.run_study import choose_preset, run_study
         from steppe.compare.records.results import load
@@ -152,3 +150,10 @@ def _check_names(task: str | None, preset: str | None) -> None:
         check_task(task)
     if preset is not None:
         check_preset(preset)
+
+
+def _check_continued(task: str | None, own: str, has_options: bool) -> None:
+    if has_options:
+        raise ValueError("continue takes the study from its file: leave its options out")
+    if task and not own:
+        raise ValueError("continue takes the task from its file: leave it out")

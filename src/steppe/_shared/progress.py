@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from steppe._shared.interrupts import uninterrupted
+
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 
@@ -39,8 +41,10 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda steps: None
         return
     try:
-        from rich.console import Console
-        from rich.progress import Progress
+        # Ctrl-C in the middle of an import would leave half a module behind.
+        with uninterrupted():
+            from rich.console import Console
+            from rich.progress import Progress
     except ImportError:
         yield lambda steps: None
         return

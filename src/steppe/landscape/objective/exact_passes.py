@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.overrides import TorchFunctionMode
 
 from steppe._shared.interrupts import uninterrupted
 
@@ -90,7 +89,7 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
             enable = partial(setattr, cudnn, "enabled")
             stack.enter_context(_switched_off(lambda: cudnn.enabled, enable))
         if _has_weight_norm(model):
-            stack.enter_context(_WeightNormByFormula())
+            stack.enter_context(_weight_norm_by_formula())
         yield
 
 
@@ -153,15 +152,22 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
                 param.requires_grad_(True)
 
 
-class _WeightNormByFormula(TorchFunctionMode):
-    """Compute w = g·v/‖v‖ by operations whose second derivatives are right."""
+@contextmanager
+def _weight_norm_by_formula() -> Iterator[None]:
+    """Compute w = g·v/‖v‖ by operations whose second derivatives are right.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    A function mode would do it for every other operation that a loader interrupts, too.
+    """
+    # Each has the function by a name of its own.
+    users: list[Any] = [torch, sys.modules[WeightNorm.__module__]]
+    fused = torch._weight_norm
+    for user in users:
+        user._weight_norm = _weight_norm
+    try:
+        yield
+    finally:
+        for user in users:
+            user._weight_norm = fused
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

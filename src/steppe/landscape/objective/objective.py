@@ -4,9 +4,11 @@ Every instrument evaluates a model through an :class:`Objective`: it runs the ba
 by their sizes, and restores the model afterwards.
 """
 
+import copy
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
@@ -32,6 +34,12 @@ from steppe.landscape.objective.restore_model import restore_on_exit
 from steppe.landscape.objective.same_data import SameData
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
+
+# What follows a loader's last batch, which may be None.
+_END = object()
+
+# Random generators and torch's choice of kernels belong to the process.
+_MEASURING = threading.RLock()
 
 
 class MeanLoss(NamedTuple):
@@ -108,17 +116,30 @@ class Objective(ParameterSpace):
         super().__init__(unwrapped(model), params)
         self.is_distributed = _is_distributed(model)
         self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
-        forward = None if train else lambda batch: self.outputs(batch)[0]
-        self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
+        self._loss_weight = self._new_loss_weight()
         self.is_sum = self._loss_weight.is_sum
         self._random = RandomState(self.model, data)
         self._same_data = SameData(data)
         self._reset: Callable[[], None] = lambda: None
+        self._interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
         self._compares_losses, self._same_loss = False, SameLoss()
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
+
+    def over(self, batches: list[Batch]) -> "Objective":
+        """Return the loss over some batches alone, for use inside of this one's evaluation mode."""
+        part = copy.copy(self)
+        part.data, part.is_distributed = batches, False
+        part._random, part._same_data = self._random.of_model(), SameData(batches)
+        part._loss_weight = part._new_loss_weight()
+        return part
+
+    def _new_loss_weight(self) -> LossWeight:
+        forward = None if self.train else lambda batch: self.outputs(batch)[0]
+        is_single = _has_one_batch(self.data)
+        return LossWeight(self.loss_fn, self.weight, forward, is_single)
 
     @contextmanager
     def evaluation_mode(
@@ -132,6 +153,8 @@ class Objective(ParameterSpace):
         Inside, the model is in ``train()`` or ``eval()`` mode as asked for, each forward pass of a
         batch starts from the same buffers and random numbers, and all operations can be
         differentiated twice (:func:`~steppe.landscape.objective.exact_passes.exact_passes`).
+        Ctrl-C takes effect between batches only, as within one torch may have exchanged the model's
+        parameters. What is changed is the process's: other threads wait until the block ends.
 
         Parameters
         ----------
@@ -143,6 +166,7 @@ class Objective(ParameterSpace):
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
         """
         with uninterrupted() as interruptible, ExitStack() as stack:
+            stack.enter_context(_only_one_thread(interruptible))
             stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())
             if differentiates_twice:
@@ -157,8 +181,9 @@ class Objective(ParameterSpace):
             self._reset = (lambda: None) if moves_buffers else reset
             self.model.train(self.train)
             self._compares_losses = moves_params and not moves_buffers
-            with interruptible():
-                yield
+            self._interruptible = interruptible
+            stack.callback(setattr, self, "_interruptible", nullcontext)
+            yield
             if known is None and not moves_params:
                 self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
 
@@ -180,9 +205,9 @@ class Objective(ParameterSpace):
         source = iter(self.data)
         for position in count():
             self._random.begin_batch(position)
-            try:
-                batch = next(source)
-            except StopIteration:
+            with self._interruptible():
+                batch = next(source, _END)
+            if batch is _END:
                 break
             self._same_data.batch(position, batch)
             read = read_batch(position, batch, self.device)
@@ -306,6 +331,18 @@ class Objective(ParameterSpace):
 def _loss_without_graph(objective: Objective, batch: Batch) -> Tensor:
     with without_gradients(objective.model):
         return objective.batch_loss(batch, *objective.outputs(batch), require_finite=False)
+
+
+@contextmanager
+def _only_one_thread(interruptible: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """Wait until no other thread measures; Ctrl-C ends the wait."""
+    while not _MEASURING.acquire(timeout=0.1):
+        with interruptible():
+            pass
+    try:
+        yield
+    finally:
+        _MEASURING.release()
 
 
 def _scalar(loss: Any) -> Tensor:

@@ -4,6 +4,7 @@ Instruments compare passes with each other: a Hessian's product with the next, t
 the loss there. Data and model must be the same in each, whatever they draw from.
 """
 
+import copy
 import functools
 import inspect
 import random
@@ -58,6 +59,13 @@ class RandomState:
         self._counting = [vars(each) for each in in_data if isinstance(each, Sampler | DataLoader)]
         self._first_counters = self._counters()
         self._loaders = [vars(each) for each in in_data if isinstance(each, DataLoader)]
+
+    def of_model(self) -> "RandomState":
+        """Return the state of the model and the process alone: that of the data stays as it is."""
+        part = copy.copy(self)
+        part._of_data, part._counting, part._loaders = [], [], []
+        part._first_counters = []
+        return part
 
     @contextmanager
     def restored(self) -> Iterator[None]:

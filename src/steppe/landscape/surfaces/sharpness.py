@@ -242,16 +242,8 @@ def _gradient_ascent(objective: Objective, ball: _Ball, steps: int) -> _Rise:
 
 def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> Iterator[_Rise]:
     for group in sample_groups(objective.batches(), m):
-        group_objective = Objective(
-            objective.model,
-            objective.loss_fn,
-            group,
-            params=objective.params,
-            train=objective.train,
-            weight=objective.weight,
-        )
         try:
-            yield _gradient_ascent(group_objective, ball, steps)
+            yield _gradient_ascent(objective.over(group), ball, steps)
         except NothingWeighsError:
             # All targets of the group are ignored.
             continue

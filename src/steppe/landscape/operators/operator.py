@@ -58,6 +58,9 @@ class Operator:
     rounding : callable, optional
         Returns by how much products may differ from a symmetric matrix's, relative to its largest
         eigenvalue, because of how they are computed. Default: 64 times the precision of ``dtype``.
+    precision : callable, optional
+        Returns the relative error of products: ε of the number format of fewest bits that they are
+        computed in. Error bars are no smaller. Default: products are exact.
 
     Attributes
     ----------
@@ -88,13 +91,14 @@ class Operator:
         params: Sequence[Tensor] | None = None,
         held: Callable[[], AbstractContextManager[None]] = nullcontext,
         rounding: Callable[[], float] | None = None,
+        precision: Callable[[], float] | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype} must be torch.float32 or torch.float64")
         self.size, self.dtype, self.device = size, dtype, torch.device(device)
         self.params, self.held = params, held
         self.products = 0
-        self._product, self._rounding = product, rounding
+        self._product, self._rounding, self._precision = product, rounding, precision
 
     @property
     def rounding(self) -> float:
@@ -102,6 +106,11 @@ class Operator:
         if self._rounding is None:
             return asymmetry_of(torch.finfo(self.dtype).eps)
         return self._rounding()
+
+    @property
+    def precision(self) -> float:
+        """The relative error of products; of a model's, it is known once one has been computed."""
+        return 0.0 if self._precision is None else self._precision()
 
     @property
     def shape(self) -> tuple[int, int]:

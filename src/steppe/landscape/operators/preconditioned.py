@@ -52,6 +52,7 @@ class Preconditioned(Operator):
             params=H.params,
             held=H.held,
             rounding=lambda: H.rounding,
+            precision=lambda: H.precision,
         )
         self.diagonal, self.threshold = diagonal, threshold
         self.learning_rate, self.momentum = learning_rate, momentum

@@ -50,7 +50,8 @@ class Eigenvalues(Result):
         eigenvalue in between has been missed. R is the residual of the value's whole cluster, that
         is of all pairs whose values are nearer than their residuals, and the gap is the cluster's
         distance from the other values found and from 0. Once the search looks for repeated
-        values, the bound from before that round stands where it is smaller.
+        values, the bound from before that round stands where it is smaller. It is no smaller than
+        what the number format that products are computed in rounds of the largest eigenvalue.
     converged : ndarray
         Whether each value can be relied on; shape (k,). Its error is at most ``tol``·|λ|, or no
         more than rounding; it has been verified that none before it is missed; and products were
@@ -205,7 +206,10 @@ def top_eigenvalues(
 def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
     """Return the wanted pairs of a search, which cannot go on: its basis is overwritten."""
     k = search.k
-    values, residuals, errors = search.values[:k], search.residuals[:k], search.errors()
+    values, residuals = search.values[:k], search.residuals[:k]
+    # The bounds hold for the matrix whose products were computed: H, rounded.
+    rounding = search.H.precision * float(np.abs(search.values).max())
+    errors = np.maximum(search.errors(), rounding)
     converged = search.converged()
     search.basis.rotate(search.mixing[:, :k])
     return Eigenvalues(

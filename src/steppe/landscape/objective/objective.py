@@ -6,40 +6,21 @@ by their sizes, and restores the model afterwards.
 
 import copy
 import math
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steppe._shared.interrupts import uninterrupted
-from steppe.landscape.objective.batches import Batch, Batches, check_data, read_batch
+from steppe.landscape.objective.batches import Batch, Batches
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
-from steppe.landscape.objective.exact_passes import (
-    exact_passes,
-    has_renormed_embeddings,
-    renormed_embeddings,
-    unwrapped,
-    without_gradients,
-)
+from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight, part_named
-from steppe.landscape.objective.parameters import ParameterSpace
-from steppe.landscape.objective.random_state import RandomState
-from steppe.landscape.objective.restore_model import restore_on_exit
-from steppe.landscape.objective.same_data import SameData
+from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
-
-# What follows a loader's last batch, which may be None.
-_END = object()
-
-# Random generators and torch's choice of kernels belong to the process.
-_MEASURING = threading.RLock()
 
 
 class MeanLoss(NamedTuple):
@@ -59,7 +40,7 @@ class MeanGradient(NamedTuple):
     weight: float
 
 
-class Objective(ParameterSpace):
+class Objective(RepeatedPasses):
     """The mean loss over the samples of ``data``: batches are weighted by what it is a mean over.
 
     Under :class:`~torch.nn.parallel.DistributedDataParallel` each process has its own part of the
@@ -112,27 +93,20 @@ class Objective(ParameterSpace):
         train: bool = False,
         weight: Weight | None = None,
     ) -> None:
-        check_data(data)
-        super().__init__(unwrapped(model), params)
+        super().__init__(unwrapped(model), loss_fn, data, params, train)
         self.is_distributed = _is_distributed(model)
-        self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
+        self.loss_fn, self.weight = loss_fn, weight
         self._loss_weight = self._new_loss_weight()
         self.is_sum = self._loss_weight.is_sum
-        self._random = RandomState(self.model, data)
-        self._same_data = SameData(data)
-        self._reset: Callable[[], None] = lambda: None
-        self._interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
-        # As weights that are masked or clipped: unknown until a pass has been made.
-        self._changed_by_forward: list[Tensor] | None = None
-        self._compares_losses, self._same_loss = False, SameLoss()
+        self._same_loss = SameLoss()
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
     def over(self, batches: list[Batch]) -> "Objective":
         """Return the loss over some batches alone, for use inside of this one's evaluation mode."""
         part = copy.copy(self)
-        part.data, part.is_distributed = batches, False
-        part._random, part._same_data = self._random.of_model(), SameData(batches)
+        part.take_batches(batches)
+        part.is_distributed = False
         part._loss_weight = part._new_loss_weight()
         return part
 
@@ -141,105 +115,19 @@ class Objective(ParameterSpace):
         is_single = _has_one_batch(self.data)
         return LossWeight(self.loss_fn, self.weight, forward, is_single)
 
-    @contextmanager
-    def evaluation_mode(
-        self,
-        moves_params: bool = False,
-        moves_buffers: bool = False,
-        differentiates_twice: bool = False,
-    ) -> Iterator[None]:
-        """Prepare the model for measuring, and restore it on leaving.
-
-        Inside, the model is in ``train()`` or ``eval()`` mode as asked for, each forward pass of a
-        batch starts from the same buffers and random numbers, and all operations can be
-        differentiated twice (:func:`~steppe.landscape.objective.exact_passes.exact_passes`).
-        Ctrl-C takes effect between batches only, as within one torch may have exchanged the model's
-        parameters. What is changed is the process's: other threads wait until the block ends.
-
-        Parameters
-        ----------
-        moves_params : bool, default False
-            Whether parameters will be changed inside; they are then copied, and restored too.
-        moves_buffers : bool, default False
-            Whether buffers will be changed inside: forward passes start from what they are then.
-        differentiates_twice : bool, default False
-            Whether second derivatives will be taken, which need embeddings without ``max_norm``.
-        """
-        with uninterrupted() as interruptible, ExitStack() as stack:
-            stack.enter_context(_only_one_thread(interruptible))
-            stack.enter_context(exact_passes(self.model, self.device))
-            stack.enter_context(self._random.restored())
-            if differentiates_twice:
-                stack.enter_context(renormed_embeddings(self.model))
-            moved = {id(param): param for param in self.params} if moves_params else {}
-            known = self._changed_by_forward
-            guarded = list(self.model.parameters()) if known is None else known
-            # Only parameters that nobody else moves tell whether the forward pass does.
-            before = [(p, p.detach().clone()) for p in guarded if id(p) not in moved]
-            moved |= {id(param): param for param in guarded}
-            reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
-            self._reset = (lambda: None) if moves_buffers else reset
-            self.model.train(self.train)
-            self._compares_losses = moves_params and not moves_buffers
-            self._interruptible = interruptible
-            stack.callback(setattr, self, "_interruptible", nullcontext)
-            yield
-            if known is None and not moves_params:
-                self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
-
-    @property
-    def is_changed_by_forward(self) -> bool:
-        """Whether forward passes change parameters, which are restored afterwards."""
-        return bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
-
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.
 
         Raises
         ------
         ValueError
-            A batch is neither a pair nor a mapping, or is another one than in the first pass.
+            A batch is neither a pair nor a mapping, or is another one than in the first pass; or
+            losses are compared, and one changes by itself.
         """
-        # A shuffled loader with drop_last leaves out the same samples in every pass.
-        self._random.begin_pass()
-        source = iter(self.data)
-        for position in count():
-            self._random.begin_batch(position)
-            with self._interruptible():
-                batch = next(source, _END)
-            if batch is _END:
-                break
-            self._same_data.batch(position, batch)
-            read = read_batch(position, batch, self.device)
-            if self._compares_losses:
-                self._same_loss.check(position, partial(_loss_without_graph, self, read))
-            yield read
-        self._same_data.end(position)
-
-    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
-        """Run the model on a copy of a batch, by default with its own parameters.
-
-        Parameters
-        ----------
-        batch : Batch
-            From :meth:`batches`.
-        params : mapping of Tensor, optional
-            Tensors to use in place of the model's parameters, by name.
-
-        Returns
-        -------
-        outputs, targets
-            What the model returns; and a copy of the targets, as the model has left them.
-        """
-        # Each vector of a block may need a forward pass of its own, with the same dropout.
-        self._reset()
-        self._random.begin_forward(batch.position)
-        own = batch.copied()
-        if params is None:
-            return self.model(*own.inputs, **own.keywords), own.targets
-        replaced, keywords = dict(params), dict(own.keywords)
-        outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
-        return outputs, own.targets
+        for batch in super().batches():
+            if self.compares_losses:
+                self._same_loss.check(batch.position, partial(_loss_without_graph, self, batch))
+            yield batch
 
     def batch_loss(
         self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
@@ -331,18 +219,6 @@ class Objective(ParameterSpace):
 def _loss_without_graph(objective: Objective, batch: Batch) -> Tensor:
     with without_gradients(objective.model):
         return objective.batch_loss(batch, *objective.outputs(batch), require_finite=False)
-
-
-@contextmanager
-def _only_one_thread(interruptible: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
-    """Wait until no other thread measures; Ctrl-C ends the wait."""
-    while not _MEASURING.acquire(timeout=0.1):
-        with interruptible():
-            pass
-    try:
-        yield
-    finally:
-        _MEASURING.release()
 
 
 def _scalar(loss: Any) -> Tensor:

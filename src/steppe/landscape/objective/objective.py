@@ -17,7 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from steppe.landscape.objective.batches import Batch, Batches
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
-from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight, part_named
+from steppe.landscape.objective.label_count import part_named
+from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
 from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
@@ -111,9 +112,18 @@ class Objective(RepeatedPasses):
         return part
 
     def _new_loss_weight(self) -> LossWeight:
-        forward = None if self.train else lambda batch: self.outputs(batch)[0]
         is_single = _has_one_batch(self.data)
-        return LossWeight(self.loss_fn, self.weight, forward, is_single)
+        return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
+
+    def _outputs_in_eval(self, batch: Batch) -> Any:
+        """Run the model on a part of a batch, where its statistics would be others than all's."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            return self.outputs(batch)[0]
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.
@@ -242,7 +252,7 @@ def _check_finite(batch: Batch, loss: Tensor) -> None:
 def _has_one_batch(data: Batches) -> bool:
     try:
         return len(data) == 1  # type: ignore[arg-type]
-    except TypeError:  # of an iterable data set the length is not known
+    except Exception:  # of an iterable data set the length is not known
         return False
 
 

@@ -9,6 +9,7 @@ from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.differentiate import derivatives as derivatives
 from steppe.landscape.objective.differentiate import flat_vector as flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction
+from steppe.landscape.objective.loss_weight import Weight as Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator

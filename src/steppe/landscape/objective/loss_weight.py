@@ -101,7 +101,7 @@ class LossWeight:
             self._check.believe(batch)
             return float(batch.size)
         if callable(self._given):
-            return _checked(float(self._given(outputs, batch.targets)))
+            return _checked(self._given(outputs, batch.targets))
         found = self._labels.of(batch, outputs, loss) if is_own else self._known(batch, outputs)
         if found is None:
             self._check.verify(batch, outputs, loss, is_own)
@@ -129,7 +129,11 @@ class LossWeight:
         return self._loss_fn is None or is_same
 
 
-def _checked(weight: float) -> float:
+def _checked(found: Any) -> float:
+    try:
+        weight = float(found)
+    except (TypeError, ValueError):
+        raise TypeError(f"weight must return a number, got {found!r}") from None
     if not (math.isfinite(weight) and weight >= 0):
         raise ValueError(f"weight must return a finite number of at least 0, got {weight}")
     return weight

@@ -19,6 +19,7 @@ from steppe.landscape.objective.differentiate import derivatives, flat_vector, n
 from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
 from steppe.landscape.objective.label_count import part_named
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
+from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
@@ -69,6 +70,8 @@ class Objective(RepeatedPasses):
 
     Raises
     ------
+    TypeError
+        ``model`` is no module, or ``loss_fn`` no function.
     ValueError
         A parameter requires no gradient, is complex, does not belong to the model, is given twice,
         or lies on another device; no parameter is left; or the data cannot be gone through twice.
@@ -94,6 +97,11 @@ class Objective(RepeatedPasses):
         train: bool = False,
         weight: Weight | None = None,
     ) -> None:
+        check_module("model", model)
+        if loss_fn is not None and (not callable(loss_fn) or isinstance(loss_fn, type)):
+            raise TypeError(
+                f"loss_fn must be a function of outputs and targets, or None, got {loss_fn!r}"
+            )
         super().__init__(unwrapped(model), loss_fn, data, params, train)
         self.is_distributed = _is_distributed(model)
         self.loss_fn, self.weight = loss_fn, weight
@@ -238,6 +246,8 @@ def _scalar(loss: Any) -> Tensor:
             f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
             "use reduction='mean'"
         )
+    if loss.is_complex():
+        raise ValueError(f"loss_fn must return a real number, got {loss.dtype}")
     return loss.reshape(())
 
 

@@ -107,7 +107,7 @@ class RepeatedPasses(ParameterSpace):
             moved |= {id(param): param for param in guarded}
             reset = stack.enter_context(restore_on_exit(self.model, moved.values(), self._state))
             self._reset = (lambda: None) if moves_buffers else reset
-            self.model.train(self.train)
+            _set_mode(self.model, self.train)
             self.compares_losses = moves_params and not moves_buffers
             self._interruptible = interruptible
             stack.callback(setattr, self, "_interruptible", nullcontext)
@@ -165,6 +165,16 @@ class RepeatedPasses(ParameterSpace):
         replaced, keywords = dict(params), dict(own.keywords)
         outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
         return outputs, own.targets
+
+
+def _set_mode(model: nn.Module, train: bool) -> None:
+    try:
+        model.train(train)
+    except NotImplementedError as error:
+        raise ValueError(
+            "model has no train() and eval(), as models from torch.export: pass the module that it "
+            "was exported from"
+        ) from error
 
 
 @contextmanager

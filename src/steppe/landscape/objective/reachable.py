@@ -93,7 +93,7 @@ def _code(value: object) -> list[object]:
 
 def _variables(function: FunctionType) -> list[object]:
     """Return what a function refers to: variables around it, global ones, defaults, attributes."""
-    if function.__module__.partition(".")[0] in _LIBRARIES:
+    if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
         return []
     own = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     own += vars(function).values()

@@ -122,9 +122,12 @@ class Operator:
 
         Raises
         ------
+        TypeError
+            The vector is no tensor of real numbers.
         ValueError
-            The vector has another shape.
+            It has another shape.
         """
+        _check_real("vector", vector)
         if vector.shape != (self.size,):
             raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({self.size},)")
         return self.rows(vector.unsqueeze(0))[0]
@@ -136,19 +139,46 @@ class Operator:
 
         Raises
         ------
+        TypeError
+            The block is no tensor of real numbers.
         ValueError
-            The block has another shape.
+            It has another shape.
         """
+        _check_real("block", block)
         if block.ndim != 2 or block.shape[0] != self.size:
             raise ValueError(f"block has shape {tuple(block.shape)}, expected ({self.size}, count)")
         return self.rows(block.T).T
 
     def rows(self, block: Tensor) -> Tensor:
         """Return the products with the rows of a block of shape (count, size), as rows."""
+        if not len(block):
+            return block.to(self.device, self.dtype)
         images = self._product(block.to(self.device, self.dtype))
         self.products += len(block)
         return images
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """Return the product with a vector of shape (size,), or with a block's columns."""
-        return self.matvec(other) if other.ndim == 1 else self.matmat(other)
+        is_block = isinstance(other, Tensor) and other.ndim != 1
+        return self.matmat(other) if is_block else self.matvec(other)
+
+
+def check_operator(H: Operator) -> None:
+    """Refuse what is no operator.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if not isinstance(H, Operator):
+        raise TypeError(
+            f"H must be an operator, as hessian() or ggn() returns, got {type(H).__name__}"
+        )
+
+
+def _check_real(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"{name} must be a tensor of real numbers, got {value.dtype}")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from steppe._shared.array_types import Flags, Floats
 from steppe._shared.progress import progress
-from steppe._shared.validation import check_integer
+from steppe._shared.validation import check_integer, check_number
 from steppe.landscape._drawing import BLUE, axes_for
-from steppe.landscape.operators.operator import Operator
+from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._lanczos import SPARE, ThickRestartLanczos
 from steppe.landscape.spectra._repeated_values import ORDER
@@ -142,7 +142,7 @@ def top_eigenvalues(
     ValueError
         ``k``, ``which``, ``tol`` or ``max_products`` is out of range, or a product is not finite.
     TypeError
-        ``k`` or ``max_products`` is no integer.
+        ``H`` is no operator, ``tol`` no number, or ``k``, ``seed`` or ``max_products`` no integer.
 
     Notes
     -----
@@ -173,10 +173,12 @@ def top_eigenvalues(
     >>> found.values.round(4), found.converged
     (array([-9.,  5.]), array([ True,  True]))
     """
+    check_operator(H)
     check_integer(k=k)
+    check_number(tol=tol)
     if k > H.size:
         raise ValueError(f"k={k} must lie between 1 and the operator's size {H.size}")
-    if which not in ORDER:
+    if which not in tuple(ORDER):
         raise ValueError(f"which={which!r} is not one of {', '.join(ORDER)}")
     if not 0 < tol < math.inf:
         raise ValueError(f"tol={tol} must be a finite number above 0")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from steppe._shared.progress import progress
-from steppe._shared.validation import check_integer
-from steppe.landscape.operators.operator import Operator
+from steppe._shared.validation import check_integer, check_number
+from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes, blocks
@@ -113,6 +113,8 @@ def trace(
     ------
     ValueError
         An argument is out of range or unknown, or a product is not finite.
+    TypeError
+        ``H`` is no operator, ``tol`` no number, or ``products`` or ``seed`` no integer.
 
     References
     ----------
@@ -127,12 +129,15 @@ def trace(
     >>> round(found.value, 3), found.products
     (5050.0, 99)
     """
-    if method not in _METHODS:
+    check_operator(H)
+    if method not in tuple(_METHODS):
         raise ValueError(f"method={method!r} is not one of {', '.join(_METHODS)}")
     check_integer(products=products)
     least = _LEAST[method]
     if products < least:
         raise ValueError(f"products={products} must be at least {least} for method={method!r}")
+    if tol is not None:
+        check_number(tol=tol)
     if tol is not None and not 0 < tol < math.inf:
         raise ValueError(f"tol={tol} must be a finite number above 0")
     before = H.products

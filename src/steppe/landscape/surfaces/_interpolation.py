@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.interrupts import uninterrupted
+from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.objective.saved_tensor import SavedTensor, can_be_saved
 
 
@@ -46,8 +47,7 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     -1.0
     """
     for name, model in ("model_a", model_a), ("model_b", model_b):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{name} must be a module, got {type(model).__name__}")
+        check_module(name, model)
     ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
     _check_same_architecture(ours, theirs)
     start = {name: SavedTensor.of(t) for name, t in ours.items() if can_be_saved(t)}

@@ -60,6 +60,7 @@ class RepeatedPasses(ParameterSpace):
         self._interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
+        self._has_checkpoints = False
         #: Whether losses of several passes are to be compared with each other.
         self.compares_losses = False
 
@@ -94,7 +95,7 @@ class RepeatedPasses(ParameterSpace):
         """
         with uninterrupted() as interruptible, ExitStack() as stack:
             stack.enter_context(_only_one_thread(interruptible))
-            stack.enter_context(exact_passes(self.model, self.device))
+            needed = stack.enter_context(exact_passes(self.model, self.device))
             stack.enter_context(self._random.restored())
             if differentiates_twice:
                 stack.enter_context(renormed_embeddings(self.model))
@@ -112,13 +113,18 @@ class RepeatedPasses(ParameterSpace):
             self._interruptible = interruptible
             stack.callback(setattr, self, "_interruptible", nullcontext)
             yield
+            self._has_checkpoints |= bool(needed)
             if known is None and not moves_params:
                 self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
 
     @property
-    def is_changed_by_forward(self) -> bool:
-        """Whether forward passes change parameters, which are restored afterwards."""
-        return bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
+    def needs_evaluation_mode(self) -> bool:
+        """Whether graphs of passes can be differentiated inside of :meth:`evaluation_mode` only.
+
+        Forward passes change parameters, which are restored afterwards, or are computed once more.
+        """
+        is_changed = bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
+        return is_changed or self._has_checkpoints
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.

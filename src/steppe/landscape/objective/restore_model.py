@@ -65,7 +65,7 @@ class LossState:
     @property
     def parameters(self) -> list[Tensor]:
         """Parameters of modules that may follow the model's, unless they are very large."""
-        found = [param for module in self.modules for param in module.parameters()]
+        found: list[Tensor] = [param for module in self.modules for param in module.parameters()]
         return found if sum(param.nbytes for param in found) <= _COPIED_BYTES else []
 
 

@@ -85,9 +85,8 @@ class DoubleBackward:
                 _check_graph(grads)
                 mean.add(_as_rows(self._differentiate(grads, rows)), weight, batch.size)
                 kept = (grads, weight, batch.size) if self._is_held and index == 0 else None
-        # The graph refers to the parameters, which have been put back where the forward pass had
-        # changed them.
-        self._kept = None if objective.is_changed_by_forward else kept
+        # The graph refers to parameters and modules as they were in the evaluation mode.
+        self._kept = None if objective.needs_evaluation_mode else kept
         return mean.result(objective.dtype)[0]
 
     def _differentiate(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:

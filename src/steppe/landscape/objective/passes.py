@@ -60,7 +60,7 @@ class RepeatedPasses(ParameterSpace):
         self._interruptible: Callable[[], AbstractContextManager[None]] = nullcontext
         # As weights that are masked or clipped: unknown until a pass has been made.
         self._changed_by_forward: list[Tensor] | None = None
-        self._has_checkpoints = False
+        self._needs_state = False
         #: Whether losses of several passes are to be compared with each other.
         self.compares_losses = False
 
@@ -106,25 +106,27 @@ class RepeatedPasses(ParameterSpace):
             # Only parameters that nobody else moves tell whether the forward pass does.
             before = [(p, p.detach().clone()) for p in guarded if id(p) not in moved]
             moved |= {id(param): param for param in guarded}
-            reset = stack.enter_context(restore_on_exit(self.model, moved.values(), self._state))
-            self._reset = (lambda: None) if moves_buffers else reset
+            restorer = stack.enter_context(restore_on_exit(self.model, moved.values(), self._state))
+            self._reset = (lambda: None) if moves_buffers else restorer.reset
             _set_mode(self.model, self.train)
             self.compares_losses = moves_params and not moves_buffers
             self._interruptible = interruptible
             stack.callback(setattr, self, "_interruptible", nullcontext)
             yield
-            self._has_checkpoints |= bool(needed)
+            self._needs_state |= bool(needed)
             if known is None and not moves_params:
                 self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
+        # A graph that refers to what has been put back cannot be differentiated any more.
+        self._needs_state |= restorer.has_written
 
     @property
     def needs_evaluation_mode(self) -> bool:
         """Whether graphs of passes can be differentiated inside of :meth:`evaluation_mode` only.
 
-        Forward passes change parameters, which are restored afterwards, or are computed once more.
+        Passes change parameters or buffers, which are put back, or are computed once more.
         """
         is_changed = bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
-        return is_changed or self._has_checkpoints
+        return is_changed or self._needs_state
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.

@@ -6,7 +6,7 @@ Used by every instrument through :meth:`Objective.evaluation_mode`.
 import copy
 import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from types import FunctionType, MethodType
@@ -73,7 +73,7 @@ def _is_small(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.nbytes <= _ARRAY_BYTES
 
 
-class _Restorer:
+class Restorer:
     """Saves buffers, attributes and modes of modules, to put them back."""
 
     def __init__(self, model: nn.Module, moved: Iterable[Tensor], state: LossState | None) -> None:
@@ -100,6 +100,8 @@ class _Restorer:
         buffers = [each for _, names in self._registered for each in names.values()]
         every = dict.fromkeys([*(each for each in buffers if each is not None), *own_tensors])
         self._tensors = [SavedTensor.of(each) for each in every if can_be_saved(each)]
+        #: Whether numbers that a graph may refer to have been put back at the end.
+        self.has_written = False
 
     def reset(self) -> None:
         """Put back buffers and attributes, where something has been done to them."""
@@ -128,15 +130,15 @@ class _Restorer:
         for parameter in self._parameters:
             parameter.restore()
         for each in self._tensors:
-            # Also where the write was made by way of .data, which counts no version.
-            each.restore()
+            # Also where the write counts no version, as those by way of .data and BatchNorm's.
+            self.has_written |= each.restore() and each.tensor.is_floating_point()
         self.reset()
 
 
 @contextmanager
 def restore_on_exit(
     model: nn.Module, moved: Iterable[Tensor] = (), state: LossState | None = None
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Restorer]:
     """Restore a model when the block ends, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
@@ -155,8 +157,8 @@ def restore_on_exit(
 
     Yields
     ------
-    callable
-        Puts back buffers and attributes, as before a forward pass that is to compute the same.
+    Restorer
+        Its ``reset`` puts back buffers and attributes, before a pass that is to compute the same.
 
     Examples
     --------
@@ -167,9 +169,9 @@ def restore_on_exit(
     >>> model.training, model.weight.item() == before
     (True, True)
     """
-    restorer = _Restorer(model, moved, state)
+    restorer = Restorer(model, moved, state)
     try:
-        yield restorer.reset
+        yield restorer
     finally:
         restorer.restore()
 

@@ -17,9 +17,8 @@ class SavedTensor(NamedTuple):
     >>> buffer = torch.ones(2)
     >>> saved = SavedTensor.of(buffer)
     >>> _ = buffer.resize_(3).fill_(7.0)
-    >>> saved.restore()
-    >>> buffer
-    tensor([1., 1.])
+    >>> saved.restore(), buffer
+    (True, tensor([1., 1.]))
     """
 
     tensor: Tensor
@@ -42,14 +41,16 @@ class SavedTensor(NamedTuple):
         return self.version == _version(self.tensor) >= 0 and self._is_in_place()
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put the value back, into the memory where it was."""
+    def restore(self) -> bool:
+        """Put the value back, into the memory where it was; return whether it was another one."""
         if not self._is_in_place():
             self.tensor.data = self.place
         # A write raises the version that autograd checks: a graph which saved the tensor could no
         # longer be differentiated, even where the value stays the same.
         if not _is_plain(self.tensor) or not torch.equal(self.tensor, self.value):
             self.tensor.copy_(self.value)
+            return True
+        return False
 
     def _is_in_place(self) -> bool:
         return not _is_plain(self.tensor) or _place(self.tensor) == _place(self.place)

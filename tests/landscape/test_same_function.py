@@ -871,3 +871,35 @@ def test_named_tuples_and_outputs_keep_their_type() -> None:
         matrix(hessian(mlp(), nn.CrossEntropyLoss(), [(x, LABELS)])),
     )
     assert sharpness(Named(), loss_fn, data, m=5).value > 0
+
+
+class Checkpointed(nn.Module):
+    """Computes a part again in its backward pass, in the mode that it is then in."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.utils.parametrizations.weight_norm(nn.Linear(4, 6))
+        self.dropout, self.last = nn.Dropout(0.5), nn.Linear(6, 3)
+        self.reentrant = reentrant
+
+    def part(self, x: Tensor) -> Tensor:
+        return self.dropout(torch.tanh(self.first(x)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        recomputed = checkpoint(self.part, x, use_reentrant=self.reentrant)
+        return self.last(recomputed)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_graph_is_not_kept_where_a_part_is_computed_again(reentrant: bool) -> None:
+    """In a search later products would be of the model in train() mode, with dropout."""
+    model = Checkpointed(reentrant).double().train()
+    x, y = torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
+    H = hessian(model, F.cross_entropy, [(x, y)])
+    vectors = torch.eye(H.size, dtype=torch.float64)
+    alone = torch.stack([H.matvec(vector) for vector in vectors])
+    with H.held():
+        held = torch.stack([H.matvec(vector) for vector in vectors])
+    assert torch.equal(held, alone)
+    torch.testing.assert_close(alone, alone.T)

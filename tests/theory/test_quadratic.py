@@ -238,3 +238,10 @@ NO_NUMBERS_OF_OPTIMA = [
 def test_optimal_rate_names_what_is_no_number(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         optimal_rate(**({"method": "critical-momenta", "condition_number": 10.0} | wrong))
+
+
+@pytest.mark.parametrize("kappa", [1e27, 1e30, 1e32, 1e34, 1e300])
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_a_rate_that_is_one_in_rounding_is_refused(kappa: float, momentum: float | None) -> None:
+    with pytest.raises(ValueError, match="lost in rounding"):
+        optimal_rate("heavy-ball", kappa, momentum=momentum)

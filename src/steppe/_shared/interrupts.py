@@ -115,18 +115,36 @@ def uninterrupted() -> Iterator[Callable[[], AbstractContextManager[None]]]:
         yield nullcontext
         return
     waiting: list[tuple[Any, ...]] = []
+    is_open = False
+
+    def receive(*call: Any) -> None:
+        nonlocal is_open
+        if not is_open:
+            waiting.append(call)
+            return
+        # Closed first: what an exception unwinds is not stopped by the next Ctrl-C.
+        is_open = False
+        handler(*call)
+        is_open = True
 
     @contextmanager
     def interruptible() -> Iterator[None]:
-        with _handled(handler, (signal.SIGINT,)):
-            if waiting:
-                handler(*waiting.pop())
+        nonlocal is_open
+        if waiting:
+            handler(*waiting.pop())
+        is_open = True
+        try:
             yield
+        finally:
+            is_open = False
 
-    with _handled(lambda *call: waiting.append(call), (signal.SIGINT,)):
-        yield interruptible
-    if waiting:
-        handler(*waiting[0])
+    try:
+        with _handled(receive, (signal.SIGINT,)):
+            yield interruptible
+    finally:
+        # Also where the block fails otherwise: who catches that is to hear of both.
+        if waiting:
+            handler(*waiting[0])
 
 
 def _note(number: int, frame: Any) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 # Between two updates of a notebook's bar.
 _EVERY_S = 0.2
 
+from steppe._shared.interrupts import uninterrupted
+
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 
 
@@ -56,8 +58,10 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         yield lambda steps: None
         return
     try:
-        from rich.console import Console
-        from rich.progress import Progress
+        # Ctrl-C in the middle of an import would leave half a module behind.
+        with uninterrupted():
+            from rich.console import Console
+            from rich.progress import Progress
     except ImportError:
         yield lambda steps: None
         return

@@ -6,6 +6,9 @@ Test functions, instruments and theory check theirs by it, before anything is co
 import math
 from numbers import Integral, Real
 
+# What torch's generators take.
+_SEEDS = range(-(2**63), 2**64)
+
 
 def check_number(**values: float) -> None:
     """Refuse the first of the named values that is no real number.
@@ -34,6 +37,23 @@ def check_positive(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be a finite number > 0, got {value}")
+
+
+def checked_seed(seed: int) -> int:
+    """Return a seed as torch's generators take it.
+
+    Raises
+    ------
+    TypeError
+        It is no integer.
+    ValueError
+        It has more than 64 bits.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool):
+        raise TypeError(f"seed must be an integer, got {seed!r}")
+    if int(seed) not in _SEEDS:
+        raise ValueError(f"seed must have at most 64 bits, got {seed}")
+    return int(seed)
 
 
 def check_integer(least: int = 1, **values: int) -> None:

@@ -11,6 +11,7 @@ from steppe.landscape.objective.batches import read_batch as read_batch
 from steppe.landscape.objective.differentiate import derivatives as derivatives
 from steppe.landscape.objective.differentiate import flat_vector as flat_vector
 from steppe.landscape.objective.loss_weight import LossFunction
+from steppe.landscape.objective.loss_weight import Weight as Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.objective.sample_groups import cut as cut
 from steppe.landscape.operators.hessian import ggn, hessian

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from steppe._shared.notebook_tables import html_table
 from steppe._shared.pictures import new_figure
+from steppe._shared.validation import checked_seed
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
@@ -350,7 +351,7 @@ def _is_interrupted(result: Any) -> bool:
 
 
 def _random_direction(objective: Objective, seed: int) -> Tensor:
-    return filter_normalised(objective, torch.Generator().manual_seed(seed))
+    return filter_normalised(objective, torch.Generator().manual_seed(checked_seed(seed)))
 
 
 def _with_error(value: float, error: float) -> str:

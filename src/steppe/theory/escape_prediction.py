@@ -14,6 +14,7 @@ from steppe.landscape import (
     LossFunction,
     Objective,
     Result,
+    Weight,
     barrier,
     flat_vector,
     interpolation,
@@ -65,6 +66,7 @@ def predict_escape(
     regime: Regime = "local",
     noise: Noise | Literal["measured"] = 1.0,
     points: int = 51,
+    weight: Weight | None = None,
 ) -> Prediction:
     """Predict how many steps an optimizer would stay at a model before it moves to another one.
 
@@ -80,7 +82,7 @@ def predict_escape(
     ----------
     model, other : nn.Module
         Two models of one architecture, the first at a minimum. Neither is changed.
-    loss_fn, data
+    loss_fn, data, weight
         As in :func:`steppe.landscape.hessian`.
     method, lr, batch_size, alpha, regime
         As in :func:`escape_time`.
@@ -132,17 +134,17 @@ def predict_escape(
     check_positive(lr=lr, batch_size=batch_size)
     check_integer(least=5, points=points)
     ratios = None if isinstance(noise, str) and noise == "measured" else noise_pair(noise)
-    path = barrier(model, other, loss_fn, data, points=points)
+    path = barrier(model, other, loss_fn, data, points=points, weight=weight)
     if not path.complete:
         raise KeyboardInterrupt
     losses, highest = path.losses, _highest(path.losses)
     where = (highest + _vertex(losses[highest - 1 : highest + 2])) / (points - 1)
     unit = _direction(model, other)
     with interpolation(model, other) as go_to:
-        h_min, noise_min = _measure(model, loss_fn, data, unit, ratios is None)
+        h_min, noise_min = _measure(model, loss_fn, data, unit, weight, ratios is None)
         go_to(where)
-        h_top, noise_top = _measure(model, loss_fn, data, unit, ratios is None)
-        height = _loss(model, loss_fn, data) - float(losses[0])
+        h_top, noise_top = _measure(model, loss_fn, data, unit, weight, ratios is None)
+        height = _loss(model, loss_fn, data, weight) - float(losses[0])
     _check_curvatures(h_min, h_top)
     if ratios is None:
         _check_noise(noise_min, noise_top)
@@ -171,12 +173,17 @@ def _highest(losses: Floats) -> int:
 
 
 def _measure(
-    model: nn.Module, loss_fn: LossFunction | None, data: Batches, unit: Tensor, with_noise: bool
+    model: nn.Module,
+    loss_fn: LossFunction | None,
+    data: Batches,
+    unit: Tensor,
+    weight: Weight | None,
+    with_noise: bool,
 ) -> tuple[float, float]:
     """Return the curvature along a direction, and C·B/|h| if asked for, else 1."""
     if not with_noise:
-        return curvature_along(model, loss_fn, data, unit[None]).item(), 1.0
-    found = gradient_noise(model, loss_fn, data, unit)
+        return curvature_along(model, loss_fn, data, unit[None], weight=weight).item(), 1.0
+    found = gradient_noise(model, loss_fn, data, unit, weight=weight)
     return float(found.curvature), float(found.ratio)
 
 
@@ -243,7 +250,9 @@ def _direction(model: nn.Module, other: nn.Module) -> Tensor:
     return difference.div_(difference.norm())
 
 
-def _loss(model: nn.Module, loss_fn: LossFunction | None, data: Batches) -> float:
-    objective = Objective(model, loss_fn, data)
+def _loss(
+    model: nn.Module, loss_fn: LossFunction | None, data: Batches, weight: Weight | None
+) -> float:
+    objective = Objective(model, loss_fn, data, weight=weight)
     with objective.evaluation_mode():
         return objective.loss()[0]

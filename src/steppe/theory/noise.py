@@ -16,6 +16,7 @@ from steppe.landscape import (
     LossFunction,
     Objective,
     Result,
+    Weight,
     checked_direction,
     derivatives,
     hessian,
@@ -69,6 +70,7 @@ def gradient_noise(
     direction: Tensor,
     *,
     train: bool = False,
+    weight: Weight | None = None,
 ) -> GradientNoise:
     r"""Estimate the variance of single samples' gradients along a direction, or several.
 
@@ -76,15 +78,17 @@ def gradient_noise(
         (g_{ki} - \bar g_i)(g_{kj} - \bar g_j), \qquad g_{ki} = d_i^⊤ ∇L_k / ‖d_i‖
 
     with L_k the mean loss over batch k of n_k samples, and ḡ the mean over all samples; for one
-    direction σ² = C. The estimate is unbiased if samples are assigned to batches at random, so
+    direction σ² = C. Where batches are weighted by something else, such as the targets that are not
+    ignored, n_k is in proportion to it and sums to the number of samples; batches that weigh
+    nothing are left out. The estimate is unbiased if samples are assigned to batches at random, so
     shuffle the data; batches may differ in size. Smaller batches give a smaller standard error, as
     there are more of them; batches of one sample give the samples' own covariance. The model is
     restored afterwards.
 
     Parameters
     ----------
-    model, loss_fn, data, train
-        As in :func:`steppe.landscape.hessian`; at least three batches.
+    model, loss_fn, data, train, weight
+        As in :func:`steppe.landscape.hessian`; at least three batches, and no sum over samples.
     direction : Tensor
         d, of shape (size,) and any length, in the order of the parameters that require a gradient;
         or k directions, of shape (k, size), which need not be orthogonal.
@@ -99,9 +103,9 @@ def gradient_noise(
     TypeError
         ``direction`` is no tensor.
     ValueError
-        There are fewer than three batches; ``model`` is distributed over processes; ``direction``
-        has another shape, is zero or not finite; or model or data is not as
-        :func:`steppe.landscape.hessian` asks.
+        There are fewer than three batches; the loss is a sum over samples; ``model`` is distributed
+        over processes; ``direction`` has another shape, is zero or not finite; or model or data is
+        not as :func:`steppe.landscape.hessian` asks.
 
     References
     ----------
@@ -119,13 +123,19 @@ def gradient_noise(
     >>> found.variance, found.curvature, found.ratio
     (1.0, 1.0, 1.0)
     """
-    objective = Objective(model, loss_fn, data, train=train)
+    objective = Objective(model, loss_fn, data, train=train, weight=weight)
     if objective.is_distributed:
         raise ValueError("model is distributed: pass model.module, and the data of one process")
+    if objective.is_sum:
+        raise ValueError(
+            "the loss is a sum over samples, and its noise grows with a batch's size: take a mean, "
+            "as reduction='mean' is"
+        )
     units = _units(objective, direction)
-    slopes, sizes = _slopes(objective, units)
-    if len(sizes) < 3:
-        raise ValueError(f"data has {len(sizes)} batches: the variance needs at least 3")
+    slopes, weights, counted = _slopes(objective, units)
+    if len(weights) < 3:
+        raise ValueError(f"data has {len(weights)} batches: the variance needs at least 3")
+    sizes = weights * (counted / weights.sum())
     K, samples = len(sizes), sizes.sum()
     slope = sizes @ slopes / samples
     centred = slopes - slope
@@ -139,9 +149,11 @@ def gradient_noise(
         variance=_scalar_if_one(total / (K - 1), is_one),
         standard_error=_scalar_if_one(np.sqrt((K - 1) * estimates.var(axis=0)), is_one),
         slope=_scalar_if_one(slope, is_one),
-        curvature=_scalar_if_one(curvature_along(model, loss_fn, data, units, train=train), is_one),
+        curvature=_scalar_if_one(
+            curvature_along(model, loss_fn, data, units, train=train, weight=weight), is_one
+        ),
         batches=K,
-        samples=int(samples),
+        samples=counted,
     )
 
 
@@ -152,9 +164,10 @@ def curvature_along(
     units: Tensor,
     *,
     train: bool = False,
+    weight: Weight | None = None,
 ) -> Floats:
     """Return dᵢᵀHdⱼ of the rows of ``units``, shape (k, k)."""
-    H = hessian(model, loss_fn, data, train=train)
+    H = hessian(model, loss_fn, data, train=train, weight=weight)
     rows = units.to(H.device, H.dtype)
     return (rows.double() @ H.matmat(rows.T).double()).cpu().numpy()
 
@@ -169,18 +182,24 @@ def _units(objective: Objective, direction: Tensor) -> Tensor:
     return torch.stack([row / row.norm() for row in rows])
 
 
-def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats]:
-    """Return each batch's mean gradient along each unit, (batches, k), and the batches' sizes."""
+def _slopes(objective: Objective, units: Tensor) -> tuple[Floats, Floats, int]:
+    """Return batches' mean gradients along the units, (batches, k), their weights, and the samples.
+
+    Batches that weigh nothing are left out.
+    """
     along = [objective.split(unit) for unit in units]
-    slopes, sizes = [], []
+    slopes, weights, samples = [], [], 0
     with objective.evaluation_mode():
         for batch in objective.batches():
             with torch.enable_grad():
-                loss = objective.batch_loss(batch, *objective.outputs(batch))
+                loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
+                if not weight:
+                    continue
                 gradient = derivatives(loss, objective.params)
             slopes.append([_product(gradient, parts) for parts in along])
-            sizes.append(batch.size)
-    return np.array(slopes, dtype=np.float64), np.array(sizes, dtype=np.float64)
+            weights.append(weight)
+            samples += batch.size
+    return np.array(slopes, dtype=np.float64), np.array(weights, dtype=np.float64), samples
 
 
 def _product(gradient: Sequence[Tensor], parts: Sequence[Tensor]) -> float:

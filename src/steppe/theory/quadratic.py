@@ -209,15 +209,25 @@ def _heavy_ball(steps: Floats, momentum: float) -> Floats:
 def _best_heavy_ball(condition_number: float, momentum: float | None) -> OptimalRate:
     if momentum is None:
         best = (sqrt(condition_number) - 1) / (sqrt(condition_number) + 1)
+        _check_gap(1 - best, condition_number)
         return OptimalRate(best, _balanced(condition_number, best**2) / (1 - best**2), best**2)
     step = _balanced(condition_number, momentum)
     best = float(_heavy_ball(np.asarray(step), momentum))
+    _check_gap(1 - best, condition_number)
     return OptimalRate(best, step / (1 - momentum), momentum)
 
 
 def _balanced(condition_number: float, momentum: float) -> float:
     """Return the step s at the smallest curvature at which both ends have the same rate."""
     return 2 * (1 + momentum) / (1 + condition_number)
+
+
+def _check_gap(gap: float, condition_number: float) -> None:
+    if gap <= _SMALLEST:
+        raise ValueError(
+            f"1 − rate is below {_SMALLEST:g} and lost in rounding at "
+            f"condition_number={condition_number:g}: take a smaller condition_number or momentum"
+        )
 
 
 def _best_critical(
@@ -231,11 +241,7 @@ def _best_critical(
         gap, momentum = _search(reaches)
     else:
         gap = _largest_gap(reaches, momentum)
-    if gap <= _SMALLEST:
-        raise ValueError(
-            f"1 − rate is below {_SMALLEST:g} and lost in rounding at "
-            f"condition_number={condition_number:g}: take a smaller condition_number or momentum"
-        )
+    _check_gap(gap, condition_number)
     low, high = _widest(gap, momentum, ages)
     return OptimalRate(1 - gap, sqrt(low * high / condition_number) / (1 - momentum), momentum)
 

@@ -4,15 +4,19 @@ Every instrument takes batches through it, in whatever form a data loader gives 
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import is_dataclass
 from functools import cache
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+
+# Names of targets in mappings.
+_LABELS = ("labels", "label", "targets", "target", "y")
 
 #: ``(inputs, targets)`` pairs, or mappings of keyword arguments.
 Batches = Iterable[Any]
@@ -26,6 +30,8 @@ class Batch(NamedTuple):
     keywords: Mapping[str, Any]
     targets: Any
     size: int
+    #: Where the size is from: it is that of all tensors or of the labels; of most; or of the first.
+    size_from: Literal["all", "most", "first"] = "all"
 
     def copied(self) -> "Batch":
         """Return the batch with copies of what it holds, which model and loss may change in place.
@@ -77,22 +83,20 @@ def read_batch(position: int, batch: Any, device: torch.device) -> Batch:
 
     if isinstance(batch, Mapping):
         keywords = _moved(batch, device, move)
-        # Lists of objects last: their tensors have a row for each object.
-        values = sorted(keywords.values(), key=is_of_mappings)
-        return Batch(position, (), keywords, keywords, _size(position, values))
+        return Batch(position, (), keywords, keywords, *_size(position, keywords))
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise ValueError(
             f"batch {position} is {type(batch).__name__}, expected (inputs, targets) or a mapping"
         )
     inputs, targets = (_moved(part, device, move) for part in batch)
     is_list = _are_by_sample(targets, inputs)
-    size = len(targets) if is_list else _size(position, [targets, inputs])
+    size = (len(targets),) if is_list else _size(position, targets, inputs)
     # A tuple that is a type of its own (PackedSequence, a named tuple) is one argument, and so is a
     # mapping that is one (the outputs of a model): only plain ones are several arguments.
     if isinstance(inputs, Mapping) and not is_dataclass(inputs):
-        return Batch(position, (), inputs, targets, size)
+        return Batch(position, (), inputs, targets, *size)
     positional = tuple(inputs) if type(inputs) in (tuple, list) else (inputs,)
-    return Batch(position, positional, {}, targets, size)
+    return Batch(position, positional, {}, targets, *size)
 
 
 def check_data(data: Any) -> None:
@@ -294,12 +298,53 @@ def is_of_mappings(value: Any) -> bool:
     return all(isinstance(each, Mapping) for each in value)
 
 
-def _size(position: int, values: list[Any]) -> int:
-    """Return how many samples a batch has: the first dimension of its first tensor."""
-    for value in values:
-        if isinstance(value, PackedSequence):
-            return int(value.batch_sizes[0])
-        first = next((part for part in tensors_of(value) if part.ndim), None)
-        if first is not None:
-            return len(first)
-    raise ValueError(f"batch {position} has no tensor whose first dimension could be its samples")
+def unknown_size(batch: Batch) -> str:
+    """Say that it cannot be told how many samples a batch has."""
+    sizes = {name: row for name, value in batch.keywords.items() for row in _rows(value)}
+    found = ", ".join(f"{name}: {size}" for name, size in sizes.items()) or "several"
+    return (
+        f"it cannot be told how many samples batch {batch.position} has: its tensors' first "
+        f"dimensions differ ({found}); call its targets {_LABELS[0]!r} or {_LABELS[-1]!r}, or pass "
+        "weight=, a function of outputs and targets that returns what the loss is divided by"
+    )
+
+
+def _size(
+    position: int, targets: Any, inputs: Any = ()
+) -> tuple[int, Literal["all", "most", "first"]]:
+    """Return how many samples a batch has, and where that is from.
+
+    Labels have a row for each. Otherwise it is the first dimension that most of its tensors have:
+    some are shared by samples, as positions, or have another structure, as the edges of a graph.
+    """
+    named = targets if isinstance(targets, Mapping) else {}
+    for name in _LABELS:
+        if name in named and (rows := _rows(named[name])):
+            return rows[0], "all"
+    rows = _rows(targets)
+    both = [*rows, *_rows(inputs)]
+    if not both:
+        raise ValueError(
+            f"batch {position} has no tensor whose first dimension could be its samples"
+        )
+    if len(set(rows)) == 1:
+        return rows[0], "all"
+    # Of equally many the first; targets stand before inputs.
+    (most, votes), *others = Counter(both).most_common()
+    if not others:
+        return most, "all"
+    return most, "most" if votes > others[0][1] else "first"
+
+
+def _rows(value: Any) -> list[int]:
+    """Return the first dimension of each tensor, and the length of a list of samples' objects."""
+    if isinstance(value, PackedSequence):
+        return [int(value.batch_sizes[0])]
+    if is_of_mappings(value):
+        return [len(value)]
+    if isinstance(value, Tensor):
+        return [len(value)] if value.ndim else []
+    if isinstance(value, Mapping | tuple | list):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return [size for part in parts for size in _rows(part)]
+    return []

@@ -18,7 +18,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.parametrizations import _WeightNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.overrides import TorchFunctionMode
 
 from steppe._shared.interrupts import uninterrupted
 
@@ -46,7 +45,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
+def exact_passes(model: nn.Module, device: torch.device) -> Iterator[list[str]]:
     """Run a model's passes by operations that can be differentiated twice, in its own precision.
 
     Inside the block:
@@ -68,7 +67,14 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
       kernels, which have no second derivative, are off.
     * Backward hooks of parameters and modules are off: those that clip, scale or mask gradients
       would make them another function's.
+
+    Yields
+    ------
+    list of str
+        Names of what a graph needs of this block to be differentiated: "checkpoint" where a part of
+        the model will be recomputed.
     """
+    needed: list[str] = []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         for kind in {"cpu", device.type}:
@@ -80,7 +86,7 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         stack.enter_context(_switched_off(mha.get_fastpath_enabled, mha.set_fastpath_enabled))
-        stack.enter_context(_differentiable_checkpoints())
+        stack.enter_context(_differentiable_checkpoints(needed))
         stack.enter_context(_plain_embeddings(model))
         stack.enter_context(_without_backward_hooks(model))
         # Where nothing has been compiled, Dynamo is not loaded, which takes seconds.
@@ -90,8 +96,8 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[None]:
             enable = partial(setattr, cudnn, "enabled")
             stack.enter_context(_switched_off(lambda: cudnn.enabled, enable))
         if _has_weight_norm(model):
-            stack.enter_context(_WeightNormByFormula())
-        yield
+            stack.enter_context(_weight_norm_by_formula())
+        yield needed
 
 
 @contextmanager
@@ -153,15 +159,22 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
                 param.requires_grad_(True)
 
 
-class _WeightNormByFormula(TorchFunctionMode):
-    """Compute w = g·v/‖v‖ by operations whose second derivatives are right."""
+@contextmanager
+def _weight_norm_by_formula() -> Iterator[None]:
+    """Compute w = g·v/‖v‖ by operations whose second derivatives are right.
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        if func is torch._weight_norm:
-            return _weight_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    A function mode would do it for every other operation that a loader interrupts, too.
+    """
+    # Each has the function by a name of its own.
+    users: list[Any] = [torch, sys.modules[WeightNorm.__module__]]
+    fused = torch._weight_norm
+    for user in users:
+        user._weight_norm = _weight_norm
+    try:
+        yield
+    finally:
+        for user in users:
+            user._weight_norm = fused
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -190,7 +203,7 @@ def _switched_off(is_on: Callable[[], bool], switch: Callable[[bool], object]) -
 
 
 @contextmanager
-def _differentiable_checkpoints() -> Iterator[None]:
+def _differentiable_checkpoints(needed: list[str]) -> Iterator[None]:
     module = torch.utils.checkpoint
     function, plain = module.CheckpointFunction, module._checkpoint_without_reentrant_generator
 
@@ -200,6 +213,7 @@ def _differentiable_checkpoints() -> Iterator[None]:
         )
 
     def around(*args: Any, **kwargs: Any) -> Iterator[None]:
+        needed.append("checkpoint")
         # Dual numbers are not recomputed ("a different number of tensors was saved").
         if forward_ad._current_level >= 0:
             yield

@@ -4,32 +4,23 @@ Every instrument evaluates a model through an :class:`Objective`: it runs the ba
 by their sizes, and restores the model afterwards.
 """
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steppe._shared.interrupts import uninterrupted
-from steppe.landscape.objective.batches import Batch, Batches, check_data, read_batch
+from steppe.landscape.objective.batches import Batch, Batches
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
-from steppe.landscape.objective.exact_passes import (
-    exact_passes,
-    has_renormed_embeddings,
-    renormed_embeddings,
-    unwrapped,
-    without_gradients,
-)
-from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight, part_named
-from steppe.landscape.objective.parameters import ParameterSpace
-from steppe.landscape.objective.random_state import RandomState
-from steppe.landscape.objective.restore_model import restore_on_exit
-from steppe.landscape.objective.same_data import SameData
+from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
+from steppe.landscape.objective.label_count import part_named
+from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
+from steppe.landscape.objective.parameters import check_module
+from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
 
@@ -51,7 +42,7 @@ class MeanGradient(NamedTuple):
     weight: float
 
 
-class Objective(ParameterSpace):
+class Objective(RepeatedPasses):
     """The mean loss over the samples of ``data``: batches are weighted by what it is a mean over.
 
     Under :class:`~torch.nn.parallel.DistributedDataParallel` each process has its own part of the
@@ -79,6 +70,8 @@ class Objective(ParameterSpace):
 
     Raises
     ------
+    TypeError
+        ``model`` is no module, or ``loss_fn`` no function.
     ValueError
         A parameter requires no gradient, is complex, does not belong to the model, is given twice,
         or lies on another device; no parameter is left; or the data cannot be gone through twice.
@@ -104,68 +97,41 @@ class Objective(ParameterSpace):
         train: bool = False,
         weight: Weight | None = None,
     ) -> None:
-        check_data(data)
-        super().__init__(unwrapped(model), params)
+        check_module("model", model)
+        if loss_fn is not None and (not callable(loss_fn) or isinstance(loss_fn, type)):
+            raise TypeError(
+                f"loss_fn must be a function of outputs and targets, or None, got {loss_fn!r}"
+            )
+        super().__init__(unwrapped(model), loss_fn, data, params, train)
         self.is_distributed = _is_distributed(model)
-        self.loss_fn, self.data, self.train, self.weight = loss_fn, data, train, weight
-        forward = None if train else lambda batch: self.outputs(batch)[0]
-        self._loss_weight = LossWeight(loss_fn, weight, forward, is_single=_has_one_batch(data))
+        self.loss_fn, self.weight = loss_fn, weight
+        self._loss_weight = self._new_loss_weight()
         self.is_sum = self._loss_weight.is_sum
-        self._random = RandomState(self.model, data)
-        self._same_data = SameData(data)
-        self._reset: Callable[[], None] = lambda: None
-        # As weights that are masked or clipped: unknown until a pass has been made.
-        self._changed_by_forward: list[Tensor] | None = None
-        self._compares_losses, self._same_loss = False, SameLoss()
+        self._same_loss = SameLoss()
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
-    @contextmanager
-    def evaluation_mode(
-        self,
-        moves_params: bool = False,
-        moves_buffers: bool = False,
-        differentiates_twice: bool = False,
-    ) -> Iterator[None]:
-        """Prepare the model for measuring, and restore it on leaving.
+    def over(self, batches: list[Batch]) -> "Objective":
+        """Return the loss over some batches alone, for use inside of this one's evaluation mode."""
+        part = copy.copy(self)
+        part.take_batches(batches)
+        part.is_distributed = False
+        part._loss_weight = part._new_loss_weight()
+        return part
 
-        Inside, the model is in ``train()`` or ``eval()`` mode as asked for, each forward pass of a
-        batch starts from the same buffers and random numbers, and all operations can be
-        differentiated twice (:func:`~steppe.landscape.objective.exact_passes.exact_passes`).
+    def _new_loss_weight(self) -> LossWeight:
+        is_single = _has_one_batch(self.data)
+        return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
 
-        Parameters
-        ----------
-        moves_params : bool, default False
-            Whether parameters will be changed inside; they are then copied, and restored too.
-        moves_buffers : bool, default False
-            Whether buffers will be changed inside: forward passes start from what they are then.
-        differentiates_twice : bool, default False
-            Whether second derivatives will be taken, which need embeddings without ``max_norm``.
-        """
-        with uninterrupted() as interruptible, ExitStack() as stack:
-            stack.enter_context(exact_passes(self.model, self.device))
-            stack.enter_context(self._random.restored())
-            if differentiates_twice:
-                stack.enter_context(renormed_embeddings(self.model))
-            moved = {id(param): param for param in self.params} if moves_params else {}
-            known = self._changed_by_forward
-            guarded = list(self.model.parameters()) if known is None else known
-            # Only parameters that nobody else moves tell whether the forward pass does.
-            before = [(p, p.detach().clone()) for p in guarded if id(p) not in moved]
-            moved |= {id(param): param for param in guarded}
-            reset = stack.enter_context(restore_on_exit(self.model, moved.values()))
-            self._reset = (lambda: None) if moves_buffers else reset
-            self.model.train(self.train)
-            self._compares_losses = moves_params and not moves_buffers
-            with interruptible():
-                yield
-            if known is None and not moves_params:
-                self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
-
-    @property
-    def is_changed_by_forward(self) -> bool:
-        """Whether forward passes change parameters, which are restored afterwards."""
-        return bool(self._changed_by_forward) or has_renormed_embeddings(self.model)
+    def _outputs_in_eval(self, batch: Batch) -> Any:
+        """Run the model on a part of a batch, where its statistics would be others than all's."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            return self.outputs(batch)[0]
+        finally:
+            for module, training in modes:
+                module.training = training
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.
@@ -173,48 +139,13 @@ class Objective(ParameterSpace):
         Raises
         ------
         ValueError
-            A batch is neither a pair nor a mapping, or is another one than in the first pass.
+            A batch is neither a pair nor a mapping, or is another one than in the first pass; or
+            losses are compared, and one changes by itself.
         """
-        # A shuffled loader with drop_last leaves out the same samples in every pass.
-        self._random.begin_pass()
-        source = iter(self.data)
-        for position in count():
-            self._random.begin_batch(position)
-            try:
-                batch = next(source)
-            except StopIteration:
-                break
-            self._same_data.batch(position, batch)
-            read = read_batch(position, batch, self.device)
-            if self._compares_losses:
-                self._same_loss.check(position, partial(_loss_without_graph, self, read))
-            yield read
-        self._same_data.end(position)
-
-    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
-        """Run the model on a copy of a batch, by default with its own parameters.
-
-        Parameters
-        ----------
-        batch : Batch
-            From :meth:`batches`.
-        params : mapping of Tensor, optional
-            Tensors to use in place of the model's parameters, by name.
-
-        Returns
-        -------
-        outputs, targets
-            What the model returns; and a copy of the targets, as the model has left them.
-        """
-        # Each vector of a block may need a forward pass of its own, with the same dropout.
-        self._reset()
-        self._random.begin_forward(batch.position)
-        own = batch.copied()
-        if params is None:
-            return self.model(*own.inputs, **own.keywords), own.targets
-        replaced, keywords = dict(params), dict(own.keywords)
-        outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
-        return outputs, own.targets
+        for batch in super().batches():
+            if self.compares_losses:
+                self._same_loss.check(batch.position, partial(_loss_without_graph, self, batch))
+            yield batch
 
     def batch_loss(
         self, batch: Batch, outputs: Any, targets: Any, require_finite: bool = True
@@ -315,6 +246,8 @@ def _scalar(loss: Any) -> Tensor:
             f"loss_fn must return a scalar, the mean over the batch's samples; got {got}: "
             "use reduction='mean'"
         )
+    if loss.is_complex():
+        raise ValueError(f"loss_fn must return a real number, got {loss.dtype}")
     return loss.reshape(())
 
 
@@ -329,7 +262,7 @@ def _check_finite(batch: Batch, loss: Tensor) -> None:
 def _has_one_batch(data: Batches) -> bool:
     try:
         return len(data) == 1  # type: ignore[arg-type]
-    except TypeError:  # of an iterable data set the length is not known
+    except Exception:  # of an iterable data set the length is not known
         return False
 
 

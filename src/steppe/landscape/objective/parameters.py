@@ -114,6 +114,18 @@ class ParameterSpace:
                 )
 
 
+def check_module(name: str, model: nn.Module) -> None:
+    """Refuse what is no module.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} must be a module, got {type(model).__name__}")
+
+
 def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Tensor]:
     """Return the given parameters of a model, or those that require a gradient.
 
@@ -124,6 +136,8 @@ def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Te
         or lies on another device; or no parameter is left.
     """
     known = {id(param): name for name, param in model.named_parameters()}
+    if params is not None and not isinstance(params, Iterable):
+        raise TypeError(f"params must be parameters of the model, got {type(params).__name__}")
     every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
     chosen = list(every if params is None else params)
     if not chosen:

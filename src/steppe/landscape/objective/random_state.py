@@ -4,39 +4,33 @@ Instruments compare passes with each other: a Hessian's product with the next, t
 the loss there. Data and model must be the same in each, whatever they draw from.
 """
 
-import functools
-import inspect
+import copy
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
-from torch.utils.data.dataloader import _BaseDataLoaderIter
+
+from steppe.landscape.objective.reachable import reachable
 
 # A generator: torch's, NumPy's, Python's, or the module that holds the global one.
 _Generator = Any
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 
-# What cannot lead to a generator, or is not to be looked into.
-_LEAVES = (Tensor, np.ndarray, str, bytes, int, float, type, ModuleType, _BaseDataLoaderIter)
 _PLAIN = (int, float, str, type(None))
-
-# Of large containers the first elements are looked at, and no more objects than this.
-_ELEMENTS, _OBJECTS = 100, 10_000
 
 
 class RandomState:
     """All random generators that data and model may draw from.
 
     These are the global ones of torch, NumPy and Python, and those that the data (loaders,
-    samplers, data sets, transforms) and the model hold. Worker processes are seeded by their
-    loader, which draws from one of these; they are started anew for each pass, as persistent ones
-    go on drawing.
+    samplers, data sets, transforms), the model and the loss hold. Worker processes are seeded by
+    their loader, which draws from one of these; they are started anew for each pass, as persistent
+    ones go on drawing.
 
     Parameters
     ----------
@@ -44,20 +38,29 @@ class RandomState:
         The model.
     data : iterable
         The batches.
+    held : iterable
+        What the model and the loss hold.
     """
 
-    def __init__(self, model: nn.Module, data: Iterable[Any]) -> None:
-        in_data = list(_reachable(data))
+    def __init__(self, model: nn.Module, data: Iterable[Any], held: Iterable[object]) -> None:
+        in_data = list(reachable(data))
         self._global: list[_Generator] = [torch.default_generator, np.random, random]
         if any(tensor.is_cuda for tensor in model.parameters()):
             self._global += torch.cuda.default_generators
         self._of_data = [each for each in in_data if _is_generator(each)]
-        self._of_model = [each for each in _reachable(model) if _is_generator(each)]
+        self._of_model = [each for each in held if _is_generator(each)]
         # Samplers count epochs, on which the order of their samples depends. Every pass begins with
         # the counts of now.
         self._counting = [vars(each) for each in in_data if isinstance(each, Sampler | DataLoader)]
         self._first_counters = self._counters()
         self._loaders = [vars(each) for each in in_data if isinstance(each, DataLoader)]
+
+    def of_model(self) -> "RandomState":
+        """Return the state of the model and the process alone: that of the data stays as it is."""
+        part = copy.copy(self)
+        part._of_data, part._counting, part._loaders = [], [], []
+        part._first_counters = []
+        return part
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -98,44 +101,6 @@ class RandomState:
     def _set_counters(self, counters: Iterable[dict[str, Any]]) -> None:
         for attributes, values in zip(self._counting, counters, strict=True):
             attributes.update(values)
-
-
-def _reachable(root: object) -> Iterator[object]:
-    """Yield an object and those that it holds: attributes, elements, what functions close over."""
-    waiting, seen = [root], set[int]()
-    while waiting and len(seen) < _OBJECTS:
-        value = waiting.pop()
-        if id(value) not in seen and not isinstance(value, _LEAVES):
-            seen.add(id(value))
-            yield value
-            waiting += _parts(value)
-
-
-def _parts(value: object) -> list[object]:
-    if isinstance(value, nn.Module):
-        # Most of a module's own dictionaries, of hooks, are empty.
-        held = vars(value).values()
-        return [*value.children(), *(each for each in held if not isinstance(each, dict) or each)]
-    if isinstance(value, Mapping):
-        return [part for part, _ in zip(value.values(), range(_ELEMENTS), strict=False)]
-    if isinstance(value, tuple | list):
-        return list(value[:_ELEMENTS])
-    if isinstance(value, MethodType):
-        return [value.__self__]
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *value.keywords.values()]
-    if isinstance(value, FunctionType):
-        return [*_variables(value), *(value.__defaults__ or ())]
-    return list(getattr(value, "__dict__", {}).values())
-
-
-def _variables(function: FunctionType) -> list[object]:
-    """Return what a function refers to: variables around it, and global ones."""
-    try:
-        known = inspect.getclosurevars(function)
-    except ValueError:  # a variable that has no value yet
-        return []
-    return [*known.nonlocals.values(), *known.globals.values()]
 
 
 def _is_generator(value: object) -> bool:

@@ -4,28 +4,141 @@ Used by every instrument through :meth:`Objective.evaluation_mode`.
 """
 
 import copy
+import functools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from types import FunctionType, MethodType
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from steppe._shared.identity import are_same
+from steppe.landscape.objective.reachable import named_by
+from steppe.landscape.objective.saved_tensor import SavedTensor, can_be_saved
 
 _PLAIN = int | float | str | None | nn.Parameter
 _CONTAINERS = (list, dict, set, deque)
 # Of a large container, as a vocabulary is, no more elements are looked into.
 _ELEMENTS = 100
+# Parameters of hidden modules, such as averaged weights, and arrays that a loss names are copied
+# up to these sizes: what is larger hardly changes within a pass.
+_COPIED_BYTES, _ARRAY_BYTES = 1 << 30, 1 << 26
+# Of these the attributes are no state of a loss.
+_OTHERS = (nn.Module, Tensor, np.ndarray, FunctionType, MethodType, functools.partial)
 # What every module has: its hooks, parameters and parts.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
 
+class LossState:
+    """What a model and a loss may change beside the model's registered parts.
+
+    Modules in lists, in objects and around functions, as teachers are kept from being trained; and
+    the tensors and arrays that the loss names. What else a loss changes is its own affair: it may
+    write records.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    loss_fn : callable or None
+        The loss.
+    held : iterable
+        All objects that these hold.
+    """
+
+    def __init__(self, model: nn.Module, loss_fn: object, held: Iterable[object]) -> None:
+        registered = set(model.modules())
+        found = (each for each in held if isinstance(each, nn.Module))
+        self.modules = [each for each in dict.fromkeys(found) if each not in registered]
+        named = list(named_by(loss_fn))
+        self.arrays = [each for each in named if _is_small(each)]
+        self.objects = [
+            vars(each)
+            for each in named
+            if hasattr(each, "__dict__") and not isinstance(each, _OTHERS)
+        ]
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Parameters of modules that may follow the model's, unless they are very large."""
+        found: list[Tensor] = [param for module in self.modules for param in module.parameters()]
+        return found if sum(param.nbytes for param in found) <= _COPIED_BYTES else []
+
+
+def _is_small(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.nbytes <= _ARRAY_BYTES
+
+
+class Restorer:
+    """Saves buffers, attributes and modes of modules, to put them back."""
+
+    def __init__(self, model: nn.Module, moved: Iterable[Tensor], state: LossState | None) -> None:
+        hidden = [] if state is None else state.modules
+        # A module inside of a hidden one may be found by both ways.
+        modules = list(dict.fromkeys(each for root in (model, *hidden) for each in root.modules()))
+        self._modes = [(module, module.training) for module in modules]
+        self._parameters = [SavedTensor.of(param) for param in moved if can_be_saved(param)]
+        self._attributes = [
+            (module, {n: v for n, v in vars(module).items() if n not in _OF_MODULES})
+            for module in modules
+        ]
+        self._registered = [(module._buffers, dict(module._buffers)) for module in modules]
+        named = [] if state is None else state.arrays
+        objects = [] if state is None else state.objects
+        self._arrays = [(own, {n: v for n, v in own.items() if _is_small(v)}) for own in objects]
+        saved = [own for _, own in (*self._attributes, *self._arrays)]
+        parts = list(_changeable([*saved, *named], set()))
+        self._contents = [(part, copy.copy(part)) for part in parts if not isinstance(part, Tensor)]
+        # What shares a parameter's memory is moved with it.
+        of_parameters = {_storage(param) for module in modules for param in module.parameters()}
+        tensors = [part for part in parts if isinstance(part, Tensor)]
+        own_tensors = [part for part in tensors if _storage(part) not in of_parameters]
+        buffers = [each for _, names in self._registered for each in names.values()]
+        every = dict.fromkeys([*(each for each in buffers if each is not None), *own_tensors])
+        self._tensors = [SavedTensor.of(each) for each in every if can_be_saved(each)]
+        #: Whether numbers that a graph may refer to have been put back at the end.
+        self.has_written = False
+
+    def reset(self) -> None:
+        """Put back buffers and attributes, where something has been done to them."""
+        for each in self._tensors:
+            if not each.is_untouched:
+                each.restore()
+        for names, buffers in self._registered:
+            # A forward pass may have assigned a new tensor to a buffer's name, or added one.
+            for name in set(names.keys()) - buffers.keys():
+                del names[name]
+            for name, buffer in buffers.items():
+                names[name] = buffer
+        for module, own in self._attributes:
+            for name in vars(module).keys() - own.keys() - _OF_MODULES:
+                del vars(module)[name]
+            vars(module).update(own)
+        for attributes, arrays in self._arrays:
+            attributes.update(arrays)
+        for part, content in self._contents:
+            _refill(part, content)
+
+    def restore(self) -> None:
+        """Put everything back."""
+        for module, training in self._modes:
+            module.training = training
+        for parameter in self._parameters:
+            parameter.restore()
+        for each in self._tensors:
+            # Also where the write counts no version, as those by way of .data and BatchNorm's.
+            self.has_written |= each.restore() and each.tensor.is_floating_point()
+        self.reset()
+
+
 @contextmanager
-def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[Callable[[], None]]:
+def restore_on_exit(
+    model: nn.Module, moved: Iterable[Tensor] = (), state: LossState | None = None
+) -> Iterator[Restorer]:
     """Restore a model when the block ends, by an exception too.
 
     Buffers and the parameters in ``moved`` get their values back in the storage they had, every
@@ -39,11 +152,13 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
         The model to protect.
     moved : iterable of Tensor
         The parameters that the block changes; others are not copied.
+    state : LossState, optional
+        What else may be changed, as the loss's buffers.
 
     Yields
     ------
-    callable
-        Puts back buffers and attributes, as before a forward pass that is to compute the same.
+    Restorer
+        Its ``reset`` puts back buffers and attributes, before a pass that is to compute the same.
 
     Examples
     --------
@@ -54,77 +169,11 @@ def restore_on_exit(model: nn.Module, moved: Iterable[Tensor] = ()) -> Iterator[
     >>> model.training, model.weight.item() == before
     (True, True)
     """
-    modes = [(module, module.training) for module in model.modules()]
-    parameters = [(p, p.detach().clone()) for p in moved]
-    attributes = [
-        (module, {n: v for n, v in vars(module).items() if n not in _OF_MODULES})
-        for module in model.modules()
-    ]
-    registered = [(module._buffers, dict(module._buffers)) for module in model.modules()]
-    parts = list(_changeable([own for _, own in attributes], set()))
-    contents = [(part, copy.copy(part)) for part in parts if not isinstance(part, Tensor)]
-    # What shares a parameter's memory is moved with it.
-    of_parameters = {_storage(param) for param in model.parameters()}
-    own_tensors = [
-        part for part in parts if isinstance(part, Tensor) and _storage(part) not in of_parameters
-    ]
-    tensors = [
-        _Saved(tensor, tensor.detach().clone(), _version(tensor))
-        for tensor in (*model.buffers(), *own_tensors)
-        if not _is_expanded(tensor)
-    ]
-
-    def reset() -> None:
-        for each in tensors:
-            if not each.is_untouched:
-                each.restore()
-        for names, buffers in registered:
-            # A forward pass may have assigned a new tensor to a buffer's name.
-            for name, buffer in buffers.items():
-                names[name] = buffer
-        for module, own in attributes:
-            for name in vars(module).keys() - own.keys() - _OF_MODULES:
-                del vars(module)[name]
-            vars(module).update(own)
-        for part, content in contents:
-            _refill(part, content)
-
+    restorer = Restorer(model, moved, state)
     try:
-        yield reset
+        yield restorer
     finally:
-        with torch.no_grad():
-            for parameter, value in parameters:
-                # As with buffers: a graph may refer to it.
-                if not torch.equal(parameter, value):
-                    parameter.copy_(value)
-        for each in tensors:
-            # Also where the write was made by way of .data, which counts no version.
-            each.restore()
-        reset()
-        for module, training in modes:
-            module.training = training
-
-
-class _Saved(NamedTuple):
-    """A tensor, and a copy of its value."""
-
-    tensor: Tensor
-    value: Tensor
-    version: int
-
-    @property
-    def is_untouched(self) -> bool:
-        """Whether nothing was written to it since the copy."""
-        return self.version == _version(self.tensor) >= 0
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the value back into the tensor."""
-        # A write raises the version that autograd checks: a graph which saved the tensor could no
-        # longer be differentiated, even where the value stays the same.
-        is_comparable = self.tensor.layout == torch.strided
-        if not is_comparable or not torch.equal(self.tensor, self.value):
-            self.tensor.copy_(self.value)
+        restorer.restore()
 
 
 def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
@@ -145,6 +194,8 @@ def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
 def _refill(container: Any, content: Any) -> None:
     """Put back what was in a container or an array, if something else is in it."""
     if isinstance(container, np.ndarray):
+        if container.shape != content.shape:
+            container.resize(content.shape, refcheck=False)
         np.copyto(container, content)
         return
     is_same = are_same([*container], [*content])
@@ -161,16 +212,3 @@ def _refill(container: Any, content: Any) -> None:
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr() if tensor.layout == torch.strided else id(tensor)
-
-
-def _version(tensor: Tensor) -> int:
-    # Tensors made in inference mode count no versions.
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def _is_expanded(buffer: Tensor) -> bool:
-    """Whether elements share memory, in which case torch refuses in-place writes."""
-    is_strided = buffer.layout == torch.strided
-    return is_strided and any(
-        step == 0 and count > 1 for step, count in zip(buffer.stride(), buffer.shape, strict=True)
-    )

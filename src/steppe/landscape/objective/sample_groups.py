@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from steppe.landscape.objective.batches import Batch, is_of_samples, map_leaves
+from steppe.landscape.objective.batches import Batch, is_of_samples, map_leaves, unknown_size
 
 
 def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -18,6 +18,11 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
     The last group may be smaller. Parts are views: nothing is copied, and inputs of different
     lengths need no common padding, as they would if a group were one tensor.
+
+    Raises
+    ------
+    ValueError
+        It cannot be told how many samples a batch has.
 
     Examples
     --------
@@ -29,6 +34,8 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     held: list[Batch] = []
     missing = size
     for batch in batches:
+        if batch.size_from == "first":
+            raise ValueError(unknown_size(batch))
         begin = 0
         while begin < batch.size:
             end = min(begin + missing, batch.size)
@@ -45,7 +52,7 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 def part_of(batch: Batch, begin: int, end: int) -> Batch:
     """Return samples ``begin`` to ``end`` of a batch, as a batch."""
     parts = {"inputs": batch.inputs, "keywords": batch.keywords, "targets": batch.targets}
-    return Batch(batch.position, **cut(parts, batch.size, begin, end), size=end - begin)
+    return batch._replace(**cut(parts, batch.size, begin, end), size=end - begin)
 
 
 def cut(value: Any, size: int, begin: int, end: int) -> Any:

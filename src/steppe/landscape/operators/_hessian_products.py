@@ -13,7 +13,7 @@ import torch
 import torch.autograd.forward_ad as forward
 from torch import Tensor
 
-from steppe.landscape.objective.batches import Batch
+from steppe.landscape.objective.batches import Batch, map_tensors
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, graph_nodes
 from steppe.landscape.objective.objective import Objective
 
@@ -85,9 +85,8 @@ class DoubleBackward:
                 _check_graph(grads)
                 mean.add(_as_rows(self._differentiate(grads, rows)), weight, batch.size)
                 kept = (grads, weight, batch.size) if self._is_held and index == 0 else None
-        # The graph refers to the parameters, which have been put back where the forward pass had
-        # changed them.
-        self._kept = None if objective.is_changed_by_forward else kept
+        # The graph refers to parameters and modules as they were in the evaluation mode.
+        self._kept = None if objective.needs_evaluation_mode else kept
         return mean.result(objective.dtype)[0]
 
     def _differentiate(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:
@@ -120,14 +119,43 @@ def forward_over_reverse(
     """Differentiate the gradient along each row."""
     products, weight = [], 0.0
     for row in rows:
-        with forward.dual_level():
-            duals = _duals(objective, row)
-            loss, weight = objective.weighted_loss(batch, *objective.outputs(batch, duals))
-            _check_reads_outputs_only(objective, loss)
-            grads = derivatives(loss, list(duals.values()))
-            tangents = [_unpacked(grad)[1] for grad in grads]
-            products.append(flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]))
+        try:
+            product, weight = _gradient_along(objective, batch, row, lambda targets: targets)
+        except RuntimeError as error:
+            if _ZERO_TENSORS not in str(error):
+                raise
+            # The backward of F.mse_loss writes into its target's tangent (found in torch 2.13).
+            product, weight = _gradient_along(objective, batch, row, _with_tangents)
+        products.append(product)
     return products, weight
+
+
+def _gradient_along(
+    objective: Objective, batch: Batch, row: Tensor, prepare: Callable[[Any], Any]
+) -> tuple[Tensor, float]:
+    with forward.dual_level():
+        duals = _duals(objective, row)
+        outputs, targets = objective.outputs(batch, duals)
+        loss, weight = objective.weighted_loss(batch, outputs, prepare(targets))
+        if not weight:
+            # An empty batch, or one whose targets are all ignored.
+            return torch.zeros_like(row), weight
+        _check_reads_outputs_only(objective, loss)
+        grads = derivatives(loss, list(duals.values()))
+        tangents = [_unpacked(grad)[1] for grad in grads]
+        return flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]), weight
+
+
+def _with_tangents(targets: Any) -> Any:
+    """Return targets as dual numbers whose tangents are zeros that can be written to."""
+
+    def dual(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        zeros = torch.zeros_like(tensor)
+        return forward.make_dual(tensor, zeros)  # type: ignore[no-any-return, no-untyped-call]
+
+    return map_tensors(targets, dual)
 
 
 def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> tuple[list[Tensor], float]:
@@ -246,6 +274,11 @@ def _explain_errors() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, NotImplementedError) as error:
+        if _ZERO_TENSORS in str(error):
+            raise RuntimeError(
+                f"torch cannot differentiate an operation of the loss in forward mode: {error}; "
+                "take hessian(..., product='double-backward')"
+            ) from error
         if not any(phrase in str(error) for phrase in _UNDIFFERENTIABLE):
             raise
         raise RuntimeError(
@@ -253,6 +286,8 @@ def _explain_errors() -> Iterator[None]:
             "hessian(..., product='finite-differences') needs first derivatives only"
         ) from error
 
+
+_ZERO_TENSORS = "ZeroTensors are immutable"
 
 # Phrases of torch's errors about missing second derivatives.
 _UNDIFFERENTIABLE = (

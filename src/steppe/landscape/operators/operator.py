@@ -58,6 +58,9 @@ class Operator:
     rounding : callable, optional
         Returns by how much products may differ from a symmetric matrix's, relative to its largest
         eigenvalue, because of how they are computed. Default: 64 times the precision of ``dtype``.
+    precision : callable, optional
+        Returns the relative error of products: ε of the number format of fewest bits that they are
+        computed in. Error bars are no smaller. Default: products are exact.
 
     Attributes
     ----------
@@ -88,13 +91,14 @@ class Operator:
         params: Sequence[Tensor] | None = None,
         held: Callable[[], AbstractContextManager[None]] = nullcontext,
         rounding: Callable[[], float] | None = None,
+        precision: Callable[[], float] | None = None,
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype} must be torch.float32 or torch.float64")
         self.size, self.dtype, self.device = size, dtype, torch.device(device)
         self.params, self.held = params, held
         self.products = 0
-        self._product, self._rounding = product, rounding
+        self._product, self._rounding, self._precision = product, rounding, precision
 
     @property
     def rounding(self) -> float:
@@ -102,6 +106,11 @@ class Operator:
         if self._rounding is None:
             return asymmetry_of(torch.finfo(self.dtype).eps)
         return self._rounding()
+
+    @property
+    def precision(self) -> float:
+        """The relative error of products; of a model's, it is known once one has been computed."""
+        return 0.0 if self._precision is None else self._precision()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,9 +122,12 @@ class Operator:
 
         Raises
         ------
+        TypeError
+            The vector is no tensor of real numbers.
         ValueError
-            The vector has another shape.
+            It has another shape.
         """
+        _check_real("vector", vector)
         if vector.shape != (self.size,):
             raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({self.size},)")
         return self.rows(vector.unsqueeze(0))[0]
@@ -127,19 +139,46 @@ class Operator:
 
         Raises
         ------
+        TypeError
+            The block is no tensor of real numbers.
         ValueError
-            The block has another shape.
+            It has another shape.
         """
+        _check_real("block", block)
         if block.ndim != 2 or block.shape[0] != self.size:
             raise ValueError(f"block has shape {tuple(block.shape)}, expected ({self.size}, count)")
         return self.rows(block.T).T
 
     def rows(self, block: Tensor) -> Tensor:
         """Return the products with the rows of a block of shape (count, size), as rows."""
+        if not len(block):
+            return block.to(self.device, self.dtype)
         images = self._product(block.to(self.device, self.dtype))
         self.products += len(block)
         return images
 
     def __matmul__(self, other: Tensor) -> Tensor:
         """Return the product with a vector of shape (size,), or with a block's columns."""
-        return self.matvec(other) if other.ndim == 1 else self.matmat(other)
+        is_block = isinstance(other, Tensor) and other.ndim != 1
+        return self.matmat(other) if is_block else self.matvec(other)
+
+
+def check_operator(H: Operator) -> None:
+    """Refuse what is no operator.
+
+    Raises
+    ------
+    TypeError
+        It is none.
+    """
+    if not isinstance(H, Operator):
+        raise TypeError(
+            f"H must be an operator, as hessian() or ggn() returns, got {type(H).__name__}"
+        )
+
+
+def _check_real(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.is_complex():
+        raise TypeError(f"{name} must be a tensor of real numbers, got {value.dtype}")

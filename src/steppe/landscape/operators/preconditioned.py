@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
 
 from steppe.landscape.objective.differentiate import flat_vector
-from steppe.landscape.operators.operator import Operator
+from steppe.landscape.operators.operator import Operator, check_operator
 
 # A parameter group, or a parameter's state.
 _GroupOrState = dict[str, Any]
@@ -52,6 +52,7 @@ class Preconditioned(Operator):
             params=H.params,
             held=H.held,
             rounding=lambda: H.rounding,
+            precision=lambda: H.precision,
         )
         self.diagonal, self.threshold = diagonal, threshold
         self.learning_rate, self.momentum = learning_rate, momentum
@@ -90,6 +91,8 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
 
     Raises
     ------
+    TypeError
+        ``H`` is no operator, or ``optimizer`` no optimizer.
     ValueError
         The optimizer is of an unknown class, has no state yet, maximises, or does not have all of
         H's parameters; these differ in momentum; the learning rate is 0; P is not finite; or H does
@@ -134,6 +137,9 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
     >>> operator.matvec(torch.ones(1)), round(operator.threshold)
     (tensor([0.5000]), 3800)
     """
+    check_operator(H)
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(f"optimizer must be an optimizer, got {type(optimizer).__name__}")
     if H.params is None:
         raise ValueError(
             "H does not say which parameters it is over: expected an operator from hessian() or "

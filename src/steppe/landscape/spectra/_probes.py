@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from steppe._shared.validation import checked_seed
 from steppe.landscape.operators.operator import Operator
 
 # Vectors that are multiplied at once share a forward pass and a gradient. A block of them takes at
@@ -18,7 +19,7 @@ class Probes:
 
     def __init__(self, H: Operator, seed: int) -> None:
         self._operator = H
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(checked_seed(seed))
 
     def like(self) -> Tensor:
         """Return a zero vector of the operator's size, format and device that takes no memory."""

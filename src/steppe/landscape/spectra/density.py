@@ -10,9 +10,9 @@ from torch import Tensor
 
 from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
-from steppe._shared.validation import check_integer
+from steppe._shared.validation import check_integer, check_number
 from steppe.landscape._drawing import BLUE, axes_for
-from steppe.landscape.operators.operator import Operator
+from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._orthonormal_basis import ROUNDING, OrthonormalBasis
 from steppe.landscape.spectra._probes import Probes
@@ -148,6 +148,8 @@ def density(
     ------
     ValueError
         An argument is out of range, or a product is not finite.
+    TypeError
+        ``H`` is no operator, ``bandwidth`` no number, or another argument no integer.
 
     References
     ----------
@@ -161,8 +163,11 @@ def density(
     >>> abs(found.trace - 10) < 3 * found.trace_stderr
     True
     """
+    check_operator(H)
     check_integer(probes=probes)
     check_integer(2, steps=steps)
+    if bandwidth is not None:
+        check_number(bandwidth=bandwidth)
     if bandwidth is not None and not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth={bandwidth} must be a finite number above 0")
     before, source = H.products, Probes(H, seed)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from steppe._shared.array_types import Flags, Floats
 from steppe._shared.progress import progress
-from steppe._shared.validation import check_integer
+from steppe._shared.validation import check_integer, check_number
 from steppe.landscape._drawing import BLUE, axes_for
-from steppe.landscape.operators.operator import Operator
+from steppe.landscape.operators.operator import Operator, check_operator
 from steppe.landscape.result import Result
 from steppe.landscape.spectra._lanczos import SPARE, ThickRestartLanczos
 from steppe.landscape.spectra._repeated_values import ORDER
@@ -50,7 +50,8 @@ class Eigenvalues(Result):
         eigenvalue in between has been missed. R is the residual of the value's whole cluster, that
         is of all pairs whose values are nearer than their residuals, and the gap is the cluster's
         distance from the other values found and from 0. Once the search looks for repeated
-        values, the bound from before that round stands where it is smaller.
+        values, the bound from before that round stands where it is smaller. It is no smaller than
+        what the number format that products are computed in rounds of the largest eigenvalue.
     converged : ndarray
         Whether each value can be relied on; shape (k,). Its error is at most ``tol``·|λ|, or no
         more than rounding; it has been verified that none before it is missed; and products were
@@ -141,7 +142,7 @@ def top_eigenvalues(
     ValueError
         ``k``, ``which``, ``tol`` or ``max_products`` is out of range, or a product is not finite.
     TypeError
-        ``k`` or ``max_products`` is no integer.
+        ``H`` is no operator, ``tol`` no number, or ``k``, ``seed`` or ``max_products`` no integer.
 
     Notes
     -----
@@ -172,10 +173,12 @@ def top_eigenvalues(
     >>> found.values.round(4), found.converged
     (array([-9.,  5.]), array([ True,  True]))
     """
+    check_operator(H)
     check_integer(k=k)
+    check_number(tol=tol)
     if k > H.size:
         raise ValueError(f"k={k} must lie between 1 and the operator's size {H.size}")
-    if which not in ORDER:
+    if which not in tuple(ORDER):
         raise ValueError(f"which={which!r} is not one of {', '.join(ORDER)}")
     if not 0 < tol < math.inf:
         raise ValueError(f"tol={tol} must be a finite number above 0")
@@ -205,7 +208,10 @@ def top_eigenvalues(
 def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
     """Return the wanted pairs of a search, which cannot go on: its basis is overwritten."""
     k = search.k
-    values, residuals, errors = search.values[:k], search.residuals[:k], search.errors()
+    values, residuals = search.values[:k], search.residuals[:k]
+    # The bounds hold for the matrix whose products were computed: H, rounded.
+    rounding = search.H.precision * float(np.abs(search.values).max())
+    errors = np.maximum(search.errors(), rounding)
     converged = search.converged()
     search.basis.rotate(search.mixing[:, :k])
     return Eigenvalues(

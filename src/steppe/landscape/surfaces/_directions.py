@@ -69,13 +69,15 @@ def checked_direction(objective: Objective, name: str, direction: Tensor) -> Ten
     Raises
     ------
     TypeError
-        The direction is no tensor.
+        The direction is no tensor of real numbers.
     ValueError
         Its shape is not (objective.size,), it is not finite, or it is zero. The message calls it by
         ``name``.
     """
     if not isinstance(direction, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(direction).__name__}")
+    if direction.is_complex():
+        raise TypeError(f"{name} must be a tensor of real numbers, got {direction.dtype}")
     if direction.shape != (objective.size,):
         raise ValueError(
             f"{name} has shape {tuple(direction.shape)}, expected ({objective.size},): one number "

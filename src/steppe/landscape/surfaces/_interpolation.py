@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.interrupts import uninterrupted
+from steppe.landscape.objective.parameters import check_module
+from steppe.landscape.objective.saved_tensor import SavedTensor, can_be_saved
 
 
 @contextmanager
@@ -45,28 +47,32 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     -1.0
     """
     for name, model in ("model_a", model_a), ("model_b", model_b):
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"{name} must be a module, got {type(model).__name__}")
+        check_module(name, model)
     ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
     _check_same_architecture(ours, theirs)
-    start = {name: t.detach().clone() for name, t in ours.items()}
+    start = {name: SavedTensor.of(t) for name, t in ours.items() if can_be_saved(t)}
     # The models may share tensors, which move with model_a.
     moved = set(map(_storage, ours.values()))
     end = {
         name: t.detach().clone() if _storage(t) in moved else t.detach()
         for name, t in theirs.items()
     }
-    frozen = [param for param in model_a.parameters() if not param.requires_grad]
+    buffers = [(module._buffers, dict(module._buffers)) for module in model_a.modules()]
+    frozen = [p for p in model_a.parameters() if not (p.requires_grad or p.is_meta)]
 
-    def present() -> Iterator[tuple[str, Tensor]]:
-        # Read anew: a forward pass may assign other tensors to buffers, and have new buffers.
-        found = _interpolated_tensors(model_a)
-        return ((name, found[name]) for name in start if name in found)
+    def put_back() -> None:
+        # A forward pass may have assigned other tensors to buffers, or resized them.
+        for names, own in buffers:
+            for name, buffer in own.items():
+                names[name] = buffer
+        for saved in start.values():
+            saved.restore()
 
     def go_to(t: float) -> None:
+        put_back()
         with torch.no_grad():
-            for name, tensor in present():
-                tensor.copy_(torch.lerp(start[name], end[name].to(start[name]), t))
+            for name, (tensor, _, value, _) in start.items():
+                tensor.copy_(torch.lerp(value, end[name].to(value), t))
 
     with uninterrupted() as interruptible:
         try:
@@ -77,10 +83,7 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
         finally:
             for param in frozen:
                 param.requires_grad_(False)
-            with torch.no_grad():
-                for name, tensor in present():
-                    if not torch.equal(tensor, start[name]):
-                        tensor.copy_(start[name])
+            put_back()
 
 
 def _interpolated_tensors(model: nn.Module) -> dict[str, Tensor]:

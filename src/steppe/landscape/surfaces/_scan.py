@@ -8,6 +8,7 @@ import numpy as np
 
 from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
+from steppe._shared.validation import check_number
 from steppe.landscape.objective.objective import Objective
 
 
@@ -64,6 +65,7 @@ def symmetric_steps(reach: float, points: int) -> Floats:
         ``points`` is not an integer of at least 3, or ``reach`` not a finite positive number.
     """
     check_points(points)
+    check_number(reach=reach)
     if not (math.isfinite(reach) and reach > 0):
         raise ValueError(f"reach must be a finite number above 0, got {reach}")
     return reach * (np.arange(1 - points, points, 2) / (points - 1))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.array_types import Floats
+from steppe._shared.validation import checked_seed
 from steppe.landscape._drawing import BLUE, RED, axes_for, needs_log_scale
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
@@ -128,7 +129,7 @@ def line(
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
     coordinates = symmetric_steps(reach, points)
     if direction is None:
-        direction = filter_normalised(objective, torch.Generator().manual_seed(seed))
+        direction = filter_normalised(objective, torch.Generator().manual_seed(checked_seed(seed)))
     direction = checked_direction(objective, "direction", direction)
     with objective.evaluation_mode(moves_params=True):
         centre = objective.parameter_vector()

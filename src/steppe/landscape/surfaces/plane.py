@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.array_types import Floats
+from steppe._shared.validation import checked_seed
 from steppe.landscape._drawing import RED, axes_for, spans_wide_range
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
@@ -201,8 +202,12 @@ def _principal(objective: Objective, trajectory: Trajectory) -> PCA:
 
 def _pair(objective: Objective, directions: Any, seed: int) -> tuple[Tensor, Tensor]:
     if directions is None:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(checked_seed(seed))
         return filter_normalised(objective, generator), filter_normalised(objective, generator)
+    if not isinstance(directions, Tensor | Sequence):
+        raise TypeError(
+            "directions must be two vectors or a Trajectory, got " + type(directions).__name__
+        )
     if len(directions) != 2:
         raise ValueError(
             f"directions has {len(directions)} elements, expected two vectors (the rows of a "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.progress import progress
+from steppe._shared.validation import check_number, checked_seed
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
@@ -186,10 +187,13 @@ def sharpness(
 def _check_arguments(rho: float, m: int | None, ascent_steps: int, kind: str, draws: int) -> None:
     if kind not in ("worst", "average"):
         raise ValueError(f'kind={kind!r} is not one of "worst", "average"')
+    check_number(rho=rho)
     if not (math.isfinite(rho) and rho > 0):
         raise ValueError(f"rho must be a finite number above 0, got {rho}")
     for name, count in {"m": m, "ascent_steps": ascent_steps, "draws": draws}.items():
-        if count is not None and not (isinstance(count, Integral) and count >= 1):
+        if count is not None and not (
+            isinstance(count, Integral) and not isinstance(count, bool) and count >= 1
+        ):
             raise ValueError(f"{name} must be a whole number of at least 1, got {count}")
     if kind == "average" and (m is not None or ascent_steps != 1):
         raise ValueError(
@@ -237,21 +241,19 @@ def _gradient_ascent(objective: Objective, ball: _Ball, steps: int) -> _Rise:
             break
         offset += ball.steepest(gradient) / steps
     objective.set_parameters(ball.center + offset)
-    return _Rise(loss, objective.loss(require_finite=False).loss, samples, weight)
+    return _Rise(loss, _loss_or_overflow(objective), samples, weight)
+
+
+def _loss_or_overflow(objective: Objective) -> float:
+    """Return the mean loss; an overflow shows as NaN too, where infinities have been subtracted."""
+    loss = objective.loss(require_finite=False).loss
+    return math.inf if math.isnan(loss) else loss
 
 
 def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> Iterator[_Rise]:
     for group in sample_groups(objective.batches(), m):
-        group_objective = Objective(
-            objective.model,
-            objective.loss_fn,
-            group,
-            params=objective.params,
-            train=objective.train,
-            weight=objective.weight,
-        )
         try:
-            yield _gradient_ascent(group_objective, ball, steps)
+            yield _gradient_ascent(objective.over(group), ball, steps)
         except NothingWeighsError:
             # All targets of the group are ignored.
             continue
@@ -260,14 +262,14 @@ def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> 
 def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int) -> Iterator[_Rise]:
     loss, samples, weight = objective.loss()
     # Drawn on the CPU, so that a seed gives the same directions on every device.
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(checked_seed(seed))
     for _ in range(draws):
         direction = torch.randn(
             objective.size, generator=generator, dtype=torch.float64, device="cpu"
         )
         unit = direction.div_(direction.norm()).to(objective.device)
         objective.set_parameters(ball.center + ball.scale * unit * ball.rho)
-        yield _Rise(loss, objective.loss(require_finite=False).loss, samples, weight)
+        yield _Rise(loss, _loss_or_overflow(objective), samples, weight)
 
 
 def _collect(rises: Iterator[_Rise], total: int | None) -> tuple[list[_Rise], bool]:
@@ -310,8 +312,12 @@ def _mean_rise(rises: list[_Rise], groups: Objective | None) -> _MeanRise:
     all_samples, all_weight, count = total(counted).tolist()
     shares = weights / nonzero_weight(all_samples, all_weight)
     loss, perturbed_loss = total(torch.stack([shares @ losses, shares @ perturbed])).tolist()
+    factor = count if is_sum else 1.0
+    if math.isinf(perturbed_loss):
+        # Nothing is known of how far it goes.
+        stderr = math.inf if count > 1 else None
+        return _MeanRise(factor * loss, perturbed_loss, int(all_samples), stderr)
     deviations = shares * (perturbed - losses - (perturbed_loss - loss))
     spread = total(deviations.square().sum()).item()
-    factor = count if is_sum else 1.0
     stderr = factor * math.sqrt(spread * count / (count - 1)) if count > 1 else None
     return _MeanRise(factor * loss, factor * perturbed_loss, int(all_samples), stderr)

@@ -88,7 +88,10 @@ class Trajectory:
         """
         if isinstance(model_or_params, nn.Module):
             model_or_params = (p for p in model_or_params.parameters() if p.requires_grad)
-        parts = [param.detach().to("cpu", torch.float32) for param in model_or_params]
+        taken = list(model_or_params)
+        if any(param.is_complex() for param in taken):
+            raise TypeError("parameters must be tensors of real numbers: some are complex")
+        parts = [param.detach().to("cpu", torch.float32) for param in taken]
         if not parts:
             raise ValueError("there is no parameter to record: none requires a gradient")
         point = flat_vector(parts)

@@ -11,10 +11,10 @@ from contextvars import ContextVar
 from html import escape
 from typing import Any
 
+from steppe._shared.interrupts import uninterrupted
+
 # Between two updates of a notebook's bar.
 _EVERY_S = 0.2
-
-from steppe._shared.interrupts import uninterrupted
 
 _SILENT: ContextVar[bool] = ContextVar("silent", default=False)
 

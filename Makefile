@@ -18,7 +18,7 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: install
-	$(BIN)/steppe compare digits --budget 2 --trials 6 --out-dir results/demo
+	$(BIN)/steppe compare digits --budget 2 --trials 8 --out-dir results/demo
 
 # Tests start hundreds of interpreters: let them find their bytecode, also where an environment
 # forbids to keep it, as many containers' do.

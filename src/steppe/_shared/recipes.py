@@ -253,7 +253,7 @@ def named(optimizer: str | Contender) -> str:
         return optimizer
     if not isinstance(optimizer, Contender):
         raise TypeError(
-            f"optimizers must be names or Contender, got {type(optimizer).__name__}: "
+            f"optimizers must be names or Contender, got {optimizer!r}: "
             "make one, as Contender('mine', make)"
         )
     if "+" in optimizer.name or ":" in optimizer.name:

@@ -107,6 +107,16 @@ class HtmlTable:
         """Return whether a column is sorted as text."""
         return self._texts[column]
 
+    def __str__(self) -> str:
+        """Return the table as lines of plain text."""
+        rows = [[self.first, *self.columns]]
+        rows += [
+            [name, *(f"{x.text} {x.aside}".strip() for x in cells)] for name, cells in self.rows
+        ]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join([self.caption, *lines])
+
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
         head = "".join(

@@ -11,6 +11,7 @@ from rich.console import Console
 from steppe._shared.console import INTERRUPTED, make_console, refusals
 from steppe._shared.credentials import shown
 from steppe._shared.interrupts import ending_at_once
+from steppe._shared.tables import print_text
 from steppe.compare.cli.publish import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
 from steppe.compare.execution.study_registry import save_study
@@ -22,7 +23,13 @@ from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
 from steppe.compare.planning.study import PlannedStudy, plan_study
 from steppe.compare.records.results import StudyResults, Trial
+from steppe.compare.report.headline import too_few_trials
 from steppe.compare.training.run import RunContext
+
+_PLAN_CHANGED = (
+    "The study in this directory has ended and its results could be seen: another plan gets no "
+    "verdicts. For verdicts, take another --study-seed or --out-dir."
+)
 
 
 def choose_preset(task: str | None, preset: str | None, scale: str) -> tuple[str, Preset]:
@@ -86,6 +93,10 @@ def run_study(
             raise SystemExit(join_launch(study, context))
         queue = _open_queue(storage, heartbeat, study, exported.trials if exported else ())
     console = make_console()
+    warnings = [too_few_trials(queue.study.plan)]
+    warnings += [_PLAN_CHANGED] if queue.study.earlier_plans else []
+    for warning in filter(None, warnings):
+        print_text(console, warning)
     pool = WorkerPool(queue, context, storage, heartbeat)
     if launch.num_processes > 1:
         with refusals():

@@ -39,6 +39,7 @@ def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> 
         With what is wrong, and the lines of the user's code that led to it.
     """
     task, data = loaded
+    _check_same_again(task, data.fingerprint)
     with reproducible(context):
         seed_everything(0)
         model = _new_model(task).to(context.device)
@@ -49,6 +50,22 @@ def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> 
         _check_gradients(task, model, _moved(part, context.device))
         _check_schedule(task, model, settings.steps)
         _evaluate_a_few(loaded, model, context)
+
+
+def _check_same_again(task: Task, fingerprint: str) -> None:
+    """Refuse functions that return other samples each time: every worker calls them anew."""
+    with explained("the samples cannot be read a second time"):
+        again = task.load().data.fingerprint
+    if again != fingerprint:
+        named = [
+            each
+            for each in ("data", "train", "validation", "test")
+            if callable(getattr(task, each))
+        ]
+        raise TaskError(
+            f"{' or '.join(named) or 'train'}() returns other samples the second time: seed what "
+            "it draws, as by torch.Generator().manual_seed(0)"
+        )
 
 
 def _new_model(task: Task) -> nn.Module:

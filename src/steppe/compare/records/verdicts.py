@@ -26,6 +26,7 @@ from steppe.compare.records.best_of_k import (
     Validation,
     compare_pools,
     expected_best,
+    fewest_trials,
     interval_of_best,
     leave_groups_out,
 )
@@ -39,6 +40,7 @@ BETTER, WORSE = "better", "worse"
 NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
+TOO_FEW = "no verdict: too few trials"
 
 # Squares of larger results overflow.
 _HUGE = 1e100
@@ -63,7 +65,7 @@ class Verdict:
         Corrected after Holm for the optimizers that the user has named; as it is where the verdict
         is "exploratory".
     verdict : str
-        "better", "worse", "no difference seen", or why there is none.
+        "better", "worse", "no difference seen", or why there is none, such as too few trials.
     """
 
     optimizer: str
@@ -173,6 +175,12 @@ class Readings:
         ]
 
     @property
+    def can_decide(self) -> bool:
+        """Whether any difference, however large, could have p < 0.05 after Holm's correction."""
+        plan = self.results.plan
+        return plan.trials >= fewest_trials(max(1, len(plan.family)))
+
+    @property
     def has_samples(self) -> tuple[bool, bool]:
         """Whether all trials have the primary reading by test sample, and by validation sample."""
         reading = self.results.plan.primary
@@ -205,6 +213,8 @@ class Readings:
             return EXPLORATORY
         if self.results.earlier_plans:
             return PLAN_CHANGED
+        if not self.can_decide:
+            return TOO_FEW
         if corrected >= LEVEL:
             return NO_DIFFERENCE
         better = (found.estimate > 0) == self.higher_is_better(self.results.plan.primary)

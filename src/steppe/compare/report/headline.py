@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import PHASES, StudyResults
+from steppe.compare.records.best_of_k import fewest_trials, smallest_p
+from steppe.compare.records.results import PHASES, StudyPlan, StudyResults
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import (
     BETTER,
@@ -32,7 +33,8 @@ _UNFINISHED = (
 )
 _CHANGED = (
     "The plan was changed {times} after test results may have been seen: verdicts are withheld, "
-    "and everything here is exploratory."
+    "and everything here is exploratory. For verdicts, plan a new study: with another --study-seed, "
+    "or another --out-dir."
 )
 _PARTS = {
     "trials": "random settings and seeds",
@@ -147,7 +149,12 @@ def _changed(results: StudyResults) -> list[str]:
 def _power(readings: Readings, family: Sequence[str]) -> list[str]:
     """Say the smallest difference the plan would find, and where the error comes from."""
     plan, baseline = readings.results.plan, readings.results.baseline
-    sizes = {name: readings.detectable(name) for name in family}
+    if not readings.can_decide:
+        return [too_few_trials(plan)]
+    # Where all trials are alike there is no error, and no difference to be found.
+    sizes = {name: size for name in family if (size := readings.detectable(name)) > 0}
+    if not sizes:
+        return ["All trials came to the same as the baseline's, so there was nothing to find."]
     smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
     digits = decimals(sizes.values(), 2)
     found = f"{format_number(sizes[smallest], digits)} ({smallest})"
@@ -169,6 +176,19 @@ def _power(readings: Readings, family: Sequence[str]) -> list[str]:
         f"The largest part of the error comes from {_PARTS[ordered[0]]}. Standard errors, on "
         f"average: {join_with_and(parts)}.",
     ]
+
+
+def too_few_trials(plan: StudyPlan) -> str:
+    """Say that no difference, however large, could get a verdict; empty if one could."""
+    size = max(1, len(plan.family))
+    needed = fewest_trials(size)
+    if plan.trials >= needed:
+        return ""
+    return (
+        f"With {plan.trials} trials p is never below {smallest_p(plan.trials):.2g}, whatever the "
+        f"difference: for a verdict in a family of {plural(size, 'comparison')} take at least "
+        f"{needed} trials, and for usual differences {max(24, needed)} or more."
+    )
 
 
 def _promises(readings: Readings, rows: Sequence[OptimizerSummary]) -> str:

@@ -1,7 +1,7 @@
 """Read the samples of a task in whatever form it has them, hold shares out, and hash them."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -138,6 +138,8 @@ def as_dataset(name: str, given: Any) -> Dataset[Any]:
         given = given()
     if isinstance(given, tuple) and given and all(map(_is_array, given)):
         return _of_arrays(name, given)
+    if isinstance(given, Mapping) and given and all(map(_is_array, given.values())):
+        return _Columns(name, given)
     if isinstance(given, IterableDataset) or (isinstance(given, Iterable) and _lacks_items(given)):
         return _read_once(name, given)
     if _is_sequence(given) and not isinstance(given, str | bytes):
@@ -180,3 +182,21 @@ def _read_once(name: str, samples: Any) -> Dataset[Any]:
     if len(found) < count:
         raise ValueError(f"{name} says that it has {count} samples, and has {len(found)}")
     return found  # type: ignore[return-value]  # a list is a map-style data set
+
+
+class _Columns(Dataset[dict[str, Tensor]]):
+    """Samples that are dictionaries, of a dictionary of tensors with a row for each."""
+
+    def __init__(self, name: str, columns: Mapping[str, Any]) -> None:
+        self._columns = {key: torch.as_tensor(column) for key, column in columns.items()}
+        lengths = {key: len(each) if each.ndim else 0 for key, each in self._columns.items()}
+        if len({*lengths.values()}) > 1:
+            raise ValueError(
+                f"{name} must have a row for each sample in all tensors, got {lengths}"
+            )
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {key: column[row] for key, column in self._columns.items()}

@@ -68,8 +68,8 @@ class Task:
         A weight for each training sample: an epoch draws as many samples as there are, with
         replacement, in proportion to them. Default: each sample comes once.
     schedule : callable, optional
-        ``schedule(optimizer, steps)`` returns a scheduler of torch, stepped after each step, in the
-        place of the study's.
+        ``schedule(optimizer, steps)`` returns a scheduler of torch whose ``step()`` needs no
+        argument, stepped after each step, in the place of the study's.
     max_grad_norm : float, optional
         Gradients are clipped to this L2 norm, unless the study says otherwise.
     curvature : CurvatureSettings, optional
@@ -166,7 +166,7 @@ class Task:
         if self.predict is not None:
             return self.predict(model, batch), targets
         if isinstance(batch, Mapping):
-            return model(**batch), targets
+            return _called_with(model, batch), targets
         if not is_pair(batch):
             raise TypeError(
                 f"a batch is {_described(batch)}, neither a pair (inputs, targets) nor a mapping: "
@@ -207,6 +207,18 @@ class LoadedTask(NamedTuple):
 
     task: Task
     data: Data
+
+
+def _called_with(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+    try:
+        return model(**batch)
+    except TypeError as error:
+        if "forward() got an unexpected keyword" not in str(error):
+            raise
+        raise TypeError(
+            f"{error}: a mapping is passed as model(**batch), its labels too; make samples pairs, "
+            "of a mapping and the target, or give the task predict=f(model, batch)"
+        ) from error
 
 
 def targets_of(batch: Any) -> Any:

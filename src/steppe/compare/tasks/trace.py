@@ -57,7 +57,7 @@ def own_lines(error: BaseException) -> list[str]:
 
 
 def _is_own(filename: str) -> bool:
-    installed = filename.startswith((_STEPPE, "<frozen")) or "site-packages" in filename
+    installed = filename.startswith((_STEPPE, "<frozen", "<string>")) or "site-packages" in filename
     return not installed and "/lib/python3" not in filename
 
 

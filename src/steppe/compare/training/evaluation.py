@@ -145,7 +145,7 @@ def _evaluate_part(
     process, processes = accelerator.process_index, accelerator.num_processes
     share = Subset(dataset, range(process, size_of(dataset), processes))
     loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-    results = {name: _Scores(metric, accelerator) for name, metric in task.metrics.items()}
+    results = {name: _Scores(name, metric, accelerator) for name, metric in task.metrics.items()}
     losses: list[Tensor] = []
     known = by_sample and task.step is None
     batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_fn)
@@ -177,8 +177,8 @@ def _evaluate_part(
 class _Scores:
     """A metric over a data set, of which each process of a launch sees a share."""
 
-    def __init__(self, metric: Metric, accelerator: "Accelerator") -> None:
-        self._metric, self._accelerator = metric, accelerator
+    def __init__(self, name: str, metric: Metric, accelerator: "Accelerator") -> None:
+        self._name, self._metric, self._accelerator = name, metric, accelerator
         self._values: list[Tensor] = []
         self._updated: Any = None
         if metric.is_updated:
@@ -193,11 +193,11 @@ class _Scores:
             return
         found = self._metric.values(outputs, targets)
         if not isinstance(found, Tensor) or found.shape != (size,):
-            what = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else "no tensor"
             raise TaskError(
-                f"a metric must return a number for each of the {size} samples of a batch, a "
-                f"tensor of shape ({size},), got {what}: average over all dimensions but the "
-                "first, or take a metric of torchmetrics"
+                f"metric {self._name!r} must return a number for each of the {size} samples of a "
+                f"batch, a tensor of shape ({size},), got {what}: average over all dimensions but "
+                "the first, or take a metric of torchmetrics"
             )
         self._values.append(found.detach().double())
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import lr_scheduler
 
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.planning.presets import USUAL
@@ -70,6 +71,10 @@ def test_what_can_be_trained_passes_and_leaves_no_trace(
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not context.out.exists()
+
+
+def unseeded() -> tuple[Tensor, Tensor]:
+    return torch.randn(60, 4), torch.zeros(60, dtype=torch.long)
 
 
 def one_over(number: int) -> float:
@@ -143,7 +148,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "metric's shape": (
         {"metrics": {"mean": lambda x, y: (x.argmax(1) == y).double().mean()}},
-        r"a metric must return a number for each of the 12 samples of a batch, .*, got \(\)",
+        r"metric 'mean' must return a number for each of the 12 samples .*, got shape \(\)",
     ),
     "metric's value": (
         {"metrics": {"odd": not_a_number}},
@@ -152,6 +157,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "second metric": (
         {"metrics": {"accuracy": ACCURACY, "odd": not_a_number}},
         "metric 'odd' of validation is nan, expected a finite number",
+    ),
+    "unseeded": (
+        {"train": unseeded},
+        r"train\(\) returns other samples the second time: seed what it draws",
+    ),
+    "labels": (
+        {"train": {"input": samples()[0], "labels": samples()[1]}, "metrics": {}},
+        "unexpected keyword argument 'labels': a mapping is passed as model.*batch., its labels",
+    ),
+    "plateau": (
+        {"schedule": lambda optimizer, _: lr_scheduler.ReduceLROnPlateau(optimizer)},
+        r"schedule's step\(\) fails: TypeError: .*'metrics'",
     ),
     "sum": (
         {"loss": lambda x, y: F.cross_entropy(x, y, reduction="sum")},

@@ -190,7 +190,7 @@ def test_contenders_that_cannot_be_are_refused(
             "'adamw' is that of another optimizer",
         ),
         ([Contender("a+b", slow_bias)], {}, ValueError, "must have neither"),
-        ([torch.optim.AdamW], {}, TypeError, "must be names or Contender, got type"),
+        ([torch.optim.AdamW], {}, TypeError, "must be names or Contender, got <class"),
         (["adamw"], {"workers": 2}, TypeError, "put it into a file"),
         (["adamw"], {"workers": 0}, ValueError, "workers=0 must be an integer of at least 1"),
         (["adamw"], {"budgit": 3}, TypeError, "budgit"),

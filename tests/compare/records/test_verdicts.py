@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers import synthetic_studies as studies
 from helpers.realistic_study import realistic
 from steppe.compare.records.best_of_k import weights
 from steppe.compare.records.packed_numbers import unpack
@@ -31,9 +32,11 @@ from steppe.compare.records.verdicts import (
     EXPLORATORY,
     NO_DIFFERENCE,
     PLAN_CHANGED,
+    TOO_FEW,
     WORSE,
     Readings,
 )
+from steppe.compare.report.headline import headline
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +239,21 @@ def test_curvature_is_read_where_all_runs_have_come_through(study: StudyResults)
             value = curvature_at(outcome.curve, common, "sharpness")
             ends = [epoch.sharpness for epoch in outcome.curve if epoch.probe_loss > 0]
             assert min(ends) <= value <= max(ends)
+
+
+@pytest.mark.parametrize(("trials", "can"), [(5, False), (6, True), (12, True)])
+def test_too_few_trials_give_no_verdict_however_large_the_difference(
+    trials: int, can: bool
+) -> None:
+    """Of the 2^N label swaps two are as large as what was observed: 2/2^5 is above 5 %."""
+    numbers = range(trials)
+    better = [studies.outcome(0.9 + 0.001 * number) for number in numbers]
+    worse = [studies.outcome(0.1 + 0.001 * number * number) for number in numbers]
+    plan = StudyPlan(budget=1, trials=trials, family=("sgd",))
+    made = studies.study({"adamw": worse, "sgd": better}, plan=plan)
+    (found,) = Readings(made).verdicts
+    assert found.p == pytest.approx(2.0 ** (1 - trials), abs=0.01)
+    assert found.verdict == (BETTER if can else TOO_FEW)
+    said = " ".join(headline(Readings(made), summarise(made)).plan)
+    assert ("With 5 trials p is never below 0.062" in said) is not can
+    assert ("take at least 6 trials" in said) is not can

@@ -316,3 +316,14 @@ def test_the_hash_is_that_of_the_samples_and_of_nothing_else() -> None:
         hashed(validation=pairs(3, 12), test=pairs(3, 9)),
     ]
     assert len({*same, *others}) == 5
+
+
+def test_a_dictionary_of_tensors_has_a_dictionary_for_each_sample() -> None:
+    columns = {"x": torch.arange(6.0).reshape(3, 2), "labels": [0, 1, 2]}
+    columns["labels"] = torch.tensor(columns["labels"])
+    found = as_dataset("train", columns)
+    assert len(found) == 3
+    assert found[1]["x"].tolist() == [2.0, 3.0]
+    assert found[2]["labels"].item() == 2
+    with pytest.raises(ValueError, match=r"in all tensors, got .*2"):
+        as_dataset("train", {"x": torch.zeros(3), "y": torch.zeros(2)})

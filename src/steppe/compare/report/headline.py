@@ -33,8 +33,8 @@ _UNFINISHED = (
 )
 _CHANGED = (
     "The plan was changed {times} after test results may have been seen: verdicts are withheld, "
-    "and everything here is exploratory. For verdicts, plan a new study: with another --study-seed, "
-    "or another --out-dir."
+    "and everything here is exploratory. For verdicts, plan a new study, with another --study-seed "
+    "or --out-dir."
 )
 _PARTS = {
     "trials": "random settings and seeds",

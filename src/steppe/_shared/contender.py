@@ -54,8 +54,9 @@ class Contender:
     defaults: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"name={self.name!r} must be a text that is not empty")
+        name = self.name
+        if not isinstance(name, str) or not 0 < len(name) <= 60 or name != name.strip():
+            raise ValueError(f"name={name!r} must be 1 to 60 characters, without blanks around")
         if not callable(self.make):
             raise TypeError(f"make must be a function, got {type(self.make).__name__}")
         for name, dimension in self.space.items():
@@ -66,6 +67,9 @@ class Contender:
         for name in (*self.space, *self.defaults):
             if not self.takes(name) or name in _STUDY_OWN:
                 raise TypeError(f"make takes no setting {name!r}: give it an argument of that name")
+        for name, value in self.defaults.items():
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TypeError(f"defaults[{name!r}] must be a number, got {value!r}")
         for name in self.space:
             if self.default(name) is None:
                 raise ValueError(

@@ -112,6 +112,7 @@ def function_source(functions: Iterable[Callable[..., Any]]) -> str:
     digest = hashlib.sha256()
     for each in functions:
         function = getattr(each, "func", each)
+        digest.update(_bound_values(each).encode())
         module = sys.modules.get(getattr(function, "__module__", ""))
         name = getattr(function, "__qualname__", type(function).__qualname__)
         file = getattr(module, "__file__", None)
@@ -122,6 +123,23 @@ def function_source(functions: Iterable[Callable[..., Any]]) -> str:
             name += module_source(module)
         digest.update(f"{name}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _bound_values(function: Any) -> str:
+    """Write the plain values that a partial or a closure holds, on which it depends."""
+    held = [getattr(function, "args", ()), getattr(function, "keywords", {})]
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # a variable that has no value yet
+            held.append(cell.cell_contents)
+    return repr([each for each in held if _is_plain(each)])
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    return isinstance(value, str | int | float | complex | None)
 
 
 def _file_of(name: str) -> Path | None:

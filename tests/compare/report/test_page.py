@@ -658,7 +658,10 @@ def test_what_is_neither_text_nor_stream_has_nothing_of_these(tab: Any) -> None:
 DULL = studies.scores(0.9, 0.91, 0.92)
 DIVERGED = [studies.diverged()] * 3
 SHAPES = {
-    "nothing searched": (studies.study({"adamw": DULL, "sgd": DULL[::-1]}), "sgd: no difference"),
+    "nothing searched": (
+        studies.study({"adamw": DULL, "sgd": DULL[::-1]}),
+        "sgd: no verdict: too few",
+    ),
     "nothing run": (replace(realistic(), trials=()), "Not finished: 0 of 240 trials have ended."),
     "half done": (
         replace(realistic(), trials=realistic().trials[:100]),

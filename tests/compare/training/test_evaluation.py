@@ -155,7 +155,7 @@ def test_a_metric_that_gives_no_number_for_each_sample_is_refused(
 ) -> None:
     metric = Metric(lambda outputs, targets: torch.zeros(shape))
     task = replace(toy_task, metrics=(("zero", metric),))()
-    expected = re.escape(f"a tensor of shape (9,), got {shape}: average over all")
+    expected = re.escape(f"a tensor of shape (9,), got shape {shape}: average over all")
     with pytest.raises(TaskError, match=expected):
         evaluated(toy_task.make("linear"), task, toy_data.test)
 

@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
@@ -53,6 +55,7 @@ def render(
     )
     # Jinja would sort the keys of JSON, and so put a study's optimizers into another order.
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False, "allow_nan": False}
+    environment.policies["json.dumps_function"] = _dumps
     scripts = [*([get_plotlyjs()] if charts else []), read(_SHARED, "page.js"), *scripts]
     return environment.get_template("template.html").render(
         scripts=scripts,
@@ -71,3 +74,18 @@ def read(package: str, name: str) -> str:
 def _hash(script: str) -> str:
     digest = hashlib.sha256(script.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _dumps(value: Any, **how: Any) -> str:
+    """Write JSON, which has no infinity: a run's score may be infinite though its loss is not."""
+    return json.dumps(_with_finite_numbers(value), **how)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _with_finite_numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_finite_numbers(each) for each in value]
+    return value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from steppe.compare.data.datasets import TensorSamples, parts_of, size_of
 
@@ -17,7 +17,7 @@ from steppe.compare.data.datasets import TensorSamples, parts_of, size_of
 # million images would take an hour.
 _MOST_HASHED = 1000
 # Samples that are read a second time.
-_READ_AGAIN = 3
+_READ_AGAIN = 30
 
 
 def hash_samples(named: Iterable[tuple[str, Dataset[Any]]]) -> str:
@@ -56,8 +56,8 @@ def hash_samples(named: Iterable[tuple[str, Dataset[Any]]]) -> str:
 def _hash_of(name: str, dataset: Dataset[Any], *, may_augment: bool) -> tuple[bytes, bool]:
     digest, differs = hashlib.sha256(), False
     for part in parts_of(dataset):
-        if isinstance(part, TensorSamples):
-            _add(digest, (part.inputs, part.targets), name)
+        if (tensors := _in_memory(part)) is not None:
+            _add(digest, tensors, name)
             continue
         count = size_of(part)
         rows = torch.linspace(0, count - 1, min(count, _MOST_HASHED)).round().long().tolist()
@@ -74,6 +74,18 @@ def _hash_of(name: str, dataset: Dataset[Any], *, may_augment: bool) -> tuple[by
         for each in () if changed else hashes:
             digest.update(each)
     return digest.digest(), differs
+
+
+def _in_memory(part: Dataset[Any]) -> tuple[Tensor, ...] | None:
+    """Return all samples of a data set of tensors, or of a part of one."""
+    if isinstance(part, TensorSamples):
+        return part.inputs, part.targets
+    if isinstance(part, TensorDataset):
+        return part.tensors
+    if isinstance(part, Subset) and (whole := _in_memory(part.dataset)) is not None:
+        rows = torch.as_tensor(list(part.indices))
+        return tuple(each[rows] for each in whole)
+    return None
 
 
 def _sample_hash(sample: Any, name: str) -> bytes:

@@ -241,7 +241,7 @@ def trial_value(outcome: Outcome, metric: MetricDescription) -> float:
 
     Not a test result, which nobody is to see before the study is complete.
     """
-    if outcome.diverged:
+    if outcome.diverged or math.isnan(outcome.final.validation_score):
         return -math.inf if metric.higher_is_better else math.inf
     return outcome.final.validation_score
 

@@ -28,6 +28,8 @@ from steppe.landscape import (
     trace,
 )
 
+# As a study weights batches itself, whatever the loss is divided by.
+_WEIGHT: Literal["samples"] = "samples"
 _TRACE_PRODUCTS = 18
 _DENSITY_STEPS = 15
 _DENSITY_POINTS = 100
@@ -92,8 +94,8 @@ def measure_quickly(
     """
     with _silent_and_interruptible():
         try:
-            rise = sharpness(model, loss_fn, batches).value
-            H = hessian(model, loss_fn, batches)
+            rise = sharpness(model, loss_fn, batches, weight=_WEIGHT).value
+            H = hessian(model, loss_fn, batches, weight=_WEIGHT)
             if H.size > settings.max_parameters:
                 return Curvature(rise)
             return Curvature(rise, _extreme_eigenvalue(H, "LM", settings))
@@ -132,7 +134,7 @@ def measure(
     if math.isnan(quick.sharpness) or not settings.full:
         return quick
     with _silent_and_interruptible():
-        H = hessian(model, loss_fn, batches)
+        H = hessian(model, loss_fn, batches, weight=_WEIGHT)
         if H.size > settings.max_parameters:
             return quick
         total = _trace(H)

@@ -3,10 +3,13 @@
 A task names its metrics; evaluation collects them over a data set and over processes.
 """
 
+import copy
+import inspect
 import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +34,8 @@ class Metric:
         ``values(outputs, targets)`` returns a number for each sample of a batch, in one dimension;
         their mean decides. Or a metric of torchmetrics, which is updated with outputs and targets
         of each batch; then intervals lack the share of their errors that comes of the samples.
-    higher_is_better : bool, default True
-        Whether more is better.
+    higher_is_better : bool, optional
+        Whether more is better. Default: what a metric of torchmetrics says, else True.
     of_mean : "itself", "exp" or "root", default "itself"
         The score as a function of the mean: "root" of squared errors is their root mean square.
     unit : str, default ""
@@ -55,7 +58,7 @@ class Metric:
     """
 
     values: Any
-    higher_is_better: bool = True
+    higher_is_better: bool | None = None
     of_mean: OfMean = "itself"
     unit: str = ""
     factor: float = 1.0
@@ -66,6 +69,9 @@ class Metric:
                 f"values={self.values!r} must be a function of outputs and targets, or a metric of "
                 "torchmetrics"
             )
+        if self.higher_is_better is None:
+            says = getattr(self.values, "higher_is_better", None)
+            object.__setattr__(self, "higher_is_better", says is not False)
         if self.of_mean not in OF_MEAN:
             raise ValueError(f"of_mean={self.of_mean!r} is not one of {', '.join(OF_MEAN)}")
         if not 0 < self.factor < math.inf:
@@ -83,7 +89,7 @@ class Metric:
     def described(self, name: str) -> MetricDescription:
         """Return what reports say of it."""
         return MetricDescription(
-            name, self.unit, self.factor, self.higher_is_better, of_mean=self.of_mean
+            name, self.unit, self.factor, bool(self.higher_is_better), of_mean=self.of_mean
         )
 
 
@@ -127,17 +133,26 @@ def losses_by_sample(
 
 def each_loss(loss: Loss, outputs: Any, targets: Any, count: int) -> Tensor:
     """Return the loss of each sample of a batch as a batch of its own, of shape (samples,)."""
-    if isinstance(outputs, Tensor) and isinstance(targets, Tensor):
+    if _is_of_torch(loss) and isinstance(outputs, Tensor) and isinstance(targets, Tensor):
         with suppress(RuntimeError, NotImplementedError):
-            # Refused: a loss that looks at values, or an operator without a rule for batches.
+            # Refused: an operator without a rule for batches.
             return torch.func.vmap(lambda x, y: loss(x.unsqueeze(0), y.unsqueeze(0)))(
                 outputs, targets
             )
+    # A loss may keep a running mean, or a centre: that of the batches alone.
+    own = loss if inspect.isroutine(loss) else copy.deepcopy(loss)
     samples = (
         (cut(outputs, count, row, row + 1), cut(targets, count, row, row + 1))
         for row in range(count)
     )
-    return torch.stack([loss(*each) for each in samples])
+    return torch.stack([own(*each) for each in samples])
+
+
+def _is_of_torch(loss: Loss) -> bool:
+    """Whether a loss is torch's or steppe's, which keep no state and can be vectorised."""
+    function = loss.func if isinstance(loss, partial) else getattr(loss, "__func__", loss)
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.partition(".")[0] in ("torch", "steppe")
 
 
 def _is_close(value: float, other: float) -> bool:

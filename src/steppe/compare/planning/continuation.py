@@ -109,14 +109,14 @@ def load_same_task(study: PlannedStudy, place: RunContext) -> LoadedTask:
             f"{setup.task} is a task in a file that is not named: name it, as mytask.py:task"
         )
     found = find_task(where or setup.task)
-    if found.source != setup.source:
-        raise ValueError(
-            f"{found.label} ({found.source or 'a task of steppe'}) is not the version of "
-            f"{setup.task} that the study was planned with ({setup.source or 'a task of steppe'})"
-        )
     task = found.task({**setup.options, "data": place.data})
     if task.name != setup.task:
         raise ValueError(f"{found.label} is the task {task.name!r}, not {setup.task!r}")
+    if (identity := found.identity(task)) != setup.source:
+        raise ValueError(
+            f"{found.label} ({identity or 'a task of steppe'}) is not the version of "
+            f"{setup.task} that the study was planned with ({setup.source or 'a task of steppe'})"
+        )
     loaded = task.load()
     if loaded.data.fingerprint != setup.fingerprint:
         raise ValueError(

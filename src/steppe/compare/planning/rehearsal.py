@@ -48,6 +48,7 @@ def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> 
             loader = batches_for(model, first, settings.batch_size, collate=task.collate_fn)
             (part,) = next(iter(loader))
         _check_gradients(task, model, _moved(part, context.device))
+        _check_last_batch(task, model, first, settings.batch_size, context.device)
         _check_schedule(task, model, settings.steps)
         _evaluate_a_few(loaded, model, context)
 
@@ -107,6 +108,21 @@ def _check_gradients(task: Task, model: nn.Module, part: Part) -> None:
     if all(parameter.grad is None for parameter in model.parameters()):
         raise TaskError(f"{name} does not depend on any parameter of the model")
     model.zero_grad()
+
+
+def _check_last_batch(
+    task: Task, model: nn.Module, samples: Any, batch_size: int, device: str
+) -> None:
+    """See that the epoch's last batch, which may be of one sample, can be trained."""
+    rest = size_of(samples) % batch_size
+    if not rest:
+        return
+    last = Subset(samples, range(rest))
+    (part,) = next(iter(batches_for(model, last, rest, collate=task.collate_fn)))
+    model.train()
+    what = f"an epoch's last batch, of {rest} samples, cannot be trained: choose another batch_size"
+    with explained(what):
+        task.batch_loss(model, _moved(part, device).batch)
 
 
 def _check_schedule(task: Task, model: nn.Module, steps: int) -> None:

@@ -80,6 +80,11 @@ class Choice:
 
     choices: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        are_numbers = all(type(each) in (int, float) for each in self.choices)
+        if not self.choices or not are_numbers or not all(map(math.isfinite, self.choices)):
+            raise ValueError(f"choices must be finite numbers, got {self.choices!r}")
+
     def at(self, share: float) -> float:
         """Return the value in whose part of [0, 1) the share lies."""
         return self.choices[int(share * len(self.choices))]

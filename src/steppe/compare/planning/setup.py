@@ -10,6 +10,7 @@ from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.rehearsal import rehearse
+from steppe.compare.records.choices import AnySchedule
 from steppe.compare.tasks.source import TaskSource
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import explained
@@ -65,12 +66,12 @@ def plan_setup(
         accumulate=options.grad_accumulation,
         precision=precision,
         clip=options.max_grad_norm or task.max_grad_norm,
-        schedule="own" if task.schedule else options.schedule or preset.schedule,
+        schedule=_schedule(loaded, options, preset),
         warmup=options.warmup,
         length=task.options.get("length"),
         stream=steps if loaded.data.is_stream else (),
         options=asked,
-        source=source.source,
+        source=source.identity(task),
     )
     if source.source:
         rehearse(loaded, setup, place)
@@ -98,3 +99,11 @@ def facts_of(loaded: LoadedTask, place: RunContext) -> dict[str, Any]:
 def _model_name(task: Task) -> str:
     with torch.random.fork_rng(devices=[]), explained("model() fails"):
         return type(task.model()).__name__
+
+
+def _schedule(loaded: LoadedTask, options: StudyOptions, preset: Preset) -> AnySchedule:
+    if loaded.task.schedule is not None:
+        return "own"
+    # Over a stream the last tasks would be trained with hardly any lr.
+    usual = "constant" if loaded.data.is_stream else preset.schedule
+    return options.schedule or usual

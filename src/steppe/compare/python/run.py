@@ -17,7 +17,7 @@ from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.execution.worker import work
 from steppe.compare.execution.worker_pool import WorkerPool
 from steppe.compare.planning.options import StudyOptions
-from steppe.compare.planning.presets import usual_for
+from steppe.compare.planning.presets import USUAL, usual_for
 from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
@@ -92,7 +92,8 @@ def run(
     name = task if isinstance(task, str) else task.name
     out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
     context = RunContext(out, device, threads, task=task if not _is_known(task) else "")
-    study = plan_study(task, compared, usual_for(name), context)
+    preset = usual_for(name) if _is_known(task) else USUAL
+    study = plan_study(task, compared, preset, context)
     storage = str(out / FILE)
     opened = open_storage(storage, heartbeat=HEARTBEAT, create=True)
     queue = TrialQueue(opened, save_study(opened, study))

@@ -32,31 +32,6 @@ MOST_TRIALS = 10_000
 #: The share of studies that are to find a difference of the size that is called detectable.
 POWER = 0.8
 
-
-def smallest_p(trials: int) -> float:
-    """Return the smallest p that a label swap of so many trials can have.
-
-    Of the 2ᴺ ways to swap, the one that was observed and its mirror image are as large as it.
-
-    Examples
-    --------
-    >>> smallest_p(3), smallest_p(24)
-    (0.25, 0.0001)
-    """
-    return max(2.0 ** (1 - trials), 1 / (SWAPS + 1))
-
-
-def fewest_trials(comparisons: int) -> int:
-    """Return how many trials a verdict needs, in a family of so many comparisons.
-
-    Examples
-    --------
-    >>> fewest_trials(1), fewest_trials(7)
-    (6, 9)
-    """
-    return next(count for count in range(1, 64) if smallest_p(count) * comparisons < LEVEL)
-
-
 # Groups that validation samples are left out in. One sample at a time hardly changes an order, so
 # that the jackknife of single samples is wrong for choices; groups larger than the root of the
 # number of samples are right (Shao and Wu, Annals of Statistics 17, 1989).

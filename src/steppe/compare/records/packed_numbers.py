@@ -45,8 +45,8 @@ def pack_bits(values: ArrayLike) -> str:
 def pack_floats(values: ArrayLike) -> str:
     """Pack numbers, means over up to 500 equal stretches of samples if there are more.
 
-    They become float16, or float32 where one is beyond float16's range: an infinite loss has no
-    error, and would leave the study without an interval.
+    They become float16, or float32 where that would round by more than a thousandth of the largest
+    or make one infinite, which would leave the study without an interval.
 
     Examples
     --------
@@ -59,7 +59,12 @@ def pack_floats(values: ArrayLike) -> str:
     if len(numbers) > MOST_LOSSES:
         numbers = means_of_stretches(numbers, stretches(len(numbers)))
     with np.errstate(over="ignore"):
-        fits = np.array_equal(np.isinf(numbers.astype("<f2")), np.isinf(numbers))
+        halves = numbers.astype("<f2").astype(np.float64)
+        finite = np.isfinite(numbers)
+        largest = np.abs(numbers[finite]).max(initial=0.0)
+        fits = np.array_equal(np.isfinite(halves), finite) and bool(
+            (np.abs(halves - numbers)[finite] <= 1e-3 * largest).all()
+        )
         kind = "halves" if fits else "singles"
         floats = numbers.astype(_FLOATS[kind])
     return _packed(kind, len(floats), floats.tobytes())

@@ -26,7 +26,6 @@ from steppe.compare.records.best_of_k import (
     Validation,
     compare_pools,
     expected_best,
-    fewest_trials,
     interval_of_best,
     leave_groups_out,
 )
@@ -35,6 +34,7 @@ from steppe.compare.records.choices import Primary
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
+from steppe.compare.records.trials_needed import fewest_trials
 
 BETTER, WORSE = "better", "worse"
 NO_DIFFERENCE = "no difference seen"

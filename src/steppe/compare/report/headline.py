@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import Interval
-from steppe.compare.records.best_of_k import fewest_trials, smallest_p
 from steppe.compare.records.results import PHASES, StudyPlan, StudyResults
 from steppe.compare.records.summary import OptimizerSummary
+from steppe.compare.records.trials_needed import fewest_trials, smallest_p
 from steppe.compare.records.verdicts import (
     BETTER,
     EXPLORATORY,

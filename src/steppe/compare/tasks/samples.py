@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from steppe.compare.data.datasets import Data, Stream, TensorSamples, parts_of, size_of
 from steppe.compare.data.sample_hash import hash_samples
@@ -45,6 +45,9 @@ def read_data(task: "Task") -> Data:
     _check_weights(found)
     if found.fingerprint:
         return found
+    if found.plain is not None:
+        # What augments is another sample each time.
+        parts["train"] = found.plain
     digest = hash_samples([*parts.items(), ("plain", found.unaugmented)])
     return replace(found, fingerprint=digest)
 
@@ -134,6 +137,8 @@ def as_dataset(name: str, given: Any) -> Dataset[Any]:
     >>> len(as_dataset("train", (torch.zeros(5, 2), torch.zeros(5))))
     5
     """
+    if isinstance(given, DataLoader):
+        raise TypeError(f"{name} is a DataLoader, whose items are batches: give its dataset")
     if callable(given) and not _is_sequence(given) and not isinstance(given, Dataset):
         given = given()
     if isinstance(given, tuple) and given and all(map(_is_array, given)):
@@ -178,9 +183,10 @@ def _read_once(name: str, samples: Any) -> Dataset[Any]:
             f"{name} is iterable, and does not say how many samples it has: give it __len__"
         )
     count = length()
-    found = list(islice(iter(samples), count))
-    if len(found) < count:
-        raise ValueError(f"{name} says that it has {count} samples, and has {len(found)}")
+    found = list(islice(iter(samples), count + 1))
+    if len(found) != count:
+        more = "more" if len(found) > count else len(found)
+        raise ValueError(f"{name} says that it has {count} samples, and has {more}")
     return found  # type: ignore[return-value]  # a list is a map-style data set
 
 

@@ -1,12 +1,13 @@
 """The curvature of a run's model, as much of it as the run asks for."""
 
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.optim import Optimizer
 
-from steppe.compare.metrics.curvature import measure, measure_quickly
+from steppe.compare.metrics.curvature import CurvatureSettings, measure, measure_quickly
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
 from steppe.compare.tasks.task import LoadedTask
@@ -55,8 +56,13 @@ class CurvatureProbe:
         settings, extent = self._loaded.task.curvature, self._run.curvature
         if extent == "none" or (extent == "quick" and not settings.often):
             return Curvature()
+        with suppress(Exception):  # a user's model may refuse it in any way
+            return self._measured(extent == "quick", settings)
+        return Curvature()
+
+    def _measured(self, is_quick: bool, settings: CurvatureSettings) -> Curvature:
         model, loss, batches = self._differentiable()
-        if extent == "quick":
+        if is_quick:
             return measure_quickly(model, loss, batches, settings)
         # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
         # the lr that was trained with.
@@ -72,13 +78,15 @@ class CurvatureProbe:
         rounded = self._accelerator.mixed_precision != "no"
         if not asked or (epochs - 1 - epoch) % every or rounded:
             return {}
-        model, loss, batches = self._differentiable()
-        found = measure_quickly(model, loss, batches, settings)
-        return {
-            "probe_loss": mean_loss(model, loss, batches),
-            "sharpness": found.sharpness,
-            "largest": found.largest,
-        }
+        with suppress(Exception):
+            model, loss, batches = self._differentiable()
+            found = measure_quickly(model, loss, batches, settings)
+            return {
+                "probe_loss": mean_loss(model, loss, batches),
+                "sharpness": found.sharpness,
+                "largest": found.largest,
+            }
+        return {}
 
     def _differentiable(self) -> tuple[nn.Module, Loss | None, Batches]:
         few = self._loaded.task.curvature.samples

@@ -52,7 +52,7 @@ def differentiable(
 
 def mean_loss(model: nn.Module, loss: Loss | None, batches: Batches) -> float:
     """Return the mean loss over samples, in ``eval()`` mode."""
-    objective = Objective(model, loss, batches)
+    objective = Objective(model, loss, batches, weight="samples")
     with objective.evaluation_mode():
         return objective.loss().loss
 

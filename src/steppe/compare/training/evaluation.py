@@ -160,7 +160,8 @@ def _evaluate_part(
             for result in results.values():
                 result.add(outputs, targets, size)
             if known:
-                found = losses_by_sample(task.loss_of, outputs, targets, size, float(mean))
+                loss_of = task.loss or task.loss_of
+                found = losses_by_sample(loss_of, outputs, targets, size, float(mean))
                 known = found is not None
                 losses += [] if found is None else [found.double()]
             advance()

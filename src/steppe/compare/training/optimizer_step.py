@@ -93,7 +93,10 @@ class OptimizerStep:
         total = torch.zeros((), device=self._accelerator.device)
         for number, part in enumerate(parts, start=1):
             with self._gradient_sync(last=number == len(parts)):
-                loss = self._task.batch_loss(self._model, part.batch) * (part.size / count)
+                # For a step of the user's own, that calls parts of the model.
+                with self._accelerator.autocast():
+                    loss = self._task.batch_loss(self._model, part.batch)
+                loss = loss * (part.size / count)
                 self._accelerator.backward(loss)
             total += loss.detach()
         return total

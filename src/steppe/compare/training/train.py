@@ -161,7 +161,12 @@ class Training:
         model = task.model()
         # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
         # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
-        model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(accelerator.device)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # A pretrained model comes in eval() mode: all epochs are to be alike, also after a resume.
+        model.train()
         steps = run.own_settings.steps
         optimizer = run.recipe.build_for(model, run.settings, steps)
         self._unwrapped_model: nn.Module = model

@@ -234,6 +234,8 @@ def _score_axis(
         for trial in trials
     ]
     known = sorted((x for x in scores if math.isfinite(x)), reverse=not up)
+    # All scores may be infinite, though no loss is.
+    known = known or [0.0]
     low, high = known[int(_LOWEST * len(known))], known[-1]
     width = high - low or 1.0
     positions = [
@@ -241,7 +243,7 @@ def _score_axis(
         for score in scores
     ]
     ticks = {1.02: f"{high:.4g}", -0.02: f"{'≤' if up else '≥'} {low:.4g}"}
-    if any(math.isnan(score) for score in scores):
+    if not all(map(math.isfinite, scores)):
         ticks[_BELOW - 0.03] = "diverged"
     return positions, ticks
 

@@ -63,8 +63,13 @@ class TextTable:
         """Yield tables that fit."""
         self._encoding = options.encoding
         title: str | None = self._title
+        unlimited = options.update(width=_UNLIMITED)
         for columns in self._groups(console, options):
-            yield self._table(title, [0, *columns])
+            made = self._table(title, [0, *columns])
+            if Measurement.get(console, unlimited, made).minimum > options.max_width:
+                # Names are folded: Rich would leave other texts wide, and cut numbers.
+                made = self._table(title, [0, *columns], is_tight=True)
+            yield made
             title = None
 
     def _groups(self, console: Console, options: ConsoleOptions) -> list[list[int]]:
@@ -82,7 +87,7 @@ class TextTable:
             groups[-1].append(column)
         return groups
 
-    def _table(self, title: str | None, columns: Sequence[int]) -> Table:
+    def _table(self, title: str | None, columns: Sequence[int], *, is_tight: bool = False) -> Table:
         table = Table(
             box=box.SIMPLE_HEAD,
             collapse_padding=True,
@@ -93,7 +98,8 @@ class TextTable:
         for column in columns:
             heading, options = self._columns[column]
             least = self._least_width(column)
-            table.add_column(self._text(heading), **{**options, "min_width": least})
+            limits = {"min_width": least, **({"max_width": least} if is_tight and column else {})}
+            table.add_column(self._text(heading), **{**options, **limits})
         for row in self._rows:
             table.add_row(*(self._text(row[column]) for column in columns))
         return table

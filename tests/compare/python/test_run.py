@@ -162,7 +162,7 @@ def test_python_and_the_command_give_the_same_numbers(
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"name": ""}, ValueError, "name='' must be a text"),
+        ({"name": ""}, ValueError, "name='' must be 1 to 60 characters"),
         ({"make": 3}, TypeError, "make must be a function, got int"),
         ({"space": {"lr": (1e-4, 1e-1)}}, TypeError, "must be LogUniform, Uniform or Choice"),
         ({"space": {"rho": Uniform(0, 1)}}, TypeError, "make takes no setting 'rho'"),

@@ -59,12 +59,10 @@ def pack_floats(values: ArrayLike) -> str:
     if len(numbers) > MOST_LOSSES:
         numbers = means_of_stretches(numbers, stretches(len(numbers)))
     with np.errstate(over="ignore"):
-        halves = numbers.astype("<f2").astype(np.float64)
         finite = np.isfinite(numbers)
-        largest = np.abs(numbers[finite]).max(initial=0.0)
-        fits = np.array_equal(np.isfinite(halves), finite) and bool(
-            (np.abs(halves - numbers)[finite] <= 1e-3 * largest).all()
-        )
+        rounded = numbers[finite].astype("<f2").astype(np.float64)
+        most = 1e-3 * np.abs(numbers[finite]).max(initial=0.0)
+        fits = bool((np.abs(rounded - numbers[finite]) <= most).all())
         kind = "halves" if fits else "singles"
         floats = numbers.astype(_FLOATS[kind])
     return _packed(kind, len(floats), floats.tobytes())

@@ -183,10 +183,9 @@ def _read_once(name: str, samples: Any) -> Dataset[Any]:
             f"{name} is iterable, and does not say how many samples it has: give it __len__"
         )
     count = length()
-    found = list(islice(iter(samples), count + 1))
-    if len(found) != count:
-        more = "more" if len(found) > count else len(found)
-        raise ValueError(f"{name} says that it has {count} samples, and has {more}")
+    found = list(islice(iter(samples), count))
+    if len(found) < count:
+        raise ValueError(f"{name} says that it has {count} samples, and has {len(found)}")
     return found  # type: ignore[return-value]  # a list is a map-style data set
 
 

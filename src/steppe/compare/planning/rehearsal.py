@@ -42,7 +42,7 @@ def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> 
     _check_same_again(task, data.fingerprint)
     with reproducible(context):
         seed_everything(0)
-        model = _new_model(task).to(context.device)
+        model = _new_model(task).to(context.device).train()
         first = parts_of(data.train)[0]
         with explained("a batch of train cannot be read"):
             loader = batches_for(model, first, settings.batch_size, collate=task.collate_fn)

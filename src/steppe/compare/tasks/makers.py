@@ -73,8 +73,8 @@ class TaskMaker:
         The size of published runs, and one that takes minutes on a CPU.
     loss : callable, default cross-entropy
         ``loss(outputs, targets)``, the mean over the batch.
-    metrics : mapping, default accuracy
-        How outputs are scored.
+    metrics : tuple of (str, Metric), default accuracy
+        How outputs are scored; the first is the score.
     subsample : callable, default :func:`steppe.compare.data.datasets.subsample`
         ``subsample(data, samples)``, the data with so many training samples.
     curvature : CurvatureSettings, default ``DEFAULT_CURVATURE``

@@ -31,7 +31,7 @@ class RunSettings:
     Attributes
     ----------
     task, model : str
-        Names of the task and its model: of a task in a user's file ``file.py:attribute``.
+        Names of the task and its model.
     samples : int or None
         Training samples that were asked for; None is all.
     fingerprint : str
@@ -56,7 +56,7 @@ class RunSettings:
     options : mapping, default empty
         What was asked of the task, such as another model.
     source : str, default ""
-        Hash of the user's file that the task is in.
+        What :meth:`steppe.compare.tasks.source.TaskSource.identity` returned; "" of steppe's own.
     """
 
     task: str

@@ -63,6 +63,22 @@ def test_first_moment_is_the_trace_within_its_error() -> None:
     assert all(integral(each) == pytest.approx(1.0, abs=1e-6) for each in found)
 
 
+def test_errors_hold_what_products_are_rounded_by() -> None:
+    """Of equal eigenvalues every probe finds the same, and products in 16 bits are off alike."""
+    epsilon = torch.finfo(torch.bfloat16).eps
+    exact = density(Operator(40, lambda rows: 3 * rows), bandwidth=0.5)
+    off = Operator(40, lambda rows: 3 * (1 + epsilon) * rows, precision=lambda: epsilon)
+    found = density(off, bandwidth=0.5)
+    for power in (1, 2, 3):
+        mean, error = found.moment(power)
+        assert abs(mean - 3.0**power) <= 1.1 * error <= 1.3 * power * epsilon * 3.0**power
+    assert abs(found.trace - 120) <= 1.1 * found.trace_stderr
+    there = np.interp(exact.grid, found.grid, found.density)
+    error = np.interp(exact.grid, found.grid, found.stderr)
+    assert (np.abs(there - exact.density) <= 1.1 * error + 2e-4).all()
+    assert exact.trace_stderr == pytest.approx(120 * torch.finfo(torch.float32).eps, rel=1e-3)
+
+
 def test_of_a_networks_hessian_through_its_products() -> None:
     H = hessian(*small_network())
     found = density(H, probes=3, steps=8)

@@ -43,7 +43,8 @@ class Density(Result):
         Their density φ, in 1/(an eigenvalue's unit), shape (points,); its integral over the grid
         is 1.
     stderr : ndarray
-        Standard error of the density over probes, shape (points,); NaN with one probe.
+        Standard error of the density over probes and by ``rounding``, shape (points,); NaN with one
+        probe.
     nodes, weights : ndarray
         θ and w of each probe's quadrature, shape (probes, steps): eigenvalues of its tridiagonal
         matrix, and the share of the probe along each. Probes that ended early have weights of 0 at
@@ -62,6 +63,9 @@ class Density(Result):
         largest eigenvalue.
     reason : str
         Why it has not converged; empty if it has.
+    rounding : float
+        The relative error of products: ε of the number format of fewest bits that they are
+        computed in.
     """
 
     grid: Floats
@@ -75,12 +79,18 @@ class Density(Result):
     converged: bool
     asymmetry: float = 0.0
     reason: str = ""
+    rounding: float = 0.0
 
     def moment(self, power: int) -> tuple[float, float]:
-        """Return the mean of the eigenvalues' ``power``, and its standard error over probes."""
+        r"""Return the mean of the eigenvalues' ``power``, and its standard error.
+
+        The error is over probes and by rounding. Each of the products in :math:`vᵀH^p v` changes it
+        by at most :math:`ε‖H^p v‖`, whose mean square is the moment of 2p.
+        """
         each = (self.weights * self.nodes**power).sum(axis=1)
-        error = each.std(ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
-        return float(each.mean()), float(error)
+        squares = (self.weights * self.nodes ** (2 * power)).sum(axis=1).mean()
+        rounded = power * self.rounding * math.sqrt(squares)
+        return float(each.mean()), float(np.hypot(_error_of_mean(each), rounded))
 
     @property
     def trace(self) -> float:
@@ -89,7 +99,7 @@ class Density(Result):
 
     @property
     def trace_stderr(self) -> float:
-        """Standard error of the trace over probes."""
+        """Standard error of the trace, as of :meth:`moment`."""
         return self.size * self.moment(1)[1]
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
@@ -264,12 +274,17 @@ def _density(
     width = bandwidth or _default_bandwidth(low, high)
     grid = _grid(low, high, width)
     each = np.stack([_smoothed(grid, *pair, width) for pair in zip(nodes, weights, strict=True)])
-    count = len(each)
-    error = each.std(0, ddof=1) / math.sqrt(count) if count > 1 else np.full(len(grid), math.nan)
+    mean = each.mean(0)
+    # A product that is off by ε of the largest node moves nodes by as much.
+    rounding = max(H.precision, torch.finfo(H.dtype).eps)
+    shift, shares = rounding * max(abs(low), abs(high)), weights / len(runs)
+    moved = [
+        _smoothed(grid, (nodes + step).ravel(), shares.ravel(), width) for step in (-shift, shift)
+    ]
     return Density(
         grid=grid,
-        density=each.mean(0),
-        stderr=error,
+        density=mean,
+        stderr=np.hypot(_error_of_mean(each), np.abs(moved - mean).max(axis=0)),
         nodes=nodes,
         weights=weights,
         bandwidth=float(width),
@@ -278,7 +293,15 @@ def _density(
         converged=not reason,
         asymmetry=asymmetry,
         reason=reason,
+        rounding=rounding,
     )
+
+
+def _error_of_mean(each: Floats) -> Floats:
+    """Return the standard error of the mean over the first axis; NaN where there is but one."""
+    if len(each) == 1:
+        return np.full(each.shape[1:], math.nan)
+    return np.asarray(each.std(axis=0, ddof=1) / math.sqrt(len(each)))
 
 
 def _default_bandwidth(low: float, high: float) -> float:

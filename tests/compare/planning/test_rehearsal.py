@@ -14,7 +14,7 @@ from torch.optim import lr_scheduler
 
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.planning.presets import USUAL
-from steppe.compare.planning.rehearsal import rehearse
+from steppe.compare.planning.rehearsal import new_model, rehearse
 from steppe.compare.planning.study import StudyOptions, plan_study
 from steppe.compare.tasks.task import Task
 from steppe.compare.tasks.trace import TaskError
@@ -52,7 +52,8 @@ def rehearsed(context: RunContext) -> Rehearsed:
             **changes,
         }
         given = {name: value for name, value in content.items() if value is not None}
-        rehearse(Task(**given).load(), SETTINGS, context)
+        made = Task(**given)
+        rehearse(made.load(), new_model(made), SETTINGS, context)
 
     return do
 

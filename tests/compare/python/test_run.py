@@ -19,7 +19,11 @@ from steppe.compare import (
     run,
 )
 from steppe.compare.cli.compare import compare
+from steppe.compare.planning.options import StudyOptions
+from steppe.compare.planning.presets import USUAL
+from steppe.compare.planning.study import plan_study
 from steppe.compare.records.results import StudyResults
+from steppe.compare.training.run import RunContext
 
 SIZES = {"budget": 1, "trials": 3}
 
@@ -58,6 +62,9 @@ def slow_bias(model: nn.Linear, lr: float = 1e-3) -> torch.optim.Optimizer:
 MINE = Contender("slow bias", slow_bias, {"lr": LogUniform(1e-3, 1e-1)})
 
 
+TOO_FEW = "With 3 trials p is never below 0.25"
+
+
 def sums(**changes: object) -> Task:
     x = torch.randn(90, 4, generator=torch.Generator().manual_seed(0))
     parts: dict[str, object] = {
@@ -92,7 +99,8 @@ def numbers(results: StudyResults) -> list[tuple[object, ...]]:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    return run(sums(), ["adamw", MINE], out_dir=tmp_path_factory.mktemp("study"), **SIZES)
+    with pytest.warns(UserWarning, match=TOO_FEW):
+        return run(sums(), ["adamw", MINE], out_dir=tmp_path_factory.mktemp("study"), **SIZES)
 
 
 def test_a_study_has_verdicts_tables_and_figures(study: Study, tmp_path: Path) -> None:
@@ -142,20 +150,14 @@ def test_python_and_the_command_give_the_same_numbers(
 ) -> None:
     (tmp_path / "sums_task.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
-    from steppe.compare.planning.options import StudyOptions
-
     options = StudyOptions(["adamw", "sums_task.py:mine"], **SIZES)
     compare("sums_task.py:task", options=options, workers=1, out_dir=tmp_path / "out")
     typed = load(tmp_path / "out")
     assert numbers(typed.results) == numbers(study.results)
     assert typed.verdicts()[0].estimate == study.verdicts()[0].estimate
-    again = run(
-        "sums_task.py:task",
-        ["adamw", "sums_task.py:mine"],
-        out_dir=tmp_path / "again",
-        workers=1,
-        **SIZES,
-    )
+    named = ["adamw", "sums_task.py:mine"]
+    with pytest.warns(UserWarning, match=TOO_FEW):
+        again = run("sums_task.py:task", named, out_dir=tmp_path / "again", workers=1, **SIZES)
     assert numbers(again.results) == numbers(study.results)
 
 
@@ -212,3 +214,20 @@ def test_what_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         run(sums(), optimizers, out_dir=tmp_path, **options)
+
+
+def test_planning_makes_the_model_once_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """A pretrained one takes seconds. Each optimizer takes a step with one more."""
+    made: list[nn.Module] = []
+
+    def model() -> nn.Module:
+        made.append(nn.Linear(4, 1))
+        return made[-1]
+
+    task = sums(model=model)
+    plan_study(
+        task, StudyOptions(["adamw", "sgd"], **SIZES), USUAL, RunContext(tmp_path, task=task)
+    )
+    assert len(made) == 1 + 2
+    with pytest.raises(ValueError, match=r"model\(\) must return a torch.nn.Module, got int"):
+        run(sums(model=lambda: 3), ["adamw"], out_dir=tmp_path)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from steppe._shared.source_hash import function_source
 from steppe.compare import Choice, Contender, Metric, Stream, Study, Task, find_task, load, run
+from steppe.compare.planning.rehearsal import new_model
 from steppe.compare.records.packed_numbers import pack, unpack
 from steppe.compare.tasks.trace import TaskError
 
@@ -154,7 +155,7 @@ def test_other_arguments_make_another_task() -> None:
 
     def identity(**changes: Any) -> str:
         made = task(**changes)
-        return find_task(made).identity(made)
+        return find_task(made).identity(made, new_model(made))
 
     widths = {identity(model=partial(layer, width)) for width in (2, 64)}
     ways = {identity(metrics={"m": Metric(F.mse_loss, better)}) for better in (True, False)}

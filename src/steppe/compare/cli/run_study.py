@@ -3,7 +3,6 @@
 import os
 import shlex
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -14,22 +13,15 @@ from steppe._shared.interrupts import ending_at_once
 from steppe._shared.tables import print_text
 from steppe.compare.cli.publish import PAGE, publish
 from steppe.compare.execution.launch_group import launched_processes
-from steppe.compare.execution.study_registry import save_study
-from steppe.compare.execution.study_storage import open_storage
-from steppe.compare.execution.trial_queue import TrialQueue
+from steppe.compare.execution.trial_queue import TrialQueue, open_queue
 from steppe.compare.execution.worker_pool import WorkerPool, join_launch
 from steppe.compare.planning.continuation import continue_study
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset, find_preset, usual_for
-from steppe.compare.planning.study import PlannedStudy, plan_study
-from steppe.compare.records.results import StudyResults, Trial
-from steppe.compare.report.headline import too_few_trials
+from steppe.compare.planning.study import plan_study
+from steppe.compare.records.results import StudyResults
+from steppe.compare.report.headline import forewarnings
 from steppe.compare.training.run import RunContext
-
-_PLAN_CHANGED = (
-    "The study in this directory has ended and its results could be seen: another plan gets no "
-    "verdicts. For verdicts, take another --study-seed or --out-dir."
-)
 
 
 def choose_preset(task: str | None, preset: str | None, scale: str) -> tuple[str, Preset]:
@@ -91,11 +83,9 @@ def run_study(
             study = plan_study(task, options, preset, context, command=_typed())
         if not launch.is_main_process:
             raise SystemExit(join_launch(study, context))
-        queue = _open_queue(storage, heartbeat, study, exported.trials if exported else ())
+        queue = open_queue(study, storage, heartbeat, exported.trials if exported else ())
     console = make_console()
-    warnings = [too_few_trials(queue.study.plan)]
-    warnings += [_PLAN_CHANGED] if queue.study.earlier_plans else []
-    for warning in filter(None, warnings):
+    for warning in forewarnings(queue.study.plan, changed=bool(queue.study.earlier_plans)):
         print_text(console, warning)
     pool = WorkerPool(queue, context, storage, heartbeat)
     if launch.num_processes > 1:
@@ -113,16 +103,6 @@ def _check_workers(workers: int | None, launched: int) -> None:
             f"workers must be left out in a launch of {launched} processes, which train each trial "
             f"together, got {workers}"
         )
-
-
-def _open_queue(
-    storage: str, heartbeat: int, study: PlannedStudy, exported: Iterable[Trial]
-) -> TrialQueue:
-    opened = open_storage(storage, heartbeat=heartbeat, create=True)
-    queue = TrialQueue(opened, save_study(opened, study), plan=False)
-    queue.take_over(exported)
-    queue.add_missing_trials()
-    return queue
 
 
 def _report(console: Console, queue: TrialQueue, page: Path, status: int, *, show: bool) -> None:

@@ -17,7 +17,8 @@ from steppe.compare.execution.optuna_trials import (
     trial_value,
 )
 from steppe.compare.execution.stored_results import results_of, to_trial
-from steppe.compare.execution.study_storage import retry_while_unreachable
+from steppe.compare.execution.study_registry import save_study
+from steppe.compare.execution.study_storage import open_storage, retry_while_unreachable
 from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import PlannedStudy
 from steppe.compare.records.json_format import to_json
@@ -70,6 +71,34 @@ class Assignment:
     def label(self) -> str:
         """The trial's name for the reader."""
         return trial_label(self.contender.name, self.phase, self.number)
+
+
+def open_queue(
+    study: PlannedStudy, storage: str, heartbeat: int, exported: Iterable[Trial] = ()
+) -> "TrialQueue":
+    """Open or make the place where a study is kept, and plan what of it is missing there.
+
+    Parameters
+    ----------
+    study : PlannedStudy
+        The study.
+    storage : str
+        Where, as :func:`steppe.compare.execution.storage_names.parse_storage` reads it.
+    heartbeat : int
+        Seconds between a worker's signs of life.
+    exported : iterable of Trial, default ()
+        Trials of the same study that have ended elsewhere.
+
+    Raises
+    ------
+    ValueError
+        The storage cannot be opened, or is not one of Optuna's.
+    """
+    opened = open_storage(storage, heartbeat=heartbeat, create=True)
+    queue = TrialQueue(opened, save_study(opened, study), plan=False)
+    queue.take_over(exported)
+    queue.add_missing_trials()
+    return queue
 
 
 class TrialQueue:

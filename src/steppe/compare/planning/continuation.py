@@ -8,6 +8,7 @@ from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 
 from steppe._shared.recipes import find_recipe
+from steppe.compare.planning.rehearsal import new_model
 from steppe.compare.planning.search_spaces import trial_seed
 from steppe.compare.planning.study import PlannedStudy, check_place, check_trainable, versions
 from steppe.compare.records.results import (
@@ -112,7 +113,8 @@ def load_same_task(study: PlannedStudy, place: RunContext) -> LoadedTask:
     task = found.task({**setup.options, "data": place.data})
     if task.name != setup.task:
         raise ValueError(f"{found.label} is the task {task.name!r}, not {setup.task!r}")
-    if (identity := found.identity(task)) != setup.source:
+    identity = found.identity(task, new_model(task)) if found.source else ""
+    if identity != setup.source:
         raise ValueError(
             f"{found.label} ({identity or 'a task of steppe'}) is not the version of "
             f"{setup.task} that the study was planned with ({setup.source or 'a task of steppe'})"

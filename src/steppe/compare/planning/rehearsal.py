@@ -21,13 +21,35 @@ from steppe.compare.training.run import RunContext, RunSettings
 _FEW = 64
 
 
-def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> None:
-    """Make the model, compute the loss and its gradient on one batch, and evaluate a few samples.
+def new_model(task: Task) -> nn.Module:
+    """Make a model as trials do, and see that it can be trained; random numbers go on as before.
+
+    Raises
+    ------
+    TaskError
+        With what is wrong, and the lines of the user's code that led to it.
+    """
+    with torch.random.fork_rng(devices=[]), explained("model() fails"):
+        torch.manual_seed(0)
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise TaskError("model() has no parameter that requires a gradient: nothing can be trained")
+    return model
+
+
+def rehearse(
+    loaded: LoadedTask, model: nn.Module, settings: RunSettings, context: RunContext
+) -> None:
+    """Compute the loss and its gradient on one batch, and evaluate a few samples.
 
     Parameters
     ----------
     loaded : LoadedTask
         A task, with its data.
+    model : Module
+        A model of it, as :func:`new_model` makes one.
     settings : RunSettings
         Batch size and number of steps.
     context : RunContext
@@ -42,7 +64,7 @@ def rehearse(loaded: LoadedTask, settings: RunSettings, context: RunContext) -> 
     _check_same_again(task, data.fingerprint)
     with reproducible(context):
         seed_everything(0)
-        model = _new_model(task).to(context.device).train()
+        model = model.to(context.device).train()
         first = parts_of(data.train)[0]
         with explained("a batch of train cannot be read"):
             loader = batches_for(model, first, settings.batch_size, collate=task.collate_fn)
@@ -67,16 +89,6 @@ def _check_same_again(task: Task, fingerprint: str) -> None:
             f"{' or '.join(named) or 'train'}() returns other samples the second time: seed what "
             "it draws, as by torch.Generator().manual_seed(0)"
         )
-
-
-def _new_model(task: Task) -> nn.Module:
-    with explained("model() fails"):
-        model = task.model()
-    if not isinstance(model, nn.Module):
-        raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise TaskError("model() has no parameter that requires a gradient: nothing can be trained")
-    return model
 
 
 def _moved(part: Part, device: str) -> Part:

@@ -4,25 +4,26 @@ import math
 from contextlib import nullcontext
 from typing import Any
 
-import torch
+from torch import nn
 
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset
-from steppe.compare.planning.rehearsal import rehearse
+from steppe.compare.planning.rehearsal import new_model, rehearse
 from steppe.compare.records.choices import AnySchedule
 from steppe.compare.tasks.source import TaskSource
-from steppe.compare.tasks.task import LoadedTask, Task
+from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.tasks.trace import explained
 from steppe.compare.training.run import RunContext, RunSettings
 
 
 def plan_setup(
     source: TaskSource, options: StudyOptions, preset: Preset, place: RunContext
-) -> tuple[LoadedTask, RunSettings]:
+) -> tuple[LoadedTask, RunSettings, dict[str, Any]]:
     """Load the task, and settle what all runs share: the user's options, the preset's, the task's.
 
-    A user's own task is rehearsed.
+    A user's own task is rehearsed. With both come the numbers of samples and parameters, for the
+    reader.
 
     Raises
     ------
@@ -32,13 +33,7 @@ def plan_setup(
     precision = options.precision or preset.precision_on(place.device)
     if precision == "fp16" and place.device == "cpu":
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
-    asked = {
-        "scale": options.scale,
-        "model": options.model or preset.model_for(source.name, options.scale),
-        "samples": options.samples,
-        "length": options.seq_length,
-    }
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = _asked(source.name, options, preset)
     task = source.task({**asked, "data": place.data})
     # What is published is of full size.
     epochs, batch_size = preset.training_at(options.scale)
@@ -47,6 +42,7 @@ def plan_setup(
     # Of steppe's own tasks only files can be missing, which their errors say.
     with explained(f"the data of {task.name} cannot be read") if source.source else nullcontext():
         loaded = task.load()
+    model = new_model(task)
     parts = parts_of(loaded.data.train)
     if epochs % len(parts):
         raise ValueError(
@@ -57,7 +53,7 @@ def plan_setup(
         raise ValueError(f"{task.name} has a schedule of its own: leave --schedule out")
     setup = RunSettings(
         task=task.name,
-        model=task.model_name or _model_name(task),
+        model=task.model_name or type(model).__name__,
         samples=task.options.get("samples"),
         fingerprint=loaded.data.fingerprint,
         epochs=epochs,
@@ -71,18 +67,15 @@ def plan_setup(
         length=task.options.get("length"),
         stream=steps if loaded.data.is_stream else (),
         options=asked,
-        source=source.identity(task),
+        source=source.identity(task, model) if source.source else "",
     )
     if source.source:
-        rehearse(loaded, setup, place)
-    return loaded, setup
+        rehearse(loaded, model, setup, place)
+    return loaded, setup, _facts(loaded, model, place)
 
 
-def facts_of(loaded: LoadedTask, place: RunContext) -> dict[str, Any]:
-    """Return numbers of samples and parameters, for the reader."""
+def _facts(loaded: LoadedTask, model: nn.Module, place: RunContext) -> dict[str, Any]:
     task, data = loaded
-    with torch.random.fork_rng(devices=[]):
-        model = task.model()
     parameters = list(model.parameters())
     return {
         "train_samples": size_of(data.train),
@@ -96,9 +89,15 @@ def facts_of(loaded: LoadedTask, place: RunContext) -> dict[str, Any]:
     }
 
 
-def _model_name(task: Task) -> str:
-    with torch.random.fork_rng(devices=[]), explained("model() fails"):
-        return type(task.model()).__name__
+def _asked(task: str, options: StudyOptions, preset: Preset) -> dict[str, Any]:
+    """Return what the function that makes the task is to be called with."""
+    asked = {
+        "scale": options.scale,
+        "model": options.model or preset.model_for(task, options.scale),
+        "samples": options.samples,
+        "length": options.seq_length,
+    }
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _schedule(loaded: LoadedTask, options: StudyOptions, preset: Preset) -> AnySchedule:

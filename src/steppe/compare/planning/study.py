@@ -30,7 +30,7 @@ from steppe.compare.planning.search_spaces import (
     trial_settings,
     with_lr_decades,
 )
-from steppe.compare.planning.setup import facts_of, plan_setup
+from steppe.compare.planning.setup import plan_setup
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
 from steppe.compare.records.choices import CurvatureExtent, file_name
 from steppe.compare.records.json_format import to_json
@@ -203,7 +203,7 @@ def plan_study(
     options.check()
     plan = _plan(options, preset, names)
     source = find_task(task)
-    loaded, setup = plan_setup(source, options, preset, place)
+    loaded, setup, facts = plan_setup(source, options, preset, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -219,7 +219,7 @@ def plan_study(
         plan=_with_what_is_searched(plan, contenders),
         contenders=contenders,
         metric=loaded.task.score,
-        facts=facts_of(loaded, place),
+        facts=facts,
         command=command,
         versions=versions(loaded.task.packages),
         created=datetime.now(UTC).date().isoformat(),

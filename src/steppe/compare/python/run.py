@@ -1,5 +1,6 @@
 """Run a comparison from Python: of a task in a file, or one that was made a moment ago."""
 
+import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -11,9 +12,8 @@ from steppe._shared.interrupts import StoppedError
 from steppe._shared.progress import progress
 from steppe._shared.recipes import named
 from steppe.compare.execution.storage_names import FILE
-from steppe.compare.execution.study_registry import save_study
-from steppe.compare.execution.study_storage import HEARTBEAT, open_storage
-from steppe.compare.execution.trial_queue import Assignment, TrialQueue
+from steppe.compare.execution.study_storage import HEARTBEAT
+from steppe.compare.execution.trial_queue import Assignment, TrialQueue, open_queue
 from steppe.compare.execution.worker import work
 from steppe.compare.execution.worker_pool import WorkerPool
 from steppe.compare.planning.options import StudyOptions
@@ -21,6 +21,7 @@ from steppe.compare.planning.presets import USUAL, usual_for
 from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
+from steppe.compare.report.headline import forewarnings
 from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
@@ -73,6 +74,12 @@ def run(
     TypeError
         There is no such option, or several processes cannot find the task.
 
+    Warns
+    -----
+    UserWarning
+        There can be no verdicts: the trials are too few, or results could be seen under another
+        plan.
+
     Examples
     --------
     >>> import torch
@@ -95,8 +102,9 @@ def run(
     preset = usual_for(name) if _is_known(task) else USUAL
     study = plan_study(task, compared, preset, context)
     storage = str(out / FILE)
-    opened = open_storage(storage, heartbeat=HEARTBEAT, create=True)
-    queue = TrialQueue(opened, save_study(opened, study))
+    queue = open_queue(study, storage, HEARTBEAT)
+    for warning in forewarnings(queue.study.plan, changed=bool(queue.study.earlier_plans)):
+        warnings.warn(warning, stacklevel=2)
     if workers is not None:
         WorkerPool(queue, context, storage, HEARTBEAT).run(make_console(), workers)
     else:

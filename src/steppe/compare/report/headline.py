@@ -36,6 +36,10 @@ _CHANGED = (
     "and everything here is exploratory. For verdicts, plan a new study, with another --study-seed "
     "or --out-dir."
 )
+_PLAN_CHANGED = (
+    "The study in this directory has ended and its results could be seen: another plan gets no "
+    "verdicts. For verdicts, take another study seed or directory."
+)
 _PARTS = {
     "trials": "random settings and seeds",
     "test": "the test samples",
@@ -150,7 +154,7 @@ def _power(readings: Readings, family: Sequence[str]) -> list[str]:
     """Say the smallest difference the plan would find, and where the error comes from."""
     plan, baseline = readings.results.plan, readings.results.baseline
     if not readings.can_decide:
-        return [too_few_trials(plan)]
+        return [_too_few_trials(plan)]
     # Where all trials are alike there is no error, and no difference to be found.
     sizes = {name: size for name in family if (size := readings.detectable(name)) > 0}
     if not sizes:
@@ -178,11 +182,22 @@ def _power(readings: Readings, family: Sequence[str]) -> list[str]:
     ]
 
 
-def too_few_trials(plan: StudyPlan) -> str:
-    """Say that no difference, however large, could get a verdict; empty if one could."""
-    size = max(1, len(plan.family))
-    needed = fewest_trials(size)
-    if plan.trials >= needed:
+def forewarnings(plan: StudyPlan, *, changed: bool) -> list[str]:
+    """Say before training why there can be no verdicts; empty if there can.
+
+    Parameters
+    ----------
+    plan : StudyPlan
+        The plan.
+    changed : bool
+        Whether results could be seen under an earlier plan.
+    """
+    return [each for each in (_too_few_trials(plan), _PLAN_CHANGED if changed else "") if each]
+
+
+def _too_few_trials(plan: StudyPlan) -> str:
+    size = len(plan.family)
+    if not size or plan.trials >= (needed := fewest_trials(size)):
         return ""
     return (
         f"With {plan.trials} trials p is never below {smallest_p(plan.trials):.2g}, whatever the "

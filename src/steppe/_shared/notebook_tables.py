@@ -2,13 +2,27 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 
-def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), caption: str = "") -> str:
+def html_table(
+    rows: Iterable[Sequence[str]],
+    head: Mapping[str, str] = MappingProxyType({}),
+    caption: str = "",
+) -> str:
     """Return a table whose first column names the rows.
+
+    Parameters
+    ----------
+    rows : iterable of sequences of str
+        The cells. Lines after a cell's first are small.
+    head : mapping, default {}
+        From each column's heading to what explains it, or "".
+    caption : str, default ""
+        What stands above it.
 
     Examples
     --------
@@ -16,13 +30,19 @@ def html_table(rows: Iterable[Sequence[str]], head: Sequence[str] = (), caption:
     '<table><caption>Eigenvalue</caption><tbody><tr><th>λ</th><td>&lt;1</td></tr></tbody></table>'
     """
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    top = "".join(f"<th>{escape(each)}</th>" for each in head)
+    top = "".join(
+        f'<th title="{escape(meaning)}">{escape(heading)}</th>' for heading, meaning in head.items()
+    )
     top = f"<thead><tr>{top}</tr></thead>" if head else ""
     body = "".join(
-        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(each)}</td>' for each in cells)}</tr>"
-        for name, *cells in rows
+        f"<tr><th>{escape(name)}</th>{''.join(map(_cell, cells))}</tr>" for name, *cells in rows
     )
     return f"<table>{title}{top}<tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    first, *more = map(escape, text.split("\n"))
+    return f"<td>{first}{''.join(f'<br><small>{line}</small>' for line in more)}</td>"
 
 
 def field_rows(fields: Mapping[str, Any]) -> list[tuple[str, str]]:

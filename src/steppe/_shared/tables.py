@@ -1,6 +1,7 @@
 """Make the tables that the commands print, all in one style."""
 
 from collections.abc import Iterator, Sequence
+from io import StringIO
 from typing import Any
 
 from rich import box
@@ -58,6 +59,13 @@ class TextTable:
     def add_row(self, *cells: str) -> None:
         """Add a row, with a text for each column."""
         self._rows.append(cells)
+
+    def __str__(self) -> str:
+        """Return the table as lines of plain text, all columns beside each other."""
+        console = Console(file=StringIO(), width=_UNLIMITED, color_system=None)
+        with console.capture() as captured:
+            console.print(self)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
         """Yield tables that fit."""

@@ -118,7 +118,7 @@ class SweepResult:
         from steppe.play.report import COLUMNS, heading, table_cells
 
         rows = [(each.name, *table_cells(self, each)) for each in self.optimizers]
-        table = html_table(rows, ("", *COLUMNS), heading(self))
+        table = html_table(rows, dict.fromkeys(("", *COLUMNS), ""), heading(self))
         return table + image_of(loss_figure(self))
 
     def to_dict(self) -> dict[str, Any]:

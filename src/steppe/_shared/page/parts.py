@@ -4,11 +4,14 @@ The pages of studies and of ``steppe play`` are built of them; the terminal and 
 files show the same tables.
 """
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any
+
+from steppe._shared.notebook_tables import html_table
+from steppe._shared.tables import TextTable
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,11 @@ class HtmlCell:
     share: float | None = None
     bounds: tuple[float, float] | None = None
 
+    @property
+    def lines(self) -> str:
+        """The value, and below it what is smaller."""
+        return "\n".join(filter(None, (self.text, self.aside)))
+
 
 @dataclass(frozen=True)
 class HtmlTable:
@@ -107,35 +115,39 @@ class HtmlTable:
         """Return whether a column is sorted as text."""
         return self._texts[column]
 
+    def to_text(self, without: Container[str] = ()) -> TextTable:
+        """Return the table for a terminal; intervals stand below numbers, so that many columns fit.
+
+        Parameters
+        ----------
+        without : container of str, default ()
+            Headings of columns that are left out.
+        """
+        made = TextTable(self.caption, self.first)
+        shown = [i for i, heading in enumerate(self.columns) if heading not in without]
+        headings = list(self.columns)
+        for i in shown:
+            if self.is_text(i):
+                made.add_column(headings[i])
+                continue
+            # No line of a number is broken, so the heading is folded to as wide as the numbers are.
+            lines = [line for _, cells in self.rows for line in cells[i].lines.splitlines()]
+            width = max(map(len, (*lines, *headings[i].split())))
+            made.add_column(textwrap.fill(headings[i], width), justify="right", no_wrap=True)
+        for name, cells in self.rows:
+            made.add_row(name, *(cells[i].lines for i in shown))
+        return made
+
     def __str__(self) -> str:
         """Return the table as lines of plain text."""
-        rows = [[self.first, *self.columns]]
-        rows += [
-            [name, *(f"{x.text} {x.aside}".strip() for x in cells)] for name, cells in self.rows
-        ]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join([self.caption, *lines])
+        return str(self.to_text())
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
-        head = "".join(
-            f'<th title="{escape(meaning)}">{escape(heading)}</th>'
-            for heading, meaning in {self.first: "", **self.columns}.items()
-        )
-        body = "".join(
-            f"<tr><th>{escape(name)}</th>{''.join(map(_html_cell, cells))}</tr>"
-            for name, cells in self.rows
-        )
-        caption = f"<caption>{escape(self.caption)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        rows = [(name, *(cell.lines for cell in cells)) for name, cells in self.rows]
+        return html_table(rows, {self.first: "", **self.columns}, self.caption)
 
     @cached_property
     def _texts(self) -> list[bool]:
         columns = range(len(self.columns))
         return [any(isinstance(cells[i].key, str) for _, cells in self.rows) for i in columns]
-
-
-def _html_cell(cell: HtmlCell) -> str:
-    aside = f"<br><small>{escape(cell.aside)}</small>" if cell.aside else ""
-    return f"<td>{escape(cell.text)}{aside}</td>"

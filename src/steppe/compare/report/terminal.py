@@ -1,13 +1,12 @@
 """A study's result in the terminal: sentences, tables, and footnotes that say how to read them."""
 
-import textwrap
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 
 from steppe._shared.messages import plural
 from steppe._shared.page.parts import HtmlTable
-from steppe._shared.tables import TextTable, print_text
+from steppe._shared.tables import print_text
 from steppe.compare.records.results import StudyResults
 from steppe.compare.records.summary import OptimizerSummary, summarise
 from steppe.compare.records.verdicts import Readings
@@ -50,7 +49,7 @@ def print_report(
     if "leaderboard" not in tables or brief:
         for name in ("progress", "leaderboard"):
             if name in tables:
-                print_table(console, tables[name])
+                console.print(tables[name].to_text())
     else:
         _print_tables(console, readings, tables)
     if not brief:
@@ -63,11 +62,11 @@ def _print_tables(console: Console, readings: Readings, tables: dict[str, HtmlTa
     for name in ("leaderboard", budgets, "curvature", "recommended"):
         if name in tables:
             # The page has room for the search spaces.
-            print_table(console, tables[name], without={"searched"})
+            console.print(tables[name].to_text(without={"searched"}))
     print_text(console, "Exploratory: no verdicts, and p is not corrected.\n")
     for name in _EXPLORATORY:
         if name in tables:
-            print_table(console, tables[name])
+            console.print(tables[name].to_text())
 
 
 def _print_notes(console: Console, readings: Readings, rows: Sequence[OptimizerSummary]) -> None:
@@ -95,25 +94,3 @@ def title(results: StudyResults) -> str:
     else:
         length = f"{plural(setup['epochs'], 'epoch')} of {plural(setup['steps_per_epoch'], 'step')}"
     return f"{results.task}, {setup['model']}: {length}"
-
-
-def print_table(console: Console, table: HtmlTable, without: Container[str] = ()) -> None:
-    """Print a table; intervals stand below their numbers, so that many columns fit."""
-    shown = [place for place, heading in enumerate(table.columns) if heading not in without]
-    rows = [
-        (name, ["\n".join(filter(None, (cells[i].text, cells[i].aside))) for i in shown])
-        for name, cells in table.rows
-    ]
-    headings = list(table.columns)
-    made = TextTable(table.caption, table.first)
-    for column, place in enumerate(shown):
-        if table.is_text(place):
-            made.add_column(headings[place])
-            continue
-        # No line of a number is broken, so the heading is folded to as wide as the numbers are.
-        lines = [line for _, cells in rows for line in cells[column].splitlines()]
-        width = max(map(len, (*lines, *headings[place].split())))
-        made.add_column(textwrap.fill(headings[place], width), justify="right", no_wrap=True)
-    for name, cells in rows:
-        made.add_row(name, *cells)
-    console.print(made)

@@ -24,7 +24,7 @@ from steppe.compare.report.page.traces import (
     plotly_text,
 )
 from steppe.compare.report.tables.cells import interval_cell, text_cell
-from steppe.compare.report.terminal import print_table, title
+from steppe.compare.report.terminal import title
 from steppe.compare.report.two_studies.comparison import SharedContender, StudyComparison
 from steppe.compare.report.units import change_label, reading_label
 
@@ -166,7 +166,7 @@ def print_comparison(console: Console, found: StudyComparison) -> None:
         print_text(console, sentence)
     console.print()
     for table in tables(found).values():
-        print_table(console, table)
+        console.print(table.to_text())
 
 
 def write_page(found: StudyComparison, path: Path) -> None:

@@ -98,7 +98,8 @@ def _spectrum(run: Run, loaded: LoadedTask, eigenvalues: int, samples: int) -> d
         training = Training(run, loaded, context, make_accelerator(run, context))
         training.resume(lambda number, epoch: None)
         device = torch.device(context.device)
-        H = hessian(*differentiable(loaded, training.model, device, samples))
+        model, loss, batches, weight = differentiable(loaded, training.model, device, samples)
+        H = hessian(model, loss, batches, weight=weight)
         top = top_eigenvalues(H, eigenvalues, tol=0.01, seed=0)
         spread = density(H, probes=2, steps=40, seed=0)
         return {

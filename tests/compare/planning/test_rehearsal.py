@@ -109,6 +109,14 @@ def not_a_number(outputs: Tensor, targets: Tensor) -> Tensor:
 
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "model fails": ({"model": failing}, r"model\(\) fails: ZeroDivisionError: division by zero"),
+    "weight is no number": (
+        {"weight": lambda outputs, targets: targets},
+        r"weight must return a number, got a Tensor",
+    ),
+    "weight is negative": (
+        {"weight": lambda outputs, targets: -1},
+        r"weight must return a finite number of at least 0, got -1.0",
+    ),
     "no model": ({"model": lambda: 3}, r"model\(\) must return a torch.nn.Module, got int"),
     "frozen": ({"model": frozen}, r"model\(\) has no parameter that requires a gradient"),
     "collate": ({"collate_fn": failing}, "a batch of train cannot be read: ZeroDivisionError"),

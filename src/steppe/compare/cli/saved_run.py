@@ -13,11 +13,10 @@ from steppe._shared.devices import find_device
 from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
-from steppe.compare.metrics.scores import Loss
 from steppe.compare.tasks.source import find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.differentiable import differentiable
-from steppe.landscape import Batches, hessian, preconditioned, profile
+from steppe.landscape import Operator, hessian, preconditioned, profile
 
 
 def report_curvature(
@@ -76,9 +75,11 @@ def report_curvature(
     model = found.model().to(where)
     optimizer = _restored(model, content, checkpoint_file, found.name, console, own)
     few = samples or found.curvature.samples
-    trained, loss, batches = differentiable(found.load(), model, where, few)
-    optimizer = _with_preconditioner(console, optimizer, trained, loss, batches)
-    curvature = profile(trained, loss, batches, optimizer, seed=seed)
+    trained, loss, batches, weight = differentiable(found.load(), model, where, few)
+    # Where the task does not say what its loss is divided by, the instrument finds it.
+    by = weight if found.weight else None
+    optimizer = _with_preconditioner(console, optimizer, hessian(trained, loss, batches, weight=by))
+    curvature = profile(trained, loss, batches, optimizer, weight=by, seed=seed)
     curvature.figure().savefig(picture, dpi=150)
     console.print(curvature.table(printable(f"{checkpoint_file.name}, {found.name}")))
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
@@ -94,14 +95,12 @@ def _asked(network: str | None, directory: Path | None) -> dict[str, Any]:
 def _with_preconditioner(
     console: Console,
     optimizer: Optimizer | None,
-    model: nn.Module,
-    loss: Loss | None,
-    batches: Batches,
+    H: Operator,
 ) -> Optimizer | None:
     """Return the optimizer if it has a diagonal preconditioner; else say so."""
     try:
         if optimizer is not None:
-            preconditioned(hessian(model, loss, batches), optimizer)
+            preconditioned(H, optimizer)
     except ValueError as error:
         console.print(f"Without its optimizer: {error}", markup=False, highlight=False)
         return None

@@ -20,6 +20,7 @@ from steppe.compare.records.results import Curvature
 from steppe.landscape import (
     Batches,
     Operator,
+    Weight,
     density,
     hessian,
     preconditioned,
@@ -28,8 +29,6 @@ from steppe.landscape import (
     trace,
 )
 
-# As a study weights batches itself, whatever the loss is divided by.
-_WEIGHT: Literal["samples"] = "samples"
 _TRACE_PRODUCTS = 18
 _DENSITY_STEPS = 15
 _DENSITY_POINTS = 100
@@ -84,18 +83,19 @@ def measure_quickly(
     loss_fn: Loss | None,
     batches: Batches,
     settings: CurvatureSettings = DEFAULT_CURVATURE,
+    weight: Weight = "samples",
 ) -> Curvature:
     """Measure sharpness and the largest eigenvalue only.
 
     Parameters
     ----------
-    model, loss_fn, batches, settings
+    model, loss_fn, batches, settings, weight
         As in :func:`measure`.
     """
     with _silent_and_interruptible():
         try:
-            rise = sharpness(model, loss_fn, batches, weight=_WEIGHT).value
-            H = hessian(model, loss_fn, batches, weight=_WEIGHT)
+            rise = sharpness(model, loss_fn, batches, weight=weight).value
+            H = hessian(model, loss_fn, batches, weight=weight)
             if H.size > settings.max_parameters:
                 return Curvature(rise)
             return Curvature(rise, _extreme_eigenvalue(H, "LM", settings))
@@ -110,6 +110,7 @@ def measure(
     batches: Batches,
     optimizer: Optimizer,
     settings: CurvatureSettings = DEFAULT_CURVATURE,
+    weight: Weight = "samples",
 ) -> Curvature:
     """Measure the curvature of the mean loss over samples.
 
@@ -123,6 +124,8 @@ def measure(
         The model's, with its state; its learning rates decide the threshold of stability.
     settings : CurvatureSettings, default ``DEFAULT_CURVATURE``
         How much is measured, and how exactly.
+    weight : "samples" or callable, default "samples"
+        As in :func:`steppe.landscape.hessian`; as a study weights batches when it evaluates.
 
     Returns
     -------
@@ -130,11 +133,11 @@ def measure(
         NaN where a derivative is not finite, an eigenvalue has not converged, or the method has no
         preconditioner.
     """
-    quick = measure_quickly(model, loss_fn, batches, settings)
+    quick = measure_quickly(model, loss_fn, batches, settings, weight)
     if math.isnan(quick.sharpness) or not settings.full:
         return quick
     with _silent_and_interruptible():
-        H = hessian(model, loss_fn, batches, weight=_WEIGHT)
+        H = hessian(model, loss_fn, batches, weight=weight)
         if H.size > settings.max_parameters:
             return quick
         total = _trace(H)

@@ -6,7 +6,7 @@ A task names its metrics; evaluation collects them over a data set and over proc
 import copy
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -94,9 +94,14 @@ class Metric:
 
 
 def losses_by_sample(
-    loss: Loss, outputs: Any, targets: Any, count: int, mean: float
-) -> Tensor | None:
-    """Return the loss of each sample of a batch, where the batch's loss is their mean.
+    loss: Loss,
+    outputs: Any,
+    targets: Any,
+    count: int,
+    mean: float,
+    weight: Callable[[Any, Any], float] | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Return the loss and the weight of each sample of a batch, whose loss is their mean.
 
     Tensors with a row for each sample are cut into these, whatever they are nested in.
 
@@ -110,25 +115,35 @@ def losses_by_sample(
         Samples of the batch.
     mean : float
         The loss of the batch.
+    weight : callable, optional
+        ``weight(outputs, targets)``, what a batch's loss is divided by. Default: its samples.
 
     Returns
     -------
-    Tensor or None
-        Of shape (samples,). None where the batch cannot be cut into samples, or its loss is not the
-        mean of theirs, as a sum, or a mean over tokens of texts of different lengths.
+    (Tensor, Tensor) or None
+        In float64, of shape (samples,). None where the batch cannot be cut into samples, or its
+        loss is not the mean of theirs, as a sum, or a mean over tokens without their weight.
 
     Examples
     --------
     >>> outputs, targets = torch.zeros(2, 4), torch.tensor([0, 3])
-    >>> losses_by_sample(torch.nn.functional.cross_entropy, outputs, targets, 2, math.log(4))
-    tensor([1.3863, 1.3863])
+    >>> losses_by_sample(torch.nn.functional.cross_entropy, outputs, targets, 2, math.log(4))[0]
+    tensor([1.3863, 1.3863], dtype=torch.float64)
     """
     try:
-        found = each_loss(loss, outputs, targets, count)
+        found = each_loss(loss, outputs, targets, count).double()
+        weights = torch.ones_like(found)
+        if weight is not None:
+            pairs = _samples(outputs, targets, count)
+            weights = found.new_tensor([float(weight(*each)) for each in pairs])
     except Exception:  # a user's loss may refuse what was cut in any way
         return None
-    is_mean = found.shape == (count,) and _is_close(float(found.double().mean()), mean)
-    return found if is_mean else None
+    if found.shape != (count,):
+        return None
+    # The mean over no token is NaN.
+    found = found.where(weights != 0, 0.0)
+    is_mean = _is_close(float((found * weights).sum() / weights.sum()), mean)
+    return (found, weights) if is_mean else None
 
 
 def each_loss(loss: Loss, outputs: Any, targets: Any, count: int) -> Tensor:
@@ -141,11 +156,12 @@ def each_loss(loss: Loss, outputs: Any, targets: Any, count: int) -> Tensor:
             )
     # A loss may keep a running mean, or a centre: that of the batches alone.
     own = loss if inspect.isroutine(loss) else copy.deepcopy(loss)
-    samples = (
-        (cut(outputs, count, row, row + 1), cut(targets, count, row, row + 1))
-        for row in range(count)
-    )
-    return torch.stack([own(*each) for each in samples])
+    return torch.stack([own(*each) for each in _samples(outputs, targets, count)])
+
+
+def _samples(outputs: Any, targets: Any, count: int) -> Iterator[tuple[Any, Any]]:
+    for row in range(count):
+        yield cut(outputs, count, row, row + 1), cut(targets, count, row, row + 1)
 
 
 def _is_of_torch(loss: Loss) -> bool:

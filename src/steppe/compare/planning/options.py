@@ -58,7 +58,8 @@ class StudyOptions:
         so many. Default: 4, or the preset's.
     trials : int, optional
         Trials of each optimizer, at least three times the budget: random settings in its own
-        search space, each with a seed of its own. More trials find smaller differences. Default:
+        search space, each with a seed of its own. More trials find smaller differences. Each
+        optimizer takes six runs more: three untuned, three at its recommended settings. Default:
         24, or the preset's.
     primary : {"score", "loss"}, default "score"
         What verdicts are given on. The loss sees far smaller differences than accuracy.

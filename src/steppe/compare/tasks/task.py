@@ -55,6 +55,11 @@ class Task:
         Face's models.
     step : callable, optional
         ``step(model, batch)`` returns the loss of a batch, in the place of ``loss``.
+    weight : callable, optional
+        ``weight(outputs, targets)`` returns what the loss of a batch is divided by, such as the
+        number of tokens that are no padding: evaluation and curvature weight batches by it, and do
+        not depend on how samples are batched. Beside a ``step`` the outputs are None. Default: the
+        number of samples.
     predict : callable, optional
         ``predict(model, batch)`` returns the outputs.
     metrics : mapping, default empty
@@ -115,6 +120,7 @@ class Task:
     plain: Samples | None = None
     loss: Loss | None = None
     step: Callable[[nn.Module, Any], Tensor] | None = None
+    weight: Callable[[Any, Any], float] | None = None
     predict: Callable[[nn.Module, Any], Any] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 10
@@ -195,6 +201,27 @@ class Task:
             )
         return found
 
+    def weight_of(self, outputs: Any, targets: Any, size: int) -> float:
+        """Return what the loss of a batch of so many samples is divided by.
+
+        Raises
+        ------
+        TypeError
+            ``weight`` returns no number.
+        ValueError
+            The number is negative, or not finite.
+        """
+        if self.weight is None:
+            return float(size)
+        found = self.weight(None if self.step is not None else outputs, targets)
+        try:
+            weight = float(found)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"weight must return a number, got {_described(found)}") from None
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"weight must return a finite number of at least 0, got {weight}")
+        return weight
+
     def batch_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a batch."""
         if self.step is not None:
@@ -244,7 +271,7 @@ def _check(task: Task) -> None:
             f"model must be a function that returns a new model, got {type(task.model).__name__}: "
             "each run trains a model of its own"
         )
-    for name in ("data", "loss", "step", "predict", "collate_fn", "schedule"):
+    for name in ("data", "loss", "step", "weight", "predict", "collate_fn", "schedule"):
         given = getattr(task, name)
         if given is not None and not callable(given):
             raise TypeError(f"{name} must be a function, got {type(given).__name__}")

@@ -8,12 +8,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from steppe.compare.metrics.curvature import CurvatureSettings, measure, measure_quickly
-from steppe.compare.metrics.scores import Loss
 from steppe.compare.records.results import Curvature
 from steppe.compare.tasks.task import LoadedTask
-from steppe.compare.training.differentiable import differentiable, mean_loss
+from steppe.compare.training.differentiable import Differentiable, differentiable, mean_loss
 from steppe.compare.training.run import Run
-from steppe.landscape import Batches
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -61,14 +59,14 @@ class CurvatureProbe:
         return Curvature()
 
     def _measured(self, is_quick: bool, settings: CurvatureSettings) -> Curvature:
-        model, loss, batches = self._differentiable()
+        model, loss, batches, weight = self._differentiable()
         if is_quick:
-            return measure_quickly(model, loss, batches, settings)
+            return measure_quickly(model, loss, batches, settings, weight)
         # The threshold of stability is 2/lr: at the end of the schedule it would say nothing about
         # the lr that was trained with.
         for group, lr in zip(self._optimizer.param_groups, self._initial_lrs, strict=False):
             group["lr"] = lr
-        return measure(model, loss, batches, self._optimizer, settings)
+        return measure(model, loss, batches, self._optimizer, settings, weight)
 
     def along_the_way(self, epoch: int) -> dict[str, float]:
         """Return train loss, sharpness and largest eigenvalue after some epochs of some runs."""
@@ -79,15 +77,16 @@ class CurvatureProbe:
         if not asked or (epochs - 1 - epoch) % every or rounded:
             return {}
         with suppress(Exception):
-            model, loss, batches = self._differentiable()
-            found = measure_quickly(model, loss, batches, settings)
+            whole = self._differentiable()
+            model, loss, batches, weight = whole
+            found = measure_quickly(model, loss, batches, settings, weight)
             return {
-                "probe_loss": mean_loss(model, loss, batches),
+                "probe_loss": mean_loss(whole),
                 "sharpness": found.sharpness,
                 "largest": found.largest,
             }
         return {}
 
-    def _differentiable(self) -> tuple[nn.Module, Loss | None, Batches]:
+    def _differentiable(self) -> Differentiable:
         few = self._loaded.task.curvature.samples
         return differentiable(self._loaded, self._model, self._accelerator.device, few)

@@ -1,6 +1,7 @@
 """A task's model and loss in the form that :mod:`steppe.landscape` differentiates."""
 
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,16 @@ from steppe.compare.data.loading import Part, head
 from steppe.compare.metrics.curvature import batch_size_for
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.tasks.task import LoadedTask, Task, targets_of
-from steppe.landscape import Batch, Batches, Objective, read_batch
+from steppe.landscape import Batch, Batches, Objective, Weight, read_batch
+
+
+class Differentiable(NamedTuple):
+    """What the instruments differentiate: their first arguments, and their ``weight``."""
+
+    model: nn.Module
+    loss: Loss | None
+    batches: Batches
+    weight: Weight
 
 
 class _WholeBatch(nn.Module):
@@ -27,7 +37,7 @@ class _WholeBatch(nn.Module):
 
 def differentiable(
     loaded: LoadedTask, model: nn.Module, device: torch.device, samples: int
-) -> tuple[nn.Module, Loss | None, Batches]:
+) -> Differentiable:
     """Return model, loss and a few training samples, as the instruments of ``landscape`` take them.
 
     Parameters
@@ -43,18 +53,26 @@ def differentiable(
     """
     task = loaded.task
     parts = head(loaded.data.unaugmented, samples, batch_size_for(model), task.collate_fn)
+    # As evaluation weights batches, whatever the loss is divided by.
+    weight: Weight = "samples" if task.weight is None else partial(_weight, task)
     if task.step is None and task.predict is None:
-        return model, task.loss, [read_batch(n, part.batch, device) for n, part in enumerate(parts)]
+        read = [read_batch(position, part.batch, device) for position, part in enumerate(parts)]
+        return Differentiable(model, task.loss, read, weight)
     loss = task.loss if task.step is None else _loss_itself
     batches = [_whole(position, part, device) for position, part in enumerate(parts)]
-    return _WholeBatch(model, task), loss, batches
+    return Differentiable(_WholeBatch(model, task), loss, batches, weight)
 
 
-def mean_loss(model: nn.Module, loss: Loss | None, batches: Batches) -> float:
-    """Return the mean loss over samples, in ``eval()`` mode."""
-    objective = Objective(model, loss, batches, weight="samples")
+def mean_loss(differentiable: Differentiable) -> float:
+    """Return the mean loss, in ``eval()`` mode."""
+    model, loss, batches, weight = differentiable
+    objective = Objective(model, loss, batches, weight=weight)
     with objective.evaluation_mode():
         return objective.loss().loss
+
+
+def _weight(task: Task, outputs: Any, targets: Any) -> float:
+    return task.weight_of(outputs, targets, 0)
 
 
 def _whole(position: int, part: Part, device: torch.device) -> Batch:

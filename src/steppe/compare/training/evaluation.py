@@ -4,6 +4,7 @@ Training reads its batches here, and evaluates after each epoch and at its end.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -17,7 +18,7 @@ from steppe.compare.data.datasets import Stream, parts_of, size_of
 from steppe.compare.data.loading import Part, loader
 from steppe.compare.metrics.scores import Metric, losses_by_sample
 from steppe.compare.models.language_models import Recurrent, carried_state, columns
-from steppe.compare.tasks.task import Task
+from steppe.compare.tasks.task import Task, targets_of
 from steppe.compare.tasks.trace import TaskError
 
 if TYPE_CHECKING:
@@ -144,35 +145,75 @@ def _evaluate_part(
 
     process, processes = accelerator.process_index, accelerator.num_processes
     share = Subset(dataset, range(process, size_of(dataset), processes))
-    loss = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     results = {name: _Scores(name, metric, accelerator) for name, metric in task.metrics.items()}
-    losses: list[Tensor] = []
-    known = by_sample and task.step is None
+    losses = _Losses(task, accelerator, by_sample=by_sample)
     batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_fn)
     with carried_state(model) as advance:
         for (part,) in batches:
             batch, size = send_to_device(part.batch, accelerator.device), part.size
             # A step of the user's own may score no outputs.
             scored = task.step is None or bool(task.metrics)
-            outputs, targets = task.outputs(model, batch) if scored else (None, None)
+            outputs, targets = task.outputs(model, batch) if scored else (None, targets_of(batch))
             mean = task.step(model, batch) if task.step else task.loss_of(outputs, targets)
-            loss += mean * size
+            losses.add(mean, outputs, targets, size)
             for result in results.values():
                 result.add(outputs, targets, size)
-            if known:
-                loss_of = task.loss or task.loss_of
-                found = losses_by_sample(loss_of, outputs, targets, size, float(mean))
-                known = found is not None
-                losses += [] if found is None else [found.double()]
             advance()
-    mean_loss = float(sum_over_processes(loss, accelerator)) / size_of(dataset)
+    mean_loss = losses.mean()
     scores = {name: result.score() for name, result in results.items()}
-    of_each = _joined(losses if known else None, accelerator) if by_sample else ()
+    of_each = losses.by_sample() if by_sample else ()
     if not results:
         return Evaluation(mean_loss, mean_loss, (), {}, of_each, of_each)
     first, *_ = results
     by_score = results[first].by_sample() if by_sample else ()
     return Evaluation(mean_loss, scores.pop(first), (), scores, by_score, of_each)
+
+
+class _Losses:
+    """The loss over a data set: the mean of its batches' losses, weighted by what these are of."""
+
+    def __init__(self, task: Task, accelerator: "Accelerator", *, by_sample: bool) -> None:
+        self._task, self._accelerator = task, accelerator
+        self._sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        # Losses and weights of each sample; None where they are not known.
+        self._of_each: list[tuple[Tensor, Tensor]] | None = None
+        if by_sample and task.step is None:
+            self._of_each = []
+
+    def add(self, mean: Tensor, outputs: Any, targets: Any, size: int) -> None:
+        """Add a batch of so many samples, of this mean loss."""
+        task = self._task
+        weight = task.weight_of(outputs, targets, size)
+        if weight:
+            self._sums += torch.stack([mean.double() * weight, self._sums.new_tensor(weight)])
+        if self._of_each is None:
+            return
+        loss = task.loss or task.loss_of
+        found = losses_by_sample(loss, outputs, targets, size, float(mean), task.weight)
+        if found is None:
+            self._of_each = None
+        else:
+            self._of_each.append(found)
+
+    def mean(self) -> float:
+        """Return the mean over all samples, of all processes; NaN where nothing weighs anything."""
+        total, weight = sum_over_processes(self._sums, self._accelerator).tolist()
+        return total / weight if weight else math.nan
+
+    def by_sample(self) -> tuple[float, ...]:
+        """Return what each sample adds to the mean; empty where it is not known.
+
+        A sample of weight w and loss l adds L + w (l − L)/w̄ to the mean L: so the mean of these is
+        L, and their variance that of a ratio of two means.
+        """
+        known = self._of_each
+        losses = _joined(None if known is None else [loss for loss, _ in known], self._accelerator)
+        weights = _joined(None if known is None else [each for _, each in known], self._accelerator)
+        if not losses or len(set(weights)) == 1:
+            return losses
+        mean, usual = self.mean(), fmean(weights)
+        pairs = zip(losses, weights, strict=True)
+        return tuple(mean + weight * (loss - mean) / usual for loss, weight in pairs)
 
 
 class _Scores:

@@ -1,16 +1,19 @@
 """What is wrong in a user's task is said before anything is trained, with the user's own lines."""
 
 import math
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import lr_scheduler
+from torch.utils.data import Dataset
 
 from steppe.compare.metrics.scores import ACCURACY
 from steppe.compare.planning.presets import USUAL
@@ -74,6 +77,23 @@ def test_what_can_be_trained_passes_and_leaves_no_trace(
     assert not context.out.exists()
 
 
+class Annealed(nn.Module):
+    """A weight of the loss that grows with a counter in a buffer, which checkpoints keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = make_model()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return self.map(x) * self.calls
+
+
+def test_a_counter_in_a_buffer_and_noise_of_global_generators_pass(rehearsed: Rehearsed) -> None:
+    rehearsed(model=Annealed, loss=lambda x, y: F.cross_entropy(x + random.random(), y))
+
+
 def unseeded() -> tuple[Tensor, Tensor]:
     return torch.randn(60, 4), torch.zeros(60, dtype=torch.long)
 
@@ -107,8 +127,51 @@ def not_a_number(outputs: Tensor, targets: Tensor) -> Tensor:
     return torch.full((len(outputs),), math.nan)
 
 
+class Counting:
+    """A step whose loss grows from call to call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        self.calls += 1
+        return own_step(model, batch) * self.calls
+
+
+class OwnNoise(nn.Module):
+    """Noise that no seed repeats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map, self.generator = make_model(), torch.Generator()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x + torch.randn(x.shape, generator=self.generator))
+
+
+class Noisy(Dataset[tuple[Tensor, int]]):
+    """Samples with noise of a generator of their own."""
+
+    generator = np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((4,), index / 60 + self.generator.normal()), index % 2
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "model fails": ({"model": failing}, r"model\(\) fails: ZeroDivisionError: division by zero"),
+    "a counter of its own": (
+        {"loss": None, "metrics": {}, "step": Counting()},
+        r"step of the first batch is \S+, and \S+ when it is computed again with the same",
+    ),
+    "noise of its own": ({"model": OwnNoise}, "a counter or a generator of their own"),
+    "augmentation of its own": (
+        {"train": Noisy(), "plain": samples, "validation": samples, "test": samples},
+        "a counter or a generator of their own",
+    ),
     "weight is no number": (
         {"weight": lambda outputs, targets: targets},
         r"weight must return a number, got a Tensor",

@@ -1,5 +1,6 @@
 """Rehearse a user's task once, before any trial is taken: a mistake is shown where it was made."""
 
+import copy
 import math
 from itertools import chain
 from typing import Any
@@ -66,10 +67,12 @@ def rehearse(
         seed_everything(0)
         model = model.to(context.device).train()
         first = parts_of(data.train)[0]
-        with explained("a batch of train cannot be read"):
-            loader = batches_for(model, first, settings.batch_size, collate=task.collate_fn)
-            (part,) = next(iter(loader))
-        _check_gradients(task, model, _moved(part, context.device))
+        before = copy.deepcopy(model.state_dict())
+        loss = _first_loss(task, model, first, settings, context)
+        _check_gradients(task, model, loss)
+        with explained("the model's own state_dict() cannot be loaded again"):
+            model.load_state_dict(before)
+        _check_same_loss(task, loss, _first_loss(task, model, first, settings, context))
         _check_last_batch(task, model, first, settings.batch_size, context.device)
         _check_schedule(task, model, settings.steps)
         _evaluate_a_few(loaded, model, context)
@@ -97,10 +100,37 @@ def _moved(part: Part, device: str) -> Part:
     return part._replace(batch=send_to_device(part.batch, torch.device(device)))
 
 
-def _check_gradients(task: Task, model: nn.Module, part: Part) -> None:
-    name = "loss" if task.step is None else "step"
-    with explained(f"the {name} of the first batch cannot be computed"):
-        loss = task.batch_loss(model, part.batch)
+def _first_loss(
+    task: Task, model: nn.Module, samples: Any, settings: RunSettings, context: RunContext
+) -> Tensor:
+    seed_everything(0)
+    with explained("a batch of train cannot be read"):
+        loader = batches_for(model, samples, settings.batch_size, collate=task.collate_fn)
+        (part,) = next(iter(loader))
+    with explained(f"the {_name(task)} of the first batch cannot be computed"):
+        return task.batch_loss(model, _moved(part, context.device).batch)
+
+
+def _name(task: Task) -> str:
+    return "loss" if task.step is None else "step"
+
+
+def _check_same_loss(task: Task, loss: Tensor, again: Tensor) -> None:
+    """Refuse what no seed repeats: a run would depend on those before it in the same process."""
+    one, other = loss.item(), again.item()
+    # Some operations on accelerators are not repeatable to the last digit.
+    if not math.isclose(one, other, rel_tol=1e-6, abs_tol=1e-12):
+        raise TaskError(
+            f"{_name(task)} of the first batch is {one:.6g}, and {other:.6g} when it is "
+            "computed again with the same weights and seeds: samples, model or loss depend on a "
+            "counter or a generator of their own, so that no run could be repeated, or resumed. "
+            "Draw from torch's, NumPy's or Python's global generators, and count in a buffer of "
+            "the model"
+        )
+
+
+def _check_gradients(task: Task, model: nn.Module, loss: Any) -> None:
+    name = _name(task)
     if not isinstance(loss, Tensor):
         raise TaskError(f"{name} must return a tensor, got {type(loss).__name__}")
     if loss.numel() != 1 or loss.is_complex():

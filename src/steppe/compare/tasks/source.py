@@ -133,10 +133,9 @@ def find_task(name: str | Task) -> TaskSource:
 
 def _source_of(task: Task) -> str:
     """Hash the functions of a task that was made in Python, or in a notebook."""
-    functions = [task.model, task.data, task.loss, task.step, task.weight, task.predict]
-    functions += [
-        task.collate_fn,
-        task.schedule,
+    functions: list[Callable[..., Any] | None] = [
+        *(task.model, task.data, task.loss, task.step, task.weight, task.predict),
+        *(task.collate_fn, task.schedule),
         *(metric.values for metric in task.metrics.values()),
     ]
     return function_source(each for each in functions if each is not None)

@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,16 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack as function_modes
 from torch.utils.data import DataLoader
 
-from steppe.landscape import Operator, ggn, hessian, sharpness, trace
+from steppe.landscape import hessian, sharpness, trace
 
 X, Y = torch.linspace(-1, 1, 40).reshape(10, 4), torch.arange(10) % 3
 DATA = [(X[:5], Y[:5]), (X[5:], Y[5:])]
-PRODUCTS: dict[str, Callable[[nn.Module], Operator]] = {
-    "ggn": lambda model: ggn(model, F.cross_entropy, DATA),
-    "forward-over-reverse": lambda model: hessian(
-        model, F.cross_entropy, DATA, product="forward-over-reverse"
-    ),
-}
 
 
 def network() -> nn.Sequential:
@@ -49,12 +42,10 @@ def interrupt(patch: pytest.MonkeyPatch, owner: Any, name: str, call: int) -> No
 
 
 @pytest.mark.parametrize("call", [1, 3, 5, 8, 9, 14])
-@pytest.mark.parametrize("product", PRODUCTS)
-def test_parameters_stay_the_models_own(
-    product: str, call: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parameters_stay_the_models_own(call: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = network()
-    own, operator = list(model.parameters()), PRODUCTS[product](model)
+    own = list(model.parameters())
+    operator = hessian(model, F.cross_entropy, DATA, product="forward-over-reverse")
     before = operator.matvec(torch.ones(operator.size))
     with monkeypatch.context() as patch:
         interrupt(patch, accessor, "swap_tensor", call)
@@ -65,9 +56,8 @@ def test_parameters_stay_the_models_own(
 
 
 @pytest.mark.parametrize("name", ["enter_dual_level", "exit_dual_level", "make_dual"])
-@pytest.mark.parametrize("product", PRODUCTS)
-def test_no_dual_level_stays_open(product: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = PRODUCTS[product](network())
+def test_no_dual_level_stays_open(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = hessian(network(), F.cross_entropy, DATA, product="forward-over-reverse")
     before = operator.matvec(torch.ones(operator.size))
     with monkeypatch.context() as patch:
         interrupt(patch, forward, name, 1)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.utils.parametrize
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -65,6 +66,8 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[list[str]]:
     * Embeddings have dense gradients, which are not divided by how often a row is used
       (``scale_grad_by_freq``), and padding has no tangent, as it has no gradient. cuDNN's recurrent
       kernels, which have no second derivative, are off.
+    * An outer ``parametrize.cached()`` is off, which would go on with the weights that it has
+      computed when parameters change.
     * Backward hooks of parameters and modules are off: those that clip, scale or mask gradients
       would make them another function's.
 
@@ -83,6 +86,7 @@ def exact_passes(model: nn.Module, device: torch.device) -> Iterator[list[str]]:
         stack.enter_context(
             _switched_off(torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
         )
+        stack.enter_context(_without_cached_weights())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         mha, cudnn = torch.backends.mha, torch.backends.cudnn
         stack.enter_context(_switched_off(mha.get_fastpath_enabled, mha.set_fastpath_enabled))
@@ -200,6 +204,17 @@ def _switched_off(is_on: Callable[[], bool], switch: Callable[[bool], object]) -
         yield
     finally:
         switch(before)
+
+
+@contextmanager
+def _without_cached_weights() -> Iterator[None]:
+    module: Any = torch.nn.utils.parametrize
+    before = module._cache_enabled, module._cache
+    module._cache_enabled, module._cache = 0, {}
+    try:
+        yield
+    finally:
+        module._cache_enabled, module._cache = before
 
 
 @contextmanager

@@ -125,13 +125,8 @@ class Objective(RepeatedPasses):
 
     def _outputs_in_eval(self, batch: Batch) -> Any:
         """Run the model on a part of a batch, where its statistics would be others than all's."""
-        modes = [(module, module.training) for module in self.model.modules()]
-        self.model.eval()
-        try:
+        with self.eval_instead():
             return self.outputs(batch)[0]
-        finally:
-            for module, training in modes:
-                module.training = training
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.

@@ -4,7 +4,7 @@
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ from steppe.landscape.objective.exact_passes import (
 from steppe.landscape.objective.parameters import ParameterSpace
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.reachable import reachable
-from steppe.landscape.objective.restore_model import LossState, restore_on_exit
+from steppe.landscape.objective.restore_model import LossState, changes_with_mode, restore_on_exit
 from steppe.landscape.objective.same_data import SameData
 
 # What follows a loader's last batch, which may be None.
@@ -73,7 +73,6 @@ class RepeatedPasses(ParameterSpace):
     def evaluation_mode(
         self,
         moves_params: bool = False,
-        moves_buffers: bool = False,
         differentiates_twice: bool = False,
     ) -> Iterator[None]:
         """Prepare the model for measuring, and restore it on leaving.
@@ -88,8 +87,6 @@ class RepeatedPasses(ParameterSpace):
         ----------
         moves_params : bool, default False
             Whether parameters will be changed inside; they are then copied, and restored too.
-        moves_buffers : bool, default False
-            Whether buffers will be changed inside: forward passes start from what they are then.
         differentiates_twice : bool, default False
             Whether second derivatives will be taken, which need embeddings without ``max_norm``.
         """
@@ -107,9 +104,11 @@ class RepeatedPasses(ParameterSpace):
             before = [(p, p.detach().clone()) for p in guarded if id(p) not in moved]
             moved |= {id(param): param for param in guarded}
             restorer = stack.enter_context(restore_on_exit(self.model, moved.values(), self._state))
-            self._reset = (lambda: None) if moves_buffers else restorer.reset
+            stack.enter_context(_without_gradients_of_its_own(every))
             _set_mode(self.model, self.train)
-            self.compares_losses = moves_params and not moves_buffers
+            restorer.settle()
+            self._reset = restorer.reset
+            self.compares_losses = moves_params
             self._interruptible = interruptible
             stack.callback(setattr, self, "_interruptible", nullcontext)
             yield
@@ -149,15 +148,34 @@ class RepeatedPasses(ParameterSpace):
             yield read_batch(position, batch, self.device)
         self._same_data.end(position)
 
-    def outputs(self, batch: Batch, params: Mapping[str, Tensor] | None = None) -> tuple[Any, Any]:
+    @contextmanager
+    def eval_instead(self) -> Iterator[None]:
+        """Put the model into ``eval()`` mode for a while, inside of :meth:`evaluation_mode`."""
+        if not self.train:
+            yield
+            return
+        before = self._reset
+        before()
+        # A class may merge weights, or compute them anew, when its mode changes.
+        moved = self.model.parameters() if any(map(changes_with_mode, self.model.modules())) else ()
+        with restore_on_exit(self.model, moved, self._state) as restorer:
+            _set_mode(self.model, train=False)
+            restorer.settle()
+            self._reset = restorer.reset
+            try:
+                yield
+            finally:
+                self._reset = before
+
+    def outputs(self, batch: Batch, params: Sequence[Tensor] | None = None) -> tuple[Any, Any]:
         """Run the model on a copy of a batch, by default with its own parameters.
 
         Parameters
         ----------
         batch : Batch
             From :meth:`batches`.
-        params : mapping of Tensor, optional
-            Tensors to use in place of the model's parameters, by name.
+        params : sequence of Tensor, optional
+            Tensors to use in place of :attr:`params`, in their order.
 
         Returns
         -------
@@ -170,19 +188,49 @@ class RepeatedPasses(ParameterSpace):
         own = batch.copied()
         if params is None:
             return self.model(*own.inputs, **own.keywords), own.targets
-        replaced, keywords = dict(params), dict(own.keywords)
-        outputs = torch.func.functional_call(self.model, replaced, own.inputs, keywords)
+        # Every place of each parameter, but of a module that stands in several places only the
+        # first: functional_call itself leaves replaced tensors behind in such modules.
+        outputs = torch.func.functional_call(
+            self.model, self._at_all_places(params), own.inputs, dict(own.keywords),
+            tie_weights=False,
+        )  # fmt: skip
         return outputs, own.targets
+
+    def _at_all_places(self, params: Sequence[Tensor]) -> dict[str, Tensor]:
+        instead = {id(own): other for own, other in zip(self.params, params, strict=True)}
+        return {
+            f"{place}.{name}" if place else name: instead[id(own)]
+            for place, module in self.model.named_modules()
+            for name, own in module._parameters.items()
+            if id(own) in instead
+        }
 
 
 def _set_mode(model: nn.Module, train: bool) -> None:
     try:
-        model.train(train)
+        # Not train(False): a class may have an eval() of its own.
+        if train:
+            model.train()
+        else:
+            model.eval()
     except NotImplementedError as error:
         raise ValueError(
             "model has no train() and eval(), as models from torch.export: pass the module that it "
             "was exported from"
         ) from error
+
+
+@contextmanager
+def _without_gradients_of_its_own(params: Iterable[Tensor]) -> Iterator[None]:
+    """Keep what a forward pass adds to ``.grad``, as an attack on the inputs does, from there."""
+    found = [(param, param.grad) for param in params if param.is_leaf and param.requires_grad]
+    for param, _ in found:
+        param.grad = None
+    try:
+        yield
+    finally:
+        for param, grad in found:
+            param.grad = grad
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ _ELEMENTS = 100
 _COPIED_BYTES, _ARRAY_BYTES = 1 << 30, 1 << 26
 # Of these the attributes are no state of a loss.
 _OTHERS = (nn.Module, Tensor, np.ndarray, FunctionType, MethodType, functools.partial)
+_NO_OBJECTS = (*_OTHERS, type, ModuleType)
 # What every module has: its hooks, parameters and parts.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
@@ -73,24 +74,21 @@ def _is_small(value: object) -> bool:
     return isinstance(value, Tensor | np.ndarray) and value.nbytes <= _ARRAY_BYTES
 
 
-class Restorer:
-    """Saves buffers, attributes and modes of modules, to put them back."""
+class _Snapshot:
+    """Buffers and attributes of modules, and what is in them."""
 
-    def __init__(self, model: nn.Module, moved: Iterable[Tensor], state: LossState | None) -> None:
-        hidden = [] if state is None else state.modules
-        # A module inside of a hidden one may be found by both ways.
-        modules = list(dict.fromkeys(each for root in (model, *hidden) for each in root.modules()))
-        self._modes = [(module, module.training) for module in modules]
-        self._parameters = [SavedTensor.of(param) for param in moved if can_be_saved(param)]
+    def __init__(self, modules: list[nn.Module], state: LossState | None) -> None:
         self._attributes = [
             (module, {n: v for n, v in vars(module).items() if n not in _OF_MODULES})
             for module in modules
         ]
         self._registered = [(module._buffers, dict(module._buffers)) for module in modules]
+        held = dict.fromkeys(map(_Same, _plain_objects(own for _, own in self._attributes)))
+        self._objects = [(vars(each.value), dict(vars(each.value))) for each in held]
         named = [] if state is None else state.arrays
         objects = [] if state is None else state.objects
         self._arrays = [(own, {n: v for n, v in own.items() if _is_small(v)}) for own in objects]
-        saved = [own for _, own in (*self._attributes, *self._arrays)]
+        saved = [own for _, own in (*self._attributes, *self._objects, *self._arrays)]
         parts = list(_changeable([*saved, *named], set()))
         self._contents = [(part, copy.copy(part)) for part in parts if not isinstance(part, Tensor)]
         # What shares a parameter's memory is moved with it.
@@ -99,13 +97,11 @@ class Restorer:
         own_tensors = [part for part in tensors if _storage(part) not in of_parameters]
         buffers = [each for _, names in self._registered for each in names.values()]
         every = dict.fromkeys([*(each for each in buffers if each is not None), *own_tensors])
-        self._tensors = [SavedTensor.of(each) for each in every if can_be_saved(each)]
-        #: Whether numbers that a graph may refer to have been put back at the end.
-        self.has_written = False
+        self.tensors = [SavedTensor.of(each) for each in every if can_be_saved(each)]
 
-    def reset(self) -> None:
+    def put_back(self) -> None:
         """Put back buffers and attributes, where something has been done to them."""
-        for each in self._tensors:
+        for each in self.tensors:
             if not each.is_untouched:
                 each.restore()
         for names, buffers in self._registered:
@@ -118,10 +114,39 @@ class Restorer:
             for name in vars(module).keys() - own.keys() - _OF_MODULES:
                 del vars(module)[name]
             vars(module).update(own)
+        for attributes, own in self._objects:
+            for name in attributes.keys() - own.keys():
+                del attributes[name]
+            attributes.update(own)
         for attributes, arrays in self._arrays:
             attributes.update(arrays)
         for part, content in self._contents:
             _refill(part, content)
+
+
+class Restorer:
+    """Saves buffers, attributes and modes of modules, to put them back."""
+
+    def __init__(self, model: nn.Module, moved: Iterable[Tensor], state: LossState | None) -> None:
+        hidden = [] if state is None else state.modules
+        # A module inside of a hidden one may be found by both ways.
+        roots = (model, *hidden)
+        self._modules = list(dict.fromkeys(each for root in roots for each in root.modules()))
+        self._modes = [(module, module.training) for module in self._modules]
+        self._parameters = [SavedTensor.of(param) for param in moved if can_be_saved(param)]
+        self._state = state
+        self._before = self._now = _Snapshot(self._modules, state)
+        #: Whether numbers that a graph may refer to have been put back at the end.
+        self.has_written = False
+
+    def settle(self) -> None:
+        """Let :meth:`reset` put back what is there now: what the model's mode has made of it."""
+        if any(map(changes_with_mode, self._modules)):
+            self._now = _Snapshot(self._modules, self._state)
+
+    def reset(self) -> None:
+        """Put back buffers and attributes, where something has been done to them."""
+        self._now.put_back()
 
     def restore(self) -> None:
         """Put everything back."""
@@ -129,10 +154,16 @@ class Restorer:
             module.training = training
         for parameter in self._parameters:
             parameter.restore()
-        for each in self._tensors:
+        for each in self._before.tensors:
             # Also where the write counts no version, as those by way of .data and BatchNorm's.
             self.has_written |= each.restore() and each.tensor.is_floating_point()
-        self.reset()
+        self._before.put_back()
+
+
+def changes_with_mode(module: nn.Module) -> bool:
+    """Whether a module's class does something of its own in ``train()`` or ``eval()``."""
+    kind = type(module)
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
 
 
 @contextmanager
@@ -174,6 +205,30 @@ def restore_on_exit(
         yield restorer
     finally:
         restorer.restore()
+
+
+class _Same:
+    """Makes objects that are equal only to themselves keys of a dictionary."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+
+def _plain_objects(held: Iterable[dict[str, Any]]) -> Iterator[Any]:
+    """Yield objects with attributes that modules hold, as the caches of weights that some keep."""
+    for attributes in held:
+        for value in attributes.values():
+            parts = value.values() if isinstance(value, dict) else value
+            listed = isinstance(value, (tuple, *_CONTAINERS))
+            for each in islice(parts, _ELEMENTS) if listed else (value,):
+                if hasattr(each, "__dict__") and not isinstance(each, _NO_OBJECTS):
+                    yield each
 
 
 def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:

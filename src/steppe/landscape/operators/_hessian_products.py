@@ -7,55 +7,46 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.autograd.forward_ad as forward
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from steppe.landscape.objective.batches import Batch, map_tensors
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, graph_nodes
 from steppe.landscape.objective.objective import Objective
 
-#: Products of one batch's matrix with the rows of a block, and the batch's weight in the mean.
-_BatchProducts = Callable[[Objective, Batch, Tensor], tuple[list[Tensor], float]]
+#: Multiplies a batch's matrix by a vector; the flag says whether its graph is needed again.
+RowProduct = Callable[[Tensor, bool], Tensor]
 
-
-def mean_over_batches(objective: Objective, batch_products: _BatchProducts, rows: Tensor) -> Tensor:
-    """Return the mean over all samples of each batch's products, shape (count, size)."""
-    mean = objective.new_mean(len(rows))
-    with (
-        objective.evaluation_mode(differentiates_twice=True),
-        torch.enable_grad(),
-        _explain_errors(),
-    ):
-        for batch in objective.batches():
-            products, weight = batch_products(objective, batch, rows)
-            mean.add(_as_rows(products), weight, batch.size)
-            # They would stay alive while the next batch's are computed.
-            del products
-    return mean.result(objective.dtype)[0]
-
-
-def _as_rows(products: list[Tensor]) -> Tensor:
-    return products[0].unsqueeze(0) if len(products) == 1 else torch.stack(products)
+#: Makes the graph of one batch's products, which several vectors share; and the batch's weight.
+ProductGraph = Callable[[Objective, Batch], tuple[RowProduct, float]]
 
 
 class DoubleBackward:
-    """Differentiate the gradient; the vectors of a block share the gradient's graph.
+    """Differentiate gradients; the vectors of a block share the gradients' graph.
 
     Inside :meth:`held`, and where all data is one batch, later blocks share it too: a product then
     costs 2 gradients and not 3. The graph keeps all activations in memory, so this is done for
     small networks only, and in ``eval()`` mode only.
+
+    Parameters
+    ----------
+    objective : Objective
+        Model, loss and data.
+    graph : callable
+        :func:`of_hessian` or :func:`of_gauss_newton`.
     """
 
-    def __init__(self, objective: Objective) -> None:
-        self._objective = objective
+    def __init__(self, objective: Objective, graph: ProductGraph) -> None:
+        self._objective, self._graph = objective, graph
         # In train() mode each pass changes running statistics, which the graph refers to.
         is_small = objective.size * objective.dtype.itemsize <= _HELD_BYTES
         self._may_hold = is_small and not objective.train
         self._is_held = False
-        self._kept: tuple[tuple[Tensor, ...], float, int] | None = None
+        self._kept: tuple[RowProduct, float, int] | None = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -67,11 +58,11 @@ class DoubleBackward:
             self._is_held, self._kept = False, None
 
     def products(self, rows: Tensor) -> Tensor:
-        """Return the products with a block's rows."""
+        """Return the mean over all samples of each batch's products with a block's rows."""
         objective, mean = self._objective, self._objective.new_mean(len(rows))
         if self._kept is not None:
-            grads, weight, samples = self._kept
-            mean.add(_as_rows(self._differentiate(grads, rows)), weight, samples)
+            product, weight, samples = self._kept
+            mean.add(self._products(product, rows), weight, samples)
             return mean.result(objective.dtype)[0]
         kept = None
         with (
@@ -80,54 +71,111 @@ class DoubleBackward:
             _explain_errors(),
         ):
             for index, batch in enumerate(objective.batches()):
-                loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
-                grads = derivatives(loss, objective.params, create_graph=True)
-                _check_graph(grads)
-                mean.add(_as_rows(self._differentiate(grads, rows)), weight, batch.size)
-                kept = (grads, weight, batch.size) if self._is_held and index == 0 else None
+                product, weight = self._graph(objective, batch)
+                mean.add(self._products(product, rows), weight, batch.size)
+                kept = (product, weight, batch.size) if self._is_held and index == 0 else None
+                # It would stay alive while the next batch's is made.
+                del product
         # The graph refers to parameters and modules as they were in the evaluation mode.
         self._kept = None if objective.needs_evaluation_mode else kept
         return mean.result(objective.dtype)[0]
 
-    def _differentiate(self, grads: tuple[Tensor, ...], rows: Tensor) -> list[Tensor]:
-        # Where the loss is linear in a parameter, its gradient is a constant without a graph.
-        curved = [i for i, grad in enumerate(grads) if grad.requires_grad]
+    def _products(self, product: RowProduct, rows: Tensor) -> Tensor:
+        last = len(rows) - 1
+        found = [product(row, self._is_held or i < last) for i, row in enumerate(rows)]
+        return found[0].unsqueeze(0) if len(found) == 1 else torch.stack(found)
+
+
+def of_hessian(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
+    """Differentiate the gradient once more, along a vector."""
+    loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
+    grads = derivatives(loss, objective.params, create_graph=True)
+    _check_graph(grads)
+
+    def product(row: Tensor, is_needed_again: bool) -> Tensor:
+        slope = _Slope(grads, objective.split(row))
+        return flat_vector(slope.by(objective.params, is_needed_again))
+
+    return product, weight
+
+
+def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
+    """Multiply by G = Jᵀ·∇²ℓ·J: Jᵀu is linear in u, so its derivative by u along v is Jv."""
+    found, targets = objective.outputs(batch)
+    outputs = _tensor_of(found)
+    leaf = outputs.detach().requires_grad_()
+    loss, weight = objective.weighted_loss(batch, leaf, targets)
+    _check_reads_outputs_only(objective, loss)
+    slopes = derivatives(loss, [leaf], create_graph=True)
+    _check_graph(slopes)
+    if not outputs.requires_grad:
+        # They do not depend on the parameters.
+        return lambda row, is_needed_again: torch.zeros_like(row), weight
+    direction = torch.zeros_like(outputs).requires_grad_()
+    pulled = torch.autograd.grad(
+        outputs, objective.params, direction, create_graph=True, allow_unused=True,
+        materialize_grads=True,
+    )  # fmt: skip
+    _check_graph(pulled)
+
+    def product(row: Tensor, is_needed_again: bool) -> Tensor:
+        (pushed,) = _Slope(pulled, objective.split(row)).by([direction], is_needed_again)
+        (curved,) = _Slope(slopes, [pushed]).by([leaf], is_needed_again)
+        parts = _Slope([outputs], [curved]).by(objective.params, is_needed_again)
+        return flat_vector(parts)
+
+    return product, weight
+
+
+class _Slope(NamedTuple):
+    """The inner product of some tensors with vectors, to be differentiated."""
+
+    tensors: Sequence[Tensor]
+    vectors: Sequence[Tensor]
+
+    def by(self, variables: Sequence[Tensor], is_needed_again: bool) -> tuple[Tensor, ...]:
+        """Return its derivatives, zeros by what it does not depend on."""
+        # What is linear has a constant derivative, which has no graph.
+        curved = [i for i, each in enumerate(self.tensors) if each.requires_grad]
         if not curved:
-            return [torch.zeros_like(row) for row in rows]
-        products = []
-        for count, row in enumerate(rows, start=1):
-            vector = self._objective.split(row)
-            parts = torch.autograd.grad(
-                [grads[i] for i in curved],
-                self._objective.params,
-                [vector[i] for i in curved],
-                retain_graph=self._is_held or count < len(rows),
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            products.append(flat_vector(parts))
-        return products
+            return tuple(map(torch.zeros_like, variables))
+        found = torch.autograd.grad(
+            [self.tensors[i] for i in curved],
+            variables,
+            [self.vectors[i] for i in curved],
+            retain_graph=is_needed_again,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        return tuple(each if each.layout == torch.strided else each.to_dense() for each in found)
 
 
 # Size of a vector up to which the graph is kept between blocks.
 _HELD_BYTES = 1 << 24
 
 
-def forward_over_reverse(
-    objective: Objective, batch: Batch, rows: Tensor
-) -> tuple[list[Tensor], float]:
-    """Differentiate the gradient along each row."""
-    products, weight = [], 0.0
-    for row in rows:
-        try:
-            product, weight = _gradient_along(objective, batch, row, lambda targets: targets)
-        except RuntimeError as error:
-            if _ZERO_TENSORS not in str(error):
-                raise
-            # The backward of F.mse_loss writes into its target's tangent (found in torch 2.13).
-            product, weight = _gradient_along(objective, batch, row, _with_tangents)
-        products.append(product)
-    return products, weight
+def forward_over_reverse(objective: Objective, rows: Tensor) -> Tensor:
+    """Differentiate the gradient along each row, by a pass of dual numbers for each."""
+    mean = objective.new_mean(len(rows))
+    with (
+        objective.evaluation_mode(differentiates_twice=True),
+        torch.enable_grad(),
+        _explain_errors(),
+    ):
+        for batch in objective.batches():
+            found = [_along(objective, batch, row) for row in rows]
+            mean.add(torch.stack([product for product, _ in found]), found[0][1], batch.size)
+    return mean.result(objective.dtype)[0]
+
+
+def _along(objective: Objective, batch: Batch, row: Tensor) -> tuple[Tensor, float]:
+    try:
+        return _gradient_along(objective, batch, row, lambda targets: targets)
+    except RuntimeError as error:
+        if _ZERO_TENSORS not in str(error):
+            raise
+        # The backward of F.mse_loss writes into its target's tangent (found in torch 2.13).
+        return _gradient_along(objective, batch, row, _with_tangents)
 
 
 def _gradient_along(
@@ -135,15 +183,28 @@ def _gradient_along(
 ) -> tuple[Tensor, float]:
     with forward.dual_level():
         duals = _duals(objective, row)
-        outputs, targets = objective.outputs(batch, duals)
-        loss, weight = objective.weighted_loss(batch, outputs, prepare(targets))
+        with _NoTangentsWithoutGradients():
+            outputs, targets = objective.outputs(batch, duals)
+            loss, weight = objective.weighted_loss(batch, outputs, prepare(targets))
         if not weight:
             # An empty batch, or one whose targets are all ignored.
             return torch.zeros_like(row), weight
         _check_reads_outputs_only(objective, loss)
-        grads = derivatives(loss, list(duals.values()))
+        grads = derivatives(loss, duals)
         tangents = [_unpacked(grad)[1] for grad in grads]
         return flat_vector([_or_zeros(*x) for x in zip(tangents, grads, strict=True)]), weight
+
+
+class _NoTangentsWithoutGradients(TorchFunctionMode):
+    """Lets ``no_grad`` stop tangents as it stops gradients: by itself torch carries them on."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if torch.is_grad_enabled():
+            return func(*args, **(kwargs or {}))
+        with forward._set_fwd_grad_enabled(False):
+            return func(*args, **(kwargs or {}))
 
 
 def _with_tangents(targets: Any) -> Any:
@@ -156,31 +217,6 @@ def _with_tangents(targets: Any) -> Any:
         return forward.make_dual(tensor, zeros)  # type: ignore[no-any-return, no-untyped-call]
 
     return map_tensors(targets, dual)
-
-
-def gauss_newton(objective: Objective, batch: Batch, rows: Tensor) -> tuple[list[Tensor], float]:
-    """Multiply by G = Jᵀ·∇²ℓ·J: one pass of dual numbers gives Jv, and the graph that Jᵀ needs."""
-    products, weight = [], 0.0
-    for row in rows:
-        with forward.dual_level():
-            duals = _duals(objective, row)
-            found, targets = objective.outputs(batch, duals)
-            outputs, tangent = _unpacked(_tensor_of(found))
-            leaf = outputs.detach().requires_grad_()
-            loss, weight = objective.weighted_loss(batch, leaf, targets)
-            _check_reads_outputs_only(objective, loss)
-            slopes = derivatives(loss, [leaf], create_graph=True)
-            # The outputs do not depend on the parameters, or the loss is linear in the outputs.
-            if tangent is None or not slopes[0].requires_grad:
-                products.append(torch.zeros_like(row))
-                continue
-            _check_graph(slopes)
-            curved = torch.autograd.grad(slopes, [leaf], [tangent.detach()], materialize_grads=True)
-            parts = torch.autograd.grad(
-                outputs, list(duals.values()), curved, allow_unused=True, materialize_grads=True
-            )
-            products.append(flat_vector(parts).detach())
-    return products, weight
 
 
 def finite_differences(objective: Objective, rows: Tensor) -> Tensor:
@@ -238,16 +274,13 @@ def _load_forward_mode() -> None:
         forward.make_dual(zero, zero.clone())  # type: ignore[no-untyped-call]
 
 
-def _duals(objective: Objective, row: Tensor) -> dict[str, Tensor]:
+def _duals(objective: Objective, row: Tensor) -> list[Tensor]:
     """Return the parameters as dual numbers whose tangents are a vector's parts."""
     _load_forward_mode()
-    duals = {}
-    for name, param, part in zip(
-        objective.names, objective.params, objective.split(row), strict=True
-    ):
-        primal = param.detach().requires_grad_()
-        duals[name] = forward.make_dual(primal, part)  # type: ignore[no-untyped-call]
-    return duals
+    return [
+        forward.make_dual(param.detach().requires_grad_(), part)  # type: ignore[no-untyped-call]
+        for param, part in zip(objective.params, objective.split(row), strict=True)
+    ]
 
 
 def _unpacked(dual: Tensor) -> tuple[Tensor, Tensor | None]:

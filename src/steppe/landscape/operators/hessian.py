@@ -18,8 +18,8 @@ from steppe.landscape.operators._hessian_products import (
     DoubleBackward,
     finite_differences,
     forward_over_reverse,
-    gauss_newton,
-    mean_over_batches,
+    of_gauss_newton,
+    of_hessian,
 )
 from steppe.landscape.operators.operator import MOST_ASYMMETRY, Operator, asymmetry_of
 
@@ -129,11 +129,9 @@ def hessian(
             error=_error_of_differences,
         )
     if product == "double-backward":
-        double_backward = DoubleBackward(objective)
+        double_backward = DoubleBackward(objective, of_hessian)
         return _operator(objective, double_backward.products, double_backward.held)
-    return _operator(
-        objective, lambda rows: mean_over_batches(objective, forward_over_reverse, rows)
-    )
+    return _operator(objective, lambda rows: forward_over_reverse(objective, rows))
 
 
 def ggn(
@@ -161,7 +159,8 @@ def ggn(
     Returns
     -------
     Operator
-        Of shape (size, size). A product costs about 2 gradients.
+        Of shape (size, size). A product costs about 3 gradients, and the vectors of a block share
+        one graph.
 
     Raises
     ------
@@ -185,7 +184,8 @@ def ggn(
     if loss_fn is None:
         raise ValueError("loss_fn=None: ggn needs the loss as a function of the model's outputs")
     objective = Objective(model, loss_fn, data, params=params, train=train, weight=weight)
-    return _operator(objective, lambda rows: mean_over_batches(objective, gauss_newton, rows))
+    double_backward = DoubleBackward(objective, of_gauss_newton)
+    return _operator(objective, double_backward.products, double_backward.held)
 
 
 def _operator(

@@ -9,24 +9,19 @@ import numpy as np
 from steppe._shared.array_types import Floats
 from steppe._shared.progress import progress
 from steppe._shared.validation import check_number
-from steppe.landscape.objective.objective import Objective
 
 
-def scan_losses(
-    objective: Objective, label: str, count: int, go_to: Callable[[int], None]
-) -> tuple[Floats, bool]:
+def scan_losses(label: str, count: int, loss_at: Callable[[int], float]) -> tuple[Floats, bool]:
     """Evaluate the mean loss at points 0 to count − 1.
 
     Parameters
     ----------
-    objective : Objective
-        In its :meth:`~Objective.evaluation_mode`, which restores what ``go_to`` changes.
     label : str
         Text of the progress bar.
     count : int
         Number of points.
-    go_to : callable
-        ``go_to(index)`` sets the parameters to a point.
+    loss_at : callable
+        ``loss_at(index)`` goes to a point, and returns the loss there, finite or not.
 
     Returns
     -------
@@ -44,8 +39,7 @@ def scan_losses(
     with progress(label, count) as advance:
         try:
             for index in range(count):
-                go_to(index)
-                loss = objective.loss(require_finite=False).loss
+                loss = loss_at(index)
                 # An overflow shows as NaN too, where infinities have been subtracted.
                 losses[index] = math.inf if math.isnan(loss) else loss
                 advance(1)

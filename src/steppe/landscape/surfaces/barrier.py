@@ -10,7 +10,7 @@ from steppe._shared.array_types import Floats
 from steppe.landscape._drawing import BLUE, RED, axes_for
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
-from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.objective import MeanLoss, Objective
 from steppe.landscape.result import Result
 from steppe.landscape.surfaces._interpolation import interpolation
 from steppe.landscape.surfaces._scan import check_points, scan_losses
@@ -147,13 +147,19 @@ def barrier(
     coordinates = np.arange(points) / (points - 1)
     with interpolation(model_a, model_b) as go_to:
         objective = Objective(model_a, loss_fn, data, train=train, weight=weight)
-        with objective.evaluation_mode(moves_params=True, moves_buffers=True):
-            loss_a, samples, _ = objective.loss()
-            go_to(1.0)
-            loss_b = objective.loss().loss
-            inner, complete = scan_losses(
-                objective, "Barrier", points - 2, lambda i: go_to(coordinates[i + 1])
-            )
+
+        def loss_at(t: float, *, require_finite: bool = True) -> MeanLoss:
+            go_to(t)
+            # At each point: a model may compute weights anew when its mode is set.
+            with objective.evaluation_mode():
+                return objective.loss(require_finite=require_finite)
+
+        (loss_a, samples, _), (loss_b, *_) = loss_at(0.0), loss_at(1.0)
+        inner, complete = scan_losses(
+            "Barrier",
+            points - 2,
+            lambda i: loss_at(coordinates[i + 1], require_finite=False).loss,
+        )
     losses = np.array([loss_a, *inner, loss_b])
     rises = losses - ((1 - coordinates) * loss_a + coordinates * loss_b)
     highest = int(np.nanargmax(rises))

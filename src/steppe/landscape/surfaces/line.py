@@ -134,10 +134,10 @@ def line(
     with objective.evaluation_mode(moves_params=True):
         centre = objective.parameter_vector()
         loss, samples, _ = objective.loss()
-        losses, complete = scan_losses(
-            objective,
-            "Line",
-            points,
-            lambda i: objective.set_parameters(centre.add(direction, alpha=coordinates[i])),
-        )
+
+        def loss_at(index: int) -> float:
+            objective.set_parameters(centre.add(direction, alpha=coordinates[index]))
+            return objective.loss(require_finite=False).loss
+
+        losses, complete = scan_losses("Line", points, loss_at)
     return Line(coordinates, losses, loss, samples, train, complete)

@@ -171,11 +171,12 @@ def plane(
         centre = objective.parameter_vector()
         loss, samples, _ = objective.loss()
 
-        def go_to(index: int) -> None:
+        def loss_at(index: int) -> float:
             row, column = divmod(index, points)
             objective.set_parameters(centre.add(d1, alpha=a[column]).add_(d2, alpha=b[row]))
+            return objective.loss(require_finite=False).loss
 
-        losses, complete = scan_losses(objective, "Plane", points * points, go_to)
+        losses, complete = scan_losses("Plane", points * points, loss_at)
     return Plane(
         a=a,
         b=b,

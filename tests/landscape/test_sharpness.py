@@ -450,3 +450,29 @@ def test_refuses_a_gradient_that_is_not_finite() -> None:
     inputs = torch.ones(1, 1, dtype=torch.float64)
     with pytest.raises(ValueError, match="gradient of the loss is not finite"):
         sharpness(linear([0.0]), lambda outputs, _: outputs.sqrt().mean(), [(inputs, inputs)])
+
+
+class TimeFirst(nn.Module):
+    """Reads inputs of shape (time, samples, features)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.LSTM(2, 3, dtype=torch.float64)
+        self.head = nn.Linear(3, 1, dtype=torch.float64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x)[0][-1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [(5, "no input whose first dimension is as long"), (8, "the first dimension of the tensors")],
+)
+def test_samples_are_not_taken_out_of_the_wrong_dimension(steps: int, said: str) -> None:
+    """With m=1 the whole batch was compared with one target."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(steps, 8, 2, generator=generator, dtype=torch.float64)
+    y = torch.randn(8, 1, generator=generator, dtype=torch.float64)
+    with pytest.raises(ValueError, match=said):
+        sharpness(TimeFirst(), lambda outputs, y: (outputs - y).square().mean(), [(x, y)], m=1)

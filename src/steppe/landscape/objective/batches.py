@@ -145,6 +145,21 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(part)
 
 
+def labels_of(targets: Any) -> Any:
+    """Return the labels of a mapping, by their usual names; nothing where it has none.
+
+    Other targets are labels as they are.
+    """
+    if not isinstance(targets, Mapping):
+        return targets
+    return [targets[name] for name in _LABELS if name in targets]
+
+
+def without_labels(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping without its labels, by their usual names."""
+    return {name: value for name, value in keywords.items() if name not in _LABELS}
+
+
 def _moved(value: Any, device: torch.device, move: Callable[[Tensor], Tensor]) -> Any:
     """Move tensors to a device, inside containers too, and whatever has a method ``to``."""
     if isinstance(value, PackedSequence):

@@ -29,11 +29,11 @@ class LabelCount:
     Parameters
     ----------
     forward : callable or None
-        Runs the model on a batch: where all logits are alike the value does not tell, and the loss
-        of the first labels alone does.
+        Runs the model on a batch, and returns outputs and targets: where all logits are alike the
+        value does not tell, and the loss of the first labels alone does.
     """
 
-    def __init__(self, forward: Callable[[Batch], Any] | None) -> None:
+    def __init__(self, forward: Callable[[Batch], tuple[Any, Any]] | None) -> None:
         self._forward = forward
         self._begin: int | None = None
 
@@ -71,7 +71,7 @@ class LabelCount:
                 "each sequence counts: pass weight=, a function of outputs and batch that returns "
                 "the number of labels that the loss is a mean over"
             )
-        loss = part_named("loss", self._forward(part))
+        loss = part_named("loss", self._forward(part)[0])
         return 0 if bool(torch.isfinite(loss)) and float(loss) != 0.0 else 1
 
 

@@ -5,15 +5,22 @@
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from steppe.landscape.objective.batches import Batch, unknown_size
+from steppe.landscape.objective.batches import (
+    Batch,
+    labels_of,
+    map_tensors,
+    tensors_of,
+    unknown_size,
+)
 from steppe.landscape.objective.label_count import part_named
-from steppe.landscape.objective.sample_groups import cut, part_of
+from steppe.landscape.objective.sample_groups import cut, joined_batches, part_of
 
 # Outputs of a batch that are kept for the next one: 64 MB in float32. A language model's logits may
 # be of any size.
@@ -23,14 +30,23 @@ DIVIDED_BY = (
     "pass weight=, a function of outputs and targets that returns what the loss is divided by (the "
     "number of tokens, the sum of the samples' weights)"
 )
+_UNVERIFIED = (
+    "it cannot be verified that the loss is a mean over samples, as it cannot be computed of parts "
+    f'of a batch, nor of two batches together: {DIVIDED_BY}, or weight="samples" if it is a mean '
+    "over samples"
+)
+
+# A pass at a position so far off draws other random numbers.
+_OTHER_NOISE = 1_000_003
 
 
 class _Verified(NamedTuple):
-    """A batch that was verified, and what the loss was computed of."""
+    """A batch that was verified, what the loss was computed of, and the loss."""
 
     batch: Batch
-    outputs: Tensor
-    targets: Tensor
+    # None where the model is run anew.
+    outputs: Tensor | None
+    shapes: list[tuple[str, torch.Size]]
     loss: float
 
 
@@ -42,8 +58,8 @@ class LossCheck:
     loss_fn : callable or None
         The loss; None takes that of the model's outputs.
     forward : callable or None
-        Runs the model on a batch, for losses that the model computes. Without it these are not
-        verified.
+        Runs the model on a batch, and returns outputs and targets, for losses that the model
+        computes. Without it these are not verified.
     is_sum : bool
         Whether it is taken for a sum.
     is_single : bool
@@ -53,7 +69,7 @@ class LossCheck:
     def __init__(
         self,
         loss_fn: Callable[[Any, Any], Tensor] | None,
-        forward: Callable[[Batch], Any] | None,
+        forward: Callable[[Batch], tuple[Any, Any]] | None,
         is_sum: bool,
         is_single: bool,
     ) -> None:
@@ -76,14 +92,20 @@ class LossCheck:
         if batch.position <= self._verified or (self._is_own and self._forward is None):
             return
         self._verified = batch.position
-        if not self._suspect:
-            found = self._compared_with_halves(batch, outputs, loss)
-            is_unknown = found is None and batch.size_from != "all" and not self.is_sum
-            self._suspect = unknown_size(batch) if is_unknown else found or ""
-        if not self._suspect:
-            self._suspect = self._compared_with_another(batch, outputs, loss)
+        self._suspect = self._suspect or self._examined(batch, outputs, loss)
         if self._suspect and batch.position > 0:
             raise ValueError(self._suspect)
+
+    def _examined(self, batch: Batch, outputs: Any, loss: Tensor) -> str:
+        """Return what is wrong with a loss, or nothing."""
+        if not math.isfinite(loss.item()):
+            return ""
+        with torch.no_grad():
+            by_halves = self._compared_with_halves(batch, outputs, loss)
+            if by_halves is None and batch.size_from != "all" and not self.is_sum:
+                return unknown_size(batch)
+            found = by_halves or self._compared_with_another(batch, outputs, loss)
+        return _UNVERIFIED if found is None and by_halves is None else found or ""
 
     def believe(self, batch: Batch) -> None:
         """Take the loss for a mean over samples unseen, whose number has to be known.
@@ -98,105 +120,138 @@ class LossCheck:
         if self._suspect and batch.position > 0:
             raise ValueError(self._suspect)
 
-    @torch.no_grad()
     def _compared_with_halves(self, batch: Batch, outputs: Any, loss: Tensor) -> str | None:
         """Return what is wrong where it isn't the mean (or sum) of its halves', or nothing.
 
         None where it cannot be verified in this way.
         """
         size, half = batch.size, batch.size // 2
-        if half == 0 or not math.isfinite(loss.item()):
+        if half == 0:
             return None
         try:
-            loss_of, whole = self._loss_of_parts(batch, outputs, loss.item())
-            parts = loss_of(0, half), loss_of(half, size)
+            loss_of = self._loss_of_parts(batch, outputs)
+            whole, parts = loss_of(0, size), (loss_of(0, half), loss_of(half, size))
         except Exception:
             # A loss that cannot be computed of half a batch.
             return None
         if {*parts} == {whole}:
             return None
         where = f"of batch {batch.position} it is {{:.6g}}, and of its halves"
-        whole_again = partial(loss_of, 0, size)
-        return _difference(
-            where, whole, whole_again, parts, half / size, loss.dtype, is_sum=self.is_sum
-        )
+        again = partial(loss_of, 0, size, _OTHER_NOISE)
+        return _difference(where, whole, again, parts, half / size, loss.dtype, is_sum=self.is_sum)
 
-    @torch.no_grad()
-    def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str:
-        """Compare a batch with the one before it: halves may be alike where batches are not."""
-        if not (isinstance(outputs, Tensor) and isinstance(batch.targets, Tensor)) or self._is_own:
-            return ""
-        if outputs.numel() > _MOST_KEPT:
-            return ""
-        # Copies, as a loader may fill the same memory with the next batch.
-        now = _Verified(batch, outputs.detach().clone(), batch.targets.clone(), loss.item())
-        try:
-            again = self._loss(now.outputs, now.targets.clone())
-        except Exception:
-            # A loss that differentiates its outputs cannot be computed of a copy.
-            return ""
-        if again != now.loss:
-            # The loss draws random numbers, or the model has changed the targets in place.
-            return ""
-        before, self._before = self._before, now
-        if before is None:
-            return ""
-        both_outputs, both_targets = (before.outputs, now.outputs), (before.targets, now.targets)
-        places = f"batches {before.batch.position} and {batch.position}"
-        for what, values in (("outputs", both_outputs), ("targets", both_targets)):
-            if not self.is_sum and (shapes := _different_shapes(*values)):
-                return (
-                    f"the {what} of {places} have shapes {shapes}, and of samples that differ in "
-                    "more than their number it cannot be told what the loss is a mean over: "
-                    f'{DIVIDED_BY}, or weight="samples" if it is a mean over samples all the same'
-                )
-        try:
-            both = partial(self._loss, torch.cat(both_outputs), torch.cat(both_targets))
-            whole = both()
-        except Exception:
-            return ""
-        if not math.isfinite(whole):
-            return ""
-        where = f"of {places} together it is {{:.6g}}, and of each"
-        share = before.batch.size / (before.batch.size + batch.size)
-        parts = before.loss, now.loss
-        return _difference(where, whole, both, parts, share, loss.dtype, is_sum=self.is_sum)
-
-    def _loss_of_parts(
-        self, batch: Batch, outputs: Any, whole: float
-    ) -> tuple[Callable[[int, int], float], float]:
-        """Return the loss as a function of where a part of the samples begins and ends, and of all.
+    def _loss_of_parts(self, batch: Batch, outputs: Any) -> Callable[..., float]:
+        """Return the loss as a function of where a part of the samples begins and ends.
 
         Outputs are cut where that is possible. It is not where the model returns its loss, or
         flattens samples: the model is then run on the part.
         """
 
-        def of_outputs(begin: int, end: int) -> float:
+        def of_outputs(values: Any, begin: int, end: int, noise: int = 0) -> float:
             part = part_of(batch, begin, end).copied()
-            return self._loss(cut(outputs, batch.size, begin, end), part.targets)
+            return self._loss(cut(values, batch.size, begin, end), part.targets)
 
-        def of_inputs(begin: int, end: int) -> float:
-            assert self._forward is not None
-            part = part_of(batch, begin, end).copied()
-            return self._loss(self._forward(part), part.targets)
+        def of_inputs(begin: int, end: int, noise: int = 0) -> float:
+            # A part of inputs that require a gradient requires one.
+            with torch.enable_grad():
+                part = part_of(batch, begin, end)
+            return self._loss_of_inputs(part, noise)
 
-        if self._forward is None:
-            return of_outputs, whole
         half = batch.size // 2
-        try:
-            sees_parts = {of_outputs(0, half), of_outputs(half, batch.size)} != {whole}
-        except Exception:
-            sees_parts = False
-        if sees_parts:
-            return of_outputs, whole
+        # Where outputs are nearly alike, as those of a new network, losses of all parts are.
+        for values in (map_tensors(outputs, _spread), outputs):
+            loss_of = partial(of_outputs, values)
+            try:
+                whole, *parts = loss_of(0, batch.size), loss_of(0, half), loss_of(half, batch.size)
+            except Exception:
+                continue
+            if {*parts} != {whole} and math.isfinite(whole):
+                return loss_of
         # In train() mode parts are run in eval(), where the whole has another loss.
-        return of_inputs, of_inputs(0, batch.size)
+        return of_inputs if self._forward else partial(of_outputs, outputs)
+
+    def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str | None:
+        """Compare a batch with the one before it: halves may be alike where batches are not.
+
+        None where it cannot be verified in this way.
+        """
+        try:
+            now = self._kept(batch, outputs)
+        except Exception:
+            self._before = None
+            return None if batch.position > 0 else ""
+        before, self._before = self._before, now
+        if before is None:
+            return ""
+        places = f"batches {before.batch.position} and {batch.position}"
+        if not self.is_sum and (shapes := _different_shapes(places, before.shapes, now.shapes)):
+            return shapes
+        try:
+            both = self._loss_of_both(before, now)
+            whole = both()
+        except Exception:
+            return None
+        if not math.isfinite(whole):
+            return ""
+        where = f"of {places} together it is {{:.6g}}, and of each"
+        share = before.batch.size / (before.batch.size + batch.size)
+        parts, again = (before.loss, now.loss), partial(both, _OTHER_NOISE)
+        return _difference(where, whole, again, parts, share, loss.dtype, is_sum=self.is_sum)
+
+    def _kept(self, batch: Batch, outputs: Any) -> _Verified:
+        """Return copies, as a loader may fill the same memory with the next batch."""
+        own, shapes = batch.copied(), _shapes(batch, outputs)
+        are_tensors = isinstance(outputs, Tensor) and isinstance(batch.targets, Tensor)
+        if are_tensors and not self._is_own and outputs.numel() <= _MOST_KEPT:
+            for values in (_spread(outputs), outputs.detach().clone()):
+                # A loss that differentiates its outputs cannot be computed of a copy.
+                with suppress(Exception):
+                    return _Verified(own, values, shapes, self._loss(values, own.targets.clone()))
+        return _Verified(own, None, shapes, self._loss_of_inputs(own))
+
+    def _loss_of_both(self, one: _Verified, other: _Verified) -> Callable[..., float]:
+        """Return the loss of two batches together, as a function of the noise it is computed by."""
+        joined = joined_batches(one.batch, other.batch)
+        if one.outputs is None or other.outputs is None:
+            return partial(self._loss_of_inputs, joined)
+        outputs = torch.cat([one.outputs, other.outputs])
+        return lambda noise=0: self._loss(outputs.clone(), joined.copied().targets)
+
+    def _loss_of_inputs(self, batch: Batch, noise: int = 0) -> float:
+        """Run the model on a batch, in ``eval()`` mode; other noise is that of another position."""
+        if self._forward is None:
+            raise ValueError("the model cannot be run")
+        try:
+            return self._run(batch, noise)
+        except RuntimeError:
+            # A loss that differentiates outputs by inputs, as gradient penalties do.
+            with torch.enable_grad():
+                return self._run(batch, noise)
+
+    def _run(self, batch: Batch, noise: int) -> float:
+        assert self._forward is not None
+        return self._loss(*self._forward(batch._replace(position=batch.position + noise)))
 
     def _loss(self, outputs: Any, targets: Any) -> float:
         if self._is_own:
             return float(part_named("loss", outputs))
         assert self._loss_fn is not None
-        return float(self._loss_fn(outputs, targets))
+        return self._loss_fn(outputs, targets).item()
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Return a copy of outputs, moved apart at random, within the signs or shares that they are."""
+    if not values.is_floating_point() or values.numel() > _MOST_KEPT:
+        return values.detach().clone()
+    own = torch.Generator("cpu").manual_seed(0)
+    drawn = torch.rand(values.shape, generator=own, dtype=torch.float64, device="cpu")
+    random = drawn.to(values)
+    low, high = (float(each) for each in values.detach().aminmax()) if values.numel() else (0, 0)
+    if low >= 0 and high <= 1:
+        return (values.detach() + random) / 2
+    if low >= 0 or high <= 0:
+        return values.detach() * (0.5 + random)
+    return values.detach() + max(1.0, float(values.detach().std())) * (2 * random - 1)
 
 
 def _difference(
@@ -233,11 +288,31 @@ def _difference(
     )
 
 
-def _different_shapes(first: Any, second: Any) -> str:
-    """Return the shapes of two tensors that differ in more than the first dimension, or nothing."""
-    both = (first, second)
-    if not all(isinstance(each, Tensor) and each.ndim for each in both):
+def _shapes(batch: Batch, outputs: Any) -> list[tuple[str, torch.Size]]:
+    """Return the shapes of what the loss may be a mean over: outputs and targets by sample."""
+    logits = part_named("logits", outputs)
+    targets = labels_of(batch.targets)
+    found = {"outputs": outputs if logits is None else logits, "targets": targets}
+    return [
+        (what, each.shape)
+        for what, values in found.items()
+        for each in tensors_of(values)
+        if each.ndim and len(each) == batch.size
+    ]
+
+
+def _different_shapes(
+    places: str, before: list[tuple[str, torch.Size]], now: list[tuple[str, torch.Size]]
+) -> str:
+    """Say which shapes differ in more than the first dimension, or nothing."""
+    if [what for what, _ in before] != [what for what, _ in now]:
         return ""
-    if first.shape[1:] == second.shape[1:]:
-        return ""
-    return " and ".join(str(tuple(each.shape)) for each in both)
+    for (what, one), (_, other) in zip(before, now, strict=True):
+        if one[1:] != other[1:]:
+            return (
+                f"the {what} of {places} have shapes {tuple(one)} and {tuple(other)}, and of "
+                "samples that differ in more than their number it cannot be told what the loss is "
+                f'a mean over: {DIVIDED_BY}, or weight="samples" if it is a mean over samples all '
+                "the same"
+            )
+    return ""

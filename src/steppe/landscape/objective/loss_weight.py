@@ -38,8 +38,8 @@ class LossWeight:
     given : str, callable or None
         "samples", "sum", or ``given(outputs, targets)``; None finds it.
     forward : callable, optional
-        Runs the model on a batch, for losses that the model computes. Without it these are not
-        verified.
+        Runs the model on a batch, and returns outputs and targets, for losses that the model
+        computes. Without it these are not verified.
     is_single : bool, default False
         Whether there is one batch only, so that weights don't matter. It is then not verified.
 
@@ -63,7 +63,7 @@ class LossWeight:
         self,
         loss_fn: LossFunction | None,
         given: Weight | None = None,
-        forward: Callable[[Batch], Any] | None = None,
+        forward: Callable[[Batch], tuple[Any, Any]] | None = None,
         is_single: bool = False,
     ) -> None:
         if given is not None and given not in ("samples", "sum") and not callable(given):
@@ -72,10 +72,10 @@ class LossWeight:
                 "targets that returns what the loss is divided by"
             )
         self._loss_fn, self._options = loss_fn, loss_options(loss_fn)
-        says_sum = given is None and self._options.get("reduction") == "sum"
-        self._given: Weight | None = "sum" if says_sum else given
+        self._says_sum = given is None and self._options.get("reduction") == "sum"
+        self._given: Weight | None = "sum" if self._says_sum else given
         # A class of one's own may inherit ``reduction`` and divide by something all the same.
-        self._is_unverified_sum = says_sum and "kind" not in self._options
+        self._is_unverified_sum = self._says_sum and "kind" not in self._options
         self._labels = LabelCount(forward)
         self._check = LossCheck(loss_fn, forward, self.is_sum, is_single)
 
@@ -94,7 +94,8 @@ class LossWeight:
         """
         is_own = self._is_the_models_own(outputs, loss)
         if self._given == "sum":
-            if self._is_unverified_sum:
+            # Of shapes that broadcast, samples are compared with each other.
+            if self._is_unverified_sum or (self._says_sum and _broadcast(outputs, batch.targets)):
                 self._check.verify(batch, outputs, loss, is_own)
             return 1.0
         if self._given == "samples":
@@ -118,8 +119,7 @@ class LossWeight:
         if kind == "elements":
             if self._options.get("reduction") == "batchmean":
                 return float(len(outputs))
-            # Of shapes that broadcast, samples may be compared with each other.
-            return float(outputs.numel()) if outputs.shape == batch.targets.shape else None
+            return None if _broadcast(outputs, batch.targets) else float(outputs.numel())
         return None
 
     def _is_the_models_own(self, outputs: Any, loss: Tensor) -> bool:
@@ -127,6 +127,13 @@ class LossWeight:
         own = part_named("loss", outputs)
         is_same = isinstance(own, Tensor) and own.data_ptr() == loss.data_ptr()
         return self._loss_fn is None or is_same
+
+
+def _broadcast(outputs: Any, targets: Any) -> bool:
+    """Whether samples may be compared with each other, as outputs (B, 1) with targets (B,) are."""
+    are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
+    is_of_elements = are_tensors and targets.is_floating_point()
+    return is_of_elements and outputs.shape != targets.shape
 
 
 def _checked(found: Any) -> float:

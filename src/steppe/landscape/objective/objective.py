@@ -123,10 +123,10 @@ class Objective(RepeatedPasses):
         is_single = _has_one_batch(self.data)
         return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
 
-    def _outputs_in_eval(self, batch: Batch) -> Any:
+    def _outputs_in_eval(self, batch: Batch) -> tuple[Any, Any]:
         """Run the model on a part of a batch, where its statistics would be others than all's."""
         with self.eval_instead():
-            return self.outputs(batch)[0]
+            return self.outputs(batch)
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.

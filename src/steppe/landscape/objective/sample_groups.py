@@ -3,14 +3,22 @@
 :mod:`steppe.landscape.surfaces.sharpness` measures the loss's rise in each group.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
 
-from steppe.landscape.objective.batches import Batch, is_of_samples, map_leaves, unknown_size
+from steppe.landscape.objective.batches import (
+    Batch,
+    is_of_samples,
+    map_leaves,
+    tensors_of,
+    unknown_size,
+    without_labels,
+)
 
 
 def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
@@ -36,6 +44,7 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
     for batch in batches:
         if batch.size_from == "first":
             raise ValueError(unknown_size(batch))
+        _check_inputs(batch)
         begin = 0
         while begin < batch.size:
             end = min(begin + missing, batch.size)
@@ -47,6 +56,20 @@ def sample_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
                 held, missing = [], size
     if held:
         yield held
+
+
+def _check_inputs(batch: Batch) -> None:
+    """Refuse inputs of which none can be cut by samples."""
+    inputs = {"inputs": batch.inputs, "keywords": without_labels(batch.keywords)}
+    tensors = [*tensors_of(inputs)]
+    parts = tensors_of(cut(inputs, batch.size, 0, 1))
+    if batch.size > 1 and tensors and [*map(id, parts)] == [*map(id, tensors)]:
+        shapes = ", ".join(str(tuple(each.shape)) for each in tensors)
+        raise ValueError(
+            f"batch {batch.position} has {batch.size} samples, and no input whose first dimension "
+            f"is as long, as where time comes first (they have shapes {shapes}): samples cannot be "
+            "taken out of it; put them first, and let the model transpose"
+        )
 
 
 def part_of(batch: Batch, begin: int, end: int) -> Batch:
@@ -78,3 +101,56 @@ def cut(value: Any, size: int, begin: int, end: int) -> Any:
         return value[begin:end] if is_list(value) else value
 
     return map_leaves(value, part, is_list)
+
+
+def joined_batches(one: Batch, other: Batch) -> Batch:
+    """Return the samples of two batches as one batch.
+
+    Raises
+    ------
+    ValueError
+        They cannot be joined: their samples differ in shape, or in what all of a batch share.
+
+    Examples
+    --------
+    >>> import torch
+    >>> pair = Batch(0, (torch.ones(2, 3),), {}, torch.ones(2), 2)
+    >>> joined_batches(pair, pair).inputs[0].shape
+    torch.Size([4, 3])
+    """
+    joined: dict[tuple[int, int], Any] = {}
+
+    def both(left: Any, right: Any) -> Any:
+        # By their identities: what is an input and a target too stays one.
+        key = id(left), id(right)
+        if key not in joined:
+            joined[key] = _joined(left, right, (one.size, other.size), both)
+        return joined[key]
+
+    parts = (both(getattr(one, n), getattr(other, n)) for n in ("inputs", "keywords", "targets"))
+    inputs, keywords, targets = parts
+    return one._replace(
+        inputs=inputs, keywords=keywords, targets=targets, size=one.size + other.size
+    )
+
+
+def _joined(left: Any, right: Any, sizes: tuple[int, int], both: Callable[[Any, Any], Any]) -> Any:
+    if type(left) is not type(right):
+        raise ValueError(f"{type(left).__name__} and {type(right).__name__} cannot be joined")
+    if isinstance(left, Tensor):
+        if left.ndim and (len(left), len(right)) == sizes and left.shape[1:] == right.shape[1:]:
+            needs_gradient = left.requires_grad and left.is_leaf
+            together = torch.cat([left.detach(), right.detach()])
+            return together.requires_grad_(needs_gradient)
+        if left.shape == right.shape and torch.equal(left, right):
+            return left
+    elif isinstance(left, Mapping) and left.keys() == right.keys():
+        return {name: both(left[name], right[name]) for name in left}
+    elif type(left) in (tuple, list):
+        if is_of_samples(left, sizes[0]) and is_of_samples(right, sizes[1]):
+            return left + right
+        if len(left) == len(right):
+            return type(left)(both(*pair) for pair in zip(left, right, strict=True))
+    elif left is right or (isinstance(left, int | float | str | None) and left == right):
+        return left
+    raise ValueError("what all samples of a batch share differs, or their shapes do")

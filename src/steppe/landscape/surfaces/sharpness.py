@@ -165,6 +165,9 @@ def sharpness(
         else:
             rises = _ascent_per_group(objective, ball, ascent_steps, m)
         done, complete = _collect(rises, draws if average else None)
+        if m is not None and complete and not train:
+            objective.set_parameters(ball.center)
+            _check_groups(done, objective)
     # Each process has its own groups. Without groups, rises are means over all processes already.
     mean = _mean_rise(done, objective if m is not None else None)
     return Sharpness(
@@ -257,6 +260,21 @@ def _ascent_per_group(objective: Objective, ball: _Ball, steps: int, m: int) -> 
         except NothingWeighsError:
             # All targets of the group are ignored.
             continue
+
+
+def _check_groups(rises: list[_Rise], objective: Objective) -> None:
+    """Refuse samples whose loss is another one alone than beside others.
+
+    In ``train()`` mode it may be, as batches have statistics.
+    """
+    whole = objective.loss().loss
+    groups = _mean_rise(rises, objective).loss
+    precision = torch.finfo(objective.narrowest or objective.dtype).eps
+    if abs(groups - whole) > max(1e-4, 100 * precision) * max(abs(groups), abs(whole)):
+        raise ValueError(
+            f"the mean loss is {whole:.6g}, and of groups of m samples {groups:.6g}: the first "
+            "dimension of the tensors is not that of samples, or the loss is no mean over samples"
+        )
 
 
 def _random_directions(objective: Objective, ball: _Ball, draws: int, seed: int) -> Iterator[_Rise]:

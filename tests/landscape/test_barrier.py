@@ -259,3 +259,28 @@ def test_a_forward_pass_may_make_a_buffer() -> None:
     torch.testing.assert_close(one.linear.weight.detach(), before, rtol=0, atol=0)
     for model, value in ((one, found.losses[0]), (other, found.losses[-1])):
         assert value == pytest.approx(loss(model(data[0][0]), data[0][1]).item(), rel=1e-6)
+
+
+class Quantised(nn.Module):
+    """A linear map of whose bias a frozen part is in int8."""
+
+    def __init__(self, whole: int) -> None:
+        super().__init__()
+        torch.manual_seed(whole)
+        self.map = nn.Linear(4, 3)
+        self.bias = nn.Parameter(torch.full((3,), whole, dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.map(x) + self.bias  # type: ignore[no-any-return]
+
+
+def test_integers_stay_where_both_models_have_the_same() -> None:
+    data = [(torch.ones(5, 4), torch.arange(5) % 3)]
+    one, other = Quantised(1), Quantised(1)
+    nn.init.normal_(other.map.weight)
+    found = barrier(one, other, nn.functional.cross_entropy, data, points=3)
+    ends = [nn.functional.cross_entropy(m(data[0][0]), data[0][1]).item() for m in (one, other)]
+    assert found.losses[[0, 2]] == pytest.approx(ends)
+    assert not one.bias.requires_grad
+    with pytest.raises(ValueError, match=r"parameter 'bias' is torch\.int8, and differs"):
+        barrier(one, Quantised(2), nn.functional.cross_entropy, data, points=3)

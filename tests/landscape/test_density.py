@@ -126,3 +126,10 @@ def test_can_be_written_and_drawn() -> None:
     assert np.isnan(found.stderr).all()
     assert json.loads(json.dumps(found.to_dict()))["size"] == 20
     assert found.plot().get_yscale() == "log"
+
+
+def test_numpys_errors_may_be_raised() -> None:
+    """Gaussians underflow far from their nodes."""
+    with np.errstate(all="raise"):
+        found = density(operator(matrix(torch.linspace(0, 1, 40))), steps=20)
+    assert integral(found) == pytest.approx(1.0, abs=1e-6)

@@ -518,7 +518,7 @@ def test_refuses_an_optimizer_without_state(make: Any) -> None:
     optimizer = make([p, q])
     p.grad = torch.ones(2)
     optimizer.step()
-    with pytest.raises(ValueError, match="no state for parameter 1: take a step first"):
+    with pytest.raises(ValueError, match=r"parameter 1, as .*: leave it out, by params"):
         preconditioned(H, optimizer)
 
 

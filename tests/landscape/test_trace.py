@@ -158,3 +158,20 @@ def test_rounding_beside_a_subspace_that_holds_all_is_no_asymmetry() -> None:
         found = trace(H, products=18, seed=seed)
         assert found.converged, found.reason
         assert found.asymmetry < 1e-12
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_numpys_integers_are_integers(method: str) -> None:
+    diagonal = torch.arange(1.0, 101.0)
+    for products in (12, 30, 45):
+        found = [
+            trace(Operator(size, lambda rows: rows * diagonal), products=count, method=method)
+            for size, count in ((100, products), (np.int64(100), np.int64(products)))
+        ]
+        assert found[0].value == found[1].value
+
+
+@pytest.mark.parametrize("method", ["hutchinson", "hutch++", "xtrace"])
+def test_products_that_are_not_finite_are_named(method: str) -> None:
+    with pytest.raises(ValueError, match="a product is not finite"):
+        trace(Operator(30, lambda rows: rows * torch.nan), method=method)

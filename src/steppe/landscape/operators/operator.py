@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from steppe._shared.validation import check_integer
+
 # Measured on networks of all kinds, products are at most ten times their format's precision from
 # symmetric; a thousandth of noise in the data makes 3e-4 in float32.
 _ROUNDINGS = 64
@@ -44,7 +46,7 @@ class Operator:
         Number of rows, and of columns.
     product : callable
         Maps a block of vectors, the rows of a tensor of shape (count, size), to their products, in
-        the same shape.
+        the same shape. It must not write into the block.
     dtype : torch.dtype, default torch.float32
         Number format of vectors: float32 or float64.
     device : torch.device or str, default "cpu"
@@ -70,7 +72,9 @@ class Operator:
     Raises
     ------
     ValueError
-        ``dtype`` is neither float32 nor float64.
+        ``dtype`` is neither float32 nor float64, or ``size`` below 1.
+    TypeError
+        ``size`` is no integer.
 
     Examples
     --------
@@ -95,7 +99,8 @@ class Operator:
     ) -> None:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype} must be torch.float32 or torch.float64")
-        self.size, self.dtype, self.device = size, dtype, torch.device(device)
+        check_integer(size=size)
+        self.size, self.dtype, self.device = int(size), dtype, torch.device(device)
         self.params, self.held = params, held
         self.products = 0
         self._product, self._rounding, self._precision = product, rounding, precision

@@ -272,13 +272,22 @@ def _diagonals(
         }
     for index, param in enumerate(params):
         if param not in known:
-            raise ValueError(f"the optimizer has no state for parameter {index}: take a step first")
+            raise ValueError(_without_state(index, any(other in known for other in params)))
         if not known[param].isfinite().all():
             raise ValueError(
                 f"the preconditioner of parameter {index} is not finite: its second moment is 0 "
                 "somewhere and eps too, or it is not finite itself"
             )
     return [known[param] for param in params]
+
+
+def _without_state(index: int, others_have: bool) -> str:
+    if not others_have:
+        return f"the optimizer has no state for parameter {index}: take a step first"
+    return (
+        f"the optimizer has no state for parameter {index}, as it has had no gradient, and has for "
+        "others: leave it out, by params=[p for p in model.parameters() if p in optimizer.state]"
+    )
 
 
 def _reader(optimizer: Optimizer) -> Callable[[_GroupOrState, _GroupOrState], Tensor]:

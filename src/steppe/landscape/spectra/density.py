@@ -180,9 +180,9 @@ def density(
         check_number(bandwidth=bandwidth)
     if bandwidth is not None and not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth={bandwidth} must be a finite number above 0")
+    probes, steps = int(probes), min(int(steps), H.size)
     before, source = H.products, Probes(H, seed)
     runs: list[_LanczosRun] = []
-    steps = min(steps, H.size)
     together = max(1, _TOGETHER_BYTES // (steps * H.size * H.dtype.itemsize))
     symmetry, reason = SymmetryCheck(H), ""
     with progress("density", probes * steps) as advance, H.held():
@@ -324,6 +324,7 @@ def _grid(low: float, high: float, width: float) -> Floats:
 
 def _smoothed(grid: Floats, nodes: Floats, weights: Floats, width: float) -> Floats:
     total = np.zeros(len(grid))
-    for node, weight in zip(nodes, weights, strict=True):
-        total += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
+    with np.errstate(under="ignore"):
+        for node, weight in zip(nodes, weights, strict=True):
+            total += weight * np.exp(-0.5 * ((grid - node) / width) ** 2)
     return total / (width * math.sqrt(2.0 * math.pi))

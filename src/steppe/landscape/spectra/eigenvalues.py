@@ -182,10 +182,11 @@ def top_eigenvalues(
         raise ValueError(f"which={which!r} is not one of {', '.join(ORDER)}")
     if not 0 < tol < math.inf:
         raise ValueError(f"tol={tol} must be a finite number above 0")
+    k = int(k)
     limit = 20 * k + 200
     if max_products is not None:
         check_integer(max_products=max_products)
-        limit = max_products
+        limit = int(max_products)
     if limit < k:
         raise ValueError(f"max_products={max_products} must be at least k={k}")
     capacity = min(H.size, max(k + SPARE, _BASIS_BYTES // max(H.size * H.dtype.itemsize, 1)))

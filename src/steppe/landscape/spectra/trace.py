@@ -30,6 +30,8 @@ _SHARED_SUBSPACE = 4 / 3
 # eight, and in up to 2 with sixteen, which small operators take at once.
 _LEAST_SAMPLES = 16
 
+_NOT_FINITE = "a product is not finite: the operator overflows"
+
 
 @dataclass(frozen=True)
 class Trace(Result):
@@ -133,7 +135,7 @@ def trace(
     if method not in tuple(_METHODS):
         raise ValueError(f"method={method!r} is not one of {', '.join(_METHODS)}")
     check_integer(products=products)
-    least = _LEAST[method]
+    products, least = int(products), _LEAST[method]
     if products < least:
         raise ValueError(f"products={products} must be at least {least} for method={method!r}")
     if tol is not None:
@@ -193,6 +195,8 @@ class _CheckedProducts:
 
     def _product(self, rows: Tensor) -> Tensor:
         images = self._H.rows(rows)
+        if not images.isfinite().all():
+            raise ValueError(_NOT_FINITE)
         if self._first is None:
             self._first = rows[:1].clone(), images[:1].clone()
         left, right = torch.cat([self._first[0], rows]), torch.cat([self._first[1], images])
@@ -214,7 +218,7 @@ class _CheckedProducts:
             The estimate is not finite.
         """
         if not math.isfinite(found.value):
-            raise ValueError("a product is not finite: the operator overflows")
+            raise ValueError(_NOT_FINITE)
         rounding = self._H.precision * max(abs(found.value), self._largest)
         return replace(found, stderr=math.hypot(found.stderr, rounding), rounding=rounding)
 

@@ -33,7 +33,7 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     TypeError
         One is no module.
     ValueError
-        The models' parameters or buffers differ in name or shape.
+        The models' parameters or buffers differ in name or shape, or in integers.
 
     Examples
     --------
@@ -50,7 +50,9 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
         check_module(name, model)
     ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
     _check_same_architecture(ours, theirs)
-    start = {name: SavedTensor.of(t) for name, t in ours.items() if can_be_saved(t)}
+    _check_integers(ours, theirs)
+    movable = {name: t for name, t in ours.items() if can_be_saved(t) and _is_continuous(t)}
+    start = {name: SavedTensor.of(t) for name, t in movable.items()}
     # The models may share tensors, which move with model_a.
     moved = set(map(_storage, ours.values()))
     end = {
@@ -58,7 +60,9 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
         for name, t in theirs.items()
     }
     buffers = [(module._buffers, dict(module._buffers)) for module in model_a.modules()]
-    frozen = [p for p in model_a.parameters() if not (p.requires_grad or p.is_meta)]
+    frozen = [
+        p for p in model_a.parameters() if not (p.requires_grad or p.is_meta) and _is_continuous(p)
+    ]
 
     def put_back() -> None:
         # A forward pass may have assigned other tensors to buffers, or resized them.
@@ -90,6 +94,22 @@ def _interpolated_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and floating-point buffers by name."""
     buffers = {name: b for name, b in model.named_buffers() if b.is_floating_point()}
     return dict(model.named_parameters()) | buffers
+
+
+def _check_integers(start: dict[str, Tensor], end: dict[str, Tensor]) -> None:
+    """Refuse parameters between which nothing lies, as frozen weights in int8."""
+    for name, tensor in start.items():
+        if _is_continuous(tensor) or tensor.is_meta:
+            continue
+        if tensor.dtype != end[name].dtype or not torch.equal(tensor, end[name].to(tensor.device)):
+            raise ValueError(
+                f"parameter {name!r} is {tensor.dtype}, and differs between the models: nothing "
+                "lies between them; dequantise both"
+            )
+
+
+def _is_continuous(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def _storage(tensor: Tensor) -> int:

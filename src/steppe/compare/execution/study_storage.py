@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from steppe._shared.credentials import scrubbed, shown
 from steppe._shared.messages import first_line
+from steppe._shared.quiet_imports import quiet_imports
 from steppe.compare.execution.sqlite_copies import copy_database
 from steppe.compare.execution.storage_names import parse_storage
 
@@ -60,14 +61,19 @@ def open_storage(where: str, *, heartbeat: int = HEARTBEAT, create: bool = False
     ImportError
         If Optuna or the database's driver is not installed.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _load_optuna()
     named = parse_storage(where)
     with _refusals(where):
         if isinstance(named, Path):
             return _open_file(named, heartbeat, create=create)
         return _open_server(named, heartbeat, create=create)
+
+
+def _load_optuna() -> None:
+    """Import Optuna, and let it be silent."""
+    with quiet_imports():
+        import optuna
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 @contextmanager
@@ -86,9 +92,7 @@ def open_for_reading(where: str) -> Iterator["RDBStorage"]:
     ValueError, FileNotFoundError, ImportError
         As :func:`open_storage` does.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _load_optuna()
     named = parse_storage(where)
     with TemporaryDirectory(prefix="steppe-") as directory:
         with _refusals(where):

@@ -18,6 +18,7 @@ from steppe._shared.devices import find_device
 from steppe._shared.hyperparameters import Settings
 from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
+from steppe._shared.quiet_imports import quiet_imports
 from steppe._shared.recipes import Recipe, find_recipe
 from steppe._shared.source_hash import steppe_source
 from steppe.compare.planning.controls import contenders_controlled_by, recipes_with_controls
@@ -195,8 +196,9 @@ def plan_study(
     ModuleNotFoundError
         If a package is not installed that the study, its table or its page need.
     """
-    for module in _NEEDED:
-        importlib.import_module(module)
+    with quiet_imports():
+        for module in _NEEDED:
+            importlib.import_module(module)
     names = options.optimizers or preset.optimizers
     recipes = recipes_with_controls(names)
     check_place(place)

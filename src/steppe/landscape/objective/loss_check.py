@@ -90,6 +90,8 @@ class LossCheck:
         self._is_own = is_own
         # Parts of a batch, and later passes, have been verified with it.
         if batch.position <= self._verified or (self._is_own and self._forward is None):
+            # In a second pass there is nothing left to compare.
+            self._before = self._before if batch.position else None
             return
         self._verified = batch.position
         self._suspect = self._suspect or self._examined(batch, outputs, loss)
@@ -200,13 +202,15 @@ class LossCheck:
 
     def _kept(self, batch: Batch, outputs: Any) -> _Verified:
         """Return copies, as a loader may fill the same memory with the next batch."""
-        own, shapes = batch.copied(), _shapes(batch, outputs)
+        shapes = _shapes(batch, outputs)
         are_tensors = isinstance(outputs, Tensor) and isinstance(batch.targets, Tensor)
         if are_tensors and not self._is_own and outputs.numel() <= _MOST_KEPT:
+            own = batch._replace(inputs=(), keywords={}).copied()
             for values in (_spread(outputs), outputs.detach().clone()):
                 # A loss that differentiates its outputs cannot be computed of a copy.
                 with suppress(Exception):
                     return _Verified(own, values, shapes, self._loss(values, own.targets.clone()))
+        own = batch.copied()
         return _Verified(own, None, shapes, self._loss_of_inputs(own))
 
     def _loss_of_both(self, one: _Verified, other: _Verified) -> Callable[..., float]:

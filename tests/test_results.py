@@ -54,7 +54,10 @@ def test_studies_are_whole_and_fair(path: Path) -> None:
             assert len(ended) == study.plan.planned(contender, phase)
 
 
-@pytest.mark.parametrize(("name", "budget", "trials"), [("digits", 8, 80), ("mnist-5k", 8, 80)])
+@pytest.mark.parametrize(
+    ("name", "budget", "trials"),
+    [("digits", 8, 80), ("mnist-5k", 8, 80), ("fashion-mnist", 8, 80)],
+)
 def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
     study = committed(RESULTS / f"{name}.json")
     assert (study.plan.budget, study.plan.primary) == (budget, "score")

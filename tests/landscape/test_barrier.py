@@ -155,11 +155,11 @@ def interrupted_at(call: int) -> Barrier:
 
 
 def test_ctrl_c_leaves_what_there_is() -> None:
-    found = interrupted_at(4)
+    found = interrupted_at(6)
     np.testing.assert_allclose(found.losses, [0, 0.5625, np.nan, np.nan, 0])
     assert (found.height, found.where, found.complete) == (0.5625, 0.25, False)
     with pytest.raises(KeyboardInterrupt):
-        interrupted_at(3)
+        interrupted_at(5)
 
 
 def test_refuses_models_of_other_names() -> None:

@@ -465,14 +465,46 @@ class TimeFirst(nn.Module):
         return self.head(self.body(x)[0][-1])  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(
-    ("steps", "said"),
-    [(5, "no input whose first dimension is as long"), (8, "the first dimension of the tensors")],
-)
-def test_samples_are_not_taken_out_of_the_wrong_dimension(steps: int, said: str) -> None:
+@pytest.mark.parametrize("steps", [5, 8])
+def test_samples_are_not_taken_out_of_the_wrong_dimension(steps: int) -> None:
     """With m=1 the whole batch was compared with one target."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(steps, 8, 2, generator=generator, dtype=torch.float64)
     y = torch.randn(8, 1, generator=generator, dtype=torch.float64)
-    with pytest.raises(ValueError, match=said):
-        sharpness(TimeFirst(), lambda outputs, y: (outputs - y).square().mean(), [(x, y)], m=1)
+    loss_fn = lambda outputs, y: (outputs - y).square().mean()  # noqa: E731
+    with pytest.raises(ValueError, match="of 4 samples that were taken out of batch 0"):
+        sharpness(TimeFirst(), loss_fn, [(x, y)], m=1)
+    # Of outputs in a mapping nothing is known but the inputs' shape.
+    if steps == 5:
+        wrapped = nn.Sequential(TimeFirst(), Named())
+        named = lambda outputs, y: loss_fn(outputs["y"], y)  # noqa: E731
+        with pytest.raises(ValueError, match="no input whose first dimension is as long"):
+            sharpness(wrapped, named, [(x, y)], m=1)
+
+
+class Named(nn.Module):
+    def forward(self, y: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"y": y}
+
+
+class Sampling(nn.Module):
+    """Noise that eval() leaves on, as of a variational autoencoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.map = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.map(x + 0.3 * torch.randn_like(x))  # type: ignore[no-any-return]
+
+
+def test_noise_and_losses_near_zero_are_no_wrong_dimension() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16, 4, generator=generator)
+    y = torch.arange(16) % 3
+    assert sharpness(Sampling(), nn.CrossEntropyLoss(), [(x, y)], m=4).value > 0
+    advantages = torch.randn(16, 3, generator=generator)
+    advantages -= advantages.mean()
+    surrogate = lambda outputs, a: -((outputs - outputs.detach()).exp() * a).mean()  # noqa: E731
+    assert sharpness(nn.Linear(4, 3), surrogate, [(x, advantages)], m=4).samples == 16

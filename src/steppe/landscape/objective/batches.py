@@ -288,8 +288,8 @@ def _are_by_sample(targets: Any, inputs: Any) -> bool:
     if rows is not None and is_of_samples(targets, rows):
         return True
     # Images of several sizes are a list too.
-    is_argument_each = type(inputs) in (tuple, list) and len(inputs) == len(targets)
-    return is_of_mappings(targets) and is_argument_each
+    is_argument_each = type(inputs) in (tuple, list)
+    return is_of_mappings(targets) and is_argument_each and len(inputs) == len(targets)
 
 
 def is_of_samples(value: Any, size: int) -> bool:

@@ -36,6 +36,8 @@ class LabelCount:
     def __init__(self, forward: Callable[[Batch], tuple[Any, Any]] | None) -> None:
         self._forward = forward
         self._begin: int | None = None
+        # Whether the first loss is another: all batches have to be weighted in one unit.
+        self._is_other = False
 
     def of(self, batch: Batch, outputs: Any, loss: Tensor) -> float | None:
         """Return the number of labels; None where the loss is no such mean.
@@ -50,10 +52,21 @@ class LabelCount:
             return None
         if labels.is_floating_point():
             return float(labels.numel()) if _is_mean_of_elements(logits, labels, loss) else None
-        begins = _beginnings(logits, labels, loss) if self._begin is None else [self._begin]
+        if self._is_other:
+            return None
+        begins = _beginnings(logits, labels, loss)
+        if self._begin is not None and _count(labels, self._begin):
+            if self._begin not in begins:
+                raise ValueError(
+                    f"the loss that the model computes for batch {batch.position} is not the mean "
+                    "over its labels, as those of the batches before it are: pass weight=, a "
+                    "function of outputs and batch that returns what the loss is divided by"
+                )
+            begins = [self._begin]
         if not begins:
             # A mean over no label at all is NaN: it weighs nothing, and tells nothing.
-            return None if _count(labels, 1) or not loss.isnan() else 0.0
+            self._is_other = bool(_count(labels, 1)) or not bool(loss.isnan())
+            return None if self._is_other else 0.0
         if len(begins) == 2 and _count(labels, 0) != _count(labels, 1):
             begins = [self._beginning_by_first_labels(batch, labels)]
         if len(begins) == 1:

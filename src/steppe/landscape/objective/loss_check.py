@@ -20,16 +20,12 @@ from steppe.landscape.objective.batches import (
     unknown_size,
 )
 from steppe.landscape.objective.label_count import part_named
+from steppe.landscape.objective.loss_comparison import DIVIDED_BY, LossComparison
 from steppe.landscape.objective.sample_groups import cut, joined_batches, part_of
 
 # Outputs of a batch that are kept for the next one: 64 MB in float32. A language model's logits may
 # be of any size.
 _MOST_KEPT = 2**24
-#: What to do where a loss is divided by something unknown.
-DIVIDED_BY = (
-    "pass weight=, a function of outputs and targets that returns what the loss is divided by (the "
-    "number of tokens, the sum of the samples' weights)"
-)
 _UNVERIFIED = (
     "it cannot be verified that the loss is a mean over samples, as it cannot be computed of parts "
     f'of a batch, nor of two batches together: {DIVIDED_BY}, or weight="samples" if it is a mean '
@@ -139,8 +135,34 @@ class LossCheck:
         if {*parts} == {whole}:
             return None
         where = f"of batch {batch.position} it is {{:.6g}}, and of its halves"
-        again = partial(loss_of, 0, size, _OTHER_NOISE)
-        return _difference(where, whole, again, parts, half / size, loss.dtype, is_sum=self.is_sum)
+        found = LossComparison(whole, parts, half / size, loss.dtype, self.is_sum)
+        if said := self._judged(where, found, partial(loss_of, 0, size), loss_of, size):
+            # A loss may read what the model has left of its last pass: of parts of the outputs
+            # alone it is another one.
+            with suppress(Exception):
+                other = partial(self._of_inputs, batch)
+                again = other(0, size), (other(0, half), other(half, size))
+                seen = found._replace(whole=again[0], parts=again[1])
+                if seen.tells and seen.is_right:
+                    return ""
+        return said
+
+    def _judged(
+        self,
+        where: str,
+        found: LossComparison,
+        again: Callable[[int], float],
+        loss_of: Callable[..., float],
+        size: int,
+    ) -> str:
+        """Return what is wrong, unless that is noise of the loss's own, or rounding."""
+        if found.is_right or found.is_random(again):
+            return ""
+        with suppress(Exception):
+            largest = max(abs(loss_of(i, i + 1)) for i in range(min(size, 8)))
+            if found.is_cancelled(largest):
+                return ""
+        return found.said(where)
 
     def _loss_of_parts(self, batch: Batch, outputs: Any) -> Callable[..., float]:
         """Return the loss as a function of where a part of the samples begins and ends.
@@ -153,12 +175,6 @@ class LossCheck:
             part = part_of(batch, begin, end).copied()
             return self._loss(cut(values, batch.size, begin, end), part.targets)
 
-        def of_inputs(begin: int, end: int, noise: int = 0) -> float:
-            # A part of inputs that require a gradient requires one.
-            with torch.enable_grad():
-                part = part_of(batch, begin, end)
-            return self._loss_of_inputs(part, noise)
-
         half = batch.size // 2
         # Where outputs are nearly alike, as those of a new network, losses of all parts are.
         for values in (map_tensors(outputs, _spread), outputs):
@@ -170,7 +186,13 @@ class LossCheck:
             if {*parts} != {whole} and math.isfinite(whole):
                 return loss_of
         # In train() mode parts are run in eval(), where the whole has another loss.
-        return of_inputs if self._forward else partial(of_outputs, outputs)
+        return partial(self._of_inputs, batch) if self._forward else partial(of_outputs, outputs)
+
+    def _of_inputs(self, batch: Batch, begin: int, end: int, noise: int = 0) -> float:
+        # A part of inputs that require a gradient requires one.
+        with torch.enable_grad():
+            part = part_of(batch, begin, end)
+        return self._loss_of_inputs(part, noise)
 
     def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str | None:
         """Compare a batch with the one before it: halves may be alike where batches are not.
@@ -188,41 +210,61 @@ class LossCheck:
         places = f"batches {before.batch.position} and {batch.position}"
         if not self.is_sum and (shapes := _different_shapes(places, before.shapes, now.shapes)):
             return shapes
+        where = f"of {places} together it is {{:.6g}}, and of each"
         try:
-            both = self._loss_of_both(before, now)
-            whole = both()
+            found, both = self._of_both(before, now, loss.dtype)
+            if not math.isfinite(found.whole):
+                return ""
+            loss_of = self._loss_of_parts(batch, outputs)
+            said = self._judged(where, found, both, loss_of, batch.size)
+            if said and now.outputs is not None and self._forward is not None:
+                # As of halves.
+                pair = self._by_inputs(before), self._by_inputs(now)
+                again, _ = self._of_both(*pair, loss.dtype)
+                said = "" if again.tells and again.is_right else said
         except Exception:
             return None
-        if not math.isfinite(whole):
-            return ""
-        where = f"of {places} together it is {{:.6g}}, and of each"
-        share = before.batch.size / (before.batch.size + batch.size)
-        parts, again = (before.loss, now.loss), partial(both, _OTHER_NOISE)
-        return _difference(where, whole, again, parts, share, loss.dtype, is_sum=self.is_sum)
+        return said
 
     def _kept(self, batch: Batch, outputs: Any) -> _Verified:
         """Return copies, as a loader may fill the same memory with the next batch."""
-        shapes = _shapes(batch, outputs)
-        are_tensors = isinstance(outputs, Tensor) and isinstance(batch.targets, Tensor)
-        if are_tensors and not self._is_own and outputs.numel() <= _MOST_KEPT:
-            own = batch._replace(inputs=(), keywords={}).copied()
+        own, shapes = batch.copied(), _shapes(batch, outputs)
+        if (
+            isinstance(outputs, Tensor)
+            and isinstance(batch.targets, Tensor)
+            and not self._is_own
+            and outputs.ndim
+            and len(outputs) == batch.size
+            and outputs.numel() <= _MOST_KEPT
+        ):
             for values in (_spread(outputs), outputs.detach().clone()):
                 # A loss that differentiates its outputs cannot be computed of a copy.
                 with suppress(Exception):
                     return _Verified(own, values, shapes, self._loss(values, own.targets.clone()))
-        own = batch.copied()
-        return _Verified(own, None, shapes, self._loss_of_inputs(own))
+        return self._by_inputs(_Verified(own, None, shapes, 0.0))
 
-    def _loss_of_both(self, one: _Verified, other: _Verified) -> Callable[..., float]:
-        """Return the loss of two batches together, as a function of the noise it is computed by."""
+    def _by_inputs(self, kept: _Verified) -> _Verified:
+        """Return a batch with the loss that the model has on its inputs, run anew."""
+        return kept._replace(outputs=None, loss=self._loss_of_inputs(kept.batch))
+
+    def _of_both(
+        self, one: _Verified, other: _Verified, dtype: torch.dtype
+    ) -> tuple[LossComparison, Callable[[int], float]]:
+        """Return two batches together beside each, and their loss as a function of the noise."""
         joined = joined_batches(one.batch, other.batch)
-        if one.outputs is None or other.outputs is None:
-            return partial(self._loss_of_inputs, joined)
-        outputs = torch.cat([one.outputs, other.outputs])
-        return lambda noise=0: self._loss(outputs.clone(), joined.copied().targets)
+
+        def of_outputs(noise: int = 0) -> float:
+            outputs = torch.cat([one.outputs, other.outputs])  # type: ignore[list-item]
+            return self._loss(outputs, joined.copied().targets)
+
+        runs_anew = one.outputs is None or other.outputs is None
+        both = partial(self._loss_of_inputs, joined) if runs_anew else of_outputs
+        share = one.batch.size / joined.size
+        parts = one.loss, other.loss
+        return LossComparison(both(), parts, share, dtype, self.is_sum), both
 
     def _loss_of_inputs(self, batch: Batch, noise: int = 0) -> float:
-        """Run the model on a batch, in ``eval()`` mode; other noise is that of another position."""
+        """Run the model on a batch, in ``eval()`` mode, with noise of one kind or another."""
         if self._forward is None:
             raise ValueError("the model cannot be run")
         try:
@@ -234,7 +276,8 @@ class LossCheck:
 
     def _run(self, batch: Batch, noise: int) -> float:
         assert self._forward is not None
-        return self._loss(*self._forward(batch._replace(position=batch.position + noise)))
+        position = batch.position + noise * _OTHER_NOISE
+        return self._loss(*self._forward(batch._replace(position=position)))
 
     def _loss(self, outputs: Any, targets: Any) -> float:
         if self._is_own:
@@ -256,40 +299,6 @@ def _spread(values: Tensor) -> Tensor:
     if low >= 0 or high <= 0:
         return values.detach() * (0.5 + random)
     return values.detach() + max(1.0, float(values.detach().std())) * (2 * random - 1)
-
-
-def _difference(
-    where: str,
-    whole: float,
-    whole_again: Callable[[], float],
-    parts: tuple[float, float],
-    share: float,
-    dtype: torch.dtype,
-    *,
-    is_sum: bool,
-) -> str:
-    """Say what is wrong where a loss isn't the mean (or sum) of its parts', or nothing.
-
-    ``share`` is that of the first part's samples.
-    """
-    first, second = parts
-    mean, total = share * first + (1 - share) * second, first + second
-    expected = total if is_sum else mean
-    largest = max(abs(value) for value in (whole, first, second) if math.isfinite(value))
-    tolerance = max(1e-4, min(0.05, 100 * torch.finfo(dtype).eps)) * largest
-    if abs(whole - expected) <= tolerance:
-        return ""
-    if abs(whole - whole_again()) > 1e-3 * tolerance:
-        # The loss itself draws random numbers.
-        return ""
-    advice = 'weight="sum" adds the batches up' if abs(whole - total) <= tolerance else DIVIDED_BY
-    name = "sum" if is_sum else "mean"
-    return (
-        f"the loss is no {name} over samples: {where.format(whole)} {first:.6g} and "
-        f"{second:.6g}, whose {name} is {expected:.6g}. The "
-        f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
-        "for a mean over samples all the same"
-    )
 
 
 def _shapes(batch: Batch, outputs: Any) -> list[tuple[str, torch.Size]]:

@@ -6,9 +6,9 @@ by their sizes, and restores the model afterwards.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.objective.passes import RepeatedPasses
 from steppe.landscape.objective.same_loss import SameLoss
 from steppe.landscape.objective.sample_mean import SampleMean
+
+_T = TypeVar("_T")
 
 
 class MeanLoss(NamedTuple):
@@ -108,6 +110,8 @@ class Objective(RepeatedPasses):
         self._loss_weight = self._new_loss_weight()
         self.is_sum = self._loss_weight.is_sum
         self._same_loss = SameLoss()
+        # As a penalty on the gradient by parameters, or a model that is adapted in its forward.
+        self._takes_derivatives = False
         #: The number format of fewest bits that losses are computed in: known after a gradient.
         self.narrowest: torch.dtype | None = None
 
@@ -139,7 +143,7 @@ class Objective(RepeatedPasses):
         """
         for batch in super().batches():
             if self.compares_losses:
-                self._same_loss.check(batch.position, partial(_loss_without_graph, self, batch))
+                self._same_loss.check(batch.position, partial(self._loss_of, batch))
             yield batch
 
     def batch_loss(
@@ -191,11 +195,32 @@ class Objective(RepeatedPasses):
         """
         mean = self.new_mean(0)
         empty = torch.zeros(0, self.size, dtype=torch.float64, device=self.device)
-        with without_gradients(self.model):
-            for batch in self.batches():
-                loss, weight = self.weighted_loss(batch, *self.outputs(batch), require_finite)
-                mean.add(empty, weight, batch.size, loss.item())
+        for batch in self.batches():
+            loss, weight = self._without_graph(
+                lambda batch=batch: self.weighted_loss(  # type: ignore[misc]
+                    batch, *self.outputs(batch), require_finite
+                )
+            )
+            mean.add(empty, weight, batch.size, loss.item())
         return MeanLoss(*mean.result(torch.float64)[1:])
+
+    def _without_graph(self, compute: Callable[[], _T]) -> _T:
+        """Compute without a graph for derivatives, unless model or loss take some themselves."""
+        if not self._takes_derivatives:
+            try:
+                with without_gradients(self.model):
+                    return compute()
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                self._takes_derivatives = True
+        with torch.enable_grad():
+            return compute()
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        return self._without_graph(
+            lambda: self.batch_loss(batch, *self.outputs(batch), require_finite=False)
+        )
 
     def gradient(self, *, require_finite: bool = True) -> MeanGradient:
         """Return the gradient of the mean loss, and that loss.
@@ -227,11 +252,6 @@ class Objective(RepeatedPasses):
             values = values.to(self.device)
             torch.distributed.all_reduce(values)
         return values
-
-
-def _loss_without_graph(objective: Objective, batch: Batch) -> Tensor:
-    with without_gradients(objective.model):
-        return objective.batch_loss(batch, *objective.outputs(batch), require_finite=False)
 
 
 def _scalar(loss: Any) -> Tensor:

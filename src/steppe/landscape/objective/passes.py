@@ -101,9 +101,11 @@ class RepeatedPasses(ParameterSpace):
             every = (*self.model.parameters(), *self._state.parameters)
             guarded = [p for p in every if not p.is_meta] if known is None else known
             # Only parameters that nobody else moves tell whether the forward pass does.
-            before = [(p, p.detach().clone()) for p in guarded if id(p) not in moved]
+            frozen = [p for p in guarded if id(p) not in moved]
             moved |= {id(param): param for param in guarded}
-            restorer = stack.enter_context(restore_on_exit(self.model, moved.values(), self._state))
+            restorer = stack.enter_context(
+                restore_on_exit(self.model, moved.values(), self._state, frozen)
+            )
             stack.enter_context(_without_gradients_of_its_own(every))
             _set_mode(self.model, self.train)
             restorer.settle()
@@ -114,7 +116,11 @@ class RepeatedPasses(ParameterSpace):
             yield
             self._needs_state |= bool(needed)
             if known is None and not moves_params:
-                self._changed_by_forward = [p for p, v in before if not torch.equal(p, v)]
+                self._changed_by_forward = [
+                    each.tensor
+                    for each in restorer.parameters
+                    if not (each.is_untouched and torch.equal(each.tensor, each.value))
+                ]
         # A graph that refers to what has been put back cannot be differentiated any more.
         self._needs_state |= restorer.has_written
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from types import FunctionType, MethodType, ModuleType
+from weakref import ProxyTypes
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 # What holds nothing, or is not to be looked into.
 _LEAVES = (Tensor, np.ndarray, str, bytes, int, float, type, ModuleType, _BaseDataLoaderIter)
 
-# Their functions refer to nothing of the user's.
-_LIBRARIES = ("torch", "numpy", "transformers")
+#: Their functions and objects refer to nothing of the user's.
+LIBRARIES = ("torch", "numpy", "transformers")
 
 # Of large containers the first elements are looked at, and no more objects than this.
 _ELEMENTS, _OBJECTS = 100, 10_000
@@ -38,7 +39,9 @@ def reachable(root: object) -> Iterator[object]:
     waiting, seen = [root], set[int]()
     while waiting and len(seen) < _OBJECTS:
         value = waiting.pop()
-        if id(value) not in seen and not isinstance(value, _LEAVES):
+        # Of a proxy everything is asked in its object, which may be gone.
+        is_proxy = type(value) in ProxyTypes
+        if id(value) not in seen and not is_proxy and not isinstance(value, _LEAVES):
             seen.add(id(value))
             yield value
             waiting += _parts(value)
@@ -58,6 +61,8 @@ def named_by(function: object) -> Iterator[object]:
     waiting, seen = [function], set[int]()
     while waiting and len(seen) < _OBJECTS:
         value = waiting.pop()
+        if type(value) in ProxyTypes:
+            continue
         is_number = isinstance(value, Tensor | np.ndarray)
         if id(value) in seen or (isinstance(value, _LEAVES) and not is_number):
             continue
@@ -71,7 +76,7 @@ def _parts(value: object) -> list[object]:
     if isinstance(value, nn.Module):
         # Most of a module's own dictionaries, of hooks, are empty.
         held = vars(value).values()
-        filled = (each for each in held if not isinstance(each, dict) or each)
+        filled = (each for each in held if type(each) is not dict or each)
         return [*value.children(), *filled, *_code(value)]
     if isinstance(value, Mapping):
         return list(islice(value.values(), _ELEMENTS))
@@ -93,7 +98,7 @@ def _code(value: object) -> list[object]:
 
 def _variables(function: FunctionType) -> list[object]:
     """Return what a function refers to: variables around it, global ones, defaults, attributes."""
-    if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+    if (function.__module__ or "").partition(".")[0] in LIBRARIES:
         return []
     own = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     own += vars(function).values()

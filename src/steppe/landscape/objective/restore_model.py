@@ -3,21 +3,22 @@
 Used by every instrument through :meth:`Objective.evaluation_mode`.
 """
 
-import copy
 import functools
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import ProxyTypes
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from steppe._shared.identity import are_same
-from steppe.landscape.objective.reachable import named_by
+from steppe.landscape.objective.reachable import LIBRARIES, named_by
 from steppe.landscape.objective.saved_tensor import SavedTensor, can_be_saved
 
 _PLAIN = int | float | str | None | nn.Parameter
@@ -29,7 +30,9 @@ _ELEMENTS = 100
 _COPIED_BYTES, _ARRAY_BYTES = 1 << 30, 1 << 26
 # Of these the attributes are no state of a loss.
 _OTHERS = (nn.Module, Tensor, np.ndarray, FunctionType, MethodType, functools.partial)
-_NO_OBJECTS = (*_OTHERS, type, ModuleType)
+# What is looked into for objects with attributes, and how many of these.
+_NO_OBJECTS = (*_OTHERS, type, ModuleType, str, bytes, int, float, complex, type(None))
+_OBJECTS = 10_000
 # What every module has: its hooks, parameters and parts.
 _OF_MODULES = frozenset(vars(nn.Module()))
 
@@ -75,27 +78,38 @@ def _is_small(value: object) -> bool:
 
 
 class _Snapshot:
-    """Buffers and attributes of modules, and what is in them."""
+    """What modules hold, and what is in it.
 
-    def __init__(self, modules: list[nn.Module], state: LossState | None) -> None:
+    Parts, parameters and buffers by their names; attributes; objects with attributes that these
+    hold; and the numbers in buffers, tensors, arrays and containers.
+    """
+
+    def __init__(self, model: nn.Module, state: LossState | None) -> None:
+        modules = _modules(model, state)
         self._attributes = [
             (module, {n: v for n, v in vars(module).items() if n not in _OF_MODULES})
             for module in modules
         ]
-        self._registered = [(module._buffers, dict(module._buffers)) for module in modules]
-        held = dict.fromkeys(map(_Same, _plain_objects(own for _, own in self._attributes)))
-        self._objects = [(vars(each.value), dict(vars(each.value))) for each in held]
+        # TorchScript's are no dictionaries, and cannot be changed.
+        self._registered: list[tuple[dict[str, Any], dict[str, Any]]] = [
+            (names, dict(names))
+            for module in modules
+            for names in (module._buffers, module._parameters, module._modules)
+            if isinstance(names, dict)
+        ]
+        held = _plain_objects(own for _, own in self._attributes)
+        self._objects = [(vars(each), dict(vars(each))) for each in held]
         named = [] if state is None else state.arrays
         objects = [] if state is None else state.objects
         self._arrays = [(own, {n: v for n, v in own.items() if _is_small(v)}) for own in objects]
         saved = [own for _, own in (*self._attributes, *self._objects, *self._arrays)]
         parts = list(_changeable([*saved, *named], set()))
-        self._contents = [(part, copy.copy(part)) for part in parts if not isinstance(part, Tensor)]
+        self._contents = [(part, _content(part)) for part in parts if not isinstance(part, Tensor)]
         # What shares a parameter's memory is moved with it.
         of_parameters = {_storage(param) for module in modules for param in module.parameters()}
         tensors = [part for part in parts if isinstance(part, Tensor)]
         own_tensors = [part for part in tensors if _storage(part) not in of_parameters]
-        buffers = [each for _, names in self._registered for each in names.values()]
+        buffers = [each for module in modules for each in module._buffers.values()]
         every = dict.fromkeys([*(each for each in buffers if each is not None), *own_tensors])
         self.tensors = [SavedTensor.of(each) for each in every if can_be_saved(each)]
 
@@ -104,12 +118,11 @@ class _Snapshot:
         for each in self.tensors:
             if not each.is_untouched:
                 each.restore()
-        for names, buffers in self._registered:
-            # A forward pass may have assigned a new tensor to a buffer's name, or added one.
-            for name in set(names.keys()) - buffers.keys():
-                del names[name]
-            for name, buffer in buffers.items():
-                names[name] = buffer
+        for names, own in self._registered:
+            # A pass, or a change of mode, may have given a name something else, or added one.
+            if [*names] != [*own] or not are_same([*names.values()], [*own.values()]):
+                names.clear()
+                names.update(own)
         for module, own in self._attributes:
             for name in vars(module).keys() - own.keys() - _OF_MODULES:
                 del vars(module)[name]
@@ -127,37 +140,51 @@ class _Snapshot:
 class Restorer:
     """Saves buffers, attributes and modes of modules, to put them back."""
 
-    def __init__(self, model: nn.Module, moved: Iterable[Tensor], state: LossState | None) -> None:
-        hidden = [] if state is None else state.modules
-        # A module inside of a hidden one may be found by both ways.
-        roots = (model, *hidden)
-        self._modules = list(dict.fromkeys(each for root in roots for each in root.modules()))
-        self._modes = [(module, module.training) for module in self._modules]
-        self._parameters = [SavedTensor.of(param) for param in moved if can_be_saved(param)]
-        self._state = state
-        self._before = self._now = _Snapshot(self._modules, state)
+    def __init__(
+        self,
+        model: nn.Module,
+        moved: Iterable[Tensor],
+        state: LossState | None,
+        frozen: Iterable[Tensor] = (),
+    ) -> None:
+        self._model, self._state = model, state
+        self._modes = [(module, module.training) for module in _modules(model, state)]
+        self.parameters = [SavedTensor.of(param) for param in moved if can_be_saved(param)]
+        kept = set(map(id, frozen))
+        self._kept = [each for each in self.parameters if id(each.tensor) in kept]
+        self._before = self._now = _Snapshot(model, state)
         #: Whether numbers that a graph may refer to have been put back at the end.
         self.has_written = False
 
     def settle(self) -> None:
         """Let :meth:`reset` put back what is there now: what the model's mode has made of it."""
-        if any(map(changes_with_mode, self._modules)):
-            self._now = _Snapshot(self._modules, self._state)
+        if any(changes_with_mode(module) for module, _ in self._modes):
+            self._now = _Snapshot(self._model, self._state)
+            self._kept = [SavedTensor.of(each.tensor) for each in self._kept]
 
     def reset(self) -> None:
         """Put back buffers and attributes, where something has been done to them."""
+        for each in self._kept:
+            if not each.is_untouched:
+                each.restore()
         self._now.put_back()
 
     def restore(self) -> None:
         """Put everything back."""
         for module, training in self._modes:
             module.training = training
-        for parameter in self._parameters:
+        for parameter in self.parameters:
             parameter.restore()
         for each in self._before.tensors:
             # Also where the write counts no version, as those by way of .data and BatchNorm's.
             self.has_written |= each.restore() and each.tensor.is_floating_point()
         self._before.put_back()
+
+
+def _modules(model: nn.Module, state: LossState | None) -> list[nn.Module]:
+    """Return all modules, each once: one inside of a hidden one may be found by both ways."""
+    roots = (model, *([] if state is None else state.modules))
+    return list(dict.fromkeys(each for root in roots for each in root.modules()))
 
 
 def changes_with_mode(module: nn.Module) -> bool:
@@ -168,7 +195,10 @@ def changes_with_mode(module: nn.Module) -> bool:
 
 @contextmanager
 def restore_on_exit(
-    model: nn.Module, moved: Iterable[Tensor] = (), state: LossState | None = None
+    model: nn.Module,
+    moved: Iterable[Tensor] = (),
+    state: LossState | None = None,
+    frozen: Iterable[Tensor] = (),
 ) -> Iterator[Restorer]:
     """Restore a model when the block ends, by an exception too.
 
@@ -185,6 +215,9 @@ def restore_on_exit(
         The parameters that the block changes; others are not copied.
     state : LossState, optional
         What else may be changed, as the loss's buffers.
+    frozen : iterable of Tensor
+        Those of ``moved`` that a forward pass alone may change, as a teacher's that follow the
+        model's: ``reset`` puts them back too.
 
     Yields
     ------
@@ -200,40 +233,48 @@ def restore_on_exit(
     >>> model.training, model.weight.item() == before
     (True, True)
     """
-    restorer = Restorer(model, moved, state)
+    restorer = Restorer(model, moved, state, frozen)
     try:
         yield restorer
     finally:
         restorer.restore()
 
 
-class _Same:
-    """Makes objects that are equal only to themselves keys of a dictionary."""
+def _plain_objects(held: Iterable[dict[str, Any]]) -> list[Any]:
+    """Return objects with attributes that modules hold, as the caches of weights that some keep.
 
-    def __init__(self, value: Any) -> None:
-        self.value = value
+    Also those that such objects hold; and of Python's own types only plain namespaces.
+    """
+    waiting = deque[Any](held)
+    seen, found = set[int](), []
+    while waiting and len(seen) < _OBJECTS:
+        value = waiting.popleft()
+        # Of a proxy everything is asked in its object, which may be gone.
+        if id(value) in seen or type(value) in ProxyTypes or isinstance(value, _NO_OBJECTS):
+            continue
+        seen.add(id(value))
+        if isinstance(value, (tuple, *_CONTAINERS)):
+            waiting += islice(value.values() if isinstance(value, dict) else value, _ELEMENTS)
+        elif _has_attributes(value):
+            found.append(value)
+            waiting += vars(value).values()
+    return found
 
-    def __hash__(self) -> int:
-        return id(self.value)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
-
-
-def _plain_objects(held: Iterable[dict[str, Any]]) -> Iterator[Any]:
-    """Yield objects with attributes that modules hold, as the caches of weights that some keep."""
-    for attributes in held:
-        for value in attributes.values():
-            parts = value.values() if isinstance(value, dict) else value
-            listed = isinstance(value, (tuple, *_CONTAINERS))
-            for each in islice(parts, _ELEMENTS) if listed else (value,):
-                if hasattr(each, "__dict__") and not isinstance(each, _NO_OBJECTS):
-                    yield each
+def _has_attributes(value: Any) -> bool:
+    """Whether a user's object keeps its attributes in a dictionary of its own."""
+    if isinstance(value, SimpleNamespace):
+        return True
+    library = (type(value).__module__ or "").partition(".")[0]
+    if library in sys.stdlib_module_names or library in LIBRARIES:
+        return False
+    # Without asking the object, which may make attributes up.
+    return any("__dict__" in vars(base) for base in type(value).__mro__[:-1])
 
 
 def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
     """Yield what can be changed in place in nested containers, themselves included."""
-    if isinstance(value, _PLAIN) or id(value) in seen:
+    if type(value) in ProxyTypes or isinstance(value, _PLAIN) or id(value) in seen:
         return
     seen.add(id(value))
     is_constant = isinstance(value, Tensor) and not (value.requires_grad or value.is_meta)
@@ -244,6 +285,14 @@ def _changeable(value: Any, seen: set[int]) -> Iterator[Any]:
         held = value.values() if isinstance(value, dict) else value
         for part in islice(held, _ELEMENTS):
             yield from _changeable(part, seen)
+
+
+def _content(part: Any) -> Any:
+    """Copy a container or an array, by its kind: a class of the user's own may refuse to."""
+    if isinstance(part, np.ndarray):
+        return part.copy()
+    kind = next(kind for kind in _CONTAINERS if isinstance(part, kind))
+    return deque(part) if kind is deque else kind.copy(part)
 
 
 def _refill(container: Any, content: Any) -> None:
@@ -258,11 +307,10 @@ def _refill(container: Any, content: Any) -> None:
         is_same = is_same and are_same([*container.values()], [*content.values()])
     if is_same:
         return
-    container.clear()
-    if isinstance(container, list | deque):
-        container.extend(content)
-    else:
-        container.update(content)
+    kind: Any = next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    kind.clear(container)
+    fill = kind.extend if kind in (list, deque) else kind.update
+    fill(container, content)
 
 
 def _storage(tensor: Tensor) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, unpack_sequence
@@ -74,8 +75,24 @@ def _check_inputs(batch: Batch) -> None:
 
 def part_of(batch: Batch, begin: int, end: int) -> Batch:
     """Return samples ``begin`` to ``end`` of a batch, as a batch."""
-    parts = {"inputs": batch.inputs, "keywords": batch.keywords, "targets": batch.targets}
-    return batch._replace(**cut(parts, batch.size, begin, end), size=end - begin)
+    # Arguments that have each all samples are cut one by one: of two samples and two arguments the
+    # arguments would be taken for the samples.
+    apart = all(_has_samples(each, batch.size) for each in batch.inputs)
+    inputs = dict(enumerate(batch.inputs)) if apart else batch.inputs
+    # Together, so that what is an input and a target too stays one.
+    parts = cut(
+        {"inputs": inputs, "keywords": batch.keywords, "targets": batch.targets},
+        batch.size, begin, end,
+    )  # fmt: skip
+    if apart:
+        parts["inputs"] = tuple(parts["inputs"].values())
+    return batch._replace(**parts, size=end - begin)
+
+
+def _has_samples(value: Any, size: int) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0 and len(value) == size
+    return is_of_samples(value, size)
 
 
 def cut(value: Any, size: int, begin: int, end: int) -> Any:
@@ -98,6 +115,8 @@ def cut(value: Any, size: int, begin: int, end: int) -> Any:
             return pack_sequence(unpack_sequence(value)[begin:end], enforce_sorted=False)
         if isinstance(value, Tensor):
             return rows(value)
+        if isinstance(value, np.ndarray) and value.ndim and len(value) == size:
+            return value[begin:end]
         return value[begin:end] if is_list(value) else value
 
     return map_leaves(value, part, is_list)
@@ -144,6 +163,9 @@ def _joined(left: Any, right: Any, sizes: tuple[int, int], both: Callable[[Any, 
             return together.requires_grad_(needs_gradient)
         if left.shape == right.shape and torch.equal(left, right):
             return left
+    elif isinstance(left, np.ndarray):
+        if left.ndim and (len(left), len(right)) == sizes and left.shape[1:] == right.shape[1:]:
+            return np.concatenate([left, right])
     elif isinstance(left, Mapping) and left.keys() == right.keys():
         return {name: both(left[name], right[name]) for name in left}
     elif type(left) in (tuple, list):

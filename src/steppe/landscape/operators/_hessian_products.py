@@ -89,6 +89,7 @@ class DoubleBackward:
 def of_hessian(objective: Objective, batch: Batch) -> tuple[RowProduct, float]:
     """Differentiate the gradient once more, along a vector."""
     loss, weight = objective.weighted_loss(batch, *objective.outputs(batch))
+    _check_functions(loss)
     grads = derivatives(loss, objective.params, create_graph=True)
     _check_graph(grads)
 
@@ -104,10 +105,12 @@ def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, flo
     found, targets = objective.outputs(batch)
     outputs = _tensor_of(found)
     leaf = outputs.detach().requires_grad_()
-    loss, weight = objective.weighted_loss(batch, leaf, targets)
+    # Not the leaf itself, into which no loss could write.
+    loss, weight = objective.weighted_loss(batch, leaf.clone(), targets)
     _check_reads_outputs_only(objective, loss)
     slopes = derivatives(loss, [leaf], create_graph=True)
     _check_graph(slopes)
+    _check_functions(outputs)
     if not outputs.requires_grad:
         # They do not depend on the parameters.
         return lambda row, is_needed_again: torch.zeros_like(row), weight
@@ -125,6 +128,30 @@ def of_gauss_newton(objective: Objective, batch: Batch) -> tuple[RowProduct, flo
         return flat_vector(parts)
 
     return product, weight
+
+
+def _check_functions(value: Tensor) -> None:
+    """Refuse functions of the user's whose backward pass has no derivative, as in NumPy.
+
+    A backward pass is linear in the gradient that it is given, so it depends on that.
+    """
+    for node in graph_nodes([value]):
+        if not isinstance(node, torch.autograd.function.BackwardCFunction):
+            continue
+        given = [
+            torch.ones(each.shape, dtype=each.dtype, device=each.device, requires_grad=True)
+            for each in node._input_metadata
+            if each.dtype.is_floating_point
+        ]
+        try:
+            with torch.enable_grad():
+                found = node.apply(*given)
+        except Exception:
+            # Of what is not called in the usual way nothing is known.
+            continue
+        for each in found if isinstance(found, tuple) else (found,):
+            if isinstance(each, Tensor) and not each.requires_grad and bool(each.any()):
+                raise RuntimeError(_NO_DERIVATIVE)
 
 
 class _Slope(NamedTuple):
@@ -319,6 +346,11 @@ def _explain_errors() -> Iterator[None]:
             "hessian(..., product='finite-differences') needs first derivatives only"
         ) from error
 
+
+_NO_DERIVATIVE = (
+    "a backward pass of the model has no derivative of its own (differentiate twice), as one that "
+    "is computed in NumPy"
+)
 
 _ZERO_TENSORS = "ZeroTensors are immutable"
 

@@ -152,6 +152,7 @@ def barrier(
             go_to(t)
             # At each point: a model may compute weights anew when its mode is set.
             with objective.evaluation_mode():
+                objective.compares_losses = True
                 return objective.loss(require_finite=require_finite)
 
         (loss_a, samples, _), (loss_b, *_) = loss_at(0.0), loss_at(1.0)

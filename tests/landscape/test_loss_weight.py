@@ -1,5 +1,6 @@
 """What is measured does not depend on how samples are batched."""
 
+import random
 import warnings
 from functools import partial
 from types import SimpleNamespace
@@ -573,3 +574,141 @@ def test_a_loss_that_compares_samples_with_each_other_is_refused(reduction: str)
             data = list(zip(X.split(sizes[0]), FLOATS[:, 0].split(sizes[0]), strict=True))
             with pytest.raises(ValueError, match=f"the loss is no {reduction} over samples"):
                 hessian(model, loss_fn, data).matvec(torch.ones(5, dtype=D))
+
+
+def vectors(model: nn.Module) -> Tensor:
+    size = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return torch.linspace(-1, 1, size, dtype=D)
+
+
+class TimeFirst(nn.Module):
+    """Reads sequences by sample and returns logits by time, as recurrent networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.map = nn.Linear(4, 3, dtype=D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x.transpose(0, 1))  # type: ignore[no-any-return]
+
+
+class Leaving(nn.Module):
+    """Leaves a penalty for the loss to read, as variational networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.map, self.penalty = nn.Linear(4, 3, dtype=D), torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = torch.tanh(self.map(x))
+        self.penalty = outputs.square().sum(1).mean()
+        return outputs
+
+
+def of_time(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.transpose(0, 1).flatten(0, 1), targets.flatten())
+
+
+def legitimate() -> dict[str, tuple[nn.Module, Any, list[Any]]]:
+    steps = X.unsqueeze(1).expand(16, 3, 4) * torch.tensor([1.0, -1.0, 2.0]).to(D)[:, None]
+    leaving, plain = Leaving(), mlp()
+    advantages = FLOATS[:, :3] - FLOATS[:, :3].view(4, 4, 3).mean((1, 2), keepdim=True).view(
+        4, 1, 1
+    ).expand(4, 4, 3).reshape(16, 3)
+    surrogate = lambda outputs, a: -((outputs - outputs.detach()).exp() * a).mean()  # noqa: E731
+    read = lambda outputs, y: F.cross_entropy(outputs, y) + 0.1 * leaving.penalty  # noqa: E731
+    return {
+        "time first": (TimeFirst(), of_time, [(steps, Y[:, None].expand(16, 3))]),
+        "left on the model": (leaving, read, [(X, Y)]),
+        "near zero": (plain.float(), surrogate, [(X.float(), advantages.float())]),
+        "without targets": (
+            PairOfInputs(),
+            lambda outputs, _: outputs.square().mean(),
+            [((X, X.flip(1)), None)],
+        ),
+    }
+
+
+class PairOfInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.map = nn.Linear(4, 3, dtype=D)
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return torch.tanh(self.map(x)) - self.map(other)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "name", ["time first", "left on the model", "near zero", "without targets"]
+)
+def test_legitimate_losses_are_no_suspects(name: str) -> None:
+    model, loss_fn, (batch,) = legitimate()[name]
+    inputs, targets = batch
+    ends = [(0, 4), (4, 8), (8, 12), (12, 16)]
+
+    def part(value: Any, begin: int, end: int) -> Any:
+        if isinstance(value, tuple):
+            return tuple(each[begin:end] for each in value)
+        return None if value is None else value[begin:end]
+
+    data = [(part(inputs, *each), part(targets, *each)) for each in ends]
+    vector = vectors(model).to(next(model.parameters()).dtype)
+    found = hessian(model, loss_fn, data).matvec(vector)
+    torch.testing.assert_close(
+        found, hessian(model, loss_fn, [batch]).matvec(vector), rtol=1e-4, atol=1e-6
+    )
+    assert sharpness(model, loss_fn, data, m=4).samples == 16
+
+
+@pytest.mark.parametrize("chance", [0.2, 0.5, 0.8])
+def test_noise_now_and_then_is_noise(chance: float) -> None:
+    def mixed(outputs: Tensor, targets: Tensor) -> Tensor:
+        factor = 2.0 if random.random() < chance else 1.0
+        return F.cross_entropy(outputs, targets) * factor
+
+    for seed in range(5):
+        random.seed(seed)
+        assert hessian(mlp(), mixed, halves(Y)).matvec(torch.ones(43, dtype=D)).isfinite().all()
+
+
+def test_the_remedy_of_a_masked_mean_is_its_weight() -> None:
+    """With a batch that is masked whole, the sum of the batches' losses looks like the mean."""
+    data = [(X[:8], torch.full((8,), -100)), (X[8:], Y[8:])]
+
+    def of_unmasked(outputs: Tensor, targets: Tensor) -> Tensor:
+        kept = targets != -100
+        losses = F.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
+        return (losses * kept).sum() / kept.sum().clamp(min=1)
+
+    with pytest.raises(ValueError, match="no mean over samples") as raised:
+        hessian(mlp(), of_unmasked, data).matvec(torch.ones(43, dtype=D))
+    assert 'weight="sum" adds' not in str(raised.value)
+
+
+class WithPenalty(Worded):
+    """A model whose own loss has a term that is no mean over labels."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__("object")
+        self.strength = strength
+
+    def forward(self, words: Tensor, labels: Tensor | None = None) -> Any:
+        found = super().forward(words, None)
+        plain = F.cross_entropy(found.logits.flatten(0, 1), labels.flatten())  # type: ignore[union-attr]
+        found.loss = plain + self.strength * found.logits.square().mean()
+        return found
+
+
+def test_a_models_own_losses_have_one_unit() -> None:
+    """Some batches were weighed by labels and others by samples, as their values happened to be."""
+    data = words(3, [8, 3, 5], padded=True, named=True)
+    with pytest.raises(ValueError, match=r"no mean over samples|not the mean over its labels"):
+        hessian(WithPenalty(0.1), None, data).matvec(torch.ones(77, dtype=D))
+    counted = lambda outputs, batch: (batch["labels"] != -100).sum()  # noqa: E731
+    vector = torch.ones(77, dtype=D)
+    plain = hessian(WithPenalty(0.0), None, data).matvec(vector)
+    told = hessian(WithPenalty(0.0), None, data, weight=counted).matvec(vector)
+    torch.testing.assert_close(plain, told)

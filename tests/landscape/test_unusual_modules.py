@@ -3,7 +3,10 @@
 The truth is dense, from torch.autograd.functional, of losses that are written out.
 """
 
+import threading
+import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -314,3 +317,192 @@ def test_gradients_stay_as_they_were(has_gradients: bool) -> None:
     for p, grad, value in zip(model.parameters(), grads, values, strict=True):
         assert p.grad is grad
         assert grad is None or torch.equal(grad, value)
+
+
+class Following(nn.Module):
+    """A frozen teacher that follows the student in every pass, as MoCo's and BYOL's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student = nn.Linear(4, 3, dtype=D)
+        self.teacher = nn.Linear(4, 3, dtype=D).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            for own, other in zip(
+                self.teacher.parameters(), self.student.parameters(), strict=True
+            ):
+                own.mul_(0.9).add_(other, alpha=0.1)
+        return self.student(x) * self.teacher(x).tanh()  # type: ignore[no-any-return]
+
+
+def test_a_teacher_that_follows_is_the_same_in_every_pass() -> None:
+    """With several batches the first product was 32 % off."""
+    torch.manual_seed(0)
+    model = Following()
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    truth, losses = torch.zeros(15, 15, dtype=D), []
+    data = [(X[:3], Y[:3]), (X[3:5], Y[3:5]), (X[5:], Y[5:])]
+    for inputs, labels in data:
+        model.load_state_dict(start)
+        params = [*model.student.parameters()]
+        loss = F.cross_entropy(model(inputs), labels)
+        grads = torch.autograd.grad(loss, params, create_graph=True)
+        flat = torch.cat([each.reshape(-1) for each in grads])
+        rows = [torch.autograd.grad(each, params, retain_graph=True) for each in flat]
+        dense_batch = torch.stack([torch.cat([p.reshape(-1) for p in row]) for row in rows])
+        truth += dense_batch * len(labels) / 8
+        losses.append(loss.item() * len(labels) / 8)
+    model.load_state_dict(start)
+    H = hessian(model, F.cross_entropy, data)
+    for _ in range(2):
+        torch.testing.assert_close(whole(H), truth)
+    found = line(model, F.cross_entropy, data, points=3)
+    assert found.losses[1] == pytest.approx(sum(losses), rel=1e-12)
+    flat_barrier = barrier(model, model, F.cross_entropy, data, points=4)
+    assert flat_barrier.losses == pytest.approx(np.full(4, sum(losses)), rel=1e-12)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, start[name])
+
+
+class Fused(nn.Module):
+    """Two branches that eval() makes one layer of, as RepVGG's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.stem = (nn.Linear(4, n, dtype=D) for n in (3, 3, 4))
+        self.fused: nn.Module | None = None
+
+    def train(self, mode: bool = True) -> "Fused":
+        super().train(mode)
+        self.fused = None if mode else nn.Linear(4, 3, dtype=D)
+        if self.fused is not None:
+            self.fused.weight.data = self.a.weight.data + self.b.weight.data
+            self.fused.bias.data = self.a.bias.data + self.b.bias.data
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.stem(x))
+        if self.fused is not None:
+            return self.fused(hidden)  # type: ignore[no-any-return]
+        return self.a(hidden) + self.b(hidden)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("found_in", [True, False])
+def test_parts_that_a_mode_exchanges_are_put_back(found_in: bool) -> None:
+    torch.manual_seed(0)
+    model = Fused().train(found_in)
+    names, fused = list(model.state_dict()), model.fused
+    line(model, F.cross_entropy, DATA, points=3, train=not found_in)
+    hessian(model, F.cross_entropy, DATA, params=[*model.stem.parameters()]).matvec(
+        torch.ones(20, dtype=D)
+    )
+    assert list(model.state_dict()) == names
+    assert model.fused is fused
+
+
+class Refusing(list[int]):
+    """A list that can be neither copied nor extended in the usual way."""
+
+    def __copy__(self) -> "Refusing":
+        raise RuntimeError("no copies")
+
+    def extend(self, values: Any) -> None:
+        raise RuntimeError("no extensions")
+
+
+class Holding(nn.Module):
+    """State in objects within objects, and what cannot be asked for anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 3, dtype=D)
+        self.held = SimpleNamespace(layers=[SimpleNamespace(passes=0)])
+        self.refusing = Refusing([1, 2])
+        self.cache, gone = Cache(), Cache()
+        self.lock, self.alive, self.dead = (
+            threading.Lock(), weakref.proxy(self.cache), weakref.proxy(gone)
+        )  # fmt: skip
+        del gone
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.held.layers[0].passes += 1
+        self.refusing.append(3)
+        return self.map(x) * self.held.layers[0].passes * len(self.refusing)  # type: ignore[no-any-return]
+
+
+def test_state_within_objects_is_put_back_and_what_refuses_is_left() -> None:
+    torch.manual_seed(0)
+    model = Holding()
+    found = line(model, F.cross_entropy, DATA, points=3)
+    assert found.losses[1] == pytest.approx(F.cross_entropy(3 * model.map(X), Y).item())
+    assert barrier(model, model, F.cross_entropy, DATA, points=4).height == 0
+    assert model.held.layers[0].passes == 0
+    assert [*model.refusing] == [1, 2]
+
+
+class Undifferentiable(torch.autograd.Function):
+    """Softplus, whose derivative is computed in NumPy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.from_numpy(np.logaddexp(0, x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return torch.from_numpy(grad.detach().numpy() / (1 + np.exp(-x.detach().numpy())))
+
+
+class OfNumPy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 3, dtype=D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return Undifferentiable.apply(self.map(x))  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("operator", [hessian, ggn])
+def test_a_backward_pass_without_derivative_is_refused(operator: Callable[..., Operator]) -> None:
+    """It was taken for a constant: the matrix was 0, or half of it, and symmetric."""
+    H = operator(OfNumPy(), nn.PoissonNLLLoss(log_input=False), [(X, X[:, :3].abs())])
+    with pytest.raises(RuntimeError, match=r"no derivative of its own .* product='finite-differ"):
+        H.matvec(torch.ones(15, dtype=D))
+
+
+def test_a_loss_may_differentiate_by_parameters() -> None:
+    """As a penalty on gradients, or a model that is adapted in its forward pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 3, dtype=D), nn.Tanh())
+
+    def penalised(outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs, targets)
+        grads = torch.autograd.grad(loss, [*model.parameters()], create_graph=True)
+        return loss + 0.1 * sum(grad.square().sum() for grad in grads)
+
+    truth = penalised(model(X), Y).item()
+    assert line(model, penalised, DATA, points=3).losses[1] == pytest.approx(truth)
+    assert sharpness(model, penalised, DATA, rho=1e-9).loss == pytest.approx(truth)
+    assert barrier(model, model, penalised, DATA, points=3).losses == pytest.approx(truth)
+
+
+class Unseeded(nn.Module):
+    """Noise of an iterator that nobody can set back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(4, 3, dtype=D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x + float(next(noise)))  # type: ignore[no-any-return]
+
+
+noise = iter(np.random.default_rng(0).normal(size=1000))
+
+
+def test_a_barrier_of_losses_that_change_by_themselves_is_refused() -> None:
+    model = Unseeded()
+    with pytest.raises(ValueError, match="and computed again"):
+        barrier(model, model, F.cross_entropy, DATA, points=3)

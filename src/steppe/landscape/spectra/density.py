@@ -21,6 +21,8 @@ from steppe.landscape.spectra._symmetry import SymmetryCheck
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+# By how much nodes are off, in the asymmetry of products: as eigenvalues are.
+_OF_ASYMMETRY = 8
 # Probes that advance together share forward passes and gradients. Their vectors take at most this.
 _TOGETHER_BYTES = 1 << 28
 
@@ -276,7 +278,7 @@ def _density(
     each = np.stack([_smoothed(grid, *pair, width) for pair in zip(nodes, weights, strict=True)])
     mean = each.mean(0)
     # A product that is off by ε of the largest node moves nodes by as much.
-    rounding = max(H.precision, torch.finfo(H.dtype).eps)
+    rounding = max(H.precision, torch.finfo(H.dtype).eps, _OF_ASYMMETRY * asymmetry)
     shift, shares = rounding * max(abs(low), abs(high)), weights / len(runs)
     moved = [
         _smoothed(grid, (nodes + step).ravel(), shares.ravel(), width) for step in (-shift, shift)

@@ -272,7 +272,7 @@ def _find_own(name: str) -> OwnRecipe | None:
         contender = imported_attribute(name)
     if not isinstance(contender, Contender):
         return None
-    source = function_source([contender.make])
+    source = function_source([contender.make, contender.defaults])
     return OwnRecipe(name, Optimizer, source=source, contender=contender)
 
 

@@ -3,9 +3,8 @@
 import ast
 import hashlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import steppe
+from steppe._shared.content_hash import INSTALLED, VERSIONED, content, is_elsewhere
 
 # What a run's numbers come from; the rest of the package plans, keeps and prints them.
 _DECISIVE = (
@@ -38,10 +38,6 @@ _DECISIVE = (
 )
 
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-# Of these a version says enough, and they are large.
-_INSTALLED = frozenset({"site-packages", "dist-packages"})
-_VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
 
 
 @cache
@@ -75,7 +71,7 @@ def class_source(cls: type, module: str) -> str:
     settings already. "" if nothing else is left.
     """
     modules = {module, *(base.__module__ for base in cls.__mro__)}
-    own = sorted(name for name in modules if name.partition(".")[0] not in _VERSIONED)
+    own = sorted(name for name in modules if name.partition(".")[0] not in VERSIONED)
     files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
     return _hash((name, Path(file)) for name, file in files if file) if own else ""
 
@@ -98,48 +94,26 @@ def module_source(module: ModuleType) -> str:
         if name in found or (here := path if name == module.__name__ else _file_of(name)) is None:
             continue
         is_own = name.partition(".")[0] == module.__name__.partition(".")[0]
-        if is_own or (here.is_relative_to(root) and not _INSTALLED & {*here.parts}):
+        if is_own or (here.is_relative_to(root) and not INSTALLED & {*here.parts}):
             found[name] = here
             ahead += _imports(here, name)
     return _hash(sorted(found.items()))
 
 
-def function_source(functions: Iterable[Callable[..., Any]]) -> str:
-    """Hash what functions do: the files that they are in, or their text if they are in none.
+def function_source(values: Iterable[Any]) -> str:
+    """Hash what functions and other objects do, and all that they compute with.
 
-    Of torch's, of installed packages' and of those without any text it is their names.
+    Of those in files it is the files too. Of torch's and of installed packages' it is the names.
     """
     digest = hashlib.sha256()
-    for each in functions:
+    for each in values:
+        for part in content(each):
+            digest.update(f"{part}\n".encode())
         function = getattr(each, "func", each)
-        digest.update(_bound_values(each).encode())
-        module = sys.modules.get(getattr(function, "__module__", ""))
-        name = getattr(function, "__qualname__", type(function).__qualname__)
-        file = getattr(module, "__file__", None)
-        if module is None or file is None:
-            with suppress(OSError, TypeError):
-                name += inspect.getsource(function)
-        elif not _INSTALLED & {*Path(file).parts}:
-            name += module_source(module)
-        digest.update(f"{name}\n".encode())
+        module = getattr(function, "__module__", None) or ""
+        if not is_elsewhere(module) and module in sys.modules:
+            digest.update(module_source(sys.modules[module]).encode())
     return digest.hexdigest()[:16]
-
-
-def _bound_values(function: Any) -> str:
-    """Write the plain values that a partial or a closure holds, on which it depends."""
-    held = [getattr(function, "args", ()), getattr(function, "keywords", {})]
-    for cell in getattr(function, "__closure__", None) or ():
-        with suppress(ValueError):  # a variable that has no value yet
-            held.append(cell.cell_contents)
-    return repr([each for each in held if _is_plain(each)])
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple | list):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    return isinstance(value, str | int | float | complex | None)
 
 
 def _file_of(name: str) -> Path | None:

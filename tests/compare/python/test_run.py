@@ -216,8 +216,8 @@ def test_what_cannot_be_run_is_refused(
         run(sums(), optimizers, out_dir=tmp_path, **options)
 
 
-def test_planning_makes_the_model_once_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
-    """A pretrained one takes seconds. Each optimizer takes a step with one more."""
+def test_planning_makes_the_model_twice_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """Two are compared, and each optimizer takes a step with one more: pretrained ones take time."""
     made: list[nn.Module] = []
 
     def model() -> nn.Module:
@@ -228,6 +228,6 @@ def test_planning_makes_the_model_once_and_says_what_is_wrong_with_it(tmp_path: 
     plan_study(
         task, StudyOptions(["adamw", "sgd"], **SIZES), USUAL, RunContext(tmp_path, task=task)
     )
-    assert len(made) == 1 + 2
+    assert len(made) == 2 + 2
     with pytest.raises(ValueError, match=r"model\(\) must return a torch.nn.Module, got int"):
         run(sums(model=lambda: 3), ["adamw"], out_dir=tmp_path)

@@ -241,3 +241,40 @@ def test_weights_stay_with_their_samples_where_a_share_is_held_out(context: RunC
     even = {each["labels"].item() for each in TRAIN[::2]} - odd
     assert set(seen) <= odd
     assert not set(seen) & even
+
+
+class Drawing(nn.Module):
+    """Samples in eval() too, as variational networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(6, 1)
+
+    def forward(self, a: Tensor, b: Tensor, labels: Tensor) -> Tensor:
+        found = self.map(torch.cat([a, b], 1)).squeeze(1)
+        return found + 0.1 * torch.randn(len(a))  # type: ignore[no-any-return]
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def test_a_run_that_is_killed_after_its_last_epoch_ends_with_the_same_scores(
+    context: RunContext,
+) -> None:
+    """What evaluation draws does not depend on what has been drawn before."""
+    drawn = Task(
+        name="drawn", model=Drawing, train=TRAIN, validation=VALIDATION, test=TEST,
+        loss=lambda outputs, batch: F.mse_loss(outputs, batch["labels"]),
+        curvature=LITTLE_CURVATURE,
+    ).load()  # fmt: skip
+    whole = train(run(), drawn, replace(context, out=context.out / "whole"))
+
+    def kill(number: int, epoch: Any) -> None:
+        if number == 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        train(run(), drawn, context, kill)
+    again = train(run(), drawn, context)
+    assert again.final == whole.final

@@ -1,5 +1,6 @@
 """Losses that are means over tokens: evaluation and curvature weight batches by their tokens."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.training_runs import LITTLE_CURVATURE
+from steppe._shared.recipes import find_recipe
 from steppe.compare import Task
 from steppe.compare.training import evaluation
 from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.differentiable import differentiable, mean_loss
 from steppe.compare.training.evaluation import evaluate
+from steppe.compare.training.run import Run, RunSettings
+from steppe.compare.training.train import train
 from steppe.landscape import hessian
 
 PADDING = -100
@@ -107,3 +112,19 @@ def test_curvature_is_that_of_the_mean_over_tokens(monkeypatch: pytest.MonkeyPat
 def test_weight_must_be_a_function() -> None:
     with pytest.raises(TypeError, match="weight must be a function, got float"):
         tagged(weight=2.0)
+
+
+@pytest.mark.parametrize("parts", [2, 5, 30])
+def test_parts_of_a_batch_weigh_as_their_tokens(parts: int, context: Any) -> None:
+    """A part of padding alone was NaN, and others were weighed by samples."""
+    task = tagged(curvature=LITTLE_CURVATURE).load()
+    ends = []
+    for count in (1, parts):
+        setup = {"epochs": 2, "steps_per_epoch": 1, "batch_size": 30, "schedule": "constant"}
+        settings = RunSettings("tags", "", None, "own", accumulate=count, **setup)
+        run = Run(settings, find_recipe("sgd"), {"lr": 0.5, "weight_decay": 0.0}, seed=3)
+        out = replace(context, out=context.out / str(count))
+        ends.append(train(run, task, out))
+    one, several = ends
+    assert several.final.test_loss == pytest.approx(one.final.test_loss, rel=1e-6)
+    assert several.curve[-1].train_loss == pytest.approx(one.curve[-1].train_loss, rel=1e-6)

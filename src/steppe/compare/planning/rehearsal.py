@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import Subset
 
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.data.loading import Part
 from steppe.compare.metrics.scores import each_loss
+from steppe.compare.records.results import MEAN_LOSS
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import TaskError, explained
 from steppe.compare.training.evaluation import batches_for, evaluate
@@ -35,6 +37,10 @@ def new_model(task: Task) -> nn.Module:
         model = task.model()
     if not isinstance(model, nn.Module):
         raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
+    if any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+        raise TaskError(
+            "model() has lazy modules, whose shapes are not known: let it run them once on a batch"
+        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError("model() has no parameter that requires a gradient: nothing can be trained")
     return model
@@ -63,6 +69,7 @@ def rehearse(
     """
     task, data = loaded
     _check_same_again(task, data.fingerprint)
+    _check_apart(model, new_model(task))
     with reproducible(context):
         seed_everything(0)
         model = model.to(context.device).train()
@@ -98,6 +105,24 @@ def _moved(part: Part, device: str) -> Part:
     from accelerate.utils import send_to_device
 
     return part._replace(batch=send_to_device(part.batch, torch.device(device)))
+
+
+def _check_apart(model: nn.Module, other: nn.Module) -> None:
+    """Refuse models that share what training changes: each would go on from the one before."""
+
+    def changed(model: nn.Module) -> dict[int, str]:
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named = {**trained, **dict(model.named_buffers())}
+        filled = {name: each for name, each in named.items() if each.numel() and not each.is_meta}
+        return {each.untyped_storage().data_ptr(): name for name, each in filled.items()}
+
+    one, two = changed(model), changed(other)
+    if shared := sorted(one[place] for place in one.keys() & two.keys()):
+        raise TaskError(
+            f"model() returns models that share memory ({shared[0]}), so that each run would go on "
+            "from the weights of the one before: let it make all parts anew, and copy tensors, as "
+            "from_pretrained(vectors.clone())"
+        )
 
 
 def _first_loss(
@@ -193,7 +218,9 @@ def _evaluate_a_few(loaded: LoadedTask, model: nn.Module, context: RunContext) -
         with explained(f"{name} cannot be evaluated"):
             found = evaluate(model, task, few, accelerator, sample_length=1, by_sample=True)
         for metric, value in chain([(task.score.name, found.score)], found.others.items()):
-            if not math.isfinite(value):
+            # Where the few samples have no weight, there is no mean.
+            is_weighed = task.weight is None or metric != MEAN_LOSS.name or not math.isnan(value)
+            if is_weighed and not math.isfinite(value):
                 raise TaskError(f"metric {metric!r} of {name} is {value}, expected a finite number")
     _refuse_sum(task, model, few, accelerator.device)
 

@@ -42,7 +42,7 @@ from steppe.compare.records.results import (
     MetricDescription,
     StudyPlan,
 )
-from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.source import TaskSource, find_task
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.training.run import (
     Run,
@@ -170,7 +170,11 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
 
 
 def plan_study(
-    task: str | Task, options: StudyOptions, preset: Preset, place: RunContext, command: str = ""
+    task: str | Task | TaskSource,
+    options: StudyOptions,
+    preset: Preset,
+    place: RunContext,
+    command: str = "",
 ) -> PlannedStudy:
     """Check everything that can be checked, and take one trial step with every optimizer.
 

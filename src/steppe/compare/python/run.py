@@ -22,6 +22,7 @@ from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
 from steppe.compare.report.headline import forewarnings
+from steppe.compare.tasks.source import find_task
 from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
@@ -98,9 +99,11 @@ def run(
         _check_named(task, optimizers or (), workers)
     name = task if isinstance(task, str) else task.name
     out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
-    context = RunContext(out, device, threads, task=task if not _is_known(task) else "")
+    # Hashed once: what it computes with may change while it trains, as counters do.
+    source = find_task(task) if isinstance(task, Task) else task
+    context = RunContext(out, device, threads, task=source if not _is_known(task) else "")
     preset = usual_for(name) if _is_known(task) else USUAL
-    study = plan_study(task, compared, preset, context)
+    study = plan_study(source, compared, preset, context)
     storage = str(out / FILE)
     queue = open_queue(study, storage, HEARTBEAT)
     for warning in forewarnings(queue.study.plan, changed=bool(queue.study.earlier_plans)):

@@ -4,11 +4,12 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from steppe._shared.names import look_up
 from steppe._shared.source_hash import function_source, module_source
@@ -92,13 +93,14 @@ class TaskSource:
             return made
 
 
-def find_task(name: str | Task) -> TaskSource:
+def find_task(name: "str | Task | TaskSource") -> TaskSource:
     """Find the task of that name.
 
     Parameters
     ----------
-    name : str or Task
-        A task itself; one of :data:`steppe.compare.tasks.makers.TASKS`; or ``file.py:attribute`` or
+    name : str, Task or TaskSource
+        A task itself, hashed as it is now, or what was found before; one of
+        :data:`steppe.compare.tasks.makers.TASKS`; or ``file.py:attribute`` or
         ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
         one. The file's code is run.
 
@@ -112,6 +114,8 @@ def find_task(name: str | Task) -> TaskSource:
     >>> find_task("digits").task({"model": "mlp"}).epochs
     50
     """
+    if isinstance(name, TaskSource):
+        return name
     if isinstance(name, Task):
         return TaskSource(name.name, lambda: name, _source_of(name))
     if ":" not in name:
@@ -132,10 +136,11 @@ def find_task(name: str | Task) -> TaskSource:
 
 
 def _source_of(task: Task) -> str:
-    """Hash the functions of a task that was made in Python, or in a notebook."""
-    functions: list[Callable[..., Any] | None] = [
-        *(task.model, task.data, task.loss, task.step, task.weight, task.predict),
-        *(task.collate_fn, task.schedule),
-        *(metric.values for metric in task.metrics.values()),
-    ]
-    return function_source(each for each in functions if each is not None)
+    """Hash what a task computes with that was made in Python, or in a notebook; but its samples."""
+    own = {each.name: getattr(task, each.name) for each in fields(task)}
+    for name in ("train", "validation", "test", "plain"):
+        # Tensors are hashed as samples; of an own data set it is how it makes them, too.
+        if isinstance(own[name], tuple | list | dict | Tensor | np.ndarray):
+            own.pop(name)
+    metrics = own.pop("metrics")
+    return function_source([own, *(metric.values for metric in metrics.values())])

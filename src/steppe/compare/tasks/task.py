@@ -7,6 +7,7 @@ user's own.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -228,6 +229,13 @@ class Task:
             return self.step(model, batch)
         return self.loss_of(*self.outputs(model, batch))
 
+    def weighted_loss(self, model: nn.Module, batch: Any, size: int) -> tuple[Tensor, float]:
+        """Return the loss of a batch of so many samples, and what it is divided by."""
+        if self.step is not None:
+            return self.step(model, batch), self.weight_of(None, targets_of(batch), size)
+        outputs, targets = self.outputs(model, batch)
+        return self.loss_of(outputs, targets), self.weight_of(outputs, targets, size)
+
 
 class LoadedTask(NamedTuple):
     """A task with its data."""
@@ -277,11 +285,19 @@ def _check(task: Task) -> None:
             raise TypeError(f"{name} must be a function, got {type(given).__name__}")
     for name, least in {"epochs": 1, "batch_size": 1, "loaders": 0}.items():
         given = getattr(task, name)
-        if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        if isinstance(given, bool) or not isinstance(given, Integral) or given < least:
             raise ValueError(f"{name}={given!r} must be an integer of at least {least}")
-    norm = task.max_grad_norm
-    if norm is not None and not (isinstance(norm, int | float) and 0 < norm < math.inf):
-        raise ValueError(f"max_grad_norm={norm!r} must be a finite number above 0")
+        # NumPy's are no numbers of JSON.
+        object.__setattr__(task, name, int(given))
+    if (norm := task.max_grad_norm) is not None:
+        if not (isinstance(norm, Real) and 0 < norm < math.inf):
+            raise ValueError(f"max_grad_norm={norm!r} must be a finite number above 0")
+        object.__setattr__(task, "max_grad_norm", float(norm))
+    if isinstance(task.loss, nn.Module) and any(p.requires_grad for p in task.loss.parameters()):
+        raise ValueError(
+            "loss has parameters of its own, which no optimizer steps: make it a part of the "
+            "model, and give step=f(model, batch)"
+        )
     if not isinstance(task.metrics, Mapping) or not all(isinstance(x, str) for x in task.metrics):
         raise TypeError(f"metrics must be a dict of names to metrics, got {task.metrics!r}")
     for name in task.metrics:

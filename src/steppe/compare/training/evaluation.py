@@ -177,7 +177,8 @@ class _Losses:
         self._sums = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
         # Losses and weights of each sample; None where they are not known.
         self._of_each: list[tuple[Tensor, Tensor]] | None = None
-        if by_sample and task.step is None:
+        # A loss that the model returns is the batch's, however outputs are cut.
+        if by_sample and task.loss is not None:
             self._of_each = []
 
     def add(self, mean: Tensor, outputs: Any, targets: Any, size: int) -> None:
@@ -188,8 +189,8 @@ class _Losses:
             self._sums += torch.stack([mean.double() * weight, self._sums.new_tensor(weight)])
         if self._of_each is None:
             return
-        loss = task.loss or task.loss_of
-        found = losses_by_sample(loss, outputs, targets, size, float(mean), task.weight)
+        assert task.loss is not None
+        found = losses_by_sample(task.loss, outputs, targets, size, float(mean), task.weight)
         if found is None:
             self._of_each = None
         else:

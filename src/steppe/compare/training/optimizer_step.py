@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 import steppe
 from steppe.compare.data.loading import Part
 from steppe.compare.tasks.task import Task
+from steppe.compare.training.evaluation import sum_over_processes
 from steppe.compare.training.run import RunSettings
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ class OptimizerStep:
         """Fill the gradients of a batch, part by part; return its loss."""
         self._optimizer.zero_grad()
         self.gradients += 1
+        processes = self._accelerator.num_processes
+        if self._task.weight is not None and (len(parts) > 1 or processes > 1):
+            return self._compute_weighted_gradients(parts)
         count = sum(part.size for part in parts)
         total = torch.zeros((), device=self._accelerator.device)
         for number, part in enumerate(parts, start=1):
@@ -100,6 +104,32 @@ class OptimizerStep:
                 self._accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def _compute_weighted_gradients(self, parts: Sequence[Part]) -> Tensor:
+        """Weight parts, and processes' shares, by what their losses are divided by.
+
+        That is known of all once the last has been computed, so gradients are divided at the end.
+        """
+        sums = torch.zeros(2, dtype=torch.float64, device=self._accelerator.device)
+        for number, part in enumerate(parts, start=1):
+            with self._gradient_sync(last=number == len(parts)):
+                with self._accelerator.autocast():
+                    loss, weight = self._task.weighted_loss(self._model, part.batch, part.size)
+                # The mean over nothing is NaN. All processes have to make a gradient.
+                loss = loss * weight if weight else self._nothing()
+                self._accelerator.backward(loss)
+            sums += torch.stack([loss.detach().double(), sums.new_tensor(weight)])
+        total, weight = sum_over_processes(sums, self._accelerator).tolist()
+        # Gradients are means over the processes.
+        factor = self._accelerator.num_processes / weight if weight else 0.0
+        for param in self._model.parameters():
+            if param.grad is not None:
+                param.grad.mul_(factor)
+        return torch.tensor(total / weight if weight else 0.0, device=sums.device)
+
+    def _nothing(self) -> Tensor:
+        trained = (param for param in self._model.parameters() if param.requires_grad)
+        return torch.stack([param.sum() for param in trained]).sum() * 0.0
 
     def _clip_gradients(self) -> None:
         if self._run_settings.clip is not None:

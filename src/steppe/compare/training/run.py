@@ -18,6 +18,7 @@ from steppe._shared.source_hash import steppe_source
 from steppe.compare.records.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
+from steppe.compare.tasks.source import TaskSource
 from steppe.compare.tasks.task import Task
 
 # What the cosine ends at, as a share of the peak; DualAdam's published runs end there.
@@ -225,7 +226,7 @@ class RunContext:
         Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
     keep : bool, default True
         Whether each run saves a checkpoint at its end.
-    task : Task or str, default ""
+    task : Task, TaskSource or str, default ""
         The task itself, or where it is here, as :func:`~steppe.compare.find_task` takes it.
         Default: where the study was planned.
     """
@@ -236,4 +237,4 @@ class RunContext:
     data: Path | None = None
     track: str = ""
     keep: bool = True
-    task: Task | str = ""
+    task: Task | TaskSource | str = ""

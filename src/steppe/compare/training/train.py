@@ -319,6 +319,9 @@ class Training:
         )
 
     def _final(self) -> tuple[FinalScores, SampleResults]:
+        # Whatever has been drawn since the last epoch, which a run that goes on has not seen.
+        last = self.run.own_settings.epochs
+        seed_epoch(self.run.seed, last, self.accelerator.process_index)
         train = self._evaluate(self.data.unaugmented)
         validation = self._evaluate(self.data.validation, by_sample=True)
         test = self._evaluate(self.data.test, by_sample=True)

@@ -217,7 +217,7 @@ def test_what_cannot_be_run_is_refused(
 
 
 def test_planning_makes_the_model_twice_and_says_what_is_wrong_with_it(tmp_path: Path) -> None:
-    """Two are compared, and each optimizer takes a step with one more: pretrained ones take time."""
+    """Two are compared; each optimizer takes a step with one more. Pretrained ones take time."""
     made: list[nn.Module] = []
 
     def model() -> nn.Module:

@@ -41,7 +41,8 @@ def content(value: Any) -> Iterator[str]:
     >>> [*content(scaled(2))] == [*content(scaled(3))]
     False
     """
-    waiting, seen = deque([value]), set[int]()
+    # Kept, as an identity is another object's as soon as the first is gone.
+    waiting, seen = deque([value]), dict[int, Any]()
     while waiting and len(seen) < _OBJECTS:
         each = waiting.popleft()
         if isinstance(each, str | int | float | complex | bytes | None):
@@ -50,7 +51,7 @@ def content(value: Any) -> Iterator[str]:
         if id(each) in seen:
             yield "again"
             continue
-        seen.add(id(each))
+        seen[id(each)] = each
         name, held = _described(each)
         yield name
         waiting += held
@@ -73,7 +74,7 @@ def _described(value: Any) -> tuple[str, list[Any]]:
     if isinstance(value, ModuleType):
         return f"module {value.__name__}", []
     if isinstance(value, CodeType):
-        return value.co_code.hex(), [value.co_names, value.co_varnames, *_constants(value)]
+        return value.co_code.hex(), [value.co_names, value.co_varnames, *value.co_consts]
     if isinstance(value, FunctionType):
         return f"{value.__module__}.{value.__qualname__}", _of_function(value)
     if isinstance(value, MethodType):
@@ -97,12 +98,6 @@ def _numbers(value: Any) -> str:
             return f"{tuple(value.shape)} {value.dtype}"
         value = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
-
-
-def _constants(code: CodeType) -> list[Any]:
-    """Return the constants of code; the first one of a function that has one is its docstring."""
-    constants = list(code.co_consts)
-    return constants[1:] if constants and isinstance(constants[0], str) else constants
 
 
 def _of_function(function: FunctionType) -> list[Any]:

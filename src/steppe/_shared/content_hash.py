@@ -35,10 +35,10 @@ def content(value: Any) -> Iterator[str]:
 
     Examples
     --------
-    >>> scaled = lambda factor: lambda x: factor * x
-    >>> [*content(scaled(2))] == [*content(scaled(2))]
+    >>> power = functools.partial
+    >>> [*content(power(pow, exp=2))] == [*content(power(pow, exp=2))]
     True
-    >>> [*content(scaled(2))] == [*content(scaled(3))]
+    >>> [*content(power(pow, exp=2))] == [*content(power(pow, exp=3))]
     False
     """
     # Kept, as an identity is another object's as soon as the first is gone.

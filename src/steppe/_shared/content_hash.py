@@ -7,7 +7,7 @@ import functools
 import hashlib
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
@@ -27,18 +27,24 @@ _MEMBERS = (FunctionType, staticmethod, classmethod, property, str, int, float, 
 _ELEMENTS, _OBJECTS = 1000, 100_000
 
 
-def content(value: Any) -> Iterator[str]:
+def content(value: Any, file_source: Callable[[ModuleType], str]) -> Iterator[str]:
     """Yield what a value is, and all that it holds: numbers, code, attributes, closures.
 
-    Of classes and functions in files it is the names, and what they are bound to: the files are
-    hashed by others. Of what is installed it is the names, too.
+    Of what is installed it is the names.
+
+    Parameters
+    ----------
+    value : object
+        Anything.
+    file_source : callable
+        What stands for the code of functions and classes in a module that is a file.
 
     Examples
     --------
-    >>> power = functools.partial
-    >>> [*content(power(pow, exp=2))] == [*content(power(pow, exp=2))]
+    >>> square, cube, same = (functools.partial(pow, exp=each) for each in (2, 3, 2))
+    >>> [*content(square, str)] == [*content(same, str)]
     True
-    >>> [*content(power(pow, exp=2))] == [*content(power(pow, exp=3))]
+    >>> [*content(square, str)] == [*content(cube, str)]
     False
     """
     # Kept, as an identity is another object's as soon as the first is gone.
@@ -52,12 +58,12 @@ def content(value: Any) -> Iterator[str]:
             yield "again"
             continue
         seen[id(each)] = each
-        name, held = _described(each)
+        name, held = _described(each, file_source)
         yield name
         waiting += held
 
 
-def is_elsewhere(module: str) -> bool:
+def _is_elsewhere(module: str) -> bool:
     """Whether a module is installed, or part of Python: its version tells what it does."""
     if module.partition(".")[0] in VERSIONED:
         return True
@@ -65,7 +71,7 @@ def is_elsewhere(module: str) -> bool:
     return file is not None and bool(INSTALLED & {*Path(file).parts})
 
 
-def _described(value: Any) -> tuple[str, list[Any]]:
+def _described(value: Any, file_source: Callable[[ModuleType], str]) -> tuple[str, list[Any]]:
     """Return a value's name, and what it holds."""
     kind = type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
@@ -76,13 +82,13 @@ def _described(value: Any) -> tuple[str, list[Any]]:
     if isinstance(value, CodeType):
         return value.co_code.hex(), [value.co_names, value.co_varnames, *value.co_consts]
     if isinstance(value, FunctionType):
-        return f"{value.__module__}.{value.__qualname__}", _of_function(value)
+        return f"{value.__module__}.{value.__qualname__}", _of_function(value, file_source)
     if isinstance(value, MethodType):
         return name, [value.__func__, value.__self__]
     if isinstance(value, functools.partial):
         return name, [value.func, value.args, value.keywords]
     if isinstance(value, type):
-        return f"class {value.__module__}.{value.__qualname__}", _of_class(value)
+        return f"class {value.__module__}.{value.__qualname__}", _of_class(value, file_source)
     if isinstance(value, Mapping):
         return f"{name} {len(value)}", [*list(value)[:_ELEMENTS], *list(value.values())[:_ELEMENTS]]
     if isinstance(value, set | frozenset):
@@ -100,9 +106,14 @@ def _numbers(value: Any) -> str:
     return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
 
 
-def _of_function(function: FunctionType) -> list[Any]:
+def _in_file(module: str) -> ModuleType | None:
+    found = sys.modules.get(module)
+    return found if getattr(found, "__file__", None) is not None else None
+
+
+def _of_function(function: FunctionType, file_source: Callable[[ModuleType], str]) -> list[Any]:
     module = function.__module__ or ""
-    if is_elsewhere(module):
+    if _is_elsewhere(module):
         return []
     held: list[Any] = [function.__defaults__, function.__kwdefaults__]
     for cell in function.__closure__ or ():
@@ -110,8 +121,8 @@ def _of_function(function: FunctionType) -> list[Any]:
             held.append(cell.cell_contents)
         except ValueError:  # a variable that has no value yet
             continue
-    if getattr(sys.modules.get(module), "__file__", None) is not None:
-        return held
+    if (own := _in_file(module)) is not None:
+        return [file_source(own), *held]
     named = [function.__globals__.get(name) for name in _names(function.__code__)]
     return [function.__code__, *held, *named]
 
@@ -122,10 +133,11 @@ def _names(code: CodeType) -> list[str]:
     return [*code.co_names, *(name for each in inner for name in _names(each))]
 
 
-def _of_class(kind: type) -> list[Any]:
-    module = kind.__module__
-    if is_elsewhere(module) or getattr(sys.modules.get(module), "__file__", None) is not None:
+def _of_class(kind: type, file_source: Callable[[ModuleType], str]) -> list[Any]:
+    if _is_elsewhere(kind.__module__):
         return []
+    if (module := _in_file(kind.__module__)) is not None:
+        return [file_source(module)]
     own = {name: value for name, value in vars(kind).items() if isinstance(value, _MEMBERS)}
     for name in ("__doc__", "__module__", "__firstlineno__"):
         own.pop(name, None)

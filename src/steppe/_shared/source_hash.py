@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import steppe
-from steppe._shared.content_hash import INSTALLED, VERSIONED, content, is_elsewhere
+from steppe._shared.content_hash import INSTALLED, VERSIONED, content
 
 # What a run's numbers come from; the rest of the package plans, keeps and prints them.
 _DECISIVE = (
@@ -105,14 +105,10 @@ def function_source(values: Iterable[Any]) -> str:
 
     Of those in files it is the files too. Of torch's and of installed packages' it is the names.
     """
-    digest = hashlib.sha256()
+    digest, file_source = hashlib.sha256(), cache(module_source)
     for each in values:
-        for part in content(each):
+        for part in content(each, file_source):
             digest.update(f"{part}\n".encode())
-        function = getattr(each, "func", each)
-        module = getattr(function, "__module__", None) or ""
-        if not is_elsewhere(module) and module in sys.modules:
-            digest.update(module_source(sys.modules[module]).encode())
     return digest.hexdigest()[:16]
 
 

@@ -1,6 +1,8 @@
 """Tasks that are unusual, but right: a study of each ends, and can be read again."""
 
+import importlib
 import math
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -377,6 +379,25 @@ def test_what_a_notebook_defines_anew_makes_another_task(changed: dict[str, Any]
 
     assert source() == source()
     assert source() != source(**changed)
+
+
+@pytest.mark.parametrize("place", ["model", "loss", "metrics"])
+def test_an_edited_file_makes_another_task_wherever_it_is_used(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def source(body: str) -> str:
+        (tmp_path / "edited_parts.py").write_text(f"def part(*given):\n    {body}\n")
+        importlib.invalidate_caches()
+        sys.modules.pop("edited_parts", None)
+        part = importlib.import_module("edited_parts").part
+        return find_task(task(**{place: {"m": part} if place == "metrics" else part})).source
+
+    assert source("return 1") != source("return 2")
+    assert source("return 1") == source("return 1  # a comment")
+    sys.modules.pop("edited_parts")
 
 
 class WithOwnLoss(nn.Module):

@@ -3,12 +3,12 @@
 import base64
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
+from steppe._shared.json_values import json_ready
 from steppe._shared.page.parts import Chart
 
 _SHARED = "steppe._shared.page"
@@ -78,14 +78,5 @@ def _hash(script: str) -> str:
 
 def _dumps(value: Any, **how: Any) -> str:
     """Write JSON, which has no infinity: a run's score may be infinite though its loss is not."""
-    return json.dumps(_with_finite_numbers(value), **how)
-
-
-def _with_finite_numbers(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _with_finite_numbers(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_with_finite_numbers(each) for each in value]
-    return value
+    # So many digits are all that a number has.
+    return json.dumps(json_ready(value, digits=17), **how)

@@ -21,8 +21,6 @@ from steppe.landscape.spectra._symmetry import SymmetryCheck
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# By how much nodes are off, in the asymmetry of products: as eigenvalues are.
-_OF_ASYMMETRY = 8
 # Probes that advance together share forward passes and gradients. Their vectors take at most this.
 _TOGETHER_BYTES = 1 << 28
 
@@ -207,7 +205,7 @@ def density(
             reason = "interrupted"
         if symmetry.is_broken:
             reason = symmetry.reason(source.sphere(1)[0])
-    return _density(H, runs, bandwidth, H.products - before, symmetry.asymmetry, reason)
+    return _density(H, runs, bandwidth, H.products - before, symmetry, reason)
 
 
 class _LanczosRun:
@@ -263,7 +261,7 @@ def _density(
     runs: list[_LanczosRun],
     bandwidth: float | None,
     products: int,
-    asymmetry: float,
+    symmetry: SymmetryCheck,
     reason: str,
 ) -> Density:
     found = [run.quadrature() for run in runs]
@@ -278,7 +276,7 @@ def _density(
     each = np.stack([_smoothed(grid, *pair, width) for pair in zip(nodes, weights, strict=True)])
     mean = each.mean(0)
     # A product that is off by ε of the largest node moves nodes by as much.
-    rounding = max(H.precision, torch.finfo(H.dtype).eps, _OF_ASYMMETRY * asymmetry)
+    rounding = max(symmetry.precision, torch.finfo(H.dtype).eps)
     shift, shares = rounding * max(abs(low), abs(high)), weights / len(runs)
     moved = [
         _smoothed(grid, (nodes + step).ravel(), shares.ravel(), width) for step in (-shift, shift)
@@ -293,7 +291,7 @@ def _density(
         size=H.size,
         products=products,
         converged=not reason,
-        asymmetry=asymmetry,
+        asymmetry=symmetry.asymmetry,
         reason=reason,
         rounding=rounding,
     )

@@ -99,10 +99,6 @@ class Eigenvalues(Result):
         return axes
 
 
-# Of confident networks in float32, whose curvature is a difference of nearly equal numbers, the
-# eigenvalues' errors are up to 3.5 times the asymmetry of products, over the largest.
-_OF_ASYMMETRY = 8
-
 # Measured in float32 beside 1 and .7: a third of 3e-5 is missed in half of the searches, where the
 # basis is exhausted up to rounding, and one of 1e-4 is not.
 _RESOLVED = 100
@@ -222,12 +218,11 @@ def _result(search: ThickRestartLanczos, reason: str) -> Eigenvalues:
     values, residuals = search.values[:k], search.residuals[:k]
     # The bounds hold for the matrix whose products were computed: H, rounded.
     largest = float(np.abs(search.values).max())
-    rounding = max(search.H.precision, _OF_ASYMMETRY * search.symmetry.asymmetry) * largest
-    errors = np.maximum(search.errors(), rounding)
+    errors = np.maximum(search.errors(), search.symmetry.precision * largest)
     # Below what vectors resolve beside the largest, another eigenvalue of that size may be missed.
     resolved = _RESOLVED * ROUNDING[search.H.dtype] * largest
     if len(search.values) < search.H.size:
-        errors[np.abs(values) < resolved] = np.maximum(errors[np.abs(values) < resolved], resolved)
+        errors = np.where(np.abs(values) < resolved, np.maximum(errors, resolved), errors)
     converged = search.converged()
     search.basis.rotate(search.mixing[:, :k])
     return Eigenvalues(

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,16 +54,18 @@ class LabelCount:
             return float(labels.numel()) if _is_mean_of_elements(logits, labels, loss) else None
         if self._is_other:
             return None
-        begins = _beginnings(logits, labels, loss)
-        if self._begin is not None and _count(labels, self._begin):
-            if self._begin not in begins:
+        known = self._begin
+        is_known = known is not None and _count(labels, known) > 0
+        candidates = (known,) if known is not None and is_known else (0, 1)[: labels.ndim]
+        begins = _beginnings(logits, labels, loss, candidates)
+        if is_known:
+            if not begins:
                 raise ValueError(
                     f"the loss that the model computes for batch {batch.position} is not the mean "
                     "over its labels, as those of the batches before it are: pass weight=, a "
                     "function of outputs and batch that returns what the loss is divided by"
                 )
-            begins = [self._begin]
-        if not begins:
+        elif not begins:
             # A mean over no label at all is NaN: it weighs nothing, and tells nothing.
             self._is_other = bool(_count(labels, 1)) or not bool(loss.isnan())
             return None if self._is_other else 0.0
@@ -93,7 +95,7 @@ def _count(labels: Tensor, begin: int) -> float:
     return float((counted != IGNORED).sum())
 
 
-def _beginnings(logits: Any, labels: Tensor, loss: Tensor) -> list[int]:
+def _beginnings(logits: Any, labels: Tensor, loss: Tensor, candidates: Sequence[int]) -> list[int]:
     """Return the positions that the first label a loss, a cross-entropy, is a mean over may have.
 
     None where the loss is something else, or there is no label.
@@ -102,7 +104,7 @@ def _beginnings(logits: Any, labels: Tensor, loss: Tensor) -> list[int]:
         return []
     found = []
     with torch.no_grad():
-        for begin in (0, 1)[: labels.ndim]:
+        for begin in candidates:
             predicted = logits if begin == 0 else logits[..., :-1, :]
             counted = labels if begin == 0 else labels[..., 1:]
             value = F.cross_entropy(predicted.flatten(0, -2).float(), counted.flatten())

@@ -4,9 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import torch
-
 
 def builtin_types(value: Any) -> Any:
     """Return nested mappings, sequences, arrays and tensors as dicts, lists and Python's numbers.
@@ -15,10 +12,12 @@ def builtin_types(value: Any) -> Any:
 
     Examples
     --------
+    >>> import numpy as np
     >>> builtin_types({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
     {'loss': [1.0, inf], 'steps': [1, 2]}
     """
-    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+    # Arrays and tensors, told by their method: pages are written where torch is not installed.
+    if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, Mapping):
         return {str(key): builtin_types(each) for key, each in value.items()}
@@ -34,6 +33,7 @@ def json_ready(value: Any, digits: int = 6) -> Any:
 
     Examples
     --------
+    >>> import numpy as np
     >>> json_ready({"loss": np.array([1.0, np.inf]), "steps": (1, 2)})
     {'loss': [1.0, None], 'steps': [1, 2]}
     """

@@ -506,3 +506,51 @@ def test_a_barrier_of_losses_that_change_by_themselves_is_refused() -> None:
     model = Unseeded()
     with pytest.raises(ValueError, match="and computed again"):
         barrier(model, model, F.cross_entropy, DATA, points=3)
+
+
+class Views(nn.Module):
+    """Weights that are views of one parameter, made once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Parameter(torch.linspace(-1, 1, 15, dtype=D).cos())
+        self.parts = [self.flat[:12].view(3, 4), self.flat[12:]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(F.linear(x, *self.parts))
+
+
+def test_views_of_a_parameter_move_and_keep_their_gradients() -> None:
+    """They had gradients of 0 after a write and a pass without gradients: sharpness was 0."""
+    model = Views()
+    with torch.no_grad():
+        model.flat.mul_(0.5)  # as an optimizer's step
+    rho = 1e-3
+    grad = torch.autograd.grad(F.cross_entropy(model(X), Y), model.flat)[0]
+    with torch.no_grad():
+        own = model.flat.clone()
+        model.flat.add_(rho * grad / grad.norm())
+        higher = F.cross_entropy(model(X), Y).item()
+        model.flat.copy_(own)
+    assert sharpness(model, F.cross_entropy, DATA, rho=rho).perturbed_loss == pytest.approx(higher)
+    H = hessian(model, F.cross_entropy, DATA, product="finite-differences")
+    torch.testing.assert_close(H.matmat(torch.eye(15, dtype=D)), dense(model), rtol=0, atol=1e-6)
+    F.cross_entropy(model(X), Y).backward()
+    assert model.flat.grad is not None
+    torch.testing.assert_close(model.flat.grad, grad)
+
+
+class Lazy:
+    """An object that cannot say yet what it holds, as one that is loaded on demand."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "__dict__":
+            raise RuntimeError("not loaded")
+        return super().__getattribute__(name)
+
+
+def test_an_object_that_cannot_say_what_it_holds_is_left_alone() -> None:
+    model = nn.Linear(4, 3, dtype=D)
+    model.lazy = Lazy()  # type: ignore[assignment]
+    H = hessian(model, F.cross_entropy, DATA).matmat(torch.eye(15, dtype=D))
+    torch.testing.assert_close(H, dense(model))

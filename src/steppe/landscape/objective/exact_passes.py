@@ -151,6 +151,12 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
     ``torch.no_grad`` would change the function of a model that differentiates by its inputs, or
     that asks whether gradients are enabled.
     """
+    if _keeps_computed_tensors(model):
+        # Such as weights that are views of one parameter, made once. After a write torch makes a
+        # view's gradient anew by what its parameter requires then: it would be cut off for good.
+        with torch.enable_grad():
+            yield
+        return
     params = [param for param in model.parameters() if param.requires_grad]
     with uninterrupted() as interruptible:
         try:
@@ -161,6 +167,18 @@ def without_gradients(model: nn.Module) -> Iterator[None]:
         finally:
             for param in params:
                 param.requires_grad_(True)
+
+
+def _keeps_computed_tensors(model: nn.Module) -> bool:
+    """Whether modules have attributes that were computed from parameters."""
+    attributes = (value for module in model.modules() for value in vars(module).values())
+    held = (
+        part
+        for value in attributes
+        for part in (value if type(value) in (list, tuple) else (value,))
+    )
+    # By types: of a proxy everything is asked in its object, which may be gone.
+    return any(issubclass(type(each), Tensor) and each.grad_fn is not None for each in held)
 
 
 @contextmanager

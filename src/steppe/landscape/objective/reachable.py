@@ -88,7 +88,15 @@ def _parts(value: object) -> list[object]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, FunctionType):
         return _variables(value)
-    return [*getattr(value, "__dict__", {}).values(), *_code(value)]
+    return [*attributes_of(value).values(), *_code(value)]
+
+
+def attributes_of(value: object) -> dict[str, object]:
+    """Return an object's attributes: none of one that has none, or cannot name them yet."""
+    try:
+        return vars(value)
+    except Exception:
+        return {}
 
 
 def _code(value: object) -> list[object]:

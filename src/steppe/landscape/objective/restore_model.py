@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe._shared.identity import are_same
-from steppe.landscape.objective.reachable import LIBRARIES, named_by
+from steppe.landscape.objective.reachable import LIBRARIES, attributes_of, named_by
 from steppe.landscape.objective.saved_tensor import SavedTensor, can_be_saved
 
 _PLAIN = int | float | str | None | nn.Parameter
@@ -60,11 +60,7 @@ class LossState:
         self.modules = [each for each in dict.fromkeys(found) if each not in registered]
         named = list(named_by(loss_fn))
         self.arrays = [each for each in named if _is_small(each)]
-        self.objects = [
-            vars(each)
-            for each in named
-            if hasattr(each, "__dict__") and not isinstance(each, _OTHERS)
-        ]
+        self.objects = [attributes_of(each) for each in named if not isinstance(each, _OTHERS)]
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -97,8 +93,8 @@ class _Snapshot:
             for names in (module._buffers, module._parameters, module._modules)
             if isinstance(names, dict)
         ]
-        held = _plain_objects(own for _, own in self._attributes)
-        self._objects = [(vars(each), dict(vars(each))) for each in held]
+        held = _of_plain_objects(own for _, own in self._attributes)
+        self._objects = [(own, dict(own)) for own in held]
         named = [] if state is None else state.arrays
         objects = [] if state is None else state.objects
         self._arrays = [(own, {n: v for n, v in own.items() if _is_small(v)}) for own in objects]
@@ -240,13 +236,13 @@ def restore_on_exit(
         restorer.restore()
 
 
-def _plain_objects(held: Iterable[dict[str, Any]]) -> list[Any]:
-    """Return objects with attributes that modules hold, as the caches of weights that some keep.
+def _of_plain_objects(held: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the attributes of objects that modules hold, as the caches of weights that some keep.
 
     Also those that such objects hold; and of Python's own types only plain namespaces.
     """
     waiting = deque[Any](held)
-    seen, found = set[int](), []
+    seen, found = set[int](), list[dict[str, Any]]()
     while waiting and len(seen) < _OBJECTS:
         value = waiting.popleft()
         # Of a proxy everything is asked in its object, which may be gone.
@@ -256,8 +252,9 @@ def _plain_objects(held: Iterable[dict[str, Any]]) -> list[Any]:
         if isinstance(value, (tuple, *_CONTAINERS)):
             waiting += islice(value.values() if isinstance(value, dict) else value, _ELEMENTS)
         elif _has_attributes(value):
-            found.append(value)
-            waiting += vars(value).values()
+            own = attributes_of(value)
+            found.append(own)
+            waiting += own.values()
     return found
 
 

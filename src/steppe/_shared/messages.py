@@ -15,17 +15,23 @@ def plural(count: int, thing: str) -> str:
 def first_line(error: BaseException) -> str:
     r"""Return an error as one line: its first line, after its class unless that is ValueError.
 
-    Messages of other classes may say too little: that of a KeyError is a key only.
+    Messages of other classes may say too little: that of a KeyError is a key only. A line that ends
+    in a colon, as of errors in loading, says nothing without the one that follows.
 
     Examples
     --------
     >>> first_line(KeyError("lr")), first_line(ValueError("lr is 0\nmore"))
     ("KeyError: 'lr'", 'lr is 0')
+    >>> first_line(ValueError("cannot load:\n\tno lr"))
+    'cannot load: no lr'
     """
     kind, lines = type(error).__name__, str(error).strip().splitlines()
     if not lines:
         return kind
-    return lines[0] if type(error) is ValueError else f"{kind}: {lines[0]}"
+    first = lines[0].strip()
+    if first.endswith(":") and len(lines) > 1:
+        first += f" {lines[1].strip()}"
+    return first if type(error) is ValueError else f"{kind}: {first}"
 
 
 def shortened(text: str, most: int = 80) -> str:

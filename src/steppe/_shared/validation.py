@@ -5,6 +5,7 @@ Test functions, instruments and theory check theirs by it, before anything is co
 
 import math
 from numbers import Integral, Real
+from typing import Any
 
 # What torch's generators take.
 _SEEDS = range(-(2**63), 2**64)
@@ -54,6 +55,32 @@ def checked_seed(seed: int) -> int:
     if int(seed) not in _SEEDS:
         raise ValueError(f"seed must have at most 64 bits, got {seed}")
     return int(seed)
+
+
+def checked_weight(found: Any) -> float:
+    """Return what a user's ``weight`` function has returned, a tensor of one element too.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    ValueError
+        It is negative, or not finite.
+
+    Examples
+    --------
+    >>> checked_weight(3)
+    3.0
+    """
+    try:
+        weight = float(found)
+    except (TypeError, ValueError, RuntimeError):
+        shape = getattr(found, "shape", None)
+        got = repr(found) if shape is None else f"a {type(found).__name__} of {tuple(shape)}"
+        raise TypeError(f"weight must return a number, got {got}") from None
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"weight must return a finite number of at least 0, got {weight}")
+    return weight
 
 
 def check_integer(least: int = 1, **values: int) -> None:

@@ -174,7 +174,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "weight is no number": (
         {"weight": lambda outputs, targets: targets},
-        r"weight must return a number, got a Tensor",
+        r"weight must return a number, got a Tensor of \(.*\)",
     ),
     "weight is negative": (
         {"weight": lambda outputs, targets: -1},

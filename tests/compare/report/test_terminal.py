@@ -124,7 +124,7 @@ def test_of_an_error_the_lowest_comes_first() -> None:
     metric = MetricDescription("error", "", 1.0, higher_is_better=False)
     made = {"adamw": scores(0.9, 0.8, 0.9), "sgd": scores(0.2, 0.1, 0.2)}
     text = printed(studies.study(made, metric=metric))
-    board = text[text.index("What the best") :]
+    board = text[text.index("What a trial") :]
     assert board.index("sgd") < board.index("adamw")
     assert "points" not in text
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
+from steppe._shared.validation import checked_weight
 from steppe.compare.data.datasets import Data
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
 from steppe.compare.metrics.scores import Loss, Metric
@@ -214,14 +215,7 @@ class Task:
         """
         if self.weight is None:
             return float(size)
-        found = self.weight(None if self.step is not None else outputs, targets)
-        try:
-            weight = float(found)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"weight must return a number, got {_described(found)}") from None
-        if not 0 <= weight < math.inf:
-            raise ValueError(f"weight must return a finite number of at least 0, got {weight}")
-        return weight
+        return checked_weight(self.weight(None if self.step is not None else outputs, targets))
 
     def batch_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a batch."""

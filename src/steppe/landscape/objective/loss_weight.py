@@ -4,12 +4,12 @@ A loss may be a mean over samples, over the elements of outputs, or over the tar
 ignored. :class:`~steppe.landscape.objective.objective.Objective` weights batches by it.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, Literal
 
 from torch import Tensor
 
+from steppe._shared.validation import checked_weight
 from steppe.landscape.objective.batches import Batch
 from steppe.landscape.objective.label_count import LabelCount, part_named
 from steppe.landscape.objective.loss_check import LossCheck
@@ -102,7 +102,7 @@ class LossWeight:
             self._check.believe(batch)
             return float(batch.size)
         if callable(self._given):
-            return _checked(self._given(outputs, batch.targets))
+            return checked_weight(self._given(outputs, batch.targets))
         found = self._labels.of(batch, outputs, loss) if is_own else self._known(batch, outputs)
         if found is None:
             self._check.verify(batch, outputs, loss, is_own)
@@ -134,13 +134,3 @@ def _broadcast(outputs: Any, targets: Any) -> bool:
     are_tensors = isinstance(outputs, Tensor) and isinstance(targets, Tensor)
     is_of_elements = are_tensors and targets.is_floating_point()
     return is_of_elements and outputs.shape != targets.shape
-
-
-def _checked(found: Any) -> float:
-    try:
-        weight = float(found)
-    except (TypeError, ValueError):
-        raise TypeError(f"weight must return a number, got {found!r}") from None
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"weight must return a finite number of at least 0, got {weight}")
-    return weight

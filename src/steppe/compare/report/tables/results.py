@@ -80,7 +80,8 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
         ]
         cells.append((row.name, made))
     way = "descending" if metric.higher_is_better else "ascending"
-    return HtmlTable(f"What the best of {k} trials is worth", columns, cells, (score, way))
+    what = "a trial" if k == 1 else f"the best of {k} trials"
+    return HtmlTable(f"What {what} is worth", columns, cells, (score, way))
 
 
 def _verdict_cells(found: Verdict | None, digits: int) -> list[HtmlCell]:
@@ -130,8 +131,8 @@ def budgets(readings: Readings, rows: Sequence[OptimizerSummary], reading: Prima
         )
         for row in rows
     ]
-    title = f"{reading_label(readings, reading)}, of the best of k trials".capitalize()
-    return HtmlTable(title, columns, cells)
+    title = f"{reading_label(readings, reading)}, of the best of k trials"
+    return HtmlTable(title[:1].upper() + title[1:], columns, cells)
 
 
 def _budget_meaning(k: int, declared: int) -> str:

@@ -1,5 +1,6 @@
 """Batches weigh what their loss is divided by, whatever their mappings and models are like."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -197,7 +198,7 @@ def test_labels_count_right_where_all_logits_are_alike(
     torch.testing.assert_close(dense(found), dense(true))
 
 
-def test_refuses_logits_that_are_alike_where_labels_cannot_be_changed() -> None:
+def test_labels_beside_the_inputs_count_right_where_all_logits_are_alike() -> None:
     class Bound(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -207,5 +208,163 @@ def test_refuses_logits_that_are_alike_where_labels_cannot_be_changed() -> None:
             return self.inner(input_ids, input_ids)
 
     data = [({"input_ids": text["input_ids"]}, {"labels": text["labels"]}) for text in texts(False)]
-    with pytest.raises(ValueError, match="whether the first label of each sequence counts"):
-        hessian(Bound(), None, data).matvec(torch.ones(492, dtype=D))
+    model, vector = Bound(), torch.ones(492, dtype=D)
+    found = hessian(model, None, data).matvec(vector)
+    true = hessian(model, None, data, weight=lambda _, batch: batch["labels"][:, 1:].numel())
+    torch.testing.assert_close(found, true.matvec(vector))
+
+
+def test_refuses_logits_that_are_alike_everywhere() -> None:
+    class Alike(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.zeros((), dtype=D))
+
+        def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            logits = self.level * torch.ones(*labels.shape, 20, dtype=D)
+            loss = F.cross_entropy(logits[:, 1:].flatten(0, 1), labels[:, 1:].flatten())
+            return {"loss": loss, "logits": logits}
+
+    with pytest.raises(ValueError, match="all labels have nearly the same loss"):
+        hessian(Alike(), None, texts(False)).matvec(torch.ones(1, dtype=D))
+
+
+def classified(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.flatten(0, -2), labels.flatten().long(), ignore_index=-1)
+
+
+def binary(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs[..., 0], labels.to(outputs))
+
+
+def ordinal(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(
+        outputs, (labels[:, None] > torch.arange(outputs.shape[1])).to(outputs)
+    )
+
+
+ROWS, WORDS = torch.arange(10), torch.arange(60).reshape(10, 6)
+OWN_LOSSES: dict[str, tuple[int, Callable[[Tensor, Tensor], Tensor], Tensor]] = {
+    "two classes in one output": (1, binary, ROWS % 2),
+    "two classes in one output for each word": (1, binary, WORDS % 2),
+    "truth values": (1, binary, ROWS % 3 > 0),
+    "whole numbers": (1, lambda o, y: F.mse_loss(o[:, 0], y.to(o)), 20 + ROWS * 7 % 30),
+    "counts": (1, lambda o, y: F.poisson_nll_loss(o[:, 0], y), ROWS * 7 % 5),
+    "short integers": (3, classified, (ROWS % 3).int()),
+    "classes from 1": (3, lambda o, y: classified(o, y - 1), ROWS % 3 + 1),
+    "nothing is -1": (3, classified, ROWS % 4 - 1),
+    "nothing is -1 for some words": (3, classified, WORDS * WORDS % 5 % 4 - 1),
+    "nothing is 255": (
+        3,
+        lambda o, y: classified(o, torch.where(y > 3, -1, y)),
+        torch.where(ROWS < 7, ROWS % 3, 255),
+    ),
+    "order": (2, ordinal, ROWS % 3),
+    "half of one output": (1, lambda o, y: F.mse_loss(o[:, 0], y.to(o)), ROWS.to(D) / 10),
+}
+
+
+@pytest.mark.parametrize("name", OWN_LOSSES)
+def test_own_losses_of_labels_that_are_no_usual_classes(name: str) -> None:
+    """They ended in an IndexError of a cross-entropy that was tried on them."""
+    width, loss_fn, labels = OWN_LOSSES[name]
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(*labels.shape, 4, dtype=D, generator=generator)
+
+    class Own(nn.Linear):
+        def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            outputs = super().forward(x).tanh()
+            return {"loss": loss_fn(outputs, labels), "logits": outputs}
+
+    torch.manual_seed(0)
+    model, sizes = Own(4, width, dtype=D), [4, 4, 2]
+    data = [
+        {"x": x, "labels": y} for x, y in zip(inputs.split(sizes), labels.split(sizes), strict=True)
+    ]
+    whole = hessian(model, None, [{"x": inputs, "labels": labels}], weight="samples")
+    torch.testing.assert_close(dense(hessian(model, None, data)), dense(whole))
+
+
+WEIGHTS = torch.tensor([0.2, 1.0, 3.0, 0.5], dtype=D)
+CLASSES = torch.cat([torch.zeros(10), torch.ones(5), torch.arange(15) % 2 + 2]).long()
+
+
+def weighted(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels, weight=WEIGHTS.to(outputs))
+
+
+def hardest(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels, reduction="none").topk(len(labels) // 2)[0].mean()
+
+
+class Fresh(nn.Module):
+    """A new network: its outputs, and so the losses of all samples, are nearly alike."""
+
+    def __init__(self, loss_fn: Callable[[Tensor, Tensor], Tensor], deviation: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head, self.loss_fn = nn.Linear(6, 5), nn.Linear(5, 4), loss_fn
+        nn.init.normal_(self.head.weight, std=deviation)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        outputs = self.head(self.body(x).tanh())
+        return {"loss": self.loss_fn(outputs, labels), "logits": outputs}
+
+
+def classes_by(size: int, dtype: torch.dtype) -> list[dict[str, Tensor]]:
+    inputs = torch.randn(30, 6, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    parts = zip(inputs.split(size), CLASSES.split(size), strict=True)
+    return [{"x": x, "labels": y} for x, y in parts]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, D])
+@pytest.mark.parametrize("deviation", [0.0, 1e-3, 0.02, 1.0])
+@pytest.mark.parametrize("loss_fn", [weighted, hardest])
+def test_own_losses_of_new_networks_are_not_taken_for_means(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], deviation: float, dtype: torch.dtype
+) -> None:
+    """All means of nearly equal losses are the same: .506 was said to be the eigenvalue .730."""
+    model, data = Fresh(loss_fn, deviation).to(dtype), classes_by(10, dtype)
+    vector = torch.ones(59, dtype=dtype)
+    with pytest.raises(ValueError, match="pass weight="):
+        hessian(model, None, data).matvec(vector)
+    if loss_fn is weighted:
+        found = hessian(model, None, data, weight=lambda _, batch: WEIGHTS[batch["labels"]].sum())
+        whole = hessian(model, None, classes_by(30, dtype))
+        torch.testing.assert_close(found.matvec(vector), whole.matvec(vector))
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.02, 1.0])
+def test_own_means_of_new_networks_are_taken_and_the_model_stays(deviation: float) -> None:
+    model, data = Fresh(F.cross_entropy, deviation).to(D), classes_by(10, D)
+    before = {name: (p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
+    found, whole = (hessian(model, None, each) for each in (data, classes_by(30, D)))
+    torch.testing.assert_close(dense(found), dense(whole))
+    for name, param in model.named_parameters():
+        assert (param.data_ptr(), True) == (before[name][0], torch.equal(param, before[name][1]))
+
+
+def of_variance(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().sum() / (targets - targets.mean(0)).square().sum()
+
+
+def of_variance_with_eps(outputs: Tensor, targets: Tensor) -> Tensor:
+    variance = (targets - targets.mean(0)).square().sum() + 1e-8
+    return (outputs - targets).square().sum() / variance
+
+
+def of_positives(outputs: Tensor, targets: Tensor) -> Tensor:
+    total = F.binary_cross_entropy_with_logits(outputs, targets.sigmoid(), reduction="sum")
+    return total / ((targets > 0.8).sum() + 1e-6)
+
+
+@pytest.mark.parametrize("loss_fn", [of_variance, of_variance_with_eps, of_positives])
+@pytest.mark.parametrize("size", [5, 8])
+def test_losses_divided_by_what_one_sample_has_not_are_refused(
+    loss_fn: Callable[[Tensor, Tensor], Tensor], size: int
+) -> None:
+    """Of one sample they are infinite, or so large that every difference looked like rounding."""
+    data = list(zip(X.split(size), FLOATS.split(size), strict=True))
+    with pytest.raises(ValueError, match="no mean over samples"):
+        hessian(nn.Linear(3, 2, dtype=D), loss_fn, data).matvec(torch.ones(8, dtype=D))

@@ -160,6 +160,11 @@ def without_labels(keywords: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if name not in _LABELS}
 
 
+def part_named(name: str, value: Any) -> Any:
+    """Return a mapping's entry or an object's attribute, or None."""
+    return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+
+
 def _moved(value: Any, device: torch.device, move: Callable[[Tensor], Tensor]) -> Any:
     """Move tensors to a device, inside containers too, and whatever has a method ``to``."""
     if isinstance(value, PackedSequence):

@@ -16,11 +16,12 @@ from steppe.landscape.objective.batches import (
     Batch,
     labels_of,
     map_tensors,
+    part_named,
     tensors_of,
     unknown_size,
 )
-from steppe.landscape.objective.label_count import part_named
 from steppe.landscape.objective.loss_comparison import DIVIDED_BY, LossComparison
+from steppe.landscape.objective.rerun import Rerun, RerunLoss
 from steppe.landscape.objective.sample_groups import cut, joined_batches, part_of
 
 # Outputs of a batch that are kept for the next one: 64 MB in float32. A language model's logits may
@@ -31,9 +32,6 @@ _UNVERIFIED = (
     f'of a batch, nor of two batches together: {DIVIDED_BY}, or weight="samples" if it is a mean '
     "over samples"
 )
-
-# A pass at a position so far off draws other random numbers.
-_OTHER_NOISE = 1_000_003
 
 
 class _Verified(NamedTuple):
@@ -53,9 +51,8 @@ class LossCheck:
     ----------
     loss_fn : callable or None
         The loss; None takes that of the model's outputs.
-    forward : callable or None
-        Runs the model on a batch, and returns outputs and targets, for losses that the model
-        computes. Without it these are not verified.
+    forward : Rerun or None
+        Runs the model, for losses that it computes. Without it these are not verified.
     is_sum : bool
         Whether it is taken for a sum.
     is_single : bool
@@ -65,12 +62,14 @@ class LossCheck:
     def __init__(
         self,
         loss_fn: Callable[[Any, Any], Tensor] | None,
-        forward: Callable[[Batch], tuple[Any, Any]] | None,
+        forward: Rerun | None,
         is_sum: bool,
         is_single: bool,
     ) -> None:
-        self._loss_fn, self._forward, self.is_sum = loss_fn, forward, is_sum
-        self._is_own = False
+        self._loss, self.is_sum = RerunLoss(loss_fn, forward), is_sum
+        self._can_run = forward is not None
+        # Whether the parts of a batch had losses that differ.
+        self._is_told = False
         self._suspect = ""
         self._before: _Verified | None = None
         self._verified = 0 if is_single else -1
@@ -83,9 +82,9 @@ class LossCheck:
         ValueError
             It isn't; or it cannot be told how many samples there are.
         """
-        self._is_own = is_own
+        self._loss.is_own = is_own
         # Parts of a batch, and later passes, have been verified with it.
-        if batch.position <= self._verified or (self._is_own and self._forward is None):
+        if batch.position <= self._verified or (is_own and not self._can_run):
             # In a second pass there is nothing left to compare.
             self._before = self._before if batch.position else None
             return
@@ -98,11 +97,14 @@ class LossCheck:
         """Return what is wrong with a loss, or nothing."""
         if not math.isfinite(loss.item()):
             return ""
+        before, self._is_told, self._loss.has_run = self._before, False, False
         with torch.no_grad():
             by_halves = self._compared_with_halves(batch, outputs, loss)
             if by_halves is None and batch.size_from != "all" and not self.is_sum:
                 return unknown_size(batch)
             found = by_halves or self._compared_with_another(batch, outputs, loss)
+            if found == "" and self._loss.has_run and not self._is_told:
+                found = self._compared_elsewhere(batch, before, loss.dtype)
         return _UNVERIFIED if found is None and by_halves is None else found or ""
 
     def believe(self, batch: Batch) -> None:
@@ -123,29 +125,33 @@ class LossCheck:
 
         None where it cannot be verified in this way.
         """
-        size, half = batch.size, batch.size // 2
-        if half == 0:
+        if batch.size < 2:
             return None
         try:
             loss_of = self._loss_of_parts(batch, outputs)
-            whole, parts = loss_of(0, size), (loss_of(0, half), loss_of(half, size))
+            found = self._of_halves(batch, loss_of, loss.dtype)
         except Exception:
             # A loss that cannot be computed of half a batch.
             return None
-        if {*parts} == {whole}:
+        if {*found.parts} == {found.whole}:
             return None
         where = f"of batch {batch.position} it is {{:.6g}}, and of its halves"
-        found = LossComparison(whole, parts, half / size, loss.dtype, self.is_sum)
-        if said := self._judged(where, found, partial(loss_of, 0, size), loss_of, size):
+        said = self._judged(where, found, partial(loss_of, 0, batch.size), loss_of, batch.size)
+        if said:
             # A loss may read what the model has left of its last pass: of parts of the outputs
             # alone it is another one.
             with suppress(Exception):
-                other = partial(self._of_inputs, batch)
-                again = other(0, size), (other(0, half), other(half, size))
-                seen = found._replace(whole=again[0], parts=again[1])
+                seen = self._of_halves(batch, partial(self._loss.of_part, batch), loss.dtype)
                 if seen.tells and seen.is_right:
                     return ""
         return said
+
+    def _of_halves(
+        self, batch: Batch, loss_of: Callable[..., float], dtype: torch.dtype
+    ) -> LossComparison:
+        size, half = batch.size, batch.size // 2
+        whole, parts = loss_of(0, size), (loss_of(0, half), loss_of(half, size))
+        return LossComparison(whole, parts, half / size, dtype, self.is_sum)
 
     def _judged(
         self,
@@ -156,11 +162,15 @@ class LossCheck:
         size: int,
     ) -> str:
         """Return what is wrong, unless that is noise of the loss's own, or rounding."""
-        if found.is_right or found.is_random(again):
+        if found.is_right:
+            self._is_told |= found.tells_well
+            return ""
+        if found.is_random(again):
             return ""
         with suppress(Exception):
-            largest = max(abs(loss_of(i, i + 1)) for i in range(min(size, 8)))
-            if found.is_cancelled(largest):
+            count = min(size, 8)
+            losses = [loss_of(i, i + 1) for i in range(count)]
+            if found.is_cancelled(losses, loss_of(0, count)):
                 return ""
         return found.said(where)
 
@@ -173,7 +183,7 @@ class LossCheck:
 
         def of_outputs(values: Any, begin: int, end: int, noise: int = 0) -> float:
             part = part_of(batch, begin, end).copied()
-            return self._loss(cut(values, batch.size, begin, end), part.targets)
+            return self._loss.of_outputs(cut(values, batch.size, begin, end), part.targets)
 
         half = batch.size // 2
         # Where outputs are nearly alike, as those of a new network, losses of all parts are.
@@ -186,13 +196,7 @@ class LossCheck:
             if {*parts} != {whole} and math.isfinite(whole):
                 return loss_of
         # In train() mode parts are run in eval(), where the whole has another loss.
-        return partial(self._of_inputs, batch) if self._forward else partial(of_outputs, outputs)
-
-    def _of_inputs(self, batch: Batch, begin: int, end: int, noise: int = 0) -> float:
-        # A part of inputs that require a gradient requires one.
-        with torch.enable_grad():
-            part = part_of(batch, begin, end)
-        return self._loss_of_inputs(part, noise)
+        return partial(self._loss.of_part, batch) if self._can_run else partial(of_outputs, outputs)
 
     def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str | None:
         """Compare a batch with the one before it: halves may be alike where batches are not.
@@ -217,7 +221,7 @@ class LossCheck:
                 return ""
             loss_of = self._loss_of_parts(batch, outputs)
             said = self._judged(where, found, both, loss_of, batch.size)
-            if said and now.outputs is not None and self._forward is not None:
+            if said and now.outputs is not None and self._can_run:
                 # As of halves.
                 pair = self._by_inputs(before), self._by_inputs(now)
                 again, _ = self._of_both(*pair, loss.dtype)
@@ -232,7 +236,7 @@ class LossCheck:
         if (
             isinstance(outputs, Tensor)
             and isinstance(batch.targets, Tensor)
-            and not self._is_own
+            and not self._loss.is_own
             and outputs.ndim
             and len(outputs) == batch.size
             and outputs.numel() <= _MOST_KEPT
@@ -240,12 +244,13 @@ class LossCheck:
             for values in (_spread(outputs), outputs.detach().clone()):
                 # A loss that differentiates its outputs cannot be computed of a copy.
                 with suppress(Exception):
-                    return _Verified(own, values, shapes, self._loss(values, own.targets.clone()))
+                    loss = self._loss.of_outputs(values, own.targets.clone())
+                    return _Verified(own, values, shapes, loss)
         return self._by_inputs(_Verified(own, None, shapes, 0.0))
 
     def _by_inputs(self, kept: _Verified) -> _Verified:
         """Return a batch with the loss that the model has on its inputs, run anew."""
-        return kept._replace(outputs=None, loss=self._loss_of_inputs(kept.batch))
+        return kept._replace(outputs=None, loss=self._loss.of_inputs(kept.batch))
 
     def _of_both(
         self, one: _Verified, other: _Verified, dtype: torch.dtype
@@ -255,35 +260,39 @@ class LossCheck:
 
         def of_outputs(noise: int = 0) -> float:
             outputs = torch.cat([one.outputs, other.outputs])  # type: ignore[list-item]
-            return self._loss(outputs, joined.copied().targets)
+            return self._loss.of_outputs(outputs, joined.copied().targets)
 
         runs_anew = one.outputs is None or other.outputs is None
-        both = partial(self._loss_of_inputs, joined) if runs_anew else of_outputs
+        both = partial(self._loss.of_inputs, joined) if runs_anew else of_outputs
         share = one.batch.size / joined.size
         parts = one.loss, other.loss
         return LossComparison(both(), parts, share, dtype, self.is_sum), both
 
-    def _loss_of_inputs(self, batch: Batch, noise: int = 0) -> float:
-        """Run the model on a batch, in ``eval()`` mode, with noise of one kind or another."""
-        if self._forward is None:
-            raise ValueError("the model cannot be run")
-        try:
-            return self._run(batch, noise)
-        except RuntimeError:
-            # A loss that differentiates outputs by inputs, as gradient penalties do.
-            with torch.enable_grad():
-                return self._run(batch, noise)
+    def _compared_elsewhere(
+        self, batch: Batch, before: _Verified | None, dtype: torch.dtype
+    ) -> str:
+        """Compare once more with other parameters: in a new network the losses of all are alike.
 
-    def _run(self, batch: Batch, noise: int) -> float:
-        assert self._forward is not None
-        position = batch.position + noise * _OTHER_NOISE
-        return self._loss(*self._forward(batch._replace(position=position)))
-
-    def _loss(self, outputs: Any, targets: Any) -> float:
-        if self._is_own:
-            return float(part_named("loss", outputs))
-        assert self._loss_fn is not None
-        return self._loss_fn(outputs, targets).item()
+        Nothing where that cannot be done.
+        """
+        where = "with other parameters, where outputs differ, of"
+        loss_of = partial(self._loss.of_part, batch)
+        said = ""
+        with self._loss.elsewhere(), suppress(Exception):
+            if batch.size > 1:
+                found = self._of_halves(batch, loss_of, dtype)
+                halves = f"{where} batch {batch.position} it is {{:.6g}}, and of its halves"
+                whole = partial(loss_of, 0, batch.size)
+                if found.is_finite:
+                    said = self._judged(halves, found, whole, loss_of, batch.size)
+            if before is not None and not said:
+                pair = self._by_inputs(before), self._by_inputs(before._replace(batch=batch))
+                both, again = self._of_both(*pair, dtype)
+                together = f"{where} batches {before.batch.position} and {batch.position} together"
+                each = f"{together} it is {{:.6g}}, and of each"
+                if both.is_finite:
+                    said = self._judged(each, both, again, loss_of, batch.size)
+        return said
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,11 @@ class LossComparison(NamedTuple):
     is_sum: bool
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all three losses are."""
+        return all(math.isfinite(loss) for loss in (self.whole, *self.parts))
+
+    @property
     def is_right(self) -> bool:
         """Whether the loss is the mean, or the sum, of its parts'."""
         return abs(self.whole - self._expected) <= self._tolerance
@@ -39,6 +44,11 @@ class LossComparison(NamedTuple):
         """Whether the parts' losses differ by enough to tell one mean from another."""
         return abs(self.parts[0] - self.parts[1]) > 10 * self._tolerance
 
+    @property
+    def tells_well(self) -> bool:
+        """Whether they differ by enough to tell means whose weights differ by a few percent."""
+        return abs(self.parts[0] - self.parts[1]) > 300 * self._tolerance
+
     def is_random(self, again: Callable[[int], float]) -> bool:
         """Whether the loss differs when it is computed again: it draws random numbers."""
         return any(
@@ -46,9 +56,17 @@ class LossComparison(NamedTuple):
             for time in range(1, _REPETITIONS + 1)
         )
 
-    def is_cancelled(self, largest: float) -> bool:
-        """Whether the difference is rounding of samples' losses, which cancel each other."""
-        return abs(self.whole - self._expected) <= self._relative * largest
+    def is_cancelled(self, losses: Sequence[float], together: float) -> bool:
+        """Whether the difference is rounding of samples' losses, which cancel each other.
+
+        ``losses`` are those of single samples. Of a loss that is divided by what one sample does
+        not have, as a variance, they are infinite or very large, and not what ``together`` is the
+        mean, or the sum, of.
+        """
+        rounding = self._relative * max(map(abs, losses))
+        expected = sum(losses) if self.is_sum else sum(losses) / len(losses)
+        is_mean = math.isfinite(rounding) and abs(expected - together) <= rounding
+        return is_mean and abs(self.whole - self._expected) <= rounding
 
     def said(self, where: str) -> str:
         """Say what is wrong; ``where`` has a place for the loss of the whole."""

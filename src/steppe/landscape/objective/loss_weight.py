@@ -10,10 +10,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from steppe._shared.validation import checked_weight
-from steppe.landscape.objective.batches import Batch
-from steppe.landscape.objective.label_count import LabelCount, part_named
+from steppe.landscape.objective.batches import Batch, part_named
+from steppe.landscape.objective.label_count import LabelCount
 from steppe.landscape.objective.loss_check import LossCheck
 from steppe.landscape.objective.loss_options import loss_options, weight_of_classes
+from steppe.landscape.objective.rerun import Rerun
 
 #: What a batch's loss is divided by; see :func:`steppe.landscape.hessian`.
 Weight = Literal["samples", "sum"] | Callable[[Any, Any], float]
@@ -63,7 +64,7 @@ class LossWeight:
         self,
         loss_fn: LossFunction | None,
         given: Weight | None = None,
-        forward: Callable[[Batch], tuple[Any, Any]] | None = None,
+        forward: Rerun | None = None,
         is_single: bool = False,
     ) -> None:
         if given is not None and given not in ("samples", "sum") and not callable(given):

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steppe.landscape.objective.batches import Batch, Batches
+from steppe.landscape.objective.batches import Batch, Batches, part_named
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
-from steppe.landscape.objective.label_count import part_named
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
 from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.objective.passes import RepeatedPasses
@@ -127,9 +126,9 @@ class Objective(RepeatedPasses):
         is_single = _has_one_batch(self.data)
         return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
 
-    def _outputs_in_eval(self, batch: Batch) -> tuple[Any, Any]:
+    def _outputs_in_eval(self, batch: Batch, elsewhere: bool = False) -> tuple[Any, Any]:
         """Run the model on a part of a batch, where its statistics would be others than all's."""
-        with self.eval_instead():
+        with self.eval_instead(elsewhere):
             return self.outputs(batch)
 
     def batches(self) -> Iterator[Batch]:

@@ -3,6 +3,7 @@
 :class:`~steppe.landscape.objective.objective.Objective` is a function of what is chosen here.
 """
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -112,6 +113,21 @@ class ParameterSpace:
                     f"{instrument} needs parameters in float32 or float64, and {name!r} is "
                     f"{param.dtype}: rounding would hide the change; call model.float()"
                 )
+
+
+def scatter(model: nn.Module) -> None:
+    """Give a model's parameters other memory, with random numbers added to their own.
+
+    Graphs that refer to the parameters stay valid once their memory is put back.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for param in model.parameters():
+        if not (param.requires_grad and param.is_floating_point()):
+            continue
+        rows = max(1, len(param) if param.ndim > 1 else param.numel())
+        width = math.sqrt(rows / max(1, param.numel()))
+        noise = torch.randn(param.shape, generator=generator) * (width if param.ndim > 1 else 0.3)
+        param.data = param.data + noise.to(param)
 
 
 def check_module(name: str, model: nn.Module) -> None:

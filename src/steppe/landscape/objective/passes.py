@@ -19,7 +19,7 @@ from steppe.landscape.objective.exact_passes import (
     has_renormed_embeddings,
     renormed_embeddings,
 )
-from steppe.landscape.objective.parameters import ParameterSpace
+from steppe.landscape.objective.parameters import ParameterSpace, scatter
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.reachable import reachable
 from steppe.landscape.objective.restore_model import LossState, changes_with_mode, restore_on_exit
@@ -155,16 +155,26 @@ class RepeatedPasses(ParameterSpace):
         self._same_data.end(position)
 
     @contextmanager
-    def eval_instead(self) -> Iterator[None]:
-        """Put the model into ``eval()`` mode for a while, inside of :meth:`evaluation_mode`."""
-        if not self.train:
+    def eval_instead(self, elsewhere: bool = False) -> Iterator[None]:
+        """Put the model into ``eval()`` mode for a while, inside of :meth:`evaluation_mode`.
+
+        Parameters
+        ----------
+        elsewhere : bool, default False
+            Whether its parameters are other ones meanwhile, at random, by which the outputs of
+            different samples differ: those of a new network may be all alike.
+        """
+        if not self.train and not elsewhere:
             yield
             return
         before = self._reset
         before()
         # A class may merge weights, or compute them anew, when its mode changes.
-        moved = self.model.parameters() if any(map(changes_with_mode, self.model.modules())) else ()
+        writes = elsewhere or any(map(changes_with_mode, self.model.modules()))
+        moved = self.model.parameters() if writes else ()
         with restore_on_exit(self.model, moved, self._state) as restorer:
+            if elsewhere:
+                scatter(self.model)
             _set_mode(self.model, train=False)
             restorer.settle()
             self._reset = restorer.reset

@@ -3,13 +3,15 @@
 :mod:`steppe._shared.source_hash` hashes it. It is the same in every process, for equal objects.
 """
 
+import copyreg
 import functools
 import hashlib
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType, NoneType
+from random import Random
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,17 @@ from torch import Tensor
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
 
-# Of a class's members, those that its objects compute with.
-_MEMBERS = (FunctionType, staticmethod, classmethod, property, str, int, float, NoneType)
+# What Python itself adds to a class.
+_ADDED = frozenset(
+    {
+        "__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl",
+        "__annotations__", "__annotations_cache__", "__annotate_func__", "__static_attributes__",
+        "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__",
+    }
+)  # fmt: skip
+
+# Their state changes when they are drawn from.
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, Random)
 
 # Of large containers so many elements are written, and of all no more objects.
 _ELEMENTS, _OBJECTS = 1000, 100_000
@@ -78,11 +89,13 @@ def _described(value: Any, file_source: Callable[[ModuleType], str]) -> tuple[st
     if isinstance(value, Tensor | np.ndarray):
         return f"{name} {_numbers(value)}", []
     if isinstance(value, ModuleType):
-        return f"module {value.__name__}", []
+        return f"module {value.__name__}", _of_module(value, file_source)
     if isinstance(value, CodeType):
         return value.co_code.hex(), [value.co_names, value.co_varnames, *value.co_consts]
     if isinstance(value, FunctionType):
         return f"{value.__module__}.{value.__qualname__}", _of_function(value, file_source)
+    if isinstance(value, BuiltinFunctionType):
+        return f"{value.__module__}.{value.__qualname__}", []
     if isinstance(value, MethodType):
         return name, [value.__func__, value.__self__]
     if isinstance(value, functools.partial):
@@ -92,10 +105,42 @@ def _described(value: Any, file_source: Callable[[ModuleType], str]) -> tuple[st
     if isinstance(value, Mapping):
         return f"{name} {len(value)}", [*list(value)[:_ELEMENTS], *list(value.values())[:_ELEMENTS]]
     if isinstance(value, set | frozenset):
-        return f"{name} {sorted(map(repr, value))}", []
+        return f"{name} {sorted(_digest(each, file_source) for each in value)}", []
     if isinstance(value, tuple | list | deque):
         return f"{name} {len(value)}", list(value)[:_ELEMENTS]
-    return name, [kind, getattr(value, "__dict__", {})]
+    if isinstance(value, _GENERATORS):
+        return name, []
+    return name, [kind, *_state(value)]
+
+
+def _digest(value: Any, file_source: Callable[[ModuleType], str]) -> str:
+    return hashlib.sha256("\n".join(content(value, file_source)).encode()).hexdigest()
+
+
+def _state(value: Any) -> list[Any]:
+    """Return what an object is made of: its attributes, or what it would be pickled as."""
+    kind = type(value)
+    if kind.__module__.partition(".")[0] == "torch" or not _is_elsewhere(kind.__module__):
+        names = [name for base in kind.__mro__ for name in _slots(base)]
+        own = {name: getattr(value, name) for name in names if hasattr(value, name)}
+        own |= getattr(value, "__dict__", {})
+        if own:
+            return [own]
+    # What installed classes keep beside, as the caches of a table, is not pickled.
+    try:
+        reduce = copyreg.dispatch_table.get(kind)
+        found = value.__reduce_ex__(4) if reduce is None else reduce(value)
+    except Exception:  # a lock, a file, a handle: it computes nothing by itself
+        return []
+    wrapped = getattr(value, "__wrapped__", None)
+    made = list(found[:3]) if isinstance(found, tuple) else [found]
+    return made if wrapped is None else [*made, wrapped]
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _numbers(value: Any) -> str:
@@ -111,6 +156,12 @@ def _in_file(module: str) -> ModuleType | None:
     return found if getattr(found, "__file__", None) is not None else None
 
 
+def _of_module(module: ModuleType, file_source: Callable[[ModuleType], str]) -> list[Any]:
+    if _is_elsewhere(module.__name__) or _in_file(module.__name__) is None:
+        return []
+    return [file_source(module)]
+
+
 def _of_function(function: FunctionType, file_source: Callable[[ModuleType], str]) -> list[Any]:
     module = function.__module__ or ""
     if _is_elsewhere(module):
@@ -121,10 +172,24 @@ def _of_function(function: FunctionType, file_source: Callable[[ModuleType], str
             held.append(cell.cell_contents)
         except ValueError:  # a variable that has no value yet
             continue
-    if (own := _in_file(module)) is not None:
-        return [file_source(own), *held]
-    named = [function.__globals__.get(name) for name in _names(function.__code__)]
-    return [function.__code__, *held, *named]
+    own = _in_file(module)
+    code = function.__code__ if own is None else file_source(own)
+    return [code, *held, *_named(function)]
+
+
+def _named(function: FunctionType) -> list[Any]:
+    """Return the global values that a function refers to, and those that it reads of modules."""
+    names = sorted({*_names(function.__code__)})
+    found = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
+    modules = [value for _, value in found if isinstance(value, ModuleType)]
+    of_modules = [
+        (f"{module.__name__}.{name}", vars(module)[name])
+        for module in modules
+        if not _is_elsewhere(module.__name__)
+        for name in names
+        if name in vars(module)
+    ]
+    return [*found, *of_modules]
 
 
 def _names(code: CodeType) -> list[str]:
@@ -136,11 +201,12 @@ def _names(code: CodeType) -> list[str]:
 def _of_class(kind: type, file_source: Callable[[ModuleType], str]) -> list[Any]:
     if _is_elsewhere(kind.__module__):
         return []
-    if (module := _in_file(kind.__module__)) is not None:
-        return [file_source(module)]
-    own = {name: value for name, value in vars(kind).items() if isinstance(value, _MEMBERS)}
-    for name in ("__doc__", "__module__", "__firstlineno__"):
-        own.pop(name, None)
-    functions = [getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-                 for value in own.values()]  # fmt: skip
-    return [*own, *functions, *kind.__bases__]
+    module = _in_file(kind.__module__)
+    own = {name: _function_of(value) for name, value in vars(kind).items() if name not in _ADDED}
+    code = [] if module is None else [file_source(module)]
+    return [*code, own, *kind.__bases__]
+
+
+def _function_of(member: Any) -> Any:
+    """Return the function of a static method, a class method or a property; all else as it is."""
+    return getattr(member, "__func__", None) or getattr(member, "fget", None) or member

@@ -9,6 +9,24 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+# Files that are being imported at this moment.
+_IMPORTING: list[Path] = []
+
+
+def refuse_while_importing(called: str) -> None:
+    """Refuse a call from a file that is being imported: each process that imports it would call.
+
+    Raises
+    ------
+    RuntimeError
+        The message names the file and the remedy.
+    """
+    if _IMPORTING:
+        raise RuntimeError(
+            f"{called} is called while {_IMPORTING[-1].name} is imported, and each worker imports "
+            'it: put the call below if __name__ == "__main__":, or into another file'
+        )
+
 
 def import_named(name: str) -> ModuleType:
     """Import the module of ``file.py:attribute`` or ``package.module:attribute``.
@@ -51,9 +69,12 @@ def _from_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    _IMPORTING.append(path)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[path.stem]
         raise
+    finally:
+        _IMPORTING.pop()
     return module

@@ -72,6 +72,12 @@ def test_what_can_be_trained_passes_and_leaves_no_trace(
     rehearsed()
     rehearsed(loss=None, metrics={}, step=own_step)
     rehearsed(schedule=lambda optimizer, steps: torch.optim.lr_scheduler.StepLR(optimizer, steps))
+    rehearsed(
+        schedule=lambda optimizer, steps: lr_scheduler.OneCycleLR(
+            optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps
+        )
+    )
+    rehearsed(model=lambda: with_weights_of(np.random))
     assert torch.equal(torch.get_rng_state(), before)
     assert not torch.are_deterministic_algorithms_enabled()
     assert not context.out.exists()
@@ -104,6 +110,13 @@ def one_over(number: int) -> float:
 
 def failing(*_: Any) -> Any:
     return one_over(0)
+
+
+def with_weights_of(generator: np.random.Generator) -> nn.Module:
+    model = nn.Linear(4, 2)
+    with torch.no_grad():
+        model.weight.copy_(torch.from_numpy(generator.normal(size=(2, 4))))
+    return model
 
 
 def schedule_without_steps(optimizer: Any, steps: int) -> Any:
@@ -208,6 +221,14 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "infinite": (
         {"loss": lambda x, y: F.cross_entropy(x, y) / 0},
         "loss of the first batch is inf, before any step",
+    ),
+    "schedule of its own lr": (
+        {"schedule": lambda optimizer, n: lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=n)},
+        "schedule sets lr to the same values whatever the optimizer's lr is",
+    ),
+    "weights of a generator of its own": (
+        {"model": lambda: with_weights_of(np.random.default_rng())},
+        r"model\(\) makes other weights \(weight\) when it is called again with the same seed",
     ),
     "schedule fails": ({"schedule": failing}, "schedule fails: ZeroDivisionError"),
     "no schedule": (

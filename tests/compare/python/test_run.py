@@ -1,6 +1,8 @@
 """A comparison from Python: run, opened again, and shown; optimizers of one's own."""
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas
@@ -231,3 +233,23 @@ def test_planning_makes_the_model_twice_and_says_what_is_wrong_with_it(tmp_path:
     assert len(made) == 2 + 2
     with pytest.raises(ValueError, match=r"model\(\) must return a torch.nn.Module, got int"):
         run(sums(model=lambda: 3), ["adamw"], out_dir=tmp_path)
+
+
+UNGUARDED = """
+import torch
+from steppe.compare import Task, run
+x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+task = Task(name="unguarded", model=lambda: torch.nn.Linear(2, 1), train=(x, x[:, :1]),
+            validation=.2, test=.2, loss=torch.nn.functional.mse_loss, epochs=1)
+run(__file__ + ":task", ["sgd"], budget=1, trials=3, workers=2, out_dir={out!r})
+"""
+
+
+def test_a_file_that_runs_itself_when_it_is_imported_is_refused(tmp_path: Path) -> None:
+    """Its workers waited for each other for ever."""
+    path = tmp_path / "unguarded.py"
+    path.write_text(UNGUARDED.format(out=str(tmp_path / "out")))
+    done = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "is called while unguarded.py is imported" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -418,3 +418,84 @@ def test_a_loss_that_a_model_returns_says_nothing_of_single_samples(tmp_path: Pa
     found = studied(task(model=WithOwnLoss, loss=None, train=named), tmp_path)
     for trial in found.results.trials:
         assert not unpack(trial.outcome.samples.test_losses).size
+
+
+class Keeping(Dataset[tuple[Tensor, Tensor]]):
+    """Keeps what it has read."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(X)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
+        return self.kept.setdefault(row, (X[row], Y[row]))
+
+
+def test_a_data_set_that_keeps_what_it_has_read_is_the_same_in_the_next_call(
+    tmp_path: Path,
+) -> None:
+    made = task(train=Keeping())
+    first = studied(made, tmp_path)
+    again = run(made, ["sgd"], budget=1, trials=3, out_dir=tmp_path)
+    assert again.results.name == first.results.name == load(tmp_path).results.name
+    assert again.to_csv() == first.to_csv()
+    # What the user changes is another task all the same.
+    made.train.rows = 3  # type: ignore[attr-defined]
+    assert find_task(made).source != find_task(task(train=Keeping())).source
+
+
+def test_what_weights_samples_are_drawn_by_is_a_part_of_the_data() -> None:
+    weights = (None, torch.ones(90), torch.ones(90), torch.arange(90.0) + 1)
+    prints = [task(sample_weights=each).load().data.fingerprint for each in weights]
+    assert len(set(prints)) == 3
+    assert prints[1] == prints[2]
+
+
+def against_others(model: nn.Module, batch: list[Tensor]) -> Tensor:
+    """Return a contrastive loss: which of the batch's samples it is."""
+    inputs, _ = batch
+    vectors = F.normalize(model(inputs), dim=1)
+    return F.cross_entropy(5 * vectors @ vectors.T, torch.arange(len(inputs)))
+
+
+def placed() -> nn.Module:
+    model = nn.Linear(4, 3)
+    with torch.no_grad():
+        model.weight.copy_(torch.arange(12.0).reshape(3, 4).sin())
+        model.bias.zero_()
+    return model
+
+
+def test_a_step_that_compares_samples_is_evaluated_in_the_batches_of_training(
+    tmp_path: Path,
+) -> None:
+    """In batches of 500 it was another loss than in training, and in each part another."""
+    made = task(model=placed, loss=None, step=against_others, batch_size=8, epochs=1)
+    found = run(made, ["sgd"], budget=1, trials=3, out_dir=tmp_path, lr=1e-12, weight_decay=0.0)
+    test, model = made.load().data.test, placed().eval()
+    rows = [test[row] for row in range(27)]
+    batches = [[torch.stack(x) for x in zip(*rows[i : i + 8], strict=True)] for i in (0, 8, 16, 24)]
+    truth = sum(against_others(model, batch).item() * len(batch[0]) for batch in batches) / 27
+    for trial in found.results.trials:
+        assert trial.outcome is not None
+        assert trial.outcome.final.test_loss == pytest.approx(truth)
+
+
+def test_tables_of_pandas_are_samples() -> None:
+    pandas = pytest.importorskip("pandas")
+    table, column = pandas.DataFrame(X.numpy()), pandas.Series(Y.numpy()[:, 0])
+    inputs, target = task(train=(table, column)).load().data.train[0]
+    assert torch.equal(inputs, X[0]) or inputs.shape == (4,)
+    assert target.ndim == 0
+    with pytest.raises(TypeError, match="train must have numbers alone"):
+        task(train=(pandas.DataFrame({"a": ["b"] * 90}), column)).load()
+    with pytest.raises(TypeError, match="train is one table: give a tuple of inputs and targets"):
+        task(train=table).load()
+
+
+@pytest.mark.parametrize("given", [[X, Y], (X.tolist(), Y.tolist()), (X, Y.tolist())])
+def test_inputs_and_targets_that_would_be_two_samples_are_refused(given: Any) -> None:
+    with pytest.raises(TypeError, match="give a tuple of tensors or arrays"):
+        task(train=given).load()

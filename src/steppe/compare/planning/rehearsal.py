@@ -2,9 +2,13 @@
 
 import copy
 import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -13,7 +17,6 @@ from torch.utils.data import Subset
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.data.loading import Part
 from steppe.compare.metrics.scores import each_loss
-from steppe.compare.records.results import MEAN_LOSS
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import TaskError, explained
 from steppe.compare.training.evaluation import batches_for, evaluate
@@ -32,8 +35,8 @@ def new_model(task: Task) -> nn.Module:
     TaskError
         With what is wrong, and the lines of the user's code that led to it.
     """
-    with torch.random.fork_rng(devices=[]), explained("model() fails"):
-        torch.manual_seed(0)
+    with _random_numbers_as_before(), explained("model() fails"):
+        seed_everything(0)
         model = task.model()
     if not isinstance(model, nn.Module):
         raise TaskError(f"model() must return a torch.nn.Module, got {type(model).__name__}")
@@ -44,6 +47,18 @@ def new_model(task: Task) -> nn.Module:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise TaskError("model() has no parameter that requires a gradient: nothing can be trained")
     return model
+
+
+@contextmanager
+def _random_numbers_as_before() -> Iterator[None]:
+    # NumPy's global generator has no context manager.
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
 
 
 def rehearse(
@@ -69,7 +84,7 @@ def rehearse(
     """
     task, data = loaded
     _check_same_again(task, data.fingerprint)
-    _check_apart(model, new_model(task))
+    _check_models(model, new_model(task))
     with reproducible(context):
         seed_everything(0)
         model = model.to(context.device).train()
@@ -82,7 +97,7 @@ def rehearse(
         _check_same_loss(task, loss, _first_loss(task, model, first, settings, context))
         _check_last_batch(task, model, first, settings.batch_size, context.device)
         _check_schedule(task, model, settings.steps)
-        _evaluate_a_few(loaded, model, context)
+        _evaluate_a_few(loaded, model, settings.batch_size, context)
 
 
 def _check_same_again(task: Task, fingerprint: str) -> None:
@@ -107,8 +122,8 @@ def _moved(part: Part, device: str) -> Part:
     return part._replace(batch=send_to_device(part.batch, torch.device(device)))
 
 
-def _check_apart(model: nn.Module, other: nn.Module) -> None:
-    """Refuse models that share what training changes: each would go on from the one before."""
+def _check_models(model: nn.Module, other: nn.Module) -> None:
+    """Refuse models that share what training changes, or do not begin alike with one seed."""
 
     def changed(model: nn.Module) -> dict[int, str]:
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -123,6 +138,14 @@ def _check_apart(model: nn.Module, other: nn.Module) -> None:
             "from the weights of the one before: let it make all parts anew, and copy tensors, as "
             "from_pretrained(vectors.clone())"
         )
+    others = dict(other.named_parameters())
+    for name, param in model.named_parameters():
+        if not param.is_meta and name in others and not torch.equal(param, others[name]):
+            raise TaskError(
+                f"model() makes other weights ({name}) when it is called again with the same seed, "
+                "so that optimizers would not begin alike: draw them from the global generator of "
+                "torch, NumPy or Python, which are seeded for each trial"
+            )
 
 
 def _first_loss(
@@ -202,27 +225,53 @@ def _check_schedule(task: Task, model: nn.Module, steps: int) -> None:
     if not callable(getattr(made, "step", None)):
         raise TaskError(f"schedule must return a scheduler of torch, got {type(made).__name__}")
     with explained("schedule's step() fails"):
+        rates = [_rates(task.schedule, trained, lr, steps) for lr in (0.1, 0.01)]
+    if rates[0] == rates[1]:
+        raise TaskError(
+            "schedule sets lr to the same values whatever the optimizer's lr is, so that to search "
+            'for lr would do nothing: begin with that of its groups, as [group["lr"] for group in '
+            "optimizer.param_groups]"
+        )
+
+
+def _rates(schedule: Any, params: Sequence[Tensor], lr: float, steps: int) -> list[float]:
+    optimizer = torch.optim.SGD(params, lr=lr)
+    made, found = schedule(optimizer, steps), []
+    for _ in range(steps):
+        found += [group["lr"] for group in optimizer.param_groups]
         # Without gradients it changes nothing.
         optimizer.step()
         made.step()
+    return found
 
 
-def _evaluate_a_few(loaded: LoadedTask, model: nn.Module, context: RunContext) -> None:
+def _evaluate_a_few(
+    loaded: LoadedTask, model: nn.Module, batch_size: int, context: RunContext
+) -> None:
     from accelerate import Accelerator
 
     task = loaded.task
     accelerator = Accelerator(cpu=torch.device(context.device).type == "cpu")
     for name, samples in (("validation", loaded.data.validation), ("test", loaded.data.test)):
         first = parts_of(samples)[0]
-        few = Subset(first, range(min(_FEW, size_of(first))))
+        # At random, as the first ones may be of one class.
+        order = torch.randperm(size_of(first), generator=torch.Generator().manual_seed(0))
+        few = Subset(first, order[:_FEW].sort().values.tolist())
         with explained(f"{name} cannot be evaluated"):
-            found = evaluate(model, task, few, accelerator, sample_length=1, by_sample=True)
+            found = evaluate(
+                model, task, few, accelerator, batch_size=batch_size, sample_length=1,
+                by_sample=True,
+            )  # fmt: skip
         for metric, value in chain([(task.score.name, found.score)], found.others.items()):
-            # Where the few samples have no weight, there is no mean.
-            is_weighed = task.weight is None or metric != MEAN_LOSS.name or not math.isnan(value)
-            if is_weighed and not math.isfinite(value):
+            if not (math.isfinite(value) or (math.isnan(value) and _may_be_nan(task, metric))):
                 raise TaskError(f"metric {metric!r} of {name} is {value}, expected a finite number")
     _refuse_sum(task, model, few, accelerator.device)
+
+
+def _may_be_nan(task: Task, name: str) -> bool:
+    """Whether a few samples may have no value: no weight, or too few of a class."""
+    metric = task.metrics.get(name)
+    return task.weight is not None if metric is None else metric.is_updated
 
 
 def _refuse_sum(task: Task, model: nn.Module, few: Any, device: torch.device) -> None:

@@ -11,6 +11,7 @@ from steppe._shared.contender import Contender
 from steppe._shared.interrupts import StoppedError
 from steppe._shared.progress import progress
 from steppe._shared.recipes import named
+from steppe._shared.user_files import refuse_while_importing
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_storage import HEARTBEAT
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue, open_queue
@@ -22,7 +23,7 @@ from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
 from steppe.compare.report.headline import forewarnings
-from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.source import find_task, noting_changes
 from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
@@ -74,6 +75,8 @@ def run(
         An option is out of its range, or the task or an optimizer cannot be trained with.
     TypeError
         There is no such option, or several processes cannot find the task.
+    RuntimeError
+        It is called while a task's file is imported.
 
     Warns
     -----
@@ -92,6 +95,7 @@ def run(
     >>> run(task, ["sgd"], budget=1, trials=3, out_dir=mkdtemp()).complete
     True
     """
+    refuse_while_importing("steppe.compare.run")
     compared = StudyOptions(
         optimizers=None if optimizers is None else [named(each) for each in optimizers], **options
     )
@@ -103,16 +107,17 @@ def run(
     source = find_task(task) if isinstance(task, Task) else task
     context = RunContext(out, device, threads, task=source if not _is_known(task) else "")
     preset = usual_for(name) if _is_known(task) else USUAL
-    study = plan_study(source, compared, preset, context)
-    storage = str(out / FILE)
-    queue = open_queue(study, storage, HEARTBEAT)
-    for warning in forewarnings(queue.study.plan, changed=bool(queue.study.earlier_plans)):
-        warnings.warn(warning, stacklevel=2)
-    if workers is not None:
-        WorkerPool(queue, context, storage, HEARTBEAT).run(make_console(), workers)
-    else:
-        _train_here(queue, context)
-    return Study(queue.results())
+    with noting_changes(source):
+        study = plan_study(source, compared, preset, context)
+        storage = str(out / FILE)
+        queue = open_queue(study, storage, HEARTBEAT)
+        for warning in forewarnings(queue.study.plan, changed=bool(queue.study.earlier_plans)):
+            warnings.warn(warning, stacklevel=2)
+        if workers is not None:
+            WorkerPool(queue, context, storage, HEARTBEAT).run(make_console(), workers)
+        else:
+            _train_here(queue, context)
+        return Study(queue.results())
 
 
 def _is_known(task: Task | str) -> bool:

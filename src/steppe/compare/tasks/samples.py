@@ -48,7 +48,10 @@ def read_data(task: "Task") -> Data:
     if found.plain is not None:
         # What augments is another sample each time.
         parts["train"] = found.plain
-    digest = hash_samples([*parts.items(), ("plain", found.unaugmented)])
+    hashed: list[tuple[str, Dataset[Any]]] = [*parts.items(), ("plain", found.unaugmented)]
+    if found.weights is not None:
+        hashed.append(("weights", TensorDataset(torch.as_tensor(found.weights))))
+    digest = hash_samples(hashed)
     return replace(found, fingerprint=digest)
 
 
@@ -143,6 +146,7 @@ def as_dataset(name: str, given: Any) -> Dataset[Any]:
         given = given()
     if isinstance(given, tuple) and given and all(map(_is_array, given)):
         return _of_arrays(name, given)
+    _refuse_columns(name, given)
     if isinstance(given, Mapping) and given and all(map(_is_array, given.values())):
         return _Columns(name, given)
     if isinstance(given, IterableDataset) or (isinstance(given, Iterable) and _lacks_items(given)):
@@ -156,7 +160,32 @@ def as_dataset(name: str, given: Any) -> Dataset[Any]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray)
+    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy")
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    """Return a tensor of a tensor, an array, or a table of pandas or polars."""
+    try:
+        # A copy: pandas may hand out memory that must not be written.
+        return torch.as_tensor(np.array(value) if hasattr(value, "to_numpy") else value)
+    except TypeError as error:
+        raise TypeError(f"{name} must have numbers alone in its arrays: {error}") from error
+
+
+def _refuse_columns(name: str, given: Any) -> None:
+    """Refuse what would be a data set of two samples, and is inputs and targets of many."""
+    if hasattr(given, "to_numpy"):
+        raise TypeError(f"{name} is one table: give a tuple of inputs and targets")
+    if type(given) not in (tuple, list) or len(given) != 2:
+        return
+    if not all(_is_array(each) or type(each) is list for each in given):
+        return
+    lengths = {len(each) for each in given if not hasattr(each, "ndim") or each.ndim}
+    if len(lengths) == 1 and lengths.pop() > 2:
+        raise TypeError(
+            f"{name} is a {type(given).__name__} of inputs and targets: give a tuple of tensors or "
+            "arrays, as (torch.tensor(inputs), torch.tensor(targets))"
+        )
 
 
 def _is_sequence(value: Any) -> bool:
@@ -168,7 +197,7 @@ def _lacks_items(value: Any) -> bool:
 
 
 def _of_arrays(name: str, arrays: tuple[Any, ...]) -> Dataset[Any]:
-    tensors = [torch.as_tensor(each) for each in arrays]
+    tensors = [_tensor(name, each) for each in arrays]
     lengths = [len(each) if each.ndim else 0 for each in tensors]
     if len(set(lengths)) > 1:
         raise ValueError(f"{name} must have a row for each sample in all tensors, got {lengths}")
@@ -193,7 +222,7 @@ class _Columns(Dataset[dict[str, Tensor]]):
     """Samples that are dictionaries, of a dictionary of tensors with a row for each."""
 
     def __init__(self, name: str, columns: Mapping[str, Any]) -> None:
-        self._columns = {key: torch.as_tensor(column) for key, column in columns.items()}
+        self._columns = {key: _tensor(name, column) for key, column in columns.items()}
         lengths = {key: len(each) if each.ndim else 0 for key, each in self._columns.items()}
         if len({*lengths.values()}) > 1:
             raise ValueError(

@@ -89,6 +89,7 @@ def evaluate(
     accelerator: "Accelerator",
     *,
     sample_length: int,
+    batch_size: int = _BATCH_SIZE,
     workers: int = 0,
     by_sample: bool = False,
 ) -> Evaluation:
@@ -107,12 +108,17 @@ def evaluate(
         The processes and their device.
     sample_length : int
         Tokens of a sample; 1 where samples are no text.
+    batch_size : int, default 500
+        Samples of a batch in training. Losses of outputs are evaluated in larger batches; a step of
+        the user's own without a weight in batches of this size, as it may compare the samples of a
+        batch with each other.
     workers : int, default 0
         Processes that prepare batches.
     by_sample : bool, default False
         Whether each sample's results are returned too.
     """
-    batch_size = max(1, _BATCH_SIZE // sample_length)
+    if task.step is None or task.weight is not None:
+        batch_size = max(1, _BATCH_SIZE // sample_length)
     model.eval()
     found = [
         _evaluate_part(model, task, part, accelerator, batch_size, workers, by_sample)

@@ -313,6 +313,7 @@ class Training:
             self.task,
             dataset,
             self.accelerator,
+            batch_size=self.run.run_settings.batch_size,
             sample_length=self.run.run_settings.length or 1,
             workers=self._loader_workers,
             by_sample=by_sample,

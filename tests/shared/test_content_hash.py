@@ -1,0 +1,185 @@
+"""What tasks and optimizers made in Python compute with is told apart, wherever it is kept."""
+
+import argparse
+import importlib
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from steppe._shared.source_hash import function_source
+
+
+def described(value: Any) -> str:
+    return function_source([value])
+
+
+@dataclass(slots=True)
+class Slots:
+    p: float
+
+
+class Own:
+    def __init__(self, p: float) -> None:
+        self.p = p
+
+
+class Activated(nn.Module):
+    def __init__(self, act: Callable[..., Any]) -> None:
+        super().__init__()
+        self.act = act
+
+
+PAIRS: dict[str, tuple[Any, Any]] = {
+    "functions in C": (partial(map, torch.relu), partial(map, torch.sin)),
+    "functions of NumPy": (np.tanh, np.sin),
+    "number formats": (torch.float32, torch.float64),
+    "number formats of NumPy": (np.dtype("float32"), np.dtype("float64")),
+    "slots": (Slots(0.0), Slots(0.9)),
+    "attributes": (Own(0.0), Own(0.9)),
+    "paths": (Path("one.pt"), Path("two.pt")),
+    "arguments": (argparse.Namespace(p=0.0), argparse.Namespace(p=0.9)),
+    "a namespace": (SimpleNamespace(p=0.0), SimpleNamespace(p=0.9)),
+    "an activation": (Activated(nn.ReLU()), Activated(nn.Tanh())),
+    "classes": (nn.ReLU, nn.Tanh),
+    "sets": ({"a", "b"}, {"a", "c"}),
+    "sets of objects": (frozenset({nn.ReLU}), frozenset({nn.Tanh})),
+    "ranges": (range(3), range(4)),
+    "slices": (slice(3), slice(4)),
+    "bound methods": ("ab".startswith, "ab".endswith),
+    "tensors": (torch.zeros(2), torch.ones(2)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_differs_is_told_apart(name: str) -> None:
+    one, other = PAIRS[name]
+    assert described(one) == described(one)
+    assert described(one) != described(other)
+
+
+def test_a_table_of_pandas_is_told_apart() -> None:
+    pandas = pytest.importorskip("pandas")
+    weights = [pandas.Series([1.0, each]) for each in (2.0, 2.0, 3.0)]
+    weights[0].describe()  # fills caches
+    assert len({described(each) for each in weights}) == 2
+
+
+def test_generators_locks_and_files_say_nothing_but_what_they_are(tmp_path: Path) -> None:
+    drawn, fresh = (torch.Generator().manual_seed(0) for _ in range(2))
+    torch.rand(3, generator=drawn)
+    assert described(drawn) == described(fresh)
+    assert described(threading.Lock()) == described(threading.Lock())
+    with (tmp_path / "a").open("w") as one, (tmp_path / "b").open("w") as other:
+        assert described(one) == described(other)
+
+
+SETTINGS = {"p": 0.0}
+ARGUMENTS = argparse.Namespace(p=0.0)
+
+
+def of_settings() -> float:
+    return SETTINGS["p"]
+
+
+@lru_cache
+def of_arguments() -> Any:
+    return [ARGUMENTS.p for _ in range(2)]
+
+
+class OfSettings:
+    def p(self) -> float:
+        return of_settings()
+
+
+@pytest.mark.parametrize("value", [of_settings, OfSettings, OfSettings(), partial(of_settings)])
+def test_global_values_of_a_file_count(value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An argument of a script, or a dictionary of settings, was not seen: old numbers came back."""
+    before = described(value)
+    monkeypatch.setitem(SETTINGS, "p", 0.9)
+    assert described(value) != before
+
+
+def test_so_do_those_of_a_cached_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = described(of_arguments)
+    monkeypatch.setattr(ARGUMENTS, "p", 0.9)
+    assert described(of_arguments) != before
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        ("CFG = {'p': 0.0}", "CFG = {'p': 0.9}"),
+        ("SIZES = (8, 8)", "SIZES = (8, 9)"),
+        ("act = ReLU", "act = Tanh"),
+        ("act = staticmethod(lambda x: x)", "act = staticmethod(lambda x: x + 1)"),
+        ("act = property(lambda x: x)", "act = property(lambda x: x + 1)"),
+    ],
+)
+def test_what_a_class_of_a_notebook_holds_counts(members: tuple[str, str]) -> None:
+    def made(member: str) -> type:
+        names: dict[str, Any] = {"__name__": "a_notebook", "ReLU": nn.ReLU, "Tanh": nn.Tanh}
+        exec(f"class Net:\n    {member}", names)
+        found: type = names["Net"]
+        return found
+
+    one, same, other = map(made, (members[0], *members))
+    assert described(one) == described(same) != described(other)
+
+
+@pytest.fixture
+def helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    (tmp_path / "own_helpers.py").write_text("P = 0.0\ndef net():\n    return P\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_helpers", raising=False)
+    return importlib.import_module("own_helpers")
+
+
+def test_a_module_that_a_notebook_imports_counts(
+    helpers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Callable[[], Any]:
+        names: dict[str, Any] = {"__name__": "a_notebook", "helpers": helpers}
+        exec("def model():\n    return helpers.net() + helpers.P", names)
+        found: Callable[[], Any] = names["model"]
+        return found
+
+    before = described(make())
+    assert described(make()) == before
+    monkeypatch.setattr(helpers, "P", 0.9)
+    assert described(make()) != before
+    monkeypatch.undo()
+    path = Path(str(helpers.__file__))
+    path.write_text(path.read_text().replace("return P", "return P + 1"))
+    assert described(make()) != before
+
+
+def test_another_process_finds_the_same() -> None:
+    code = (
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "from tests.shared import test_content_hash as t\n"
+        "print([t.described(x) for pair in t.PAIRS.values() for x in pair])\n"
+        "print(t.described(t.OfSettings()), t.described(t.of_arguments))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            cwd=Path(__file__).parents[2],
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1

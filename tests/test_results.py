@@ -61,6 +61,7 @@ def test_studies_are_whole_and_fair(path: Path) -> None:
         ("mnist-5k", 8, 80),
         ("fashion-mnist", 8, 80),
         ("permuted-mnist", 4, 40),
+        ("shakespeare", 4, 40),
     ],
 )
 def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:

@@ -35,15 +35,21 @@ def format_interval(value: Interval, digits: int, *, sign: bool = False) -> str:
     digits : int
         Decimals of all three numbers.
     sign : bool, default False
-        Whether a plus is written too.
+        Whether a plus is written too, as of differences. A small one has up to two decimals more,
+        so that the largest of its numbers has two digits.
 
     Examples
     --------
     >>> format_interval(Interval(97.5, 97.044, 97.9), 2)
     '97.50 [97.04, 97.90]'
     >>> format_interval(Interval(-0.5, float("nan"), float("nan")), 1, sign=True)
-    '−0.5'
+    '−0.50'
+    >>> format_interval(Interval(0.0123, 0.0064, 0.0182), 1, sign=True)
+    '+0.012 [+0.006, +0.018]'
     """
+    sizes = [abs(each) for each in (value.mean, value.low, value.high) if math.isfinite(each)]
+    if sign and any(sizes):
+        digits = max(digits, min(digits + 2, decimals([max(sizes)], 2)))
     return _format_mean_and_bounds(value, lambda each: format_number(each, digits, sign=sign))
 
 

@@ -150,20 +150,24 @@ def _changed(results: StudyResults) -> list[str]:
     return [_CHANGED.format(times="once" if times == 1 else f"{times} times")] if times else []
 
 
+# Errors below it are those of adding up numbers that are all alike.
+_ROUNDING = 1e-9
+
+
 def _power(readings: Readings, family: Sequence[str]) -> list[str]:
     """Say the smallest difference the plan would find, and where the error comes from."""
     plan, baseline = readings.results.plan, readings.results.baseline
     if not readings.can_decide:
         return [_too_few_trials(plan)]
     # Where all trials are alike there is no error, and no difference to be found.
-    sizes = {name: size for name in family if (size := readings.detectable(name)) > 0}
+    sizes = {name: size for name in family if (size := readings.detectable(name)) > _ROUNDING}
     if not sizes:
         return ["All trials came to the same as the baseline's, so there was nothing to find."]
     smallest, largest = min(sizes, key=sizes.__getitem__), max(sizes, key=sizes.__getitem__)
-    digits = decimals(sizes.values(), 2)
-    found = f"{format_number(sizes[smallest], digits)} ({smallest})"
+    shown = {name: format_number(size, decimals([size], 2)) for name, size in sizes.items()}
+    found = f"{shown[smallest]} ({smallest})"
     if smallest != largest:
-        found += f" to {format_number(sizes[largest], digits)} ({largest})"
+        found += f" to {shown[largest]} ({largest})"
     shares = [
         readings.difference(name, baseline, plan.primary, plan.budget).shares for name in family
     ]

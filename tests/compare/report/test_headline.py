@@ -75,7 +75,7 @@ def test_the_smallest_difference_that_would_be_found_is_said(complete: StudyResu
     readings = Readings(complete)
     sizes = sorted(readings.detectable(name) for name in FAMILY)
     power = next(each for each in said(complete).plan if "80 % of studies" in each)
-    assert f"{sizes[0]:.1f} (" in power
+    assert f"{sizes[0]:.2g} (" in power
     assert f" to {sizes[-1]:.1f} (" in power
     assert power.endswith("in test accuracy points.")
 

@@ -199,8 +199,8 @@ def test_refuses_fewer_points_than_three() -> None:
 
 
 def test_refuses_a_model_whose_loss_is_not_finite() -> None:
-    with pytest.raises(ValueError, match="the loss of batch 0 is nan"):
-        barrier(at(1.0), at(math.nan), double_well, ONE)
+    with pytest.raises(ValueError, match="the loss of batch 0 is inf"):
+        barrier(at(1.0), at(1e200), double_well, ONE)
 
 
 def test_the_height_is_drawn() -> None:
@@ -284,3 +284,12 @@ def test_integers_stay_where_both_models_have_the_same() -> None:
     assert not one.bias.requires_grad
     with pytest.raises(ValueError, match=r"parameter 'bias' is torch\.int8, and differs"):
         barrier(one, Quantised(2), nn.functional.cross_entropy, data, points=3)
+
+
+@pytest.mark.parametrize("name", ["model_a", "model_b"])
+def test_which_model_has_no_finite_loss_is_said(name: str) -> None:
+    models = {"model_a": nn.Linear(2, 1), "model_b": nn.Linear(2, 1)}
+    nn.init.constant_(models[name].weight, float("nan"))
+    data = [(torch.ones(3, 2), torch.zeros(3, 1))]
+    with pytest.raises(ValueError, match=f"parameter 'weight' of {name} has numbers that are not"):
+        barrier(models["model_a"], models["model_b"], nn.functional.mse_loss, data)

@@ -4,6 +4,7 @@ import math
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -321,3 +322,15 @@ def test_a_study_of_an_own_task_is_rehearsed_when_it_is_planned(
     assert len(setup.fingerprint) == 16
     assert (study.metric.name, study.metric.higher_is_better) == ("mean loss", False)
     assert study.setup.model == "Linear"
+
+
+def test_a_part_of_a_batch_that_cannot_be_trained_is_said(context: RunContext) -> None:
+    """Of 60 samples 36 are trained on: of the last 4, three parts have 2, 2 and 0."""
+    made = Task(
+        name="own", model=make_model, train=samples, validation=0.2, test=0.2,
+        loss=F.cross_entropy, metrics={"accuracy": ACCURACY},
+    )  # fmt: skip
+    loaded, model = made.load(), new_model(made)
+    rehearse(loaded, model, replace(SETTINGS, accumulate=2), context)
+    with pytest.raises(TaskError, match=r"^a part of 1 samples of an epoch's last batch"):
+        rehearse(loaded, model, replace(SETTINGS, accumulate=4), context)

@@ -95,7 +95,7 @@ def rehearse(
         with explained("the model's own state_dict() cannot be loaded again"):
             model.load_state_dict(before)
         _check_same_loss(task, loss, _first_loss(task, model, first, settings, context))
-        _check_last_batch(task, model, first, settings.batch_size, context.device)
+        _check_last_batch(task, model, first, settings, context.device)
         _check_schedule(task, model, settings.steps)
         _evaluate_a_few(loaded, model, settings.batch_size, context)
 
@@ -201,18 +201,20 @@ def _check_gradients(task: Task, model: nn.Module, loss: Any) -> None:
 
 
 def _check_last_batch(
-    task: Task, model: nn.Module, samples: Any, batch_size: int, device: str
+    task: Task, model: nn.Module, samples: Any, settings: RunSettings, device: str
 ) -> None:
-    """See that the epoch's last batch, which may be of one sample, can be trained."""
-    rest = size_of(samples) % batch_size
+    """See that the epoch's last batch, which may be of one sample, and its parts can be trained."""
+    rest = size_of(samples) % settings.batch_size
     if not rest:
         return
-    last = Subset(samples, range(rest))
-    (part,) = next(iter(batches_for(model, last, rest, collate=task.collate_fn)))
+    last, parts = Subset(samples, range(rest)), settings.accumulate
+    made = next(iter(batches_for(model, last, rest, collate=task.collate_fn, parts=parts)))
     model.train()
-    what = f"an epoch's last batch, of {rest} samples, cannot be trained: choose another batch_size"
-    with explained(what):
-        task.batch_loss(model, _moved(part, device).batch)
+    for part in made:
+        of = "" if len(made) == 1 else f"a part of {part.size} samples of "
+        what = f"{of}an epoch's last batch, of {rest} samples, cannot be trained"
+        with explained(f"{what}: choose another batch_size"):
+            task.batch_loss(model, _moved(part, device).batch)
 
 
 def _check_schedule(task: Task, model: nn.Module, steps: int) -> None:

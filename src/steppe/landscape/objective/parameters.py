@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 import torch
@@ -152,14 +152,23 @@ def checked_params(model: nn.Module, params: Iterable[Tensor] | None) -> list[Te
         or lies on another device; or no parameter is left.
     """
     known = {id(param): name for name, param in model.named_parameters()}
-    if params is not None and not isinstance(params, Iterable):
-        raise TypeError(f"params must be parameters of the model, got {type(params).__name__}")
+    if params is not None and (
+        isinstance(params, Tensor | Mapping) or not isinstance(params, Iterable)
+    ):
+        raise TypeError(
+            f"params must be a list of the model's parameters, got {type(params).__name__}"
+        )
     every: Iterable[Tensor] = (p for p in model.parameters() if p.requires_grad)
     chosen = list(every if params is None else params)
     if not chosen:
         raise ValueError("no parameter of the model requires a gradient: there is nothing to vary")
     seen: set[int] = set()
     for position, param in enumerate(chosen):
+        if not isinstance(param, Tensor):
+            raise TypeError(
+                f"params[{position}] must be a parameter of the model, got {type(param).__name__}: "
+                "of named_parameters() and of an optimizer's groups take the parameters alone"
+            )
         if id(param) not in known:
             raise ValueError(
                 f"params[{position}] is not a parameter of the model: where layers or parameters "

@@ -14,7 +14,7 @@ import torch.autograd.forward_ad as forward
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from steppe.landscape.objective.batches import Batch, map_tensors
+from steppe.landscape.objective.batches import Batch, map_tensors, part_named
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, graph_nodes
 from steppe.landscape.objective.objective import Objective
 
@@ -320,10 +320,11 @@ def _or_zeros(tangent: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _tensor_of(outputs: Any) -> Tensor:
-    found = getattr(outputs, "logits", outputs)
+    logits = part_named("logits", outputs)
+    found = outputs if logits is None else logits
     if not isinstance(found, Tensor):
         raise ValueError(
-            f"the model returns {type(outputs).__name__}: ggn needs one tensor, or one in .logits"
+            f"the model returns {type(outputs).__name__}: ggn needs one tensor, or one named logits"
         )
     return found
 

@@ -48,6 +48,7 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
     """
     for name, model in ("model_a", model_a), ("model_b", model_b):
         check_module(name, model)
+        _check_finite(name, model)
     ours, theirs = _interpolated_tensors(model_a), _interpolated_tensors(model_b)
     _check_same_architecture(ours, theirs)
     _check_integers(ours, theirs)
@@ -88,6 +89,12 @@ def interpolation(model_a: nn.Module, model_b: nn.Module) -> Iterator[Callable[[
             for param in frozen:
                 param.requires_grad_(False)
             put_back()
+
+
+def _check_finite(name: str, model: nn.Module) -> None:
+    for own, param in model.named_parameters():
+        if not param.isfinite().all():
+            raise ValueError(f"parameter {own!r} of {name} has numbers that are not finite")
 
 
 def _interpolated_tensors(model: nn.Module) -> dict[str, Tensor]:

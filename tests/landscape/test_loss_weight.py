@@ -712,3 +712,28 @@ def test_a_models_own_losses_have_one_unit() -> None:
     plain = hessian(WithPenalty(0.0), None, data).matvec(vector)
     told = hessian(WithPenalty(0.0), None, data, weight=counted).matvec(vector)
     torch.testing.assert_close(plain, told)
+
+
+class OfItsMean(nn.Module):
+    """A cross-entropy divided by its own running mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones((), dtype=D))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        loss = F.cross_entropy(outputs, targets)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss / self.mean
+
+
+def test_a_loss_that_writes_into_what_it_divides_by_is_told_the_remedy() -> None:
+    generator = torch.Generator().manual_seed(0)
+    data = [
+        (torch.randn(4, 3, dtype=D, generator=generator), torch.arange(4) % 2) for _ in range(3)
+    ]
+    model, vector = nn.Linear(3, 2, dtype=D), torch.ones(8, dtype=D)
+    with pytest.raises(RuntimeError, match=r"write into a tensor that their derivatives need.* wei"):
+        hessian(model, OfItsMean(), data).matvec(vector)
+    found = hessian(model, OfItsMean(), data, weight="samples").matvec(vector)
+    assert found.isfinite().all()

@@ -340,6 +340,12 @@ def _explain_errors() -> Iterator[None]:
                 f"torch cannot differentiate an operation of the loss in forward mode: {error}; "
                 "take hessian(..., product='double-backward')"
             ) from error
+        if _WRITTEN in str(error):
+            raise RuntimeError(
+                f"model or loss write into a tensor that their derivatives need: {error}; where it "
+                "is a loss that keeps a mean of its own, weight= leaves out the passes that verify "
+                "what it is divided by"
+            ) from error
         if not any(phrase in str(error) for phrase in _UNDIFFERENTIABLE):
             raise
         raise RuntimeError(
@@ -354,6 +360,8 @@ _NO_DERIVATIVE = (
 )
 
 _ZERO_TENSORS = "ZeroTensors are immutable"
+
+_WRITTEN = "modified by an inplace operation"
 
 # Phrases of torch's errors about missing second derivatives.
 _UNDIFFERENTIABLE = (

@@ -2,15 +2,18 @@
 
 import argparse
 import importlib
+import shutil
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -40,7 +43,31 @@ class Activated(nn.Module):
         self.act = act
 
 
+class Composed(list[Any]):
+    """Transforms that can be called."""
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+def object_array(last: str) -> np.ndarray[Any, Any]:
+    return np.array(["a", None, last], dtype=object)
+
+
 PAIRS: dict[str, tuple[Any, Any]] = {
+    "lists of a class of one's own": (Composed([nn.ReLU]), [nn.ReLU]),
+    "texts of a class of one's own": (Level.LOW, 1),
+    "members": (Level.LOW, Level.HIGH),
+    "the end of a long list": ([*range(1500)], [*range(1499), 0]),
+    "the end of a long list of objects": ([Own(0.0)] * 1500, [*[Own(0.0)] * 1499, Own(0.9)]),
+    "the end of a large dictionary": (dict.fromkeys(range(1500)), dict.fromkeys([*range(1499), 0])),
+    "deep within": ([[[0.5] * 50] * 50] * 50, [*[[[0.5] * 50] * 50] * 49, [[0.6]]]),
+    "a default": (defaultdict(list), defaultdict(dict)),
+    "views": ({"a": 1}.keys(), {"b": 1}.keys()),
+    "sparse tensors": (torch.eye(3).to_sparse(), (2 * torch.eye(3)).to_sparse()),
+    "arrays of objects": (object_array("b"), object_array("c")),
     "functions in C": (partial(map, torch.relu), partial(map, torch.sin)),
     "functions of NumPy": (np.tanh, np.sin),
     "number formats": (torch.float32, torch.float64),
@@ -73,6 +100,10 @@ def test_a_table_of_pandas_is_told_apart() -> None:
     weights = [pandas.Series([1.0, each]) for each in (2.0, 2.0, 3.0)]
     weights[0].describe()  # fills caches
     assert len({described(each) for each in weights}) == 2
+    texts = [pandas.DataFrame({"a": ["x", each], "b": [1, 2]}) for each in ("y", "y", "z")]
+    assert len({described(each) for each in texts}) == 2
+    kinds = [pandas.Series(["x", each], dtype="category") for each in ("y", "y", "z")]
+    assert len({described(each) for each in kinds}) == 2
 
 
 def test_generators_locks_and_files_say_nothing_but_what_they_are(tmp_path: Path) -> None:
@@ -156,11 +187,16 @@ def test_a_module_that_a_notebook_imports_counts(
 
     before = described(make())
     assert described(make()) == before
-    monkeypatch.setattr(helpers, "P", 0.9)
-    assert described(make()) != before
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(helpers, "P", 0.9)
+        assert described(make()) != before
     path = Path(str(helpers.__file__))
     path.write_text(path.read_text().replace("return P", "return P + 1"))
+    # What runs is what was imported.
+    assert described(make()) == before
+    importlib.invalidate_caches()
+    shutil.rmtree(path.parent / "__pycache__", ignore_errors=True)
+    importlib.reload(helpers)
     assert described(make()) != before
 
 
@@ -183,3 +219,76 @@ def test_another_process_finds_the_same() -> None:
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
+
+
+def in_a_notebook(text: str, **names: Any) -> dict[str, Any]:
+    names |= {"__name__": "a_notebook", "torch": torch, "NamedTuple": NamedTuple}
+    exec(text, names)
+    return names
+
+
+CODE = """
+{decorator}
+class Config(NamedTuple, {meta}):
+    size: int = 1
+    @property
+    def width(self): return self.size * {factor}
+    def mean(self, x):
+        "{doc}"
+        def inner(y):
+            "{doc}"
+            return None
+        return x.mean(), self.net, inner
+"""
+
+
+@pytest.mark.parametrize("changed", ["factor", "doc"])
+def test_code_counts_and_docstrings_do_not(changed: str) -> None:
+    first = {"factor": "2", "doc": "", "decorator": "", "meta": ""}
+    code = CODE.replace(", {meta}", "")
+    one, other = (
+        in_a_notebook(code.format(**each))["Config"]() for each in (first, {**first, changed: "3"})
+    )
+    assert (described(one) == described(other)) == (changed == "doc")
+
+
+def test_names_of_attributes_are_no_globals() -> None:
+    """A method that reads self.net was another one once the notebook had a net."""
+    code = CODE.replace(", {meta}", "").format(factor=2, doc="", decorator="")
+    names = in_a_notebook(code)
+    before = described(names["Config"])
+    names.update(net=nn.Linear(1, 1), mean=3)
+    assert described(names["Config"]) == before
+
+
+def test_a_step_is_the_same_after_torch_has_wrapped_it() -> None:
+    class Own(torch.optim.Optimizer):
+        def step(self, closure: Any = None) -> None:
+            pass
+
+    class Inheriting(torch.optim.SGD):
+        pass
+
+    before = described(Own), described(Inheriting)
+    Own([nn.Parameter(torch.zeros(1))], {})
+    Inheriting([nn.Parameter(torch.zeros(1))])
+    assert Own.step.hooked  # type: ignore[attr-defined]
+    assert (described(Own), described(Inheriting)) == before
+
+
+def test_a_setter_a_metaclass_and_registered_functions_count() -> None:
+    def made(number: int) -> list[Any]:
+        names = in_a_notebook(
+            "from functools import singledispatch\n"
+            f"class Meta(type):\n    def __call__(cls): return {number}\n"
+            "class Made(metaclass=Meta): pass\n"
+            "class Set:\n    @property\n    def x(self): return 0\n"
+            f"    @x.setter\n    def x(self, value): self.y = {number}\n"
+            "@singledispatch\ndef f(x): return 0\n"
+            f"@f.register(int)\ndef _(x): return {number}\n"
+        )
+        return [names[name] for name in ("Made", "Set", "f")]
+
+    ones, same, others = map(made, (1, 1, 2))
+    assert [*map(described, ones)] == [*map(described, same)]
+    assert not {*map(described, ones)} & {*map(described, others)}

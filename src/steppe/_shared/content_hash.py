@@ -4,14 +4,18 @@
 """
 
 import copyreg
+import dis
 import functools
 import hashlib
+import importlib.util
+import json
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
+from contextlib import suppress
 from pathlib import Path
 from random import Random
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType, NoneType
 from typing import Any
 
 import numpy as np
@@ -22,24 +26,29 @@ from torch import Tensor
 INSTALLED = frozenset({"site-packages", "dist-packages"})
 VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
 
-# What Python itself adds to a class.
+# What Python itself adds to a class, and identities that libraries keep.
 _ADDED = frozenset(
     {
         "__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__", "_abc_impl",
         "__annotations__", "__annotations_cache__", "__annotate_func__", "__static_attributes__",
         "__dataclass_fields__", "__dataclass_params__", "__match_args__", "__parameters__",
+        "_stop_words_id",
     }
 )  # fmt: skip
+
+_PLAIN = (str, int, float, complex, bytes, bool, NoneType)
+_VIEWS = (KeysView, ValuesView, ItemsView)
 
 # Their state changes when they are drawn from.
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, Random)
 
-# Of large containers so many elements are written, and of all no more objects.
-_ELEMENTS, _OBJECTS = 1000, 100_000
+# Of large containers of objects so many elements are written, evenly spaced, and of all no more
+# objects. Of numbers and texts all are.
+_ELEMENTS, _OBJECTS = 1000, 1_000_000
 
 
-def content(value: Any, file_source: Callable[[ModuleType], str]) -> Iterator[str]:
-    """Yield what a value is, and all that it holds: numbers, code, attributes, closures.
+def content(value: Any) -> Iterator[str]:
+    """Yield what a value is, and all that it holds: numbers, code, attributes, closures, globals.
 
     Of what is installed it is the names.
 
@@ -47,53 +56,56 @@ def content(value: Any, file_source: Callable[[ModuleType], str]) -> Iterator[st
     ----------
     value : object
         Anything.
-    file_source : callable
-        What stands for the code of functions and classes in a module that is a file.
 
     Examples
     --------
     >>> square, cube, same = (functools.partial(pow, exp=each) for each in (2, 3, 2))
-    >>> [*content(square, str)] == [*content(same, str)]
+    >>> [*content(square)] == [*content(same)]
     True
-    >>> [*content(square, str)] == [*content(cube, str)]
+    >>> [*content(square)] == [*content(cube)]
     False
     """
     # Kept, as an identity is another object's as soon as the first is gone.
     waiting, seen = deque([value]), dict[int, Any]()
     while waiting and len(seen) < _OBJECTS:
         each = waiting.popleft()
-        if isinstance(each, str | int | float | complex | bytes | None):
+        if type(each) in _PLAIN:
             yield repr(each)
             continue
         if id(each) in seen:
             yield "again"
             continue
         seen[id(each)] = each
-        name, held = _described(each, file_source)
+        name, held = _described(each)
         yield name
         waiting += held
 
 
-def _is_elsewhere(module: str) -> bool:
-    """Whether a module is installed, or part of Python: its version tells what it does."""
+def _is_elsewhere(module: Any) -> bool:
+    """Whether a module is installed, or part of Python: its version tells what it does.
+
+    Types that are compiled may have no name of a module.
+    """
+    if not isinstance(module, str):
+        return True
     if module.partition(".")[0] in VERSIONED:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
     return file is not None and bool(INSTALLED & {*Path(file).parts})
 
 
-def _described(value: Any, file_source: Callable[[ModuleType], str]) -> tuple[str, list[Any]]:
+def _described(value: Any) -> tuple[str, list[Any]]:
     """Return a value's name, and what it holds."""
     kind = type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(value, Tensor | np.ndarray):
-        return f"{name} {_numbers(value)}", []
+        return _numbers(name, value)
     if isinstance(value, ModuleType):
-        return f"module {value.__name__}", _of_module(value, file_source)
-    if isinstance(value, CodeType):
-        return value.co_code.hex(), [value.co_names, value.co_varnames, *value.co_consts]
+        return f"module {value.__name__}", []
     if isinstance(value, FunctionType):
-        return f"{value.__module__}.{value.__qualname__}", _of_function(value, file_source)
+        # torch puts a wrapper around an optimizer's step, once its class has an instance.
+        value = vars(value)["__wrapped__"] if _is_hooked(value) else value
+        return f"{value.__module__}.{value.__qualname__}", _of_function(value)
     if isinstance(value, BuiltinFunctionType):
         return f"{value.__module__}.{value.__qualname__}", []
     if isinstance(value, MethodType):
@@ -101,26 +113,69 @@ def _described(value: Any, file_source: Callable[[ModuleType], str]) -> tuple[st
     if isinstance(value, functools.partial):
         return name, [value.func, value.args, value.keywords]
     if isinstance(value, type):
-        return f"class {value.__module__}.{value.__qualname__}", _of_class(value, file_source)
-    if isinstance(value, Mapping):
-        return f"{name} {len(value)}", [*list(value)[:_ELEMENTS], *list(value.values())[:_ELEMENTS]]
-    if isinstance(value, set | frozenset):
-        return f"{name} {sorted(_digest(each, file_source) for each in value)}", []
-    if isinstance(value, tuple | list | deque):
-        return f"{name} {len(value)}", list(value)[:_ELEMENTS]
+        return f"class {value.__module__}.{value.__qualname__}", _of_class(value)
     if isinstance(value, _GENERATORS):
         return name, []
+    if isinstance(value, (*_PLAIN, Mapping, set, frozenset, tuple, list, deque, *_VIEWS)):
+        return _of_container(name, value)
     return name, [kind, *_state(value)]
 
 
-def _digest(value: Any, file_source: Callable[[ModuleType], str]) -> str:
-    return hashlib.sha256("\n".join(content(value, file_source)).encode()).hexdigest()
+def _of_container(name: str, value: Any) -> tuple[str, list[Any]]:
+    """Describe a container, or a number or text of a class of its own, by its elements and class.
+
+    Its class may compute with them, as a list of transforms that can be called does.
+    """
+    kind = type(value)
+    is_builtin = kind.__module__ in ("builtins", "collections")
+    more = [] if is_builtin else [kind, getattr(value, "__dict__", {})]
+    factory = getattr(value, "default_factory", None)
+    more += [] if factory is None else [factory]
+    if isinstance(value, _PLAIN):
+        base: Any = next(each for each in _PLAIN if isinstance(value, each))
+        return f"{name} {base.__repr__(value)}", more
+    if isinstance(value, set | frozenset):
+        return f"{name} {sorted(map(_digest, value))}", more
+    elements = list(value.items() if isinstance(value, Mapping) else value)
+    if kind in (dict, list, tuple):
+        with suppress(TypeError, ValueError, RecursionError):
+            return f"{name} {_hash(json.dumps(value))}", more
+    step = max(1, -(-len(elements) // _ELEMENTS))
+    return f"{name} {len(elements)}", [*elements[::step], *elements[-1:], *more]
+
+
+def _digest(value: Any) -> str:
+    return _hash("\n".join(content(value)))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _numbers(name: str, value: Any) -> tuple[str, list[Any]]:
+    """Describe a tensor or an array by its shape and a hash of its numbers."""
+    if isinstance(value, Tensor):
+        if value.is_meta:
+            return f"{name} {tuple(value.shape)} {value.dtype}", []
+        if value.layout != torch.strided or value.is_quantized or value.is_nested:
+            made: Any = value.__reduce_ex__(4)  # type: ignore[no-untyped-call]
+            return f"{name} {value.layout}", list(made[1])
+        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        return f"{name} {tuple(value.shape)} {value.dtype} {_hash_of(plain)}", []
+    if value.dtype.hasobject:
+        return f"{name} {value.shape}", [value.ravel().tolist()]
+    return f"{name} {value.shape} {value.dtype} {_hash_of(value)}", []
+
+
+def _hash_of(array: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def _state(value: Any) -> list[Any]:
     """Return what an object is made of: its attributes, or what it would be pickled as."""
     kind = type(value)
-    if kind.__module__.partition(".")[0] == "torch" or not _is_elsewhere(kind.__module__):
+    is_torchs = str(kind.__module__).partition(".")[0] == "torch"
+    if is_torchs or not _is_elsewhere(kind.__module__):
         names = [name for base in kind.__mro__ for name in _slots(base)]
         own = {name: getattr(value, name) for name in names if hasattr(value, name)}
         own |= getattr(value, "__dict__", {})
@@ -134,7 +189,14 @@ def _state(value: Any) -> list[Any]:
         return []
     wrapped = getattr(value, "__wrapped__", None)
     made = list(found[:3]) if isinstance(found, tuple) else [found]
+    made = [_without_added(each) for each in made]
     return made if wrapped is None else [*made, wrapped]
+
+
+def _without_added(state: Any) -> Any:
+    if type(state) is not dict:
+        return state
+    return {name: each for name, each in state.items() if name not in _ADDED}
 
 
 def _slots(kind: type) -> tuple[str, ...]:
@@ -143,70 +205,80 @@ def _slots(kind: type) -> tuple[str, ...]:
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
-def _numbers(value: Any) -> str:
-    if isinstance(value, Tensor):
-        if value.is_meta or value.layout != torch.strided:
-            return f"{tuple(value.shape)} {value.dtype}"
-        value = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-    return f"{value.shape} {hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
-
-
-def _in_file(module: str) -> ModuleType | None:
-    found = sys.modules.get(module)
-    return found if getattr(found, "__file__", None) is not None else None
-
-
-def _of_module(module: ModuleType, file_source: Callable[[ModuleType], str]) -> list[Any]:
-    if _is_elsewhere(module.__name__) or _in_file(module.__name__) is None:
+def _of_function(function: FunctionType) -> list[Any]:
+    if _is_elsewhere(function.__module__ or ""):
         return []
-    return [file_source(module)]
-
-
-def _of_function(function: FunctionType, file_source: Callable[[ModuleType], str]) -> list[Any]:
-    module = function.__module__ or ""
-    if _is_elsewhere(module):
-        return []
-    held: list[Any] = [function.__defaults__, function.__kwdefaults__]
+    held: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
     for cell in function.__closure__ or ():
         try:
             held.append(cell.cell_contents)
         except ValueError:  # a variable that has no value yet
             continue
-    own = _in_file(module)
-    code = function.__code__ if own is None else file_source(own)
-    return [code, *held, *_named(function)]
+    return [*_of_code(function.__code__, function.__globals__), *held]
 
 
-def _named(function: FunctionType) -> list[Any]:
-    """Return the global values that a function refers to, and those that it reads of modules."""
-    names = sorted({*_names(function.__code__)})
-    found = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
-    modules = [value for _, value in found if isinstance(value, ModuleType)]
-    of_modules = [
-        (f"{module.__name__}.{name}", vars(module)[name])
-        for module in modules
-        if not _is_elsewhere(module.__name__)
-        for name in names
-        if name in vars(module)
-    ]
-    return [*found, *of_modules]
+def _of_code(code: CodeType, names: Mapping[str, Any]) -> list[Any]:
+    """Return instructions, constants and the global values that code refers to; not its docstring.
+
+    Of a module these are the attributes that are read, and of one that is imported inside its text.
+    """
+    lines, held, current = list[str](), list[Any](), None
+    for each in dis.get_instructions(code):
+        before, current = current, None
+        if each.opcode in dis.hasconst:
+            lines.append(each.opname)
+            inner = isinstance(each.argval, CodeType)
+            held += _of_code(each.argval, names) if inner else [each.argval]
+            continue
+        lines.append(f"{each.opname} {each.argval!r}")
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            current = names.get(each.argval)
+        elif isinstance(before, ModuleType):
+            current = vars(before).get(each.argval)
+        elif each.opname == "IMPORT_NAME":
+            held.append(_text_of(each.argval, str(names.get("__package__") or "")))
+        if current is not None and not (isinstance(current, ModuleType) and _is_known(current)):
+            held.append(current)
+    return [" ".join(lines), *held]
 
 
-def _names(code: CodeType) -> list[str]:
-    """Return the names that code, and the functions within it, refer to."""
-    inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    return [*code.co_names, *(name for each in inner for name in _names(each))]
+def _is_known(module: ModuleType) -> bool:
+    return _is_elsewhere(module.__name__)
 
 
-def _of_class(kind: type, file_source: Callable[[ModuleType], str]) -> list[Any]:
+def _text_of(name: str, package: str) -> str:
+    """Return the text of a module of the user's own that is imported inside of a function."""
+    for each in (name, f"{package}.{name}"):
+        with suppress(Exception):  # a package that fails when it is imported
+            spec = importlib.util.find_spec(each)
+            origin = Path(str(spec.origin))  # type: ignore[union-attr]
+            if not _is_elsewhere(each) and not INSTALLED & {*origin.parts}:
+                return _hash(origin.read_text())
+    return ""
+
+
+def _of_class(kind: type) -> list[Any]:
     if _is_elsewhere(kind.__module__):
         return []
-    module = _in_file(kind.__module__)
-    own = {name: _function_of(value) for name, value in vars(kind).items() if name not in _ADDED}
-    code = [] if module is None else [file_source(module)]
-    return [*code, own, *kind.__bases__]
+    own = {
+        name: _functions_of(value)
+        for name, value in vars(kind).items()
+        if name not in _ADDED and not _is_hook(kind, value)
+    }
+    return [own, *kind.__bases__, type(kind)]
 
 
-def _function_of(member: Any) -> Any:
-    """Return the function of a static method, a class method or a property; all else as it is."""
-    return getattr(member, "__func__", None) or getattr(member, "fget", None) or member
+def _is_hook(kind: type, member: Any) -> bool:
+    """Whether torch has put a wrapper around a step that the class inherits."""
+    return _is_hooked(member) and member.__wrapped__.__qualname__ != f"{kind.__qualname__}.step"
+
+
+def _is_hooked(value: Any) -> bool:
+    return isinstance(value, FunctionType) and bool(vars(value).get("hooked"))
+
+
+def _functions_of(member: Any) -> Any:
+    """Return the functions of a static method, a class method or a property; all else as it is."""
+    if isinstance(member, property):
+        return [member.fget, member.fset, member.fdel]
+    return getattr(member, "__func__", None) or member

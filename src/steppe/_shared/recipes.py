@@ -18,7 +18,7 @@ from steppe._shared.hyperparameters import Settings
 from steppe._shared.names import unknown_name_message
 from steppe._shared.optimizer_classes import imported_attribute
 from steppe._shared.optimizer_presets import find_optimizer
-from steppe._shared.source_hash import class_source, function_source
+from steppe._shared.source_hash import class_source, first_source
 
 #: The optimizers that are compared unless others are named; the first is the baseline.
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
@@ -235,8 +235,19 @@ class OwnRecipe(Recipe):
         return {"own": self.title, "source": self.source, "space": space, "defaults": defaults}
 
 
-# Contenders that were made in this process, by their names.
-_OWN: dict[str, Contender] = {}
+# Contenders by their names, each hashed when it was first named: what it computes with may change
+# while it trains, as counters do.
+_OWN: dict[str, OwnRecipe] = {}
+
+
+def content_of(contender: Contender) -> list[Any]:
+    """Return what a contender computes with."""
+    return [contender.make, contender.defaults]
+
+
+def _own_recipe(name: str, contender: Contender) -> OwnRecipe:
+    source = first_source(content_of(contender))
+    return OwnRecipe(name, Optimizer, source=source, contender=contender)
 
 
 def named(optimizer: str | Contender) -> str:
@@ -261,19 +272,21 @@ def named(optimizer: str | Contender) -> str:
     try:
         find_optimizer(optimizer.name)
     except ValueError:
-        _OWN[optimizer.name] = optimizer
+        _OWN[optimizer.name] = _own_recipe(optimizer.name, optimizer)
         return optimizer.name
     raise ValueError(f"name={optimizer.name!r} is that of another optimizer: choose another one")
 
 
 def _find_own(name: str) -> OwnRecipe | None:
-    contender: Any = _OWN.get(name)
-    if contender is None and ":" in name and "+" not in name:
-        contender = imported_attribute(name)
+    found = _OWN.get(name)
+    if ":" not in name or "+" in name:
+        return found
+    contender: Any = imported_attribute(name)
     if not isinstance(contender, Contender):
         return None
-    source = function_source([contender.make, contender.defaults])
-    return OwnRecipe(name, Optimizer, source=source, contender=contender)
+    if found is None or found.contender is not contender:
+        found = _OWN[name] = _own_recipe(name, contender)
+    return found
 
 
 def find_recipe(name: str) -> Recipe:

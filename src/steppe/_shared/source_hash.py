@@ -4,8 +4,8 @@ import ast
 import hashlib
 import importlib.util
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -103,13 +103,40 @@ def module_source(module: ModuleType) -> str:
 def function_source(values: Iterable[Any]) -> str:
     """Hash what functions and other objects do, and all that they compute with.
 
-    Of those in files it is the files too. Of torch's and of installed packages' it is the names.
+    It is the code that this process runs, whatever its file says by now. Of torch's and of
+    installed packages' it is the names.
     """
-    digest, file_source = hashlib.sha256(), cache(module_source)
+    digest = hashlib.sha256()
     for each in values:
-        for part in content(each, file_source):
-            digest.update(f"{part}\n".encode())
+        for part in content(each):
+            digest.update(f"{part}\n".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()[:16]
+
+
+# Hashes of objects before they were used, by those that they have had afterwards.
+_FIRST: dict[str, str] = {}
+
+
+def first_source(values: Iterable[Any]) -> str:
+    """Return what :func:`function_source` was before the objects were used by a study."""
+    found = function_source(values)
+    return _FIRST.get(found, found)
+
+
+@contextmanager
+def noting_changes(*held: Sequence[Any]) -> Iterator[None]:
+    """Note what becomes of objects by using them inside of the block.
+
+    As of a data set that keeps what it has read, or a list that notes something: they are the same
+    afterwards, for :func:`first_source`.
+    """
+    before = [first_source(each) for each in held]
+    try:
+        yield
+    finally:
+        for each, first in zip(held, before, strict=True):
+            if (now := function_source(each)) != first:
+                _FIRST[now] = first
 
 
 def _file_of(name: str) -> Path | None:

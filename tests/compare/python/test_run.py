@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -253,3 +254,64 @@ def test_a_file_that_runs_itself_when_it_is_imported_is_refused(tmp_path: Path) 
     assert done.returncode == 1
     assert "is called while unguarded.py is imported" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+OWN_CLASS = """
+import torch
+from steppe.compare import Contender, LogUniform, Task
+x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+task = Task(name="own", model=lambda: torch.nn.Linear(2, 1), train=(x, x[:, :1]),
+            validation=.2, test=.2, loss=torch.nn.functional.mse_loss, epochs=1)
+seen = []
+
+class Own(torch.optim.Optimizer):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        with torch.enable_grad():
+            loss = closure() if closure is not None else None
+        for group in self.param_groups:
+            for p in group["params"]:
+                p -= group["lr"] * p.grad
+        seen.append(float(group["lr"]))
+        return loss
+
+def make(model, lr=0.1):
+    seen.append(lr)
+    return Own(model.parameters(), lr=lr)
+
+mine = Contender("own-class", make, {"lr": LogUniform(1e-3, 1e-1)})
+"""
+
+
+@pytest.mark.parametrize("workers", [None, 1])
+def test_a_contender_may_be_a_class_of_ones_own_that_notes_what_it_does(
+    tmp_path: Path, workers: int | None
+) -> None:
+    """Torch wraps its step at the first instance: it was taken for another version of itself."""
+    path = tmp_path / f"own_class_{workers}.py"
+    path.write_text(OWN_CLASS)
+    named = [f"{path}:mine"]
+
+    def once() -> Study:
+        return run(f"{path}:task", named, budget=1, trials=3, out_dir=tmp_path, workers=workers)
+
+    first, again = once(), once()
+    assert first.complete
+    assert again.results.name == first.results.name
+    assert again.to_csv() == first.to_csv()
+
+
+def test_so_may_one_that_is_made_here(tmp_path: Path) -> None:
+    names: dict[str, Any] = {"__name__": "a_notebook"}
+    exec(OWN_CLASS, names)
+
+    def once() -> Study:
+        return run(names["task"], [names["mine"]], budget=1, trials=3, out_dir=tmp_path)
+
+    first, again = once(), once()
+    assert first.complete
+    assert again.results.name == first.results.name
+    assert again.to_csv() == first.to_csv()

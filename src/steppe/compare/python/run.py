@@ -10,7 +10,8 @@ from steppe._shared.console import make_console
 from steppe._shared.contender import Contender
 from steppe._shared.interrupts import StoppedError
 from steppe._shared.progress import progress
-from steppe._shared.recipes import named
+from steppe._shared.recipes import content_of, named
+from steppe._shared.source_hash import noting_changes
 from steppe._shared.user_files import refuse_while_importing
 from steppe.compare.execution.storage_names import FILE
 from steppe.compare.execution.study_storage import HEARTBEAT
@@ -23,7 +24,7 @@ from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
 from steppe.compare.report.headline import forewarnings
-from steppe.compare.tasks.source import find_task, noting_changes
+from steppe.compare.tasks.source import find_task, task_content
 from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
@@ -107,7 +108,9 @@ def run(
     source = find_task(task) if isinstance(task, Task) else task
     context = RunContext(out, device, threads, task=source if not _is_known(task) else "")
     preset = usual_for(name) if _is_known(task) else USUAL
-    with noting_changes(source):
+    held = [task_content(task)] if isinstance(task, Task) else []
+    held += [content_of(each) for each in optimizers or () if isinstance(each, Contender)]
+    with noting_changes(*held):
         study = plan_study(source, compared, preset, context)
         storage = str(out / FILE)
         queue = open_queue(study, storage, HEARTBEAT)

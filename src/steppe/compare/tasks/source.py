@@ -3,8 +3,7 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from steppe._shared.names import look_up
-from steppe._shared.source_hash import function_source, module_source
+from steppe._shared.source_hash import first_source, module_source
 from steppe._shared.user_files import import_named
 from steppe.compare.records.choices import label_of
 from steppe.compare.tasks.makers import TASKS
@@ -28,10 +27,6 @@ _OPTIONS = {
     "length": "seq-length",
     "data": "data",
 }
-
-
-# Hashes of tasks before they were run, by those that they have had afterwards.
-_FIRST: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -49,15 +44,12 @@ class TaskSource:
         Hash of what the user's file does, and of what it imports beside it; "" of steppe's own.
     location : str, default ""
         The name with the file's whole path; "" of steppe's own.
-    is_made_here : bool, default False
-        Whether it is a task made in Python, and none that is found by its name.
     """
 
     name: str
     make: Callable[..., Task]
     source: str = ""
     location: str = ""
-    is_made_here: bool = False
 
     @property
     def label(self) -> str:
@@ -125,7 +117,7 @@ def find_task(name: "str | Task | TaskSource") -> TaskSource:
     if isinstance(name, TaskSource):
         return name
     if isinstance(name, Task):
-        return TaskSource(name.name, lambda: name, _source_of(name), is_made_here=True)
+        return TaskSource(name.name, lambda: name, first_source(task_content(name)))
     if ":" not in name:
         return TaskSource(name, look_up("task", name, TASKS))
     path, _, attribute = name.rpartition(":")
@@ -143,33 +135,12 @@ def find_task(name: "str | Task | TaskSource") -> TaskSource:
     return TaskSource(name, make, source, location)
 
 
-def _source_of(task: Task) -> str:
-    """Return the hash of what a task computes with, as it was when it was first run."""
-    found = _content_of(task)
-    return _FIRST.get(found, found)
-
-
-@contextmanager
-def noting_changes(found: "TaskSource | str") -> Iterator[None]:
-    """Note what becomes of a task made in Python by running it inside of the block.
-
-    As of a data set that keeps what it has read: the same call is the same study afterwards, too.
-    """
-    try:
-        yield
-    finally:
-        if isinstance(found, TaskSource) and found.is_made_here:
-            now = _content_of(found.task())
-            if now != found.source:
-                _FIRST[now] = found.source
-
-
-def _content_of(task: Task) -> str:
-    """Hash what a task computes with that was made in Python, or in a notebook; but its samples."""
+def task_content(task: Task) -> list[Any]:
+    """Return what a task computes with that was made in Python, but for its samples."""
     own = {each.name: getattr(task, each.name) for each in fields(task)}
     for name in ("train", "validation", "test", "plain"):
         # Tensors are hashed as samples; of an own data set it is how it makes them, too.
         if isinstance(own[name], tuple | list | dict | Tensor | np.ndarray):
             own.pop(name)
     metrics = own.pop("metrics")
-    return function_source([own, *(metric.values for metric in metrics.values())])
+    return [own, *(metric.values for metric in metrics.values())]

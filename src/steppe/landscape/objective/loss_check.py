@@ -104,7 +104,7 @@ class LossCheck:
                 return unknown_size(batch)
             found = by_halves or self._compared_with_another(batch, outputs, loss)
             if found == "" and self._loss.has_run and not self._is_told:
-                found = self._compared_elsewhere(batch, before, loss.dtype)
+                found = self._compared_elsewhere(batch, before)
         return _UNVERIFIED if found is None and by_halves is None else found or ""
 
     def believe(self, batch: Batch) -> None:
@@ -129,7 +129,7 @@ class LossCheck:
             return None
         try:
             loss_of = self._loss_of_parts(batch, outputs)
-            found = self._of_halves(batch, loss_of, loss.dtype)
+            found = self._of_halves(batch, loss_of)
         except Exception:
             # A loss that cannot be computed of half a batch.
             return None
@@ -141,17 +141,15 @@ class LossCheck:
             # A loss may read what the model has left of its last pass: of parts of the outputs
             # alone it is another one.
             with suppress(Exception):
-                seen = self._of_halves(batch, partial(self._loss.of_part, batch), loss.dtype)
+                seen = self._of_halves(batch, partial(self._loss.of_part, batch))
                 if seen.tells and seen.is_right:
                     return ""
         return said
 
-    def _of_halves(
-        self, batch: Batch, loss_of: Callable[..., float], dtype: torch.dtype
-    ) -> LossComparison:
+    def _of_halves(self, batch: Batch, loss_of: Callable[..., float]) -> LossComparison:
         size, half = batch.size, batch.size // 2
         whole, parts = loss_of(0, size), (loss_of(0, half), loss_of(half, size))
-        return LossComparison(whole, parts, half / size, dtype, self.is_sum)
+        return LossComparison(whole, parts, half / size, self._loss.dtype, self.is_sum)
 
     def _judged(
         self,
@@ -216,7 +214,7 @@ class LossCheck:
             return shapes
         where = f"of {places} together it is {{:.6g}}, and of each"
         try:
-            found, both = self._of_both(before, now, loss.dtype)
+            found, both = self._of_both(before, now)
             if not math.isfinite(found.whole):
                 return ""
             loss_of = self._loss_of_parts(batch, outputs)
@@ -224,7 +222,7 @@ class LossCheck:
             if said and now.outputs is not None and self._can_run:
                 # As of halves.
                 pair = self._by_inputs(before), self._by_inputs(now)
-                again, _ = self._of_both(*pair, loss.dtype)
+                again, _ = self._of_both(*pair)
                 said = "" if again.tells and again.is_right else said
         except Exception:
             return None
@@ -253,7 +251,7 @@ class LossCheck:
         return kept._replace(outputs=None, loss=self._loss.of_inputs(kept.batch))
 
     def _of_both(
-        self, one: _Verified, other: _Verified, dtype: torch.dtype
+        self, one: _Verified, other: _Verified
     ) -> tuple[LossComparison, Callable[[int], float]]:
         """Return two batches together beside each, and their loss as a function of the noise."""
         joined = joined_batches(one.batch, other.batch)
@@ -266,11 +264,10 @@ class LossCheck:
         both = partial(self._loss.of_inputs, joined) if runs_anew else of_outputs
         share = one.batch.size / joined.size
         parts = one.loss, other.loss
-        return LossComparison(both(), parts, share, dtype, self.is_sum), both
+        whole = both()
+        return LossComparison(whole, parts, share, self._loss.dtype, self.is_sum), both
 
-    def _compared_elsewhere(
-        self, batch: Batch, before: _Verified | None, dtype: torch.dtype
-    ) -> str:
+    def _compared_elsewhere(self, batch: Batch, before: _Verified | None) -> str:
         """Compare once more with other parameters: in a new network the losses of all are alike.
 
         Nothing where that cannot be done.
@@ -280,14 +277,14 @@ class LossCheck:
         said = ""
         with self._loss.elsewhere(), suppress(Exception):
             if batch.size > 1:
-                found = self._of_halves(batch, loss_of, dtype)
+                found = self._of_halves(batch, loss_of)
                 halves = f"{where} batch {batch.position} it is {{:.6g}}, and of its halves"
                 whole = partial(loss_of, 0, batch.size)
                 if found.is_finite:
                     said = self._judged(halves, found, whole, loss_of, batch.size)
             if before is not None and not said:
                 pair = self._by_inputs(before), self._by_inputs(before._replace(batch=batch))
-                both, again = self._of_both(*pair, dtype)
+                both, again = self._of_both(*pair)
                 together = f"{where} batches {before.batch.position} and {batch.position} together"
                 each = f"{together} it is {{:.6g}}, and of each"
                 if both.is_finite:
@@ -299,6 +296,8 @@ def _spread(values: Tensor) -> Tensor:
     """Return a copy of outputs, moved apart at random, within the signs or shares that they are."""
     if not values.is_floating_point() or values.numel() > _MOST_KEPT:
         return values.detach().clone()
+    # In half precision the loss of a part would be too coarse to compare.
+    values = values.float() if values.element_size() < 4 else values
     own = torch.Generator("cpu").manual_seed(0)
     drawn = torch.rand(values.shape, generator=own, dtype=torch.float64, device="cpu")
     random = drawn.to(values)

@@ -77,7 +77,7 @@ class LossWeight:
         self._given: Weight | None = "sum" if self._says_sum else given
         # A class of one's own may inherit ``reduction`` and divide by something all the same.
         self._is_unverified_sum = self._says_sum and "kind" not in self._options
-        self._labels = LabelCount(forward)
+        self._labels = LabelCount(forward, is_single)
         self._check = LossCheck(loss_fn, forward, self.is_sum, is_single)
 
     @property

@@ -123,10 +123,10 @@ class Objective(RepeatedPasses):
         return part
 
     def _new_loss_weight(self) -> LossWeight:
-        is_single = _has_one_batch(self.data)
+        is_single = _has_one_batch(self.data) and not self.is_distributed
         return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
 
-    def _outputs_in_eval(self, batch: Batch, elsewhere: bool = False) -> tuple[Any, Any]:
+    def _outputs_in_eval(self, batch: Batch, elsewhere: int = 0) -> tuple[Any, Any]:
         """Run the model on a part of a batch, where its statistics would be others than all's."""
         with self.eval_instead(elsewhere):
             return self.outputs(batch)

@@ -115,12 +115,12 @@ class ParameterSpace:
                 )
 
 
-def scatter(model: nn.Module) -> None:
+def scatter(model: nn.Module, seed: int) -> None:
     """Give a model's parameters other memory, with random numbers added to their own.
 
     Graphs that refer to the parameters stay valid once their memory is put back.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     for param in model.parameters():
         if not (param.requires_grad and param.is_floating_point()):
             continue

@@ -155,14 +155,14 @@ class RepeatedPasses(ParameterSpace):
         self._same_data.end(position)
 
     @contextmanager
-    def eval_instead(self, elsewhere: bool = False) -> Iterator[None]:
+    def eval_instead(self, elsewhere: int = 0) -> Iterator[None]:
         """Put the model into ``eval()`` mode for a while, inside of :meth:`evaluation_mode`.
 
         Parameters
         ----------
-        elsewhere : bool, default False
-            Whether its parameters are other ones meanwhile, at random, by which the outputs of
-            different samples differ: those of a new network may be all alike.
+        elsewhere : int, default 0
+            From 1 on its parameters are other ones meanwhile, random ones by this seed, by which
+            the outputs of different samples differ: those of a new network may be all alike.
         """
         if not self.train and not elsewhere:
             yield
@@ -170,11 +170,11 @@ class RepeatedPasses(ParameterSpace):
         before = self._reset
         before()
         # A class may merge weights, or compute them anew, when its mode changes.
-        writes = elsewhere or any(map(changes_with_mode, self.model.modules()))
+        writes = elsewhere > 0 or any(map(changes_with_mode, self.model.modules()))
         moved = self.model.parameters() if writes else ()
         with restore_on_exit(self.model, moved, self._state) as restorer:
             if elsewhere:
-                scatter(self.model)
+                scatter(self.model, elsewhere)
             _set_mode(self.model, train=False)
             restorer.settle()
             self._reset = restorer.reset

@@ -17,15 +17,16 @@ _OTHER_NOISE = 1_000_003
 class Rerun(Protocol):
     """Runs a model on a batch, or on a part of one, in ``eval()`` mode."""
 
-    def __call__(self, batch: Batch, elsewhere: bool = False) -> tuple[Any, Any]:
+    def __call__(self, batch: Batch, elsewhere: int = 0) -> tuple[Any, Any]:
         """Return outputs and targets.
 
         Parameters
         ----------
         batch : Batch
             What it is run on.
-        elsewhere : bool, default False
-            Whether it is run with other parameters, where outputs of different samples differ.
+        elsewhere : int, default 0
+            From 1 on it is run with other parameters, where outputs of different samples differ,
+            and with others for each number.
         """
 
 
@@ -46,24 +47,28 @@ class RerunLoss:
         self.is_own = False
         #: Whether the model has been run.
         self.has_run = False
-        self._is_elsewhere = False
+        #: The number format of the last loss.
+        self.dtype = torch.float32
+        self._elsewhere = 0
 
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Run the model with other parameters, inside of the block."""
-        self._is_elsewhere = True
+        self._elsewhere = 1
         try:
             yield
         finally:
-            self._is_elsewhere = False
+            self._elsewhere = 0
 
     def of_outputs(self, outputs: Any, targets: Any) -> float:
         """Return the loss of outputs."""
         if self.is_own:
-            own: Any = part_named("loss", outputs)
-            return float(own)
-        assert self._loss_fn is not None
-        return self._loss_fn(outputs, targets).item()
+            found: Any = part_named("loss", outputs)
+        else:
+            assert self._loss_fn is not None
+            found = self._loss_fn(outputs, targets)
+        self.dtype = found.dtype
+        return float(found)
 
     def of_part(self, batch: Batch, begin: int, end: int, noise: int = 0) -> float:
         """Run the model on some samples of a batch, and return their loss."""
@@ -87,4 +92,4 @@ class RerunLoss:
             raise ValueError("the model cannot be run")
         position = batch.position + noise * _OTHER_NOISE
         moved = batch._replace(position=position)
-        return self.of_outputs(*self._forward(moved, elsewhere=self._is_elsewhere))
+        return self.of_outputs(*self._forward(moved, elsewhere=self._elsewhere))

@@ -73,6 +73,18 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
     assert {"adamw+2epochs", "adamw+beta1"} <= {each.name for each in study.contenders}
 
 
+def test_the_published_critical_momenta_are_there() -> None:
+    study = committed(RESULTS / "critical-momenta.json")
+    assert (study.plan.budget, study.plan.primary, study.setup.schedule) == (8, "score", "constant")
+    assert study.plan.trials >= 80
+    assert set(study.plan.family) == {"adamcg", "adam+sam", "adamcm", "adamcm+sam"}
+    searched = {
+        (trial.settings["capacity"], trial.settings["priority_decay"])
+        for trial in study.trials_of("adamcm", "pool")
+    }
+    assert searched == {(c, decay) for c in (5, 10, 20) for decay in (0.7, 0.99)}
+
+
 def rows(kind: str) -> list[Any]:
     found = json.loads(CALIBRATION.OUTPUT.read_text())[kind]
     return [CALIBRATION.Row(**row) for row in found]

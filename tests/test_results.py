@@ -75,7 +75,11 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
 
 def test_the_published_critical_momenta_are_there() -> None:
     study = committed(RESULTS / "critical-momenta.json")
-    assert (study.plan.budget, study.plan.primary, study.setup.schedule) == (8, "score", "constant")
+    assert (study.plan.budget, study.plan.primary, study.setup["schedule"]) == (
+        8,
+        "score",
+        "constant",
+    )
     assert study.plan.trials >= 80
     assert set(study.plan.family) == {"adamcg", "adam+sam", "adamcm", "adamcm+sam"}
     searched = {

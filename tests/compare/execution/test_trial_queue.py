@@ -564,10 +564,12 @@ def test_a_study_is_found_again(storage: Any) -> None:
     save_study(storage, replace(first, plan=StudyPlan(1, 9)))
     assert find_study(storage).plan == StudyPlan(1, 9)
     save_study(storage, second)
-    with pytest.raises(ValueError, match=r"several studies: name one with --study: digits-.+, d"):
+    with pytest.raises(
+        ValueError, match=r"several studies: name one by study= or --study: digits-.+, d"
+    ):
         find_study(storage)
     assert find_study(storage, second.name).plan == second.plan
-    with pytest.raises(ValueError, match="no study called 'digits': name one with --study"):
+    with pytest.raises(ValueError, match="no study called 'digits': name one by study= or --study"):
         find_study(storage, "digits")
 
 

@@ -334,3 +334,33 @@ def test_a_part_of_a_batch_that_cannot_be_trained_is_said(context: RunContext) -
     rehearse(loaded, model, replace(SETTINGS, accumulate=2), context)
     with pytest.raises(TaskError, match=r"^a part of 1 samples of an epoch's last batch"):
         rehearse(loaded, model, replace(SETTINGS, accumulate=4), context)
+
+
+CONSTANT = torch.zeros(4)
+
+
+class Centred(nn.Linear):
+    """Begins at the mean of all samples, which it may change."""
+
+    def __init__(self, changes: bool) -> None:
+        super().__init__(4, 2)
+        self.register_buffer("center", CONSTANT, persistent=changes)
+        self.changes = changes
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.changes:
+            self.center += x.detach().mean(0)
+        return super().forward(x - self.center)
+
+
+def test_a_constant_may_be_shared_by_all_models_and_what_they_change_not(
+    rehearsed: Rehearsed,
+) -> None:
+    rehearsed(model=lambda: Centred(changes=False))
+    with pytest.raises(TaskError, match=r"model\(\) returns models that share memory \(center\)"):
+        rehearsed(model=lambda: Centred(changes=True))
+
+
+def test_a_loss_of_one_element_is_a_scalar(rehearsed: Rehearsed) -> None:
+    rehearsed(loss=lambda outputs, labels: F.cross_entropy(outputs, labels).reshape(1))
+    rehearsed(loss=None, metrics={}, step=lambda model, batch: own_step(model, batch).reshape(1, 1))

@@ -158,7 +158,8 @@ def _find(storage: "RDBStorage", name: str | None) -> tuple[str, Mapping[str, An
         name = next(iter(saved))
     if name not in saved:
         wanted = "several studies" if name is None else f"no study called {name!r}"
-        raise ValueError(f"the storage holds {wanted}: name one with --study: {', '.join(saved)}")
+        known = ", ".join(saved)
+        raise ValueError(f"the storage holds {wanted}: name one by study= or --study: {known}")
     return name, saved[name]
 
 

@@ -3,7 +3,7 @@
 import copy
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -25,6 +25,12 @@ from steppe.compare.training.run import RunContext, RunSettings
 
 # Samples of the evaluation that is rehearsed.
 _FEW = 64
+
+_SHARED = (
+    "model() returns models that share memory ({}), so that each run would go on from the weights "
+    "of the one before: let it make all parts anew, and copy tensors, as "
+    "from_pretrained(vectors.clone())"
+)
 
 
 def new_model(task: Task) -> nn.Module:
@@ -84,7 +90,7 @@ def rehearse(
     """
     task, data = loaded
     _check_same_again(task, data.fingerprint)
-    _check_models(model, new_model(task))
+    shared = _check_models(model, new_model(task))
     with reproducible(context):
         seed_everything(0)
         model = model.to(context.device).train()
@@ -92,6 +98,7 @@ def rehearse(
         before = copy.deepcopy(model.state_dict())
         loss = _first_loss(task, model, first, settings, context)
         _check_gradients(task, model, loss)
+        _check_constant(model, shared)
         with explained("the model's own state_dict() cannot be loaded again"):
             model.load_state_dict(before)
         _check_same_loss(task, loss, _first_loss(task, model, first, settings, context))
@@ -122,22 +129,22 @@ def _moved(part: Part, device: str) -> Part:
     return part._replace(batch=send_to_device(part.batch, torch.device(device)))
 
 
-def _check_models(model: nn.Module, other: nn.Module) -> None:
-    """Refuse models that share what training changes, or do not begin alike with one seed."""
+def _check_models(model: nn.Module, other: nn.Module) -> dict[str, Tensor]:
+    """Refuse models that share trained weights, or do not begin alike with one seed.
 
-    def changed(model: nn.Module) -> dict[int, str]:
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        named = {**trained, **dict(model.named_buffers())}
-        filled = {name: each for name, each in named.items() if each.numel() and not each.is_meta}
-        return {each.untyped_storage().data_ptr(): name for name, each in filled.items()}
+    Returns the numbers in the buffers that they share, which training must not change.
+    """
 
-    one, two = changed(model), changed(other)
+    def places(tensors: Iterable[tuple[str, Tensor]]) -> dict[int, str]:
+        filled = ((name, each) for name, each in tensors if each.numel() and not each.is_meta)
+        return {each.untyped_storage().data_ptr(): name for name, each in filled}
+
+    def trained(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        return ((name, each) for name, each in model.named_parameters() if each.requires_grad)
+
+    one, two = places(trained(model)), places(trained(other))
     if shared := sorted(one[place] for place in one.keys() & two.keys()):
-        raise TaskError(
-            f"model() returns models that share memory ({shared[0]}), so that each run would go on "
-            "from the weights of the one before: let it make all parts anew, and copy tensors, as "
-            "from_pretrained(vectors.clone())"
-        )
+        raise TaskError(_SHARED.format(shared[0]))
     others = dict(other.named_parameters())
     for name, param in model.named_parameters():
         if not param.is_meta and name in others and not torch.equal(param, others[name]):
@@ -146,6 +153,15 @@ def _check_models(model: nn.Module, other: nn.Module) -> None:
                 "so that optimizers would not begin alike: draw them from the global generator of "
                 "torch, NumPy or Python, which are seeded for each trial"
             )
+    one, two = places(model.named_buffers()), places(other.named_buffers())
+    both = {one[place] for place in one.keys() & two.keys()}
+    return {name: each.clone() for name, each in model.named_buffers() if name in both}
+
+
+def _check_constant(model: nn.Module, shared: Mapping[str, Tensor]) -> None:
+    for name, buffer in model.named_buffers():
+        if name in shared and not torch.equal(buffer.cpu(), shared[name].cpu()):
+            raise TaskError(_SHARED.format(name))
 
 
 def _first_loss(

@@ -194,7 +194,7 @@ class Task:
             There is no ``loss``, and the outputs have none.
         """
         if self.loss is not None:
-            return self.loss(outputs, targets)
+            return _without_dimensions(self.loss(outputs, targets))
         found = getattr(outputs, "loss", None)
         if not isinstance(found, Tensor):
             raise TypeError(
@@ -220,15 +220,21 @@ class Task:
     def batch_loss(self, model: nn.Module, batch: Any) -> Tensor:
         """Return the loss of a batch."""
         if self.step is not None:
-            return self.step(model, batch)
+            return _without_dimensions(self.step(model, batch))
         return self.loss_of(*self.outputs(model, batch))
 
     def weighted_loss(self, model: nn.Module, batch: Any, size: int) -> tuple[Tensor, float]:
         """Return the loss of a batch of so many samples, and what it is divided by."""
         if self.step is not None:
-            return self.step(model, batch), self.weight_of(None, targets_of(batch), size)
+            loss = _without_dimensions(self.step(model, batch))
+            return loss, self.weight_of(None, targets_of(batch), size)
         outputs, targets = self.outputs(model, batch)
         return self.loss_of(outputs, targets), self.weight_of(outputs, targets, size)
+
+
+def _without_dimensions(loss: Tensor) -> Tensor:
+    """Return a loss of one element as a scalar; all else is refused when the task is rehearsed."""
+    return loss.reshape(()) if isinstance(loss, Tensor) and loss.numel() == 1 else loss
 
 
 class LoadedTask(NamedTuple):

@@ -160,7 +160,7 @@ def _evaluate_part(
             # A step of the user's own may score no outputs.
             scored = task.step is None or bool(task.metrics)
             outputs, targets = task.outputs(model, batch) if scored else (None, targets_of(batch))
-            mean = task.step(model, batch) if task.step else task.loss_of(outputs, targets)
+            mean = task.batch_loss(model, batch) if task.step else task.loss_of(outputs, targets)
             losses.add(mean, outputs, targets, size)
             for result in results.values():
                 result.add(outputs, targets, size)

@@ -156,3 +156,54 @@ def test_other_losses_of_half_precision_are_verified_in_full(dtype: torch.dtype)
     data = [(x["x"], x["labels"]) for x in batches(WORDS.to(dtype), TAGS, 4)]
     with pytest.raises(ValueError, match="no mean over samples"):
         product(hessian(model, lambda outputs, labels: of_words(outputs, labels), data))
+
+
+def focal(outputs: Tensor, labels: Tensor) -> Tensor:
+    losses = F.cross_entropy(outputs.flatten(0, 1), labels.flatten(), reduction="none")
+    weights = (1 - (-losses).exp()) ** 2
+    return (weights * losses).sum() / (labels >= 0).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_own_losses_of_half_precision_are_verified_in_full(dtype: torch.dtype) -> None:
+    """A difference of 5 % passed as rounding: words were weighed as sentences."""
+    with pytest.raises(ValueError, match=r"no mean over samples.*pass weight="):
+        product(hessian(Own(focal, 4).to(dtype), None, batches(WORDS.to(dtype), TAGS, 4)))
+
+
+def new(loss_fn: LossFunction) -> nn.Module:
+    model = Own(loss_fn, 4).to(D)
+    nn.init.zeros_(model.body.weight)
+    nn.init.zeros_(model.body.bias)
+    return model
+
+
+DIRECTION = torch.linspace(-1, 1, 28, dtype=D).sin()
+
+
+def test_new_networks_are_followed_along_lines() -> None:
+    """In passes without gradients no parameter was another one, so that nothing told."""
+    data, whole = batches(WORDS, TAGS, 4), batches(WORDS, TAGS, 12)
+    found, true = (
+        line(new(of_words), None, each, direction=DIRECTION, points=3) for each in (data, whole)
+    )
+    torch.testing.assert_close(torch.tensor(found.losses), torch.tensor(true.losses))
+    mean, all_at_once = (
+        sharpness(new(of_words), None, each, kind="average", rho=0.5, seed=0)
+        for each in (data, whole)
+    )
+    assert mean.value == pytest.approx(all_at_once.value)
+    mixed = batches(X, torch.arange(32) % 4, 6)
+    with pytest.raises(ValueError, match="pass weight="):
+        line(new(weighted), None, mixed, direction=DIRECTION, points=3)
+
+
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_groups_weigh_their_labels(m: int) -> None:
+    """Groups of one were weighed as samples, and others refused."""
+    model, data = Own(of_words, 4).to(D), batches(WORDS, TAGS, 4)
+    own = sharpness(model, None, data, rho=0.1, m=m)
+    counted = sharpness(
+        model, None, data, rho=0.1, m=m, weight=lambda _, batch: (batch["labels"] >= 0).sum()
+    )
+    assert own.value == pytest.approx(counted.value, rel=1e-12)

@@ -160,6 +160,20 @@ def without_labels(keywords: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if name not in _LABELS}
 
 
+def in_full_precision(batch: Batch) -> Batch:
+    """Return a batch with float32 in the place of half precision."""
+
+    def wide(tensor: Tensor) -> Tensor:
+        is_half = tensor.is_floating_point() and tensor.dtype.itemsize == 2
+        return tensor.float() if is_half else tensor
+
+    return batch._replace(
+        inputs=tuple(map_tensors(part, wide) for part in batch.inputs),
+        keywords=map_tensors(batch.keywords, wide),
+        targets=map_tensors(batch.targets, wide),
+    )
+
+
 def part_named(name: str, value: Any) -> Any:
     """Return a mapping's entry or an object's attribute, or None."""
     return value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)

@@ -124,7 +124,8 @@ class LabelCount:
         kinds = _fitting(found, loss)
         before, self._before = self._before, batch.copied() if kinds else None
         is_told = all(found[kind].tells for kind in kinds) and len(kinds) == 1
-        if kinds and not is_told:
+        # Half precision becomes float32 elsewhere.
+        if kinds and (not is_told or loss.element_size() < 4):
             kinds = self._still_fitting(batch, kinds, (1, 2, 3))
         if kinds and before is not None:
             try:
@@ -164,7 +165,8 @@ class LabelCount:
                 return kinds
             kinds = _fitting(found, loss)
             counts = {found[kind].losses.numel() for kind in kinds}
-            if len(counts) < 2 and all(found[kind].tells for kind in kinds):
+            is_exact = loss.element_size() >= 4
+            if is_exact and len(counts) < 2 and all(found[kind].tells for kind in kinds):
                 return kinds
         return kinds
 

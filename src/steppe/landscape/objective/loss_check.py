@@ -161,7 +161,8 @@ class LossCheck:
     ) -> str:
         """Return what is wrong, unless that is noise of the loss's own, or rounding."""
         if found.is_right:
-            self._is_told |= found.tells_well
+            # In half precision a difference of some percent would pass as rounding.
+            self._is_told |= found.tells_well and found.dtype.itemsize >= 4
             return ""
         if found.is_random(again):
             return ""

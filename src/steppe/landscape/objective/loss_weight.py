@@ -66,6 +66,7 @@ class LossWeight:
         given: Weight | None = None,
         forward: Rerun | None = None,
         is_single: bool = False,
+        is_part: bool = False,
     ) -> None:
         if given is not None and given not in ("samples", "sum") and not callable(given):
             raise ValueError(
@@ -77,7 +78,7 @@ class LossWeight:
         self._given: Weight | None = "sum" if self._says_sum else given
         # A class of one's own may inherit ``reduction`` and divide by something all the same.
         self._is_unverified_sum = self._says_sum and "kind" not in self._options
-        self._labels = LabelCount(forward, is_single)
+        self._labels = LabelCount(forward, is_single and not is_part)
         self._check = LossCheck(loss_fn, forward, self.is_sum, is_single)
 
     @property

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from steppe.landscape.objective.batches import Batch, Batches, part_named
+from steppe.landscape.objective.batches import Batch, Batches, in_full_precision, part_named
 from steppe.landscape.objective.differentiate import derivatives, flat_vector, narrowest_format
 from steppe.landscape.objective.exact_passes import unwrapped, without_gradients
 from steppe.landscape.objective.loss_weight import LossFunction, LossWeight, Weight
@@ -119,17 +119,17 @@ class Objective(RepeatedPasses):
         part = copy.copy(self)
         part.take_batches(batches)
         part.is_distributed = False
-        part._loss_weight = part._new_loss_weight()
+        part._loss_weight = part._new_loss_weight(is_part=True)
         return part
 
-    def _new_loss_weight(self) -> LossWeight:
+    def _new_loss_weight(self, is_part: bool = False) -> LossWeight:
         is_single = _has_one_batch(self.data) and not self.is_distributed
-        return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single)
+        return LossWeight(self.loss_fn, self.weight, self._outputs_in_eval, is_single, is_part)
 
     def _outputs_in_eval(self, batch: Batch, elsewhere: int = 0) -> tuple[Any, Any]:
         """Run the model on a part of a batch, where its statistics would be others than all's."""
         with self.eval_instead(elsewhere):
-            return self.outputs(batch)
+            return self.outputs(in_full_precision(batch) if elsewhere else batch)
 
     def batches(self) -> Iterator[Batch]:
         """Go through the data; inside :meth:`evaluation_mode`, which restores the random state.

@@ -116,18 +116,36 @@ class ParameterSpace:
 
 
 def scatter(model: nn.Module, seed: int) -> None:
-    """Give a model's parameters other memory, with random numbers added to their own.
+    """Put other parameters into a model's modules: its own, with random numbers added.
 
-    Graphs that refer to the parameters stay valid once their memory is put back.
+    Half precision becomes float32, in which losses can be compared; so it does in buffers. The own
+    ones are left as they are, as graphs refer to them: to put them back is the caller's.
     """
     generator = torch.Generator().manual_seed(seed)
-    for param in model.parameters():
-        if not (param.requires_grad and param.is_floating_point()):
-            continue
-        rows = max(1, len(param) if param.ndim > 1 else param.numel())
-        width = math.sqrt(rows / max(1, param.numel()))
-        noise = torch.randn(param.shape, generator=generator) * (width if param.ndim > 1 else 0.3)
-        param.data = param.data + noise.to(param)
+    others: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None and _is_half(buffer):
+                module._buffers[name] = buffer.float()
+        for name, param in list(module._parameters.items()):
+            if param is None or not param.is_floating_point() or param.dtype.itemsize < 2:
+                continue
+            if id(param) not in others:
+                wide = param.detach().float() if _is_half(param) else param.detach()
+                noise = torch.randn(param.shape, generator=generator) * _width(param)
+                others[id(param)] = nn.Parameter(wide + noise.to(wide), param.requires_grad)
+            setattr(module, name, others[id(param)])
+
+
+def _is_half(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.dtype.itemsize == 2
+
+
+def _width(param: Tensor) -> float:
+    """Return the size of noise by which outputs come to differ by about 1."""
+    if param.ndim < 2:
+        return 0.3
+    return math.sqrt(len(param) / max(1, param.numel()))
 
 
 def check_module(name: str, model: nn.Module) -> None:

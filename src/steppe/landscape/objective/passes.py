@@ -176,7 +176,7 @@ class RepeatedPasses(ParameterSpace):
             if elsewhere:
                 scatter(self.model, elsewhere)
             _set_mode(self.model, train=False)
-            restorer.settle()
+            restorer.settle(is_changed=elsewhere > 0)
             self._reset = restorer.reset
             try:
                 yield

@@ -152,9 +152,12 @@ class Restorer:
         #: Whether numbers that a graph may refer to have been put back at the end.
         self.has_written = False
 
-    def settle(self) -> None:
-        """Let :meth:`reset` put back what is there now: what the model's mode has made of it."""
-        if any(changes_with_mode(module) for module, _ in self._modes):
+    def settle(self, is_changed: bool = False) -> None:
+        """Let :meth:`reset` put back what is there now: what the model's mode has made of it.
+
+        Nothing is read where no mode makes anything, unless something ``is_changed`` otherwise.
+        """
+        if is_changed or any(changes_with_mode(module) for module, _ in self._modes):
             self._now = _Snapshot(self._model, self._state)
             self._kept = [SavedTensor.of(each.tensor) for each in self._kept]
 

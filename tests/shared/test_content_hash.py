@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +58,22 @@ def object_array(last: str) -> np.ndarray[Any, Any]:
     return np.array(["a", None, last], dtype=object)
 
 
+class Point(NamedTuple):
+    x: float
+    y: float
+
+
 PAIRS: dict[str, tuple[Any, Any]] = {
+    "fields within a list": ([Point(1.0, 2.0)], [(1.0, 2.0)]),
+    "members within a dictionary": ({"a": Level.LOW}, {"a": 1}),
+    "keys of other types": ({"1": 0}, {1: 0}),
+    "tuples within lists": ([(1, 2)], [[1, 2]]),
+    "defaults within a dictionary": ({"a": defaultdict(list)}, {"a": defaultdict(dict)}),
+    "patterns that are bound": (re.compile("a").findall, re.compile("b").findall),
+    "dictionaries that are bound": ({"a": 1}.get, {"a": 50}.get),
+    "masks": (np.ma.array([1.0, 2.0], mask=[0, 1]), np.ma.array([1.0, 2.0], mask=[1, 0])),
+    "conjugates": (torch.tensor([1j]).conj(), torch.tensor([1j])),
+    "negatives": (torch.tensor([1j]).conj().imag, torch.tensor([2j]).conj().imag),
     "lists of a class of one's own": (Composed([nn.ReLU]), [nn.ReLU]),
     "texts of a class of one's own": (Level.LOW, 1),
     "members": (Level.LOW, Level.HIGH),
@@ -292,3 +309,79 @@ def test_a_setter_a_metaclass_and_registered_functions_count() -> None:
     ones, same, others = map(made, (1, 1, 2))
     assert [*map(described, ones)] == [*map(described, same)]
     assert not {*map(described, ones)} & {*map(described, others)}
+
+
+def steps(factor: int) -> list[type]:
+    """Return optimizers whose step is written in several ways."""
+    names = in_a_notebook(
+        "import functools\n"
+        f"def other(self, closure=None): return {factor}\n"
+        "def decorated(f):\n    def inner(self, closure=None): return f(self)\n    return inner\n"
+        "class A(torch.optim.SGD):\n    step = other\n"
+        "class B(torch.optim.SGD):\n    @decorated\n"
+        f"    def step(self, closure=None): return {factor}\n"
+        "class C(torch.optim.AdamW):\n    @functools.wraps(torch.optim.AdamW.step)\n"
+        f"    def step(self, closure=None): return {factor}\n"
+        "class SGD(torch.optim.SGD): pass\n"
+    )
+    return [names[name] for name in ("A", "B", "C", "SGD")]
+
+
+def test_steps_of_every_form_count_before_and_after_an_instance() -> None:
+    torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
+    ones, others = steps(1), steps(2)
+    before = [*map(described, ones)]
+    for kind in (*ones, *others):
+        kind([nn.Parameter(torch.zeros(1))])
+    assert [*map(described, ones)] == before
+    assert not {*before[:3]} & {*map(described, others[:3])}
+    assert described(others[3]) == before[3]
+
+
+def test_arguments_count_by_their_order() -> None:
+    def made(arguments: str) -> Any:
+        return in_a_notebook(f"def f({arguments}): return a - b")["f"]
+
+    assert described(made("a, b")) == described(made("a, b")) != described(made("b, a"))
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(): return getattr(helpers, 'net')()",
+        "def f():\n    h = helpers\n    return h.net()",
+        "def make(h):\n    def f(): return h.net()\n    return f\nf = make(helpers)",
+    ],
+)
+def test_modules_count_that_are_used_as_a_whole(
+    code: str, helpers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = in_a_notebook(code, helpers=helpers)["f"]
+    before = described(value)
+    monkeypatch.setattr(helpers, "P", 0.9)
+    assert described(value) != before
+
+
+def test_the_environment_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = in_a_notebook(
+        "def f(): return os.environ.get('A'), environ['A']", os=os, environ=os.environ
+    )
+    before = described(names["f"])
+    monkeypatch.setenv("UNRELATED", "1")
+    assert described(names["f"]) == before
+
+
+class Settings(dict[str, Any]):
+    __getattr__ = dict.__getitem__
+
+
+class Node:
+    def __init__(self) -> None:
+        self.neighbours: set[Node] = set()
+
+
+def test_settings_by_attribute_and_graphs_are_described() -> None:
+    assert described(Settings(p=0.0)) != described(Settings(p=0.9))
+    one, other = Node(), Node()
+    one.neighbours, other.neighbours = {other}, {one}
+    assert described(one) == described(one)

@@ -8,9 +8,10 @@ import dis
 import functools
 import hashlib
 import importlib.util
-import json
+import os
 import sys
-from collections import deque
+import sysconfig
+from collections import defaultdict, deque
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from contextlib import suppress
 from pathlib import Path
@@ -35,6 +36,11 @@ _ADDED = frozenset(
         "_stop_words_id",
     }
 )  # fmt: skip
+
+_LIBRARIES = (sysconfig.get_path("stdlib"), str(Path(__file__).parents[1]))
+
+# Where torch wraps steps.
+_HOOK_FILE = torch.optim.Optimizer.profile_hook_step.__code__.co_filename
 
 _PLAIN = (str, int, float, complex, bytes, bool, NoneType)
 _VIEWS = (KeysView, ValuesView, ItemsView)
@@ -101,20 +107,22 @@ def _described(value: Any) -> tuple[str, list[Any]]:
     if isinstance(value, Tensor | np.ndarray):
         return _numbers(name, value)
     if isinstance(value, ModuleType):
-        return f"module {value.__name__}", []
+        return f"module {value.__name__}", _of_module(value)
     if isinstance(value, FunctionType):
-        # torch puts a wrapper around an optimizer's step, once its class has an instance.
-        value = vars(value)["__wrapped__"] if _is_hooked(value) else value
+        inner = _unwrapped(value)
+        if inner is not value:
+            return _described(inner)
         return f"{value.__module__}.{value.__qualname__}", _of_function(value)
     if isinstance(value, BuiltinFunctionType):
-        return f"{value.__module__}.{value.__qualname__}", []
+        bound = getattr(value, "__self__", None)
+        return f"{value.__module__}.{value.__qualname__}", [] if bound is None else [bound]
     if isinstance(value, MethodType):
         return name, [value.__func__, value.__self__]
     if isinstance(value, functools.partial):
         return name, [value.func, value.args, value.keywords]
     if isinstance(value, type):
         return f"class {value.__module__}.{value.__qualname__}", _of_class(value)
-    if isinstance(value, _GENERATORS):
+    if isinstance(value, (*_GENERATORS, type(os.environ))):
         return name, []
     if isinstance(value, (*_PLAIN, Mapping, set, frozenset, tuple, list, deque, *_VIEWS)):
         return _of_container(name, value)
@@ -129,19 +137,32 @@ def _of_container(name: str, value: Any) -> tuple[str, list[Any]]:
     kind = type(value)
     is_builtin = kind.__module__ in ("builtins", "collections")
     more = [] if is_builtin else [kind, getattr(value, "__dict__", {})]
-    factory = getattr(value, "default_factory", None)
-    more += [] if factory is None else [factory]
+    more += [value.default_factory] if isinstance(value, defaultdict) else []
     if isinstance(value, _PLAIN):
         base: Any = next(each for each in _PLAIN if isinstance(value, each))
         return f"{name} {base.__repr__(value)}", more
     if isinstance(value, set | frozenset):
-        return f"{name} {sorted(map(_digest, value))}", more
+        try:
+            return f"{name} {sorted(map(_digest, value))}", more
+        except RecursionError:  # a tree whose nodes refer to each other
+            return f"{name} {sorted(type(each).__qualname__ for each in value)}", more
     elements = list(value.items() if isinstance(value, Mapping) else value)
     if kind in (dict, list, tuple):
-        with suppress(TypeError, ValueError, RecursionError):
-            return f"{name} {_hash(json.dumps(value))}", more
+        with suppress(RecursionError):
+            if _is_plain(value):
+                return f"{name} {_hash(repr(value))}", more
     step = max(1, -(-len(elements) // _ELEMENTS))
     return f"{name} {len(elements)}", [*elements[::step], *elements[-1:], *more]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of Python's own numbers, texts, lists, tuples and dictionaries."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return all(map(_is_plain, value))
+    if kind is dict:
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return kind in _PLAIN
 
 
 def _digest(value: Any) -> str:
@@ -160,11 +181,15 @@ def _numbers(name: str, value: Any) -> tuple[str, list[Any]]:
         if value.layout != torch.strided or value.is_quantized or value.is_nested:
             made: Any = value.__reduce_ex__(4)  # type: ignore[no-untyped-call]
             return f"{name} {value.layout}", list(made[1])
-        plain = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return f"{name} {tuple(value.shape)} {value.dtype} {_hash_of(plain)}", []
+        plain = value.detach().resolve_conj().resolve_neg().cpu().flatten()
+        plain = plain.clone(memory_format=torch.contiguous_format)
+        numbers = _hash_of(plain.view(torch.uint8).numpy())
+        return f"{name} {tuple(value.shape)} {value.dtype} {numbers}", []
+    # As the mask of a masked array.
+    more = [] if type(value) is np.ndarray else [getattr(value, "__dict__", {})]
     if value.dtype.hasobject:
-        return f"{name} {value.shape}", [value.ravel().tolist()]
-    return f"{name} {value.shape} {value.dtype} {_hash_of(value)}", []
+        return f"{name} {value.shape}", [value.ravel().tolist(), *more]
+    return f"{name} {value.shape} {value.dtype} {_hash_of(value)}", more
 
 
 def _hash_of(array: Any) -> str:
@@ -206,8 +231,9 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _of_function(function: FunctionType) -> list[Any]:
-    if _is_elsewhere(function.__module__ or ""):
-        return []
+    if _is_installed(function):
+        # A library's wrapper around a function of the user's own names it.
+        return [] if _is_elsewhere(function.__module__ or "") else [vars(function)]
     held: list[Any] = [function.__defaults__, function.__kwdefaults__, vars(function)]
     for cell in function.__closure__ or ():
         try:
@@ -217,14 +243,43 @@ def _of_function(function: FunctionType) -> list[Any]:
     return [*_of_code(function.__code__, function.__globals__), *held]
 
 
+def _of_module(module: ModuleType) -> list[Any]:
+    """Return what a module of the user's own defines, where it is used as a whole."""
+    if _is_elsewhere(module.__name__) or module.__name__ == "__main__":
+        return []
+    own = {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("__") and not isinstance(value, ModuleType)
+    }
+    return [own]
+
+
+def _is_installed(function: FunctionType) -> bool:
+    """Whether a function's code is installed, or part of Python.
+
+    Its module may be another's name: functools.wraps copies it.
+    """
+    file = function.__code__.co_filename
+    if file.startswith("<"):
+        made = _is_elsewhere(function.__module__ or "") and not hasattr(function, "__wrapped__")
+        return file.startswith("<frozen") or made
+    return file.startswith(_LIBRARIES) or bool(INSTALLED & {*Path(file).parts})
+
+
 def _of_code(code: CodeType, names: Mapping[str, Any]) -> list[Any]:
     """Return instructions, constants and the global values that code refers to; not its docstring.
 
     Of a module these are the attributes that are read, and of one that is imported inside its text.
     """
-    lines, held, current = list[str](), list[Any](), None
+    count = code.co_argcount + code.co_kwonlyargcount
+    lines = [str((code.co_flags, code.co_posonlyargcount, *code.co_varnames[:count]))]
+    held, current = list[Any](), None
     for each in dis.get_instructions(code):
         before, current = current, None
+        if isinstance(before, ModuleType) and each.opname not in ("LOAD_ATTR", "LOAD_METHOD"):
+            held.append(before)  # used as a whole
+            before = None
         if each.opcode in dis.hasconst:
             lines.append(each.opname)
             inner = isinstance(each.argval, CodeType)
@@ -235,15 +290,13 @@ def _of_code(code: CodeType, names: Mapping[str, Any]) -> list[Any]:
             current = names.get(each.argval)
         elif isinstance(before, ModuleType):
             current = vars(before).get(each.argval)
+            if _is_elsewhere(before.__name__) and not isinstance(current, ModuleType):
+                current = None  # its name says what it is
         elif each.opname == "IMPORT_NAME":
             held.append(_text_of(each.argval, str(names.get("__package__") or "")))
-        if current is not None and not (isinstance(current, ModuleType) and _is_known(current)):
+        if current is not None and not isinstance(current, ModuleType):
             held.append(current)
     return [" ".join(lines), *held]
-
-
-def _is_known(module: ModuleType) -> bool:
-    return _is_elsewhere(module.__name__)
 
 
 def _text_of(name: str, package: str) -> str:
@@ -263,18 +316,33 @@ def _of_class(kind: type) -> list[Any]:
     own = {
         name: _functions_of(value)
         for name, value in vars(kind).items()
-        if name not in _ADDED and not _is_hook(kind, value)
+        if name not in _ADDED
+        and not name.startswith("__pydantic_")
+        and not _is_inherited(kind, name, value)
     }
     return [own, *kind.__bases__, type(kind)]
 
 
-def _is_hook(kind: type, member: Any) -> bool:
+def _is_inherited(kind: type, name: str, member: Any) -> bool:
     """Whether torch has put a wrapper around a step that the class inherits."""
-    return _is_hooked(member) and member.__wrapped__.__qualname__ != f"{kind.__qualname__}.step"
+    if not _is_hooked(member):
+        return False
+    inherited = (vars(base).get(name) for base in kind.__mro__[1:])
+    return any(_unwrapped(each) is _unwrapped(member) for each in inherited)
 
 
 def _is_hooked(value: Any) -> bool:
-    return isinstance(value, FunctionType) and bool(vars(value).get("hooked"))
+    # A step of one's own that wraps torch's has its attributes, but not its code.
+    is_function = isinstance(value, FunctionType) and bool(vars(value).get("hooked"))
+    return is_function and value.__code__.co_filename == _HOOK_FILE
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the function that torch has put a wrapper around: a step, or what it compiles."""
+    if _is_hooked(value):
+        # Put there once the optimizer's class has an instance.
+        return vars(value)["__wrapped__"]
+    return getattr(value, "__dict__", {}).get("_torchdynamo_orig_callable", value)
 
 
 def _functions_of(member: Any) -> Any:

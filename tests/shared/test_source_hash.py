@@ -198,3 +198,17 @@ def test_a_default_has_the_same_text_in_every_process() -> None:
     arguments = Recipe("odd", Odd).identity()["arguments"]
     assert arguments["thing"] == "<object object>"
     assert "0x" not in arguments["key"]
+
+
+def test_so_is_one_whose_helper_was_edited(identity, tmp_path: Path) -> None:
+    base = "from their_helper import direction\nclass Base(Base):\n    pass\n"
+
+    def with_helper(factor: int) -> dict[str, object]:
+        (tmp_path / "their_helper.py").write_text(f"def direction(g):\n    return {factor} * g\n")
+        sys.modules.pop("their_helper", None)
+        return identity(base=base)
+
+    first = with_helper(1)
+    assert with_helper(1) == first
+    assert with_helper(2) != first
+    sys.modules.pop("their_helper", None)

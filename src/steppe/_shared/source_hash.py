@@ -67,13 +67,17 @@ def package_source(root: Path) -> str:
 def class_source(cls: type, module: str) -> str:
     """Hash the files of ``module`` and of every module that defines ``cls`` or a base of it.
 
-    Torch, steppe and Python itself are left out: their versions or sources stand in a run's
-    settings already. "" if nothing else is left.
+    And what these import from beside them. Torch, steppe and Python itself are left out: their
+    versions or sources stand in a run's settings already. "" if nothing else is left.
     """
     modules = {module, *(base.__module__ for base in cls.__mro__)}
     own = sorted(name for name in modules if name.partition(".")[0] not in VERSIONED)
-    files = ((name, getattr(sys.modules.get(name), "__file__", None)) for name in own)
-    return _hash((name, Path(file)) for name, file in files if file) if own else ""
+    found: dict[str, Path] = {}
+    for name in own:
+        known = sys.modules.get(name)
+        if known is not None and getattr(known, "__file__", None):
+            found |= _files_of(known)
+    return _hash(sorted(found.items())) if found else ""
 
 
 def module_source(module: ModuleType) -> str:
@@ -82,10 +86,39 @@ def module_source(module: ModuleType) -> str:
     Beside it is what lies below its directory, or that of its package; installed packages do not.
     "" of a module without a file.
     """
-    file = getattr(module, "__file__", None)
-    if file is None:
+    if getattr(module, "__file__", None) is None:
         return ""
-    path = Path(file).resolve()
+    return _hash(sorted(_files_of(module).items()))
+
+
+# Modules with their hashes when they were first asked for, by name.
+_LOADED: dict[str, tuple[ModuleType, str]] = {}
+
+
+def loaded_source(module: ModuleType) -> str:
+    """Return :func:`module_source` of a module that has been imported, which runs as it was then.
+
+    Raises
+    ------
+    ValueError
+        A file has changed since it was first asked for: what runs is the code from before.
+    """
+    found = module_source(module)
+    known, first = _LOADED.setdefault(module.__name__, (module, found))
+    if known is not module:
+        _LOADED[module.__name__] = module, found
+    elif first != found:
+        raise ValueError(
+            f"{module.__file__}, or a file that it imports from beside it, has changed since it "
+            "was imported, and the code from before would run: start Python anew"
+        )
+    return found
+
+
+def _files_of(module: ModuleType) -> dict[str, Path]:
+    path = Path(str(module.__file__)).resolve()
+    if INSTALLED & {*path.parts}:
+        return {module.__name__: path}
     root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
     found: dict[str, Path] = {}
     ahead = [module.__name__]
@@ -97,7 +130,7 @@ def module_source(module: ModuleType) -> str:
         if is_own or (here.is_relative_to(root) and not INSTALLED & {*here.parts}):
             found[name] = here
             ahead += _imports(here, name)
-    return _hash(sorted(found.items()))
+    return found
 
 
 def function_source(values: Iterable[Any]) -> str:

@@ -322,3 +322,15 @@ def test_the_current_directory_is_left(tmp_path: Path) -> None:
     before = os.getcwd()  # noqa: PTH109
     find_task(f"{written(tmp_path / 'mytask.py')}:task").task()
     assert os.getcwd() == before  # noqa: PTH109
+
+
+def test_a_file_that_is_edited_after_it_was_imported_is_refused(tmp_path: Path) -> None:
+    """Its old code ran, and was filed as the new one's."""
+    path = written(tmp_path / "edited_later.py")
+    first = find_task(f"{path}:task").source
+    assert find_task(f"{path}:task").source == first
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    with pytest.raises(TaskError, match=r"edited_later.* has changed since it was imported"):
+        find_task(f"{path}:task")
+    forget(tmp_path)
+    assert find_task(f"{path}:task").source != first

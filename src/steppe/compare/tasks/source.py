@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from steppe._shared.names import look_up
-from steppe._shared.source_hash import first_source, module_source
+from steppe._shared.source_hash import first_source, loaded_source
 from steppe._shared.user_files import import_named
 from steppe.compare.records.choices import label_of
 from steppe.compare.tasks.makers import TASKS
@@ -129,7 +129,7 @@ def find_task(name: "str | Task | TaskSource") -> TaskSource:
             tasks = [each for each, value in vars(module).items() if isinstance(value, Task)]
             there = f"it has {', '.join(tasks)}" if tasks else "it has no Task"
             raise TaskError(f"{path} has no task {attribute!r}: {there}")
-        source = module_source(module)
+        source = loaded_source(module)
     location = f"{Path(path).resolve()}:{attribute}" if path.endswith(".py") else name
     make = (lambda: found) if isinstance(found, Task) else found
     return TaskSource(name, make, source, location)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 # Of what a version says enough, the name is written.
-INSTALLED = frozenset({"site-packages", "dist-packages"})
+_PACKAGES = frozenset({"site-packages", "dist-packages"})
 VERSIONED = frozenset({"torch", "steppe", *sys.stdlib_module_names})
 
 # What Python itself adds to a class, and identities that libraries keep.
@@ -97,7 +97,7 @@ def _is_elsewhere(module: Any) -> bool:
     if module.partition(".")[0] in VERSIONED:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file is not None and bool(INSTALLED & {*Path(file).parts})
+    return file is not None and is_in_packages(Path(file))
 
 
 def _described(value: Any) -> tuple[str, list[Any]]:
@@ -264,7 +264,7 @@ def _is_installed(function: FunctionType) -> bool:
     if file.startswith("<"):
         made = _is_elsewhere(function.__module__ or "") and not hasattr(function, "__wrapped__")
         return file.startswith("<frozen") or made
-    return file.startswith(_LIBRARIES) or bool(INSTALLED & {*Path(file).parts})
+    return file.startswith(_LIBRARIES) or is_in_packages(Path(file))
 
 
 def _of_code(code: CodeType, names: Mapping[str, Any]) -> list[Any]:
@@ -302,12 +302,24 @@ def _of_code(code: CodeType, names: Mapping[str, Any]) -> list[Any]:
 def _text_of(name: str, package: str) -> str:
     """Return the text of a module of the user's own that is imported inside of a function."""
     for each in (name, f"{package}.{name}"):
-        with suppress(Exception):  # a package that fails when it is imported
-            spec = importlib.util.find_spec(each)
-            origin = Path(str(spec.origin))  # type: ignore[union-attr]
-            if not _is_elsewhere(each) and not INSTALLED & {*origin.parts}:
-                return _hash(origin.read_text())
+        file = file_of(each)
+        if file is not None and not _is_elsewhere(each) and not is_in_packages(file):
+            return _hash(file.read_text())
     return ""
+
+
+def file_of(name: str) -> Path | None:
+    """Return the file of a module that can be imported; None of what has no source here."""
+    with suppress(Exception):  # a package that fails when it is imported
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.has_location and str(spec.origin).endswith(".py"):
+            return Path(str(spec.origin)).resolve()
+    return None
+
+
+def is_in_packages(file: Path) -> bool:
+    """Whether a file is that of an installed package."""
+    return bool(_PACKAGES & {*file.parts})
 
 
 def _of_class(kind: type) -> list[Any]:

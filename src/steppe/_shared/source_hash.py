@@ -2,17 +2,16 @@
 
 import ast
 import hashlib
-import importlib.util
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import steppe
-from steppe._shared.content_hash import INSTALLED, VERSIONED, content
+from steppe._shared.content_hash import VERSIONED, content, file_of, is_in_packages
 
 # What a run's numbers come from; the rest of the package plans, keeps and prints them.
 _DECISIVE = (
@@ -75,8 +74,11 @@ def class_source(cls: type, module: str) -> str:
     found: dict[str, Path] = {}
     for name in own:
         known = sys.modules.get(name)
-        if known is not None and getattr(known, "__file__", None):
-            found |= _files_of(known)
+        if known is None or not getattr(known, "__file__", None):
+            continue
+        file = Path(str(known.__file__))
+        # Of an installed package the rest is large, and a version of it tells it.
+        found |= {name: file} if is_in_packages(file) else _files_of(known)
     return _hash(sorted(found.items())) if found else ""
 
 
@@ -117,17 +119,15 @@ def loaded_source(module: ModuleType) -> str:
 
 def _files_of(module: ModuleType) -> dict[str, Path]:
     path = Path(str(module.__file__)).resolve()
-    if INSTALLED & {*path.parts}:
-        return {module.__name__: path}
     root = path.parents[module.__name__.count(".") + (path.name == "__init__.py")]
     found: dict[str, Path] = {}
     ahead = [module.__name__]
     while ahead:
         name = ahead.pop()
-        if name in found or (here := path if name == module.__name__ else _file_of(name)) is None:
+        if name in found or (here := path if name == module.__name__ else file_of(name)) is None:
             continue
         is_own = name.partition(".")[0] == module.__name__.partition(".")[0]
-        if is_own or (here.is_relative_to(root) and not INSTALLED & {*here.parts}):
+        if is_own or (here.is_relative_to(root) and not is_in_packages(here)):
             found[name] = here
             ahead += _imports(here, name)
     return found
@@ -157,28 +157,18 @@ def first_source(values: Iterable[Any]) -> str:
 
 
 @contextmanager
-def noting_changes(*held: Sequence[Any]) -> Iterator[None]:
+def noting_changes(held: Mapping[str, Sequence[Any]]) -> Iterator[None]:
     """Note what becomes of objects by using them inside of the block.
 
     As of a data set that keeps what it has read, or a list that notes something: they are the same
-    afterwards, for :func:`first_source`.
+    afterwards, for :func:`first_source`, by which they are named here.
     """
-    before = [first_source(each) for each in held]
     try:
         yield
     finally:
-        for each, first in zip(held, before, strict=True):
+        for first, each in held.items():
             if (now := function_source(each)) != first:
                 _FIRST[now] = first
-
-
-def _file_of(name: str) -> Path | None:
-    """Return the file of a module that can be imported; None of what has no source here."""
-    with suppress(Exception):  # a package that fails when it is imported
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.has_location and str(spec.origin).endswith(".py"):
-            return Path(str(spec.origin)).resolve()
-    return None
 
 
 def _imports(path: Path, name: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from steppe._shared.console import make_console
 from steppe._shared.contender import Contender
 from steppe._shared.interrupts import StoppedError
 from steppe._shared.progress import progress
-from steppe._shared.recipes import content_of, named
+from steppe._shared.recipes import content_of, find_recipe, named
 from steppe._shared.source_hash import noting_changes
 from steppe._shared.user_files import refuse_while_importing
 from steppe.compare.execution.storage_names import FILE
@@ -24,7 +24,7 @@ from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
 from steppe.compare.report.headline import forewarnings
-from steppe.compare.tasks.source import find_task, task_content
+from steppe.compare.tasks.source import TaskSource, find_task, task_content
 from steppe.compare.tasks.task import Task
 from steppe.compare.training.run import RunContext
 
@@ -105,12 +105,14 @@ def run(
     name = task if isinstance(task, str) else task.name
     out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
     # Hashed once: what it computes with may change while it trains, as counters do.
-    source = find_task(task) if isinstance(task, Task) else task
+    source: TaskSource | str = find_task(task) if isinstance(task, Task) else task
     context = RunContext(out, device, threads, task=source if not _is_known(task) else "")
     preset = usual_for(name) if _is_known(task) else USUAL
-    held = [task_content(task)] if isinstance(task, Task) else []
-    held += [content_of(each) for each in optimizers or () if isinstance(each, Contender)]
-    with noting_changes(*held):
+    own = [each for each in optimizers or () if isinstance(each, Contender)]
+    held = {find_recipe(each.name).source: content_of(each) for each in own}
+    if isinstance(source, TaskSource):
+        held[source.source] = task_content(source.task())
+    with noting_changes(held):
         study = plan_study(source, compared, preset, context)
         storage = str(out / FILE)
         queue = open_queue(study, storage, HEARTBEAT)

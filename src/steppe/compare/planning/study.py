@@ -44,7 +44,7 @@ from steppe.compare.records.results import (
 )
 from steppe.compare.tasks.source import TaskSource, find_task
 from steppe.compare.tasks.task import LoadedTask, Task
-from steppe.compare.tasks.trace import own_lines
+from steppe.compare.tasks.trace import with_own_lines
 from steppe.compare.training.run import (
     Run,
     RunContext,
@@ -255,10 +255,8 @@ def check_trainable(
         take_trial_step(run, loaded, place)
     except Exception as error:
         reason = first_line(error)
-        found = ValueError(f"{recipe.name} cannot train {study.setup.task}: {reason}")
-        for line in own_lines(error):
-            found.add_note(line)
-        raise found from error
+        said = f"{recipe.name} cannot train {study.setup.task}: {reason}"
+        raise with_own_lines(ValueError(said), error) from error
 
 
 def check_place(place: RunContext) -> None:

@@ -160,21 +160,26 @@ def as_dataset(name: str, given: Any) -> Dataset[Any]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) or hasattr(value, "to_numpy")
+    return isinstance(value, Tensor | np.ndarray) or _is_table(value)
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is a table or a column of pandas or polars."""
+    return hasattr(value, "to_numpy")
 
 
 def _tensor(name: str, value: Any) -> Tensor:
     """Return a tensor of a tensor, an array, or a table of pandas or polars."""
     try:
         # A copy: pandas may hand out memory that must not be written.
-        return torch.as_tensor(np.array(value) if hasattr(value, "to_numpy") else value)
+        return torch.as_tensor(np.array(value) if _is_table(value) else value)
     except TypeError as error:
         raise TypeError(f"{name} must have numbers alone in its arrays: {error}") from error
 
 
 def _refuse_columns(name: str, given: Any) -> None:
     """Refuse what would be a data set of two samples, and is inputs and targets of many."""
-    if hasattr(given, "to_numpy"):
+    if _is_table(given):
         raise TypeError(f"{name} is one table: give a tuple of inputs and targets")
     if type(given) not in (tuple, list) or len(given) != 2:
         return

@@ -226,8 +226,7 @@ class Task:
     def weighted_loss(self, model: nn.Module, batch: Any, size: int) -> tuple[Tensor, float]:
         """Return the loss of a batch of so many samples, and what it is divided by."""
         if self.step is not None:
-            loss = _without_dimensions(self.step(model, batch))
-            return loss, self.weight_of(None, targets_of(batch), size)
+            return self.batch_loss(model, batch), self.weight_of(None, targets_of(batch), size)
         outputs, targets = self.outputs(model, batch)
         return self.loss_of(outputs, targets), self.weight_of(outputs, targets, size)
 

@@ -36,10 +36,14 @@ def explained(what: str) -> Iterator[None]:
     except TaskError:
         raise
     except (Exception, SystemExit) as error:
-        found = TaskError(f"{what}: {first_line(error)}")
-        for line in own_lines(error):
-            found.add_note(line)
-        raise found from error
+        raise with_own_lines(TaskError(f"{what}: {first_line(error)}"), error) from error
+
+
+def with_own_lines(found: ValueError, error: BaseException) -> ValueError:
+    """Return an error with the user's own lines that led to another one as its notes."""
+    for line in own_lines(error):
+        found.add_note(line)
+    return found
 
 
 def own_lines(error: BaseException) -> list[str]:

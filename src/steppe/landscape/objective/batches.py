@@ -162,16 +162,17 @@ def without_labels(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def in_full_precision(batch: Batch) -> Batch:
     """Return a batch with float32 in the place of half precision."""
-
-    def wide(tensor: Tensor) -> Tensor:
-        is_half = tensor.is_floating_point() and tensor.dtype.itemsize == 2
-        return tensor.float() if is_half else tensor
-
     return batch._replace(
-        inputs=tuple(map_tensors(part, wide) for part in batch.inputs),
-        keywords=map_tensors(batch.keywords, wide),
-        targets=map_tensors(batch.targets, wide),
+        inputs=tuple(map_tensors(part, widened) for part in batch.inputs),
+        keywords=map_tensors(batch.keywords, widened),
+        targets=map_tensors(batch.targets, widened),
     )
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """Return half precision as float32, and every other format as it is."""
+    is_half = tensor.is_floating_point() and tensor.dtype.itemsize == 2
+    return tensor.float() if is_half else tensor
 
 
 def part_named(name: str, value: Any) -> Any:

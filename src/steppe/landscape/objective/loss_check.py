@@ -21,7 +21,7 @@ from steppe.landscape.objective.batches import (
     unknown_size,
 )
 from steppe.landscape.objective.loss_comparison import DIVIDED_BY, LossComparison
-from steppe.landscape.objective.rerun import Rerun, RerunLoss
+from steppe.landscape.objective.rerun import RerunLoss
 from steppe.landscape.objective.sample_groups import cut, joined_batches, part_of
 
 # Outputs of a batch that are kept for the next one: 64 MB in float32. A language model's logits may
@@ -49,25 +49,17 @@ class LossCheck:
 
     Parameters
     ----------
-    loss_fn : callable or None
-        The loss; None takes that of the model's outputs.
-    forward : Rerun or None
-        Runs the model, for losses that it computes. Without it these are not verified.
+    loss : RerunLoss
+        Computes losses. Where it cannot run the model, those that the model computes are not
+        verified.
     is_sum : bool
         Whether it is taken for a sum.
     is_single : bool
         Whether there is one batch only, which is then not verified.
     """
 
-    def __init__(
-        self,
-        loss_fn: Callable[[Any, Any], Tensor] | None,
-        forward: Rerun | None,
-        is_sum: bool,
-        is_single: bool,
-    ) -> None:
-        self._loss, self.is_sum = RerunLoss(loss_fn, forward), is_sum
-        self._can_run = forward is not None
+    def __init__(self, loss: RerunLoss, is_sum: bool, is_single: bool) -> None:
+        self._loss, self.is_sum = loss, is_sum
         # Whether the parts of a batch had losses that differ.
         self._is_told = False
         self._suspect = ""
@@ -84,7 +76,7 @@ class LossCheck:
         """
         self._loss.is_own = is_own
         # Parts of a batch, and later passes, have been verified with it.
-        if batch.position <= self._verified or (is_own and not self._can_run):
+        if batch.position <= self._verified or (is_own and not self._loss.can_run):
             # In a second pass there is nothing left to compare.
             self._before = self._before if batch.position else None
             return
@@ -195,7 +187,11 @@ class LossCheck:
             if {*parts} != {whole} and math.isfinite(whole):
                 return loss_of
         # In train() mode parts are run in eval(), where the whole has another loss.
-        return partial(self._loss.of_part, batch) if self._can_run else partial(of_outputs, outputs)
+        return (
+            partial(self._loss.of_part, batch)
+            if self._loss.can_run
+            else partial(of_outputs, outputs)
+        )
 
     def _compared_with_another(self, batch: Batch, outputs: Any, loss: Tensor) -> str | None:
         """Compare a batch with the one before it: halves may be alike where batches are not.
@@ -220,7 +216,7 @@ class LossCheck:
                 return ""
             loss_of = self._loss_of_parts(batch, outputs)
             said = self._judged(where, found, both, loss_of, batch.size)
-            if said and now.outputs is not None and self._can_run:
+            if said and now.outputs is not None and self._loss.can_run:
                 # As of halves.
                 pair = self._by_inputs(before), self._by_inputs(now)
                 again, _ = self._of_both(*pair)

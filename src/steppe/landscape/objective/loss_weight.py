@@ -14,7 +14,7 @@ from steppe.landscape.objective.batches import Batch, part_named
 from steppe.landscape.objective.label_count import LabelCount
 from steppe.landscape.objective.loss_check import LossCheck
 from steppe.landscape.objective.loss_options import loss_options, weight_of_classes
-from steppe.landscape.objective.rerun import Rerun
+from steppe.landscape.objective.rerun import Rerun, RerunLoss
 
 #: What a batch's loss is divided by; see :func:`steppe.landscape.hessian`.
 Weight = Literal["samples", "sum"] | Callable[[Any, Any], float]
@@ -38,11 +38,12 @@ class LossWeight:
         The loss; None takes that of the model's outputs.
     given : str, callable or None
         "samples", "sum", or ``given(outputs, targets)``; None finds it.
-    forward : callable, optional
-        Runs the model on a batch, and returns outputs and targets, for losses that the model
-        computes. Without it these are not verified.
+    forward : Rerun, optional
+        Runs the model, for losses that it computes. Without it these are not verified.
     is_single : bool, default False
         Whether there is one batch only, so that weights don't matter. It is then not verified.
+    is_part : bool, default False
+        Whether the batches are a part of others, among which their labels weigh.
 
     Raises
     ------
@@ -79,7 +80,7 @@ class LossWeight:
         # A class of one's own may inherit ``reduction`` and divide by something all the same.
         self._is_unverified_sum = self._says_sum and "kind" not in self._options
         self._labels = LabelCount(forward, is_single and not is_part)
-        self._check = LossCheck(loss_fn, forward, self.is_sum, is_single)
+        self._check = LossCheck(RerunLoss(loss_fn, forward), self.is_sum, is_single)
 
     @property
     def is_sum(self) -> bool:

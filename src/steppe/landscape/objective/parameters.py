@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from steppe.landscape.objective.batches import widened
 from steppe.landscape.objective.differentiate import flat_vector
 
 
@@ -125,20 +126,16 @@ def scatter(model: nn.Module, seed: int) -> None:
     others: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, buffer in module._buffers.items():
-            if buffer is not None and _is_half(buffer):
-                module._buffers[name] = buffer.float()
+            if buffer is not None:
+                module._buffers[name] = widened(buffer)
         for name, param in list(module._parameters.items()):
             if param is None or not param.is_floating_point() or param.dtype.itemsize < 2:
                 continue
             if id(param) not in others:
-                wide = param.detach().float() if _is_half(param) else param.detach()
+                wide = widened(param.detach())
                 noise = torch.randn(param.shape, generator=generator) * _width(param)
                 others[id(param)] = nn.Parameter(wide + noise.to(wide), param.requires_grad)
             setattr(module, name, others[id(param)])
-
-
-def _is_half(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.dtype.itemsize == 2
 
 
 def _width(param: Tensor) -> float:

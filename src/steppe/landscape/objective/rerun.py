@@ -51,6 +51,11 @@ class RerunLoss:
         self.dtype = torch.float32
         self._elsewhere = 0
 
+    @property
+    def can_run(self) -> bool:
+        """Whether there is a model to run."""
+        return self._forward is not None
+
     @contextmanager
     def elsewhere(self) -> Iterator[None]:
         """Run the model with other parameters, inside of the block."""

@@ -18,6 +18,7 @@ from steppe.compare.data.text import (
     shakespeare,
     split_prose,
     subsample,
+    subsample_scattered,
     vocabulary,
     wikitext2,
 )
@@ -169,6 +170,18 @@ def test_fewer_keeps_the_beginning(write: Callable[..., Path]) -> None:
     assert_cut(subsample(whole, 4), whole, 4, (2, 2))
     assert_cut(subsample(whole, 8), whole, 8, (4, 3))
     assert subsample(whole, 4).fingerprint == f"{whole.fingerprint}-4"
+
+
+def test_scattered_blocks_are_tested_on_as_many_as_are_trained_on(
+    write: Callable[..., Path],
+) -> None:
+    whole = ptb(write(), length=2)
+    some, more = subsample_scattered(whole, 2), subsample_scattered(whole, 4)
+    assert [len(part) for part in (some.train, some.validation, some.test)] == [2, 1, 2]
+    assert [len(part) for part in (more.train, more.validation, more.test)] == [4, 2, 3]
+    rows = {tuple(row) for row in more.train.inputs.tolist()}
+    assert {tuple(row) for row in some.train.inputs.tolist()} < rows
+    assert rows != {tuple(row) for row in whole.train.inputs[:4].tolist()}
 
 
 @pytest.mark.parametrize("samples", [1, 9])

@@ -107,18 +107,19 @@ def subsample(data: Data, samples: int) -> Data:
     ValueError
         If there are not that many.
     """
-    return _subsample(data, samples, torch.arange)
+    return _subsample(data, samples, torch.arange, tested=samples // 2)
 
 
 def subsample_scattered(data: Data, samples: int) -> Data:
     """Keep only blocks from all over the text, always the same; else as :func:`subsample`.
 
-    A larger choice contains every smaller one.
+    A larger choice contains every smaller one. At most as many blocks are tested on as are trained
+    on: a run has few of them, and is tested once.
     """
-    return _subsample(data, samples, _shuffled)
+    return _subsample(data, samples, _shuffled, tested=samples)
 
 
-def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data:
+def _subsample(data: Data, samples: int, order: Callable[[int], Tensor], *, tested: int) -> Data:
     train, validation, test = map(as_samples, (data.train, data.validation, data.test))
     if not 2 <= samples <= len(train):
         raise ValueError(
@@ -131,7 +132,7 @@ def _subsample(data: Data, samples: int, order: Callable[[int], Tensor]) -> Data
     return Data(
         kept(train, samples),
         kept(validation, samples // 2),
-        kept(test, samples // 2),
+        kept(test, tested),
         fingerprint=f"{data.fingerprint}-{samples}",
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -138,3 +139,21 @@ def test_mistakes_are_named(
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_optimizers_train_in_adamws_place(script) -> None:
+    drop_in = script("drop_in")
+    for family in drop_in.FAMILIES:
+        scores = {
+            name: [drop_in.train(make, family.lr, seed, options)[1] for seed in range(2)]
+            for name, (make, options) in family.members.items()
+        }
+        assert drop_in.too_low(family, scores) == []
+        assert np.mean(scores[family.baseline]) > 80
+
+
+def test_who_ends_too_far_below_adamw_is_named(script) -> None:
+    drop_in = script("drop_in")
+    family = drop_in.Family("a", 0.1, {}, frozenset({"d"}))
+    scores = {"a": [90.0, 92.0], "b": [89.1, 89.0], "c": [88.0, 89.9], "d": [0.0, 0.0]}
+    assert drop_in.too_low(family, scores) == ["c"]

@@ -107,8 +107,10 @@ def test_mi_adams_step_ratio_is_of_the_size_that_the_documentation_says() -> Non
         optimizer.step()
         if t == 399:
             report = optimizer.diagnostics()
-            assert report == {"early": 1.0, "step_ratio": pytest.approx(0.1)}
-    assert optimizer.diagnostics() == {"early": 0.0, "step_ratio": 1.0}
+            expected = {"early": 1.0, "step_ratio": pytest.approx(0.1), "steps_to_switch": 1.0}
+            assert report == expected
+    expected = {"early": 0.0, "step_ratio": 1.0, "steps_to_switch": 0.0}
+    assert optimizer.diagnostics() == expected
 
 
 def test_scale_free_shares_equally_at_equal_gradients() -> None:

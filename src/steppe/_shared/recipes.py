@@ -133,6 +133,7 @@ class Recipe:
         arguments |= {name: value for name, value in settings.items() if self.accepts(name)}
         arguments |= dict.fromkeys(filter(self.accepts, _DECOUPLING), True)
         if self.switches:
+            arguments.pop("switch", None)
             arguments["switch_rate"] = min(1.0, 1 / (settings["switch"] * steps))
         if self.beta1 and "beta1" in settings:
             decay, others = settings["beta1"], self.default(self.first_moment)

@@ -3,6 +3,7 @@
 The optimizers' classes build on these functions; users log what they return.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -76,6 +77,19 @@ def inverse_share(
         "alpha": float(np.mean([update.alpha for update, _ in updates])),
         "inverse_share": inverse / whole if whole else _NAN,
     }
+
+
+def steps_to_switch(rows: Iterable[ParamRow]) -> dict[str, float]:
+    """Return the steps until all parameters step as Adam does; infinite if some never will."""
+    return {"steps_to_switch": max(map(_steps_left, rows), default=_NAN)}
+
+
+def _steps_left(row: ParamRow) -> float:
+    rate: float = row.group["switch_rate"]
+    if rate == 0:
+        return math.inf
+    # 1/ξ need not be whole where ξ is 1 over a whole number.
+    return max(0.0, math.ceil(1 / rate - 1e-6) - row.state["step"].item())
 
 
 def integral_steps(rows: Iterable[ParamRow]) -> dict[str, float]:

@@ -31,12 +31,15 @@ class OptionCheck(NamedTuple):
         Whether it may also be a tensor of one real number, which every step reads anew.
     in_a_run
         The check of a group that is stepped with, where it is not the constructor's.
+    in_groups
+        Whether groups have it, and not the constructor alone.
     """
 
     accepts: Callable[[Any], bool]
     expected: str
     is_live: bool = False
     in_a_run: "OptionCheck | None" = None
+    in_groups: bool = True
 
 
 def _is_number(value: Any) -> bool:
@@ -78,6 +81,12 @@ OPTION_CHECKS = {
     "dampening": _CLOSED_FRACTION._replace(is_live=True),
     "alpha": _FRACTION,
     "switch_rate": _CLOSED_FRACTION,
+    "switch": OptionCheck(
+        lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]", in_groups=False
+    ),
+    "total_steps": OptionCheck(
+        lambda x: x is None or (_is_count(x) and x >= 1), "an integer ≥ 1 or None", in_groups=False
+    ),
     "integration_order": _one_of(1, 2, 3),
     "integration_rate": _FRACTION,
     "kappa": _AMOUNT._replace(is_live=False),
@@ -190,11 +199,18 @@ def _accepts(check: OptionCheck, name: str, value: Any, *, reads: bool) -> bool:
 
 
 def class_defaults(optimizer: type) -> dict[str, Any]:
-    """Return the defaults in the constructor of an optimizer's class, by the options' names."""
+    """Return the defaults in the constructor of an optimizer's class, by the options' names.
+
+    They are those of the options that groups have. None is left out where the option does not take
+    it: the constructor finds the value then.
+    """
     found = {}
     for each in reversed(optimizer.__mro__):
         if isfunction(constructor := vars(each).get("__init__")):
             for parameter in signature(constructor).parameters.values():
-                if parameter.name in OPTION_CHECKS and parameter.default is not Parameter.empty:
+                check = OPTION_CHECKS.get(parameter.name)
+                if check is None or not check.in_groups or parameter.default is Parameter.empty:
+                    continue
+                if parameter.default is not None or check.accepts(None):
                     found[parameter.name] = parameter.default
     return found

@@ -12,6 +12,7 @@ from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import arguments
 from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
 from steppe.optim._options import Replacement, Scope, Variant
+from steppe.optim._switching import SwitchingOptimizer
 
 _SCALARS: dict[tuple[bool, Variant], Function] = {
     # (two-way, variant)
@@ -172,7 +173,7 @@ class AdamCM(BufferOptimizer):
         return _preconditioners.two_way_preconditioner(row)
 
 
-class DualAdamCM(BufferOptimizer):
+class DualAdamCM(SwitchingOptimizer, BufferOptimizer):
     r"""AdamCM with DualAdam's two-way update of the aggregate. Experimental.
 
     With the aggregate a and its second moment v as in :class:`AdamCM`, and d = √v̂ + ε::
@@ -188,7 +189,7 @@ class DualAdamCM(BufferOptimizer):
         As in :class:`AdamCM`.
     amsgrad, capacity, priority_decay, kappa, scope, replacement, variant
         As in :class:`AdamCM`.
-    switch_rate
+    switch_rate, total_steps, switch
         As in :class:`DualAdam`.
     maximize, fused, capturable, differentiable, state_dtype
         As in :class:`DualAdam`.
@@ -235,7 +236,9 @@ class DualAdamCM(BufferOptimizer):
         scope: Scope = "global",
         replacement: Replacement = "priority",
         variant: Variant = "consistent",
-        switch_rate: float = 8e-5,
+        switch_rate: float | None = None,
+        total_steps: int | None = None,
+        switch: float = 0.16,
         maximize: bool = False,
         fused: bool | None = None,
         capturable: bool = False,
@@ -260,10 +263,9 @@ class DualAdamCM(BufferOptimizer):
             ``inverse_share`` is that of an update along the current momentum and the current
             buffer.
         """
-        share = _diagnostics.inverse_share(
-            self._rows_with_state(), _diagnostics.dual_adam_cm_update
-        )
-        return share | super().diagnostics()
+        rows = self._rows_with_state()
+        share = _diagnostics.inverse_share(rows, _diagnostics.dual_adam_cm_update)
+        return share | _diagnostics.steps_to_switch(rows) | super().diagnostics()
 
 
 class SGDCM(BufferOptimizer):

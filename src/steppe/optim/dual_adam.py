@@ -8,6 +8,7 @@ from steppe import rules
 from steppe._engines import Group, Method, ParamRow
 from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import RuleOptimizer, arguments
+from steppe.optim._switching import SwitchingOptimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _INVERSE = Method(rules.inv_adam, _MOMENTS, rules.adam_scalars)
@@ -20,7 +21,7 @@ _SCALE_FREE = Method(
 )
 
 
-class DualAdam(RuleOptimizer):
+class DualAdam(SwitchingOptimizer):
     r"""Adam and its inverse in one step: the inverse explores early, Adam converges late.
 
     With g the gradient and t the parameter's own step count, from 1::
@@ -50,9 +51,15 @@ class DualAdam(RuleOptimizer):
     weight_decay
         Decoupled weight decay; ≥ 0. Default: 0.0.
     switch_rate
-        ξ, by which α falls in each step; in [0, 1]. It should be 1 over 16 % of your steps: the
-        default is that of the published experiments, 12 500 steps. 0 is InvAdam for ever.
-        Default: 8e-5.
+        ξ, by which α falls in each step; in [0, 1]. The published experiments have 8e-5: 12 500
+        steps, 16 % of their runs. 0 is InvAdam for ever. Default: None, which is 1/100, or follows
+        from ``total_steps``.
+    total_steps
+        The steps of your run, ≥ 1, in the place of ``switch_rate``: ξ = 1/(switch·total_steps), or
+        1 if that is more. Default: None.
+    switch
+        The share of ``total_steps`` after which the optimizer is AdamW; in (0, 1]. Default: 0.16,
+        the published share.
     scale_free
         Whether to make the update independent of the gradient's scale. With
         r = √(mean of v̂ over the tensor) + ε and q = d/r the update is
@@ -79,12 +86,16 @@ class DualAdam(RuleOptimizer):
     Raises
     ------
     ValueError
-        An option is out of its range, or two options contradict each other.
+        An option is out of its range, or two options contradict each other, as ``switch_rate`` and
+        ``total_steps`` do.
     RuntimeError
         ``fused=True`` and no fused engine takes the parameters; the message says why.
 
     Notes
     -----
+    ``total_steps`` and ``switch`` are kept as ``switch_rate`` alone. A checkpoint brings its own: a
+    run that goes on ends its switch where it was to end it.
+
     The state of each parameter: ``step``, a float64 number (float32 on MPS); ``exp_avg`` (m) and
     ``exp_avg_sq`` (v), of the parameter's shape in ``state_dtype``; with ``scale_free``
     ``exp_avg_sq_mean``, the mean of v, in the format of ``step``. With ``"int8"``, ``exp_avg`` has
@@ -102,11 +113,12 @@ class DualAdam(RuleOptimizer):
     --------
     >>> import torch, steppe
     >>> model = torch.nn.Linear(3, 1)
-    >>> optimizer = steppe.DualAdam(model.parameters(), lr=1e-3, switch_rate=1 / 500)
+    >>> optimizer = steppe.DualAdam(model.parameters(), lr=1e-3, total_steps=3125)
     >>> model(torch.ones(4, 3)).square().mean().backward()
     >>> optimizer.step()
-    >>> round(optimizer.diagnostics()["alpha"], 3)
-    0.998
+    >>> found = optimizer.diagnostics()
+    >>> round(found["alpha"], 3), found["steps_to_switch"]
+    (0.998, 499.0)
     """
 
     def __init__(
@@ -117,7 +129,9 @@ class DualAdam(RuleOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        switch_rate: float = 8e-5,
+        switch_rate: float | None = None,
+        total_steps: int | None = None,
+        switch: float = 0.16,
         scale_free: bool = False,
         maximize: bool = False,
         fused: bool | None = None,
@@ -134,16 +148,19 @@ class DualAdam(RuleOptimizer):
         return _preconditioners.two_way_preconditioner(row)
 
     def diagnostics(self) -> dict[str, float]:
-        """Report α and the inverse part's share of the last update, from the state alone.
+        """Report how far the switch is, and the inverse part's share, from the state alone.
 
         Returns
         -------
         dict
             ``alpha``: α, averaged over the parameters. ``inverse_share``: ‖α·m̂·d‖₂ over the L2 norm
-            of the whole update, both over all parameters and before lr. Both are NaN before the
-            first step.
+            of the whole update, both over all parameters and before lr. ``steps_to_switch``: the
+            steps until α is 0 for all parameters, infinite with ``switch_rate=0``. All are NaN
+            before the first step.
         """
-        return _diagnostics.inverse_share(self._rows_with_state(), _diagnostics.dual_adam_update)
+        rows = self._rows_with_state()
+        share = _diagnostics.inverse_share(rows, _diagnostics.dual_adam_update)
+        return share | _diagnostics.steps_to_switch(rows)
 
 
 class InvAdam(RuleOptimizer):
@@ -155,7 +172,8 @@ class InvAdam(RuleOptimizer):
 
     Its steps are longest along steep directions, so it leaves sharp minima soonest. They shrink
     with the square of the gradient, so it does not converge by itself: :class:`DualAdam` hands over
-    to Adam.
+    to Adam. At Adam's learning rate a network stands still: give it Adam's divided by the squared
+    RMS of the gradient, 1e-3/0.01² = 10 for an RMS of 0.01 (docs/training.md shows both).
 
     Parameters
     ----------

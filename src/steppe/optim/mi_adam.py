@@ -7,7 +7,8 @@ from torch.optim.optimizer import ParamsT
 from steppe import rules
 from steppe._engines import Function, Group, Method, ParamRow
 from steppe.optim import _diagnostics, _preconditioners
-from steppe.optim._base import RuleOptimizer, arguments
+from steppe.optim._base import arguments
+from steppe.optim._switching import SwitchingOptimizer
 
 _INTEGRALS = ("integral_1", "integral_2", "integral_3")
 #: By n, the number of integrals.
@@ -18,7 +19,7 @@ _METHODS = {
 }
 
 
-class MIAdam(RuleOptimizer):
+class MIAdam(SwitchingOptimizer):
     r"""Multiple-integral Adam: steps along the momentum integrated n times early, then Adam's.
 
     With g the gradient, t the parameter's own step count, from 1, and κ = ``integration_rate``::
@@ -52,7 +53,10 @@ class MIAdam(RuleOptimizer):
         Decoupled weight decay, by lr before and after the switch; ≥ 0. Default: 0.0.
     switch_rate
         1/ζ, where ζ is the step that is the first of Adam's; in [0, 1]. It is DualAdam's ξ in its
-        effect: after 1/switch_rate steps either is AdamW. 0 never switches. Default: 8e-5.
+        effect: after 1/switch_rate steps either is AdamW. 0 never switches. Default: None, which is
+        1/100, or follows from ``total_steps``.
+    total_steps, switch
+        As in :class:`DualAdam`.
     integration_order
         n, the number of integrals: 1, 2 or 3. Default: 2.
     integration_rate
@@ -111,7 +115,9 @@ class MIAdam(RuleOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
-        switch_rate: float = 8e-5,
+        switch_rate: float | None = None,
+        total_steps: int | None = None,
+        switch: float = 0.16,
         integration_order: int = 2,
         integration_rate: float = 0.9,
         maximize: bool = False,
@@ -136,6 +142,9 @@ class MIAdam(RuleOptimizer):
         dict
             ``early``: the share of the parameters that have not switched yet. ``step_ratio``: the
             L2 norm of the whole update over that of Adam's from the same moments, both over all
-            parameters and before lr; 1 after the switch. Both are NaN before the first step.
+            parameters and before lr; 1 after the switch. ``steps_to_switch``: the steps until all
+            parameters have switched, infinite with ``switch_rate=0``. All are NaN before the first
+            step.
         """
-        return _diagnostics.integral_steps(self._rows_with_state())
+        rows = self._rows_with_state()
+        return _diagnostics.integral_steps(rows) | _diagnostics.steps_to_switch(rows)

@@ -509,20 +509,21 @@ def swap(total, slot, item):
     return total + (item - slot)
 
 
-# Sharpness-aware minimisation: where the second gradient is taken. ``scale`` is ρ over the norm
-# of ``g``, or of the adaptive length; ``direction`` is ``g``, or the adaptive one.
+# Sharpness-aware minimisation: where the gradient is taken that the step goes along. e goes along
+# a gradient or momentum ``g``, in a metric: ``s`` is 1, |p| (adaptive), or P^(1/2) with P what the
+# base optimizer multiplies momenta by (preconditioned). ``scale`` is ρ over the norm of s·g.
 
 
-def sam_ascent(p, direction, scale):
-    """The point p + ρ·g/‖g‖, adaptive p + ρ·p²g/‖|p|·g‖."""
+def sam_perturbed(p, direction, scale):
+    """The point p + e, e = ρ·s²g/‖s·g‖; at random e = ρ·std(p)·ξ, or ρ·p·ξ."""
     return p + direction * scale
 
 
-def asam_length(p, g):
-    """p·g, whose norm over all parameters is ‖|p|·g‖ of ASAM."""
-    return p * g
+def metric_length(s, g):
+    """s·g, whose norm over all parameters is the denominator of e."""
+    return s * g
 
 
-def asam_direction(p, g):
-    """p²g, along which the adaptive ascent goes."""
-    return p * p * g
+def metric_direction(s, g):
+    """s²·g, along which e goes."""
+    return s * s * g

@@ -35,11 +35,13 @@ from steppe._engines.base.number_formats import (
 from steppe._engines.base.param_row import Group, ParamRow, State, check_memory
 from steppe._engines.base.plan import Plan, local_param_and_grad
 from steppe._engines.base.sharding import (
+    LocalShard,
     ShardGroup,
     is_member,
     is_sharded,
     local_part,
     local_shard_of,
+    real,
     shard_group_of,
 )
 from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpack_scales
@@ -47,6 +49,7 @@ from steppe._engines.cpu.compile_cache import unkept_kernels
 from steppe._engines.cpu.kernel_files import kernel_directory
 from steppe._engines.dispatch import FUSED, Engine, check, choose, prepare, step
 from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
+from steppe._engines.eager.gaussian import standard_normal
 
 __all__ = [
     "BIRTHS",
@@ -64,6 +67,7 @@ __all__ = [
     "EngineRequest",
     "Function",
     "Group",
+    "LocalShard",
     "Method",
     "ParamBatch",
     "ParamRow",
@@ -91,11 +95,13 @@ __all__ = [
     "needs_tensor_norm",
     "pack_scales",
     "prepare",
+    "real",
     "scale_layout_of",
     "scale_name",
     "shard_group_of",
     "slot_name",
     "slot_sum",
+    "standard_normal",
     "step",
     "store_state",
     "unkept_kernels",

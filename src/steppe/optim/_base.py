@@ -30,6 +30,7 @@ from steppe.optim._dynamo_import import import_dynamo
 from steppe.optim._fsdp1 import check_takes_fsdp1
 from steppe.optim._group_options import GroupOptions, settled_options
 from steppe.optim._kept_means import version_of
+from steppe.optim._momenta import first_moment
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sharded_params import check_shards
 from steppe.optim._state import (
@@ -194,6 +195,16 @@ class RuleOptimizer(CheckpointedOptimizer):
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
         raise NotImplementedError
+
+    def _momentum(self, row: ParamRow) -> Tensor:
+        """Return what the next step goes along if the gradient is 0, before it is scaled."""
+        return first_moment(row)
+
+    @torch.no_grad()
+    def _momenta(self) -> dict[Tensor, Tensor]:
+        """Return this process's part of each parameter's momentum, as real numbers."""
+        params = [param for param, _ in self._all()]
+        return {params[row.index]: self._momentum(row) for row in self._rows_with_state()}
 
     def _demand_fused(self) -> None:
         """Remove the last group again if it demands a fused kernel and there is none."""

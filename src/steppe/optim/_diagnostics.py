@@ -5,7 +5,7 @@ The optimizers' classes build on these functions; users log what they return.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +17,13 @@ from steppe._engines import (
     KEYS,
     REPLACEMENTS,
     ParamRow,
-    bind,
     joint_norm,
     load_state,
-    slot_sum,
 )
+from steppe.optim._momenta import critical_aggregate
 from steppe.optim._preconditioners import (
     adam_denominator,
     bias_corrections,
-    filled_slots,
     integral_weights,
     inverse_weight,
     scale_free_unit,
@@ -51,10 +49,7 @@ def dual_adam_update(row: ParamRow) -> TwoWayUpdate:
 
 def dual_adam_cm_update(row: ParamRow) -> TwoWayUpdate:
     """DualAdamCM's update along m̂ + κ·mean(slots)."""
-    # The released code stores the uncorrected m and corrects the step's length instead.
-    correction = 1.0 if row.group["variant"] == "authors" else bias_corrections(row)[0]
-    direction = load_state(row, "exp_avg") * correction + _weighted_slot_mean(row)
-    return TwoWayUpdate(direction, adam_denominator(row), inverse_weight(row))
+    return TwoWayUpdate(critical_aggregate(row), adam_denominator(row), inverse_weight(row))
 
 
 def inverse_share(
@@ -144,14 +139,6 @@ def buffer_statistics(rows: Iterable[ParamRow]) -> dict[str, float]:
         "key_min": min(keys, default=_NAN),
         "key_max": max(keys, default=_NAN),
     }
-
-
-def _weighted_slot_mean(row: ParamRow) -> Any:
-    """κ·mean(slots); 0 if the buffer is empty."""
-    if not row.capacity:
-        return 0.0
-    (share,) = bind(rules.critical_mean, np)(filled_slots(row), row.group["kappa"])
-    return slot_sum(row) * share
 
 
 def _mean(values: list[float]) -> float:

@@ -16,6 +16,8 @@ Scope = Literal["global", "tensor"]
 Replacement = Literal["priority", "fifo"]
 Variant = Literal["consistent", "authors"]
 Aggregation = Literal["sum", "mean", "mid"]
+Direction = Literal["gradient", "momentum", "random"]
+Metric = Literal["euclidean", "adaptive", "preconditioned"]
 
 
 class OptionCheck(NamedTuple):
@@ -96,7 +98,11 @@ OPTION_CHECKS = {
     "replacement": _one_of(*get_args(Replacement)),
     "variant": _one_of(*get_args(Variant)),
     "aggregation": _one_of(*get_args(Aggregation)),
-    "rho": _AMOUNT._replace(is_live=False),
+    # SAM itself checks the sign of what a group has: along the momentum ρ may be negative.
+    "rho": _AMOUNT._replace(is_live=False, in_a_run=_NUMBER._replace(is_live=False)),
+    "direction": _one_of(*get_args(Direction)),
+    "metric": _one_of(*get_args(Metric)),
+    "start": OptionCheck(_is_fraction, "a number in [0, 1)", in_groups=False),
     "adaptive": _FLAG,
     "required": _FLAG,
     "scale_free": _FLAG,

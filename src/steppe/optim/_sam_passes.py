@@ -1,9 +1,11 @@
-"""Which of SAM's two passes the gradients come from, and what the last ascent was.
+"""Which pass the gradients come from, how many steps there were, and what the last move was.
 
-A step is refused by it if no second pass came before; diagnostics report the ascent.
+SAM refuses a step by it if no pass was perturbed; diagnostics report the move.
 """
 
+import weakref
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +14,8 @@ from steppe._engines import Group, ShardGroup, joint_norm, local_part
 
 #: The norm of what each parameter was moved by, and the processes that hold more of it.
 Moves = list[tuple[Tensor, ShardGroup | None]]
+
+_COUNTED = ("ascents", "steps", "seed")
 
 
 class Passes:
@@ -23,24 +27,69 @@ class Passes:
     Attributes
     ----------
     ascents
-        Number of ascents so far.
-    is_second
-        Whether the gradients are those of a second pass, or will be.
+        Number of perturbations so far.
+    steps
+        Number of steps so far.
+    seed
+        Of random perturbations; None before the first.
+    is_perturbed
+        Whether the gradients are those of a perturbed pass, or will be.
     has_cleared
         Whether gradients have been cleared since a closure was called.
     """
 
-    def __init__(self, ascents: int) -> None:
-        self.ascents = ascents
-        self.is_second = False
+    def __init__(self) -> None:
+        self.ascents = 0
+        self.steps = 0
+        self.seed: int | None = None
+        self.is_perturbed = False
         self.has_cleared = False
         self._moves: Moves | None = None
+        self._left: list[tuple[weakref.ref[Tensor], int]] = []
 
-    def begin_second(self, moves: Moves) -> None:
-        """Note an ascent."""
-        self.is_second = True
+    def leave(self, grads: list[Tensor]) -> None:
+        """Note the gradients at the end of a second pass, without keeping them alive."""
+        self._left = [(weakref.ref(grad), grad._version) for grad in grads]
+
+    def check_nothing_is_added(self, grads: list[Tensor]) -> None:
+        """Refuse a first pass that added to a second one's gradients, which would be left out.
+
+        Raises
+        ------
+        RuntimeError
+            A gradient is a tensor of the last second pass, and has changed.
+        """
+        if not self.is_perturbed:
+            return
+        versions = {id(left): version for ref, version in self._left if (left := ref()) is not None}
+        if any(grad._version != versions.get(id(grad), grad._version) for grad in grads):
+            raise RuntimeError(
+                "perturb() after a second pass and before step() would leave that pass out: call "
+                "step() first, or zero_grad(); to accumulate over several batches, run all first "
+                "passes, then all second ones under one perturbed()"
+            )
+
+    def note(self, moves: Moves) -> None:
+        """Note that the parameters were moved."""
         self.ascents += 1
         self._moves = moves
+
+    def counts(self) -> dict[str, Any]:
+        """Return what a checkpoint holds."""
+        return {name: getattr(self, name) for name in _COUNTED}
+
+    def resume(self, groups: list[Group]) -> list[Group]:
+        """Take the counts out of a checkpoint's groups; return the groups without them."""
+        for name in _COUNTED:
+            found = [group[name] for group in groups if group.get(name) is not None]
+            setattr(self, name, max(found, default=None if name == "seed" else 0))
+        return [{k: v for k, v in group.items() if k not in _COUNTED} for group in groups]
+
+    def noise_seed(self) -> int:
+        """Return the seed of random perturbations: that of torch's generator when first asked."""
+        if self.seed is None:
+            self.seed = torch.initial_seed() & 0xFFFFFFFF
+        return self.seed
 
     def diagnostics(self) -> dict[str, float]:
         """Return the number of ascents, and ‖e‖₂ of the last one: NaN if none was here."""
@@ -56,11 +105,18 @@ def gradients(groups: Iterable[Group]) -> list[Tensor]:
     return [p.grad for group in groups for p in group["params"] if p.grad is not None]
 
 
-def check_second_pass(groups: list[Group]) -> None:
-    """Refuse a step whose gradients come from no second pass.
+def check_perturbed_pass(groups: list[Group], *, is_second: bool) -> None:
+    """Refuse a step whose gradients come from no perturbed pass.
 
     A step that changes no parameter is none: with it, checkpoint libraries such as
     ``torch.distributed.checkpoint`` make the state that they load into.
+
+    Parameters
+    ----------
+    groups
+        The optimizer's.
+    is_second
+        Whether the perturbed pass is the second of two.
 
     Raises
     ------
@@ -70,8 +126,9 @@ def check_second_pass(groups: list[Group]) -> None:
     found = gradients(groups)
     is_still = all(float(group.get("lr", 0.0)) == 0.0 for group in groups)
     if found and not (is_still and not any(map(_is_nonzero, found))):
+        missing, needed = ("a second", "the second") if is_second else ("a perturbed", "the")
         raise RuntimeError(
-            "SAM.step() without a second pass would be the base optimizer's step: run the second "
+            f"SAM.step() without {missing} pass would be the base optimizer's step: run {needed} "
             "pass under perturbed() before it, or give it a closure; SAM(..., required=False) "
             "allows phases of training without SAM"
         )
@@ -85,8 +142,8 @@ def _is_nonzero(grad: Tensor) -> bool:
 class AccumulationGuard:
     """Refuse a closure that adds to the gradients of batches before it.
 
-    SAM calls a closure twice, so its second pass would leave the other batches out. Lightning's
-    ``accumulate_grad_batches`` passes such closures.
+    Of a closure SAM perturbs the batch that it computes, so the other batches would be left out, or
+    stay unperturbed. Lightning's ``accumulate_grad_batches`` passes such closures.
     """
 
     def __init__(self, groups: list[Group], passes: Passes) -> None:
@@ -109,8 +166,8 @@ class AccumulationGuard:
             _, version = self._before.get(id(grad), (grad, grad._version))
             if grad._version != version:
                 raise RuntimeError(
-                    "the closure added to gradients that were there before, which SAM's second "
-                    "pass would leave out: call SAM's zero_grad() first in the closure; to "
-                    "accumulate over several batches, run them all once more under perturbed() "
-                    "before step()"
+                    "the closure added to gradients that were there before, which SAM would leave "
+                    "unperturbed: call SAM's zero_grad() first in the closure; to accumulate over "
+                    "several batches, run them all under perturbed() before step(), those of two "
+                    "passes once more"
                 )

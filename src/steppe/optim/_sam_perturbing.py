@@ -1,53 +1,85 @@
-"""What SAM does to parameters between its two passes, and how it is undone.
+"""What SAM does to parameters around a pass, and how it is undone.
 
-:class:`~steppe.optim.SAM` derives from :class:`PerturbingWrapper`, whose ``perturb`` ascends by
-``_sam_ascent.py`` and whose ``restore`` goes back by ``_sam_restore.py``.
+:class:`~steppe.optim.SAM` derives from :class:`PerturbingWrapper`, whose ``perturb`` moves the
+parameters by ``_sam_perturbations.py`` and whose ``restore`` goes back by ``_sam_restore.py``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
-from steppe._engines import check_memory, memory_objection
+from steppe._engines import Group, check_memory, local_param_and_grad, memory_objection
 from steppe.optim._fsdp1 import refuse_fsdp1
 from steppe.optim._grad_mode import without_gradients
 from steppe.optim._optimizer_wrapper import TransparentWrapper
-from steppe.optim._options import check_options, to_plain
-from steppe.optim._sam_ascent import Member, ascend, rho_name
-from steppe.optim._sam_passes import Passes, gradients
+from steppe.optim._options import to_plain
+from steppe.optim._sam_base_state import momenta, preconditioners
+from steppe.optim._sam_options import check_sam_options
+from steppe.optim._sam_passes import (
+    AccumulationGuard,
+    Moves,
+    Passes,
+    check_perturbed_pass,
+    gradients,
+)
+from steppe.optim._sam_perturbations import Member, perturb_along, perturb_randomly
 from steppe.optim._sam_restore import RestorePoint
 
 
 class PerturbingWrapper(TransparentWrapper):
-    """A wrapper that moves the parameters to p + e for a second pass, and back.
+    """A wrapper that moves the parameters to p + e for a pass, and back.
 
     Attributes
     ----------
+    direction
+        What e goes along: "gradient", "momentum" or "random".
+    first_step
+        The step from which on parameters are perturbed, from 0.
     module
         The model whose buffers are put back; None if it is to be found.
+    required
+        Whether a step whose gradients come from no perturbed pass raises.
     """
 
+    direction: str
+    first_step: int
     module: Module | None
+    required: bool
     _restore_point: RestorePoint
     _passes: Passes
 
-    def _begin_perturbing(self, ascents: int) -> None:
+    def _begin_perturbing(self) -> None:
         self._restore_point = RestorePoint(self.module)
-        self._passes = Passes(ascents)
+        self._passes = Passes()
+
+    @property
+    def has_two_passes(self) -> bool:
+        """Whether a step takes two passes: e along the gradient needs one before it."""
+        return self.direction == "gradient"
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the next step perturbs: ``start`` of ``total_steps`` lie behind it."""
+        return self._passes.steps >= self.first_step
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
         self._passes.has_cleared = True
         if not self._restore_point.is_set:
-            self._passes.is_second = False
+            self._passes.is_perturbed = False
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:
-        """Perturb the parameters for the second pass, and restore them whatever happens."""
+        """Perturb the parameters for a pass, and restore them whatever happens.
+
+        Of two passes it is the second. Along the momentum and at random it is the only one, and
+        several may follow each other before a step: their gradients add up.
+        """
         try:
             self.perturb()
             yield
@@ -56,51 +88,95 @@ class PerturbingWrapper(TransparentWrapper):
             self._give_up()
             raise
 
-    @without_gradients
     def perturb(self) -> None:
-        """Move the parameters to p + e and clear the gradients.
+        """Move the parameters to p + e, and clear gradients of passes that were not perturbed.
+
+        Before :attr:`is_active` they stay where they are.
 
         Raises
         ------
         RuntimeError
             A gradient is sparse or has another shape than its parameter, either has no memory, or
-            FSDP1 has flattened a parameter. Nothing has changed then.
+            FSDP1 has flattened a parameter; the base has no momentum; or of two passes the second
+            has been before, and no step after it. Nothing has changed then.
         ValueError
-            ``rho`` or ``adaptive`` of a group was set to a value out of its range.
+            ``rho`` or ``metric`` of a group was set to a value out of its range.
         """
+        self._perturb(clears=self.has_two_passes or not self._passes.is_perturbed)
+
+    @without_gradients
+    def _perturb(self, *, clears: bool) -> None:
         self.restore()
+        if self.has_two_passes:
+            self._passes.check_nothing_is_added(gradients(self.param_groups))
         for number, group in enumerate(self.param_groups):
             self._complete(group)
-            check_sam_options(group, f" in group {number}")
+            check_sam_options(group, self.direction, f" in group {number}")
             group.update({name: to_plain(group[name]) for name in self.own_options})
         params = [param for group in self.param_groups for param in group["params"]]
         for param in params:
             refuse_fsdp1(param, "SAM")
-        active = [
-            (param, param.grad, group)
-            for group in self.param_groups
-            for param in group["params"]
-            if param.grad is not None
-        ]
-        _check_members(active)
+        members = self._members() if self.is_active else []
+        for member in members:
+            check_memory(member.param, "a parameter")
         try:
-            self._restore_point.save_buffers(params)
-            moves = ascend(active, self._restore_point.save_param)
-            # Within one autocast region a weight is cast once: the second pass would use the
-            # cached cast of p instead of p + e.
+            if self.has_two_passes:
+                self._restore_point.save_buffers(params)
+            if self.is_active:
+                self._passes.note(self._move(members))
+            # Within one autocast region a weight is cast once: the pass would use the cached cast
+            # of p instead of p + e.
             torch.clear_autocast_cache()
-            self.zero_grad()
-            self._passes.begin_second(moves)
+            if clears:
+                self.zero_grad()
+            self._passes.is_perturbed = True
         except BaseException:
             self.restore()
             raise
 
+    def _members(self) -> list[Member]:
+        """Return the parameters that move, and along what."""
+        owned = [(param, group) for group in self.param_groups for param in group["params"]]
+        if self.direction == "random":
+            return [Member(param, group) for param, group in owned if param.requires_grad]
+        scales = self._preconditioners()
+        if self.direction == "momentum":
+            known = momenta(self.base_optimizer)
+            # Down, where the base goes next; of groups that maximise the momentum is that of −g.
+            return [
+                Member(param, group, known[param], -1, scales.get(param))
+                for param, group in owned
+                if param in known and param.requires_grad
+            ]
+        return [
+            Member(param, group, _local_gradient(param), _uphill(group), scales.get(param))
+            for param, group in owned
+            if param.grad is not None
+        ]
+
+    def _preconditioners(self) -> dict[Tensor, Tensor]:
+        """Return those of groups in whose metric they are."""
+        chosen = [g for g in self.param_groups if g["metric"] == "preconditioned"]
+        if not chosen:
+            return {}
+        known = preconditioners(self.base_optimizer)
+        return {p: known[p] for group in chosen for p in group["params"] if p in known}
+
+    def _move(self, members: list[Member]) -> Moves:
+        save = self._restore_point.save_param
+        if self.direction == "random":
+            return perturb_randomly(members, save, self._passes.noise_seed(), self._passes.steps)
+        return perturb_along(members, save)
+
     @without_gradients
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
-        if not gradients(self.param_groups):
-            # No pass has run at p + e: what comes now is not the second.
-            self._passes.is_second = False
+        found = gradients(self.param_groups)
+        if not found:
+            # No pass has run at p + e: what comes now is not perturbed.
+            self._passes.is_perturbed = False
+        if self._restore_point.is_set:
+            self._passes.leave(found)
         try:
             self._restore_point.restore()
         except BaseException:
@@ -108,45 +184,83 @@ class PerturbingWrapper(TransparentWrapper):
             self._restore_point.restore()
             raise
 
+    def _run(self, closure: Callable[[], Any] | None) -> Any:
+        """Run the passes that a closure computes and that have not been run."""
+        if closure is None:
+            if self.required and self.is_active and not self._passes.is_perturbed:
+                check_perturbed_pass(self.param_groups, is_second=self.has_two_passes)
+            return None
+        if self._passes.is_perturbed or not self.is_active:
+            with torch.enable_grad():
+                return closure()
+        if not self.has_two_passes:
+            return self._run_only_pass(closure)
+        guard = AccumulationGuard(self.param_groups, self._passes)
+        with torch.enable_grad():
+            loss = closure()
+        if not self._passes.is_perturbed:
+            guard.check()
+            self._run_second_pass(closure, returned_loss=loss is not None)
+        return loss
+
+    def _run_only_pass(self, closure: Callable[[], Any]) -> Any:
+        self._perturb(clears=False)
+        guard = AccumulationGuard(self.param_groups, self._passes)
+        with torch.enable_grad():
+            loss = closure()
+        guard.check()
+        self.restore()
+        return loss
+
+    def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
+        """Call the closure at p + e; refuse one that returns no loss and computes no gradients.
+
+        A closure that returned a loss may skip the second pass, as Lightning's does if
+        ``training_step`` returns None.
+        """
+        before = gradients(self.param_groups)
+        with self.perturbed(), torch.enable_grad():
+            closure()
+        if not returned_loss and before and not gradients(self.param_groups):
+            raise RuntimeError(
+                "the closure computed no gradients: expected one that runs forward and backward. "
+                "Where a framework passes an empty one, as Lightning does in manual optimization, "
+                "run the second pass under perturbed() before step()"
+            )
+
     def _give_up(self) -> None:
         """Restore after a pass or step that was stopped: the next gradients are of a first pass."""
         self.restore()
-        self._passes.is_second = False
+        self._passes.is_perturbed = False
 
     def diagnostics(self) -> dict[str, float]:
         """Return the base optimizer's, the number of ascents, and ‖e‖₂ of the last one.
 
         ``ascents`` goes on where a checkpoint is loaded; ``perturbation_norm`` is NaN until the
-        next ascent. It is zero where the gradient's norm was zero or not finite.
+        next one. It is zero where the norm that e is divided by was zero or not finite.
         """
         return super().diagnostics() | self._passes.diagnostics()
 
 
-def check_sam_options(options: dict[str, Any], where: str = "") -> None:
-    """Check SAM's own options. The base optimizer, perhaps not of this library, checks the rest.
-
-    Raises
-    ------
-    ValueError
-        One is out of its range; ``where`` says in the message whose it is.
-    """
-    own = {"rho": options[rho_name(options)], "adaptive": options["adaptive"]}
-    check_options({name: to_plain(value) for name, value in own.items()}, where=where)
+def _uphill(group: Group) -> int:
+    """Sign of the gradient: a group that maximises its objective minimises minus the objective."""
+    return -1 if group.get("maximize") else 1
 
 
-def _check_members(members: list[Member]) -> None:
-    for param, grad, _ in members:
-        shape = tuple(param.shape)
-        if grad.layout != torch.strided:
-            raise RuntimeError(
-                f"SAM does not take {grad.layout} gradients: parameter of shape {shape}; use dense "
-                "ones, e.g. Embedding(sparse=False)"
-            )
-        if tuple(grad.shape) != shape:
-            raise RuntimeError(
-                f"a parameter has shape {shape}, its gradient {tuple(grad.shape)}: expected the "
-                "same shape; compute the gradient anew (zero_grad, then backward)"
-            )
-        check_memory(param, "a parameter")
-        if why := memory_objection(grad):
-            raise RuntimeError(f"the gradient of a parameter, shape {shape}, {why}")
+def _local_gradient(param: Tensor) -> Tensor:
+    """Return what this process holds of a parameter's gradient; refuse one that cannot be used."""
+    grad, shape = param.grad, tuple(param.shape)
+    assert grad is not None
+    if grad.layout != torch.strided:
+        raise RuntimeError(
+            f"SAM does not take {grad.layout} gradients: parameter of shape {shape}; use dense "
+            "ones, e.g. Embedding(sparse=False)"
+        )
+    if tuple(grad.shape) != shape:
+        raise RuntimeError(
+            f"a parameter has shape {shape}, its gradient {tuple(grad.shape)}: expected the same "
+            "shape; compute the gradient anew (zero_grad, then backward)"
+        )
+    if why := memory_objection(grad):
+        raise RuntimeError(f"the gradient of a parameter, shape {shape}, {why}")
+    return local_param_and_grad(param, grad)[1]

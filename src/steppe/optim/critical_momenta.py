@@ -11,6 +11,7 @@ from steppe._engines import Function, Group, Method, ParamRow, widened
 from steppe.optim import _diagnostics, _preconditioners
 from steppe.optim._base import arguments
 from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
+from steppe.optim._momenta import critical_aggregate
 from steppe.optim._options import Replacement, Scope, Variant
 from steppe.optim._switching import SwitchingOptimizer
 
@@ -172,6 +173,9 @@ class AdamCM(BufferOptimizer):
     def _preconditioner(self, row: ParamRow) -> Tensor:
         return _preconditioners.two_way_preconditioner(row)
 
+    def _momentum(self, row: ParamRow) -> Tensor:
+        return critical_aggregate(row)
+
 
 class DualAdamCM(SwitchingOptimizer, BufferOptimizer):
     r"""AdamCM with DualAdam's two-way update of the aggregate. Experimental.
@@ -252,6 +256,9 @@ class DualAdamCM(SwitchingOptimizer, BufferOptimizer):
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
         return _preconditioners.two_way_preconditioner(row)
+
+    def _momentum(self, row: ParamRow) -> Tensor:
+        return critical_aggregate(row)
 
     def diagnostics(self) -> dict[str, float]:
         """Report α, the inverse part's share of the update, and the state of the buffers.
@@ -350,3 +357,6 @@ class SGDCM(BufferOptimizer):
 
     def _preconditioner(self, row: ParamRow) -> Tensor:
         return torch.ones_like(widened(row.param))
+
+    def _momentum(self, row: ParamRow) -> Tensor:
+        return critical_aggregate(row)

@@ -1,93 +1,137 @@
-"""SAM and ASAM around any optimizer: descend along the gradient of the worst nearby point."""
+"""SAM and its family around any optimizer: descend along the gradient of a point nearby."""
 
-import reprlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch.nn import Module
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
+from torch.optim.optimizer import ParamsT
 
-from steppe.optim._checkpoint import check_kinds
-from steppe.optim._optimizer_wrapper import check_step, share_hooks, step_within
-from steppe.optim._options import check_options
-from steppe.optim._sam_ascent import rho_name
-from steppe.optim._sam_passes import AccumulationGuard, check_second_pass, gradients
-from steppe.optim._sam_perturbing import PerturbingWrapper, check_sam_options
+from steppe.optim._optimizer_wrapper import step_within
+from steppe.optim._options import Direction, Metric, check_options
+from steppe.optim._sam_base import make_base
+from steppe.optim._sam_checkpoints import CheckpointedSAM
+from steppe.optim._sam_options import (
+    check_base,
+    check_fits,
+    check_module,
+    check_no_other,
+    check_sam_options,
+    first_step_of,
+    metric_of,
+    with_metric,
+)
+from steppe.optim._sam_perturbations import DEFAULT_RHO
 
 
-class SAM(PerturbingWrapper):
-    r"""Sharpness-aware minimisation (SAM), and adaptive SAM, around a base optimizer.
+class SAM(CheckpointedSAM):
+    r"""Sharpness-aware minimisation (SAM) and its family, around a base optimizer.
 
-    A step takes two forward and backward passes. The first gives g at the parameters p; over all
-    parameters the perturbation is::
+    A step goes along the gradient at p + e, a point near the parameters p. What e is tells the
+    methods apart. Along a direction d, in a metric s, over all parameters::
 
-        SAM:               e = ρ·g/(‖g‖₂ + 1e-12)
-        adaptive (ASAM):   e = ρ·p²g/(‖|p|·g‖₂ + 1e-12)
+        e = ρ·s²d/(‖s·d‖₂ + 1e-12)
 
-    The second pass gives the gradient at p + e. Then p is restored bit for bit, and the base
-    optimizer steps along the second gradient. Groups that ``maximize`` have −g in place of g. If
-    the norm is zero or not finite, as under a ``GradScaler``, e is zero.
+        direction="gradient"       d = g, the gradient at p: two forward and backward passes (SAM)
+        direction="momentum"       d = −m, the base's momentum: one pass (MSAM)
+        metric="euclidean"         s = 1
+        metric="adaptive"          s = |p| (ASAM)
+        metric="preconditioned"    s = P^½, where the base steps along P·m; Adam's P is 1/(√v̂ + ε)
+
+    and at random, in one pass, with ξ normal::
+
+        direction="random"         e = ρ·std(p)·ξ for each tensor;  adaptive: e = ρ·p·ξ
+
+    Then p is restored bit for bit, and the base optimizer steps along the gradient at p + e. Groups
+    that ``maximize`` have −g in place of g. If the norm is zero or not finite, as under a
+    ``GradScaler`` or before the base has a momentum, e is zero.
 
     There are three ways to use it:
 
     * ``step(closure)``: the closure clears gradients, runs forward and backward, and returns the
-      loss. It is called twice; the loss of the first pass is returned.
-    * ``perturb()`` between the two backward passes and ``step()`` after the second. ``perturb``
-      clears the gradients, and each pass may accumulate over several batches.
-    * ``with sam.perturbed():`` around the second pass, then ``step()``. It restores the parameters
-      even if the pass raises or the step is skipped: use it with ``GradScaler``.
+      loss. Of two passes it is called twice, and the loss of the first is returned; of one, the
+      loss at p + e.
+    * ``with sam.perturbed():`` around the pass, of two around the second, then ``step()``. It
+      restores the parameters even if the pass raises or the step is skipped: use it with
+      ``GradScaler``. Each pass may accumulate over several batches.
+    * ``perturb()`` before the pass and ``step()`` after it, which restores.
 
-    A step whose gradients come from no second pass is refused, so that a training loop or framework
-    that takes one pass does not train without SAM unnoticed.
+    A step whose gradients come from no perturbed pass is refused, so that a training loop or
+    framework that takes one pass does not train without SAM unnoticed.
 
     Parameters
     ----------
-    base_optimizer
-        Any optimizer of this library, of torch, or with their interface, whose step needs no
-        closure; so not ``torch.optim.LBFGS``.
+    params_or_optimizer
+        An optimizer of this library, of torch, or with their interface, whose step needs no
+        closure; so not ``torch.optim.LBFGS``. Or parameters, of which ``base`` makes one.
+    base
+        The class of the base optimizer, if parameters are given; or what makes one of parameters
+        and options, or its path, such as ``"torch.optim.SGD"``. Default: AdamW, torch's.
     rho
-        ρ, the L2 norm of e over all parameters (of e/|p| if ``adaptive``); ≥ 0. Default: None,
-        which is 0.05, or 0.5 if ``adaptive``. A group may have its own ``rho``; around
-        ``torch.optim.Adadelta``, which has a rho too, its name is ``sam_rho``.
+        ρ, the length of e: the L2 norm of e/s over all parameters; at random, that of an element of
+        e over std(p) or p. ≥ 0; along the momentum it may be negative, and e then points against
+        the coming step. A group may have its own ``rho``; around ``torch.optim.Adadelta``, which
+        has a rho too, its name is ``sam_rho``. Default: None, which is 0.05, adaptive 0.5,
+        preconditioned 0.005; at random 0.2.
+    direction
+        ``"gradient"``, ``"momentum"`` or ``"random"``. A base has a momentum if it has ``betas`` or
+        ``momentum`` > 0; that of critical momenta is their aggregate. Default: "gradient".
+    metric
+        ``"euclidean"``, ``"adaptive"`` or ``"preconditioned"``, the last not at random, and around
+        optimizers that divide by a second moment. It is Euclidean until the base has taken a step.
+        A group may have its own. Default: "euclidean".
     adaptive
-        Whether to scale e by the size of each parameter (ASAM). A group may have its own.
-        Default: False.
+        Another way to say ``metric="adaptive"``. Default: False.
+    start
+        The share of ``total_steps`` after which SAM begins, in [0, 1); before, each step is the
+        base's, takes one pass, and :attr:`is_active` is False. Default: 0.0.
+    total_steps
+        The steps of the run, ≥ 1; given to the base too, if it takes it. Default: None.
     module
-        The model. Its buffers are put back after the second pass. Default: None, which finds all
-        modules that hold one of the parameters.
+        The model. Its buffers are put back after the second of two passes. Default: None, which
+        finds all modules that hold one of the parameters.
     required
-        Whether a step whose gradients come from no second pass raises. Default: True. False allows
-        phases without SAM, in which ``step()`` is the base optimizer's. The attribute of this name
-        may be assigned.
+        Whether a step whose gradients come from no perturbed pass raises. Default: True. False
+        allows phases without SAM, in which ``step()`` is the base optimizer's. The attribute of
+        this name may be assigned.
+    **base_options
+        Options of the base, if parameters are given.
 
     Raises
     ------
     TypeError
-        ``base_optimizer`` is not an optimizer, or its step needs a closure; ``module`` is none.
+        What is given is no optimizer, or its step needs a closure; ``module`` is none.
     ValueError
-        ``rho`` or a flag is out of its range, ``module`` holds none of the parameters, or
-        ``base_optimizer`` is in a SAM already.
+        An option is out of its range, the base has no momentum or preconditioner, ``module`` holds
+        none of the parameters, or the base is in a SAM already.
 
     Notes
     -----
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, with ``rho`` and
-    ``adaptive`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
-    no state of its own but the number of ascents; between the passes it holds a copy of the
-    parameters and module buffers.
+    ``metric`` among the options: schedulers act on both, and ``state_dict`` is complete. SAM has
+    no state of its own but the number of steps and of ascents, and at random a seed, which is that
+    of torch's generator when it is first needed. Around a pass it holds a copy of the parameters,
+    and around the second of two one of module buffers.
 
-    Module buffers, such as running statistics, stay as the first pass left them: all dense ones of
-    modules in training, compiled modules included. A buffer
+    Module buffers, such as running statistics, stay as the first of two passes left them: all dense
+    ones of modules in training, compiled modules included. A buffer
     that the second pass replaces by one of another shape, such as a growing cache, stays replaced.
     Random layers such as dropout draw anew in the second pass.
 
     Half-precision parameters hold p + e only to their precision: of a million bfloat16 weights of
     size 0.02, ρ = 0.05 moves one half. Keep float32 parameters and use autocast.
 
+    Functional SAM (arXiv 2502.02407), which leaves the logits' scale alone, is not here: it needs
+    the network cut at its outputs, where an optimizer sees parameters only.
+
     References
     ----------
     Foret et al., *Sharpness-Aware Minimization for Efficiently Improving Generalization*,
-    ICLR 2021, arXiv 2010.01412; Kwon et al., *ASAM*, ICML 2021, arXiv 2102.11600.
+    ICLR 2021, arXiv 2010.01412; Kwon et al., *ASAM*, ICML 2021, arXiv 2102.11600; Becker, Altrock,
+    Risse, *Momentum-SAM*, arXiv 2401.12033; Singh et al., *Avoiding spurious sharpness minimization
+    broadens applicability of SAM*, ICML 2025, arXiv 2502.02407 (preconditioned); Zhou et al.,
+    *Sharpness-Aware Minimization Efficiently Selects Flatter Minima Late in Training*, ICLR 2025,
+    arXiv 2410.10373 (``start``); Trinh et al., *DAMP*, arXiv 2406.16540 (random, adaptive).
 
     Examples
     --------
@@ -111,89 +155,73 @@ class SAM(PerturbingWrapper):
     ...     scaler.scale(model(inputs).square().mean()).backward()
     >>> _ = scaler.step(sam)
     >>> scaler.update()
+
+    One pass, along the momentum of an optimizer that SAM makes:
+
+    >>> sam = steppe.SAM(model.parameters(), lr=1e-3, direction="momentum")
+    >>> with sam.perturbed():
+    ...     model(inputs).square().mean().backward()
+    >>> sam.step()
     """
 
     def __init__(
         self,
-        base_optimizer: Optimizer,
-        rho: float | None = None,
+        params_or_optimizer: ParamsT | Optimizer,
+        base: type[Optimizer] | Callable[..., Optimizer] | str = AdamW,
         *,
+        rho: float | None = None,
+        direction: Direction = "gradient",
+        metric: Metric = "euclidean",
         adaptive: bool = False,
+        start: float = 0.0,
+        total_steps: int | None = None,
         module: Module | None = None,
         required: bool = True,
+        **base_options: Any,
     ) -> None:
-        _check_base(base_optimizer)
-        _check_module(module, base_optimizer)
-        check_options({"required": required})
-        defaults = base_optimizer.defaults
-        rho = (0.5 if adaptive else 0.05) if rho is None else rho
-        options = {"sam_rho" if "rho" in defaults else "rho": rho, "adaptive": adaptive}
-        for group in base_optimizer.param_groups:
-            check_sam_options({**options, **group})
-        check_sam_options(options)
-        defaults.update(options)
-        for group in base_optimizer.param_groups:
-            for name, value in options.items():
-                group.setdefault(name, value)
+        check_options({"required": required, "adaptive": adaptive, "direction": direction})
+        metric = metric_of(metric, adaptive=adaptive)
+        first_step = first_step_of(start, total_steps)
+        if isinstance(params_or_optimizer, Optimizer):
+            check_no_other(base, base_options)
+            base_optimizer = params_or_optimizer
+        else:
+            base_optimizer = make_base(params_or_optimizer, base, base_options, total_steps)
+        check_base(base_optimizer)
+        check_module(module, base_optimizer)
+        name = "sam_rho" if "rho" in base_optimizer.defaults else "rho"
+        own = {name: DEFAULT_RHO.get((direction, metric)) if rho is None else rho, "metric": metric}
+        groups = [with_metric(group) for group in base_optimizer.param_groups]
+        for options in (own, *({**own, **group} for group in groups)):
+            check_sam_options(options, direction)
+            check_fits(direction, options["metric"], base_optimizer)
+        base_optimizer.defaults.update(own)
+        for group, options in zip(base_optimizer.param_groups, groups, strict=True):
+            group.pop("adaptive", None)
+            group.update({**own, **options})
         self.__setstate__(
-            {"base_optimizer": base_optimizer, "module": module, "required": required}
+            {
+                "base_optimizer": base_optimizer,
+                "direction": direction,
+                "first_step": first_step,
+                "module": module,
+                "required": required,
+            }
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        if self._restore_point.is_set:
-            raise RuntimeError(
-                "SAM cannot be copied or pickled while its parameters are perturbed, as the copy "
-                "could not restore them: call restore() first"
-            )
-        names = ("base_optimizer", "module", "required")
-        return {name: getattr(self, name) for name in names} | {"ascents": self._passes.ascents}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "base_optimizer" not in state:
-            # Frameworks give optimizers new state and groups so.
-            self.base_optimizer.__setstate__(state)
-            self.param_groups = self.base_optimizer.param_groups
-            return
-        self.base_optimizer = state["base_optimizer"]
-        self.module, self.required = state["module"], state["required"]
-        names = (rho_name(self.base_optimizer.defaults), "adaptive")
-        self.own_options = {name: self.base_optimizer.defaults[name] for name in names}
-        self._begin_perturbing(state.get("ascents", 0))
-        share_hooks(self, self.base_optimizer)
-        # Not Optimizer.__init__, which would make groups and state beside the base's: __setstate__
-        # makes only the hooks that are missing.
-        super().__setstate__({})
-
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters to the base optimizer; the group may name its own ``rho``, ``adaptive``.
+        """Add parameters to the base optimizer; the group may name its own ``rho``, ``metric``.
 
         Raises
         ------
         ValueError
             An option is out of its range. Nothing has changed then.
         """
-        check_sam_options({**self.defaults, **param_group})
+        param_group = with_metric(param_group)
+        options = {**self.defaults, **param_group}
+        check_sam_options(options, self.direction)
+        check_fits(self.direction, options["metric"], self.base_optimizer)
         self.base_optimizer.add_param_group(param_group)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the base optimizer's checkpoint, SAM's options and ``ascents`` in its groups."""
-        saved = super().state_dict()
-        ascents = {"ascents": self._passes.ascents}
-        return {**saved, "param_groups": [group | ascents for group in saved["param_groups"]]}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a checkpoint into the base optimizer.
-
-        Raises
-        ------
-        ValueError
-            The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
-        """
-        _check_checkpoint(state_dict, (rho_name(self.defaults), "adaptive"))
-        groups = [dict(group) for group in state_dict["param_groups"]]
-        ascents = [group.pop("ascents", 0) for group in groups]
-        self.base_optimizer.load_state_dict({**state_dict, "param_groups": groups})
-        self._passes.ascents = max(ascents, default=0)
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step from p along the gradient at p + e.
@@ -201,20 +229,22 @@ class SAM(PerturbingWrapper):
         Parameters
         ----------
         closure
-            Runs one forward and backward pass; it is called twice. Default: None, for use after
-            :meth:`perturb` and a second backward pass. After :meth:`perturb` a closure is called
-            once, and should leave the gradients as they are: some frameworks pass such a closure.
+            Runs one forward and backward pass; of two passes it is called twice. Default: None, for
+            use after :meth:`perturb` and the pass at p + e. After :meth:`perturb` a closure is
+            called once, and should leave the gradients as they are: some frameworks pass such a
+            closure.
 
         Returns
         -------
-        The loss at the unperturbed parameters, or None without a closure.
+        The loss of the first pass, at the unperturbed parameters; of an only pass that at p + e; or
+        None without a closure.
 
         Raises
         ------
         RuntimeError
-            The gradients come from no second pass, and SAM is ``required``; a gradient is sparse;
-            FSDP1 has flattened a parameter; or the closure computes no gradients, or adds to those
-            of other batches. No parameter has changed then.
+            The gradients come from no perturbed pass, and SAM is ``required``; a gradient is
+            sparse; FSDP1 has flattened a parameter; or the closure computes no gradients, or adds
+            to those of other batches. No parameter has changed then.
         """
         try:
             return self._step(closure)
@@ -224,72 +254,8 @@ class SAM(PerturbingWrapper):
 
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         self.restore()
-        loss = None
-        if closure is not None:
-            guard = AccumulationGuard(self.param_groups, self._passes)
-            with torch.enable_grad():
-                loss = closure()
-            if not self._passes.is_second:
-                guard.check()
-                self._run_second_pass(closure, returned_loss=loss is not None)
-        elif self.required and not self._passes.is_second:
-            check_second_pass(self.param_groups)
-        self._passes.is_second = False
+        loss = self._run(closure)
+        self._passes.is_perturbed = False
         step_within(self.base_optimizer)
+        self._passes.steps += 1
         return loss
-
-    def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
-        """Call the closure at p + e; refuse one that returns no loss and computes no gradients.
-
-        A closure that returned a loss may skip the second pass, as Lightning's does if
-        ``training_step`` returns None.
-        """
-        before = gradients(self.param_groups)
-        with self.perturbed(), torch.enable_grad():
-            closure()
-        if not returned_loss and before and not gradients(self.param_groups):
-            raise RuntimeError(
-                "the closure computed no gradients: expected one that runs forward and backward. "
-                "Where a framework passes an empty one, as Lightning does in manual optimization, "
-                "run the second pass under perturbed() before step()"
-            )
-
-
-def _check_base(base_optimizer: Any) -> None:
-    if not isinstance(base_optimizer, Optimizer):
-        raise TypeError(
-            f"base_optimizer={reprlib.repr(base_optimizer)} is not an optimizer: expected an "
-            "instance, e.g. SAM(torch.optim.AdamW(model.parameters()))"
-        )
-    check_step(base_optimizer, "SAM")
-    if "adaptive" in base_optimizer.defaults:
-        raise ValueError(
-            f"base_optimizer={type(base_optimizer).__name__} has an option 'adaptive': it is "
-            "a SAM or in one already; expected an optimizer that is not"
-        )
-
-
-def _check_module(module: Any, base_optimizer: Optimizer) -> None:
-    if module is None:
-        return
-    if not isinstance(module, Module):
-        raise TypeError(
-            f"module={reprlib.repr(module)} is not valid: expected the torch.nn.Module that is "
-            "trained, or None"
-        )
-    params = {id(param) for group in base_optimizer.param_groups for param in group["params"]}
-    if not any(id(param) in params for param in module.parameters()):
-        raise ValueError(
-            f"module={type(module).__name__} holds none of the optimizer's parameters: expected "
-            "the model that is trained"
-        )
-
-
-def _check_checkpoint(state_dict: dict[str, Any], option_names: tuple[str, str]) -> None:
-    refuse = "checkpoint does not fit SAM: "
-    check_kinds(state_dict, refuse)
-    for index, group in enumerate(state_dict["param_groups"]):
-        for name in option_names:
-            if name not in group:
-                raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
-        check_sam_options(group)

@@ -32,7 +32,7 @@ def save(path: Path) -> None:
     saved = {}
     for name, make in BASES.items():
         model = network()
-        sam = SAM(make(model.parameters()), 0.2, adaptive=True)
+        sam = SAM(make(model.parameters()), rho=0.2, adaptive=True)
         train(model, sam)
         saved[name] = [model.state_dict(), sam.state_dict()]
     torch.save(saved, path)
@@ -46,7 +46,7 @@ def resume(path: Path) -> dict[str, list[Tensor]]:
         sam = SAM(BASES[name](model.parameters()), rho=0.1)
         model.load_state_dict(weights)
         sam.load_state_dict(options)
-        assert [sam.param_groups[0][k] for k in (radius(name), "adaptive")] == [0.2, True]
+        assert [sam.param_groups[0][k] for k in (radius(name), "metric")] == [0.2, "adaptive"]
         train(model, sam)
         ends[name] = values(model)
     return ends
@@ -59,7 +59,7 @@ def test_resumes_bit_for_bit_in_a_new_process(tmp_path: Path) -> None:
     ends = torch.load(tmp_path / "ends", weights_only=True)
     for name, make in BASES.items():
         model = network()
-        train(model, SAM(make(model.parameters()), 0.2, adaptive=True), steps=8)
+        train(model, SAM(make(model.parameters()), rho=0.2, adaptive=True), steps=8)
         assert same(ends[name], values(model)), name
 
 
@@ -71,7 +71,7 @@ def pickled(value: Any) -> Any:
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled], ids=["deepcopy", "pickle"])
 def test_copies_go_on_alike_and_apart(make: Make, duplicate: Callable[[Any], Any]) -> None:
     model = network(norm=nn.BatchNorm1d(4))
-    sam = SAM(make(model.parameters()), 0.2, adaptive=True)
+    sam = SAM(make(model.parameters()), rho=0.2, adaptive=True)
     train(model, sam)
     other, other_sam = duplicate((model, sam))
     assert other_sam.param_groups is other_sam.base_optimizer.param_groups

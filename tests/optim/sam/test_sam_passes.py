@@ -84,7 +84,7 @@ def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyP
     model = network()
     sam = SAM(torch.optim.SGD(model.parameters()), rho=1.0)
     closure_of(model, sam, batch())()
-    before, calls, ascent = values(model), [], rules.sam_ascent
+    before, calls, ascent = values(model), [], rules.sam_perturbed
 
     def fails_later(*arguments: Any) -> Any:
         calls.append(1)
@@ -92,7 +92,7 @@ def test_restores_when_the_perturbation_itself_fails(monkeypatch: pytest.MonkeyP
             raise MemoryError
         return ascent(*arguments)
 
-    monkeypatch.setattr(rules, "sam_ascent", fails_later)
+    monkeypatch.setattr(rules, "sam_perturbed", fails_later)
     with pytest.raises(MemoryError):
         sam.perturb()
     assert same(values(model), before)
@@ -255,8 +255,8 @@ def scaled_step(
 @either_form
 def test_grad_scaler_changes_nothing(adaptive: bool) -> None:
     one, two = network(), network()
-    train(one, SAM(steppe.AdamCM(one.parameters(), lr=0.1), 0.3, adaptive=adaptive))
-    sam = SAM(steppe.AdamCM(two.parameters(), lr=0.1), 0.3, adaptive=adaptive)
+    train(one, SAM(steppe.AdamCM(one.parameters(), lr=0.1), rho=0.3, adaptive=adaptive))
+    sam = SAM(steppe.AdamCM(two.parameters(), lr=0.1), rho=0.3, adaptive=adaptive)
     scaler = torch.amp.GradScaler("cpu")
     for _ in range(4):
         scaled_step(two, sam, scaler, (1.0, 1.0))

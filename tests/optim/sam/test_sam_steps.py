@@ -33,7 +33,7 @@ from steppe._engines.base.cache_chunks import PIECE
 @pytest.mark.parametrize("name", ["AdamCM", "AdamCG", "SGDCM", "RMSpropCG"])
 def test_equals_the_float64_reference(name: str, rho: float | None, adaptive: bool) -> None:
     params = leaves()
-    sam = SAM(getattr(steppe, name)(params, lr=1e-2), rho, adaptive=adaptive)
+    sam = SAM(getattr(steppe, name)(params, lr=1e-2), rho=rho, adaptive=adaptive)
     ref = reference(name, STARTS, lr=1e-2)
     for _ in range(20):
         sam.step(wavy_closure(params, sam))
@@ -46,7 +46,7 @@ def test_equals_the_float64_reference(name: str, rho: float | None, adaptive: bo
 @either_form
 def test_perturbation_in_single_precision(adaptive: bool) -> None:
     params = leaves(dtype=torch.float32)
-    sam = SAM(torch.optim.SGD(params), 0.3, adaptive=adaptive)
+    sam = SAM(torch.optim.SGD(params), rho=0.3, adaptive=adaptive)
     wavy_closure(params, sam)()
     starts = [p.detach().double().numpy() for p in params]
     expected = sam_perturbation(starts, [p.grad.numpy() for p in params], 0.3, adaptive)  # type: ignore[union-attr]
@@ -67,7 +67,7 @@ def test_large_tensors_move_whole_whatever_their_layout(adaptive: bool) -> None:
     starts = [p.detach().double().numpy() for p in params]
     expected = sam_perturbation(starts, [p.grad.numpy() for p in params], 300.0, adaptive)  # type: ignore[union-attr]
     before = [p.detach().clone() for p in params]
-    sam = SAM(torch.optim.SGD(params), 300.0, adaptive=adaptive)
+    sam = SAM(torch.optim.SGD(params), rho=300.0, adaptive=adaptive)
     sam.perturb()
     for p, start, e in zip(params, starts, expected, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), start + e, rtol=1e-6, atol=1e-6)
@@ -104,7 +104,7 @@ def test_complex_parameters_are_pairs_of_real_ones() -> None:
         (p.conj() * torch.tensor(slope)).sum().real.backward()
         assert p.grad is not None
         assert p.grad.is_conj()
-        SAM(torch.optim.SGD([p]), 0.3, adaptive=adaptive).perturb()
+        SAM(torch.optim.SGD([p]), rho=0.3, adaptive=adaptive).perturb()
         pairs = [x.view(np.float64) for x in (start, slope)]
         (e,) = sam_perturbation(pairs[:1], pairs[1:], 0.3, adaptive)
         np.testing.assert_allclose(p.detach().numpy().view(np.float64), pairs[0] + e, 1e-12)
@@ -117,7 +117,7 @@ def test_maximising_is_minimising_minus_the_objective(make: Make, adaptive: bool
     for sign in (1, -1):
         params = leaves(dtype=torch.float32)
         base = make([{"params": params, "maximize": sign < 0}])
-        sam = SAM(base, 0.3, adaptive=adaptive)
+        sam = SAM(base, rho=0.3, adaptive=adaptive)
         run = wavy_closure(params, sam, sign)
         for _ in range(3):
             sam.step(run)

@@ -3,13 +3,14 @@
 It reads an optimizer's state by the names in its groups; it imports no optimizer of this library.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, Adagrad, Adam, AdamW, NAdam, Optimizer, RMSprop
+from torch.optim import SGD, Optimizer
 
+from steppe._shared.torch_preconditioners import KNOWN_CLASSES, preconditioner_reader
 from steppe.landscape.objective.differentiate import flat_vector
 from steppe.landscape.operators.operator import Operator, check_operator
 
@@ -264,7 +265,12 @@ def _diagonals(
     elif isinstance(optimizer, SGD):
         known = {param: torch.ones_like(param) for param in params}
     else:
-        read = _reader(optimizer)
+        read = preconditioner_reader(optimizer)
+        if read is None:
+            raise ValueError(
+                f"{type(optimizer).__name__} has no diagonal preconditioner that is known here: "
+                "expected an optimizer of this library, or torch.optim's SGD, " + KNOWN_CLASSES
+            )
         known = {
             param: read(optimizer.state[param], group)
             for param, group in zip(params, groups, strict=True)
@@ -288,43 +294,3 @@ def _without_state(index: int, others_have: bool) -> str:
         f"the optimizer has no state for parameter {index}, as it has had no gradient, and has for "
         "others: leave it out, by params=[p for p in model.parameters() if p in optimizer.state]"
     )
-
-
-def _reader(optimizer: Optimizer) -> Callable[[_GroupOrState, _GroupOrState], Tensor]:
-    for kind, read in _READERS.items():
-        if isinstance(optimizer, kind):
-            return read
-    raise ValueError(
-        f"{type(optimizer).__name__} has no diagonal preconditioner that is known here: expected "
-        "an optimizer of this library, or torch.optim's SGD, "
-        + ", ".join(kind.__name__ for kind in _READERS)
-    )
-
-
-def _adam(state: _GroupOrState, group: _GroupOrState) -> Tensor:
-    v = state["max_exp_avg_sq" if group.get("amsgrad") else "exp_avg_sq"]
-    correction = 1 - float(group["betas"][1]) ** float(state["step"])
-    return _inverse_root(v / correction, group)
-
-
-def _rmsprop(state: _GroupOrState, group: _GroupOrState) -> Tensor:
-    v = state["square_avg"]
-    return _inverse_root(v - state["grad_avg"] ** 2 if group["centered"] else v, group)
-
-
-def _adagrad(state: _GroupOrState, group: _GroupOrState) -> Tensor:
-    return _inverse_root(state["sum"], group)
-
-
-def _inverse_root(v: Tensor, group: _GroupOrState) -> Tensor:
-    inverse: Tensor = 1 / (v.sqrt() + group["eps"])
-    return inverse
-
-
-_READERS: dict[type[Optimizer], Callable[[_GroupOrState, _GroupOrState], Tensor]] = {
-    Adam: _adam,
-    AdamW: _adam,
-    NAdam: _adam,
-    RMSprop: _rmsprop,
-    Adagrad: _adagrad,
-}

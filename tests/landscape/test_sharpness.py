@@ -482,6 +482,47 @@ def test_samples_are_not_taken_out_of_the_wrong_dimension(steps: int) -> None:
             sharpness(wrapped, named, [(x, y)], m=1)
 
 
+class EveryStep(nn.Module):
+    """A sequence model with outputs for each time step, time first or samples first."""
+
+    def __init__(self, kind: str, transposes: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.transposes, self.read = transposes, nn.Linear(2, 4, dtype=torch.float64)
+        self.head = nn.Linear(4, 3, dtype=torch.float64)
+        if kind == "recurrent":
+            self.body: nn.Module = nn.GRU(4, 4, dtype=torch.float64)
+        else:
+            layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, dtype=torch.float64)
+            self.body = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.transposes:
+            x = x.transpose(0, 1)
+        found = self.body(self.read(x))
+        found = self.head(found[0] if isinstance(found, tuple) else found)
+        return found.transpose(0, 1) if self.transposes else found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "attention"])
+def test_time_steps_are_not_taken_for_samples(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6, 12, 2, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (6, 12), generator=generator)
+    loss_fn = lambda outputs, y: F.cross_entropy(outputs.flatten(0, 1), y.flatten())  # noqa: E731
+    with pytest.raises(ValueError, match="samples 3 to 5 of batch 0 change when the others"):
+        sharpness(EveryStep(kind, transposes=False), loss_fn, [(x, y)], m=4)
+    # Samples first, transposed by the model: as many groups of sequences as there are.
+    apart = (x.transpose(0, 1).contiguous(), y.t().contiguous())
+    found = sharpness(EveryStep(kind, transposes=True), loss_fn, [apart], m=4, rho=0.2)
+    alone = [
+        sharpness(EveryStep(kind, transposes=False), loss_fn, [(x[:, i : i + 4], y[:, i : i + 4])],
+                  rho=0.2).value
+        for i in (0, 4, 8)
+    ]  # fmt: skip
+    assert found.value == pytest.approx(sum(alone) / 3, rel=1e-9)
+
+
 class Named(nn.Module):
     def forward(self, y: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"y": y}

@@ -19,7 +19,8 @@ class Contender:
     Attributes
     ----------
     name : str
-        What tables call it.
+        What tables call it. One that a command names in a file is called as it is written there,
+        ``mytask.py:mine``.
     make : callable
         ``make(model, **settings)`` returns an optimizer of the model's parameters, in whatever
         groups. If it has an argument ``steps``, it gets the number of steps of the run.

@@ -72,9 +72,14 @@ def _from_file(path: Path) -> ModuleType:
     _IMPORTING.append(path)
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[path.stem]
-        raise
+        if "attempted relative import" not in str(error):
+            raise
+        raise ImportError(
+            f"{error}, as {path.name} is imported outside of its package: name it as a module, "
+            f"such as {path.parent.name}.{path.stem}:…, from the directory that holds the package"
+        ) from error
     finally:
         _IMPORTING.pop()
     return module

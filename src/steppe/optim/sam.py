@@ -71,8 +71,8 @@ class SAM(CheckpointedSAM):
         ρ, the length of e: the L2 norm of e/s over all parameters; at random, that of an element of
         e over std(p) or p. ≥ 0; along the momentum it may be negative, and e then points against
         the coming step. A group may have its own ``rho``; around ``torch.optim.Adadelta``, which
-        has a rho too, its name is ``sam_rho``. Default: None, which is 0.05, adaptive 0.5,
-        preconditioned 0.005; at random 0.2.
+        has a rho too, its name is ``sam_rho``. Default: None, which is 0.05, adaptive 0.5 and
+        preconditioned 0.005; along the momentum 0.2, 1.0 and 0.02; at random 0.1.
     direction
         ``"gradient"``, ``"momentum"`` or ``"random"``. A base has a momentum if it has ``betas`` or
         ``momentum`` > 0; that of critical momenta is their aggregate. Default: "gradient".

@@ -2,11 +2,13 @@
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from steppe.compare.data.streams import hits as stream_hits
 from steppe.compare.data.streams import stream_loss
@@ -227,3 +229,32 @@ def test_in_a_stream_a_sample_is_right_among_the_classes_of_its_own_task(places:
         expected.append(own.index(max(own)) == target % 2)
     assert stream_hits(outputs, targets, classes=2).tolist() == expected
     assert 0 < sum(expected) < 20
+
+
+class Collected:
+    """What torchmetrics' metrics have, without being callable."""
+
+    higher_is_better = False
+
+    def update(self, outputs: Any, targets: Any) -> None: ...
+
+    def compute(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (Collected, "values=Collected is a class: expected an instance, Collected"),
+        (nn.ModuleDict(), "values is a collection of metrics: expected one"),
+        (3, "values=3 must be a function of outputs and targets, or a metric of"),
+    ],
+)
+def test_what_is_no_metric_is_refused(values: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        Metric(values)
+
+
+def test_a_metric_need_not_be_callable() -> None:
+    assert Metric(Collected()).is_updated
+    assert not Metric(Collected()).higher_is_better

@@ -74,13 +74,66 @@ class NanLater:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
-        return (outputs - targets).squeeze(1).abs() * (1.0 if self.calls < 5 else math.nan)
+        return (outputs - targets).squeeze(1).abs() * (1.0 if self.calls < 8 else math.nan)
 
 
 def test_a_score_that_is_no_number_counts_as_the_worst(tmp_path: Path) -> None:
     metric = Metric(NanLater(), higher_is_better=False)
     found = studied(task(metrics={"m": metric}), tmp_path)
     assert all(trial.outcome for trial in found.results.trials)
+
+
+@pytest.mark.filterwarnings("ignore:With 3 trials")
+def test_where_no_trial_has_a_score_there_is_nothing_to_compare(tmp_path: Path) -> None:
+    def at_first(outputs: Tensor, targets: Tensor) -> Tensor:
+        return torch.where(outputs == 0, 1.0, math.nan).squeeze(1)
+
+    def zero() -> nn.Module:
+        model = nn.Linear(4, 1)
+        nn.init.zeros_(model.weight)
+        nn.init.zeros_(model.bias)
+        return model
+
+    made = task(model=zero, metrics={"m": at_first})
+    found = studied(made, tmp_path, ("sgd", "adamw"))
+    assert all(math.isnan(t.outcome.final.test_score) for t in found.results.trials)
+    (verdict,) = found.verdicts()
+    assert verdict.verdict == "no verdict: no trial has a result"
+    assert all(math.isnan(x) for x in (verdict.estimate, verdict.low, verdict.high, verdict.p))
+    text = str(found)
+    assert "All trials diverged, failed, or ended without a result" in text
+    assert "No m (NaN), though a finite loss, have 3 of sgd and 3 of adamw" in text
+
+
+class Viewing(nn.Module):
+    """LeNet as it is often written: its maps are flattened by view()."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 2), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.first(x.view(-1, 1, 2, 2).expand(-1, 2, -1, -1))
+        return self.last(maps.view(maps.size(0), -1))
+
+
+class Flattening(torch.optim.SGD):
+    """An optimizer that sees kernels as matrices, as Muon does."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad.view(len(p), -1)
+                    p.data.view(-1)
+        return super().step(closure)
+
+
+@pytest.mark.filterwarnings("ignore:With 3 trials")
+def test_models_are_trained_in_the_memory_format_that_they_have(tmp_path: Path) -> None:
+    flat = Contender("flattening", lambda model, lr=1e-2: Flattening(model.parameters(), lr=lr))
+    found = studied(task(model=Viewing), tmp_path, ("sgd", flat, "lbfgs"))
+    assert not [trial.error for trial in found.results.trials if trial.error]
 
 
 def test_small_numbers_keep_three_digits() -> None:

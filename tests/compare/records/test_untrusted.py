@@ -270,6 +270,14 @@ MUTATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda s: s["contenders"][0].update(control_for=["x"]),
         "control_for must be one of",
     ),
+    "no direction": (
+        lambda s: s["metric"].pop("higher_is_better"),
+        "metric.higher_is_better is missing: expected true or false",
+    ),
+    "space of a huge number": (
+        lambda s: s["contenders"][0].update(space={"lr": {"low": 1, "high": 10**400}}),
+        "contenders[0].space.lr must be",
+    ),
     "unknown field": (lambda s: s.update({"\x1b[31m": 1}), "unknown field: \\x1b[31m"),
 }
 

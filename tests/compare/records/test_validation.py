@@ -231,6 +231,12 @@ def test_what_does_not_fit_is_refused_with_its_field(
         check_results(edit(results))
 
 
+@pytest.mark.parametrize("name", ["test_score", "validation_score", "test_loss"])
+def test_samples_without_their_result_are_refused(results: StudyResults, name: str) -> None:
+    with pytest.raises(ValueError, match="must be samples whose mean gives nan"):
+        check_results(with_final(0, **{name: math.nan})(results))
+
+
 def test_two_trials_of_the_pool_must_not_share_a_seed(results: StudyResults) -> None:
     shared = replace(
         results,

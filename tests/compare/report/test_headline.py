@@ -1,5 +1,6 @@
 """What is said first: findings on the primary reading, the plan, and what it can find."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -137,12 +138,22 @@ def test_broken_promises_are_counted_and_called_outside_of_what_is_promised() ->
         ({"adamw": scores(0.9, 0.8, 0.7)}, "adamw is alone: there is nothing to compare it with."),
         (
             {"adamw": [diverged()] * 3, "sgd": [diverged(), studies.FAILED, diverged()]},
-            "All trials diverged or failed: there is nothing to compare.",
+            "All trials diverged, failed, or ended without a result: there is nothing to compare.",
         ),
     ],
 )
 def test_why_nothing_can_be_compared_is_said(outcomes: dict, sentence: str) -> None:
     assert said(studies.study(outcomes)).findings == [sentence]
+
+
+def test_trials_without_a_number_are_counted() -> None:
+    good: Sequence = [outcome(0.9 + 0.001 * i) for i in range(12)]
+    odd = [replace(x, final=replace(x.final, test_score=math.nan)) for x in good[:2]]
+    results = studies.study({"adamw": good, "sgd": [*odd, *good[2:]]})
+    assert said(results).plan[0] == (
+        "No accuracy (NaN), though a finite loss, have 2 of sgd, of 12 trials each: they count as "
+        "the worst."
+    )
 
 
 def test_a_baseline_that_diverged_is_compared_all_the_same() -> None:

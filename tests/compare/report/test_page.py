@@ -669,7 +669,7 @@ SHAPES = {
     ),
     "all diverged": (
         studies.study({"adamw": DIVERGED, "sgd": DIVERGED}),
-        "All trials diverged or failed",
+        "All trials diverged, failed, or ended without a result",
     ),
     "the baseline diverged": (studies.study({"adamw": DIVERGED, "sgd": DULL}), "sgd"),
     "alone": (studies.study({"adamw": DULL}), "adamw is alone"),

@@ -138,13 +138,19 @@ def test_divergence_and_failure_are_shown() -> None:
     text = printed(studies.study(made))
     assert "50 %" in text
     assert "† nadam: 1 of 4 trials failed, counted like one that diverged: RuntimeError: no" in text
-    assert "A trial that diverged has the worst validation score." in flat(text)
+    assert (
+        "A trial that diverged, or whose result is no number, has the worst validation score."
+        in flat(text)
+    )
     assert "nan" not in text.replace("nadam", "")
 
 
 def test_if_all_diverged_there_are_no_numbers() -> None:
     text = printed(studies.study({"adamw": [diverged()] * 3, "sgd": [diverged()] * 3}))
-    assert "All trials diverged or failed: there is nothing to compare." in text
+    assert (
+        "All trials diverged, failed, or ended without a result: there is nothing to compare."
+        in text
+    )
     assert "What the best of" not in text
     assert "Exploratory" not in text.split("Trained on")[0]
 

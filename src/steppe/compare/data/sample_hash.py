@@ -62,9 +62,9 @@ def _hash_of(name: str, dataset: Dataset[Any], *, may_augment: bool) -> tuple[by
         count = size_of(part)
         rows = torch.linspace(0, count - 1, min(count, _MOST_HASHED)).round().long().tolist()
         _add(digest, count, name)
-        hashes = [_sample_hash(part[row], name) for row in rows]
+        hashes = [sample_hash(part[row], name) for row in rows]
         again = list(zip(rows, hashes, strict=True))[:: max(1, len(rows) // _READ_AGAIN)]
-        changed = [row for row, first in again if _sample_hash(part[row], name) != first]
+        changed = [row for row, first in again if sample_hash(part[row], name) != first]
         if changed and not may_augment:
             raise ValueError(
                 f"{name}[{changed[0]}] is another sample each time that it is read: {name} must "
@@ -88,7 +88,14 @@ def _in_memory(part: Dataset[Any]) -> tuple[Tensor, ...] | None:
     return None
 
 
-def _sample_hash(sample: Any, name: str) -> bytes:
+def sample_hash(sample: Any, name: str) -> bytes:
+    """Hash a sample, or a batch, of the named part.
+
+    Raises
+    ------
+    TypeError
+        It holds something that cannot be hashed.
+    """
     digest = hashlib.sha256()
     _add(digest, sample, name)
     return digest.digest()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from steppe.compare.records.choices import OfMean
 from steppe.compare.records.of_mean import OF_MEAN
@@ -64,11 +64,7 @@ class Metric:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if not callable(self.values):
-            raise TypeError(
-                f"values={self.values!r} must be a function of outputs and targets, or a metric of "
-                "torchmetrics"
-            )
+        _check_values(self.values)
         if self.higher_is_better is None:
             says = getattr(self.values, "higher_is_better", None)
             object.__setattr__(self, "higher_is_better", says is not False)
@@ -90,6 +86,23 @@ class Metric:
         """Return what reports say of it."""
         return MetricDescription(
             name, self.unit, self.factor, bool(self.higher_is_better), of_mean=self.of_mean
+        )
+
+
+def _check_values(values: Any) -> None:
+    if isinstance(values, type):
+        raise TypeError(
+            f"values={values.__name__} is a class: expected an instance, {values.__name__}(…)"
+        )
+    if isinstance(values, dict | nn.ModuleDict):
+        raise TypeError(
+            "values is a collection of metrics: expected one; give each a name of its own in "
+            "metrics"
+        )
+    if not callable(values) and not (hasattr(values, "update") and hasattr(values, "compute")):
+        raise TypeError(
+            f"values={values!r} must be a function of outputs and targets, or a metric of "
+            "torchmetrics: with update(), compute(), reset() and to()"
         )
 
 

@@ -16,15 +16,12 @@ from torch.utils.data import Subset
 
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.data.loading import Part
-from steppe.compare.metrics.scores import each_loss
+from steppe.compare.planning.rehearsed_evaluation import rehearse_evaluation
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import TaskError, explained
-from steppe.compare.training.evaluation import batches_for, evaluate
+from steppe.compare.training.evaluation import batches_for
 from steppe.compare.training.reproducibility import reproducible, seed_everything
 from steppe.compare.training.run import RunContext, RunSettings
-
-# Samples of the evaluation that is rehearsed.
-_FEW = 64
 
 _SHARED = (
     "model() returns models that share memory ({}), so that each run would go on from the weights "
@@ -70,7 +67,7 @@ def _random_numbers_as_before() -> Iterator[None]:
 def rehearse(
     loaded: LoadedTask, model: nn.Module, settings: RunSettings, context: RunContext
 ) -> None:
-    """Compute the loss and its gradient on one batch, and evaluate a few samples.
+    """Compute the loss and its gradient on one batch, and evaluate the samples.
 
     Parameters
     ----------
@@ -104,7 +101,7 @@ def rehearse(
         _check_same_loss(task, loss, _first_loss(task, model, first, settings, context))
         _check_last_batch(task, model, first, settings, context.device)
         _check_schedule(task, model, settings.steps)
-        _evaluate_a_few(loaded, model, settings.batch_size, context)
+        rehearse_evaluation(loaded, model, settings.batch_size, context)
 
 
 def _check_same_again(task: Task, fingerprint: str) -> None:
@@ -261,55 +258,3 @@ def _rates(schedule: Any, params: Sequence[Tensor], lr: float, steps: int) -> li
         optimizer.step()
         made.step()
     return found
-
-
-def _evaluate_a_few(
-    loaded: LoadedTask, model: nn.Module, batch_size: int, context: RunContext
-) -> None:
-    from accelerate import Accelerator
-
-    task = loaded.task
-    accelerator = Accelerator(cpu=torch.device(context.device).type == "cpu")
-    for name, samples in (("validation", loaded.data.validation), ("test", loaded.data.test)):
-        first = parts_of(samples)[0]
-        # At random, as the first ones may be of one class.
-        order = torch.randperm(size_of(first), generator=torch.Generator().manual_seed(0))
-        few = Subset(first, order[:_FEW].sort().values.tolist())
-        with explained(f"{name} cannot be evaluated"):
-            found = evaluate(
-                model, task, few, accelerator, batch_size=batch_size, sample_length=1,
-                by_sample=True,
-            )  # fmt: skip
-        for metric, value in chain([(task.score.name, found.score)], found.others.items()):
-            if not (math.isfinite(value) or (math.isnan(value) and _may_be_nan(task, metric))):
-                raise TaskError(f"metric {metric!r} of {name} is {value}, expected a finite number")
-    _refuse_sum(task, model, few, accelerator.device)
-
-
-def _may_be_nan(task: Task, name: str) -> bool:
-    """Whether a few samples may have no value: no weight, or too few of a class."""
-    metric = task.metrics.get(name)
-    return task.weight is not None if metric is None else metric.is_updated
-
-
-def _refuse_sum(task: Task, model: nn.Module, few: Any, device: torch.device) -> None:
-    """Refuse a loss that adds the samples' losses up: evaluation would count them by batch."""
-    if task.loss is None:
-        return
-    loader = batches_for(model, few, size_of(few), collate=task.collate_fn)
-    part = _moved(next(iter(loader))[0], str(device))
-    model.eval()
-    with torch.no_grad():
-        outputs, targets = task.outputs(model, part.batch)
-        whole = float(task.loss(outputs, targets))
-        try:
-            of_each = each_loss(task.loss, outputs, targets, part.size)
-        except Exception:  # a loss may refuse what was cut in any way, and then says nothing
-            return
-    model.train()
-    total, mean = float(of_each.sum()), float(of_each.mean())
-    if math.isclose(whole, total, rel_tol=1e-3) and not math.isclose(total, mean, rel_tol=0.5):
-        raise TaskError(
-            f"loss is the sum over a batch ({whole:.4g} for {part.size} samples), not the mean: "
-            "its size would depend on the batch's; divide by the number of samples"
-        )

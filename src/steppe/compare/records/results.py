@@ -319,11 +319,18 @@ def load(path: str | PathLike[str]) -> StudyResults:
         if isinstance(content, dict):
             # Anybody may have edited them: they are computed from the trials whenever they show.
             content.pop(_VERDICTS, None)
+            _check_direction(content.get("metric"))
         found = from_json(StudyResults, content)
         check_results(found)
     except ValueError as error:
         raise ValueError(f"{path} is no study saved by steppe report --json: {error}") from error
     return found
+
+
+def _check_direction(metric: Any) -> None:
+    """Refuse a metric that does not say which way is better: that has no default in a file."""
+    if isinstance(metric, dict) and "higher_is_better" not in metric:
+        raise ValueError("metric.higher_is_better is missing: expected true or false")
 
 
 def _compact(value: Any) -> str:

@@ -43,8 +43,8 @@ class OptimizerSummary:
     name : str
         The contender.
     trials, diverged, broken_promises : int
-        Trials of the pool that have ended; how many of them diverged or failed; and how many had a
-        test result far below what their validation result promised.
+        Trials of the pool that have ended; how many diverged, failed or have no result; and how
+        many had a test result far below what their validation result promised.
     score, loss : Interval
         Expected test result of the best of k trials, the score in the metric's unit.
     train_loss, gap : float

@@ -5,6 +5,7 @@ ranges, and what one field says about another. A file may be somebody else's, da
 """
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -148,10 +149,11 @@ def _check_values(
     mean, rounding = float(values.mean()), 0.002 * float(np.abs(values).max())
     low, high = of_mean(mean - rounding), of_mean(mean + rounding)
     slack = 1e-9 + 1e-4 * abs(final)
-    is_finite = math.isfinite(mean) and math.isfinite(final)
-    is_same = not low - slack > final and not high + slack < final
     wanted = f"samples whose mean gives {final:.6g}"
-    _require(is_same or not is_finite, field, wanted, f"{of_mean(mean):.6g}")
+    if not math.isfinite(mean) or math.isinf(final):
+        return
+    is_same = not low - slack > final and not high + slack < final
+    _require(is_same and not math.isnan(final), field, wanted, f"{of_mean(mean):.6g}")
 
 
 def _result_of_mean(
@@ -234,7 +236,8 @@ def _is_choice(choices: Any) -> bool:
 
 def _is_number(value: Any) -> TypeGuard[float]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    # Not math.isfinite, which overflows on a long integer.
+    return number and abs(value) <= sys.float_info.max
 
 
 def _check_trial(trial: "Trial", field: str, setup: _Setup, contender: "ContenderRecord") -> None:

@@ -10,7 +10,7 @@ Tables, pictures, the page and ``--json`` take their numbers from here.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ NO_DIFFERENCE = "no difference seen"
 EXPLORATORY = "exploratory"
 PLAN_CHANGED = "no verdict: the plan was changed"
 TOO_FEW = "no verdict: too few trials"
+NO_RESULTS = "no verdict: no trial has a result"
 
 # Squares of larger results overflow.
 _HUGE = 1e100
@@ -142,7 +143,10 @@ class Readings:
         key = (name, baseline, reading, k)
         if key not in self._differences:
             pools = self.pool(name, reading), self.pool(baseline, reading)
-            self._differences[key] = compare_pools(*pools, k)
+            found = compare_pools(*pools, k)
+            if math.isnan(found.estimate):
+                found = replace(found, p=math.nan)
+            self._differences[key] = found
         return self._differences[key]
 
     @cached_property
@@ -197,8 +201,16 @@ class Readings:
         return found.detectable(max(1, len(plan.family)))
 
     def count_unsuccessful(self, name: str) -> int:
-        """Count the trials of the pool that diverged or failed."""
-        return sum(trial.finite_outcome is None for trial in self._trials(name))
+        """Count the trials of the pool that diverged, failed, or ended without a result."""
+        return sum(
+            (outcome := trial.finite_outcome) is None or not self.has_result(outcome)
+            for trial in self._trials(name)
+        )
+
+    def has_result(self, outcome: Outcome) -> bool:
+        """Whether the primary reading has a value: on test data too, once the study is complete."""
+        test, validation = self.values(outcome, self.results.plan.primary)
+        return math.isfinite(validation) and (math.isfinite(test) or not self.results.complete)
 
     def count_broken_promises(self, name: str) -> int:
         """Count the trials whose test result is far below what their validation result promises."""
@@ -209,6 +221,8 @@ class Readings:
         return BrokenPromises(self)
 
     def _verdict(self, found: Difference, corrected: float | None) -> str:
+        if math.isnan(found.estimate):
+            return NO_RESULTS
         if corrected is None:
             return EXPLORATORY
         if self.results.earlier_plans:
@@ -263,7 +277,10 @@ class Readings:
         )
 
     def _worst(self, reading: Primary) -> float:
-        """Return the worst finite test result of the study: what a trial that diverged is worth."""
+        """Return the worst finite test result of the study: what a trial that diverged is worth.
+
+        NaN if there is none at all.
+        """
         ended = (
             outcome
             for contender in self.results.contenders
@@ -273,7 +290,7 @@ class Readings:
         values = [self.values(outcome, reading)[0] for outcome in ended]
         finite = [value for value in values if math.isfinite(value)]
         worst: Callable[..., float] = min if self.higher_is_better(reading) else max
-        return worst(finite, default=0.0)
+        return worst(finite, default=math.nan)
 
     def values(self, outcome: Outcome, reading: Primary) -> tuple[float, float]:
         """Return a trial's test and validation result; what is beyond all numbers is infinite."""

@@ -56,8 +56,8 @@ _PARTS = {
     "samples are not in it: not all trials have results by sample.",
 }
 _DIVERGED = (
-    "A trial that diverged has the worst validation score. Where it is the best of k all the same, "
-    "its test result is the worst of the study."
+    "A trial that diverged, or whose result is no number, has the worst validation score. Where it "
+    "is the best of k all the same, its test result is the worst of the study."
 )
 _VERDICTS = (
     f"Better and worse mean p < {LEVEL} on the primary reading at the declared budget, corrected "
@@ -96,7 +96,8 @@ def footnotes(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[str]
     if results.setup.get("stream"):
         shared = results.setup.get("domain_incremental", False)
         found.append(_STREAM.format(scenario=_SCENARIOS[shared]))
-    found += [*_unsuccessful(results), *_edges(rows)]
+    found += [*_unsuccessful(results), *_unsearched(results)]
+    found += _edges(rows)
     return [*found, *_hardware(results), *_memory(rows), *_missing(results)]
 
 
@@ -140,6 +141,19 @@ def _unsuccessful(results: StudyResults) -> list[str]:
                 f"counted like one that diverged: {errors[0]}"
             )
     return found
+
+
+def _unsearched(results: StudyResults) -> list[str]:
+    """Say whose settings are not searched beside a baseline whose are: it is no fair comparison."""
+    baseline, *others = results.contenders
+    names = [each.name for each in others if not each.space]
+    if not baseline.space or not names:
+        return []
+    return [
+        f"Nothing is searched for {join_with_and(names)}, whose trials differ by seeds alone, and "
+        f"{plural(len(baseline.space), 'setting')} for {baseline.name}. A Contender has a search "
+        "space of one's own."
+    ]
 
 
 def _edges(rows: Iterable[OptimizerSummary]) -> list[str]:

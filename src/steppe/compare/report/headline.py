@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from steppe._shared.messages import plural
 from steppe._shared.statistics import Interval
-from steppe.compare.records.results import PHASES, StudyPlan, StudyResults
+from steppe.compare.records.results import PHASES, POOL, StudyPlan, StudyResults
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.trials_needed import fewest_trials, smallest_p
 from steppe.compare.records.verdicts import (
@@ -80,7 +80,7 @@ def headline(readings: Readings, rows: Sequence[OptimizerSummary]) -> Headline:
         )
         unfinished = _UNFINISHED.format(ended=len(results.trials), planned=planned)
         return Headline([unfinished], [_plan(readings), *_changed(results)])
-    plan = [_plan(readings), *_changed(results)]
+    plan = [*_without_result(readings), _plan(readings), *_changed(results)]
     if reason := _why_nothing_can_be_compared(readings, rows):
         return Headline([reason], plan)
     digits = reading_decimals(rows, results.plan.primary)
@@ -101,7 +101,9 @@ def _why_nothing_can_be_compared(readings: Readings, rows: Sequence[OptimizerSum
     baseline = readings.results.baseline
     successful = {row.name for row in rows if row.trials > row.diverged}
     if not successful:
-        return "All trials diverged or failed: there is nothing to compare."
+        return (
+            "All trials diverged, failed, or ended without a result: there is nothing to compare."
+        )
     if len(rows) == 1:
         return f"{baseline} is alone: there is nothing to compare it with."
     return ""
@@ -171,9 +173,12 @@ def _power(readings: Readings, family: Sequence[str]) -> list[str]:
     shares = [
         readings.difference(name, baseline, plan.primary, plan.budget).shares for name in family
     ]
+    has_test, has_validation = readings.has_samples
+    known = {"trials": True, "test": has_test, "validation": has_validation}
     errors = {
         part: math.sqrt(sum(getattr(each, part) ** 2 for each in shares) / len(shares))
         for part in _PARTS
+        if known[part]
     }
     ordered = sorted(errors, key=lambda part: -errors[part])
     error_digits = decimals([max(errors.values())], 2)
@@ -208,6 +213,22 @@ def _too_few_trials(plan: StudyPlan) -> str:
         f"difference: for a verdict in a family of {plural(size, 'comparison')} take at least "
         f"{needed} trials, and for usual differences {max(24, needed)} or more."
     )
+
+
+def _without_result(readings: Readings) -> list[str]:
+    """Say which trials ended with a finite loss, and with a result that is no number."""
+    results, label = readings.results, readings.label(readings.results.plan.primary)
+    found = {}
+    for each in results.contenders:
+        outcomes = [t.finite_outcome for t in results.trials_of(each.name, POOL)]
+        found[each.name] = sum(o is not None and not readings.has_result(o) for o in outcomes)
+    counts = [f"{count} of {name}" for name, count in found.items() if count]
+    if not counts:
+        return []
+    return [
+        f"No {label} (NaN), though a finite loss, have {join_with_and(counts)}, of "
+        f"{plural(results.plan.trials, 'trial')} each: they count as the worst."
+    ]
 
 
 def _promises(readings: Readings, rows: Sequence[OptimizerSummary]) -> str:

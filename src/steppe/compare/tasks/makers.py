@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -178,7 +179,13 @@ class TaskMaker:
 
 
 def _image_model(channels: int, side: int, classes: int) -> Callable[[str], nn.Module]:
-    return lambda name: find_model(name)((channels, side, side), classes)
+    def make(name: str) -> nn.Module:
+        model = find_model(name)((channels, side, side), classes)
+        # Halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    return make
 
 
 # Tasks of colour images of CIFAR's size.

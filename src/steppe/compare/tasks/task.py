@@ -71,6 +71,9 @@ class Task:
         Length of training, and samples of a batch.
     collate_fn : callable, optional
         Makes a batch of a list of samples. Default: torch's.
+    evaluation_collate_fn : callable, optional
+        Makes the batches that are evaluated, where ``collate_fn`` changes samples at random, as
+        MixUp does. Default: ``collate_fn``.
     sample_weights : sequence of float, optional
         A weight for each training sample: an epoch draws as many samples as there are, with
         replacement, in proportion to them. Default: each sample comes once.
@@ -128,6 +131,7 @@ class Task:
     epochs: int = 10
     batch_size: int = 32
     collate_fn: Callable[[list[Any]], Any] | None = None
+    evaluation_collate_fn: Callable[[list[Any]], Any] | None = None
     sample_weights: Any = None
     schedule: Callable[[Optimizer, int], Any] | None = None
     max_grad_norm: float | None = None
@@ -146,6 +150,11 @@ class Task:
             for name, given in self.metrics.items()
         }
         object.__setattr__(self, "metrics", made)
+
+    @property
+    def collate_evaluated(self) -> Callable[[list[Any]], Any] | None:
+        """What makes the batches that are evaluated."""
+        return self.evaluation_collate_fn or self.collate_fn
 
     @property
     def score(self) -> MetricDescription:
@@ -270,6 +279,12 @@ def _described(value: Any) -> str:
     return f"a {type(value).__name__}{size}"
 
 
+_FUNCTIONS = (
+    *("data", "loss", "step", "weight", "predict", "collate_fn", "evaluation_collate_fn"),
+    "schedule",
+)
+
+
 def _check(task: Task) -> None:
     if not isinstance(task.name, str) or not task.name.strip() or len(task.name) > 100:
         raise ValueError(f"name={task.name!r} must be a text of 1 to 100 characters")
@@ -278,7 +293,7 @@ def _check(task: Task) -> None:
             f"model must be a function that returns a new model, got {type(task.model).__name__}: "
             "each run trains a model of its own"
         )
-    for name in ("data", "loss", "step", "weight", "predict", "collate_fn", "schedule"):
+    for name in _FUNCTIONS:
         given = getattr(task, name)
         if given is not None and not callable(given):
             raise TypeError(f"{name} must be a function, got {type(given).__name__}")

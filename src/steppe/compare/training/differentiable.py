@@ -52,7 +52,7 @@ def differentiable(
         How many training samples, without augmentation.
     """
     task = loaded.task
-    parts = head(loaded.data.unaugmented, samples, batch_size_for(model), task.collate_fn)
+    parts = head(loaded.data.unaugmented, samples, batch_size_for(model), task.collate_evaluated)
     # As evaluation weights batches, whatever the loss is divided by.
     weight: Weight = "samples" if task.weight is None else partial(_weight, task)
     if task.step is None and task.predict is None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from steppe.compare.data.datasets import Stream, parts_of, size_of
@@ -81,7 +82,6 @@ class Evaluation:
     losses: tuple[float, ...] = ()
 
 
-@torch.no_grad()
 def evaluate(
     model: nn.Module,
     task: Task,
@@ -120,10 +120,11 @@ def evaluate(
     if task.step is None or task.weight is not None:
         batch_size = max(1, _BATCH_SIZE // sample_length)
     model.eval()
-    found = [
-        _evaluate_part(model, task, part, accelerator, batch_size, workers, by_sample)
-        for part in parts_of(dataset)
-    ]
+    with torch.no_grad():
+        found = [
+            _evaluate_part(model, task, part, accelerator, batch_size, workers, by_sample)
+            for part in parts_of(dataset)
+        ]
     model.train()
     scores = [each.score for each in found]
     sizes = [size_of(part) for part in parts_of(dataset)]
@@ -153,14 +154,11 @@ def _evaluate_part(
     share = Subset(dataset, range(process, size_of(dataset), processes))
     results = {name: _Scores(name, metric, accelerator) for name, metric in task.metrics.items()}
     losses = _Losses(task, accelerator, by_sample=by_sample)
-    batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_fn)
+    batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_evaluated)
     with carried_state(model) as advance:
         for (part,) in batches:
             batch, size = send_to_device(part.batch, accelerator.device), part.size
-            # A step of the user's own may score no outputs.
-            scored = task.step is None or bool(task.metrics)
-            outputs, targets = task.outputs(model, batch) if scored else (None, targets_of(batch))
-            mean = task.batch_loss(model, batch) if task.step else task.loss_of(outputs, targets)
+            mean, outputs, targets = outputs_without_graph(task, model, batch)
             losses.add(mean, outputs, targets, size)
             for result in results.values():
                 result.add(outputs, targets, size)
@@ -173,6 +171,38 @@ def _evaluate_part(
     first, *_ = results
     by_score = results[first].by_sample() if by_sample else ()
     return Evaluation(mean_loss, scores.pop(first), (), scores, by_score, of_each)
+
+
+def outputs_without_graph(task: Task, model: nn.Module, batch: Any) -> tuple[Tensor, Any, Any]:
+    """Return loss, outputs and targets of a batch, with gradients only if the task takes some.
+
+    Forces are gradients of an energy, and equations hold derivatives of a network's outputs.
+
+    Parameters
+    ----------
+    task : Task
+        Says how a batch is computed.
+    model : nn.Module
+        The model, in the mode that it is in.
+    batch
+        One of the task's, on the model's device.
+    """
+    try:
+        return _computed(task, model, batch)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+    with torch.enable_grad():
+        mean, outputs, targets = _computed(task, model, batch)
+    return mean.detach(), tree_map_only(Tensor, Tensor.detach, outputs), targets
+
+
+def _computed(task: Task, model: nn.Module, batch: Any) -> tuple[Tensor, Any, Any]:
+    # A step of the user's own may score no outputs.
+    scored = task.step is None or bool(task.metrics)
+    outputs, targets = task.outputs(model, batch) if scored else (None, targets_of(batch))
+    mean = task.batch_loss(model, batch) if task.step else task.loss_of(outputs, targets)
+    return mean, outputs, targets
 
 
 class _Losses:
@@ -253,7 +283,13 @@ class _Scores:
     def score(self) -> float:
         """Return the score of all samples."""
         if self._updated is not None:
-            return float(self._updated.compute())
+            found = self._updated.compute()
+            if not isinstance(found, Tensor | float | int) or torch.as_tensor(found).numel() != 1:
+                raise TaskError(
+                    f"metric {self._name!r} computes {type(found).__name__} of several numbers, "
+                    "expected one: average over classes, as with average='macro'"
+                )
+            return float(found)
         values = torch.cat(self._values)
         own = torch.stack([values.sum(), values.new_tensor(len(values))])
         total, count = sum_over_processes(own, self._accelerator).tolist()

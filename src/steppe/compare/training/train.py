@@ -159,12 +159,8 @@ class Training:
         # The same weights in all processes.
         seed_everything(epoch_seed(run.seed, -1))
         model = task.model()
-        # Moved by hand first: an optimizer of parameters that move later may lose them. Channels
-        # last halves the time of small convolutions on CPUs, and feeds tensor cores on GPUs.
+        # Moved by hand first: an optimizer of parameters that move later may lose them.
         model.to(accelerator.device)
-        for layer in model.modules():
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # A pretrained model comes in eval() mode: all epochs are to be alike, also after a resume.
         model.train()
         steps = run.own_settings.steps

@@ -114,7 +114,7 @@ class LabelCount:
                 f"the loss that the model computes for batch {batch.position} is not the mean over "
                 "its labels, as those of the batches before it are: pass weight=, a function of "
                 'outputs and batch that returns what the loss is divided by, or weight="samples" '
-                "if it is a mean over samples"
+                "if it is a mean over samples, the first dimension of the labels"
             )
         self._is_other = True
 

@@ -30,7 +30,7 @@ _MOST_KEPT = 2**24
 _UNVERIFIED = (
     "it cannot be verified that the loss is a mean over samples, as it cannot be computed of parts "
     f'of a batch, nor of two batches together: {DIVIDED_BY}, or weight="samples" if it is a mean '
-    "over samples"
+    "over samples, the first dimension of the targets"
 )
 
 
@@ -330,7 +330,7 @@ def _different_shapes(
             return (
                 f"the {what} of {places} have shapes {tuple(one)} and {tuple(other)}, and of "
                 "samples that differ in more than their number it cannot be told what the loss is "
-                f'a mean over: {DIVIDED_BY}, or weight="samples" if it is a mean over samples all '
-                "the same"
+                f'a mean over: {DIVIDED_BY}, or weight="samples" if it is a mean over samples, '
+                "the first dimension of the targets, all the same"
             )
     return ""

@@ -80,7 +80,7 @@ class LossComparison(NamedTuple):
             f"the loss is no {name} over samples: {where.format(self.whole)} {first:.6g} and "
             f"{second:.6g}, whose {name} is {self._expected:.6g}. The "
             f'result would depend on how samples are batched: {advice}; weight="samples" takes it '
-            "for a mean over samples all the same"
+            "for a mean over samples, the first dimension of the targets, all the same"
         )
 
     @property

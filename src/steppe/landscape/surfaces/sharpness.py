@@ -104,9 +104,9 @@ def sharpness(
         Measure distances relative to each parameter's size (ASAM).
     m : int, optional
         m-sharpness: the mean over groups of m samples, each with an ascent of its own, weighted
-        as batches are. Samples are grouped in the data's order, independently of its batches; the
-        last group may be smaller. Default: one group of all samples. Under
-        ``DistributedDataParallel`` each process groups its own samples.
+        as batches are. Samples are the first dimension of inputs and targets. They are grouped in
+        the data's order, independently of its batches; the last group may be smaller. Default: one
+        group of all samples. Under ``DistributedDataParallel`` each process groups its own samples.
     ascent_steps : int, default 1
         Number k of steps up the gradient. Each is ρ/k long, along the gradient at the point
         reached, so that they stay in the ball.
@@ -254,7 +254,8 @@ def _loss_or_overflow(objective: Objective) -> float:
 def _checked(objective: Objective) -> Iterator[Batch]:
     """Yield batches, and refuse the first if samples cannot be taken out of it: its outputs tell.
 
-    Half of the time steps of eight samples have eight outputs still.
+    Half of the time steps of eight samples have eight outputs still. A sequence's second half is
+    read otherwise without the first.
     """
     for batch in objective.batches():
         half = batch.size // 2
@@ -266,7 +267,27 @@ def _checked(objective: Objective) -> Iterator[Batch]:
                     f"{batch.size} outputs: the first dimension of its inputs is not that of "
                     "samples; put them first, and let the model transpose"
                 )
+            _check_apart(objective, batch, whole, half)
         yield batch
+
+
+def _check_apart(objective: Objective, batch: Batch, whole: Any, half: int) -> None:
+    """Refuse time steps in the place of samples, where a layer takes time first."""
+    takes_time_first = any(
+        isinstance(layer, nn.RNNBase | nn.MultiheadAttention) and not layer.batch_first
+        for layer in objective.model.modules()
+    )
+    if not takes_time_first or objective.train or _rows(whole) != batch.size:
+        return
+    second = _outputs(objective, part_of(batch, half, batch.size))
+    if _rows(second) == batch.size - half and not torch.allclose(
+        second, whole[half:], rtol=1e-2, atol=1e-2 * float(whole.abs().max())
+    ):
+        raise ValueError(
+            f"the outputs of samples {half} to {batch.size - 1} of batch 0 change when the others "
+            "are left out, and the model has layers with batch_first=False: the first dimension is "
+            "that of time, not of samples; put samples first, and let the model transpose"
+        )
 
 
 def _outputs(objective: Objective, batch: Batch) -> Any:

@@ -12,7 +12,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
     """Return a study's tables by their names, those that have rows.
 
     Of an unfinished study only its progress and its trials, without any test result; of one whose
-    trials all diverged or failed, its trials.
+    trials all diverged, failed or have no result, its trials.
 
     Parameters
     ----------

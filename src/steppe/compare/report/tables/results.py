@@ -59,7 +59,7 @@ def leaderboard(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTab
         f"untuned {score_label(metric, '').strip()}": "at the default settings: mean over seeds "
         "with its 95 % interval",
         **({f"forgetting{unit_of_change(metric)}": _FORGETTING} if forgets else {}),
-        "diverged": "share of the pool's trials that diverged or failed",
+        "diverged": "share of the pool's trials that diverged, failed, or have no result",
         "gradients": "gradient evaluations of one run: forward and backward of a batch is one",
         "ms per step": "median step: forward, backward, update",
         "state, bytes": "optimizer state, bytes per trainable parameter",

@@ -38,7 +38,7 @@ def progress(results: StudyResults, rows: Sequence[OptimizerSummary]) -> HtmlTab
     contenders = {each.name: each for each in results.contenders}
     best = score_label(results.metric, "best validation")
     columns = dict(_COLUMNS.values()) | {
-        "diverged": "trials that diverged or failed",
+        "diverged": "trials that diverged, failed, or have no result",
         best: "of the trials so far",
     }
     digits = decimals((row.best_validation for row in rows), 4)

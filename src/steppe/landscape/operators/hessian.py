@@ -75,9 +75,10 @@ def hessian(
         What a batch's loss has been divided by, and batches are therefore weighted by. "samples":
         the number of samples, the first dimension of its targets. "sum": nothing, the loss is a
         sum, and batches are added up. A function: what ``weight(outputs, targets)`` returns, for
-        example the number of tokens. Default: torch's losses tell it (``reduction``, ``weight``, ``ignore_index``), and of
-        Hugging Face's models the labels do; for any other loss, the number of samples, where data
-        has several batches after a check that a batch's loss is the mean of those of its halves.
+        example the number of tokens. Default: torch's losses tell it (``reduction``, ``weight``,
+        ``ignore_index``), and of Hugging Face's models the labels do; for any other loss, the
+        number of samples, where data has several batches after a check that a batch's loss is the
+        mean of those of its halves.
     product : str, default "double-backward"
         How products are computed. "double-backward" differentiates the gradient and costs about 3
         gradients. "forward-over-reverse" costs a little more and needs far less memory on

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.utils import DistributedType
 from torch.utils.data import DataLoader, TensorDataset
 
 import steppe
@@ -108,3 +109,40 @@ def test_only_sam_has_passes() -> None:
     model, optimizer = prepare(accelerator, model, steppe.DualAdam(model.parameters()))
     with pytest.raises(TypeError, match=r"is no SAM: expected steppe\.SAM"):
         passes(accelerator, model, optimizer, [])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_goes_on_from_its_checkpoint(kind: str, tmp_path: Any) -> None:
+    def run(first: int, last: int) -> Any:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+        model = network(first)
+        sam = make_sam(model.parameters(), kind)
+        model, optimizer, loader = prepare(accelerator, model, sam, batches())
+        if first:
+            accelerator.load_state(str(tmp_path / f"{first}"))
+        for epoch in range(first, last):
+            for batch in passes(accelerator, model, optimizer, loader):
+                accelerator.backward(loss_of(model, batch))
+                optimizer.step()
+                optimizer.zero_grad()
+            accelerator.save_state(str(tmp_path / f"{epoch + 1}"))
+        return model
+
+    whole = run(0, 2)
+    parts = run(1, 2)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_an_engine_that_steps_by_itself_is_refused() -> None:
+    accelerator = Accelerator(cpu=True)
+    model = network()
+    model, sam = prepare(accelerator, model, make_sam(model.parameters(), "sam"))
+    accelerator.state.distributed_type = DistributedType.MEGATRON_LM
+    try:
+        with pytest.raises(RuntimeError, match="SAM does not train under MEGATRON_LM: its engine"):
+            passes(accelerator, model, sam, [])
+    finally:
+        accelerator.state.distributed_type = DistributedType.NO

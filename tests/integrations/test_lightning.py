@@ -159,6 +159,17 @@ def test_what_cannot_be_is_refused_by_name(tmp_path: Path) -> None:
         trainer(tmp_path, LightningSAM()).fit(manual, loader())
 
 
+def test_an_engine_that_steps_by_itself_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As DeepSpeed's strategy, which is not installed here."""
+    run = trainer(tmp_path, LightningSAM())
+    monkeypatch.setattr(type(run.strategy), "handles_gradient_accumulation", True)
+    module = Module(lambda params: make_sam(params, "sam"))
+    with pytest.raises(ValueError, match="LightningSAM does not fit SingleDeviceStrategy, whose"):
+        run.fit(module, loader())
+
+
 def test_without_the_callback_accumulation_is_refused(tmp_path: Path) -> None:
     module = Module(lambda params: make_sam(params, "sam"))
     with pytest.raises(RuntimeError, match="the closure added to gradients that were there before"):

@@ -123,6 +123,29 @@ def test_a_run_goes_on_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+class Failing(Classifier):
+    """A model whose third pass raises."""
+
+    calls = 0
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == 3:
+            raise RuntimeError("stopped")
+        return super().forward(x, labels)
+
+
+@pytest.mark.parametrize("kind", ["sam", "msam"])
+def test_a_pass_that_raises_leaves_the_parameters_as_they_are(kind: str, tmp_path: Path) -> None:
+    model = Failing()
+    before = [p.detach().clone() for p in model.parameters()]
+    given = arguments(tmp_path, gradient_accumulation_steps=3 if kind == "msam" else 2)
+    sam = make_sam(model.parameters(), kind)
+    with pytest.raises(RuntimeError, match="stopped"):
+        InOrderSAM(model, given, train_dataset=SAMPLES, optimizers=(sam, None)).train()
+    assert all(map(torch.equal, before, [p.detach() for p in model.parameters()]))
+
+
 def test_a_plain_trainer_is_told_that_it_trains_without_sam(tmp_path: Path) -> None:
     model = Classifier()
     trainer = Trainer(

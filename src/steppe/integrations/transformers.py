@@ -25,7 +25,7 @@ class SAMMixin:
     clipped; of one, each batch runs at p + e. Loss and logs are those of the first pass. What a
     Trainer notes in its ``compute_loss`` it notes in both. Put it before the Trainer's class::
 
-        class SAMSFTTrainer(SAMMixin, SFTTrainer): ...
+        class MySAMTrainer(SAMMixin, MyTrainer): ...
 
     Raises
     ------

@@ -135,8 +135,8 @@ def check_perturbed_pass(groups: list[Group], *, is_second: bool) -> None:
         missing, needed = ("a second", "the second") if is_second else ("a perturbed", "the")
         raise RuntimeError(
             f"SAM.step() without {missing} pass would be the base optimizer's step: run {needed} "
-            "pass under perturbed() before it, or give it a closure; SAM(..., required=False) "
-            "allows phases of training without SAM"
+            "pass under perturbed() before it, or give it a closure; steppe.integrations has this "
+            "for frameworks, and SAM(..., required=False) allows phases of training without SAM"
         )
 
 
@@ -175,5 +175,5 @@ class AccumulationGuard:
                     "the closure added to gradients that were there before, which SAM would leave "
                     "unperturbed: call SAM's zero_grad() first in the closure; to accumulate over "
                     "several batches, run them all under perturbed() before step(), those of two "
-                    "passes once more"
+                    "passes once more, as steppe.integrations does for frameworks"
                 )

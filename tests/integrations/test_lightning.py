@@ -15,6 +15,7 @@ from helpers.torchvision_shim import torchvision  # noqa: F401
 from steppe.integrations.lightning import LightningDiagnostics, LightningSAM
 
 import lightning.pytorch as pl  # isort: skip
+from lightning.pytorch.plugins import MixedPrecision  # isort: skip
 
 pytestmark = [pytest.mark.thorough, pytest.mark.filterwarnings("ignore")]
 
@@ -90,6 +91,28 @@ def test_the_passes_are_those_of_a_plain_loop(
     same(module.net, model, bf16=is_bf16)
     assert "training_step" not in vars(module)
     assert "log" not in vars(module)
+
+
+@pytest.mark.parametrize("kind", ["sam", "msam"])
+@pytest.mark.parametrize("scale", [64.0, 2.0**40])
+def test_a_grad_scaler_unscales_the_second_pass(kind: str, scale: float, tmp_path: Path) -> None:
+    """Half precision, as on GPUs; of the large scale two steps are skipped."""
+    module = Module(lambda params: make_sam(params, kind))
+    torch.manual_seed(7)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, backoff_factor=2.0**-12)
+    trainer(
+        tmp_path, LightningSAM(), accumulate_grad_batches=2, gradient_clip_val=0.1, max_epochs=3,
+        plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)],
+    ).fit(module, loader())  # fmt: skip
+    model = network()
+    sam = make_sam(model.parameters(), kind)
+    skipped = 2 if scale > 64 else 0
+    windows = [list(loader())[i : i + 2] for _ in range(3) for i in (0, 2, 4)]
+    for window in windows[skipped:]:
+        train(model, sam, window, loss_of, accumulate=2, clip=0.1, whole_windows=False)
+    for one, other in zip(module.net.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+    assert sam.diagnostics()["ascents"] > 0
 
 
 def test_a_step_without_an_index_and_batches_of_the_end(tmp_path: Path) -> None:

@@ -66,6 +66,11 @@ class PerturbingWrapper(TransparentWrapper):
         """Whether the next step perturbs: ``start`` of ``total_steps`` lie behind it."""
         return self._passes.steps >= self.first_step
 
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the parameters are at p + e now, as within :meth:`perturbed`."""
+        return self._passes.is_at_perturbed
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)

@@ -22,7 +22,7 @@ FLOORS = (
     {"_engines"},
     {"optim", "landscape", "functions"},
     {"theory"},
-    {"compare", "bench"},
+    {"compare", "bench", "integrations"},
     {"play"},
     {"cli"},
 )

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,9 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "SAM of parameters": lambda params, **k: steppe.SAM(params, required=False, **k),
     "Offload": lambda params, **k: Offload(params, steppe.DualAdam, **k),
 }
+
+
+_BLOCKS = ("python", "text")
 
 
 class Tower(nn.Module):
@@ -544,3 +548,11 @@ def test_layer_decay_is_timms(name: str) -> None:
     }
     assert ours.keys() == theirs.keys()
     assert all(ours[key] == pytest.approx(theirs[key]) for key in theirs)
+
+
+def test_the_page_shows_the_table_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    section = page.split("## Parameter groups")[1]
+    code, table = (re.search(rf"```{kind}\n(.*?)```", section, re.S)[1] for kind in _BLOCKS)
+    exec(compile(code, "training.md", "exec"), {})
+    assert capsys.readouterr().out == table

@@ -19,6 +19,7 @@ pytest.importorskip("fastcore")
 # It compiles functions with torch.jit.script, which is deprecated.
 with warnings.catch_warnings(action="ignore"):
     pytest.importorskip("fastai.learner")
+    import cloudpickle
     import fastai.callback.schedule
     from fastai.callback import fp16
     from fastai.callback.core import Callback
@@ -245,6 +246,10 @@ def test_schedules_saving_and_loading_work(tmp_path: Any) -> None:
     with made.no_logging():
         made.fit_one_cycle(1, 1e-2)
     made.save("half")
+    # As Learner.export writes it.
+    assert cloudpickle.loads(cloudpickle.dumps(made.cbs)).attrgot("order") == made.cbs.attrgot(
+        "order"
+    )
     other = learner(make, SAMCallback())
     other.path = tmp_path
     other.create_opt()

@@ -1,6 +1,7 @@
 """param_groups: groups as written by hand, in every optimizer, and as timm's."""
 
 import copy
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -407,6 +408,16 @@ def test_the_table_has_the_same_columns_when_an_optimizer_of_torch_has_the_group
     assert html == before.replace("default", "0.125")
     assert html.count("<tr>") == 1 + len(groups)
     assert "blocks.0.1.weight" in html
+
+
+def test_groups_are_a_list_that_is_copied_and_extended() -> None:
+    groups = made(tower())
+    copied = pickle.loads(pickle.dumps(groups))
+    assert type(copied) is ParamGroups
+    assert str(copied) == str(groups)
+    groups.append({"params": [nn.Parameter(torch.ones(3))], "lr": 0.5})
+    assert str(groups).splitlines()[-1].split() == ["7", "0.5", "default", "1", "3"]
+    assert groups.parameter_counts[-1] == 3
 
 
 KINDS = (nn.Linear, nn.LayerNorm, nn.Embedding)

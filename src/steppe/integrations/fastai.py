@@ -61,9 +61,12 @@ class SAMCallback(Callback):  # type: ignore[misc]
     order = MixedPrecision.order - 1
     run_valid = False
 
+    @property
+    def _sam(self) -> SAM:
+        return _sam_of(self.learn.opt)
+
     def before_fit(self) -> None:
         """See that SAM can train, and perturb the passes of methods that take one."""
-        self._sam = _sam_of(self.learn.opt)
         self._batches: list[tuple[Any, Any]] = []
         if self._sam.has_two_passes:
             _check_fits(list(self.learn.cbs))
@@ -71,7 +74,8 @@ class SAMCallback(Callback):  # type: ignore[misc]
             self.learn._do_one_batch = self._perturbed_batch
 
     def after_fit(self) -> None:
-        """Give the Learner its own way to run a batch again."""
+        """Give the Learner its own way to run a batch again, and forget batches of no step."""
+        self._batches = []
         self.learn.__dict__.pop("_do_one_batch", None)
 
     def after_backward(self) -> None:

@@ -71,7 +71,9 @@ def _tensors(group: Group) -> list[Tensor]:
 
 def _names(group: Group) -> list[str]:
     named = group.get("param_names")
-    return list(named) if named is not None else [name for name, _ in group["params"]]
+    if named is not None:
+        return list(named)
+    return [each[0] for each in group["params"] if isinstance(each, tuple)]
 
 
 def _written(value: Any) -> str:

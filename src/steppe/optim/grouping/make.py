@@ -169,7 +169,8 @@ def _scaled(lr: Any, scale: float) -> Any:
 
 def _group_with(options: dict[str, Any], groups: list[Group]) -> Group:
     """Return the group with exactly these options, which is added if there is none."""
-    for group in groups:
+    # The next parameter is most often in one of the last groups, and there may be hundreds.
+    for group in reversed(groups):
         if group.keys() - {"params"} == options.keys() and all(
             _is_same(group[name], value) for name, value in options.items()
         ):

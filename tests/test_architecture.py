@@ -221,6 +221,7 @@ STUDY_PACKAGES = [
     *("optuna", "sqlalchemy", "accelerate", "plotly", "torchvision", "timm", "psycopg"),
     *("transformers", "peft", "gguf", "scipy", "sklearn", "matplotlib", "mlxtend"),
     *("tensorboard", "pytorch_optimizer", "schedulefree"),
+    *("lightning", "fastai", "skorch", "keras", "hydra"),
 ]
 
 
@@ -228,9 +229,10 @@ STUDY_PACKAGES = [
 def test_the_core_runs_without_the_extras() -> None:
     run_without(
         [*STUDY_PACKAGES, "cyclopts", "cattrs", "platformdirs", "rich", "triton", "pandas"],
-        "import torch, steppe, steppe.functions, steppe.theory\n"
+        "import torch, steppe, steppe.functions, steppe.theory, steppe.integrations\n"
         "p = torch.ones(2, requires_grad=True)\n"
         "steppe.SAM(steppe.AdamCM([p])).step(lambda: p.square().sum().backward())\n"
+        "str(steppe.optim.param_groups(torch.nn.Linear(2, 2), no_decay=True))\n"
         "steppe.functions.ackley()(torch.ones(2))\n"
         "steppe.theory.escape_time('adam', lr=1e-3, batch_size=1, barrier=1.0, h_min=1.0, "
         "h_saddle=1.0, s=0.5)\n",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed import TCPStore
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from torch.optim.lr_scheduler import CosineAnnealingLR
-from torch.utils.data import BatchSampler, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 import steppe
 from helpers import warm_python
@@ -32,7 +32,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 LIBRARIES = {
     "accelerate_sam.py": ("accelerate", "sklearn.datasets"),
     "fsdp2.py": (),
+    # It says which backend Keras takes before it imports it.
+    "keras_digits.py": ("sklearn.datasets",),
     "lightning_sam.py": ("lightning.pytorch.loggers", "sklearn.datasets"),
+    "skorch_digits.py": ("skorch", "sklearn.datasets"),
     "trainer.py": ("transformers.trainer", "transformers.models.llama.modeling_llama"),
 }
 # Lightning and transformers import it, and would fail where torch is a CPU build.
@@ -276,3 +279,70 @@ def test_lightning(tmp_path: Path) -> None:
         rows = (tmp_path / f"{name}-half/metrics.csv").read_text().splitlines()[1:]
         assert [row.split(",")[0] for row in rows] == ["1"]
         assert_same(saved(f"{name}-half/epoch=1.ckpt"), saved(f"{name}/epoch=1.ckpt"))
+
+
+@pytest.mark.skipif(find_spec("skorch") is None, reason="pip install skorch")
+@pytest.mark.parametrize("sam", [[], ["--sam"]], ids=["plain", "sam"])
+def test_skorch(sam: list[str], tmp_path: Path) -> None:
+    def options(name: str, *more: str) -> list[str]:
+        return [f"--out-dir={tmp_path / name}", *sam, *more]
+
+    whole = run("skorch_digits.py", options("whole", "--epochs=2"))
+    truth = _by_skorchs_batches(with_sam=bool(sam))
+    assert losses(whole) == pytest.approx(truth, rel=1e-5)
+    assert truth[1] < truth[0] < math.log(10)
+    runs = [options("half", "--epochs=1"), options("half", "--epochs=2", "--resume")]
+    resumed = run("skorch_digits.py", *runs)
+    assert losses(resumed) == losses(whole)
+    assert diagnosis(resumed) == diagnosis(whole)
+    assert_same(torch.load(tmp_path / "half/params.pt"), torch.load(tmp_path / "whole/params.pt"))
+
+
+def _by_skorchs_batches(*, with_sam: bool) -> list[float]:
+    """Train as the example does, in one loop."""
+    images, labels = load_digits(return_X_y=True)
+    data = TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    optimizer = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=0.02)
+    if with_sam:
+        optimizer = steppe.SAM(optimizer)
+    found = []
+    for epoch in (1, 2):
+        torch.manual_seed(epoch)
+        total = 0.0
+        for inputs, targets in DataLoader(data, batch_size=64, shuffle=True):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(inputs), targets)
+            loss.backward()
+            if with_sam:
+                with optimizer.perturbed():
+                    F.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+            total += loss.item() * len(inputs)
+        found.append(total / len(data))
+    return found
+
+
+@pytest.mark.skipif(find_spec("skorch") is None, reason="pip install skorch")
+def test_skorchs_search() -> None:
+    printed = run("skorch_digits.py", ["--search", "--epochs=2"])
+    assert re.search(r"accuracy 0\.\d+ with .*'lr': .*'optimizer__switch_rate'", printed)
+
+
+@pytest.mark.skipif(find_spec("keras") is None, reason="pip install keras")
+@pytest.mark.parametrize("sam", [[], ["--sam"]], ids=["plain", "sam"])
+def test_keras(sam: list[str], tmp_path: Path) -> None:
+    def options(name: str, *more: str) -> list[str]:
+        return [f"--out-dir={tmp_path / name}", *sam, *more]
+
+    whole = run("keras_digits.py", options("whole", "--epochs=2"))
+    first, last = losses(whole)
+    assert last < first < math.log(10) + 0.1
+    # 29 batches of 64 in each epoch.
+    assert ("ascents 58" in diagnosis(whole)) == bool(sam)
+    runs = [options("half", "--epochs=1"), options("half", "--epochs=2", "--resume")]
+    resumed = run("keras_digits.py", *runs)
+    assert losses(resumed) == losses(whole)
+    assert diagnosis(resumed) == diagnosis(whole)
+    assert_same(torch.load(tmp_path / "half/last.pt"), torch.load(tmp_path / "whole/last.pt"))

@@ -48,6 +48,8 @@ class CostBudget:
         self.training_seconds = self.seconds = 0.0
         #: Seconds that the next measurement is expected to take, as the last one has.
         self.expected = math.inf
+        #: The step of the last measurement. Time that was left over is not spent in a row.
+        self.measured_at = 0
         self._last: float | None = None
 
     def trained(self) -> None:
@@ -81,7 +83,7 @@ class CostBudget:
         """Whether the measurement after a step, the next one or the present one, is to be taken."""
         if self.every is not None:
             return step % self.every == 0
-        if step <= CALIBRATING_STEPS:
+        if step <= CALIBRATING_STEPS or step - self.measured_at < self.interval:
             return False
         return self.seconds + self.expected <= self.share * self.training_seconds
 
@@ -109,10 +111,21 @@ class CostBudget:
         """
         if self.every is not None or not self.interval > MOST_STEPS_BETWEEN:
             return samples
-        share = MOST_STEPS_BETWEEN / self.interval
-        fewer = max(min(LEAST_SAMPLES, samples), int(samples * share))
-        self.expected *= fewer / samples
-        return fewer
+        fewer = int(samples * MOST_STEPS_BETWEEN / self.interval)
+        return max(min(LEAST_SAMPLES, samples), fewer)
+
+    def measured(self, seconds: float, *, is_whole: bool) -> None:
+        """Expect the next measurement to take as long as one that was whole.
+
+        Parameters
+        ----------
+        seconds : float
+            How long it took.
+        is_whole : bool
+            Whether all was measured: what fails may end early, and the next one may not.
+        """
+        self.measured_at = self.steps
+        self.expected = seconds if is_whole else max(seconds, self.expected)
 
     def state_dict(self) -> dict[str, float]:
         """Return the counts, as numbers."""
@@ -125,4 +138,4 @@ class CostBudget:
         self.pause()
 
 
-_COUNTS = ("steps", "training_seconds", "seconds", "expected")
+_COUNTS = ("steps", "training_seconds", "seconds", "expected", "measured_at")

@@ -24,7 +24,8 @@ def first_batches(objective: Objective, samples: int | None) -> list[Batch]:
             taken.append(batch)
             if samples is not None and count(taken) >= samples:
                 break
-    if not count(taken):
+    # Of several processes one may have none.
+    if not count(taken) and not objective.is_distributed:
         raise ValueError("batches is empty: there are no samples to measure on")
     kept = taken if samples is None else limited(taken, samples)
     return [batch.copied() for batch in kept]

@@ -40,7 +40,7 @@ class Monitor(WatchedHistory):
     ``threshold``                what it must stay below, as :func:`preconditioned` tells
     ``stability``                ``lambda_max_ph/threshold``: steps are unstable above 1
     ``sam_threshold``            what ``lambda_max`` must stay below where the optimizer is SAM
-                                 around SGD
+                                 around SGD; it needs "loss" and "stability"
     ``update_ratio``             ‖Δw‖₂/‖w‖₂ of the last step; of more than 4 Mi elements each n-th
     ``optimizer/…``              the optimizer's ``diagnostics()``, such as α of DualAdam
     ============================ =================================================================
@@ -168,7 +168,7 @@ class Monitor(WatchedHistory):
 
     @property
     def samples(self) -> int:
-        """The number of samples that it measures on."""
+        """The number of samples that it measures on, in this process."""
         return count(self._batches)
 
     @property
@@ -226,14 +226,15 @@ class Monitor(WatchedHistory):
                 self._run, self._batches, budget.steps, before, self._vectors, is_verified
             )
             measuring.measure(self._quantities)
-        budget.expected = budget.seconds - spent
+        seconds = budget.seconds - spent
+        budget.measured(seconds, is_whole=not measuring.reasons)
         row = RunMeasurement(
             step=budget.steps,
             values=measuring.values,
             reasons=measuring.reasons,
             samples=samples,
             products=measuring.products,
-            seconds=budget.expected,
+            seconds=seconds,
             verified=is_verified,
         )
         self.history.append(row)
@@ -242,7 +243,9 @@ class Monitor(WatchedHistory):
             self._log.report(row)
 
     def _take_fewer_samples(self) -> None:
-        self._batches = limited(self._batches, self._budget.affordable(self.samples))
+        before = self.samples
+        self._batches = limited(self._batches, self._budget.affordable(before))
+        self._budget.expected *= self.samples / before if before else 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs, as plain numbers, texts, lists and tensors.

@@ -32,7 +32,7 @@ class RunMeasurement(Result):
     reasons : dict
         By quantity, why it could not be measured.
     samples : int
-        Number of samples that it was measured on.
+        Number of samples that it was measured on, in this process.
     products : int
         Number of products with the Hessian that it took.
     seconds : float

@@ -176,9 +176,8 @@ def top_eigenvalues(
     there or it is certain, up to 1 %, that there is none.
 
     To verify that nothing is missed takes about as many products as a search from a random vector.
-    So ``start`` alone saves none, and with ``verify=False`` it saves about half: 3 to 7 in the
-    place of 8 to 16 for λ_max every 40 steps of training, off by more than ``tol`` in 1 of 36
-    (docs/training.md has the measurement).
+    So ``start`` alone saves none, and with ``verify=False`` it saves about half: 3 to 6 in the
+    place of 8 to 10 for λ_max every 40 steps of training (docs/training.md has the measurement).
 
     Of a symmetric operator a product has no component along all but the last two basis vectors.
     Where it has more of them than the number format explains (``Operator.rounding``), data, model

@@ -61,11 +61,29 @@ def measured(model: nn.Module, other: nn.Module, data: Pairs) -> dict[str, Any]:
     return {name: result.to_dict() for name, result in results.items()}
 
 
+def watched(model: nn.Module, data: Pairs) -> dict[str, Any]:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    monitor = landscape.Monitor(model, F.cross_entropy, data, optimizer, every=1, tol=1e-6)
+    for param in model.parameters():
+        param.grad = torch.full_like(param, 0.1)
+    for _ in range(2):
+        optimizer.step()
+        monitor.step()
+    return monitor.history[-1].values
+
+
 def work(rank: int, folder: Path) -> None:
     """Run one of the processes."""
     join(rank, folder, 2)
     model, other = DistributedDataParallel(network()), DistributedDataParallel(network(-1.5))
-    found = {name: measured(model, other, samples(SHARES[name][rank])) for name in SHARES}
+    found = {}
+    for name, share in SHARES.items():
+        found[name] = measured(model, other, samples(share[rank]))
+        fresh = DistributedDataParallel(network())
+        found[name]["monitor"] = watched(fresh, samples(share[rank]))
+    # By the clocks of two processes no common step could be chosen.
+    with pytest.raises(ValueError, match="every=None cannot be taken"):
+        landscape.Monitor(model, F.cross_entropy, [], torch.optim.SGD(model.parameters()))
     torch.save(found, folder / f"rank{rank}")
     leave()
 
@@ -88,6 +106,7 @@ def test_all_processes_have_what_one_has_that_has_all_samples(tmp_path: Path) ->
     first, second = results_of_two(__file__, tmp_path)
     assert first == second
     whole = measured(network(), network(-1.5), samples([slice(0, 7)]))
+    whole["monitor"] = watched(network(), samples([slice(0, 7)]))
     for name in SHARES:
         assert_near(first[name], whole, name)
 

@@ -281,3 +281,66 @@ def test_products_that_are_not_symmetric_are_marked() -> None:
     assert not found.converged.any()
     assert found.asymmetry > 1e-6
     assert "no symmetric matrix" in found.reason
+
+
+def crossed() -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a matrix whose outermost eigenvalues are 1 and 1.1, −0.7 and −0.8, and its vectors."""
+    ends = torch.tensor([-0.8, -0.7, 1.0, 1.1])
+    spectrum = torch.cat([torch.linspace(-0.2, 0.3, 296), ends]).double()
+    dense = matrix(spectrum)
+    return dense, torch.linalg.eigh(dense).eigenvectors
+
+
+@pytest.mark.parametrize("which", ["LM", "LA", "SA"])
+def test_a_start_vector_does_not_change_the_answer(which: str) -> None:
+    """Near the wanted eigenvector, orthogonal to it at the next one, or anywhere else."""
+    dense, vectors = crossed()
+    truth = outermost(dense, 1, which)
+    for seed in range(20):
+        for start in (vectors[:, -1], vectors[:, -2], vectors[:, 1], 1e-20 * vectors[:, 7]):
+            found = top_eigenvalues(
+                operator(dense), 1, which=which, tol=1e-3, seed=seed, start=start
+            )
+            assert found.is_done
+            np.testing.assert_allclose(found.values, truth, rtol=1e-3)
+
+
+def test_a_start_vector_saves_products_where_nothing_is_verified() -> None:
+    dense, vectors = crossed()
+    truth = outermost(dense, 1, "LA")
+    noise = torch.randn(300, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    start = vectors[:, -1] + 0.1 * noise / noise.norm()
+    options = {"which": "LA", "tol": 1e-2}
+    for seed in range(10):
+        cold = top_eigenvalues(operator(dense), 1, **options, seed=seed)
+        warm = top_eigenvalues(operator(dense), 1, **options, seed=seed, start=start, verify=False)
+        assert warm.is_done
+        np.testing.assert_allclose(warm.values, truth, rtol=1e-2)
+        assert warm.products <= 0.75 * cold.products
+
+
+def test_without_verification_values_are_eigenvalues_still() -> None:
+    """At the second eigenvector a larger one may be missed, and is not where it is verified."""
+    dense, vectors = crossed()
+    spectrum = np.linalg.eigvalsh(dense.numpy())
+    for seed in range(10):
+        found = top_eigenvalues(
+            operator(dense), 1, which="LA", seed=seed, start=vectors[:, -2], verify=False
+        )
+        assert np.abs(spectrum - found.values[0]).min() <= found.residuals[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"start": torch.ones(2)}, ValueError, r"start has shape \(2,\), expected \(3,\)"),
+        ({"start": torch.zeros(3)}, ValueError, "start must be finite and not zero, .* norm 0.0"),
+        ({"start": torch.full((3,), torch.nan)}, ValueError, "start must be finite .* norm nan"),
+        ({"start": [1.0, 0.0, 0.0]}, TypeError, "start must be a tensor of real numbers, got list"),
+        ({"start": torch.ones(3) * 1j}, TypeError, "start must .* got torch.complex64"),
+        ({"verify": 1}, TypeError, "verify must be True or False, got 1"),
+    ],
+)
+def test_wrong_starts_are_refused(options: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        top_eigenvalues(operator(torch.eye(3).double()), 1, **options)

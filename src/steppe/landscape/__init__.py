@@ -5,6 +5,8 @@ They know models and data; they import no optimizer.
 """
 
 from steppe.landscape.curvature_report import CurvatureReport, profile
+from steppe.landscape.monitoring.monitor import Monitor
+from steppe.landscape.monitoring.run_measurement import RunMeasurement
 from steppe.landscape.objective.batches import Batch as Batch
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.batches import read_batch as read_batch
@@ -39,11 +41,13 @@ __all__ = [
     "Eigenvalues",
     "Line",
     "LossFunction",
+    "Monitor",
     "Objective",
     "Operator",
     "Plane",
     "Preconditioned",
     "Result",
+    "RunMeasurement",
     "Sharpness",
     "Trace",
     "Trajectory",

@@ -148,7 +148,7 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
         )
     params: list[Tensor] = list(H.params)
     groups = [_group_of(optimizer, index, param) for index, param in enumerate(params)]
-    while (inner := _wrapped(optimizer)) is not None:
+    while (inner := wrapped_optimizer(optimizer)) is not None:
         params = _params_inside(optimizer, inner, params)
         inside = [_group_of(inner, index, param) for index, param in enumerate(params)]
         # A wrapper's group has what a scheduler has set since the last step.
@@ -178,7 +178,7 @@ def preconditioned(H: Operator, optimizer: Optimizer) -> Preconditioned:
     )
 
 
-def _wrapped(optimizer: Any) -> Any:
+def wrapped_optimizer(optimizer: Any) -> Any:
     """Return the optimizer inside of a wrapper, as SAM, Offload, or Accelerate's; or None."""
     for name in ("base_optimizer", "optimizer", "_optimizer"):
         inner = getattr(optimizer, name, None)

@@ -47,8 +47,17 @@ class StartVector:
     p the vector that comes next and H·V = V·T + p⊗b. Then μ·Vᵀu = T·Vᵀu + b·(pᵀu): but for its
     length, which is at most 1, μ alone tells u's components along V and p, and so its component
     along the start vector. That was drawn at random. If it had to be tiny there is no such u.
+
+    Parameters
+    ----------
+    random_share : float, default 1.0
+        w, where the start vector is a given vector plus w times a random unit vector, shortened to
+        length 1. A component that falls below a small bound by chance does so most often where
+        the given vector has none, as that of a random vector is most often near 0. So what is known
+        of a random start vector holds here for components w times as small.
     """
 
+    random_share: float = 1.0
     _restarts: list[_Restart] = field(default_factory=list)
 
     def restart(self, mixing: Floats, values: Floats, residuals: Floats, kept: int) -> None:
@@ -64,6 +73,10 @@ class StartVector:
             How many stay.
         """
         self._restarts.append(_Restart(mixing, values, residuals, kept))
+
+    def too_large(self, size: int) -> float:
+        """Return the :meth:`growth` that no eigenvector reaches, but for a probability of 1 %."""
+        return too_large(size) / self.random_share
 
     def growth(self, projected: Floats, row: Floats, value: float) -> float:
         """Return ‖u's components along the basis and p‖ over that along the start vector.

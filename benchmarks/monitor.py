@@ -1,0 +1,182 @@
+"""Measure what Monitor costs in a run, and how many products its warm-started searches save.
+
+An MLP and a small CNN learn digits, in batches of 64, on one thread. Runs with and without the
+Monitor, at its defaults, take turns; costs are medians of paired ratios of the process's time, so
+that other work of the machine does not count. Products are counted for λ_max and λ_max(PH) every 40
+steps: by searches that verify and begin at random, and by those that begin at the last eigenvector
+and do not. Writes the block of docs/training.md between
+``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes two minutes on one core.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from problems import CRITERION, digits, layered
+from torch import Tensor, nn
+
+import steppe
+from steppe._shared.files import write_text
+from steppe._shared.progress import progress
+from steppe.landscape import Monitor, Operator, hessian, preconditioned, top_eigenvalues
+
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+ROUNDS, STEPS, BATCH, SAMPLES = 3, 3000, 64, 256
+EVERY, MEASUREMENTS, TOL = 40, 20, 0.02
+
+_BLOCK = re.compile(r"(<!-- benchmarks/monitor.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+
+def mlp() -> nn.Module:
+    """Make an MLP of 85 002 parameters."""
+    return layered(64, 256, 256, 10)
+
+
+def cnn() -> nn.Module:
+    """Make a CNN of 6 495 parameters."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)),
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(256, 15),
+        nn.ReLU(),
+        nn.Linear(15, 10),
+    )
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {"MLP": mlp, "CNN": cnn}
+
+
+class Training:
+    """A network, an optimizer, and steps on random batches."""
+
+    def __init__(self, make: Callable[[], nn.Module]) -> None:
+        self.model = make()
+        self.optimizer = steppe.DualAdam(self.model.parameters(), lr=1e-3, total_steps=STEPS)
+        self.inputs, self.targets = digits()
+
+    @property
+    def data(self) -> list[tuple[Tensor, Tensor]]:
+        """The batch that is measured on."""
+        return [(self.inputs[:SAMPLES], self.targets[:SAMPLES])]
+
+    def step(self) -> None:
+        """Take a step on a random batch."""
+        chosen = torch.randint(len(self.inputs), (BATCH,))
+        self.optimizer.zero_grad()
+        CRITERION(self.model(self.inputs[chosen]), self.targets[chosen]).backward()
+        self.optimizer.step()
+
+
+class Cost(NamedTuple):
+    """One run with and one without the Monitor: how much longer it took, and what it told."""
+
+    excess: float
+    told: float
+    measurements: int
+    samples: int
+
+
+def cost(make: Callable[[], nn.Module], *, monitor_first: bool) -> Cost:
+    """Train twice, and compare the times."""
+    seconds, monitor = {}, None
+    for is_watched in (monitor_first, not monitor_first):
+        run = Training(make)
+        watched = None
+        if is_watched:
+            watched = Monitor(
+                run.model, CRITERION, run.data, run.optimizer, clock=time.process_time
+            )
+        began = time.process_time()
+        for _ in range(STEPS):
+            run.step()
+            if watched is not None:
+                watched.step()
+        seconds[is_watched] = time.process_time() - began
+        monitor = watched or monitor
+    assert monitor is not None
+    excess = seconds[True] / seconds[False] - 1
+    return Cost(excess, monitor.cost_share, len(monitor.history), monitor.samples)
+
+
+class Searches(NamedTuple):
+    """Products of searches along a run, and how many of the warm ones missed the eigenvalue."""
+
+    cold: list[int]
+    warm: list[int]
+    missed: int
+
+
+def searches(make: Callable[[], nn.Module], *, scaled: bool) -> Searches:
+    """Search for λ_max, or for λ_max(PH) if ``scaled``, along a run, from its first steps."""
+    run, found, start = Training(make), Searches([], [], 0), None
+    for number in range(MEASUREMENTS):
+        for _ in range(EVERY):
+            run.step()
+        H: Operator = hessian(run.model, CRITERION, run.data)
+        operator = preconditioned(H, run.optimizer) if scaled else H
+        truth = top_eigenvalues(operator, 1, which="LA", tol=TOL, seed=number)
+        if start is not None:
+            warm = top_eigenvalues(
+                operator, 1, which="LA", tol=TOL, seed=number, start=start, verify=False
+            )
+            found.cold.append(truth.products)
+            found.warm.append(warm.products)
+            is_missed = warm.values[0] < (1 - TOL) * truth.values[0]
+            found = found._replace(missed=found.missed + int(is_missed))
+        start = (truth if start is None else warm).vectors[:, 0]
+    return found
+
+
+def main() -> None:
+    """Measure, and write the tables."""
+    torch.set_num_threads(1)
+    lines = ["| | longer than without | told | measurements | samples |", "| --- " * 5 + "|"]
+    counts = ["| | products, at random | from the last eigenvector | larger one missed |"]
+    counts.append("| --- " * 4 + "|")
+    with progress("monitored runs", len(NETWORKS) * ROUNDS) as advance:
+        for name, make in NETWORKS.items():
+            rounds = []
+            for number in range(ROUNDS):
+                rounds.append(cost(make, monitor_first=number % 2 == 1))
+                advance(1)
+            lines.append(cost_row(name, rounds))
+            counts += [
+                search_row(f"{name}, {quantity}", searches(make, scaled=scaled))
+                for quantity, scaled in (("λ_max", False), ("λ_max(PH)", True))
+            ]
+    text = "\n".join([*lines, "", *counts]) + "\n"
+    page = PAGE.read_text(encoding="utf-8")
+    write_text(PAGE, _BLOCK.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
+    print(text)
+
+
+def cost_row(name: str, rounds: list[Cost]) -> str:
+    """Return a line: medians, and the range of the excess."""
+    excess = [100 * each.excess for each in rounds]
+    told, count, samples = np.median([each[1:] for each in rounds], axis=0)
+    spread = f"{np.median(excess):.1f} % ({min(excess):.1f} to {max(excess):.1f})"
+    return f"| {name} | {spread} | {100 * told:.1f} % | {count:.0f} | {samples:.0f} |"
+
+
+def search_row(name: str, found: Searches) -> str:
+    """Return a line: means with the range, and how often the warm search ended too low."""
+
+    def written(products: list[int]) -> str:
+        return f"{np.mean(products):.1f} ({min(products)} to {max(products)})"
+
+    missed = f"{found.missed} of {len(found.warm)}"
+    return f"| {name} | {written(found.cold)} | {written(found.warm)} | {missed} |"
+
+
+if __name__ == "__main__":
+    main()

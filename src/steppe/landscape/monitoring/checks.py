@@ -1,0 +1,132 @@
+"""Refuse wrong arguments and states of a Monitor before anything has changed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from steppe._shared.validation import check_integer, check_number, check_positive, checked_seed
+from steppe.landscape.monitoring.quantities import QUANTITIES
+from steppe.landscape.monitoring.run_measurement import RunMeasurement
+from steppe.landscape.monitoring.update_size import sampled_weights
+from steppe.landscape.objective.objective import Objective
+from steppe.landscape.objective.parameters import check_module, checked_params
+
+
+def check_monitor_options(
+    every: int | None,
+    share: float,
+    samples: int | None,
+    quantities: Iterable[str] | None,
+    rho: float,
+    tol: float,
+    seed: int,
+) -> list[str]:
+    """Return the names of the quantities to measure, in their order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is of a wrong type or out of its range.
+    """
+    for name, value in {"every": every, "samples": samples}.items():
+        if value is not None:
+            check_integer(**{name: value})
+    check_number(share=share)
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share} must be above 0 and at most 1: 0.05 is one twentieth")
+    check_positive(rho=rho, tol=tol)
+    checked_seed(seed)
+    if quantities is None:
+        return list(QUANTITIES)
+    if isinstance(quantities, str):
+        raise TypeError(f"quantities must be a list of names, got the string {quantities!r}")
+    wanted = list(quantities)
+    unknown = [name for name in wanted if name not in QUANTITIES]
+    if unknown or not wanted:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"quantities must be some of {', '.join(QUANTITIES)}; got {got}")
+    return [name for name in QUANTITIES if name in wanted]
+
+
+def check_clocks(objective: Objective, every: int | None, clock: Callable[[], float]) -> None:
+    """Refuse what is no clock, and to let the clocks of several processes decide.
+
+    Raises
+    ------
+    TypeError
+        ``clock`` is no function.
+    ValueError
+        The model is trained by several processes, and no interval is given.
+    """
+    if not callable(clock):
+        raise TypeError(f"clock must be a function that returns seconds, got {clock!r}")
+    if every is None and objective.is_distributed:
+        raise ValueError(
+            "every=None cannot be taken under DistributedDataParallel: the clocks of processes "
+            "differ, and all have to measure at the same steps; pass the number of steps"
+        )
+
+
+def trained_params(
+    model: nn.Module, optimizer: Any, params: Iterable[Tensor] | None
+) -> list[Tensor]:
+    """Return the parameters to measure: by default those of the model that the optimizer steps.
+
+    Raises
+    ------
+    TypeError
+        The model is no module, or the optimizer no optimizer.
+    ValueError
+        There are none, or a given one cannot be measured.
+    """
+    check_module("model", model)
+    if not (hasattr(optimizer, "param_groups") and callable(getattr(optimizer, "step", None))):
+        raise TypeError(f"optimizer must be an optimizer, got {type(optimizer).__name__}")
+    if params is not None:
+        return checked_params(model, params)
+    stepped = {id(param) for group in optimizer.param_groups for param in group["params"]}
+    chosen: list[Tensor] = [p for p in model.parameters() if p.requires_grad and id(p) in stepped]
+    if not chosen:
+        raise ValueError(
+            "optimizer steps none of the model's parameters that require a gradient: pass the one "
+            "that trains this model"
+        )
+    return chosen
+
+
+def checked_state(state: Mapping[str, Any], params: Sequence[Tensor], most: int) -> dict[str, Any]:
+    """Return what a Monitor's state holds, on the parameters' device.
+
+    Raises
+    ------
+    ValueError
+        It is no such state, or of other parameters.
+    """
+    missing = [name for name in _PARTS if name not in state]
+    if missing:
+        raise ValueError(f"state has no {missing[0]!r}: expected one of Monitor.state_dict()")
+    names = {field.name for field in fields(RunMeasurement)}
+    for index, row in enumerate(state["history"]):
+        if not isinstance(row, Mapping) or row.keys() != names:
+            raise ValueError(f"row {index} of the history in state is no measurement")
+    size = sum(param.numel() for param in params)
+    for name, vector in state["vectors"].items():
+        if vector.shape != (size,):
+            raise ValueError(
+                f"state has an eigenvector {name!r} of shape {tuple(vector.shape)}, and the "
+                f"parameters have {size} elements: it is of another model"
+            )
+    before = state["before"]
+    if before is not None:
+        own = [each.shape for each in sampled_weights(params)]
+        if [each.shape for each in before] != own:
+            raise ValueError("state has weights of other shapes: it is of another model")
+        before = [each.to(p.device) for each, p in zip(before, params, strict=True)]
+    vectors = {name: each.to(params[0].device) for name, each in state["vectors"].items()}
+    samples = min(int(state["samples"]), most)
+    return {**state, "vectors": vectors, "before": before, "samples": samples}
+
+
+_PARTS = ("budget", "history", "samples", "vectors", "is_next", "before")

@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from steppe.compare.tasks.task import Task
 from steppe.compare.tasks.trace import TaskError
 from steppe.compare.training import checkpoint
 from steppe.compare.training.accelerator import make_accelerator
-from steppe.compare.training.evaluation import evaluate
+from steppe.compare.training.evaluation import evaluate, evaluated_at_once
 from steppe.compare.training.run import Run, RunContext
 
 
@@ -245,3 +246,23 @@ def test_a_loss_that_is_no_mean_over_samples_has_none_by_sample(
     assert found.loss == pytest.approx(np.average(losses, weights=weights), rel=1e-5)
     assert found.losses == ()
     assert len(found.scores) == len(losses)
+
+
+@pytest.mark.parametrize(
+    ("sample", "count"),
+    [
+        ((torch.zeros(64), 3), 500),
+        ((torch.zeros(1, 28, 28), torch.tensor(3)), 500),
+        ((torch.zeros(3, 32, 32), 3), 170),
+        ((np.zeros((3, 224, 224), dtype=np.float32), 3), 8),
+        ({"input_ids": torch.zeros(512, dtype=torch.long), "labels": torch.tensor(1)}, 8),
+        ({"input_ids": torch.zeros(16, dtype=torch.long), "name": "x"}, 128),
+        (([object()], 3), 8),
+        ((1.0, 2), 500),
+    ],
+    ids=["digits", "MNIST", "CIFAR", "ImageNet", "text", "short text", "objects", "numbers"],
+)
+def test_large_samples_are_evaluated_in_batches_as_in_training(sample: Any, count: int) -> None:
+    """A batch of 500 segmented images had no memory, where training in batches of 4 had."""
+    assert evaluated_at_once([sample], 8) == count
+    assert evaluated_at_once([sample], 600) == 600

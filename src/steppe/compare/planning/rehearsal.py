@@ -205,7 +205,10 @@ def _check_gradients(task: Task, model: nn.Module, loss: Any) -> None:
             "under no_grad"
         )
     if not math.isfinite(loss.item()):
-        raise TaskError(f"{name} of the first batch is {loss.item()}, before any step")
+        raise TaskError(
+            f"{name} of the first batch is {loss.item()}, before any step: a sample or its target "
+            "holds NaN, or the loss divides by 0"
+        )
     with explained("the first gradient cannot be computed"):
         torch.autograd.backward(loss.sum())
     if all(parameter.grad is None for parameter in model.parameters()):

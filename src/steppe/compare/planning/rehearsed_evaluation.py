@@ -21,6 +21,7 @@ from steppe.compare.training.evaluation import (
     Evaluation,
     batches_for,
     evaluate,
+    evaluated_at_once,
     outputs_without_graph,
 )
 from steppe.compare.training.reproducibility import seed_everything
@@ -53,13 +54,15 @@ def rehearse_evaluation(
     accelerator = Accelerator(cpu=torch.device(context.device).type == "cpu")
     for name, samples in (("validation", data.validation), ("test", data.test)):
         few = _drawn(parts_of(samples)[0], _FEW)
+        one_batch = _drawn(parts_of(samples)[0], evaluated_at_once(few, batch_size))
+        one_batch = few if len(one_batch) > len(few) else one_batch
         with explained(f"{name} cannot be evaluated"):
-            _check_collates_alike(task, model, few, name)
+            _check_collates_alike(task, model, one_batch, name)
             found = _evaluated(model, task, few, accelerator, batch_size)
         for metric, value in chain([(task.score.name, found.score)], found.others.items()):
             if not (math.isfinite(value) or (math.isnan(value) and _may_be_nan(task, metric))):
                 raise TaskError(f"metric {metric!r} of {name} is {value}, expected a finite number")
-    _refuse_sum(task, model, few, accelerator.device)
+    _refuse_sum(task, model, one_batch, accelerator.device)
     evaluated = {"validation": data.validation, "test": data.test, "train": data.unaugmented}
     for name, samples in evaluated.items():
         for part in parts_of(samples):

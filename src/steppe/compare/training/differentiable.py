@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from steppe.compare.data.datasets import parts_of
 from steppe.compare.data.loading import Part, head
 from steppe.compare.metrics.curvature import batch_size_for
 from steppe.compare.metrics.scores import Loss
 from steppe.compare.tasks.task import LoadedTask, Task, targets_of
+from steppe.compare.training.evaluation import evaluated_at_once
 from steppe.landscape import Batch, Batches, Objective, Weight, read_batch
 
 
@@ -52,7 +54,9 @@ def differentiable(
         How many training samples, without augmentation.
     """
     task = loaded.task
-    parts = head(loaded.data.unaugmented, samples, batch_size_for(model), task.collate_evaluated)
+    dataset = loaded.data.unaugmented
+    size = min(batch_size_for(model), evaluated_at_once(parts_of(dataset)[0], task.batch_size))
+    parts = head(dataset, samples, size, task.collate_evaluated)
     # As evaluation weights batches, whatever the loss is divided by.
     weight: Weight = "samples" if task.weight is None else partial(_weight, task)
     if task.step is None and task.predict is None:

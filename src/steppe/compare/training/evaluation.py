@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from steppe.compare.data.datasets import Stream, parts_of, size_of
@@ -26,6 +27,41 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _BATCH_SIZE = 500
+# Numbers in the inputs of a batch that is larger than in training: 500 images of MNIST have fewer.
+_NUMBERS = 1 << 19
+# As so many numbers counts an index: embeddings and logits are wide.
+_INDEX_WIDTH = 256
+
+
+def evaluated_at_once(dataset: "Dataset[Any]", batch_size: int, sample_length: int = 1) -> int:
+    """Return how many samples are evaluated at once: many small ones, else as many as in training.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        The samples; the first one tells how large they are.
+    batch_size : int
+        Samples of a batch in training, for which there is memory.
+    sample_length : int, default 1
+        Tokens of a sample, where the task says so.
+    """
+    if sample_length > 1:
+        return max(1, _BATCH_SIZE // sample_length)
+    largest = max(map(_numbers_of, tree_leaves(dataset[0])), default=_NUMBERS)
+    return max(batch_size, min(_BATCH_SIZE, _NUMBERS // max(1, largest)))
+
+
+def _numbers_of(value: Any) -> int:
+    """Count a tensor's numbers; what is not known to be small is large."""
+    if isinstance(value, int | float | str | bytes | None):
+        return 1
+    if not isinstance(value, Tensor | np.ndarray | np.generic):
+        return _NUMBERS
+    tensor = torch.as_tensor(value) if value.dtype != object else None
+    if tensor is None:
+        return _NUMBERS
+    are_indices = not (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
+    return tensor.numel() * (_INDEX_WIDTH if are_indices else 1)
 
 
 def batches_for(
@@ -109,16 +145,16 @@ def evaluate(
     sample_length : int
         Tokens of a sample; 1 where samples are no text.
     batch_size : int, default 500
-        Samples of a batch in training. Losses of outputs are evaluated in larger batches; a step of
-        the user's own without a weight in batches of this size, as it may compare the samples of a
-        batch with each other.
+        Samples of a batch in training. Losses of outputs are evaluated in larger batches where
+        samples are small; a step of the user's own without a weight in batches of this size, as it
+        may compare the samples of a batch with each other.
     workers : int, default 0
         Processes that prepare batches.
     by_sample : bool, default False
         Whether each sample's results are returned too.
     """
     if task.step is None or task.weight is not None:
-        batch_size = max(1, _BATCH_SIZE // sample_length)
+        batch_size = evaluated_at_once(parts_of(dataset)[0], batch_size, sample_length)
     model.eval()
     with torch.no_grad():
         found = [

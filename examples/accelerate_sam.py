@@ -11,7 +11,6 @@ With ``--resume`` the same command goes on from the last epoch that was saved.
 
 import argparse
 import math
-from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -19,10 +18,11 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import steppe
+from steppe.integrations.accelerate import passes, prepare
 
 
 def options() -> argparse.Namespace:
@@ -43,10 +43,9 @@ def digits() -> TensorDataset:
     return TensorDataset(images, torch.tensor(labels))
 
 
-def dual_adam_in_sam(model: nn.Module, steps: float) -> steppe.SAM:
+def dual_adam_in_sam(model: nn.Module, steps: int) -> steppe.SAM:
     """Return the optimizer. As published, DualAdam has become AdamW after 16 % of the run."""
-    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
-    return steppe.SAM(base, rho=0.05)
+    return steppe.SAM(model.parameters(), steppe.DualAdam, lr=3e-3, rho=0.05, total_steps=steps)
 
 
 def newest_epoch(out: Path) -> int:
@@ -74,14 +73,9 @@ def main() -> None:
     batches = DataLoader(digits(), batch_size=args.batch_size, shuffle=True, drop_last=True)
     # Of one process. Accelerate steps schedules once for each, as their batches are shared.
     steps = args.epochs * math.ceil(len(batches) / args.grad_accumulation)
-    sam = dual_adam_in_sam(model, steps / accelerator.num_processes)
+    sam = dual_adam_in_sam(model, round(steps / accelerator.num_processes))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sam, T_max=steps)
-    model, optimizer, batches, schedule = accelerator.prepare(model, sam, batches, schedule)
-
-    def backward(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = F.cross_entropy(model(inputs), targets)
-        accelerator.backward(loss)
-        return loss.detach()
+    model, optimizer, batches, schedule = prepare(accelerator, model, sam, batches, schedule)
 
     first = newest_epoch(args.out_dir) if args.resume else 0
     if first:
@@ -89,29 +83,22 @@ def main() -> None:
 
     for epoch in range(first, args.epochs):
         batches.set_epoch(epoch)
-        losses, passed = [], []
-        for batch in batches:
-            with accelerator.accumulate(model):
-                losses.append(backward(*batch))
-                passed.append(batch)
-                if accelerator.sync_gradients:
-                    # The gradient is whole: the second pass takes all its batches once more. SAM
-                    # is inside of what prepare() returns.
-                    with sam.perturbed():
-                        for number, each in enumerate(passed, start=1):
-                            last = number == len(passed)
-                            with nullcontext() if last else accelerator.no_sync(model):
-                                backward(*each)
-                    passed.clear()
-                    accelerator.clip_grad_norm_(model.parameters(), 10.0)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
+        losses = []
+        for inputs, targets in passes(accelerator, model, optimizer, batches):
+            loss = F.cross_entropy(model(inputs), targets)
+            accelerator.backward(loss)
+            if not optimizer.is_perturbed:
+                losses.append(loss.detach())
+            if accelerator.sync_gradients:
+                accelerator.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         loss = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         accelerator.print(f"epoch {epoch + 1}: loss {loss:.6f}")
         save(accelerator, args.out_dir / str(epoch + 1))
 
-    accelerator.print(", ".join(f"{k} {value:.4g}" for k, value in sam.diagnostics().items()))
+    accelerator.print(", ".join(f"{k} {x:.4g}" for k, x in optimizer.diagnostics().items()))
     accelerator.end_training()
 
 

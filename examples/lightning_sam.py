@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 import steppe
+from steppe.integrations.lightning import LightningSAM
 
 Batch = tuple[Tensor, Tensor]
 
@@ -29,8 +30,9 @@ Batch = tuple[Tensor, Tensor]
 class Digits(LightningModule):
     """A small convolutional network and its data; Lightning runs the optimizer."""
 
-    def __init__(self) -> None:
+    def __init__(self, sam: bool) -> None:
         super().__init__()
+        self.sam = sam
         self.network = nn.Sequential(
             nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10)
         )
@@ -45,38 +47,15 @@ class Digits(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         """Make the optimizer."""
+        if self.sam:
+            return steppe.SAM(self.parameters(), steppe.AdamCM, lr=1e-3, rho=0.05)
         return steppe.AdamCM(self.parameters(), lr=1e-3)
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the loss of a batch."""
-        return F.cross_entropy(self.network(batch[0]), batch[1])
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         """Return the loss."""
-        loss = self.loss(batch)
+        loss = F.cross_entropy(self.network(batch[0]), batch[1])
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
-
-
-class SAMDigits(Digits):
-    """The same, with two passes a step: manual optimization works in every precision."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.automatic_optimization = False
-
-    def configure_optimizers(self) -> Optimizer:
-        """Put the optimizer in SAM."""
-        return steppe.SAM(super().configure_optimizers(), rho=0.05)
-
-    def training_step(self, batch: Batch, number: int) -> None:
-        """Pass the batch twice and step."""
-        sam = self.optimizers()
-        sam.zero_grad()
-        self.manual_backward(super().training_step(batch, number))
-        with sam.perturbed():
-            self.manual_backward(self.loss(batch))
-        sam.step()
 
 
 def main() -> None:
@@ -94,9 +73,12 @@ def main() -> None:
         log_every_n_steps=10,
         reload_dataloaders_every_n_epochs=1,
         logger=CSVLogger(args.out_dir, name="", version=""),
-        callbacks=[ModelCheckpoint(args.out_dir, "{epoch}", save_last=True, save_top_k=-1)],
+        callbacks=[
+            ModelCheckpoint(args.out_dir, "{epoch}", save_last=True, save_top_k=-1),
+            *([LightningSAM()] if args.sam else []),
+        ],
     )
-    module = SAMDigits() if args.sam else Digits()
+    module = Digits(args.sam)
     trainer.fit(module, ckpt_path="last" if args.resume else None)
 
     found = module.optimizers().diagnostics()

@@ -11,41 +11,14 @@ With ``--resume`` the same command goes on from the newest checkpoint.
 
 import argparse
 from importlib import metadata
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, set_seed
 
-import steppe
+from steppe.integrations.transformers import SAMTrainer, optimizer_named
 
 CONTEXT = 64
-
-
-class SAMTrainer(Trainer):
-    """A Trainer whose optimizer is a SAM: each step's batches are passed twice."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.passed: list[tuple[Any, ...]] = []
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
-        """Put what Trainer makes in SAM."""
-        self.optimizer = steppe.SAM(super().create_optimizer(model), rho=0.05)
-        return self.optimizer
-
-    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Add a batch's gradient; at the step's last one, make the second pass of them all."""
-        loss = super().training_step(model, *args, **kwargs)
-        self.passed.append(args)
-        if self.accelerator.sync_gradients:
-            # SAM is inside of Accelerate's optimizer.
-            with self.optimizer.optimizer.perturbed():
-                for batch in self.passed:
-                    super().training_step(model, *batch, **kwargs)
-            self.passed.clear()
-        return loss
 
 
 def shakespeare() -> list[dict[str, Tensor]]:
@@ -85,6 +58,7 @@ def main() -> None:
         per_device_train_batch_size=args.batch_size,
         gradient_accumulation_steps=args.grad_accumulation,
         max_grad_norm=10.0,
+        learning_rate=3e-3,
         weight_decay=0.1,
         lr_scheduler_type="cosine",
         logging_steps=args.save_every,
@@ -98,7 +72,7 @@ def main() -> None:
         arguments,
         train_dataset=shakespeare(),
         # Trainer makes the groups: biases and norms are not decayed.
-        optimizer_cls_and_kwargs=(steppe.AdamCM, {"lr": 3e-3}),
+        optimizer_cls_and_kwargs=optimizer_named("adamcm+sam" if args.sam else "adamcm", arguments),
     )
     trainer.train(resume_from_checkpoint=args.resume)
 

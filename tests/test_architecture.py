@@ -22,7 +22,7 @@ FLOORS = (
     {"_engines"},
     {"optim", "landscape", "functions"},
     {"theory"},
-    {"compare", "bench"},
+    {"compare", "bench", "integrations"},
     {"play"},
     {"cli"},
 )
@@ -68,6 +68,9 @@ class Import(NamedTuple):
         if self.room == "_shared":
             # Each of its modules is a face of its own, and so are those of its page.
             return len(inside) > (2 if inside[:1] == ["page"] else 1)
+        if self.room == "integrations":
+            # Each module imports a framework, and is a face of its own.
+            return len(inside) > 1 or "".join(inside).startswith("_")
         return bool(inside)
 
     def __str__(self) -> str:

@@ -59,8 +59,31 @@ LOW = [
     Config("AdamCM", {"lr": 0.01, "capacity": 2}),
     Config("AdamCG", {"lr": 0.01, "amsgrad": True, "capacity": 2, "scope": "tensor"}),
 ]
+
+
+def random_sam(params: Any, **options: Any) -> Optimizer:
+    # The largest seed of all processes counts: the single one that they are compared with has it.
+    is_shared = any(isinstance(p, DTensor) for p in params)
+    torch.manual_seed(100 + (torch.distributed.get_rank() if is_shared else RANKS - 1))
+    return steppe.SAM(params, torch.optim.AdamW, lr=0.05, rho=0.3, direction="random", **options)
+
+
 ASCENTS: dict[str, Callable[[Any], Optimizer]] = {
     "SAM": lambda params: steppe.SAM(torch.optim.AdamW(params, lr=0.05), rho=0.3),
+    "MSAM": lambda params: steppe.SAM(
+        steppe.AdamCM(params, lr=0.05, capacity=2), rho=0.3, direction="momentum"
+    ),
+    "MSAM, torch": lambda params: steppe.SAM(
+        params, torch.optim.AdamW, lr=0.05, rho=0.3, direction="momentum", metric="adaptive"
+    ),
+    "PSAM": lambda params: steppe.SAM(
+        params, torch.optim.AdamW, lr=0.05, rho=0.3, metric="preconditioned"
+    ),
+    "PSAM, 8 bits": lambda params: steppe.SAM(
+        params, steppe.DualAdam, lr=0.05, rho=0.3, metric="preconditioned", state_dtype="int8"
+    ),
+    "random": random_sam,
+    "random, adaptive": functools.partial(random_sam, metric="adaptive"),
     "ASAM": lambda params: steppe.SAM(steppe.AdamCM(params, lr=0.05, capacity=2), adaptive=True),
 }
 ENGINES = {"fused": True, "eager": False}

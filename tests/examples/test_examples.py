@@ -187,7 +187,7 @@ def _sam_on_digits() -> list[float]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
     steps = 2 * (len(inputs) // 64)
-    base = steppe.DualAdam(model.parameters(), lr=3e-3, switch_rate=1 / (0.16 * steps))
+    base = steppe.DualAdam(model.parameters(), lr=3e-3, total_steps=steps)
     sam = steppe.SAM(base, rho=0.05)
     schedule = CosineAnnealingLR(sam, T_max=steps)
 

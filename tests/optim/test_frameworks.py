@@ -123,11 +123,11 @@ def test_groups_and_defaults_without_sam_s_options_are_given_them() -> None:
     params = parameters()
     sam: Any = WRAPPED["SAM"](params)
     sam.param_groups[0]["rho"] = 0.2
-    bare = {k: v for k, v in sam.param_groups[0].items() if k not in ("rho", "adaptive")}
+    bare = {k: v for k, v in sam.param_groups[0].items() if k not in ("rho", "metric")}
     sam.param_groups = [bare]
-    sam.defaults = {k: v for k, v in sam.defaults.items() if k not in ("rho", "adaptive")}
+    sam.defaults = {k: v for k, v in sam.defaults.items() if k not in ("rho", "metric")}
     assert sam.base_optimizer.param_groups[0] is bare
-    assert (bare["rho"], bare["adaptive"], sam.defaults["rho"]) == (0.05, False, 0.05)
+    assert (bare["rho"], bare["metric"], sam.defaults["rho"]) == (0.05, "euclidean", 0.05)
     sam.__setstate__({"param_groups": [{**bare, "rho": 0.3}]})
     assert sam.base_optimizer.param_groups[0]["rho"] == 0.3
     set_gradients(params, 0)

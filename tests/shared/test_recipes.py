@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 import steppe
 from steppe._shared.muon import MuonWithAdamW
-from steppe._shared.recipes import Recipe, find_recipe
+from steppe._shared.recipes import SAMS, Recipe, find_recipe
 from steppe.compare.planning.search_spaces import find_defaults, find_space
 
 
@@ -130,18 +130,48 @@ def test_sam_goes_around_the_base() -> None:
         find_recipe("sam")
 
 
+@pytest.mark.parametrize(
+    ("name", "direction", "metric", "first_step", "rho"),
+    [
+        ("adamw+sam", "gradient", "euclidean", 0, 0.05),
+        ("adamw+asam", "gradient", "adaptive", 0, 0.5),
+        ("adamw+psam", "gradient", "preconditioned", 0, 0.005),
+        ("adamw+msam", "momentum", "euclidean", 0, 0.2),
+        ("adamw+random", "random", "euclidean", 0, 0.1),
+        ("adamw+latesam", "gradient", "euclidean", 80, 0.05),
+    ],
+)
+def test_names_of_sams_family(
+    name: str, direction: str, metric: str, first_step: int, rho: float
+) -> None:
+    recipe = find_recipe(name)
+    assert recipe.default("rho") == rho
+    optimizer = built(name, steps=100, rho=rho)
+    assert (optimizer.direction, optimizer.first_step) == (direction, first_step)
+    assert optimizer.param_groups[0]["metric"] == metric
+    assert optimizer.param_groups[0]["rho"] == rho
+
+
+def test_one_of_sams_family_is_enough() -> None:
+    with pytest.raises(ValueError, match=r"has 2 of SAM's family: expected one of sam, msam"):
+        find_recipe("adamw+msam+sam")
+    with pytest.raises(ValueError, match=r"write adamw\+msam"):
+        find_recipe("msam")
+
+
 def test_modifiers_have_one_spelling() -> None:
     def modified(recipe: Recipe) -> tuple[object, ...]:
         return recipe.warmup, recipe.beta1, recipe.epochs, recipe.ema, recipe.sam
 
     recipe = find_recipe(" AdamW+SAM+ema+2Epochs+Beta1+Warmup ")
     assert recipe.name == "adamw+warmup+beta1+2epochs+ema+sam"
-    assert modified(recipe) == (True, True, 2, True, True)
-    assert modified(find_recipe("adamw")) == (False, False, 1, False, False)
+    assert modified(recipe) == (True, True, 2, True, "sam")
+    assert modified(find_recipe("adamw")) == (False, False, 1, False, "")
 
 
 def test_runs_of_different_modifiers_are_never_taken_for_each_other() -> None:
-    names = ("adam", "adam+warmup", "adam+beta1", "adam+2epochs", "adam+ema", "adam+sam")
+    kinds = ("", *(f"+{each}" for each in ("warmup", "beta1", "2epochs", "ema", *SAMS)))
+    names = [f"adam{kind}" for kind in kinds]
     identities = [find_recipe(name).identity() for name in names]
     assert all(identities.count(each) == 1 for each in identities)
 

@@ -37,6 +37,7 @@ from steppe._engines.base.plan import Plan, local_param_and_grad
 from steppe._engines.base.sharding import (
     LocalShard,
     ShardGroup,
+    agreed_number,
     is_member,
     is_sharded,
     local_part,
@@ -74,6 +75,7 @@ __all__ = [
     "Plan",
     "ShardGroup",
     "State",
+    "agreed_number",
     "batches_of",
     "bind",
     "block_count",

@@ -23,7 +23,17 @@ from steppe._shared.source_hash import class_source, first_source
 #: The optimizers that are compared unless others are named; the first is the baseline.
 DEFAULT = ("adamw", "dualadam", "adamcm", "adamw+sam")
 
-_MODIFIERS = ("warmup", "beta1", "2epochs", "ema", "sam")
+#: SAM's family by the names of modifiers: what they give to :class:`steppe.SAM`.
+SAMS: dict[str, dict[str, Any]] = {
+    "sam": {},
+    "asam": {"metric": "adaptive"},
+    "psam": {"metric": "preconditioned"},
+    "msam": {"direction": "momentum"},
+    "random": {"direction": "random"},
+    "latesam": {"start": 0.8},
+}
+
+_MODIFIERS = ("warmup", "beta1", "2epochs", "ema", *SAMS)
 
 # Arguments of classes that hold the first moment's decay: in betas it is the first.
 _FIRST_MOMENT = ("betas", "momentum")
@@ -44,7 +54,7 @@ class Recipe:
     ----------
     name : str
         The name in canonical spelling: lower case, modifiers in the order warmup, beta1, 2epochs,
-        ema, sam.
+        ema, and that of SAM's family.
     cls : type
         The optimizer's class.
     preset : mapping
@@ -58,8 +68,8 @@ class Recipe:
         Factor on the run's length: 2 for the equal-compute control of two-pass methods, else 1.
     ema : bool
         Whether an exponential moving average of the weights is evaluated and saved instead of them.
-    sam : bool
-        Whether the optimizer is wrapped in SAM.
+    sam : str
+        Which of SAM's family the optimizer is wrapped in: "sam", "asam", …; "" if in none.
     source : str
         Hash of the source of the class and its bases, without those of torch and steppe.
     """
@@ -71,7 +81,7 @@ class Recipe:
     beta1: bool = False
     epochs: int = 1
     ema: bool = False
-    sam: bool = False
+    sam: str = ""
     source: str = ""
 
     @property
@@ -102,13 +112,17 @@ class Recipe:
             return self.switches or self.warmup
         if setting == "beta1":
             return self.beta1
-        return self.sam if setting == "rho" else self.accepts(setting)
+        return bool(self.sam) if setting == "rho" else self.accepts(setting)
 
     def default(self, argument: str) -> Any:
         """Return the default of an argument by the name, else by the signature, else None.
 
-        That of "beta1" is the first moment's decay, under whichever name the class has it.
+        That of "beta1" is the first moment's decay, under whichever name the class has it; that of
+        "rho", in SAM's family, the family's.
         """
+        if argument == "rho" and self.sam:
+            kind = {k: v for k, v in SAMS[self.sam].items() if k != "start"}
+            return steppe.SAM.default_rho(**kind)
         if argument == "beta1":
             value = self.default(self.first_moment)
             return value[0] if self.first_moment == "betas" else value
@@ -145,9 +159,12 @@ class Recipe:
         return arguments
 
     def build(self, parameters: Iterable[Tensor], settings: Settings, steps: int) -> Optimizer:
-        """Construct the optimizer over ``parameters``, in SAM if the name ends in ``+sam``."""
+        """Construct the optimizer over ``parameters``, in SAM if the name ends so."""
         optimizer = self.cls(parameters, **self.arguments(settings, steps))
-        return steppe.SAM(optimizer, rho=settings["rho"]) if self.sam else optimizer
+        if not self.sam:
+            return optimizer
+        kind = SAMS[self.sam]
+        return steppe.SAM(optimizer, rho=settings["rho"], total_steps=steps, **kind)
 
     def build_for(self, model: nn.Module, settings: Settings, steps: int) -> Optimizer:
         """Construct the optimizer of a model's parameters that require a gradient."""
@@ -177,7 +194,8 @@ class Recipe:
             "beta1": self.beta1,
             "epochs": self.epochs,
             "ema": self.ema,
-            "sam": self.sam,
+            # As before there was a family.
+            "sam": {"": False, "sam": True}.get(self.sam, self.sam),
         }
 
 
@@ -300,7 +318,9 @@ def find_recipe(name: str) -> Recipe:
         ``file.py:Class``, or a :class:`~steppe.compare.Contender` in the place of the class; then
         any of ``+warmup`` (lr rises linearly at first), ``+beta1`` (the first moment's decay is a
         hyperparameter too), ``+2epochs`` (twice the epochs: equal compute with two-pass methods),
-        ``+ema`` (an average of the weights is evaluated) and ``+sam``.
+        ``+ema`` (an average of the weights is evaluated), and one of SAM's family: ``+sam``,
+        ``+asam`` (adaptive), ``+psam`` (preconditioned), ``+msam`` (along the momentum),
+        ``+random`` or ``+latesam`` (in the last fifth of the run).
 
     Raises
     ------
@@ -312,7 +332,7 @@ def find_recipe(name: str) -> Recipe:
     --------
     >>> recipe = find_recipe("AdamW+warmup")
     >>> recipe.name, recipe.cls.__name__, recipe.warmup, recipe.sam
-    ('adamw+warmup', 'AdamW', True, False)
+    ('adamw+warmup', 'AdamW', True, '')
     """
     if (own := _find_own(name.strip())) is not None:
         return own
@@ -321,8 +341,13 @@ def find_recipe(name: str) -> Recipe:
         if modifier.lower() not in _MODIFIERS:
             raise ValueError(unknown_name_message(f"modifier of {base}", modifier, _MODIFIERS))
     chosen = [known for known in _MODIFIERS if known in map(str.lower, modifiers)]
-    if base.lower() == "sam":
-        raise ValueError("sam goes around another optimizer: write adamw+sam")
+    if base.lower() in SAMS:
+        raise ValueError(f"{base} goes around another optimizer: write adamw+{base.lower()}")
+    sams = [each for each in chosen if each in SAMS]
+    if len(sams) > 1:
+        raise ValueError(
+            f"{name} has {len(sams)} of SAM's family: expected one of {', '.join(sams)}"
+        )
     cls, preset = find_optimizer(base)
     module = base.partition(":")[0] if ":" in base else cls.__module__
     recipe = Recipe(
@@ -333,7 +358,7 @@ def find_recipe(name: str) -> Recipe:
         beta1="beta1" in chosen,
         epochs=2 if "2epochs" in chosen else 1,
         ema="ema" in chosen,
-        sam="sam" in chosen,
+        sam=next(iter(sams), ""),
         # Hashed now, as the file may be edited while the study runs.
         source=class_source(cls, module),
     )

@@ -69,8 +69,10 @@ _CLOSED_FRACTION = OptionCheck(lambda x: _is_number(x) and 0 <= x <= 1, "a numbe
 
 def _one_of(*values: Any) -> OptionCheck:
     expected = " or ".join(map(repr, values))
-    # 1 == True: of equal values only those of the same type count.
-    return OptionCheck(lambda x: any(type(x) is type(y) and x == y for y in values), expected)
+    # 1 == True: of equal values only those of the same type count. No generator: Ctrl-C would leave
+    # it unfinished, of which Python warns.
+    known = [(type(value), value) for value in values]
+    return OptionCheck(lambda x: (type(x), x) in known, expected)
 
 
 OPTION_CHECKS = {

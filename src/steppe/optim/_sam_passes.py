@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steppe._engines import Group, ShardGroup, joint_norm, local_part
+from steppe._engines import Group, ShardGroup, agreed_number, joint_norm, local_part
 
 #: The norm of what each parameter was moved by, and the processes that hold more of it.
 Moves = list[tuple[Tensor, ShardGroup | None]]
@@ -34,6 +34,8 @@ class Passes:
         Of random perturbations; None before the first.
     is_perturbed
         Whether the gradients are those of a perturbed pass, or will be.
+    is_at_perturbed
+        Whether the parameters are at p + e now; e may be zero.
     has_cleared
         Whether gradients have been cleared since a closure was called.
     """
@@ -43,6 +45,7 @@ class Passes:
         self.steps = 0
         self.seed: int | None = None
         self.is_perturbed = False
+        self.is_at_perturbed = False
         self.has_cleared = False
         self._moves: Moves | None = None
         self._left: list[tuple[weakref.ref[Tensor], int]] = []
@@ -85,10 +88,13 @@ class Passes:
             setattr(self, name, max(found, default=None if name == "seed" else 0))
         return [{k: v for k, v in group.items() if k not in _COUNTED} for group in groups]
 
-    def noise_seed(self) -> int:
-        """Return the seed of random perturbations: that of torch's generator when first asked."""
+    def noise_seed(self, params: Iterable[Tensor]) -> int:
+        """Return the seed of random perturbations: that of torch's generator when first asked.
+
+        Processes that share parameters agree on one: copies would drift apart otherwise.
+        """
         if self.seed is None:
-            self.seed = torch.initial_seed() & 0xFFFFFFFF
+            self.seed = agreed_number(torch.initial_seed() & 0xFFFFFFFF, params)
         return self.seed
 
     def diagnostics(self) -> dict[str, float]:
@@ -129,8 +135,8 @@ def check_perturbed_pass(groups: list[Group], *, is_second: bool) -> None:
         missing, needed = ("a second", "the second") if is_second else ("a perturbed", "the")
         raise RuntimeError(
             f"SAM.step() without {missing} pass would be the base optimizer's step: run {needed} "
-            "pass under perturbed() before it, or give it a closure; SAM(..., required=False) "
-            "allows phases of training without SAM"
+            "pass under perturbed() before it, or give it a closure; steppe.integrations has this "
+            "for frameworks, and SAM(..., required=False) allows phases of training without SAM"
         )
 
 
@@ -169,5 +175,5 @@ class AccumulationGuard:
                     "the closure added to gradients that were there before, which SAM would leave "
                     "unperturbed: call SAM's zero_grad() first in the closure; to accumulate over "
                     "several batches, run them all under perturbed() before step(), those of two "
-                    "passes once more"
+                    "passes once more, as steppe.integrations does for frameworks"
                 )

@@ -66,11 +66,16 @@ class PerturbingWrapper(TransparentWrapper):
         """Whether the next step perturbs: ``start`` of ``total_steps`` lie behind it."""
         return self._passes.steps >= self.first_step
 
+    @property
+    def is_perturbed(self) -> bool:
+        """Whether the parameters are at p + e now, as within :meth:`perturbed`."""
+        return self._passes.is_at_perturbed
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
         self._passes.has_cleared = True
-        if not self._restore_point.is_set:
+        if not self._passes.is_at_perturbed:
             self._passes.is_perturbed = False
 
     @contextmanager
@@ -129,7 +134,7 @@ class PerturbingWrapper(TransparentWrapper):
             torch.clear_autocast_cache()
             if clears:
                 self.zero_grad()
-            self._passes.is_perturbed = True
+            self._passes.is_perturbed = self._passes.is_at_perturbed = True
         except BaseException:
             self.restore()
             raise
@@ -165,12 +170,14 @@ class PerturbingWrapper(TransparentWrapper):
     def _move(self, members: list[Member]) -> Moves:
         save = self._restore_point.save_param
         if self.direction == "random":
-            return perturb_randomly(members, save, self._passes.noise_seed(), self._passes.steps)
+            seed = self._passes.noise_seed(member.param for member in members)
+            return perturb_randomly(members, save, seed, self._passes.steps)
         return perturb_along(members, save)
 
     @without_gradients
     def restore(self) -> None:
         """Put the parameters back, bit for bit; nothing happens if they are not perturbed."""
+        self._passes.is_at_perturbed = False
         found = gradients(self.param_groups)
         if not found:
             # No pass has run at p + e: what comes now is not perturbed.
@@ -190,7 +197,7 @@ class PerturbingWrapper(TransparentWrapper):
             if self.required and self.is_active and not self._passes.is_perturbed:
                 check_perturbed_pass(self.param_groups, is_second=self.has_two_passes)
             return None
-        if self._passes.is_perturbed or not self.is_active:
+        if not self.is_active:
             with torch.enable_grad():
                 return closure()
         if not self.has_two_passes:
@@ -204,11 +211,14 @@ class PerturbingWrapper(TransparentWrapper):
         return loss
 
     def _run_only_pass(self, closure: Callable[[], Any]) -> Any:
-        self._perturb(clears=False)
+        """Call the closure at p + e; it may add to gradients that are of perturbed passes."""
+        adds_to_perturbed = self._passes.is_perturbed
         guard = AccumulationGuard(self.param_groups, self._passes)
+        self._perturb(clears=False)
         with torch.enable_grad():
             loss = closure()
-        guard.check()
+        if not adds_to_perturbed:
+            guard.check()
         self.restore()
         return loss
 

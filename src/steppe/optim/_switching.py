@@ -23,6 +23,11 @@ class SwitchingOptimizer(RuleOptimizer):
     groups: checkpoints and engines know nothing else.
     """
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note the rate that a checkpoint has taken which lacks it."""
+        super().__init_subclass__(**options)
+        cls._class_defaults = {**cls._class_defaults, "switch_rate": DEFAULT_RATE}
+
     def __init__(self, params: ParamsT, options: dict[str, Any]) -> None:
         plain = {name: to_plain(value, name) for name, value in options.items()}
         given = {name: plain.pop(name) for name in _OF_THE_RUN}

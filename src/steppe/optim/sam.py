@@ -209,6 +209,19 @@ class SAM(CheckpointedSAM):
             }
         )
 
+    @staticmethod
+    def default_rho(direction: Direction = "gradient", metric: Metric = "euclidean") -> float:
+        """Return the ρ of who gives none.
+
+        Raises
+        ------
+        ValueError
+            A name is not one of these, or the two do not go together.
+        """
+        check_sam_options({"rho": 0.0, "metric": metric}, direction)
+        check_options({"direction": direction})
+        return DEFAULT_RHO[direction, metric]
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters to the base optimizer; the group may name its own ``rho``, ``metric``.
 

@@ -170,10 +170,10 @@ def check_recipe(recipe: Recipe) -> None:
     """
     if recipe.space is not None:
         raise ValueError(f"{recipe.name} is a Contender: expected the class of an optimizer")
-    if recipe.beta1 or recipe.epochs > 1 or recipe.ema:
+    if recipe.beta1 or recipe.epochs > 1 or recipe.ema or recipe.sam not in ("", "sam"):
         raise ValueError(
-            f"{recipe.name}: +beta1, +2epochs and +ema are for steppe compare; on a test function "
-            "expected +warmup, +sam or none"
+            f"{recipe.name}: modifiers other than +warmup and +sam are for steppe compare; on a "
+            "test function expected one of these, or none"
         )
     if has_modes(recipe.cls):
         raise ValueError(

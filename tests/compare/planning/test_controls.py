@@ -43,6 +43,13 @@ def names(*asked: str) -> list[str]:
         # Two passes a step: as many gradients in twice the epochs.
         ("adamw+sam", ["adamw+2epochs"]),
         ("sgd+sam", ["adamw+2epochs"]),
+        ("adamw+asam", ["adamw+2epochs"]),
+        ("dualadam+psam", ["adam+warmup+psam", "adamw+2epochs"]),
+        # One pass, or little more.
+        ("adamw+msam", []),
+        ("adamw+random", []),
+        ("adamcm+msam", ["adamw+beta1+msam"]),
+        ("adamw+latesam", []),
         # No name stands for four times the epochs.
         ("adamw+2epochs+sam", []),
     ],
@@ -57,6 +64,7 @@ def test_a_control_is_the_same_but_for_what_is_new(name: str, controls: list[str
     [
         ("sgd-momentum", "sgd-momentum+2epochs"),
         ("adamw+sam", "adamw+2epochs"),
+        ("adamw+msam", "adamw+2epochs"),
         ("adamw+warmup+ema", "adamw+warmup+2epochs+ema"),
         ("torch.optim:SGD", "torch.optim:SGD+2epochs"),
         # It takes as many gradients itself.

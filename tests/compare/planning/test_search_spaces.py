@@ -47,6 +47,8 @@ class NoLr(Optimizer):
         ("adamcm", {"priority_decay": DECAY}),
         ("adamcg", {"priority_decay": DECAY}),
         ("adamw+sam", {"rho": RHO}),
+        ("adamw+asam", {"rho": Range(0.1, 5.0, log=True)}),
+        ("adamw+msam", {"rho": Range(0.02, 2.0, log=True)}),
         ("adamw+beta1", {"beta1": BETA1}),
         ("radam+ema", {}),
         ("nadam+2epochs", {}),

@@ -184,7 +184,7 @@ class Modal(torch.optim.SGD):
 def test_any_optimizer_with_modes_is_switched_around_training(
     make_run: MakeRun, toy_data: Data, context: RunContext, sam: bool
 ) -> None:
-    run = replace(make_run("sgd+sam"), recipe=Recipe("modal", Modal, sam=sam))
+    run = replace(make_run("sgd+sam"), recipe=Recipe("modal", Modal, sam="sam" if sam else ""))
 
     def note(number: int, epoch: object) -> None:
         assert Modal.events[-1] == "eval"

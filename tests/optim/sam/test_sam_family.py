@@ -234,6 +234,18 @@ def test_passes_of_one_step_add_up(direction: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["momentum", "random"])
+def test_a_pass_that_clears_gradients_itself_is_perturbed_all_the_same(direction: str) -> None:
+    """Also where nothing moves, as before the first momentum."""
+    params = leaves()
+    sam = SAM(torch.optim.AdamW(params, lr=0.1), rho=0.3, direction=direction)
+    for _ in range(2):
+        with sam.perturbed():
+            sam.zero_grad()
+            loss_of(params).backward()
+        sam.step()
+
+
+@pytest.mark.parametrize("direction", ["momentum", "random"])
 def test_an_unperturbed_pass_is_refused(direction: str) -> None:
     params = leaves()
     sam = SAM(torch.optim.AdamW(params, lr=0.1), direction=direction)

@@ -198,6 +198,22 @@ def sharded(
     return whole
 
 
+def agreed_number(number: int, tensors: Iterable[Any]) -> int:
+    """Return a whole number that all processes of the first DTensor's mesh have: the largest.
+
+    Without DTensors it is the number itself.
+    """
+    mesh = next((tensor.device_mesh for tensor in tensors if is_sharded(tensor)), None)
+    if mesh is None:
+        return number
+    from torch import distributed
+
+    held = torch.tensor([number], device=mesh.device_type)
+    for group in mesh.get_all_groups():
+        distributed.all_reduce(held, distributed.ReduceOp.MAX, group=group)
+    return int(held)
+
+
 def shard_group_of(tensor: Any) -> ShardGroup | None:
     """Return the processes that hold the other parts of a tensor; None where this one holds all."""
     return ShardGroup.of(tensor.device_mesh, tensor.placements) if is_sharded(tensor) else None

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 import steppe
 from steppe._shared.recipes import Recipe, find_recipe
 
+_TWO_PASSES = ("sam", "asam", "psam")
+
 
 def controls_of(recipe: Recipe, baseline: Recipe) -> tuple[str, ...]:
     """Name what an optimizer is to be compared with, besides the baseline.
@@ -14,7 +16,9 @@ def controls_of(recipe: Recipe, baseline: Recipe) -> tuple[str, ...]:
       ``adamcm+warmup`` besides.
     * Critical momenta remember gradients for longer than the first moment does. Would a first
       moment with another decay be as good? ``adamw+beta1``, or for SGDCM ``sgd-momentum+beta1``.
-    * SAM takes two gradients a step: ``+2epochs`` of the baseline has as many.
+    * SAM takes two gradients a step, adaptive and preconditioned SAM too: ``+2epochs`` of the
+      baseline has as many. Along the momentum and at random SAM takes one, and late in the run
+      little more.
 
     Parameters
     ----------
@@ -34,8 +38,9 @@ def controls_of(recipe: Recipe, baseline: Recipe) -> tuple[str, ...]:
     modifiers = "".join(f"+{each}" for each in recipe.name.split("+")[1:] if each != "warmup")
     controls = [find_recipe(name + modifiers).name for name in _without_the_method(recipe)]
     # Of a run that is twice as long already, no name stands for four times the length.
-    if recipe.sam and recipe.epochs == 1:
-        controls.append(find_recipe(f"{baseline.name.removesuffix('+sam')}+2epochs").name)
+    if recipe.sam in _TWO_PASSES and recipe.epochs == 1:
+        alone = baseline.name.removesuffix(f"+{baseline.sam}")
+        controls.append(find_recipe(f"{alone}+2epochs").name)
     return tuple(controls)
 
 

@@ -46,10 +46,12 @@ class StudyOptions:
         of steppe or torch.optim in lower case, such as dualadam or adamw; adabelief, adabound, adan
         or lion of pytorch_optimizer; a variant such as dualadam-scale-free, or dualadam-int8 and
         adamcm-bf16 with state in 8 bits or bfloat16; or package.module:Class. Append +sam to wrap
-        the optimizer in SAM, +ema to average the weights, +warmup to let lr rise linearly until
-        DualAdam's switch, +beta1 to search the momentum too, and +2epochs to train twice as long.
-        Control optimizers are added: adam+warmup beside optimizers that switch, adamw+beta1 beside
-        critical momenta, and the baseline with +2epochs beside +sam.
+        the optimizer in SAM, or +asam (adaptive), +psam (preconditioned), +msam (along the
+        momentum, one pass), +random (one pass) or +latesam (in the last fifth of the run); +ema to
+        average the weights, +warmup to let lr rise linearly until DualAdam's switch, +beta1 to
+        search the momentum too, and +2epochs to train twice as long. Control optimizers are added:
+        adam+warmup beside optimizers that switch, adamw+beta1 beside critical momenta, and the
+        baseline with +2epochs beside +sam, +asam and +psam.
     scale : {"full", "small"}, default "full"
         Amount of data and epochs. full is the size of published runs: it takes hours for most
         tasks, days without a GPU. small is for two CPU cores.

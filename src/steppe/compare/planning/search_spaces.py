@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 import steppe
-from steppe._shared.hyperparameters import PUBLISHED_RHO, PUBLISHED_SWITCH, Settings
+from steppe._shared.hyperparameters import PUBLISHED_SWITCH, Settings
 from steppe._shared.recipes import Recipe
 
 # lr spans three decades, half of them to each side of the class's default.
@@ -92,14 +92,23 @@ class Choice:
 
 Space = Mapping[str, Range | Choice]
 
-# Wide, so that no winner lies at an end: under label noise AdamW's best weight decay is 1, and
-# SAM's best radius on small networks is above the published 0.05.
+# Wide, so that no winner lies at an end: under label noise AdamW's best weight decay is 1.
 _SPACE: Space = {
     "weight_decay": Range(1e-5, 3.0, log=True),
     "beta1": Range(0.8, 0.98),
     "switch": Range(0.05, 0.5, log=True),
     "priority_decay": Range(0.7, 0.99),
-    "rho": Range(0.01, 0.5, log=True),
+}
+
+# SAM's best radius on small networks is above the published 0.05. The others' ranges are where an
+# MLP on digits trains, about that of its best loss.
+_RHO = {
+    "sam": Range(0.01, 0.5, log=True),
+    "asam": Range(0.1, 5.0, log=True),
+    "psam": Range(5e-4, 0.05, log=True),
+    "msam": Range(0.02, 2.0, log=True),
+    "random": Range(0.02, 0.5, log=True),
+    "latesam": Range(0.01, 0.5, log=True),
 }
 
 # Classes whose step is lr times a gradient, of the gradient's size: their best lr is far above
@@ -114,7 +123,8 @@ def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range
     lr spans three decades around the class's default (SGD's, and that of SGD with critical
     momenta, 1e-3 to 1), weight decay 1e-5 to 3. Own knobs: the switch of DualAdam and the end of a
     warm-up, as a share of the run (0.05 to 0.5); the decay λ of critical buffers' keys (0.7 to
-    0.99); SAM's radius ρ (0.01 to 0.5); of ``+beta1`` the decay of the first moment (0.8 to 0.98).
+    0.99); SAM's radius ρ (0.01 to 0.5; ``+asam`` 0.1 to 5, ``+psam`` 0.0005 to 0.05, ``+msam`` 0.02
+    to 2, ``+random`` 0.02 to 0.5); of ``+beta1`` the decay of the first moment (0.8 to 0.98).
 
     Parameters
     ----------
@@ -137,8 +147,13 @@ def find_space(recipe: Recipe, fixed: Settings | None = None) -> dict[str, Range
     fixed = fixed or {}
     if recipe.space is not None:
         return {name: each for name, each in recipe.space.items() if name not in fixed}
-    searched = [name for name in ("lr", *_SPACE) if recipe.takes(name) and name not in fixed]
-    return {name: _lr_range(recipe) if name == "lr" else _SPACE[name] for name in searched}
+    known = {"lr": None, **_SPACE, "rho": None}
+    searched = [name for name in known if recipe.takes(name) and name not in fixed]
+    return {name: known[name] or _own_range(recipe, name) for name in searched}
+
+
+def _own_range(recipe: Recipe, name: str) -> Range:
+    return _lr_range(recipe) if name == "lr" else _RHO[recipe.sam]
 
 
 def with_lr_decades(space: Space, decades: float) -> dict[str, Range | Choice]:
@@ -158,9 +173,9 @@ def with_lr_decades(space: Space, decades: float) -> dict[str, Range | Choice]:
 def find_defaults(recipe: Recipe, space: Space) -> dict[str, float]:
     """Give the values of what is searched that a user gets who sets nothing.
 
-    They are the class's own; the switch comes after the published share of the run, and ρ is 0.05.
+    They are the class's own; the switch comes after the published share of the run.
     """
-    other = {"switch": PUBLISHED_SWITCH, "rho": PUBLISHED_RHO}
+    other = {"switch": PUBLISHED_SWITCH}
     return {name: other[name] if name in other else recipe.default(name) for name in space}
 
 

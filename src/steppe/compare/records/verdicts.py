@@ -270,7 +270,7 @@ class Readings:
             score=each(lambda outcome: sign * outcome.final.validation_score, -math.inf),
             loss=each(lambda outcome: outcome.final.validation_loss, math.inf),
             test=each(lambda outcome: self.values(outcome, reading)[0], worst),
-            test_samples=self._matrix(
+            test_samples=_matrix(
                 outcomes, lambda outcome: self.samples(outcome, "test", reading), worst
             ),
             validation=self._validations[name],
@@ -303,36 +303,21 @@ class Readings:
 
     def samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
         """Return the samples' shares in a result, whose mean it is up to a constant."""
-        values = self._values_of_samples(outcome, part, reading)
+        values = _values_of_samples(outcome, part, reading)
         if values is None or reading == "loss":
             return values
         # To first order: times the derivative of the score by the mean over samples.
         slope = SLOPE[self.results.metric.of_mean](float(values.mean()))
         return self.results.metric.factor * slope * values
 
-    def _values_of_samples(self, outcome: Outcome, part: str, reading: Primary) -> Array | None:
-        kind = "losses" if reading == "loss" else "scores"
-        values = unpack(getattr(outcome.samples, f"{part}_{kind}"))
-        return values if len(values) else None
-
-    def _matrix(
-        self,
-        outcomes: Sequence[Outcome | None],
-        samples: Callable[[Outcome], Array | None],
-        otherwise: float,
-    ) -> Array | None:
-        """Return what all trials have for each sample; None if a trial has nothing."""
-        rows = [None if outcome is None else samples(outcome) for outcome in outcomes]
-        return _stacked(rows, sum(outcome is not None for outcome in outcomes), otherwise)
-
     def _validation(self, outcomes: Sequence[Outcome | None], sign: float) -> Validation | None:
         """Return all trials' validation results without each group of samples."""
 
         def samples(reading: Primary) -> Array | None:
             def of_run(outcome: Outcome) -> Array | None:
-                return self._values_of_samples(outcome, "validation", reading)
+                return _values_of_samples(outcome, "validation", reading)
 
-            return self._matrix(outcomes, of_run, 0.0)
+            return _matrix(outcomes, of_run, 0.0)
 
         values, losses = samples("score"), samples("loss")
         if values is None:
@@ -361,6 +346,22 @@ def difference_by_budget(
 def verdicts(results: StudyResults) -> list[dict[str, Any]]:
     """Return :attr:`Readings.verdicts` as plain values, as ``--json`` has them."""
     return [vars(each) for each in Readings(results).verdicts]
+
+
+def _values_of_samples(outcome: Outcome, part: str, reading: Primary) -> Array | None:
+    kind = "losses" if reading == "loss" else "scores"
+    values = unpack(getattr(outcome.samples, f"{part}_{kind}"))
+    return values if len(values) else None
+
+
+def _matrix(
+    outcomes: Sequence[Outcome | None],
+    samples: Callable[[Outcome], Array | None],
+    otherwise: float,
+) -> Array | None:
+    """Return what all trials have for each sample; None if a trial has nothing."""
+    rows = [None if outcome is None else samples(outcome) for outcome in outcomes]
+    return _stacked(rows, sum(outcome is not None for outcome in outcomes), otherwise)
 
 
 def _stacked(rows: Sequence[Array | None], wanted: int, otherwise: float) -> Array | None:

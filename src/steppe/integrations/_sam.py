@@ -1,0 +1,51 @@
+"""Find the SAM inside of a framework's wrapper, and run its second pass over several batches."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from steppe.optim import SAM
+
+_INSIDE = ("optimizer", "_optimizer")
+
+
+def find_sam(optimizer: Any) -> SAM:
+    """Return the SAM that an optimizer is, or that its wrapper holds.
+
+    Raises
+    ------
+    TypeError
+        There is none.
+    """
+    found = optimizer
+    while not isinstance(found, SAM):
+        inner = next((vars(found)[name] for name in _INSIDE if name in vars(found)), None)
+        if inner is None:
+            raise TypeError(
+                f"optimizer={type(optimizer).__name__} is no SAM: expected steppe.SAM, as "
+                "SAM(model.parameters(), torch.optim.AdamW, lr=…) or SAM(optimizer)"
+            )
+        found = inner
+    return found
+
+
+def run_second_pass(
+    sam: SAM,
+    passes: Sequence[Callable[[], Any]],
+    no_sync: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Run all forward and backward passes of a step once more, at p + e.
+
+    Parameters
+    ----------
+    sam
+        Its gradients are those of all first passes.
+    passes
+        One for each batch that the step accumulates.
+    no_sync
+        Keeps gradients in this process: those of all batches are exchanged with the last one's.
+    """
+    with sam.perturbed():
+        for number, run in enumerate(passes, start=1):
+            with nullcontext() if number == len(passes) else no_sync():
+                run()

@@ -1,0 +1,159 @@
+"""SAM's passes under Lightning's automatic optimization, and diagnostics in its logs."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from steppe.integrations._sam import find_sam, run_second_pass
+from steppe.optim import SAM
+
+
+class LightningSAM(Callback):
+    """Gives Lightning's automatic optimization the passes of :class:`steppe.SAM`.
+
+    Of two passes the second runs after the backward pass of the last batch that a step accumulates,
+    over all of them; of one, each batch runs at p + e. Gradients are unscaled and clipped after
+    that, as ever. What ``training_step`` logs is that of the first pass. A metric of
+    torchmetrics that it updates sees both.
+
+    Raises
+    ------
+    TypeError
+        When fitting begins: the optimizer is no SAM.
+    ValueError
+        When fitting begins: the optimization is manual, in which ``perturbed()`` goes around the
+        second pass; or the strategy steps by itself, as DeepSpeed's does.
+
+    Examples
+    --------
+    ``Trainer(callbacks=[LightningSAM()], accumulate_grad_batches=4, gradient_clip_val=1.0)``, where
+    ``configure_optimizers`` returns ``steppe.SAM(self.parameters(), torch.optim.AdamW, lr=1e-3)``.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[Any, int]] = []
+        self._is_second = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """See that SAM can train, and perturb the passes of methods that take one."""
+        if not pl_module.automatic_optimization:
+            raise ValueError(
+                "LightningSAM does not fit automatic_optimization=False: run the second pass in "
+                "training_step, with optimizer.perturbed() around it"
+            )
+        if trainer.strategy.handles_gradient_accumulation:
+            raise ValueError(
+                f"LightningSAM does not fit {type(trainer.strategy).__name__}, whose engine owns "
+                "the parameters and steps them itself: use DDP or FSDP2"
+            )
+        sam = find_sam(trainer.optimizers[0])
+        if not sam.has_two_passes:
+            pl_module.training_step = partial(_perturbed_step, sam, pl_module.training_step)  # type: ignore[method-assign]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the module its own ``training_step`` again."""
+        vars(pl_module).pop("training_step", None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Put the parameters back, and the module's ``training_step``."""
+        self.on_fit_end(trainer, pl_module)
+        self._batches.clear()
+        for optimizer in trainer.optimizers:
+            find_sam(optimizer).restore()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the batch until the step that it belongs to."""
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._batches.clear()
+        self._batches.append((batch, batch_idx))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After the last batch of a step run its second pass; of one pass end the perturbation."""
+        sam = find_sam(trainer.optimizers[0])
+        if not sam.has_two_passes:
+            sam.restore()
+            return
+        if self._is_second or not sam.is_active or not _ends_step(trainer, self._batches[-1][1]):
+            return
+        runs = [partial(_run, trainer, pl_module, sam, *each) for each in self._batches]
+        self._is_second = True
+        own_log = vars(pl_module).get("log")
+        pl_module.log = _log_nothing  # type: ignore[method-assign]
+        try:
+            # A single process has nothing to exchange.
+            run_second_pass(
+                sam, runs, getattr(trainer.strategy, "block_backward_sync", nullcontext)
+            )
+        finally:
+            self._is_second = False
+            del pl_module.log
+            if own_log is not None:
+                pl_module.log = own_log  # type: ignore[method-assign]
+
+
+def _perturbed_step(
+    sam: SAM, training_step: Callable[..., Any], *arguments: Any, **named: Any
+) -> Any:
+    """Run a training step at p + e, which ends after its backward pass."""
+    sam.perturb()
+    return training_step(*arguments, **named)
+
+
+def _ends_step(trainer: Trainer, batch_idx: int) -> bool:
+    return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
+def _run(trainer: Trainer, module: LightningModule, sam: SAM, batch: Any, batch_idx: int) -> None:
+    """Run forward and backward of a batch as Lightning's loop does."""
+    from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+    takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+    output = trainer.strategy.training_step(*((batch, batch_idx) if takes_index else (batch,)))
+    loss: Any = output["loss"] if isinstance(output, Mapping) else output
+    if loss is not None:
+        trainer.strategy.backward(loss / trainer.accumulate_grad_batches, sam)
+
+
+def _log_nothing(*arguments: Any, **named: Any) -> None:
+    """Stand in for ``log`` in a second pass."""
+
+
+class LightningDiagnostics(Callback):
+    """Logs ``diagnostics()`` of the optimizer, as ``optimizer/alpha`` and so on.
+
+    Parameters
+    ----------
+    every
+        Steps between two logs; ≥ 1. A log costs a pass over the optimizer's state. Default: 50, as
+        Lightning's own.
+
+    Raises
+    ------
+    ValueError
+        ``every`` is out of its range.
+    """
+
+    def __init__(self, every: int = 50) -> None:
+        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+            raise ValueError(f"every={every!r} is not valid: expected an integer ≥ 1")
+        self._every = every
+        self._logged = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
+    ) -> None:
+        """Log after every so many steps."""
+        if trainer.global_step < self._logged + self._every:
+            return
+        self._logged = trainer.global_step
+        diagnose: Callable[[], dict[str, float]] | None
+        diagnose = getattr(trainer.optimizers[0], "diagnostics", None)
+        if diagnose is not None:
+            pl_module.log_dict({f"optimizer/{name}": value for name, value in diagnose().items()})

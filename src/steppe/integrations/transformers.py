@@ -1,0 +1,152 @@
+"""SAM's passes in Hugging Face's ``Trainer``, and optimizers by name for it."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback
+
+from steppe.integrations._names import named_optimizer
+from steppe.integrations._sam import find_sam, run_second_pass
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+# What steps inside of its own backward pass, or keeps parameters to itself.
+_UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+
+
+class SAMMixin:
+    """Gives a ``Trainer`` the passes of :class:`steppe.SAM`.
+
+    Of two passes the second runs over all batches that a step accumulates, before gradients are
+    clipped; of one, each batch runs at p + e. Loss and logs are those of the first pass. What a
+    Trainer notes in its ``compute_loss`` it notes in both. Put it before the Trainer's class::
+
+        class MySAMTrainer(SAMMixin, MyTrainer): ...
+
+    Raises
+    ------
+    TypeError
+        When training: the optimizer is no SAM.
+    RuntimeError
+        When training: under DeepSpeed or Megatron-LM.
+    """
+
+    optimizer: Any
+    accelerator: Any
+    _passes: list[Callable[[], Tensor]]
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Run a batch's pass; after the last batch that a step accumulates, all second ones."""
+        sam = find_sam(self.optimizer)
+        kind = self.accelerator.distributed_type
+        if kind in _UNSUPPORTED:
+            raise RuntimeError(
+                f"SAM does not train under {kind.value}: its engine owns the parameters and steps "
+                "them itself, so that nothing can move them between two passes; use FSDP2 or DDP"
+            )
+        run: Callable[[], Tensor] = partial(
+            super().training_step,  # type: ignore[misc]
+            model,
+            inputs,
+            num_items_in_batch,
+        )
+        if not sam.is_active:
+            return run()
+        if not sam.has_two_passes:
+            with sam.perturbed():
+                return run()
+        waiting = vars(self).setdefault("_passes", [])
+        loss = run()
+        waiting.append(run)
+        if self.accelerator.sync_gradients:
+            try:
+                run_second_pass(sam, waiting, partial(self.accelerator.no_sync, model))
+            finally:
+                waiting.clear()
+        return loss
+
+
+class SAMTrainer(SAMMixin, Trainer):
+    """Hugging Face's ``Trainer`` for :class:`steppe.SAM`: see :class:`SAMMixin`.
+
+    Examples
+    --------
+    Give it SAM as a class, or as an instance by ``optimizers=(sam, None)``::
+
+        given = steppe.SAM, {"base": "steppe.DualAdam", "lr": 1e-3}
+        trainer = SAMTrainer(model, args, train_dataset=data, optimizer_cls_and_kwargs=given)
+    """
+
+
+class TrainerDiagnostics(TrainerCallback):
+    """Logs ``diagnostics()`` of the optimizer beside the loss, as ``optimizer/alpha`` and so on.
+
+    Parameters
+    ----------
+    trainer
+        Its ``log`` is called: ``trainer.add_callback(TrainerDiagnostics(trainer))``.
+
+    Notes
+    -----
+    It is called where the Trainer logs (``logging_steps``), and costs a pass over the state there.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+
+    def on_log(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        """Log after the Trainer has logged the loss."""
+        diagnose = getattr(_innermost(held["optimizer"]), "diagnostics", None)
+        if "loss" in held["logs"] and diagnose is not None:
+            self._trainer.log({f"optimizer/{name}": value for name, value in diagnose().items()})
+
+
+def _innermost(optimizer: Any) -> Any:
+    while not hasattr(optimizer, "diagnostics") and "optimizer" in vars(optimizer):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def optimizer_named(
+    name: str, args: "TrainingArguments", **options: Any
+) -> tuple[type[Any], dict[str, Any]]:
+    """Return what ``Trainer(optimizer_cls_and_kwargs=…)`` takes, for an optimizer's name.
+
+    lr, betas and ε are those of ``args`` where the optimizer has them, and with ``max_steps`` the
+    length of the run; weight decay comes from the Trainer's groups.
+
+    Parameters
+    ----------
+    name
+        A class of steppe or torch.optim in any case, such as "dualadam"; with "+sam", "+asam",
+        "+psam", "+msam", "+random" or "+latesam" at its end, SAM's family around it, which needs
+        :class:`SAMTrainer`.
+    args
+        The Trainer's.
+    **options
+        Of the optimizer, in the place of those of ``args``; ``total_steps`` where the run's length
+        is told by epochs.
+
+    Raises
+    ------
+    ValueError
+        There is no such optimizer; the message lists the names.
+
+    Examples
+    --------
+    ``Trainer(model, args, optimizer_cls_and_kwargs=optimizer_named("adamcm", args), …)``
+    """
+    known = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    if args.max_steps > 0:
+        known["total_steps"] = args.max_steps
+    return named_optimizer(name, known, options)

@@ -1,8 +1,8 @@
 """Measure what Monitor costs in a run, and how many products its warm-started searches save.
 
-An MLP and a small CNN learn digits, in batches of 64, on one thread. Runs with and without the
-Monitor, at its defaults, take turns; costs are medians of paired ratios of the process's time, so
-that other work of the machine does not count. Products are counted for λ_max and λ_max(PH) every 40
+An MLP and a small CNN learn digits, in batches of 64, on one thread. A run with and one without the
+Monitor, at its defaults, take steps in turn; costs are medians of ratios of the process's time, so
+that other work of the machine counts little. Products are counted for λ_max and λ_max(PH) every 40
 steps: by searches that verify and begin at random, and by those that begin at the last eigenvector
 and do not. Writes the block of docs/training.md between
 ``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes two minutes on one core.
@@ -78,7 +78,7 @@ class Training:
 
 
 class Cost(NamedTuple):
-    """One run with and one without the Monitor: how much longer it took, and what it told."""
+    """A run with and one without the Monitor: how much longer it took, and what it told."""
 
     excess: float
     told: float
@@ -86,24 +86,34 @@ class Cost(NamedTuple):
     samples: int
 
 
-def cost(make: Callable[[], nn.Module], *, monitor_first: bool) -> Cost:
-    """Train twice, and compare the times."""
-    seconds, monitor = {}, None
-    for is_watched in (monitor_first, not monitor_first):
-        run = Training(make)
-        watched = None
-        if is_watched:
-            watched = Monitor(
-                run.model, CRITERION, run.data, run.optimizer, clock=time.process_time
-            )
+class Stopwatch:
+    """The process's time, less that of what is not to be counted."""
+
+    def __init__(self) -> None:
+        self.left_out = 0.0
+
+    def __call__(self) -> float:
+        """Return the seconds."""
+        return time.process_time() - self.left_out
+
+
+def cost(make: Callable[[], nn.Module]) -> Cost:
+    """Train two in turn, step by step, one of them watched, and compare the times."""
+    plain, run, clock = Training(make), Training(make), Stopwatch()
+    monitor = Monitor(run.model, CRITERION, run.data, run.optimizer, clock=clock)
+    seconds = {True: 0.0, False: 0.0}
+    for number in range(2 * STEPS):
+        # By pairs in changing order: with, without; without, with.
+        is_watched = number % 4 in (0, 3)
         began = time.process_time()
-        for _ in range(STEPS):
+        if is_watched:
             run.step()
-            if watched is not None:
-                watched.step()
-        seconds[is_watched] = time.process_time() - began
-        monitor = watched or monitor
-    assert monitor is not None
+            monitor.step()
+        else:
+            plain.step()
+        taken = time.process_time() - began
+        seconds[is_watched] += taken
+        clock.left_out += 0.0 if is_watched else taken
     excess = seconds[True] / seconds[False] - 1
     return Cost(excess, monitor.cost_share, len(monitor.history), monitor.samples)
 
@@ -146,8 +156,8 @@ def main() -> None:
     with progress("monitored runs", len(NETWORKS) * ROUNDS) as advance:
         for name, make in NETWORKS.items():
             rounds = []
-            for number in range(ROUNDS):
-                rounds.append(cost(make, monitor_first=number % 2 == 1))
+            for _ in range(ROUNDS):
+                rounds.append(cost(make))
                 advance(1)
             lines.append(cost_row(name, rounds))
             counts += [

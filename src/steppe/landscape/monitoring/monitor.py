@@ -193,8 +193,7 @@ class Monitor(WatchedHistory):
         """
         budget = self._budget
         budget.trained()
-        is_fixed = budget.every is not None
-        if self._is_next or (is_fixed and budget.is_due(budget.steps)):
+        if self._is_next or (budget.every and budget.is_due(budget.steps)):
             self._measure(self._before)
         if budget.steps == CALIBRATING_STEPS:
             self._take_fewer_samples()
@@ -213,9 +212,8 @@ class Monitor(WatchedHistory):
         return self.history[-1]
 
     def _measure(self, before: list[Tensor] | None) -> None:
-        budget, samples = self._budget, self.samples
+        budget, samples, spent = self._budget, self.samples, self._budget.seconds
         is_verified = len(self.history) % _VERIFIED_EVERY == 0
-        spent = budget.seconds
         self._run.wait_for_device()
         with budget.measuring():
             measuring = Measuring(

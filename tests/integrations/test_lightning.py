@@ -13,6 +13,7 @@ import steppe
 from helpers.sam_loop import KINDS, data, make_sam, network, same, train
 from helpers.torchvision_shim import torchvision  # noqa: F401
 from steppe.integrations.lightning import LightningDiagnostics, LightningSAM
+from steppe.landscape import Monitor
 
 import lightning.pytorch as pl  # isort: skip
 from lightning.pytorch.plugins import MixedPrecision  # isort: skip
@@ -208,3 +209,32 @@ def test_diagnostics_are_logged(tmp_path: Path) -> None:
     for wrong in (0, 2.5, True):
         with pytest.raises(ValueError, match=r"every=.* is not valid: expected an integer ≥ 1"):
             LightningDiagnostics(every=wrong)
+
+
+def test_curvature_is_logged_resumed_and_changes_nothing(tmp_path: Path) -> None:
+    x, y = data()
+
+    def make(module: Any, optimizer: Any) -> Monitor:
+        return Monitor(module.net, F.cross_entropy, [(x, y)], optimizer, every=2)
+
+    def fitted(watch: bool, epochs: int, resume: Path | None = None) -> tuple[Any, ...]:
+        module = Module(lambda params: make_sam(params, "sam"))
+        watcher = LightningDiagnostics(every=2, monitor=make if watch else None)
+        run = trainer(
+            tmp_path, LightningSAM(), watcher, max_epochs=epochs, accumulate_grad_batches=2
+        )
+        run.fit(module, loader(), ckpt_path=resume, weights_only=False)
+        return module, watcher, run
+
+    plain_module, _, _ = fitted(False, 2)
+    module, watcher, run = fitted(True, 2)
+    assert all(map(torch.equal, plain_module.parameters(), module.parameters()))
+    assert [row.step for row in watcher._monitor.history] == [2, 4, 6]
+    assert run.callback_metrics["monitor/lambda_max"] > 0
+    assert run.callback_metrics["optimizer/ascents"] == 6
+    _, _, half = fitted(True, 1)
+    half.save_checkpoint(tmp_path / "half.ckpt")
+    _, again, _ = fitted(True, 2, tmp_path / "half.ckpt")
+    found, truth = ([row.values for row in w._monitor.history] for w in (again, watcher))
+    assert len(found) == 3
+    assert found[-1]["lambda_max"] == truth[-1]["lambda_max"]

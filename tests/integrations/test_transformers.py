@@ -18,6 +18,7 @@ from steppe.integrations.transformers import (
     TrainerDiagnostics,
     optimizer_named,
 )
+from steppe.landscape import Monitor
 
 from transformers import Trainer, TrainingArguments  # isort: skip
 
@@ -225,6 +226,33 @@ def test_diagnostics_are_logged_beside_the_loss(tmp_path: Path) -> None:
     assert [x["step"] for x in logged] == [2, 4]
     assert logged[0]["optimizer/steps_to_switch"] == 0
     assert any("loss" in x for x in trainer.state.log_history)
+
+
+def test_curvature_is_logged_and_changes_nothing(tmp_path: Path) -> None:
+    x, y = data()
+    ends = []
+    for watch in (False, True):
+        given = arguments(tmp_path, logging_steps=2, learning_rate=0.01)
+        model = Classifier()
+        trainer = InOrderSAM(
+            model,
+            given,
+            train_dataset=SAMPLES,
+            optimizers=(make_sam(model.parameters(), "sam"), None),
+        )
+
+        def make(model: Any, optimizer: Any) -> Monitor:
+            return Monitor(model, None, [{"x": x, "labels": y}], optimizer, every=2)
+
+        if watch:
+            trainer.add_callback(TrainerDiagnostics(trainer, make))
+        trainer.train()
+        ends.append(model)
+    for one, other in zip(*(end.parameters() for end in ends), strict=True):
+        assert torch.equal(one, other)
+    logged = [row for row in trainer.state.log_history if "monitor/lambda_max" in row]
+    assert [row["monitor/step"] for row in logged] == [2, 4]
+    assert all(row["monitor/lambda_max"] > 0 and row["monitor/stability"] > 0 for row in logged)
 
 
 def test_a_model_of_hugging_face_trains(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
 
 from steppe.integrations._sam import find_sam, run_second_pass
+from steppe.landscape import Monitor
 from steppe.optim import SAM
 
 
@@ -126,13 +128,19 @@ def _log_nothing(*arguments: Any, **named: Any) -> None:
 
 
 class LightningDiagnostics(Callback):
-    """Logs ``diagnostics()`` of the optimizer, as ``optimizer/alpha`` and so on.
+    """Logs the optimizer's ``diagnostics()``, and curvature.
+
+    Names are ``optimizer/alpha`` and so on, and ``monitor/lambda_max`` and so on of what a
+    :class:`steppe.landscape.Monitor` measures.
 
     Parameters
     ----------
     every
-        Steps between two logs; ≥ 1. A log costs a pass over the optimizer's state. Default: 50, as
-        Lightning's own.
+        Steps between two logs of diagnostics; ≥ 1. A log costs a pass over the optimizer's state.
+        Default: 50, as Lightning's own.
+    monitor
+        Returns a Monitor, given the module and its optimizer, when fitting begins. Lightning's
+        checkpoints hold its state. Default: None, which measures no curvature.
 
     Raises
     ------
@@ -140,20 +148,52 @@ class LightningDiagnostics(Callback):
         ``every`` is out of its range.
     """
 
-    def __init__(self, every: int = 50) -> None:
+    def __init__(
+        self,
+        every: int = 50,
+        monitor: Callable[[LightningModule, Optimizer], Monitor] | None = None,
+    ) -> None:
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every={every!r} is not valid: expected an integer ≥ 1")
-        self._every = every
-        self._logged = 0
+        self._every, self._make = every, monitor
+        self._monitor: Monitor | None = None
+        self._loaded: dict[str, Any] | None = None
+        self._steps = self._logged = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Make the Monitor, or go on with that of the checkpoint."""
+        self._steps = self._logged = trainer.global_step
+        if self._make is None:
+            return
+        self._monitor = self._make(pl_module, trainer.optimizers[0])
+        if self._loaded is not None:
+            self._monitor.load_state_dict(self._loaded)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *arguments: Any
     ) -> None:
-        """Log after every so many steps."""
-        if trainer.global_step < self._logged + self._every:
+        """Measure and log after a step, where it is time."""
+        if trainer.global_step == self._steps:
             return
-        self._logged = trainer.global_step
-        diagnose: Callable[[], dict[str, float]] | None
+        self._steps = trainer.global_step
+        if self._monitor is not None:
+            known = len(self._monitor.history)
+            self._monitor.step()
+            for row in self._monitor.history[known:]:
+                _log(pl_module, "monitor", row.values)
         diagnose = getattr(trainer.optimizers[0], "diagnostics", None)
-        if diagnose is not None:
-            pl_module.log_dict({f"optimizer/{name}": value for name, value in diagnose().items()})
+        if diagnose is not None and self._steps >= self._logged + self._every:
+            self._logged = self._steps
+            _log(pl_module, "optimizer", diagnose())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the Monitor's state, for Lightning's checkpoints."""
+        return {} if self._monitor is None else {"monitor": self._monitor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the Monitor's state until training begins."""
+        self._loaded = state_dict.get("monitor")
+
+
+def _log(module: LightningModule, group: str, values: Mapping[str, float]) -> None:
+    module.log_dict({f"{group}/{name}": value for name, value in values.items()})

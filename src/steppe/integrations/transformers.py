@@ -10,6 +10,7 @@ from transformers import Trainer, TrainerCallback
 
 from steppe.integrations._names import named_optimizer
 from steppe.integrations._sam import find_sam, run_second_pass
+from steppe.landscape import Monitor
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -85,26 +86,59 @@ class SAMTrainer(SAMMixin, Trainer):
 
 
 class TrainerDiagnostics(TrainerCallback):
-    """Logs ``diagnostics()`` of the optimizer beside the loss, as ``optimizer/alpha`` and so on.
+    """Logs the optimizer's ``diagnostics()`` beside the loss, and curvature.
+
+    Names are ``optimizer/alpha`` and so on, and ``monitor/lambda_max`` and so on of what a
+    :class:`steppe.landscape.Monitor` has measured since the last log, with ``monitor/step``.
 
     Parameters
     ----------
     trainer
         Its ``log`` is called: ``trainer.add_callback(TrainerDiagnostics(trainer))``.
+    monitor
+        Returns a Monitor, given the model and its optimizer, when training begins. Default: None,
+        which measures no curvature.
 
     Notes
     -----
-    It is called where the Trainer logs (``logging_steps``), and costs a pass over the state there.
+    Diagnostics cost a pass over the optimizer's state each time that the Trainer logs
+    (``logging_steps``). A run that is resumed begins a new Monitor.
     """
 
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
+    def __init__(
+        self,
+        trainer: Trainer,
+        monitor: Callable[[nn.Module, Any], Monitor] | None = None,
+    ) -> None:
+        self._trainer, self._make = trainer, monitor
+        self._monitor: Monitor | None = None
+        self._logged = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        """Make the Monitor."""
+        if self._make is not None:
+            self._monitor = self._make(held["model"], _innermost(held["optimizer"]))
+            self._logged = 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        """Let the Monitor measure if it is time."""
+        if self._monitor is not None:
+            self._monitor.step()
 
     def on_log(self, args: Any, state: Any, control: Any, **held: Any) -> None:
-        """Log after the Trainer has logged the loss."""
+        """Log after the Trainer has logged the loss: a log of ours before would replace it."""
+        if "loss" not in held["logs"]:
+            return
         diagnose = getattr(_innermost(held["optimizer"]), "diagnostics", None)
-        if "loss" in held["logs"] and diagnose is not None:
+        if diagnose is not None:
             self._trainer.log({f"optimizer/{name}": value for name, value in diagnose().items()})
+        if self._monitor is None:
+            return
+        rows = self._monitor.history[self._logged :]
+        self._logged += len(rows)
+        for row in rows:
+            values = {**row.values, "step": row.step}
+            self._trainer.log({f"monitor/{name}": value for name, value in values.items()})
 
 
 def _innermost(optimizer: Any) -> Any:

@@ -191,7 +191,8 @@ def test_the_test_set_is_looked_at_once_at_the_end(
 
     counted = replace(toy_data, test=Counted())
     train_on(make_run(), counted, context, lambda number, epoch: looks.append(-1))
-    assert looks == [-1, -1, *range(len(toy_data.test))]
+    # The first sample tells how large they are.
+    assert looks == [-1, -1, 0, *range(len(toy_data.test))]
 
 
 def test_lr_is_set_step_by_step(make_run: MakeRun, toy_data: Data, context: RunContext) -> None:

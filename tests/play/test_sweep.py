@@ -145,7 +145,7 @@ def test_the_mean_arrival_is_of_those_who_arrived() -> None:
         ),
         (
             {"optimizers": ["adam+ema"]},
-            r"modifiers other than \+warmup and \+sam are for steppe compare",
+            r"modifiers other than \+warmup and \+sam are for",
         ),
         (
             {"optimizers": ["schedule-free"]},

@@ -264,7 +264,7 @@ class Plain(Callback):
 @pytest.mark.parametrize(
     ("opt", "cbs", "error", "message"),
     [
-        (steppe.DualAdam, [], TypeError, "got OptimWrapper of DualAdam: give the Learner opt_func"),
+        (steppe.DualAdam, [], TypeError, "OptimWrapper of DualAdam is no SAM: expected"),
         (sam_of, [ModelResetter()], ValueError, "does not fit ModelResetter, whose model"),
         (
             sam_of,

@@ -6,11 +6,21 @@ from typing import Any
 
 from steppe.optim import SAM
 
-_INSIDE = ("optimizer", "_optimizer")
+_INSIDE = ("optimizer", "_optimizer", "opt")
 
 
-def find_sam(optimizer: Any) -> SAM:
+def find_sam(
+    optimizer: Any,
+    expected: str = "as SAM(model.parameters(), torch.optim.AdamW, lr=…) or SAM(optimizer)",
+) -> SAM:
     """Return the SAM that an optimizer is, or that its wrapper holds.
+
+    Parameters
+    ----------
+    optimizer
+        The framework's.
+    expected
+        How a user gives it one, for the error.
 
     Raises
     ------
@@ -19,11 +29,12 @@ def find_sam(optimizer: Any) -> SAM:
     """
     found = optimizer
     while not isinstance(found, SAM):
-        inner = next((vars(found)[name] for name in _INSIDE if name in vars(found)), None)
+        held = getattr(found, "__dict__", {})
+        inner = next((held[name] for name in _INSIDE if name in held), None)
         if inner is None:
+            kinds = dict.fromkeys([type(optimizer).__name__, type(found).__name__])
             raise TypeError(
-                f"optimizer={type(optimizer).__name__} is no SAM: expected steppe.SAM, as "
-                "SAM(model.parameters(), torch.optim.AdamW, lr=…) or SAM(optimizer)"
+                f"optimizer={' of '.join(kinds)} is no SAM: expected steppe.SAM, {expected}"
             )
         found = inner
     return found

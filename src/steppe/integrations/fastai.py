@@ -8,7 +8,13 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback.rnn import ModelResetter
 from fastai.callback.training import GradientAccumulation
 
+from steppe.integrations._sam import find_sam
 from steppe.optim import SAM
+
+_EXPECTED = (
+    'as opt_func=partial(OptimWrapper, opt=partial(steppe.SAM, base="torch.optim.AdamW")) of the '
+    "Learner"
+)
 
 
 class FastaiSAM(Callback):  # type: ignore[misc]
@@ -63,7 +69,7 @@ class FastaiSAM(Callback):  # type: ignore[misc]
 
     @property
     def _sam(self) -> SAM:
-        return _sam_of(self.learn.opt)
+        return find_sam(self.learn.opt, _EXPECTED)
 
     def before_fit(self) -> None:
         """See that SAM can train, and perturb the passes of methods that take one."""
@@ -124,25 +130,6 @@ class FastaiSAM(Callback):  # type: ignore[misc]
         finally:
             # fastai calls no event after an error.
             self._sam.restore()
-
-
-def _sam_of(optimizer: Any) -> SAM:
-    found = optimizer
-    while not isinstance(found, SAM):
-        found = vars(found).get("opt") if hasattr(found, "__dict__") else None
-        if found is None:
-            raise TypeError(
-                f"FastaiSAM needs steppe.SAM as the optimizer, got {_described(optimizer)}: give "
-                "the Learner opt_func=partial(OptimWrapper, opt=partial(steppe.SAM, "
-                'base="torch.optim.AdamW"))'
-            )
-    return found
-
-
-def _described(optimizer: Any) -> str:
-    inner = getattr(optimizer, "opt", None)
-    kind = type(optimizer).__name__
-    return kind if inner is None else f"{kind} of {type(inner).__name__}"
 
 
 def _check_fits(callbacks: list[Any]) -> None:

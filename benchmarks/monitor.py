@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from problems import CRITERION, digits, layered
+from problems import CRITERION, convolutional, digits, layered
 from torch import Tensor, nn
 
 import steppe
@@ -38,19 +38,7 @@ def mlp() -> nn.Module:
 
 def cnn() -> nn.Module:
     """Make a CNN of 6 495 parameters."""
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(256, 15),
-        nn.ReLU(),
-        nn.Linear(15, 10),
-    )
+    return convolutional(16, 16, 15)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {"MLP": mlp, "CNN": cnn}

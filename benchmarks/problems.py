@@ -46,20 +46,24 @@ def small() -> Problem:
 
 def cnn() -> Problem:
     """Make a CNN of 101 626 parameters."""
+    return trained("CNN", convolutional(32, 64, 80))
+
+
+def convolutional(first: int, second: int, hidden: int) -> nn.Sequential:
+    """Make a CNN of two convolutions with so many channels, and a hidden layer, from seed 0."""
     torch.manual_seed(0)
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Unflatten(1, (1, 8, 8)),
-        nn.Conv2d(1, 32, 3, padding=1),
+        nn.Conv2d(1, first, 3, padding=1),
         nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1),
+        nn.Conv2d(first, second, 3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(1024, 80),
+        nn.Linear(16 * second, hidden),
         nn.ReLU(),
-        nn.Linear(80, 10),
+        nn.Linear(hidden, 10),
     )
-    return trained("CNN", model)
 
 
 def layered(*widths: int) -> nn.Sequential:

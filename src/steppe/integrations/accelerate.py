@@ -15,7 +15,25 @@ from steppe.optim import SAM
 
 T = TypeVar("T")
 
-_UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM, DistributedType.XLA)
+#: What steps inside of its own backward pass, or keeps parameters to itself.
+ENGINES = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+_UNSUPPORTED = (*ENGINES, DistributedType.XLA)
+
+
+def refuse_engines(accelerator: Any, engines: Iterable[DistributedType]) -> None:
+    """Refuse engines under which nothing can move parameters for a second pass.
+
+    Raises
+    ------
+    RuntimeError
+        The accelerator trains under one of them.
+    """
+    kind = accelerator.distributed_type
+    if kind in engines:
+        raise RuntimeError(
+            f"SAM does not train under {kind.value}: its engine owns the parameters and steps them "
+            "itself, so that nothing can move them between two passes; use FSDP2 or DDP"
+        )
 
 
 class OpenOptimizer(AcceleratedOptimizer):  # type: ignore[misc]
@@ -98,12 +116,7 @@ def passes(
     2.0
     """
     sam = find_sam(optimizer)
-    kind = accelerator.distributed_type
-    if kind in _UNSUPPORTED:
-        raise RuntimeError(
-            f"SAM does not train under {kind.value}: its engine owns the parameters and steps them "
-            "itself, so that nothing can move them between two passes; use FSDP2 or DDP"
-        )
+    refuse_engines(accelerator, _UNSUPPORTED)
     return _passes(accelerator, model, sam, iter(batches))
 
 

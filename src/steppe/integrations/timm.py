@@ -5,19 +5,7 @@ import inspect
 from timm.optim._optim_factory import OptimInfo, default_registry
 from torch.optim import Optimizer
 
-import steppe
-
-_OPTIMIZERS: tuple[type[Optimizer], ...] = (
-    steppe.AdamCG,
-    steppe.AdamCM,
-    steppe.DualAdam,
-    steppe.DualAdamCM,
-    steppe.InvAdam,
-    steppe.MIAdam,
-    steppe.RMSpropCG,
-    steppe.SGDCG,
-    steppe.SGDCM,
-)
+from steppe._shared.optimizer_classes import available
 
 
 def register() -> list[str]:
@@ -51,7 +39,7 @@ def register() -> list[str]:
     >>> type(create_optimizer_v2(model, opt="dualadam", lr=1e-3, weight_decay=0.05)).__name__
     'DualAdam'
     """
-    infos = {optimizer.__name__.lower(): optimizer for optimizer in _OPTIMIZERS}
+    infos = {k: x for k, x in available().items() if x.__module__.startswith("steppe.")}
     known = set(default_registry.list_optimizers())
     for name in infos.keys() & known:
         found = default_registry.get_optimizer_info(name).opt_class

@@ -4,19 +4,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from steppe.integrations._names import named_optimizer
 from steppe.integrations._sam import find_sam, run_second_pass
+from steppe.integrations.accelerate import ENGINES, refuse_engines
 from steppe.landscape import Monitor
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-# What steps inside of its own backward pass, or keeps parameters to itself.
-_UNSUPPORTED = (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class SAMMixin:
@@ -45,12 +42,7 @@ class SAMMixin:
     ) -> Tensor:
         """Run a batch's pass; after the last batch that a step accumulates, all second ones."""
         sam = find_sam(self.optimizer)
-        kind = self.accelerator.distributed_type
-        if kind in _UNSUPPORTED:
-            raise RuntimeError(
-                f"SAM does not train under {kind.value}: its engine owns the parameters and steps "
-                "them itself, so that nothing can move them between two passes; use FSDP2 or DDP"
-            )
+        refuse_engines(self.accelerator, ENGINES)
         run: Callable[[], Tensor] = partial(
             super().training_step,  # type: ignore[misc]
             model,

@@ -7,12 +7,13 @@ from steppe import rules
 from steppe._engines import ParamRow, bind, load_state, slot_sum
 from steppe.optim._preconditioners import bias_corrections, filled_slots
 
-_MOMENTA = ("exp_avg", "momentum_buffer")
+#: Names of the first moment in the state, in this library and in torch.
+MOMENTA = ("exp_avg", "momentum_buffer")
 
 
 def first_moment(row: ParamRow) -> Tensor:
     """Return m, the moving average of gradients."""
-    return load_state(row, next(name for name in _MOMENTA if name in row.state))
+    return load_state(row, next(name for name in MOMENTA if name in row.state))
 
 
 def critical_aggregate(row: ParamRow) -> Tensor:

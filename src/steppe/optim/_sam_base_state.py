@@ -11,9 +11,7 @@ from torch.optim import Optimizer
 
 from steppe._engines import local_part, real
 from steppe._shared.torch_preconditioners import KNOWN_CLASSES, preconditioner_reader
-
-#: Names of the first moment in the state, in this library and in torch.
-_MOMENTA = ("exp_avg", "momentum_buffer")
+from steppe.optim._momenta import MOMENTA
 
 
 def momenta(base: Any) -> dict[Tensor, Tensor]:
@@ -29,7 +27,7 @@ def momenta(base: Any) -> dict[Tensor, Tensor]:
         return known
     found = {}
     for param, state in _stepped(base):
-        moment = next((state[name] for name in _MOMENTA if state.get(name) is not None), None)
+        moment = next((state[name] for name in MOMENTA if state.get(name) is not None), None)
         if moment is None:
             raise RuntimeError(
                 f"direction='momentum' does not fit {type(base).__name__}: the state of a "

@@ -54,8 +54,8 @@ def rehearse_evaluation(
     accelerator = Accelerator(cpu=torch.device(context.device).type == "cpu")
     for name, samples in (("validation", data.validation), ("test", data.test)):
         few = _drawn(parts_of(samples)[0], _FEW)
-        one_batch = _drawn(parts_of(samples)[0], evaluated_at_once(few, batch_size))
-        one_batch = few if len(one_batch) > len(few) else one_batch
+        at_once = min(_FEW, evaluated_at_once(few, batch_size))
+        one_batch = _drawn(parts_of(samples)[0], at_once)
         with explained(f"{name} cannot be evaluated"):
             _check_collates_alike(task, model, one_batch, name)
             found = _evaluated(model, task, few, accelerator, batch_size)

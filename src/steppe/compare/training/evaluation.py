@@ -55,11 +55,9 @@ def _numbers_of(value: Any) -> int:
     """Count a tensor's numbers; what is not known to be small is large."""
     if isinstance(value, int | float | str | bytes | None):
         return 1
-    if not isinstance(value, Tensor | np.ndarray | np.generic):
+    if not isinstance(value, Tensor | np.ndarray | np.generic) or value.dtype == object:
         return _NUMBERS
-    tensor = torch.as_tensor(value) if value.dtype != object else None
-    if tensor is None:
-        return _NUMBERS
+    tensor = torch.as_tensor(value)
     are_indices = not (tensor.is_floating_point() or tensor.is_complex()) and tensor.numel() > 1
     return tensor.numel() * (_INDEX_WIDTH if are_indices else 1)
 

@@ -7,13 +7,13 @@ not judged: its steps shrink with the square of the gradient. For optimizers tha
 baseline is SGD at the usual 1e-2.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from page_blocks import with_block
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,7 +30,6 @@ TRAINED = 1440
 STEPS = EPOCHS * TRAINED // BATCH
 MOST_BELOW = 2.0
 
-_BLOCK = re.compile(r"(<!-- benchmarks/drop_in.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 Make = Callable[..., Optimizer]
 
@@ -121,7 +120,7 @@ def main() -> None:
             below += too_low(family, scores)
     text = "\n".join([*_HEAD, *rows]) + "\n"
     page = PAGE.read_text(encoding="utf-8")
-    write_text(PAGE, _BLOCK.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
+    write_text(PAGE, with_block(page, "drop_in", text))
     print(text)
     if below:
         print(f"More than {MOST_BELOW:g} points below: {', '.join(below)}")

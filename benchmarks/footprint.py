@@ -7,7 +7,6 @@ after the state or the messages of an optimizer have changed; with ``--check`` i
 the page is true.
 """
 
-import re
 import sys
 from collections.abc import Callable
 from functools import cache, partial
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from page_blocks import with_block
 from torch.optim import Optimizer
 
 import steppe
@@ -27,7 +27,6 @@ PAGE = Path(__file__).parents[1] / "docs" / "scaling.md"
 DEVICES = (8, 64, 512)
 FORMATS: tuple[Any, ...] = (None, torch.bfloat16, "int8")
 
-_BLOCK = re.compile(r"(<!-- benchmarks/footprint.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _VOCABULARY = 128_256
 
 
@@ -144,7 +143,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 def rewritten(page: str) -> str:
     """Return the page's text with the block as it is to be."""
-    return _BLOCK.sub(lambda found: f"{found[1]}\n{tables()}\n{found[2]}", page)
+    return with_block(page, "footprint", tables())
 
 
 def main() -> None:

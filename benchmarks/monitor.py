@@ -8,7 +8,6 @@ and do not. Writes the block of docs/training.md between
 ``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes two minutes on one core.
 """
 
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from page_blocks import with_block
 from problems import CRITERION, convolutional, digits, layered
 from torch import Tensor, nn
 
@@ -27,8 +27,6 @@ from steppe.landscape import Monitor, Operator, hessian, preconditioned, top_eig
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 ROUNDS, STEPS, BATCH, SAMPLES = 3, 3000, 64, 256
 EVERY, MEASUREMENTS, TOL = 40, 20, 0.02
-
-_BLOCK = re.compile(r"(<!-- benchmarks/monitor.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 
 def mlp() -> nn.Module:
@@ -154,7 +152,7 @@ def main() -> None:
             ]
     text = "\n".join([*lines, "", *counts]) + "\n"
     page = PAGE.read_text(encoding="utf-8")
-    write_text(PAGE, _BLOCK.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page))
+    write_text(PAGE, with_block(page, "monitor", text))
     print(text)
 
 

@@ -313,38 +313,6 @@ def test_ctrl_c_ends_training() -> None:
         monitor.step()
 
 
-class Scalars:
-    def __init__(self) -> None:
-        self.written: list[tuple[str, float, int]] = []
-
-    def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.written.append((name, value, step))
-
-
-class Metrics:
-    """Has the method of MLflow's module, or of a run of Weights & Biases."""
-
-    def __init__(self, method: str) -> None:
-        self.written: list[tuple[str, float, int]] = []
-        setattr(self, method, self._write)
-
-    def _write(self, values: dict[str, float], *, step: int) -> None:
-        self.written += [(name, value, step) for name, value in values.items()]
-
-
-@pytest.mark.parametrize("log", [Scalars(), Metrics("log_metrics"), Metrics("log")])
-def test_values_are_logged(log: Any) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    monitor = Monitor(model, LOSS, data(), optimizer, every=2, log=log)
-    train(model, optimizer, monitor, 4)
-    assert log.written == [
-        (f"monitor/{name}", value, row.step)
-        for row in monitor.history
-        for name, value in row.values.items()
-    ]
-
-
 def test_a_function_is_given_values_and_step() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -359,6 +327,42 @@ def test_a_function_is_given_values_and_step() -> None:
     )
     train(model, optimizer, monitor, 4)
     assert given == [(row.values, row.step) for row in monitor.history]
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
+def test_weights_and_biases_shows_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with wandb.init(mode="offline", dir=str(tmp_path)) as run:
+        monitor = Monitor(model, LOSS, data(), optimizer, every=2, log=run)
+        train(model, optimizer, monitor, 4)
+        run.log({}, commit=True)
+        shown = dict(run.summary)
+    last = monitor.history[-1]
+    assert {name: shown[f"monitor/{name}"] for name in last.values} == last.values
+    assert shown["_step"] == last.step
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_shows_them(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    address = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with mlflow.start_run() as run:
+        monitor = Monitor(model, LOSS, data(), optimizer, every=2, log=mlflow)
+        train(model, optimizer, monitor, 4)
+    client = mlflow.MlflowClient(address)
+    for name in monitor.history[0].values:
+        history = client.get_metric_history(run.info.run_id, f"monitor/{name}")
+        assert [(each.step, each.value) for each in history] == [
+            (row.step, row.values[name]) for row in monitor.history
+        ]
 
 
 def test_tensorboard_shows_them(tmp_path) -> None:

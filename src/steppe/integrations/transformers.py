@@ -1,6 +1,8 @@
 """SAM's passes in Hugging Face's ``Trainer``, and optimizers by name for it."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,22 +22,30 @@ class SAMMixin:
     """Gives a ``Trainer`` the passes of :class:`steppe.SAM`.
 
     Of two passes the second runs over all batches that a step accumulates, before gradients are
-    clipped; of one, each batch runs at p + e. Loss and logs are those of the first pass. What a
-    Trainer notes in its ``compute_loss`` it notes in both. Put it before the Trainer's class::
+    clipped; of one, each batch runs at p + e. Put it before the Trainer's class::
 
         class MySAMTrainer(SAMMixin, MyTrainer): ...
+
+    Loss, logs and the numbers that a Trainer counts (steps, tokens seen, TRL's metrics) are those
+    of the first pass; other lists that it fills in ``compute_loss`` get a value of each pass. The
+    second pass takes what the first one's ``_prepare_inputs`` returned, so that a Trainer which
+    generates there, as TRL's ``GRPOTrainer``, has the same completions in both.
 
     Raises
     ------
     TypeError
         When training: the optimizer is no SAM.
     RuntimeError
-        When training: under DeepSpeed or Megatron-LM.
+        When training: under DeepSpeed or Megatron-LM; or of two passes, with a ``training_step``
+        that calls neither its base's nor ``compute_loss``, as of TRL's ``OnlineDPOTrainer``, which
+        generates other completions in each pass.
     """
 
     optimizer: Any
     accelerator: Any
     _passes: list[Callable[[], Tensor]]
+    _prepared: list[Any] | None = None
+    _replayed: Iterator[Any] | None = None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -54,15 +64,59 @@ class SAMMixin:
         if not sam.has_two_passes:
             with sam.perturbed():
                 return run()
+        _refuse_own_steps(type(self))
         waiting = vars(self).setdefault("_passes", [])
-        loss = run()
-        waiting.append(run)
+        self._prepared = []
+        try:
+            loss = run()
+        finally:
+            prepared, self._prepared = self._prepared, None
+        waiting.append(partial(self._run_again, run, prepared))
         if self.accelerator.sync_gradients:
             try:
                 run_second_pass(sam, waiting, partial(self.accelerator.no_sync, model))
             finally:
                 waiting.clear()
         return loss
+
+    def _prepare_inputs(self, inputs: Any) -> Any:
+        """Prepare a batch, once for both passes: what prepares it may generate or count."""
+        if self._replayed is not None:
+            return next(self._replayed)
+        prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        if self._prepared is not None:
+            self._prepared.append(prepared)
+        return prepared
+
+    def _run_again(self, run: Callable[[], Tensor], prepared: list[Any]) -> Tensor:
+        """Run a batch's pass on what it had before; what it counts stays as it was."""
+        # TRL's trainers keep what they log in _metrics.
+        counted = {
+            name: deepcopy(x)
+            for name, x in vars(self).items()
+            if type(x) in (int, float) or name == "_metrics"
+        }
+        self._replayed = iter(prepared)
+        try:
+            return run()
+        finally:
+            self._replayed = None
+            vars(self).update(counted)
+
+
+def _refuse_own_steps(kind: type) -> None:
+    """Refuse a training_step that takes its samples itself: a second pass gets other ones."""
+    for cls in kind.__mro__[kind.__mro__.index(SAMMixin) + 1 :]:
+        step = vars(cls).get("training_step")
+        if cls is Trainer or step is None:
+            continue
+        names = inspect.unwrap(step).__code__.co_names
+        if "training_step" not in names and "compute_loss" not in names:
+            raise RuntimeError(
+                f"{cls.__name__}.training_step calls neither super().training_step nor "
+                "self.compute_loss, so SAM cannot run its second pass on the same samples: let it "
+                "call one of them, or take SAM(direction='momentum'), which needs one pass"
+            )
 
 
 class SAMTrainer(SAMMixin, Trainer):

@@ -1,15 +1,12 @@
 """What is logged besides, as its reader finds it."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from helpers.training_runs import train_on
-from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import RunContext
 
 pytest.importorskip("tensorboard")
@@ -50,92 +47,71 @@ def assert_no_test(logged: Mapping[str, object]) -> None:
     assert not [name for name in logged if "test" in name]
 
 
-class Wandb:
-    """Stands for the package: keeps what it is called with."""
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, float]]]:
+    """Weights & Biases without its server; the runs that have ended, and their last values."""
+    package = pytest.importorskip("wandb")
+    ended = []
+    start = package.init
 
-    def __init__(self) -> None:
-        self.config = SimpleNamespace(update=lambda values, **_: self.configs.append(values))
-        self.started: list[dict[str, Any]] = []
-        self.configs: list[dict[str, Any]] = []
-        self.logged: list[tuple[int | None, dict[str, Any]]] = []
-        self.finished = 0
+    def init(**options: Any) -> Any:
+        run = start(mode="offline", dir=str(tmp_path), **options)
+        finish = run.finish
 
-    def init(self, **options: Any) -> "Wandb":
-        self.started.append(options)
-        return self
+        def finish_and_note() -> None:
+            run.log({}, commit=True)
+            ended.append((run, dict(run.summary)))
+            finish()
 
-    def log(self, values: dict[str, Any], step: int | None = None) -> None:
-        self.logged.append((step, values))
+        run.finish = finish_and_note
+        return run
 
-    def finish(self) -> None:
-        self.finished += 1
+    monkeypatch.setattr(package, "init", init)
+    return ended
 
 
+def numbers_of(end: Any) -> dict[str, float]:
+    names = ("train_loss", "train_score", "validation_loss", "validation_score")
+    return {name: getattr(end, name) for name in names}
+
+
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
 def test_wandb_gets_a_project_for_the_task_and_a_name_for_the_run(
-    make_run, toy_data, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    make_run, toy_data, context: RunContext, wandb: list[tuple[Any, Any]]
 ) -> None:
-    """Through Accelerate's own tracker, with the package replaced."""
-    wandb = Wandb()
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("accelerate.tracking.is_wandb_available", lambda: True)
-    from accelerate import tracking
-    from accelerate.utils import LoggerType
-
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.WANDB])
     run = make_run("adamw", 3)
     outcome = train_on(run, toy_data, RunContext(context.out, track="wandb"))
-    for _, values in wandb.logged:
-        assert_no_test(values)
-        # What was not measured is not logged.
-        assert all(value == value for value in values.values())
-    assert wandb.started == [{"project": "toy", "name": run.label}]
-    assert wandb.configs == [{"optimizer": "adamw", "seed": 3, **run.settings}]
-    epochs = [(step, values["train_loss"]) for step, values in wandb.logged[:2]]
-    assert epochs == [(n, epoch.train_loss) for n, epoch in enumerate(outcome.curve)]
-    end = outcome.final
-    assert wandb.logged[2][1] == {
-        name: getattr(end, name)
-        for name in ("train_loss", "train_score", "validation_loss", "validation_score")
-    }
-    assert wandb.finished == 1
+    ((shown, summary),) = wandb
+    assert (shown.project, shown.name) == ("toy", run.label)
+    assert dict(shown.config) == {"optimizer": "adamw", "seed": 3, **run.settings}
+    assert_no_test(summary)
+    assert summary["_step"] == len(outcome.curve)
+    assert {name: summary[name] for name in numbers_of(outcome.final)} == numbers_of(outcome.final)
+    # What was not measured is not logged.
+    assert all(value == value for value in summary.values())
 
 
-class MLflow:
-    """Stands for the package: keeps what it is called with."""
-
-    def __init__(self) -> None:
-        self.experiments: list[dict[str, Any]] = []
-        self.runs: list[dict[str, Any]] = []
-        self.params: dict[str, Any] = {}
-        validation = SimpleNamespace(MAX_PARAM_VAL_LENGTH=500, MAX_PARAMS_TAGS_PER_BATCH=100)
-        self.utils = SimpleNamespace(validation=validation)
-
-    def search_experiments(self, **_: Any) -> list[Any]:
-        return []
-
-    def create_experiment(self, **options: Any) -> str:
-        self.experiments.append(options)
-        return "7"
-
-    def start_run(self, **options: Any) -> None:
-        self.runs.append(options)
-
-    def log_params(self, values: dict[str, Any]) -> None:
-        self.params.update(values)
-
-
+@pytest.mark.thorough
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_gets_an_experiment_for_the_task_and_a_name_for_the_run(
-    make_run, context: RunContext, monkeypatch: pytest.MonkeyPatch
+    make_run, toy_data, context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = MLflow()
-    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
-    from accelerate import tracking
-    from accelerate.utils import LoggerType
-
-    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [LoggerType.MLFLOW])
+    mlflow = pytest.importorskip("mlflow")
+    address = f"sqlite:///{tmp_path / 'runs.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     run = make_run("adamw", 3)
-    make_accelerator(run, RunContext(context.out, track="mlflow"))
-    assert [each["name"] for each in mlflow.experiments] == ["toy"]
-    assert [(each["experiment_id"], each["run_name"]) for each in mlflow.runs] == [("7", run.label)]
-    assert mlflow.params["optimizer"] == "adamw"
-    assert mlflow.params["lr"] == run.settings["lr"]
+    outcome = train_on(run, toy_data, RunContext(context.out, track="mlflow"))
+    client = mlflow.MlflowClient(address)
+    experiment = client.get_experiment_by_name("toy")
+    (shown,) = client.search_runs([experiment.experiment_id])
+    assert (shown.info.run_name, shown.info.status) == (run.label, "FINISHED")
+    assert shown.data.params["optimizer"] == "adamw"
+    assert float(shown.data.params["lr"]) == run.settings["lr"]
+    assert_no_test(shown.data.metrics)
+    assert {name: shown.data.metrics[name] for name in numbers_of(outcome.final)} == numbers_of(
+        outcome.final
+    )
+    losses = client.get_metric_history(shown.info.run_id, "train_loss")
+    by_epoch = sorted((each.step, each.value) for each in losses)
+    assert by_epoch[:2] == [(n, epoch.train_loss) for n, epoch in enumerate(outcome.curve)]

@@ -257,7 +257,8 @@ class Training:
         if self.context.track:
             # Not the test results: nobody is to see them before the study is complete.
             shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
-            self.accelerator.log(shown)
+            # Without a step MLflow would take these for those of the first epoch.
+            self.accelerator.log(shown, step=len(self.curve))
             # Not end_training(): it would part the processes, which have other runs to train.
             for tracker in self.accelerator.trackers:
                 tracker.finish()

@@ -2,10 +2,11 @@
 
 An MLP and a small CNN learn digits, in batches of 64, on one thread. A run with and one without the
 Monitor, at its defaults, take steps in turn; costs are medians of ratios of the process's time, so
-that other work of the machine counts little. Products are counted for λ_max and λ_max(PH) every 40
-steps: by searches that verify and begin at random, and by those that begin at the last eigenvector
-and do not. Writes the block of docs/training.md between
-``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes two minutes on one core.
+that other work of the machine counts little. Two runs without it are compared in the same way: they
+differ by a percent or two, by where their tensors lie in memory. Products are counted for λ_max and
+λ_max(PH) every 40 steps: by searches that verify and begin at random, and by those that begin at
+the last eigenvector and do not. Writes the block of docs/training.md between
+``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes five minutes on one core.
 """
 
 import time
@@ -25,7 +26,7 @@ from steppe._shared.progress import progress
 from steppe.landscape import Monitor, Operator, hessian, preconditioned, top_eigenvalues
 
 PAGE = Path(__file__).parents[1] / "docs" / "training.md"
-ROUNDS, STEPS, BATCH, SAMPLES = 3, 3000, 64, 256
+ROUNDS, STEPS, BATCH, SAMPLES = 5, 3000, 64, 256
 EVERY, MEASUREMENTS, TOL = 40, 20, 0.02
 
 
@@ -64,9 +65,10 @@ class Training:
 
 
 class Cost(NamedTuple):
-    """A run with and one without the Monitor: how much longer it took, and what it told."""
+    """How much longer runs took than one without the Monitor, and what the Monitor told."""
 
     excess: float
+    null: float
     told: float
     measurements: int
     samples: int
@@ -84,24 +86,34 @@ class Stopwatch:
 
 
 def cost(make: Callable[[], nn.Module]) -> Cost:
-    """Train two in turn, step by step, one of them watched, and compare the times."""
-    plain, run, clock = Training(make), Training(make), Stopwatch()
+    """Compare a run that is watched, and one more that is not, to one without the Monitor."""
+    run, clock = Training(make), Stopwatch()
     monitor = Monitor(run.model, CRITERION, run.data, run.optimizer, clock=clock)
-    seconds = {True: 0.0, False: 0.0}
+
+    def watched() -> None:
+        run.step()
+        monitor.step()
+
+    excess = compare(watched, Training(make).step, clock)
+    null = compare(Training(make).step, Training(make).step, Stopwatch())
+    return Cost(excess, null, monitor.cost_share, len(monitor.history), monitor.samples)
+
+
+def compare(one: Callable[[], None], other: Callable[[], None], clock: Stopwatch) -> float:
+    """Let both take steps in turn; return how much longer the first took, as a share.
+
+    The clock leaves out the time of the other.
+    """
+    seconds = {one: 0.0, other: 0.0}
     for number in range(2 * STEPS):
-        # By pairs in changing order: with, without; without, with.
-        is_watched = number % 4 in (0, 3)
+        # By pairs in changing order.
+        step = one if number % 4 in (0, 3) else other
         began = time.process_time()
-        if is_watched:
-            run.step()
-            monitor.step()
-        else:
-            plain.step()
+        step()
         taken = time.process_time() - began
-        seconds[is_watched] += taken
-        clock.left_out += 0.0 if is_watched else taken
-    excess = seconds[True] / seconds[False] - 1
-    return Cost(excess, monitor.cost_share, len(monitor.history), monitor.samples)
+        seconds[step] += taken
+        clock.left_out += taken if step is other else 0.0
+    return seconds[one] / seconds[other] - 1
 
 
 class Searches(NamedTuple):
@@ -136,7 +148,8 @@ def searches(make: Callable[[], nn.Module], *, scaled: bool) -> Searches:
 def main() -> None:
     """Measure, and write the tables."""
     torch.set_num_threads(1)
-    lines = ["| | longer than without | told | measurements | samples |", "| --- " * 5 + "|"]
+    columns = "longer than without | two runs without | told | measurements | samples"
+    lines = [f"| | {columns} |", "| --- " * 6 + "|"]
     counts = ["| | products, at random | from the last eigenvector | larger one missed |"]
     counts.append("| --- " * 4 + "|")
     with progress("monitored runs", len(NETWORKS) * ROUNDS) as advance:
@@ -157,11 +170,15 @@ def main() -> None:
 
 
 def cost_row(name: str, rounds: list[Cost]) -> str:
-    """Return a line: medians, and the range of the excess."""
-    excess = [100 * each.excess for each in rounds]
-    told, count, samples = np.median([each[1:] for each in rounds], axis=0)
-    spread = f"{np.median(excess):.1f} % ({min(excess):.1f} to {max(excess):.1f})"
-    return f"| {name} | {spread} | {100 * told:.1f} % | {count:.0f} | {samples:.0f} |"
+    """Return a line: medians, and the ranges of what was compared."""
+
+    def written(values: list[float]) -> str:
+        return f"{np.median(values):.1f} % ({min(values):.1f} to {max(values):.1f})"
+
+    excess, null = ([100 * each[column] for each in rounds] for column in (0, 1))
+    told, count, samples = np.median([each[2:] for each in rounds], axis=0)
+    shares = f"{written(excess)} | {written(null)} | {100 * told:.1f} %"
+    return f"| {name} | {shares} | {count:.0f} | {samples:.0f} |"
 
 
 def search_row(name: str, found: Searches) -> str:

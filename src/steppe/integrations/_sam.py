@@ -1,12 +1,20 @@
 """Find the SAM inside of a framework's wrapper, and run its second pass over several batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from steppe.optim import SAM
 
 _INSIDE = ("optimizer", "_optimizer", "opt")
+
+
+def unwrapped(optimizer: Any) -> Iterator[Any]:
+    """Yield an optimizer, the one that it wraps, the one that this wraps, and so on."""
+    while optimizer is not None:
+        yield optimizer
+        held = getattr(optimizer, "__dict__", {})
+        optimizer = next((held[name] for name in _INSIDE if name in held), None)
 
 
 def find_sam(
@@ -27,16 +35,13 @@ def find_sam(
     TypeError
         There is none.
     """
-    found = optimizer
-    while not isinstance(found, SAM):
-        held = getattr(found, "__dict__", {})
-        inner = next((held[name] for name in _INSIDE if name in held), None)
-        if inner is None:
-            kinds = dict.fromkeys([type(optimizer).__name__, type(found).__name__])
-            raise TypeError(
-                f"optimizer={' of '.join(kinds)} is no SAM: expected steppe.SAM, {expected}"
-            )
-        found = inner
+    wrapped = list(unwrapped(optimizer))
+    found = next((each for each in wrapped if isinstance(each, SAM)), None)
+    if found is None:
+        kinds = dict.fromkeys([type(optimizer).__name__, type(wrapped[-1]).__name__])
+        raise TypeError(
+            f"optimizer={' of '.join(kinds)} is no SAM: expected steppe.SAM, {expected}"
+        )
     return found
 
 

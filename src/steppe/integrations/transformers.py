@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
 from steppe.integrations._names import named_optimizer
-from steppe.integrations._sam import find_sam, run_second_pass
+from steppe.integrations._sam import find_sam, run_second_pass, unwrapped
 from steppe.integrations.accelerate import ENGINES, refuse_engines
 from steppe.landscape import Monitor
 
@@ -188,9 +188,9 @@ class TrainerDiagnostics(TrainerCallback):
 
 
 def _innermost(optimizer: Any) -> Any:
-    while not hasattr(optimizer, "diagnostics") and "optimizer" in vars(optimizer):
-        optimizer = optimizer.optimizer
-    return optimizer
+    """Return what has diagnostics; without any, the optimizer that all others wrap."""
+    wrapped = list(unwrapped(optimizer))
+    return next((each for each in wrapped if hasattr(each, "diagnostics")), wrapped[-1])
 
 
 def optimizer_named(

@@ -69,7 +69,13 @@ def two_way(direction, d, direct, inverse):
 def switch_weights(t, switch_rate):
     """1 − α and α, the weights of the two parts, where α = max(0, 1 − ξ·t)."""
     direct = xp.clip(switch_rate * t, None, 1.0)
+    direct = direct + (1.0 - direct) * (1.0 - is_before_switch(t, switch_rate))
     return direct, 1.0 - direct
+
+
+def is_before_switch(t, switch_rate):
+    """1 in steps before 1/ξ, 0 from it on; ξ·t within 5e-10 of 1 is 1: 49·(1/49) is less."""
+    return xp.clip((1.0 - switch_rate * t) * 1e9 - 0.5, 0.0, 1.0)
 
 
 # Adam, InvAdam (its inverse), and DualAdam (both at once)
@@ -225,11 +231,8 @@ def mi_adam_3(
 
 
 def integral_weights(t, lr, switch_rate, integration_order):
-    """Weights of m̄⁽ⁿ⁾ and m: lrⁿ⁻¹ and 0 in steps before 1/ξ, 0 and 1 from it on.
-
-    ξ·t within 1e-9 of 1 counts as 1: rounded, 49·(1/49) is less.
-    """
-    is_early = xp.clip((1.0 - switch_rate * t) * 1e9 - 0.5, 0.0, 1.0)
+    """Weights of m̄⁽ⁿ⁾ and m: lrⁿ⁻¹ and 0 in steps before 1/ξ, 0 and 1 from it on."""
+    is_early = is_before_switch(t, switch_rate)
     return is_early * lr ** (integration_order - 1.0), 1.0 - is_early
 
 

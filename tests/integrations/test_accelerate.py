@@ -1,6 +1,7 @@
 """SAM in loops with Accelerate: the passes of a plain loop, under accumulation and all the rest."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -146,3 +147,83 @@ def test_an_engine_that_steps_by_itself_is_refused() -> None:
             passes(accelerator, model, sam, [])
     finally:
         accelerator.state.distributed_type = DistributedType.NO
+
+
+@pytest.mark.parametrize("kind", ["sam", "msam"])
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+def test_the_last_batch_is_gathered_as_without_sam(kind: str, accumulate: int) -> None:
+    """Accelerate drops what fills up the last batch, which it knows when that is fetched."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    model = network()
+    samples = TensorDataset(*(x[:27] for x in data()))
+    model, sam, loader = prepare(
+        accelerator, model, make_sam(model.parameters(), kind), DataLoader(samples, 8)
+    )
+    for _ in range(2):
+        found = []
+        for batch in passes(accelerator, model, sam, loader):
+            accelerator.backward(loss_of(model, batch))
+            found.append(len(accelerator.gather_for_metrics(batch[1])))
+            sam.step()
+            sam.zero_grad()
+        sizes = [8, 8, 8, 3]
+        windows = [sizes[i : i + accumulate] for i in range(0, 4, accumulate)]
+        times = 2 if kind == "sam" else 1
+        assert found == [size for window in windows for size in times * window]
+        assert not accelerator.gradient_state.in_dataloader
+
+
+def passes_over(batch: Any, use: Any) -> list[Any]:
+    """Return what each pass has got of a batch, before ``use`` has changed it."""
+    accelerator = Accelerator(cpu=True)
+    model = network()
+    model, sam = prepare(accelerator, model, make_sam(model.parameters(), "sam"))
+    found = []
+    for each in passes(accelerator, model, sam, [batch]):
+        found.append(sorted(each))
+        loss = use(model, each)
+        if loss is not None:
+            accelerator.backward(loss)
+        sam.step()
+        sam.zero_grad()
+    return found
+
+
+def test_what_is_taken_out_of_a_batch_is_there_again() -> None:
+    x, y = data()
+
+    def use(model: Any, batch: Any) -> Any:
+        inputs = batch.pop("inputs")
+        return F.cross_entropy(model(inputs), batch["more"].pop())
+
+    assert passes_over({"inputs": x, "more": [y]}, use) == [["inputs", "more"]] * 2
+
+
+def test_a_batch_that_is_changed_in_place_is_refused() -> None:
+    x, y = data()
+
+    def use(model: Any, batch: Any) -> Any:
+        batch["x"].div_(2)
+        return F.cross_entropy(model(batch["x"]), y)
+
+    with pytest.raises(RuntimeError, match=r"changed a batch in place.*\(40, 6\).*x = x / 2"):
+        passes_over({"x": x}, use)
+
+
+def test_a_batch_that_the_loop_skips_is_no_step() -> None:
+    assert passes_over({"x": data()[0]}, lambda model, batch: None) == [["x"]]
+
+
+def test_a_loop_whose_iterator_is_held_is_closed() -> None:
+    accelerator = Accelerator(cpu=True)
+    model = network()
+    before = [p.detach().clone() for p in model.parameters()]
+    model, sam, loader = prepare(accelerator, model, make_sam(model.parameters(), "sam"), batches())
+    with closing(passes(accelerator, model, sam, loader)) as held:
+        for number, batch in enumerate(held):
+            accelerator.backward(loss_of(model, batch))
+            if number == 1:
+                assert sam.is_perturbed
+                break
+    assert not sam.is_perturbed
+    assert all(map(torch.equal, before, [p.detach() for p in model.parameters()]))

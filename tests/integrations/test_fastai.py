@@ -233,9 +233,15 @@ def test_an_error_in_a_perturbed_pass_restores(direction: str) -> None:
         fit(made)
     truth, _ = by_hand(make, steps=1)
     assert equal(values([*model.parameters()]), truth)
-    # Another fit works after it.
+    # Another fit works after it, and one without the callback does what the optimizer says.
     fit(made)
     assert model.count > passes
+    model.count = 0
+    with pytest.raises(KeyboardInterrupt):
+        fit(made)
+    made.remove_cb(FastaiSAM)
+    with pytest.raises(RuntimeError, match=r"SAM\.step\(\) without"):
+        fit(made)
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core is deprecated")

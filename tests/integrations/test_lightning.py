@@ -238,3 +238,87 @@ def test_curvature_is_logged_resumed_and_changes_nothing(tmp_path: Path) -> None
     found, truth = ([row.values for row in w._monitor.history] for w in (again, watcher))
     assert len(found) == 3
     assert found[-1]["lambda_max"] == truth[-1]["lambda_max"]
+
+
+class Skipping(Module):
+    """Skips batches, as Lightning allows by returning None."""
+
+    skipped: tuple[int, ...] = ()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if batch_idx in self.skipped:
+            return None
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("skipped", [(1,), (0,), (0, 1), (1, 3), (4,), (0, 1, 2, 3, 4)])
+@pytest.mark.parametrize("kind", ["sam", "msam"])
+def test_a_batch_that_is_skipped_is_left_out(
+    skipped: tuple[int, ...], kind: str, tmp_path: Path
+) -> None:
+    module = Skipping(lambda params: make_sam(params, kind))
+    module.skipped = skipped
+    trainer(tmp_path, LightningSAM(), accumulate_grad_batches=2).fit(module, loader())
+    model = network()
+    sam = make_sam(model.parameters(), kind)
+    numbered = list(enumerate(loader()))
+    for window in (numbered[0:2], numbered[2:4], numbered[4:]):
+        kept = [batch for number, batch in window if number not in skipped]
+        if not kept:
+            # Lightning steps without gradients; with those of the window before, if none was first.
+            continue
+
+        def run(kept: Any = kept) -> None:
+            for batch in kept:
+                (loss_of(model, batch) / 2).backward()
+
+        sam.zero_grad()
+        if sam.has_two_passes:
+            run()
+        with sam.perturbed():
+            run()
+        sam.step()
+    same(module.net, model)
+
+
+class TakesOut(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        labels = batch.pop()
+        return F.cross_entropy(self.net(batch[0]), labels)
+
+
+class ChangesInPlace(Module):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch[0].mul_(2)), batch[1])
+
+
+def test_what_the_first_pass_does_to_a_batch_is_not_done_twice(tmp_path: Path) -> None:
+    module = TakesOut(lambda params: make_sam(params, "sam"))
+    trainer(tmp_path, LightningSAM(), accumulate_grad_batches=2).fit(module, loader())
+    model, _ = plain("sam", accumulate=2)
+    same(module.net, model)
+    changing = ChangesInPlace(lambda params: make_sam(params, "sam"))
+    with pytest.raises(RuntimeError, match="changed a batch in place"):
+        trainer(tmp_path, LightningSAM()).fit(changing, loader())
+
+
+def test_one_pass_takes_a_step_without_an_index(tmp_path: Path) -> None:
+    module = WithoutIndex(lambda params: make_sam(params, "msam"))
+    trainer(tmp_path, LightningSAM()).fit(module, loader())
+    model, _ = plain("msam")
+    same(module.net, model)
+
+
+def test_a_module_that_is_fitted_once_more_has_one_history(tmp_path: Path) -> None:
+    x, y = data()
+    watcher = LightningDiagnostics(
+        monitor=lambda module, optimizer: Monitor(
+            module.net, F.cross_entropy, [(x, y)], optimizer, every=2
+        )
+    )
+    module = Module(lambda params: make_sam(params, "sam"))
+    run = trainer(tmp_path, LightningSAM(), watcher)
+    run.fit(module, loader())
+    run.fit_loop.max_epochs = 2
+    run.fit(module, loader())
+    assert [row.step for row in watcher._monitor.history] == [2, 4, 6, 8, 10]

@@ -274,3 +274,102 @@ def test_a_model_of_hugging_face_trains(tmp_path: Path) -> None:
         optimizer_cls_and_kwargs=optimizer_named("adamw+sam", given),
     )  # fmt: skip
     assert trainer.train().training_loss < 0.68
+
+
+class Counting(Classifier):
+    """Notes the sizes of its batches; one of the passes fails."""
+
+    def __init__(self, fails_at: int = 0, message: str = "stopped") -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.fails_at, self.message = fails_at, message
+
+    def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        self.sizes.append(len(x))
+        if len(self.sizes) == self.fails_at:
+            raise RuntimeError(self.message)
+        return super().forward(x, labels)
+
+
+def counting_trainer(model: nn.Module, out: Path, **options: Any) -> InOrderSAM:
+    sam = make_sam(model.parameters(), "sam")
+    given = arguments(out, gradient_accumulation_steps=2, max_steps=1, **options)
+    return InOrderSAM(model, given, train_dataset=SAMPLES, optimizers=(sam, None))
+
+
+def test_batches_of_a_step_that_was_not_taken_are_forgotten(tmp_path: Path) -> None:
+    model = Counting(fails_at=2)
+    trainer = counting_trainer(model, tmp_path)
+    with pytest.raises(RuntimeError, match="stopped"):
+        trainer.train()
+    model.sizes.clear()
+    model.fails_at = 0
+    trainer.train()
+    assert model.sizes == [8] * 4
+
+
+def test_smaller_batches_are_tried_without_those_that_were_too_large(tmp_path: Path) -> None:
+    model = Counting(fails_at=2, message="CUDA out of memory. Tried to allocate")
+    counting_trainer(model, tmp_path, auto_find_batch_size=True).train()
+    assert model.sizes[:2] == [8, 8]
+    assert len(model.sizes) == 6
+    assert set(model.sizes[2:]) == {model.sizes[2]} != {8}
+
+
+class TakesOut(InOrderSAM):
+    """Takes the labels out of its inputs, as Trainer does to smooth them."""
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        return F.cross_entropy(model.body(inputs["x"]), inputs.pop("labels"))
+
+
+class ChangesInPlace(InOrderSAM):
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        return F.cross_entropy(model.body(inputs["x"].mul_(2)), inputs["labels"])
+
+
+def test_what_the_first_pass_takes_out_is_there_in_the_second(tmp_path: Path) -> None:
+    model, plain = Classifier(), Classifier()
+    sam, other = (make_sam(each.parameters(), "sam") for each in (model, plain))
+    TakesOut(model, arguments(tmp_path), train_dataset=SAMPLES, optimizers=(sam, None)).train()
+    train(plain, other, batches(), loss_of)
+    same(model, plain)
+
+
+def test_a_batch_that_the_first_pass_changes_in_place_is_refused(tmp_path: Path) -> None:
+    model = Classifier()
+    sam = make_sam(model.parameters(), "sam")
+    samples = [{name: x.clone() for name, x in each.items()} for each in SAMPLES]
+    trainer = ChangesInPlace(
+        model, arguments(tmp_path), train_dataset=samples, optimizers=(sam, None)
+    )
+    with pytest.raises(RuntimeError, match="changed a batch in place"):
+        trainer.train()
+
+
+def test_options_that_are_of_another_kind_are_left_out(tmp_path: Path) -> None:
+    """Adafactor's eps is a pair, and the Trainer's a number."""
+    given = arguments(tmp_path, max_steps=2)
+    trainer = InOrder(
+        Classifier(), given, train_dataset=SAMPLES,
+        optimizer_cls_and_kwargs=optimizer_named("adafactor", given),
+    )  # fmt: skip
+    trainer.train()
+    assert trainer.optimizer.param_groups[0]["eps"] == (None, 1e-3)
+
+
+def test_the_last_measurements_are_logged(tmp_path: Path) -> None:
+    x, y = data()
+    given = arguments(tmp_path, logging_steps=3, max_steps=5)
+    trainer = InOrder(
+        Classifier(), given, train_dataset=SAMPLES,
+        optimizer_cls_and_kwargs=optimizer_named("dualadam", given),
+    )  # fmt: skip
+
+    def make(model: Any, optimizer: Any) -> Monitor:
+        return Monitor(model, None, [{"x": x, "labels": y}], optimizer, every=1)
+
+    trainer.add_callback(TrainerDiagnostics(trainer, make))
+    trainer.train()
+    logged = [row["monitor/step"] for row in trainer.state.log_history if "monitor/step" in row]
+    assert logged == [1, 2, 3, 4, 5]

@@ -410,6 +410,9 @@ def test_a_log_that_raises_does_not_stop_training() -> None:
         ({"clock": 3.0}, TypeError, "clock must be a function that returns seconds, got 3.0"),
         ({"quantities": ["lambda"]}, ValueError, "quantities must be some of .*; got 'lambda'"),
         ({"quantities": "loss"}, TypeError, "quantities must be a list of names"),
+        ({"quantities": 3}, TypeError, "quantities must be a list of names, got 3"),
+        ({"train": "yes"}, TypeError, "train must be True or False, got 'yes'"),
+        ({"product": "exact"}, ValueError, "product='exact' is not one of"),
         ({"quantities": []}, ValueError, "quantities must be some of .*; got none"),
         ({"log": 3}, TypeError, "log=3 must have add_scalar"),
         ({"model": "net"}, TypeError, "model must be a module, got str"),
@@ -429,6 +432,39 @@ def test_wrong_arguments_are_refused(options: dict, error: type, message: str) -
     }
     with pytest.raises(error, match=message):
         Monitor(**{**good, **options})
+
+
+def test_a_model_of_first_derivatives_only_is_monitored_by_differences() -> None:
+    """As one with a layer of its own whose backward pass cannot be differentiated."""
+
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            ctx.save_for_backward(x)
+            return x.tanh()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+    class Layer(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Once.apply(x)
+
+    model = network()
+    own = nn.Sequential(*[Layer() if isinstance(x, nn.Tanh) else x for x in model])
+    for each in (model, own):
+        each.double()
+    batches = [(x.double(), y) for x, y in data()]
+    found = []
+    for each, options in ((model, {}), (own, {"product": "finite-differences"})):
+        optimizer = torch.optim.SGD(each.parameters(), lr=0.1)
+        found.append(Monitor(each, LOSS, batches, optimizer, every=1, **options).measure())
+    assert found[1].reasons == {}
+    assert found[1].values["lambda_max"] == pytest.approx(found[0].values["lambda_max"], rel=0.03)
+    with pytest.raises(RuntimeError, match="finite-differences"):
+        Monitor(own, LOSS, batches, torch.optim.SGD(own.parameters(), lr=0.1), every=1)
 
 
 def test_an_optimizer_of_another_model_is_refused() -> None:

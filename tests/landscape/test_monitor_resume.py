@@ -189,6 +189,15 @@ def test_a_state_goes_on_counting_time() -> None:
             r"an eigenvector 'lambda_max' of shape \(3,\), and the parameters have 195 elements",
         ),
         (lambda state: state.update(before=[torch.ones(2)]), "weights of other shapes"),
+        (lambda state: state.update(before=[3]), "weights of other shapes"),
+        (lambda state: state.update(budget={}), "the budget in state is not the numbers steps"),
+        (lambda state: state["budget"].update(steps="5"), "the budget in state is not the numbers"),
+        (lambda state: state.update(samples=2.5), "state has 2.5 as 'samples'"),
+        (lambda state: state.update(vectors=3), "state has 3 as 'vectors'"),
+        (lambda state: state["vectors"].update(lambda_max=3), r"of shape \(\), and the parameters"),
+        (lambda state: state.update(history=None), "state has None as 'history'"),
+        (lambda state: state["history"][0].update(values=3), "row 0 of the history"),
+        (lambda state: state.update(is_next="no"), "state has 'no' as 'is_next'"),
     ],
 )
 def test_wrong_states_are_refused(change: Any, message: str) -> None:
@@ -200,3 +209,9 @@ def test_wrong_states_are_refused(change: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run.monitor.load_state_dict(state)
     np.testing.assert_equal(run.monitor.to_dict(), before)
+
+
+def test_what_is_no_state_is_refused() -> None:
+    run = Run(OPTIMIZERS["adamw"], is_watched=True)
+    with pytest.raises(TypeError, match=r"state must be what .* returns, got None"):
+        run.monitor.load_state_dict(None)

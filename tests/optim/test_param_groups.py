@@ -561,6 +561,48 @@ def test_layer_decay_is_timms(name: str) -> None:
     assert all(ours[key] == pytest.approx(theirs[key]) for key in theirs)
 
 
+SMALL = {"depth": 3, "embed_dim": 32, "num_heads": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("resnet18d", {}),
+        ("resnetv2_50", {"layers": (1, 2, 1, 1)}),
+        ("convnext_atto", {}),
+        ("beit_base_patch16_224", SMALL),
+        ("vit_relpos_small_patch16_224", SMALL),
+        ("vit_base_patch16_siglip_224", SMALL),
+        ("mobilenetv3_small_050", {}),
+    ],
+)
+def test_rates_of_timms_models_are_timms(name: str, sizes: dict[str, Any]) -> None:
+    pytest.importorskip("helpers.torchvision_shim")
+    timm = pytest.importorskip("timm")
+    from timm.optim import param_groups_layer_decay
+
+    from helpers import torchvision_shim  # noqa: F401 - before timm
+
+    model = timm.create_model(name, num_classes=10, **sizes)
+    theirs = {
+        id(param): group["lr_scale"]
+        for group in param_groups_layer_decay(model, layer_decay=0.75)
+        for param in group["params"]
+    }
+    groups = param_groups(model, layer_decay=0.75, lr=1.0)
+    ours = {id(param): group["lr"] for group in groups for _, param in group["params"]}
+    assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+def test_options_that_no_optimizer_has_are_told() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    with pytest.warns(UserWarning, match=r"'learning_rate', which no optimizer of torch.*lr"):
+        groups = param_groups(model, {"0": {"learning_rate": 0.1}})
+    assert groups[0]["learning_rate"] == 0.1
+    for name in ("lr", "sam_rho", "metric", "lr_scale", "nesterov", "capacity"):
+        param_groups(model, {"0": {name: 0.1}})
+
+
 def test_the_page_shows_the_table_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     section = page.split("## Parameter groups")[1]

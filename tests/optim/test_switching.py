@@ -3,10 +3,13 @@
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
 import steppe
+from steppe._engines.base.bind import bind
+from steppe.rules import switch_weights
 
 SWITCHING = ["DualAdam", "DualAdamCM", "MIAdam"]
 
@@ -51,11 +54,13 @@ def test_the_rate_is_one_over_a_share_of_the_run(
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"total_steps": 0}, "total_steps=0 is not valid: expected an integer ≥ 1 or None"),
+        ({"total_steps": 0}, "total_steps=0 is not valid: expected an integer from 1 to 2"),
         ({"total_steps": 1e4}, "total_steps=10000.0 is not valid: expected an integer"),
         ({"total_steps": True}, "total_steps=True is not valid"),
         ({"switch": 0.0}, r"switch=0.0 is not valid: expected a number in \(0, 1\]"),
         ({"switch": 16}, "switch=16 is not valid"),
+        ({"switch": 0.5}, "switch=0.5 is not valid without total_steps: expected the number of"),
+        ({"total_steps": 10**400}, r"total_steps=10+ is not valid: expected an integer from 1"),
         (
             {"total_steps": 10, "switch_rate": 0.1},
             "total_steps=10 is not valid beside switch_rate=0.1: expected one of the two",
@@ -95,6 +100,16 @@ def test_alpha_is_zero_when_no_steps_are_left() -> None:
     for _ in range(73):
         found = stepped(optimizer).diagnostics()
         assert (found["alpha"] == 0) == (found["steps_to_switch"] == 0)
+
+
+def test_the_last_part_of_the_switch_is_whole() -> None:
+    """ξ·t is rounded: 49·(1/49) is less than 1, and α would be 1e-16."""
+    weights = bind(switch_weights, np)
+    for steps in range(1, 3000):
+        assert weights(float(steps), 1 / steps) == (1.0, 0.0)
+        direct, inverse = weights(steps - 1.0, 1 / steps)
+        assert inverse == pytest.approx(1 / steps)
+        assert direct == (steps - 1.0) * (1 / steps)
 
 
 @pytest.mark.parametrize("name", SWITCHING)

@@ -47,4 +47,10 @@ def named_optimizer(
 
 def _taken(cls: type[Any], known: Mapping[str, Any]) -> dict[str, Any]:
     accepted = inspect.signature(cls).parameters
-    return {name: value for name, value in known.items() if name in accepted}
+    return {
+        name: value
+        for name, value in known.items()
+        # Adafactor's eps is a pair.
+        if name in accepted
+        and isinstance(value, tuple) == isinstance(accepted[name].default, tuple)
+    }

@@ -1,17 +1,19 @@
 """SAM's passes in loops with Accelerate, whose wrapper then keeps our methods reachable."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import DistributedType
 from torch import nn
 
+from steppe.integrations._kept_batch import KeptBatch
 from steppe.integrations._sam import find_sam
 from steppe.optim import SAM
+from steppe.optim._sam_passes import gradients
 
 T = TypeVar("T")
 
@@ -78,6 +80,12 @@ def passes(
     Of two passes the batches that a step accumulates come first at p, then once more at p + e; of
     one, each comes at p + e. In all but the last pass ``accelerator.sync_gradients`` is False, so
     that the wrappers' ``step`` and ``zero_grad`` and the scheduler do nothing, as in accumulation.
+    What is to be done once a step, such as counting samples, goes under ``if
+    accelerator.sync_gradients``.
+
+    A loop that is left in a pass at p + e, by ``break`` or an error, puts the parameters back when
+    nothing holds the iterator any more. Where a variable does, as in ``bar = tqdm(passes(…))``,
+    write ``with contextlib.closing(passes(…)) as batches:`` around the loop.
 
     Parameters
     ----------
@@ -95,7 +103,8 @@ def passes(
     TypeError
         The optimizer is no SAM.
     RuntimeError
-        Under DeepSpeed, Megatron-LM or XLA, whose engines own the parameters.
+        Under DeepSpeed, Megatron-LM or XLA, whose engines own the parameters; or, in the loop, the
+        first pass has changed a batch in place, which the second one gets too.
 
     Examples
     --------
@@ -117,29 +126,77 @@ def passes(
     """
     sam = find_sam(optimizer)
     refuse_engines(accelerator, _UNSUPPORTED)
-    return _passes(accelerator, model, sam, iter(batches))
+    return _passes(accelerator, model, sam, batches)
+
+
+class _Fetched(NamedTuple):
+    """A batch, and what Accelerate knew of its loader when it was fetched."""
+
+    batch: Any
+    kept: KeptBatch
+    loader: Any
+    is_last: bool
+    remainder: int
+
+
+def _fetched(batches: Iterable[Any], state: Any) -> Iterator[_Fetched]:
+    for batch in batches:
+        loader, kept = state.active_dataloader, KeptBatch(batch)
+        yield _Fetched(batch, kept, loader, state.end_of_dataloader, state.remainder)
 
 
 def _passes(
-    accelerator: Accelerator, model: nn.Module, sam: SAM, batches: Iterator[T]
-) -> Iterator[T]:
-    while window := list(islice(batches, accelerator.gradient_accumulation_steps)):
+    accelerator: Accelerator, model: nn.Module, sam: SAM, batches: Iterable[Any]
+) -> Iterator[Any]:
+    fetched = _fetched(batches, accelerator.gradient_state)
+    while window := list(islice(fetched, accelerator.gradient_accumulation_steps)):
+        first = [(each, each.batch) for each in window]
         if not sam.is_active:
-            yield from _in_turn(accelerator, model, window, ends=True)
+            yield from _in_turn(accelerator, model, first, ends=True)
             continue
-        if sam.has_two_passes:
-            yield from _in_turn(accelerator, model, window, ends=False)
+        if not sam.has_two_passes:
+            with sam.perturbed():
+                yield from _in_turn(accelerator, model, first, ends=True)
+            continue
+        yield from _in_turn(accelerator, model, first, ends=False)
+        if not gradients(sam.param_groups):
+            # The loop has skipped all batches of the step.
+            continue
+        second = [(each, each.kept.again()) for each in window]
         with sam.perturbed():
-            yield from _in_turn(accelerator, model, window, ends=True)
+            yield from _in_turn(accelerator, model, second, ends=True)
 
 
 def _in_turn(
-    accelerator: Accelerator, model: nn.Module, window: list[T], *, ends: bool
-) -> Iterator[T]:
+    accelerator: Accelerator, model: nn.Module, window: list[tuple[_Fetched, Any]], *, ends: bool
+) -> Iterator[Any]:
     """Yield batches; gradients are exchanged with the last one, which may end the step."""
     state = accelerator.gradient_state
-    for number, batch in enumerate(window, start=1):
+    for number, (fetched, batch) in enumerate(window, start=1):
         is_last = number == len(window)
         state._set_sync_gradients(ends and is_last)
-        with nullcontext() if is_last else accelerator.no_sync(model):
+        with _as_fetched(state, fetched), nullcontext() if is_last else accelerator.no_sync(model):
             yield batch
+
+
+@contextmanager
+def _as_fetched(state: Any, fetched: _Fetched) -> Iterator[None]:
+    """Let Accelerate know of the batch what it knew then: the loader may have ended since.
+
+    ``gather_for_metrics`` drops by it what the last batch was filled up with.
+    """
+    loader = fetched.loader
+    if loader is None:
+        yield
+        return
+    now = loader.end_of_dataloader, loader.remainder
+    has_ended = state.active_dataloader is not loader
+    if has_ended:
+        state._add_dataloader(loader)
+    loader.end_of_dataloader, loader.remainder = fetched.is_last, fetched.remainder
+    try:
+        yield
+    finally:
+        loader.end_of_dataloader, loader.remainder = now
+        if has_ended:
+            state._remove_dataloader(loader)

@@ -1,5 +1,6 @@
 """SAM's passes under fastai's Learner."""
 
+from functools import partial
 from typing import Any
 
 from fastai.callback.core import Callback
@@ -77,7 +78,7 @@ class FastaiSAM(Callback):  # type: ignore[misc]
         if self._sam.has_two_passes:
             _check_fits(list(self.learn.cbs))
         else:
-            self.learn._do_one_batch = self._perturbed_batch
+            self.learn._do_one_batch = partial(self._perturbed_batch, self.learn)
 
     def after_fit(self) -> None:
         """Give the Learner its own way to run a batch again, and forget batches of no step."""
@@ -118,10 +119,10 @@ class FastaiSAM(Callback):  # type: ignore[misc]
         learn("before_backward")
         learn._backward()
 
-    def _perturbed_batch(self) -> None:
-        learn = self.learn
+    def _perturbed_batch(self, learn: Any) -> None:
         run = type(learn)._do_one_batch
-        if not learn.training:
+        # fastai calls no event after an error, and the callback may be gone since.
+        if not learn.training or self not in learn.cbs:
             run(learn)
             return
         self._sam.perturb()

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
+from steppe.integrations._kept_batch import KeptBatch
 from steppe.integrations._sam import find_sam, run_second_pass
 from steppe.landscape import Monitor
 from steppe.optim import SAM
@@ -36,7 +37,7 @@ class LightningSAM(Callback):
     """
 
     def __init__(self) -> None:
-        self._batches: list[tuple[Any, int]] = []
+        self._batches: list[tuple[KeptBatch, int]] = []
         self._is_second = False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -52,8 +53,10 @@ class LightningSAM(Callback):
                 "the parameters and steps them itself: use DDP or FSDP2"
             )
         sam = find_sam(trainer.optimizers[0])
-        if not sam.has_two_passes:
-            pl_module.training_step = partial(_perturbed_step, sam, pl_module.training_step)  # type: ignore[method-assign]
+        wrap = self._noticing_step if sam.has_two_passes else _perturbed_step
+        pl_module.training_step = wraps(pl_module.training_step)(  # type: ignore[method-assign]
+            partial(wrap, trainer, pl_module, sam, pl_module.training_step)
+        )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the module its own ``training_step`` again."""
@@ -74,7 +77,7 @@ class LightningSAM(Callback):
         """Keep the batch until the step that it belongs to."""
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._batches.clear()
-        self._batches.append((batch, batch_idx))
+        self._batches.append((KeptBatch(batch), batch_idx))
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After the last batch of a step run its second pass; of one pass end the perturbation."""
@@ -82,7 +85,32 @@ class LightningSAM(Callback):
         if not sam.has_two_passes:
             sam.restore()
             return
-        if self._is_second or not sam.is_active or not _ends_step(trainer, self._batches[-1][1]):
+        if not self._is_second and _ends_step(trainer, self._batches[-1][1]):
+            self._run_second_passes(trainer, pl_module, sam)
+
+    def _noticing_step(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        sam: SAM,
+        training_step: Callable[..., Any],
+        *arguments: Any,
+        **named: Any,
+    ) -> Any:
+        """Run a training step; one that skips the last batch of a step ends the first passes.
+
+        Lightning calls no ``on_after_backward`` if it returns None.
+        """
+        output = training_step(*arguments, **named)
+        if self._is_second or output is not None:
+            return output
+        _, skipped = self._batches.pop()
+        if self._batches and _ends_step(trainer, skipped):
+            self._run_second_passes(trainer, pl_module, sam)
+        return output
+
+    def _run_second_passes(self, trainer: Trainer, pl_module: LightningModule, sam: SAM) -> None:
+        if not sam.is_active:
             return
         runs = [partial(_run, trainer, pl_module, sam, *each) for each in self._batches]
         self._is_second = True
@@ -101,7 +129,12 @@ class LightningSAM(Callback):
 
 
 def _perturbed_step(
-    sam: SAM, training_step: Callable[..., Any], *arguments: Any, **named: Any
+    trainer: Trainer,
+    pl_module: LightningModule,
+    sam: SAM,
+    training_step: Callable[..., Any],
+    *arguments: Any,
+    **named: Any,
 ) -> Any:
     """Run a training step at p + e, which ends after its backward pass."""
     sam.perturb()
@@ -112,8 +145,11 @@ def _ends_step(trainer: Trainer, batch_idx: int) -> bool:
     return trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-def _run(trainer: Trainer, module: LightningModule, sam: SAM, batch: Any, batch_idx: int) -> None:
+def _run(
+    trainer: Trainer, module: LightningModule, sam: SAM, kept: KeptBatch, batch_idx: int
+) -> None:
     """Run forward and backward of a batch as Lightning's loop does."""
+    batch = kept.again()
     from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
     takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
@@ -156,6 +192,7 @@ class LightningDiagnostics(Callback):
         if not isinstance(every, int) or isinstance(every, bool) or every < 1:
             raise ValueError(f"every={every!r} is not valid: expected an integer ≥ 1")
         self._every, self._make = every, monitor
+        self._module: LightningModule | None = None
         self._monitor: Monitor | None = None
         self._loaded: dict[str, Any] | None = None
         self._steps = self._logged = 0
@@ -165,9 +202,13 @@ class LightningDiagnostics(Callback):
         self._steps = self._logged = trainer.global_step
         if self._make is None:
             return
-        self._monitor = self._make(pl_module, trainer.optimizers[0])
+        if self._monitor is not None and self._module is pl_module:
+            # The Trainer fits the same module once more, with a new optimizer.
+            self._loaded = self._monitor.state_dict()
+        self._module, self._monitor = pl_module, self._make(pl_module, trainer.optimizers[0])
         if self._loaded is not None:
             self._monitor.load_state_dict(self._loaded)
+            self._loaded = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *arguments: Any

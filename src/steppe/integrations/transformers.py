@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
 
+from steppe.integrations._kept_batch import KeptBatch
 from steppe.integrations._names import named_optimizer
 from steppe.integrations._sam import find_sam, run_second_pass, unwrapped
 from steppe.integrations.accelerate import ENGINES, refuse_engines
@@ -43,9 +44,9 @@ class SAMMixin:
 
     optimizer: Any
     accelerator: Any
-    _passes: list[Callable[[], Tensor]]
-    _prepared: list[Any] | None = None
-    _replayed: Iterator[Any] | None = None
+    _passes: tuple[Callable[[], Tensor], ...] = ()
+    _prepared: list[KeptBatch] | None = None
+    _replayed: Iterator[KeptBatch] | None = None
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
@@ -65,30 +66,32 @@ class SAMMixin:
             with sam.perturbed():
                 return run()
         _refuse_own_steps(type(self))
-        waiting = vars(self).setdefault("_passes", [])
         self._prepared = []
         try:
             loss = run()
         finally:
             prepared, self._prepared = self._prepared, None
-        waiting.append(partial(self._run_again, run, prepared))
+        self._passes = (*self._passes, partial(self._run_again, run, prepared))
         if self.accelerator.sync_gradients:
-            try:
-                run_second_pass(sam, waiting, partial(self.accelerator.no_sync, model))
-            finally:
-                waiting.clear()
+            waiting, self._passes = self._passes, ()
+            run_second_pass(sam, waiting, partial(self.accelerator.no_sync, model))
         return loss
+
+    def _inner_training_loop(self, *arguments: Any, **given: Any) -> Any:
+        """Begin without the batches of a step that was not taken, as after an error."""
+        self._passes = ()
+        return super()._inner_training_loop(*arguments, **given)  # type: ignore[misc]
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Prepare a batch, once for both passes: what prepares it may generate or count."""
         if self._replayed is not None:
-            return next(self._replayed)
+            return next(self._replayed).again()
         prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
         if self._prepared is not None:
-            self._prepared.append(prepared)
+            self._prepared.append(KeptBatch(prepared))
         return prepared
 
-    def _run_again(self, run: Callable[[], Tensor], prepared: list[Any]) -> Tensor:
+    def _run_again(self, run: Callable[[], Tensor], prepared: list[KeptBatch]) -> Tensor:
         """Run a batch's pass on what it had before; what it counts stays as it was."""
         # TRL's trainers keep what they log in _metrics.
         counted = {
@@ -175,9 +178,16 @@ class TrainerDiagnostics(TrainerCallback):
         """Log after the Trainer has logged the loss: a log of ours before would replace it."""
         if "loss" not in held["logs"]:
             return
+        self._log_measurements()
         diagnose = getattr(_innermost(held["optimizer"]), "diagnostics", None)
         if diagnose is not None:
             self._trainer.log({f"optimizer/{name}": value for name, value in diagnose().items()})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        """Log what has been measured since the last log."""
+        self._log_measurements()
+
+    def _log_measurements(self) -> None:
         if self._monitor is None:
             return
         rows = self._monitor.history[self._logged :]

@@ -89,7 +89,9 @@ OPTION_CHECKS = {
         lambda x: _is_number(x) and 0 < x <= 1, "a number in (0, 1]", in_groups=False
     ),
     "total_steps": OptionCheck(
-        lambda x: x is None or (_is_count(x) and x >= 1), "an integer ≥ 1 or None", in_groups=False
+        lambda x: x is None or (_is_count(x) and 1 <= x <= 2**53),
+        "an integer from 1 to 2**53 or None",
+        in_groups=False,
     ),
     "integration_order": _one_of(1, 2, 3),
     "integration_rate": _FRACTION,

@@ -39,7 +39,14 @@ def momenta(base: Any) -> dict[Tensor, Tensor]:
 
 
 def preconditioners(base: Any) -> dict[Tensor, Tensor]:
-    """Return the diagonal that the base multiplies its momenta by."""
+    """Return the diagonal that the base multiplies its momenta by.
+
+    Raises
+    ------
+    ValueError
+        It has none that is known: a group was set to a metric that does not fit it.
+    """
+    check_has_preconditioner(base)
     if hasattr(base, "preconditioner"):
         return {param: local_part(known) for param, known in base.preconditioner().items()}
     read = preconditioner_reader(base)

@@ -54,7 +54,7 @@ class CheckpointedSAM(PerturbingWrapper):
         ValueError
             The checkpoint does not fit, or was not saved from a SAM. Nothing has changed.
         """
-        groups = fitted_groups(state_dict, rho_name(self.defaults), self.direction)
+        groups = fitted_groups(state_dict, self.base_optimizer, self.direction)
         passes = Passes()
         groups = passes.resume(groups)
         self.base_optimizer.load_state_dict({**state_dict, "param_groups": groups})

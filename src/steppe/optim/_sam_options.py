@@ -10,7 +10,7 @@ from steppe.optim._checkpoint import check_kinds
 from steppe.optim._optimizer_wrapper import check_step
 from steppe.optim._options import check_options, to_plain
 from steppe.optim._sam_base_state import check_has_momentum, check_has_preconditioner
-from steppe.optim._sam_perturbations import rho_name
+from steppe.optim._sam_perturbations import DEFAULT_RHO, rho_name
 
 
 def check_sam_options(options: dict[str, Any], direction: str, where: str = "") -> None:
@@ -28,9 +28,26 @@ def check_sam_options(options: dict[str, Any], direction: str, where: str = "") 
             "'euclidean' or 'adaptive'"
         )
     rho = to_plain(options[rho_name(options)])
-    if direction == "momentum" and isinstance(rho, int | float):
-        rho = abs(rho)
-    check_options({"rho": rho, "metric": metric}, where=where)
+    check_options({"rho": rho, "metric": metric}, where=where, in_a_run=direction == "momentum")
+
+
+def with_rho(group: dict[str, Any], own: dict[str, Any], direction: str) -> dict[str, Any]:
+    """Return SAM's options and a group's: who names a metric alone has the metric's default ρ.
+
+    Parameters
+    ----------
+    group
+        With its options.
+    own
+        The constructor's ρ and metric, which groups have that name none.
+    direction
+        SAM's.
+    """
+    rho = rho_name(own)
+    given = (own[rho], group.get("metric", own["metric"]))
+    if rho in group or own[rho] != DEFAULT_RHO.get((direction, own["metric"])):
+        return {**own, **group}
+    return {**own, rho: DEFAULT_RHO.get((direction, given[1]), own[rho]), **group}
 
 
 def with_metric(group: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +95,8 @@ def first_step_of(start: float, total_steps: int | None) -> int:
             f"start={start!r} is not valid without total_steps: expected the number of steps of "
             "the run, of which start is a share"
         )
-    return round(start * total_steps)
+    # Of a share of nearly 1 the last step is perturbed.
+    return min(round(start * total_steps), total_steps - 1)
 
 
 def check_no_other(base: Any, base_options: dict[str, Any]) -> None:
@@ -166,20 +184,23 @@ def check_module(module: Any, base_optimizer: Optimizer) -> None:
         )
 
 
-def fitted_groups(state_dict: dict[str, Any], rho: str, direction: str) -> list[dict[str, Any]]:
+def fitted_groups(
+    state_dict: dict[str, Any], base: Optimizer, direction: str
+) -> list[dict[str, Any]]:
     """Return the groups of a SAM's checkpoint; one from before SAM had metrics says adaptive.
 
     Raises
     ------
     ValueError
-        They are no SAM's, or out of range.
+        They are no SAM's, out of range, or do not fit the base.
     """
     refuse = "checkpoint does not fit SAM: "
     check_kinds(state_dict, refuse)
     groups = [with_metric(group) for group in state_dict["param_groups"]]
     for index, group in enumerate(groups):
-        for name in (rho, "metric"):
+        for name in (rho_name(base.defaults), "metric"):
             if name not in group:
                 raise ValueError(f"{refuse}option {name!r} of group {index} is missing")
         check_sam_options(group, direction)
+        check_fits(direction, group["metric"], base)
     return groups

@@ -48,11 +48,32 @@ class Passes:
         self.is_at_perturbed = False
         self.has_cleared = False
         self._moves: Moves | None = None
-        self._left: list[tuple[weakref.ref[Tensor], int]] = []
+        self._left: Versions = []
+        self._cleared: Versions = []
+
+    def clear(self, grads: list[Tensor]) -> None:
+        """Note that gradients were cleared, and those that are zero now in the place of None."""
+        self.has_cleared = True
+        self._cleared = _versions(grads)
 
     def leave(self, grads: list[Tensor]) -> None:
         """Note the gradients at the end of a second pass, without keeping them alive."""
-        self._left = [(weakref.ref(grad), grad._version) for grad in grads]
+        self._left = _versions(grads)
+
+    def check_first_pass(self, grads: list[Tensor]) -> None:
+        """Refuse to go along gradients that no pass has computed: e would be zero.
+
+        Raises
+        ------
+        RuntimeError
+            There are none, or they are the zeros that clearing has left.
+        """
+        if _changed(grads, self._cleared) or any(map(_is_nonzero, grads)):
+            return
+        raise RuntimeError(
+            "SAM found no gradients to go along: run the first pass (forward and backward) before "
+            "perturbed(), and the second one within it; direction='momentum' needs one pass"
+        )
 
     def check_nothing_is_added(self, grads: list[Tensor]) -> None:
         """Refuse a first pass that added to a second one's gradients, which would be left out.
@@ -64,8 +85,8 @@ class Passes:
         """
         if not self.is_perturbed:
             return
-        versions = {id(left): version for ref, version in self._left if (left := ref()) is not None}
-        if any(grad._version != versions.get(id(grad), grad._version) for grad in grads):
+        known = {id(left) for ref, _ in self._left if (left := ref()) is not None}
+        if _changed([grad for grad in grads if id(grad) in known], self._left):
             raise RuntimeError(
                 "perturb() after a second pass and before step() would leave that pass out: call "
                 "step() first, or zero_grad(); to accumulate over several batches, run all first "
@@ -104,6 +125,20 @@ class Passes:
         else:
             norm = float(joint_norm(self._moves)) if self._moves else 0.0
         return {"ascents": float(self.ascents), "perturbation_norm": norm}
+
+
+#: Tensors and their version counters, without keeping them alive.
+Versions = list[tuple[weakref.ref[Tensor], int]]
+
+
+def _versions(tensors: list[Tensor]) -> Versions:
+    return [(weakref.ref(each), each._version) for each in tensors]
+
+
+def _changed(tensors: list[Tensor], before: Versions) -> bool:
+    """Whether some tensor is another one, or has changed, since its version was noted."""
+    known = {id(each): version for ref, version in before if (each := ref()) is not None}
+    return any(each._version != known.get(id(each)) for each in tensors)
 
 
 def gradients(groups: Iterable[Group]) -> list[Tensor]:

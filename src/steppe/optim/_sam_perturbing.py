@@ -6,6 +6,7 @@ parameters by ``_sam_perturbations.py`` and whose ``restore`` goes back by ``_sa
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,7 +75,7 @@ class PerturbingWrapper(TransparentWrapper):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
-        self._passes.has_cleared = True
+        self._passes.clear(gradients(self.param_groups))
         if not self._passes.is_at_perturbed:
             self._passes.is_perturbed = False
 
@@ -85,8 +86,13 @@ class PerturbingWrapper(TransparentWrapper):
         Of two passes it is the second. Along the momentum and at random it is the only one, and
         several may follow each other before a step: their gradients add up.
         """
+        with self._perturbed(self.perturb):
+            yield
+
+    @contextmanager
+    def _perturbed(self, perturb: Callable[[], None]) -> Iterator[None]:
         try:
-            self.perturb()
+            perturb()
             yield
             self.restore()
         except BaseException:
@@ -102,11 +108,15 @@ class PerturbingWrapper(TransparentWrapper):
         ------
         RuntimeError
             A gradient is sparse or has another shape than its parameter, either has no memory, or
-            FSDP1 has flattened a parameter; the base has no momentum; or of two passes the second
-            has been before, and no step after it. Nothing has changed then.
+            FSDP1 has flattened a parameter; the base has no momentum; or of two passes the first
+            has not been, or the second has and no step after it. Nothing has changed then.
         ValueError
-            ``rho`` or ``metric`` of a group was set to a value out of its range.
+            ``rho`` or ``metric`` of a group was set to a value out of its range, or that does not
+            fit the base.
         """
+        self.restore()
+        if self.has_two_passes and self.is_active and self.required:
+            self._passes.check_first_pass(gradients(self.param_groups))
         self._perturb(clears=self.has_two_passes or not self._passes.is_perturbed)
 
     @without_gradients
@@ -228,10 +238,12 @@ class PerturbingWrapper(TransparentWrapper):
         A closure that returned a loss may skip the second pass, as Lightning's does if
         ``training_step`` returns None.
         """
-        before = gradients(self.param_groups)
-        with self.perturbed(), torch.enable_grad():
+        if not gradients(self.param_groups):
+            # The closure skipped the step, as Lightning's does if training_step returns None.
+            return
+        with self._perturbed(partial(self._perturb, clears=True)), torch.enable_grad():
             closure()
-        if not returned_loss and before and not gradients(self.param_groups):
+        if not returned_loss and not gradients(self.param_groups):
             raise RuntimeError(
                 "the closure computed no gradients: expected one that runs forward and backward. "
                 "Where a framework passes an empty one, as Lightning does in manual optimization, "

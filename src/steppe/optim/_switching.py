@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim.optimizer import ParamsT
 
+from steppe._shared.hyperparameters import PUBLISHED_SWITCH
 from steppe.optim._base import RuleOptimizer
 from steppe.optim._options import check_options, to_plain
 
@@ -53,6 +54,11 @@ class SwitchingOptimizer(RuleOptimizer):
 def _rate(rate: float | None, *, total_steps: int | None, switch: float) -> float:
     check_options({"total_steps": total_steps, "switch": switch})
     if total_steps is None:
+        if switch != PUBLISHED_SWITCH:
+            raise ValueError(
+                f"switch={switch!r} is not valid without total_steps: expected the number of steps "
+                "of the run, of which switch is a share, or switch_rate alone"
+            )
         return DEFAULT_RATE if rate is None else rate
     if rate is not None:
         raise ValueError(

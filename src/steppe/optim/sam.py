@@ -20,6 +20,7 @@ from steppe.optim._sam_options import (
     first_step_of,
     metric_of,
     with_metric,
+    with_rho,
 )
 from steppe.optim._sam_perturbations import DEFAULT_RHO
 
@@ -79,7 +80,7 @@ class SAM(CheckpointedSAM):
     metric
         ``"euclidean"``, ``"adaptive"`` or ``"preconditioned"``, the last not at random, and around
         optimizers that divide by a second moment. It is Euclidean until the base has taken a step.
-        A group may have its own. Default: "euclidean".
+        A group may have its own, with the default ρ of that. Default: "euclidean".
     adaptive
         Another way to say ``metric="adaptive"``. Default: False.
     start
@@ -191,14 +192,16 @@ class SAM(CheckpointedSAM):
         check_module(module, base_optimizer)
         name = "sam_rho" if "rho" in base_optimizer.defaults else "rho"
         own = {name: DEFAULT_RHO.get((direction, metric)) if rho is None else rho, "metric": metric}
-        groups = [with_metric(group) for group in base_optimizer.param_groups]
-        for options in (own, *({**own, **group} for group in groups)):
+        groups = [
+            with_rho(with_metric(group), own, direction) for group in base_optimizer.param_groups
+        ]
+        for options in (own, *groups):
             check_sam_options(options, direction)
             check_fits(direction, options["metric"], base_optimizer)
         base_optimizer.defaults.update(own)
         for group, options in zip(base_optimizer.param_groups, groups, strict=True):
             group.pop("adaptive", None)
-            group.update({**own, **options})
+            group.update(options)
         self.__setstate__(
             {
                 "base_optimizer": base_optimizer,
@@ -230,7 +233,7 @@ class SAM(CheckpointedSAM):
         ValueError
             An option is out of its range. Nothing has changed then.
         """
-        param_group = with_metric(param_group)
+        param_group = with_rho(with_metric(param_group), self.own_options, self.direction)
         options = {**self.defaults, **param_group}
         check_sam_options(options, self.direction)
         check_fits(self.direction, options["metric"], self.base_optimizer)

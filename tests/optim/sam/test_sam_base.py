@@ -230,3 +230,53 @@ def test_a_sam_is_not_wrapped_again() -> None:
     for twice in (sam, base):
         with pytest.raises(ValueError, match="a SAM or in one already"):
             SAM(twice, rho=0.2)
+
+
+def test_groups_that_name_a_metric_have_its_default_radius() -> None:
+    def group(**options: object) -> dict[str, object]:
+        return {"params": [torch.ones(1, requires_grad=True)], **options}
+
+    groups = [
+        group(),
+        group(metric="adaptive"),
+        group(adaptive=True),
+        group(metric="preconditioned"),
+        group(metric="preconditioned", rho=0.3),
+    ]
+    sam = SAM(groups, lr=0.1)
+    sam.add_param_group(group(metric="adaptive"))
+    sam.add_param_group(group())
+    assert [g["rho"] for g in sam.param_groups] == [0.05, 0.5, 0.5, 0.005, 0.3, 0.5, 0.05]
+    own = SAM([group(metric="adaptive"), group()], rho=0.2, lr=0.1)
+    assert [g["rho"] for g in own.param_groups] == [0.2, 0.2]
+    momentum = SAM([group(metric="adaptive"), group()], direction="momentum", lr=0.1)
+    assert [g["rho"] for g in momentum.param_groups] == [1.0, 0.2]
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.RAdam])
+def test_a_metric_that_does_not_fit_is_refused_whenever_it_comes(base: type) -> None:
+    p = torch.ones(2, requires_grad=True)
+    sam = SAM([p], base, lr=0.1)
+    p.grad = torch.ones(2)
+    sam.perturb()
+    p.grad = torch.ones(2)
+    sam.step()
+    before, counts = p.detach().clone(), sam.diagnostics()["ascents"]
+    saved = sam.state_dict()
+    saved["param_groups"][0]["metric"] = "preconditioned"
+    message = "metric='preconditioned' is not valid for " + base.__name__
+    with pytest.raises(ValueError, match=message):
+        sam.load_state_dict(saved)
+    assert sam.param_groups[0]["metric"] == "euclidean"
+    sam.param_groups[0]["metric"] = "preconditioned"
+    p.grad = torch.ones(2)
+    with pytest.raises(ValueError, match=message):
+        sam.perturb()
+    assert torch.equal(p, before)
+    assert sam.diagnostics()["ascents"] == counts
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 50, 99, 1001])
+def test_a_start_near_the_end_leaves_the_last_step(total_steps: int) -> None:
+    sam = SAM([torch.ones(1, requires_grad=True)], lr=0.1, start=0.999, total_steps=total_steps)
+    assert 0 <= sam.first_step <= total_steps - 1

@@ -321,3 +321,32 @@ def test_sam_around_offload_tells_both() -> None:
     train(model, sam)
     assert sam.diagnostics()["ascents"] == 4
     assert "alpha" in sam.diagnostics()
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("form", ["perturbed", "perturb"])
+def test_an_only_pass_at_a_point_that_is_the_same_is_refused(set_to_none: bool, form: str) -> None:
+    """The loop of methods that take one pass: with SAM e would be 0, and the step the base's."""
+    model = network()
+    sam = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    one_pass(model)
+    second_pass(model, sam)
+    sam.step()
+    before = values(model)
+    sam.zero_grad(set_to_none=set_to_none)
+    ascents = sam.diagnostics()["ascents"]
+    with pytest.raises(RuntimeError, match=r"no gradients.*first pass.*direction='momentum'"):
+        getattr(sam, form)().__enter__()
+    assert same(values(model), before)
+    assert not sam.is_perturbed
+    assert sam.diagnostics()["ascents"] == ascents
+
+
+def test_gradients_that_are_zero_are_gradients() -> None:
+    model = network()
+    sam = SAM(model.parameters(), torch.optim.SGD, lr=0.1)
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    with sam.perturbed():
+        pass
+    assert sam.diagnostics() == {"ascents": 1.0, "perturbation_norm": 0.0}

@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from steppe._shared.messages import shortened
 from steppe._shared.validation import check_integer, check_number, check_positive, checked_seed
+from steppe.landscape.monitoring.cost_budget import COUNTS
 from steppe.landscape.monitoring.quantities import QUANTITIES
 from steppe.landscape.monitoring.run_measurement import RunMeasurement
 from steppe.landscape.monitoring.update_size import sampled_weights
@@ -42,6 +44,8 @@ def check_monitor_options(
         return list(QUANTITIES)
     if isinstance(quantities, str):
         raise TypeError(f"quantities must be a list of names, got the string {quantities!r}")
+    if not isinstance(quantities, Iterable):
+        raise TypeError(f"quantities must be a list of names, got {quantities!r}")
     wanted = list(quantities)
     unknown = [name for name in wanted if name not in QUANTITIES]
     if unknown or not wanted:
@@ -97,36 +101,64 @@ def trained_params(
 
 
 def checked_state(state: Mapping[str, Any], params: Sequence[Tensor], most: int) -> dict[str, Any]:
-    """Return what a Monitor's state holds, on the parameters' device.
+    """Return what a Monitor's state holds: the rows of its history, tensors on their device.
 
     Raises
     ------
+    TypeError
+        It is no dictionary.
     ValueError
         It is no such state, or of other parameters.
     """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be what Monitor.state_dict() returns, got {state!r}")
     missing = [name for name in _PARTS if name not in state]
     if missing:
         raise ValueError(f"state has no {missing[0]!r}: expected one of Monitor.state_dict()")
-    names = {field.name for field in fields(RunMeasurement)}
-    for index, row in enumerate(state["history"]):
-        if not isinstance(row, Mapping) or row.keys() != names:
-            raise ValueError(f"row {index} of the history in state is no measurement")
+    for name, kind in _PARTS.items():
+        if not isinstance(state[name], kind):
+            raise ValueError(
+                f"state has {shortened(repr(state[name]))} as {name!r}: expected what "
+                "Monitor.state_dict() has"
+            )
+    if state["budget"].keys() != set(COUNTS) or not all(map(_is_number, state["budget"].values())):
+        raise ValueError(f"the budget in state is not the numbers {', '.join(COUNTS)}")
+    history = [_row(index, row) for index, row in enumerate(state["history"])]
     size = sum(param.numel() for param in params)
     for name, vector in state["vectors"].items():
-        if vector.shape != (size,):
+        shape = tuple(getattr(vector, "shape", ()))
+        if shape != (size,):
             raise ValueError(
-                f"state has an eigenvector {name!r} of shape {tuple(vector.shape)}, and the "
-                f"parameters have {size} elements: it is of another model"
+                f"state has an eigenvector {name!r} of shape {shape}, and the parameters have "
+                f"{size} elements: it is of another model"
             )
     before = state["before"]
     if before is not None:
         own = [each.shape for each in sampled_weights(params)]
-        if [each.shape for each in before] != own:
+        if [getattr(each, "shape", None) for each in before] != own:
             raise ValueError("state has weights of other shapes: it is of another model")
         before = [each.to(p.device) for each, p in zip(before, params, strict=True)]
     vectors = {name: each.to(params[0].device) for name, each in state["vectors"].items()}
-    samples = min(int(state["samples"]), most)
-    return {**state, "vectors": vectors, "before": before, "samples": samples}
+    samples = min(state["samples"], most)
+    return {**state, "history": history, "vectors": vectors, "before": before, "samples": samples}
 
 
-_PARTS = ("budget", "history", "samples", "vectors", "is_next", "before")
+_PARTS: dict[str, Any] = {
+    "budget": Mapping,
+    "history": list,
+    "samples": int,
+    "vectors": Mapping,
+    "is_next": bool,
+    "before": list | None,
+}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _row(index: int, row: Any) -> RunMeasurement:
+    names = {field.name for field in fields(RunMeasurement)}
+    if not isinstance(row, Mapping) or row.keys() != names or not isinstance(row["values"], dict):
+        raise ValueError(f"row {index} of the history in state is no measurement")
+    return RunMeasurement(**row)

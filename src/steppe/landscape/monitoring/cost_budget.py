@@ -13,6 +13,9 @@ LEAST_SAMPLES = 64
 #: Steps after which the time of one is known well enough: the first may compile something.
 CALIBRATING_STEPS = 20
 
+#: What a checkpoint holds of a budget.
+COUNTS = ("steps", "training_seconds", "seconds", "expected", "measured_at")
+
 
 class CostBudget:
     """Counts the seconds of training and of measuring, and tells when there is time to measure.
@@ -129,13 +132,10 @@ class CostBudget:
 
     def state_dict(self) -> dict[str, float]:
         """Return the counts, as numbers."""
-        return {name: getattr(self, name) for name in _COUNTS}
+        return {name: getattr(self, name) for name in COUNTS}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from a :meth:`state_dict`."""
-        for name in _COUNTS:
+        for name in COUNTS:
             setattr(self, name, state[name])
         self.pause()
-
-
-_COUNTS = ("steps", "training_seconds", "seconds", "expected", "measured_at")

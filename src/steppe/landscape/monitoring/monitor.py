@@ -21,6 +21,7 @@ from steppe.landscape.monitoring.run_measurement import RunMeasurement, WatchedH
 from steppe.landscape.monitoring.update_size import sampled_weights
 from steppe.landscape.objective.batches import Batches
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.operators.hessian import Product
 
 # One of so many measurements verifies that no larger eigenvalue is missed.
 _VERIFIED_EVERY = 4
@@ -78,7 +79,7 @@ class Monitor(WatchedHistory):
         ρ of ``sharpness``, in the parameters' unit.
     tol : float, default 0.02
         Relative error of eigenvalues.
-    train, weight
+    product, train, weight
         As in :func:`~steppe.landscape.hessian`.
     seed : int, default 0
         Seed of the searches for eigenvalues.
@@ -98,7 +99,8 @@ class Monitor(WatchedHistory):
         An argument is out of its range, the optimizer steps none of the model's parameters, or
         the loss cannot be measured, as the instruments say.
     RuntimeError
-        The model cannot be differentiated twice; leave out "lambda_max" and "stability".
+        The model cannot be differentiated twice: take ``product="finite-differences"``, or leave
+        out "lambda_max" and "stability".
 
     Warns
     -----
@@ -145,6 +147,7 @@ class Monitor(WatchedHistory):
         params: Iterable[Tensor] | None = None,
         rho: float = 0.05,
         tol: float = 0.02,
+        product: Product = "double-backward",
         train: bool = False,
         weight: Weight | None = None,
         seed: int = 0,
@@ -154,7 +157,7 @@ class Monitor(WatchedHistory):
         self._log = RunLog(log)
         chosen = trained_params(model, optimizer, params)
         options = {"train": train, "weight": weight}
-        self._run = WatchedRun(model, loss_fn, optimizer, chosen, rho, tol, seed, options)
+        self._run = WatchedRun(model, loss_fn, optimizer, chosen, rho, tol, seed, options, product)
         objective = self._run.objective(batches)
         check_clocks(objective, every, clock)
         with self._run.left_alone():
@@ -262,11 +265,11 @@ class Monitor(WatchedHistory):
 
         Raises
         ------
-        ValueError
+        TypeError, ValueError
             It is none, or that of a model with other parameters. Nothing has changed then.
         """
         found = checked_state(state, self._run.params, self.samples)
-        self.history = [RunMeasurement(**row) for row in found["history"]]
+        self.history = found["history"]
         self._budget.load_state_dict(found["budget"])
         self._batches = limited(self._batches, found["samples"])
         self._vectors, self._before = found["vectors"], found["before"]

@@ -17,7 +17,7 @@ from steppe.landscape.monitoring.update_size import relative_update
 from steppe.landscape.objective.batches import Batch
 from steppe.landscape.objective.loss_weight import LossFunction
 from steppe.landscape.objective.objective import Objective
-from steppe.landscape.operators.hessian import hessian
+from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned, wrapped_optimizer
 from steppe.landscape.spectra.eigenvalues import top_eigenvalues
@@ -55,6 +55,18 @@ class WatchedRun:
     tol: float
     seed: int
     options: dict[str, Any]
+    product: Product
+
+    def hessian(self, data: Any) -> Operator:
+        """Return the Hessian over some data."""
+        return hessian(
+            self.model,
+            self.loss_fn,
+            data,
+            params=self.params,
+            product=self.product,
+            **self.options,
+        )
 
     def objective(self, data: Any) -> Objective:
         """Return the mean loss over some data."""
@@ -74,7 +86,7 @@ class WatchedRun:
             began = clock()
             with self.left_alone():
                 if is_curved:
-                    H = hessian(self.model, self.loss_fn, data, params=self.params, **self.options)
+                    H = self.hessian(data)
                     H.matvec(torch.ones(H.size, dtype=H.dtype, device=H.device))
                 else:
                     objective = self.objective(data)
@@ -173,11 +185,11 @@ class Measuring:
 
     def lambda_max(self) -> Values:
         """Return the largest eigenvalue of the Hessian, with sign."""
-        return {"lambda_max": self._largest("lambda_max", self._hessian())}
+        return {"lambda_max": self._largest("lambda_max", self.run.hessian(self.batches))}
 
     def stability(self) -> Values:
         """Return λ_max(PH), its threshold, their ratio, and SAM's threshold for λ_max."""
-        PH = preconditioned(self._hessian(), self.run.optimizer)
+        PH = preconditioned(self.run.hessian(self.batches), self.run.optimizer)
         largest = self.values.get("lambda_max", float("nan"))
         if is_constant(PH.diagonal) and largest == largest:
             value = largest * float(PH.diagonal[0])
@@ -193,10 +205,6 @@ class Measuring:
             own = threshold_of_sam(self.run.optimizer, PH, norm)
             found |= {} if own is None else {"sam_threshold": own}
         return found
-
-    def _hessian(self) -> Operator:
-        run = self.run
-        return hessian(run.model, run.loss_fn, self.batches, params=run.params, **run.options)
 
     def _largest(self, name: str, operator: Operator) -> float:
         search = partial(top_eigenvalues, operator, 1, which="LA", tol=self.run.tol)

@@ -51,6 +51,8 @@ class RepeatedPasses(ParameterSpace):
     ) -> None:
         check_data(data)
         super().__init__(model, params)
+        if not isinstance(train, bool):
+            raise TypeError(f"train must be True or False, got {train!r}")
         self.data, self.train = data, train
         held = [*reachable(model), *reachable(loss_fn)]
         self._random = RandomState(model, data, held)

@@ -1,6 +1,9 @@
 """Which layer a parameter is in, counted from the inputs, for layer-wise learning-rate decay."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch.nn import Module
 
 from steppe._shared.messages import shortened
 from steppe._shared.validation import check_integer
@@ -33,6 +36,19 @@ def layers_of(params: Sequence[NamedParam], layers: Callable[[str], int] | None)
             "layer of a name, from 0"
         )
     return found
+
+
+def timm_layers(model: Module) -> Callable[[str], int] | None:
+    """Return timm's own way to tell a layer by its name; None for other models than timm's."""
+    if not hasattr(model, "group_matcher"):
+        return None
+    try:
+        from timm.models import group_parameters
+    except ImportError:
+        return None
+    matcher: Any = model.group_matcher
+    found = group_parameters(model, matcher(coarse=False), reverse=True)
+    return lambda name: found.get(name, max(found.values()))
 
 
 def _told(layers: Callable[[str], int], name: str) -> int:

@@ -11,7 +11,7 @@ from steppe._shared.validation import check_number
 from steppe.optim._options import check_options, to_plain
 from steppe.optim.grouping.exempt import is_exempt
 from steppe.optim.grouping.groups import Group, ParamGroups
-from steppe.optim.grouping.layers import layers_of
+from steppe.optim.grouping.layers import layers_of, timm_layers
 from steppe.optim.grouping.named import NamedParam, named_params
 from steppe.optim.grouping.rules import (
     Options,
@@ -62,12 +62,13 @@ def param_groups(
         The learning rate of the last layer, ≥ 0; needed with ``layer_decay``. Without it all have
         it. Default: None, the optimizer's.
     layers
-        Returns a parameter's layer, an integer ≥ 0, given its full name. Default: None, which finds
-        layers by the first part of a name that is a number: ``blocks.3``, ``encoder.layer.5`` and
+        Returns a parameter's layer, an integer ≥ 0, given its full name. Default: None, which takes
+        the layers of timm's ``param_groups_layer_decay`` for a model of timm, and of others finds
+        them by the first part of a name that is a number: ``blocks.3``, ``encoder.layer.5`` and
         ``layer1.0`` are a layer each, in the order of registration. What comes before the first one
         is layer 0, and what has no number between them is in the layer before it. What comes after
         the last one is the head, in a layer of its own, but for normalisation layers, which belong
-        to the last one: as in timm.
+        to the last one.
 
     Returns
     -------
@@ -112,7 +113,7 @@ def param_groups(
     checked = checked_rules(rules)
     params = named_params(model)
     check_all_match(checked, params)
-    scales = _scales(params, layer_decay, layers)
+    scales = _scales(params, layer_decay, layers or timm_layers(model))
     trained = [each for each in zip(params, scales, strict=True) if each[0].param.requires_grad]
     if not trained:
         raise ValueError(

@@ -1,12 +1,16 @@
 """A user's rules: what they match, and which options they give."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
+from functools import cache
+from inspect import signature
 from typing import Any, NamedTuple
 
+import torch
 from torch.nn import Module
 
-from steppe.optim._options import check_options, to_plain
+from steppe.optim._options import OPTION_CHECKS, check_options, to_plain
 from steppe.optim.grouping.named import NamedParam
 
 Selector = str | re.Pattern[str] | type[Module]
@@ -96,11 +100,26 @@ def _checked(selector: Any, options: Any) -> Rule:
                 f"rule {where} has an option {name!r}, which a group has by itself: expected an "
                 "optimizer's option, such as lr or weight_decay"
             )
+        if name not in _known_options():
+            warnings.warn(
+                f"rule {where} has an option {name!r}, which no optimizer of torch or steppe has: "
+                "expected one such as lr or weight_decay; it is in the group all the same",
+                # The line that calls param_groups.
+                stacklevel=5,
+            )
     plain = {name: to_plain(value, name) for name, value in options.items()}
     check_options(
         {name: plain[name] for name in _CHECKED if name in plain}, where=f" in rule {where}"
     )
     return Rule(found, plain)
+
+
+@cache
+def _known_options() -> set[str]:
+    """Return the options of all optimizers, and what schedulers and SAM find in groups."""
+    classes = [each for each in vars(torch.optim).values() if isinstance(each, type)]
+    torchs = (name for cls in classes for name in signature(cls).parameters)
+    return {*OPTION_CHECKS, *torchs, "sam_rho", "lr_scale", "name", "initial_lr"}
 
 
 def _checked_selector(selector: Any) -> re.Pattern[str] | type[Module]:

@@ -227,3 +227,46 @@ def test_a_loop_whose_iterator_is_held_is_closed() -> None:
                 break
     assert not sam.is_perturbed
     assert all(map(torch.equal, before, [p.detach() for p in model.parameters()]))
+
+
+def looped(order: str, accumulate: int, *, left_over: bool = False) -> Any:
+    """Train with ``zero_grad`` at the end of the loop or at its beginning."""
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    model = network()
+    model, sam, loader = prepare(accelerator, model, make_sam(model.parameters(), "sam"), batches())
+    if left_over:
+        for _ in passes(accelerator, model, sam, loader):
+            accelerator.backward(loss_of(model, next(iter(batches()))))
+            break
+    for batch in passes(accelerator, model, sam, loader):
+        if order == "first":
+            sam.zero_grad()
+        accelerator.backward(loss_of(model, batch))
+        sam.step()
+        if order == "last":
+            sam.zero_grad()
+    return accelerator.unwrap_model(model)
+
+
+def test_gradients_may_be_cleared_first_or_last() -> None:
+    truth = looped("last", 1)
+    same(looped("first", 1), truth)
+    same(looped("last", 2), looped("last", 2, left_over=True))
+
+
+def test_clearing_what_is_accumulated_is_refused() -> None:
+    with pytest.raises(RuntimeError, match=r"zero_grad\(\) before step\(\) would discard.*after"):
+        looped("first", 2)
+
+
+def test_accumulate_inside_of_passes_is_refused() -> None:
+    accelerator = Accelerator(cpu=True)
+    model = network()
+    model, sam, loader = prepare(accelerator, model, make_sam(model.parameters(), "sam"), batches())
+    held = passes(accelerator, model, sam, loader)
+    next(held)
+    with pytest.raises(RuntimeError, match=r"accelerator\.accumulate\(…\) inside of.*leave it out"):
+        accelerator.accumulate(model).__enter__()
+    held.close()
+    with accelerator.accumulate(model):
+        pass

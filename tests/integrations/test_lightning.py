@@ -1,5 +1,6 @@
 """SAM under Lightning's automatic optimization: a plain loop's passes, under accumulation too."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -322,3 +323,31 @@ def test_a_module_that_is_fitted_once_more_has_one_history(tmp_path: Path) -> No
     run.fit_loop.max_epochs = 2
     run.fit(module, loader())
     assert [row.step for row in watcher._monitor.history] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("every", [None, 2, 3])
+def test_loggers_get_every_row(every: int | None, tmp_path: Path) -> None:
+    """Lightning itself passes on what is logged at every fourth step, and drops the rest."""
+    from lightning.pytorch.loggers import CSVLogger
+
+    x, y = data()
+    watcher = LightningDiagnostics(
+        every,
+        monitor=lambda module, optimizer: Monitor(
+            module.net, F.cross_entropy, [(x, y)], optimizer, every=3
+        ),
+    )
+    module = Module(lambda params: make_sam(params, "sam"))
+    run = trainer(
+        tmp_path, LightningSAM(), watcher, max_epochs=2, log_every_n_steps=4,
+        logger=CSVLogger(tmp_path),
+    )  # fmt: skip
+    run.fit(module, loader())
+    with Path(run.logger.experiment.metrics_file_path).open() as file:
+        rows = list(csv.DictReader(file))
+    measured = {int(row["step"]): row for row in rows if row.get("monitor/lambda_max")}
+    assert sorted(measured) == [2, 5, 8]
+    for row, (_, found) in zip(watcher._monitor.history, sorted(measured.items()), strict=True):
+        assert float(found["monitor/lambda_max"]) == pytest.approx(row.values["lambda_max"])
+    steps = [int(row["step"]) for row in rows if row.get("optimizer/ascents")]
+    assert sorted(steps) == list(range((every or 4) - 1, 10, every or 4))

@@ -515,3 +515,10 @@ def test_a_run_of_nothing_but_failures_can_be_drawn() -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
         monitor.step()
     assert monitor.plot().axes
+
+
+def test_a_run_without_measurements_has_no_picture() -> None:
+    model = network()
+    monitor = Monitor(model, LOSS, data(), torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="nothing has been measured yet: pass every="):
+        monitor.plot()

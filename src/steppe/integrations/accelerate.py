@@ -80,8 +80,9 @@ def passes(
     Of two passes the batches that a step accumulates come first at p, then once more at p + e; of
     one, each comes at p + e. In all but the last pass ``accelerator.sync_gradients`` is False, so
     that the wrappers' ``step`` and ``zero_grad`` and the scheduler do nothing, as in accumulation.
-    What is to be done once a step, such as counting samples, goes under ``if
-    accelerator.sync_gradients``.
+    A batch comes in both passes, so what is to be done once a step, such as counting, goes under
+    ``if accelerator.sync_gradients``; that is at p + e. Gradients are cleared before each step, and
+    ``accelerator.accumulate`` is left out. For a bar wrap the loader: ``passes(…, tqdm(loader))``.
 
     A loop that is left in a pass at p + e, by ``break`` or an error, puts the parameters back when
     nothing holds the iterator any more. Where a variable does, as in ``bar = tqdm(passes(…))``,
@@ -150,33 +151,64 @@ def _passes(
 ) -> Iterator[Any]:
     fetched = _fetched(batches, accelerator.gradient_state)
     while window := list(islice(fetched, accelerator.gradient_accumulation_steps)):
+        # The wrapper's zero_grad does nothing in a pass that does not end the step, and a loop that
+        # was left may have left some.
+        sam.zero_grad()
         first = [(each, each.batch) for each in window]
         if not sam.is_active:
-            yield from _in_turn(accelerator, model, first, ends=True)
+            yield from _in_turn(accelerator, model, sam, first, ends=True)
             continue
         if not sam.has_two_passes:
             with sam.perturbed():
-                yield from _in_turn(accelerator, model, first, ends=True)
+                yield from _in_turn(accelerator, model, sam, first, ends=True)
             continue
-        yield from _in_turn(accelerator, model, first, ends=False)
+        yield from _in_turn(accelerator, model, sam, first, ends=False)
         if not gradients(sam.param_groups):
             # The loop has skipped all batches of the step.
             continue
         second = [(each, each.kept.again()) for each in window]
         with sam.perturbed():
-            yield from _in_turn(accelerator, model, second, ends=True)
+            yield from _in_turn(accelerator, model, sam, second, ends=True)
 
 
 def _in_turn(
-    accelerator: Accelerator, model: nn.Module, window: list[tuple[_Fetched, Any]], *, ends: bool
+    accelerator: Accelerator,
+    model: nn.Module,
+    sam: SAM,
+    window: list[tuple[_Fetched, Any]],
+    *,
+    ends: bool,
 ) -> Iterator[Any]:
     """Yield batches; gradients are exchanged with the last one, which may end the step."""
     state = accelerator.gradient_state
     for number, (fetched, batch) in enumerate(window, start=1):
         is_last = number == len(window)
         state._set_sync_gradients(ends and is_last)
-        with _as_fetched(state, fetched), nullcontext() if is_last else accelerator.no_sync(model):
+        with (
+            _as_fetched(state, fetched),
+            _without_accumulate(accelerator),
+            # The gradients of the other batches are there now.
+            sam.keeping_gradients() if ends and is_last and number > 1 else nullcontext(),
+            nullcontext() if is_last else accelerator.no_sync(model),
+        ):
             yield batch
+
+
+@contextmanager
+def _without_accumulate(accelerator: Any) -> Iterator[None]:
+    """Refuse ``accelerator.accumulate``, which counts batches, and so would count passes."""
+
+    def refuse() -> None:
+        raise RuntimeError(
+            "accelerator.accumulate(…) inside of steppe's passes(…) would count passes as batches: "
+            "leave it out, passes accumulates as gradient_accumulation_steps says"
+        )
+
+    accelerator._do_sync = refuse
+    try:
+        yield
+    finally:
+        del accelerator._do_sync
 
 
 @contextmanager

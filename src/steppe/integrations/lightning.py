@@ -173,7 +173,7 @@ class LightningDiagnostics(Callback):
     ----------
     every
         Steps between two logs of diagnostics; ≥ 1. A log costs a pass over the optimizer's state.
-        Default: 50, as Lightning's own.
+        Default: None, the Trainer's ``log_every_n_steps``.
     monitor
         Returns a Monitor, given the module and its optimizer, when fitting begins. Lightning's
         checkpoints hold its state. Default: None, which measures no curvature.
@@ -186,11 +186,11 @@ class LightningDiagnostics(Callback):
 
     def __init__(
         self,
-        every: int = 50,
+        every: int | None = None,
         monitor: Callable[[LightningModule, Optimizer], Monitor] | None = None,
     ) -> None:
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"every={every!r} is not valid: expected an integer ≥ 1")
+        if every is not None and (type(every) is not int or every < 1):
+            raise ValueError(f"every={every!r} is not valid: expected an integer ≥ 1 or None")
         self._every, self._make = every, monitor
         self._module: LightningModule | None = None
         self._monitor: Monitor | None = None
@@ -221,11 +221,12 @@ class LightningDiagnostics(Callback):
             known = len(self._monitor.history)
             self._monitor.step()
             for row in self._monitor.history[known:]:
-                _log(pl_module, "monitor", row.values)
+                _log(trainer, pl_module, "monitor", row.values)
         diagnose = getattr(trainer.optimizers[0], "diagnostics", None)
-        if diagnose is not None and self._steps >= self._logged + self._every:
+        every = self._every or trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if diagnose is not None and every and self._steps >= self._logged + every:
             self._logged = self._steps
-            _log(pl_module, "optimizer", diagnose())
+            _log(trainer, pl_module, "optimizer", diagnose())
 
     def state_dict(self) -> dict[str, Any]:
         """Return the Monitor's state, for Lightning's checkpoints."""
@@ -236,5 +237,15 @@ class LightningDiagnostics(Callback):
         self._loaded = state_dict.get("monitor")
 
 
-def _log(module: LightningModule, group: str, values: Mapping[str, float]) -> None:
-    module.log_dict({f"{group}/{name}": value for name, value in values.items()})
+def _log(
+    trainer: Trainer, module: LightningModule, group: str, values: Mapping[str, float]
+) -> None:
+    """Log as ``module.log`` does, and to the loggers at any step.
+
+    Lightning passes on to them what is logged at every ``log_every_n_steps``, and drops the rest.
+    """
+    named = {f"{group}/{name}": value for name, value in values.items()}
+    module.log_dict(named, logger=False)
+    for logger in trainer.loggers:
+        # The number that Lightning gives to what is logged in this batch.
+        logger.log_metrics(named, step=trainer.global_step - 1)

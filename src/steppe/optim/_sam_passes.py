@@ -38,6 +38,8 @@ class Passes:
         Whether the parameters are at p + e now; e may be zero.
     has_cleared
         Whether gradients have been cleared since a closure was called.
+    are_kept
+        Whether clearing the gradients is refused, until the next step.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,7 @@ class Passes:
         self.is_perturbed = False
         self.is_at_perturbed = False
         self.has_cleared = False
+        self.are_kept = False
         self._moves: Moves | None = None
         self._left: Versions = []
         self._cleared: Versions = []

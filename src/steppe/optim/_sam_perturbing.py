@@ -74,10 +74,27 @@ class PerturbingWrapper(TransparentWrapper):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients as the base optimizer does."""
+        if self._passes.are_kept:
+            raise RuntimeError(
+                "zero_grad() before step() would discard the gradients of the batches that the "
+                "step has accumulated: call it after step()"
+            )
         self.base_optimizer.zero_grad(set_to_none=set_to_none)
         self._passes.clear(gradients(self.param_groups))
         if not self._passes.is_at_perturbed:
             self._passes.is_perturbed = False
+
+    @contextmanager
+    def keeping_gradients(self) -> Iterator[None]:
+        """Refuse ``zero_grad`` until the next step, as it would discard what is accumulated.
+
+        A loop that calls it before each batch of several trains on the last one alone.
+        """
+        self._passes.are_kept = True
+        try:
+            yield
+        finally:
+            self._passes.are_kept = False
 
     @contextmanager
     def perturbed(self) -> Iterator[None]:

@@ -271,7 +271,7 @@ class SAM(CheckpointedSAM):
     def _step(self, closure: Callable[[], Any] | None) -> Any:
         self.restore()
         loss = self._run(closure)
-        self._passes.is_perturbed = False
+        self._passes.is_perturbed = self._passes.are_kept = False
         step_within(self.base_optimizer)
         self._passes.steps += 1
         return loss

@@ -65,7 +65,7 @@ def open_page(
         write_page(results, path)
         complaints: list[str] = []
         tab = browser.new_page(viewport={"width": 1280, "height": 900})
-        tab.set_default_timeout(10_000)
+        tab.set_default_timeout(120_000)
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda asked: complaints.append(asked.url))

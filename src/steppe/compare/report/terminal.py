@@ -15,7 +15,7 @@ from steppe.compare.report.headline import headline
 from steppe.compare.report.tables import all_tables
 
 # Everything that stands before it decides, or says what to use.
-_EXPLORATORY = ("differences", "controls", "metrics")
+_EXPLORATORY = ("differences", "controls", "gaps", "metrics")
 
 
 def print_report(

@@ -74,7 +74,14 @@ class WatchedHistory:
         ------
         ImportError
             Matplotlib is not installed.
+        ValueError
+            Nothing has been measured yet.
         """
+        if not self.history:
+            raise ValueError(
+                "nothing has been measured yet: pass every=, or call measure() at the end of a run "
+                "that is too short for its share of the time"
+            )
         return run_figure(self.history)
 
     def to_dict(self) -> dict[str, Any]:

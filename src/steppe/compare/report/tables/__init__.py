@@ -36,6 +36,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
             "recommended": trials.recommended(study, rows),
             "differences": results.other_differences(readings, rows),
             "controls": results.controls(readings, rows),
+            "gaps": measures.gaps(readings),
             "metrics": measures.further_metrics(readings, rows),
             "costs": measures.costs(rows),
         }

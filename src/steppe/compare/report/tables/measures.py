@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
 from steppe._shared.statistics import Interval
+from steppe.compare.records.gap_at_common_loss import gaps_at_common_loss
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import format_count, format_duration, format_number
@@ -52,6 +53,29 @@ def curvature(rows: Sequence[OptimizerSummary]) -> HtmlTable:
     return HtmlTable(
         "Curvature of the train loss, at the recommended settings", columns, cells if known else []
     )
+
+
+def gaps(readings: Readings) -> HtmlTable:
+    """Return test loss − train loss as it is, and where the train loss is the same for all."""
+    found = gaps_at_common_loss(readings)
+    columns = {
+        "train loss": "expected of the best of k",
+        "gap": "test loss − train loss, expected of the same trials",
+        "gap at common train loss": "moved to the mean of the train losses, along the line of each "
+        "contender's best trials",
+        "difference": "from the baseline's, at the common train loss, with its 95 % interval",
+    }
+    cells = [
+        (
+            each.name,
+            [
+                *(number_cell(x, three_digits) for x in (each.train, each.gap, each.at_common)),
+                interval_cell(each.difference, 3, sign=True),
+            ],
+        )
+        for each in found
+    ]
+    return HtmlTable("Generalisation gap", columns, cells)
 
 
 def further_metrics(readings: Readings, rows: Sequence[OptimizerSummary]) -> HtmlTable:

@@ -21,7 +21,12 @@ pytestmark = pytest.mark.thorough
 
 @pytest.fixture(autouse=True)
 def _fresh_state() -> Iterator[None]:
+    _reset()  # Other tests leave theirs, as Trainer's.
     yield
+    _reset()
+
+
+def _reset() -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
 
@@ -270,3 +275,21 @@ def test_accumulate_inside_of_passes_is_refused() -> None:
     held.close()
     with accelerator.accumulate(model):
         pass
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_skipped_batches_are_no_step_however_gradients_are_cleared(
+    set_to_none: bool, accumulate: int
+) -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    model = network()
+    model, sam, loader = prepare(accelerator, model, make_sam(model.parameters(), "sam"), batches())
+    skipped = {tuple(batch[1].tolist()) for batch in list(batches())[:2]}
+    for batch in passes(accelerator, model, sam, loader):
+        if tuple(batch[1].tolist()) in skipped:
+            continue
+        accelerator.backward(loss_of(model, batch))
+        sam.step()
+        sam.zero_grad(set_to_none=set_to_none)
+    assert sam.diagnostics()["ascents"] == (3 if accumulate == 1 else 2)

@@ -351,3 +351,35 @@ def test_loggers_get_every_row(every: int | None, tmp_path: Path) -> None:
         assert float(found["monitor/lambda_max"]) == pytest.approx(row.values["lambda_max"])
     steps = [int(row["step"]) for row in rows if row.get("optimizer/ascents")]
     assert sorted(steps) == list(range((every or 4) - 1, 10, every or 4))
+
+
+class ClearsToZero(Skipping):
+    skipped = (2, 3)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        optimizer.zero_grad(set_to_none=False)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_steps_may_be_skipped_however_gradients_are_cleared(
+    accumulate: int, tmp_path: Path
+) -> None:
+    module = ClearsToZero(lambda params: make_sam(params, "sam"))
+    run = trainer(tmp_path, LightningSAM(), accumulate_grad_batches=accumulate)
+    run.fit(module, loader())
+    assert run.optimizers[0].diagnostics()["ascents"] == (3 if accumulate == 1 else 2)
+
+
+def test_a_module_that_is_thawed_gets_a_new_monitor(tmp_path: Path) -> None:
+    x, y = data()
+    watcher = LightningDiagnostics(
+        monitor=lambda module, optimizer: Monitor(
+            module.net, F.cross_entropy, [(x, y)], optimizer, every=2
+        )
+    )
+    module = Module(lambda params: make_sam([p for p in params if p.requires_grad], "sam"))
+    module.net[0].requires_grad_(False)
+    trainer(tmp_path, LightningSAM(), watcher).fit(module, loader())
+    module.net[0].requires_grad_(True)
+    trainer(tmp_path, LightningSAM(), watcher).fit(module, loader())
+    assert [row.step for row in watcher._monitor.history] == [2, 4]

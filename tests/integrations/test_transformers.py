@@ -373,3 +373,105 @@ def test_the_last_measurements_are_logged(tmp_path: Path) -> None:
     trainer.train()
     logged = [row["monitor/step"] for row in trainer.state.log_history if "monitor/step" in row]
     assert logged == [1, 2, 3, 4, 5]
+
+
+class PopsBase(InOrder):
+    def training_step(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        inputs.pop("weight")
+        return super().training_step(model, inputs, *arguments, **given)
+
+
+class PopsSAM(SAMMixin, PopsBase):
+    pass
+
+
+class SkipsBase(InOrder):
+    """Skips the first batch of a step, or both."""
+
+    skipped: tuple[int, ...] = ()
+    count = 0
+
+    def training_step(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        self.count += 1
+        if self.count in self.skipped:
+            return torch.zeros(())
+        return super().training_step(model, inputs, *arguments, **given)
+
+
+class SkipsSAM(SAMMixin, SkipsBase):
+    pass
+
+
+class AlternatesBase(InOrder):
+    """Has one loss and another in turn, as its own count says."""
+
+    count = 0
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        self.count += 1
+        self.kinds.append(self.count)
+        return super().compute_loss(model, inputs)
+
+
+class AlternatesSAM(SAMMixin, AlternatesBase):
+    pass
+
+
+def test_what_training_step_takes_out_is_there_in_the_second_pass(tmp_path: Path) -> None:
+    model, plain = Classifier(), Classifier()
+    sam, other = (make_sam(each.parameters(), "sam") for each in (model, plain))
+    samples = [{**each, "weight": torch.ones(())} for each in SAMPLES]
+    PopsSAM(
+        model, arguments(tmp_path, remove_unused_columns=False), train_dataset=samples,
+        optimizers=(sam, None),
+    ).train()  # fmt: skip
+    train(plain, other, batches(), loss_of)
+    same(model, plain)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("skipped", [(1,), (2,), (1, 2), (5,)])
+def test_batches_that_are_skipped_take_no_part(
+    accumulate: int, skipped: tuple[int, ...], tmp_path: Path
+) -> None:
+    model = Classifier()
+    sam = make_sam(model.parameters(), "sam")
+    given = arguments(tmp_path, gradient_accumulation_steps=accumulate)
+    trainer = SkipsSAM(model, given, train_dataset=SAMPLES, optimizers=(sam, None))
+    trainer.skipped = skipped
+    trainer.train()
+    windows = [range(i, min(i + accumulate, 6)) for i in range(1, 6, accumulate)]
+    taken = [window for window in windows if not set(window) <= set(skipped)]
+    assert sam.diagnostics()["ascents"] == len(taken)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_both_passes_of_a_batch_have_one_count(accumulate: int, tmp_path: Path) -> None:
+    model = Classifier()
+    sam = make_sam(model.parameters(), "sam")
+    given = arguments(tmp_path, gradient_accumulation_steps=accumulate, max_steps=2)
+    trainer = AlternatesSAM(model, given, train_dataset=SAMPLES, optimizers=(sam, None))
+    trainer.kinds = []
+    trainer.train()
+    assert trainer.kinds == ([1, 1, 2, 2] if accumulate == 1 else [1, 2, 1, 2, 3, 4, 3, 4])
+    assert trainer.count == 2 * accumulate
+
+
+class PreparesMoreLater(InOrderSAM):
+    count = 0
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **given: Any) -> Any:
+        self.seen = [*getattr(self, "seen", []), 1]
+        if len(self.seen) > 1:
+            self._prepare_inputs(inputs)
+        return super().compute_loss(model, inputs)
+
+
+def test_a_second_pass_that_prepares_more_is_refused(tmp_path: Path) -> None:
+    model = Classifier()
+    sam = make_sam(model.parameters(), "sam")
+    trainer = PreparesMoreLater(
+        model, arguments(tmp_path), train_dataset=SAMPLES, optimizers=(sam, None)
+    )
+    with pytest.raises(RuntimeError, match="prepares inputs that the first one has not"):
+        trainer.train()

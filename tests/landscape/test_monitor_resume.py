@@ -193,6 +193,8 @@ def test_a_state_goes_on_counting_time() -> None:
         (lambda state: state.update(budget={}), "the budget in state is not the numbers steps"),
         (lambda state: state["budget"].update(steps="5"), "the budget in state is not the numbers"),
         (lambda state: state.update(samples=2.5), "state has 2.5 as 'samples'"),
+        (lambda state: state.update(samples=True), "state has True as 'samples'"),
+        (lambda state: state.update(samples=0), "state has 0 as 'samples'"),
         (lambda state: state.update(vectors=3), "state has 3 as 'vectors'"),
         (lambda state: state["vectors"].update(lambda_max=3), r"of shape \(\), and the parameters"),
         (lambda state: state.update(history=None), "state has None as 'history'"),

@@ -594,12 +594,49 @@ def test_rates_of_timms_models_are_timms(name: str, sizes: dict[str, Any]) -> No
     assert ours == pytest.approx(theirs, rel=1e-12)
 
 
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(3))
+        self.head = nn.Linear(2, 1)
+
+
+class NoMatcher(Blocks):
+    group_matcher = None
+
+
+class OtherMatcher(Blocks):
+    def group_matcher(self) -> dict[str, str]:
+        return {"blocks": "none of these"}
+
+
+@pytest.mark.parametrize("make", [NoMatcher, OtherMatcher])
+def test_a_matcher_that_is_not_timms_is_left_alone(make: Any) -> None:
+    found, truth = (
+        [g["lr"] for g in param_groups(model, layer_decay=0.75, lr=1.0)]
+        for model in (make(), Blocks())
+    )
+    assert found == truth
+
+
+def test_a_compiled_model_of_timm_has_its_layers() -> None:
+    pytest.importorskip("helpers.torchvision_shim")
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_relpos_small_patch16_224", num_classes=10, **SMALL)
+    groups, compiled = (
+        param_groups(each, layer_decay=0.75, lr=1.0)
+        for each in (model, torch.compile(model, backend="eager"))
+    )
+    rates = [{id(p): g["lr"] for g in each for _, p in g["params"]} for each in (groups, compiled)]
+    assert rates[0] == rates[1]
+
+
 def test_options_that_no_optimizer_has_are_told() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
     with pytest.warns(UserWarning, match=r"'learning_rate', which no optimizer of torch.*lr"):
         groups = param_groups(model, {"0": {"learning_rate": 0.1}})
     assert groups[0]["learning_rate"] == 0.1
-    for name in ("lr", "sam_rho", "metric", "lr_scale", "nesterov", "capacity"):
+    for name in ("lr", "sam_rho", "metric", "lr_scale", "nesterov", "capacity", "max_lr"):
         param_groups(model, {"0": {name: 0.1}})
 
 

@@ -1,16 +1,20 @@
 """A batch of the first pass, kept as it was for the second."""
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from copy import copy
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+
+# How many containers may lie in each other: graphs of torch_geometric are three.
+_DEPTH = 6
 
 
 class KeptBatch:
-    """A batch with its dictionaries, lists and tuples copied, and its tensors watched.
+    """A batch whose containers are copied, and whose tensors are watched.
 
-    What a loop takes out of a dictionary is still there in the second pass. Tensors are not copied.
+    What a loop takes out of a dictionary, a list or an object's attributes is there again in the
+    second pass. Tensors are not copied.
 
     Parameters
     ----------
@@ -32,34 +36,58 @@ class KeptBatch:
         """
         for tensor, version in self._versions:
             if tensor._version != version:
+                what = "a nested tensor" if tensor.is_nested else f"of shape {tuple(tensor.shape)}"
                 raise RuntimeError(
-                    f"the first pass changed a batch in place, its tensor of shape "
-                    f"{tuple(tensor.shape)}, which the second pass would change once more: change "
-                    "a copy, as in x = x / 2 in the place of x.div_(2)"
+                    f"the first pass changed a batch in place (its tensor {what}), which the "
+                    "second pass would change once more: change a copy, as in x = x / 2 in the "
+                    "place of x.div_(2)"
                 )
         return _copied(self._batch)
 
 
-def _copied(value: Any) -> Any:
-    if isinstance(value, MutableMapping):
+def _copied(value: Any, depth: int = _DEPTH) -> Any:
+    """Return a value with new containers around the same tensors."""
+    if depth == 0 or not _is_container(value):
+        return value
+    if isinstance(value, tuple):
+        parts = [_copied(each, depth - 1) for each in value]
+        return value._make(parts) if hasattr(value, "_make") else type(value)(parts)
+    try:
         made = copy(value)
-        made.update({name: _copied(each) for name, each in value.items()})
-        return made
-    if isinstance(value, list):
-        return [_copied(each) for each in value]
-    if type(value) is tuple:
-        return tuple(_copied(each) for each in value)
-    return value
+    except Exception:  # an object that cannot be copied is watched all the same
+        return value
+    for place, each in _parts(made):
+        part = _copied(each, depth - 1)
+        if part is each:
+            continue
+        if isinstance(made, MutableMapping | list):
+            made[place] = part
+        else:
+            # Dataclasses may be frozen.
+            object.__setattr__(made, place, part)
+    return made
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any, depth: int = _DEPTH) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         # Those of inference mode count no versions.
         if not value.is_inference():
             yield value
-        return
-    if isinstance(value, MutableMapping):
-        value = list(value.values())
+    elif depth and _is_container(value):
+        for _, each in _parts(value):
+            yield from _tensors(each, depth - 1)
+
+
+def _is_container(value: Any) -> bool:
+    if isinstance(value, Mapping | list | tuple):
+        return True
+    return hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | type)
+
+
+def _parts(value: Any) -> list[tuple[Any, Any]]:
+    """Return what a container holds, with the key, index or name of each."""
+    if isinstance(value, Mapping):
+        return list(value.items())
     if isinstance(value, list | tuple):
-        for each in value:
-            yield from _tensors(each)
+        return list(enumerate(value))
+    return list(vars(value).items())

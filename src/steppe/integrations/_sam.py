@@ -52,6 +52,8 @@ def run_second_pass(
 ) -> None:
     """Run all forward and backward passes of a step once more, at p + e.
 
+    Where the first ones have skipped all batches, and so computed nothing, neither do the second.
+
     Parameters
     ----------
     sam
@@ -61,6 +63,8 @@ def run_second_pass(
     no_sync
         Keeps gradients in this process: those of all batches are exchanged with the last one's.
     """
+    if not sam.has_gradients:
+        return
     with sam.perturbed():
         for number, run in enumerate(passes, start=1):
             with nullcontext() if number == len(passes) else no_sync():

@@ -13,7 +13,6 @@ from torch import nn
 from steppe.integrations._kept_batch import KeptBatch
 from steppe.integrations._sam import find_sam
 from steppe.optim import SAM
-from steppe.optim._sam_passes import gradients
 
 T = TypeVar("T")
 
@@ -163,7 +162,7 @@ def _passes(
                 yield from _in_turn(accelerator, model, sam, first, ends=True)
             continue
         yield from _in_turn(accelerator, model, sam, first, ends=False)
-        if not gradients(sam.param_groups):
+        if not sam.has_gradients:
             # The loop has skipped all batches of the step.
             continue
         second = [(each, each.kept.again()) for each in window]

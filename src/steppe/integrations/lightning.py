@@ -1,7 +1,7 @@
 """SAM's passes under Lightning's automatic optimization, and diagnostics in its logs."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial, wraps
 from typing import Any
 
@@ -202,13 +202,15 @@ class LightningDiagnostics(Callback):
         self._steps = self._logged = trainer.global_step
         if self._make is None:
             return
-        if self._monitor is not None and self._module is pl_module:
-            # The Trainer fits the same module once more, with a new optimizer.
-            self._loaded = self._monitor.state_dict()
+        earlier = self._monitor if self._module is pl_module else None
         self._module, self._monitor = pl_module, self._make(pl_module, trainer.optimizers[0])
         if self._loaded is not None:
             self._monitor.load_state_dict(self._loaded)
             self._loaded = None
+        elif earlier is not None:
+            # The same module is fitted again, with a new optimizer, perhaps of other parameters.
+            with suppress(ValueError):
+                self._monitor.load_state_dict(earlier.state_dict())
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *arguments: Any

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -54,24 +55,23 @@ class SAMMixin:
         """Run a batch's pass; after the last batch that a step accumulates, all second ones."""
         sam = find_sam(self.optimizer)
         refuse_engines(self.accelerator, ENGINES)
-        run: Callable[[], Tensor] = partial(
-            super().training_step,  # type: ignore[misc]
-            model,
-            inputs,
-            num_items_in_batch,
-        )
+        step: Callable[..., Tensor] = super().training_step  # type: ignore[misc]
+
+        def run(batch: Any) -> Tensor:
+            return step(model, batch, num_items_in_batch)
+
         if not sam.is_active:
-            return run()
+            return run(inputs)
         if not sam.has_two_passes:
             with sam.perturbed():
-                return run()
+                return run(inputs)
         _refuse_own_steps(type(self))
-        self._prepared = []
+        kept, counted, self._prepared = KeptBatch(inputs), self._counted(), []
         try:
-            loss = run()
+            loss = run(inputs)
         finally:
             prepared, self._prepared = self._prepared, None
-        self._passes = (*self._passes, partial(self._run_again, run, prepared))
+        self._passes = (*self._passes, partial(self._run_again, run, kept, prepared, counted))
         if self.accelerator.sync_gradients:
             waiting, self._passes = self._passes, ()
             run_second_pass(sam, waiting, partial(self.accelerator.no_sync, model))
@@ -85,26 +85,44 @@ class SAMMixin:
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Prepare a batch, once for both passes: what prepares it may generate or count."""
         if self._replayed is not None:
-            return next(self._replayed).again()
+            if (kept := next(self._replayed, None)) is None:
+                raise RuntimeError(
+                    "the second pass prepares inputs that the first one has not, so SAM cannot run "
+                    "it on the same samples: let training_step prepare them in both"
+                )
+            return kept.again()
         prepared = super()._prepare_inputs(inputs)  # type: ignore[misc]
         if self._prepared is not None:
             self._prepared.append(KeptBatch(prepared))
         return prepared
 
-    def _run_again(self, run: Callable[[], Tensor], prepared: list[KeptBatch]) -> Tensor:
+    def _run_again(
+        self,
+        run: Callable[[Any], Tensor],
+        batch: KeptBatch,
+        prepared: list[KeptBatch],
+        counted: dict[str, Any],
+    ) -> Tensor:
         """Run a batch's pass on what it had before; what it counts stays as it was."""
-        # TRL's trainers keep what they log in _metrics.
-        counted = {
-            name: deepcopy(x)
-            for name, x in vars(self).items()
-            if type(x) in (int, float) or name == "_metrics"
-        }
+        now = self._counted()
+        # A count may be of the class before the first batch.
+        for name in now.keys() - counted.keys():
+            delattr(self, name)
+        vars(self).update(counted)
         self._replayed = iter(prepared)
         try:
-            return run()
+            return run(batch.again())
         finally:
             self._replayed = None
-            vars(self).update(counted)
+            vars(self).update(now)
+
+    def _counted(self) -> dict[str, Any]:
+        """Return the numbers that a Trainer counts, and what TRL's trainers log."""
+        return {
+            name: deepcopy(value)
+            for name, value in vars(self).items()
+            if type(value) in (int, float) or name == "_metrics"
+        }
 
 
 def _refuse_own_steps(kind: type) -> None:
@@ -113,13 +131,21 @@ def _refuse_own_steps(kind: type) -> None:
         step = vars(cls).get("training_step")
         if cls is Trainer or step is None:
             continue
-        names = inspect.unwrap(step).__code__.co_names
-        if "training_step" not in names and "compute_loss" not in names:
+        code = getattr(inspect.unwrap(step), "__code__", None)
+        if code is not None and not {"training_step", "compute_loss"} & set(_names_in(code)):
             raise RuntimeError(
                 f"{cls.__name__}.training_step calls neither super().training_step nor "
                 "self.compute_loss, so SAM cannot run its second pass on the same samples: let it "
                 "call one of them, or take SAM(direction='momentum'), which needs one pass"
             )
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    """Yield the names that a function refers to, and those that functions inside of it do."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in(constant)
 
 
 class SAMTrainer(SAMMixin, Trainer):

@@ -9,7 +9,7 @@ from steppe.optim._sam_perturbations import rho_name
 from steppe.optim._sam_perturbing import PerturbingWrapper
 
 # What copies and pickles hold besides the counts.
-_HELD = ("base_optimizer", "direction", "first_step", "module", "required")
+_HELD = ("base_optimizer", "direction", "first_step", "module", "required", "has_default_rho")
 
 
 class CheckpointedSAM(PerturbingWrapper):
@@ -29,6 +29,8 @@ class CheckpointedSAM(PerturbingWrapper):
             self.base_optimizer.__setstate__(state)
             self.param_groups = self.base_optimizer.param_groups
             return
+        # Copies from before it was known have what they were given.
+        state = {"has_default_rho": False, **state}
         for name in _HELD:
             setattr(self, name, state[name])
         names = (rho_name(self.base_optimizer.defaults), "metric")

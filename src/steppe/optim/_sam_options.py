@@ -31,7 +31,9 @@ def check_sam_options(options: dict[str, Any], direction: str, where: str = "") 
     check_options({"rho": rho, "metric": metric}, where=where, in_a_run=direction == "momentum")
 
 
-def with_rho(group: dict[str, Any], own: dict[str, Any], direction: str) -> dict[str, Any]:
+def with_rho(
+    group: dict[str, Any], own: dict[str, Any], direction: str, *, is_default: bool
+) -> dict[str, Any]:
     """Return SAM's options and a group's: who names a metric alone has the metric's default ρ.
 
     Parameters
@@ -42,12 +44,33 @@ def with_rho(group: dict[str, Any], own: dict[str, Any], direction: str) -> dict
         The constructor's ρ and metric, which groups have that name none.
     direction
         SAM's.
+    is_default
+        Whether the constructor was given no ρ.
     """
-    rho = rho_name(own)
-    given = (own[rho], group.get("metric", own["metric"]))
-    if rho in group or own[rho] != DEFAULT_RHO.get((direction, own["metric"])):
+    if not is_default:
         return {**own, **group}
-    return {**own, rho: DEFAULT_RHO.get((direction, given[1]), own[rho]), **group}
+    rho, metric = rho_name(own), group.get("metric", own["metric"])
+    return {**own, rho: DEFAULT_RHO.get((direction, metric), own[rho]), **group}
+
+
+def checked_groups(
+    base: Optimizer, own: dict[str, Any], direction: str, *, is_default: bool
+) -> list[dict[str, Any]]:
+    """Return an optimizer's groups with SAM's options, as :func:`with_rho` completes them.
+
+    Raises
+    ------
+    ValueError
+        An option is out of its range, or does not fit the optimizer.
+    """
+    groups = [
+        with_rho(with_metric(group), own, direction, is_default=is_default)
+        for group in base.param_groups
+    ]
+    for options in (own, *groups):
+        check_sam_options(options, direction)
+        check_fits(direction, options["metric"], base)
+    return groups
 
 
 def with_metric(group: dict[str, Any]) -> dict[str, Any]:

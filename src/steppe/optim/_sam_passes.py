@@ -63,6 +63,10 @@ class Passes:
         """Note the gradients at the end of a second pass, without keeping them alive."""
         self._left = _versions(grads)
 
+    def have_run(self, grads: list[Tensor]) -> bool:
+        """Whether a pass has computed them: they are not the zeros that clearing has left."""
+        return _changed(grads, self._cleared) or any(map(_is_nonzero, grads))
+
     def check_first_pass(self, grads: list[Tensor]) -> None:
         """Refuse to go along gradients that no pass has computed: e would be zero.
 
@@ -71,7 +75,7 @@ class Passes:
         RuntimeError
             There are none, or they are the zeros that clearing has left.
         """
-        if _changed(grads, self._cleared) or any(map(_is_nonzero, grads)):
+        if self.have_run(grads):
             return
         raise RuntimeError(
             "SAM found no gradients to go along: run the first pass (forward and backward) before "
@@ -135,13 +139,18 @@ Versions = list[tuple[weakref.ref[Tensor], int]]
 
 
 def _versions(tensors: list[Tensor]) -> Versions:
-    return [(weakref.ref(each), each._version) for each in tensors]
+    return [(weakref.ref(each), version_of(each)) for each in tensors]
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return the version counter of what this process holds: FSDP2 adds to that alone."""
+    return local_part(tensor)._version
 
 
 def _changed(tensors: list[Tensor], before: Versions) -> bool:
     """Whether some tensor is another one, or has changed, since its version was noted."""
     known = {id(each): version for ref, version in before if (each := ref()) is not None}
-    return any(each._version != known.get(id(each)) for each in tensors)
+    return any(version_of(each) != known.get(id(each)) for each in tensors)
 
 
 def gradients(groups: Iterable[Group]) -> list[Tensor]:
@@ -193,7 +202,7 @@ class AccumulationGuard:
     def __init__(self, groups: list[Group], passes: Passes) -> None:
         self._passes = passes
         self._groups = groups
-        self._before = {id(grad): (grad, grad._version) for grad in gradients(groups)}
+        self._before = {id(grad): (grad, version_of(grad)) for grad in gradients(groups)}
         passes.has_cleared = False
 
     def check(self) -> None:
@@ -207,8 +216,8 @@ class AccumulationGuard:
         if self._passes.has_cleared:
             return
         for grad in gradients(self._groups):
-            _, version = self._before.get(id(grad), (grad, grad._version))
-            if grad._version != version:
+            _, version = self._before.get(id(grad), (grad, version_of(grad)))
+            if version_of(grad) != version:
                 raise RuntimeError(
                     "the closure added to gradients that were there before, which SAM would leave "
                     "unperturbed: call SAM's zero_grad() first in the closure; to accumulate over "

@@ -44,12 +44,15 @@ class PerturbingWrapper(TransparentWrapper):
         The model whose buffers are put back; None if it is to be found.
     required
         Whether a step whose gradients come from no perturbed pass raises.
+    has_default_rho
+        Whether the constructor was given no ρ, so that groups have that of their metric.
     """
 
     direction: str
     first_step: int
     module: Module | None
     required: bool
+    has_default_rho: bool
     _restore_point: RestorePoint
     _passes: Passes
 
@@ -66,6 +69,11 @@ class PerturbingWrapper(TransparentWrapper):
     def is_active(self) -> bool:
         """Whether the next step perturbs: ``start`` of ``total_steps`` lie behind it."""
         return self._passes.steps >= self.first_step
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether a pass has computed gradients since they were cleared by :meth:`zero_grad`."""
+        return self._passes.have_run(gradients(self.param_groups))
 
     @property
     def is_perturbed(self) -> bool:
@@ -86,10 +94,7 @@ class PerturbingWrapper(TransparentWrapper):
 
     @contextmanager
     def keeping_gradients(self) -> Iterator[None]:
-        """Refuse ``zero_grad`` until the next step, as it would discard what is accumulated.
-
-        A loop that calls it before each batch of several trains on the last one alone.
-        """
+        """Refuse ``zero_grad`` until the next step, as it would discard what is accumulated."""
         self._passes.are_kept = True
         try:
             yield
@@ -250,12 +255,8 @@ class PerturbingWrapper(TransparentWrapper):
         return loss
 
     def _run_second_pass(self, closure: Callable[[], Any], *, returned_loss: bool) -> None:
-        """Call the closure at p + e; refuse one that returns no loss and computes no gradients.
-
-        A closure that returned a loss may skip the second pass, as Lightning's does if
-        ``training_step`` returns None.
-        """
-        if not gradients(self.param_groups):
+        """Call the closure at p + e; refuse one that returns no loss and computes no gradients."""
+        if not self.has_gradients:
             # The closure skipped the step, as Lightning's does if training_step returns None.
             return
         with self._perturbed(partial(self._perturb, clears=True)), torch.enable_grad():

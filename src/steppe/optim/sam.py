@@ -17,6 +17,7 @@ from steppe.optim._sam_options import (
     check_module,
     check_no_other,
     check_sam_options,
+    checked_groups,
     first_step_of,
     metric_of,
     with_metric,
@@ -192,12 +193,7 @@ class SAM(CheckpointedSAM):
         check_module(module, base_optimizer)
         name = "sam_rho" if "rho" in base_optimizer.defaults else "rho"
         own = {name: DEFAULT_RHO.get((direction, metric)) if rho is None else rho, "metric": metric}
-        groups = [
-            with_rho(with_metric(group), own, direction) for group in base_optimizer.param_groups
-        ]
-        for options in (own, *groups):
-            check_sam_options(options, direction)
-            check_fits(direction, options["metric"], base_optimizer)
+        groups = checked_groups(base_optimizer, own, direction, is_default=rho is None)
         base_optimizer.defaults.update(own)
         for group, options in zip(base_optimizer.param_groups, groups, strict=True):
             group.pop("adaptive", None)
@@ -209,6 +205,7 @@ class SAM(CheckpointedSAM):
                 "first_step": first_step,
                 "module": module,
                 "required": required,
+                "has_default_rho": rho is None,
             }
         )
 
@@ -233,7 +230,8 @@ class SAM(CheckpointedSAM):
         ValueError
             An option is out of its range. Nothing has changed then.
         """
-        param_group = with_rho(with_metric(param_group), self.own_options, self.direction)
+        group, is_default = with_metric(param_group), self.has_default_rho
+        param_group = with_rho(group, self.own_options, self.direction, is_default=is_default)
         options = {**self.defaults, **param_group}
         check_sam_options(options, self.direction)
         check_fits(self.direction, options["metric"], self.base_optimizer)

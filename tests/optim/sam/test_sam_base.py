@@ -247,8 +247,11 @@ def test_groups_that_name_a_metric_have_its_default_radius() -> None:
     sam.add_param_group(group(metric="adaptive"))
     sam.add_param_group(group())
     assert [g["rho"] for g in sam.param_groups] == [0.05, 0.5, 0.5, 0.005, 0.3, 0.5, 0.05]
-    own = SAM([group(metric="adaptive"), group()], rho=0.2, lr=0.1)
-    assert [g["rho"] for g in own.param_groups] == [0.2, 0.2]
+    for rho in (0.2, 0.05):
+        own = SAM([group(metric="adaptive"), group()], rho=rho, lr=0.1)
+        own = copy.deepcopy(own)
+        own.add_param_group(group(metric="adaptive"))
+        assert [g["rho"] for g in own.param_groups] == [rho] * 3
     momentum = SAM([group(metric="adaptive"), group()], direction="momentum", lr=0.1)
     assert [g["rho"] for g in momentum.param_groups] == [1.0, 0.2]
 

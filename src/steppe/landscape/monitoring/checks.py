@@ -123,6 +123,8 @@ def checked_state(state: Mapping[str, Any], params: Sequence[Tensor], most: int)
             )
     if state["budget"].keys() != set(COUNTS) or not all(map(_is_number, state["budget"].values())):
         raise ValueError(f"the budget in state is not the numbers {', '.join(COUNTS)}")
+    if type(state["samples"]) is not int or state["samples"] < 1:
+        raise ValueError(f"state has {state['samples']!r} as 'samples': expected an integer ≥ 1")
     history = [_row(index, row) for index, row in enumerate(state["history"])]
     size = sum(param.numel() for param in params)
     for name, vector in state["vectors"].items():

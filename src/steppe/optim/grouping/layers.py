@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch._dynamo import OptimizedModule
 from torch.nn import Module
 
 from steppe._shared.messages import shortened
@@ -39,16 +40,16 @@ def layers_of(params: Sequence[NamedParam], layers: Callable[[str], int] | None)
 
 
 def timm_layers(model: Module) -> Callable[[str], int] | None:
-    """Return timm's own way to tell a layer by its name; None for other models than timm's."""
-    if not hasattr(model, "group_matcher"):
+    """Return how timm tells a layer by its name; None for models that are not timm's."""
+    prefix = "_orig_mod." if isinstance(model, OptimizedModule) else ""
+    found: Any = model._orig_mod if isinstance(model, OptimizedModule) else model
+    is_timms = any(cls.__module__.startswith("timm.") for cls in type(found).__mro__)
+    if not is_timms or not hasattr(found, "group_matcher"):
         return None
-    try:
-        from timm.models import group_parameters
-    except ImportError:
-        return None
-    matcher: Any = model.group_matcher
-    found = group_parameters(model, matcher(coarse=False), reverse=True)
-    return lambda name: found.get(name, max(found.values()))
+    from timm.models import group_parameters
+
+    layers = group_parameters(found, found.group_matcher(coarse=False), reverse=True)
+    return lambda name: layers.get(name.removeprefix(prefix), max(layers.values()))
 
 
 def _told(layers: Callable[[str], int], name: str) -> int:

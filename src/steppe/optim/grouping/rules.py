@@ -18,6 +18,11 @@ Options = Mapping[str, Any]
 
 # What a group is made of, and not an option of it.
 _RESERVED = ("params", "param_names")
+# What SAM, schedulers of torch and timm, and torch's Muon and its kin find in groups.
+_OF_OTHERS = (
+    *("sam_rho", "lr_scale", "name", "initial_lr", "swa_lr", "use_muon"),
+    *(f"{bound}_{option}" for bound in ("min", "max", "base") for option in ("lr", "momentum")),
+)
 # Of these every optimizer takes the same values. Others have options of the same name that take
 # others: Adan three betas, Adafactor two eps.
 _CHECKED = ("lr", "weight_decay")
@@ -119,7 +124,7 @@ def _known_options() -> set[str]:
     """Return the options of all optimizers, and what schedulers and SAM find in groups."""
     classes = [each for each in vars(torch.optim).values() if isinstance(each, type)]
     torchs = (name for cls in classes for name in signature(cls).parameters)
-    return {*OPTION_CHECKS, *torchs, "sam_rho", "lr_scale", "name", "initial_lr"}
+    return {*OPTION_CHECKS, *torchs, *_OF_OTHERS}
 
 
 def _checked_selector(selector: Any) -> re.Pattern[str] | type[Module]:

@@ -14,7 +14,9 @@ import pytest
 
 from helpers.committed_studies import RESULTS, STUDIES, committed
 from helpers.synthetic_studies import scores, study
+from steppe.compare.records.gap_at_common_loss import gaps_at_common_loss
 from steppe.compare.records.results import PHASES, StudyResults
+from steppe.compare.records.verdicts import Readings
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,6 +73,26 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
     wanted = {"sgd-momentum", "adam+warmup", "dualadam", "adamcm", "adamcg", "adamw+sam"}
     assert wanted | {"adamw+ema"} == set(study.plan.family)
     assert {"adamw+2epochs", "adamw+beta1"} <= {each.name for each in study.contenders}
+
+
+def test_fine_tuning_is_there() -> None:
+    study = committed(RESULTS / "finetune.json")
+    assert (study.plan.budget, study.plan.primary) == (4, "score")
+    assert study.plan.trials >= 24
+    assert set(study.plan.family) == {"adam+warmup", "dualadam", "adamcm"}
+    tokens = [study.setup[f"{part}_samples"] * study.setup["length"] for part in ("train", "test")]
+    assert tokens == [8192, 8192]
+
+
+def test_dualadams_smaller_gap_in_fine_tuning_is_less_fitting() -> None:
+    found = {
+        each.name: each
+        for each in gaps_at_common_loss(Readings(committed(RESULTS / "finetune.json")))
+    }
+    dual, adamw = found["dualadam"], found["adamw"]
+    assert dual.gap < adamw.gap
+    assert dual.train > adamw.train
+    assert dual.difference.low < 0 < dual.difference.high
 
 
 def test_the_published_critical_momenta_are_there() -> None:

@@ -39,7 +39,12 @@ _START_S = 120
 
 # Tests run side by side: threads beyond one each would wait for one another. And a process that
 # has several must not be forked. Triton is imported before them, and so once for all: to compile.
-_SETTINGS = {"OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0"}
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "TRITON_INTERPRET": "0",
+    # pandas imports pyarrow where that is installed, whose allocator starts a thread.
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 
 
 class WarmProcess:

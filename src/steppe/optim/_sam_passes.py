@@ -150,7 +150,8 @@ def version_of(tensor: Tensor) -> int:
 def _changed(tensors: list[Tensor], before: Versions) -> bool:
     """Whether some tensor is another one, or has changed, since its version was noted."""
     known = {id(each): version for ref, version in before if (each := ref()) is not None}
-    return any(version_of(each) != known.get(id(each)) for each in tensors)
+    # No generator: Ctrl-C would leave it unfinished, of which Python warns.
+    return [version_of(each) for each in tensors] != [known.get(id(each)) for each in tensors]
 
 
 def gradients(groups: Iterable[Group]) -> list[Tensor]:

@@ -69,6 +69,7 @@ def test_every_table_of_a_study_is_written_both_ways(
         "recommended",
         "differences",
         "controls",
+        "gaps",
         "costs",
     }
     assert {each.suffix for each in written} == {".csv", ".tex"}

@@ -2,11 +2,11 @@
 
 An MLP and a small CNN learn digits, in batches of 64, on one thread. A run with and one without the
 Monitor, at its defaults, take steps in turn; costs are medians of ratios of the process's time, so
-that other work of the machine counts little. Two runs without it are compared in the same way: they
-differ by a percent or two, by where their tensors lie in memory. Products are counted for λ_max and
-λ_max(PH) every 40 steps: by searches that verify and begin at random, and by those that begin at
-the last eigenvector and do not. Writes the block of docs/training.md between
-``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes five minutes on one core.
+that other work of the machine counts little. Two runs without it are compared in the same way.
+Products are counted for λ_max and λ_max(PH) every 40 steps: by searches that verify and begin at
+random, and by those that begin at the last eigenvector and do not. Writes the block of
+docs/training.md between ``<!-- benchmarks/monitor.py -->`` and ``<!-- end -->``. Takes five minutes
+on one core.
 """
 
 import time

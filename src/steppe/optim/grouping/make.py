@@ -65,10 +65,10 @@ def param_groups(
         Returns a parameter's layer, an integer ≥ 0, given its full name. Default: None, which takes
         the layers of timm's ``param_groups_layer_decay`` for a model of timm that has a
         ``group_matcher``, and of others finds them by the first part of a name that is a number:
-        ``blocks.3``, ``encoder.layer.5`` and ``layer1.0`` are a layer each, in the order of registration. What comes before the first one
-        is layer 0, and what has no number between them is in the layer before it. What comes after
-        the last one is the head, in a layer of its own, but for normalisation layers, which belong
-        to the last one.
+        ``blocks.3``, ``encoder.layer.5`` and ``layer1.0`` are a layer each, in the order of
+        registration. What comes before the first one is layer 0, and what has no number between
+        them is in the layer before it. What comes after the last one is the head, in a layer of its
+        own, but for normalisation layers, which belong to the last one.
 
     Returns
     -------

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch._dynamo import OptimizedModule
 from torch.nn import Module
 
 from steppe._shared.messages import shortened
@@ -41,15 +40,15 @@ def layers_of(params: Sequence[NamedParam], layers: Callable[[str], int] | None)
 
 def timm_layers(model: Module) -> Callable[[str], int] | None:
     """Return how timm tells a layer by its name; None for models that are not timm's."""
-    prefix = "_orig_mod." if isinstance(model, OptimizedModule) else ""
-    found: Any = model._orig_mod if isinstance(model, OptimizedModule) else model
+    # torch.compile's wrapper, which also stands before the names.
+    found: Any = getattr(model, "_orig_mod", model)
     is_timms = any(cls.__module__.startswith("timm.") for cls in type(found).__mro__)
     if not is_timms or not hasattr(found, "group_matcher"):
         return None
     from timm.models import group_parameters
 
     layers = group_parameters(found, found.group_matcher(coarse=False), reverse=True)
-    return lambda name: layers.get(name.removeprefix(prefix), max(layers.values()))
+    return lambda name: layers.get(name.removeprefix("_orig_mod."), max(layers.values()))
 
 
 def _told(layers: Callable[[str], int], name: str) -> int:

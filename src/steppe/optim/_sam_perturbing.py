@@ -6,7 +6,6 @@ parameters by ``_sam_perturbations.py`` and whose ``restore`` goes back by ``_sa
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -108,13 +107,8 @@ class PerturbingWrapper(TransparentWrapper):
         Of two passes it is the second. Along the momentum and at random it is the only one, and
         several may follow each other before a step: their gradients add up.
         """
-        with self._perturbed(self.perturb):
-            yield
-
-    @contextmanager
-    def _perturbed(self, perturb: Callable[[], None]) -> Iterator[None]:
         try:
-            perturb()
+            self.perturb()
             yield
             self.restore()
         except BaseException:
@@ -136,16 +130,16 @@ class PerturbingWrapper(TransparentWrapper):
             ``rho`` or ``metric`` of a group was set to a value out of its range, or that does not
             fit the base.
         """
-        self.restore()
-        if self.has_two_passes and self.is_active and self.required:
-            self._passes.check_first_pass(gradients(self.param_groups))
-        self._perturb(clears=self.has_two_passes or not self._passes.is_perturbed)
+        self._perturb(clears=True)
 
     @without_gradients
     def _perturb(self, *, clears: bool) -> None:
         self.restore()
         if self.has_two_passes:
-            self._passes.check_nothing_is_added(gradients(self.param_groups))
+            found = gradients(self.param_groups)
+            if self.is_active and self.required:
+                self._passes.check_first_pass(found)
+            self._passes.check_nothing_is_added(found)
         for number, group in enumerate(self.param_groups):
             self._complete(group)
             check_sam_options(group, self.direction, f" in group {number}")
@@ -164,7 +158,7 @@ class PerturbingWrapper(TransparentWrapper):
             # Within one autocast region a weight is cast once: the pass would use the cached cast
             # of p instead of p + e.
             torch.clear_autocast_cache()
-            if clears:
+            if clears and (self.has_two_passes or not self._passes.is_perturbed):
                 self.zero_grad()
             self._passes.is_perturbed = self._passes.is_at_perturbed = True
         except BaseException:
@@ -259,7 +253,7 @@ class PerturbingWrapper(TransparentWrapper):
         if not self.has_gradients:
             # The closure skipped the step, as Lightning's does if training_step returns None.
             return
-        with self._perturbed(partial(self._perturb, clears=True)), torch.enable_grad():
+        with self.perturbed(), torch.enable_grad():
             closure()
         if not returned_loss and not gradients(self.param_groups):
             raise RuntimeError(

@@ -133,7 +133,6 @@ class _Fetched(NamedTuple):
     """A batch, and what Accelerate knew of its loader when it was fetched."""
 
     batch: Any
-    kept: KeptBatch
     loader: Any
     is_last: bool
     remainder: int
@@ -141,8 +140,7 @@ class _Fetched(NamedTuple):
 
 def _fetched(batches: Iterable[Any], state: Any) -> Iterator[_Fetched]:
     for batch in batches:
-        loader, kept = state.active_dataloader, KeptBatch(batch)
-        yield _Fetched(batch, kept, loader, state.end_of_dataloader, state.remainder)
+        yield _Fetched(batch, state.active_dataloader, state.end_of_dataloader, state.remainder)
 
 
 def _passes(
@@ -153,19 +151,21 @@ def _passes(
         # The wrapper's zero_grad does nothing in a pass that does not end the step, and a loop that
         # was left may have left some.
         sam.zero_grad()
-        first = [(each, each.batch) for each in window]
         if not sam.is_active:
-            yield from _in_turn(accelerator, model, sam, first, ends=True)
+            yield from _in_turn(accelerator, model, sam, window, ends=True)
             continue
         if not sam.has_two_passes:
             with sam.perturbed():
-                yield from _in_turn(accelerator, model, sam, first, ends=True)
+                yield from _in_turn(accelerator, model, sam, window, ends=True)
             continue
-        yield from _in_turn(accelerator, model, sam, first, ends=False)
+        kept = [KeptBatch(each.batch) for each in window]
+        yield from _in_turn(accelerator, model, sam, window, ends=False)
         if not sam.has_gradients:
             # The loop has skipped all batches of the step.
             continue
-        second = [(each, each.kept.again()) for each in window]
+        second = [
+            each._replace(batch=batch.again()) for each, batch in zip(window, kept, strict=True)
+        ]
         with sam.perturbed():
             yield from _in_turn(accelerator, model, sam, second, ends=True)
 
@@ -174,13 +174,13 @@ def _in_turn(
     accelerator: Accelerator,
     model: nn.Module,
     sam: SAM,
-    window: list[tuple[_Fetched, Any]],
+    window: list[_Fetched],
     *,
     ends: bool,
 ) -> Iterator[Any]:
     """Yield batches; gradients are exchanged with the last one, which may end the step."""
     state = accelerator.gradient_state
-    for number, (fetched, batch) in enumerate(window, start=1):
+    for number, fetched in enumerate(window, start=1):
         is_last = number == len(window)
         state._set_sync_gradients(ends and is_last)
         with (
@@ -190,7 +190,7 @@ def _in_turn(
             sam.keeping_gradients() if ends and is_last and number > 1 else nullcontext(),
             nullcontext() if is_last else accelerator.no_sync(model),
         ):
-            yield batch
+            yield fetched.batch
 
 
 @contextmanager

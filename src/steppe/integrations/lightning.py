@@ -53,9 +53,8 @@ class LightningSAM(Callback):
                 "the parameters and steps them itself: use DDP or FSDP2"
             )
         sam = find_sam(trainer.optimizers[0])
-        wrap = self._noticing_step if sam.has_two_passes else _perturbed_step
         pl_module.training_step = wraps(pl_module.training_step)(  # type: ignore[method-assign]
-            partial(wrap, trainer, pl_module, sam, pl_module.training_step)
+            partial(self._training_step, trainer, pl_module, sam, pl_module.training_step)
         )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,7 +87,7 @@ class LightningSAM(Callback):
         if not self._is_second and _ends_step(trainer, self._batches[-1][1]):
             self._run_second_passes(trainer, pl_module, sam)
 
-    def _noticing_step(
+    def _training_step(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -97,10 +96,14 @@ class LightningSAM(Callback):
         *arguments: Any,
         **named: Any,
     ) -> Any:
-        """Run a training step; one that skips the last batch of a step ends the first passes.
+        """Run a training step: of one pass at p + e, until its backward pass has ended.
 
-        Lightning calls no ``on_after_backward`` if it returns None.
+        Of two passes one that skips the last batch of a step ends the first passes, as Lightning
+        calls no ``on_after_backward`` if it returns None.
         """
+        if not sam.has_two_passes:
+            sam.perturb()
+            return training_step(*arguments, **named)
         output = training_step(*arguments, **named)
         if self._is_second or output is not None:
             return output
@@ -126,19 +129,6 @@ class LightningSAM(Callback):
             del pl_module.log
             if own_log is not None:
                 pl_module.log = own_log  # type: ignore[method-assign]
-
-
-def _perturbed_step(
-    trainer: Trainer,
-    pl_module: LightningModule,
-    sam: SAM,
-    training_step: Callable[..., Any],
-    *arguments: Any,
-    **named: Any,
-) -> Any:
-    """Run a training step at p + e, which ends after its backward pass."""
-    sam.perturb()
-    return training_step(*arguments, **named)
 
 
 def _ends_step(trainer: Trainer, batch_idx: int) -> bool:

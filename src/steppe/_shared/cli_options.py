@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -124,12 +124,12 @@ Track = Annotated[
     ),
 ]
 Checkpoints = Annotated[
-    bool,
+    Literal["recommended", "all"] | None,
     OUTPUT,
     Parameter(
-        show_default=lambda kept: "--checkpoints" if kept else "--no-checkpoints",
-        help="Save each run's weights and optimizer state in OUT_DIR/checkpoints, for steppe "
-        "profile. A large model takes gigabytes.",
+        negative_none="no-",
+        help="Which runs' weights and optimizer state to save in OUT_DIR/checkpoints, for steppe "
+        "profile: those at the recommended settings, or all. A large model takes gigabytes.",
     ),
 ]
 Heartbeat = Annotated[

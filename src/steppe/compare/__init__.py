@@ -6,7 +6,7 @@ name is imported when it is first used, as studies need packages that ``import s
 - A comparison: :func:`run`, :func:`load`, :class:`Study`, :class:`Verdict`, and optimizers of your
   own: :class:`Contender` with :class:`LogUniform`, :class:`Uniform` and :class:`Choice`.
 - A task, steppe's or your own: :class:`Task`, :class:`Metric`, :class:`Data`, :class:`Stream`,
-  :class:`CurvatureSettings`, :class:`TaskError`.
+  :class:`CurvatureSettings`, :class:`RobustnessSettings`, :class:`TaskError`.
 - Tasks by name: :data:`TASKS`, :class:`TaskMaker`, :class:`Size`, :func:`find_task`,
   :class:`TaskSource`, :class:`LoadedTask`, :func:`find_model`.
 - Samples: :class:`TensorSamples`, :func:`held_out`, :func:`fingerprint_of`, :func:`head`.
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from steppe.compare.execution.study_registry import read_study as read_study
     from steppe.compare.metrics.curvature import CurvatureSettings as CurvatureSettings
     from steppe.compare.metrics.curvature import batch_size_for as batch_size_for
+    from steppe.compare.metrics.robustness import RobustnessSettings as RobustnessSettings
     from steppe.compare.metrics.scores import Metric as Metric
     from steppe.compare.metrics.scores import perplexity as perplexity
     from steppe.compare.models.image_models import find_model as find_model
@@ -103,6 +104,7 @@ __all__ = [
     "Outcome",
     "Pool",
     "Readings",
+    "RobustnessSettings",
     "Run",
     "RunContext",
     "RunSettings",

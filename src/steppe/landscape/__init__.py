@@ -20,6 +20,17 @@ from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
 from steppe.landscape.result import Result
+from steppe.landscape.robustness.confidence import calibration_error as calibration_error
+from steppe.landscape.robustness.confidence import confidence_of as confidence_of
+from steppe.landscape.robustness.confidence import is_classification as is_classification
+from steppe.landscape.robustness.perturbations import Corruption, Rounding, WeightNoise
+from steppe.landscape.robustness.perturbations import Perturbation as Perturbation
+from steppe.landscape.robustness.perturbations import changed_weights as changed_weights
+from steppe.landscape.robustness.perturbations import generator_of as generator_of
+from steppe.landscape.robustness.perturbations import image_scale as image_scale
+from steppe.landscape.robustness.perturbations import input_tensors as input_tensors
+from steppe.landscape.robustness.perturbations import usual_perturbations as usual_perturbations
+from steppe.landscape.robustness.weight_tails import WeightTails, weight_tails
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
@@ -36,6 +47,7 @@ __all__ = [
     "PCA",
     "Barrier",
     "Batches",
+    "Corruption",
     "CurvatureReport",
     "Density",
     "Eigenvalues",
@@ -47,10 +59,13 @@ __all__ = [
     "Plane",
     "Preconditioned",
     "Result",
+    "Rounding",
     "RunMeasurement",
     "Sharpness",
     "Trace",
     "Trajectory",
+    "WeightNoise",
+    "WeightTails",
     "barrier",
     "density",
     "ggn",
@@ -62,4 +77,5 @@ __all__ = [
     "sharpness",
     "top_eigenvalues",
     "trace",
+    "weight_tails",
 ]

@@ -302,7 +302,7 @@ def test_without_a_preset_a_study_is_what_is_usual_for_its_task(
     expected = PRESETS["critical-momenta-online"] if preset is None else vars(presets)[preset]
     assert found == expected
     assert options.seq_length == 20
-    assert not context.keep
+    assert context.checkpoints is None
 
 
 def test_ctrl_c_ends_the_workers_and_keeps_what_there_is(

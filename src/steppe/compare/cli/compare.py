@@ -86,7 +86,7 @@ def compare(
     out_dir: OutDir = None,
     data: Data = None,
     track: Track = "",
-    checkpoints: Checkpoints = True,
+    checkpoints: Checkpoints = "recommended",
     show: Open = False,
 ) -> None:
     """Compare what optimizers are worth when tuned alike, and say which differences are real.

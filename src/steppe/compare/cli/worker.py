@@ -61,7 +61,7 @@ def worker(
     data: Data = None,
     task: TaskFile = "",
     track: Track = "",
-    checkpoints: Checkpoints = True,
+    checkpoints: Checkpoints = "recommended",
 ) -> None:
     """Join a study that steppe compare has planned, on this machine or any other.
 

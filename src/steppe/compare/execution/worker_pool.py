@@ -188,8 +188,10 @@ class WorkerPool:
             "--track": context.track,
         }
         given = [str(x) for pair in options.items() if pair[1] not in (None, "") for x in pair]
-        given += [] if context.keep else ["--no-checkpoints"]
-        return [sys.executable, "-m", "steppe", "worker", *given]
+        kept = (
+            ["--checkpoints", context.checkpoints] if context.checkpoints else ["--no-checkpoints"]
+        )
+        return [sys.executable, "-m", "steppe", "worker", *given, *kept]
 
 
 def join_launch(

@@ -71,6 +71,9 @@ class StudyOptions:
         which has three.
     study_seed : int, default 0
         Seed of all settings, weights and data orders.
+    robustness : bool, default False
+        Measure each run with rounded weights, noise on weights and corrupted inputs too, on
+        validation and test data. Takes about thirty evaluations of 4 000 samples a run.
     author : str, default ""
         Who made the study, for its page.
     note : str, default ""
@@ -122,6 +125,7 @@ class StudyOptions:
     primary: Annotated[Primary, STUDY] = "score"
     lr_decades: Annotated[float | None, STUDY, UP_TO_TEN, limited(UP_TO_TEN)] = None
     study_seed: Annotated[int, STUDY, SEED, limited(SEED)] = 0
+    robustness: Annotated[bool, STUDY, Parameter(negative="")] = False
     author: Annotated[str, STUDY, Parameter(metavar="NAME", show_default=False)] = ""
     note: Annotated[str, STUDY, Parameter(metavar="TEXT", show_default=False)] = ""
     model: Annotated[str | None, _MODEL, Parameter(metavar="NAME")] = None

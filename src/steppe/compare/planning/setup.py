@@ -68,6 +68,7 @@ def plan_setup(
         stream=steps if loaded.data.is_stream else (),
         options=asked,
         source=source.identity(task, model) if source.source else "",
+        robustness=options.robustness,
     )
     if source.source:
         rehearse(loaded, model, setup, place)

@@ -109,6 +109,29 @@ class Curvature:
 
 
 @dataclass(frozen=True)
+class PerturbedScores:
+    """A trained model's results once its weights or inputs have been changed.
+
+    Attributes
+    ----------
+    validation_score, test_score : float
+        The task's metric; of a measure of another kind, as the kurtosis of weights, its value.
+    validation_loss, test_loss : float
+        Mean losses.
+    validation_samples, test_samples : str
+        What samples add to the score, as means over up to 10 equal stretches of them, packed by
+        :mod:`.packed_numbers`; empty where the metric is no mean over samples.
+    """
+
+    validation_score: float = math.nan
+    test_score: float = math.nan
+    validation_loss: float = math.nan
+    test_loss: float = math.nan
+    validation_samples: str = ""
+    test_samples: str = ""
+
+
+@dataclass(frozen=True)
 class RunCosts:
     """Time, gradients and memory of a run.
 
@@ -135,7 +158,11 @@ class RunCosts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run's results; one whose loss stopped being finite ended there, as diverged."""
+    """A run's results; one whose loss stopped being finite ended there, as diverged.
+
+    ``robustness`` has its results after perturbations, by their names, and unperturbed on the same
+    samples, as "clean"; empty where they were not measured.
+    """
 
     curve: tuple[Epoch, ...]
     diverged: bool
@@ -143,6 +170,7 @@ class Outcome:
     curvature: Curvature
     costs: RunCosts
     samples: SampleResults = field(default_factory=SampleResults)
+    robustness: Mapping[str, PerturbedScores] = field(default_factory=dict)
 
 
 def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
@@ -168,5 +196,30 @@ def _epochs(columns: Any) -> tuple[Epoch, ...]:
     return tuple(from_json(list[Epoch], rows))
 
 
+def _as_list(scores: PerturbedScores) -> list[Any]:
+    """Return the fields in their order, which takes a third of the room; what is not known as null.
+
+    A run has thirty of them.
+    """
+    values = [getattr(scores, each.name) for each in fields(PerturbedScores)]
+    return [value if isinstance(value, str) or math.isfinite(value) else None for value in values]
+
+
+def _from_list(content: Any) -> PerturbedScores:
+    names = [each.name for each in fields(PerturbedScores)]
+    if not isinstance(content, list) or len(content) != len(names):
+        raise TypeError(f"must be a list of {len(names)} fields, got {str(content)[:80]}")
+    numbers = [math.nan if value is None else value for value in content[:4]]
+    if not all(type(value) in (int, float) for value in numbers):
+        raise TypeError(f"must begin with four numbers, got {str(content)[:80]}")
+    if not all(isinstance(value, str) for value in content[4:]):
+        raise TypeError(f"must end with two strings, got {str(content)[:80]}")
+    validation, test, validation_loss, test_loss = map(float, numbers)
+    return PerturbedScores(validation, test, validation_loss, test_loss, content[4], content[5])
+
+
 register_format(tuple[Epoch, ...], _columns, _epochs)
 leave_out_defaults(FinalScores, "test_others")
+register_format(PerturbedScores, _as_list, _from_list)
+# After the formats of what it holds.
+leave_out_defaults(Outcome, "robustness")

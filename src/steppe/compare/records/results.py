@@ -24,6 +24,7 @@ from steppe.compare.records.outcomes import Curvature as Curvature
 from steppe.compare.records.outcomes import Epoch as Epoch
 from steppe.compare.records.outcomes import FinalScores as FinalScores
 from steppe.compare.records.outcomes import Outcome as Outcome
+from steppe.compare.records.outcomes import PerturbedScores as PerturbedScores
 from steppe.compare.records.outcomes import RunCosts as RunCosts
 from steppe.compare.records.outcomes import SampleResults as SampleResults
 from steppe.compare.records.phases import DEFAULT as DEFAULT

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from steppe._shared.validation import checked_weight
 from steppe.compare.data.datasets import Data
 from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSettings
+from steppe.compare.metrics.robustness import DEFAULT_ROBUSTNESS, RobustnessSettings
 from steppe.compare.metrics.scores import Loss, Metric
 from steppe.compare.records.results import MEAN_LOSS, MetricDescription
 from steppe.compare.tasks.samples import read_data
@@ -84,6 +85,8 @@ class Task:
         Gradients are clipped to this L2 norm, unless the study says otherwise.
     curvature : CurvatureSettings, optional
         What curvature is measured on, and how exactly.
+    robustness : RobustnessSettings, optional
+        What ``--robustness`` measures: which perturbations, measures of your own.
     loaders : int, default 0
         Processes that prepare batches, so that an accelerator need not wait for them.
     threads : int, optional
@@ -136,6 +139,7 @@ class Task:
     schedule: Callable[[Optimizer, int], Any] | None = None
     max_grad_norm: float | None = None
     curvature: CurvatureSettings = DEFAULT_CURVATURE
+    robustness: RobustnessSettings = DEFAULT_ROBUSTNESS
     loaders: int = 0
     threads: int | None = None
     packages: tuple[str, ...] = ()

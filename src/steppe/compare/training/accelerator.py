@@ -1,10 +1,13 @@
 """Accelerate, set up for a run: device, processes, mixed precision, trackers."""
 
+import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
 
 from steppe.compare.records.choices import file_name
+from steppe.compare.records.results import Epoch
 from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:
@@ -57,3 +60,11 @@ def make_accelerator(run: Run, context: RunContext) -> "Accelerator":
             init_kwargs={"mlflow": {"run_name": run.label}, "wandb": {"name": run.label}},
         )
     return accelerator
+
+
+def logged_numbers(epoch: Epoch) -> dict[str, float]:
+    """Return an epoch as trackers log it: the numbers that were measured, each with a name."""
+    numbers = asdict(epoch)
+    tasks = numbers.pop("tasks")
+    known = {name: number for name, number in numbers.items() if not math.isnan(number)}
+    return known | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}

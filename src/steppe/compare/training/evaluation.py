@@ -5,7 +5,7 @@ Training reads its batches here, and evaluates after each epoch and at its end.
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ from steppe.compare.tasks.trace import TaskError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Change = Callable[[int, Any], Any]
 
 _BATCH_SIZE = 500
 # Numbers in the inputs of a batch that is larger than in training: 500 images of MNIST have fewer.
@@ -126,6 +128,7 @@ def evaluate(
     batch_size: int = _BATCH_SIZE,
     workers: int = 0,
     by_sample: bool = False,
+    change: Change | None = None,
 ) -> Evaluation:
     """Return a model's mean loss, scores and scores by task over all samples, in ``eval()`` mode.
 
@@ -150,13 +153,15 @@ def evaluate(
         Processes that prepare batches.
     by_sample : bool, default False
         Whether each sample's results are returned too.
+    change : callable, optional
+        ``change(position, batch)`` returns what the model sees in the place of a batch.
     """
     if task.step is None or task.weight is not None:
         batch_size = evaluated_at_once(parts_of(dataset)[0], batch_size, sample_length)
     model.eval()
     with torch.no_grad():
         found = [
-            _evaluate_part(model, task, part, accelerator, batch_size, workers, by_sample)
+            _evaluate_part(model, task, part, accelerator, batch_size, workers, by_sample, change)
             for part in parts_of(dataset)
         ]
     model.train()
@@ -181,6 +186,7 @@ def _evaluate_part(
     batch_size: int,
     workers: int,
     by_sample: bool,
+    change: Change | None,
 ) -> Evaluation:
     from accelerate.utils import send_to_device
 
@@ -190,8 +196,10 @@ def _evaluate_part(
     losses = _Losses(task, accelerator, by_sample=by_sample)
     batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_evaluated)
     with carried_state(model) as advance:
-        for (part,) in batches:
+        for position, (part,) in enumerate(batches):
             batch, size = send_to_device(part.batch, accelerator.device), part.size
+            if change is not None:
+                batch = change(position, batch)
             mean, outputs, targets = outputs_without_graph(task, model, batch)
             losses.add(mean, outputs, targets, size)
             for result in results.values():

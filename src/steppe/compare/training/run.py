@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -58,6 +58,8 @@ class RunSettings:
         What was asked of the task, such as another model.
     source : str, default ""
         What :meth:`steppe.compare.tasks.source.TaskSource.identity` returned; "" of steppe's own.
+    robustness : bool, default False
+        Whether each run is measured with changed weights and inputs too.
     """
 
     task: str
@@ -76,6 +78,7 @@ class RunSettings:
     stream: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    robustness: bool = False
 
     @property
     def steps(self) -> int:
@@ -224,8 +227,8 @@ class RunContext:
         Directory of the task's files.
     track : str, default ""
         Tracker that logs each run: "tensorboard", "mlflow", "wandb", or "" for none.
-    keep : bool, default True
-        Whether each run saves a checkpoint at its end.
+    checkpoints : "recommended", "all" or None, default "recommended"
+        Which runs save a checkpoint at their end; None is none.
     task : Task, TaskSource or str, default ""
         The task itself, or where it is here, as :func:`~steppe.compare.find_task` takes it.
         Default: where the study was planned.
@@ -236,5 +239,5 @@ class RunContext:
     threads: int = 1
     data: Path | None = None
     track: str = ""
-    keep: bool = True
+    checkpoints: Literal["recommended", "all"] | None = "recommended"
     task: Task | TaskSource | str = ""

@@ -33,7 +33,7 @@ from steppe.compare.records.results import (
 )
 from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
-from steppe.compare.training.accelerator import make_accelerator
+from steppe.compare.training.accelerator import logged_numbers, make_accelerator
 from steppe.compare.training.curvature_probe import CurvatureProbe
 from steppe.compare.training.evaluated_weights import EvaluatedWeights
 from steppe.compare.training.evaluation import (
@@ -50,6 +50,7 @@ from steppe.compare.training.reproducibility import (
     seed_epoch,
     seed_everything,
 )
+from steppe.compare.training.robustness import robustness_of
 from steppe.compare.training.run import Run, RunContext, RunSettings
 from steppe.compare.training.unfinished_run import UnfinishedRun
 
@@ -150,8 +151,8 @@ class Training:
         self, run: Run, loaded: LoadedTask, context: RunContext, accelerator: "Accelerator"
     ) -> None:
         self.run, self.context, self.accelerator = run, context, accelerator
-        self.task, self.data = loaded
-        task, data = loaded
+        self._loaded = loaded
+        self.task, self.data = task, data = loaded
         self.curve: list[Epoch] = []
         self.diverged = False
         self._seconds: list[float] = []
@@ -234,7 +235,7 @@ class Training:
             if self.diverged:
                 return
             self.curve.append(epoch)
-            self.accelerator.log(_named_numbers(epoch), step=number)
+            self.accelerator.log(logged_numbers(epoch), step=number)
             # What a signal has interrupted, and a library has swallowed, is not gone on from.
             raise_if_stopped()
             self.unfinished.save(self._numbers())
@@ -243,14 +244,19 @@ class Training:
     def outcome(self) -> Outcome:
         """Measure the trained model, and save it as a checkpoint."""
         final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
-        curvature = Curvature()
+        curvature, robustness = Curvature(), {}
         if not self.diverged:
+            if self.run.run_settings.robustness:
+                robustness = robustness_of(
+                    self._unwrapped_model, self._loaded, self.accelerator.device, self._evaluate
+                )
             # Autocast would round second derivatives away; all else that uses it is done.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             curvature = self._probe.at_the_end()
         if self.accelerator.is_main_process:
-            # Of hundreds of trials only those that are measured in full are worth the room.
-            if self.context.keep and self.run.curvature == "full" and not self.diverged:
+            kept, extent = self.context.checkpoints, self.run.curvature
+            # Of hundreds of trials those that are measured in full are worth the room.
+            if not self.diverged and kept and (kept == "all" or extent == "full"):
                 path = checkpoint.checkpoint_path(self.context.out, self.run)
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
             self.unfinished.remove()
@@ -262,7 +268,8 @@ class Training:
             # Not end_training(): it would part the processes, which have other runs to train.
             for tracker in self.accelerator.trackers:
                 tracker.finish()
-        return Outcome(tuple(self.curve), self.diverged, final, curvature, self._costs(), samples)
+        curve, costs = tuple(self.curve), self._costs()
+        return Outcome(curve, self.diverged, final, curvature, costs, samples, robustness)
 
     def _train_epoch(self, number: int) -> Epoch:
         seed_epoch(self.run.seed, number, self.accelerator.process_index)
@@ -304,7 +311,7 @@ class Training:
         validation = self.data.validation
         return Stream(parts_of(validation)[: part + 1]) if self.data.is_stream else validation
 
-    def _evaluate(self, dataset: Dataset[Any], *, by_sample: bool = False) -> Evaluation:
+    def _evaluate(self, dataset: Dataset[Any], **how: Any) -> Evaluation:
         return evaluate(
             self._unwrapped_model,
             self.task,
@@ -313,7 +320,7 @@ class Training:
             batch_size=self.run.run_settings.batch_size,
             sample_length=self.run.run_settings.length or 1,
             workers=self._loader_workers,
-            by_sample=by_sample,
+            **how,
         )
 
     def _final(self) -> tuple[FinalScores, SampleResults]:
@@ -378,14 +385,6 @@ def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fe
             f"samples must leave one of validation and test for each of {processes} "
             f"processes, got {fewest}"
         )
-
-
-def _named_numbers(epoch: Epoch) -> dict[str, float]:
-    """Return an epoch as trackers log it: the numbers that were measured, each with a name."""
-    numbers = asdict(epoch)
-    tasks = numbers.pop("tasks")
-    known = {name: number for name, number in numbers.items() if not math.isnan(number)}
-    return known | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
 
 
 def _now(device: torch.device) -> float:

@@ -1,0 +1,238 @@
+"""What a trained model keeps of its score when its weights or its inputs change."""
+
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import Dataset, Subset
+
+from steppe.compare.data.datasets import Stream, parts_of, size_of
+from steppe.compare.metrics.scores import Metric
+from steppe.compare.models.language_models import Recurrent
+from steppe.compare.records.packed_numbers import means_of_stretches, pack_floats
+from steppe.compare.records.results import PerturbedScores
+from steppe.compare.tasks.task import LoadedTask, Task, is_pair
+from steppe.compare.training.evaluation import (
+    Change,
+    Evaluation,
+    batches_for,
+    evaluated_at_once,
+    outputs_without_graph,
+)
+from steppe.landscape import (
+    Corruption,
+    Perturbation,
+    calibration_error,
+    changed_weights,
+    confidence_of,
+    generator_of,
+    image_scale,
+    is_classification,
+    usual_perturbations,
+    weight_tails,
+)
+
+#: The results without any perturbation, on the same samples.
+CLEAN = "clean"
+
+# Samples' results are kept as means over so many stretches: a study has thousands of runs.
+_STRETCHES = 10
+# Of noise on weights: trials differ by far more than draws do.
+_DRAWS = 2
+# Training samples that compensated rounding is fitted on.
+_FITTED_ON = 256
+
+Evaluate = Callable[..., Evaluation]
+
+
+def robustness_of(
+    model: nn.Module, loaded: LoadedTask, device: torch.device, evaluate: Evaluate
+) -> dict[str, PerturbedScores]:
+    """Measure a trained model with changed weights and inputs, by the names of the perturbations.
+
+    It is left as it was. Besides come the tails of its weights, its calibration if it is a
+    classifier, and the task's own measures.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, not wrapped.
+    loaded : LoadedTask
+        The task, which says what is measured, with its data.
+    device : torch.device
+        Where the model is.
+    evaluate : callable
+        ``evaluate(dataset, by_sample=True, change=…)``, as
+        :func:`~steppe.compare.training.evaluation.evaluate` without its first arguments.
+    """
+    task, settings = loaded.task, loaded.task.robustness
+    chosen = _Both(
+        _some(loaded.data.validation, settings.samples, model),
+        _some(loaded.data.test, settings.samples, model),
+    )
+    fitted_on = _batches(model, task, _some(loaded.data.unaugmented, _FITTED_ON, model), device)
+    scale = image_scale(map(_inputs_of, fitted_on))
+
+    def run() -> None:
+        for batch in fitted_on:
+            outputs_without_graph(task, model, batch)
+
+    def evaluated(perturbation: Perturbation | None, draw: int = 0) -> _Evaluations:
+        def part(name: str, dataset: Dataset[Any]) -> Evaluation:
+            change = None
+            if isinstance(perturbation, Corruption):
+                change = _corrupting(perturbation, scale, settings.seed, f"draw {draw}/{name}")
+            return evaluate(dataset, by_sample=True, change=change)
+
+        return _Evaluations(*(part(*each) for each in chosen._asdict().items()))
+
+    metric = next(iter(task.metrics.values()), None)
+    found = {CLEAN: _scores(metric, [evaluated(None)])}
+    perturbations = settings.perturbations
+    if perturbations is None:
+        perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), _DRAWS)
+    for each in perturbations:
+        draws = []
+        for draw in range(each.draws):
+            # Evaluation leaves the model in train() mode.
+            model.eval()
+            with changed_weights(model, each, settings.seed, draw, run):
+                draws.append(evaluated(each, draw))
+        found[each.name] = _scores(metric, draws)
+    model.eval()
+    found |= _unperturbed(model, task, _Both(*(_batches(model, task, x, device) for x in chosen)))
+    model.train()
+    return found
+
+
+class _Both(NamedTuple):
+    """Validation and test data, or what was made of them."""
+
+    validation: Any
+    test: Any
+
+
+class _Evaluations(NamedTuple):
+    validation: Evaluation
+    test: Evaluation
+
+
+def _corrupting(corruption: Corruption, scale: Any, seed: int, which: str) -> Change:
+    """Return what changes the inputs of a batch, by its position."""
+
+    def change(position: int, batch: Any) -> Any:
+        generator = generator_of(seed, corruption.name, which, position)
+        inputs = corruption.corrupted(_inputs_of(batch), scale, generator)
+        return type(batch)((inputs, batch[1])) if is_pair(batch) else inputs
+
+    return change
+
+
+def _inputs_of(batch: Any) -> Any:
+    return batch[0] if is_pair(batch) else batch
+
+
+def _some(dataset: Dataset[Any], samples: int, model: nn.Module) -> Dataset[Any]:
+    """Return so many samples, always the same ones, of a stream of each part in proportion."""
+    if isinstance(dataset, Stream):
+        share = samples / size_of(dataset)
+        counts = (max(1, round(share * size_of(part))) for part in parts_of(dataset))
+        pairs = zip(parts_of(dataset), counts, strict=True)
+        return Stream(_some(part, count, model) for part, count in pairs)
+    size = size_of(dataset)
+    if size <= samples:
+        return dataset
+    if isinstance(model, Recurrent):
+        # It reads on from sample to sample.
+        return Subset(dataset, range(samples))
+    # Drawn at random, as data sets may be sorted.
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
+    return Subset(dataset, order[:samples].tolist())
+
+
+def _batches(
+    model: nn.Module, task: Task, dataset: Dataset[Any], device: torch.device
+) -> list[Any]:
+    from accelerate.utils import send_to_device
+
+    size = evaluated_at_once(parts_of(dataset)[0], task.batch_size)
+    found = [
+        part
+        for each in parts_of(dataset)
+        for (part,) in batches_for(model, each, size, collate=task.collate_evaluated)
+    ]
+    return [send_to_device(part.batch, device) for part in found]
+
+
+def _scores(metric: Metric | None, draws: Sequence[_Evaluations]) -> PerturbedScores:
+    """Return the means over draws."""
+    validation, test = ([getattr(each, part) for each in draws] for part in _Both._fields)
+    return PerturbedScores(
+        _score(metric, validation),
+        _score(metric, test),
+        # Six digits, as they decide nothing.
+        float(f"{fmean(each.loss for each in validation):.6g}"),
+        float(f"{fmean(each.loss for each in test):.6g}"),
+        _packed(validation),
+        _packed(test),
+    )
+
+
+def _score(metric: Metric | None, draws: Sequence[Evaluation]) -> float:
+    if metric is None or metric.of_mean == "itself" or not all(each.scores for each in draws):
+        return fmean(each.score for each in draws)
+    # Of exp(loss) a mean over draws would be that of the worst.
+    return metric.of(fmean(fmean(each.scores) for each in draws))
+
+
+def _packed(draws: Sequence[Evaluation]) -> str:
+    """Pack what stretches of samples add to the score, on average over draws."""
+    if not all(each.scores for each in draws):
+        return ""
+    means = np.mean([each.scores for each in draws], axis=0)
+    return pack_floats(means_of_stretches(means, min(_STRETCHES, len(means))))
+
+
+def _unperturbed(model: nn.Module, task: Task, batches: _Both) -> dict[str, PerturbedScores]:
+    """Return what else is measured: tails of the weights, calibration, the user's own measures."""
+    found = {name: (value, value) for name, value in weight_tails(model)._asdict().items()}
+    found |= _calibration(model, task, batches)
+    for name, measure in task.robustness.measures.items():
+        found[name] = (
+            _own(measure, model, batches.validation),
+            _own(measure, model, batches.test),
+        )
+    return {name: PerturbedScores(*pair) for name, pair in found.items()}
+
+
+def _calibration(model: nn.Module, task: Task, batches: _Both) -> dict[str, tuple[float, float]]:
+    """Return calibration error and Brier score of a classifier; nothing of other models."""
+    errors, scores = [], []
+    for part in batches:
+        known = []
+        for batch in part:
+            _, outputs, targets = outputs_without_graph(task, model, batch)
+            if not is_classification(outputs, targets):
+                return {}
+            known.append(confidence_of(outputs, targets))
+        top, right, brier = (torch.cat(each) for each in zip(*known, strict=True))
+        errors.append(calibration_error(top, right))
+        scores.append(float(brier.mean()))
+    return {
+        "calibration error": (errors[0], errors[1]),
+        "Brier score": (scores[0], scores[1]),
+    }
+
+
+def _own(measure: Callable[[nn.Module, Any], float], model: nn.Module, batches: Any) -> float:
+    """Return what a user's measure says, and put the model back."""
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with torch.no_grad():
+            return float(measure(model, batches))
+    finally:
+        model.load_state_dict(before)
+        model.eval()

@@ -1,0 +1,320 @@
+"""What happens to a trained model: its weights are rounded or disturbed, or its inputs corrupted.
+
+Each perturbation is seeded by its name, so that two models meet the same noise and corruptions.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from steppe._shared.validation import checked_seed
+from steppe.landscape.objective.batches import map_tensors, tensors_of, without_labels
+from steppe.landscape.robustness.corruptions import (
+    IMAGE_CORRUPTIONS,
+    SEVERITIES,
+    TOKEN_CORRUPTIONS,
+    InputScale,
+    corrupt_images,
+    corrupt_tokens,
+    input_scale,
+)
+from steppe.landscape.robustness.error_compensation import compensated, layers_in_order
+from steppe.landscape.robustness.rounding import Scales, round_weight
+
+#: Bits, from mild to hard.
+_BITS = (4, 3, 2)
+_NOISES = (0.1, 0.3, 0.5)
+_MEASURED_SEVERITIES = (1, 3, 5)
+
+# As Hugging Face's batches call them.
+_TOKENS, _MASK = "input_ids", "attention_mask"
+_NO_INPUTS = ("mask", "position", "type_ids", "length")
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """All weights of two or more dimensions are rounded to a few bits, channel by channel.
+
+    Attributes
+    ----------
+    bits : int
+        2 to 8: 2ᵇ − 1 levels, symmetric about 0.
+    scales : "absmax", "least error" or "compensated"
+        The scale of a channel: its largest weight's, or that of least squared error. "compensated"
+        takes the latter, and rounds linear layers as GPTQ does, each weight's error compensated in
+        those not rounded yet.
+    """
+
+    bits: int
+    scales: Literal["absmax", "least error", "compensated"] = "least error"
+
+    def __post_init__(self) -> None:
+        if type(self.bits) is not int or not 2 <= self.bits <= 8:
+            raise ValueError(f"bits={self.bits!r} must be a whole number from 2 to 8")
+        if self.scales not in ("absmax", "least error", "compensated"):
+            raise ValueError(
+                f"scales={self.scales!r} is not one of 'absmax', 'least error', 'compensated'"
+            )
+
+    @property
+    def name(self) -> str:
+        """Such as "3 bits absmax"."""
+        return f"{self.bits} bits {self.scales}"
+
+    @property
+    def draws(self) -> int:
+        """Nothing is drawn."""
+        return 1
+
+    def change(self, model: nn.Module, generator: Generator, run: Callable[[], None]) -> None:
+        """Round a model's weights in place."""
+        nearest: Scales = "absmax" if self.scales == "absmax" else "least error"
+        layers = layers_in_order(model, run) if self.scales == "compensated" else []
+        apart = {id(layer.weight) for layer in layers}
+        for module, weight in weights_of(model):
+            if id(weight) not in apart:
+                round_weight(module, weight, self.bits, nearest)
+        # In the order of calls: each on the inputs that it has once those before it are rounded.
+        for layer in layers:
+            layer.weight.copy_(compensated(layer, self.bits, run))
+
+
+@dataclass(frozen=True)
+class WeightNoise:
+    """Gaussian noise is added to all weights of two or more dimensions.
+
+    Attributes
+    ----------
+    share : float
+        Standard deviation of the noise, as a share of that of each tensor's own weights.
+    draws : int, default 4
+        Results are means over so many draws.
+    """
+
+    share: float
+    draws: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"share={self.share!r} must be a finite number above 0")
+        if type(self.draws) is not int or self.draws < 1:
+            raise ValueError(f"draws={self.draws!r} must be a whole number of at least 1")
+
+    @property
+    def name(self) -> str:
+        """Such as "weight noise 0.3"."""
+        return f"weight noise {self.share:g}"
+
+    def change(self, model: nn.Module, generator: Generator, run: Callable[[], None]) -> None:
+        """Add noise to a model's weights in place."""
+        for _, weight in weights_of(model):
+            spread = weight.detach().double().std(correction=0)
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float32)
+            weight.add_((self.share * spread * drawn.to(spread)).to(weight.dtype))
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """Images or texts are corrupted.
+
+    Attributes
+    ----------
+    kind : str
+        "noise", "blur", "shift", "contrast" or "brightness" of images; "dropout" or "swaps" of
+        tokens. See :func:`~steppe.landscape.robustness.corruptions.corrupt_images` and
+        :func:`~steppe.landscape.robustness.corruptions.corrupt_tokens`.
+    severity : int
+        1 to 5.
+    """
+
+    kind: str
+    severity: int
+    draws: int = 1
+
+    def __post_init__(self) -> None:
+        known = {**IMAGE_CORRUPTIONS, **TOKEN_CORRUPTIONS}
+        if self.kind not in known:
+            raise ValueError(f"kind={self.kind!r} is not one of {', '.join(known)}")
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"severity={self.severity!r} must be a whole number from 1 to 5")
+        if type(self.draws) is not int or self.draws < 1:
+            raise ValueError(f"draws={self.draws!r} must be a whole number of at least 1")
+
+    @property
+    def name(self) -> str:
+        """Such as "blur 3"."""
+        return f"{self.kind} {self.severity}"
+
+    def corrupted(self, inputs: Any, scale: InputScale | None, generator: Generator) -> Any:
+        """Return a batch's inputs, corrupted, whatever images or tokens are nested in.
+
+        In a mapping, labels and masks stay as they are, and so do padded tokens.
+
+        Parameters
+        ----------
+        inputs
+            Of a batch.
+        scale : InputScale or None
+            Of all images.
+        generator : Generator
+            On the CPU.
+
+        Raises
+        ------
+        ValueError
+            There are no images, or no tokens, in them.
+        """
+        of_images = self.kind in IMAGE_CORRUPTIONS
+        if not any(map(is_images if of_images else is_tokens, input_tensors(inputs))):
+            expected = "tokens, (samples, tokens) of whole numbers"
+            if of_images:
+                expected = "images, (samples, channels, height, width) of floating point"
+            raise ValueError(f"{self.name!r} needs inputs that are {expected}")
+        mask = inputs.get(_MASK) if isinstance(inputs, Mapping) else None
+
+        def change(tensor: Tensor) -> Tensor:
+            if of_images and is_images(tensor):
+                assert scale is not None
+                return corrupt_images(tensor, self.kind, self.severity, scale, generator)
+            if not of_images and is_tokens(tensor):
+                real = mask if isinstance(mask, Tensor) and mask.shape == tensor.shape else None
+                return corrupt_tokens(tensor, self.kind, self.severity, generator, real)
+            return tensor
+
+        if not isinstance(inputs, Mapping):
+            return map_tensors(inputs, change)
+        changed = {name: map_tensors(part, change) for name, part in _inputs_in(inputs).items()}
+        copied = map_tensors(inputs, lambda tensor: tensor)
+        for name, part in changed.items():
+            copied[name] = part
+        return copied
+
+
+#: All kinds.
+Perturbation = Rounding | WeightNoise | Corruption
+
+
+def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[Perturbation, ...]:
+    """Return what is measured where nothing else is asked for.
+
+    Rounding to 4, 3 and 2 bits with each kind of scales (compensated where there are linear
+    layers), weight noise of 0.1, 0.3 and 0.5, and of images and of tokens each corruption at
+    severities 1, 3 and 5.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    inputs
+        Of a batch.
+    draws : int, default 4
+        Of noise on weights.
+    """
+    has_linear = any(isinstance(each, nn.Linear) for each in model.modules())
+    kinds = ("absmax", "least error", *(["compensated"] if has_linear else []))
+    roundings = [Rounding(bits, kind) for bits in _BITS for kind in kinds]  # type: ignore[arg-type]
+    found: list[str] = []
+    if any(map(is_images, input_tensors(inputs))):
+        found = [*IMAGE_CORRUPTIONS]
+    elif any(map(is_tokens, input_tensors(inputs))):
+        found = [*TOKEN_CORRUPTIONS]
+    corruptions = [Corruption(kind, each) for kind in found for each in _MEASURED_SEVERITIES]
+    noises = [WeightNoise(share, draws) for share in _NOISES]
+    return (*roundings, *noises, *corruptions)
+
+
+def is_images(tensor: Tensor) -> bool:
+    """Whether a tensor holds images: (samples, channels, height, width) of floating point."""
+    return tensor.is_floating_point() and tensor.ndim == 4 and min(tensor.shape[-2:]) > 1
+
+
+def is_tokens(tensor: Tensor) -> bool:
+    """Whether a tensor holds tokens: (samples, tokens) of whole numbers."""
+    is_whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    return is_whole and tensor.ndim == 2 and tensor.shape[1] > 1
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield each weight of floating point with two or more dimensions, and its module, once."""
+    known: set[int] = set()
+    for module in model.modules():
+        for param in module._parameters.values():
+            if param is None or id(param) in known or param.ndim < 2:
+                continue
+            known.add(id(param))
+            if param.is_floating_point() and param.numel():
+                yield module, param
+
+
+def input_tensors(inputs: Any) -> Iterator[Tensor]:
+    """Yield the tensors of a batch's inputs; in a mapping, labels and masks are none."""
+    yield from tensors_of(_inputs_in(inputs) if isinstance(inputs, Mapping) else inputs)
+
+
+def _inputs_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    if _TOKENS in mapping:
+        return {_TOKENS: mapping[_TOKENS]}
+    return {
+        name: part
+        for name, part in without_labels(mapping).items()
+        if not any(word in str(name) for word in _NO_INPUTS)
+    }
+
+
+@contextmanager
+def changed_weights(
+    model: nn.Module,
+    perturbation: Perturbation,
+    seed: int,
+    draw: int,
+    run: Callable[[], None],
+) -> Iterator[None]:
+    """Perturb a model's weights in the block, and put them back exactly.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    perturbation : Perturbation
+        One of inputs changes nothing here.
+    seed, draw : int
+        What noise is drawn by.
+    run : callable
+        Runs the model on some samples, for what needs the inputs of its layers.
+    """
+    if isinstance(perturbation, Corruption):
+        yield
+        return
+    with torch.no_grad():
+        saved = [(weight, weight.detach().clone()) for _, weight in weights_of(model)]
+        try:
+            perturbation.change(model, generator_of(seed, perturbation.name, draw), run)
+            with torch.enable_grad():
+                yield
+        finally:
+            for weight, value in saved:
+                weight.copy_(value)
+
+
+def generator_of(seed: int, *what: object) -> Generator:
+    """Return a generator on the CPU that depends on nothing but the arguments."""
+    text = "/".join(map(str, (checked_seed(seed), *what)))
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def image_scale(batches_of_inputs: Iterable[Any]) -> InputScale | None:
+    """Return the scale of all images in some batches' inputs; None where there are none."""
+    found = input_scale(
+        tensor
+        for inputs in batches_of_inputs
+        for tensor in input_tensors(inputs)
+        if is_images(tensor)
+    )
+    return None if math.isnan(found.std) else found

@@ -19,18 +19,20 @@ from steppe.landscape.objective.sample_groups import cut as cut
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
+from steppe.landscape.perturbations.confidence import calibration_error as calibration_error
+from steppe.landscape.perturbations.confidence import confidence_of as confidence_of
+from steppe.landscape.perturbations.confidence import is_classification as is_classification
+from steppe.landscape.perturbations.perturbation import Corruption, Rounding, WeightNoise
+from steppe.landscape.perturbations.perturbation import Perturbation as Perturbation
+from steppe.landscape.perturbations.perturbation import changed_weights as changed_weights
+from steppe.landscape.perturbations.perturbation import generator_of as generator_of
+from steppe.landscape.perturbations.perturbation import image_scale as image_scale
+from steppe.landscape.perturbations.perturbation import input_tensors as input_tensors
+from steppe.landscape.perturbations.perturbation import usual_perturbations as usual_perturbations
+from steppe.landscape.perturbations.robustness import robustness
+from steppe.landscape.perturbations.robustness_result import Perturbed, Robustness
+from steppe.landscape.perturbations.weight_tails import WeightTails, weight_tails
 from steppe.landscape.result import Result
-from steppe.landscape.robustness.confidence import calibration_error as calibration_error
-from steppe.landscape.robustness.confidence import confidence_of as confidence_of
-from steppe.landscape.robustness.confidence import is_classification as is_classification
-from steppe.landscape.robustness.perturbations import Corruption, Rounding, WeightNoise
-from steppe.landscape.robustness.perturbations import Perturbation as Perturbation
-from steppe.landscape.robustness.perturbations import changed_weights as changed_weights
-from steppe.landscape.robustness.perturbations import generator_of as generator_of
-from steppe.landscape.robustness.perturbations import image_scale as image_scale
-from steppe.landscape.robustness.perturbations import input_tensors as input_tensors
-from steppe.landscape.robustness.perturbations import usual_perturbations as usual_perturbations
-from steppe.landscape.robustness.weight_tails import WeightTails, weight_tails
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
@@ -56,9 +58,11 @@ __all__ = [
     "Monitor",
     "Objective",
     "Operator",
+    "Perturbed",
     "Plane",
     "Preconditioned",
     "Result",
+    "Robustness",
     "Rounding",
     "RunMeasurement",
     "Sharpness",
@@ -74,6 +78,7 @@ __all__ = [
     "plane",
     "preconditioned",
     "profile",
+    "robustness",
     "sharpness",
     "top_eigenvalues",
     "trace",

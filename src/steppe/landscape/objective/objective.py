@@ -195,7 +195,7 @@ class Objective(RepeatedPasses):
         mean = self.new_mean(0)
         empty = torch.zeros(0, self.size, dtype=torch.float64, device=self.device)
         for batch in self.batches():
-            loss, weight = self._without_graph(
+            loss, weight = self.without_graph(
                 lambda batch=batch: self.weighted_loss(  # type: ignore[misc]
                     batch, *self.outputs(batch), require_finite
                 )
@@ -203,7 +203,7 @@ class Objective(RepeatedPasses):
             mean.add(empty, weight, batch.size, loss.item())
         return MeanLoss(*mean.result(torch.float64)[1:])
 
-    def _without_graph(self, compute: Callable[[], _T]) -> _T:
+    def without_graph(self, compute: Callable[[], _T]) -> _T:
         """Compute without a graph for derivatives, unless model or loss take some themselves."""
         if not self._takes_derivatives:
             try:
@@ -217,7 +217,7 @@ class Objective(RepeatedPasses):
             return compute()
 
     def _loss_of(self, batch: Batch) -> Tensor:
-        return self._without_graph(
+        return self.without_graph(
             lambda: self.batch_loss(batch, *self.outputs(batch), require_finite=False)
         )
 

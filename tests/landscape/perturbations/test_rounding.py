@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from steppe.landscape.robustness.error_compensation import round_with_compensation
-from steppe.landscape.robustness.rounding import round_to_bits, round_weight, scale_of
+from steppe.landscape.perturbations.error_compensation import round_with_compensation
+from steppe.landscape.perturbations.rounding import round_to_bits, round_weight, scale_of
 
 
 def nearest(channel: np.ndarray, scale: float, most: int) -> np.ndarray:

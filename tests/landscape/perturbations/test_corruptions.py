@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from steppe.landscape.robustness.corruptions import (
+from steppe.landscape.perturbations.corruptions import (
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     TOKEN_CORRUPTIONS,

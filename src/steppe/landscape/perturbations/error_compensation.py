@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steppe.landscape.robustness.rounding import levels_of, scale_of
+from steppe.landscape.perturbations.rounding import levels_of, scale_of
 
 # Of the mean of the diagonal of XXᵀ, added to it, as the paper does: inputs that are always zero
 # would leave it singular.

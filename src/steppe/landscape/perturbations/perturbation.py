@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from steppe._shared.validation import checked_seed
 from steppe.landscape.objective.batches import map_tensors, tensors_of, without_labels
-from steppe.landscape.robustness.corruptions import (
+from steppe.landscape.perturbations.corruptions import (
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     TOKEN_CORRUPTIONS,
@@ -24,8 +24,8 @@ from steppe.landscape.robustness.corruptions import (
     corrupt_tokens,
     input_scale,
 )
-from steppe.landscape.robustness.error_compensation import compensated, layers_in_order
-from steppe.landscape.robustness.rounding import Scales, round_weight
+from steppe.landscape.perturbations.error_compensation import compensated, layers_in_order
+from steppe.landscape.perturbations.rounding import Scales, round_weight
 
 #: Bits, from mild to hard.
 _BITS = (4, 3, 2)
@@ -127,8 +127,8 @@ class Corruption:
     ----------
     kind : str
         "noise", "blur", "shift", "contrast" or "brightness" of images; "dropout" or "swaps" of
-        tokens. See :func:`~steppe.landscape.robustness.corruptions.corrupt_images` and
-        :func:`~steppe.landscape.robustness.corruptions.corrupt_tokens`.
+        tokens. See :func:`~steppe.landscape.perturbations.corruptions.corrupt_images` and
+        :func:`~steppe.landscape.perturbations.corruptions.corrupt_tokens`.
     severity : int
         1 to 5.
     """

@@ -1,0 +1,210 @@
+"""Passes of a model over data that keep each sample's score, to compare perturbations by sample."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steppe.landscape.objective.batches import Batch, Batches, labels_of, part_named
+from steppe.landscape.objective.loss_weight import LossFunction, Weight
+from steppe.landscape.objective.objective import Objective
+from steppe.landscape.perturbations.confidence import Confidence, confidence_of, is_classification
+from steppe.landscape.perturbations.corruptions import InputScale
+from steppe.landscape.perturbations.perturbation import image_scale
+
+#: ``metric(outputs, targets)``, a number for each sample.
+SampleMetric = Callable[[Any, Any], Tensor]
+
+ACCURACY, PERPLEXITY = "accuracy", "perplexity"
+
+
+class Scored(NamedTuple):
+    """The results of a pass.
+
+    Attributes
+    ----------
+    scores : Tensor or None
+        Of each sample, (samples,); None without a metric.
+    losses, weights : Tensor
+        Of each batch, or of each sample where it is known: (batches,) or (samples,).
+    samples : int
+        How many there were.
+    """
+
+    scores: Tensor | None
+    losses: Tensor
+    weights: Tensor
+    samples: int
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return float((self.losses * self.weights).sum() / self.weights.sum())
+
+    @property
+    def loss_error(self) -> float:
+        """Its standard error, that of a ratio of means; NaN of one batch."""
+        count = len(self.losses)
+        if count < 2:
+            return float("nan")
+        shares = self.weights / self.weights.sum()
+        spread = (shares * (self.losses - self.loss)).square().sum()
+        return float((spread * count / (count - 1)).sqrt())
+
+
+class ScoredPasses:
+    """A model, its data, and how its outputs are scored.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, not wrapped.
+    loss_fn, data, weight
+        As in :func:`~steppe.landscape.hessian`. Without ``loss_fn``: the loss that the outputs
+        have, or else cross-entropy of a classifier.
+    metric : callable, optional
+        ``metric(outputs, targets)``, a number for each sample. Default: whether a classifier is
+        right.
+
+    Attributes
+    ----------
+    metric : str
+        What scores are.
+
+    Raises
+    ------
+    ValueError
+        There is no ``loss_fn``, and the outputs have no loss, nor are they a classifier's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: LossFunction | None,
+        data: Batches,
+        metric: SampleMetric | None,
+        weight: Weight | None,
+    ) -> None:
+        probe = Objective(model, loss_fn, data, weight=weight)
+        with probe.evaluation_mode():
+            for batch in probe.batches():
+                #: The first one.
+                self.first = batch
+                outputs, targets = probe.without_graph(partial(probe.outputs, batch))
+                break
+            else:
+                raise ValueError("data has no batches")
+        is_classifier = _classified(outputs, targets) is not None
+        self._has_own_loss = isinstance(part_named("loss", outputs), Tensor)
+        if loss_fn is None and not self._has_own_loss:
+            if not is_classifier:
+                raise ValueError(
+                    "loss_fn must be given: the outputs have no loss of their own, and are not "
+                    "logits (samples, classes) with a class for each sample"
+                )
+            loss_fn = F.cross_entropy
+        self._of_each = loss_fn is F.cross_entropy and isinstance(outputs, Tensor)
+        self._objective = Objective(model, loss_fn, data, weight=weight)
+        self._metric = metric
+        self.metric = getattr(metric, "__name__", "score") if metric is not None else ""
+        if metric is None and is_classifier:
+            self._metric, self.metric = _hits, ACCURACY
+        elif metric is None and self._has_own_loss and _is_of_tokens(targets):
+            self.metric = PERPLEXITY
+
+    def image_scale(self) -> InputScale | None:
+        """Return the scale of all images in the data; None where there are none."""
+        with self._objective.evaluation_mode():
+            return image_scale(map(inputs_of, self._objective.batches()))
+
+    def run(self, samples: int) -> None:
+        """Run the model on the first samples, as far as whole batches go."""
+        seen = 0
+        with self._objective.evaluation_mode():
+            for batch in self._objective.batches():
+                if seen < samples:
+                    self._objective.without_graph(partial(self._objective.outputs, batch))
+                seen += batch.size
+
+    def score(self, change: Callable[[Batch], Batch] = lambda batch: batch) -> Scored:
+        """Score the model on changed batches.
+
+        Parameters
+        ----------
+        change : callable, optional
+            ``change(batch)`` returns what the model sees instead.
+        """
+        scores: list[Tensor] = []
+        losses: list[Tensor] = []
+        weights: list[Tensor] = []
+        samples = 0
+        with self._objective.evaluation_mode():
+            for batch in self._objective.batches():
+                scored = partial(self._scored, change(batch))
+                score, loss, weight = self._objective.without_graph(scored)
+                samples += batch.size
+                losses.append(loss.detach().double().cpu().reshape(-1))
+                weights.append(weight.double().cpu().reshape(-1))
+                if score is not None:
+                    scores.append(score.detach().double().cpu())
+        joined = torch.cat(scores) if scores else None
+        return Scored(joined, torch.cat(losses), torch.cat(weights), samples)
+
+    def confidence(self) -> Confidence | None:
+        """Return how sure a classifier is of each sample; None of other models."""
+        found = []
+        with self._objective.evaluation_mode():
+            for batch in self._objective.batches():
+                outputs = self._objective.without_graph(partial(self._objective.outputs, batch))
+                pair = _classified(*outputs)
+                if pair is None:
+                    return None
+                found.append(confidence_of(*pair))
+        return Confidence(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+    def _scored(self, batch: Batch) -> tuple[Tensor | None, Tensor, Tensor]:
+        outputs, targets = self._objective.outputs(batch)
+        score = None
+        if self._metric is not None:
+            score = self._metric(outputs, targets)
+            if not isinstance(score, Tensor) or score.shape != (batch.size,):
+                what = f"shape {tuple(score.shape)}" if isinstance(score, Tensor) else repr(score)
+                raise ValueError(
+                    f"metric must return a number for each of the {batch.size} samples of a batch, "
+                    f"a tensor of shape ({batch.size},), got {what}"
+                )
+        if self._of_each and is_classification(outputs, targets):
+            each = F.cross_entropy(outputs, targets, reduction="none")
+            return score, each, torch.ones_like(each)
+        loss, weight = self._objective.weighted_loss(batch, outputs, targets, require_finite=False)
+        return score, loss, torch.tensor(weight)
+
+
+def inputs_of(batch: Batch) -> Any:
+    """Return what the model is called with."""
+    return batch.keywords or batch.inputs
+
+
+def _classified(outputs: Any, targets: Any) -> tuple[Tensor, Tensor] | None:
+    """Return logits and labels of a classifier, as tensors or as Hugging Face has them; or None."""
+    logits = outputs if isinstance(outputs, Tensor) else part_named("logits", outputs)
+    labels = targets if isinstance(targets, Tensor) else next(iter(labels_of(targets)), None)
+    if isinstance(logits, Tensor) and isinstance(labels, Tensor):
+        return (logits, labels) if is_classification(logits, labels) else None
+    return None
+
+
+def _hits(outputs: Any, targets: Any) -> Tensor:
+    pair = _classified(outputs, targets)
+    if pair is None:
+        raise ValueError("batches after the first are not a classifier's: pass metric=")
+    logits, labels = pair
+    return (logits.argmax(dim=1) == labels).double()
+
+
+def _is_of_tokens(targets: Any) -> bool:
+    labels = next(iter(labels_of(targets)), None) if not isinstance(targets, Tensor) else None
+    return isinstance(labels, Tensor) and labels.ndim == 2 and not labels.is_floating_point()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from steppe._shared.names import check_name
+from steppe.compare.records.task_modifiers import parse_task
 
 #: The tasks, as ``steppe compare TASK`` takes them.
 TASK_NAMES = (
@@ -67,17 +68,21 @@ AnySchedule = Literal["constant", "cosine", "cosine-epochs", "own"]
 
 
 def check_task(name: str) -> None:
-    """Refuse a task that is not known; whether a file has one is seen when it is imported.
+    """Refuse a task or a modifier that is not known.
+
+    Whether a file has a task is seen when it is imported.
 
     Raises
     ------
     ValueError
-        The message has the nearest name, and all names.
+        The message has the nearest name, and all names; or a modifier is out of its range, or given
+        twice.
     """
-    if name.endswith(".py"):
-        raise ValueError(f"{name} may have several tasks: name one, as {name}:task")
-    if ":" not in name:
-        check_name("task", name, TASK_NAMES)
+    base, _ = parse_task(name)
+    if base.endswith(".py"):
+        raise ValueError(f"{base} may have several tasks: name one, as {base}:task")
+    if ":" not in base:
+        check_name("task", base, TASK_NAMES)
 
 
 def label_of(name: str) -> str:
@@ -99,10 +104,14 @@ def directory_of(name: str) -> str:
     --------
     >>> directory_of("digits"), directory_of("work/mytask.py:task"), directory_of("a.b:other")
     ('digits', 'mytask', 'a.b-other')
+    >>> directory_of("work/mytask.py:task+noise40")
+    'mytask+noise40'
     """
     path, colon, attribute = name.rpartition(":")
     stem = Path(path).name.removesuffix(".py")
-    named = name if not colon else stem if attribute == "task" else f"{stem}-{attribute}"
+    base, plus, modifiers = attribute.partition("+")
+    own = "" if base == "task" else f"-{base}"
+    named = f"{stem}{own}{plus}{modifiers}" if colon else name
     # The name may come from a file of somebody else's.
     return file_name(named).lstrip(".") or "study"
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from steppe._shared.array_types import Array, Bytes, Floats, Integers
 from steppe._shared.cache import cached_tensors
@@ -157,6 +157,31 @@ def parts_of(samples: Dataset[Any]) -> list[Dataset[Any]]:
 def size_of(samples: Dataset[Any]) -> int:
     """Return the number of samples; not every type of data set says that it has one."""
     return len(samples)  # type: ignore[arg-type]
+
+
+def stored_targets(samples: Dataset[Any]) -> Tensor | None:
+    """Return the targets of all samples if they can be read without loading an input."""
+    if isinstance(samples, Samples):
+        return samples.targets
+    if isinstance(samples, TensorDataset) and len(samples.tensors) == 2:
+        return samples.tensors[1]
+    if isinstance(samples, Subset) and (whole := stored_targets(samples.dataset)) is not None:
+        return whole[torch.as_tensor(list(samples.indices))]
+    return None
+
+
+def are_classes(targets: Tensor) -> bool:
+    """Whether targets are classes: one integer a sample, of at least 0.
+
+    Examples
+    --------
+    >>> are_classes(torch.tensor([2, 0])), are_classes(torch.zeros(2)), are_classes(torch.eye(2))
+    (True, False, False)
+    """
+    if targets.ndim != 1 or targets.dtype == torch.bool:
+        return False
+    is_integer = not (targets.is_floating_point() or targets.is_complex())
+    return is_integer and bool((targets >= 0).all())
 
 
 def digits() -> Data:

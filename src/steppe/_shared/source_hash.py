@@ -32,6 +32,7 @@ _DECISIVE = (
     "compare/planning/search_spaces.py",
     "compare/records/packed_numbers.py",
     "compare/records/of_mean.py",
+    "compare/records/task_modifiers.py",
     "compare/tasks",
     "compare/training",
 )

@@ -31,12 +31,15 @@ from steppe.compare.records.choices import (
     check_task,
     directory_of,
 )
+from steppe.compare.records.task_modifiers import spelled
 
 TaskName = Annotated[
     str | None,
     Parameter(
         help=f"What to train on: {', '.join(TASK_NAMES)}; or a Task of your own, as mytask.py:task "
-        "or package.module:task. Default: the preset's, or digits."
+        "or package.module:task. Append +noise40 to give 40 % of the labels for training and "
+        "validation another class, +few250 to train on 250 samples, +batch1024 for that batch "
+        "size, and +long4 for four times the epochs. Default: the preset's, or digits."
     ),
 ]
 PresetName = Annotated[
@@ -112,7 +115,7 @@ def compare(
         accelerate launch -m steppe compare cifar10 --device cuda
     """
     with refusals(), ending_at_once():
-        _check_names(task, preset)
+        task = _checked_names(task, preset)
         options.check()
         check_where(threads, track)
         NOT_NEGATIVE.check("workers", workers)
@@ -145,11 +148,14 @@ def compare(
     )
 
 
-def _check_names(task: str | None, preset: str | None) -> None:
-    if task is not None:
-        check_task(task)
+def _checked_names(task: str | None, preset: str | None) -> str | None:
+    """Return the task's name, with its modifiers in their own order."""
     if preset is not None:
         check_preset(preset)
+    if task is None:
+        return None
+    check_task(task)
+    return spelled(task)
 
 
 def _check_continued(task: str | None, own: str, has_options: bool) -> None:

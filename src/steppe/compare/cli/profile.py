@@ -45,7 +45,8 @@ def profile(
         A file that steppe compare has written to OUT_DIR/checkpoints, or a state_dict of the task's
         model, saved with torch.save.
     task
-        Task that the model was trained on, such as digits; steppe compare --help lists them.
+        Task that the model was trained on, such as digits or digits+noise40; steppe compare --help
+        lists them.
     own
         The checkpoint's optimizer, if it is a class of your own. Code that a file names is imported
         only if you name it too.

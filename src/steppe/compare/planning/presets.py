@@ -13,6 +13,7 @@ from steppe.compare.planning.search_spaces import (
     find_space,
 )
 from steppe.compare.records.choices import Precision, Schedule
+from steppe.compare.records.task_modifiers import base_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Preset:
 
     def model_for(self, task: str, scale: str) -> str | None:
         """Name the model that is published for a task; of another it may be of no use."""
-        return self.model if scale == "full" and task == self.task else None
+        return self.model if scale == "full" and base_of(task) == self.task else None
 
     def training_at(self, scale: str) -> tuple[int | None, int | None]:
         """Give epochs and batch size: the preset's are those of full scale."""
@@ -178,12 +179,14 @@ PRESETS: Mapping[str, Preset] = {
 def usual_for(task: str) -> Preset:
     """Give what is usual for a task: what a study of it is if its user names no preset.
 
+    Modifiers do not change it.
+
     Examples
     --------
     >>> usual_for("split-mnist").schedule, usual_for("digits").schedule
     ('constant', 'cosine')
     """
-    return _USUAL.get(task, USUAL)
+    return _USUAL.get(base_of(task), USUAL)
 
 
 def find_preset(name: str) -> Preset:

@@ -11,8 +11,9 @@ from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.rehearsal import new_model, rehearse
 from steppe.compare.records.choices import AnySchedule
+from steppe.compare.records.task_modifiers import MODIFIERS
 from steppe.compare.tasks.source import TaskSource
-from steppe.compare.tasks.task import LoadedTask
+from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import explained
 from steppe.compare.training.run import RunContext, RunSettings
 
@@ -35,10 +36,8 @@ def plan_setup(
         raise ValueError("precision fp16 needs an accelerator: use bf16 or no on a CPU")
     asked = _asked(source.name, options, preset)
     task = source.task({**asked, "data": place.data})
-    # What is published is of full size.
-    epochs, batch_size = preset.training_at(options.scale)
-    epochs = options.epochs or epochs or task.epochs
-    batch_size = options.batch_size or batch_size or task.batch_size
+    _refuse_set_twice(task, options)
+    epochs, batch_size = _length_and_batch(task, options, preset)
     # Of steppe's own tasks only files can be missing, which their errors say.
     with explained(f"the data of {task.name} cannot be read") if source.source else nullcontext():
         loaded = task.load()
@@ -73,6 +72,28 @@ def plan_setup(
     if source.source:
         rehearse(loaded, model, setup, place)
     return loaded, setup, _facts(loaded, model, place)
+
+
+def _refuse_set_twice(task: Task, options: StudyOptions) -> None:
+    for modifier in task.modifiers:
+        option = MODIFIERS[modifier.kind].option
+        if option and (value := getattr(options, option)) is not None:
+            raise ValueError(
+                f"--{option.replace('_', '-')} {value} and +{modifier} of {task.name} set the "
+                "same: leave one of them out"
+            )
+
+
+def _length_and_batch(task: Task, options: StudyOptions, preset: Preset) -> tuple[int, int]:
+    """Return epochs and batch size: the user's, else the preset's, else the task's."""
+    modified = {each.kind: int(each.amount) for each in task.modifiers}
+    # What is published is of full size; the user's modifiers change that, too.
+    epochs, batch_size = preset.training_at(options.scale)
+    if epochs is not None:
+        epochs *= modified.get("long", 1)
+    batch_size = modified.get("batch", batch_size)
+    batch_size = options.batch_size or batch_size or task.batch_size
+    return options.epochs or epochs or task.epochs, batch_size
 
 
 def _facts(loaded: LoadedTask, model: nn.Module, place: RunContext) -> dict[str, Any]:

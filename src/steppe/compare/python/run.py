@@ -23,6 +23,7 @@ from steppe.compare.planning.presets import USUAL, usual_for
 from steppe.compare.planning.study import plan_study
 from steppe.compare.python.study import Study
 from steppe.compare.records.choices import directory_of
+from steppe.compare.records.task_modifiers import spelled
 from steppe.compare.report.headline import forewarnings
 from steppe.compare.tasks.source import TaskSource, find_task, task_content
 from steppe.compare.tasks.task import Task
@@ -47,7 +48,8 @@ def run(
     Parameters
     ----------
     task : Task or str
-        The task, or its name: one of steppe's, or ``mytask.py:task``.
+        The task, or its name: one of steppe's, or ``mytask.py:task``, with modifiers such as
+        ``+noise40`` or without.
     optimizers : sequence of str or Contender, optional
         The first is the baseline. Names are those of ``steppe compare --optimizers``. Default:
         AdamW, DualAdam, AdamCM, and AdamW with SAM.
@@ -102,7 +104,7 @@ def run(
     )
     if workers is not None:
         _check_named(task, optimizers or (), workers)
-    name = task if isinstance(task, str) else task.name
+    name = spelled(task) if isinstance(task, str) else task.name
     out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
     # Hashed once: what it computes with may change while it trains, as counters do.
     source: TaskSource | str = find_task(task) if isinstance(task, Task) else task

@@ -175,6 +175,7 @@ class TaskMaker:
             model_name=name,
             options={"samples": count, "length": given.get("length")},
             domain_incremental=self.domain_incremental,
+            subsample=self.subsample,
         )
 
 

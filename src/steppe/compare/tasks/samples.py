@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from steppe.compare.data.datasets import Data, Stream, TensorSamples, parts_of, size_of
 from steppe.compare.data.sample_hash import hash_samples
+from steppe.compare.tasks.modifiers import modified_data
 
 if TYPE_CHECKING:
     from steppe.compare.tasks.task import Task
@@ -22,16 +23,20 @@ _SPLIT_SEED = 0
 
 
 def read_data(task: "Task") -> Data:
-    """Return a task's samples, with a hash of them.
+    """Return a task's samples as its modifiers change them, with a hash of them.
 
     Raises
     ------
     TypeError
         An argument is no samples.
     ValueError
-        A part has no samples, one share is not between 0 and 1, or only some of the parts are
-        streams.
+        A part has no samples, one share is not between 0 and 1, only some of the parts are
+        streams, or the samples are none that a modifier can change.
     """
+    return modified_data(task, _hashed(task))
+
+
+def _hashed(task: "Task") -> Data:
     found = _given(task) if task.data is None else task.data()
     if not isinstance(found, Data):
         raise TypeError(f"data must return Data, got {type(found).__name__}")

@@ -15,7 +15,9 @@ from steppe._shared.names import look_up
 from steppe._shared.source_hash import first_source, loaded_source
 from steppe._shared.user_files import import_named
 from steppe.compare.records.choices import label_of
+from steppe.compare.records.task_modifiers import Modifier, parse_task, with_modifiers
 from steppe.compare.tasks.makers import TASKS
+from steppe.compare.tasks.modifiers import modified
 from steppe.compare.tasks.task import Task
 from steppe.compare.tasks.trace import TaskError, explained
 
@@ -36,20 +38,23 @@ class TaskSource:
     Attributes
     ----------
     name : str
-        What the command line calls it.
+        What the command line calls it, with its modifiers.
     make : callable
-        Makes the task; it may take the options ``scale``, ``model``, ``samples``, ``length`` and
-        ``data``.
+        Makes the task, without the modifiers; it may take the options ``scale``, ``model``,
+        ``samples``, ``length`` and ``data``.
     source : str, default ""
         Hash of what the user's file does, and of what it imports beside it; "" of steppe's own.
     location : str, default ""
         The name with the file's whole path; "" of steppe's own.
+    modifiers : tuple of Modifier, default empty
+        How the task that is made is changed.
     """
 
     name: str
     make: Callable[..., Task]
     source: str = ""
     location: str = ""
+    modifiers: tuple[Modifier, ...] = ()
 
     @property
     def label(self) -> str:
@@ -90,7 +95,7 @@ class TaskSource:
             made = self.make(**{name: value for name, value in asked.items() if name in taken})
             if not isinstance(made, Task):
                 raise TaskError(f"{self.label} must be a Task, got {type(made).__name__}")
-            return made
+        return modified(made, self.modifiers)
 
 
 def find_task(name: "str | Task | TaskSource") -> TaskSource:
@@ -102,37 +107,45 @@ def find_task(name: "str | Task | TaskSource") -> TaskSource:
         A task itself, hashed as it is now, or what was found before; one of
         :data:`steppe.compare.tasks.makers.TASKS`; or ``file.py:attribute`` or
         ``package.module:attribute``, a :class:`~steppe.compare.Task` or a function that returns
-        one. The file's code is run.
+        one. The file's code is run. A name may end in modifiers, as ``digits+few250+noise40``:
+        ``+few`` is :meth:`~steppe.compare.Task.with_samples`, ``+noise``
+        :meth:`~steppe.compare.Task.with_label_noise` in per cent, ``+batch``
+        :meth:`~steppe.compare.Task.with_batch_size`, and ``+long``
+        :meth:`~steppe.compare.Task.with_longer_training`.
 
     Raises
     ------
     ValueError
-        If there is none; the message lists those there are, or shows where the file fails.
+        If there is no such task or modifier; the message lists those there are, or shows where the
+        file fails.
 
     Examples
     --------
     >>> find_task("digits").task({"model": "mlp"}).epochs
     50
+    >>> find_task("digits+noise40+few250").task().name
+    'digits+few250+noise40'
     """
     if isinstance(name, TaskSource):
         return name
     if isinstance(name, Task):
         return TaskSource(name.name, lambda: name, first_source(task_content(name)))
-    if ":" not in name:
-        return TaskSource(name, look_up("task", name, TASKS))
-    path, _, attribute = name.rpartition(":")
-    label = label_of(name)
-    with explained(f"{label} cannot be imported"):
-        module = import_named(name)
+    base, modifiers = parse_task(name)
+    whole = with_modifiers(base, modifiers)
+    if ":" not in base:
+        return TaskSource(whole, look_up("task", base, TASKS), modifiers=modifiers)
+    path, _, attribute = base.rpartition(":")
+    with explained(f"{label_of(base)} cannot be imported"):
+        module = import_named(base)
         found = getattr(module, attribute, None)
         if not isinstance(found, Task) and not callable(found):
             tasks = [each for each, value in vars(module).items() if isinstance(value, Task)]
             there = f"it has {', '.join(tasks)}" if tasks else "it has no Task"
             raise TaskError(f"{path} has no task {attribute!r}: {there}")
         source = loaded_source(module)
-    location = f"{Path(path).resolve()}:{attribute}" if path.endswith(".py") else name
+    where = f"{Path(path).resolve()}:{attribute}" if path.endswith(".py") else base
     make = (lambda: found) if isinstance(found, Task) else found
-    return TaskSource(name, make, source, location)
+    return TaskSource(whole, make, source, with_modifiers(where, modifiers), modifiers)
 
 
 def task_content(task: Task) -> list[Any]:

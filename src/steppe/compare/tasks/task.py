@@ -20,6 +20,8 @@ from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSetting
 from steppe.compare.metrics.robustness import DEFAULT_ROBUSTNESS, RobustnessSettings
 from steppe.compare.metrics.scores import Loss, Metric
 from steppe.compare.records.results import MEAN_LOSS, MetricDescription
+from steppe.compare.records.task_modifiers import Modifier
+from steppe.compare.tasks.modifiers import Modifiable
 from steppe.compare.tasks.samples import read_data
 
 #: Samples, or what they are made of: see :class:`Task`.
@@ -27,7 +29,7 @@ Samples = Dataset[Any] | tuple[Any, ...] | Iterable[Any] | Callable[[], Any]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Task:
+class Task(Modifiable):
     """What is trained, on which data, and how it is scored.
 
     A batch is what ``collate_fn`` makes of samples. Of a pair, inputs and targets, the outputs are
@@ -100,6 +102,13 @@ class Task:
     domain_incremental : bool, default False
         Whether the tasks of a stream share the network's outputs, so that the task of a sample
         is not known.
+    subsample : callable, optional
+        ``subsample(data, samples)`` returns :class:`~steppe.compare.Data` with so many training
+        samples, for :meth:`with_samples`. Default: at random, with the classes in their proportions
+        where targets in memory are classes.
+    modifiers : tuple of Modifier, default empty
+        How :meth:`with_samples`, :meth:`with_label_noise`, :meth:`with_batch_size` and
+        :meth:`with_longer_training` have changed the task: call them in the place of giving it.
 
     Raises
     ------
@@ -146,6 +155,8 @@ class Task:
     model_name: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     domain_incremental: bool = False
+    subsample: Callable[[Data, int], Data] | None = None
+    modifiers: tuple[Modifier, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -285,7 +296,7 @@ def _described(value: Any) -> str:
 
 _FUNCTIONS = (
     *("data", "loss", "step", "weight", "predict", "collate_fn", "evaluation_collate_fn"),
-    "schedule",
+    *("schedule", "subsample"),
 )
 
 

@@ -315,3 +315,21 @@ def test_so_may_one_that_is_made_here(tmp_path: Path) -> None:
     assert first.complete
     assert again.results.name == first.results.name
     assert again.to_csv() == first.to_csv()
+
+
+def test_a_modified_task_has_a_study_of_its_own_by_its_name_and_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(90, 4, generator=torch.Generator().manual_seed(0))
+    signs = {"train": (x, (x.sum(1) > 0).long()), "loss": nn.functional.cross_entropy}
+    task = sums(model=lambda: nn.Linear(4, 2), metrics={}, **signs)
+    options = {**SIZES, "lr": 0.1, "weight_decay": 0.0}
+    clean = run(task, ["sgd"], **options)
+    noisy = run(task.with_label_noise(0.4), ["sgd"], **options)
+    assert (clean.complete, noisy.complete) == (True, True)
+    assert noisy.results.task == "sums+noise40"
+    assert noisy.results.setup["source"] != clean.results.setup["source"]
+    run("digits+batch20+few20", ["sgd"], epochs=1, **options)
+    found = {path.name for path in (tmp_path / "results").iterdir()}
+    assert found == {"sums", "sums+noise40", "digits+few20+batch20"}

@@ -47,7 +47,7 @@ def test_of_trials_on_parallel_lines_it_is_the_distance_of_the_lines() -> None:
     )
     found = gaps_at_common_loss(Readings(study))
     assert [each.name for each in found] == names
-    common = np.mean([each.train for each in found])
+    common = found[0].train
     for each in found:
         assert each.at_common == pytest.approx(2 - 0.75 * common + offset[each.name])
         assert each.gap == pytest.approx(2 - 0.75 * each.train + offset[each.name])

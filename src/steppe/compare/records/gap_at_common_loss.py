@@ -6,7 +6,6 @@ train loss that is the same for all.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,6 @@ from steppe.compare.records.best_of_k import (
     degrees_of_freedom,
     expected_best,
 )
-from steppe.compare.records.outcomes import Outcome
-from steppe.compare.records.results import POOL
 from steppe.compare.records.verdicts import Readings
 
 
@@ -52,7 +49,7 @@ def gaps_at_common_loss(readings: Readings) -> list[CommonLossGap]:
     With T and L the train and test loss expected of the best of k, and b the slope of test on train
     loss within contenders, over the best N/k trials of each by validation::
 
-        gap at T₀ = L + b·(T₀ − T) − T₀,     T₀ = mean of T over the contenders
+        gap at T₀ = L + b·(T₀ − T) − T₀,     T₀ = T of the baseline
 
     b is one number for all, so differences between contenders depend on T₀ no more:
     ΔL − b·ΔT, which is an analysis of covariance. Errors are a jackknife over trials of one number,
@@ -60,13 +57,13 @@ def gaps_at_common_loss(readings: Readings) -> list[CommonLossGap]:
     """
     study = readings.results
     k, names = study.plan.budget, [each.name for each in study.contenders]
-    train = [_pool(readings, name, lambda outcome: outcome.final.train_loss) for name in names]
-    test = [_pool(readings, name, lambda outcome: outcome.final.test_loss) for name in names]
+    train = [readings.pool_with(name, lambda outcome: outcome.final.train_loss) for name in names]
+    test = [readings.pool_with(name, lambda outcome: outcome.final.test_loss) for name in names]
     if not all(np.isfinite(pool.test).all() for pool in (*train, *test)):
         return []
     trains, tests, slope = _fit(train, test, k)
-    middle = float(trains.mean())
-    at_common = tests + slope * (middle - trains) - middle
+    common = float(trains[0])
+    at_common = tests + slope * (common - trains) - common
     errors = _errors(train, test, k)
     half = t_quantile(1 - LEVEL / 2, degrees_of_freedom(len(train[0]), k)) * errors
     differences = at_common - at_common[0]
@@ -86,17 +83,6 @@ def gaps_at_common_loss(readings: Readings) -> list[CommonLossGap]:
         )
         for place, name in enumerate(names)
     ]
-
-
-def _pool(readings: Readings, name: str, measure: Callable[[Outcome], float]) -> Pool:
-    """Return a contender's trials with one of their numbers; of diverged ones the worst."""
-    chosen = readings.pool(name, readings.results.plan.primary)
-    trials = readings.results.trials_of(name, POOL)
-    values = np.array([measure(o) if (o := t.finite_outcome) else math.nan for t in trials])
-    known = np.isfinite(values)
-    if known.any():
-        values[~known] = values[known].max()
-    return Pool(chosen.score, chosen.loss, values)
 
 
 def _fit(train: list[Pool], test: list[Pool], k: int) -> tuple[Array, Array, float]:

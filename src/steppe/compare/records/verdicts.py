@@ -33,7 +33,7 @@ from steppe.compare.records.broken_promises import BrokenPromises
 from steppe.compare.records.choices import Primary
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
-from steppe.compare.records.results import POOL, Outcome, StudyResults, Trial
+from steppe.compare.records.results import POOL, Outcome, StudyResults
 from steppe.compare.records.trials_needed import fewest_trials
 
 BETTER, WORSE = "better", "worse"
@@ -128,15 +128,16 @@ class Readings:
         A trial without one, as one that diverged, has that of the trial chosen last of the others;
         NaN if none has one.
         """
+        return expected_best(self.pool_with(name, measure), self.results.plan.budget)
+
+    def pool_with(self, name: str, measure: Callable[[Outcome], float]) -> Pool:
+        """Return a contender's trials with any number of theirs, as :meth:`expected_mean` does."""
         pool = self.pool(name, self.results.plan.primary)
-        measured = [measure(o) if (o := t.finite_outcome) else math.nan for t in self._trials(name)]
-        values = np.array(measured)
+        values = np.array([measure(o) if o else math.nan for o in self.outcomes(name)])
         known = np.isfinite(values)
-        if not known.any():
-            return math.nan
-        values[~known] = values[known][np.argmin(pool.score[known])]
-        other = Pool(pool.score, pool.loss, values)
-        return expected_best(other, self.results.plan.budget)
+        if known.any():
+            values[~known] = values[known][np.argmin(pool.score[known])]
+        return Pool(pool.score, pool.loss, values)
 
     def difference(self, name: str, baseline: str, reading: Primary, k: int) -> Difference:
         """Return one optimizer minus another, in the metric's unit; p is not corrected."""
@@ -202,10 +203,7 @@ class Readings:
 
     def count_unsuccessful(self, name: str) -> int:
         """Count the trials of the pool that diverged, failed, or ended without a result."""
-        return sum(
-            (outcome := trial.finite_outcome) is None or not self.has_result(outcome)
-            for trial in self._trials(name)
-        )
+        return sum(each is None or not self.has_result(each) for each in self.outcomes(name))
 
     def has_result(self, outcome: Outcome) -> bool:
         """Whether the primary reading has a value: on test data too, once the study is complete."""
@@ -234,8 +232,9 @@ class Readings:
         better = (found.estimate > 0) == self.higher_is_better(self.results.plan.primary)
         return BETTER if better else WORSE
 
-    def _trials(self, name: str) -> Sequence[Trial]:
-        return self.results.trials_of(name, POOL)
+    def outcomes(self, name: str) -> list[Outcome | None]:
+        """Return the outcomes of a contender's pool; None of a trial that failed or diverged."""
+        return [trial.finite_outcome for trial in self.results.trials_of(name, POOL)]
 
     def pool(self, name: str, reading: Primary) -> Pool:
         """Return a contender's pool of trials.
@@ -255,7 +254,7 @@ class Readings:
         return self._pools[name, reading]
 
     def _make_pool(self, name: str, reading: Primary) -> Pool:
-        outcomes = [trial.finite_outcome for trial in self._trials(name)]
+        outcomes = self.outcomes(name)
         sign = 1.0 if self.results.metric.higher_is_better else -1.0
         worst = self._worst(reading)
         # What chooses is the same whatever is read.
@@ -284,8 +283,8 @@ class Readings:
         ended = (
             outcome
             for contender in self.results.contenders
-            for trial in self._trials(contender.name)
-            if (outcome := trial.finite_outcome)
+            for outcome in self.outcomes(contender.name)
+            if outcome is not None
         )
         values = [self.values(outcome, reading)[0] for outcome in ended]
         finite = [value for value in values if math.isfinite(value)]

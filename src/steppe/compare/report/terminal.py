@@ -13,6 +13,7 @@ from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.footnotes import footnotes
 from steppe.compare.report.headline import headline
 from steppe.compare.report.tables import all_tables
+from steppe.compare.report.tables.robustness import not_in_a_terminal
 
 # Everything that stands before it decides, or says what to use.
 _EXPLORATORY = ("differences", "controls", "gaps", "metrics")
@@ -67,6 +68,9 @@ def _print_tables(console: Console, readings: Readings, tables: dict[str, HtmlTa
     for name in _EXPLORATORY:
         if name in tables:
             console.print(tables[name].to_text())
+    for name in ("robustness", "robustness-tuned"):
+        if name in tables:
+            console.print(tables[name].to_text(without=not_in_a_terminal(tables[name])))
 
 
 def _print_notes(console: Console, readings: Readings, rows: Sequence[OptimizerSummary]) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from steppe._shared.page.parts import HtmlTable
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings
-from steppe.compare.report.tables import measures, results, trials
+from steppe.compare.report.tables import measures, results, robustness, trials
 
 
 def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str, HtmlTable]:
@@ -27,6 +28,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
     elif not any(row.trials > row.diverged for row in rows):
         found = {"trials": trials.trials(study)}
     else:
+        robust = RobustReadings(readings)
         found = {
             "leaderboard": results.leaderboard(readings, rows),
             "budgets": results.budgets(readings, rows, "score"),
@@ -38,6 +40,8 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
             "controls": results.controls(readings, rows),
             "gaps": measures.gaps(readings),
             "metrics": measures.further_metrics(readings, rows),
+            "robustness": robustness.robustness(robust, rows, study.baseline),
+            "robustness-tuned": robustness.robustness(robust, rows, study.baseline, tuned=True),
             "costs": measures.costs(rows),
         }
     return {name: table for name, table in found.items() if table.rows}

@@ -61,7 +61,7 @@ def gaps(readings: Readings) -> HtmlTable:
     columns = {
         "train loss": "expected of the best of k",
         "gap": "test loss − train loss, expected of the same trials",
-        "gap at common train loss": "moved to the mean of the train losses, along the line of each "
+        "gap at common train loss": "moved to the baseline's train loss, along the line of each "
         "contender's best trials",
         "difference": "from the baseline's, at the common train loss, with its 95 % interval",
     }

@@ -30,6 +30,8 @@ class ModifierKind(NamedTuple):
         The study's option that sets the same, which cannot be given beside it.
     seeded : bool, default False
         Whether it draws at random, so that a seed may follow.
+    default : float, optional
+        The amount of a name without one.
     """
 
     example: str
@@ -37,6 +39,7 @@ class ModifierKind(NamedTuple):
     holds: Callable[[float], bool]
     option: str = ""
     seeded: bool = False
+    default: float | None = None
 
 
 def _whole(example: str, least: int, option: str) -> ModifierKind:
@@ -55,6 +58,12 @@ MODIFIERS: Mapping[str, ModifierKind] = {
         "a percentage above 0 and below 100",
         lambda amount: 0 < amount < 100,
         seeded=True,
+    ),
+    "shift": ModifierKind(
+        "shift3",
+        "a severity, a whole number from 1 to 5",
+        lambda amount: amount in range(1, 6),
+        default=3,
     ),
     "batch": _whole("batch1024", 1, "batch_size"),
     "long": _whole("long4", 2, "epochs"),
@@ -185,6 +194,9 @@ def _parsed(text: str) -> Modifier:
     if kind not in MODIFIERS:
         examples = [each.example for each in MODIFIERS.values()]
         raise ValueError(unknown_name_message("task modifier", text, examples))
+    usual = MODIFIERS[kind].default
+    if text == kind and usual is not None:
+        return Modifier(kind, usual)
     found = _PATTERN.fullmatch(text)
     if found is None or (found[2] and not MODIFIERS[kind].seeded):
         raise _refusal(kind, text)

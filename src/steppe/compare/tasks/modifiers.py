@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from steppe._shared.validation import check_integer, check_number
+from steppe.compare.data.corrupted_inputs import with_corrupted_test
 from steppe.compare.data.datasets import Data
 from steppe.compare.data.fewer_samples import fewer_samples
 from steppe.compare.data.label_noise import with_label_noise
@@ -95,6 +96,35 @@ class Modifiable:
         if not 0 < probability < 1:
             raise ValueError(f"probability must be above 0 and below 1, got {probability}")
         return self._modified(Modifier("noise", 100 * probability, int(seed)))
+
+    def with_corrupted_test(self, severity: int = 3) -> Self:
+        """Return the task with corrupted test inputs: it is tuned on clean data, and meets others.
+
+        ``steppe compare TASK+shift3`` does the same. Each test sample gets one kind of corruption,
+        drawn by its position: of images noise, blur, shift, contrast or brightness, of tokens
+        dropout or swaps, as :class:`steppe.landscape.Corruption` has them.
+
+        Parameters
+        ----------
+        severity : int, default 3
+            1 to 5.
+
+        Raises
+        ------
+        TypeError
+            It is no integer.
+        ValueError
+            It is out of its range, or the test set is corrupted already. When the samples are read:
+            inputs are neither images nor tokens in a tensor.
+
+        Examples
+        --------
+        >>> from steppe.compare import find_task
+        >>> find_task("digits").task().with_corrupted_test().name
+        'digits+shift3'
+        """
+        check_integer(1, severity=severity)
+        return self._modified(Modifier("shift", severity))
 
     def with_batch_size(self, batch_size: int) -> Self:
         """Return the task with so many samples in a batch, as ``steppe compare TASK+batch1024``.
@@ -202,4 +232,8 @@ _SETTINGS: Mapping[str, Callable[["Task", int], dict[str, Any]]] = {
 }
 
 # What it makes of the samples.
-_SAMPLES: Mapping[str, Callable[["Task", Data, Modifier], Data]] = {"few": _fewer, "noise": _noisy}
+_SAMPLES: Mapping[str, Callable[["Task", Data, Modifier], Data]] = {
+    "few": _fewer,
+    "noise": _noisy,
+    "shift": lambda task, data, modifier: with_corrupted_test(data, int(modifier.amount)),
+}

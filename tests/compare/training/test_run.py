@@ -183,7 +183,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
     labels.add(first.label)
     assert len(labels) == len(others) + 2
     # Each of the setup's fields was changed once.
-    assert len(vars(first.run_settings)) == 17
+    assert len(vars(first.run_settings)) == 18
 
 
 def test_a_name_says_what_it_is_and_fits_any_file_system() -> None:

@@ -102,6 +102,9 @@ class StudyOptions:
         Number of parts that each batch is split into to save memory; their gradients are summed.
     max_grad_norm : float, optional
         Clip gradients to this L2 norm. Default: no clipping.
+    early_stopping : bool, default False
+        Evaluate and keep the weights of the epoch with the best validation score, of equal ones
+        with the lower loss, instead of the last epoch's.
     lr : float, optional
         Learning rate.
     weight_decay : float, optional
@@ -140,6 +143,7 @@ class StudyOptions:
     max_grad_norm: Annotated[float | None, _TRAINING, FINITE_POSITIVE, limited(FINITE_POSITIVE)] = (
         None
     )
+    early_stopping: Annotated[bool, _TRAINING, Parameter(negative="")] = False
     lr: Annotated[float | None, _FIXED, FINITE_POSITIVE, limited(FINITE_POSITIVE)] = None
     weight_decay: Annotated[
         float | None, _FIXED, FINITE_NOT_NEGATIVE, limited(FINITE_NOT_NEGATIVE)

@@ -48,6 +48,8 @@ def plan_setup(
             f"epochs must be a multiple of the {len(parts)} tasks of {task.name}, got {epochs}"
         )
     steps = tuple(math.ceil(size_of(part) / batch_size) for part in parts)
+    if options.early_stopping and loaded.data.is_stream:
+        raise ValueError(f"early-stopping is not for {task.name}, whose tasks come one by one")
     if task.schedule is not None and options.schedule is not None:
         raise ValueError(f"{task.name} has a schedule of its own: leave --schedule out")
     setup = RunSettings(
@@ -67,6 +69,7 @@ def plan_setup(
         stream=steps if loaded.data.is_stream else (),
         options=asked,
         source=source.identity(task, model) if source.source else "",
+        early_stopping=options.early_stopping,
         robustness=options.robustness,
     )
     if source.source:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from steppe.compare.records.choices import file_name
-from steppe.compare.records.results import Epoch
+from steppe.compare.records.results import Epoch, FinalScores
 from steppe.compare.training.run import Run, RunContext
 
 if TYPE_CHECKING:
@@ -68,3 +68,14 @@ def logged_numbers(epoch: Epoch) -> dict[str, float]:
     tasks = numbers.pop("tasks")
     known = {name: number for name, number in numbers.items() if not math.isnan(number)}
     return known | {f"validation_score_of_task_{k}": score for k, score in enumerate(tasks, 1)}
+
+
+def end_tracking(accelerator: "Accelerator", final: FinalScores, epochs: int) -> None:
+    """Log how a run ended, and close its trackers."""
+    # Not the test results: nobody is to see them before the study is complete.
+    shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
+    # Without a step MLflow would take these for those of the first epoch.
+    accelerator.log(shown, step=epochs)
+    # Not end_training(): it would part the processes, which have other runs to train.
+    for tracker in accelerator.trackers:
+        tracker.finish()

@@ -58,6 +58,8 @@ class RunSettings:
         What was asked of the task, such as another model.
     source : str, default ""
         What :meth:`steppe.compare.tasks.source.TaskSource.identity` returned; "" of steppe's own.
+    early_stopping : bool, default False
+        Whether the weights of the best epoch by validation are evaluated, not the last one's.
     robustness : bool, default False
         Whether each run is measured with changed weights and inputs too.
     """
@@ -78,6 +80,7 @@ class RunSettings:
     stream: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
+    early_stopping: bool = False
     robustness: bool = False
 
     @property

@@ -33,7 +33,8 @@ from steppe.compare.records.results import (
 )
 from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint
-from steppe.compare.training.accelerator import logged_numbers, make_accelerator
+from steppe.compare.training.accelerator import end_tracking, logged_numbers, make_accelerator
+from steppe.compare.training.best_epoch import BestEpoch
 from steppe.compare.training.curvature_probe import CurvatureProbe
 from steppe.compare.training.evaluated_weights import EvaluatedWeights
 from steppe.compare.training.evaluation import (
@@ -174,6 +175,7 @@ class Training:
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         # Before the schedule, which changes lr at once.
         self._probe = CurvatureProbe(run, loaded, accelerator, model, optimizer)
+        self._best = BestEpoch(model, task.score) if run.run_settings.early_stopping else None
         self._order = torch.Generator()
         self._prepare(model, optimizer, steps)
 
@@ -199,6 +201,7 @@ class Training:
         with_state = {
             "model": model,
             "average": self._weights.average,
+            "best": self._best,
             "optimizer": optimizer,
             "schedule": self._schedule,
             "scaler": self.accelerator.scaler,
@@ -235,6 +238,8 @@ class Training:
             if self.diverged:
                 return
             self.curve.append(epoch)
+            if self._best:
+                self._best.update(epoch)
             self.accelerator.log(logged_numbers(epoch), step=number)
             # What a signal has interrupted, and a library has swallowed, is not gone on from.
             raise_if_stopped()
@@ -243,6 +248,8 @@ class Training:
 
     def outcome(self) -> Outcome:
         """Measure the trained model, and save it as a checkpoint."""
+        if self._best and not self.diverged:
+            self._best.restore()
         final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
         curvature, robustness = Curvature(), {}
         if not self.diverged:
@@ -261,13 +268,7 @@ class Training:
                 checkpoint.save(path, self.run, self._unwrapped_model, self._unwrapped_optimizer)
             self.unfinished.remove()
         if self.context.track:
-            # Not the test results: nobody is to see them before the study is complete.
-            shown = {n: x for n, x in asdict(final).items() if x == x and not n.startswith("test")}
-            # Without a step MLflow would take these for those of the first epoch.
-            self.accelerator.log(shown, step=len(self.curve))
-            # Not end_training(): it would part the processes, which have other runs to train.
-            for tracker in self.accelerator.trackers:
-                tracker.finish()
+            end_tracking(self.accelerator, final, len(self.curve))
         curve, costs = tuple(self.curve), self._costs()
         return Outcome(curve, self.diverged, final, curvature, costs, samples, robustness)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from steppe.compare.records.results import StudyResults, load
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
-STUDIES = sorted(path for path in RESULTS.glob("*.json") if "calibration" not in path.name)
+# The others hold what scripts of benchmarks/ have measured.
+_OTHERS = ("calibration", "large-gradients", "escape-network")
+STUDIES = sorted(path for path in RESULTS.glob("*.json*") if not path.name.startswith(_OTHERS))
 
 
 @cache

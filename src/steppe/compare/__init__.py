@@ -14,7 +14,8 @@ name is imported when it is first used, as studies need packages that ``import s
   :func:`train`, :func:`make_accelerator`, :func:`reproducible`, :func:`differentiable`,
   :func:`run_settings_from_dict`.
 - A study's results: :func:`read_study`, :class:`StudyResults`, :class:`Trial`,
-  :class:`Outcome`, :class:`Epoch`, :func:`finished`, :func:`print_report`.
+  :class:`Outcome`, :class:`Epoch`, :class:`RobustReadings`, :func:`contrast`,
+  :func:`print_report`.
 - Measures: :func:`perplexity`, :func:`batch_size_for`.
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from steppe.compare.records.best_of_k import Difference as Difference
     from steppe.compare.records.best_of_k import Pool as Pool
     from steppe.compare.records.best_of_k import compare_pools as compare_pools
+    from steppe.compare.records.best_of_k import contrast as contrast
     from steppe.compare.records.best_of_k import expected_best as expected_best
     from steppe.compare.records.results import DEFAULT as DEFAULT
     from steppe.compare.records.results import POOL as POOL
@@ -64,6 +66,7 @@ if TYPE_CHECKING:
     from steppe.compare.records.results import Outcome as Outcome
     from steppe.compare.records.results import StudyResults as StudyResults
     from steppe.compare.records.results import Trial as Trial
+    from steppe.compare.records.robustness import RobustReadings as RobustReadings
     from steppe.compare.records.summary import recommended_settings as recommended_settings
     from steppe.compare.records.summary import repeated_runs as repeated_runs
     from steppe.compare.records.verdicts import Readings as Readings
@@ -104,6 +107,7 @@ __all__ = [
     "Outcome",
     "Pool",
     "Readings",
+    "RobustReadings",
     "RobustnessSettings",
     "Run",
     "RunContext",
@@ -124,6 +128,7 @@ __all__ = [
     "batch_size_for",
     "compare_command",
     "compare_pools",
+    "contrast",
     "differentiable",
     "expected_best",
     "find_model",

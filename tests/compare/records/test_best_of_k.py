@@ -13,12 +13,13 @@ from steppe.compare.records.best_of_k import (
     Pool,
     Validation,
     compare_pools,
+    contrast,
     degrees_of_freedom,
     expected_best,
     interval_of_best,
-    leave_groups_out,
     weights,
 )
+from steppe.compare.records.sample_groups import leave_groups_out
 
 
 def draw(seed: int, trials: int, *, steps: float = 0.0) -> Pool:
@@ -191,3 +192,35 @@ def test_equal_optimizers_are_called_different_in_five_of_a_hundred_studies(step
     assert np.mean([each.p < 0.05 for each in found]) < 0.077
     covered = np.mean([each.low <= 0 <= each.high for each in found])
     assert covered > 0.93
+
+
+def test_a_contrast_of_two_is_their_comparison() -> None:
+    random = np.random.default_rng(3)
+    pools = [
+        Pool(
+            random.normal(size=30),
+            np.zeros(30),
+            random.normal(size=30),
+            random.normal(size=(30, 40)),
+        )
+        for _ in range(2)
+    ]
+    compared = compare_pools(*pools, 4)
+    found = contrast([(pools[0], 1.0), (pools[1], -1.0)], 4)
+    assert found.mean == pytest.approx(compared.estimate)
+    assert (found.low, found.high) == pytest.approx((compared.low, compared.high))
+
+
+def test_an_interaction_that_is_none_is_covered() -> None:
+    """Effects that add up exactly, trial by trial, have an interaction of 0 without an error."""
+    random = np.random.default_rng(4)
+    score, base = random.normal(size=24), random.normal(size=24)
+    pools = [Pool(score, np.zeros(24), base + shift) for shift in (7.0, 3.0, 5.0, 1.0)]
+    found = contrast(list(zip(pools, (1.0, -1.0, -1.0, 1.0), strict=True)), 4)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.0, 0.0, 0.0), abs=1e-12)
+
+
+def test_a_contrast_needs_pools_of_one_size() -> None:
+    small, large = (Pool(np.zeros(n), np.zeros(n), np.zeros(n)) for n in (12, 13))
+    with pytest.raises(ValueError, match=r"equally large, of at least 12 trials, got \[12, 13\]"):
+        contrast([(small, 1.0), (large, -1.0)], 4)

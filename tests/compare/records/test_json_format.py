@@ -1,5 +1,6 @@
 """Records come back from JSON as they were, and damaged files are refused with the field."""
 
+import gzip
 import json
 import math
 import re
@@ -62,7 +63,8 @@ def test_a_curve_is_kept_by_columns() -> None:
 def test_committed_studies_are_written_as_they_were_read(path: Path, tmp_path: Path) -> None:
     """But for the last digits of what verdicts are computed from, which processors round."""
     committed(path).save(tmp_path / "again.json")
-    again, kept = (place.read_bytes() for place in (tmp_path / "again.json", path))
+    unpacked = gzip.decompress if path.suffix == ".gz" else bytes
+    again, kept = (tmp_path / "again.json").read_bytes(), unpacked(path.read_bytes())
     verdicts = re.compile(rb'"verdicts":\[.*?\],"trials":', re.DOTALL)
     assert verdicts.sub(b"", again) == verdicts.sub(b"", kept) != kept
     pairs = zip(*(json.loads(whole)["verdicts"] for whole in (again, kept)), strict=True)
@@ -71,6 +73,27 @@ def test_committed_studies_are_written_as_they_were_read(path: Path, tmp_path: P
             name: pytest.approx(value, rel=1e-9) if isinstance(value, float) else value
             for name, value in expected.items()
         }
+
+
+def test_a_study_is_compressed_by_its_name(tmp_path: Path) -> None:
+    made = studies.study({"adamw": [outcome(0.9)] * 3, "adamcm": [outcome(0.8)] * 3})
+    for name in ("one.json", "one.json.gz", "again.json.gz"):
+        made.save(tmp_path / name)
+    plain, packed, again = (
+        (tmp_path / n).read_bytes() for n in ("one.json", "one.json.gz", "again.json.gz")
+    )
+    assert gzip.decompress(packed) == plain
+    assert packed == again
+    assert load(tmp_path / "one.json.gz") == load(tmp_path / "one.json")
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", None], ids=["empty", "plain", "cut"])
+def test_a_damaged_compressed_file_is_refused(tmp_path: Path, damage: bytes | None) -> None:
+    path = tmp_path / "one.json.gz"
+    studies.study({"adamw": [outcome(0.9)] * 3}).save(path)
+    path.write_bytes(path.read_bytes()[:-20] if damage is None else damage)
+    with pytest.raises(ValueError, match=r"one.json.gz is no study saved by steppe report --json"):
+        load(path)
 
 
 def trial(content: dict[str, Any]) -> dict[str, Any]:

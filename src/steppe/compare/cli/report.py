@@ -38,7 +38,8 @@ def report(
         HTML file for the page. Default: report.html beside the study's file, and
         report-of-two.html of two studies.
     json
-        Write all results and verdicts to this JSON file, for other programs.
+        Write all results and verdicts to this JSON file, for other programs; compressed if its
+        name ends in .json.gz.
     figures
         Write differences, the curve over the tuning budget, learning curves and flatness as PNG
         files into this directory.

@@ -62,7 +62,8 @@ def _parse_url(where: str) -> Path | str:
 
 def is_json(where: str) -> bool:
     """Return whether a file of ``steppe report --json`` is named, and no storage."""
-    return "://" not in where and where.lower().endswith(".json") and not Path(where).is_dir()
+    is_named_so = where.lower().endswith((".json", ".json.gz"))
+    return "://" not in where and is_named_so and not Path(where).is_dir()
 
 
 def study_file(where: str) -> Path | None:

@@ -32,11 +32,6 @@ MOST_TRIALS = 10_000
 #: The share of studies that are to find a difference of the size that is called detectable.
 POWER = 0.8
 
-# Groups that validation samples are left out in. One sample at a time hardly changes an order, so
-# that the jackknife of single samples is wrong for choices; groups larger than the root of the
-# number of samples are right (Shao and Wu, Annals of Statistics 17, 1989).
-_GROUPS = 20
-
 
 @dataclass(frozen=True, eq=False)
 class Pool:
@@ -271,6 +266,43 @@ def compare_pools(ours: Pool, theirs: Pool, k: int, *, swaps: int = SWAPS) -> Di
     )
 
 
+def contrast(signed: Sequence[tuple[Pool, float]], k: int) -> Interval:
+    """Return a sum of best-of-k results, each times its factor, with its 95 % interval.
+
+    The error over trials is the jackknife's: trials of one number are left out of all pools at
+    once. Test and validation samples have their shares, as in :func:`compare_pools`.
+
+    Parameters
+    ----------
+    signed : sequence of (Pool, float)
+        Pools of equally many trials, and their factors: 1, −1, −1 and 1 for an interaction.
+    k : int
+        The tuning budget.
+
+    Raises
+    ------
+    ValueError
+        If the pools have different sizes, or fewer than 3k trials.
+    """
+    sizes = {len(pool) for pool, _ in signed}
+    if len(sizes) != 1 or min(sizes) < max(TRIALS_PER_BUDGET * k, 3):
+        raise ValueError(
+            f"pools must be equally large, of at least {max(TRIALS_PER_BUDGET * k, 3)} trials, got "
+            f"{sorted(sizes)}"
+        )
+    (trials,) = sizes
+    others = [np.delete(np.arange(trials), trial) for trial in range(trials)]
+
+    def total(rows: NDArray[np.intp]) -> float:
+        return sum(sign * expected_best(pool.take(rows), k) for pool, sign in signed)
+
+    estimate = total(np.arange(trials))
+    spread = float(_jackknife_error(np.array([total(rows) for rows in others])))
+    error = math.hypot(spread, _test_error(signed, k), _validation_error(signed, k))
+    half = t_quantile(1 - LEVEL / 2, degrees_of_freedom(trials, k)) * error
+    return Interval(estimate, estimate - half, estimate + half)
+
+
 def _order(score: Array, loss: Array) -> NDArray[np.intp]:
     """Return the trials' numbers, best first: by score, then loss, then number."""
     return np.lexsort((loss, -score))
@@ -364,27 +396,3 @@ def _validation_error(signed: Sequence[tuple[Pool, float]], k: int) -> float:
         axis=0,
     )
     return float(_jackknife_error(without))
-
-
-def leave_groups_out(samples: Array, stretches: int | None = None) -> Array:
-    """Return the means over samples without each group of samples, of shape (groups, trials).
-
-    Parameters
-    ----------
-    samples : array of shape (trials, samples)
-        A number for each validation sample.
-    stretches : int, optional
-        Of so many nearly equal stretches of samples each is left out as a whole. Default: each
-        sample is one.
-    """
-    count = samples.shape[1]
-    pieces = np.array_split(np.arange(count), stretches or count)
-    stretch = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    groups = stretch % min(_GROUPS, len(pieces))
-    # Sums of whole numbers are exact, so that equal shares of right answers stay equal.
-    sums = samples.sum(axis=1)
-    found = [
-        (sums - samples[:, groups == group].sum(axis=1)) / (groups != group).sum()
-        for group in range(groups.max() + 1)
-    ]
-    return np.array(found)

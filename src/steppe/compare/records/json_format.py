@@ -7,8 +7,10 @@ cattrs takes as a hook, and because it refuses unknown fields of dataclasses.
 All of ``compare`` may use this module.
 """
 
+import gzip
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,8 @@ from steppe._shared.printable import printable
 _T = TypeVar("_T")
 
 _TOO_DEEP = "it is nested too deeply"
+# A small file may unpack to any size.
+_MOST_BYTES = 2 << 30
 # What fits into a float, and into a column of any database.
 _LARGEST_INTEGER = 2**63
 
@@ -79,7 +83,7 @@ def read_json(path: Path) -> Any:
     Parameters
     ----------
     path : Path
-        The file, in UTF-8.
+        The file, in UTF-8; compressed by gzip if its name ends in ".gz".
 
     Raises
     ------
@@ -92,12 +96,25 @@ def read_json(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise ValueError("it is no ordinary file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _content_of(path).decode("utf-8")
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise ValueError(f"it is not in UTF-8 (byte {error.start})") from None
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+
+
+def _content_of(path: Path) -> bytes:
+    if not path.name.lower().endswith(".gz"):
+        return path.read_bytes()
+    try:
+        with gzip.open(path) as file:
+            content = file.read(_MOST_BYTES + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise ValueError("it is no whole file of gzip") from None
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"it holds more than {_MOST_BYTES >> 30} GiB")
+    return content
 
 
 def register_format(

@@ -3,15 +3,16 @@
 Training makes them, the storage and JSON files keep them, reports and figures read them.
 """
 
+import gzip
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from steppe._shared.files import write_text
+from steppe._shared.files import write_whole
 from steppe._shared.hyperparameters import Settings
 from steppe.compare.records.choices import OfMean, Primary
 from steppe.compare.records.json_format import (
@@ -279,7 +280,8 @@ class StudyResults:
         Parameters
         ----------
         path : str or path
-            The file; missing directories are made.
+            The file; missing directories are made. It is compressed by gzip if its name ends in
+            ".gz", to less than half.
 
         Raises
         ------
@@ -297,7 +299,15 @@ class StudyResults:
         # A line for each trial: readable enough, and a change shows where it is.
         trials = ",\n".join(_compact(trial) for trial in content.pop("trials"))
         text = f'{_compact(content)[:-1]},"trials":[\n{trials}\n]}}\n'
-        write_text(Path(path), text)
+        encoded = text.encode()
+        if str(path).lower().endswith(".gz"):
+            # Without the time, so that the same study is the same file.
+            encoded = gzip.compress(encoded, mtime=0)
+
+        def write(file: IO[bytes]) -> None:
+            file.write(encoded)
+
+        write_whole(Path(path), write)
 
 
 def load(path: str | PathLike[str]) -> StudyResults:

@@ -19,11 +19,11 @@ from steppe.compare.records.best_of_k import (
     Validation,
     compare_pools,
     interval_of_best,
-    leave_groups_out,
 )
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.outcomes import Outcome, PerturbedScores
 from steppe.compare.records.packed_numbers import unpack
+from steppe.compare.records.sample_groups import leave_groups_out
 from steppe.compare.records.verdicts import Readings
 
 #: The results without any perturbation, on the same samples.

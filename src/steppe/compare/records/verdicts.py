@@ -27,13 +27,13 @@ from steppe.compare.records.best_of_k import (
     compare_pools,
     expected_best,
     interval_of_best,
-    leave_groups_out,
 )
 from steppe.compare.records.broken_promises import BrokenPromises
 from steppe.compare.records.choices import Primary
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import POOL, Outcome, StudyResults
+from steppe.compare.records.sample_groups import leave_groups_out
 from steppe.compare.records.trials_needed import fewest_trials
 
 BETTER, WORSE = "better", "worse"

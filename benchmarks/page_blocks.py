@@ -3,7 +3,7 @@
 import re
 
 
-def with_block(page: str, script: str, text: str) -> str:
+def with_block(page: str, script: str, text: str, part: str = "") -> str:
     """Return a page with a script's block replaced.
 
     Parameters
@@ -14,6 +14,9 @@ def with_block(page: str, script: str, text: str) -> str:
         The script's name.
     text
         What is to stand between them.
+    part
+        Which of several blocks: ``<!-- benchmarks/<script>.py <part> -->``.
     """
-    block = re.compile(rf"(<!-- benchmarks/{script}\.py -->\n).*?(<!-- end -->\n)", re.DOTALL)
+    name = re.escape(f"benchmarks/{script}.py {part}".strip())
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->\n)", re.DOTALL)
     return block.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)

@@ -114,7 +114,7 @@ class RobustReadings:
 
         ``tuned`` chooses by the measure's own validation value in the place of the clean score.
         """
-        return interval_of_best(self.pool(name, measure, tuned=tuned), self._budget)
+        return interval_of_best(self.pool(name, measure, tuned=tuned), self.budget)
 
     def difference(
         self, name: str, baseline: str, measure: str, *, tuned: bool = False
@@ -123,7 +123,7 @@ class RobustReadings:
         key = name, baseline, measure, tuned
         if key not in self._differences:
             ours, theirs = (self.pool(each, measure, tuned=tuned) for each in (name, baseline))
-            self._differences[key] = compare_pools(ours, theirs, self._budget)
+            self._differences[key] = compare_pools(ours, theirs, self.budget)
         return self._differences[key]
 
     def pool(self, name: str, measure: str, *, tuned: bool = False) -> Pool:
@@ -137,7 +137,8 @@ class RobustReadings:
         return self._pools[key]
 
     @property
-    def _budget(self) -> int:
+    def budget(self) -> int:
+        """The declared budget k."""
         return self._readings.results.plan.budget
 
     def _make_pool(self, name: str, measure: str, tuned: bool) -> Pool:

@@ -1,0 +1,99 @@
+"""The pictures of docs/flatness.md."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from steppe._shared.palette import COLOURS
+from steppe._shared.pictures import new_figure, style_axes
+from steppe.compare import Pool, RobustReadings, expected_best
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam")
+# From clean validation accuracy alone to the robust one alone.
+_SHARES = np.linspace(0, 1, 11)
+
+
+def draw_differences(tests: Mapping[str, Sequence[Any]]) -> "Figure":
+    """Draw each comparison of the plan, a colour for each study.
+
+    Parameters
+    ----------
+    tests
+        From a study's title to its comparisons.
+    """
+    first = next(iter(tests.values()))
+    # Kurtosis has another unit.
+    kept = [place for place, each in enumerate(first) if each.reading != "kurtosis"]
+    figure = new_figure(None, (8.2, 0.42 * len(kept) + 1.6))
+    axes = figure.add_subplot()
+    style_axes(axes, "Minus AdamW, points of test accuracy, best of 4 by clean validation")
+    for number, (title, comparisons) in enumerate(tests.items()):
+        height = 0.36 * (number - (len(tests) - 1) / 2) / max(1, len(tests) - 1)
+        for row, place in enumerate(kept):
+            value = comparisons[place].difference
+            axes.plot([value.low, value.high], [row + height] * 2, color=COLOURS[number], lw=1.4)
+            axes.plot(
+                value.mean,
+                row + height,
+                "o" if comparisons[place].sign else "D",
+                color=COLOURS[number],
+                mfc=COLOURS[number] if comparisons[place].sign else "white",
+                ms=5,
+                label=title if row == 0 else None,
+            )
+    axes.axvline(0, color="0.5", lw=0.8)
+    axes.set_yticks(range(len(kept)), [f"{first[i].contender}: {first[i].reading}" for i in kept])
+    axes.invert_yaxis()
+    axes.set_xlabel("filled: p < 0.05 after Holm; lines: 95 % intervals")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":
+    """Draw clean against robust test accuracy: a point a trial, and what tuning can reach.
+
+    A front is the expected best of k by a weighted mean of clean and robust validation accuracy,
+    from clean alone to robust alone.
+    """
+    figure = new_figure(None, (4.6 * len(studies), 4.0 * len(measures)))
+    grid = figure.subplots(len(measures), len(studies), squeeze=False)
+    for column, (title, readings) in enumerate(studies.items()):
+        for row, measure in enumerate(measures):
+            _draw_front(grid[row][column], title, readings, measure)
+    grid[0][0].legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
+def _draw_front(axes: "Axes", title: str, readings: RobustReadings, measure: str) -> None:
+    style_axes(axes, f"{title}: {measure}")
+    reached = []
+    for colour, name in zip(COLOURS, SHOWN, strict=False):
+        pools = [readings.pool(name, each, tuned=True) for each in ("clean", measure)]
+        axes.plot(pools[0].test, pools[1].test, ".", color=colour, alpha=0.25, ms=5)
+        front = [_best(pools, share, readings.budget) for share in _SHARES]
+        axes.plot(*zip(*front, strict=True), "-", color=colour, lw=2, label=name)
+        axes.plot(*front[0], "o", color=colour, ms=6)
+        axes.plot(*front[-1], "s", color=colour, ms=6)
+        reached += front
+    clean, robust = (np.array(each) for each in zip(*reached, strict=True))
+    margin = 0.35 * (robust.max() - robust.min()) + 1
+    axes.set_xlim(clean.min() - 2.5, clean.max() + 1)
+    axes.set_ylim(robust.min() - 2 * margin, robust.max() + margin)
+    axes.set_xlabel("clean test accuracy, %")
+    axes.set_ylabel("after the change, %")
+
+
+def _best(pools: Sequence[Pool], share: float, k: int) -> tuple[float, float]:
+    """Return clean and robust test accuracy of the best of k by a mean of both on validation."""
+    clean, robust = pools
+    lost = ~np.isfinite(clean.score + robust.score)
+    chosen = np.where(lost, -np.inf, 0.0)
+    chosen[~lost] = ((1 - share) * clean.score + share * robust.score)[~lost]
+    return tuple(  # type: ignore[return-value]
+        expected_best(Pool(chosen, clean.loss, each.test), k) for each in pools
+    )

@@ -107,10 +107,12 @@ def comparisons(
 def _difference(readings: RobustReadings, name: str, reading: str, *, tuned: bool) -> Difference:
     if reading != KURTOSIS:
         return readings.difference(name, "adamw", reading, tuned=tuned)
-    pools = (readings.pool(each, reading, tuned=tuned) for each in (name, "adamw"))
     # Its logarithm, as the plan says: of a few trials it is a hundred times the others'.
-    logarithms = [replace(each, test=np.log(each.test)) for each in pools]
-    return compare_pools(*logarithms, readings.budget)
+    ours, theirs = (
+        replace(pool, test=np.log(pool.test))
+        for pool in (readings.pool(each, reading, tuned=tuned) for each in (name, "adamw"))
+    )
+    return compare_pools(ours, theirs, readings.budget)
 
 
 def interaction(readings: RobustReadings, reading: str) -> Interval:
@@ -163,9 +165,7 @@ def cost_table() -> str:
     for name in COSTS:
         for task, title in TASKS.items():
             studies = [readings_of(file_of(task, seed)) for seed in SEEDS]
-            cells = [
-                _written(_clean_cost(study, name)) if study else "not run" for study in studies
-            ]
+            cells = (_clean_cost(study, name) if study else "not run" for study in studies)
             lines.append(_row(name, title, *cells))
     return "\n".join(lines)
 

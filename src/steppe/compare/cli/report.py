@@ -1,14 +1,70 @@
 """The command ``steppe report``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from steppe._shared.cli_options import OUTPUT, Open, StudyName
+from steppe._shared.cli_options import OUTPUT, Open, StudyName, group
 from steppe._shared.console import make_console, refusals
 from steppe._shared.files import check_not_overwritten
 from steppe._shared.interrupts import ending_at_once
+from steppe._shared.progress import progress
+
+if TYPE_CHECKING:
+    from steppe.compare.records.results import StudyResults
+
+_CHECKPOINTS = group("From kept checkpoints", 50)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class KeptCheckpoints:
+    """What is measured from the checkpoints that a study has kept.
+
+    Attributes
+    ----------
+    robustness : bool, default False
+        Measure the checkpoints beside the study's file with rounded weights, noise on weights and
+        corrupted inputs, as steppe compare --robustness does while it trains. It needs those of all
+        trials: steppe compare --checkpoints all. What has been measured is kept.
+    task : str, optional
+        The study's task, if it is your own, as mytask.py:task. Code is imported only if you name
+        it.
+    device : str, default "cpu"
+        A torch device to evaluate on.
+    data : Path, optional
+        Directory with the files of the data set, for tasks that read files.
+    """
+
+    robustness: Annotated[bool, _CHECKPOINTS, Parameter(negative="", show_default=False)] = False
+    task: Annotated[str | None, _CHECKPOINTS, Parameter(metavar="FILE:TASK")] = None
+    device: Annotated[str, _CHECKPOINTS, Parameter(metavar="DEVICE")] = "cpu"
+    data: Annotated[Path | None, _CHECKPOINTS, Parameter(metavar="DIR")] = None
+
+    def measured(self, results: "StudyResults", directory: Path) -> "StudyResults":
+        """Return a study's results, with the robustness of its trials if that is asked for.
+
+        Raises
+        ------
+        ValueError
+            It cannot be measured, or options of it are given without it.
+        """
+        if not self.robustness:
+            if self != _NOTHING:
+                raise ValueError("--task, --device and --data are for --robustness: give it too")
+            return results
+        # Imported here because torch takes two seconds: reports do without.
+        from steppe.compare.execution.kept_checkpoints import measure_checkpoints
+        from steppe.compare.training.run import RunContext
+
+        context = RunContext(directory, self.device, data=self.data, task=self.task or "")
+        with progress("Measuring checkpoints", len(results.trials)) as advance:
+            return measure_checkpoints(results, context, advance)
+
+
+_NOTHING = KeptCheckpoints()
 
 
 def report(
@@ -22,6 +78,7 @@ def report(
     json: Annotated[Path | None, OUTPUT, Parameter(metavar="FILE")] = None,
     figures: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
     tables: Annotated[Path | None, OUTPUT, Parameter(metavar="DIR")] = None,
+    kept: KeptCheckpoints = _NOTHING,
     show: Open = False,
 ) -> None:
     """Print a study's results, and write them as one self-contained page.
@@ -75,6 +132,7 @@ def report(
         files = (study_file(each) for each in (storage, other) if each is not None)
         check_not_overwritten((each for each in files if each), page=page, json=json)
         results = read_study(storage, study)
+        results = kept.measured(results, _beside(storage))
         if other is not None:
             theirs = read_study(other, None)
             path = page or _beside(storage) / publish.PAGE_OF_TWO

@@ -96,15 +96,28 @@ def _version_here(package: str) -> str:
 
 
 def load_same_task(study: PlannedStudy, place: RunContext) -> LoadedTask:
-    """Load the task that a study was planned with, and its data.
+    """Load the task that a study was planned with, and its data, by :func:`load_task`."""
+    return load_task(study.setup, study.location, place)
+
+
+def load_task(setup: RunSettings, location: str, place: RunContext) -> LoadedTask:
+    """Load the task that a study's runs train, and its data.
+
+    Parameters
+    ----------
+    setup : RunSettings
+        What the runs share.
+    location : str
+        Where the file of the user's task was when the study was planned; "" if it is not known.
+    place : RunContext
+        Where it is here, and its files.
 
     Raises
     ------
     ValueError
         If the one or the other is not the same here.
     """
-    setup = study.setup
-    where = place.task or study.location
+    where = place.task or location
     if setup.source and not where:
         raise ValueError(
             f"{setup.task} is a task in a file that is not named: name it, as mytask.py:task"

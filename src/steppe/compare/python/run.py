@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from steppe._shared.console import make_console
 from steppe._shared.contender import Contender
@@ -38,6 +38,7 @@ def run(
     workers: int | None = None,
     device: str = "cpu",
     threads: int = 1,
+    checkpoints: Literal["recommended", "all"] | None = "recommended",
     **options: Any,
 ) -> Study:
     """Compare what optimizers are worth on a task when tuned alike, as ``steppe compare`` does.
@@ -62,6 +63,9 @@ def run(
         A torch device.
     threads : int, default 1
         CPU threads of each process.
+    checkpoints : "recommended", "all" or None, default "recommended"
+        Which runs' weights are kept in ``out_dir/checkpoints``: those at the recommended settings,
+        or all, or none.
     **options
         What else :class:`~steppe.compare.planning.options.StudyOptions` has: ``budget``,
         ``trials``, ``primary``, ``study_seed``, ``scale``, ``epochs``, ``batch_size``, ``lr`` and
@@ -108,7 +112,8 @@ def run(
     out = Path("results", directory_of(name)) if out_dir is None else Path(out_dir)
     # Hashed once: what it computes with may change while it trains, as counters do.
     source: TaskSource | str = find_task(task) if isinstance(task, Task) else task
-    context = RunContext(out, device, threads, task=source if not _is_known(task) else "")
+    own_task = "" if _is_known(task) else source
+    context = RunContext(out, device, threads, checkpoints=checkpoints, task=own_task)
     preset = usual_for(name) if _is_known(task) else USUAL
     own = [each for each in optimizers or () if isinstance(each, Contender)]
     held = {find_recipe(each.name).source: content_of(each) for each in own}

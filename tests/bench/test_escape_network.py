@@ -112,7 +112,9 @@ def test_medians_and_means_have_intervals() -> None:
 def test_a_rerun_goes_on_to_the_same_file(tmp_path: Path, monkeypatch, capsys) -> None:
     shape = {"barrier": 0.002, "h_min": 0.1, "h_saddle": 0.03, "s": 0.3, "noise": [1.0, 2.0]}
     monkeypatch.setattr(escape_network, "well", lambda _: shape)
-    monkeypatch.setattr(escape_network, "SPACES", {"line": (2.0,), "all parameters": (2.0,)})
+    exponents = dict.fromkeys(escape_network.METHODS, (2.0,))
+    spaces = dict.fromkeys(escape_network.EXPONENTS, exponents)
+    monkeypatch.setattr(escape_network, "EXPONENTS", spaces)
     monkeypatch.setattr(escape_network, "_MOST_STEPS", 500)
     out = tmp_path / "escape.json"
     escape_network.main(walkers=3, workers=1, out=out, pilot=True, figure=tmp_path / "one.png")

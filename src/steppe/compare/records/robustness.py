@@ -5,7 +5,8 @@ the robust measure itself. All of it is exploratory, unless it was declared else
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from statistics import fmean
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from steppe.compare.records.best_of_k import (
     compare_pools,
     interval_of_best,
 )
-from steppe.compare.records.of_mean import SLOPE
+from steppe.compare.records.of_mean import OF_MEAN, SLOPE
 from steppe.compare.records.outcomes import Outcome, PerturbedScores
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.sample_groups import leave_groups_out
@@ -33,7 +34,8 @@ CORRUPTED = "corrupted inputs"
 
 # Numbers of a model of which less is better, whatever the metric is.
 _LESS_IS_BETTER = ("kurtosis", "outliers", "calibration error", "Brier score")
-_WEIGHTS = ("bits", "weight noise")
+_ROUNDING = "bits"
+_WEIGHTS = (_ROUNDING, "weight noise")
 
 
 class MeasureName(NamedTuple):
@@ -78,19 +80,49 @@ class RobustReadings:
         self._pools: dict[tuple[str, str, bool], Pool] = {}
         self._differences: dict[tuple[str, str, str, bool], Difference] = {}
 
-    @property
+    @cached_property
     def measures(self) -> list[str]:
         """What was measured of all runs, in the order of the measurement; empty if nothing was."""
+        return [*self._measured, *([CORRUPTED] if len(self._corruptions) > 1 else [])]
+
+    @cached_property
+    def scales(self) -> dict[str, list[str]]:
+        """The scores after perturbations of one kind, from mild to strong, by the kind's name."""
+        found: dict[str, list[str]] = {}
+        for measure in self._measured:
+            if split_name(measure).amount is not None and self.is_score(measure):
+                found.setdefault(split_name(measure).group, []).append(measure)
+        return {
+            group: sorted(
+                each, key=lambda name: split_name(name).amount or 0.0, reverse=is_rounding(group)
+            )
+            for group, each in found.items()
+        }
+
+    @cached_property
+    def _measured(self) -> list[str]:
         if not self._readings.results.complete:
             return []
-        named = [
-            list(outcome.robustness)
+        named = [list(outcome.robustness) for outcome in self._ended()]
+        return [name for name in (named[0] if named else []) if all(name in n for n in named)]
+
+    @cached_property
+    def _corruptions(self) -> list[str]:
+        return [
+            name
+            for group, names in self.scales.items()
+            if not group.startswith(_WEIGHTS)
+            for name in names
+        ]
+
+    def _ended(self) -> list[Outcome]:
+        """Return the outcomes of all trials that did not diverge."""
+        return [
+            outcome
             for contender in self._readings.results.contenders
             for outcome in self._readings.outcomes(contender.name)
             if outcome is not None
         ]
-        known = [name for name in (named[0] if named else []) if all(name in n for n in named)]
-        return [*known, *([CORRUPTED] if len(corruptions(known)) > 1 else [])]
 
     def higher_is_better(self, measure: str) -> bool:
         """Whether more of a measure is better; of one of the user's own it is."""
@@ -104,9 +136,8 @@ class RobustReadings:
             return True
         return any(
             math.isfinite(found.test_loss)
-            for contender in self._readings.results.contenders
-            for outcome in self._readings.outcomes(contender.name)
-            if outcome is not None and (found := outcome.robustness.get(measure))
+            for outcome in self._ended()
+            if (found := outcome.robustness.get(measure))
         )
 
     def expected(self, name: str, measure: str, *, tuned: bool = False) -> Interval:
@@ -126,6 +157,12 @@ class RobustReadings:
             self._differences[key] = compare_pools(ours, theirs, self.budget)
         return self._differences[key]
 
+    def change(self, name: str, baseline: str, measure: str, *, tuned: bool = False) -> Interval:
+        """Return :meth:`difference` without p, which takes nearly all of its time."""
+        ours, theirs = (self.pool(each, measure, tuned=tuned) for each in (name, baseline))
+        found = compare_pools(ours, theirs, self.budget, swaps=0)
+        return Interval(found.estimate, found.low, found.high)
+
     def pool(self, name: str, measure: str, *, tuned: bool = False) -> Pool:
         """Return a contender's trials: what chooses them, and the measure's test value of each.
 
@@ -142,7 +179,7 @@ class RobustReadings:
         return self._readings.results.plan.budget
 
     def _make_pool(self, name: str, measure: str, tuned: bool) -> Pool:
-        found = [_scores(outcome, measure) for outcome in self._readings.outcomes(name)]
+        found = self._found(name, measure)
         factor = self._readings.results.metric.factor if self.is_score(measure) else 1.0
         worst = self._worst(measure)
 
@@ -151,75 +188,92 @@ class RobustReadings:
             return np.array([value if math.isfinite(value) else otherwise for value in values])
 
         test = factor * of_each("test_score", worst)
-        samples = _stretches(found, "test_samples", worst)
-        if samples is not None:
-            samples = factor * self._slopes(samples) * samples
+        samples = None
+        if parts := self._stretches(name, measure, "test"):
+            # To first order: times the derivative of each score by the mean over its samples.
+            samples = factor * np.mean([self._slopes(each) * each for each in parts], axis=0)
         clean = self._readings.pool(name, "score")
         if not tuned:
             return Pool(clean.score, clean.loss, test, samples, clean.validation)
         sign = 1.0 if self.higher_is_better(measure) else -1.0
         score = sign * of_each("validation_score", -sign * math.inf)
         loss = of_each("validation_loss", math.inf)
-        return Pool(score, loss, test, samples, _validation(found, sign, loss))
+        return Pool(score, loss, test, samples, self._validation(name, measure, score, loss))
+
+    def _validation(self, name: str, measure: str, score: Array, loss: Array) -> Validation | None:
+        """Return the scores of all trials without each stretch of validation samples."""
+        parts = self._stretches(name, measure, "validation")
+        if not parts:
+            return None
+        of_mean = np.vectorize(OF_MEAN[self._readings.results.metric.of_mean], otypes=[float])
+        sign = 1.0 if self.higher_is_better(measure) else -1.0
+        without = sign * np.mean([of_mean(leave_groups_out(each)) for each in parts], axis=0)
+        scores = np.where(np.isfinite(score), without, -np.inf)
+        return Validation(scores, np.broadcast_to(loss, scores.shape))
 
     def _worst(self, measure: str) -> float:
         """Return the worst finite value of the study."""
-        values = [
-            found.test_score
-            for contender in self._readings.results.contenders
-            for outcome in self._readings.outcomes(contender.name)
-            if (found := _scores(outcome, measure)) and math.isfinite(found.test_score)
-        ]
-        return (min if self.higher_is_better(measure) else max)(values, default=math.nan)
+        values = [self._scores(outcome, measure).test_score for outcome in self._ended()]
+        finite = [value for value in values if math.isfinite(value)]
+        return (min if self.higher_is_better(measure) else max)(finite, default=math.nan)
 
     def _slopes(self, samples: Array) -> Array:
         """Return the derivative of each trial's score by the mean over its samples."""
         slope = SLOPE[self._readings.results.metric.of_mean]
         return np.array([[slope(float(row.mean()))] for row in samples])
 
+    def _found(self, name: str, measure: str) -> list[PerturbedScores | None]:
+        """Return the scores of a contender's trials; None of one that diverged."""
+        outcomes = self._readings.outcomes(name)
+        return [None if each is None else self._scores(each, measure) for each in outcomes]
 
-def _validation(
-    found: Sequence[PerturbedScores | None], sign: float, loss: Array
-) -> Validation | None:
-    """Return the scores of all trials without each stretch of validation samples."""
-    values = _stretches(found, "validation_samples", 0.0)
-    if values is None:
-        return None
-    # Only their order counts, which is that of the means.
-    lost = np.array([each is None for each in found])
-    scores = np.where(lost, -np.inf, sign * leave_groups_out(values))
-    return Validation(scores, np.broadcast_to(loss, scores.shape))
+    def _scores(self, outcome: Outcome, measure: str) -> PerturbedScores:
+        if measure != CORRUPTED:
+            return outcome.robustness[measure]
+        every = [outcome.robustness[name] for name in self._corruptions]
+        return PerturbedScores(
+            fmean(each.validation_score for each in every),
+            fmean(each.test_score for each in every),
+            fmean(each.validation_loss for each in every),
+            fmean(each.test_loss for each in every),
+        )
 
+    def _stretches(self, name: str, measure: str, part: str) -> list[Array]:
+        """Return what stretches of samples add to each score that a measure is the mean of.
 
-def corruptions(measures: Iterable[str]) -> list[str]:
-    """Return the measures that are corruptions of inputs."""
-    return [
-        name
-        for name in measures
-        if (found := split_name(name)).amount is not None and not found.group.startswith(_WEIGHTS)
-    ]
-
-
-def _scores(outcome: Outcome | None, measure: str) -> PerturbedScores | None:
-    if outcome is None or measure != CORRUPTED:
-        return None if outcome is None else outcome.robustness.get(measure)
-    every = [outcome.robustness[name] for name in corruptions(outcome.robustness)]
-    return PerturbedScores(
-        fmean(each.validation_score for each in every),
-        fmean(each.test_score for each in every),
-        fmean(each.validation_loss for each in every),
-        fmean(each.test_loss for each in every),
-    )
+        Empty where that is not known.
+        """
+        measures = self._corruptions if measure == CORRUPTED else [measure]
+        found = [_stacked(self._found(name, each), part) for each in measures]
+        known = [each for each in found if each is not None]
+        return known if len(known) == len(found) else []
 
 
-def _stretches(
-    found: Sequence[PerturbedScores | None], field: str, otherwise: float
-) -> Array | None:
-    """Return what stretches of samples add to each trial's score; None where it is not known."""
-    rows = [None if each is None else unpack(getattr(each, field)) for each in found]
-    known = [row for row in rows if row is not None]
-    sizes = {len(row) for row in known}
+def is_rounding(group: str) -> bool:
+    """Whether a kind of perturbation is rounding, of which fewer bits are stronger.
+
+    Examples
+    --------
+    >>> is_rounding("bits absmax"), is_rounding("weight noise")
+    (True, False)
+    """
+    return group.startswith(_ROUNDING)
+
+
+def _stacked(found: Sequence[PerturbedScores | None], part: str) -> Array | None:
+    """Return what stretches of samples add to each trial's score; None where it is not known.
+
+    To one that is not finite, for which a constant stands, they add nothing.
+    """
+
+    def row(scores: PerturbedScores | None) -> Array | None:
+        if scores is None or not math.isfinite(getattr(scores, f"{part}_score")):
+            return None
+        return unpack(getattr(scores, f"{part}_samples"))
+
+    rows = [row(each) for each in found]
+    sizes = {len(each) for each in rows if each is not None}
     if len(sizes) != 1 or 0 in sizes:
         return None
-    constant = np.full(len(known[0]), otherwise)
-    return np.array([constant if row is None else np.nan_to_num(row) for row in rows])
+    nothing = np.zeros(sizes.pop())
+    return np.array([nothing if each is None else each for each in rows])

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
-from steppe._shared.statistics import Interval
 from steppe.compare.records.robustness import CLEAN, CORRUPTED, RobustReadings
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import decimals, format_interval
@@ -59,11 +58,10 @@ def robustness(
 
     def cell(name: str, measure: str) -> HtmlCell:
         value = readings.expected(name, measure, tuned=tuned)
-        shown = interval_cell(Interval(value.mean, value.low, value.high), digits[measure])
+        shown = interval_cell(value, digits[measure])
         if name == baseline:
             return HtmlCell(shown.text, shown.key)
-        found = readings.difference(name, baseline, measure, tuned=tuned)
-        change = Interval(found.estimate, found.low, found.high)
+        change = readings.change(name, baseline, measure, tuned=tuned)
         return HtmlCell(
             shown.text,
             shown.key,

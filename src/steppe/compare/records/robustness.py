@@ -83,7 +83,7 @@ class RobustReadings:
     @cached_property
     def measures(self) -> list[str]:
         """What was measured of all runs, in the order of the measurement; empty if nothing was."""
-        return [*self._measured, *([CORRUPTED] if len(self._corruptions) > 1 else [])]
+        return [*self._measured, *([CORRUPTED] if len(self.corruptions) > 1 else [])]
 
     @cached_property
     def scales(self) -> dict[str, list[str]]:
@@ -100,28 +100,13 @@ class RobustReadings:
         }
 
     @cached_property
-    def _measured(self) -> list[str]:
-        if not self._readings.results.complete:
-            return []
-        named = [list(outcome.robustness) for outcome in self._ended()]
-        return [name for name in (named[0] if named else []) if all(name in n for n in named)]
-
-    @cached_property
-    def _corruptions(self) -> list[str]:
+    def corruptions(self) -> list[str]:
+        """The measures that are scores with corrupted inputs."""
         return [
             name
             for group, names in self.scales.items()
             if not group.startswith(_WEIGHTS)
             for name in names
-        ]
-
-    def _ended(self) -> list[Outcome]:
-        """Return the outcomes of all trials that did not diverge."""
-        return [
-            outcome
-            for contender in self._readings.results.contenders
-            for outcome in self._readings.outcomes(contender.name)
-            if outcome is not None
         ]
 
     def higher_is_better(self, measure: str) -> bool:
@@ -172,6 +157,22 @@ class RobustReadings:
         if key not in self._pools:
             self._pools[key] = self._make_pool(*key)
         return self._pools[key]
+
+    @cached_property
+    def _measured(self) -> list[str]:
+        if not self._readings.results.complete:
+            return []
+        named = [list(outcome.robustness) for outcome in self._ended()]
+        return [name for name in (named[0] if named else []) if all(name in n for n in named)]
+
+    def _ended(self) -> list[Outcome]:
+        """Return the outcomes of all trials that did not diverge."""
+        return [
+            outcome
+            for contender in self._readings.results.contenders
+            for outcome in self._readings.outcomes(contender.name)
+            if outcome is not None
+        ]
 
     @property
     def budget(self) -> int:
@@ -230,7 +231,7 @@ class RobustReadings:
     def _scores(self, outcome: Outcome, measure: str) -> PerturbedScores:
         if measure != CORRUPTED:
             return outcome.robustness[measure]
-        every = [outcome.robustness[name] for name in self._corruptions]
+        every = [outcome.robustness[name] for name in self.corruptions]
         return PerturbedScores(
             fmean(each.validation_score for each in every),
             fmean(each.test_score for each in every),
@@ -243,7 +244,7 @@ class RobustReadings:
 
         Empty where that is not known.
         """
-        measures = self._corruptions if measure == CORRUPTED else [measure]
+        measures = self.corruptions if measure == CORRUPTED else [measure]
         found = [_stacked(self._found(name, each), part) for each in measures]
         known = [each for each in found if each is not None]
         return known if len(known) == len(found) else []

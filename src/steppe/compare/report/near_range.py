@@ -1,9 +1,11 @@
 """The range of an axis that one contender far behind does not squeeze."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
+
+import numpy as np
 
 from steppe._shared.statistics import Interval
 
@@ -64,6 +66,21 @@ def fitted_range(found: Mapping[str, Interval], higher_is_better: bool) -> NearR
         return near
     known = {name: each for name, each in found.items() if each.mean == each.mean}
     return _with_margin(*_ends(known), ()) if known else None
+
+
+def better_half(values: Sequence[float], higher_is_better: bool) -> NearRange:
+    """Fit an axis to the better half of values: those of bad settings are far from them.
+
+    Examples
+    --------
+    >>> better_half([10.0, 80.0, 90.0], higher_is_better=True)
+    NearRange(low=79.0, high=93.0, beyond=())
+    """
+    low, middle, high = np.quantile(values, (0.0, 0.5, 1.0)).tolist()
+    margin = 0.1 * ((high - middle) if higher_is_better else (middle - low)) or 1.0
+    if higher_is_better:
+        return NearRange(middle - margin, high + 3 * margin, ())
+    return NearRange(low - 3 * margin, middle + margin, ())
 
 
 def with_zero(near: NearRange | None) -> NearRange | None:

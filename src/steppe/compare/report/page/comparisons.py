@@ -67,11 +67,11 @@ def differences(
         lambda value: format_number(value, digits, sign=True),
     )
     label = f"{change_label(readings, reading)}, {_minus(results.baseline)}, by optimizer"
-    title = _difference_title(readings, reading)
+    title = difference_title(readings, reading)
     return [row_chart(name, label, title, traces, near_and_all(near, "xaxis", beyond))]
 
 
-def _difference_title(readings: Readings, reading: Primary) -> str:
+def difference_title(readings: Readings, reading: Primary) -> str:
     """Return the title of an axis of differences from the baseline, in two lines."""
     changed = plotly_text(change_label(readings, reading))
     minus = plotly_text(_minus(readings.results.baseline))
@@ -150,7 +150,7 @@ def _by_budget(
         traces, changes = by_reading[reading]
         title = f"{plotly_text(reading_label(readings, reading))} ({aim(readings, reading)})"
         if is_difference:
-            title = _difference_title(readings, reading)
+            title = difference_title(readings, reading)
         variants[reading] = {"traces": traces, "yaxis": {"title": {"text": title}}}
         variants |= changes
     layout = {

@@ -12,6 +12,7 @@ from steppe._shared.page.parts import Chart, HtmlTable
 from steppe._shared.page.render import render
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import PHASES, StudyResults
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary, summarise
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.exports import to_csv, to_latex
@@ -23,6 +24,7 @@ from steppe.compare.report.page import (
     curvature_charts,
     learning_curves,
     pool_charts,
+    robustness_charts,
 )
 from steppe.compare.report.page.styles import styles
 from steppe.compare.report.tables import all_tables
@@ -40,6 +42,8 @@ _CHARTS = (
     "lr",
     "parallel",
     "flatness",
+    "by_amount",
+    "by_trial",
     "others",
     "curves",
     "tasks",
@@ -73,8 +77,9 @@ def page(results: StudyResults, readings: Readings | None = None) -> str:
         Those of the study, if they are at hand.
     """
     readings = readings or Readings(results)
+    robust = RobustReadings(readings)
     rows = summarise(results, readings)
-    drawn = _charts(readings, rows)
+    drawn = _charts(readings, robust, rows)
     tables = all_tables(readings, rows)
     flatness = drawn["flatness"]
     return render(
@@ -95,6 +100,8 @@ def page(results: StudyResults, readings: Readings | None = None) -> str:
         charts=drawn,
         along=_horizontal_axes(results),
         measures=curvature_charts.measures_of(results, flatness[0]) if flatness else {},
+        scales=robustness_charts.selectable_scales(robust),
+        robust_measures=robustness_charts.selectable_measures(robust),
         readings=[(each, readings.label(each)) for each in _readings(readings)],
         selectable=_selectable(results, drawn["parallel"]),
         facts=_facts(results),
@@ -130,7 +137,7 @@ def _readings(readings: Readings) -> tuple[Any, Any]:
     return readings.results.plan.primary, other_reading(readings)
 
 
-def _charts(readings: Readings, rows: Sequence[OptimizerSummary]) -> Charts:
+def _charts(readings: Readings, robust: RobustReadings, rows: Sequence[OptimizerSummary]) -> Charts:
     """Return the charts of each section; of an unfinished study, of validation only."""
     results = readings.results
     nothing: Charts = {name: [] for name in _CHARTS}
@@ -146,6 +153,8 @@ def _charts(readings: Readings, rows: Sequence[OptimizerSummary]) -> Charts:
         "lr": pool_charts.by_lr(results),
         "parallel": pool_charts.parallel_coordinates(results),
         "flatness": curvature_charts.flatness(results),
+        "by_amount": robustness_charts.by_amount(readings, robust, rows),
+        "by_trial": robustness_charts.by_trial(readings, robust, rows),
         "others": comparisons.differences(readings, rows, other, "other-differences"),
         "curves": learning_curves.learning_curves(results),
         "tasks": learning_curves.by_task(results),
@@ -174,6 +183,7 @@ def _sections(
             "lr": "Result by learning rate",
             "trials": "Trials",
             "curvature": "Curvature at a common train loss",
+            "robustness": "With changed weights and inputs",
             "recommended": "What to use",
             "exploratory": "Exploratory",
         }

@@ -12,7 +12,7 @@ from steppe._shared.page.styles import Style
 from steppe._shared.statistics import Interval, mean, standard_error
 from steppe.compare.records.results import POOL, ContenderRecord, Outcome, StudyResults, Trial
 from steppe.compare.report.formatting import format_short
-from steppe.compare.report.near_range import NearRange
+from steppe.compare.report.near_range import better_half
 from steppe.compare.report.page.styles import styles
 from steppe.compare.report.page.traces import (
     error_bars,
@@ -73,7 +73,8 @@ def by_lr(results: StudyResults) -> list[Chart]:
         layout["xaxis"]["anchor"] = "y2"
         layout["yaxis"]["domain"] = [0.17, 1]
         layout["yaxis2"] = _DIVERGED_AXIS
-    variants = near_and_all(_upper_part(results, values), "yaxis")
+    wanted_high = results.plan.primary == "score" and results.metric.higher_is_better
+    variants = near_and_all(better_half(values, wanted_high), "yaxis")
     label = "Test result by learning rate"
     return [Chart("by-lr", label, [*traces, *strips], layout, variants)]
 
@@ -125,16 +126,6 @@ def _strip(name: str, style: Style, lost: Sequence[float]) -> dict[str, Any]:
         "marker": {"symbol": style.marker, "size": 8, "color": style.colour, "opacity": 0.7},
         "hovertemplate": "diverged at lr %{x:.2g}",
     }
-
-
-def _upper_part(results: StudyResults, values: Sequence[float]) -> NearRange | None:
-    """Return the range of the half of means that matter: those of a bad lr are far from them."""
-    wanted_high = results.plan.primary == "score" and results.metric.higher_is_better
-    low, middle, high = np.quantile(values, (0.0, 0.5, 1.0)).tolist()
-    margin = 0.1 * ((high - middle) if wanted_high else (middle - low)) or 1.0
-    if wanted_high:
-        return NearRange(middle - margin, high + 3 * margin, ())
-    return NearRange(low - 3 * margin, middle + margin, ())
 
 
 def parallel_coordinates(results: StudyResults) -> list[Chart]:

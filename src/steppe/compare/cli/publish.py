@@ -22,6 +22,7 @@ from steppe.compare.report.pictures import (
     draw_differences,
     draw_flatness,
 )
+from steppe.compare.report.robustness_picture import draw_robustness
 from steppe.compare.report.tables import all_tables
 from steppe.compare.report.terminal import print_report
 
@@ -87,7 +88,7 @@ def _tell_page(console: Console, path: Path, *, show: bool) -> None:
 
 
 def draw_figures(readings: Readings, directory: Path) -> None:
-    """Write differences, budgets, learning curves and flatness as PNG files into a directory."""
+    """Write differences, budgets, learning curves, flatness and robustness as PNG files."""
     results = readings.results
     directory.mkdir(parents=True, exist_ok=True)
     # The task's name comes from a file, which may be somebody else's.
@@ -97,6 +98,7 @@ def draw_figures(readings: Readings, directory: Path) -> None:
         "budgets": draw_budgets(results, readings),
         "curves": draw_curves(results),
         "flatness": draw_flatness(results),
+        "robustness": draw_robustness(results, readings),
     }
     for name, figure in figures.items():
         if figure is not None:

@@ -98,8 +98,8 @@ def report(
         Write all results and verdicts to this JSON file, for other programs; compressed if its
         name ends in .json.gz.
     figures
-        Write differences, the curve over the tuning budget, learning curves and flatness as PNG
-        files into this directory.
+        Write differences, the curve over the tuning budget, learning curves, flatness and
+        robustness (if it was measured) as PNG files into this directory.
     tables
         Write every table as CSV and as LaTeX (booktabs) into this directory.
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from os import PathLike
@@ -26,6 +26,7 @@ from steppe.compare.report.pictures import (
     draw_differences,
     draw_flatness,
 )
+from steppe.compare.report.robustness_picture import draw_robustness
 from steppe.compare.report.tables import all_tables
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ class Study:
     def plot_flatness(self) -> "Figure | None":
         """Draw test loss by sharpness and by λ_max at a common train loss."""
         return draw_flatness(self.results)
+
+    def plot_robustness(self, optimizers: Sequence[str] = ()) -> "Figure | None":
+        """Draw what the best of k keeps with changed weights, by default of the first six."""
+        return draw_robustness(self.results, self._readings, optimizers)
 
     def report(self, path: str | PathLike[str]) -> Path:
         """Write the study's page, one file that loads nothing from the network; return its path.

@@ -99,15 +99,16 @@ class RobustReadings:
             for group, each in found.items()
         }
 
+    @property
+    def scales_of_weights(self) -> dict[str, list[str]]:
+        """Those of :attr:`scales` that change weights."""
+        return {group: each for group, each in self.scales.items() if group.startswith(_WEIGHTS)}
+
     @cached_property
     def corruptions(self) -> list[str]:
         """The measures that are scores with corrupted inputs."""
-        return [
-            name
-            for group, names in self.scales.items()
-            if not group.startswith(_WEIGHTS)
-            for name in names
-        ]
+        kinds = self.scales.keys() - self.scales_of_weights.keys()
+        return [name for group, names in self.scales.items() if group in kinds for name in names]
 
     def higher_is_better(self, measure: str) -> bool:
         """Whether more of a measure is better; of one of the user's own it is."""

@@ -1,8 +1,13 @@
-"""How kinds of perturbations are called on the page and in pictures."""
+"""How kinds of perturbations, and axes of what is left, look on the page and in pictures."""
 
+import math
 from collections.abc import Iterable
+from typing import Literal
 
 from steppe.compare.records.robustness import is_rounding, split_name
+
+# An axis is logarithmic where its highest value is so many times the lowest.
+_WIDE = 20.0
 
 
 def scale_label(group: str) -> str:
@@ -42,3 +47,16 @@ def amounts(measures: Iterable[str]) -> list[str]:
     (['4', '3'], ['0.5'])
     """
     return [f"{split_name(each).amount:g}" for each in measures]
+
+
+def level_scale(values: Iterable[float]) -> Literal["linear", "log"]:
+    """Return how an axis of scores is scaled: accuracies fall, but perplexities multiply.
+
+    Examples
+    --------
+    >>> level_scale([97.0, 12.0]), level_scale([80.0, 4000.0]), level_scale([0.0, 90.0])
+    ('linear', 'log', 'linear')
+    """
+    known = [value for value in values if math.isfinite(value)]
+    lowest, highest = min(known, default=0.0), max(known, default=0.0)
+    return "log" if 0 < _WIDE * lowest < highest else "linear"

@@ -23,13 +23,11 @@ from steppe.compare.report.page.traces import (
     optimizer_of_trace,
     plotly_text,
 )
-from steppe.compare.report.robust_scales import amounts, axis_label, scale_label
+from steppe.compare.report.robust_scales import amounts, axis_label, level_scale, scale_label
 from steppe.compare.report.units import aim, reading_label
 
 # Contenders stand side by side over this share of the way from one amount to the next.
 _SPREAD = 0.55
-# An axis is logarithmic where its highest value is so many times the lowest.
-_WIDE = 20.0
 
 OfMeasure = Callable[[str, str], Interval]
 
@@ -42,8 +40,9 @@ def by_amount(
         return []
     label = f"{reading_label(readings, 'score')}, best of k ({aim(readings, 'score')})"
     levels = _variants(readings, robust, rows, plotly_text(label), robust.expected)
-    for key, variant in levels.items():
-        variant["yaxis"]["type"] = _scale_type(levels[key]["traces"])
+    for variant in levels.values():
+        known = [y for trace in variant["traces"] for y in trace["y"] if y is not None]
+        variant["yaxis"]["type"] = level_scale(known)
     charts = [
         _chart("robustness", "Score of the best of k by perturbation", rows, readings, levels)
     ]
@@ -136,12 +135,6 @@ def _chart(
     ]
     layout = {"xaxis": {"zeroline": False}, "yaxis": {"zeroline": zero}}
     return Chart(name, label, traces, layout, variants)
-
-
-def _scale_type(traces: Sequence[Mapping[str, Any]]) -> str:
-    """Return how an axis of scores is scaled: accuracies fall, but perplexities multiply."""
-    values = [value for trace in traces for value in trace["y"] if value is not None]
-    return "log" if min(values) > 0 and max(values) > _WIDE * min(values) else "linear"
 
 
 def _near(
@@ -268,7 +261,7 @@ def _points(
 def _near_points(
     trials: Sequence[Mapping[str, Any]], higher_is_better: bool, key: str
 ) -> dict[str, dict[str, Any]]:
-    """Return the variants of both axes: the better half of all trials by the clean score, or all."""
+    """Return the variants of both axes: the better half of trials by the clean score, or all."""
     pairs = [pair for each in trials for pair in zip(each["x"], each["y"], strict=True)]
     known = np.array([pair for pair in pairs if None not in pair], dtype=float).reshape(-1, 2)
     if not len(known):

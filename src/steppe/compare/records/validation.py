@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from steppe._shared.messages import shortened
 from steppe.compare.records.best_of_k import MOST_TRIALS, TRIALS_PER_BUDGET
@@ -128,15 +129,23 @@ def _check_samples(results: "StudyResults", setup: _Setup) -> None:
                     count,
                     _result_of_mean(results, setup, trial.outcome, name),
                 )
+        for measure, scores in trial.outcome.robustness.items():
+            for name in ("validation_samples", "test_samples"):
+                field_of_measure = f"{field}.outcome.robustness[{measure!r}].{name}"
+                _unpacked(field_of_measure, getattr(scores, name))
+
+
+def _unpacked(field: str, text: str) -> NDArray[np.float64]:
+    try:
+        return unpack(text)
+    except ValueError as error:
+        raise ValueError(f"{field} {error}") from None
 
 
 def _check_values(
     field: str, text: str, count: int, result: tuple[float, Callable[[float], float]] | None
 ) -> None:
-    try:
-        values = unpack(text)
-    except ValueError as error:
-        raise ValueError(f"{field} {error}") from None
+    values = _unpacked(field, text)
     if not len(values):
         return
     equal = {count, stretches(count)}

@@ -60,7 +60,7 @@ def robustness(
         value = readings.expected(name, measure, tuned=tuned)
         shown = interval_cell(value, digits[measure])
         if name == baseline:
-            return HtmlCell(shown.text, shown.key)
+            return HtmlCell(shown.text, shown.key, bounds=shown.bounds)
         change = readings.change(name, baseline, measure, tuned=tuned)
         return HtmlCell(
             shown.text,

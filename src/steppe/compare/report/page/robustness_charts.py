@@ -212,7 +212,7 @@ def _point_traces(readings: Readings, name: str) -> list[dict[str, Any]]:
     ring = {"color": style.colour, "width": 1.5}
     k = readings.results.plan.budget
     kinds = (
-        ({**marker, "size": 6, "opacity": 0.4}, "trial %{text}: %{x:.4g}, %{y:.4g}"),
+        ({**marker, "size": 6, "opacity": 0.55}, "trial %{text}: %{x:.4g}, %{y:.4g}"),
         (
             {"symbol": "circle-open", "size": 13, "color": style.colour, "line": ring},
             "trial %{text}, the best by validation: %{x:.4g}, %{y:.4g}",

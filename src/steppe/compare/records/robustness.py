@@ -110,6 +110,11 @@ class RobustReadings:
         kinds = self.scales.keys() - self.scales_of_weights.keys()
         return [name for group, names in self.scales.items() if group in kinds for name in names]
 
+    @property
+    def budget(self) -> int:
+        """The declared budget k."""
+        return self._readings.results.plan.budget
+
     def higher_is_better(self, measure: str) -> bool:
         """Whether more of a measure is better; of one of the user's own it is."""
         if measure in _LESS_IS_BETTER:
@@ -174,11 +179,6 @@ class RobustReadings:
             for outcome in self._readings.outcomes(contender.name)
             if outcome is not None
         ]
-
-    @property
-    def budget(self) -> int:
-        """The declared budget k."""
-        return self._readings.results.plan.budget
 
     def _make_pool(self, name: str, measure: str, tuned: bool) -> Pool:
         found = self._found(name, measure)

@@ -24,14 +24,20 @@ from steppe.landscape.perturbations.confidence import confidence_of as confidenc
 from steppe.landscape.perturbations.confidence import is_classification as is_classification
 from steppe.landscape.perturbations.corruptions import IMAGE_CORRUPTIONS as IMAGE_CORRUPTIONS
 from steppe.landscape.perturbations.corruptions import TOKEN_CORRUPTIONS as TOKEN_CORRUPTIONS
+from steppe.landscape.perturbations.inputs import Reference as Reference
+from steppe.landscape.perturbations.inputs import is_images as is_images
+from steppe.landscape.perturbations.inputs import is_tokens as is_tokens
+from steppe.landscape.perturbations.inputs import reference_of as reference_of
+from steppe.landscape.perturbations.own_measure import OwnMeasure as OwnMeasure
+from steppe.landscape.perturbations.own_measure import check_measures as check_measures
+from steppe.landscape.perturbations.own_measure import take_measure as take_measure
 from steppe.landscape.perturbations.perturbation import Corruption, Rounding, WeightNoise
 from steppe.landscape.perturbations.perturbation import Perturbation as Perturbation
 from steppe.landscape.perturbations.perturbation import changed_weights as changed_weights
+from steppe.landscape.perturbations.perturbation import (
+    checked_perturbations as checked_perturbations,
+)
 from steppe.landscape.perturbations.perturbation import generator_of as generator_of
-from steppe.landscape.perturbations.perturbation import image_scale as image_scale
-from steppe.landscape.perturbations.perturbation import input_tensors as input_tensors
-from steppe.landscape.perturbations.perturbation import is_images as is_images
-from steppe.landscape.perturbations.perturbation import is_tokens as is_tokens
 from steppe.landscape.perturbations.perturbation import usual_perturbations as usual_perturbations
 from steppe.landscape.perturbations.robustness import robustness
 from steppe.landscape.perturbations.robustness_result import Perturbed, Robustness

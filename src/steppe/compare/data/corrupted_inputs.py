@@ -13,14 +13,15 @@ from steppe.landscape import (
     IMAGE_CORRUPTIONS,
     TOKEN_CORRUPTIONS,
     Corruption,
+    Reference,
     generator_of,
-    image_scale,
     is_images,
     is_tokens,
+    reference_of,
 )
 
-# Training samples that the scale of images is taken from.
-_SCALED_BY = 256
+# Training samples that the scale of images, and tokens to draw from, are taken from.
+_REFERRED_TO = 256
 
 
 class CorruptedInputs(Dataset[Any]):
@@ -34,14 +35,16 @@ class CorruptedInputs(Dataset[Any]):
         The pairs; inputs are one image or one row of tokens.
     severity : int
         1 to 5.
-    scale : InputScale or None
-        Of the clean images.
+    reference : Reference
+        Of the clean inputs.
     where : str
         What the draws depend on besides.
     """
 
-    def __init__(self, samples: Dataset[Any], severity: int, scale: Any, where: str) -> None:
-        self._samples, self._severity, self._scale = samples, severity, scale
+    def __init__(
+        self, samples: Dataset[Any], severity: int, reference: Reference, where: str
+    ) -> None:
+        self._samples, self._severity, self._reference = samples, severity, reference
         self._where = where
 
     def __len__(self) -> int:
@@ -54,7 +57,7 @@ class CorruptedInputs(Dataset[Any]):
         generator = generator_of(0, self._where, row)
         kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
         corruption = Corruption(kind, self._severity)
-        changed = corruption.corrupted(inputs, self._scale, generator)[0]
+        changed = corruption.corrupted(inputs, self._reference, generator)[0]
         return type(sample)((changed, sample[1]))
 
 
@@ -82,7 +85,7 @@ def with_corrupted_test(data: Data, severity: int) -> Data:
     (False, True)
     """
     tests = [
-        _corrupted(part, severity, _scale(plain), f"shift{severity}/{task}")
+        _corrupted(part, severity, _reference(plain), f"shift{severity}/{task}")
         for task, (part, plain) in enumerate(
             zip(parts_of(data.test), parts_of(data.unaugmented), strict=True)
         )
@@ -90,16 +93,18 @@ def with_corrupted_test(data: Data, severity: int) -> Data:
     return replace(data, test=Stream(tests) if isinstance(data.test, Stream) else tests[0])
 
 
-def _corrupted(samples: Dataset[Any], severity: int, scale: Any, where: str) -> Dataset[Any]:
+def _corrupted(
+    samples: Dataset[Any], severity: int, reference: Reference, where: str
+) -> Dataset[Any]:
     if isinstance(samples, TensorSamples):
-        return replace(samples, inputs=_all_corrupted(samples.inputs, severity, scale, where))
-    made = CorruptedInputs(samples, severity, scale, where)
+        return replace(samples, inputs=_all_corrupted(samples.inputs, severity, reference, where))
+    made = CorruptedInputs(samples, severity, reference, where)
     # What is wrong with inputs is seen before training.
     made[0]
     return made
 
 
-def _all_corrupted(inputs: Tensor, severity: int, scale: Any, where: str) -> Tensor:
+def _all_corrupted(inputs: Tensor, severity: int, reference: Reference, where: str) -> Tensor:
     """Corrupt samples in memory, those of one kind together: it takes a hundredth of the time."""
     kinds = _kinds(inputs)
     drawn = torch.randint(len(kinds), (len(inputs),), generator=generator_of(0, where))
@@ -108,13 +113,13 @@ def _all_corrupted(inputs: Tensor, severity: int, scale: Any, where: str) -> Ten
         rows = drawn == place
         if rows.any():
             generator = generator_of(0, where, kind)
-            changed[rows] = Corruption(kind, severity).corrupted(inputs[rows], scale, generator)
+            changed[rows] = Corruption(kind, severity).corrupted(inputs[rows], reference, generator)
     return changed
 
 
-def _scale(samples: Dataset[Any]) -> Any:
-    rows = range(min(_SCALED_BY, size_of(samples)))
-    return image_scale(_inputs(samples[row])[None] for row in rows)
+def _reference(samples: Dataset[Any]) -> Reference:
+    rows = range(min(_REFERRED_TO, size_of(samples)))
+    return reference_of(_inputs(samples[row])[None] for row in rows)
 
 
 def _inputs(sample: Any) -> Tensor:

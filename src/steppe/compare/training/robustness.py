@@ -1,12 +1,12 @@
 """What a trained model keeps of its score when its weights or its inputs change."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Generator, nn
 from torch.utils.data import Dataset, Subset
 
 from steppe.compare.data.datasets import Stream, parts_of, size_of
@@ -25,12 +25,14 @@ from steppe.compare.training.evaluation import (
 from steppe.landscape import (
     Corruption,
     Perturbation,
+    Reference,
     calibration_error,
     changed_weights,
     confidence_of,
     generator_of,
-    image_scale,
     is_classification,
+    reference_of,
+    take_measure,
     usual_perturbations,
     weight_tails,
 )
@@ -74,7 +76,7 @@ def robustness_of(
         _some(loaded.data.test, settings.samples, model),
     )
     fitted_on = _batches(model, task, _some(loaded.data.unaugmented, _FITTED_ON, model), device)
-    scale = image_scale(map(_inputs_of, fitted_on))
+    reference = reference_of(map(_inputs_of, fitted_on))
 
     def run() -> None:
         for batch in fitted_on:
@@ -84,7 +86,8 @@ def robustness_of(
         def part(name: str, dataset: Dataset[Any]) -> Evaluation:
             change = None
             if isinstance(perturbation, Corruption):
-                change = _corrupting(perturbation, scale, settings.seed, f"draw {draw}/{name}")
+                generator = generator_of(settings.seed, perturbation.name, f"draw {draw}/{name}")
+                change = _corrupting(perturbation, reference, generator)
             return evaluate(dataset, by_sample=True, change=change)
 
         return _Evaluations(*(part(*each) for each in chosen._asdict().items()))
@@ -120,19 +123,21 @@ class _Evaluations(NamedTuple):
     test: Evaluation
 
 
-def _corrupting(corruption: Corruption, scale: Any, seed: int, which: str) -> Change:
-    """Return what changes the inputs of a batch, by its position."""
+def _corrupting(corruption: Corruption, reference: Reference, generator: Generator) -> Change:
+    """Return what changes the inputs of one batch after the other."""
 
     def change(position: int, batch: Any) -> Any:
-        generator = generator_of(seed, corruption.name, which, position)
-        inputs = corruption.corrupted(_inputs_of(batch), scale, generator)
+        inputs = corruption.corrupted(_inputs_of(batch), reference, generator)
         return type(batch)((inputs, batch[1])) if is_pair(batch) else inputs
 
     return change
 
 
 def _inputs_of(batch: Any) -> Any:
-    return batch[0] if is_pair(batch) else batch
+    """Return the inputs of a pair, and mappings; of all else nobody knows what are targets."""
+    if is_pair(batch):
+        return batch[0]
+    return batch if isinstance(batch, Mapping) else ()
 
 
 def _some(dataset: Dataset[Any], samples: int, model: nn.Module) -> Dataset[Any]:
@@ -201,10 +206,8 @@ def _unperturbed(model: nn.Module, task: Task, batches: _Both) -> dict[str, Pert
     found = {name: (value, value) for name, value in weight_tails(model)._asdict().items()}
     found |= _calibration(model, task, batches)
     for name, measure in task.robustness.measures.items():
-        found[name] = (
-            _own(measure, model, batches.validation),
-            _own(measure, model, batches.test),
-        )
+        validation, test = (take_measure(name, measure, model, part) for part in batches)
+        found[name] = validation, test
     return {name: PerturbedScores(*pair) for name, pair in found.items()}
 
 
@@ -225,14 +228,3 @@ def _calibration(model: nn.Module, task: Task, batches: _Both) -> dict[str, tupl
         "calibration error": (errors[0], errors[1]),
         "Brier score": (scores[0], scores[1]),
     }
-
-
-def _own(measure: Callable[[nn.Module, Any], float], model: nn.Module, batches: Any) -> float:
-    """Return what a user's measure says, and put the model back."""
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    try:
-        with torch.no_grad():
-            return float(measure(model, batches))
-    finally:
-        model.load_state_dict(before)
-        model.eval()

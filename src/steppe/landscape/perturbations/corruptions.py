@@ -86,7 +86,12 @@ def corrupt_images(
 
 
 def corrupt_tokens(
-    tokens: Tensor, kind: str, severity: int, generator: Generator, real: Tensor | None = None
+    tokens: Tensor,
+    kind: str,
+    severity: int,
+    generator: Generator,
+    real: Tensor | None = None,
+    pool: Tensor | None = None,
 ) -> Tensor:
     """Return sequences of tokens with a corruption; what is to be predicted is not changed.
 
@@ -97,8 +102,8 @@ def corrupt_tokens(
     kind : str
         One of :data:`TOKEN_CORRUPTIONS`, with p = 0.02, 0.05, 0.1, 0.2, 0.4:
 
-        - ``dropout`` puts in the place of each token, with probability p, one drawn from all tokens
-          of the batch, so that frequent ones come often.
+        - ``dropout`` puts in the place of each token, with probability p, one drawn from ``pool``,
+          so that frequent ones come often.
         - ``swaps`` exchanges a token with the next one with probability p, each of them once only.
     severity : int
         1 to 5.
@@ -106,6 +111,8 @@ def corrupt_tokens(
         On the CPU.
     real : Tensor, optional
         Of the same shape: 0 where a token is padding, which stays as it is and is not drawn.
+    pool : Tensor, optional
+        (tokens,): what replacements are drawn from. Default: the real tokens of the batch.
 
     Raises
     ------
@@ -114,7 +121,12 @@ def corrupt_tokens(
     """
     _check(kind, severity, TOKEN_CORRUPTIONS)
     is_real = torch.ones_like(tokens, dtype=torch.bool) if real is None else real.bool()
-    return TOKEN_CORRUPTIONS[kind](tokens, severity, generator, is_real)
+    pool = tokens[is_real] if pool is None else pool
+    # Two numbers a real token: what is drawn depends neither on batches nor on their padding.
+    drawn = torch.ones((*tokens.shape, 2), dtype=torch.float64)
+    own = is_real.cpu()
+    drawn[own] = torch.rand((int(own.sum()), 2), generator=generator, dtype=torch.float64)
+    return TOKEN_CORRUPTIONS[kind](tokens, _share_of_tokens(severity), drawn, pool)
 
 
 def _check(kind: str, severity: int, known: Iterable[str]) -> None:
@@ -126,7 +138,10 @@ def _check(kind: str, severity: int, known: Iterable[str]) -> None:
 
 def _noise(images: Tensor, severity: int, scale: InputScale, generator: Generator) -> Tensor:
     c = (0.2, 0.4, 0.7, 1.0, 1.5)[severity - 1]
-    drawn = torch.randn(images.shape, generator=generator, dtype=torch.float32)
+    drawn = torch.empty(images.shape, dtype=torch.float32)
+    for each in drawn:
+        # torch draws other numbers for two images at once than for one after the other.
+        each.normal_(generator=generator)
     return images + c * scale.std * drawn.to(images)
 
 
@@ -151,7 +166,7 @@ def _blur(images: Tensor, severity: int, scale: InputScale, generator: Generator
 def _shift(images: Tensor, severity: int, scale: InputScale, generator: Generator) -> Tensor:
     c = (0.05, 0.1, 0.15, 0.2, 0.25)[severity - 1]
     count, _, height, width = images.shape
-    angle = 2 * math.pi * torch.rand(count, generator=generator)
+    angle = 2 * math.pi * torch.rand(count, generator=generator, dtype=torch.float32)
     length = max(1.0, c * max(height, width))
     rows = _moved(length * angle.sin(), height)
     columns = _moved(length * angle.cos(), width)
@@ -180,20 +195,21 @@ def _share_of_tokens(severity: int) -> float:
     return (0.02, 0.05, 0.1, 0.2, 0.4)[severity - 1]
 
 
-def _dropout(tokens: Tensor, severity: int, generator: Generator, real: Tensor) -> Tensor:
-    dropped = torch.rand(tokens.shape, generator=generator) < _share_of_tokens(severity)
-    others = tokens[real]
-    if not len(others):
+def _dropout(tokens: Tensor, share: float, drawn: Tensor, pool: Tensor) -> Tensor:
+    if not len(pool):
         return tokens
-    drawn = torch.randint(len(others), tokens.shape, generator=generator).to(tokens.device)
-    return torch.where(dropped.to(tokens.device) & real, others[drawn], tokens)
+    dropped = drawn[..., 0] < share
+    number = (drawn[..., 1] * len(pool)).long().clamp(max=len(pool) - 1)
+    others = pool.to(tokens)[number.to(tokens.device)]
+    return torch.where(dropped.to(tokens.device), others, tokens)
 
 
-def _swaps(tokens: Tensor, severity: int, generator: Generator, real: Tensor) -> Tensor:
+def _swaps(tokens: Tensor, share: float, drawn: Tensor, pool: Tensor) -> Tensor:
     count, length = tokens.shape
     place = torch.arange(length).repeat(count, 1)
-    wanted = torch.rand((count, length), generator=generator) < _share_of_tokens(severity)
-    both = wanted[:, :-1] & real[:, :-1].cpu() & real[:, 1:].cpu()
+    # Padding has drawn 1, which no share reaches.
+    real = drawn[..., 0] < 1
+    both = (drawn[:, :-1, 0] < share) & real[:, 1:]
     free = torch.ones(count, dtype=torch.bool)
     for column in range(length - 1):
         now = both[:, column] & free
@@ -212,7 +228,7 @@ IMAGE_CORRUPTIONS: Mapping[str, Callable[[Tensor, int, InputScale, Generator], T
 }
 
 #: What happens to texts, by name.
-TOKEN_CORRUPTIONS: Mapping[str, Callable[[Tensor, int, Generator, Tensor], Tensor]] = {
+TOKEN_CORRUPTIONS: Mapping[str, Callable[[Tensor, float, Tensor, Tensor], Tensor]] = {
     "dropout": _dropout,
     "swaps": _swaps,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steppe.landscape.perturbations.rounding import levels_of, scale_of
+from steppe.landscape.perturbations.rounding import levels_of, round_to_bits, scale_of
 
 # Of the mean of the diagonal of XXᵀ, added to it, as the paper does: inputs that are always zero
 # would leave it singular.
@@ -59,12 +59,22 @@ def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tenso
 
 
 def compensated(layer: nn.Linear, bits: int, run: Callable[[], None]) -> Tensor:
-    """Return the rounded weight of a layer, on the inputs that it has when ``run()`` is called."""
-    return round_with_compensation(layer.weight.cpu(), _moments(layer, run), bits)
+    """Return the rounded weight of a layer, on the inputs that it has when ``run()`` is called.
+
+    Inputs or weights that are not finite tell nothing of errors: then each weight is rounded to the
+    nearest level.
+    """
+    weight, moments = layer.weight.detach().cpu(), _moments(layer, run)
+    if not (moments.isfinite().all() and weight.isfinite().all()):
+        return round_to_bits(weight, bits, "least error")
+    return round_with_compensation(weight, moments, bits)
 
 
 def layers_in_order(model: nn.Module, run: Callable[[], None]) -> list[nn.Linear]:
     """Return the linear layers that a model calls, in order; of tied weights the first.
+
+    A layer whose weight is computed from other parameters, as ``weight_norm`` does, is none of
+    them: what would be written into it is computed anew in the next pass.
 
     Parameters
     ----------
@@ -78,7 +88,8 @@ def layers_in_order(model: nn.Module, run: Callable[[], None]) -> list[nn.Linear
     def note(layer: nn.Linear, rows: Tensor) -> None:
         called.setdefault(id(layer.weight), layer)
 
-    _run_with([each for each in model.modules() if isinstance(each, nn.Linear)], note, run)
+    linear = [each for each in model.modules() if isinstance(each, nn.Linear)]
+    _run_with([each for each in linear if "weight" in each._parameters], note, run)
     return list(called.values())
 
 

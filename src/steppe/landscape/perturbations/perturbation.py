@@ -4,8 +4,7 @@ Each perturbation is seeded by its name, so that two models meet the same noise 
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,28 +12,31 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor, nn
 
-from steppe._shared.validation import checked_seed
-from steppe.landscape.objective.batches import map_tensors, tensors_of, without_labels
+from steppe._shared.interrupts import uninterrupted
+from steppe._shared.validation import check_positive, checked_seed
 from steppe.landscape.perturbations.corruptions import (
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     TOKEN_CORRUPTIONS,
-    InputScale,
     corrupt_images,
     corrupt_tokens,
-    input_scale,
 )
 from steppe.landscape.perturbations.error_compensation import compensated, layers_in_order
+from steppe.landscape.perturbations.inputs import (
+    Reference,
+    input_tensors,
+    is_images,
+    is_tokens,
+    map_inputs,
+    mask_in,
+    real_tokens,
+)
 from steppe.landscape.perturbations.rounding import Scales, round_weight
 
 #: Bits, from mild to hard.
 _BITS = (4, 3, 2)
 _NOISES = (0.1, 0.3, 0.5)
 _MEASURED_SEVERITIES = (1, 3, 5)
-
-# As Hugging Face's batches call them.
-_TOKENS, _MASK = "input_ids", "attention_mask"
-_NO_INPUTS = ("mask", "position", "type_ids", "length")
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,7 @@ class WeightNoise:
     draws: int = 4
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < math.inf:
-            raise ValueError(f"share={self.share!r} must be a finite number above 0")
+        check_positive(share=self.share)
         if type(self.draws) is not int or self.draws < 1:
             raise ValueError(f"draws={self.draws!r} must be a whole number of at least 1")
 
@@ -131,6 +132,8 @@ class Corruption:
         :func:`~steppe.landscape.perturbations.corruptions.corrupt_tokens`.
     severity : int
         1 to 5.
+    draws : int, default 1
+        Results are means over so many draws.
     """
 
     kind: str
@@ -141,7 +144,7 @@ class Corruption:
         known = {**IMAGE_CORRUPTIONS, **TOKEN_CORRUPTIONS}
         if self.kind not in known:
             raise ValueError(f"kind={self.kind!r} is not one of {', '.join(known)}")
-        if self.severity not in SEVERITIES:
+        if type(self.severity) is not int or self.severity not in SEVERITIES:
             raise ValueError(f"severity={self.severity!r} must be a whole number from 1 to 5")
         if type(self.draws) is not int or self.draws < 1:
             raise ValueError(f"draws={self.draws!r} must be a whole number of at least 1")
@@ -151,17 +154,18 @@ class Corruption:
         """Such as "blur 3"."""
         return f"{self.kind} {self.severity}"
 
-    def corrupted(self, inputs: Any, scale: InputScale | None, generator: Generator) -> Any:
+    def corrupted(self, inputs: Any, reference: Reference, generator: Generator) -> Any:
         """Return a batch's inputs, corrupted, whatever images or tokens are nested in.
 
-        In a mapping, labels and masks stay as they are, and so do padded tokens.
+        Labels and masks stay as they are, and so do padded tokens. With one generator for all
+        batches, a sample meets the same noise however samples are batched.
 
         Parameters
         ----------
         inputs
             Of a batch.
-        scale : InputScale or None
-            Of all images.
+        reference : Reference
+            Of all images and tokens.
         generator : Generator
             On the CPU.
 
@@ -176,28 +180,45 @@ class Corruption:
             if of_images:
                 expected = "images, (samples, channels, height, width) of floating point"
             raise ValueError(f"{self.name!r} needs inputs that are {expected}")
-        mask = inputs.get(_MASK) if isinstance(inputs, Mapping) else None
+        mask = mask_in(inputs)
 
         def change(tensor: Tensor) -> Tensor:
             if of_images and is_images(tensor):
-                assert scale is not None
-                return corrupt_images(tensor, self.kind, self.severity, scale, generator)
+                assert reference.images is not None
+                return corrupt_images(tensor, self.kind, self.severity, reference.images, generator)
             if not of_images and is_tokens(tensor):
-                real = mask if isinstance(mask, Tensor) and mask.shape == tensor.shape else None
-                return corrupt_tokens(tensor, self.kind, self.severity, generator, real)
+                real = real_tokens(tensor, mask)
+                return corrupt_tokens(
+                    tensor, self.kind, self.severity, generator, real, reference.tokens
+                )
             return tensor
 
-        if not isinstance(inputs, Mapping):
-            return map_tensors(inputs, change)
-        changed = {name: map_tensors(part, change) for name, part in _inputs_in(inputs).items()}
-        copied = map_tensors(inputs, lambda tensor: tensor)
-        for name, part in changed.items():
-            copied[name] = part
-        return copied
+        return map_inputs(inputs, change)
 
 
 #: All kinds.
 Perturbation = Rounding | WeightNoise | Corruption
+
+
+def checked_perturbations(given: Any) -> tuple[Perturbation, ...] | None:
+    """Return perturbations as a tuple, and None as None.
+
+    Raises
+    ------
+    TypeError
+        It is no iterable, or something else is in it.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Iterable) or isinstance(given, str):
+        raise TypeError(f"perturbations must be a list of perturbations, got {given!r}")
+    found = tuple(given)
+    for each in found:
+        if not isinstance(each, Perturbation):
+            raise TypeError(
+                f"perturbations has {each!r}: expected Rounding, WeightNoise or Corruption"
+            )
+    return found
 
 
 def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[Perturbation, ...]:
@@ -229,17 +250,6 @@ def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[
     return (*roundings, *noises, *corruptions)
 
 
-def is_images(tensor: Tensor) -> bool:
-    """Whether a tensor holds images: (samples, channels, height, width) of floating point."""
-    return tensor.is_floating_point() and tensor.ndim == 4 and min(tensor.shape[-2:]) > 1
-
-
-def is_tokens(tensor: Tensor) -> bool:
-    """Whether a tensor holds tokens: (samples, tokens) of whole numbers."""
-    is_whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    return is_whole and tensor.ndim == 2 and tensor.shape[1] > 1
-
-
 def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
     """Yield each weight of floating point with two or more dimensions, and its module, once."""
     known: set[int] = set()
@@ -250,21 +260,6 @@ def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
             known.add(id(param))
             if param.is_floating_point() and param.numel():
                 yield module, param
-
-
-def input_tensors(inputs: Any) -> Iterator[Tensor]:
-    """Yield the tensors of a batch's inputs; in a mapping, labels and masks are none."""
-    yield from tensors_of(_inputs_in(inputs) if isinstance(inputs, Mapping) else inputs)
-
-
-def _inputs_in(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    if _TOKENS in mapping:
-        return {_TOKENS: mapping[_TOKENS]}
-    return {
-        name: part
-        for name, part in without_labels(mapping).items()
-        if not any(word in str(name) for word in _NO_INPUTS)
-    }
 
 
 @contextmanager
@@ -291,12 +286,14 @@ def changed_weights(
     if isinstance(perturbation, Corruption):
         yield
         return
-    with torch.no_grad():
+    # Ctrl-C must not come while weights are put back.
+    with uninterrupted() as interruptible, torch.no_grad():
         saved = [(weight, weight.detach().clone()) for _, weight in weights_of(model)]
         try:
-            perturbation.change(model, generator_of(seed, perturbation.name, draw), run)
-            with torch.enable_grad():
-                yield
+            with interruptible():
+                perturbation.change(model, generator_of(seed, perturbation.name, draw), run)
+                with torch.enable_grad():
+                    yield
         finally:
             for weight, value in saved:
                 weight.copy_(value)
@@ -307,14 +304,3 @@ def generator_of(seed: int, *what: object) -> Generator:
     text = "/".join(map(str, (checked_seed(seed), *what)))
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def image_scale(batches_of_inputs: Iterable[Any]) -> InputScale | None:
-    """Return the scale of all images in some batches' inputs; None where there are none."""
-    found = input_scale(
-        tensor
-        for inputs in batches_of_inputs
-        for tensor in input_tensors(inputs)
-        if is_images(tensor)
-    )
-    return None if math.isnan(found.std) else found

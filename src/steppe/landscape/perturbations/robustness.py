@@ -5,10 +5,9 @@ training; tails of the weights and the calibration of a classifier may explain w
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +20,13 @@ from steppe.landscape.objective.exact_passes import unwrapped
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.perturbations.confidence import Confidence, calibration_error
-from steppe.landscape.perturbations.corruptions import InputScale
+from steppe.landscape.perturbations.inputs import Reference
+from steppe.landscape.perturbations.own_measure import OwnMeasure, check_measures, take_measure
 from steppe.landscape.perturbations.perturbation import (
     Corruption,
     Perturbation,
     changed_weights,
+    checked_perturbations,
     generator_of,
     usual_perturbations,
 )
@@ -39,14 +40,10 @@ from steppe.landscape.perturbations.scored_passes import (
 )
 from steppe.landscape.perturbations.weight_tails import weight_tails
 
-if TYPE_CHECKING:
-    pass
-
-#: ``measure(model, batches)``, any number of a trained model.
-OwnMeasure = Callable[[nn.Module, Batches], float]
-
 # Samples that compensated rounding is fitted on.
 _FITTED_ON = 256
+# exp of more overflows.
+_LARGEST_EXPONENT = 709.0
 # Of samples, for the jackknife of the calibration error.
 _GROUPS = 20
 
@@ -57,7 +54,7 @@ def robustness(
     loss_fn: LossFunction | None = None,
     *,
     metric: SampleMetric | None = None,
-    perturbations: Sequence[Perturbation] | None = None,
+    perturbations: Iterable[Perturbation] | None = None,
     measures: Mapping[str, OwnMeasure] | None = None,
     fitting_data: Batches | None = None,
     weight: Weight | None = None,
@@ -82,18 +79,18 @@ def robustness(
         ``metric(outputs, targets)`` returns a number for each sample, (samples,). Default: of a
         classifier whether it is right; of a language model that returns its loss, perplexity is
         shown, exp of the mean loss.
-    perturbations : sequence, optional
+    perturbations : iterable, optional
         Of :class:`~steppe.landscape.Rounding`, :class:`~steppe.landscape.WeightNoise` and
         :class:`~steppe.landscape.Corruption`. Default: rounding to 4, 3 and 2 bits with each kind
         of scales (compensated where there are linear layers); noise of 0.1, 0.3 and 0.5 standard
         deviations; of images noise, blur, shift, contrast and brightness, of tokens dropout and
         swaps, at severities 1, 3 and 5.
     measures : mapping, optional
-        Your own: of names to ``measure(model, data)``, any number. What a measure changes in the
-        model is put back.
+        Your own: of names to ``measure(model, data)``, any number, called without gradients unless
+        it enables them. What a measure changes in the model is put back.
     fitting_data : iterable, optional
-        Batches, such as of training data, on which compensated rounding is fitted. Default: the
-        first 256 samples of ``data``.
+        Batches, such as of training data, on which compensated rounding is fitted: the first ones,
+        until they have 256 samples. Default: those of ``data``.
     weight : str or callable, optional
         As in :func:`~steppe.landscape.hessian`.
     seed : int, default 0
@@ -110,7 +107,8 @@ def robustness(
         ``model`` is no module, or an argument of another type.
     ValueError
         There is no loss, the metric does not return a number for each sample, two measures have
-        one name, or the inputs are not what a corruption needs.
+        one name, the inputs are not what a corruption needs, or the model is wrapped for several
+        processes.
 
     References
     ----------
@@ -131,20 +129,24 @@ def robustness(
     (1.0, True)
     """
     check_module("model", model)
-    measures = measures or {}
-    inner = unwrapped(model)
+    measures, inner = {} if measures is None else measures, unwrapped(model)
     with _all_differentiable(inner):
-        passes = ScoredPasses(inner, loss_fn, data, metric, weight)
+        passes = ScoredPasses(model, loss_fn, data, metric, weight)
         fitted_on = passes
         if fitting_data is not None:
-            fitted_on = ScoredPasses(inner, loss_fn, fitting_data, metric, weight)
+            fitted_on = ScoredPasses(model, loss_fn, fitting_data, metric, weight, "fitting_data")
         chosen = _checked(inner, passes, perturbations, measures)
         measured = _Measurement(inner, passes, fitted_on, checked_seed(seed))
         with progress("robustness", 1 + sum(each.draws for each in chosen)) as advance:
             complete = measured.all(chosen, advance)
-        confidence = passes.confidence() if complete else None
-        own = {name: _own(each, inner, data) for name, each in measures.items() if complete}
-    error, error_stderr, brier, brier_stderr = _calibration(confidence)
+    own: dict[str, float] = {}
+    try:
+        if complete:
+            for name, each in measures.items():
+                own[name] = take_measure(name, each, inner, data)
+    except KeyboardInterrupt:
+        complete = False
+    error, error_stderr, brier, brier_stderr = _calibration(measured.confidence)
     return Robustness(
         metric=passes.metric,
         samples=measured.clean.samples,
@@ -168,16 +170,19 @@ class _Measurement:
         self._model, self._passes, self._fitted_on, self._seed = model, passes, fitted_on, seed
         self.clean: Scored
         self.results: list[Perturbed] = []
-        self._scale: InputScale | None = None
+        self.confidence: Confidence | None = None
+        self._reference = Reference(None, None)
 
     def all(self, perturbations: Sequence[Perturbation], advance: Callable[[int], None]) -> bool:
         """Measure one after the other, until Ctrl-C; return whether all were measured."""
+        # Without the clean results there are none: Ctrl-C ends it.
         self.clean = self._passes.score()
         self.results.append(self._result(CLEAN, [self.clean]))
         advance(1)
         try:
+            self.confidence = self._passes.confidence()
             if any(isinstance(each, Corruption) for each in perturbations):
-                self._scale = self._passes.image_scale()
+                self._reference = self._passes.reference()
             for each in perturbations:
                 draws = []
                 for draw in range(each.draws):
@@ -190,18 +195,19 @@ class _Measurement:
 
     def _perturbed(self, each: Perturbation, draw: int) -> Scored:
         if isinstance(each, Corruption):
-            return self._passes.score(lambda batch: self._corrupted(each, draw, batch))
+            # One for all batches, so that what is drawn does not depend on their sizes.
+            generator = generator_of(self._seed, each.name, draw)
+            return self._passes.score(lambda batch: self._corrupted(each, batch, generator))
         with changed_weights(
             self._model, each, self._seed, draw, lambda: self._fitted_on.run(_FITTED_ON)
         ):
             return self._passes.score()
 
-    def _corrupted(self, each: Corruption, draw: int, batch: Batch) -> Batch:
-        generator = generator_of(self._seed, each.name, draw, batch.position)
+    def _corrupted(self, each: Corruption, batch: Batch, generator: torch.Generator) -> Batch:
+        inputs = each.corrupted(inputs_of(batch), self._reference, generator)
         if batch.keywords:
-            keywords = each.corrupted(batch.keywords, self._scale, generator)
-            return batch._replace(keywords=keywords)
-        return batch._replace(inputs=each.corrupted(batch.inputs, self._scale, generator))
+            return batch._replace(keywords=inputs)
+        return batch._replace(inputs=inputs)
 
     def _result(self, name: str, draws: Sequence[Scored]) -> Perturbed:
         loss, loss_error = _mean_loss(draws)
@@ -216,7 +222,7 @@ class _Measurement:
                 [each._replace(losses=each.losses - self.clean.losses) for each in draws]
             )
             if self._passes.metric == PERPLEXITY:
-                score = math.exp(min(loss, 700.0))
+                score = math.inf if loss > _LARGEST_EXPONENT else math.exp(loss)
                 score_error = score * loss_error
         return Perturbed(name, score, score_error, loss, loss_error, *change, len(draws))
 
@@ -256,39 +262,19 @@ def _calibration(found: Confidence | None) -> tuple[float, float, float, float]:
 def _checked(
     model: nn.Module,
     passes: ScoredPasses,
-    given: Sequence[Perturbation] | None,
+    given: Iterable[Perturbation] | None,
     measures: Mapping[str, OwnMeasure],
 ) -> tuple[Perturbation, ...]:
     """Return the perturbations; refuse others, and two of one name."""
-    for each in given or ():
-        if not isinstance(each, Perturbation):
-            raise TypeError(
-                f"perturbations has {each!r}: expected Rounding, WeightNoise or Corruption"
-            )
-    chosen = tuple(given) if given is not None else ()
-    if given is None:
+    check_measures(measures)
+    chosen = checked_perturbations(given)
+    if chosen is None:
         chosen = usual_perturbations(model, inputs_of(passes.first))
     names = [CLEAN, *(each.name for each in chosen), *measures]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"two measures are called {twice!r}: each needs a name of its own")
-    for name, measure in measures.items():
-        if not callable(measure):
-            raise TypeError(f"measures has {name!r}: {measure!r}, expected a function")
     return chosen
-
-
-def _own(measure: OwnMeasure, model: nn.Module, data: Batches) -> float:
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        with torch.no_grad():
-            return float(measure(model, data))
-    finally:
-        model.load_state_dict(before)
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

@@ -126,13 +126,15 @@ class Robustness(Result):
         """
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
         table.add_column("", overflow="fold")
         table.add_column(self.metric or "loss", justify="right", no_wrap=True)
         table.add_column("change", justify="right", overflow="fold")
         for row in self.rows():
-            table.add_row(*row)
+            # As text: names of your own may hold what rich reads as markup.
+            table.add_row(*map(Text, row))
         return table
 
     def _repr_html_(self) -> str:
@@ -169,7 +171,7 @@ class Robustness(Result):
 
     def _shown_change(self, each: Perturbed) -> str:
         of_loss = " of loss" if self.metric in ("", PERPLEXITY) else ""
-        return f"{each.change:+.4f} ± {each.change_error:.4f}{of_loss}"
+        return f"{each.change:+.4g} ± {each.change_error:.2g}{of_loss}"
 
 
 def _with_error(value: float, error: float) -> str:

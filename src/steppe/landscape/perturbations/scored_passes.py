@@ -12,8 +12,7 @@ from steppe.landscape.objective.batches import Batch, Batches, labels_of, part_n
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
 from steppe.landscape.perturbations.confidence import Confidence, confidence_of, is_classification
-from steppe.landscape.perturbations.corruptions import InputScale
-from steppe.landscape.perturbations.perturbation import image_scale
+from steppe.landscape.perturbations.inputs import Reference, reference_of
 
 #: ``metric(outputs, targets)``, a number for each sample.
 SampleMetric = Callable[[Any, Any], Tensor]
@@ -41,7 +40,7 @@ class Scored(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """The mean loss."""
+        """The mean loss; of losses that are sums, their sum."""
         return float((self.losses * self.weights).sum() / self.weights.sum())
 
     @property
@@ -68,6 +67,8 @@ class ScoredPasses:
     metric : callable, optional
         ``metric(outputs, targets)``, a number for each sample. Default: whether a classifier is
         right.
+    name : str, default "data"
+        What errors call the data.
 
     Attributes
     ----------
@@ -76,8 +77,11 @@ class ScoredPasses:
 
     Raises
     ------
+    TypeError
+        ``metric`` is no function.
     ValueError
-        There is no ``loss_fn``, and the outputs have no loss, nor are they a classifier's.
+        There is no ``loss_fn``, and the outputs have no loss, nor are they a classifier's; or the
+        model is wrapped for several processes.
     """
 
     def __init__(
@@ -87,8 +91,18 @@ class ScoredPasses:
         data: Batches,
         metric: SampleMetric | None,
         weight: Weight | None,
+        name: str = "data",
     ) -> None:
+        if metric is not None and (not callable(metric) or isinstance(metric, type)):
+            raise TypeError(
+                f"metric must be a function of outputs and targets, or None, got {metric!r}"
+            )
         probe = Objective(model, loss_fn, data, weight=weight)
+        if probe.is_distributed and torch.distributed.get_world_size() > 1:
+            raise ValueError(
+                "model is wrapped for several processes, each of which has its own data: pass "
+                "model.module, and all data, in one of them"
+            )
         with probe.evaluation_mode():
             for batch in probe.batches():
                 #: The first one.
@@ -96,7 +110,7 @@ class ScoredPasses:
                 outputs, targets = probe.without_graph(partial(probe.outputs, batch))
                 break
             else:
-                raise ValueError("data has no batches")
+                raise ValueError(f"{name} has no batches")
         is_classifier = _classified(outputs, targets) is not None
         self._has_own_loss = isinstance(part_named("loss", outputs), Tensor)
         if loss_fn is None and not self._has_own_loss:
@@ -106,28 +120,30 @@ class ScoredPasses:
                     "logits (samples, classes) with a class for each sample"
                 )
             loss_fn = F.cross_entropy
-        self._of_each = loss_fn is F.cross_entropy and isinstance(outputs, Tensor)
+        is_by_sample = weight in (None, "samples") and isinstance(outputs, Tensor)
+        self._of_each = is_by_sample and _is_cross_entropy(loss_fn)
         self._objective = Objective(model, loss_fn, data, weight=weight)
         self._metric = metric
-        self.metric = getattr(metric, "__name__", "score") if metric is not None else ""
+        self.metric = _name_of(metric) if metric is not None else ""
         if metric is None and is_classifier:
             self._metric, self.metric = _hits, ACCURACY
         elif metric is None and self._has_own_loss and _is_of_tokens(targets):
             self.metric = PERPLEXITY
 
-    def image_scale(self) -> InputScale | None:
-        """Return the scale of all images in the data; None where there are none."""
+    def reference(self) -> Reference:
+        """Return what corruptions of the data are measured against."""
         with self._objective.evaluation_mode():
-            return image_scale(map(inputs_of, self._objective.batches()))
+            return reference_of(map(inputs_of, self._objective.batches()))
 
     def run(self, samples: int) -> None:
-        """Run the model on the first samples, as far as whole batches go."""
+        """Run the model on the first batches, until they have so many samples."""
         seen = 0
         with self._objective.evaluation_mode():
             for batch in self._objective.batches():
-                if seen < samples:
-                    self._objective.without_graph(partial(self._objective.outputs, batch))
+                self._objective.without_graph(partial(self._objective.outputs, batch))
                 seen += batch.size
+                if seen >= samples:
+                    break
 
     def score(self, change: Callable[[Batch], Batch] = lambda batch: batch) -> Scored:
         """Score the model on changed batches.
@@ -150,8 +166,11 @@ class ScoredPasses:
                 weights.append(weight.double().cpu().reshape(-1))
                 if score is not None:
                     scores.append(score.detach().double().cpu())
-        joined = torch.cat(scores) if scores else None
-        return Scored(joined, torch.cat(losses), torch.cat(weights), samples)
+        joined, each_loss = torch.cat(scores) if scores else None, torch.cat(losses)
+        if self._objective.is_sum:
+            # Batches' losses are summed up: so many times their mean.
+            each_loss = each_loss * len(each_loss)
+        return Scored(joined, each_loss, torch.cat(weights), samples)
 
     def confidence(self) -> Confidence | None:
         """Return how sure a classifier is of each sample; None of other models."""
@@ -202,7 +221,22 @@ def _hits(outputs: Any, targets: Any) -> Tensor:
     if pair is None:
         raise ValueError("batches after the first are not a classifier's: pass metric=")
     logits, labels = pair
-    return (logits.argmax(dim=1) == labels).double()
+    # Of outputs that are no numbers, argmax takes the first: nothing has been answered.
+    is_answer = ~logits.isnan().any(dim=1)
+    return (is_answer & (logits.argmax(dim=1) == labels)).double()
+
+
+def _is_cross_entropy(loss_fn: object) -> bool:
+    """Whether a loss is the plain mean of the samples' cross-entropies."""
+    if type(loss_fn) is not nn.CrossEntropyLoss:
+        return loss_fn is F.cross_entropy
+    is_plain = loss_fn.weight is None and loss_fn.label_smoothing == 0
+    return is_plain and loss_fn.reduction == "mean" and loss_fn.ignore_index < 0
+
+
+def _name_of(metric: SampleMetric) -> str:
+    name = getattr(metric, "__name__", "")
+    return name if name.isidentifier() else "score"
 
 
 def _is_of_tokens(targets: Any) -> bool:

@@ -1,0 +1,282 @@
+"""What is wrong is refused by name; what is unusual but right is measured."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steppe.landscape import Corruption, Rounding, WeightNoise, robustness
+
+torch.manual_seed(0)
+X, Y = torch.randn(20, 6), torch.arange(20) % 3
+DATA = [(X[:12], Y[:12]), (X[12:], Y[12:])]
+FEW = [Rounding(2), Rounding(2, "compensated"), WeightNoise(0.2, draws=2)]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+
+
+def measured(data: Any = DATA, loss_fn: Any = None, **options: Any) -> Any:
+    return robustness(network(), data, loss_fn, **options)
+
+
+def row_of_each(outputs: Tensor, targets: Tensor) -> Tensor:
+    return outputs
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no module": (lambda: robustness(network, DATA), TypeError, "model"),  # type: ignore[arg-type]
+    "iterator": (lambda: measured(iter(DATA)), ValueError, "iterator"),
+    "empty": (lambda: measured([]), ValueError, "data has no batches"),
+    "empty fitting data": (
+        lambda: measured(fitting_data=[]),
+        ValueError,
+        "fitting_data has no batches",
+    ),
+    "no loss": (
+        lambda: measured([(X, X[:, :3])]),
+        ValueError,
+        "loss_fn must be given",
+    ),
+    "text for a metric": (
+        lambda: measured(metric="accuracy"),
+        TypeError,
+        "metric must be a function .* got 'accuracy'",
+    ),
+    "a metric's class": (lambda: measured(metric=dict), TypeError, "metric must be a function"),
+    "a metric of the batch": (
+        lambda: measured(metric=F.cross_entropy),
+        ValueError,
+        r"number for each of the 12 samples of a batch, a tensor of shape \(12,\), got shape \(\)",
+    ),
+    "a metric of each class": (
+        lambda: measured(metric=row_of_each),
+        ValueError,
+        r"shape \(12,\), got shape \(12, 3\)",
+    ),
+    "a metric without a tensor": (
+        lambda: measured(metric=lambda outputs, targets: 0.5),
+        ValueError,
+        "got 0.5",
+    ),
+    "one perturbation": (
+        lambda: measured(perturbations=Rounding(2)),
+        TypeError,
+        "perturbations must be a list of perturbations, got Rounding",
+    ),
+    "a name": (lambda: measured(perturbations="blur"), TypeError, "must be a list .* got 'blur'"),
+    "names": (
+        lambda: measured(perturbations=["blur 3"]),
+        TypeError,
+        "perturbations has 'blur 3': expected Rounding, WeightNoise or Corruption",
+    ),
+    "twice": (
+        lambda: measured(perturbations=[WeightNoise(0.3), WeightNoise(0.3, draws=9)]),
+        ValueError,
+        "two measures are called 'weight noise 0.3'",
+    ),
+    "a measure of a perturbation's name": (
+        lambda: measured(perturbations=FEW, measures={"2 bits least error": lambda m, d: 1.0}),
+        ValueError,
+        "two measures are called '2 bits least error'",
+    ),
+    "a measure called clean": (
+        lambda: measured(measures={"clean": lambda m, d: 1.0}),
+        ValueError,
+        "are called 'clean'",
+    ),
+    "a list of measures": (
+        lambda: measured(measures=[len]),
+        TypeError,
+        "measures must be a dict of names to functions",
+    ),
+    "a measure's value": (
+        lambda: measured(measures={"depth": 3}),
+        TypeError,
+        "'depth': 3, expected a name and",
+    ),
+    "a measure of several numbers": (
+        lambda: measured(perturbations=[], measures={"rows": lambda m, d: torch.ones(3)}),
+        TypeError,
+        "measures has 'rows', which must return a number, got Tensor",
+    ),
+    "images": (
+        lambda: measured(perturbations=[Corruption("blur", 3)]),
+        ValueError,
+        r"'blur 3' needs inputs that are images, \(samples, channels, height, width\)",
+    ),
+    "tokens": (
+        lambda: measured(perturbations=[Corruption("swaps", 3)]),
+        ValueError,
+        "needs .* tokens",
+    ),
+    "a seed": (lambda: measured(perturbations=FEW, seed=1.5), TypeError, "seed must be an integer"),
+    "bits": (lambda: Rounding(1), ValueError, "bits=1 must be a whole number from 2 to 8"),
+    "half a bit": (lambda: Rounding(2.0), ValueError, "bits=2.0"),  # type: ignore[arg-type]
+    "scales": (lambda: Rounding(2, "max"), ValueError, "scales='max'"),  # type: ignore[arg-type]
+    "no noise": (lambda: WeightNoise(0.0), ValueError, "share must be a finite number > 0, got 0"),
+    "a word of noise": (lambda: WeightNoise("a"), TypeError, "share must be a number"),  # type: ignore[arg-type]
+    "draws": (lambda: WeightNoise(0.1, 0), ValueError, "draws=0 must be a whole number"),
+    "kind": (lambda: Corruption("blurr", 3), ValueError, "kind='blurr' is not one of noise, blur"),
+    "severity": (lambda: Corruption("blur", 6), ValueError, "severity=6 must be a whole number"),
+    "true": (lambda: Corruption("blur", True), ValueError, "severity=True must be a whole number"),
+    "half": (lambda: Corruption("blur", 3.0), ValueError, "severity=3.0"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_wrong_is_refused_by_name(what: str) -> None:
+    call, kind, message = REFUSED[what]
+    with pytest.raises(kind, match=message):
+        call()
+
+
+def test_perturbations_may_be_a_generator() -> None:
+    found = measured(perturbations=(each for each in FEW))
+    assert [each.name for each in found.results] == ["clean", *(each.name for each in FEW)]
+
+
+def test_one_sample_has_a_score_and_no_error() -> None:
+    found = measured([(X[:1], Y[:1])], perturbations=FEW)
+    for each in found.results:
+        assert each.score in (0.0, 0.5, 1.0)
+        assert math.isfinite(each.loss)
+        assert math.isnan(each.score_error)
+        assert math.isnan(each.loss_error)
+    assert math.isfinite(found.brier)
+    assert math.isnan(found.calibration_error_stderr)
+    assert "nan" in str(found)
+
+
+def test_losses_as_modules_have_errors_over_samples_too() -> None:
+    one, other = (
+        measured([(X, Y)], loss, perturbations=FEW)
+        for loss in (F.cross_entropy, nn.CrossEntropyLoss())
+    )
+    assert one.results == other.results
+    assert math.isfinite(one["clean"].loss_error)
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight"),
+    [
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2])), None),
+        (nn.CrossEntropyLoss(label_smoothing=0.2), None),
+        (nn.CrossEntropyLoss(ignore_index=1), None),
+        (nn.CrossEntropyLoss(reduction="sum"), None),
+        (F.cross_entropy, lambda outputs, targets: float((targets != 1).sum())),
+    ],
+    ids=["classes", "smoothed", "ignored", "sum", "own weight"],
+)
+def test_losses_are_the_instruments(loss: Any, weight: Any) -> None:
+    from steppe.landscape import Objective
+
+    objective = Objective(network(), loss, DATA, weight=weight)
+    with objective.evaluation_mode():
+        expected = objective.loss().loss
+    found = measured(loss_fn=loss, weight=weight, perturbations=[])
+    assert found["clean"].loss == pytest.approx(expected, rel=1e-6)
+
+
+def test_weights_that_are_no_numbers_give_no_score() -> None:
+    model = network()
+    with torch.no_grad():
+        model[0].weight[0, 0] = math.nan
+    found = robustness(model, DATA, perturbations=FEW)
+    assert all(each.score == 0 and math.isnan(each.loss) for each in found.results)
+    assert bool(model[0].weight.detach()[0, 0].isnan())
+    assert math.isfinite(found.kurtosis)
+
+
+def test_a_model_without_matrices_is_measured() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.ones(3))
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs[:, :3] * self.factor
+
+    found = robustness(Scale(), DATA)
+    assert all(each.change == 0 for each in found.results)
+    assert math.isnan(found.kurtosis)
+
+
+def test_perplexity_beyond_all_numbers_is_infinite() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(5000.0))
+
+        def forward(self, input_ids: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            return {"loss": self.factor + input_ids.double().mean()}
+
+    tokens = torch.ones(3, 4, dtype=torch.long)
+    data = [{"input_ids": tokens, "labels": tokens}] * 2
+    found = robustness(Language(), data, perturbations=[])
+    assert (found.metric, found["clean"].score) == ("perplexity", math.inf)
+    str(found)
+    found.plot()
+
+
+def test_a_layer_that_data_leave_out_is_rounded_without_compensation() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = self.one(inputs)
+            return output
+
+    torch.manual_seed(0)
+    model = Experts()
+    found = robustness(model, DATA, perturbations=FEW)
+    only = robustness(nn.Sequential(model.one), DATA, perturbations=FEW[:2])
+    for name in ("2 bits least error", "2 bits compensated"):
+        assert found[name].loss == pytest.approx(only[name].loss, rel=1e-6)
+
+
+def test_inputs_that_are_not_finite_end_compensation_without_an_error() -> None:
+    class Divides(nn.Sequential):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return super().forward(torch.where(inputs > 9, inputs / 0, inputs))
+
+    model = Divides(*network())
+    data = [(torch.cat([X, torch.full((1, 6), 10.0)]), torch.cat([Y, Y[:1]]))]
+    found = robustness(model, data, perturbations=FEW[:2])
+    own, nearest = found["2 bits compensated"], found["2 bits least error"]
+    assert own.score <= 1
+    assert nearest.score <= 1
+
+
+def test_labels_and_masks_in_mappings_are_not_corrupted() -> None:
+    images, flags = torch.rand(4, 1, 6, 6), torch.randint(9, (4, 6))
+    inputs = {"pixels": images, "pixel_mask": images, "target_image": images, "labels": flags}
+    from steppe.landscape import reference_of
+
+    generator = torch.Generator().manual_seed(0)
+    found = Corruption("noise", 5).corrupted(inputs, reference_of([inputs]), generator)
+    changed = [name for name in inputs if not torch.equal(found[name], inputs[name])]
+    assert changed == ["pixels"]
+
+
+def test_a_model_wrapped_for_several_processes_is_refused(monkeypatch: Any) -> None:
+    from steppe.landscape.objective.objective import Objective
+
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    original = Objective.__init__
+
+    def distributed(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.is_distributed = True
+
+    monkeypatch.setattr(Objective, "__init__", distributed)
+    with pytest.raises(ValueError, match=r"several processes.*pass model\.module"):
+        measured(perturbations=[])

@@ -1,15 +1,20 @@
 """What is measured of a run's robustness, on how many samples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+import torch
 from torch import nn
 
-from steppe.landscape import Perturbation
-
-#: ``measure(model, batches)``, any number of a trained model.
-OwnMeasure = Callable[[nn.Module, Any], float]
+from steppe._shared.validation import checked_seed
+from steppe.compare.records.robustness import NOT_SCORES, OF_SCORES
+from steppe.landscape import (
+    OwnMeasure,
+    Perturbation,
+    check_measures,
+    checked_perturbations,
+    usual_perturbations,
+)
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class RobustnessSettings:
     Raises
     ------
     TypeError, ValueError
-        A field is not what it must be.
+        A field is not what it must be, or two measures have one name.
     """
 
     samples: int = 2_000
@@ -46,18 +51,21 @@ class RobustnessSettings:
     def __post_init__(self) -> None:
         if type(self.samples) is not int or self.samples < 1:
             raise ValueError(f"samples={self.samples!r} must be a whole number of at least 1")
-        for each in self.perturbations or ():
-            if not isinstance(each, Perturbation):
-                raise TypeError(
-                    f"perturbations has {each!r}: expected Rounding, WeightNoise or Corruption"
-                )
-        if not isinstance(self.measures, Mapping):
-            raise TypeError(f"measures must be a dict of names to functions, got {self.measures!r}")
-        for name, measure in self.measures.items():
-            if not isinstance(name, str) or not name.strip() or not callable(measure):
-                raise TypeError(
-                    f"measures has {name!r}: {measure!r}, expected a name and a function"
-                )
+        checked_seed(self.seed)
+        object.__setattr__(self, "perturbations", checked_perturbations(self.perturbations))
+        check_measures(self.measures)
+        names = [*OF_SCORES, *NOT_SCORES, *self._perturbation_names(), *self.measures]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two measures are called {twice!r}: each needs a name of its own")
+
+    def _perturbation_names(self) -> Iterator[str]:
+        if self.perturbations is not None:
+            return (each.name for each in self.perturbations)
+        images, tokens = torch.zeros(1, 1, 2, 2), torch.zeros(1, 2, dtype=torch.long)
+        model = nn.Linear(1, 1)
+        of_images, of_tokens = (usual_perturbations(model, each) for each in (images, tokens))
+        return iter(dict.fromkeys(each.name for each in (*of_images, *of_tokens)))
 
 
 DEFAULT_ROBUSTNESS = RobustnessSettings()

@@ -32,8 +32,11 @@ CLEAN = "clean"
 #: The mean over all corruptions of inputs.
 CORRUPTED = "corrupted inputs"
 
-# Numbers of a model of which less is better, whatever the metric is.
-_LESS_IS_BETTER = ("kurtosis", "outliers", "calibration error", "Brier score")
+#: What has the task's metric, besides perturbations.
+OF_SCORES = (CLEAN, CORRUPTED)
+#: Numbers of a model of which less is better, whatever the metric is.
+NOT_SCORES = ("kurtosis", "outliers", "calibration error", "Brier score")
+
 _ROUNDING = "bits"
 _WEIGHTS = (_ROUNDING, "weight noise")
 
@@ -117,7 +120,7 @@ class RobustReadings:
 
     def higher_is_better(self, measure: str) -> bool:
         """Whether more of a measure is better; of one of the user's own it is."""
-        if measure in _LESS_IS_BETTER:
+        if measure in NOT_SCORES:
             return False
         return not self.is_score(measure) or self._readings.results.metric.higher_is_better
 

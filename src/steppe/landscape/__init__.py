@@ -41,6 +41,7 @@ from steppe.landscape.perturbations.perturbation import generator_of as generato
 from steppe.landscape.perturbations.perturbation import usual_perturbations as usual_perturbations
 from steppe.landscape.perturbations.robustness import robustness
 from steppe.landscape.perturbations.robustness_result import Perturbed, Robustness
+from steppe.landscape.perturbations.scored_passes import PERPLEXITY as PERPLEXITY
 from steppe.landscape.perturbations.weight_tails import WeightTails, weight_tails
 from steppe.landscape.result import Result
 from steppe.landscape.spectra.density import Density, density

@@ -7,8 +7,10 @@ import torch
 
 from helpers.command_line import Result, run_steppe
 from helpers.training_runs import train_on
+from steppe.compare.tasks.source import find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
+from steppe.compare.training.train import train
 
 pytestmark = pytest.mark.thorough
 
@@ -94,3 +96,49 @@ def test_what_is_wrong_is_said(saved, tmp_path: Path) -> None:
         result = profile(*arguments)
         assert result.exit_code == 2, result.output
         assert message in result.output
+
+
+def rows(result: Result) -> dict[str, str]:
+    """Return what stands in each line of a table, by the line's name."""
+    found = (line.strip().partition("  ") for line in result.output.splitlines())
+    return {name: rest for name, _, rest in found}
+
+
+@pytest.mark.parametrize("name", ["adamw", "adamw+ema"])
+def test_robustness_of_a_saved_run_is_what_the_study_measured(
+    saved, tmp_path: Path, name: str
+) -> None:
+    outcome, path = saved(name, robustness=True)
+    picture = tmp_path / "c.png"
+    result = profile(path, "--task", "toy", "--samples", 21, "--robustness", "--figure", picture)
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "c-robustness.png").stat().st_size > 10_000
+    assert "Robustness on 9 test samples" in result.output
+    lines = rows(result)
+    for each, scores in outcome.robustness.items():
+        if each in ("kurtosis", "outliers"):
+            continue
+        assert lines[each].split()[0] == f"{scores.test_score:.4g}", each
+    change = outcome.robustness["blur 5"].test_score - outcome.robustness["clean"].test_score
+    assert f" {change:+.4g}" in lines["blur 5"]
+
+
+@pytest.mark.parametrize("task", ["toy-text", "toy-stream"])
+def test_robustness_of_texts_and_streams(
+    task: str, toy_text, toy_stream, context: RunContext, make_run
+) -> None:
+    makers = {"toy-text": toy_text, "toy-stream": toy_stream}
+    loaded = find_task(task).task({}).load()
+    setup = {"task": task, "model": makers[task].full.model, "batch_size": 4, "epochs": 3}
+    setup |= {"length": 50} if task == "toy-text" else {"stream": (3, 2, 2)}
+    run = make_run("adamw", **setup, robustness=True)
+    outcome = train(run, loaded, context)
+    path = checkpoint.checkpoint_path(context.out, run)
+    result = profile(path, "--task", task, "--samples", 5, "--robustness")
+    assert result.exit_code == 0, result.output
+    lines = rows(result)
+    for each in ("clean", "2 bits absmax", "weight noise 0.5"):
+        shown = float(lines[each].split()[0])
+        assert shown == pytest.approx(outcome.robustness[each].test_score, rel=1e-3)
+    if task == "toy-text":
+        assert "of loss" in lines["swaps 5"]

@@ -1,4 +1,4 @@
-"""The command ``steppe profile``: the curvature report of a saved run."""
+"""The command ``steppe profile``: the curvature and the robustness of a saved run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,12 +32,14 @@ def profile(
     threads: Annotated[Count, WHERE] = None,
     out: Annotated[Path | None, OUTPUT, Parameter("--figure", metavar="FILE")] = None,
     data: Data = None,
+    robustness: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Measure the curvature of the loss where a run ended, print it, and draw it.
 
     Eigenvalues, trace and spectral density of the Hessian, sharpness, and, if the checkpoint holds
     an optimizer with a diagonal preconditioner, whether its steps are stable there. Ctrl-C keeps
-    what has been measured.
+    what has been measured. --robustness adds what is left of the score once weights or inputs
+    change.
 
     Parameters
     ----------
@@ -61,6 +63,9 @@ def profile(
         Number of CPU threads. Default: the task's.
     out
         PNG file for the figure. Default: CHECKPOINT with .png instead of .pt.
+    robustness
+        Measure the score on test data, too, with rounded weights, noise on weights and corrupted
+        inputs, as steppe compare --robustness does. A second figure ends in -robustness.png.
 
     Examples
     --------
@@ -87,4 +92,5 @@ def profile(
             threads=threads,
             picture=out or checkpoint.with_suffix(".png"),
             directory=data,
+            robustness=robustness,
         )

@@ -1,4 +1,4 @@
-"""What ``steppe profile`` does: rebuild a saved run, and measure the curvature where it ended."""
+"""What ``steppe profile`` does: rebuild a saved run, and measure it where it ended."""
 
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from steppe._shared.devices import find_device
 from steppe._shared.messages import first_line
 from steppe._shared.printable import printable
 from steppe._shared.recipes import find_recipe
+from steppe.compare.cli.saved_robustness import saved_robustness
 from steppe.compare.tasks.source import find_task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.differentiable import differentiable
@@ -31,6 +32,7 @@ def report_curvature(
     threads: int | None,
     picture: Path,
     directory: Path | None,
+    robustness: bool,
 ) -> None:
     """Measure the curvature of a saved run, print its report, and write its figure.
 
@@ -57,6 +59,8 @@ def report_curvature(
         The PNG file to write.
     directory : Path or None
         Directory of the task's files; None is the task's own.
+    robustness : bool
+        Whether it is measured with changed weights and inputs too, with a figure beside the other.
 
     Raises
     ------
@@ -75,7 +79,8 @@ def report_curvature(
     model = found.model().to(where)
     optimizer = _restored(model, content, checkpoint_file, found.name, console, own)
     few = samples or found.curvature.samples
-    trained, loss, batches, weight = differentiable(found.load(), model, where, few)
+    loaded = found.load()
+    trained, loss, batches, weight = differentiable(loaded, model, where, few)
     # Where the task does not say what its loss is divided by, the instrument finds it.
     by = weight if found.weight else None
     optimizer = _with_preconditioner(console, optimizer, hessian(trained, loss, batches, weight=by))
@@ -85,6 +90,14 @@ def report_curvature(
     console.print(f"Figure: {picture}", soft_wrap=True, highlight=False)
     if not curvature.complete:
         console.print("Not all has converged, or was measured: see the table.")
+    if robustness:
+        kept = saved_robustness(loaded, model, where, content.get("length") or 1)
+        beside = picture.with_stem(f"{picture.stem}-robustness")
+        figure = kept.plot().get_figure(root=True)
+        assert figure is not None
+        figure.savefig(beside, dpi=150)
+        console.print(kept.table(f"Robustness on {kept.samples} test samples"))
+        console.print(f"Figure: {beside}", soft_wrap=True, highlight=False)
 
 
 def _asked(network: str | None, directory: Path | None) -> dict[str, Any]:

@@ -42,8 +42,8 @@ CLEAN = "clean"
 
 # Samples' results are kept as means over so many stretches: a study has thousands of runs.
 _STRETCHES = 10
-# Of noise on weights: trials differ by far more than draws do.
-_DRAWS = 2
+#: Of noise on weights: trials differ by far more than draws do.
+DRAWS_OF_NOISE = 2
 # Training samples that compensated rounding is fitted on.
 _FITTED_ON = 256
 
@@ -96,7 +96,7 @@ def robustness_of(
     found = {CLEAN: _scores(metric, [evaluated(None)])}
     perturbations = settings.perturbations
     if perturbations is None:
-        perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), _DRAWS)
+        perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), DRAWS_OF_NOISE)
     for each in perturbations:
         draws = []
         for draw in range(each.draws):

@@ -171,8 +171,9 @@ class Robustness(Result):
 
     def _shown_change(self, each: Perturbed) -> str:
         of_loss = " of loss" if self.metric in ("", PERPLEXITY) else ""
-        return f"{each.change:+.4g} ± {each.change_error:.2g}{of_loss}"
+        return f"{_with_error(each.change, each.change_error, '+')}{of_loss}"
 
 
-def _with_error(value: float, error: float) -> str:
-    return f"{value:.4g} ± {error:.2g}"
+def _with_error(value: float, error: float, sign: str = "") -> str:
+    shown = f"{value:{sign}.4g}"
+    return shown if math.isnan(error) else f"{shown} ± {error:.2g}"

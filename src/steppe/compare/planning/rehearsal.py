@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.data.loading import Part
-from steppe.compare.planning.rehearsed_evaluation import rehearse_evaluation
+from steppe.compare.planning.rehearsed_evaluation import rehearse_evaluation, rehearse_robustness
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.tasks.trace import TaskError, explained
 from steppe.compare.training.evaluation import batches_for
@@ -102,6 +102,8 @@ def rehearse(
         _check_last_batch(task, model, first, settings, context.device)
         _check_schedule(task, model, settings.steps)
         rehearse_evaluation(loaded, model, settings.batch_size, context)
+        if settings.robustness:
+            rehearse_robustness(loaded, model, settings.batch_size, context)
 
 
 def _check_same_again(task: Task, fingerprint: str) -> None:

@@ -5,6 +5,8 @@ What has no value shows before any trial is taken, and not as a result.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from steppe.compare.training.evaluation import (
     outputs_without_graph,
 )
 from steppe.compare.training.reproducibility import seed_everything
+from steppe.compare.training.robustness import robustness_of
 from steppe.compare.training.run import RunContext
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 # Samples that are evaluated first, so that most mistakes show at once.
 _FEW = 64
+# Of these each perturbation is measured.
+_FEW_PERTURBED = 8
 # Of each part so many are evaluated then, for one may have no value.
 _MANY = 10_000
 # Samples that are named.
@@ -70,6 +75,33 @@ def rehearse_evaluation(
             with explained(f"{name} cannot be evaluated"):
                 found = _evaluated(model, task, many, accelerator, batch_size)
             _refuse_nan(task, name, found, many)
+
+
+def rehearse_robustness(
+    loaded: LoadedTask, model: nn.Module, batch_size: int, context: RunContext
+) -> None:
+    """Measure the model with changed weights and inputs on a few samples, and by own measures.
+
+    Raises
+    ------
+    TaskError
+        With what is wrong, and the lines of the user's code that led to it.
+    """
+    from accelerate import Accelerator
+
+    task, data = loaded
+    device = torch.device(context.device)
+    few = replace(task, robustness=replace(task.robustness, samples=_FEW_PERTURBED))
+    evaluated = partial(
+        evaluate,
+        model,
+        task,
+        accelerator=Accelerator(cpu=device.type == "cpu"),
+        batch_size=batch_size,
+        sample_length=1,
+    )
+    with explained("robustness cannot be measured"):
+        robustness_of(model, LoadedTask(few, data), device, evaluated, _FEW_PERTURBED)
 
 
 def _drawn(samples: "Dataset[Any]", count: int) -> "Subset[Any]":

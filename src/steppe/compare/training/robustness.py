@@ -51,7 +51,11 @@ Evaluate = Callable[..., Evaluation]
 
 
 def robustness_of(
-    model: nn.Module, loaded: LoadedTask, device: torch.device, evaluate: Evaluate
+    model: nn.Module,
+    loaded: LoadedTask,
+    device: torch.device,
+    evaluate: Evaluate,
+    fitting_samples: int = _FITTED_ON,
 ) -> dict[str, PerturbedScores]:
     """Measure a trained model with changed weights and inputs, by the names of the perturbations.
 
@@ -69,13 +73,17 @@ def robustness_of(
     evaluate : callable
         ``evaluate(dataset, by_sample=True, change=…)``, as
         :func:`~steppe.compare.training.evaluation.evaluate` without its first arguments.
+    fitting_samples : int, default 256
+        Training samples that compensated rounding is fitted on.
     """
     task, settings = loaded.task, loaded.task.robustness
     chosen = _Both(
         _some(loaded.data.validation, settings.samples, model),
         _some(loaded.data.test, settings.samples, model),
     )
-    fitted_on = _batches(model, task, _some(loaded.data.unaugmented, _FITTED_ON, model), device)
+    fitted_on = _batches(
+        model, task, _some(loaded.data.unaugmented, fitting_samples, model), device
+    )
     reference = reference_of(map(_inputs_of, fitted_on))
 
     def run() -> None:
@@ -92,11 +100,12 @@ def robustness_of(
 
         return _Evaluations(*(part(*each) for each in chosen._asdict().items()))
 
+    model.eval()
     metric = next(iter(task.metrics.values()), None)
     found = {CLEAN: _scores(metric, [evaluated(None)])}
     perturbations = settings.perturbations
     if perturbations is None:
-        perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), DRAWS_OF_NOISE)
+        perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), DRAWS_OF_NOISE, run)
     for each in perturbations:
         draws = []
         for draw in range(each.draws):

@@ -280,3 +280,42 @@ def test_a_model_wrapped_for_several_processes_is_refused(monkeypatch: Any) -> N
     monkeypatch.setattr(Objective, "__init__", distributed)
     with pytest.raises(ValueError, match=r"several processes.*pass model\.module"):
         measured(perturbations=[])
+
+
+class Columns(nn.Module):
+    """Looks each column up in a table of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList([nn.Embedding(size, 4) for size in (2, 9, 40)])
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, columns: Tensor) -> Tensor:
+        found = [table(columns[:, place]) for place, table in enumerate(self.tables)]
+        output: Tensor = self.head(torch.cat(found, dim=1))
+        return output
+
+
+def test_features_that_are_looked_up_are_no_tokens() -> None:
+    torch.manual_seed(0)
+    columns = torch.stack([torch.randint(size, (20,)) for size in (2, 9, 40)], dim=1)
+    found = robustness(Columns(), [(columns, Y)])
+    assert [each.name for each in found.results][-1] == "weight noise 0.5"
+
+
+def test_a_batch_without_samples_changes_nothing() -> None:
+    images = torch.rand(20, 1, 6, 6)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    one = robustness(model, [(images, Y)], perturbations=[Corruption("shift", 3)])
+    empty = (images[:0], Y[:0])
+    other = robustness(model, [(images, Y), empty], perturbations=[Corruption("shift", 3)])
+    assert one.results == other.results
+    assert one.brier == other.brier
+
+
+def test_labels_that_are_no_classes_are_named() -> None:
+    other = Y[12:].clone()
+    other[0] = -100
+    data = [DATA[0], (X[12:], other)]
+    with pytest.raises(ValueError, match="not those of another one, as -100 is none: pass metric="):
+        measured(data, F.cross_entropy)

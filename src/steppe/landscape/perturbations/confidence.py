@@ -75,6 +75,5 @@ def is_classification(outputs: object, targets: object) -> bool:
         and outputs.shape[1] > 1
         and targets.dtype == torch.long
         and targets.shape == outputs.shape[:1]
-        and int(targets.min()) >= 0
-        and int(targets.max()) < outputs.shape[1]
+        and bool(((targets >= 0) & (targets < outputs.shape[1])).all())
     )

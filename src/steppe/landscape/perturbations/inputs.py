@@ -41,7 +41,7 @@ def reference_of(batches_of_inputs: Iterable[Any]) -> Reference:
         for inputs in batches_of_inputs:
             mask = mask_in(inputs)
             for tensor in input_tensors(inputs):
-                if is_images(tensor):
+                if is_images(tensor) and tensor.numel():
                     yield tensor
                 elif is_tokens(tensor) and left:
                     own = real_tokens(tensor, mask)

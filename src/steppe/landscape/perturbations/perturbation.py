@@ -221,7 +221,9 @@ def checked_perturbations(given: Any) -> tuple[Perturbation, ...] | None:
     return found
 
 
-def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[Perturbation, ...]:
+def usual_perturbations(
+    model: nn.Module, inputs: Any, draws: int = 4, run: Callable[[], None] = lambda: None
+) -> tuple[Perturbation, ...]:
     """Return what is measured where nothing else is asked for.
 
     Rounding to 4, 3 and 2 bits with each kind of scales (compensated where there are linear
@@ -236,6 +238,9 @@ def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[
         Of a batch.
     draws : int, default 4
         Of noise on weights.
+    run : callable, optional
+        Runs the model on some samples: whole numbers that it looks up column by column are no
+        tokens, but features with numbers of their own each.
     """
     has_linear = any(isinstance(each, nn.Linear) for each in model.modules())
     kinds = ("absmax", "least error", *(["compensated"] if has_linear else []))
@@ -243,11 +248,30 @@ def usual_perturbations(model: nn.Module, inputs: Any, draws: int = 4) -> tuple[
     found: list[str] = []
     if any(map(is_images, input_tensors(inputs))):
         found = [*IMAGE_CORRUPTIONS]
-    elif any(map(is_tokens, input_tensors(inputs))):
+    elif any(map(is_tokens, input_tensors(inputs))) and not _looks_up_columns(model, run):
         found = [*TOKEN_CORRUPTIONS]
     corruptions = [Corruption(kind, each) for kind in found for each in _MEASURED_SEVERITIES]
     noises = [WeightNoise(share, draws) for share in _NOISES]
     return (*roundings, *noises, *corruptions)
+
+
+def _looks_up_columns(model: nn.Module, run: Callable[[], None]) -> bool:
+    """Whether a model has embeddings, and none of them is given more than one column at once."""
+    columns: list[int] = []
+
+    def note(_: nn.Module, given: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        looked_up = given[0] if given else keywords["input"]
+        columns.append(looked_up.shape[-1] if looked_up.ndim > 1 else 1)
+
+    kinds = nn.Embedding | nn.EmbeddingBag
+    found = [each for each in model.modules() if isinstance(each, kinds)]
+    handles = [each.register_forward_pre_hook(note, with_kwargs=True) for each in found]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bool(columns) and max(columns) == 1
 
 
 def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:

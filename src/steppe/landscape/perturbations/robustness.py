@@ -269,7 +269,8 @@ def _checked(
     check_measures(measures)
     chosen = checked_perturbations(given)
     if chosen is None:
-        chosen = usual_perturbations(model, inputs_of(passes.first))
+        first = inputs_of(passes.first)
+        chosen = usual_perturbations(model, first, run=lambda: passes.run(1))
     names = [CLEAN, *(each.name for each in chosen), *measures]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

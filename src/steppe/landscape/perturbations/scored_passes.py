@@ -219,7 +219,10 @@ def _classified(outputs: Any, targets: Any) -> tuple[Tensor, Tensor] | None:
 def _hits(outputs: Any, targets: Any) -> Tensor:
     pair = _classified(outputs, targets)
     if pair is None:
-        raise ValueError("batches after the first are not a classifier's: pass metric=")
+        raise ValueError(
+            "the labels of the first batch are classes, but not those of another one, as -100 is "
+            "none: pass metric=, a function of outputs and targets"
+        )
     logits, labels = pair
     # Of outputs that are no numbers, argmax takes the first: nothing has been answered.
     is_answer = ~logits.isnan().any(dim=1)

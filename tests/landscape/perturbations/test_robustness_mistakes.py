@@ -319,3 +319,27 @@ def test_labels_that_are_no_classes_are_named() -> None:
     data = [DATA[0], (X[12:], other)]
     with pytest.raises(ValueError, match="not those of another one, as -100 is none: pass metric="):
         measured(data, F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "outer",
+    [
+        torch.no_grad,
+        torch.inference_mode,
+        lambda: torch.autocast("cpu", torch.bfloat16),
+        lambda: torch.random.fork_rng(devices=[]),
+    ],
+    ids=["no_grad", "inference_mode", "autocast", "fork_rng"],
+)
+def test_what_surrounds_the_call_changes_nothing(outer: Any) -> None:
+    expected = measured(perturbations=FEW, measures={"loss": mean_loss})
+    model = network()
+    with outer():
+        found = robustness(model, DATA, perturbations=FEW, measures={"loss": mean_loss})
+    assert found.results == expected.results
+    assert found.brier == expected.brier
+    assert found.own["loss"] == pytest.approx(expected.own["loss"], rel=1e-2)
+
+
+def mean_loss(model: nn.Module, data: Any) -> Tensor:
+    return F.cross_entropy(model(data[0][0]), data[0][1])

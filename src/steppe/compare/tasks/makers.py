@@ -279,6 +279,12 @@ _ALL = (
         loaders=8,
     ),
     _language_task("shakespeare", text.shakespeare, make=_language_model(text.SHAKESPEARE_WORDS)),
+    _language_task(
+        "sonnets",
+        text.sonnets,
+        make=_language_model(text.SHAKESPEARE_WORDS),
+        small=Size("small-lstm", epochs=10, batch_size=8, length=32),
+    ),
     _language_task("ptb", text.ptb, make=_language_model(text.PTB_WORDS), reads_files=True),
     _language_task(
         "wikitext2", text.wikitext2, make=_language_model(text.WIKITEXT2_WORDS), reads_files=True

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Generator, nn
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
-from steppe.compare.data.datasets import Stream, parts_of, size_of
+from steppe.compare.data.datasets import parts_of
 from steppe.compare.metrics.scores import Metric
-from steppe.compare.models.language_models import Recurrent
 from steppe.compare.records.packed_numbers import means_of_stretches, pack_floats
 from steppe.compare.records.results import PerturbedScores
 from steppe.compare.tasks.task import LoadedTask, Task, is_pair
@@ -22,6 +21,7 @@ from steppe.compare.training.evaluation import (
     evaluated_at_once,
     outputs_without_graph,
 )
+from steppe.compare.training.sample_choice import some_samples
 from steppe.landscape import (
     Corruption,
     Perturbation,
@@ -78,11 +78,11 @@ def robustness_of(
     """
     task, settings = loaded.task, loaded.task.robustness
     chosen = _Both(
-        _some(loaded.data.validation, settings.samples, model),
-        _some(loaded.data.test, settings.samples, model),
+        some_samples(loaded.data.validation, settings.samples, model),
+        some_samples(loaded.data.test, settings.samples, model),
     )
     fitted_on = _batches(
-        model, task, _some(loaded.data.unaugmented, fitting_samples, model), device
+        model, task, some_samples(loaded.data.unaugmented, fitting_samples, model), device
     )
     reference = reference_of(map(_inputs_of, fitted_on))
 
@@ -147,24 +147,6 @@ def _inputs_of(batch: Any) -> Any:
     if is_pair(batch):
         return batch[0]
     return batch if isinstance(batch, Mapping) else ()
-
-
-def _some(dataset: Dataset[Any], samples: int, model: nn.Module) -> Dataset[Any]:
-    """Return so many samples, always the same ones, of a stream of each part in proportion."""
-    if isinstance(dataset, Stream):
-        share = samples / size_of(dataset)
-        counts = (max(1, round(share * size_of(part))) for part in parts_of(dataset))
-        pairs = zip(parts_of(dataset), counts, strict=True)
-        return Stream(_some(part, count, model) for part, count in pairs)
-    size = size_of(dataset)
-    if size <= samples:
-        return dataset
-    if isinstance(model, Recurrent):
-        # It reads on from sample to sample.
-        return Subset(dataset, range(samples))
-    # Drawn at random, as data sets may be sorted.
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(0))
-    return Subset(dataset, order[:samples].tolist())
 
 
 def _batches(

@@ -84,6 +84,15 @@ class Recurrent(nn.Module, ABC):
         self._start: State | None = None
         self._end: State | None = None
 
+    @property
+    def place(self) -> tuple[bool, State | None, State | None]:
+        """Whether it reads on, from where, and where the pass over this batch has ended."""
+        return self._carries, self._start, self._end
+
+    @place.setter
+    def place(self, found: tuple[bool, State | None, State | None]) -> None:
+        self._carries, self._start, self._end = found
+
     @abstractmethod
     def read(self, tokens: Tensor, start: State | None) -> tuple[Tensor, State]:
         """Return the scores and the state at the end; None starts from zeros."""
@@ -138,16 +147,18 @@ class Recurrent(nn.Module, ABC):
 def carried_state(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Let a recurrent model read on from batch to batch in the block; change nothing for others.
 
-    Yields a function, to be called after each batch.
+    Yields a function, to be called after each batch. A block inside of another, as an evaluation
+    amid training, leaves the outer one where it was.
     """
     if not isinstance(model, Recurrent):
         yield lambda: None
         return
+    outside = model.place
     model.begin()
     try:
         yield model.advance
     finally:
-        model.stop()
+        model.place = outside
 
 
 @contextmanager

@@ -132,6 +132,38 @@ class PerturbedScores:
 
 
 @dataclass(frozen=True)
+class FineTuningCurve:
+    """A trained model while it is fine-tuned on a second task: what it forgets, and what it learns.
+
+    Every field but ``lr`` has an entry for each point that was measured; entries after the loss has
+    stopped being finite are NaN.
+
+    Attributes
+    ----------
+    lr : float
+        The learning rate of fine-tuning.
+    steps : tuple of int
+        Steps so far, from 0, which is the trained model itself.
+    validation_loss, validation_score, test_loss, test_score : tuple of float
+        Of the task that the model was trained on, over up to 1 000 samples of each part.
+    second_validation_loss, second_validation_score, second_test_loss, second_test_score : tuple of
+    float
+        The same of the second task.
+    """
+
+    lr: float
+    steps: tuple[int, ...]
+    validation_loss: tuple[float, ...]
+    validation_score: tuple[float, ...]
+    test_loss: tuple[float, ...]
+    test_score: tuple[float, ...]
+    second_validation_loss: tuple[float, ...]
+    second_validation_score: tuple[float, ...]
+    second_test_loss: tuple[float, ...]
+    second_test_score: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class RunCosts:
     """Time, gradients and memory of a run.
 
@@ -161,7 +193,8 @@ class Outcome:
     """A run's results; one whose loss stopped being finite ended there, as diverged.
 
     ``robustness`` has its results after perturbations, by their names, and unperturbed on the same
-    samples, as "clean"; empty where they were not measured.
+    samples, as "clean"; empty where they were not measured. ``fine_tuning`` has a curve for each
+    learning rate that it was fine-tuned with on a second task, if the study has one.
     """
 
     curve: tuple[Epoch, ...]
@@ -171,6 +204,7 @@ class Outcome:
     costs: RunCosts
     samples: SampleResults = field(default_factory=SampleResults)
     robustness: Mapping[str, PerturbedScores] = field(default_factory=dict)
+    fine_tuning: tuple[FineTuningCurve, ...] = ()
 
 
 def _columns(curve: Sequence[Epoch]) -> dict[str, list[Any]]:
@@ -221,4 +255,4 @@ register_format(tuple[Epoch, ...], _columns, _epochs)
 leave_out_defaults(FinalScores, "test_others")
 register_format(PerturbedScores, _as_list, _from_list)
 # After the formats of what it holds.
-leave_out_defaults(Outcome, "robustness")
+leave_out_defaults(Outcome, "robustness", "fine_tuning")

@@ -24,6 +24,7 @@ from steppe.compare.records.json_format import (
 from steppe.compare.records.outcomes import Curvature as Curvature
 from steppe.compare.records.outcomes import Epoch as Epoch
 from steppe.compare.records.outcomes import FinalScores as FinalScores
+from steppe.compare.records.outcomes import FineTuningCurve as FineTuningCurve
 from steppe.compare.records.outcomes import Outcome as Outcome
 from steppe.compare.records.outcomes import PerturbedScores as PerturbedScores
 from steppe.compare.records.outcomes import RunCosts as RunCosts

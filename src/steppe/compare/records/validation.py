@@ -20,6 +20,7 @@ from steppe.compare.records.json_format import from_json
 from steppe.compare.records.of_mean import OF_MEAN
 from steppe.compare.records.packed_numbers import MOST_LOSSES, stretches, unpack
 from steppe.compare.records.phases import DEFAULT, PHASES, POOL, RECOMMENDED
+from steppe.compare.records.second_task import SecondTask
 
 if TYPE_CHECKING:
     from steppe.compare.records.results import (
@@ -49,6 +50,7 @@ class _Setup:
     length: int | None = None
     stream: tuple[int, ...] = ()
     domain_incremental: bool = False
+    then: SecondTask | None = None
 
 
 def check_results(results: "StudyResults") -> None:
@@ -206,6 +208,10 @@ def _checked_setup(content: Mapping[str, Any]) -> _Setup:
             f"a multiple of the {len(setup.stream)} tasks",
             setup.epochs,
         )
+    if setup.then is not None:
+        steps, loss = setup.then.steps, setup.then.loss
+        _require(steps >= 1, "setup.then.steps", "at least 1", steps)
+        _require(loss is None or loss > 0, "setup.then.loss", "a number above 0", loss)
     return setup
 
 
@@ -273,10 +279,26 @@ def _check_outcome(outcome: "Outcome", field: str, setup: _Setup, factor: int) -
         _require_not_negative(f"{where}.seconds", epoch.seconds)
     for name, value in vars(outcome.costs).items():
         _require_not_negative(f"{field}.costs.{name}", value)
+    _check_fine_tuning(outcome, f"{field}.fine_tuning", setup.then)
     points = [each for point in outcome.curvature.density for each in point]
     _require(
         all(map(math.isfinite, points)), f"{field}.curvature.density", "finite numbers", "null"
     )
+
+
+def _check_fine_tuning(outcome: "Outcome", field: str, then: SecondTask | None) -> None:
+    """Require a curve for each lr of the second task, with all of its points."""
+    wanted = () if then is None or outcome.diverged else then.lrs
+    found = tuple(curve.lr for curve in outcome.fine_tuning)
+    _require(found == wanted, field, f"curves of the lrs {wanted}", found)
+    for where, curve in _numbered(field, outcome.fine_tuning):
+        steps = then.measured_steps() if then else ()
+        _require(curve.steps == steps, f"{where}.steps", f"{steps}", curve.steps)
+        for name, values in vars(curve).items():
+            if name not in ("lr", "steps"):
+                _require(
+                    len(values) == len(steps), f"{where}.{name}", f"{len(steps)} numbers", values
+                )
 
 
 def _check_settings(settings: Mapping[str, float], field: str) -> None:

@@ -18,6 +18,7 @@ from steppe._shared.source_hash import steppe_source
 from steppe.compare.records.choices import AnySchedule, CurvatureExtent, Precision, file_name
 from steppe.compare.records.json_format import from_json
 from steppe.compare.records.results import POOL
+from steppe.compare.records.second_task import SecondTask
 from steppe.compare.tasks.source import TaskSource
 from steppe.compare.tasks.task import Task
 
@@ -62,6 +63,8 @@ class RunSettings:
         Whether the weights of the best epoch by validation are evaluated, not the last one's.
     robustness : bool, default False
         Whether each run is measured with changed weights and inputs too.
+    then : SecondTask or None, default None
+        What each trained model is fine-tuned on.
     """
 
     task: str
@@ -82,6 +85,7 @@ class RunSettings:
     source: str = ""
     early_stopping: bool = False
     robustness: bool = False
+    then: SecondTask | None = None
 
     @property
     def steps(self) -> int:

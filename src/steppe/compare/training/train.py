@@ -43,6 +43,7 @@ from steppe.compare.training.evaluation import (
     evaluate,
     sum_over_processes,
 )
+from steppe.compare.training.fine_tuning import fine_tuning_of
 from steppe.compare.training.optimizer_step import OptimizerStep
 from steppe.compare.training.own_schedule import OwnSchedule
 from steppe.compare.training.reproducibility import (
@@ -67,6 +68,7 @@ def train(
     context: RunContext,
     on_epoch: OnEpoch = lambda number, epoch: None,
     accelerator: "Accelerator | None" = None,
+    then: LoadedTask | None = None,
 ) -> Outcome:
     """Train from the seed's initial weights, in the seed's data order, and measure the result.
 
@@ -88,6 +90,8 @@ def train(
         run.
     accelerator : accelerate.Accelerator, optional
         Default: a new one, from :func:`~steppe.compare.training.accelerator.make_accelerator`.
+    then : LoadedTask, optional
+        The second task, of a study that has one.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def train(
         accelerator = accelerator or make_accelerator(run, context)
         training = Training(run, loaded, context, accelerator)
         training.resume(on_epoch)
-        return training.outcome()
+        return training.outcome(then)
 
 
 def take_trial_step(run: Run, loaded: LoadedTask, context: RunContext) -> None:
@@ -246,17 +250,20 @@ class Training:
             self.unfinished.save(self._numbers())
             on_epoch(number, epoch)
 
-    def outcome(self) -> Outcome:
-        """Measure the trained model, and save it as a checkpoint."""
+    def outcome(self, then: LoadedTask | None = None) -> Outcome:
+        """Measure the trained model, and save it as a checkpoint; ``then`` is the second task."""
         if self._best and not self.diverged:
             self._best.restore()
         final, samples = (FinalScores(), SampleResults()) if self.diverged else self._final()
-        curvature, robustness = Curvature(), {}
+        curvature, others = Curvature(), dict[str, Any]()
         if not self.diverged:
             if self.run.run_settings.robustness:
-                robustness = robustness_of(
+                others["robustness"] = robustness_of(
                     self._unwrapped_model, self._loaded, self.accelerator.device, self._evaluate
                 )
+            others["fine_tuning"] = fine_tuning_of(
+                self.run, self._loaded, then, self.context, self._unwrapped_model, self.accelerator
+            )
             # Autocast would round second derivatives away; all else that uses it is done.
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
             curvature = self._probe.at_the_end()
@@ -270,7 +277,7 @@ class Training:
         if self.context.track:
             end_tracking(self.accelerator, final, len(self.curve))
         curve, costs = tuple(self.curve), self._costs()
-        return Outcome(curve, self.diverged, final, curvature, costs, samples, robustness)
+        return Outcome(curve, self.diverged, final, curvature, costs, samples, **others)
 
     def _train_epoch(self, number: int) -> Epoch:
         seed_epoch(self.run.seed, number, self.accelerator.process_index)

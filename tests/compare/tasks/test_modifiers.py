@@ -260,7 +260,7 @@ def test_a_presets_length_and_batches_are_changed_too(toy_task: Any, tmp_path: P
 
     def setup(name: str) -> tuple[int, int]:
         source = find_task(name)
-        _, found, _ = plan_setup(source, options, preset, RunContext(tmp_path))
+        _, found, *_ = plan_setup(source, options, preset, RunContext(tmp_path))
         return found.epochs, found.batch_size
 
     assert setup("toy") == (200, 128)

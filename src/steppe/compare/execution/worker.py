@@ -32,6 +32,7 @@ from steppe.compare.execution.launch_group import LaunchGroup, TakenOverError
 from steppe.compare.execution.study_storage import send_heartbeats
 from steppe.compare.execution.trial_queue import Assignment, TrialQueue
 from steppe.compare.planning.continuation import check_contents, check_versions, load_same_task
+from steppe.compare.planning.second_task import load_second_task
 from steppe.compare.planning.study import PlannedStudy, check_trainable
 from steppe.compare.records.results import Epoch
 from steppe.compare.tasks.task import LoadedTask
@@ -90,12 +91,13 @@ def work(
         check_versions(study)
         loaded = load_same_task(study, context)
         check_contents(study, loaded.task)
+        then = load_second_task(study.setup.then, study.then_location, loaded)
         group = LaunchGroup(storage, study, context)
         _prepare(study, loaded, context)
     ended_here = 0
     with stop_signals():
         while (assignment := _wait_for_trial(group)) is not None:
-            result = _train_trial(assignment, group, study, loaded, context)
+            result = _train_trial(assignment, group, study, (loaded, then), context)
             ended_here += result != _TAKEN_OVER
             if group.queue:
                 on_trial(assignment, result)
@@ -172,7 +174,7 @@ def _train_trial(
     assignment: Assignment,
     group: LaunchGroup,
     study: PlannedStudy,
-    loaded: LoadedTask,
+    tasks: tuple[LoadedTask, LoadedTask | None],
     context: RunContext,
 ) -> str:
     """Train a trial, store its outcome or its error; return the result in words."""
@@ -200,7 +202,7 @@ def _train_trial(
             group.raise_if_all_failed(assignment),
         ):
             with stopping_at_once():
-                outcome = train(run, loaded, context, on_epoch)
+                outcome = train(run, tasks[0], context, on_epoch, then=tasks[1])
             raise_if_stopped()
             kept = group.ask_queue(lambda queue: queue.finish(assignment, outcome, hardware))
     except TakenOverError:

@@ -26,7 +26,7 @@ from steppe._shared.cli_options import (
     group,
     limited,
 )
-from steppe.compare.records.choices import TRACKERS, Precision, Primary, Scale, Schedule
+from steppe.compare.records.choices import TRACKERS, Precision, Primary, Scale, Schedule, check_task
 
 STUDY = group("Study", 10)
 _MODEL = group("Model and data", 20)
@@ -74,6 +74,13 @@ class StudyOptions:
     robustness : bool, default False
         Measure each run with rounded weights, noise on weights and corrupted inputs too, on
         validation and test data. Takes about thirty evaluations of 4 000 samples a run.
+    then : str, optional
+        Fine-tune each trained model on this task, with modifiers or without, and measure what it
+        forgets: the loss on the first task at a common loss on the second. It must have the same
+        inputs and no more classes. Takes 600 steps and 28 evaluations of 4 000 samples a run.
+    then_loss : float, optional
+        The second task's validation loss that forgetting is read at. Default: 1.1 times the median
+        over the baseline's trials of the lowest that each reaches.
     author : str, default ""
         Who made the study, for its page.
     note : str, default ""
@@ -129,6 +136,8 @@ class StudyOptions:
     lr_decades: Annotated[float | None, STUDY, UP_TO_TEN, limited(UP_TO_TEN)] = None
     study_seed: Annotated[int, STUDY, SEED, limited(SEED)] = 0
     robustness: Annotated[bool, STUDY, Parameter(negative="")] = False
+    then: Annotated[str | None, STUDY, Parameter(metavar="TASK")] = None
+    then_loss: Annotated[float | None, STUDY, FINITE_POSITIVE, limited(FINITE_POSITIVE)] = None
     author: Annotated[str, STUDY, Parameter(metavar="NAME", show_default=False)] = ""
     note: Annotated[str, STUDY, Parameter(metavar="TEXT", show_default=False)] = ""
     model: Annotated[str | None, _MODEL, Parameter(metavar="NAME")] = None
@@ -157,6 +166,8 @@ class StudyOptions:
         ------
         ValueError
             With the option's name, what it must be, and what it is.
+        TypeError
+            ``then`` is a task itself.
         """
         for name, hint in get_type_hints(type(self), include_extras=True).items():
             option, value = name.replace("_", "-"), getattr(self, name)
@@ -164,6 +175,19 @@ class StudyOptions:
                 if isinstance(limit, Limit):
                     limit.check(option, value)
             check_choice(option, value, _choices(hint.__origin__))
+        self._check_second_task()
+
+    def _check_second_task(self) -> None:
+        if self.then is None:
+            if self.then_loss is not None:
+                raise ValueError(f"then-loss must come with then, got {self.then_loss} alone")
+            return
+        if not isinstance(self.then, str):
+            raise TypeError(
+                f"then must be a task's name, got {type(self.then).__name__}: put a task of your "
+                "own into a file, and name it, as 'mytask.py:task'"
+            )
+        check_task(self.then)
 
 
 def check_choice(option: str, value: str | None, choices: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from steppe.compare.data.datasets import parts_of, size_of
 from steppe.compare.planning.options import StudyOptions
 from steppe.compare.planning.presets import Preset
 from steppe.compare.planning.rehearsal import new_model, rehearse
+from steppe.compare.planning.second_task import plan_second_task
 from steppe.compare.records.choices import AnySchedule
 from steppe.compare.records.task_modifiers import MODIFIERS
 from steppe.compare.tasks.source import TaskSource
@@ -20,11 +21,11 @@ from steppe.compare.training.run import RunContext, RunSettings
 
 def plan_setup(
     source: TaskSource, options: StudyOptions, preset: Preset, place: RunContext
-) -> tuple[LoadedTask, RunSettings, dict[str, Any]]:
+) -> tuple[LoadedTask, RunSettings, dict[str, Any], str]:
     """Load the task, and settle what all runs share: the user's options, the preset's, the task's.
 
     A user's own task is rehearsed. With both come the numbers of samples and parameters, for the
-    reader.
+    reader, and where the file of a second task is.
 
     Raises
     ------
@@ -52,6 +53,7 @@ def plan_setup(
         raise ValueError(f"early-stopping is not for {task.name}, whose tasks come one by one")
     if task.schedule is not None and options.schedule is not None:
         raise ValueError(f"{task.name} has a schedule of its own: leave --schedule out")
+    then, then_location = plan_second_task(options, asked, loaded, place)
     setup = RunSettings(
         task=task.name,
         model=task.model_name or type(model).__name__,
@@ -71,10 +73,11 @@ def plan_setup(
         source=source.identity(task, model) if source.source else "",
         early_stopping=options.early_stopping,
         robustness=options.robustness,
+        then=then,
     )
     if source.source:
         rehearse(loaded, model, setup, place)
-    return loaded, setup, _facts(loaded, model, place)
+    return loaded, setup, _facts(loaded, model, place), then_location
 
 
 def _refuse_set_twice(task: Task, options: StudyOptions) -> None:

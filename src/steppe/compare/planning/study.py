@@ -88,6 +88,8 @@ class PlannedStudy:
         What the user says of the study.
     location : str
         Where the file of the user's task is, for workers on the same machine.
+    then_location : str
+        The same of a second task.
     """
 
     setup: RunSettings
@@ -102,6 +104,7 @@ class PlannedStudy:
     author: str = ""
     note: str = ""
     location: str = ""
+    then_location: str = ""
 
     @property
     def name(self) -> str:
@@ -210,7 +213,7 @@ def plan_study(
     options.check()
     plan = _plan(options, preset, names)
     source = find_task(task)
-    loaded, setup, facts = plan_setup(source, options, preset, place)
+    loaded, setup, facts, then_location = plan_setup(source, options, preset, place)
     fixed = _fixed(options, setup.steps)
 
     def given(recipe: Recipe) -> dict[str, float]:
@@ -233,6 +236,7 @@ def plan_study(
         author=printable(options.author),
         note=printable(options.note),
         location=source.location,
+        then_location=then_location,
     )
     for contender in contenders:
         check_trainable(study, contender, loaded, place)

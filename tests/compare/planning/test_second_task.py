@@ -32,9 +32,7 @@ def others(toy_task: TaskMaker, monkeypatch: pytest.MonkeyPatch) -> None:
         parts = [TensorSamples(inputs[some], targets[some]) for some in (slice(6), slice(6, 12))]
         data = Data(*parts, parts[1], fingerprint=name)
         size = Size("linear", epochs=2, batch_size=3)
-        make_known(
-            monkeypatch, TaskMaker(name, lambda: data, lambda _: nn.Identity(), size, size)
-        )
+        make_known(monkeypatch, TaskMaker(name, lambda: data, lambda _: nn.Identity(), size, size))
 
     known("flipped", torch.randn(12, 1, 2, 2), 2)
     known("large", torch.randn(12, 1, 3, 3), 2)

@@ -1,9 +1,11 @@
 """Fine-tuning on a second task: against plain loops, and without a trace in what is trained."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,7 @@ from steppe.compare.records.second_task import SecondTask
 from steppe.compare.tasks.makers import TaskMaker
 from steppe.compare.tasks.task import LoadedTask
 from steppe.compare.training import checkpoint, fine_tuning
+from steppe.compare.training.accelerator import make_accelerator
 from steppe.compare.training.run import Run, RunContext
 from steppe.compare.training.train import train
 
@@ -116,6 +119,25 @@ def test_everything_else_is_the_same_without_it(
     ours, theirs = (checkpoint.load(path, torch.device("cpu")) for path in paths)
     assert repr(ours["model"]) == repr(theirs["model"])
     assert repr(ours["optimizer_state"]) == repr(theirs["optimizer_state"])
+
+
+def test_neither_the_model_nor_any_random_state_changes(
+    make_run: MakeRun, toy_task: TaskMaker, toy_data: Data, other: LoadedTask, context: RunContext
+) -> None:
+    run = make_run(model="noisy", then=SECOND)
+    model = toy_task.make("noisy").eval()
+
+    def state() -> tuple[object, ...]:
+        tensors = [*model.state_dict().values(), torch.get_rng_state()]
+        drawn = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+        return [each.tolist() for each in tensors], drawn, model.training
+
+    before = state()
+    accelerator = make_accelerator(run, context)
+    loaded = task_of(run, toy_data)
+    fine_tuning.fine_tuning_of(run, loaded, other, context, model, accelerator)
+    assert state() == before
+    assert all(param.grad is None for param in model.parameters())
 
 
 def test_fine_tuning_starts_from_what_was_evaluated(

@@ -4,7 +4,7 @@ from itertools import product
 from typing import TYPE_CHECKING
 
 from steppe.compare.execution.optuna_trials import MAX_LOST_WORKERS, StoredTrials, ended
-from steppe.compare.records.json_format import from_json
+from steppe.compare.records.json_format import from_json, to_json
 from steppe.compare.records.results import PHASES, StudyResults, Trial
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def results_of(
     return StudyResults(
         name=study.name,
         task=study.setup.task,
-        setup={**vars(study.setup), **study.facts},
+        setup={**to_json(study.setup), **study.facts},
         plan=study.plan,
         metric=study.metric,
         versions=study.versions,

@@ -16,7 +16,7 @@ from steppe.compare.report.tables import all_tables
 from steppe.compare.report.tables.robustness import not_in_a_terminal
 
 # Everything that stands before it decides, or says what to use.
-_EXPLORATORY = ("differences", "controls", "gaps", "metrics")
+_EXPLORATORY = ("differences", "controls", "gaps", "metrics", "forgetting")
 
 
 def print_report(

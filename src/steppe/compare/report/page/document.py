@@ -22,6 +22,7 @@ from steppe.compare.report.headline import headline
 from steppe.compare.report.page import (
     comparisons,
     curvature_charts,
+    forgetting_charts,
     learning_curves,
     pool_charts,
     robustness_charts,
@@ -48,6 +49,7 @@ _CHARTS = (
     "curves",
     "tasks",
     "gap",
+    "forgetting",
     "densities",
 )
 
@@ -159,6 +161,7 @@ def _charts(readings: Readings, robust: RobustReadings, rows: Sequence[Optimizer
         "curves": learning_curves.learning_curves(results),
         "tasks": learning_curves.by_task(results),
         "gap": learning_curves.gaps(results),
+        "forgetting": forgetting_charts.forgetting(results),
         "densities": curvature_charts.densities(results),
     }
 

@@ -6,7 +6,7 @@ from steppe._shared.page.parts import HtmlTable
 from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.records.verdicts import Readings
-from steppe.compare.report.tables import measures, results, robustness, trials
+from steppe.compare.report.tables import forgetting, measures, results, robustness, trials
 
 
 def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str, HtmlTable]:
@@ -42,6 +42,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
             "metrics": measures.further_metrics(readings, rows),
             "robustness": robustness.robustness(robust, rows, study.baseline),
             "robustness-tuned": robustness.robustness(robust, rows, study.baseline, tuned=True),
+            "forgetting": forgetting.forgetting(readings),
             "costs": measures.costs(rows),
         }
     return {name: table for name, table in found.items() if table.rows}

@@ -105,10 +105,10 @@ def test_the_common_loss_is_that_of_the_plan_or_of_the_baselines_median() -> Non
     outcomes = {"adamw": ours, "sgd": [tuned([1, 1], rate=0.01)] * 3}
     assert common_loss(compared(outcomes, loss=0.3)) == 0.3
     assert common_loss(compared(outcomes, loss=None)) == pytest.approx(
-        0.15 + 0.85 * math.exp(-5 * 0.5)
+        0.25 + 0.75 * math.exp(-5 * 0.5)
     )
     lost = {**outcomes, "adamw": [diverged(), None, ours[0]]}
-    assert common_loss(compared(lost, loss=None)) == pytest.approx(0.15 + 0.85 * math.exp(-5))
+    assert common_loss(compared(lost, loss=None)) == pytest.approx(0.25 + 0.75 * math.exp(-5))
     assert math.isnan(common_loss(study(outcomes)))
     assert math.isnan(common_loss(compared({"adamw": [diverged()] * 3}, loss=None)))
 

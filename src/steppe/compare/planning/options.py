@@ -79,7 +79,7 @@ class StudyOptions:
         forgets: the loss on the first task at a common loss on the second. It must have the same
         inputs and no more classes. Takes 600 steps and 28 evaluations of 4 000 samples a run.
     then_loss : float, optional
-        The second task's validation loss that forgetting is read at. Default: where 15 % of the way
+        The second task's validation loss that forgetting is read at. Default: where 25 % of the way
         is left from that before fine-tuning to the lowest, medians over the baseline's trials.
     author : str, default ""
         Who made the study, for its page.

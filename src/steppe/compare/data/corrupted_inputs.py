@@ -27,8 +27,8 @@ _REFERRED_TO = 256
 class CorruptedInputs(Dataset[Any]):
     """Samples, pairs of inputs and a target, with corrupted inputs.
 
-    Each sample gets one of the kinds of corruption, and its noise, by its position alone. Samples in
-    memory are corrupted at once, with other draws.
+    Each sample gets one of the kinds of corruption, and its noise, by its position alone. Samples
+    in memory are corrupted at once, with other draws.
 
     Parameters
     ----------

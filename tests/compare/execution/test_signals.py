@@ -114,7 +114,7 @@ def test_what_fails_after_a_signal_is_given_back(
 ) -> None:
     """As of a module that was imported by half, or a process that the same signal has ended."""
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **rest: Any) -> None:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:
@@ -186,7 +186,7 @@ def test_a_signal_that_is_ignored_stays_ignored(queue: TrialQueue, tmp_path: Pat
 def test_a_killed_loader_is_not_the_trials_failure(
     queue: TrialQueue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **rest: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
 
     monkeypatch.setattr(worker, "train", fail)

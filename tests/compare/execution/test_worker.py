@@ -273,7 +273,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
     train = worker_module.train
 
     def train_meanwhile(
-        run: Any, data: Any, place: RunContext, on_epoch: Callable[..., None]
+        run: Any, data: Any, place: RunContext, on_epoch: Callable[..., None], **rest: Any
     ) -> Any:
         begun.append(run)
 
@@ -282,7 +282,7 @@ def test_a_storage_that_is_away_for_a_moment_costs_nothing(
                 outage.enter_context(away(storage, request))
             on_epoch(number, epoch)
 
-        return train(run, data, place, on_this_epoch)
+        return train(run, data, place, on_this_epoch, **rest)
 
     def pause(seconds: float) -> None:
         pauses.append(seconds)
@@ -311,7 +311,7 @@ def test_a_failure_is_the_trials_and_a_full_disk_the_machines(
     storage = opened(str(tmp_path), create=True)
     queue = TrialQueue(storage, study)
 
-    def fail(*_: Any) -> None:
+    def fail(*_: Any, **rest: Any) -> None:
         raise kind
 
     monkeypatch.setattr(worker_module, "train", fail)

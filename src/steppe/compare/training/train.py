@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from steppe._shared.interrupts import raise_if_stopped
 from steppe._shared.optimizer_state import state_bytes
-from steppe.compare.data.datasets import Stream, parts_of, size_of
+from steppe.compare.data.datasets import Data, Stream, parts_of, size_of
 from steppe.compare.models.language_models import Recurrent, carried_state
 from steppe.compare.records.packed_numbers import pack
 from steppe.compare.records.results import (
@@ -171,11 +171,8 @@ class Training:
         model.train()
         steps = run.own_settings.steps
         optimizer = run.recipe.build_for(model, run.settings, steps)
-        self._unwrapped_model: nn.Module = model
-        evaluated = [part for each in (data.validation, data.test) for part in parts_of(each)]
-        fewest = min(map(size_of, evaluated))
-        _check_processes(run.run_settings, model, accelerator.num_processes, fewest)
-        self._unwrapped_optimizer: Optimizer = optimizer
+        self._unwrapped_model, self._unwrapped_optimizer = model, optimizer
+        _check_processes(run.run_settings, model, accelerator.num_processes, data)
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         # Before the schedule, which changes lr at once.
         self._probe = CurvatureProbe(run, loaded, accelerator, model, optimizer)
@@ -380,8 +377,10 @@ class Training:
         }
 
 
-def _check_processes(settings: RunSettings, model: nn.Module, processes: int, fewest: int) -> None:
-    """Refuse processes that cannot train together; ``fewest`` samples are evaluated at once."""
+def _check_processes(settings: RunSettings, model: nn.Module, processes: int, data: Data) -> None:
+    """Refuse processes that cannot train together."""
+    evaluated = [part for each in (data.validation, data.test) for part in parts_of(each)]
+    fewest = min(map(size_of, evaluated))
     if isinstance(model, Recurrent) and (settings.accumulate > 1 or processes > 1):
         raise ValueError(
             f"{settings.model} reads on from batch to batch, which cannot be split: "

@@ -75,6 +75,25 @@ def test_what_is_promised_is_there(name: str, budget: int, trials: int) -> None:
     assert {"adamw+2epochs", "adamw+beta1"} <= {each.name for each in study.contenders}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [path for path in STUDIES if path.name.startswith("flatness-")],
+    ids=lambda path: path.name,
+)
+def test_studies_of_flatness_are_those_of_the_plan(path: Path) -> None:
+    study = committed(path)
+    trials = {"digits": 96, "fashion-mnist": 48}[study.task]
+    seed = int(path.name.removesuffix(".json.gz").rpartition("-")[2])
+    assert (study.plan.budget, study.plan.trials, study.plan.study_seed) == (4, trials, seed)
+    wanted = {"adamw+ema", "sgd-momentum", "adam+warmup", "dualadam", "dualadam-scale-free"}
+    wanted |= {"adamcm", "dualadamcm", "adamw+sam", "adamw+msam", "adamw+random", "adamcm+sam"}
+    assert set(study.plan.family) == wanted | {"adamcm+msam"}
+    assert study.setup["epochs"] == {"digits": 50, "fashion-mnist": 8}[study.task]
+    measured = [set(each.outcome.robustness) for each in study.trials if each.finite_outcome]
+    declared = {"clean", "weight noise 0.5", "2 bits absmax", "2 bits least error", "kurtosis"}
+    assert all(declared | {"2 bits compensated"} <= each for each in measured)
+
+
 def test_fine_tuning_is_there() -> None:
     study = committed(RESULTS / "finetune.json")
     assert (study.plan.budget, study.plan.primary) == (4, "score")

@@ -22,7 +22,7 @@ from steppe.compare.training.reproducibility import reproducible, seed_everythin
 from steppe.compare.training.run import RunContext
 
 #: Of fine-tuning; forgetting is read at the one that forgets least.
-LRS = (1e-4, 1e-3, 1e-2)
+LRS = (1e-4, 3e-4, 1e-3)
 #: Of fine-tuning, with each lr.
 STEPS = 200
 

@@ -18,6 +18,7 @@ from helpers.synthetic_studies import diverged, outcome
 from steppe._shared.statistics import t_quantile
 from steppe.compare.records.best_of_k import degrees_of_freedom, weights
 from steppe.compare.records.json_format import from_json, to_json
+from steppe.compare.records.measure_names import CLEAN, CORRUPTED, split_name
 from steppe.compare.records.packed_numbers import pack_floats
 from steppe.compare.records.results import (
     FinalScores,
@@ -28,7 +29,7 @@ from steppe.compare.records.results import (
     StudyResults,
     load,
 )
-from steppe.compare.records.robustness import CLEAN, CORRUPTED, RobustReadings, split_name
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.verdicts import Readings
 
 K, TRIALS, STRETCHES = 2, 6, 4

@@ -17,8 +17,9 @@ from helpers.robust_study import robust as robust_study
 from steppe._shared.page.parts import Chart, HtmlCell
 from steppe._shared.pictures import write_png
 from steppe._shared.statistics import Interval
+from steppe.compare.records.measure_names import CLEAN
 from steppe.compare.records.results import MetricDescription, StudyResults
-from steppe.compare.records.robustness import CLEAN, RobustReadings
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary, best_trial, summarise
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import format_interval

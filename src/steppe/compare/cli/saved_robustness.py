@@ -8,10 +8,10 @@ from torch import nn
 
 from steppe._shared.statistics import standard_error
 from steppe.compare.data.datasets import size_of
+from steppe.compare.records.measure_names import CLEAN, NOT_SCORES
 from steppe.compare.records.of_mean import SLOPE
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.results import PerturbedScores
-from steppe.compare.records.robustness import CLEAN, NOT_SCORES
 from steppe.compare.tasks.task import LoadedTask, Task
 from steppe.compare.training.evaluation import evaluate
 from steppe.compare.training.robustness import DRAWS_OF_NOISE, robustness_of

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from steppe._shared.validation import checked_seed
-from steppe.compare.records.robustness import NOT_SCORES, OF_SCORES
+from steppe.compare.records.measure_names import NOT_SCORES, OF_SCORES
 from steppe.landscape import (
     OwnMeasure,
     Perturbation,

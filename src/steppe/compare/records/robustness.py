@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from functools import cached_property
 from statistics import fmean
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,52 +20,18 @@ from steppe.compare.records.best_of_k import (
     compare_pools,
     interval_of_best,
 )
+from steppe.compare.records.measure_names import (
+    CORRUPTED,
+    NOT_SCORES,
+    WEIGHTS,
+    is_rounding,
+    split_name,
+)
 from steppe.compare.records.of_mean import OF_MEAN, SLOPE
 from steppe.compare.records.outcomes import Outcome, PerturbedScores
 from steppe.compare.records.packed_numbers import unpack
 from steppe.compare.records.sample_groups import leave_groups_out
 from steppe.compare.records.verdicts import Readings
-
-#: The results without any perturbation, on the same samples.
-CLEAN = "clean"
-#: The mean over all corruptions of inputs.
-CORRUPTED = "corrupted inputs"
-
-#: What has the task's metric, besides perturbations.
-OF_SCORES = (CLEAN, CORRUPTED)
-#: Numbers of a model of which less is better, whatever the metric is.
-NOT_SCORES = ("kurtosis", "outliers", "calibration error", "Brier score")
-
-_ROUNDING = "bits"
-_WEIGHTS = (_ROUNDING, "weight noise")
-
-
-class MeasureName(NamedTuple):
-    """A measure's name in parts, as "3 bits absmax" is ("bits absmax", 3).
-
-    ``amount`` is None where the name has none.
-    """
-
-    group: str
-    amount: float | None
-
-
-def split_name(measure: str) -> MeasureName:
-    """Return what is measured, and how much of it.
-
-    Examples
-    --------
-    >>> split_name("3 bits absmax"), split_name("blur 5").group, split_name("kurtosis").amount
-    (MeasureName(group='bits absmax', amount=3.0), 'blur', None)
-    """
-    words = measure.split()
-    for place in (0, -1):
-        try:
-            amount = float(words[place])
-        except ValueError:
-            continue
-        return MeasureName(" ".join(words[1:] if place == 0 else words[:-1]), amount)
-    return MeasureName(measure, None)
 
 
 class RobustReadings:
@@ -105,7 +70,7 @@ class RobustReadings:
     @property
     def scales_of_weights(self) -> dict[str, list[str]]:
         """Those of :attr:`scales` that change weights."""
-        return {group: each for group, each in self.scales.items() if group.startswith(_WEIGHTS)}
+        return {group: each for group, each in self.scales.items() if group.startswith(WEIGHTS)}
 
     @cached_property
     def corruptions(self) -> list[str]:
@@ -252,17 +217,6 @@ class RobustReadings:
         found = [_stacked(self._found(name, each), part) for each in measures]
         known = [each for each in found if each is not None]
         return known if len(known) == len(found) else []
-
-
-def is_rounding(group: str) -> bool:
-    """Whether a kind of perturbation is rounding, of which fewer bits are stronger.
-
-    Examples
-    --------
-    >>> is_rounding("bits absmax"), is_rounding("weight noise")
-    (True, False)
-    """
-    return group.startswith(_ROUNDING)
 
 
 def _stacked(found: Sequence[PerturbedScores | None], part: str) -> Array | None:

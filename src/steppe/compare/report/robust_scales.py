@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
-from steppe.compare.records.robustness import is_rounding, split_name
+from steppe.compare.records.measure_names import is_rounding, split_name
 
 # An axis is logarithmic where its highest value is so many times the lowest.
 _WIDE = 20.0

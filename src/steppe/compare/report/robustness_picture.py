@@ -7,8 +7,9 @@ from steppe._shared.names import unknown_name_message
 from steppe._shared.palette import LineStyle, line_style
 from steppe._shared.pictures import new_figure, style_axes
 from steppe._shared.statistics import Interval
+from steppe.compare.records.measure_names import CLEAN
 from steppe.compare.records.results import StudyResults
-from steppe.compare.records.robustness import CLEAN, RobustReadings
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.robust_scales import amounts, axis_label, level_scale
 from steppe.compare.report.units import aim, change_label, reading_label

@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from steppe.compare.data.datasets import parts_of
 from steppe.compare.metrics.scores import Metric
+from steppe.compare.records.measure_names import CLEAN
 from steppe.compare.records.packed_numbers import means_of_stretches, pack_floats
 from steppe.compare.records.results import PerturbedScores
 from steppe.compare.tasks.task import LoadedTask, Task, is_pair
@@ -36,9 +37,6 @@ from steppe.landscape import (
     usual_perturbations,
     weight_tails,
 )
-
-#: The results without any perturbation, on the same samples.
-CLEAN = "clean"
 
 # Samples' results are kept as means over so many stretches: a study has thousands of runs.
 _STRETCHES = 10

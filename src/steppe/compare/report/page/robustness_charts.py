@@ -7,8 +7,9 @@ import numpy as np
 
 from steppe._shared.page.parts import Chart
 from steppe._shared.statistics import Interval
+from steppe.compare.records.measure_names import CLEAN, CORRUPTED
 from steppe.compare.records.phases import POOL
-from steppe.compare.records.robustness import CLEAN, CORRUPTED, RobustReadings
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary, best_trial
 from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.formatting import format_short

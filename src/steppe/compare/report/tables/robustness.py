@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from steppe._shared.page.parts import HtmlCell, HtmlTable
-from steppe.compare.records.robustness import CLEAN, CORRUPTED, RobustReadings
+from steppe.compare.records.measure_names import CLEAN, CORRUPTED
+from steppe.compare.records.robustness import RobustReadings
 from steppe.compare.records.summary import OptimizerSummary
 from steppe.compare.report.formatting import decimals, format_interval
 from steppe.compare.report.tables.cells import interval_cell

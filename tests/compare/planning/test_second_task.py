@@ -97,6 +97,7 @@ def test_what_is_planned(context: RunContext) -> None:
         ("toy", "toy-stream", "are no streams, got the stream toy-stream"),
         ("toy-stream", "toy", "are no streams, got the stream toy-stream"),
         ("toy", "digits", r"have the shape \(1, 2, 2\) of toy, got \(1, 8, 8\) of digits"),
+        ("toy", "flipped+long2", r"without \+long2, got flipped\+long2: fine-tuning has 200 steps"),
         ("toy", "flipped+few9", "samples must be between 2 and the 6 training samples, got 9"),
     ],
 )

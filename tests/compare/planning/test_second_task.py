@@ -154,3 +154,16 @@ def test_an_own_loss_that_cannot_be_taken_of_the_model_is_shown(
     with pytest.raises(ValueError, match=r"own_second.py:bad does not fit the model of toy: ") as e:
         planned(context, then=f"{own}:bad")
     assert any("outputs[:, 5]" in note for note in e.value.__notes__)
+
+
+def test_a_continued_study_finds_it_beside_the_first_tasks_file(
+    toy_task: TaskMaker, own: str, context: RunContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = plan_study("toy", StudyOptions(["adamw"], then=f"{own}:b"), USUAL, context)
+    first, second = find_task("toy").task({}).load(), study.setup.then
+    with pytest.raises(ValueError, match=r"own_second.py must be in .* the second task"):
+        load_second_task(second, "", first)
+    beside = f"{Path(own).parent}/first.py:task"
+    found = load_second_task(second, "", first, beside)
+    assert found is not None
+    assert found.data.fingerprint == second.fingerprint

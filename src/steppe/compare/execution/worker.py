@@ -91,7 +91,7 @@ def work(
         check_versions(study)
         loaded = load_same_task(study, context)
         check_contents(study, loaded.task)
-        then = load_second_task(study.setup.then, study.then_location, loaded)
+        then = load_second_task(study.setup.then, study.then_location, loaded, context.task)
         group = LaunchGroup(storage, study, context)
         _prepare(study, loaded, context)
     ended_here = 0

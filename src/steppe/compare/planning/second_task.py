@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ def plan_second_task(
     if options.then is None:
         return None, ""
     source = find_task(options.then)
+    if long := [each for each in source.modifiers if each.kind == "long"]:
+        raise ValueError(
+            f"then must be a task without +{long[0]}, got {source.label}: fine-tuning has "
+            f"{STEPS} steps, whatever its epochs are"
+        )
     taken = inspect.signature(source.make).parameters
     given = {name: asked[name] for name in _SHARED_OPTIONS if name in asked and name in taken}
     second = source.task(given).load()
@@ -78,7 +84,7 @@ def plan_second_task(
 
 
 def load_second_task(
-    planned: SecondTask | None, location: str, first: LoadedTask
+    planned: SecondTask | None, location: str, first: LoadedTask, beside: object = ""
 ) -> LoadedTask | None:
     """Load the second task that a study was planned with, and its data; None if it has none.
 
@@ -87,18 +93,21 @@ def load_second_task(
     planned : SecondTask or None
         The study's.
     location : str
-        Where the file of a user's own task is; "" for the working directory.
+        Where the file of a user's own task was when the study was planned; "" if it is not known.
     first : LoadedTask
         The study's first task.
+    beside : str, default ""
+        Where the file of the first task is here: the second one's may be in its directory. Anything
+        else than a text says nothing.
 
     Raises
     ------
     ValueError
-        The task or its data is not the same here.
+        The task is not found, or it or its data is not the same here.
     """
     if planned is None:
         return None
-    source = find_task(location or planned.task)
+    source = find_task(_place_of(planned, location, beside))
     found = source.task(planned.options).load()
     here = _identity(source, found, first), found.data.fingerprint
     if here != (planned.source, planned.fingerprint):
@@ -107,6 +116,26 @@ def load_second_task(
             f"{planned.fingerprint} {planned.source}, got {' '.join(reversed(here))}"
         )
     return found
+
+
+def _place_of(planned: SecondTask, location: str, beside: object) -> str:
+    """Return a second task's name with its file's directory, if it is in a file.
+
+    It is looked for where it was planned, then beside the first task's file, then here.
+    """
+    file, _, attribute = planned.task.rpartition(":")
+    if not file.endswith(".py"):
+        return location or planned.task
+    directory = Path(beside.rpartition(":")[0]).parent if isinstance(beside, str) else Path()
+    places = [Path(location.rpartition(":")[0])] if location else []
+    places += [directory / file, Path(file)]
+    for path in places:
+        if path.is_file():
+            return f"{path}:{attribute}"
+    raise ValueError(
+        f"{file} must be in {directory.resolve()}, as it has the second task {planned.task}: copy "
+        "it there, or run this where it is"
+    )
 
 
 def _identity(source: TaskSource, second: LoadedTask, first: LoadedTask) -> str:

@@ -11,6 +11,7 @@ import torch
 from steppe.compare.execution import kept_checkpoints
 from steppe.compare.execution.kept_checkpoints import measure_checkpoints
 from steppe.compare.execution.study_registry import read_study
+from steppe.compare.planning.continuation import continue_study
 from steppe.compare.python.run import run
 from steppe.compare.records.results import StudyResults
 from steppe.compare.tasks.makers import TaskMaker
@@ -79,6 +80,19 @@ def test_a_checkpoint_that_is_not_the_trials_is_refused(kept: StudyResults, tmp_
         measure_checkpoints(kept, RunContext(tmp_path / "kept"))
 
 
+def test_studies_that_share_a_directory_have_their_own_checkpoints(
+    toy_task: TaskMaker, tmp_path: Path
+) -> None:
+    studies = [
+        run("toy", ["sgd"], out_dir=tmp_path, budget=1, trials=3, checkpoints="all", **how).results
+        for how in ({}, {"epochs": 1})
+    ]
+    for study in studies:
+        for trial in measure_checkpoints(study, RunContext(tmp_path)).trials:
+            clean = trial.outcome.robustness["clean"]
+            assert clean.test_loss == pytest.approx(trial.outcome.final.test_loss, rel=1e-5)
+
+
 def test_missing_checkpoints_are_named(kept: StudyResults, tmp_path: Path) -> None:
     for path in (tmp_path / "kept" / "checkpoints").glob("*sgd-pool*"):
         path.unlink()
@@ -92,3 +106,11 @@ def test_a_study_that_measured_while_training_is_refused(
     study = trained(tmp_path / "out", robustness=True)
     with pytest.raises(ValueError, match="measured its runs as it trained"):
         measure_checkpoints(study, RunContext(tmp_path / "out"))
+
+
+def test_a_file_of_what_was_measured_afterwards_is_not_gone_on_with(
+    kept: StudyResults, tmp_path: Path
+) -> None:
+    place = RunContext(tmp_path / "kept")
+    with pytest.raises(ValueError, match="go on from one that steppe report --json writes without"):
+        continue_study(measure_checkpoints(kept, place), place)

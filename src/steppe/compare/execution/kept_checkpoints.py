@@ -1,7 +1,8 @@
 """Measure robustness from the checkpoints that a study has kept, after it has ended.
 
-A study that was run with ``--checkpoints all`` can be asked for more than it measured: with other
-perturbations, or with measures of one's own, without a second training.
+A study that was run with ``--checkpoints all`` can be asked for more than it measured, without a
+second training. The task must be the one that it was planned with: perturbations and measures of
+one's own have to be in its file before the study begins.
 """
 
 import hashlib
@@ -55,7 +56,8 @@ def measure_checkpoints(
 
     What has been measured is kept in ``OUT/robustness``, a file for each checkpoint: after a kill
     it goes on from there. Each checkpoint is evaluated on validation data first, and refused if its
-    loss is not the one that its trial ended with.
+    loss is not the one that its trial ended with. Those of other studies in the directory, which
+    may have the same optimizers, seeds and settings, are left alone.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def measure_checkpoints(
     setup = run_settings_from_dict(results.setup)
     if setup.robustness:
         raise ValueError("this study measured its runs as it trained: leave --robustness out")
-    paths = _paths_by_run(context.out)
+    paths = _paths_by_run(context.out, setup)
     _check_kept(results, paths)
     with reproducible(context):
         measuring = _Measuring(setup, load_task(setup, "", context), context)
@@ -159,14 +161,17 @@ class _Measuring:
         return robustness_of(inner, self._loaded, device, evaluated)
 
 
-def _paths_by_run(out: Path) -> Mapping[tuple[Any, ...], Path]:
+def _paths_by_run(out: Path, setup: RunSettings) -> Mapping[tuple[Any, ...], Path]:
     """Return where each run's checkpoint is, by optimizer, seed and settings."""
     found = {}
     for path in sorted((out / "checkpoints").glob("*.pt")):
         # A file that is damaged, or is something else, is nobody's checkpoint.
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             content = checkpoint.read(path, torch.device("cpu"))
-            found[_key(content["optimizer"], content["seed"], content["settings"])] = path
+            # Another study's may have the same key, and with another precision even the same loss.
+            # Earlier versions did not say whose it is.
+            if content.get("setup", setup.digest) == setup.digest:
+                found[_key(content["optimizer"], content["seed"], content["settings"])] = path
     return found
 
 

@@ -4,12 +4,13 @@
 checks code and data before its first trial.
 """
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 
 from steppe._shared.recipes import find_recipe
 from steppe.compare.planning.rehearsal import new_model
 from steppe.compare.planning.search_spaces import trial_seed
+from steppe.compare.planning.second_task import load_second_task
 from steppe.compare.planning.study import PlannedStudy, check_place, check_trainable, versions
 from steppe.compare.records.results import (
     POOL,
@@ -61,10 +62,19 @@ def continue_study(results: StudyResults, place: RunContext) -> PlannedStudy:
     check_versions(study)
     if study.setup.task != results.task:
         raise ValueError(f"task must be {study.setup.task!r}, by its setup: {results.task!r}")
+    if setup.robustness and replace(study, setup=replace(setup, robustness=False)).name == (
+        results.name
+    ):
+        raise ValueError(
+            "the file's robustness was measured by steppe report after its trials had ended: go on "
+            "from one that steppe report --json writes without --robustness"
+        )
     if study.name != results.name:
         raise ValueError(f"name must be {study.name}, by its setup and versions: {results.name}")
     loaded = load_same_task(study, place)
     check_contents(study, loaded.task)
+    # Before anything is stored: a worker would end at once.
+    load_second_task(setup.then, "", loaded, place.task)
     _check_trials(study, results)
     for contender in study.contenders:
         check_trainable(study, contender, loaded, place)

@@ -66,6 +66,8 @@ def save(path: Path, run: Run, model: nn.Module, optimizer: Optimizer) -> None:
             "samples": run.run_settings.samples,
             "length": run.run_settings.length,
             "options": dict(run.run_settings.options),
+            # Whose it is: studies that share a directory may have the same seeds and settings.
+            "setup": run.run_settings.digest,
             "optimizer": run.recipe.name,
             "settings": dict(run.settings),
             "steps": run.own_settings.steps,

@@ -88,6 +88,12 @@ class RunSettings:
     then: SecondTask | None = None
 
     @property
+    def digest(self) -> str:
+        """A hash of all settings."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    @property
     def steps(self) -> int:
         """Training steps of one run."""
         return sum(map(self.steps_of_epoch, range(self.epochs)))

@@ -75,6 +75,14 @@ def test_a_value_is_read_on_the_line(loss: float) -> None:
     assert value_at(line, loss, line.test_score) == pytest.approx(0.9 + 0.1 * math.log(loss))
 
 
+@pytest.mark.parametrize(("loss", "expected"), [(0.5, 2.5), (0.0, 3.0), (-1.0, 3.5), (-2.0, 4.0)])
+def test_a_loss_that_is_not_positive_is_read_on_a_straight_line(
+    loss: float, expected: float
+) -> None:
+    fine_tuned = replace(curve(1.0), second_validation_loss=(1.0, 0.0, -2.0))
+    assert value_at(fine_tuned, loss, (2.0, 3.0, 4.0)) == expected
+
+
 def test_where_the_loss_comes_down_first() -> None:
     up_again = replace(curve(0.0), second_validation_loss=(1.0, 0.1, 0.5, 0.1, 0.01, 0.01))
     assert len(STEPS) == 6

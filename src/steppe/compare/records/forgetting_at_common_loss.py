@@ -91,15 +91,15 @@ def common_loss(results: StudyResults) -> float:
 def value_at(curve: FineTuningCurve, loss: float, values: Sequence[float]) -> float:
     """Return a value where the second task's validation loss first came down to ``loss``.
 
-    Between two points it is interpolated, by the logarithm of the loss. NaN where the curve has not
-    come there.
+    Between two points it is interpolated, by the logarithm of the loss; by the loss itself where
+    that is not positive, as a hinge loss that ends at 0. NaN where the curve has not come there.
 
     Parameters
     ----------
     curve : FineTuningCurve
         Of one lr.
     loss : float
-        The second task's validation loss, above 0.
+        The second task's validation loss.
     values : sequence of float
         A value for each of the curve's points.
 
@@ -113,8 +113,11 @@ def value_at(curve: FineTuningCurve, loss: float, values: Sequence[float]) -> fl
     if points[0][0] <= loss:
         return points[0][1]
     for (x, y), (next_x, next_y) in pairwise(points):
-        if 0 < next_x <= loss < x:
-            return y + math.log(loss / x) / math.log(next_x / x) * (next_y - y)
+        if next_x <= loss < x:
+            share = (loss - x) / (next_x - x)
+            if next_x > 0:
+                share = math.log(loss / x) / math.log(next_x / x)
+            return y + share * (next_y - y)
     return math.nan
 
 

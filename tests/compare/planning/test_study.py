@@ -401,6 +401,14 @@ def test_studies_that_share_trials_have_one_name(planned: Planned, monkeypatch) 
     assert planned("adamw", "sgd").name != study.name
 
 
+def test_whole_numbers_are_floats_where_these_belong(planned: Planned) -> None:
+    whole = planned(lr=1, max_grad_norm=1, warmup=0)
+    assert whole == planned(lr=1.0, max_grad_norm=1.0, warmup=0.0)
+    assert whole.name == planned(lr=1.0, max_grad_norm=1.0, warmup=0.0).name
+    assert StudyOptions(then="digits", then_loss=1).then_loss.hex() == (1.0).hex()
+    assert [type(StudyOptions(budget=1, lr=1).budget), type(StudyOptions(lr=1).lr)] == [int, float]
+
+
 def test_a_plan_is_remembered_by_the_next_only_if_its_results_were_seen(planned: Planned) -> None:
     first = replace(planned("adamw", "sgd"), created="2026-01-02")
     second = planned("adamw", "sgd", trials=48, author="Ada", note="more")

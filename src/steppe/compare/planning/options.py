@@ -159,6 +159,13 @@ class StudyOptions:
     ] = None
     switch_rate: Annotated[float | None, _FIXED, SHARE_ABOVE_ZERO, limited(SHARE_ABOVE_ZERO)] = None
 
+    def __post_init__(self) -> None:
+        # Of 1 and 1.0 a study would have two names, as of its hash.
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if float in (hint, *get_args(hint)) and type(value) is int:
+                object.__setattr__(self, name, float(value))
+
     def check(self) -> None:
         """Refuse values outside of their range.
 

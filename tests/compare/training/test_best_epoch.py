@@ -48,6 +48,27 @@ def test_the_final_scores_are_those_of_the_best_epoch(
         assert ended.final == outcome.final
 
 
+def test_the_optimizers_state_is_that_of_the_best_epoch_too(
+    make_run: MakeRun, toy_data: Data, context: RunContext
+) -> None:
+    wild = {"settings": WILD, "model": "noisy", "curvature": "full"}
+    run = make_run("adamw", 1, epochs=8, early_stopping=True, **wild)
+    outcome = train_on(run, toy_data, context)
+    assert best(outcome.curve) < 7
+    # A run of so many epochs with a constant lr ends there.
+    short = make_run("adamw", 1, epochs=best(outcome.curve) + 1, **wild)
+    ended = train_on(short, toy_data, context)
+    assert outcome.curvature == ended.curvature
+    kept = [
+        checkpoint.load(checkpoint.checkpoint_path(context.out, each), torch.device("cpu"))
+        for each in (run, short)
+    ]
+    states = [each["optimizer_state"]["state"] for each in kept]
+    assert states[0].keys() == states[1].keys()
+    for key, state in states[0].items():
+        assert all(torch.equal(state[name], states[1][key][name]) for name in state)
+
+
 def test_a_killed_run_goes_on_to_the_same_best_epoch(
     make_run: MakeRun, toy_data: Data, context: RunContext
 ) -> None:

@@ -159,9 +159,8 @@ class Training:
         self._loaded = loaded
         self.task, self.data = task, data = loaded
         self.curve: list[Epoch] = []
-        self.diverged = False
+        self.diverged, self._peak_bytes = False, 0.0
         self._seconds: list[float] = []
-        self._peak_bytes = 0.0
         # The same weights in all processes.
         seed_everything(epoch_seed(run.seed, -1))
         model = task.model()
@@ -176,7 +175,8 @@ class Training:
         self._weights = EvaluatedWeights(model, optimizer, steps, ema=run.recipe.ema)
         # Before the schedule, which changes lr at once.
         self._probe = CurvatureProbe(run, loaded, accelerator, model, optimizer)
-        self._best = BestEpoch(model, task.score) if run.run_settings.early_stopping else None
+        stopped = run.run_settings.early_stopping
+        self._best = BestEpoch(model, optimizer, task.score) if stopped else None
         self._order = torch.Generator()
         self._prepare(model, optimizer, steps)
 

@@ -238,3 +238,10 @@ def test_contenders_without_a_space_have_no_settings() -> None:
     text = printed(studies.study(made, contenders=contenders))
     table = text[text.index("Recommended settings") :]
     assert lines_of(table, "adamw")[0][1:3] == ["lr", "0.001"]
+
+
+def test_early_stopping_is_said() -> None:
+    study = realistic()
+    said = "Evaluated, measured and kept are a run's weights after the epoch with the best"
+    assert said not in flat(printed(study))
+    assert said in flat(printed(replace(study, setup={**study.setup, "early_stopping": True})))

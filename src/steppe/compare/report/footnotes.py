@@ -78,6 +78,13 @@ _RECOMMENDED = (
 )
 
 
+_EARLY_STOPPING = (
+    "Evaluated, measured and kept are a run's weights after the epoch with the best validation "
+    "score. All epochs are trained: learning curves and costs are those of the whole run, and a "
+    "run that diverges after its best epoch has diverged."
+)
+
+
 def footnotes(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[str]:
     """Return the footnotes of a study's tables, a paragraph each.
 
@@ -99,6 +106,8 @@ def footnotes(readings: Readings, rows: Sequence[OptimizerSummary]) -> list[str]
             found.append(_CURVATURE.format(common=_common_loss(results)))
         if results.setup.get("robustness"):
             found.append(_ROBUSTNESS)
+    if results.setup.get("early_stopping"):
+        found.append(_EARLY_STOPPING)
     if any(row.diverged for row in rows):
         found.append(_DIVERGED)
     if any("switch" in each.space for each in results.contenders):

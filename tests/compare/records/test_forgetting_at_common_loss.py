@@ -196,6 +196,20 @@ def test_fronts_are_means_of_runs_at_recommended_settings() -> None:
     assert drawn.traces[0]["y"] == [point.first for point in found]
 
 
+def test_losses_that_are_not_positive_are_drawn_on_a_straight_axis() -> None:
+    def kinds(run: Outcome) -> list[str]:
+        space = {"lr": {"low": 1e-5, "high": 1e-1, "log": True}}
+        trials = runs_of("adamw", [run] * 2, {"lr": 1e-3}, RECOMMENDED)
+        record = ContenderRecord("adamw", space=space, defaults={"lr": 1e-3})
+        (drawn,) = chart(compared({"adamw": [run] * 3}, contenders=[record], trials=trials))
+        return [drawn.layout[axis]["type"] for axis in ("xaxis", "yaxis")]
+
+    run = tuned([1, 1])
+    assert kinds(run) == ["log", "log"]
+    hinged = [replace(each, second_test_loss=(0.0,) * len(STEPS)) for each in run.fine_tuning]
+    assert kinds(replace(run, fine_tuning=tuple(hinged))) == ["linear", "log"]
+
+
 def test_the_table_has_a_row_for_each_contender() -> None:
     outcomes = {"adamw": [tuned([0.5, 0.5])] * 3, "sgd": [tuned([0.25, 1])] * 3}
     made = table(Readings(compared(outcomes)))

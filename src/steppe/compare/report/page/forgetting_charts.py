@@ -33,12 +33,14 @@ def forgetting(results: StudyResults) -> list[Chart]:
     ]
     if second is None or not traces:
         return []
+    axes = (("xaxis", "x", second.task), ("yaxis", "y", results.task))
     layout = {
-        "xaxis": {
-            "title": {"text": f"test loss on {plotly_text(second.task)}"},
-            "type": "log",
-        },
-        "yaxis": {"title": {"text": f"test loss on {plotly_text(results.task)}"}, "type": "log"},
+        axis: {
+            "title": {"text": f"test loss on {plotly_text(task)}"},
+            # A logarithmic axis would leave out what is not positive.
+            "type": "log" if all(x is None or x > 0 for t in traces for x in t[key]) else "linear",
+        }
+        for axis, key, task in axes
     }
     label = "Test loss on the first task by that on the second, along fine-tuning"
     return [Chart("forgetting", label, traces, layout)]

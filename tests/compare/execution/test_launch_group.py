@@ -46,13 +46,13 @@ def work(rank: int, folder: Path) -> None:
     join(rank, folder, 2)
     train = worker.train
 
-    def disturbed(run: Run, *arguments: Any) -> Outcome:
+    def disturbed(run: Run, *arguments: Any, **options: Any) -> Outcome:
         if run.recipe.name == "adamw":
             raise ArithmeticError("no")
         if rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         launch_group._FAILURE_WAIT_S = 0  # nobody is left to wait for
-        return train(run, *arguments)
+        return train(run, *arguments, **options)
 
     worker.train = disturbed
     storage = open_storage(str(folder)) if rank == 0 else None

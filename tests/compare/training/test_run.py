@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steppe._shared.recipes import find_recipe
+from steppe.compare.records.second_task import SecondTask
 from steppe.compare.training.run import Run, RunSettings, run_settings_from_dict
 
 STEPS = range(12)
@@ -175,6 +176,9 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
                 {"stream": (4, 4, 4)},
                 {"options": {"scale": "small"}},
                 {"source": "edited"},
+                {"early_stopping": True},
+                {"robustness": True},
+                {"then": SecondTask("digits", "other", batch_size=4, steps=2, lrs=(0.1,))},
             )
         ),
     ]
@@ -183,7 +187,7 @@ def test_runs_that_differ_in_anything_have_different_names(monkeypatch: pytest.M
     labels.add(first.label)
     assert len(labels) == len(others) + 2
     # Each of the setup's fields was changed once.
-    assert len(vars(first.run_settings)) == 18
+    assert len(vars(first.run_settings)) == 19
 
 
 def test_a_name_says_what_it_is_and_fits_any_file_system() -> None:

@@ -39,8 +39,8 @@ TaskName = Annotated[
         help=f"What to train on: {', '.join(TASK_NAMES)}; or a Task of your own, as mytask.py:task "
         "or package.module:task; with +noise40 appended to give 40 % of the labels for training "
         "and validation another class, +few250 to train on 250 samples, +shift to test on "
-        "corrupted inputs, +batch1024 for that batch size, and +long4 for four times the epochs. Default: "
-        "the preset's, or digits."
+        "corrupted inputs, +batch1024 for that batch size, and +long4 for four times the epochs. "
+        "Default: the preset's, or digits."
     ),
 ]
 PresetName = Annotated[

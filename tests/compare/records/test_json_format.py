@@ -96,6 +96,17 @@ def test_a_damaged_compressed_file_is_refused(tmp_path: Path, damage: bytes | No
         load(path)
 
 
+@pytest.mark.parametrize(
+    "scores",
+    [[math.inf, 0.5, 0.5, 0.5, "", ""], [True, 0.5, 0.5, 0.5, "", ""], [0.5] * 6, [0.5] * 4],
+    ids=["infinite", "bool", "no texts", "short"],
+)
+def test_scores_after_a_perturbation_that_are_none_are_refused(scores: list[Any]) -> None:
+    content = {**to_json(outcome(0.5)), "robustness": {"blur 1": scores}}
+    with pytest.raises(ValueError, match=r"robustness\['blur 1'\] must be"):
+        from_json(Outcome, content)
+
+
 def trial(content: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = content["trials"][3]
     return found

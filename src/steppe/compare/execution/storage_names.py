@@ -62,7 +62,7 @@ def _parse_url(where: str) -> Path | str:
 
 def is_json(where: str) -> bool:
     """Return whether a file of ``steppe report --json`` is named, and no storage."""
-    is_named_so = where.lower().endswith((".json", ".json.gz"))
+    is_named_so = where.lower().endswith((".json", ".gz"))
     return "://" not in where and is_named_so and not Path(where).is_dir()
 
 

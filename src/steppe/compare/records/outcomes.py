@@ -244,7 +244,7 @@ def _from_list(content: Any) -> PerturbedScores:
     if not isinstance(content, list) or len(content) != len(names):
         raise TypeError(f"must be a list of {len(names)} fields, got {str(content)[:80]}")
     numbers = [math.nan if value is None else value for value in content[:4]]
-    are_numbers = all(type(value) in (int, float) for value in numbers)
+    are_numbers = all(type(x) in (int, float) and not math.isinf(x) for x in numbers)
     if not are_numbers or not all(isinstance(value, str) for value in content[4:]):
         raise TypeError(f"must be four numbers and two strings, got {str(content)[:80]}")
     validation, test, validation_loss, test_loss = map(float, numbers)

@@ -164,8 +164,8 @@ def forgetting_at_common_loss(readings: Readings) -> list[CommonLossForgetting]:
         CommonLossForgetting(
             name,
             sum(
-                least_forgetting(outcome, common) is not None
-                for outcome in outcomes(study.trials_of(name, POOL))
+                outcome is not None and least_forgetting(outcome, common) is not None
+                for outcome in readings.outcomes(name)
             ),
             interval_of_best(losses[name], k),
             interval_of_best(lost[name], k),
@@ -224,9 +224,8 @@ def _pools(readings: Readings, measure: Callable[[Outcome], float]) -> dict[str,
     """
     study, found = readings.results, {}
     for contender in study.contenders:
-        trials = study.trials_of(contender.name, POOL)
-        values = [measure(o) if (o := trial.finite_outcome) else math.nan for trial in trials]
-        found[contender.name] = np.array(values)
+        ended = readings.outcomes(contender.name)
+        found[contender.name] = np.array([measure(o) if o else math.nan for o in ended])
     known = np.concatenate(list(found.values()))
     known = known[np.isfinite(known)]
     if not len(known):

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import IO, Any
@@ -264,8 +265,15 @@ class StudyResults:
 
     def trials_of(self, optimizer: str, phase: str) -> tuple[Trial, ...]:
         """Return a contender's trials in one phase, by number."""
-        found = (t for t in self.trials if (t.optimizer, t.phase) == (optimizer, phase))
-        return tuple(sorted(found, key=lambda trial: trial.number))
+        return self._trials_by_part.get((optimizer, phase), ())
+
+    @cached_property
+    def _trials_by_part(self) -> dict[tuple[str, str], tuple[Trial, ...]]:
+        """The trials of each contender and phase, by number: reports ask thousands of times."""
+        found: dict[tuple[str, str], list[Trial]] = {}
+        for trial in sorted(self.trials, key=lambda trial: trial.number):
+            found.setdefault((trial.optimizer, trial.phase), []).append(trial)
+        return {part: tuple(trials) for part, trials in found.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Give everything as plain values for JSON: null for what is not finite."""

@@ -46,6 +46,7 @@ class RobustReadings:
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
         self._pools: dict[tuple[str, str, bool], Pool] = {}
+        self._worst_values: dict[str, float] = {}
         self._differences: dict[tuple[str, str, str, bool], Difference] = {}
 
     @cached_property
@@ -91,13 +92,7 @@ class RobustReadings:
 
     def is_score(self, measure: str) -> bool:
         """Whether a measure is the task's metric after a perturbation."""
-        if measure == CORRUPTED:
-            return True
-        return any(
-            math.isfinite(found.test_loss)
-            for outcome in self._ended()
-            if (found := outcome.robustness.get(measure))
-        )
+        return measure == CORRUPTED or measure in self._with_loss
 
     def expected(self, name: str, measure: str, *, tuned: bool = False) -> Interval:
         """Return the expected value of the best of the declared budget's k, with its interval.
@@ -136,11 +131,22 @@ class RobustReadings:
     def _measured(self) -> list[str]:
         if not self._readings.results.complete:
             return []
-        named = [list(outcome.robustness) for outcome in self._ended()]
+        named = [list(outcome.robustness) for outcome in self._ended]
         return [name for name in (named[0] if named else []) if all(name in n for n in named)]
 
+    @cached_property
+    def _with_loss(self) -> set[str]:
+        """The measures that have a loss of some trial."""
+        return {
+            name
+            for outcome in self._ended
+            for name, found in outcome.robustness.items()
+            if math.isfinite(found.test_loss)
+        }
+
+    @cached_property
     def _ended(self) -> list[Outcome]:
-        """Return the outcomes of all trials that did not diverge."""
+        """The outcomes of all trials that did not diverge."""
         return [
             outcome
             for contender in self._readings.results.contenders
@@ -183,9 +189,12 @@ class RobustReadings:
 
     def _worst(self, measure: str) -> float:
         """Return the worst finite value of the study."""
-        values = [self._scores(outcome, measure).test_score for outcome in self._ended()]
-        finite = [value for value in values if math.isfinite(value)]
-        return (min if self.higher_is_better(measure) else max)(finite, default=math.nan)
+        if measure not in self._worst_values:
+            values = [self._scores(outcome, measure).test_score for outcome in self._ended]
+            finite = [value for value in values if math.isfinite(value)]
+            worst = min if self.higher_is_better(measure) else max
+            self._worst_values[measure] = worst(finite, default=math.nan)
+        return self._worst_values[measure]
 
     def _slopes(self, samples: Array) -> Array:
         """Return the derivative of each trial's score by the mean over its samples."""

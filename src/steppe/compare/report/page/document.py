@@ -82,7 +82,7 @@ def page(results: StudyResults, readings: Readings | None = None) -> str:
     robust = RobustReadings(readings)
     rows = summarise(results, readings)
     drawn = _charts(readings, robust, rows)
-    tables = all_tables(readings, rows)
+    tables = all_tables(readings, rows, robust)
     flatness = drawn["flatness"]
     return render(
         __package__,

@@ -9,7 +9,11 @@ from steppe.compare.records.verdicts import Readings
 from steppe.compare.report.tables import forgetting, measures, results, robustness, trials
 
 
-def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str, HtmlTable]:
+def all_tables(
+    readings: Readings,
+    rows: Sequence[OptimizerSummary],
+    robust: RobustReadings | None = None,
+) -> dict[str, HtmlTable]:
     """Return a study's tables by their names, those that have rows.
 
     Of an unfinished study only its progress and its trials, without any test result; of one whose
@@ -21,6 +25,8 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
         A study's, finished or not.
     rows : sequence of OptimizerSummary
         Its summary.
+    robust : RobustReadings, optional
+        Those of the same readings, if they are at hand: they keep what they have computed.
     """
     study = readings.results
     if not study.complete:
@@ -28,7 +34,7 @@ def all_tables(readings: Readings, rows: Sequence[OptimizerSummary]) -> dict[str
     elif not any(row.trials > row.diverged for row in rows):
         found = {"trials": trials.trials(study)}
     else:
-        robust = RobustReadings(readings)
+        robust = robust or RobustReadings(readings)
         found = {
             "leaderboard": results.leaderboard(readings, rows),
             "budgets": results.budgets(readings, rows, "score"),

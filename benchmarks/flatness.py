@@ -92,6 +92,11 @@ def readings_of(path: Path) -> RobustReadings | None:
     return RobustReadings(Readings(results)) if results.complete else None
 
 
+def studies_of(task: str) -> list[RobustReadings | None]:
+    """Return a task's studies, one for each seed; None stands for one that is not there."""
+    return [readings_of(file_of(task, seed)) for seed in SEEDS]
+
+
 def comparisons(
     readings: RobustReadings, family: Sequence[tuple[str, str]], *, tuned: bool = False
 ) -> list[Tested]:
@@ -135,8 +140,9 @@ def family_table(family: Sequence[tuple[str, str]], *, tuned: bool = False) -> s
     """Return the comparisons of all studies, a row for each contender, reading and task."""
     lines = [_head("contender", "reading", "task", *_columns(), "both seeds")]
     for task, title in TASKS.items():
-        studies = [readings_of(file_of(task, seed)) for seed in SEEDS]
-        tests = [comparisons(study, family, tuned=tuned) if study else [] for study in studies]
+        tests = [
+            comparisons(study, family, tuned=tuned) if study else [] for study in studies_of(task)
+        ]
         for place, (name, reading) in enumerate(family):
             own = [each[place] if each else None for each in tests]
             cells = [_cell(each) for each in own]
@@ -151,10 +157,10 @@ def interaction_table() -> str:
     lines = [_head("reading", "task", *_columns())]
     for reading in (NOISE, LEAST):
         for task, title in TASKS.items():
-            studies = [readings_of(file_of(task, seed)) for seed in SEEDS]
-            cells = [
-                _adds_up(interaction(each, reading)) if each else "not run" for each in studies
-            ]
+            cells = (
+                _adds_up(interaction(study, reading)) if study else "not run"
+                for study in studies_of(task)
+            )
             lines.append(_row(reading, title, *cells))
     return "\n".join(lines)
 
@@ -164,7 +170,7 @@ def cost_table() -> str:
     lines = [_head("contender", "task", *_columns())]
     for name in COSTS:
         for task, title in TASKS.items():
-            studies = [readings_of(file_of(task, seed)) for seed in SEEDS]
+            studies = studies_of(task)
             cells = (_clean_cost(study, name) if study else "not run" for study in studies)
             lines.append(_row(name, title, *cells))
     return "\n".join(lines)
@@ -175,8 +181,7 @@ def value_table() -> str:
     measures = (CLEAN, NOISE, ABSMAX, LEAST, COMPENSATED, KURTOSIS)
     lines = [_head("task, seed", "contender", *measures)]
     for task, title in TASKS.items():
-        for seed in SEEDS:
-            study = readings_of(file_of(task, seed))
+        for seed, study in zip(SEEDS, studies_of(task), strict=True):
             for name in ("adamw", *COSTS) if study else ():
                 values = [study.expected(name, each).mean for each in measures] if study else []
                 lines.append(_row(f"{title}, {seed}", name, *(f"{x:.2f}" for x in values)))
@@ -210,9 +215,9 @@ def main() -> None:
 
 def _complete() -> Iterator[tuple[str, RobustReadings]]:
     for task, title in TASKS.items():
-        for seed in SEEDS:
-            if (found := readings_of(file_of(task, seed))) is not None:
-                yield f"{title}, seed {seed}", found
+        for seed, study in zip(SEEDS, studies_of(task), strict=True):
+            if study is not None:
+                yield f"{title}, seed {seed}", study
 
 
 def _columns() -> Iterable[str]:
@@ -232,9 +237,7 @@ def _clean_cost(study: RobustReadings, name: str) -> str:
     return _written(Interval(found.estimate, found.low, found.high))
 
 
-def _adds_up(found: Interval | None) -> str:
-    if found is None:
-        return "not run"
+def _adds_up(found: Interval) -> str:
     within = found.low > -_ADDS_UP and found.high < _ADDS_UP
     return f"{_written(found)}{', adds up' if within else ''}"
 

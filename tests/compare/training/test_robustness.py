@@ -3,7 +3,6 @@
 import copy
 import math
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from helpers.changed_models import changed_copy
 from steppe.compare.data.datasets import Stream, TensorSamples
 from steppe.compare.metrics.robustness import RobustnessSettings
 from steppe.compare.metrics.scores import Metric
@@ -75,15 +75,6 @@ def measured(task: Task, model: nn.Module | None = None, batch_size: int = 8) ->
         batch_size=batch_size,
     )  # fmt: skip
     return robustness_of(model, task.load(), torch.device("cpu"), evaluated)
-
-
-def changed_copy(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    copied = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for param in copied.parameters():
-            if param.ndim >= 2:
-                param.copy_(change(param))
-    return copied
 
 
 def check(found: PerturbedScores, models: list[nn.Module], inputs: list[Tensor]) -> None:

@@ -1,6 +1,5 @@
 """What a model keeps of its score, against plain loops over a changed copy of it."""
 
-import copy
 import io
 import math
 import subprocess
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers import torchvision_shim  # noqa: F401  before torchmetrics
+from helpers.changed_models import changed_copy
 from steppe.landscape import (
     Corruption,
     Robustness,
@@ -69,16 +69,6 @@ def convolutions() -> nn.Sequential:
 
 def cut(pair: tuple[Tensor, Tensor], *sizes: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(*(each.split(list(sizes)) for each in pair), strict=True))
-
-
-def changed_copy(model: nn.Module, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    """Change all weights of two or more dimensions of a copy."""
-    copied = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        for param in copied.parameters():
-            if param.ndim >= 2:
-                param.copy_(change(param))
-    return copied
 
 
 def rounded(bits: int, kind: Any) -> Callable[[Tensor], Tensor]:

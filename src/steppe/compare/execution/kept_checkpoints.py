@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -140,17 +141,14 @@ class _Measuring:
         model = self._accelerator.prepare(model)
         inner = self._accelerator.unwrap_model(model)
 
-        def evaluated(dataset: Any, **how: Any) -> Any:
-            return evaluate(
-                inner,
-                task,
-                dataset,
-                self._accelerator,
-                batch_size=self._setup.batch_size,
-                sample_length=self._setup.length or 1,
-                **how,
-            )
-
+        evaluated = partial(
+            evaluate,
+            inner,
+            task,
+            accelerator=self._accelerator,
+            batch_size=self._setup.batch_size,
+            sample_length=self._setup.length or 1,
+        )
         assert trial.outcome is not None
         loss, expected = evaluated(data.validation).loss, trial.outcome.final.validation_loss
         if not math.isclose(loss, expected, rel_tol=_SAME_LOSS, abs_tol=1e-6):

@@ -26,7 +26,7 @@ from steppe.compare.tasks.trace import TaskError
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-Change = Callable[[int, Any], Any]
+Change = Callable[[Any], Any]
 
 _BATCH_SIZE = 500
 # Numbers in the inputs of a batch that is larger than in training: 500 images of MNIST have fewer.
@@ -154,7 +154,7 @@ def evaluate(
     by_sample : bool, default False
         Whether each sample's results are returned too.
     change : callable, optional
-        ``change(position, batch)`` returns what the model sees in the place of a batch.
+        ``change(batch)`` returns what the model sees in the place of a batch.
     """
     if task.step is None or task.weight is not None:
         batch_size = evaluated_at_once(parts_of(dataset)[0], batch_size, sample_length)
@@ -196,10 +196,10 @@ def _evaluate_part(
     losses = _Losses(task, accelerator, by_sample=by_sample)
     batches = batches_for(model, share, batch_size, workers=workers, collate=task.collate_evaluated)
     with carried_state(model) as advance:
-        for position, (part,) in enumerate(batches):
+        for (part,) in batches:
             batch, size = send_to_device(part.batch, accelerator.device), part.size
             if change is not None:
-                batch = change(position, batch)
+                batch = change(batch)
             mean, outputs, targets = outputs_without_graph(task, model, batch)
             losses.add(mean, outputs, targets, size)
             for result in results.values():

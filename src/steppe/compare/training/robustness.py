@@ -88,7 +88,7 @@ def robustness_of(
         for batch in fitted_on:
             outputs_without_graph(task, model, batch)
 
-    def evaluated(perturbation: Perturbation | None, draw: int = 0) -> _Evaluations:
+    def evaluated(perturbation: Perturbation | None, draw: int = 0) -> _Both:
         def part(name: str, dataset: Dataset[Any]) -> Evaluation:
             change = None
             if isinstance(perturbation, Corruption):
@@ -96,7 +96,7 @@ def robustness_of(
                 change = _corrupting(perturbation, reference, generator)
             return evaluate(dataset, by_sample=True, change=change)
 
-        return _Evaluations(*(part(*each) for each in chosen._asdict().items()))
+        return _Both(*(part(*each) for each in chosen._asdict().items()))
 
     model.eval()
     metric = next(iter(task.metrics.values()), None)
@@ -125,15 +125,10 @@ class _Both(NamedTuple):
     test: Any
 
 
-class _Evaluations(NamedTuple):
-    validation: Evaluation
-    test: Evaluation
-
-
 def _corrupting(corruption: Corruption, reference: Reference, generator: Generator) -> Change:
     """Return what changes the inputs of one batch after the other."""
 
-    def change(position: int, batch: Any) -> Any:
+    def change(batch: Any) -> Any:
         inputs = corruption.corrupted(_inputs_of(batch), reference, generator)
         return type(batch)((inputs, batch[1])) if is_pair(batch) else inputs
 
@@ -161,7 +156,7 @@ def _batches(
     return [send_to_device(part.batch, device) for part in found]
 
 
-def _scores(metric: Metric | None, draws: Sequence[_Evaluations]) -> PerturbedScores:
+def _scores(metric: Metric | None, draws: Sequence[_Both]) -> PerturbedScores:
     """Return the means over draws."""
     validation, test = ([getattr(each, part) for each in draws] for part in _Both._fields)
     return PerturbedScores(

@@ -30,6 +30,7 @@ from steppe.landscape.perturbations.inputs import is_tokens as is_tokens
 from steppe.landscape.perturbations.inputs import reference_of as reference_of
 from steppe.landscape.perturbations.own_measure import OwnMeasure as OwnMeasure
 from steppe.landscape.perturbations.own_measure import check_measures as check_measures
+from steppe.landscape.perturbations.own_measure import check_names_differ as check_names_differ
 from steppe.landscape.perturbations.own_measure import take_measure as take_measure
 from steppe.landscape.perturbations.perturbation import Corruption, Rounding, WeightNoise
 from steppe.landscape.perturbations.perturbation import Perturbation as Perturbation

@@ -24,6 +24,7 @@ from steppe.landscape.operators.hessian import Product, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import preconditioned
 from steppe.landscape.result import Result
+from steppe.landscape.row_table import row_table, row_text
 from steppe.landscape.spectra.density import Density, density
 from steppe.landscape.spectra.eigenvalues import Eigenvalues, Which, top_eigenvalues
 from steppe.landscape.spectra.trace import Trace, trace
@@ -119,16 +120,7 @@ class CurvatureReport(Result):
         ImportError
             Rich is not installed.
         """
-        from rich import box
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        table.add_column("", overflow="fold")
-        table.add_column("value", justify="right", no_wrap=True)
-        table.add_column("", overflow="fold")
-        for row in self.rows():
-            table.add_row(*row)
-        return table
+        return row_table(self.rows(), title)
 
     def _repr_html_(self) -> str:
         """Return the table and the figure for notebooks."""
@@ -138,10 +130,7 @@ class CurvatureReport(Result):
 
     def __str__(self) -> str:
         """Return the report as lines of plain text."""
-        rows = self.rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows)
-        return "\n".join(lines)
+        return row_text(self.rows())
 
     def figure(self) -> "Figure":
         """Draw eigenvalues, spectral density, the loss along two lines, and the table.

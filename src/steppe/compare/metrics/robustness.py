@@ -12,6 +12,7 @@ from steppe.landscape import (
     OwnMeasure,
     Perturbation,
     check_measures,
+    check_names_differ,
     checked_perturbations,
     usual_perturbations,
 )
@@ -54,10 +55,7 @@ class RobustnessSettings:
         checked_seed(self.seed)
         object.__setattr__(self, "perturbations", checked_perturbations(self.perturbations))
         check_measures(self.measures)
-        names = [*OF_SCORES, *NOT_SCORES, *self._perturbation_names(), *self.measures]
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(f"two measures are called {twice!r}: each needs a name of its own")
+        check_names_differ([*OF_SCORES, *NOT_SCORES, *self._perturbation_names(), *self.measures])
 
     def _perturbation_names(self) -> Iterator[str]:
         if self.perturbations is not None:

@@ -1,6 +1,6 @@
 """A user's own measure of a trained model, which finds the model in ``eval()`` mode."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,19 @@ def check_measures(measures: Any) -> None:
     for name, measure in measures.items():
         if not isinstance(name, str) or not name.strip() or not callable(measure):
             raise TypeError(f"measures has {name!r}: {measure!r}, expected a name and a function")
+
+
+def check_names_differ(names: Sequence[str]) -> None:
+    """Refuse two measures of one name.
+
+    Raises
+    ------
+    ValueError
+        With the name.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two measures are called {twice!r}: each needs a name of its own")
 
 
 def take_measure(name: str, measure: OwnMeasure, model: nn.Module, data: Any) -> float:

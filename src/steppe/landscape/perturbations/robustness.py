@@ -21,7 +21,12 @@ from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.perturbations.confidence import Confidence, calibration_error
 from steppe.landscape.perturbations.inputs import Reference
-from steppe.landscape.perturbations.own_measure import OwnMeasure, check_measures, take_measure
+from steppe.landscape.perturbations.own_measure import (
+    OwnMeasure,
+    check_measures,
+    check_names_differ,
+    take_measure,
+)
 from steppe.landscape.perturbations.perturbation import (
     Corruption,
     Perturbation,
@@ -272,10 +277,7 @@ def _checked(
     if chosen is None:
         first = inputs_of(passes.first)
         chosen = usual_perturbations(model, first, run=lambda: passes.run(1))
-    names = [CLEAN, *(each.name for each in chosen), *measures]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"two measures are called {twice!r}: each needs a name of its own")
+    check_names_differ([CLEAN, *(each.name for each in chosen), *measures])
     return chosen
 
 

@@ -9,6 +9,7 @@ from steppe._shared.notebook_tables import html_table
 from steppe.landscape._drawing import BLUE, axes_for
 from steppe.landscape.perturbations.scored_passes import PERPLEXITY
 from steppe.landscape.result import Result
+from steppe.landscape.row_table import row_table, row_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,18 +125,7 @@ class Robustness(Result):
         ImportError
             Rich is not installed.
         """
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-        table.add_column("", overflow="fold")
-        table.add_column(self.metric or "loss", justify="right", no_wrap=True)
-        table.add_column("change", justify="right", overflow="fold")
-        for row in self.rows():
-            # As text: names of your own may hold what rich reads as markup.
-            table.add_row(*map(Text, row))
-        return table
+        return row_table(self.rows(), title, (self.metric or "loss", "change"), "right")
 
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
@@ -144,10 +134,7 @@ class Robustness(Result):
 
     def __str__(self) -> str:
         """Return the table as lines of plain text."""
-        rows = self.rows()
-        widths = [max(len(row[i]) for row in rows) for i in range(2)]
-        lines = (f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows)
-        return "\n".join(lines)
+        return row_text(self.rows())
 
     def plot(self, axes: "Axes | None" = None) -> "Axes":
         """Draw the score, or the loss, after each perturbation, with its error."""

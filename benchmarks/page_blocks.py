@@ -1,6 +1,8 @@
-"""Blocks of pages in docs/ that a script of this folder writes: between its name and an end."""
+"""Blocks of pages in docs/ that a script of this folder writes, and the tables in them."""
 
 import re
+
+from steppe._shared.statistics import Interval
 
 
 def with_block(page: str, script: str, text: str, part: str = "") -> str:
@@ -20,3 +22,19 @@ def with_block(page: str, script: str, text: str, part: str = "") -> str:
     name = re.escape(f"benchmarks/{script}.py {part}".strip())
     block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->\n)", re.DOTALL)
     return block.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", page)
+
+
+def head(*columns: str) -> str:
+    """Return the first two lines of a table."""
+    return f"{row(*columns)}\n{row(*['---'] * len(columns))}"
+
+
+def row(*cells: str) -> str:
+    """Return a line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def signed(value: Interval, digits: int = 2) -> str:
+    """Return a difference with its interval."""
+    text = f"{value.mean:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    return text.replace("-", "−")

@@ -3,26 +3,38 @@
 from pathlib import Path
 
 import flatness
+import flatness_training_tables as training_tables
+import flatness_verdicts as verdicts
 import numpy as np
 import pytest
 from flatness_pictures import draw_differences, draw_fronts
+from flatness_tables import family_table, interaction_table
 
-from helpers.synthetic_studies import outcome, study
+from helpers.synthetic_studies import SETUP, outcome, study
+from steppe._shared.statistics import Interval
 from steppe.compare import Readings, RobustReadings
-from steppe.compare.records.results import PerturbedScores, StudyPlan, StudyResults
+from steppe.compare.records.json_format import to_json
+from steppe.compare.records.results import (
+    FineTuningCurve,
+    Outcome,
+    PerturbedScores,
+    StudyPlan,
+    StudyResults,
+)
+from steppe.compare.records.second_task import SecondTask
 
-NAMES = ("adamw", *dict.fromkeys(name for name, _ in flatness.FAMILY), "adamw+ema", "adamw+2epochs")
+NAMES = ("adamw", *dict.fromkeys(name for name, _ in verdicts.FAMILY), "adamw+ema", "adamw+2epochs")
 TRIALS = 24
 # Of the two studies' effects on accuracy; all else differs by noise alone.
-EFFECTS = {("adamcm", flatness.ABSMAX): 0.1, ("adamw+sam", flatness.NOISE): -0.05}
+EFFECTS = {("adamcm", verdicts.ABSMAX): 0.1, ("adamw+sam", verdicts.NOISE): -0.05}
 
 
 def made(seed: int) -> StudyResults:
     """Make a study with the declared readings and effects, and interactions of none."""
     random = np.random.default_rng(seed)
     base = random.normal(0.0, 0.01, (TRIALS, 8))
-    readings = (flatness.CLEAN, flatness.NOISE, flatness.LEAST, flatness.ABSMAX)
-    readings += (flatness.COMPENSATED, "blur 1", "blur 3")
+    readings = (verdicts.CLEAN, verdicts.NOISE, verdicts.LEAST, verdicts.ABSMAX)
+    readings += (verdicts.COMPENSATED, "blur 1", "blur 3")
     pools = {}
     for name in NAMES:
         own = random.normal(0.0, 0.004, (TRIALS, 8))
@@ -47,23 +59,26 @@ def made(seed: int) -> StudyResults:
     return study(pools, plan=StudyPlan(4, TRIALS, family=NAMES[1:]))
 
 
+def forget_files() -> None:
+    verdicts.readings_of.cache_clear()
+    verdicts.robust_readings_of.cache_clear()
+
+
 @pytest.fixture
 def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(flatness, "RESULTS", tmp_path)
-    flatness.readings_of.cache_clear()
-    for seed in flatness.SEEDS:
-        made(seed).save(flatness.file_of("digits", seed))
+    monkeypatch.setattr(verdicts, "RESULTS", tmp_path)
+    forget_files()
+    for seed in verdicts.SEEDS:
+        made(seed).save(tmp_path / f"flatness-digits-{seed}.json.gz")
     yield tmp_path
-    flatness.readings_of.cache_clear()
+    forget_files()
 
 
 def test_effects_are_found_and_nothing_else(studies: Path) -> None:
-    found = flatness.comparisons(
-        flatness.readings_of(flatness.file_of("digits", 0)), flatness.FAMILY
-    )
+    found = verdicts.comparisons(verdicts.studies_of("digits")[0], verdicts.FAMILY)
     for each in found:
         effect = EFFECTS.get((each.contender, each.reading), 0.0)
-        if each.reading == flatness.KURTOSIS:
+        if each.reading == verdicts.KURTOSIS:
             assert each.difference.mean == pytest.approx(-0.5, abs=0.1)
             continue
         assert each.difference.low < 100 * effect < each.difference.high
@@ -73,7 +88,7 @@ def test_effects_are_found_and_nothing_else(studies: Path) -> None:
 
 
 def test_the_tables_say_what_both_seeds_say(studies: Path) -> None:
-    lines = flatness.family_table(flatness.FAMILY).splitlines()
+    lines = family_table(verdicts.FAMILY).splitlines()
     said = {tuple(line.split(" | ")[:3]): line.split(" | ")[-1].strip(" |") for line in lines}
     assert said["| adamcm", "2 bits absmax", "digits"] == "more"
     assert said["| adamw+sam", "weight noise 0.5", "digits"] == "less"
@@ -94,32 +109,119 @@ def test_the_tables_say_what_both_seeds_say(studies: Path) -> None:
     ],
 )
 def test_a_claim_needs_both_seeds(signs: tuple[int | None, ...], said: str) -> None:
-    assert flatness.verdict(signs) == said
+    assert verdicts.verdict(signs) == said
 
 
 def test_effects_that_add_up_are_said_to(studies: Path) -> None:
-    lines = flatness.interaction_table().splitlines()
+    lines = interaction_table().splitlines()
     # SAM's harm under noise is AdamW's alone here: an interaction of 5 points.
     assert [line.count("adds up") for line in lines if "digits" in line] == [0, 2]
-    found = flatness.interaction(RobustReadings(Readings(made(0))), flatness.NOISE)
+    found = verdicts.interaction(RobustReadings(Readings(made(0))), verdicts.NOISE)
     assert found.low < 5 < found.high
     assert all("not run" in line for line in lines if "FashionMNIST" in line)
 
 
 def test_what_tuning_can_reach_is_drawn(studies: Path) -> None:
     readings = RobustReadings(Readings(made(0)))
-    figure = draw_fronts({"digits": readings}, (flatness.NOISE, flatness.ABSMAX))
+    figure = draw_fronts({"digits": readings}, (verdicts.NOISE, verdicts.ABSMAX))
     noise, rounded = figure.axes
     line = next(each for each in rounded.get_lines() if each.get_label() == "adamcm")
-    clean = readings.expected("adamcm", flatness.CLEAN, tuned=True).mean
-    robust = readings.expected("adamcm", flatness.ABSMAX, tuned=True).mean
+    clean = readings.expected("adamcm", verdicts.CLEAN, tuned=True).mean
+    robust = readings.expected("adamcm", verdicts.ABSMAX, tuned=True).mean
     assert line.get_xdata()[0] == pytest.approx(clean)
     assert line.get_ydata()[-1] == pytest.approx(robust)
     assert noise.get_xlabel() == "clean test accuracy, %"
-    tests = {"digits": flatness.comparisons(readings, flatness.FAMILY)}
+    tests = {"digits": verdicts.comparisons(readings, verdicts.FAMILY)}
     labels = [each.get_text() for each in draw_differences(tests).axes[0].get_yticklabels()]
     assert labels[0] == "adamcm: 2 bits absmax"
-    assert len(labels) == len(flatness.FAMILY) - 1
+    assert len(labels) == len(verdicts.FAMILY) - 1
+
+
+def scored(gains: dict[str, float], seed: int = 0) -> StudyResults:
+    """Make a study of contenders whose test accuracies differ by a gain, up to noise."""
+    random = np.random.default_rng(seed)
+    base = random.normal(0.8, 0.01, TRIALS)
+    pools = {
+        name: [outcome(float(x)) for x in base + random.normal(gains.get(name, 0.0), 0.002, TRIALS)]
+        for name in ("adamw", *training_tables.NOISY)
+    }
+    return study(pools, plan=StudyPlan(4, TRIALS, family=training_tables.NOISY))
+
+
+def cells(table: str, name: str) -> list[str]:
+    line = next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
+    return [each.strip() for each in line.strip("| ").split("|")[1:]]
+
+
+def mean_of(cell: str) -> float:
+    return float(cell.split()[0].replace("−", "-"))
+
+
+def test_sams_gain_grows_with_noise_where_it_does(studies: Path) -> None:
+    scored({}).save(studies / "label-noise-digits.json.gz")
+    scored({"adamw+sam": 0.05}, seed=1).save(studies / "label-noise-digits+noise60.json.gz")
+    none, twenty, forty, sixty = cells(training_tables.label_noise_table("digits"), "adamw+sam")
+    assert twenty == forty == "not run"
+    assert "would find" in none
+    assert mean_of(sixty) == pytest.approx(5, abs=0.3)
+    assert "would find" not in sixty
+    assert mean_of(training_tables.label_noise_growth()) == pytest.approx(5, abs=0.3)
+    assert cells(training_tables.label_noise_table("FashionMNIST"), "adamcm") == ["not run"] * 2
+
+
+def test_batches_are_compared_by_each_studys_difference(studies: Path) -> None:
+    large = {"adamcm": -0.02}
+    scored(large).save(studies / "batch-size-fashion-mnist+batch1024.json.gz")
+    assert cells(training_tables.batch_table(), "adamcm")[1:] == ["not run"] * 2
+    scored({"adamcm": 0.01}, seed=1).save(studies / "flatness-fashion-mnist-0.json.gz")
+    forget_files()
+    table = training_tables.batch_table()
+    found = [mean_of(cell) for cell in cells(table, "adamcm")]
+    assert found == pytest.approx([-2, 1, -3], abs=0.2)
+    assert [mean_of(cell) for cell in cells(table, "adamw+sam")] == pytest.approx([0] * 3, abs=0.2)
+
+
+def test_changes_between_studies_have_both_errors() -> None:
+    found = verdicts.change_between(Interval(2.0, -1.0, 5.0), Interval(0.5, -3.5, 4.5))
+    assert (found.mean, found.low, found.high) == pytest.approx((1.5, -3.5, 6.5))
+
+
+def forgetful(seed: int) -> StudyResults:
+    """Make a study in which SAM forgets less by a loss of 0.5."""
+    random = np.random.default_rng(seed)
+    base = random.normal(0.0, 0.1, TRIALS)
+    task = SecondTask("other", "other", batch_size=4, steps=1, lrs=(0.01,), loss=2.0)
+    assert task.measured_steps() == (0, 1)
+
+    def fine_tuned(name: str, trial: int) -> Outcome:
+        lost = 1.0 + base[trial] + random.normal(0.0, 0.02) - 0.5 * (name == "adamw+sam")
+        first = (0.3, 0.3 + 2 * lost)
+        flat = (0.5, 0.5)
+        # The second task's loss comes down to its common one half-way, in its logarithm.
+        second = (4.0, 1.0)
+        curve = FineTuningCurve(0.01, (0, 1), *(first, flat) * 2, *(second, flat) * 2)
+        return outcome(0.9 + base[trial] / 10, fine_tuning=(curve,))
+
+    names = ("adamw", *verdicts.FORGETS, "adamw+2epochs")
+    pools = {name: [fine_tuned(name, trial) for trial in range(TRIALS)] for name in names}
+    return study(
+        pools,
+        plan=StudyPlan(4, TRIALS, family=verdicts.FORGETS),
+        setup={**SETUP, "then": to_json(task)},
+    )
+
+
+def test_who_forgets_less_is_found(studies: Path) -> None:
+    for seed in verdicts.SEEDS:
+        forgetful(seed).save(studies / f"forgetting-mnist-5k-{seed}.json.gz")
+    table = training_tables.forgetting_table()
+    *seeds, said = cells(table, "adamw+sam")
+    assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
+    assert said == "less"
+    assert cells(table, "adamcm")[-1] == "no difference seen"
+    seeds = cells(table, "adamw+sam minus adamw+2epochs")
+    assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
+    assert "p" not in "".join(seeds)
 
 
 @pytest.mark.thorough

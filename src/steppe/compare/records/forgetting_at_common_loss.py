@@ -150,7 +150,7 @@ def forgetting_at_common_loss(readings: Readings) -> list[CommonLossForgetting]:
     study = readings.results
     common, k = common_loss(study), study.plan.budget
     names = [each.name for each in study.contenders]
-    losses = _pools(readings, lambda outcome: _loss_at(outcome, common))
+    losses = forgetting_pools(readings)
     lost = _pools(readings, lambda outcome: _score_lost_at(study, outcome, common))
     if not losses or not lost:
         return []
@@ -174,6 +174,15 @@ def forgetting_at_common_loss(readings: Readings) -> list[CommonLossForgetting]:
         )
         for name in names
     ]
+
+
+def forgetting_pools(readings: Readings) -> dict[str, Pool]:
+    """Return every contender's trials with the first task's test loss at the common loss.
+
+    They are those of :func:`forgetting_at_common_loss`.
+    """
+    common = common_loss(readings.results)
+    return _pools(readings, lambda outcome: _loss_at(outcome, common))
 
 
 def fronts(results: StudyResults) -> dict[str, list[FrontPoint]]:

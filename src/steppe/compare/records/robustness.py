@@ -44,7 +44,7 @@ class RobustReadings:
     """
 
     def __init__(self, readings: Readings) -> None:
-        self._readings = readings
+        self.readings = readings
         self._pools: dict[tuple[str, str, bool], Pool] = {}
         self._worst_values: dict[str, float] = {}
         self._differences: dict[tuple[str, str, str, bool], Difference] = {}
@@ -82,13 +82,13 @@ class RobustReadings:
     @property
     def budget(self) -> int:
         """The declared budget k."""
-        return self._readings.results.plan.budget
+        return self.readings.results.plan.budget
 
     def higher_is_better(self, measure: str) -> bool:
         """Whether more of a measure is better; of one of the user's own it is."""
         if measure in NOT_SCORES:
             return False
-        return not self.is_score(measure) or self._readings.results.metric.higher_is_better
+        return not self.is_score(measure) or self.readings.results.metric.higher_is_better
 
     def is_score(self, measure: str) -> bool:
         """Whether a measure is the task's metric after a perturbation."""
@@ -129,7 +129,7 @@ class RobustReadings:
 
     @cached_property
     def _measured(self) -> list[str]:
-        if not self._readings.results.complete:
+        if not self.readings.results.complete:
             return []
         named = [list(outcome.robustness) for outcome in self._ended]
         return [name for name in (named[0] if named else []) if all(name in n for n in named)]
@@ -149,14 +149,14 @@ class RobustReadings:
         """The outcomes of all trials that did not diverge."""
         return [
             outcome
-            for contender in self._readings.results.contenders
-            for outcome in self._readings.outcomes(contender.name)
+            for contender in self.readings.results.contenders
+            for outcome in self.readings.outcomes(contender.name)
             if outcome is not None
         ]
 
     def _make_pool(self, name: str, measure: str, tuned: bool) -> Pool:
         found = self._found(name, measure)
-        factor = self._readings.results.metric.factor if self.is_score(measure) else 1.0
+        factor = self.readings.results.metric.factor if self.is_score(measure) else 1.0
         worst = self._worst(measure)
 
         def of_each(field: str, otherwise: float) -> Array:
@@ -168,7 +168,7 @@ class RobustReadings:
         if parts := self._stretches(name, measure, "test"):
             # To first order: times the derivative of each score by the mean over its samples.
             samples = factor * np.mean([self._slopes(each) * each for each in parts], axis=0)
-        clean = self._readings.pool(name, "score")
+        clean = self.readings.pool(name, "score")
         if not tuned:
             return Pool(clean.score, clean.loss, test, samples, clean.validation)
         sign = 1.0 if self.higher_is_better(measure) else -1.0
@@ -181,7 +181,7 @@ class RobustReadings:
         parts = self._stretches(name, measure, "validation")
         if not parts:
             return None
-        of_mean = np.vectorize(OF_MEAN[self._readings.results.metric.of_mean], otypes=[float])
+        of_mean = np.vectorize(OF_MEAN[self.readings.results.metric.of_mean], otypes=[float])
         sign = 1.0 if self.higher_is_better(measure) else -1.0
         without = sign * np.mean([of_mean(leave_groups_out(each)) for each in parts], axis=0)
         scores = np.where(np.isfinite(score), without, -np.inf)
@@ -198,12 +198,12 @@ class RobustReadings:
 
     def _slopes(self, samples: Array) -> Array:
         """Return the derivative of each trial's score by the mean over its samples."""
-        slope = SLOPE[self._readings.results.metric.of_mean]
+        slope = SLOPE[self.readings.results.metric.of_mean]
         return np.array([[slope(float(row.mean()))] for row in samples])
 
     def _found(self, name: str, measure: str) -> list[PerturbedScores | None]:
         """Return the scores of a contender's trials; None of one that diverged."""
-        outcomes = self._readings.outcomes(name)
+        outcomes = self.readings.outcomes(name)
         return [None if each is None else self._scores(each, measure) for each in outcomes]
 
     def _scores(self, outcome: Outcome, measure: str) -> PerturbedScores:

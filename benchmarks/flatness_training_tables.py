@@ -1,0 +1,104 @@
+"""The tables of docs/flatness.md on what differs while networks train, or train on.
+
+Noisy labels, the size of a batch, and a second task that makes a network forget the first one:
+sections 3, 4 and 7 of docs/flatness-plan.md.
+"""
+
+from collections.abc import Sequence
+
+from flatness_tables import COLUMNS, NOT_RUN, judged
+from flatness_verdicts import (
+    FORGETS,
+    Tested,
+    batch_study,
+    change_between,
+    forgetting_comparisons,
+    forgetting_studies,
+    interval_of,
+    label_noise_study,
+    own_verdicts,
+    studies_of,
+    verdict,
+)
+from page_blocks import head, row, signed
+
+from steppe._shared.statistics import Interval
+from steppe.compare import Readings, compare_pools, forgetting_pools
+
+# Without noise, and with more and more of it.
+NOISY_TASKS = {
+    "digits": ("digits", "digits+noise20", "digits+noise40", "digits+noise60"),
+    "FashionMNIST": ("fashion-mnist", "fashion-mnist+noise40"),
+}
+NOISY = (
+    *("adamw+ema", "sgd-momentum", "dualadam", "adamcm"),
+    *("adamw+sam", "adamw+msam", "adamcm+msam"),
+)
+BATCH_READ = ("adamw+sam", "adamw+msam", "adamcm")
+# Losses differ in their third digit.
+_DIGITS = 3
+
+
+def label_noise_table(title: str) -> str:
+    """Return each contender's difference from AdamW by the share of labels that are noise."""
+    tasks = NOISY_TASKS[title]
+    lines = [head("contender", *(_share(task) for task in tasks))]
+    found = [_by_name(label_noise_study(task)) for task in tasks]
+    for name in NOISY:
+        lines.append(row(name, *(judged(each.get(name)) for each in found)))
+    return "\n".join(lines)
+
+
+def label_noise_growth() -> str:
+    """Return how much SAM's difference on digits grows from no noise to the most."""
+    first, *_, last = NOISY_TASKS["digits"]
+    found = [_by_name(label_noise_study(task)).get("adamw+sam") for task in (last, first)]
+    return _changed(found)
+
+
+def batch_table() -> str:
+    """Return differences from AdamW with batches of 1 024 and of 64, and how much they differ."""
+    lines = [head("contender", "batches of 1 024", "batches of 64", "change")]
+    large = _by_name(batch_study())
+    small = studies_of("fashion-mnist")[0]
+    small_readings = _by_name(small.readings if small else None)
+    for name in BATCH_READ:
+        both = [found.get(name) for found in (large, small_readings)]
+        cells = (signed(each.difference) if each else NOT_RUN for each in both)
+        lines.append(row(name, *cells, _changed(both)))
+    return "\n".join(lines)
+
+
+def forgetting_table() -> str:
+    """Return the test loss on the first task where the second one is learnt, minus AdamW's."""
+    lines = [head("contender", *COLUMNS, "both seeds")]
+    studies = forgetting_studies()
+    tests = [forgetting_comparisons(study) if study else [] for study in studies]
+    for place, name in enumerate(FORGETS):
+        own = [each[place] if each else None for each in tests]
+        cells = [judged(each, _DIGITS) for each in own]
+        lines.append(row(name, *cells, verdict([each.sign if each else None for each in own])))
+    # What SAM gains beyond twice the training, without a test.
+    cells = [signed(_beyond_epochs(study), _DIGITS) if study else NOT_RUN for study in studies]
+    lines.append(row("adamw+sam minus adamw+2epochs", *cells, ""))
+    return "\n".join(lines)
+
+
+def _share(task: str) -> str:
+    noise = task.partition("+noise")[2]
+    return f"{noise} % noise" if noise else "no noise"
+
+
+def _by_name(study: Readings | None) -> dict[str, Tested]:
+    return {each.contender: each for each in own_verdicts(study)} if study else {}
+
+
+def _changed(found: Sequence[Tested | None]) -> str:
+    known = [each.difference for each in found if each is not None]
+    return signed(change_between(*known)) if len(known) == len(found) else NOT_RUN
+
+
+def _beyond_epochs(study: Readings) -> Interval:
+    pools = forgetting_pools(study)
+    k = study.results.plan.budget
+    return interval_of(compare_pools(pools["adamw+sam"], pools["adamw+2epochs"], k, swaps=0))

@@ -1,6 +1,8 @@
 """The names of a task's modifiers: one spelling for one task, and refusals that list what is."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steppe.compare.records.choices import check_task, directory_of
 from steppe.compare.records.task_modifiers import (
@@ -9,6 +11,7 @@ from steppe.compare.records.task_modifiers import (
     base_of,
     parse_task,
     spelled,
+    with_modifiers,
 )
 
 
@@ -40,6 +43,12 @@ def test_a_name_is_split_after_the_path() -> None:
 def test_a_percentage_is_the_same_number_however_it_was_computed() -> None:
     assert 100 * 0.07 != 7
     assert Modifier("noise", 100 * 0.07) == Modifier("noise", 7)
+
+
+@given(st.floats(1e-9, 99.9), st.integers(0, 10**9 - 1))
+def test_a_name_is_read_as_the_modifier_that_it_was_made_of(amount: float, seed: int) -> None:
+    modifier = Modifier("noise", amount, seed)
+    assert parse_task(with_modifiers("digits", [modifier])) == ("digits", (modifier,))
 
 
 def test_the_examples_are_modifiers() -> None:

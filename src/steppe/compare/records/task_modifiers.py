@@ -7,6 +7,7 @@ They are read without importing torch, as the other names are. What each does is
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 from steppe._shared.names import unknown_name_message
@@ -106,7 +107,8 @@ class Modifier:
 
     def __str__(self) -> str:
         seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.kind}{self.amount:.15g}{seed}"
+        # Without an exponent, which no name is read with.
+        return f"{self.kind}{Decimal(f'{self.amount:.15g}'):f}{seed}"
 
 
 def parse_task(name: str) -> tuple[str, tuple[Modifier, ...]]:

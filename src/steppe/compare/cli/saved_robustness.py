@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from steppe._shared.progress import progress
 from steppe._shared.statistics import standard_error
 from steppe.compare.data.datasets import size_of
 from steppe.compare.records.measure_names import CLEAN, NOT_SCORES
@@ -50,7 +51,8 @@ def saved_robustness(
         sample_length=sample_length,
         batch_size=task.batch_size,
     )
-    found = robustness_of(model, loaded, device, evaluated)
+    with progress("Robustness", None):
+        found = robustness_of(model, loaded, device, evaluated)
     own = {name: found[name].test_score for name in task.robustness.measures}
     kurtosis, outliers, error, brier = (
         found[name].test_score if name in found else math.nan for name in NOT_SCORES

@@ -5,7 +5,6 @@ and pictures. It computes nothing but what the plan says; a study that is not th
 Takes a minute or two.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from flatness_pictures import draw_differences, draw_fronts
@@ -62,18 +61,25 @@ def rewritten(page: str) -> str:
 def main() -> None:
     """Write the page's tables and its pictures."""
     write_text(PAGE, rewritten(PAGE.read_text()))
-    studies = dict(_complete())
-    if studies:
-        tests = {title: comparisons(each, FAMILY) for title, each in studies.items()}
+    complete = {task: found for task in TASKS if (found := _complete(task))}
+    tests = {
+        TASKS[task]: {seed: comparisons(study, FAMILY) for seed, study in studies.items()}
+        for task, studies in complete.items()
+    }
+    if tests:
         write_png(draw_differences(tests), IMAGES / "flatness-differences.png")
-        write_png(draw_fronts(studies, (NOISE, LEAST)), IMAGES / "flatness-fronts.png")
+    for task, studies in complete.items():
+        titled = {f"{TASKS[task]}, {seed}": study for seed, study in studies.items()}
+        write_png(draw_fronts(titled, (NOISE, LEAST)), IMAGES / f"flatness-fronts-{task}.png")
 
 
-def _complete() -> Iterator[tuple[str, RobustReadings]]:
-    for task, title in TASKS.items():
-        for seed, study in zip(SEEDS, studies_of(task), strict=True):
-            if study is not None:
-                yield f"{title}, seed {seed}", study
+def _complete(task: str) -> dict[str, RobustReadings]:
+    """Return the finished studies of a task."""
+    return {
+        f"seed {seed}": study
+        for seed, study in zip(SEEDS, studies_of(task), strict=True)
+        if study is not None
+    }
 
 
 if __name__ == "__main__":

@@ -18,40 +18,53 @@ SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam")
 _SHARES = np.linspace(0, 1, 11)
 
 
-def draw_differences(tests: Mapping[str, Sequence[Any]]) -> "Figure":
-    """Draw each comparison of the plan, a colour for each study.
+def draw_differences(tests: Mapping[str, Mapping[str, Sequence[Any]]]) -> "Figure":
+    """Draw each comparison of the plan, a panel for each task and a colour for each study.
 
     Parameters
     ----------
     tests
-        From a study's title to its comparisons.
+        From a task's title and a study's to its comparisons.
     """
-    first = next(iter(tests.values()))
+    first = next(iter(next(iter(tests.values())).values()))
     # Kurtosis has another unit.
     kept = [place for place, each in enumerate(first) if each.reading != "kurtosis"]
-    figure = new_figure(None, (8.2, 0.42 * len(kept) + 1.6))
-    axes = figure.add_subplot()
-    style_axes(axes, "Minus AdamW, points of test accuracy, best of 4 by clean validation")
-    for number, (title, comparisons) in enumerate(tests.items()):
-        height = 0.36 * (number - (len(tests) - 1) / 2) / max(1, len(tests) - 1)
-        for row, place in enumerate(kept):
-            value = comparisons[place].difference
-            axes.plot([value.low, value.high], [row + height] * 2, color=COLOURS[number], lw=1.4)
-            axes.plot(
-                value.mean,
-                row + height,
-                "o" if comparisons[place].sign else "D",
-                color=COLOURS[number],
-                mfc=COLOURS[number] if comparisons[place].sign else "white",
-                ms=5,
-                label=title if row == 0 else None,
-            )
-    axes.axvline(0, color="0.5", lw=0.8)
-    axes.set_yticks(range(len(kept)), [f"{first[i].contender}: {first[i].reading}" for i in kept])
-    axes.invert_yaxis()
-    axes.set_xlabel("filled: p < 0.05 after Holm; lines: 95 % intervals")
-    axes.legend(frameon=False, fontsize=8)
+    figure = new_figure(
+        "Minus AdamW, points of test accuracy, best of 4 by clean validation",
+        (3.6 + 3.8 * len(tests), 0.42 * len(kept) + 1.6),
+    )
+    panels = figure.subplots(1, len(tests), sharey=True, squeeze=False)[0]
+    for axes, (task, studies) in zip(panels, tests.items(), strict=True):
+        style_axes(axes, task)
+        for number, (title, comparisons) in enumerate(studies.items()):
+            below = 0.36 * (number - (len(studies) - 1) / 2) / max(1, len(studies) - 1)
+            _draw_comparisons(axes, [comparisons[i] for i in kept], below, number, title)
+        axes.axvline(0, color="0.5", lw=0.8)
+        axes.set_xlabel("filled: p < 0.05 after Holm; lines: 95 % intervals")
+    panels[0].set_yticks(
+        range(len(kept)), [f"{first[i].contender}: {first[i].reading}" for i in kept]
+    )
+    panels[0].invert_yaxis()
+    panels[-1].legend(frameon=False, fontsize=8)
     return figure
+
+
+def _draw_comparisons(
+    axes: "Axes", comparisons: Sequence[Any], below: float, number: int, title: str
+) -> None:
+    colour = COLOURS[number]
+    for row, each in enumerate(comparisons):
+        value = each.difference
+        axes.plot([value.low, value.high], [row + below] * 2, color=colour, lw=1.4)
+        axes.plot(
+            value.mean,
+            row + below,
+            "o" if each.sign else "D",
+            color=colour,
+            mfc=colour if each.sign else "white",
+            ms=5,
+            label=None if row else title,
+        )
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

@@ -8,7 +8,14 @@ Takes a minute or two.
 from pathlib import Path
 
 from flatness_pictures import draw_differences, draw_fronts
-from flatness_tables import cost_table, family_table, interaction_table, value_table
+from flatness_tables import (
+    cost_table,
+    family_table,
+    interaction_table,
+    recipe_table,
+    summary_table,
+    value_table,
+)
 from flatness_training_tables import (
     NOISY_TASKS,
     batch_table,
@@ -41,6 +48,8 @@ def rewritten(page: str) -> str:
     """Return the page with its tables as the files have them."""
     digits, fashion = NOISY_TASKS
     tables = {
+        "in short": summary_table(),
+        "recipe": recipe_table(),
         "clean": family_table(FAMILY),
         "tuned": family_table([each for each in FAMILY if each[1] != KURTOSIS], tuned=True),
         "interaction": interaction_table(),

@@ -1,18 +1,22 @@
 """The tables of docs/flatness.md on weights and inputs that change after training."""
 
 from collections.abc import Sequence
+from itertools import product
 
+import numpy as np
 from flatness_verdicts import (
     ABSMAX,
     CLEAN,
     COMPENSATED,
     COSTS,
+    FAMILY,
     KURTOSIS,
     LEAST,
     NOISE,
     SEEDS,
     TASKS,
     Tested,
+    best_trials,
     comparisons,
     interaction,
     interval_of,
@@ -27,8 +31,32 @@ from steppe.compare import RobustReadings
 NOT_RUN = "not run"
 # A column for each study seed.
 COLUMNS = [f"seed {seed}" for seed in SEEDS]
+RECIPES = ("adamw", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "adamcm+sam")
+_SETTINGS = ("lr", "rho", "priority_decay")
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
+
+
+def summary_table() -> str:
+    """Return what the studies of each task say together, by what chose the best of 4."""
+    choices = {"tuned for clean accuracy": False, "tuned for the reading": True}
+    titles = (f"{task}, {choice}" for task, choice in product(TASKS.values(), choices))
+    lines = [head("contender", "reading", *titles)]
+    columns = [_in_short(task, tuned=tuned) for task, tuned in product(TASKS, choices.values())]
+    for name, reading in FAMILY:
+        if reading != KURTOSIS:
+            cells = (column.get((name, reading), NOT_RUN) for column in columns)
+            lines.append(row(name, reading, *cells))
+    return "\n".join(lines)
+
+
+def recipe_table() -> str:
+    """Return settings of the tenth of all trials that keep most, by validation data."""
+    lines = [head("contender", "keeps most under", *TASKS.values())]
+    for name, reading in product(RECIPES, (NOISE, LEAST)):
+        found = (_best_settings(task, name, reading) for task in TASKS)
+        lines.append(row(name, reading, *found))
+    return "\n".join(lines)
 
 
 def family_table(family: Sequence[tuple[str, str]], *, tuned: bool = False) -> str:
@@ -90,6 +118,33 @@ def judged(found: Tested | None, digits: int = 2) -> str:
     p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
     least = "" if found.sign else f"; would find {found.detectable:.2g}"
     return f"{signed(found.difference, digits)}, {p}{least}"
+
+
+def _in_short(task: str, *, tuned: bool) -> dict[tuple[str, str], str]:
+    """Return the verdict on each comparison of the main family, with both differences."""
+    family = [each for each in FAMILY if not tuned or each[1] != KURTOSIS]
+    studies = studies_of(task)
+    tests = [comparisons(study, family, tuned=tuned) for study in studies if study]
+    if len(tests) < len(studies):
+        return {}
+    return {
+        pair: f"{verdict([each.sign for each in own])}: "
+        + ", ".join(f"{each.difference.mean:+.1f}".replace("-", "−") for each in own)
+        for pair, own in zip(family, zip(*tests, strict=True), strict=True)
+    }
+
+
+def _best_settings(task: str, name: str, reading: str) -> str:
+    """Return the quartiles of what the best trials of both studies were run with."""
+    studies = [study for study in studies_of(task) if study]
+    best = [trial.settings for each in studies for trial in best_trials(each, name, reading)]
+    if not best:
+        return NOT_RUN
+    parts = []
+    for key in (each for each in _SETTINGS if each in best[0]):
+        low, high = np.quantile([float(each[key]) for each in best], (0.25, 0.75))
+        parts.append(f"{key} {low:.2g}–{high:.2g}")
+    return ", ".join(parts)
 
 
 def _clean_cost(study: RobustReadings, name: str) -> str:

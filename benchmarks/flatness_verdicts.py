@@ -15,9 +15,11 @@ import numpy as np
 
 from steppe._shared.statistics import LEVEL, Interval, holm
 from steppe.compare import (
+    POOL,
     Difference,
     Readings,
     RobustReadings,
+    Trial,
     compare_pools,
     contrast,
     forgetting_pools,
@@ -137,6 +139,13 @@ def change_between(difference: Interval, other: Interval) -> Interval:
     half = math.hypot(difference.high - difference.low, other.high - other.low) / 2
     mean = difference.mean - other.mean
     return Interval(mean, mean - half, mean + half)
+
+
+def best_trials(readings: RobustReadings, name: str, reading: str) -> list[Trial]:
+    """Return the tenth of a contender's trials that keep most of the reading on validation data."""
+    trials = readings.readings.results.trials_of(name, POOL)
+    order = np.argsort(-readings.pool(name, reading, tuned=True).score, kind="stable")
+    return [trials[place] for place in order[: len(trials) // 10]]
 
 
 def interaction(readings: RobustReadings, reading: str) -> Interval:

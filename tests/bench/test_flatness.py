@@ -1,5 +1,6 @@
 """benchmarks/flatness.py, on studies whose differences are known, and on the committed ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import flatness
@@ -8,7 +9,7 @@ import flatness_verdicts as verdicts
 import numpy as np
 import pytest
 from flatness_pictures import draw_differences, draw_fronts
-from flatness_tables import family_table, interaction_table
+from flatness_tables import family_table, interaction_table, recipe_table, summary_table
 
 from helpers.synthetic_studies import SETUP, outcome, study
 from steppe._shared.statistics import Interval
@@ -20,6 +21,7 @@ from steppe.compare.records.results import (
     PerturbedScores,
     StudyPlan,
     StudyResults,
+    Trial,
 )
 from steppe.compare.records.second_task import SecondTask
 
@@ -95,6 +97,41 @@ def test_the_tables_say_what_both_seeds_say(studies: Path) -> None:
     assert said["| adamcm", "log kurtosis", "digits"] == "less"
     assert said["| adamcm", "2 bits least error", "digits"] == "no difference seen"
     assert said["| adamcm", "2 bits absmax", "FashionMNIST"] == "not run"
+
+
+def test_a_claim_is_put_in_short(studies: Path) -> None:
+    table = summary_table()
+    line = next(each for each in table.splitlines() if "adamcm | 2 bits absmax" in each)
+    cells = [each.strip() for each in line.strip("| ").split("|")[2:]]
+    assert [each.partition(":")[0] for each in cells] == ["more", "more", "not run", "not run"]
+    found = [float(each) for each in cells[0].partition(":")[2].split(",")]
+    assert found == pytest.approx([10, 10], abs=1)
+    assert "kurtosis" not in table
+
+
+def test_a_recipe_is_that_of_the_trials_that_keep_most(studies: Path) -> None:
+    """Of each 24 trials the best two, by validation: here those with the largest rho."""
+    for seed in verdicts.SEEDS:
+        found = made(seed)
+        trials = [
+            with_rho(each) if each.optimizer == "adamw+sam" else each for each in found.trials
+        ]
+        replace(found, trials=tuple(trials)).save(studies / f"flatness-digits-{seed}.json.gz")
+    start = "| adamw+sam | weight noise 0.5 |"
+    (line,) = (each for each in recipe_table().splitlines() if each.startswith(start))
+    # Quartiles of 0.22 and 0.23, twice.
+    assert line == f"{start} lr 0.001–0.001, rho 0.22–0.23 | not run |"
+
+
+def with_rho(trial: Trial) -> Trial:
+    """Return a trial whose rho, and what is left under noise, rise with its number."""
+    scores = PerturbedScores(trial.number / 100, 0.5, 0.5, 0.5)
+    robustness = {**trial.outcome.robustness, verdicts.NOISE: scores}
+    return replace(
+        trial,
+        settings={"lr": 0.001, "rho": 0.01 * trial.number},
+        outcome=replace(trial.outcome, robustness=robustness),
+    )
 
 
 @pytest.mark.parametrize(

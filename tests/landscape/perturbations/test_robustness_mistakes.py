@@ -119,6 +119,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a seed": (lambda: measured(perturbations=FEW, seed=1.5), TypeError, "seed must be an integer"),
     "bits": (lambda: Rounding(1), ValueError, "bits=1 must be a whole number from 2 to 8"),
     "half a bit": (lambda: Rounding(2.0), ValueError, "bits=2.0"),  # type: ignore[arg-type]
+    "no group": (lambda: Rounding(4, group=0), ValueError, "group=0 must be a whole number"),
     "scales": (lambda: Rounding(2, "max"), ValueError, "scales='max'"),  # type: ignore[arg-type]
     "no noise": (lambda: WeightNoise(0.0), ValueError, "share must be a finite number > 0, got 0"),
     "a word of noise": (lambda: WeightNoise("a"), TypeError, "share must be a number"),  # type: ignore[arg-type]

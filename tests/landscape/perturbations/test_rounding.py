@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from steppe.landscape.perturbations.error_compensation import round_with_compensation
-from steppe.landscape.perturbations.rounding import round_to_bits, round_weight, scale_of
+from steppe.landscape.perturbations.rounding import (
+    Scales,
+    round_to_bits,
+    round_weight,
+    scale_of,
+)
 
 
 def nearest(channel: np.ndarray, scale: float, most: int) -> np.ndarray:
@@ -65,6 +70,31 @@ def test_a_channel_of_zeros_stays_zero() -> None:
         assert round_to_bits(weights, 3, scales)[0].tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("scales", ["absmax", "least error"])
+def test_each_group_of_a_channel_is_rounded_as_if_it_were_one(scales: Scales) -> None:
+    weights = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).double()
+    weights[:, 8:16] *= 100
+    found = round_to_bits(weights, 3, scales, group=8)
+    for first, last in ((0, 8), (8, 16), (16, 20)):
+        alone = round_to_bits(weights[:, first:last], 3, scales)
+        torch.testing.assert_close(found[:, first:last], alone, rtol=0, atol=0)
+    whole = round_to_bits(weights, 3, scales)
+    torch.testing.assert_close(round_to_bits(weights, 3, scales, group=20), whole)
+    # One scale for all has nothing left for the small weights.
+    assert not whole[:, :8].any()
+    assert found[:, :8].any()
+
+
+def test_groups_of_a_convolution_run_through_its_flattened_filters() -> None:
+    layer = nn.Conv2d(4, 2, 3)
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        round_weight(layer, layer.weight, 2, "absmax", 9)
+    for channel, own in zip(before.flatten(0, 1), layer.weight.detach().flatten(0, 1), strict=True):
+        size = float(channel.abs().max())
+        assert {round(float(x) / size, 5) for x in own.flatten()} <= {-1.0, 0.0, 1.0}
+
+
 @pytest.mark.parametrize(
     ("module", "dimension"),
     [
@@ -91,14 +121,13 @@ def test_each_output_channel_has_a_scale_of_its_own(module: nn.Module, dimension
         assert float((channel - rounded).abs().max()) <= float(step) * 0.5001
 
 
-def solved(weight: np.ndarray, moments: np.ndarray, bits: int) -> np.ndarray:
+def solved(weight: np.ndarray, moments: np.ndarray, bits: int, group: int) -> np.ndarray:
     """Round column after column; before each, solve for the best values of all that are left.
 
     Given the columns D that are rounded, ``min ‖(w − ŵ)X‖²`` over the others F is at
     ``w_F + H_FF⁻¹ H_FD (w_D − ŵ_D)``.
     """
     outputs, inputs = weight.shape
-    scale = scale_of(torch.from_numpy(weight), bits, "least error").numpy()[:, 0]
     most = 2 ** (bits - 1) - 1
     H = moments + 0.01 * np.diag(moments).mean() * np.eye(inputs)
     rounded = np.zeros_like(weight)
@@ -106,19 +135,27 @@ def solved(weight: np.ndarray, moments: np.ndarray, bits: int) -> np.ndarray:
         done, left = slice(0, column), slice(column, inputs)
         fixed = (weight - rounded)[:, done]
         best = weight[:, left] + np.linalg.solve(H[left, left], H[left, done] @ fixed.T).T
+        if column % group == 0:
+            own = torch.from_numpy(best[:, :group])
+            scale = scale_of(own, bits, "least error").numpy()[:, 0]
         for row in range(outputs):
             rounded[row, column] = nearest(best[row, :1], scale[row], most)[0]
     return rounded
 
 
-@pytest.mark.parametrize(("bits", "seed"), list(itertools.product([2, 3, 4], range(3))))
-def test_compensation_is_the_solution_of_least_squares(bits: int, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("bits", "group", "seed"), list(itertools.product([2, 3, 4], [None, 5], range(3)))
+)
+def test_compensation_is_the_solution_of_least_squares(
+    bits: int, group: int | None, seed: int
+) -> None:
     random = np.random.default_rng(seed)
     weight = random.standard_normal((5, 12))
     inputs = random.standard_normal((40, 12)) @ random.standard_normal((12, 12))
     moments = inputs.T @ inputs
-    found = round_with_compensation(torch.from_numpy(weight), torch.from_numpy(moments), bits)
-    np.testing.assert_allclose(found.numpy(), solved(weight, moments, bits), atol=1e-9)
+    given = torch.from_numpy(weight), torch.from_numpy(moments)
+    found = round_with_compensation(*given, bits, group).numpy()
+    np.testing.assert_allclose(found, solved(weight, moments, bits, group or 12), atol=1e-9)
 
 
 def test_compensation_changes_outputs_less_than_rounding_to_nearest() -> None:

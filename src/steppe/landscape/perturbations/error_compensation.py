@@ -17,12 +17,15 @@ from steppe.landscape.perturbations.rounding import levels_of, round_to_bits, sc
 _DAMPING = 0.01
 
 
-def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tensor:
+def round_with_compensation(
+    weight: Tensor, moments: Tensor, bits: int, group: int | None = None
+) -> Tensor:
     r"""Return a linear layer's weight, rounded column by column.
 
     With H = XXᵀ + λI and U the upper Cholesky factor of H⁻¹, after column j has been rounded by the
     error e, later columns i are changed by ``−e·U_ji/U_jj``, which minimises the change of outputs.
-    Scales are those of least squared error.
+    Scales are those of least squared error; of a group of columns, once those before it are
+    rounded.
 
     Parameters
     ----------
@@ -32,6 +35,8 @@ def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tenso
         XXᵀ over the samples, (inputs, inputs).
     bits : int
         At least 2.
+    group : int, optional
+        Columns that have scales of their own. Default: all of them.
 
     Examples
     --------
@@ -43,7 +48,7 @@ def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tenso
     True
     """
     left = weight.double().clone()
-    scale = scale_of(left, bits, "least error")
+    group = group or left.shape[1]
     moments = moments.double()
     damping = _DAMPING * moments.diagonal().mean().clamp(min=1e-12)
     damped = moments + damping * torch.eye(len(moments), dtype=torch.float64)
@@ -51,6 +56,8 @@ def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tenso
     upper = torch.linalg.cholesky(inverse, upper=True)
     rounded = torch.empty_like(left)
     for column in range(left.shape[1]):
+        if column % group == 0:
+            scale = scale_of(left[:, column : column + group], bits, "least error")
         own = left[:, column : column + 1]
         rounded[:, column : column + 1] = levels_of(own, scale, bits) * scale
         error = (own - rounded[:, column : column + 1]) / upper[column, column]
@@ -58,7 +65,7 @@ def round_with_compensation(weight: Tensor, moments: Tensor, bits: int) -> Tenso
     return rounded.to(weight.dtype)
 
 
-def compensated(layer: nn.Linear, bits: int, run: Callable[[], None]) -> Tensor:
+def compensated(layer: nn.Linear, bits: int, group: int | None, run: Callable[[], None]) -> Tensor:
     """Return the rounded weight of a layer, on the inputs that it has when ``run()`` is called.
 
     Inputs or weights that are not finite tell nothing of errors: then each weight is rounded to the
@@ -66,8 +73,8 @@ def compensated(layer: nn.Linear, bits: int, run: Callable[[], None]) -> Tensor:
     """
     weight, moments = layer.weight.detach().cpu(), _moments(layer, run)
     if not (moments.isfinite().all() and weight.isfinite().all()):
-        return round_to_bits(weight, bits, "least error")
-    return round_with_compensation(weight, moments, bits)
+        return round_to_bits(weight, bits, "least error", group)
+    return round_with_compensation(weight, moments, bits, group)
 
 
 def layers_in_order(model: nn.Module, run: Callable[[], None]) -> list[nn.Linear]:

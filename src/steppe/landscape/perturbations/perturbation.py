@@ -51,10 +51,14 @@ class Rounding:
         The scale of a channel: its largest weight's, or that of least squared error. "compensated"
         takes the latter, and rounds linear layers as GPTQ does, each weight's error compensated in
         those not rounded yet.
+    group : int, optional
+        Weights of a channel that share a scale, as 128 in many language models of 4 bits; the last
+        group of a channel may be smaller. Default: all of them.
     """
 
     bits: int
     scales: Literal["absmax", "least error", "compensated"] = "least error"
+    group: int | None = None
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
@@ -63,11 +67,16 @@ class Rounding:
             raise ValueError(
                 f"scales={self.scales!r} is not one of 'absmax', 'least error', 'compensated'"
             )
+        if self.group is not None and (type(self.group) is not int or self.group < 1):
+            raise ValueError(
+                f"group={self.group!r} must be a whole number of at least 1, or None for channels"
+            )
 
     @property
     def name(self) -> str:
-        """Such as "3 bits absmax"."""
-        return f"{self.bits} bits {self.scales}"
+        """Such as "3 bits absmax"; "3 bits absmax in groups of 128"."""
+        groups = "" if self.group is None else f" in groups of {self.group}"
+        return f"{self.bits} bits {self.scales}{groups}"
 
     @property
     def draws(self) -> int:
@@ -81,10 +90,10 @@ class Rounding:
         apart = {id(layer.weight) for layer in layers}
         for module, weight in weights_of(model):
             if id(weight) not in apart:
-                round_weight(module, weight, self.bits, nearest)
+                round_weight(module, weight, self.bits, nearest, self.group)
         # In the order of calls: each on the inputs that it has once those before it are rounded.
         for layer in layers:
-            layer.weight.copy_(compensated(layer, self.bits, run))
+            layer.weight.copy_(compensated(layer, self.bits, self.group, run))
 
 
 @dataclass(frozen=True)

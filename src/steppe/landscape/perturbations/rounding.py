@@ -1,4 +1,4 @@
-"""Weights rounded to a few bits: symmetric, with a scale for each output channel.
+"""Weights rounded to a few bits: symmetric, with a scale for each output channel or group in it.
 
 Of b bits there are 2ᵇ − 1 levels, q = −(2ᵇ⁻¹ − 1) … 2ᵇ⁻¹ − 1, and a weight becomes scale·q with the
 nearest of them. The scale decides how much is lost: the largest weight's, as the simplest
@@ -17,7 +17,9 @@ Scales = Literal["absmax", "least error"]
 _HELD = 1 << 22
 
 
-def round_weight(module: nn.Module, weight: Tensor, bits: int, scales: Scales) -> None:
+def round_weight(
+    module: nn.Module, weight: Tensor, bits: int, scales: Scales, group: int | None = None
+) -> None:
     """Round a module's weight in place, channel by channel.
 
     Output channels are the first dimension; of transposed convolutions without groups the second.
@@ -25,11 +27,11 @@ def round_weight(module: nn.Module, weight: Tensor, bits: int, scales: Scales) -
     transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
     if isinstance(module, transposed) and module.groups == 1:
         weight = weight.transpose(0, 1)
-    weight.copy_(round_to_bits(weight.flatten(1), bits, scales).reshape(weight.shape))
+    weight.copy_(round_to_bits(weight.flatten(1), bits, scales, group).reshape(weight.shape))
 
 
-def round_to_bits(channels: Tensor, bits: int, scales: Scales) -> Tensor:
-    """Return weights rounded to the nearest level of their channel.
+def round_to_bits(channels: Tensor, bits: int, scales: Scales, group: int | None = None) -> Tensor:
+    """Return weights rounded to the nearest level of their channel or group.
 
     Parameters
     ----------
@@ -39,12 +41,18 @@ def round_to_bits(channels: Tensor, bits: int, scales: Scales) -> Tensor:
         At least 2.
     scales : "absmax" or "least error"
         See :func:`scale_of`.
+    group : int, optional
+        Weights of a channel that have a scale of their own, one group after the other; the last may
+        be smaller. Default: all of them.
 
     Examples
     --------
     >>> round_to_bits(torch.tensor([[0.1, -0.6, 1.0]]), 2, "absmax")
     tensor([[ 0., -1.,  1.]])
     """
+    if group is not None and group < channels.shape[1]:
+        parts = torch.split(channels, group, dim=1)
+        return torch.cat([round_to_bits(part, bits, scales) for part in parts], dim=1)
     scale = scale_of(channels, bits, scales)
     return (levels_of(channels.double(), scale, bits) * scale).to(channels.dtype)
 

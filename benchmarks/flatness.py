@@ -9,6 +9,7 @@ from pathlib import Path
 
 from flatness_pictures import draw_differences, draw_fronts
 from flatness_tables import (
+    compute_table,
     cost_table,
     family_table,
     interaction_table,
@@ -54,6 +55,7 @@ def rewritten(page: str) -> str:
         "tuned": family_table([each for each in FAMILY if each[1] != KURTOSIS], tuned=True),
         "interaction": interaction_table(),
         "costs": cost_table(),
+        "compute": compute_table(),
         "corruptions": family_table(CORRUPTIONS),
         "forgetting": forgetting_table(),
         "label noise, digits": label_noise_table(digits),

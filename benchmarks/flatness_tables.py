@@ -19,7 +19,6 @@ from flatness_verdicts import (
     best_trials,
     comparisons,
     interaction,
-    interval_of,
     studies_of,
     verdict,
 )
@@ -32,6 +31,7 @@ NOT_RUN = "not run"
 # A column for each study seed.
 COLUMNS = [f"seed {seed}" for seed in SEEDS]
 RECIPES = ("adamw", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "adamcm+sam")
+_COMPUTE = (("adamw+sam", "adamw+2epochs"), ("adamw+msam", "adamw+sam"))
 _SETTINGS = ("lr", "rho", "priority_decay")
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
@@ -99,6 +99,18 @@ def cost_table() -> str:
     return "\n".join(lines)
 
 
+def compute_table() -> str:
+    """Return SAM beside what has as many gradients, and beside what has half of them."""
+    lines = [head("difference", "reading", "task", *COLUMNS)]
+    for (ours, theirs), reading, task in product(_COMPUTE, (NOISE, LEAST), TASKS):
+        studies = studies_of(task)
+        cells = (
+            signed(study.change(ours, theirs, reading)) if study else NOT_RUN for study in studies
+        )
+        lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
+    return "\n".join(lines)
+
+
 def value_table() -> str:
     """Return the readings of the main contenders themselves, chosen by clean validation data."""
     measures = (CLEAN, NOISE, ABSMAX, LEAST, COMPENSATED, KURTOSIS)
@@ -148,8 +160,7 @@ def _best_settings(task: str, name: str, reading: str) -> str:
 
 
 def _clean_cost(study: RobustReadings, name: str) -> str:
-    found = study.difference(name, "adamw", CLEAN)
-    return signed(interval_of(found))
+    return signed(study.change(name, "adamw", CLEAN))
 
 
 def _adds_up(found: Interval) -> str:

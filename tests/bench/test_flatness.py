@@ -9,7 +9,13 @@ import flatness_verdicts as verdicts
 import numpy as np
 import pytest
 from flatness_pictures import draw_differences, draw_fronts
-from flatness_tables import family_table, interaction_table, recipe_table, summary_table
+from flatness_tables import (
+    compute_table,
+    family_table,
+    interaction_table,
+    recipe_table,
+    summary_table,
+)
 
 from helpers.synthetic_studies import SETUP, outcome, study
 from steppe._shared.statistics import Interval
@@ -107,6 +113,12 @@ def test_a_claim_is_put_in_short(studies: Path) -> None:
     found = [float(each) for each in cells[0].partition(":")[2].split(",")]
     assert found == pytest.approx([10, 10], abs=1)
     assert "kurtosis" not in table
+
+
+def test_sam_stands_beside_what_has_as_many_gradients(studies: Path) -> None:
+    lines = [line for line in compute_table().splitlines() if "weight noise 0.5 | digits" in line]
+    found = [[mean_of(each) for each in line.strip("| ").split(" | ")[3:]] for line in lines]
+    assert found == pytest.approx(np.array([[-5, -5], [5, 5]]), abs=0.5)
 
 
 def test_a_recipe_is_that_of_the_trials_that_keep_most(studies: Path) -> None:

@@ -1,10 +1,11 @@
-"""Judge what docs/flatness-plan.md declares, and write docs/flatness.md.
+"""Judge what docs/flatness-plan.md declares, and write what came out into docs/.
 
-``python benchmarks/flatness.py`` reads the studies in ``docs/results`` and writes the page's tables
-and pictures. It computes nothing but what the plan says; a study that is not there was not run.
-Takes a minute or two.
+``python benchmarks/flatness.py`` reads what is in ``docs/results``. It writes the tables of
+docs/flatness.md, docs/dualadam.md and docs/escape.md, and the first one's pictures, and computes
+nothing but what the plan says. What is not there was not run. Takes a minute or two.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flatness_pictures import draw_differences, draw_fronts
@@ -17,6 +18,7 @@ from flatness_tables import (
     summary_table,
     value_table,
 )
+from flatness_theory_tables import escape_table, window_table
 from flatness_training_tables import (
     NOISY_TASKS,
     batch_table,
@@ -42,13 +44,14 @@ from steppe._shared.pictures import write_png
 from steppe.compare import RobustReadings
 
 ROOT = Path(__file__).parents[1]
-PAGE, IMAGES = ROOT / "docs" / "flatness.md", ROOT / "docs" / "images"
+IMAGES = ROOT / "docs" / "images"
+PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("flatness", "dualadam", "escape"))
 
 
-def rewritten(page: str) -> str:
-    """Return the page with its tables as the files have them."""
+def tables() -> dict[str, str]:
+    """Return all tables, by the names of their blocks."""
     digits, fashion = NOISY_TASKS
-    tables = {
+    return {
         "in short": summary_table(),
         "recipe": recipe_table(),
         "clean": family_table(FAMILY),
@@ -62,16 +65,24 @@ def rewritten(page: str) -> str:
         "label noise, growth": f"{label_noise_growth()}.",
         "label noise, FashionMNIST": label_noise_table(fashion),
         "batch size": batch_table(),
+        "large gradients": window_table(),
+        "escape": escape_table(),
         "values": value_table(),
     }
-    for part, table in tables.items():
+
+
+def rewritten(page: str, written: Mapping[str, str]) -> str:
+    """Return a page with those of the tables that it has."""
+    for part, table in written.items():
         page = with_block(page, "flatness", table, part)
     return page
 
 
 def main() -> None:
-    """Write the page's tables and its pictures."""
-    write_text(PAGE, rewritten(PAGE.read_text()))
+    """Write the pages' tables and the pictures."""
+    written = tables()
+    for page in PAGES:
+        write_text(page, rewritten(page.read_text(encoding="utf-8"), written))
     complete = {task: found for task in TASKS if (found := _complete(task))}
     tests = {
         TASKS[task]: {seed: comparisons(study, FAMILY) for seed, study in studies.items()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam")
+SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam", "adamcm+msam")
 # From clean validation accuracy alone to the robust one alone.
 _SHARES = np.linspace(0, 1, 11)
 
@@ -45,7 +45,9 @@ def draw_differences(tests: Mapping[str, Mapping[str, Sequence[Any]]]) -> "Figur
         range(len(kept)), [f"{first[i].contender}: {first[i].reading}" for i in kept]
     )
     panels[0].invert_yaxis()
-    panels[-1].legend(frameon=False, fontsize=8)
+    # The task with most studies names them all.
+    most = max(tests.values(), key=len)
+    panels[list(tests.values()).index(most)].legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
 

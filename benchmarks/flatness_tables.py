@@ -137,10 +137,11 @@ def _in_short(task: str, *, tuned: bool) -> dict[tuple[str, str], str]:
     family = [each for each in FAMILY if not tuned or each[1] != KURTOSIS]
     studies = studies_of(task)
     tests = [comparisons(study, family, tuned=tuned) for study in studies if study]
-    if len(tests) < len(studies):
+    if not tests:
         return {}
+    missing = [None] * (len(studies) - len(tests))
     return {
-        pair: f"{verdict([each.sign for each in own])}: "
+        pair: f"{verdict([*(each.sign for each in own), *missing])}: "
         + ", ".join(f"{each.difference.mean:+.1f}".replace("-", "−") for each in own)
         for pair, own in zip(family, zip(*tests, strict=True), strict=True)
     }

@@ -158,7 +158,7 @@ def interaction(readings: RobustReadings, reading: str) -> Interval:
 def verdict(signs: Sequence[int | None]) -> str:
     """Return what the studies of one task say together; None stands for one that is not there."""
     if None in signs:
-        return "not run"
+        return "not run" if set(signs) == {None} else "one study"
     if len(set(signs)) == 1 and signs[0]:
         return "more" if signs[0] == 1 else "less"
     return "no difference seen" if not any(signs) else "not replicated"

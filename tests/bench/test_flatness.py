@@ -154,7 +154,8 @@ def with_rho(trial: Trial) -> Trial:
         ((0, 0), "no difference seen"),
         ((1, 0), "not replicated"),
         ((1, -1), "not replicated"),
-        ((1, None), "not run"),
+        ((1, None), "one study"),
+        ((None, None), "not run"),
     ],
 )
 def test_a_claim_needs_both_seeds(signs: tuple[int | None, ...], said: str) -> None:

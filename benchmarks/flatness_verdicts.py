@@ -158,7 +158,9 @@ def interaction(readings: RobustReadings, reading: str) -> Interval:
 def verdict(signs: Sequence[int | None]) -> str:
     """Return what the studies of one task say together; None stands for one that is not there."""
     if None in signs:
-        return "not run" if set(signs) == {None} else "one study"
+        alone = next((sign for sign in signs if sign is not None), None)
+        said = {None: "not run", 0: "one study, not seen", 1: "one study, more"}
+        return said.get(alone, "one study, less")
     if len(set(signs)) == 1 and signs[0]:
         return "more" if signs[0] == 1 else "less"
     return "no difference seen" if not any(signs) else "not replicated"

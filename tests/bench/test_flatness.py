@@ -154,7 +154,9 @@ def with_rho(trial: Trial) -> Trial:
         ((0, 0), "no difference seen"),
         ((1, 0), "not replicated"),
         ((1, -1), "not replicated"),
-        ((1, None), "one study"),
+        ((1, None), "one study, more"),
+        ((None, -1), "one study, less"),
+        ((0, None), "one study, not seen"),
         ((None, None), "not run"),
     ],
 )

@@ -15,6 +15,7 @@ from flatness_verdicts import (
     NOISE,
     SEEDS,
     TASKS,
+    TUNED_FAMILY,
     Tested,
     best_trials,
     comparisons,
@@ -22,10 +23,9 @@ from flatness_verdicts import (
     studies_of,
     verdict,
 )
-from page_blocks import head, row, signed
+from page_blocks import head, p_value, row, signed
 
 from steppe._shared.statistics import Interval
-from steppe.compare import RobustReadings
 
 NOT_RUN = "not run"
 # A column for each study seed.
@@ -43,10 +43,8 @@ def summary_table() -> str:
     titles = (f"{task}, {choice}" for task, choice in product(TASKS.values(), choices))
     lines = [head("contender", "reading", *titles)]
     columns = [_in_short(task, tuned=tuned) for task, tuned in product(TASKS, choices.values())]
-    for name, reading in FAMILY:
-        if reading != KURTOSIS:
-            cells = (column.get((name, reading), NOT_RUN) for column in columns)
-            lines.append(row(name, reading, *cells))
+    for pair in TUNED_FAMILY:
+        lines.append(row(*pair, *(column.get(pair, NOT_RUN) for column in columns)))
     return "\n".join(lines)
 
 
@@ -59,7 +57,7 @@ def recipe_table() -> str:
     return "\n".join(lines)
 
 
-def family_table(family: Sequence[tuple[str, str]], *, tuned: bool = False) -> str:
+def family_table(family: tuple[tuple[str, str], ...], *, tuned: bool = False) -> str:
     """Return the comparisons of all studies, a row for each contender, reading and task."""
     lines = [head("contender", "reading", "task", *COLUMNS, "both seeds")]
     for task, title in TASKS.items():
@@ -67,35 +65,26 @@ def family_table(family: Sequence[tuple[str, str]], *, tuned: bool = False) -> s
             comparisons(study, family, tuned=tuned) if study else [] for study in studies_of(task)
         ]
         for place, (name, reading) in enumerate(family):
-            own = [each[place] if each else None for each in tests]
-            cells = [judged(each) for each in own]
-            said = verdict([each.sign if each else None for each in own])
             shown = f"log {reading}" if reading == KURTOSIS else reading
-            lines.append(row(name, shown, title, *cells, said))
+            own = [each[place] if each else None for each in tests]
+            lines.append(row(name, shown, title, *all_judged(own)))
     return "\n".join(lines)
 
 
 def interaction_table() -> str:
     """Return whether the effects of critical momenta and of SAM add up."""
     lines = [head("reading", "task", *COLUMNS)]
-    for reading in (NOISE, LEAST):
-        for task, title in TASKS.items():
-            cells = (
-                _adds_up(interaction(study, reading)) if study else NOT_RUN
-                for study in studies_of(task)
-            )
-            lines.append(row(reading, title, *cells))
+    for reading, task in product((NOISE, LEAST), TASKS):
+        found = (interaction(study, reading) if study else None for study in studies_of(task))
+        lines.append(row(reading, TASKS[task], *map(_adds_up, found)))
     return "\n".join(lines)
 
 
 def cost_table() -> str:
     """Return what each contender costs in clean accuracy, on the samples of the other readings."""
     lines = [head("contender", "task", *COLUMNS)]
-    for name in COSTS:
-        for task, title in TASKS.items():
-            studies = studies_of(task)
-            cells = (_clean_cost(study, name) if study else NOT_RUN for study in studies)
-            lines.append(row(name, title, *cells))
+    for name, task in product(COSTS, TASKS):
+        lines.append(row(name, TASKS[task], *_changes(name, "adamw", CLEAN, task)))
     return "\n".join(lines)
 
 
@@ -103,10 +92,7 @@ def compute_table() -> str:
     """Return SAM beside what has as many gradients, and beside what has half of them."""
     lines = [head("difference", "reading", "task", *COLUMNS)]
     for (ours, theirs), reading, task in product(_COMPUTE, (NOISE, LEAST), TASKS):
-        studies = studies_of(task)
-        cells = (
-            signed(study.change(ours, theirs, reading)) if study else NOT_RUN for study in studies
-        )
+        cells = _changes(ours, theirs, reading, task)
         lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
     return "\n".join(lines)
 
@@ -117,8 +103,10 @@ def value_table() -> str:
     lines = [head("task, seed", "contender", *measures)]
     for task, title in TASKS.items():
         for seed, study in zip(SEEDS, studies_of(task), strict=True):
-            for name in ("adamw", *COSTS) if study else ():
-                values = [study.expected(name, each).mean for each in measures] if study else []
+            if study is None:
+                continue
+            for name in ("adamw", *COSTS):
+                values = [study.expected(name, each).mean for each in measures]
                 lines.append(row(f"{title}, {seed}", name, *(f"{x:.2f}" for x in values)))
     return "\n".join(lines)
 
@@ -127,14 +115,24 @@ def judged(found: Tested | None, digits: int = 2) -> str:
     """Return a difference with its interval and p, and what would have been found if it is not."""
     if found is None:
         return NOT_RUN
-    p = "p < 0.001" if found.p < 0.001 else f"p {found.p:.3f}"
     least = "" if found.sign else f"; would find {found.detectable:.2g}"
-    return f"{signed(found.difference, digits)}, {p}{least}"
+    return f"{signed(found.difference, digits)}, {p_value(found.p)}{least}"
+
+
+def all_judged(own: Sequence[Tested | None], digits: int = 2) -> list[str]:
+    """Return what each study says of one comparison, and what they say together."""
+    signs = [each.sign if each else None for each in own]
+    return [*(judged(each, digits) for each in own), verdict(signs)]
+
+
+def difference_cell(found: Interval | None, digits: int = 2) -> str:
+    """Return a difference with its interval, without a test."""
+    return NOT_RUN if found is None else signed(found, digits)
 
 
 def _in_short(task: str, *, tuned: bool) -> dict[tuple[str, str], str]:
     """Return the verdict on each comparison of the main family, with both differences."""
-    family = [each for each in FAMILY if not tuned or each[1] != KURTOSIS]
+    family = TUNED_FAMILY if tuned else FAMILY
     studies = studies_of(task)
     tests = [comparisons(study, family, tuned=tuned) for study in studies if study]
     if not tests:
@@ -160,10 +158,12 @@ def _best_settings(task: str, name: str, reading: str) -> str:
     return ", ".join(parts)
 
 
-def _clean_cost(study: RobustReadings, name: str) -> str:
-    return signed(study.change(name, "adamw", CLEAN))
+def _changes(ours: str, theirs: str, reading: str, task: str) -> list[str]:
+    """Return one contender minus another in each study of a task."""
+    found = (study.change(ours, theirs, reading) if study else None for study in studies_of(task))
+    return [difference_cell(each) for each in found]
 
 
-def _adds_up(found: Interval) -> str:
-    within = found.low > -_ADDS_UP and found.high < _ADDS_UP
-    return f"{signed(found)}{', adds up' if within else ''}"
+def _adds_up(found: Interval | None) -> str:
+    within = found is not None and -_ADDS_UP < found.low <= found.high < _ADDS_UP
+    return f"{difference_cell(found)}{', adds up' if within else ''}"

@@ -11,7 +11,7 @@ from typing import Any
 
 import escape_network
 import large_gradients
-from page_blocks import head, row, signed
+from page_blocks import head, p_value, row, signed
 
 from steppe._shared.statistics import LEVEL, Interval
 
@@ -31,7 +31,7 @@ def window_table() -> str:
     found = content_of(large_gradients.OUT)
     for each in found["readings"] if found else ():
         place = large_gradients.FACTORS.index(large_gradients.PRIMARY_FACTOR)
-        width = _interval(each["windows"][place])
+        width = Interval(**each["windows"][place])
         share = each["inverse_share"]
         lines.append(
             row(
@@ -77,11 +77,6 @@ def _walked(exponent: float, cell: dict[str, Any]) -> tuple[str, ...]:
 def _difference(reading: dict[str, Any]) -> str:
     if reading["minus_adamw"] is None:
         return ""
-    p = reading["p_holm"]
-    shown = "p < 0.001" if p < 0.001 else f"p {p:.3f}"
-    seen = "" if p < LEVEL else ", not seen"
-    return f"{signed(_interval(reading['minus_adamw']))}, {shown}{seen}"
-
-
-def _interval(values: Any) -> Interval:
-    return Interval(**values) if isinstance(values, dict) else Interval(*values)
+    seen = "" if reading["p_holm"] < LEVEL else ", not seen"
+    difference = Interval(**reading["minus_adamw"])
+    return f"{signed(difference)}, {p_value(reading['p_holm'])}{seen}"

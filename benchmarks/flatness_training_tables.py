@@ -6,7 +6,7 @@ sections 3, 4 and 7 of docs/flatness-plan.md.
 
 from collections.abc import Sequence
 
-from flatness_tables import COLUMNS, NOT_RUN, judged
+from flatness_tables import COLUMNS, NOT_RUN, all_judged, difference_cell, judged
 from flatness_verdicts import (
     FORGETS,
     Tested,
@@ -18,7 +18,6 @@ from flatness_verdicts import (
     label_noise_study,
     own_verdicts,
     studies_of,
-    verdict,
 )
 from page_blocks import head, row, signed
 
@@ -64,7 +63,7 @@ def batch_table() -> str:
     small_readings = _by_name(small.readings if small else None)
     for name in BATCH_READ:
         both = [found.get(name) for found in (large, small_readings)]
-        cells = (signed(each.difference) if each else NOT_RUN for each in both)
+        cells = (difference_cell(each and each.difference) for each in both)
         lines.append(row(name, *cells, _changed(both)))
     return "\n".join(lines)
 
@@ -76,10 +75,10 @@ def forgetting_table() -> str:
     tests = [forgetting_comparisons(study) if study else [] for study in studies]
     for place, name in enumerate(FORGETS):
         own = [each[place] if each else None for each in tests]
-        cells = [judged(each, _DIGITS) for each in own]
-        lines.append(row(name, *cells, verdict([each.sign if each else None for each in own])))
+        lines.append(row(name, *all_judged(own, _DIGITS)))
     # What SAM gains beyond twice the training, without a test.
-    cells = [signed(_beyond_epochs(study), _DIGITS) if study else NOT_RUN for study in studies]
+    found = (_beyond_epochs(study) if study else None for study in studies)
+    cells = (difference_cell(each, _DIGITS) for each in found)
     lines.append(row("adamw+sam minus adamw+2epochs", *cells, ""))
     return "\n".join(lines)
 

@@ -41,6 +41,8 @@ FAMILY = (
     *(("adamcm", reading) for reading in (KURTOSIS, ABSMAX, LEAST, COMPENSATED)),
     *((name, reading) for name in _OF_SAM for reading in (NOISE, LEAST)),
 )
+# Kurtosis chooses nothing.
+TUNED_FAMILY = tuple(each for each in FAMILY if each[1] != KURTOSIS)
 CORRUPTIONS = tuple((name, CORRUPTED) for name in ("adamcm", *_OF_SAM))
 COSTS = ("adamw+ema", "adamw+2epochs", "adamcm", *_OF_SAM)
 FORGETS = ("adamw+ema", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "dualadam")
@@ -111,10 +113,11 @@ def forgetting_studies() -> list[Readings | None]:
     return [readings_of(RESULTS / f"forgetting-mnist-5k-{seed}.json.gz") for seed in SEEDS]
 
 
+@cache
 def comparisons(
-    readings: RobustReadings, family: Sequence[tuple[str, str]], *, tuned: bool = False
+    readings: RobustReadings, family: tuple[tuple[str, str], ...], *, tuned: bool = False
 ) -> list[Tested]:
-    """Test a family of comparisons with AdamW, corrected after Holm."""
+    """Test a family of comparisons with AdamW, corrected after Holm; tables and pictures ask."""
     found = [_difference(readings, name, each, tuned=tuned) for name, each in family]
     return _tested(family, found)
 
@@ -157,13 +160,15 @@ def interaction(readings: RobustReadings, reading: str) -> Interval:
 
 def verdict(signs: Sequence[int | None]) -> str:
     """Return what the studies of one task say together; None stands for one that is not there."""
-    if None in signs:
-        alone = next((sign for sign in signs if sign is not None), None)
-        said = {None: "not run", 0: "one study, not seen", 1: "one study, more"}
-        return said.get(alone, "one study, less")
-    if len(set(signs)) == 1 and signs[0]:
-        return "more" if signs[0] == 1 else "less"
-    return "no difference seen" if not any(signs) else "not replicated"
+    known = [sign for sign in signs if sign is not None]
+    if not known:
+        return "not run"
+    seen = {1: "more", 0: "not seen", -1: "less"}[known[0]]
+    if len(known) < len(signs):
+        return f"one study, {seen}"
+    if len(set(known)) > 1:
+        return "not replicated"
+    return seen if known[0] else "no difference seen"
 
 
 def _tested(family: Sequence[tuple[str, str]], found: Sequence[Difference]) -> list[Tested]:

@@ -38,3 +38,8 @@ def signed(value: Interval, digits: int = 2) -> str:
     """Return a difference with its interval."""
     text = f"{value.mean:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
     return text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with three digits."""
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"

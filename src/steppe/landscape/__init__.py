@@ -19,15 +19,14 @@ from steppe.landscape.objective.sample_groups import cut as cut
 from steppe.landscape.operators.hessian import ggn, hessian
 from steppe.landscape.operators.operator import Operator
 from steppe.landscape.operators.preconditioned import Preconditioned, preconditioned
+from steppe.landscape.perturbations.confidence import Confidences as Confidences
 from steppe.landscape.perturbations.confidence import calibration_error as calibration_error
-from steppe.landscape.perturbations.confidence import confidence_of as confidence_of
 from steppe.landscape.perturbations.confidence import is_classification as is_classification
 from steppe.landscape.perturbations.corruptions import IMAGE_CORRUPTIONS as IMAGE_CORRUPTIONS
 from steppe.landscape.perturbations.corruptions import TOKEN_CORRUPTIONS as TOKEN_CORRUPTIONS
-from steppe.landscape.perturbations.inputs import Reference as Reference
+from steppe.landscape.perturbations.error_over_draws import error_over_draws as error_over_draws
 from steppe.landscape.perturbations.inputs import is_images as is_images
 from steppe.landscape.perturbations.inputs import is_tokens as is_tokens
-from steppe.landscape.perturbations.inputs import reference_of as reference_of
 from steppe.landscape.perturbations.own_measure import OwnMeasure as OwnMeasure
 from steppe.landscape.perturbations.own_measure import check_measures as check_measures
 from steppe.landscape.perturbations.own_measure import check_names_differ as check_names_differ
@@ -40,6 +39,8 @@ from steppe.landscape.perturbations.perturbation import (
 )
 from steppe.landscape.perturbations.perturbation import generator_of as generator_of
 from steppe.landscape.perturbations.perturbation import usual_perturbations as usual_perturbations
+from steppe.landscape.perturbations.reference import Reference as Reference
+from steppe.landscape.perturbations.reference import reference_of as reference_of
 from steppe.landscape.perturbations.robustness import robustness
 from steppe.landscape.perturbations.robustness_result import Perturbed, Robustness
 from steppe.landscape.perturbations.scored_passes import PERPLEXITY as PERPLEXITY

@@ -4,13 +4,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from helpers.command_line import Result, run_steppe
 from helpers.training_runs import train_on
+from steppe.compare.cli.saved_robustness import saved_robustness
+from steppe.compare.metrics.robustness import RobustnessSettings
 from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import Task
 from steppe.compare.training import checkpoint
 from steppe.compare.training.run import RunContext
 from steppe.compare.training.train import train
+from steppe.landscape import Rounding, WeightNoise, robustness
 
 pytestmark = pytest.mark.thorough
 
@@ -142,3 +148,33 @@ def test_robustness_of_texts_and_streams(
         assert shown == pytest.approx(outcome.robustness[each].test_score, rel=1e-3)
     if task == "toy-text":
         assert "of loss" in lines["swaps 5"]
+
+
+def test_errors_are_over_samples_and_draws() -> None:
+    """Those of the same model on the same samples, as robustness() measures any model."""
+    torch.manual_seed(0)
+    inputs = torch.randn(90, 6)
+    labels = inputs[:, :3].argmax(1)
+    model = nn.Sequential(nn.Linear(6, 3))
+    chosen = [WeightNoise(0.5, draws=3), Rounding(2)]
+    task = Task(
+        name="own", model=lambda: model, train=(inputs, labels), validation=(inputs, labels),
+        test=(inputs, labels), loss=cross_entropy,
+        metrics={"accuracy": lambda outputs, targets: outputs.argmax(1) == targets},
+        robustness=RobustnessSettings(perturbations=tuple(chosen)),
+    )  # fmt: skip
+    found = saved_robustness(task.load(), model, torch.device("cpu"), 1)
+    expected = robustness(model, [(inputs, labels)], perturbations=chosen)
+    assert [each.name for each in found.results] == [each.name for each in expected.results]
+    for own, other in zip(found.results, expected.results, strict=True):
+        for name in (
+            "score",
+            "score_error",
+            "loss",
+            "loss_error",
+            "change",
+            "change_error",
+            "draws",
+        ):
+            known = pytest.approx(getattr(other, name), rel=1e-4)
+            assert getattr(own, name) == known, (own.name, name)

@@ -1,5 +1,7 @@
 """Corruptions against SciPy, against their formulas, and against what must not change."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -9,15 +11,23 @@ from steppe.landscape.perturbations.corruptions import (
     IMAGE_CORRUPTIONS,
     SEVERITIES,
     TOKEN_CORRUPTIONS,
+    InputScale,
+    RunningScale,
     corrupt_images,
     corrupt_tokens,
-    input_scale,
 )
 
 
 def images(count: int = 6, channels: int = 2, height: int = 20, width: int = 24) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     return 3 + 2 * torch.randn(count, channels, height, width, generator=generator)
+
+
+def input_scale(parts: Iterable[torch.Tensor]) -> InputScale:
+    scale = RunningScale()
+    for part in parts:
+        scale.add(part)
+    return scale.result()
 
 
 def corrupted(kind: str, severity: int, seed: int = 0) -> torch.Tensor:

@@ -26,7 +26,7 @@ from steppe.landscape import (
     robustness,
     weight_tails,
 )
-from steppe.landscape.perturbations.confidence import calibration_error, confidence_of
+from steppe.landscape.perturbations.confidence import Confidences, calibration_error
 from steppe.landscape.perturbations.perturbation import generator_of
 from steppe.landscape.perturbations.rounding import round_to_bits
 
@@ -85,6 +85,18 @@ def scored(model: nn.Module, pair: tuple[Tensor, Tensor]) -> tuple[np.ndarray, n
 
 def error_of(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def crossed_error(table: np.ndarray) -> float:
+    """Return the error of a mean over draws and samples, from an analysis of variance by hand."""
+    draws, samples = table.shape
+    middle = table.mean()
+    of_samples = draws * sum((table[:, s].mean() - middle) ** 2 for s in range(samples))
+    of_draws = samples * sum((table[d].mean() - middle) ** 2 for d in range(draws))
+    left = ((table - middle) ** 2).sum() - of_samples - of_draws
+    squares = of_samples / (samples - 1), of_draws / (draws - 1)
+    residual = left / ((samples - 1) * (draws - 1))
+    return math.sqrt(max(sum(squares) - residual, *squares) / (draws * samples))
 
 
 @pytest.mark.parametrize("bits", [2, 3, 8])
@@ -148,8 +160,8 @@ def test_noise_on_weights_is_the_mean_over_its_draws() -> None:
     assert each.draws == 5
     assert each.score == pytest.approx(hits.mean())
     assert each.change == pytest.approx((hits - clean).mean())
-    by_sample, by_draw = error_of(hits.mean(axis=0)), error_of(hits.mean(axis=1))
-    assert each.score_error == pytest.approx(math.hypot(by_sample, by_draw))
+    assert each.score_error == pytest.approx(crossed_error(hits))
+    assert each.change_error == pytest.approx(crossed_error(hits - clean))
 
 
 def test_errors_over_draws_are_those_of_repetitions() -> None:
@@ -332,7 +344,12 @@ def test_calibration_of_random_confidences_is_torchmetrics() -> None:
 
 def test_outputs_that_are_probabilities_are_taken_as_they_are() -> None:
     logits, labels = torch.randn(30, CLASSES), torch.randint(CLASSES, (30,))
-    one, other = (confidence_of(each, labels) for each in (logits, logits.softmax(1)))
+    found = []
+    for rows in (logits, logits.softmax(1)):
+        known = Confidences()
+        known.add(rows, labels)
+        found.append(known.joined())
+    one, other = found
     for mine, theirs in zip(one, other, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=0)
 

@@ -26,6 +26,17 @@ def measured(data: Any = DATA, loss_fn: Any = None, **options: Any) -> Any:
     return robustness(network(), data, loss_fn, **options)
 
 
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return network()
+
+
+def expanded() -> nn.Module:
+    model = nn.Linear(6, 3)
+    model.weight = nn.Parameter(torch.randn(1, 6).expand(3, 6))
+    return model
+
+
 def row_of_each(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs
 
@@ -38,6 +49,31 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: measured(fitting_data=[]),
         ValueError,
         "fitting_data has no batches",
+    ),
+    "no samples": (
+        lambda: measured([(X[:0], Y[:0])]),
+        ValueError,
+        "data must have samples, got batches without any",
+    ),
+    "a kind that is a list": (
+        lambda: Corruption(["a"], 3),  # type: ignore[arg-type]
+        ValueError,
+        r"kind=\['a'\] is not one of noise, blur",
+    ),
+    "weights of inference mode": (
+        lambda: robustness(made_in_inference_mode(), DATA),
+        ValueError,
+        r"model's parameter 0\.weight was made in torch\.inference_mode\(\), and cannot be changed",
+    ),
+    "expanded weights": (
+        lambda: robustness(expanded(), DATA),
+        ValueError,
+        r"parameter weight of shape \(3, 6\) is expanded.*with \.clone\(\)",
+    ),
+    "weights without a shape": (
+        lambda: robustness(nn.LazyLinear(3), DATA),
+        ValueError,
+        "model's parameter weight has no shape yet: run the model on a batch first",
     ),
     "no loss": (
         lambda: measured([(X, X[:, :3])]),
@@ -344,3 +380,98 @@ def test_what_surrounds_the_call_changes_nothing(outer: Any) -> None:
 
 def mean_loss(model: nn.Module, data: Any) -> Tensor:
     return F.cross_entropy(model(data[0][0]), data[0][1])
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_refused_model_is_left_as_it_was(outside: bool) -> None:
+    model = made_in_inference_mode()
+    flags = [each.requires_grad for each in model.parameters()]
+    with torch.inference_mode(not outside), pytest.raises(ValueError, match="cannot be changed"):
+        robustness(model, DATA)
+    assert flags == [each.requires_grad for each in model.parameters()]
+
+
+def test_an_error_says_which_data_the_model_was_run_on() -> None:
+    for given in ([(X[:, :2], Y)], [X]):
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            measured(fitting_data=given)
+        assert caught.value.__notes__ == ["This was the first batch of fitting_data."]
+
+
+def test_logits_that_look_like_probabilities_in_one_batch_are_logits() -> None:
+    rows = torch.tensor([[0.2, 0.8], [3.0, 0.0], [0.0, 1.0], [1.0, 2.0]])
+    labels = torch.tensor([1, 0, 1, 1])
+    shares = rows.double().softmax(1)
+    brier = float((shares - F.one_hot(labels, 2)).square().sum(1).mean())
+    for size in (4, 2, 1):
+        data = list(zip(rows.split(size), labels.split(size), strict=True))
+        model = nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.eye(2))
+        assert robustness(model, data, perturbations=[]).brier == pytest.approx(brier)
+
+
+@pytest.mark.parametrize("how", ["data", "transposed", "twice"])
+def test_weights_that_share_memory_are_changed_once(how: str) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(60, 60), nn.Linear(60, 60)
+            if how == "twice":
+                self.other.weight = self.one.weight
+            else:
+                shared = self.one.weight.data
+                self.other.weight.data = shared.T if how == "transposed" else shared
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            output: Tensor = self.other(self.one(inputs).relu())
+            return output
+
+    torch.manual_seed(0)
+    model, added = Tied(), []
+    before = model.one.weight.detach().clone()
+
+    def note(module: nn.Module, inputs: Any) -> None:
+        added.append(float((model.one.weight - before).std() / before.std()))
+
+    model.one.register_forward_pre_hook(note)
+    data = [(torch.randn(9, 60), torch.arange(9))]
+    found = robustness(model, data, perturbations=[WeightNoise(0.5)])
+    assert max(added) == pytest.approx(0.5, rel=0.05)
+    assert found.kurtosis == pytest.approx(robustness(model.one, data, perturbations=[]).kurtosis)
+    rounded = [Rounding(2, "compensated")]
+    model.one.register_forward_hook(lambda *_: note(model, None))
+    robustness(model, data, perturbations=rounded)
+    assert torch.equal(model.one.weight, before)
+
+
+@pytest.mark.parametrize("what", ["prune", "hook", "parametrize", "backward hook"])
+def test_hooks_of_a_measure_are_taken_away(what: str) -> None:
+    from torch.nn.utils import parametrizations, prune
+
+    model, called = network(), []
+    kept = model[0].register_forward_hook(lambda *_: called.append("kept"))
+
+    def measure(given: Any, data: Any) -> float:
+        if what == "prune":
+            prune.l1_unstructured(given[0], "weight", 0.5)
+        elif what == "hook":
+            given[0].register_forward_hook(lambda *_: called.append("own"))
+            kept.remove()
+        elif what == "parametrize":
+            parametrizations.weight_norm(given[0])
+        else:
+            given[0].register_full_backward_hook(lambda *_: called.append("own"))
+        given(X)
+        return float(len(called))
+
+    before, kinds = model(X).detach(), [type(each) for each in model.modules()]
+    for _ in range(2):
+        robustness(model, DATA, measures={"own": measure}, perturbations=[])
+    called.clear()
+    found = model(X)
+    assert torch.equal(found, before)
+    found.sum().backward()
+    assert called == ["kept"]
+    assert kinds == [type(each) for each in model.modules()]
+    assert [*dict(model.named_parameters())] == ["0.weight", "0.bias", "2.weight", "2.bias"]

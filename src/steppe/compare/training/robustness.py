@@ -1,6 +1,6 @@
 """What a trained model keeps of its score when its weights or its inputs change."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -24,12 +24,12 @@ from steppe.compare.training.evaluation import (
 )
 from steppe.compare.training.sample_choice import some_samples
 from steppe.landscape import (
+    Confidences,
     Corruption,
     Perturbation,
     Reference,
     calibration_error,
     changed_weights,
-    confidence_of,
     generator_of,
     is_classification,
     reference_of,
@@ -46,6 +46,7 @@ DRAWS_OF_NOISE = 2
 _FITTED_ON = 256
 
 Evaluate = Callable[..., Evaluation]
+OnTest = Callable[[str, Sequence[Evaluation]], None]
 
 
 def robustness_of(
@@ -54,6 +55,7 @@ def robustness_of(
     device: torch.device,
     evaluate: Evaluate,
     fitting_samples: int = _FITTED_ON,
+    on_test: OnTest = lambda name, draws: None,
 ) -> dict[str, PerturbedScores]:
     """Measure a trained model with changed weights and inputs, by the names of the perturbations.
 
@@ -73,6 +75,8 @@ def robustness_of(
         :func:`~steppe.compare.training.evaluation.evaluate` without its first arguments.
     fitting_samples : int, default 256
         Training samples that compensated rounding is fitted on.
+    on_test : callable, optional
+        Called with each perturbation's name and the test results of each of its draws.
     """
     task, settings = loaded.task, loaded.task.robustness
     chosen = _Both(
@@ -82,7 +86,29 @@ def robustness_of(
     fitted_on = _batches(
         model, task, some_samples(loaded.data.unaugmented, fitting_samples, model), device
     )
-    reference = reference_of(map(_inputs_of, fitted_on))
+    metric = next(iter(task.metrics.values()), None)
+    found: dict[str, PerturbedScores] = {}
+    for name, draws in _evaluations(model, task, chosen, fitted_on, evaluate):
+        found[name] = _scores(metric, draws)
+        on_test(name, [each.test for each in draws])
+    model.eval()
+    found |= _unperturbed(model, task, _Both(*(_batches(model, task, x, device) for x in chosen)))
+    model.train()
+    return found
+
+
+class _Both(NamedTuple):
+    """Validation and test data, or what was made of them."""
+
+    validation: Any
+    test: Any
+
+
+def _evaluations(
+    model: nn.Module, task: Task, chosen: _Both, fitted_on: Sequence[Any], evaluate: Evaluate
+) -> Iterator[tuple[str, list[_Both]]]:
+    """Yield the clean results, then each perturbation's name and the results of its draws."""
+    settings, reference = task.robustness, reference_of(map(_inputs_of, fitted_on))
 
     def run() -> None:
         for batch in fitted_on:
@@ -99,30 +125,19 @@ def robustness_of(
         return _Both(*(part(*each) for each in chosen._asdict().items()))
 
     model.eval()
-    metric = next(iter(task.metrics.values()), None)
-    found = {CLEAN: _scores(metric, [evaluated(None)])}
+    yield CLEAN, [evaluated(None)]
     perturbations = settings.perturbations
     if perturbations is None:
+        # Evaluation leaves the model in train() mode.
+        model.eval()
         perturbations = usual_perturbations(model, _inputs_of(fitted_on[0]), DRAWS_OF_NOISE, run)
     for each in perturbations:
         draws = []
         for draw in range(each.draws):
-            # Evaluation leaves the model in train() mode.
             model.eval()
             with changed_weights(model, each, settings.seed, draw, run):
                 draws.append(evaluated(each, draw))
-        found[each.name] = _scores(metric, draws)
-    model.eval()
-    found |= _unperturbed(model, task, _Both(*(_batches(model, task, x, device) for x in chosen)))
-    model.train()
-    return found
-
-
-class _Both(NamedTuple):
-    """Validation and test data, or what was made of them."""
-
-    validation: Any
-    test: Any
+        yield each.name, draws
 
 
 def _corrupting(corruption: Corruption, reference: Reference, generator: Generator) -> Change:
@@ -199,13 +214,13 @@ def _calibration(model: nn.Module, task: Task, batches: _Both) -> dict[str, tupl
     """Return calibration error and Brier score of a classifier; nothing of other models."""
     errors, scores = [], []
     for part in batches:
-        known = []
+        known = Confidences()
         for batch in part:
             _, outputs, targets = outputs_without_graph(task, model, batch)
             if not is_classification(outputs, targets):
                 return {}
-            known.append(confidence_of(outputs, targets))
-        top, right, brier = (torch.cat(each) for each in zip(*known, strict=True))
+            known.add(outputs, targets)
+        top, right, brier = known.joined()
         errors.append(calibration_error(top, right))
         scores.append(float(brier.mean()))
     return {

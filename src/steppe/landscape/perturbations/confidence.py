@@ -21,28 +21,48 @@ class Confidence(NamedTuple):
     brier: Tensor
 
 
-def confidence_of(logits: Tensor, targets: Tensor) -> Confidence:
-    """Return how sure a classifier is of each sample.
+class Confidences:
+    """How sure a classifier is of each sample, of one batch after the other.
 
-    Parameters
-    ----------
-    logits : Tensor
-        (samples, classes). Rows that are probabilities already are taken as they are.
-    targets : Tensor
-        (samples,), whole numbers.
+    If the rows of all batches are probabilities already, they are taken as they are.
+
+    Examples
+    --------
+    >>> found = Confidences()
+    >>> found.add(torch.tensor([[0.25, 0.75]]), torch.tensor([1]))
+    >>> found.joined().top.item()
+    0.75
+    >>> found.add(torch.tensor([[0.0, 2.0]]), torch.tensor([1]))
+    >>> [round(each, 4) for each in found.joined().top.tolist()]
+    [0.6225, 0.8808]
     """
-    found = logits.detach().double()
-    if not _are_probabilities(found):
-        found = found.softmax(dim=1)
-    top, predicted = found.max(dim=1)
-    own = found.gather(1, targets[:, None]).squeeze(1)
-    brier = found.square().sum(dim=1) - 2 * own + 1
+
+    def __init__(self) -> None:
+        # One batch of logits may look like probabilities: both are kept until all have been seen.
+        self._of_logits: list[Confidence] = []
+        self._as_they_are: list[Confidence] = []
+        self._are_probabilities = True
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        """Take in a batch: (samples, classes), and (samples,) of whole numbers."""
+        rows = logits.detach().double()
+        self._of_logits.append(_of_probabilities(rows.softmax(dim=1), targets))
+        self._as_they_are.append(_of_probabilities(rows, targets))
+        # Half precision rounds a probability by a thousandth.
+        sums_to_one = ((rows.sum(dim=1) - 1).abs() < 1e-2).all()
+        self._are_probabilities &= bool((rows >= 0).all() and sums_to_one)
+
+    def joined(self) -> Confidence:
+        """Return what is kept of all samples."""
+        found = self._as_they_are if self._are_probabilities else self._of_logits
+        return Confidence(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+
+def _of_probabilities(rows: Tensor, targets: Tensor) -> Confidence:
+    top, predicted = rows.max(dim=1)
+    own = rows.gather(1, targets[:, None]).squeeze(1)
+    brier = rows.square().sum(dim=1) - 2 * own + 1
     return Confidence(top.cpu(), (predicted == targets).double().cpu(), brier.cpu())
-
-
-def _are_probabilities(rows: Tensor) -> bool:
-    # Half precision rounds a probability by a thousandth.
-    return bool((rows >= 0).all() and ((rows.sum(dim=1) - 1).abs() < 1e-2).all())
 
 
 def calibration_error(top: Tensor, right: Tensor) -> float:

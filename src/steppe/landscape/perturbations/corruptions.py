@@ -19,33 +19,52 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 class InputScale(NamedTuple):
-    """Standard deviation, smallest and largest number of a data set's inputs."""
+    """Standard deviation, smallest and largest number of a data set's finite inputs."""
 
     std: float
     low: float
     high: float
 
 
-def input_scale(inputs: Iterable[Tensor]) -> InputScale:
-    """Return the scale of all inputs together, computed in float64.
+class RunningScale:
+    """The scale of all finite inputs together, of one tensor after the other, in float64.
 
     Examples
     --------
-    >>> input_scale([torch.tensor([0.0, 2.0]), torch.tensor([4.0, 6.0])])
+    >>> scale = RunningScale()
+    >>> scale.add(torch.tensor([0.0, 2.0]))
+    >>> scale.add(torch.tensor([4.0, 6.0, float("nan")]))
+    >>> scale.result()
     InputScale(std=2.23606797749979, low=0.0, high=6.0)
     """
-    count, mean, squares = 0, 0.0, 0.0
-    low, high = math.inf, -math.inf
-    for tensor in inputs:
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, 0.0, 0.0
+        self._low, self._high = math.inf, -math.inf
+
+    def add(self, tensor: Tensor) -> None:
+        """Take further inputs in."""
         numbers = tensor.detach().double()
-        own, size = float(numbers.mean()), numbers.numel()
+        is_finite = numbers.isfinite()
+        if not is_finite.all():
+            numbers = numbers[is_finite]
+        size = numbers.numel()
+        if not size:
+            return
+        own, both = float(numbers.mean()), self._count + size
         # Sums of squares of deviations, joined as Chan et al. do: no sum of large squares.
-        squares += float((numbers - own).square().sum())
-        squares += (own - mean) ** 2 * count * size / (count + size)
-        mean += (own - mean) * size / (count + size)
-        count += size
-        low, high = min(low, float(numbers.min())), max(high, float(numbers.max()))
-    return InputScale(math.sqrt(squares / count) if count else math.nan, low, high)
+        self._squares += float((numbers - own).square().sum())
+        self._squares += (own - self._mean) ** 2 * self._count * size / both
+        self._mean += (own - self._mean) * size / both
+        self._count = both
+        self._low = min(self._low, float(numbers.min()))
+        self._high = max(self._high, float(numbers.max()))
+
+    def result(self) -> InputScale:
+        """Return the scale; without any finite number that of nothing."""
+        if not self._count:
+            return InputScale(math.nan, math.inf, -math.inf)
+        return InputScale(math.sqrt(self._squares / self._count), self._low, self._high)
 
 
 def corrupt_images(
@@ -183,6 +202,10 @@ def _moved(by: Tensor, side: int) -> Tensor:
 def _contrast(images: Tensor, severity: int, scale: InputScale, generator: Generator) -> Tensor:
     c = (0.7, 0.5, 0.35, 0.25, 0.15)[severity - 1]
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
+    if not middle.isfinite().all():
+        # A missing pixel leaves the others as they would be.
+        known = images.where(images.isfinite(), torch.nan)
+        middle = known.nanmean(dim=(1, 2, 3), keepdim=True)
     return middle + c * (images - middle)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from steppe.landscape.perturbations.rounding import levels_of, round_to_bits, scale_of
+from steppe.landscape.perturbations.weights import memory_of
 
 # Of the mean of the diagonal of XXᵀ, added to it, as the paper does: inputs that are always zero
 # would leave it singular.
@@ -90,10 +91,10 @@ def layers_in_order(model: nn.Module, run: Callable[[], None]) -> list[nn.Linear
     run : callable
         Runs it on some samples.
     """
-    called: dict[int, nn.Linear] = {}
+    called: dict[object, nn.Linear] = {}
 
     def note(layer: nn.Linear, rows: Tensor) -> None:
-        called.setdefault(id(layer.weight), layer)
+        called.setdefault(memory_of(layer.weight), layer)
 
     linear = [each for each in model.modules() if isinstance(each, nn.Linear)]
     _run_with([each for each in linear if "weight" in each._parameters], note, run)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from steppe._shared.identity import are_same
 from steppe._shared.interrupts import uninterrupted
 from steppe.landscape.objective.random_state import RandomState
 from steppe.landscape.objective.reachable import reachable
@@ -70,15 +71,33 @@ def take_measure(name: str, measure: OwnMeasure, model: nn.Module, data: Any) ->
 
 @contextmanager
 def _kept(model: nn.Module) -> Iterator[None]:
-    """Put back parameters, buffers, attributes and modes, and what gradients there were."""
+    """Put back parameters, buffers, attributes, modes and hooks, and what gradients there were."""
     known = [(each, each.requires_grad, each.grad) for each in model.parameters()]
     sums = [None if grad is None else grad.clone() for _, _, grad in known]
+    modules = [(each, type(each), each._is_full_backward_hook) for each in model.modules()]
+    hooks = [(own, own.copy()) for each in model.modules() for own in _hooks_of(each)]
     try:
         with restore_on_exit(model, model.parameters()):
             yield
     finally:
+        for module, kind, backward in modules:
+            # torch.nn.utils.parametrize gives a module a class of its own.
+            module.__class__ = kind
+            module._is_full_backward_hook = backward
+        for own, before in hooks:
+            if [*own] != [*before] or not are_same([*own.values()], [*before.values()]):
+                own.clear()
+                own.update(before)
         for (each, requires_grad, grad), value in zip(known, sums, strict=True):
             each.requires_grad_(requires_grad)
             each.grad = grad
             if grad is not None and value is not None:
                 grad.detach().copy_(value)
+
+
+def _hooks_of(module: nn.Module) -> list[dict[Any, Any]]:
+    return [
+        value
+        for name, value in vars(module).items()
+        if name.endswith(("_hooks", "_hooks_with_kwargs", "_hooks_always_called"))
+    ]

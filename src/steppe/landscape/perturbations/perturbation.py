@@ -4,7 +4,7 @@ Each perturbation is seeded by its name, so that two models meet the same noise 
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,15 +23,15 @@ from steppe.landscape.perturbations.corruptions import (
 )
 from steppe.landscape.perturbations.error_compensation import compensated, layers_in_order
 from steppe.landscape.perturbations.inputs import (
-    Reference,
     input_tensors,
     is_images,
     is_tokens,
-    map_inputs,
-    mask_in,
-    real_tokens,
+    mask_tensors,
+    with_tensors,
 )
+from steppe.landscape.perturbations.reference import Reference
 from steppe.landscape.perturbations.rounding import Scales, round_weight
+from steppe.landscape.perturbations.weights import memory_of, weights_of
 
 #: Bits, from mild to hard.
 _BITS = (4, 3, 2)
@@ -87,9 +87,9 @@ class Rounding:
         """Round a model's weights in place."""
         nearest: Scales = "absmax" if self.scales == "absmax" else "least error"
         layers = layers_in_order(model, run) if self.scales == "compensated" else []
-        apart = {id(layer.weight) for layer in layers}
+        apart = {memory_of(layer.weight) for layer in layers}
         for module, weight in weights_of(model):
-            if id(weight) not in apart:
+            if memory_of(weight) not in apart:
                 round_weight(module, weight, self.bits, nearest, self.group)
         # In the order of calls: each on the inputs that it has once those before it are rounded.
         for layer in layers:
@@ -151,7 +151,7 @@ class Corruption:
 
     def __post_init__(self) -> None:
         known = {**IMAGE_CORRUPTIONS, **TOKEN_CORRUPTIONS}
-        if self.kind not in known:
+        if not isinstance(self.kind, str) or self.kind not in known:
             raise ValueError(f"kind={self.kind!r} is not one of {', '.join(known)}")
         if type(self.severity) is not int or self.severity not in SEVERITIES:
             raise ValueError(f"severity={self.severity!r} must be a whole number from 1 to 5")
@@ -166,15 +166,16 @@ class Corruption:
     def corrupted(self, inputs: Any, reference: Reference, generator: Generator) -> Any:
         """Return a batch's inputs, corrupted, whatever images or tokens are nested in.
 
-        Labels and masks stay as they are, and so do padded tokens. With one generator for all
-        batches, a sample meets the same noise however samples are batched.
+        Labels and masks stay as they are, and so do padded tokens; which these are says
+        ``reference``. With one generator for all batches, a sample meets the same noise however
+        samples are batched.
 
         Parameters
         ----------
         inputs
             Of a batch.
         reference : Reference
-            Of all images and tokens.
+            Of all inputs, see :func:`~steppe.landscape.perturbations.reference.reference_of`.
         generator : Generator
             On the CPU.
 
@@ -183,26 +184,33 @@ class Corruption:
         ValueError
             There are no images, or no tokens, in them.
         """
+        own = input_tensors(inputs)
         of_images = self.kind in IMAGE_CORRUPTIONS
-        if not any(map(is_images if of_images else is_tokens, input_tensors(inputs))):
+        places = reference.images if of_images else reference.tokens
+        found = {place: tensor for place, tensor in own.items() if place in places}
+        if not found:
             expected = "tokens, (samples, tokens) of whole numbers"
             if of_images:
                 expected = "images, (samples, channels, height, width) of floating point"
             raise ValueError(f"{self.name!r} needs inputs that are {expected}")
-        mask = mask_in(inputs)
 
-        def change(tensor: Tensor) -> Tensor:
-            if of_images and is_images(tensor):
-                assert reference.images is not None
-                return corrupt_images(tensor, self.kind, self.severity, reference.images, generator)
-            if not of_images and is_tokens(tensor):
-                real = real_tokens(tensor, mask)
-                return corrupt_tokens(
-                    tensor, self.kind, self.severity, generator, real, reference.tokens
-                )
-            return tensor
+        def corrupt(place: str, tensor: Tensor, beside: Mapping[str, Tensor]) -> Tensor:
+            if of_images:
+                scale = reference.images[place]
+                return corrupt_images(tensor, self.kind, self.severity, scale, generator)
+            real, pool = reference.real_tokens(place, beside), reference.tokens[place]
+            return corrupt_tokens(tensor, self.kind, self.severity, generator, real, pool)
 
-        return map_inputs(inputs, change)
+        own |= mask_tensors(inputs)
+        if len(found) == 1:
+            return with_tensors(inputs, {p: corrupt(p, tensor, own) for p, tensor in found.items()})
+        # Sample by sample, as one draws after the other.
+        parts: dict[str, list[Tensor]] = {place: [] for place in found}
+        for row in range(max(map(len, found.values()))):
+            rows = {p: tensor[row : row + 1] for p, tensor in own.items() if row < len(tensor)}
+            for place in (each for each in found if each in rows):
+                parts[place].append(corrupt(place, rows[place], rows))
+        return with_tensors(inputs, {place: torch.cat(each) for place, each in parts.items()})
 
 
 #: All kinds.
@@ -255,9 +263,10 @@ def usual_perturbations(
     kinds = ("absmax", "least error", *(["compensated"] if has_linear else []))
     roundings = [Rounding(bits, kind) for bits in _BITS for kind in kinds]  # type: ignore[arg-type]
     found: list[str] = []
-    if any(map(is_images, input_tensors(inputs))):
+    tensors = input_tensors(inputs).values()
+    if any(map(is_images, tensors)):
         found = [*IMAGE_CORRUPTIONS]
-    elif any(map(is_tokens, input_tensors(inputs))) and not _looks_up_columns(model, run):
+    elif any(map(is_tokens, tensors)) and not _looks_up_columns(model, run):
         found = [*TOKEN_CORRUPTIONS]
     corruptions = [Corruption(kind, each) for kind in found for each in _MEASURED_SEVERITIES]
     noises = [WeightNoise(share, draws) for share in _NOISES]
@@ -281,18 +290,6 @@ def _looks_up_columns(model: nn.Module, run: Callable[[], None]) -> bool:
         for handle in handles:
             handle.remove()
     return bool(columns) and max(columns) == 1
-
-
-def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield each weight of floating point with two or more dimensions, and its module, once."""
-    known: set[int] = set()
-    for module in model.modules():
-        for param in module._parameters.values():
-            if param is None or id(param) in known or param.ndim < 2:
-                continue
-            known.add(id(param))
-            if param.is_floating_point() and param.numel():
-                yield module, param
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from steppe.landscape.objective.exact_passes import unwrapped
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.parameters import check_module
 from steppe.landscape.perturbations.confidence import Confidence, calibration_error
-from steppe.landscape.perturbations.inputs import Reference
+from steppe.landscape.perturbations.error_over_draws import error_over_draws
 from steppe.landscape.perturbations.own_measure import (
     OwnMeasure,
     check_measures,
@@ -35,6 +35,7 @@ from steppe.landscape.perturbations.perturbation import (
     generator_of,
     usual_perturbations,
 )
+from steppe.landscape.perturbations.reference import Reference
 from steppe.landscape.perturbations.robustness_result import CLEAN, Perturbed, Robustness
 from steppe.landscape.perturbations.scored_passes import (
     PERPLEXITY,
@@ -44,6 +45,7 @@ from steppe.landscape.perturbations.scored_passes import (
     inputs_of,
 )
 from steppe.landscape.perturbations.weight_tails import weight_tails
+from steppe.landscape.perturbations.weights import check_writable
 
 # Samples that compensated rounding is fitted on.
 _FITTED_ON = 256
@@ -111,9 +113,9 @@ def robustness(
     TypeError
         ``model`` is no module, or an argument of another type.
     ValueError
-        There is no loss, the metric does not return a number for each sample, two measures have
-        one name, the inputs are not what a corruption needs, or the model is wrapped for several
-        processes.
+        A parameter cannot be changed, there is no loss, the metric does not return a number for
+        each sample, two measures have one name, the inputs are not what a corruption needs, or the
+        model is wrapped for several processes.
 
     References
     ----------
@@ -135,6 +137,7 @@ def robustness(
     """
     check_module("model", model)
     measures, inner = {} if measures is None else measures, unwrapped(model)
+    check_writable(inner)
     # What is made in an outer inference mode could not be changed.
     with torch.inference_mode(False), _all_differentiable(inner):
         passes = ScoredPasses(model, loss_fn, data, metric, weight)
@@ -177,7 +180,7 @@ class _Measurement:
         self.clean: Scored
         self.results: list[Perturbed] = []
         self.confidence: Confidence | None = None
-        self._reference = Reference(None, None)
+        self._reference = Reference()
 
     def all(self, perturbations: Sequence[Perturbation], advance: Callable[[int], None]) -> bool:
         """Measure one after the other, until Ctrl-C; return whether all were measured."""
@@ -216,15 +219,15 @@ class _Measurement:
         return batch._replace(inputs=inputs)
 
     def _result(self, name: str, draws: Sequence[Scored]) -> Perturbed:
-        loss, loss_error = _mean_loss(draws)
+        loss, loss_error = _of_losses(draws)
         score, score_error = math.nan, math.nan
         scores = [each.scores for each in draws if each.scores is not None]
         if scores and self.clean.scores is not None:
             clean = self.clean.scores
-            score, score_error = _mean_of_samples(scores)
-            change = _mean_of_samples([each - clean for each in scores])
+            score, score_error = _of_samples(scores)
+            change = _of_samples([each - clean for each in scores])
         else:
-            change = _mean_loss(
+            change = _of_losses(
                 [each._replace(losses=each.losses - self.clean.losses) for each in draws]
             )
             if self._passes.metric == PERPLEXITY:
@@ -233,19 +236,15 @@ class _Measurement:
         return Perturbed(name, score, score_error, loss, loss_error, *change, len(draws))
 
 
-def _mean_of_samples(draws: Sequence[Tensor]) -> tuple[float, float]:
+def _of_samples(draws: Sequence[Tensor]) -> tuple[float, float]:
     """Return the mean over draws and samples, and its standard error over both."""
     table = torch.stack(list(draws))
-    by_sample = standard_error(table.mean(dim=0).tolist())
-    by_draw = standard_error(table.mean(dim=1).tolist()) if len(table) > 1 else 0.0
-    return float(table.mean()), math.hypot(by_sample, by_draw)
+    return float(table.mean()), error_over_draws(table)
 
 
-def _mean_loss(draws: Sequence[Scored]) -> tuple[float, float]:
-    losses = [each.loss for each in draws]
-    by_sample = fmean(each.loss_error for each in draws)
-    by_draw = standard_error(losses) if len(losses) > 1 else 0.0
-    return fmean(losses), math.hypot(by_sample, by_draw)
+def _of_losses(draws: Sequence[Scored]) -> tuple[float, float]:
+    table = torch.stack([each.influences for each in draws])
+    return fmean(each.loss for each in draws), error_over_draws(table)
 
 
 def _calibration(found: Confidence | None) -> tuple[float, float, float, float]:

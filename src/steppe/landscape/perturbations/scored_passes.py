@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from steppe.landscape.objective.batches import Batch, Batches, labels_of, part_named
 from steppe.landscape.objective.loss_weight import LossFunction, Weight
 from steppe.landscape.objective.objective import Objective
-from steppe.landscape.perturbations.confidence import Confidence, confidence_of, is_classification
-from steppe.landscape.perturbations.inputs import Reference, reference_of
+from steppe.landscape.perturbations.confidence import Confidence, Confidences, is_classification
+from steppe.landscape.perturbations.reference import Reference, reference_of
 
 #: ``metric(outputs, targets)``, a number for each sample.
 SampleMetric = Callable[[Any, Any], Tensor]
@@ -44,14 +44,13 @@ class Scored(NamedTuple):
         return float((self.losses * self.weights).sum() / self.weights.sum())
 
     @property
-    def loss_error(self) -> float:
-        """Its standard error, that of a ratio of means; NaN of one batch."""
-        count = len(self.losses)
-        if count < 2:
-            return float("nan")
+    def influences(self) -> Tensor:
+        """What each batch, or sample, says of the mean loss: their mean is the loss.
+
+        Their standard error is that of a ratio of means, to first order.
+        """
         shares = self.weights / self.weights.sum()
-        spread = (shares * (self.losses - self.loss)).square().sum()
-        return float((spread * count / (count - 1)).sqrt())
+        return self.loss + len(shares) * shares * (self.losses - self.loss)
 
 
 class ScoredPasses:
@@ -103,14 +102,13 @@ class ScoredPasses:
                 "model is wrapped for several processes, each of which has its own data: pass "
                 "model.module, and all data, in one of them"
             )
-        with probe.evaluation_mode():
-            for batch in probe.batches():
-                #: The first one.
-                self.first = batch
-                outputs, targets = probe.without_graph(partial(probe.outputs, batch))
-                break
-            else:
-                raise ValueError(f"{name} has no batches")
+        try:
+            #: The first batch.
+            self.first, outputs, targets = _first(probe, name)
+        except Exception as error:
+            error.add_note(f"This was the first batch of {name}.")
+            raise
+        self._name = name
         is_classifier = _classified(outputs, targets) is not None
         self._has_own_loss = isinstance(part_named("loss", outputs), Tensor)
         if loss_fn is None and not self._has_own_loss:
@@ -166,6 +164,8 @@ class ScoredPasses:
                 weights.append(weight.double().cpu().reshape(-1))
                 if score is not None:
                     scores.append(score.detach().double().cpu())
+        if not samples:
+            raise ValueError(f"{self._name} must have samples, got batches without any")
         joined, each_loss = torch.cat(scores) if scores else None, torch.cat(losses)
         if self._objective.is_sum:
             # Batches' losses are summed up: so many times their mean.
@@ -174,15 +174,15 @@ class ScoredPasses:
 
     def confidence(self) -> Confidence | None:
         """Return how sure a classifier is of each sample; None of other models."""
-        found = []
+        found = Confidences()
         with self._objective.evaluation_mode():
             for batch in self._objective.batches():
                 outputs = self._objective.without_graph(partial(self._objective.outputs, batch))
                 pair = _classified(*outputs)
                 if pair is None:
                     return None
-                found.append(confidence_of(*pair))
-        return Confidence(*(torch.cat(each) for each in zip(*found, strict=True)))
+                found.add(*pair)
+        return found.joined()
 
     def _scored(self, batch: Batch) -> tuple[Tensor | None, Tensor, Tensor]:
         outputs, targets = self._objective.outputs(batch)
@@ -200,6 +200,14 @@ class ScoredPasses:
             return score, each, torch.ones_like(each)
         loss, weight = self._objective.weighted_loss(batch, outputs, targets, require_finite=False)
         return score, loss, torch.tensor(weight)
+
+
+def _first(probe: Objective, name: str) -> tuple[Batch, Any, Any]:
+    """Return the first batch, its outputs and its targets."""
+    with probe.evaluation_mode():
+        for batch in probe.batches():
+            return batch, *probe.without_graph(partial(probe.outputs, batch))
+    raise ValueError(f"{name} has no batches")
 
 
 def inputs_of(batch: Batch) -> Any:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from steppe.landscape.perturbations.perturbation import weights_of
+from steppe.landscape.perturbations.weights import weights_of
 
 # Beyond three standard deviations lie 0.27 % of Gaussian weights.
 _OUTLIER = 3.0

@@ -9,7 +9,10 @@ from torch.utils.data import Dataset
 
 from steppe.compare.data.corrupted_inputs import with_corrupted_test
 from steppe.compare.data.datasets import Data, Stream, TensorSamples
+from steppe.compare.records.task_modifiers import parse_task
+from steppe.compare.tasks.modifiers import modified
 from steppe.compare.tasks.source import find_task
+from steppe.compare.tasks.task import Task
 
 
 def images(count: int, seed: int) -> TensorSamples:
@@ -95,3 +98,19 @@ def test_a_name_says_it_and_the_severity_has_a_default() -> None:
     assert not torch.equal(shifted.data.test.inputs, clean.data.test.inputs)
     with pytest.raises(ValueError, match="shift must be a severity, a whole number from 1 to 5"):
         find_task("digits+shift6")
+
+
+@pytest.mark.parametrize("kind", [images, tokens], ids=["images", "tokens"])
+def test_fewer_samples_and_noisy_labels_leave_the_test_set_as_it_is(kind: Any) -> None:
+    def shifted(name: str) -> Tensor:
+        task = Task(
+            name="own", model=lambda: torch.nn.Linear(1, 1), loss=torch.nn.functional.mse_loss,
+            data=lambda: Data(kind(40, 0), kind(20, 1), kind(60, 2)),
+        )  # fmt: skip
+        modifiers = parse_task(f"own{name}")[1]
+        inputs: Tensor = modified(task, modifiers).load().data.test.inputs
+        return inputs
+
+    names = ["+few2", "+few30"] + (["+noise40"] if kind is images else [])
+    for name in names:
+        assert torch.equal(shifted(f"{name}+shift5"), shifted("+shift5"))

@@ -81,6 +81,13 @@ def test_what_is_planned(context: RunContext) -> None:
     assert planned(context).then is None
 
 
+@pytest.mark.usefixtures("toy_task")
+def test_the_same_samples_with_other_labels_are_another_task(context: RunContext) -> None:
+    found = planned(context, then="toy+noise40").then
+    assert found is not None
+    assert found.task == "toy+noise40"
+
+
 @pytest.mark.usefixtures("others", "toy_stream")
 @pytest.mark.parametrize(
     ("task", "then", "message"),
@@ -94,6 +101,9 @@ def test_what_is_planned(context: RunContext) -> None:
         ),
         ("toy", "toy", "then must be a task of other samples than toy, got toy"),
         ("toy", "toy+batch3", "then must be a task of other samples than toy, got toy[+]batch3"),
+        ("toy", "toy+few9", "then must be a task of other samples than toy, got toy[+]few9"),
+        ("toy+few9", "toy+shift2", "of other samples than toy[+]few9, got toy[+]shift2"),
+        ("toy+noise40", "toy+batch3+noise40", "other samples than toy[+]noise40, got toy"),
         ("toy", "toy-stream", "are no streams, got the stream toy-stream"),
         ("toy-stream", "toy", "are no streams, got the stream toy-stream"),
         ("toy", "digits", r"have the shape \(1, 2, 2\) of toy, got \(1, 8, 8\) of digits"),

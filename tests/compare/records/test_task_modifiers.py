@@ -78,6 +78,8 @@ THERE_ARE = "There are batch1024, few250, long4, noise40, shift3$"
         ("digits+noise100", r"noise must be a percentage above 0 and below 100, .*got \+noise100$"),
         ("digits+noise", r"noise must be a percentage above 0 .*got \+noise$"),
         ("digits+noise-4", r"noise must be a percentage above 0 .*got \+noise-4$"),
+        ("digits+noise40-seed1000000000", "seed of noise must be at most 999999999, got .noise40"),
+        ("digits+noise40-seed" + "1" * 5000, "the seed of noise must be at most 999999999"),
         ("digits+noise40-seedx", r"noise must be .*, then -seed1 .*got \+noise40-seedx$"),
         ("digits+few0", r"few must be a whole number from 2 to .*, as \+few250, got \+few0$"),
         ("digits+few1", r"few must be a whole number from 2 .*got \+few1$"),

@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -285,6 +286,19 @@ def test_a_presets_length_and_batches_are_changed_too(toy_task: Any, tmp_path: P
 def test_what_is_out_of_range_is_refused(call: str, value: Any, message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         getattr(toy(), call)(value)
+
+
+def test_a_seed_that_no_name_has_room_for_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed must be at most 999999999, got 1000000000"):
+        toy().with_label_noise(0.4, seed=10**9)
+    assert toy().with_label_noise(0.4, seed=10**9 - 1).name == "toy+noise40-seed999999999"
+
+
+def test_a_changed_task_keeps_a_name_that_says_so() -> None:
+    noisy = toy().with_label_noise(0.4)
+    with pytest.raises(ValueError, match=r"name='b' must end with '\+noise40', as the task is"):
+        replace(noisy, name="b")
+    assert replace(noisy, name="b+noise40").with_samples(50).name == "b+few50+noise40"
 
 
 def test_a_modifier_given_twice_is_refused(own: Path) -> None:

@@ -62,7 +62,7 @@ class CorruptedInputs(Dataset[Any]):
         return type(sample)((changed, sample[1]))
 
 
-def with_corrupted_test(data: Data, severity: int) -> Data:
+def with_corrupted_test(data: Data, severity: int, unchanged: Data | None = None) -> Data:
     """Corrupt the inputs of the test samples; those to train and to validate on stay.
 
     Parameters
@@ -71,6 +71,9 @@ def with_corrupted_test(data: Data, severity: int) -> Data:
         Its samples are pairs; inputs are images or tokens, in tensors.
     severity : int
         1 to 5, as of :class:`~steppe.landscape.Corruption`.
+    unchanged : Data, optional
+        Its training samples say what spread and range inputs have, and which tokens replace others.
+        Default: those of ``data``.
 
     Raises
     ------
@@ -85,10 +88,11 @@ def with_corrupted_test(data: Data, severity: int) -> Data:
     >>> torch.equal(shifted.test[0][0], clean.test[0][0]), shifted.train is clean.train
     (False, True)
     """
+    referred_to = data if unchanged is None else unchanged
     tests = [
         _corrupted(part, severity, _reference(plain), f"shift{severity}/{task}")
         for task, (part, plain) in enumerate(
-            zip(parts_of(data.test), parts_of(data.unaugmented), strict=True)
+            zip(parts_of(data.test), parts_of(referred_to.unaugmented), strict=True)
         )
     ]
     return replace(data, test=Stream(tests) if isinstance(data.test, Stream) else tests[0])

@@ -154,7 +154,7 @@ def _check_fits(
                 f"then is for two tasks that are no streams, got the stream {said}: what is "
                 "forgotten in a stream is measured without then"
             )
-    if first.data.fingerprint == second.data.fingerprint:
+    if _samples_and_labels(first) == _samples_and_labels(second):
         raise ValueError(f"then must be a task of other samples than {name}, got {source.label}")
     ours, theirs = (_shapes(each.data.train) for each in (first, second))
     if ours != theirs:
@@ -167,6 +167,12 @@ def _check_fits(
         if source.source:
             model = new_model(first.task).to(context.device)
             rehearse_evaluation(second, model, second.task.batch_size, context)
+
+
+def _samples_and_labels(loaded: LoadedTask) -> tuple[object, ...]:
+    """Return what tasks have in common that are trained on the same, or on a part of it."""
+    noise = [each for each in loaded.task.modifiers if each.kind == "noise"]
+    return loaded.data.fingerprint.partition("+")[0], *noise
 
 
 def _take_loss(first: LoadedTask, second: LoadedTask, context: RunContext) -> None:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from steppe._shared.names import unknown_name_message
 
 _LARGEST = 10**9
-_PATTERN = re.compile(r"[a-z]+([0-9]+(?:\.[0-9]+)?)(?:-seed([0-9]{1,9}))?")
+#: Names have room for nine digits.
+LARGEST_SEED = 10**9 - 1
+_PATTERN = re.compile(r"[a-z]+([0-9]+(?:\.[0-9]+)?)(?:-seed([0-9]+))?")
 
 
 class ModifierKind(NamedTuple):
@@ -202,7 +204,11 @@ def _parsed(text: str) -> Modifier:
     found = _PATTERN.fullmatch(text)
     if found is None or (found[2] and not MODIFIERS[kind].seeded):
         raise _refusal(kind, text)
-    return Modifier(kind, float(found[1]), int(found[2] or 0))
+    # Python refuses to read numbers of thousands of digits.
+    digits = (found[2] or "").lstrip("0")
+    if len(digits) > len(str(LARGEST_SEED)):
+        raise ValueError(f"the seed of {kind} must be at most {LARGEST_SEED}, got +{text}")
+    return Modifier(kind, float(found[1]), int(digits or 0))
 
 
 def _refusal(kind: str, text: str) -> ValueError:

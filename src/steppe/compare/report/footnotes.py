@@ -22,9 +22,10 @@ _ROBUSTNESS = (
     "With changed weights and inputs: weights of two or more dimensions are rounded to few bits, "
     "with a scale for each output channel (of its largest weight, of least squared error, or of "
     "that with errors compensated in linear layers, as GPTQ does), or get noise of so many "
-    "standard deviations of their tensor; inputs are corrupted at severities 1 to 5. All on up to "
-    "2 000 validation and 2 000 test samples, which clean has too. Kurtosis is that of the "
-    "weights, 3 if they are Gaussian. Intervals are not corrected: there are no verdicts."
+    "standard deviations of their tensor; inputs are corrupted at severities 1 to 5. All on the "
+    "same validation and test samples, which clean has too: 2 000 of each, or all if there are "
+    "fewer, unless the task sets another number. Kurtosis is that of the weights, 3 if they are "
+    "Gaussian. Intervals are not corrected: there are no verdicts."
 )
 _CURVATURE = (
     "Curvature is that of the train loss, of runs at the recommended settings. Sharpness is how "

@@ -15,7 +15,7 @@ from steppe.compare.data.corrupted_inputs import with_corrupted_test
 from steppe.compare.data.datasets import Data
 from steppe.compare.data.fewer_samples import fewer_samples
 from steppe.compare.data.label_noise import with_label_noise
-from steppe.compare.records.task_modifiers import Modifier, ordered, with_modifiers
+from steppe.compare.records.task_modifiers import LARGEST_SEED, Modifier, ordered, with_modifiers
 
 if TYPE_CHECKING:
     from steppe.compare.tasks.task import Task
@@ -75,7 +75,7 @@ class Modifiable:
         probability : float
             p, above 0 and below 1.
         seed : int, default 0
-            Of the draw.
+            Of the draw, at most 999 999 999.
 
         Raises
         ------
@@ -93,6 +93,8 @@ class Modifiable:
         """
         check_number(probability=probability)
         check_integer(0, seed=seed)
+        if seed > LARGEST_SEED:
+            raise ValueError(f"seed must be at most {LARGEST_SEED}, got {seed}")
         if not 0 < probability < 1:
             raise ValueError(f"probability must be above 0 and below 1, got {probability}")
         return self._modified(Modifier("noise", 100 * probability, int(seed)))
@@ -206,22 +208,28 @@ def modified_data(task: "Task", data: Data) -> Data:
     ValueError
         They cannot be changed so.
     """
+    unchanged = data
     for each in task.modifiers:
         if each.kind in _SAMPLES:
-            changed = _SAMPLES[each.kind](task, data, each)
+            changed = _SAMPLES[each.kind](task, data, each, unchanged)
             data = replace(changed, fingerprint=f"{data.fingerprint}+{each}")
     return data
 
 
-def _fewer(task: "Task", data: Data, modifier: Modifier) -> Data:
+def _fewer(task: "Task", data: Data, modifier: Modifier, unchanged: Data) -> Data:
     choose = task.subsample or fewer_samples
     chosen = choose(data, int(modifier.amount))
     # A choice for --samples may be one of the samples to validate and to test on, too.
     return replace(chosen, validation=data.validation, test=data.test)
 
 
-def _noisy(task: "Task", data: Data, modifier: Modifier) -> Data:
+def _noisy(task: "Task", data: Data, modifier: Modifier, unchanged: Data) -> Data:
     return with_label_noise(data, modifier.amount / 100, modifier.seed)
+
+
+def _shifted(task: "Task", data: Data, modifier: Modifier, unchanged: Data) -> Data:
+    # Measured against all samples: a choice for training must not change the test.
+    return with_corrupted_test(data, int(modifier.amount), unchanged)
 
 
 # What of a task's settings a modifier changes.
@@ -231,9 +239,9 @@ _SETTINGS: Mapping[str, Callable[["Task", int], dict[str, Any]]] = {
     "long": lambda task, factor: {"epochs": factor * task.epochs},
 }
 
-# What it makes of the samples.
-_SAMPLES: Mapping[str, Callable[["Task", Data, Modifier], Data]] = {
+# What it makes of the samples, given those of the task without modifiers too.
+_SAMPLES: Mapping[str, Callable[["Task", Data, Modifier, Data], Data]] = {
     "few": _fewer,
     "noise": _noisy,
-    "shift": lambda task, data, modifier: with_corrupted_test(data, int(modifier.amount)),
+    "shift": _shifted,
 }

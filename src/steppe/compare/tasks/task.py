@@ -20,7 +20,7 @@ from steppe.compare.metrics.curvature import DEFAULT_CURVATURE, CurvatureSetting
 from steppe.compare.metrics.robustness import DEFAULT_ROBUSTNESS, RobustnessSettings
 from steppe.compare.metrics.scores import Loss, Metric
 from steppe.compare.records.results import MEAN_LOSS, MetricDescription
-from steppe.compare.records.task_modifiers import Modifier
+from steppe.compare.records.task_modifiers import Modifier, with_modifiers
 from steppe.compare.tasks.modifiers import Modifiable
 from steppe.compare.tasks.samples import read_data
 
@@ -303,6 +303,11 @@ _FUNCTIONS = (
 def _check(task: Task) -> None:
     if not isinstance(task.name, str) or not task.name.strip() or len(task.name) > 100:
         raise ValueError(f"name={task.name!r} must be a text of 1 to 100 characters")
+    if not task.name.endswith(suffix := with_modifiers("", task.modifiers)):
+        raise ValueError(
+            f"name={task.name!r} must end with {suffix!r}, as the task is changed so: name it "
+            "before it is changed"
+        )
     if not callable(task.model) or isinstance(task.model, nn.Module):
         raise TypeError(
             f"model must be a function that returns a new model, got {type(task.model).__name__}: "

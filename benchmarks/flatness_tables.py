@@ -13,6 +13,7 @@ from flatness_verdicts import (
     KURTOSIS,
     LEAST,
     NOISE,
+    OF_SAM,
     SEEDS,
     TASKS,
     TUNED_FAMILY,
@@ -30,8 +31,13 @@ from steppe._shared.statistics import Interval
 NOT_RUN = "not run"
 # A column for each study seed.
 COLUMNS = [f"seed {seed}" for seed in SEEDS]
-RECIPES = ("adamw", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "adamcm+sam")
-_COMPUTE = (("adamw+sam", "adamw+2epochs"), ("adamw+msam", "adamw+sam"))
+RECIPES = ("adamw", *OF_SAM[:3], "adamcm", *OF_SAM[3:])
+_COMPUTE = (
+    ("adamw+sam", "adamw+2epochs"),
+    ("adamw+msam", "adamw+sam"),
+    ("adamw+random", "adamw+sam"),
+    ("adamcm+msam", "adamw+sam"),
+)
 _SETTINGS = ("lr", "rho", "priority_decay")
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
@@ -91,7 +97,7 @@ def cost_table() -> str:
 def compute_table() -> str:
     """Return SAM beside what has as many gradients, and beside what has half of them."""
     lines = [head("difference", "reading", "task", *COLUMNS)]
-    for (ours, theirs), reading, task in product(_COMPUTE, (NOISE, LEAST), TASKS):
+    for (ours, theirs), reading, task in product(_COMPUTE, (CLEAN, NOISE, LEAST), TASKS):
         cells = _changes(ours, theirs, reading, task)
         lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
     return "\n".join(lines)

@@ -36,15 +36,15 @@ KURTOSIS, CLEAN, CORRUPTED = "kurtosis", "clean", "corrupted inputs"
 FORGOTTEN = "test loss on the first task"
 
 # The families of the plan: contenders and readings.
-_OF_SAM = ("adamw+sam", "adamw+msam", "adamw+random", "adamcm+sam", "adamcm+msam")
+OF_SAM = ("adamw+sam", "adamw+msam", "adamw+random", "adamcm+sam", "adamcm+msam")
 FAMILY = (
     *(("adamcm", reading) for reading in (KURTOSIS, ABSMAX, LEAST, COMPENSATED)),
-    *((name, reading) for name in _OF_SAM for reading in (NOISE, LEAST)),
+    *((name, reading) for name in OF_SAM for reading in (NOISE, LEAST)),
 )
 # Kurtosis chooses nothing.
 TUNED_FAMILY = tuple(each for each in FAMILY if each[1] != KURTOSIS)
-CORRUPTIONS = tuple((name, CORRUPTED) for name in ("adamcm", *_OF_SAM))
-COSTS = ("adamw+ema", "adamw+2epochs", "adamcm", *_OF_SAM)
+CORRUPTIONS = tuple((name, CORRUPTED) for name in ("adamcm", *OF_SAM))
+COSTS = ("adamw+ema", "adamw+2epochs", "adamcm", *OF_SAM)
 FORGETS = ("adamw+ema", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "dualadam")
 
 

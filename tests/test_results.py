@@ -94,6 +94,33 @@ def test_studies_of_flatness_are_those_of_the_plan(path: Path) -> None:
     assert all(declared | {"2 bits compensated"} <= each for each in measured)
 
 
+# By the beginnings of their names: the budget, and each contender's trials.
+TRAINED = {"label-noise-": (4, 40), "batch-size-": (4, 40), "forgetting-": (4, 48)}
+
+
+def test_studies_of_training_are_those_of_the_plan() -> None:
+    for path in STUDIES:
+        kind = next((each for each in TRAINED if path.name.startswith(each)), None)
+        if kind is None:
+            continue
+        study, name = committed(path), path.name.removeprefix(kind).removesuffix(".json.gz")
+        assert (study.plan.budget, study.plan.trials) == TRAINED[kind], path.name
+        family = {"adamw+ema", "dualadam", "adamcm", "adamw+sam", "adamw+msam"}
+        if kind == "forgetting-":
+            assert set(study.plan.family) == family | {"adamw+random"}
+            assert name == f"{study.task}-{study.plan.study_seed}"
+            assert (study.setup["then"]["task"], study.setup["then"]["loss"]) == (
+                "fashion-mnist+few2000",
+                1.4,
+            )
+        else:
+            assert set(study.plan.family) == family | {"sgd-momentum", "adamcm+msam"}
+            assert (name, study.plan.study_seed) == (study.task, 0)
+            assert bool(study.setup.get("early_stopping")) == (kind == "label-noise-")
+            epochs = {"digits": 50, "fashion-mnist": 8, "fashion-mnist+batch1024": 32}
+            assert study.setup["epochs"] == epochs[name.partition("+noise")[0]]
+
+
 def test_fine_tuning_is_there() -> None:
     study = committed(RESULTS / "finetune.json")
     assert (study.plan.budget, study.plan.primary) == (4, "score")

@@ -31,13 +31,12 @@ def window_table() -> str:
     found = content_of(large_gradients.OUT)
     for each in found["readings"] if found else ():
         place = large_gradients.FACTORS.index(large_gradients.PRIMARY_FACTOR)
-        width = Interval(**each["windows"][place])
         share = each["inverse_share"]
         lines.append(
             row(
                 each["problem"],
                 each["contender"],
-                f"{width.mean:.2f} ± {width.high - width.mean:.2f}",
+                _with_error(Interval(**each["windows"][place])),
                 _difference(each),
                 f"{each['loss']:.3g}",
                 f"{each['lr']:.0e}",
@@ -72,6 +71,11 @@ def _walked(exponent: float, cell: dict[str, Any]) -> tuple[str, ...]:
         f"{exponent:g}",
         f"{middle} [{low}, {high}]".replace("inf", "∞"),
     )
+
+
+def _with_error(width: Interval) -> str:
+    # Of seeds that all say the same there is no interval.
+    return f"{width.mean:.2f}" + ("" if width.all_equal else f" ± {width.high - width.mean:.2f}")
 
 
 def _difference(reading: dict[str, Any]) -> str:

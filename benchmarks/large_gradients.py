@@ -74,7 +74,8 @@ class Reading:
     loss, lr : float
         The least median loss over seeds, and the learning rate that has it.
     second_moments_above_1, inverse_share : float
-        At that lr, over the first tenth of the run: medians over seeds.
+        At that lr, over the first tenth of the run: medians over the seeds that did not diverge;
+        NaN of optimizers without.
     windows, own_windows : list of Interval
         Decades of lr, for each of ``FACTORS``: by anybody's best loss, and by its own.
     minus_adamw, minus_warmup : Interval or None
@@ -219,7 +220,7 @@ def read(found: dict[str, Any], problem: str) -> Iterator[Reading]:
             contender=name,
             loss=float(middle[at]),
             lr=learning_rates(problem, name)[at],
-            **{key: float(np.median(values[name][:, at])) for key, values in shares.items()},
+            **{key: _median(values[name][:, at]) for key, values in shares.items()},
             windows=[interval(window(one, factor * best).tolist()) for factor in FACTORS],
             own_windows=[interval(window(one, factor * own).tolist()) for factor in FACTORS],
             minus_adamw=None if name == BASELINE else interval(difference.tolist()),
@@ -230,6 +231,11 @@ def read(found: dict[str, Any], problem: str) -> Iterator[Reading]:
             p_holm=math.nan,
             cut_off=list(cut_off(one, {"anybody's best": best, "its own": own})),
         )
+
+
+def _median(values: Array) -> float:
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else math.nan
 
 
 def cut_off(losses: Array, bests: dict[str, Array]) -> Iterator[str]:

@@ -36,13 +36,16 @@ def test_windows_stand_beside_adamws(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "inverse_share": 0.993,
         },
     ]
+    never = {"mean": 0.0, "low": None, "high": None, "all_equal": True}
+    readings.append({**readings[-1], "contender": "invadam", "windows": [never, never]})
     large_gradients.OUT.write_text(json.dumps({"readings": readings}))
-    *_, adamw, dualadam = tables.window_table().splitlines()
+    *_, adamw, dualadam, invadam = tables.window_table().splitlines()
     assert adamw == "| raw targets | adamw | 3.00 ± 0.50 |  | 7.25 | 1e-02 |  |"
     assert dualadam == (
         "| raw targets | dualadam | 1.75 ± 0.50 | −1.25 [−1.75, −0.75], p < 0.001 | 7.25 | 1e-02 "
         "| 99% |"
     )
+    assert invadam.startswith("| raw targets | invadam | 0.00 | −1.25")
 
 
 def test_what_is_walked_stands_beside_what_is_predicted(

@@ -48,6 +48,29 @@ def test_a_window_that_reaches_the_end_is_named() -> None:
     assert list(large_gradients.cut_off(whole[:1], {"its own": np.ones(1)})) == []
 
 
+def test_shares_are_those_of_the_seeds_that_did_not_diverge() -> None:
+    count = large_gradients.DECADES * large_gradients.PER_DECADE + 1
+    usual = {
+        "loss": [9.0] * (count - 2) + [1.0, 9.0],
+        "inverse_share": [0.5] * count,
+        "second_moments_above_1": [0.5] * count,
+    }
+    # It trains at the lowest learning rate alone.
+    broken = {name: [9.0] + [None] * (count - 1) for name in usual}
+    sgd = {**usual, "inverse_share": [None] * count}
+    cells = {
+        f"raw targets/{name}/{seed}": sgd if name == "sgd" else usual
+        for name in large_gradients.CONTENDERS
+        for seed in range(3)
+    }
+    cells["raw targets/dualadam/1"] = broken
+    shares = {
+        one.contender: one.inverse_share for one in large_gradients.read(cells, "raw targets")
+    }
+    assert shares["dualadam"] == 0.5
+    assert math.isnan(shares["sgd"])
+
+
 def test_signs_are_flipped_in_all_ways() -> None:
     values = np.array([0.3, -0.1, 0.8, 0.5, 0.2, 0.9, -0.4])
     found = stats.permutation_test(

@@ -58,7 +58,14 @@ class SavedTensor(NamedTuple):
 
 def can_be_saved(tensor: Tensor) -> bool:
     """Whether a tensor has numbers, of which each can be written."""
-    return not tensor.is_meta and not _is_expanded(tensor)
+    return not tensor.is_meta and not is_expanded(tensor)
+
+
+def is_expanded(tensor: Tensor) -> bool:
+    """Whether elements share memory, in which case torch refuses in-place writes."""
+    return _is_plain(tensor) and any(
+        step == 0 and count > 1 for step, count in zip(tensor.stride(), tensor.shape, strict=True)
+    )
 
 
 def _is_plain(tensor: Tensor) -> bool:
@@ -72,10 +79,3 @@ def _place(tensor: Tensor) -> tuple[object, ...]:
 def _version(tensor: Tensor) -> int:
     # Tensors made in inference mode count no versions.
     return -1 if tensor.is_inference() else tensor._version
-
-
-def _is_expanded(tensor: Tensor) -> bool:
-    """Whether elements share memory, in which case torch refuses in-place writes."""
-    return _is_plain(tensor) and any(
-        step == 0 and count > 1 for step, count in zip(tensor.stride(), tensor.shape, strict=True)
-    )

@@ -10,7 +10,9 @@ from torch import Tensor
 from steppe.landscape.objective.batches import map_tensors, tensors_of, without_labels
 
 # As Hugging Face's batches call them.
-_TOKENS, ATTENTION_MASK = "input_ids", "attention_mask"
+_TOKENS = "input_ids"
+#: The place of Hugging Face's mask of padding.
+ATTENTION_MASK = "attention_mask/0"
 _NO_INPUTS = ("mask", "position", "type_ids", "length", "label", "target")
 
 
@@ -21,8 +23,12 @@ def is_images(tensor: Tensor) -> bool:
 
 def is_tokens(tensor: Tensor) -> bool:
     """Whether a tensor holds tokens: (samples, tokens) of whole numbers."""
-    is_whole = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-    return is_whole and tensor.ndim == 2 and tensor.shape[1] > 1
+    return is_whole(tensor) and tensor.ndim == 2 and tensor.shape[1] > 1
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole numbers."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
 
 
 def input_tensors(inputs: Any) -> dict[str, Tensor]:
@@ -38,11 +44,6 @@ def mask_tensors(inputs: Any) -> dict[str, Tensor]:
     if not isinstance(inputs, Mapping):
         return {}
     return _placed({name: part for name, part in inputs.items() if "mask" in str(name)})
-
-
-def place_of(name: str) -> str:
-    """Return the place of a mapping's tensor."""
-    return f"{name}/0"
 
 
 def with_tensors(inputs: Any, changed: Mapping[str, Tensor]) -> Any:

@@ -18,8 +18,8 @@ from steppe.landscape.perturbations.inputs import (
     input_tensors,
     is_images,
     is_tokens,
+    is_whole,
     mask_tensors,
-    place_of,
 )
 
 # Tokens that replacements are drawn from: far more than any share of them needs.
@@ -95,7 +95,7 @@ class _Texts:
             for place, tensor in {**inputs, **masks}.items()
             if tensor.ndim == 2 and not tensor.is_complex()
         }
-        texts = [place for place in inputs if place in flat and _is_whole(flat[place])]
+        texts = [place for place in inputs if place in flat and is_whole(flat[place])]
         if not texts:
             return
         for place in texts:
@@ -140,7 +140,7 @@ class _Texts:
     def _marks(self, text: str, settled: bool = False) -> Iterable[Mark]:
         """Yield what marks padding: of all data where it is ``settled``, else what may."""
         for mark in self._values:
-            if mark == place_of(ATTENTION_MASK):
+            if mark == ATTENTION_MASK:
                 yield Mark(mark, 0)
             elif self._is_flag(mark):
                 under = self._under.get((mark, text), {})
@@ -172,10 +172,6 @@ class _Rows:
     def are_alike(self) -> bool:
         """Of one row nobody knows."""
         return self._count > 1 and not self._differ
-
-
-def _is_whole(tensor: Tensor) -> bool:
-    return not tensor.is_floating_point() and tensor.dtype != torch.bool
 
 
 def _unmarked(tensors: Mapping[str, Tensor], place: str, marks: Iterable[Mark]) -> Tensor:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from steppe.landscape.objective.saved_tensor import is_expanded
+
 
 def weights_of(model: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
     """Yield each weight of floating point with two or more dimensions, and its module, once.
@@ -45,10 +47,7 @@ def check_writable(model: nn.Module) -> None:
                 f"{said}was made in torch.inference_mode(), and cannot be changed: make or load "
                 "the model outside of it"
             )
-        if param.layout == torch.strided and any(
-            stride == 0 and size > 1
-            for stride, size in zip(param.stride(), param.shape, strict=True)
-        ):
+        if is_expanded(param):
             raise ValueError(
                 f"{said}of shape {tuple(param.shape)} is expanded, several of its weights share "
                 "memory: give it memory of its own with .clone()"

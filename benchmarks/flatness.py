@@ -8,12 +8,13 @@ nothing but what the plan says. What is not there was not run. Takes a minute or
 from collections.abc import Mapping
 from pathlib import Path
 
-from flatness_pictures import draw_differences, draw_fronts
+from flatness_pictures import draw_differences, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     cost_table,
     family_table,
     interaction_table,
+    mild_table,
     recipe_table,
     summary_table,
     value_table,
@@ -59,6 +60,7 @@ def tables() -> dict[str, str]:
         "interaction": interaction_table(),
         "costs": cost_table(),
         "compute": compute_table(),
+        "mild": mild_table(),
         "corruptions": family_table(CORRUPTIONS),
         "forgetting": forgetting_table(),
         "label noise, digits": label_noise_table(digits),
@@ -90,6 +92,8 @@ def main() -> None:
     }
     if tests:
         write_png(draw_differences(tests), IMAGES / "flatness-differences.png")
+        titled_studies = {TASKS[task]: [*studies.values()] for task, studies in complete.items()}
+        write_png(draw_strengths(titled_studies), IMAGES / "flatness-strengths.png")
     for task, studies in complete.items():
         titled = {f"{TASKS[task]}, {seed}": study for seed, study in studies.items()}
         write_png(draw_fronts(titled, (NOISE, LEAST)), IMAGES / f"flatness-fronts-{task}.png")

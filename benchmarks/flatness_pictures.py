@@ -1,6 +1,8 @@
 """The pictures of docs/flatness.md."""
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam", "adamcm+msam")
+# What is changed, and how much, from nothing on.
+_STRENGTHS = {
+    "noise on weights, standard deviations": {
+        "clean": "none",
+        "weight noise 0.1": "0.1",
+        "weight noise 0.3": "0.3",
+        "weight noise 0.5": "0.5",
+    },
+    "rounded with least error": {
+        "clean": "no",
+        "4 bits least error": "4 bits",
+        "3 bits least error": "3 bits",
+        "2 bits least error": "2 bits",
+    },
+}
 # From clean validation accuracy alone to the robust one alone.
 _SHARES = np.linspace(0, 1, 11)
 
@@ -67,6 +84,46 @@ def _draw_comparisons(
             ms=5,
             label=None if row else title,
         )
+
+
+def draw_strengths(studies: Mapping[str, Sequence[RobustReadings]]) -> "Figure":
+    """Draw each contender minus AdamW by how much is changed, as a mean over a task's studies.
+
+    Parameters
+    ----------
+    studies
+        From a task's title to its studies, which know nothing of each other.
+    """
+    figure = new_figure(
+        "Minus AdamW, points of test accuracy, best of 4 by clean validation",
+        (4.6 * len(_STRENGTHS), 3.6 * len(studies) + 0.6),
+    )
+    grid = figure.subplots(len(studies), len(_STRENGTHS), squeeze=False)
+    for row, (task, found) in zip(grid, studies.items(), strict=True):
+        for axes, (change, readings) in zip(row, _STRENGTHS.items(), strict=True):
+            style_axes(axes, f"{task}: {change}")
+            axes.axhline(0, color=COLOURS[SHOWN.index("adamw")], lw=2, label="adamw")
+            for colour, name in list(zip(COLOURS, SHOWN, strict=False))[1:]:
+                _draw_strengths_of(axes, name, found, list(readings), colour)
+            axes.set_xticks(range(len(readings)), readings.values())
+    grid[0][0].legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def _draw_strengths_of(
+    axes: "Axes", name: str, studies: Sequence[RobustReadings], readings: list[str], colour: str
+) -> None:
+    found = [[each.change(name, "adamw", reading) for each in studies] for reading in readings]
+    means = [fmean(value.mean for value in values) for values in found]
+    # Of a mean of independent studies.
+    halves = [
+        math.hypot(*(value.high - value.low for value in values)) / 2 / len(values)
+        for values in found
+    ]
+    places = np.arange(len(readings)) + 0.06 * (SHOWN.index(name) - len(SHOWN) / 2)
+    axes.errorbar(
+        places, means, halves, color=colour, lw=1.6, elinewidth=0.8, marker="o", ms=4, label=name
+    )
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

@@ -41,6 +41,14 @@ _COMPUTE = {
     ("adamcm+msam", "adamw+sam"): (CLEAN, NOISE, LEAST),
 }
 _SETTINGS = ("lr", "rho", "priority_decay")
+# The calibration error is a share of 1, all others are points.
+_MILD = {
+    "weight noise 0.1": 1,
+    "weight noise 0.3": 1,
+    "4 bits least error": 1,
+    "3 bits least error": 1,
+    "calibration error": 100,
+}
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
 
@@ -103,6 +111,18 @@ def compute_table() -> str:
         for reading, task in product(readings, TASKS):
             cells = _changes(ours, theirs, reading, task)
             lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
+    return "\n".join(lines)
+
+
+def mild_table() -> str:
+    """Return AdamW where little is changed, and others minus it; * if both studies exclude 0."""
+    lines = [head("contender", "task", *_MILD)]
+    for task, title in TASKS.items():
+        own = (_both_values("adamw", reading, task) for reading in _MILD)
+        lines.append(row("adamw itself", title, *own))
+        for name in ("adamcm", *OF_SAM):
+            cells = (_both_changes(name, reading, task) for reading in _MILD)
+            lines.append(row(name, title, *cells))
     return "\n".join(lines)
 
 
@@ -171,6 +191,21 @@ def _changes(ours: str, theirs: str, reading: str, task: str) -> list[str]:
     """Return one contender minus another in each study of a task."""
     found = (study.change(ours, theirs, reading) if study else None for study in studies_of(task))
     return [difference_cell(each) for each in found]
+
+
+def _both_values(name: str, reading: str, task: str) -> str:
+    """Return what a contender reaches in each study of a task."""
+    found = [study.expected(name, reading) for study in studies_of(task) if study]
+    return ", ".join(f"{_MILD[reading] * each.mean:.1f}" for each in found) or NOT_RUN
+
+
+def _both_changes(name: str, reading: str, task: str) -> str:
+    """Return a contender minus AdamW in each study of a task, and a mark if they agree."""
+    found = [study.change(name, "adamw", reading) for study in studies_of(task) if study]
+    sides = {(each.low > 0) - (each.high < 0) for each in found}
+    agree = len(found) == len(SEEDS) and sides in ({1}, {-1})
+    shown = (f"{_MILD[reading] * each.mean:+z.1f}".replace("-", "−") for each in found)
+    return (", ".join(shown) or NOT_RUN) + "*" * agree
 
 
 def _adds_up(found: Interval | None) -> str:

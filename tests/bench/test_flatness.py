@@ -8,11 +8,12 @@ import flatness_training_tables as training_tables
 import flatness_verdicts as verdicts
 import numpy as np
 import pytest
-from flatness_pictures import draw_differences, draw_fronts
+from flatness_pictures import draw_differences, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     family_table,
     interaction_table,
+    mild_table,
     recipe_table,
     summary_table,
 )
@@ -190,6 +191,55 @@ def test_what_tuning_can_reach_is_drawn(studies: Path) -> None:
     labels = [each.get_text() for each in draw_differences(tests).axes[0].get_yticklabels()]
     assert labels[0] == "adamcm: 2 bits absmax"
     assert len(labels) == len(verdicts.FAMILY) - 1
+
+
+def with_mild_changes(found: StudyResults) -> StudyResults:
+    """Return a study whose contenders differ at 4 bits as at 2 with absmax scales."""
+    copied = {
+        "weight noise 0.1": verdicts.CLEAN,
+        "weight noise 0.3": verdicts.NOISE,
+        "4 bits least error": verdicts.ABSMAX,
+        "3 bits least error": verdicts.LEAST,
+        "calibration error": verdicts.CLEAN,
+    }
+    trials = []
+    for trial in found.trials:
+        measured = trial.outcome.robustness
+        mild = {name: measured[other] for name, other in copied.items()}
+        changed = replace(trial.outcome, robustness={**measured, **mild})
+        trials.append(replace(trial, outcome=changed))
+    return replace(found, trials=tuple(trials))
+
+
+def test_small_changes_stand_beside_large_ones(studies: Path) -> None:
+    for seed in verdicts.SEEDS:
+        with_mild_changes(made(seed)).save(studies / f"flatness-digits-{seed}.json.gz")
+    lines = {tuple(each.split(" | ")[:2]): each for each in mild_table().splitlines()}
+    cells = {key: line.strip("| ").split(" | ")[2:] for key, line in lines.items()}
+    rounded = cells["| adamcm", "digits"][2]
+    assert rounded.endswith("*")
+    assert [float(each) for each in rounded.rstrip("*").split(",")] == pytest.approx(
+        [10, 10], abs=1
+    )
+    assert "*" not in cells["| adamcm", "digits"][0] + cells["| adamw+msam", "digits"][2]
+    assert set(cells["| adamcm", "FashionMNIST"]) == {"not run"}
+    own = [float(each) for each in cells["| adamw itself", "digits"][0].split(",")]
+    found = [RobustReadings(Readings(made(seed))) for seed in verdicts.SEEDS]
+    assert own == pytest.approx(
+        [each.expected("adamw", verdicts.CLEAN).mean for each in found], abs=0.051
+    )
+
+
+def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
+    found = [RobustReadings(Readings(with_mild_changes(made(seed)))) for seed in verdicts.SEEDS]
+    _, rounded = draw_strengths({"digits": found}).axes
+    ours = {each.get_label(): each for each in rounded.containers}["adamcm"]
+    changes = [each.change("adamcm", "adamw", "4 bits least error") for each in found]
+    assert ours.lines[0].get_ydata()[1] == pytest.approx(np.mean([each.mean for each in changes]))
+    # Of a mean of two independent numbers: half of both halves' hypotenuse.
+    (low, high) = ours.lines[2][0].get_segments()[1][:, 1]
+    halves = [(each.high - each.low) / 2 for each in changes]
+    assert high - low == pytest.approx(np.hypot(*halves))
 
 
 def scored(gains: dict[str, float], seed: int = 0) -> StudyResults:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe._shared.palette import COLOURS
+from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import new_figure, style_axes
 from steppe.compare import Pool, RobustReadings, expected_best
 
@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SHOWN = ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam", "adamcm+msam")
+SHOWN = dict(
+    zip(
+        ("adamw", "adamcm", "adamw+sam", "adamw+msam", "adamcm+sam", "adamcm+msam"),
+        COLOURS,
+        strict=True,
+    )
+) | {"adamw+2epochs": GREY}
 # What is changed, and how much, from nothing on.
 _STRENGTHS = {
     "noise on weights, standard deviations": {
@@ -102,16 +108,21 @@ def draw_strengths(studies: Mapping[str, Sequence[RobustReadings]]) -> "Figure":
     for row, (task, found) in zip(grid, studies.items(), strict=True):
         for axes, (change, readings) in zip(row, _STRENGTHS.items(), strict=True):
             style_axes(axes, f"{task}: {change}")
-            axes.axhline(0, color=COLOURS[SHOWN.index("adamw")], lw=2, label="adamw")
-            for colour, name in list(zip(COLOURS, SHOWN, strict=False))[1:]:
-                _draw_strengths_of(axes, name, found, list(readings), colour)
+            axes.axhline(0, color=SHOWN["adamw"], lw=2, label="adamw")
+            for place, name in enumerate([*SHOWN][1:]):
+                beside = 0.06 * (place - (len(SHOWN) - 2) / 2)
+                _draw_strengths_of(axes, name, found, list(readings), beside)
             axes.set_xticks(range(len(readings)), readings.values())
     grid[0][0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
 def _draw_strengths_of(
-    axes: "Axes", name: str, studies: Sequence[RobustReadings], readings: list[str], colour: str
+    axes: "Axes",
+    name: str,
+    studies: Sequence[RobustReadings],
+    readings: Sequence[str],
+    beside: float,
 ) -> None:
     found = [[each.change(name, "adamw", reading) for each in studies] for reading in readings]
     means = [fmean(value.mean for value in values) for values in found]
@@ -120,10 +131,9 @@ def _draw_strengths_of(
         math.hypot(*(value.high - value.low for value in values)) / 2 / len(values)
         for values in found
     ]
-    places = np.arange(len(readings)) + 0.06 * (SHOWN.index(name) - len(SHOWN) / 2)
-    axes.errorbar(
-        places, means, halves, color=colour, lw=1.6, elinewidth=0.8, marker="o", ms=4, label=name
-    )
+    places = np.arange(len(readings)) + beside
+    style = {"color": SHOWN[name], "lw": 1.6, "elinewidth": 0.8, "marker": "o", "ms": 4}
+    axes.errorbar(places, means, halves, label=name, **style)
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":
@@ -144,7 +154,7 @@ def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) 
 def _draw_front(axes: "Axes", title: str, readings: RobustReadings, measure: str) -> None:
     style_axes(axes, f"{title}: {measure}")
     reached = []
-    for colour, name in zip(COLOURS, SHOWN, strict=False):
+    for name, colour in SHOWN.items():
         pools = [readings.pool(name, each, tuned=True) for each in ("clean", measure)]
         axes.plot(pools[0].test, pools[1].test, ".", color=colour, alpha=0.25, ms=5)
         front = [_best(pools, share, readings.budget) for share in _SHARES]

@@ -132,8 +132,9 @@ def _draw_strengths_of(
         for values in found
     ]
     places = np.arange(len(readings)) + beside
-    style = {"color": SHOWN[name], "lw": 1.6, "elinewidth": 0.8, "marker": "o", "ms": 4}
-    axes.errorbar(places, means, halves, label=name, **style)
+    colour = SHOWN[name]
+    axes.plot(places, means, "o-", color=colour, lw=1.6, ms=4, label=name)
+    axes.errorbar(places, means, halves, fmt="none", ecolor=colour, elinewidth=0.8)
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

@@ -233,11 +233,11 @@ def test_small_changes_stand_beside_large_ones(studies: Path) -> None:
 def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
     found = [RobustReadings(Readings(with_mild_changes(made(seed)))) for seed in verdicts.SEEDS]
     _, rounded = draw_strengths({"digits": found}).axes
-    ours = {each.get_label(): each for each in rounded.containers}["adamcm"]
+    lines = {each.get_label(): each for each in rounded.get_lines()}
     changes = [each.change("adamcm", "adamw", "4 bits least error") for each in found]
-    assert ours.lines[0].get_ydata()[1] == pytest.approx(np.mean([each.mean for each in changes]))
-    # Of a mean of two independent numbers: half of both halves' hypotenuse.
-    (low, high) = ours.lines[2][0].get_segments()[1][:, 1]
+    assert lines["adamcm"].get_ydata()[1] == pytest.approx(np.mean([each.mean for each in changes]))
+    # A mean of two independent numbers has half of the hypotenuse to each side.
+    low, high = rounded.containers[0].lines[2][0].get_segments()[1][:, 1]
     halves = [(each.high - each.low) / 2 for each in changes]
     assert high - low == pytest.approx(np.hypot(*halves))
 

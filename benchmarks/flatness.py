@@ -8,7 +8,7 @@ nothing but what the plan says. What is not there was not run. Takes a minute or
 from collections.abc import Mapping
 from pathlib import Path
 
-from flatness_pictures import draw_differences, draw_fronts, draw_strengths
+from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     cost_table,
@@ -36,6 +36,7 @@ from flatness_verdicts import (
     TASKS,
     TUNED_FAMILY,
     comparisons,
+    forgetting_studies,
     studies_of,
 )
 from page_blocks import with_block
@@ -85,6 +86,11 @@ def main() -> None:
     written = tables()
     for page in PAGES:
         write_text(page, rewritten(page.read_text(encoding="utf-8"), written))
+    _draw_pictures()
+
+
+def _draw_pictures() -> None:
+    """Draw what has been run."""
     complete = {task: found for task in TASKS if (found := _complete(task))}
     tests = {
         TASKS[task]: {seed: comparisons(study, FAMILY) for seed, study in studies.items()}
@@ -97,6 +103,10 @@ def main() -> None:
     for task, studies in complete.items():
         titled = {f"{TASKS[task]}, {seed}": study for seed, study in studies.items()}
         write_png(draw_fronts(titled, (NOISE, LEAST)), IMAGES / f"flatness-fronts-{task}.png")
+    forgotten = zip(SEEDS, forgetting_studies(), strict=True)
+    titled_readings = {f"seed {seed}": each for seed, each in forgotten if each is not None}
+    if titled_readings:
+        write_png(draw_forgetting(titled_readings), IMAGES / "flatness-forgetting.png")
 
 
 def _complete(task: str) -> dict[str, RobustReadings]:

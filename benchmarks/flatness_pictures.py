@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steppe._shared.palette import COLOURS, GREY
+from steppe._shared.palette import COLOURS, GREY, line_style
 from steppe._shared.pictures import new_figure, style_axes
-from steppe.compare import Pool, RobustReadings, expected_best
+from steppe.compare import Pool, Readings, RobustReadings, expected_best, forgetting_pools
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +37,9 @@ _STRENGTHS = {
         "2 bits least error": "2 bits",
     },
 }
+_FORGETFUL = ("adamw", "adamw+2epochs", "adamw+sam", "adamcm", "dualadam", "adam+warmup")
+# Of the second task: from little learnt to the common loss.
+_SECOND_LOSSES = (3.0, 2.6, 2.3, 2.0, 1.8, 1.6, 1.4)
 # From clean validation accuracy alone to the robust one alone.
 _SHARES = np.linspace(0, 1, 11)
 
@@ -135,6 +138,28 @@ def _draw_strengths_of(
     colour = SHOWN[name]
     axes.plot(places, means, "o-", color=colour, lw=1.6, ms=4, label=name)
     axes.errorbar(places, means, halves, fmt="none", ecolor=colour, elinewidth=0.8)
+
+
+def draw_forgetting(studies: Mapping[str, Readings]) -> "Figure":
+    """Draw the test loss on the first task by the validation loss on the second, best of k."""
+    figure = new_figure(None, (4.6 * len(studies), 4.0))
+    grid = figure.subplots(1, len(studies), squeeze=False, sharey=True)[0]
+    for axes, (title, readings) in zip(grid, studies.items(), strict=True):
+        style_axes(axes, title)
+        k = readings.results.plan.budget
+        pools = [forgetting_pools(readings, loss) for loss in _SECOND_LOSSES]
+        for number, name in enumerate(_FORGETFUL):
+            look = line_style(number)
+            lost = [expected_best(each[name], k) for each in pools]
+            axes.plot(_SECOND_LOSSES, lost, look.dash, color=look.colour, lw=1.8, label=name)
+        axes.set_xscale("log")
+        axes.set_xticks(_SECOND_LOSSES[::3], [f"{loss:g}" for loss in _SECOND_LOSSES[::3]])
+        axes.minorticks_off()
+        axes.invert_xaxis()
+        axes.set_xlabel("validation loss on clothes")
+    grid[0].set_ylabel("test loss on digits")
+    grid[0].legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

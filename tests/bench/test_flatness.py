@@ -8,7 +8,7 @@ import flatness_training_tables as training_tables
 import flatness_verdicts as verdicts
 import numpy as np
 import pytest
-from flatness_pictures import draw_differences, draw_fronts, draw_strengths
+from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     family_table,
@@ -307,7 +307,7 @@ def forgetful(seed: int) -> StudyResults:
         curve = FineTuningCurve(0.01, (0, 1), *(first, flat) * 2, *(second, flat) * 2)
         return outcome(0.9 + base[trial] / 10, fine_tuning=(curve,))
 
-    names = ("adamw", *verdicts.FORGETS, "adamw+2epochs")
+    names = ("adamw", *verdicts.FORGETS, "adamw+2epochs", "adam+warmup", "adamw+beta1")
     pools = {name: [fine_tuned(name, trial) for trial in range(TRIALS)] for name in names}
     return study(
         pools,
@@ -327,6 +327,17 @@ def test_who_forgets_less_is_found(studies: Path) -> None:
     seeds = cells(table, "adamw+sam minus adamw+2epochs")
     assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
     assert "p" not in "".join(seeds)
+    assert mean_of(cells(table, "adam+warmup minus adamw")[0]) == pytest.approx(0, abs=0.05)
+
+
+def test_forgetting_is_drawn_along_the_second_loss(studies: Path) -> None:
+    figure = draw_forgetting({"seed 0": Readings(forgetful(0))})
+    lines = {each.get_label(): each for each in figure.axes[0].get_lines()}
+    others, ours = (lines[name].get_ydata() for name in ("adamw", "adamw+sam"))
+    # From a loss of 4 to one of 1 digits lose 2 · 1.0 of theirs, and 2 · 0.5 after SAM.
+    shares = np.log(np.array(lines["adamw"].get_xdata()) / 4) / np.log(1 / 4)
+    assert others - ours == pytest.approx(shares, abs=0.1)
+    assert np.all(np.diff(ours) > 0)
 
 
 @pytest.mark.thorough

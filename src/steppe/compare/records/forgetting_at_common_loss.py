@@ -176,12 +176,19 @@ def forgetting_at_common_loss(readings: Readings) -> list[CommonLossForgetting]:
     ]
 
 
-def forgetting_pools(readings: Readings) -> dict[str, Pool]:
-    """Return every contender's trials with the first task's test loss at the common loss.
+def forgetting_pools(readings: Readings, loss: float | None = None) -> dict[str, Pool]:
+    """Return every contender's trials with the first task's test loss at one loss on the second.
 
-    They are those of :func:`forgetting_at_common_loss`.
+    By default they are those of :func:`forgetting_at_common_loss`.
+
+    Parameters
+    ----------
+    readings : Readings
+        Of a complete study.
+    loss : float, optional
+        The second task's validation loss, in the place of the study's common one.
     """
-    common = common_loss(readings.results)
+    common = common_loss(readings.results) if loss is None else loss
     return _pools(readings, lambda outcome: _loss_at(outcome, common))
 
 

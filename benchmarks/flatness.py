@@ -12,6 +12,7 @@ from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, dr
 from flatness_tables import (
     compute_table,
     cost_table,
+    equal_compute_table,
     family_table,
     interaction_table,
     mild_table,
@@ -61,6 +62,7 @@ def tables() -> dict[str, str]:
         "interaction": interaction_table(),
         "costs": cost_table(),
         "compute": compute_table(),
+        "equal compute": equal_compute_table(),
         "mild": mild_table(),
         "corruptions": family_table(CORRUPTIONS),
         "forgetting": forgetting_table(),

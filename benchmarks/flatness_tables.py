@@ -8,8 +8,11 @@ from flatness_verdicts import (
     ABSMAX,
     CLEAN,
     COMPENSATED,
+    CORRUPTED,
     COSTS,
+    EQUAL_COMPUTE,
     FAMILY,
+    FRESH_SEEDS,
     KURTOSIS,
     LEAST,
     NOISE,
@@ -20,6 +23,8 @@ from flatness_verdicts import (
     Tested,
     best_trials,
     comparisons,
+    equal_compute_comparisons,
+    equal_compute_studies,
     interaction,
     studies_of,
     verdict,
@@ -111,6 +116,20 @@ def compute_table() -> str:
         for reading, task in product(readings, TASKS):
             cells = _changes(ours, theirs, reading, task)
             lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
+    return "\n".join(lines)
+
+
+def equal_compute_table() -> str:
+    """Return the candidate minus what has as many gradients, on seeds that did not choose it."""
+    lines = [head("minus", "reading", *(f"seed {seed}" for seed in FRESH_SEEDS), "both seeds")]
+    studies = equal_compute_studies()
+    tests = [equal_compute_comparisons(study) if study else [] for study in studies]
+    for place, (ours, theirs) in enumerate(EQUAL_COMPUTE):
+        own = [each[place] if each else None for each in tests]
+        lines.append(row(theirs, NOISE, *all_judged(own)))
+        for reading in (CLEAN, LEAST, CORRUPTED):
+            found = (study.change(ours, theirs, reading) if study else None for study in studies)
+            lines.append(row(theirs, reading, *map(difference_cell, found), ""))
     return "\n".join(lines)
 
 

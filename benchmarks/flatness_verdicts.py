@@ -45,6 +45,9 @@ FAMILY = (
 TUNED_FAMILY = tuple(each for each in FAMILY if each[1] != KURTOSIS)
 CORRUPTIONS = tuple((name, CORRUPTED) for name in ("adamcm", *OF_SAM))
 COSTS = ("adamw+ema", "adamw+2epochs", "adamcm", *OF_SAM)
+CANDIDATE = "adamcm+2epochs+msam"
+EQUAL_COMPUTE = tuple((CANDIDATE, other) for other in ("adamw+sam", "adamw+2epochs+ema"))
+FRESH_SEEDS = (2, 3)
 FORGETS = ("adamw+ema", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "dualadam")
 
 
@@ -113,6 +116,12 @@ def forgetting_studies() -> list[Readings | None]:
     return [readings_of(RESULTS / f"forgetting-mnist-5k-{seed}.json.gz") for seed in SEEDS]
 
 
+def equal_compute_studies() -> list[RobustReadings | None]:
+    """Return the studies of section 8, one for each fresh seed."""
+    name = "equal-compute-fashion-mnist-{}.json.gz"
+    return [robust_readings_of(RESULTS / name.format(seed)) for seed in FRESH_SEEDS]
+
+
 @cache
 def comparisons(
     readings: RobustReadings, family: tuple[tuple[str, str], ...], *, tuned: bool = False
@@ -128,6 +137,12 @@ def own_verdicts(readings: Readings) -> list[Tested]:
     reading, k = study.plan.primary, study.plan.budget
     found = [readings.difference(name, "adamw", reading, k) for name in study.plan.family]
     return _tested([(name, readings.label(reading)) for name in study.plan.family], found)
+
+
+def equal_compute_comparisons(readings: RobustReadings) -> list[Tested]:
+    """Test what section 8 declares; the candidate is the contender of all."""
+    found = [readings.difference(*pair, NOISE) for pair in EQUAL_COMPUTE]
+    return _tested([(ours, NOISE) for ours, _ in EQUAL_COMPUTE], found)
 
 
 def forgetting_comparisons(readings: Readings) -> list[Tested]:

@@ -94,6 +94,16 @@ def test_studies_of_flatness_are_those_of_the_plan(path: Path) -> None:
     assert all(declared | {"2 bits compensated"} <= each for each in measured)
 
 
+def test_studies_of_equal_compute_are_those_of_the_plan() -> None:
+    for path in (each for each in STUDIES if each.name.startswith("equal-compute-")):
+        study, seed = committed(path), int(path.name.removesuffix(".json.gz").rpartition("-")[2])
+        assert seed in {2, 3}
+        assert (study.task, study.baseline) == ("fashion-mnist", "adamw+sam")
+        assert (study.plan.budget, study.plan.trials, study.plan.study_seed) == (4, 48, seed)
+        assert study.setup["epochs"] == 8
+        assert set(study.plan.family) == {"adamw+2epochs+ema", "adamcm+2epochs+msam"}
+
+
 # By the beginnings of their names: the budget, and each contender's trials.
 TRAINED = {"label-noise-": (4, 40), "batch-size-": (4, 40), "forgetting-": (4, 48)}
 

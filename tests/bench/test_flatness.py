@@ -11,6 +11,7 @@ import pytest
 from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
+    equal_compute_table,
     family_table,
     interaction_table,
     mild_table,
@@ -20,7 +21,7 @@ from flatness_tables import (
 
 from helpers.synthetic_studies import SETUP, outcome, study
 from steppe._shared.statistics import Interval
-from steppe.compare import Readings, RobustReadings
+from steppe.compare import POOL, Readings, RobustReadings
 from steppe.compare.records.json_format import to_json
 from steppe.compare.records.results import (
     FineTuningCurve,
@@ -240,6 +241,24 @@ def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
     low, high = rounded.containers[0].lines[2][0].get_segments()[1][:, 1]
     halves = [(each.high - each.low) / 2 for each in changes]
     assert high - low == pytest.approx(np.hypot(*halves))
+
+
+def test_a_candidate_is_judged_on_fresh_seeds(studies: Path) -> None:
+    names = {"adamw": "adamw+sam", "adamcm": "adamw+2epochs+ema", "adamw+sam": verdicts.CANDIDATE}
+    for seed in verdicts.FRESH_SEEDS:
+        found = made(seed)
+        pools = {new: [t.outcome for t in found.trials_of(old, POOL)] for old, new in names.items()}
+        path = studies / f"equal-compute-fashion-mnist-{seed}.json.gz"
+        study(pools, plan=StudyPlan(4, TRIALS, family=tuple(pools)[1:])).save(path)
+    lines = [line for line in equal_compute_table().splitlines() if verdicts.NOISE in line]
+    found = [line.strip("| ").split(" | ") for line in lines]
+    assert [each[0] for each in found] == ["adamw+sam", "adamw+2epochs+ema"]
+    # What stands for the candidate has lost 5 points under noise.
+    assert [each[-1] for each in found] == ["less", "less"]
+    means = [mean_of(cell) for each in found for cell in each[2:4]]
+    assert means == pytest.approx([-5] * 4, abs=0.5)
+    tests = verdicts.equal_compute_comparisons(verdicts.equal_compute_studies()[0])
+    assert [each.p for each in tests] == pytest.approx([2 / 10_000] * 2)
 
 
 def scored(gains: dict[str, float], seed: int = 0) -> StudyResults:

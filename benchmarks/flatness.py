@@ -18,6 +18,7 @@ from flatness_tables import (
     mild_table,
     recipe_table,
     summary_table,
+    third_task_table,
     value_table,
 )
 from flatness_theory_tables import escape_table, window_table
@@ -65,6 +66,7 @@ def tables() -> dict[str, str]:
         "equal compute": equal_compute_table(),
         "mild": mild_table(),
         "corruptions": family_table(CORRUPTIONS),
+        "third task": third_task_table(),
         "forgetting": forgetting_table(),
         "label noise, digits": label_noise_table(digits),
         "label noise, growth": f"{label_noise_growth()}.",

@@ -27,11 +27,13 @@ from flatness_verdicts import (
     equal_compute_studies,
     interaction,
     studies_of,
+    third_task_studies,
     verdict,
 )
 from page_blocks import head, p_value, row, signed
 
 from steppe._shared.statistics import Interval
+from steppe.compare import RobustReadings
 
 NOT_RUN = "not run"
 # A column for each study seed.
@@ -46,14 +48,11 @@ _COMPUTE = {
     ("adamcm+msam", "adamw+sam"): (CLEAN, NOISE, LEAST),
 }
 _SETTINGS = ("lr", "rho", "priority_decay")
-# The calibration error is a share of 1, all others are points.
-_MILD = {
-    "weight noise 0.1": 1,
-    "weight noise 0.3": 1,
-    "4 bits least error": 1,
-    "3 bits least error": 1,
-    "calibration error": 100,
-}
+_MILD = (
+    *("weight noise 0.1", "weight noise 0.3"),
+    *("4 bits least error", "3 bits least error", "calibration error"),
+)
+_THIRD_TASK = (CLEAN, NOISE, ABSMAX, LEAST, CORRUPTED)
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
 
@@ -137,11 +136,17 @@ def mild_table() -> str:
     """Return AdamW where little is changed, and others minus it; * if both studies exclude 0."""
     lines = [head("contender", "task", *_MILD)]
     for task, title in TASKS.items():
-        own = (_both_values("adamw", reading, task) for reading in _MILD)
-        lines.append(row("adamw itself", title, *own))
-        for name in ("adamcm", *OF_SAM):
-            cells = (_both_changes(name, reading, task) for reading in _MILD)
-            lines.append(row(name, title, *cells))
+        for line in _both_lines(studies_of(task), ("adamcm", *OF_SAM), _MILD):
+            lines.append(row(line[0], title, *line[1:]))
+    return "\n".join(lines)
+
+
+def third_task_table() -> str:
+    """Return the same for the networks that are to forget, before they do."""
+    lines = [head("contender", *_THIRD_TASK)]
+    names = ("adamw+2epochs", *OF_SAM[:3], "adamcm", "dualadam", "adam+warmup")
+    for line in _both_lines(third_task_studies(), names, _THIRD_TASK):
+        lines.append(row(*line))
     return "\n".join(lines)
 
 
@@ -212,19 +217,35 @@ def _changes(ours: str, theirs: str, reading: str, task: str) -> list[str]:
     return [difference_cell(each) for each in found]
 
 
-def _both_values(name: str, reading: str, task: str) -> str:
-    """Return what a contender reaches in each study of a task."""
-    found = [study.expected(name, reading) for study in studies_of(task) if study]
-    return ", ".join(f"{_MILD[reading] * each.mean:.1f}" for each in found) or NOT_RUN
+def _both_lines(
+    studies: Sequence[RobustReadings | None], names: Sequence[str], readings: Sequence[str]
+) -> list[list[str]]:
+    """Return a line of AdamW's own readings, and one of each contender's differences from it."""
+    known = [study for study in studies if study]
+    return [
+        ["adamw itself", *(_both_values(known, reading) for reading in readings)],
+        *([name, *(_both_changes(known, name, reading) for reading in readings)] for name in names),
+    ]
 
 
-def _both_changes(name: str, reading: str, task: str) -> str:
-    """Return a contender minus AdamW in each study of a task, and a mark if they agree."""
-    found = [study.change(name, "adamw", reading) for study in studies_of(task) if study]
+def _both_values(studies: Sequence[RobustReadings], reading: str) -> str:
+    """Return what AdamW reaches in each study."""
+    found = (study.expected("adamw", reading) for study in studies)
+    return ", ".join(f"{_points(each.mean, reading):.1f}" for each in found) or NOT_RUN
+
+
+def _both_changes(studies: Sequence[RobustReadings], name: str, reading: str) -> str:
+    """Return a contender minus AdamW in each study, and a mark if they agree."""
+    found = [study.change(name, "adamw", reading) for study in studies]
     sides = {(each.low > 0) - (each.high < 0) for each in found}
     agree = len(found) == len(SEEDS) and sides in ({1}, {-1})
-    shown = (f"{_MILD[reading] * each.mean:+z.1f}".replace("-", "−") for each in found)
+    shown = (f"{_points(each.mean, reading):+z.1f}".replace("-", "−") for each in found)
     return (", ".join(shown) or NOT_RUN) + "*" * agree
+
+
+def _points(value: float, reading: str) -> float:
+    """Return points; the calibration error is a share of 1."""
+    return 100 * value if reading == "calibration error" else value
 
 
 def _adds_up(found: Interval | None) -> str:

@@ -113,7 +113,16 @@ def batch_study() -> Readings | None:
 
 def forgetting_studies() -> list[Readings | None]:
     """Return the studies of section 7, one for each seed."""
-    return [readings_of(RESULTS / f"forgetting-mnist-5k-{seed}.json.gz") for seed in SEEDS]
+    return [readings_of(_forgetting_file(seed)) for seed in SEEDS]
+
+
+def third_task_studies() -> list[RobustReadings | None]:
+    """Return the readings of section 1 in the studies of section 7."""
+    return [robust_readings_of(_forgetting_file(seed)) for seed in SEEDS]
+
+
+def _forgetting_file(seed: int) -> Path:
+    return RESULTS / f"forgetting-mnist-5k-{seed}.json.gz"
 
 
 def equal_compute_studies() -> list[RobustReadings | None]:

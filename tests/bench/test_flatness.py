@@ -17,6 +17,7 @@ from flatness_tables import (
     mild_table,
     recipe_table,
     summary_table,
+    third_task_table,
 )
 
 from helpers.synthetic_studies import SETUP, outcome, study
@@ -34,6 +35,7 @@ from steppe.compare.records.results import (
 from steppe.compare.records.second_task import SecondTask
 
 NAMES = ("adamw", *dict.fromkeys(name for name, _ in verdicts.FAMILY), "adamw+ema", "adamw+2epochs")
+NAMES += ("dualadam", "adam+warmup")
 TRIALS = 24
 # Of the two studies' effects on accuracy; all else differs by noise alone.
 EFFECTS = {("adamcm", verdicts.ABSMAX): 0.1, ("adamw+sam", verdicts.NOISE): -0.05}
@@ -229,6 +231,17 @@ def test_small_changes_stand_beside_large_ones(studies: Path) -> None:
     assert own == pytest.approx(
         [each.expected("adamw", verdicts.CLEAN).mean for each in found], abs=0.051
     )
+
+
+def test_the_third_task_is_that_of_forgetting(studies: Path) -> None:
+    for seed in verdicts.SEEDS:
+        made(seed).save(studies / f"forgetting-mnist-5k-{seed}.json.gz")
+    lines = {each.split(" | ")[0]: each for each in third_task_table().splitlines()}
+    _, clean, noise, absmax, least, _ = lines["| adamcm"].strip("| ").split(" | ")
+    assert absmax.endswith("*")
+    assert [float(each) for each in absmax.rstrip("*").split(",")] == pytest.approx([10, 10], abs=1)
+    assert "*" not in clean + noise + least
+    assert lines["| adamw+sam"].strip("| ").split(" | ")[2].endswith("*")
 
 
 def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:

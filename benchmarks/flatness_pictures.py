@@ -21,7 +21,7 @@ SHOWN = dict(
         COLOURS,
         strict=True,
     )
-) | {"adamw+2epochs": GREY}
+) | {"adamw+2epochs": GREY, "adam+warmup": "#000000"}
 # What is changed, and how much, from nothing on.
 _STRENGTHS = {
     "noise on weights, standard deviations": {

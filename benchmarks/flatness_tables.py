@@ -41,11 +41,14 @@ COLUMNS = [f"seed {seed}" for seed in SEEDS]
 RECIPES = ("adamw", *OF_SAM[:3], "adamcm", *OF_SAM[3:])
 _COMPUTE = {
     ("adamw+2epochs", "adamw"): (NOISE, LEAST),
+    ("adam+warmup", "adamw"): (CLEAN, NOISE, LEAST),
     ("adamcm", "adamw"): (NOISE,),
     ("adamw+sam", "adamw+2epochs"): (CLEAN, NOISE, LEAST),
     ("adamw+msam", "adamw+sam"): (CLEAN, NOISE, LEAST),
     ("adamw+random", "adamw+sam"): (CLEAN, NOISE, LEAST),
     ("adamcm+msam", "adamw+sam"): (CLEAN, NOISE, LEAST),
+    ("adamw+sam", "adam+warmup"): (CLEAN, NOISE, LEAST),
+    ("adamcm+msam", "adam+warmup"): (CLEAN, NOISE, LEAST),
 }
 _SETTINGS = ("lr", "rho", "priority_decay")
 _MILD = (

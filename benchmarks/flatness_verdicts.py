@@ -46,7 +46,9 @@ TUNED_FAMILY = tuple(each for each in FAMILY if each[1] != KURTOSIS)
 CORRUPTIONS = tuple((name, CORRUPTED) for name in ("adamcm", *OF_SAM))
 COSTS = ("adamw+ema", "adamw+2epochs", "adamcm", *OF_SAM)
 CANDIDATE = "adamcm+2epochs+msam"
-EQUAL_COMPUTE = tuple((CANDIDATE, other) for other in ("adamw+sam", "adamw+2epochs+ema"))
+EQUAL_COMPUTE = tuple(
+    (CANDIDATE, other) for other in ("adamw+sam", "adamw+2epochs+ema", "adam+warmup+2epochs")
+)
 FRESH_SEEDS = (2, 3)
 FORGETS = ("adamw+ema", "adamw+sam", "adamw+msam", "adamw+random", "adamcm", "dualadam")
 

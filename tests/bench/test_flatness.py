@@ -123,7 +123,7 @@ def test_sam_stands_beside_what_has_as_many_gradients(studies: Path) -> None:
     lines = [line for line in compute_table().splitlines() if "weight noise 0.5 | digits" in line]
     found = [[mean_of(each) for each in line.strip("| ").split(" | ")[3:]] for line in lines]
     assert found == pytest.approx(
-        np.array([[0, 0], [0, 0], [-5, -5], [5, 5], [5, 5], [5, 5]]), abs=0.5
+        5 * np.array([[each] * 2 for each in (0, 0, 0, -1, 1, 1, 1, -1, 0)]), abs=0.5
     )
 
 
@@ -257,7 +257,9 @@ def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
 
 
 def test_a_candidate_is_judged_on_fresh_seeds(studies: Path) -> None:
-    names = {"adamw": "adamw+sam", "adamcm": "adamw+2epochs+ema", "adamw+sam": verdicts.CANDIDATE}
+    others = ["adamw+sam", "adamw+2epochs+ema", "adam+warmup+2epochs"]
+    names = dict(zip(("adamw", "adamcm", "dualadam"), others, strict=True))
+    names["adamw+sam"] = verdicts.CANDIDATE
     for seed in verdicts.FRESH_SEEDS:
         found = made(seed)
         pools = {new: [t.outcome for t in found.trials_of(old, POOL)] for old, new in names.items()}
@@ -265,13 +267,13 @@ def test_a_candidate_is_judged_on_fresh_seeds(studies: Path) -> None:
         study(pools, plan=StudyPlan(4, TRIALS, family=tuple(pools)[1:])).save(path)
     lines = [line for line in equal_compute_table().splitlines() if verdicts.NOISE in line]
     found = [line.strip("| ").split(" | ") for line in lines]
-    assert [each[0] for each in found] == ["adamw+sam", "adamw+2epochs+ema"]
+    assert [each[0] for each in found] == others
     # What stands for the candidate has lost 5 points under noise.
-    assert [each[-1] for each in found] == ["less", "less"]
+    assert [each[-1] for each in found] == ["less"] * 3
     means = [mean_of(cell) for each in found for cell in each[2:4]]
-    assert means == pytest.approx([-5] * 4, abs=0.5)
+    assert means == pytest.approx([-5] * 6, abs=0.5)
     tests = verdicts.equal_compute_comparisons(verdicts.equal_compute_studies()[0])
-    assert [each.p for each in tests] == pytest.approx([2 / 10_000] * 2)
+    assert [each.p for each in tests] == pytest.approx([3 / 10_000] * 3)
 
 
 def scored(gains: dict[str, float], seed: int = 0) -> StudyResults:

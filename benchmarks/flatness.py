@@ -8,7 +8,7 @@ nothing but what the plan says. What is not there was not run. Takes a minute or
 from collections.abc import Mapping
 from pathlib import Path
 
-from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, draw_strengths
+from flatness_pictures import draw_differences, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     cost_table,
@@ -22,12 +22,14 @@ from flatness_tables import (
     value_table,
 )
 from flatness_theory_tables import escape_table, window_table
+from flatness_training_pictures import draw_forgetting, draw_label_noise
 from flatness_training_tables import (
     NOISY_TASKS,
     batch_table,
     forgetting_table,
     label_noise_growth,
     label_noise_table,
+    noisy_studies,
 )
 from flatness_verdicts import (
     CORRUPTIONS,
@@ -111,6 +113,8 @@ def _draw_pictures() -> None:
     titled_readings = {f"seed {seed}": each for seed, each in forgotten if each is not None}
     if titled_readings:
         write_png(draw_forgetting(titled_readings), IMAGES / "flatness-forgetting.png")
+    if noisy := noisy_studies():
+        write_png(draw_label_noise(noisy), IMAGES / "flatness-label-noise.png")
 
 
 def _complete(task: str) -> dict[str, RobustReadings]:

@@ -1,15 +1,15 @@
 """The pictures of docs/flatness.md."""
 
-import math
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from flatness_verdicts import mean_of_studies
 
-from steppe._shared.palette import COLOURS, GREY, line_style
+from steppe._shared.palette import COLOURS, GREY
 from steppe._shared.pictures import new_figure, style_axes
-from steppe.compare import Pool, Readings, RobustReadings, expected_best, forgetting_pools
+from steppe._shared.statistics import Interval
+from steppe.compare import Pool, RobustReadings, expected_best
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,9 +37,6 @@ _STRENGTHS = {
         "2 bits least error": "2 bits",
     },
 }
-_FORGETFUL = ("adamw", "adamw+2epochs", "adamw+sam", "adamcm", "dualadam", "adam+warmup")
-# Of the second task: from little learnt to the common loss.
-_SECOND_LOSSES = (3.0, 2.6, 2.3, 2.0, 1.8, 1.6, 1.4)
 # From clean validation accuracy alone to the robust one alone.
 _SHARES = np.linspace(0, 1, 11)
 
@@ -114,52 +111,25 @@ def draw_strengths(studies: Mapping[str, Sequence[RobustReadings]]) -> "Figure":
             axes.axhline(0, color=SHOWN["adamw"], lw=2, label="adamw")
             for place, name in enumerate([*SHOWN][1:]):
                 beside = 0.06 * (place - (len(SHOWN) - 2) / 2)
-                _draw_strengths_of(axes, name, found, list(readings), beside)
+                values = [
+                    mean_of_studies([each.change(name, "adamw", reading) for each in found])
+                    for reading in readings
+                ]
+                places = np.arange(len(readings)) + beside
+                draw_intervals(axes, places, values, SHOWN[name], name)
             axes.set_xticks(range(len(readings)), readings.values())
     grid[0][0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
-def _draw_strengths_of(
-    axes: "Axes",
-    name: str,
-    studies: Sequence[RobustReadings],
-    readings: Sequence[str],
-    beside: float,
+def draw_intervals(
+    axes: "Axes", places: Iterable[float], values: Sequence[Interval], colour: str, label: str
 ) -> None:
-    found = [[each.change(name, "adamw", reading) for each in studies] for reading in readings]
-    means = [fmean(value.mean for value in values) for values in found]
-    # Of a mean of independent studies.
-    halves = [
-        math.hypot(*(value.high - value.low for value in values)) / 2 / len(values)
-        for values in found
-    ]
-    places = np.arange(len(readings)) + beside
-    colour = SHOWN[name]
-    axes.plot(places, means, "o-", color=colour, lw=1.6, ms=4, label=name)
-    axes.errorbar(places, means, halves, fmt="none", ecolor=colour, elinewidth=0.8)
-
-
-def draw_forgetting(studies: Mapping[str, Readings]) -> "Figure":
-    """Draw the test loss on the first task by the validation loss on the second, best of k."""
-    figure = new_figure(None, (4.6 * len(studies), 4.0))
-    grid = figure.subplots(1, len(studies), squeeze=False, sharey=True)[0]
-    for axes, (title, readings) in zip(grid, studies.items(), strict=True):
-        style_axes(axes, title)
-        k = readings.results.plan.budget
-        pools = [forgetting_pools(readings, loss) for loss in _SECOND_LOSSES]
-        for number, name in enumerate(_FORGETFUL):
-            look = line_style(number)
-            lost = [expected_best(each[name], k) for each in pools]
-            axes.plot(_SECOND_LOSSES, lost, look.dash, color=look.colour, lw=1.8, label=name)
-        axes.set_xscale("log")
-        axes.set_xticks(_SECOND_LOSSES[::3], [f"{loss:g}" for loss in _SECOND_LOSSES[::3]])
-        axes.minorticks_off()
-        axes.invert_xaxis()
-        axes.set_xlabel("validation loss on clothes")
-    grid[0].set_ylabel("test loss on digits")
-    grid[0].legend(frameon=False, fontsize=8, loc="upper left")
-    return figure
+    """Draw a line through values, each with its interval."""
+    shown = list(places)
+    axes.plot(shown, [each.mean for each in values], "o-", color=colour, lw=1.6, ms=4, label=label)
+    for x, each in zip(shown, values, strict=True):
+        axes.plot([x, x], [each.low, each.high], color=colour, lw=0.8)
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

@@ -17,6 +17,7 @@ from flatness_verdicts import (
     interval_of,
     label_noise_study,
     own_verdicts,
+    primary_change,
     studies_of,
 )
 from page_blocks import head, row, signed
@@ -33,6 +34,8 @@ NOISY = (
     *("adamw+ema", "sgd-momentum", "dualadam", "adamcm"),
     *("adamw+sam", "adamw+msam", "adamcm+msam"),
 )
+# Added by the studies, without a test.
+NOISY_CONTROLS = ("adam+warmup", "adamw+2epochs")
 BATCH_READ = ("adamw+sam", "adamw+msam", "adamcm")
 # What else may explain who forgets less, without a test: SAM's second gradient, a first phase of
 # small steps, and that AdamCM's β1 is tuned.
@@ -50,9 +53,14 @@ def label_noise_table(title: str) -> str:
     """Return each contender's difference from AdamW by the share of labels that are noise."""
     tasks = NOISY_TASKS[title]
     lines = [head("contender", *(_share(task) for task in tasks))]
-    found = [_by_name(label_noise_study(task)) for task in tasks]
+    studies = [label_noise_study(task) for task in tasks]
+    lines.append(row("adamw itself", *(_primary(study) if study else NOT_RUN for study in studies)))
+    found = [_by_name(study) for study in studies]
     for name in NOISY:
         lines.append(row(name, *(judged(each.get(name)) for each in found)))
+    for name in NOISY_CONTROLS:
+        own = (primary_change(study, name) if study else None for study in studies)
+        lines.append(row(name, *map(difference_cell, own)))
     return "\n".join(lines)
 
 
@@ -61,6 +69,19 @@ def label_noise_growth() -> str:
     first, *_, last = NOISY_TASKS["digits"]
     found = [_by_name(label_noise_study(task)).get("adamw+sam") for task in (last, first)]
     return _changed(found)
+
+
+def noisy_studies() -> dict[str, dict[int, Readings]]:
+    """Return the studies of tasks that have all of theirs, by the share of noise in percent."""
+    found = {
+        title: {int(task.partition("+noise")[2] or 0): label_noise_study(task) for task in tasks}
+        for title, tasks in NOISY_TASKS.items()
+    }
+    return {
+        title: {share: study for share, study in studies.items() if study}
+        for title, studies in found.items()
+        if all(studies.values())
+    }
 
 
 def batch_table() -> str:
@@ -94,6 +115,11 @@ def forgetting_table() -> str:
 def _share(task: str) -> str:
     noise = task.partition("+noise")[2]
     return f"{noise} % noise" if noise else "no noise"
+
+
+def _primary(study: Readings) -> str:
+    plan = study.results.plan
+    return f"{study.expected(study.results.baseline, plan.primary, plan.budget).mean:.2f}"
 
 
 def _by_name(study: Readings | None) -> dict[str, Tested]:

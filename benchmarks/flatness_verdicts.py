@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -150,6 +151,12 @@ def own_verdicts(readings: Readings) -> list[Tested]:
     return _tested([(name, readings.label(reading)) for name in study.plan.family], found)
 
 
+def primary_change(readings: Readings, name: str) -> Interval:
+    """Return a contender minus AdamW on a study's primary reading, without a test."""
+    plan = readings.results.plan
+    return interval_of(readings.difference(name, "adamw", plan.primary, plan.budget))
+
+
 def equal_compute_comparisons(readings: RobustReadings) -> list[Tested]:
     """Test what section 8 declares; the candidate is the contender of all."""
     found = [readings.difference(*pair, NOISE) for pair in EQUAL_COMPUTE]
@@ -167,6 +174,13 @@ def change_between(difference: Interval, other: Interval) -> Interval:
     """Return ``difference − other`` of two studies that know nothing of each other."""
     half = math.hypot(difference.high - difference.low, other.high - other.low) / 2
     mean = difference.mean - other.mean
+    return Interval(mean, mean - half, mean + half)
+
+
+def mean_of_studies(values: Sequence[Interval]) -> Interval:
+    """Return the mean of what studies say that know nothing of each other."""
+    mean = fmean(each.mean for each in values)
+    half = math.hypot(*(each.high - each.low for each in values)) / 2 / len(values)
     return Interval(mean, mean - half, mean + half)
 
 

@@ -1,11 +1,14 @@
 """A measurement that nothing was measured for, and a model that takes no time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import flatness_verdicts
 import pytest
 
+from helpers.flatness_studies import forget_studies
 from steppe._shared.statistics import Ratio
 from steppe.bench.measurement import Measurement
 from steppe.bench.shapes import MODELS, uniform
@@ -24,6 +27,15 @@ FOUND = Measurement(
     extra_bytes=3,
     parameter_bytes=120,
 )
+
+
+@pytest.fixture
+def flatness_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return a folder in the place of docs/results, of which nothing was read."""
+    monkeypatch.setattr(flatness_verdicts, "RESULTS", tmp_path)
+    forget_studies()
+    yield tmp_path
+    forget_studies()
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import flatness
-import flatness_training_tables as training_tables
 import flatness_verdicts as verdicts
 import numpy as np
 import pytest
-from flatness_pictures import draw_differences, draw_forgetting, draw_fronts, draw_strengths
+from flatness_pictures import draw_differences, draw_fronts, draw_strengths
 from flatness_tables import (
     compute_table,
     equal_compute_table,
@@ -20,70 +19,17 @@ from flatness_tables import (
     third_task_table,
 )
 
-from helpers.synthetic_studies import SETUP, outcome, study
-from steppe._shared.statistics import Interval
+from helpers.flatness_studies import EFFECTS, TRIALS, made, mean_of
+from helpers.synthetic_studies import study
 from steppe.compare import POOL, Readings, RobustReadings
-from steppe.compare.records.json_format import to_json
-from steppe.compare.records.results import (
-    FineTuningCurve,
-    Outcome,
-    PerturbedScores,
-    StudyPlan,
-    StudyResults,
-    Trial,
-)
-from steppe.compare.records.second_task import SecondTask
-
-NAMES = ("adamw", *dict.fromkeys(name for name, _ in verdicts.FAMILY), "adamw+ema", "adamw+2epochs")
-NAMES += ("dualadam", "adam+warmup")
-TRIALS = 24
-# Of the two studies' effects on accuracy; all else differs by noise alone.
-EFFECTS = {("adamcm", verdicts.ABSMAX): 0.1, ("adamw+sam", verdicts.NOISE): -0.05}
-
-
-def made(seed: int) -> StudyResults:
-    """Make a study with the declared readings and effects, and interactions of none."""
-    random = np.random.default_rng(seed)
-    base = random.normal(0.0, 0.01, (TRIALS, 8))
-    readings = (verdicts.CLEAN, verdicts.NOISE, verdicts.LEAST, verdicts.ABSMAX)
-    readings += (verdicts.COMPENSATED, "blur 1", "blur 3")
-    pools = {}
-    for name in NAMES:
-        own = random.normal(0.0, 0.004, (TRIALS, 8))
-        pools[name] = [
-            outcome(
-                0.8 + base[trial, 7],
-                robustness={
-                    reading: PerturbedScores(
-                        (score := 0.8 + base[trial, i] + own[trial, i]
-                         + EFFECTS.get((name, reading), 0.0)), score, 0.5, 0.5,
-                    )
-                    for i, reading in enumerate(readings)
-                }
-                | {
-                    "kurtosis": PerturbedScores(
-                        *[float(np.exp(1 + 20 * own[trial, 0] - 0.5 * (name == "adamcm")))] * 2
-                    )
-                },
-            )
-            for trial in range(TRIALS)
-        ]  # fmt: skip
-    return study(pools, plan=StudyPlan(4, TRIALS, family=NAMES[1:]))
-
-
-def forget_files() -> None:
-    verdicts.readings_of.cache_clear()
-    verdicts.robust_readings_of.cache_clear()
+from steppe.compare.records.results import PerturbedScores, StudyPlan, StudyResults, Trial
 
 
 @pytest.fixture
-def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(verdicts, "RESULTS", tmp_path)
-    forget_files()
+def studies(flatness_results: Path) -> Path:
     for seed in verdicts.SEEDS:
-        made(seed).save(tmp_path / f"flatness-digits-{seed}.json.gz")
-    yield tmp_path
-    forget_files()
+        made(seed).save(flatness_results / f"flatness-digits-{seed}.json.gz")
+    return flatness_results
 
 
 def test_effects_are_found_and_nothing_else(studies: Path) -> None:
@@ -251,7 +197,9 @@ def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
     changes = [each.change("adamcm", "adamw", "4 bits least error") for each in found]
     assert lines["adamcm"].get_ydata()[1] == pytest.approx(np.mean([each.mean for each in changes]))
     # A mean of two independent numbers has half of the hypotenuse to each side.
-    low, high = rounded.containers[0].lines[2][0].get_segments()[1][:, 1]
+    # AdamW's line of 0, and each contender's line with four intervals.
+    (_, _, _, bar, *_) = rounded.get_lines()
+    low, high = bar.get_ydata()
     halves = [(each.high - each.low) / 2 for each in changes]
     assert high - low == pytest.approx(np.hypot(*halves))
 
@@ -274,104 +222,6 @@ def test_a_candidate_is_judged_on_fresh_seeds(studies: Path) -> None:
     assert means == pytest.approx([-5] * 6, abs=0.5)
     tests = verdicts.equal_compute_comparisons(verdicts.equal_compute_studies()[0])
     assert [each.p for each in tests] == pytest.approx([3 / 10_000] * 3)
-
-
-def scored(gains: dict[str, float], seed: int = 0) -> StudyResults:
-    """Make a study of contenders whose test accuracies differ by a gain, up to noise."""
-    random = np.random.default_rng(seed)
-    base = random.normal(0.8, 0.01, TRIALS)
-    pools = {
-        name: [outcome(float(x)) for x in base + random.normal(gains.get(name, 0.0), 0.002, TRIALS)]
-        for name in ("adamw", *training_tables.NOISY)
-    }
-    return study(pools, plan=StudyPlan(4, TRIALS, family=training_tables.NOISY))
-
-
-def cells(table: str, name: str) -> list[str]:
-    line = next(line for line in table.splitlines() if line.startswith(f"| {name} |"))
-    return [each.strip() for each in line.strip("| ").split("|")[1:]]
-
-
-def mean_of(cell: str) -> float:
-    return float(cell.split()[0].replace("−", "-"))
-
-
-def test_sams_gain_grows_with_noise_where_it_does(studies: Path) -> None:
-    scored({}).save(studies / "label-noise-digits.json.gz")
-    scored({"adamw+sam": 0.05}, seed=1).save(studies / "label-noise-digits+noise60.json.gz")
-    none, twenty, forty, sixty = cells(training_tables.label_noise_table("digits"), "adamw+sam")
-    assert twenty == forty == "not run"
-    assert "would find" in none
-    assert mean_of(sixty) == pytest.approx(5, abs=0.3)
-    assert "would find" not in sixty
-    assert mean_of(training_tables.label_noise_growth()) == pytest.approx(5, abs=0.3)
-    assert cells(training_tables.label_noise_table("FashionMNIST"), "adamcm") == ["not run"] * 2
-
-
-def test_batches_are_compared_by_each_studys_difference(studies: Path) -> None:
-    large = {"adamcm": -0.02}
-    scored(large).save(studies / "batch-size-fashion-mnist+batch1024.json.gz")
-    assert cells(training_tables.batch_table(), "adamcm")[1:] == ["not run"] * 2
-    scored({"adamcm": 0.01}, seed=1).save(studies / "flatness-fashion-mnist-0.json.gz")
-    forget_files()
-    table = training_tables.batch_table()
-    found = [mean_of(cell) for cell in cells(table, "adamcm")]
-    assert found == pytest.approx([-2, 1, -3], abs=0.2)
-    assert [mean_of(cell) for cell in cells(table, "adamw+sam")] == pytest.approx([0] * 3, abs=0.2)
-
-
-def test_changes_between_studies_have_both_errors() -> None:
-    found = verdicts.change_between(Interval(2.0, -1.0, 5.0), Interval(0.5, -3.5, 4.5))
-    assert (found.mean, found.low, found.high) == pytest.approx((1.5, -3.5, 6.5))
-
-
-def forgetful(seed: int) -> StudyResults:
-    """Make a study in which SAM forgets less by a loss of 0.5."""
-    random = np.random.default_rng(seed)
-    base = random.normal(0.0, 0.1, TRIALS)
-    task = SecondTask("other", "other", batch_size=4, steps=1, lrs=(0.01,), loss=2.0)
-    assert task.measured_steps() == (0, 1)
-
-    def fine_tuned(name: str, trial: int) -> Outcome:
-        lost = 1.0 + base[trial] + random.normal(0.0, 0.02) - 0.5 * (name == "adamw+sam")
-        first = (0.3, 0.3 + 2 * lost)
-        flat = (0.5, 0.5)
-        # The second task's loss comes down to its common one half-way, in its logarithm.
-        second = (4.0, 1.0)
-        curve = FineTuningCurve(0.01, (0, 1), *(first, flat) * 2, *(second, flat) * 2)
-        return outcome(0.9 + base[trial] / 10, fine_tuning=(curve,))
-
-    names = ("adamw", *verdicts.FORGETS, "adamw+2epochs", "adam+warmup", "adamw+beta1")
-    pools = {name: [fine_tuned(name, trial) for trial in range(TRIALS)] for name in names}
-    return study(
-        pools,
-        plan=StudyPlan(4, TRIALS, family=verdicts.FORGETS),
-        setup={**SETUP, "then": to_json(task)},
-    )
-
-
-def test_who_forgets_less_is_found(studies: Path) -> None:
-    for seed in verdicts.SEEDS:
-        forgetful(seed).save(studies / f"forgetting-mnist-5k-{seed}.json.gz")
-    table = training_tables.forgetting_table()
-    *seeds, said = cells(table, "adamw+sam")
-    assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
-    assert said == "less"
-    assert cells(table, "adamcm")[-1] == "no difference seen"
-    seeds = cells(table, "adamw+sam minus adamw+2epochs")
-    assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
-    assert "p" not in "".join(seeds)
-    assert mean_of(cells(table, "adam+warmup minus adamw")[0]) == pytest.approx(0, abs=0.05)
-
-
-def test_forgetting_is_drawn_along_the_second_loss(studies: Path) -> None:
-    figure = draw_forgetting({"seed 0": Readings(forgetful(0))})
-    lines = {each.get_label(): each for each in figure.axes[0].get_lines()}
-    others, ours = (lines[name].get_ydata() for name in ("adamw", "adamw+sam"))
-    # From a loss of 4 to one of 1 digits lose 2 · 1.0 of theirs, and 2 · 0.5 after SAM.
-    shares = np.log(np.array(lines["adamw"].get_xdata()) / 4) / np.log(1 / 4)
-    assert others - ours == pytest.approx(shares, abs=0.1)
-    assert np.all(np.diff(ours) > 0)
 
 
 @pytest.mark.thorough

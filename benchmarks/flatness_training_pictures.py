@@ -51,10 +51,7 @@ def draw_label_noise(tasks: Mapping[str, Mapping[int, Readings]]) -> "Figure":
     tasks
         From a task's title to its studies, by the share of noise in percent.
     """
-    figure = new_figure(
-        "Minus AdamW, points of test accuracy, best of 4 by noisy validation labels",
-        (4.6 * len(tasks), 4.4),
-    )
+    figure = new_figure(None, (4.6 * len(tasks), 4.4))
     grid = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, (task, studies) in zip(grid, tasks.items(), strict=True):
         style_axes(axes, task)
@@ -67,5 +64,6 @@ def draw_label_noise(tasks: Mapping[str, Mapping[int, Readings]]) -> "Figure":
             draw_intervals(axes, places, values, _NOISY[name], name)
         axes.set_xticks([*studies], [f"{share} %" for share in studies])
         axes.set_xlabel("labels that are noise")
+    grid[0].set_ylabel("test accuracy minus AdamW's, points")
     grid[0].legend(frameon=False, fontsize=8, loc="best")
     return figure

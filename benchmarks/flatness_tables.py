@@ -55,6 +55,8 @@ _MILD = (
     *("weight noise 0.1", "weight noise 0.3"),
     *("4 bits least error", "3 bits least error", "calibration error"),
 )
+# AdamW with SAM's compute, and with what costs nothing.
+_FREE = ("adamw+2epochs", "adam+warmup")
 _THIRD_TASK = (CLEAN, NOISE, ABSMAX, LEAST, CORRUPTED)
 # Effects add up where the interval lies within so many points.
 _ADDS_UP = 2.0
@@ -139,7 +141,7 @@ def mild_table() -> str:
     """Return AdamW where little is changed, and others minus it; * if both studies exclude 0."""
     lines = [head("contender", "task", *_MILD)]
     for task, title in TASKS.items():
-        for line in _both_lines(studies_of(task), ("adamcm", *OF_SAM), _MILD):
+        for line in _both_lines(studies_of(task), (*_FREE, "adamcm", *OF_SAM), _MILD):
             lines.append(row(line[0], title, *line[1:]))
     return "\n".join(lines)
 
@@ -147,9 +149,13 @@ def mild_table() -> str:
 def third_task_table() -> str:
     """Return the same for the networks that are to forget, before they do."""
     lines = [head("contender", *_THIRD_TASK)]
-    names = ("adamw+2epochs", *OF_SAM[:3], "adamcm", "dualadam", "adam+warmup")
-    for line in _both_lines(third_task_studies(), names, _THIRD_TASK):
+    studies, names = third_task_studies(), (*_FREE, *OF_SAM[:3], "adamcm", "dualadam")
+    for line in _both_lines(studies, names, _THIRD_TASK):
         lines.append(row(*line))
+    known = [study for study in studies if study]
+    for other in _FREE:
+        cells = (_both_changes(known, "adamw+sam", each, other) for each in _THIRD_TASK)
+        lines.append(row(f"adamw+sam minus {other}", *cells))
     return "\n".join(lines)
 
 
@@ -237,9 +243,11 @@ def _both_values(studies: Sequence[RobustReadings], reading: str) -> str:
     return ", ".join(f"{_points(each.mean, reading):.1f}" for each in found) or NOT_RUN
 
 
-def _both_changes(studies: Sequence[RobustReadings], name: str, reading: str) -> str:
-    """Return a contender minus AdamW in each study, and a mark if they agree."""
-    found = [study.change(name, "adamw", reading) for study in studies]
+def _both_changes(
+    studies: Sequence[RobustReadings], name: str, reading: str, other: str = "adamw"
+) -> str:
+    """Return a contender minus another in each study, and a mark if they agree."""
+    found = [study.change(name, other, reading) for study in studies]
     sides = {(each.low > 0) - (each.high < 0) for each in found}
     agree = len(found) == len(SEEDS) and sides in ({1}, {-1})
     shown = (f"{_points(each.mean, reading):+z.1f}".replace("-", "−") for each in found)

@@ -37,8 +37,8 @@ def draw_forgetting(studies: Mapping[str, Readings]) -> "Figure":
         axes.set_xticks(_SECOND_LOSSES[::3], [f"{loss:g}" for loss in _SECOND_LOSSES[::3]])
         axes.minorticks_off()
         axes.invert_xaxis()
-        axes.set_xlabel("validation loss on clothes")
-    grid[0].set_ylabel("test loss on digits")
+        axes.set_xlabel("validation loss on FashionMNIST")
+    grid[0].set_ylabel("test loss on MNIST")
     grid[0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 

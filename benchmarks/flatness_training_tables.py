@@ -17,6 +17,7 @@ from flatness_verdicts import (
     interval_of,
     label_noise_study,
     own_verdicts,
+    points_lost,
     primary_change,
     studies_of,
 )
@@ -99,16 +100,19 @@ def batch_table() -> str:
 
 def forgetting_table() -> str:
     """Return the test loss on the first task where the second one is learnt, minus AdamW's."""
-    lines = [head("contender", *COLUMNS, "both seeds")]
+    lost = [f"points lost, {each}" for each in COLUMNS]
+    lines = [head("contender", *COLUMNS, "both seeds", *lost)]
     studies = forgetting_studies()
     tests = [forgetting_comparisons(study) if study else [] for study in studies]
+    points = [points_lost(study) if study else {} for study in studies]
     for place, name in enumerate(FORGETS):
         own = [each[place] if each else None for each in tests]
-        lines.append(row(name, *all_judged(own, _DIGITS)))
+        cells = (difference_cell(each.get(name)) for each in points)
+        lines.append(row(name, *all_judged(own, _DIGITS), *cells))
     for ours, theirs in _CONTROLS:
         found = (_forgets_beyond(study, ours, theirs) if study else None for study in studies)
         cells = (difference_cell(each, _DIGITS) for each in found)
-        lines.append(row(f"{ours} minus {theirs}", *cells, ""))
+        lines.append(row(f"{ours} minus {theirs}", *cells, "", "", ""))
     return "\n".join(lines)
 
 

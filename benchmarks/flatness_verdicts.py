@@ -26,6 +26,7 @@ from steppe.compare import (
     forgetting_pools,
     load,
 )
+from steppe.compare.records.forgetting_at_common_loss import forgetting_at_common_loss
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TASKS = {"digits": "digits", "fashion-mnist": "FashionMNIST"}
@@ -168,6 +169,15 @@ def forgetting_comparisons(readings: Readings) -> list[Tested]:
     pools, k = forgetting_pools(readings), readings.results.plan.budget
     found = [compare_pools(pools[name], pools["adamw"], k) for name in FORGETS]
     return _tested([(name, FORGOTTEN) for name in FORGETS], found)
+
+
+def points_lost(readings: Readings) -> dict[str, Interval]:
+    """Return the score lost since before fine-tuning at the common loss, minus AdamW's."""
+    return {
+        each.name: interval_of(each.lost_difference)
+        for each in forgetting_at_common_loss(readings)
+        if each.lost_difference is not None
+    }
 
 
 def change_between(difference: Interval, other: Interval) -> Interval:

@@ -84,7 +84,9 @@ def forgetful(seed: int) -> StudyResults:
         flat = (0.5, 0.5)
         # The second task's loss comes down to its common one half-way, in its logarithm.
         second = (4.0, 1.0)
-        curve = FineTuningCurve(0.01, (0, 1), *(first, flat) * 2, *(second, flat) * 2)
+        # Half-way a score has come down by a tenth of what is lost.
+        scores = (0.9, 0.9 - 0.2 * lost)
+        curve = FineTuningCurve(0.01, (0, 1), *(first, scores) * 2, *(second, flat) * 2)
         return outcome(0.9 + base[trial] / 10, fine_tuning=(curve,))
 
     names = ("adamw", *verdicts.FORGETS, "adamw+2epochs", "adam+warmup", "adamw+beta1")
@@ -100,11 +102,12 @@ def test_who_forgets_less_is_found(flatness_results: Path) -> None:
     for seed in verdicts.SEEDS:
         forgetful(seed).save(flatness_results / f"forgetting-mnist-5k-{seed}.json.gz")
     table = training_tables.forgetting_table()
-    *seeds, said = cells(table, "adamw+sam")
+    *seeds, said, lost, also_lost = cells(table, "adamw+sam")
     assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
     assert said == "less"
-    assert cells(table, "adamcm")[-1] == "no difference seen"
-    seeds = cells(table, "adamw+sam minus adamw+2epochs")
+    assert [mean_of(cell) for cell in (lost, also_lost)] == pytest.approx([-5, -5], abs=0.5)
+    assert cells(table, "adamcm")[2] == "no difference seen"
+    seeds = cells(table, "adamw+sam minus adamw+2epochs")[:2]
     assert [mean_of(cell) for cell in seeds] == pytest.approx([-0.5, -0.5], abs=0.05)
     assert "p" not in "".join(seeds)
     assert mean_of(cells(table, "adam+warmup minus adamw")[0]) == pytest.approx(0, abs=0.05)

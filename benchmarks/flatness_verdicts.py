@@ -23,10 +23,10 @@ from steppe.compare import (
     Trial,
     compare_pools,
     contrast,
+    forgetting_at_common_loss,
     forgetting_pools,
     load,
 )
-from steppe.compare.records.forgetting_at_common_loss import forgetting_at_common_loss
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 TASKS = {"digits": "digits", "fashion-mnist": "FashionMNIST"}

@@ -15,7 +15,7 @@ name is imported when it is first used, as studies need packages that ``import s
   :func:`run_settings_from_dict`.
 - A study's results: :func:`read_study`, :class:`StudyResults`, :class:`Trial`,
   :class:`Outcome`, :class:`Epoch`, :class:`RobustReadings`, :func:`contrast`,
-  :func:`forgetting_pools`, :func:`print_report`.
+  :func:`forgetting_at_common_loss`, :func:`forgetting_pools`, :func:`print_report`.
 - Measures: :func:`perplexity`, :func:`batch_size_for`.
 - The commands of ``steppe``: :func:`compare_command`, :func:`worker_command`,
   :func:`report_command`, :func:`profile_command`.
@@ -59,6 +59,9 @@ if TYPE_CHECKING:
     from steppe.compare.records.best_of_k import compare_pools as compare_pools
     from steppe.compare.records.best_of_k import contrast as contrast
     from steppe.compare.records.best_of_k import expected_best as expected_best
+    from steppe.compare.records.forgetting_at_common_loss import (
+        forgetting_at_common_loss as forgetting_at_common_loss,
+    )
     from steppe.compare.records.forgetting_at_common_loss import (
         forgetting_pools as forgetting_pools,
     )
@@ -137,6 +140,7 @@ __all__ = [
     "find_model",
     "find_task",
     "fingerprint_of",
+    "forgetting_at_common_loss",
     "forgetting_pools",
     "head",
     "held_out",

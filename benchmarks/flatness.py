@@ -5,8 +5,9 @@ docs/flatness.md, docs/dualadam.md and docs/escape.md, and the first one's pictu
 nothing but what the plan says. What is not there was not run. Takes a minute or two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from flatness_pictures import draw_differences, draw_fronts, draw_strengths
 from flatness_tables import (
@@ -47,8 +48,8 @@ from page_blocks import with_block
 
 from steppe._shared.files import write_text
 from steppe._shared.pictures import write_png
-from steppe.compare import RobustReadings
 
+Study = TypeVar("Study")
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
 PAGES = tuple(ROOT / "docs" / f"{name}.md" for name in ("flatness", "dualadam", "escape"))
@@ -97,7 +98,7 @@ def main() -> None:
 
 def _draw_pictures() -> None:
     """Draw what has been run."""
-    complete = {task: found for task in TASKS if (found := _complete(task))}
+    complete = {task: found for task in TASKS if (found := _by_seed(studies_of(task)))}
     tests = {
         TASKS[task]: {seed: comparisons(study, FAMILY) for seed, study in studies.items()}
         for task, studies in complete.items()
@@ -109,19 +110,17 @@ def _draw_pictures() -> None:
     for task, studies in complete.items():
         titled = {f"{TASKS[task]}, {seed}": study for seed, study in studies.items()}
         write_png(draw_fronts(titled, (NOISE, LEAST)), IMAGES / f"flatness-fronts-{task}.png")
-    forgotten = zip(SEEDS, forgetting_studies(), strict=True)
-    titled_readings = {f"seed {seed}": each for seed, each in forgotten if each is not None}
-    if titled_readings:
-        write_png(draw_forgetting(titled_readings), IMAGES / "flatness-forgetting.png")
+    if forgotten := _by_seed(forgetting_studies()):
+        write_png(draw_forgetting(forgotten), IMAGES / "flatness-forgetting.png")
     if noisy := noisy_studies():
         write_png(draw_label_noise(noisy), IMAGES / "flatness-label-noise.png")
 
 
-def _complete(task: str) -> dict[str, RobustReadings]:
-    """Return the finished studies of a task."""
+def _by_seed(studies: Sequence[Study | None]) -> dict[str, Study]:
+    """Return those of the studies that are finished, by their titles."""
     return {
         f"seed {seed}": study
-        for seed, study in zip(SEEDS, studies_of(task), strict=True)
+        for seed, study in zip(SEEDS, studies, strict=True)
         if study is not None
     }
 

@@ -108,28 +108,35 @@ def draw_strengths(studies: Mapping[str, Sequence[RobustReadings]]) -> "Figure":
     for row, (task, found) in zip(grid, studies.items(), strict=True):
         for axes, (change, readings) in zip(row, _STRENGTHS.items(), strict=True):
             style_axes(axes, f"{task}: {change}")
-            axes.axhline(0, color=SHOWN["adamw"], lw=2, label="adamw")
-            for place, name in enumerate([*SHOWN][1:]):
-                beside = 0.06 * (place - (len(SHOWN) - 2) / 2)
-                values = [
+            values = {
+                name: [
                     mean_of_studies([each.change(name, "adamw", reading) for each in found])
                     for reading in readings
                 ]
-                places = np.arange(len(readings)) + beside
-                draw_intervals(axes, places, values, SHOWN[name], name)
+                for name in SHOWN
+                if name != "adamw"
+            }
+            draw_minus_adamw(axes, range(len(readings)), values, SHOWN, gap=0.06)
             axes.set_xticks(range(len(readings)), readings.values())
     grid[0][0].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
-def draw_intervals(
-    axes: "Axes", places: Iterable[float], values: Sequence[Interval], colour: str, label: str
+def draw_minus_adamw(
+    axes: "Axes",
+    places: Iterable[float],
+    values: Mapping[str, Sequence[Interval]],
+    colours: Mapping[str, str],
+    gap: float,
 ) -> None:
-    """Draw a line through values, each with its interval."""
-    shown = list(places)
-    axes.plot(shown, [each.mean for each in values], "o-", color=colour, lw=1.6, ms=4, label=label)
-    for x, each in zip(shown, values, strict=True):
-        axes.plot([x, x], [each.low, each.high], color=colour, lw=0.8)
+    """Draw a line for each contender, its intervals a gap beside the next one's, and AdamW's 0."""
+    axes.axhline(0, color=colours["adamw"], lw=2, label="adamw")
+    for number, (name, own) in enumerate(values.items()):
+        shown = [x + gap * (number - (len(values) - 1) / 2) for x in places]
+        colour = colours[name]
+        axes.plot(shown, [each.mean for each in own], "o-", color=colour, lw=1.6, ms=4, label=name)
+        for x, each in zip(shown, own, strict=True):
+            axes.plot([x, x], [each.low, each.high], color=colour, lw=0.8)
 
 
 def draw_fronts(studies: Mapping[str, RobustReadings], measures: Sequence[str]) -> "Figure":

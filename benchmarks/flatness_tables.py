@@ -6,6 +6,7 @@ from itertools import product
 import numpy as np
 from flatness_verdicts import (
     ABSMAX,
+    CALIBRATION,
     CLEAN,
     COMPENSATED,
     CORRUPTED,
@@ -53,7 +54,7 @@ _COMPUTE = {
 _SETTINGS = ("lr", "rho", "priority_decay")
 _MILD = (
     *("weight noise 0.1", "weight noise 0.3"),
-    *("4 bits least error", "3 bits least error", "calibration error"),
+    *("4 bits least error", "3 bits least error", CALIBRATION),
 )
 # AdamW with SAM's compute, and with what costs nothing.
 _FREE = ("adamw+2epochs", "adam+warmup")
@@ -109,7 +110,7 @@ def cost_table() -> str:
     """Return what each contender costs in clean accuracy, on the samples of the other readings."""
     lines = [head("contender", "task", *COLUMNS)]
     for name, task in product(COSTS, TASKS):
-        lines.append(row(name, TASKS[task], *_changes(name, "adamw", CLEAN, task)))
+        lines.append(row(name, TASKS[task], *_changes(studies_of(task), name, "adamw", CLEAN)))
     return "\n".join(lines)
 
 
@@ -118,7 +119,7 @@ def compute_table() -> str:
     lines = [head("difference", "reading", "task", *COLUMNS)]
     for (ours, theirs), readings in _COMPUTE.items():
         for reading, task in product(readings, TASKS):
-            cells = _changes(ours, theirs, reading, task)
+            cells = _changes(studies_of(task), ours, theirs, reading)
             lines.append(row(f"{ours} minus {theirs}", reading, TASKS[task], *cells))
     return "\n".join(lines)
 
@@ -132,8 +133,7 @@ def equal_compute_table() -> str:
         own = [each[place] if each else None for each in tests]
         lines.append(row(theirs, NOISE, *all_judged(own)))
         for reading in (CLEAN, LEAST, CORRUPTED):
-            found = (study.change(ours, theirs, reading) if study else None for study in studies)
-            lines.append(row(theirs, reading, *map(difference_cell, found), ""))
+            lines.append(row(theirs, reading, *_changes(studies, ours, theirs, reading), ""))
     return "\n".join(lines)
 
 
@@ -220,9 +220,11 @@ def _best_settings(task: str, name: str, reading: str) -> str:
     return ", ".join(parts)
 
 
-def _changes(ours: str, theirs: str, reading: str, task: str) -> list[str]:
-    """Return one contender minus another in each study of a task."""
-    found = (study.change(ours, theirs, reading) if study else None for study in studies_of(task))
+def _changes(
+    studies: Sequence[RobustReadings | None], ours: str, theirs: str, reading: str
+) -> list[str]:
+    """Return one contender minus another in each study."""
+    found = (study.change(ours, theirs, reading) if study else None for study in studies)
     return [difference_cell(each) for each in found]
 
 
@@ -256,7 +258,7 @@ def _both_changes(
 
 def _points(value: float, reading: str) -> float:
     """Return points; the calibration error is a share of 1."""
-    return 100 * value if reading == "calibration error" else value
+    return 100 * value if reading == CALIBRATION else value
 
 
 def _adds_up(found: Interval | None) -> str:

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-from flatness_pictures import SHOWN, draw_intervals
+from flatness_pictures import SHOWN, draw_minus_adamw
 from flatness_verdicts import primary_change
 
 from steppe._shared.palette import line_style
@@ -55,13 +54,12 @@ def draw_label_noise(tasks: Mapping[str, Mapping[int, Readings]]) -> "Figure":
     grid = figure.subplots(1, len(tasks), squeeze=False)[0]
     for axes, (task, studies) in zip(grid, tasks.items(), strict=True):
         style_axes(axes, task)
-        axes.axhline(0, color=SHOWN["adamw"], lw=2, label="adamw")
-        names = [name for name in _NOISY if name != "adamw"]
-        for place, name in enumerate(names):
-            beside = 1.2 * (place - (len(names) - 1) / 2)
-            values = [primary_change(study, name) for study in studies.values()]
-            places = np.array([*studies]) + beside
-            draw_intervals(axes, places, values, _NOISY[name], name)
+        values = {
+            name: [primary_change(study, name) for study in studies.values()]
+            for name in _NOISY
+            if name != "adamw"
+        }
+        draw_minus_adamw(axes, studies, values, _NOISY, gap=1.2)
         axes.set_xticks([*studies], [f"{share} %" for share in studies])
         axes.set_xlabel("labels that are noise")
     grid[0].set_ylabel("test accuracy minus AdamW's, points")

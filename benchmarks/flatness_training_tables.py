@@ -4,7 +4,7 @@ Noisy labels, the size of a batch, and a second task that makes a network forget
 sections 3, 4 and 7 of docs/flatness-plan.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flatness_tables import COLUMNS, NOT_RUN, all_judged, difference_cell, judged
 from flatness_verdicts import (
@@ -24,7 +24,7 @@ from flatness_verdicts import (
 from page_blocks import head, row, signed
 
 from steppe._shared.statistics import Interval
-from steppe.compare import Readings, compare_pools, forgetting_pools
+from steppe.compare import Pool, Readings, compare_pools, forgetting_pools
 
 # Without noise, and with more and more of it.
 NOISY_TASKS = {
@@ -53,7 +53,8 @@ _DIGITS = 3
 def label_noise_table(title: str) -> str:
     """Return each contender's difference from AdamW by the share of labels that are noise."""
     tasks = NOISY_TASKS[title]
-    lines = [head("contender", *(_share(task) for task in tasks))]
+    shares = (f"{_share(task)} % noise" if _share(task) else "no noise" for task in tasks)
+    lines = [head("contender", *shares)]
     studies = [label_noise_study(task) for task in tasks]
     lines.append(row("adamw itself", *(_primary(study) if study else NOT_RUN for study in studies)))
     found = [_by_name(study) for study in studies]
@@ -75,7 +76,7 @@ def label_noise_growth() -> str:
 def noisy_studies() -> dict[str, dict[int, Readings]]:
     """Return the studies of tasks that have all of theirs, by the share of noise in percent."""
     found = {
-        title: {int(task.partition("+noise")[2] or 0): label_noise_study(task) for task in tasks}
+        title: {_share(task): label_noise_study(task) for task in tasks}
         for title, tasks in NOISY_TASKS.items()
     }
     return {
@@ -109,16 +110,19 @@ def forgetting_table() -> str:
         own = [each[place] if each else None for each in tests]
         cells = (difference_cell(each.get(name)) for each in points)
         lines.append(row(name, *all_judged(own, _DIGITS), *cells))
+    pools = [
+        (forgetting_pools(study), study.results.plan.budget) if study else None for study in studies
+    ]
     for ours, theirs in _CONTROLS:
-        found = (_forgets_beyond(study, ours, theirs) if study else None for study in studies)
+        found = (_forgets_beyond(*each, ours, theirs) if each else None for each in pools)
         cells = (difference_cell(each, _DIGITS) for each in found)
         lines.append(row(f"{ours} minus {theirs}", *cells, "", "", ""))
     return "\n".join(lines)
 
 
-def _share(task: str) -> str:
-    noise = task.partition("+noise")[2]
-    return f"{noise} % noise" if noise else "no noise"
+def _share(task: str) -> int:
+    """Return how many percent of a task's labels are noise."""
+    return int(task.partition("+noise")[2] or 0)
 
 
 def _primary(study: Readings) -> str:
@@ -135,6 +139,5 @@ def _changed(found: Sequence[Tested | None]) -> str:
     return signed(change_between(*known)) if len(known) == len(found) else NOT_RUN
 
 
-def _forgets_beyond(study: Readings, ours: str, theirs: str) -> Interval:
-    pools, k = forgetting_pools(study), study.results.plan.budget
+def _forgets_beyond(pools: Mapping[str, Pool], k: int, ours: str, theirs: str) -> Interval:
     return interval_of(compare_pools(pools[ours], pools[theirs], k, swaps=0))

@@ -35,6 +35,7 @@ SEEDS = (0, 1)
 NOISE, LEAST = "weight noise 0.5", "2 bits least error"
 ABSMAX, COMPENSATED = "2 bits absmax", "2 bits compensated"
 KURTOSIS, CLEAN, CORRUPTED = "kurtosis", "clean", "corrupted inputs"
+CALIBRATION = "calibration error"
 FORGOTTEN = "test loss on the first task"
 
 # The families of the plan: contenders and readings.

@@ -19,7 +19,7 @@ from flatness_tables import (
     third_task_table,
 )
 
-from helpers.flatness_studies import EFFECTS, TRIALS, made, mean_of
+from helpers.flatness_studies import EFFECTS, TRIALS, cells, made, mean_of
 from helpers.synthetic_studies import study
 from steppe.compare import POOL, Readings, RobustReadings
 from steppe.compare.records.results import PerturbedScores, StudyPlan, StudyResults, Trial
@@ -164,30 +164,30 @@ def test_small_changes_stand_beside_large_ones(studies: Path) -> None:
     for seed in verdicts.SEEDS:
         with_mild_changes(made(seed)).save(studies / f"flatness-digits-{seed}.json.gz")
     lines = {tuple(each.split(" | ")[:2]): each for each in mild_table().splitlines()}
-    cells = {key: line.strip("| ").split(" | ")[2:] for key, line in lines.items()}
-    rounded = cells["| adamcm", "digits"][2]
+    found = {key: line.strip("| ").split(" | ")[2:] for key, line in lines.items()}
+    rounded = found["| adamcm", "digits"][2]
     assert rounded.endswith("*")
     assert [float(each) for each in rounded.rstrip("*").split(",")] == pytest.approx(
         [10, 10], abs=1
     )
-    assert "*" not in cells["| adamcm", "digits"][0] + cells["| adamw+msam", "digits"][2]
-    assert set(cells["| adamcm", "FashionMNIST"]) == {"not run"}
-    own = [float(each) for each in cells["| adamw itself", "digits"][0].split(",")]
-    found = [RobustReadings(Readings(made(seed))) for seed in verdicts.SEEDS]
+    assert "*" not in found["| adamcm", "digits"][0] + found["| adamw+msam", "digits"][2]
+    assert set(found["| adamcm", "FashionMNIST"]) == {"not run"}
+    own = [float(each) for each in found["| adamw itself", "digits"][0].split(",")]
+    readings = [RobustReadings(Readings(made(seed))) for seed in verdicts.SEEDS]
     assert own == pytest.approx(
-        [each.expected("adamw", verdicts.CLEAN).mean for each in found], abs=0.051
+        [each.expected("adamw", verdicts.CLEAN).mean for each in readings], abs=0.051
     )
 
 
 def test_the_third_task_is_that_of_forgetting(studies: Path) -> None:
     for seed in verdicts.SEEDS:
         made(seed).save(studies / f"forgetting-mnist-5k-{seed}.json.gz")
-    lines = {each.split(" | ")[0]: each for each in third_task_table().splitlines()}
-    _, clean, noise, absmax, least, _ = lines["| adamcm"].strip("| ").split(" | ")
+    table = third_task_table()
+    clean, noise, absmax, least, _ = cells(table, "adamcm")
     assert absmax.endswith("*")
     assert [float(each) for each in absmax.rstrip("*").split(",")] == pytest.approx([10, 10], abs=1)
     assert "*" not in clean + noise + least
-    assert lines["| adamw+sam"].strip("| ").split(" | ")[2].endswith("*")
+    assert cells(table, "adamw+sam")[1].endswith("*")
 
 
 def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
@@ -196,10 +196,10 @@ def test_differences_are_drawn_by_how_much_is_changed(studies: Path) -> None:
     lines = {each.get_label(): each for each in rounded.get_lines()}
     changes = [each.change("adamcm", "adamw", "4 bits least error") for each in found]
     assert lines["adamcm"].get_ydata()[1] == pytest.approx(np.mean([each.mean for each in changes]))
-    # A mean of two independent numbers has half of the hypotenuse to each side.
     # AdamW's line of 0, and each contender's line with four intervals.
     (_, _, _, bar, *_) = rounded.get_lines()
     low, high = bar.get_ydata()
+    # A mean of two independent numbers has half of the hypotenuse to each side.
     halves = [(each.high - each.low) / 2 for each in changes]
     assert high - low == pytest.approx(np.hypot(*halves))
 

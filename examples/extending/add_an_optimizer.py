@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from steppe._engines import Method, ParamRow, load_state
-from steppe.optim._base import RuleOptimizer, arguments
+from steppe.optim._base import RuleOptimizer
+from steppe.optim._options import arguments
 
 # 1. The rule: one element's update, in src/steppe/rules.py. `xp` is torch, NumPy or Triton; each
 #    engine puts in its own. All arithmetic among scalars is done before, in float64.
@@ -63,6 +64,7 @@ class AdaMax(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 

@@ -52,6 +52,9 @@ MAKERS: dict[str, Callable[..., Optimizer]] = {
         steppe.AdamCM, lr=0.05, capacity=2, state_dtype=torch.bfloat16
     ),
     "AdamCM int8": functools.partial(steppe.AdamCM, lr=0.05, capacity=2, state_dtype="int8"),
+    "AdamCM 24 bits": functools.partial(
+        steppe.AdamCM, lr=0.05, capacity=2, param_error="int8", state_dtype=torch.bfloat16
+    ),
     "DualAdam int8": functools.partial(steppe.DualAdam, lr=0.05, state_dtype="int8", fused=False),
     "SAM": lambda params: steppe.SAM(torch.optim.AdamW(params, lr=0.05), rho=0.3),
     "ASAM": lambda params: steppe.SAM(steppe.AdamCM(params, lr=0.05, capacity=2), adaptive=True),
@@ -213,10 +216,11 @@ CHECKPOINTS = {
         for name in ("AdamCM", "DualAdam", "RMSpropCG", "AdamCM bf16", "AdamCM int8", "ASAM")
     },
     "AdamCM flat in float32": ("AdamCM", torch.float32, True),
+    "AdamCM 24 bits": ("AdamCM 24 bits", torch.bfloat16, False),
 }
 HALF, END = range(BEFORE), range(BEFORE, BEFORE + AFTER)
 #: Where tensors are cut in two dimensions, the others stand for these.
-IN_SQUARE = MAKERS.keys() - {"RMSpropCG", "AdamCM bf16", "ASAM"}
+IN_SQUARE = MAKERS.keys() - {"RMSpropCG", "AdamCM bf16", "AdamCM 24 bits", "ASAM"}
 WHOLE = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 REFILLED = ("ASAM", "AdamCM int8")
 
@@ -341,7 +345,7 @@ def same(name: str, found: Outcome, expected: Outcome) -> None:
 
 def compare(name: str, found: Outcome, expected: Outcome) -> None:
     """Compare parameters and state; where the arithmetic is coarse, the parameters on the whole."""
-    if any(each in name for each in (*NEAR, "float32")):
+    if any(each in name for each in (*NEAR, "float32", "24 bits")):
         ours, theirs = (
             torch.cat([values[key].flatten().double() for key in expected if " " not in key])
             for values in (found, expected)

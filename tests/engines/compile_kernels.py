@@ -18,6 +18,7 @@ from steppe._engines.gpu import engine as gpu
 
 CASES = [
     (Config("DualAdam"), torch.float32, None),
+    (Config("DualAdam", {"param_error": "int8"}), torch.bfloat16, "int8"),
     (Config("DualAdam", {"scale_free": True}), torch.float64, torch.bfloat16),
     (Config("DualAdam"), torch.bfloat16, "int8"),
     (Config("AdamCM"), torch.float32, None),

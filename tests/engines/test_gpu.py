@@ -137,6 +137,21 @@ def test_number_formats_are_plain_torchs(config: Config, dtype: torch.dtype, sta
         pair.step(t)
 
 
+@pytest.mark.parametrize("state", [None, torch.bfloat16, "int8"], ids=str)
+@pytest.mark.parametrize("config", FEW, ids=str)
+def test_weights_of_24_bits_are_plain_torchs(config: Config, state: Any) -> None:
+    """The parameters, the nearest bfloat16, and their errors, which may differ by a rounding."""
+    pair = Pair(config, torch.bfloat16, LARGE, state_dtype=state, param_error="int8")
+    for t in range(3):
+        step_from_equal_state(pair.fused, pair.eager, pair.ours, pair.theirs, t)
+        found = pair.fused.master_params(), pair.eager.master_params()
+        for p, q in zip(pair.ours, pair.theirs, strict=True):
+            a, b = found[0][p], found[1][q]
+            assert ((a - b).abs() <= 2.0**-15 * b.abs() + 1e-6).all()
+            assert (a != b).sum() <= 2e-3 * a.numel() + 1
+            assert (pair.fused.state[p]["param_error"] != 0).any()
+
+
 class Mesh:
     """Two processes, of which this is one that nobody answers."""
 

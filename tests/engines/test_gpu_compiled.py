@@ -30,7 +30,7 @@ def test_kernels_compile(target: tuple[str, ...], binary: str) -> None:
     """
     printed = run(SCRIPT, *target)
     found = [json.loads(line) for line in printed.splitlines()]
-    assert [line["kernel"] for line in found].count("update") == 6
+    assert [line["kernel"] for line in found].count("update") == 7
     assert all(line["binary"] == [binary] for line in found)
     if binary == "cubin":
         assert found[0]["wide loads"] >= 4  # p, g, m, v

@@ -1,5 +1,6 @@
 """The number formats against float64 arithmetic written from their description."""
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -266,6 +267,80 @@ def test_bfloat16_keeps_what_it_can_hold(random: int) -> None:
     assert torch.isnan(bfloat16([float("nan"), -float("nan")], random)).all()
     # A NaN whose word ends in ones, to which noise is not to be added.
     assert torch.isnan(bfloat16(torch.tensor([-1]).int().view(torch.float32), random)).all()
+
+
+# bfloat24
+
+
+def bfloat24(x: Any, noise: Any) -> tuple[Tensor, Tensor]:
+    """Return the words of the nearest bfloat16, and the bytes of the errors."""
+    word = call("to_bfloat24", torch.as_tensor(x, dtype=torch.float32), torch.as_tensor(noise))
+    return call("nearest_bfloat16", word), word & 0xFF
+
+
+def read_bfloat24(stored: tuple[Tensor, Tensor]) -> Tensor:
+    found = call("from_bfloat24", *stored)
+    assert found.dtype == torch.float32
+    return found
+
+
+#: Below half of bfloat16's smallest number the parameter is 0, and so is the weight.
+weights = numbers.filter(lambda x: x == 0 or abs(x) >= 2.0**-133)
+
+
+@given(x=weights, random=noises)
+def test_bfloat24_is_one_of_the_two_neighbours(x: float, random: int) -> None:
+    below = np.array(x, np.float32).view(np.uint32) & 0xFFFFFF00  # towards zero
+    neighbours = [np.array(below + up, np.uint32).view(np.float32) for up in (0, 0x100)]
+    share = (np.array(x, np.float32).view(np.uint32) & 0xFF) / 2**8
+    up = random // 2**24 / 2**8 + share >= 1
+    assert read_bfloat24(bfloat24([x], random)).item() == neighbours[int(up)]
+
+
+@given(x=weights, random=noises)
+def test_the_parameter_is_the_nearest_bfloat16(x: float, random: int) -> None:
+    stored = bfloat24([x], random)
+    exact, upper = read_bfloat24(stored), call("from_bfloat16", stored[0])
+    around = bfloat16_levels(exact)
+    nearest = np.abs(around - exact.abs().double().numpy()).min()
+    assert abs(upper.double().item() - exact.double().item()) == nearest
+
+
+@given(weights)
+@settings(max_examples=50)
+def test_bfloat24_over_all_noises_has_the_number_as_mean(x: float) -> None:
+    rounded = read_bfloat24(bfloat24([x], torch.arange(2**8) << 24)).double()
+    assert rounded.mean().item() == pytest.approx(x, rel=1e-12, abs=0)
+
+
+@given(word=st.integers(0, 2**24 - 1), random=noises)
+def test_what_bfloat24_holds_is_kept_bit_for_bit(word: int, random: int) -> None:
+    """Whatever the noise: so a weight whose update is 0 stays, and a checkpoint loses nothing."""
+    size = word & 0x7FFFFF
+    if 0 < size < 0x80 or size > 0x7F8000:  # the parameter is 0, or no number
+        return
+    x = torch.tensor([word << 8]).to(torch.uint32).view(torch.float32)
+    found = read_bfloat24(bfloat24(x, random))
+    assert torch.equal(found.view(torch.int32), x.view(torch.int32))
+
+
+@pytest.mark.parametrize("random", [0, WORD // 3, WORD - 1])
+def test_bfloat24_lets_nan_and_infinity_through(random: int) -> None:
+    stored = bfloat24([math.nan, -math.nan, math.inf, -math.inf], random)
+    for found in (read_bfloat24(stored), call("from_bfloat16", stored[0])):
+        assert found[:2].isnan().all()
+        assert found[2:].tolist() == [math.inf, -math.inf]
+    # A NaN whose word ends in ones, to which noise is not to be added.
+    ones = bfloat24(torch.tensor([-1]).int().view(torch.float32), random)
+    assert read_bfloat24(ones).isnan().all()
+
+
+@pytest.mark.parametrize("sign", [0, 0x8000])
+def test_of_zero_no_error_counts(sign: int) -> None:
+    """Somebody has set the parameter to 0: its old error would make it tiny, or no number."""
+    found = read_bfloat24((torch.full((256,), sign), torch.arange(256)))
+    assert (found == 0).all()
+    assert (found.signbit() == bool(sign)).all()
 
 
 # What is not ordinary

@@ -27,9 +27,11 @@ from steppe._engines.base.method import (
 from steppe._engines.base.norms import joint_norm, whole_sum
 from steppe._engines.base.number_formats import (
     BLOCK,
+    PARAM_ERROR,
     SMALL,
     block_count,
     scale_name,
+    takes_error,
     wide_dtype,
 )
 from steppe._engines.base.param_row import Group, ParamRow, State, check_memory
@@ -49,7 +51,13 @@ from steppe._engines.checkpoint_scales import pack_scales, scale_layout_of, unpa
 from steppe._engines.cpu.compile_cache import unkept_kernels
 from steppe._engines.cpu.kernel_files import kernel_directory
 from steppe._engines.dispatch import FUSED, Engine, check, choose, prepare, step
-from steppe._engines.eager.codecs import load_state, slot_sum, store_state, widened
+from steppe._engines.eager.codecs import (
+    load_param,
+    load_state,
+    slot_sum,
+    store_state,
+    widened,
+)
 from steppe._engines.eager.gaussian import standard_normal
 
 __all__ = [
@@ -59,6 +67,7 @@ __all__ = [
     "KEYS",
     "MEAN",
     "NEVER_PARAM_SHAPED",
+    "PARAM_ERROR",
     "REPLACEMENTS",
     "RESUM_EVERY",
     "SLOT_SUM",
@@ -88,6 +97,7 @@ __all__ = [
     "is_traced",
     "joint_norm",
     "kernel_directory",
+    "load_param",
     "load_state",
     "local_param_and_grad",
     "local_part",
@@ -106,6 +116,7 @@ __all__ = [
     "standard_normal",
     "step",
     "store_state",
+    "takes_error",
     "unkept_kernels",
     "unpack_scales",
     "whole_sum",

@@ -24,6 +24,7 @@ from steppe._engines import (
     Plan,
     State,
     batches_of,
+    load_param,
 )
 from steppe.optim._checkpoint import CheckpointedOptimizer
 from steppe.optim._dynamo_import import import_dynamo
@@ -40,14 +41,9 @@ from steppe.optim._state import (
     unchanged_if_refused,
 )
 from steppe.optim._state_checks import check_state
-from steppe.optim._step_checks import check_format, check_gradients
+from steppe.optim._step_checks import check_format, check_gradients, check_takes_error
 
 Closure = Callable[[], Any]
-
-
-def arguments(names: dict[str, Any]) -> dict[str, Any]:
-    """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
-    return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
 
 
 def places_of(groups: list[Group]) -> list[str]:
@@ -193,6 +189,35 @@ class RuleOptimizer(CheckpointedOptimizer):
             for row in self._rows_with_state()
         }
 
+    @torch.no_grad()
+    def master_params(self) -> dict[Tensor, Tensor]:
+        """Return every parameter as the optimizer has it, in at least float32.
+
+        With ``param_error`` that is the weight of 24 bits, without it the parameter itself: what is
+        to be saved or evaluated where bfloat16 is not exact enough.
+
+        Returns
+        -------
+        dict
+            For each parameter a new tensor of its shape (a complex one's real view has one more
+            dimension); of a sharded one, sharded alike.
+
+        Examples
+        --------
+        >>> import torch, steppe
+        >>> p = torch.tensor([1.0], dtype=torch.bfloat16, requires_grad=True)
+        >>> optimizer = steppe.DualAdam([p], lr=1e-3, param_error="int8")
+        >>> p.sum().backward()
+        >>> optimizer.step()  # by lr: less than half a step of bfloat16 between 0.5 and 1
+        >>> p.item(), round(optimizer.master_params()[p].item(), 4)
+        (1.0, 0.999)
+        """
+        params = [param for param, _ in self._all()]
+        return {
+            params[row.index]: row.shard.like(load_param(row).clone())
+            for row in self._rows(self.param_groups)
+        }
+
     def _preconditioner(self, row: ParamRow) -> Tensor:
         raise NotImplementedError
 
@@ -318,6 +343,7 @@ def _check_members(
     places = places_of(optimizer.param_groups)
     for place, (param, group), grad in zip(places, members, grads, strict=True):
         check_format(param, grad, place, differentiable=optimizer.defaults["differentiable"])
+        check_takes_error(param, grad, place, group.get("param_error"))
         method = optimizer._method(group)
         check_takes_fsdp1(param, method, group, type(optimizer).__name__)
         # Also where there is no gradient: what is stepped beside can be loaded, too.

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from steppe._engines import KEYS, Group, Method, pack_scales, unpack_scales
+from steppe._engines import KEYS, PARAM_ERROR, Group, Method, pack_scales, unpack_scales
 from steppe.optim._kept_means import KeptMeans, mean_fits, without_mean
 from steppe.optim._options import check_options, class_defaults, to_plain
 from steppe.optim._state import (
@@ -39,7 +39,12 @@ class CheckpointedOptimizer(Optimizer):
     """An optimizer whose checkpoints are checked as a whole and restored exactly."""
 
     # State that an option adds when it is switched on: a checkpoint made before may lack it.
-    _optional_state: tuple[str, ...] = ("max_exp_avg_sq", "grad_avg", "exp_avg_sq_mean")
+    _optional_state: tuple[str, ...] = (
+        "max_exp_avg_sq",
+        "grad_avg",
+        "exp_avg_sq_mean",
+        PARAM_ERROR,
+    )
 
     _class_defaults: Mapping[str, Any] = MappingProxyType({})
 
@@ -303,7 +308,7 @@ def _fitted_state(
         )
     method = optimizer._method(group)
     # Torch's state is in full, whatever this optimizer's is to be.
-    saved_in = {**group, "state_dtype": None} if is_theirs else group
+    saved_in = {**group, "state_dtype": None, "param_error": None} if is_theirs else group
     wanted = state_layout(method, saved_in, param, state)
     if is_theirs:
         state = warm_started_state(state, optimizer.defaults, wanted)

@@ -14,9 +14,11 @@ from steppe._engines import Group
 from steppe.optim._options import check_options, is_live, to_plain
 
 #: Options that may contradict another.
-_CONTRADICTING = frozenset({"eps", "scale_free", "differentiable", "state_dtype"})
+_CONTRADICTING = frozenset({"eps", "scale_free", "differentiable", "state_dtype", "param_error"})
 #: Options that a plan goes by, besides those that select the method.
-_PLANNED = ("capacity", "scope", "state_dtype", "fused", "capturable", "differentiable")
+_PLANNED = (
+    "capacity", "scope", "state_dtype", "param_error", "fused", "capturable", "differentiable",
+)  # fmt: skip
 
 
 class GroupOptions(NamedTuple):

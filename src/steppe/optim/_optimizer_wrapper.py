@@ -52,6 +52,22 @@ class OptimizerWrapper(Optimizer):
             )
         return dict(base.preconditioner())
 
+    def master_params(self) -> dict[Tensor, Tensor]:
+        """Return the parameters as the base optimizer has them, if it is one of this library.
+
+        Raises
+        ------
+        AttributeError
+            The base optimizer has no such method.
+        """
+        base: Any = self.base_optimizer
+        if not hasattr(base, "master_params"):
+            raise AttributeError(
+                f"{type(base).__name__} has no master_params(), as optimizers of this library do: "
+                "its weights are the parameters themselves"
+            )
+        return dict(base.master_params())
+
 
 class TransparentWrapper(OptimizerWrapper):
     """A wrapper whose parameter groups, state and defaults are the base optimizer's own.

@@ -117,7 +117,13 @@ OPTION_CHECKS = {
     "differentiable": _FLAG,
     "fused": _one_of(None, True, False),
     "state_dtype": _one_of(None, torch.bfloat16, "bfloat16", "int8"),
+    "param_error": _one_of(None, "int8"),
 }
+
+
+def arguments(names: dict[str, Any]) -> dict[str, Any]:
+    """Return the options among a constructor's ``locals()``: they become the groups' defaults."""
+    return {k: v for k, v in names.items() if k not in ("self", "params", "__class__")}
 
 
 def to_plain(value: Any, name: str = "") -> Any:
@@ -188,11 +194,14 @@ def check_options(options: Mapping[str, Any], *, in_a_run: bool = False, where: 
     eps = options.get("eps")
     if options.get("scale_free") and not isinstance(eps, Tensor) and eps == 0:
         raise ValueError(f"eps=0 is not valid with scale_free=True{where}: expected a number > 0")
-    if options.get("differentiable") and options["state_dtype"] is not None:
-        raise ValueError(
-            f"state_dtype={options['state_dtype']!r} is not valid with differentiable=True{where}: "
-            "gradients cannot flow through rounded state; expected state_dtype=None"
-        )
+    if not options.get("differentiable"):
+        return
+    for name in ("state_dtype", "param_error"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"{name}={options[name]!r} is not valid with differentiable=True{where}: "
+                f"gradients cannot flow through rounded numbers; expected {name}=None"
+            )
 
 
 def _accepts(check: OptionCheck, name: str, value: Any, *, reads: bool) -> bool:

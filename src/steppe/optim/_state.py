@@ -18,6 +18,7 @@ from steppe._engines import (
     KEYS,
     MEAN,
     NEVER_PARAM_SHAPED,
+    PARAM_ERROR,
     REPLACEMENTS,
     SLOT_SUM,
     SMALL,
@@ -31,6 +32,7 @@ from steppe._engines import (
     scale_name,
     slot_name,
     store_state,
+    takes_error,
     unpack_scales,
     whole_sum,
     wide_dtype,
@@ -72,6 +74,8 @@ def state_layout(
             like = codes if isinstance(codes, Tensor) and codes.shape == param.shape else None
             scales = own if like is None else scale_layout_of(like, param).shape
             entries[scale_name(name)] = StateEntry(scales, torch.float32)
+    if group.get("param_error") is not None and takes_error(param):
+        entries[PARAM_ERROR] = StateEntry(shape, torch.int8)
     if method.mean_square is not None:
         entries[MEAN] = StateEntry((), scalar)
     if capacity:
@@ -115,9 +119,10 @@ def add_missing_state(state: State, param: Tensor, method: Method, group: dict[s
     has replaced, such as moments reset to ``zeros_like(p.data)``, get their number format again.
     """
     wanted = state_layout(method, group, param)
-    if MEAN not in wanted:
-        # No rule updates the mean now. If it is wanted again, it is computed from v below.
-        state.pop(MEAN, None)
+    for name in {MEAN, PARAM_ERROR} - wanted.keys():
+        # Nobody brings it up to date now. If it is wanted again, the mean is computed from v below,
+        # and the parameter begins without an error.
+        state.pop(name, None)
     # ZeroRedundancyOptimizer loads a checkpoint's tensors as they are, those without dimensions to
     # the CPU (torch/distributed/optim/zero_redundancy_optimizer.py, load_state_dict).
     for name in wanted.keys() & state.keys() - {"step"}:

@@ -67,6 +67,21 @@ def check_gradients(
             )
 
 
+def check_takes_error(param: Tensor, grad: Tensor | None, name: str, option: str | None) -> None:
+    """Refuse a parameter in float16 where ``param_error`` asks for a weight of 24 bits.
+
+    Raises
+    ------
+    RuntimeError
+        It names the parameter: with float16's range its weight would not be that of bfloat16.
+    """
+    if grad is not None and option is not None and param.dtype == torch.float16:
+        raise RuntimeError(
+            f"{name} is torch.float16, to which param_error={option!r} adds nothing: expected "
+            "parameters in bfloat16, or param_error=None for the group"
+        )
+
+
 def check_format(param: Tensor, grad: Tensor | None, name: str, *, differentiable: bool) -> None:
     """Refuse a parameter to be stepped in a number format, or a graph, that cannot take a step.
 

@@ -18,7 +18,7 @@ _BUFFERS = frozenset(
 _SWITCHES = frozenset({"switch_rate", "scale_free"})
 _INTEGRALS = frozenset({"integration_order", "integration_rate"})
 #: Options that only this library's groups have.
-_OURS = _BUFFERS | _SWITCHES | _INTEGRALS | {"state_dtype"}
+_OURS = _BUFFERS | _SWITCHES | _INTEGRALS | {"state_dtype", "param_error"}
 #: How to step, and not what: it stays that of the optimizer that loads.
 _EXECUTION = frozenset({"fused", "capturable", "differentiable"})
 #: What tells groups whose rules begin with Adam, SGD or RMSprop from each other.

@@ -12,9 +12,8 @@ from torch.optim.optimizer import ParamsT
 from steppe import rules
 from steppe._engines import Buffer, Function, Group, Method, ParamRow, widened
 from steppe.optim import _preconditioners
-from steppe.optim._base import arguments
 from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
-from steppe.optim._options import Aggregation, Replacement, Scope
+from steppe.optim._options import Aggregation, Replacement, Scope, arguments
 
 _AGGREGATE = {
     "sum": rules.aggregate_sum,
@@ -95,7 +94,7 @@ class SGDCG(BufferOptimizer):
         buffer. Default: 10.
     priority_decay, kappa, scope, replacement
         As in :class:`AdamCM`.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -145,6 +144,7 @@ class SGDCG(BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 
@@ -178,7 +178,7 @@ class AdamCG(BufferOptimizer):
         As in :class:`SGDCG`.
     priority_decay, kappa, scope, replacement
         As in :class:`AdamCM`.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -227,6 +227,7 @@ class AdamCG(BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 
@@ -270,7 +271,7 @@ class RMSpropCG(BufferOptimizer):
         As in :class:`SGDCG`.
     priority_decay, kappa, scope, replacement
         As in :class:`AdamCM`.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -321,6 +322,7 @@ class RMSpropCG(BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 

@@ -9,10 +9,9 @@ from torch.optim.optimizer import ParamsT
 from steppe import rules
 from steppe._engines import Function, Group, Method, ParamRow, widened
 from steppe.optim import _diagnostics, _preconditioners
-from steppe.optim._base import arguments
 from steppe.optim._buffer_optimizer import BufferOptimizer, describe_buffer
 from steppe.optim._momenta import critical_aggregate
-from steppe.optim._options import Replacement, Scope, Variant
+from steppe.optim._options import Replacement, Scope, Variant, arguments
 from steppe.optim._switching import SwitchingOptimizer
 
 _SCALARS: dict[tuple[bool, Variant], Function] = {
@@ -105,7 +104,7 @@ class AdamCM(BufferOptimizer):
         reproduce its results: the first step only stores the raw gradient, later steps aggregate
         and store the uncorrected m, and 1/(1−β1ᵗ) multiplies the whole step, so that the second
         step is about 7 lr long. Default: "consistent".
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -164,6 +163,7 @@ class AdamCM(BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 
@@ -195,7 +195,7 @@ class DualAdamCM(SwitchingOptimizer, BufferOptimizer):
         As in :class:`AdamCM`.
     switch_rate, total_steps, switch
         As in :class:`DualAdam`.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -248,6 +248,7 @@ class DualAdamCM(SwitchingOptimizer, BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 
@@ -301,7 +302,7 @@ class SGDCM(BufferOptimizer):
         L2 penalty, added to the gradient; ≥ 0. Default: 0.0.
     capacity, priority_decay, kappa, scope, replacement
         As in :class:`AdamCM`.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -349,6 +350,7 @@ class SGDCM(BufferOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 

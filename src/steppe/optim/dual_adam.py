@@ -7,7 +7,8 @@ from torch.optim.optimizer import ParamsT
 from steppe import rules
 from steppe._engines import Group, Method, ParamRow
 from steppe.optim import _diagnostics, _preconditioners
-from steppe.optim._base import RuleOptimizer, arguments
+from steppe.optim._base import RuleOptimizer
+from steppe.optim._options import arguments
 from steppe.optim._switching import SwitchingOptimizer
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -74,14 +75,20 @@ class DualAdam(SwitchingOptimizer):
         Whether CUDA graphs may capture the step: step counts and decisions then stay on the device.
         Default: False.
     differentiable
-        Whether gradients flow through the step. It needs ``state_dtype=None`` and parameters that
-        are not sharded. Default: False.
+        Whether gradients flow through the step. It needs ``state_dtype=None``,
+        ``param_error=None`` and parameters that are not sharded. Default: False.
     state_dtype
         Number format of the state that has the parameter's shape. None is the parameter's format,
         and at least float32. ``torch.bfloat16``, stored in groups as ``"bfloat16"``, takes half of
         float32's memory. ``"int8"`` takes a quarter: 8 bits a number and a float32 scale for each
         block of 256. Both are rounded stochastically. Complex parameters, and with ``"int8"`` those
         of fewer than 4096 numbers, keep their state as with None. Default: None.
+    param_error
+        In which format the state keeps what parameters in bfloat16 lack of their numbers, or None
+        for not at all. With ``"int8"`` a parameter and its error together are a weight of 24 bits,
+        the upper three bytes of a float32, in 3 bytes: updates down to 2⁻¹⁷ of a weight are not
+        lost, and :meth:`master_params` returns it. Parameters in float32, float64 and complex ones
+        need no error and have none; float16 is refused. Default: None.
 
     Raises
     ------
@@ -99,7 +106,8 @@ class DualAdam(SwitchingOptimizer):
     The state of each parameter: ``step``, a float64 number (float32 on MPS); ``exp_avg`` (m) and
     ``exp_avg_sq`` (v), of the parameter's shape in ``state_dtype``; with ``scale_free``
     ``exp_avg_sq_mean``, the mean of v, in the format of ``step``. With ``"int8"``, ``exp_avg`` has
-    its float32 scales in ``exp_avg_scale``, and so on.
+    its float32 scales in ``exp_avg_scale``, and so on. With ``param_error``, ``param_error`` in
+    int8: by how many 256ths of a bfloat16's last place the weight is larger in size.
 
     NaN and infinite gradients reach parameters and state, as in ``torch.optim``: clip, or skip such
     steps with a ``GradScaler``.
@@ -138,6 +146,7 @@ class DualAdam(SwitchingOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 
@@ -181,7 +190,7 @@ class InvAdam(RuleOptimizer):
         As in :class:`DualAdam`.
     eps
         ε, added to √v̂; ≥ 0. Default: 1e-8.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -225,6 +234,7 @@ class InvAdam(RuleOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 

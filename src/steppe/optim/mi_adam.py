@@ -7,7 +7,7 @@ from torch.optim.optimizer import ParamsT
 from steppe import rules
 from steppe._engines import Function, Group, Method, ParamRow
 from steppe.optim import _diagnostics, _preconditioners
-from steppe.optim._base import arguments
+from steppe.optim._options import arguments
 from steppe.optim._switching import SwitchingOptimizer
 
 _INTEGRALS = ("integral_1", "integral_2", "integral_3")
@@ -62,7 +62,7 @@ class MIAdam(SwitchingOptimizer):
     integration_rate
         κ, what an integral keeps of itself in each step; in [0, 1). With 0 the integrals are m.
         Default: 0.9.
-    maximize, fused, capturable, differentiable, state_dtype
+    maximize, fused, capturable, differentiable, state_dtype, param_error
         As in :class:`DualAdam`.
 
     Raises
@@ -125,6 +125,7 @@ class MIAdam(SwitchingOptimizer):
         capturable: bool = False,
         differentiable: bool = False,
         state_dtype: torch.dtype | str | None = None,
+        param_error: str | None = None,
     ) -> None:
         super().__init__(params, arguments(locals()))
 

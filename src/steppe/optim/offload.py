@@ -132,6 +132,20 @@ class Offload(OptimizerWrapper):
             param: found[copy].to(param.device) for param, copy in self._pairs() if copy in found
         }
 
+    def master_params(self) -> dict[Tensor, Tensor]:
+        """Return the parameters as the optimizer has them, on their own devices.
+
+        Raises
+        ------
+        AttributeError
+            The optimizer is not one of this library.
+        """
+        self._lend()
+        for param, copy in self._pairs():
+            copy.data.copy_(param)
+        found = super().master_params()
+        return {param: found[copy].to(param.device) for param, copy in self._pairs()}
+
     def diagnostics(self) -> dict[str, float]:
         """Return the optimizer's diagnostics; empty if it has none."""
         self._lend()

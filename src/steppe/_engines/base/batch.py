@@ -33,7 +33,7 @@ from steppe._engines.base.method import (
 from steppe._engines.base.number_formats import (
     BLOCK,
     EIGHT_BITS,
-    format_of,
+    PARAM_ERROR,
     rounds_stochastically,
     scale_name,
 )
@@ -81,6 +81,8 @@ class ParamBatch:
         Where all parameters lie.
     formats
         Of the state, and of the slots; those of the parameters are alike too.
+    param_format
+        That of the parameters.
     shard_group
         The processes that hold the other parts of the parameters; None where this one holds all.
     rows
@@ -161,6 +163,7 @@ class ParamBatch:
     keeps_sum: bool = field(init=False)
     groups: list[Group] = field(init=False)
     group_of_row: Integers = field(init=False)
+    param_format: str = field(init=False)
     needs_global_norm: bool = field(init=False)
     needs_tensor_norm: bool = field(init=False)
 
@@ -171,6 +174,7 @@ class ParamBatch:
         self.indices = np.array([row.index for row in self.rows], dtype=np.int64)
         self.sizes = np.array([row.param.numel() for row in self.rows], dtype=np.int64)
         self.capacity = self.rows[0].capacity
+        self.param_format = self.rows[0].param_format
         self.keeps_sum = self.capacity > 0 and self.formats[-1] in ("float32", "float64")
         members = {id(row.group): row.group for row in self.rows}
         position = {key: i for i, key in enumerate(members)}
@@ -190,7 +194,8 @@ class ParamBatch:
     def _names(self, row: ParamRow) -> tuple[str, ...]:
         """Return the names of a row's state that kernels find at a fixed address."""
         slots = [slot_name(i) for i in range(row.capacity)]
-        names = [*self.method.state, SLOT_SUM, *slots]
+        error = [PARAM_ERROR] if row.keeps_error else []
+        names = [*error, *self.method.state, SLOT_SUM, *slots]
         if not EIGHT_BITS.isdisjoint(self.formats):
             names += [scale_name(name) for name in names]
         return tuple(name for name in names if name in row.state)
@@ -221,7 +226,7 @@ class ParamBatch:
     @property
     def rounds_stochastically(self) -> bool:
         """Whether something is rounded stochastically."""
-        return any(map(rounds_stochastically, (format_of("", self.rows[0].param), *self.formats)))
+        return any(map(rounds_stochastically, (self.param_format, *self.formats)))
 
     def chunks(self, length: int) -> Integers:
         """Cut all rows into chunks; where blocks matter, as the whole tensors are cut.
@@ -263,7 +268,7 @@ def batches_of(rows: Iterable[ParamRow], requests: dict[int, EngineRequest]) -> 
         formats, device = row.formats(request.method), row.param.device
         capacity = row.capacity if device.type == "cpu" else None
         shard_group = row.shard.shard_group
-        key = request, device, formats, shard_group, capacity, row.param.dtype
+        key = request, device, formats, shard_group, capacity, row.param_format
         found.setdefault(key, []).append(row)
     return [
         ParamBatch(request, device, formats, shard_group, members)

@@ -1,8 +1,9 @@
 """Number formats of parameters and state, each written once, for every engine.
 
 ``state_dtype="int8"`` is stored as ``torch.uint8``, not as ``torch.int8``: its bytes are the codes
-``signed8``, and ``square8`` for means of squares (:data:`SQUARES`). Here stands how one number is
-rounded and read; each engine has one module that does so for its tensors:
+``signed8``, and ``square8`` for means of squares (:data:`SQUARES`). ``param_error="int8"`` makes a
+parameter in bfloat16 and the state :data:`PARAM_ERROR` one number in ``bfloat24``. Here stands how
+one number is rounded and read; each engine has one module that does so for its tensors:
 
 - ``eager/codecs.py``, with whole tensors in torch;
 - ``gpu/elements.py``, with blocks in Triton kernels;
@@ -48,6 +49,9 @@ SMALL = 4096
 #: Names of the formats that have codes of 8 bits, and scales.
 EIGHT_BITS = frozenset({"signed8", "square8"})
 
+#: State that is what a parameter in bfloat16 lacks of its number in bfloat24.
+PARAM_ERROR = "param_error"
+
 #: State that is a mean of squares.
 SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg"})
 
@@ -84,9 +88,24 @@ def format_of(name: str, value: Tensor) -> str:
     return _NAMES.get(value.dtype, str(value.dtype))
 
 
+def param_format(param: Tensor, *, keeps_error: bool) -> str:
+    """Name the number format of a parameter, with its error or without."""
+    return "bfloat24" if keeps_error else format_of("", param)
+
+
+def gradient_format(param_format: str) -> str:
+    """Name the number format of the gradients of parameters in a format."""
+    return "bfloat16" if param_format == "bfloat24" else param_format
+
+
+def takes_error(param: Tensor) -> bool:
+    """Whether ``param_error`` adds anything to a parameter."""
+    return param.dtype == torch.bfloat16
+
+
 def rounds_stochastically(format: str) -> bool:
     """Whether numbers in a format are rounded stochastically."""
-    return format in EIGHT_BITS or format == "bfloat16"
+    return format in EIGHT_BITS or format in ("bfloat16", "bfloat24")
 
 
 def block_count(size: int) -> int:
@@ -137,6 +156,33 @@ def to_bfloat16(x: Any, noise: Any) -> Any:
 def from_bfloat16(word: Any) -> Any:
     """Return the number of a bfloat16's word."""
     return xp.number(xp.left_shift(word, 16))
+
+
+# bfloat24: the upper three bytes of a float32. The parameter is the nearest bfloat16; the error,
+# from −128 to 127, is what is to be added to 256 times its word to give the word of 24 bits. Words
+# order sizes as numbers do, so the sum is right also where the bfloat16 is a power of two.
+
+
+def to_bfloat24(x: Any, noise: Any) -> Any:
+    """Round to the word of 24 bits, whose last byte is the error; NaN becomes the quiet one."""
+    rounded = xp.right_shift(xp.add(xp.bits(x), xp.right_shift(noise, 24)), 8)
+    return xp.where(x == x, rounded, 0x7FC000)
+
+
+def nearest_bfloat16(word: Any) -> Any:
+    """Return the word of the bfloat16 that is nearest to that of a bfloat24, the upper of two."""
+    return xp.right_shift(xp.add(word, 0x80), 8)
+
+
+def from_bfloat24(upper: Any, error: Any) -> Any:
+    """Return the number of a bfloat16's word and an error's byte.
+
+    Of 0 the error does not count: a weight that was pruned stays so, whatever its error has been.
+    """
+    nearest = xp.left_shift(upper, 16)
+    signed = xp.subtract(xp.bitwise_xor(error, 0x80), 0x80)
+    exact = xp.add(nearest, xp.left_shift(signed, 8))
+    return xp.number(xp.where(xp.number(nearest) == xp.single(0.0), nearest, exact))
 
 
 # 8 bits. A root's value y is brought to [128, 256) or [256, 512), where the word of a float32 is a

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from steppe._engines.base.memory_layout import is_traced, memory_objection, write_objection
 from steppe._engines.base.method import KEYS, NEVER_PARAM_SHAPED, SLOT_SUM, Method, slot_name
-from steppe._engines.base.number_formats import format_of, scale_name
+from steppe._engines.base.number_formats import (
+    PARAM_ERROR,
+    format_of,
+    param_format,
+    scale_name,
+    takes_error,
+)
 from steppe._engines.base.sharding import (
     LocalShard,
     is_sharded,
@@ -95,6 +101,17 @@ class ParamRow:
         """Number of slots of the parameter's buffer; 0 without one."""
         return self.state[KEYS].numel() if KEYS in self.state else 0
 
+    @property
+    def keeps_error(self) -> bool:
+        """Whether the state has what the parameter's number format lacks of its number."""
+        is_wanted = self.group.get("param_error") is not None and takes_error(self.param)
+        return is_wanted and PARAM_ERROR in self.state
+
+    @property
+    def param_format(self) -> str:
+        """Name of the parameter's number format."""
+        return param_format(self.param, keeps_error=self.keeps_error)
+
     def formats(self, method: Method) -> tuple[str, ...]:
         """Return the number formats of the state, and of the slots where there are some."""
         names = [*method.state, *([slot_name(0)] if self.capacity else [])]
@@ -113,7 +130,7 @@ class ParamRow:
         slots = map(slot_name, range(self.capacity))
         refuse_lazy(self.param, self.place)
         check_memory(self.param, self.place)
-        names = [*method.state, *slots, SLOT_SUM]
+        names = [PARAM_ERROR, *method.state, *slots, SLOT_SUM]
         for name in (*names, *map(scale_name, names), *NEVER_PARAM_SHAPED):
             if name not in self.parts:
                 continue

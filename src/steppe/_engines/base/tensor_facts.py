@@ -39,6 +39,7 @@ NO_MEMORY = -1
 # c10::ScalarType and c10::DeviceType; others are all one, which no kernel takes.
 _DTYPES = {
     torch.uint8: 0,
+    torch.int8: 1,
     torch.float16: 5,
     torch.float32: 6,
     torch.float64: 7,

@@ -143,7 +143,7 @@ def _launches(batch: ParamBatch, table: CpuTable) -> dict[str, Launch]:
 
 
 def _norm_launch(batch: ParamBatch, table: CpuTable) -> Launch:
-    compiled = norm_kernel(table.formats.param, table.formats.norm_by_blocks(batch.method))
+    compiled = norm_kernel(table.formats.grad, table.formats.norm_by_blocks(batch.method))
     return table.prepare(compiled, tensors=table.gradients)
 
 

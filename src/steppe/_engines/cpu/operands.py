@@ -7,11 +7,24 @@ and 8 bits here, by :mod:`steppe._engines.base.number_formats`.
 from dataclasses import dataclass
 
 from steppe._engines.base.method import Method
-from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, rounds_stochastically
+from steppe._engines.base.number_formats import (
+    BLOCK,
+    EIGHT_BITS,
+    gradient_format,
+    rounds_stochastically,
+)
 from steppe._engines.cpu.intrinsics import SCOPES
 
 #: Bytes of a number in each format, by the names that ``number_formats.format_of`` gives.
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "signed8": 1, "square8": 1}
+BYTES = {
+    "float64": 8,
+    "float32": 4,
+    "bfloat24": 2,  # and one more elsewhere
+    "bfloat16": 2,
+    "float16": 2,
+    "signed8": 1,
+    "square8": 1,
+}
 
 Lines = list[str]
 
@@ -32,8 +45,8 @@ class Operand:
         Its number format.
     index
         Which operand it is; no two overlap.
-    address, scale
-        Expressions of where its elements, and in 8 bits its scales, begin.
+    address, scale, error
+        Expressions of where its elements begin; in 8 bits its scales; in bfloat24 its errors.
     stream
         Which noise rounds it.
     """
@@ -44,6 +57,7 @@ class Operand:
     address: str
     scale: str = ""
     stream: int = 0
+    error: str = ""
 
     @property
     def is_coded(self) -> bool:
@@ -61,6 +75,8 @@ class Operand:
         if self.is_coded:
             scale = f"load({self.scale}, block, float32, {self.index})"
             lines.append(f"{self.name}_scale = {scale}")
+        if self.error:
+            lines.append(f"{self.name}_error = {self.error} + start")
         return lines
 
     def load(self) -> str:
@@ -69,6 +85,10 @@ class Operand:
             return f"load_float16({self.name}, i, {self.index})"
         if self.format == "bfloat16":
             return f"from_bfloat16(word16(load({self.name}, i, uint16, {self.index})))"
+        if self.format == "bfloat24":
+            upper = f"word16(load({self.name}, i, uint16, {self.index}))"
+            error = f"word8(load({self.name}_error, i, uint8, {self._beside}))"
+            return f"from_bfloat24({upper}, {error})"
         if self.is_coded:
             code = f"word8(load({self.name}, i, uint8, {self.index}))"
             return f"from_{self.format}({code}, {self.name}_scale)"
@@ -92,12 +112,18 @@ class Operand:
         if self.format == "bfloat16":
             word = f"to_bfloat16(float32({value}), {self._noise})"
             return [f"store({self.name}, i, half({word}), {self.index})"]
+        if self.format == "bfloat24":
+            return [
+                f"{self.name}_word = to_bfloat24(float32({value}), {self._noise})",
+                f"store({self.name}, i, half(nearest_bfloat16({self.name}_word)), {self.index})",
+                f"store({self.name}_error, i, byte({self.name}_word), {self._beside})",
+            ]
         if not self.is_coded:
             return [f"store({self.name}, i, {self.format}({value}), {self.index})"]
         largest = f"{self.name}_largest"
         return [
             f"{self.name}_new = float32({value})",
-            f"store({self.name}_staged, i, {self.name}_new, {self._staged})",
+            f"store({self.name}_staged, i, {self.name}_new, {self._beside})",
             f"{largest} = larger({largest}, size_word({self.name}_new))",
         ]
 
@@ -106,7 +132,7 @@ class Operand:
         if not self.is_coded:
             return []
         scale, inverse = f"{self.name}_new_scale", f"{self.name}_inverse"
-        number = f"load({self.name}_staged, i, float32, {self._staged})"
+        number = f"load({self.name}_staged, i, float32, {self._beside})"
         code = f"byte(to_{self.format}({number}, {inverse}, {self._noise}))"
         return [
             "# The block's largest number is known now, and so its scale.",
@@ -123,7 +149,8 @@ class Operand:
         return [f"{self.name}_staged = scratch({4 * BLOCK})"] if self.is_coded else []
 
     @property
-    def _staged(self) -> int:
+    def _beside(self) -> int:
+        """Scope of what belongs to it and lies elsewhere: numbers that wait, or errors."""
         return self.index + _MOST_OPERANDS
 
     @property
@@ -138,7 +165,7 @@ class Formats:
     Attributes
     ----------
     param
-        Of parameters and gradients.
+        Of parameters.
     state
         Of each tensor of the state, and last of the slots, where there are some.
     sharded
@@ -148,6 +175,11 @@ class Formats:
     param: str
     state: tuple[str, ...]
     sharded: bool = False
+
+    @property
+    def grad(self) -> str:
+        """That of gradients."""
+        return gradient_format(self.param)
 
     @property
     def wide(self) -> str:
@@ -167,9 +199,10 @@ def operands_of(
     """Return the parameter, the gradient and the state; and the slots, where there are some."""
     count = len(method.state)
     width = width_of(method)
+    error = entry("errors", "row", 0, 1) if formats.param == "bfloat24" else ""
     operands = [
-        Operand("p", formats.param, 0, entry("tensors", "row", 0, width)),
-        Operand("g", formats.param, 1, entry("tensors", "row", 1, width)),
+        Operand("p", formats.param, 0, entry("tensors", "row", 0, width), error=error),
+        Operand("g", formats.grad, 1, entry("tensors", "row", 1, width)),
     ]
     for i, (name, format) in enumerate(zip(arguments[2 : 2 + count], formats.state, strict=False)):
         address, scale = entry("tensors", "row", 2 + i, width), entry("scales", "row", i, count)
@@ -202,10 +235,12 @@ def format_definitions(operands: list[Operand]) -> str:
     """Compile what operands in low precision are read and written by, and no more."""
     names = set()
     for format in {operand.format for operand in operands}:
-        if format == "bfloat16" or format in EIGHT_BITS:
+        if rounds_stochastically(format):
             names |= {f"to_{format}", f"from_{format}", "noise_key", "noise_offset", "noise"}
         if format in EIGHT_BITS:
             names |= {f"scale_{format}", "size_word"}
+        if format == "bfloat24":
+            names |= {"nearest_bfloat16"}
     return "".join(f'{name} = compiled_format("{name}")\n' for name in sorted(names))
 
 

@@ -11,7 +11,12 @@ from torch import Tensor
 from steppe._engines.base.batch import ParamBatch
 from steppe._engines.base.memory_layout import is_alike
 from steppe._engines.base.method import SLOT_SUM, slot_name
-from steppe._engines.base.number_formats import BLOCK, format_of, scale_name, wide_dtype
+from steppe._engines.base.number_formats import (
+    BLOCK,
+    PARAM_ERROR,
+    scale_name,
+    wide_dtype,
+)
 from steppe._engines.base.param_row import ParamRow
 from steppe._engines.base.tensor_facts import Fact
 from steppe._engines.cpu.compile_cache import Native
@@ -33,7 +38,7 @@ _LINE = 8
 # What kernels read of a table.
 _ARRAYS = (
     "tensors", "scales", "slots", "slot_scales", "identities", "chunks", "sums", "sizes", "bounds",
-    "wave_ends", "lines", "table", "stored", "means", "roots", "pending", "counters",
+    "wave_ends", "lines", "table", "stored", "means", "roots", "pending", "counters", "errors",
 )  # fmt: skip
 
 
@@ -73,6 +78,8 @@ class CpuTable:
         Addresses of each row's parameter, gradient, state, and the sum of its slots.
     gradients
         Those of the gradients alone.
+    errors
+        Addresses of the errors of each row's parameter.
     scales
         Addresses of the scales of each row's state.
     slots, slot_scales
@@ -111,6 +118,7 @@ class CpuTable:
     facts: Integers
     tensors: Integers
     gradients: Integers
+    errors: Integers
     scales: Integers
     slots: Integers
     slot_scales: Integers
@@ -168,10 +176,11 @@ def new_table(batch: ParamBatch) -> CpuTable:
         return np.zeros((len(rows), width), dtype=np.int64)
 
     table = CpuTable(
-        formats=Formats(format_of("", rows[0].param), batch.formats, batch.shard_group is not None),
+        formats=Formats(batch.param_format, batch.formats, batch.shard_group is not None),
         facts=batch.held.facts,
         tensors=addresses(2 + count + has_buffer),
         gradients=np.zeros(len(rows), dtype=np.int64),
+        errors=np.zeros(len(rows), dtype=np.int64),
         scales=addresses(count),
         slots=addresses(batch.capacity),
         slot_scales=addresses(batch.capacity),
@@ -204,6 +213,7 @@ def note_addresses(batch: ParamBatch, table: CpuTable) -> None:
     column = {name: state[:, i] for i, name in enumerate(names)}
     nowhere = np.zeros(rows, dtype=np.int64)
     table.tensors[:, 0] = found[:rows]
+    table.errors[:] = column.get(PARAM_ERROR, nowhere)
     for i, name in enumerate(method.state):
         table.tensors[:, 2 + i] = column[name]
         table.scales[:, i] = column.get(scale_name(name), nowhere)
@@ -216,11 +226,12 @@ def note_addresses(batch: ParamBatch, table: CpuTable) -> None:
 
 def state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit a kernel; None if it does."""
-    if row.param.dtype != batch.rows[0].param.dtype or row.formats(batch.method) != batch.formats:
+    if row.param_format != batch.param_format or row.formats(batch.method) != batch.formats:
         return "parameters or state have changed their format"
     slots = [slot_name(i) for i in range(batch.capacity)]
     sums = [SLOT_SUM] if SLOT_SUM in row.state else []
-    for name in (*batch.method.state, *sums, *slots):
+    errors = [PARAM_ERROR] if row.keeps_error else []
+    for name in (*batch.method.state, *sums, *slots, *errors):
         value = row.part(name)
         if value.shape != row.param.shape or not is_alike(value, row.param):
             return "state differs from its parameter in shape or layout"

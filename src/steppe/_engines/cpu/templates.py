@@ -173,6 +173,7 @@ ARGUMENTS = (
     "pending",
     "bounds",
     "sizes",
+    "errors",
 )
 
 _AT_ONCE = """\

@@ -13,6 +13,7 @@ from steppe._engines.base.bind import bind
 from steppe._engines.base.method import SLOT_SUM, slot_name
 from steppe._engines.base.number_formats import (
     BLOCK,
+    PARAM_ERROR,
     block_count,
     format_of,
     scale_name,
@@ -28,6 +29,16 @@ PARAM = 0
 def widened(tensor: Tensor) -> Tensor:
     """In at least float32: half precision is for storage, not for arithmetic."""
     return tensor.to(wide_dtype(tensor))
+
+
+def load_param(row: ParamRow) -> Tensor:
+    """Return the parameter as numbers to compute with, its error included."""
+    if not row.keeps_error:
+        return widened(row.param)
+    upper = (bit_ops.bits(row.param) >> 16).to(torch.int64)
+    error = row.part(PARAM_ERROR).long() & 0xFF
+    exact: Tensor = bind(number_formats.from_bfloat24, bit_ops)(upper, error)
+    return exact
 
 
 def load_state(row: ParamRow, name: str) -> Tensor:
@@ -55,8 +66,12 @@ def store_where(row: ParamRow, name: str, mask: Tensor, value: Tensor, stream: i
 
 
 def store_param(row: ParamRow, value: Tensor) -> None:
-    """Write the parameter in its number format; bfloat16 is rounded stochastically."""
-    if row.param.dtype == torch.bfloat16 and not row.group["differentiable"]:
+    """Write the parameter in its number format; half precision but float16's is stochastic."""
+    if row.keeps_error:
+        upper, error = _as_bfloat24(row, value)
+        row.param.copy_(upper)
+        row.part(PARAM_ERROR).copy_(error)
+    elif row.param.dtype == torch.bfloat16 and not row.group["differentiable"]:
         row.param.copy_(_as_bfloat16(row, row.param, value, PARAM))
     else:
         row.param.copy_(value)
@@ -100,6 +115,17 @@ def _as_bfloat16(row: ParamRow, target: Tensor, value: Tensor, stream: int) -> T
     numbers = in_blocks(in_memory_order(value, target), positions, len(whole_blocks))
     upper = bind(number_formats.to_bfloat16, bit_ops)(numbers, _noise(row, stream, whole_blocks))
     return from_memory_order(bit_ops.number(upper << 16).view(-1)[positions], target)
+
+
+def _as_bfloat24(row: ParamRow, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest bfloat16 numbers, in float32, and their errors."""
+    positions, whole_blocks = _grid(row, row.param)
+    numbers = in_blocks(in_memory_order(value, row.param), positions, len(whole_blocks))
+    noise = _noise(row, PARAM, whole_blocks)
+    words = bind(number_formats.to_bfloat24, bit_ops)(numbers, noise).view(-1)[positions]
+    upper = bit_ops.number(bind(number_formats.nearest_bfloat16, bit_ops)(words) << 16)
+    error = (words & 0xFF).to(torch.uint8).view(torch.int8)
+    return from_memory_order(upper, row.param), from_memory_order(error, row.param)
 
 
 def encoded(kind: str, numbers: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

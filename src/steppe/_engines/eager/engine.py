@@ -31,6 +31,7 @@ from steppe._engines.base.scalars import Scalar
 from steppe._engines.base.scalars import scalars as scalars_of
 from steppe._engines.eager.codecs import (
     fresh_sum,
+    load_param,
     load_state,
     slot_sum,
     store_param,
@@ -87,7 +88,7 @@ def _advance(
 ) -> None:
     method = batch.method
     factor, *scalars = values
-    p, g = widened(row.param), widened(grad) * factor
+    p, g = load_param(row), widened(grad) * factor
     state = [load_state(row, key) for key in method.state]
     if method.buffer is not None:
         state.append(slot_sum(row))

@@ -28,6 +28,9 @@ _noise_offset = bound(number_formats.noise_offset)
 _noise = bound(number_formats.noise)
 _to_bfloat16 = bound(number_formats.to_bfloat16)
 _size_word = bound(number_formats.size_word)
+_to_bfloat24 = bound(number_formats.to_bfloat24)
+_from_bfloat24 = bound(number_formats.from_bfloat24)
+_nearest_bfloat16 = bound(number_formats.nearest_bfloat16)
 _to_signed8, _from_signed8 = bound(number_formats.to_signed8), bound(number_formats.from_signed8)
 _to_square8, _from_square8 = bound(number_formats.to_square8), bound(number_formats.from_square8)
 _scale_signed8, _scale_square8 = (
@@ -52,7 +55,7 @@ def pointer_to(address, FORMAT: tl.constexpr):
         pointer = address.to(tl.pointer_type(tl.float32))
     elif FORMAT == "float64":
         pointer = address.to(tl.pointer_type(tl.float64))
-    elif FORMAT == "bfloat16":
+    elif (FORMAT == "bfloat16") | (FORMAT == "bfloat24"):
         pointer = address.to(tl.pointer_type(tl.bfloat16))
     elif FORMAT == "float16":
         pointer = address.to(tl.pointer_type(tl.float16))
@@ -120,12 +123,15 @@ def load_elements(
     part, scales, block, element, has, left,
     FORMAT: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Return numbers to compute with."""
+    """Return numbers to compute with; in bfloat24 ``scales`` are the errors of elements."""
     value = read(part + element, has, MASKED)
     if FORMAT == "signed8":
         value = _from_signed8(
             value.to(tl.uint32), read(scales + block, block * BLOCK < left, MASKED)[:, None]
         )
+    elif FORMAT == "bfloat24":
+        error = read(scales + element, has, MASKED).to(tl.uint32)
+        value = _from_bfloat24(value.to(tl.uint16, bitcast=True).to(tl.uint32), error)
     elif FORMAT == "square8":
         value = _from_square8(
             value.to(tl.uint32), read(scales + block, block * BLOCK < left, MASKED)[:, None]
@@ -142,6 +148,11 @@ def store_elements(
     if FORMAT == "bfloat16":
         noise = _noise_of(whole_block, block, element, key, STREAM)
         x = _to_bfloat16(x.to(tl.float32), noise).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    elif FORMAT == "bfloat24":
+        noise = _noise_of(whole_block, block, element, key, STREAM)
+        word = _to_bfloat24(x.to(tl.float32), noise)
+        write(scales + element, word.to(tl.uint8), has, MASKED)
+        x = _nearest_bfloat16(word).to(tl.uint16).to(tl.bfloat16, bitcast=True)
     elif (FORMAT == "signed8") | (FORMAT == "square8"):
         x = x.to(tl.float32)
         if MASKED:

@@ -25,7 +25,7 @@ from steppe._engines.base.method import (
     slot_name,
 )
 from steppe._engines.base.norms import Norms
-from steppe._engines.base.number_formats import format_of, wide_dtype
+from steppe._engines.base.number_formats import PARAM_ERROR, wide_dtype
 from steppe._engines.base.param_row import ParamRow
 from steppe._engines.gpu.scalar_program import Program, options, record
 from steppe._engines.gpu.table import GpuTable, addresses, amp, capturing, new_table, on, send
@@ -36,7 +36,7 @@ reads_amp = True
 #: Kinds of devices that are taken.
 DEVICES = ("cuda",)
 
-_STATE = (torch.float32, torch.bfloat16, torch.uint8)
+_STATE = (torch.float32, torch.bfloat16, torch.uint8, torch.int8)
 _BOOKS = {KEYS: torch.float64, BIRTHS: torch.float64, REPLACEMENTS: torch.int64}
 
 
@@ -114,11 +114,12 @@ def _state_objection(batch: ParamBatch, row: ParamRow) -> str | None:
     """Say why a parameter's state does not suit; None if it does."""
     param, state = row.param, row.parts
     wide = wide_dtype(param)
-    if param.dtype != batch.rows[0].param.dtype or row.formats(batch.method) != batch.formats:
+    if row.param_format != batch.param_format or row.formats(batch.method) != batch.formats:
         return "parameters or state have changed their format"
     slots = [slot_name(i) for i in range(row.capacity)]
     sums = [SLOT_SUM] if slots and row.part(slots[0]).dtype == wide else []
-    for part in map(row.part, (*batch.method.state, *slots, *sums)):
+    errors = [PARAM_ERROR] if row.keeps_error else []
+    for part in map(row.part, (*batch.method.state, *slots, *sums, *errors)):
         if part.shape != param.shape or part.dtype not in (*_STATE, wide):
             return "state differs from its parameter in shape or format"
         if not is_alike(part, param):
@@ -199,7 +200,7 @@ def _constants(batch: ParamBatch) -> dict[str, Any]:
         "LEFT": program.left,
         "RIGHT": program.right,
         "RESULTS": program.results,
-        "PARAM": format_of("", first.param),
+        "PARAM": batch.param_format,
         "STATE": batch.formats[: len(method.state)],
         "WIDE": _kernels().WIDE[first.param.dtype == torch.float64],
         "RULE": _bound(method.rule),

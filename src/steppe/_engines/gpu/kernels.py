@@ -40,7 +40,7 @@ RESUM = tl.constexpr(RESUM_EVERY)
 _Column = gpu_table.RowColumn
 (
     INDEX, NUMEL, WHOLE_NUMEL, GROUP, FIRST_SPAN, PROGRAMS, CAPACITY,
-    KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, STATE_AT,
+    KEYS, BIRTHS, REPLACEMENTS, SUM, MEAN, PARAM_AT, ERROR_AT, STATE_AT,
 ) = map(tl.constexpr, map(int, _Column))  # fmt: skip
 CHUNK_WIDTH = tl.constexpr(len(gpu_table.ChunkColumn))
 ROW, START, LOWER, UPPER, WHOLE_BLOCK, FIRST_BLOCK = map(
@@ -211,6 +211,7 @@ def _advance_chunk(
     first_block = tl.load(chunk + FIRST_BLOCK)
     capacity = tl.load(line + CAPACITY).to(tl.int32)
     param = start_of(tl.load(line + PARAM_AT), start, PARAM, ALIGNED)
+    error = start_of(tl.load(line + ERROR_AT), start, "codes", ALIGNED)
     grad = start_of(grad_address, start, PARAM, ALIGNED)
     total = start_of(tl.load(line + SUM), start, SLOT, ALIGNED)
     parts, scales = state_at(line, start, first_block, STATE, ALIGNED)
@@ -218,22 +219,22 @@ def _advance_chunk(
     if (lower == 0) & (upper == CHUNK * BLOCK):
         for first in range(0, CHUNK, ROWS):
             _advance(
-                param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, whole_block, first_block, first, 0, CHUNK * BLOCK,
+                param, error, grad, sign, parts, scales, scalars, total, slots, capacity, chosen,
+                due, key, start, whole_block, first_block, first, 0, CHUNK * BLOCK,
                 RULE, PARAM, STATE, SLOT, SLOTS, HAS_BUFFER, KEEPS_SUM, WIDE, ALIGNED, False,
             )  # fmt: skip
     else:
         for first in range(0, tl.cdiv(upper, BLOCK), ROWS):
             _advance(
-                param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
-                key, start, whole_block, first_block, first, lower, upper,
+                param, error, grad, sign, parts, scales, scalars, total, slots, capacity, chosen,
+                due, key, start, whole_block, first_block, first, lower, upper,
                 RULE, PARAM, STATE, SLOT, SLOTS, HAS_BUFFER, KEEPS_SUM, WIDE, ALIGNED, True,
             )  # fmt: skip
 
 
 @triton.jit
 def _advance(
-    param, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
+    param, error, grad, sign, parts, scales, scalars, total, slots, capacity, chosen, due,
     key, start, whole_block, first_block, first, lower, upper,
     RULE: tl.constexpr, PARAM: tl.constexpr, STATE: tl.constexpr, SLOT: tl.constexpr,
     SLOTS: tl.constexpr, HAS_BUFFER: tl.constexpr, KEEPS_SUM: tl.constexpr, WIDE: tl.constexpr,
@@ -242,7 +243,7 @@ def _advance(
     """Advance one block of one tensor."""
     block, element = elements_of(first)
     has = (element >= lower) & (element < upper)
-    p = read(param + element, has, MASKED).to(WIDE)
+    p = load_elements(param, error, block, element, has, upper, PARAM, WIDE, MASKED)
     g = read(grad + element, has, MASKED).to(WIDE) * sign
     operands = (p, g)
     for i in tl.static_range(len(STATE)):
@@ -270,7 +271,7 @@ def _advance(
                 len(STATE) + 1, SLOT, KEEPS_SUM, WIDE, ALIGNED, MASKED,
             )  # fmt: skip
     store_elements(
-        param, None, results[0], whole_block, block, element, has, upper, key, 0, PARAM, MASKED
+        param, error, results[0], whole_block, block, element, has, upper, key, 0, PARAM, MASKED
     )
     for i in tl.static_range(len(STATE)):
         store_elements(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steppe._engines.base.batch import ParamBatch, nothing
 from steppe._engines.base.method import BIRTHS, KEYS, MEAN, REPLACEMENTS, SLOT_SUM, slot_name
-from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, scale_name
+from steppe._engines.base.number_formats import BLOCK, EIGHT_BITS, PARAM_ERROR, scale_name
 from steppe._engines.base.param_row import Group, State
 from steppe._engines.base.scalars import gradient_factor
 from steppe._engines.base.sharding import numbered
@@ -47,7 +47,8 @@ class RowColumn(IntEnum):
     SUM = 10
     MEAN = 11
     PARAM = 12
-    STATE = 13
+    ERROR = 13
+    STATE = 14
 
 
 class ChunkColumn(IntEnum):
@@ -188,6 +189,7 @@ def addresses(batch: ParamBatch) -> list[list[int]]:
         books = (KEYS, BIRTHS, REPLACEMENTS, SLOT_SUM, MEAN)
         columns = [_column(states, name) for name in books]
     columns.append([row.param.data_ptr() for row in batch.rows])
+    columns.append(_column(states, PARAM_ERROR) if batch.rows[0].keeps_error else nothing)
     for name in names:
         columns.append(_column(states, name))
         columns.append(_column(states, scale_name(name)) if has_scales else nothing)
